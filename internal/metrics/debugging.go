@@ -1,0 +1,37 @@
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Series that etcd declares unstable and that many dashboards chart all the same.
+var (
+	DebuggingAuthRevision                                          = newGauge("etcd_debugging_auth_revision", "Auth store revision")
+	DebuggingDiskBackendCommitRebalanceDurationSeconds             = newHistogram("etcd_debugging_disk_backend_commit_rebalance_duration_seconds", "B+tree rebalance part of a commit", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingDiskBackendCommitSpillDurationSeconds                 = newHistogram("etcd_debugging_disk_backend_commit_spill_duration_seconds", "Spill part of a commit", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingDiskBackendCommitWriteDurationSeconds                 = newHistogram("etcd_debugging_disk_backend_commit_write_duration_seconds", "Write part of a commit", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingLeaseGrantedTotal                                     = newCounter("etcd_debugging_lease_granted_total", "Leases granted")
+	DebuggingLeaseRenewedTotal                                     = newCounter("etcd_debugging_lease_renewed_total", "Leases renewed (leader only)")
+	DebuggingLeaseRevokedTotal                                     = newCounter("etcd_debugging_lease_revoked_total", "Leases revoked")
+	DebuggingLeaseTTLTotal                                         = newHistogram("etcd_debugging_lease_ttl_total", "Granted TTLs in seconds", prometheus.ExponentialBuckets(1, 2, 24))
+	DebuggingMVCCCompactRevision                                   = newGauge("etcd_debugging_mvcc_compact_revision", "Last compaction revision")
+	DebuggingMVCCCurrentRevision                                   = newGauge("etcd_debugging_mvcc_current_revision", "Current store revision")
+	DebuggingMVCCDBCompactionKeysTotal                             = newCounter("etcd_debugging_mvcc_db_compaction_keys_total", "Revisions removed by compaction")
+	DebuggingMVCCDBCompactionLast                                  = newGauge("etcd_debugging_mvcc_db_compaction_last", "Unix time of the last compaction")
+	DebuggingMVCCDBCompactionPauseDurationMilliseconds             = newHistogram("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "Pause of one compaction batch", prometheus.ExponentialBuckets(1, 2, 13))
+	DebuggingMVCCDBCompactionTotalDurationMilliseconds             = newHistogram("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "Whole compaction", prometheus.ExponentialBuckets(100, 2, 14))
+	DebuggingMVCCEventsTotal                                       = newCounter("etcd_debugging_mvcc_events_total", "Watch events sent")
+	DebuggingMVCCIndexCompactionPauseDurationMilliseconds          = newHistogram("etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "Index lock time during compaction", prometheus.ExponentialBuckets(0.5, 2, 14))
+	DebuggingMVCCKeysTotal                                         = newGauge("etcd_debugging_mvcc_keys_total", "Live keys")
+	DebuggingMVCCPendingEventsTotal                                = newGauge("etcd_debugging_mvcc_pending_events_total", "Watch events waiting to be sent")
+	DebuggingMVCCSlowWatcherTotal                                  = newGauge("etcd_debugging_mvcc_slow_watcher_total", "Unsynced watchers")
+	DebuggingMVCCTotalPutSizeInBytes                               = newGauge("etcd_debugging_mvcc_total_put_size_in_bytes", "Sum of key+value bytes put")
+	DebuggingMVCCWatchStreamTotal                                  = newGauge("etcd_debugging_mvcc_watch_stream_total", "Open watch streams")
+	DebuggingMVCCWatcherTotal                                      = newGauge("etcd_debugging_mvcc_watcher_total", "Watchers")
+	DebuggingServerAlarms                                          = newGaugeVec("etcd_debugging_server_alarms", "1 per active alarm", "server_id", "alarm_type")
+	DebuggingServerLeaseExpiredTotal                               = newCounter("etcd_debugging_server_lease_expired_total", "Leases expired (leader)")
+	DebuggingServerWatchSendLoopControlStreamDurationSeconds       = newHistogram("etcd_debugging_server_watch_send_loop_control_stream_duration_seconds", "Watch send loop: control messages", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingServerWatchSendLoopProgressDurationSeconds            = newHistogram("etcd_debugging_server_watch_send_loop_progress_duration_seconds", "Watch send loop: progress", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingServerWatchSendLoopWatchStreamDurationPerEventSeconds = newHistogram("etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds", "Watch send loop: per event", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingServerWatchSendLoopWatchStreamDurationSeconds         = newHistogram("etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds", "Watch send loop: event responses", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingSnapSaveMarshallingDurationSeconds                    = newHistogram("etcd_debugging_snap_save_marshalling_duration_seconds", "Raft snapshot marshal", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingSnapSaveTotalDurationSeconds                          = newHistogram("etcd_debugging_snap_save_total_duration_seconds", "Raft snapshot save", prometheus.ExponentialBuckets(0.001, 2, 14))
+)

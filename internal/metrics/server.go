@@ -1,0 +1,36 @@
+package metrics
+
+import "github.com/prometheus/client_golang/prometheus"
+
+// Series of the member: leadership, proposals, requests, health.
+var (
+	ClusterVersion                     = newGaugeVec("etcd_cluster_version", "Cluster version as label (3.7), value 1; absent until decided", "cluster_version")
+	ServerApplyDurationSeconds         = newHistogramVec("etcd_server_apply_duration_seconds", "Apply time by request type and outcome.", prometheus.ExponentialBuckets(0.0001, 2, 20), "version", "op", "success")
+	ServerClientRequestsTotal          = newCounterVec("etcd_server_client_requests_total", "RPCs by type unary/stream and client_api_version (3.7, unknown)", "type", "client_api_version")
+	ServerFeatureEnabled               = newGaugeVec("etcd_server_feature_enabled", "1/0 per feature gate; stage ALPHA, BETA, empty for GA", "name", "stage")
+	ServerGoVersion                    = newGaugeVec("etcd_server_go_version", "Go version as label, value 1", "server_go_version")
+	ServerHasLeader                    = newGauge("etcd_server_has_leader", "1 if the member knows a leader")
+	ServerHealthFailures               = newCounter("etcd_server_health_failures", "Failed /health answers")
+	ServerHealthSuccess                = newCounter("etcd_server_health_success", "Good /health answers")
+	ServerHealthcheck                  = newGaugeVec("etcd_server_healthcheck", "1/0 of the last /livez, /readyz checks (type livez/readyz, name = check)", "type", "name")
+	ServerHealthchecksTotal            = newCounterVec("etcd_server_healthchecks_total", "Count of them, status success/error", "type", "name", "status")
+	ServerHeartbeatSendFailuresTotal   = newCounter("etcd_server_heartbeat_send_failures_total", "Heartbeats sent late because of an overloaded leader")
+	ServerID                           = newGaugeVec("etcd_server_id", "Member ID (hex) as label, value 1", "server_id")
+	ServerIsLeader                     = newGauge("etcd_server_is_leader", "1 on the leader")
+	ServerIsLearner                    = newGauge("etcd_server_is_learner", "1 on a learner")
+	ServerLeaderChangesSeenTotal       = newCounter("etcd_server_leader_changes_seen_total", "Leader changes seen since start")
+	ServerLearnerPromoteFailures       = newCounterVec("etcd_server_learner_promote_failures", "Failed promotions; Reason = error text", "Reason")
+	ServerLearnerPromoteSuccesses      = newCounter("etcd_server_learner_promote_successes", "Successful promotions")
+	ServerProposalsAppliedTotal        = newGauge("etcd_server_proposals_applied_total", "Applied index (gauge)")
+	ServerProposalsCommittedTotal      = newGauge("etcd_server_proposals_committed_total", "Committed index (gauge)")
+	ServerProposalsFailedTotal         = newCounter("etcd_server_proposals_failed_total", "Failed proposals")
+	ServerProposalsPending             = newGauge("etcd_server_proposals_pending", "Proposals waiting for commit")
+	ServerQuotaBackendBytes            = newGauge("etcd_server_quota_backend_bytes", "Effective quota: 2.147483648e+09 by default, the configured negative number when disabled")
+	ServerRangeDurationSeconds         = newHistogramVec("etcd_server_range_duration_seconds", "Range execution", prometheus.ExponentialBuckets(0.0001, 2, 20), "success")
+	ServerReadIndexesFailedTotal       = newCounter("etcd_server_read_indexes_failed_total", "Failed ReadIndex")
+	ServerRequestDurationSeconds       = newHistogramVec("etcd_server_request_duration_seconds", "Server-side request time; type = op names as above plus Range, ReadonlyTxn; success", prometheus.ExponentialBuckets(0.001, 2, 14), "type", "success")
+	ServerSlowApplyTotal               = newCounter("etcd_server_slow_apply_total", "Applies over the warning limit")
+	ServerSlowReadIndexesTotal         = newCounter("etcd_server_slow_read_indexes_total", "Pending ReadIndex not answered in time")
+	ServerSnapshotApplyInProgressTotal = newGauge("etcd_server_snapshot_apply_in_progress_total", "1 while applying a snapshot")
+	ServerVersion                      = newGaugeVec("etcd_server_version", "Server version as label, value 1", "server_version")
+)
