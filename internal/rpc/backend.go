@@ -1,0 +1,128 @@
+package rpc
+
+import (
+	"context"
+	"io"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// Backend is one member as the client edge sees it. All methods are safe for
+// concurrent use.
+//
+// A method that takes a context returns when it is done. Errors may be gRPC
+// status errors, which clients get unchanged (package rpctypes has etcd's), or
+// sentinels of the packages below, which rpc maps. Anything else reaches the
+// client as code Unknown with its text.
+//
+// Responses come with Header.Revision set where the revision of the answer is
+// known; a nil header or revision 0 means the current revision. rpc fills in
+// the rest of the header and may keep and change the response. Requests belong
+// to the backend once they are handed over, and hold no memory that is reused.
+type Backend interface {
+	Member
+	KV
+	Lessor
+	Cluster
+	Maintenance
+}
+
+// Member is who answers and in which state it is. Its methods are called on
+// every request and must be as cheap as an atomic load.
+type Member interface {
+	ClusterID() uint64
+	MemberID() uint64
+	// Term is the current raft term.
+	Term() uint64
+	// Rev is the revision of the newest state that readers can see.
+	Rev() int64
+	// Leader is the member ID of the leader that this member knows, 0 if none.
+	Leader() uint64
+	// IsLearner reports whether this member belongs to the cluster as a learner.
+	IsLearner() bool
+	// Capable reports whether the cluster version is decided, which is when the
+	// cluster may serve version 3 calls.
+	Capable() bool
+}
+
+// KV serves keys.
+//
+// Writes take raw, the request as it came from the wire, beside the decoded
+// form. It decodes to the same request and is never reused or changed, so a log
+// entry can wrap it as it is. It is nil if the call did not come from the wire.
+type KV interface {
+	// Range is linearizable unless req.Serializable.
+	Range(ctx context.Context, req *pb.RangeRequest) (*RangeResult, error)
+	// RangeStream reads like Range but hands the keys out in pieces, all of one
+	// revision. emit sends a piece; it keeps kvs and what they hold, so the
+	// caller must not reuse them. Its error ends the stream and is returned.
+	RangeStream(ctx context.Context, req *pb.RangeRequest, emit func(kvs [][]byte) error) (RangeTail, error)
+	Put(ctx context.Context, req *pb.PutRequest, raw []byte) (*pb.PutResponse, error)
+	DeleteRange(ctx context.Context, req *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error)
+	// Txn also serves read-only transactions, linearizable unless every range
+	// in them is serializable.
+	Txn(ctx context.Context, req *pb.TxnRequest, raw []byte) (*pb.TxnResponse, error)
+	Compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error)
+}
+
+// RangeResult is what a Range found. Its layout equals mvcc.RangeResult, so a
+// pointer to one converts to a pointer to the other.
+type RangeResult struct {
+	Revision int64    // of the store when the range was read
+	Count    int64    // keys in the range, whatever the limit
+	More     bool     // the limit cut keys off
+	KVs      [][]byte // encoded mvccpb.KeyValue each, immutable
+}
+
+// RangeTail is what is known once a RangeStream has handed out all keys.
+type RangeTail struct {
+	Revision int64 // of the store when the stream began
+	Count    int64
+	More     bool
+}
+
+// Lessor serves leases. An unknown lease is rpctypes.ErrGRPCLeaseNotFound or
+// lease.ErrLeaseNotFound.
+type Lessor interface {
+	LeaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error)
+	LeaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error)
+	// LeaseRenew returns the full TTL in seconds, asking the leader if this
+	// member is not it.
+	LeaseRenew(ctx context.Context, id int64) (ttl int64, err error)
+	LeaseTimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error)
+	LeaseLeases(ctx context.Context) (*pb.LeaseLeasesResponse, error)
+}
+
+// Cluster serves the membership. Lists are sorted by member ID.
+type Cluster interface {
+	// MemberAdd gets parsed, sorted URLs.
+	MemberAdd(ctx context.Context, peerURLs []string, learner bool) (added *pb.Member, all []*pb.Member, err error)
+	MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error)
+	MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error)
+	MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error)
+	MemberList(ctx context.Context, linearizable bool) ([]*pb.Member, error)
+}
+
+// Maintenance serves the care of one member.
+type Maintenance interface {
+	Alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmResponse, error)
+	// Status fills everything but the header.
+	Status(ctx context.Context) (*pb.StatusResponse, error)
+	Defragment(ctx context.Context) error
+	Hash(ctx context.Context) (*pb.HashResponse, error)
+	// HashKV hashes at rev, 0 meaning the current revision.
+	HashKV(ctx context.Context, rev int64) (*pb.HashKVResponse, error)
+	// Snapshot opens a snapshot of the whole store. The caller closes its Body.
+	Snapshot(ctx context.Context) (*Snapshot, error)
+	// MoveLeader is refused with rpctypes.ErrGRPCNotLeader unless this member
+	// leads.
+	MoveLeader(ctx context.Context, target uint64) error
+	Downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error)
+}
+
+// Snapshot is a database file on its way to a client.
+type Snapshot struct {
+	Size    int64         // bytes that Body will give
+	Version string        // storage version, such as "3.7.0"
+	Body    io.ReadCloser // the file
+}
