@@ -1,0 +1,275 @@
+// Package command is what is inside a log entry: etcd's InternalRaftRequest.
+//
+// In: a request and the number that its proposer gave it, or the bytes of a
+// committed entry. Out: the bytes to propose, or the request to apply.
+// Always true: the encoding is etcd's, so real members can apply what we
+// propose and we what they propose; decoding foreign bytes returns an error and
+// never panics. Decoded keys and values share memory with the entry, which
+// nobody changes.
+package command
+
+import (
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// Kind says which request an entry holds. Its number is the field number in
+// InternalRaftRequest.
+type Kind protowire.Number
+
+// The kinds that have a fast path on the way in.
+const (
+	Put         Kind = 4
+	DeleteRange Kind = 5
+	Txn         Kind = 6
+)
+
+const (
+	fieldID     protowire.Number = 1
+	fieldHeader protowire.Number = 100
+)
+
+// ErrUnknown is the cause of decoding an entry whose request this version does
+// not know. A member that skipped it would differ from the others for good.
+var ErrUnknown = errors.New("command: entry holds no request known to this version")
+
+// Encode wraps the encoded client message body (a PutRequest for Put, and so on)
+// into an entry with a header that holds id. body is copied.
+func Encode(id uint64, k Kind, body []byte) []byte {
+	hdr := 1 + protowire.SizeVarint(id)
+	n := protowire.SizeTag(protowire.Number(k)) + protowire.SizeBytes(len(body)) +
+		protowire.SizeTag(fieldHeader) + protowire.SizeBytes(hdr)
+	b := make([]byte, 0, n)
+	b = protowire.AppendTag(b, protowire.Number(k), protowire.BytesType)
+	b = protowire.AppendBytes(b, body)
+	b = protowire.AppendTag(b, fieldHeader, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(hdr))
+	b = protowire.AppendTag(b, 1, protowire.VarintType)
+	return protowire.AppendVarint(b, id)
+}
+
+// EncodeRequest encodes any request; its header or ID must be set.
+func EncodeRequest(r *pb.InternalRaftRequest) ([]byte, error) {
+	b, err := proto.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("encode log entry: %w", err)
+	}
+	return b, nil
+}
+
+// ID returns the number by which the proposer waits for the request.
+func ID(r *pb.InternalRaftRequest) uint64 {
+	if r.ID != 0 {
+		return r.ID
+	}
+	return r.Header.GetID()
+}
+
+// Decode parses the data of a normal entry that is not empty. Bytes in the
+// result may share memory with data.
+func Decode(data []byte) (*pb.InternalRaftRequest, error) {
+	if r, ok, err := decodePut(data); ok || err != nil {
+		return r, err
+	}
+	r := &pb.InternalRaftRequest{}
+	if err := proto.Unmarshal(data, r); err != nil {
+		return nil, fmt.Errorf("decode log entry: %w", err)
+	}
+	if Op(r) == "unknown" && r.Range == nil && r.DowngradeVersionTest == nil {
+		return nil, ErrUnknown
+	}
+	return r, nil
+}
+
+// decodePut handles the commonest entry, one that holds only an id, a header
+// and a put, without reflection. ok is false when there is anything else in it.
+func decodePut(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
+	// One allocation for what always comes together.
+	var all struct {
+		req pb.InternalRaftRequest
+		hdr pb.RequestHeader
+		put pb.PutRequest
+	}
+	for b := data; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+		switch {
+		case num == fieldID && typ == protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
+			}
+			all.req.ID, b = v, b[n:]
+		case num == protowire.Number(Put) && typ == protowire.BytesType && all.req.Put == nil:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
+			}
+			if err := DecodePut(v, &all.put); err != nil {
+				return nil, false, err
+			}
+			all.req.Put, b = &all.put, b[n:]
+		case num == fieldHeader && typ == protowire.BytesType && all.req.Header == nil:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
+			}
+			if !decodeHeader(v, &all.hdr) {
+				return nil, false, nil
+			}
+			all.req.Header, b = &all.hdr, b[n:]
+		default:
+			return nil, false, nil
+		}
+	}
+	return &all.req, all.req.Put != nil, nil
+}
+
+// decodeHeader takes headers that hold an id and an auth revision; ok is false
+// for anything else.
+func decodeHeader(b []byte, h *pb.RequestHeader) (ok bool) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 || typ != protowire.VarintType {
+			return false
+		}
+		v, m := protowire.ConsumeVarint(b[n:])
+		if m < 0 {
+			return false
+		}
+		b = b[n+m:]
+		switch num {
+		case 1:
+			h.ID = v
+		case 3:
+			h.AuthRevision = v
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// DecodePut parses a PutRequest. Key and value share memory with b; unknown
+// fields are skipped.
+func DecodePut(b []byte, p *pb.PutRequest) error {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return fmt.Errorf("decode put: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+		switch {
+		case (num == 1 || num == 2) && typ == protowire.BytesType:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return fmt.Errorf("decode put: %w", protowire.ParseError(n))
+			}
+			if num == 1 {
+				p.Key = v
+			} else {
+				p.Value = v
+			}
+			b = b[n:]
+		case num >= 3 && num <= 6 && typ == protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			if n < 0 {
+				return fmt.Errorf("decode put: %w", protowire.ParseError(n))
+			}
+			switch num {
+			case 3:
+				p.Lease = int64(v)
+			case 4:
+				p.PrevKv = v != 0
+			case 5:
+				p.IgnoreValue = v != 0
+			case 6:
+				p.IgnoreLease = v != 0
+			}
+			b = b[n:]
+		default:
+			n := protowire.ConsumeFieldValue(num, typ, b)
+			if n < 0 {
+				return fmt.Errorf("decode put: %w", protowire.ParseError(n))
+			}
+			b = b[n:]
+		}
+	}
+	return nil
+}
+
+// Op names the request as etcd's apply metrics do.
+func Op(r *pb.InternalRaftRequest) string {
+	switch {
+	case r.Put != nil:
+		return "Put"
+	case r.Txn != nil:
+		return "Txn"
+	case r.DeleteRange != nil:
+		return "DeleteRange"
+	case r.Compaction != nil:
+		return "Compaction"
+	case r.LeaseGrant != nil:
+		return "LeaseGrant"
+	case r.LeaseRevoke != nil:
+		return "LeaseRevoke"
+	case r.LeaseCheckpoint != nil:
+		return "LeaseCheckpoint"
+	case r.Alarm != nil:
+		return "Alarm"
+	case r.ClusterVersionSet != nil:
+		return "ClusterVersionSet"
+	case r.ClusterMemberAttrSet != nil:
+		return "ClusterMemberAttrSet"
+	case r.DowngradeInfoSet != nil:
+		return "DowngradeInfoSet"
+	}
+	return authOp(r)
+}
+
+func authOp(r *pb.InternalRaftRequest) string {
+	switch {
+	case r.Authenticate != nil:
+		return "Authenticate"
+	case r.AuthEnable != nil:
+		return "AuthEnable"
+	case r.AuthDisable != nil:
+		return "AuthDisable"
+	case r.AuthStatus != nil:
+		return "AuthStatus"
+	case r.AuthUserAdd != nil:
+		return "AuthUserAdd"
+	case r.AuthUserDelete != nil:
+		return "AuthUserDelete"
+	case r.AuthUserGet != nil:
+		return "AuthUserGet"
+	case r.AuthUserChangePassword != nil:
+		return "AuthUserChangePassword"
+	case r.AuthUserGrantRole != nil:
+		return "AuthUserGrantRole"
+	case r.AuthUserRevokeRole != nil:
+		return "AuthUserRevokeRole"
+	case r.AuthUserList != nil:
+		return "AuthUserList"
+	case r.AuthRoleAdd != nil:
+		return "AuthRoleAdd"
+	case r.AuthRoleDelete != nil:
+		return "AuthRoleDelete"
+	case r.AuthRoleGet != nil:
+		return "AuthRoleGet"
+	case r.AuthRoleList != nil:
+		return "AuthRoleList"
+	case r.AuthRoleGrantPermission != nil:
+		return "AuthRoleGrantPermission"
+	case r.AuthRoleRevokePermission != nil:
+		return "AuthRoleRevokePermission"
+	}
+	return "unknown"
+}

@@ -1,0 +1,193 @@
+// Package proposal keeps the requests that are on their way through the log.
+//
+// In: requests of clients, then the results of applying them. Out: entries to
+// propose, numbered and encoded; each result to the one who waits for it.
+// Always true: a request that was admitted gets exactly one outcome (a result,
+// or an error when it expires or the member stops), and the number of requests
+// and bytes in flight never passes the limits: at the limit Admit refuses.
+// A request that expires may still be committed later; its outcome is unknown,
+// not negative.
+package proposal
+
+import (
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/metrics"
+)
+
+// ErrTooMany is returned by Admit when too much is in flight.
+var ErrTooMany = errors.New("proposal: too many requests in flight")
+
+// Result is the outcome of applying one request.
+type Result struct {
+	Resp any   // the response message of the request's kind
+	Err  error // the request was refused, the same way on every member
+	// Done closes when what the request started in the background has ended
+	// (a physical compaction); nil otherwise.
+	Done <-chan struct{}
+}
+
+// Pending is one request in flight. Its fields do not change after Admit.
+type Pending struct {
+	ID   uint64
+	Req  *pb.InternalRaftRequest // decoded form, applied by the member that proposed it
+	Data []byte                  // encoded form, for the log
+	// ConfChange marks Data as an encoded raftpb.ConfChange; Req is nil then.
+	ConfChange bool
+	Start      time.Time
+	deadline   time.Time
+	done       chan Result // capacity 1: the resolver never waits
+}
+
+// Done delivers the outcome.
+func (p *Pending) Done() <-chan Result { return p.done }
+
+// shards spreads the lock over the callers; ids are consecutive.
+const shards = 16
+
+// Table is the set of requests in flight. Safe for concurrent use.
+type Table struct {
+	maxCount, maxBytes int64
+	count, bytes       atomic.Int64
+	shard              [shards]struct {
+		mu sync.Mutex
+		m  map[uint64]*Pending
+		_  [40]byte // keep neighbours off one cache line
+	}
+}
+
+// NewTable returns a table that admits up to maxCount requests with up to
+// maxBytes of entry data in total.
+func NewTable(maxCount int, maxBytes int64) *Table {
+	t := &Table{maxCount: int64(maxCount), maxBytes: maxBytes}
+	for i := range t.shard {
+		t.shard[i].m = make(map[uint64]*Pending)
+	}
+	return t
+}
+
+// Admit registers a request until Resolve, Fail or Expire ends it.
+func (t *Table) Admit(p *Pending, now time.Time, timeout time.Duration) error {
+	if t.count.Add(1) > t.maxCount {
+		t.count.Add(-1)
+		return ErrTooMany
+	}
+	n := int64(len(p.Data))
+	if t.bytes.Add(n) > t.maxBytes && t.count.Load() > 1 {
+		t.bytes.Add(-n)
+		t.count.Add(-1)
+		return ErrTooMany
+	}
+	p.Start, p.deadline = now, now.Add(timeout)
+	p.done = make(chan Result, 1)
+	s := &t.shard[p.ID%shards]
+	s.mu.Lock()
+	s.m[p.ID] = p
+	s.mu.Unlock()
+	metrics.ServerProposalsPending.Inc()
+	return nil
+}
+
+func (t *Table) take(id uint64) *Pending {
+	s := &t.shard[id%shards]
+	s.mu.Lock()
+	p := s.m[id]
+	if p != nil {
+		delete(s.m, id)
+	}
+	s.mu.Unlock()
+	if p != nil {
+		t.released(p)
+	}
+	return p
+}
+
+func (t *Table) released(p *Pending) {
+	t.count.Add(-1)
+	t.bytes.Add(-int64(len(p.Data)))
+	metrics.ServerProposalsPending.Dec()
+}
+
+// Lookup returns the request if somebody here waits for it. The answer helps to
+// skip decoding and reads whose result nobody would see; it may be outdated at
+// once.
+func (t *Table) Lookup(id uint64) *Pending {
+	s := &t.shard[id%shards]
+	s.mu.Lock()
+	p := s.m[id]
+	s.mu.Unlock()
+	return p
+}
+
+// Resolve hands the result to the caller; it is a no-op for requests of other
+// members and for those that have ended.
+func (t *Table) Resolve(id uint64, r Result) {
+	if p := t.take(id); p != nil {
+		p.done <- r
+	}
+}
+
+// Fail ends one request with err, as Resolve does with a result.
+func (t *Table) Fail(id uint64, err error) { t.Resolve(id, Result{Err: err}) }
+
+// Forget drops a request whose caller has gone away.
+func (t *Table) Forget(id uint64) { t.take(id) }
+
+// Expire ends all requests whose time is up with the error that why returns for
+// the start time of each.
+func (t *Table) Expire(now time.Time, why func(start time.Time) error) {
+	t.sweep(func(p *Pending) bool { return now.After(p.deadline) }, why)
+}
+
+// FailAll ends everything with err.
+func (t *Table) FailAll(err error) {
+	t.sweep(func(*Pending) bool { return true }, func(time.Time) error { return err })
+}
+
+func (t *Table) sweep(match func(*Pending) bool, why func(time.Time) error) {
+	for i := range t.shard {
+		s := &t.shard[i]
+		var out []*Pending
+		s.mu.Lock()
+		for id, p := range s.m {
+			if match(p) {
+				out = append(out, p)
+				delete(s.m, id)
+			}
+		}
+		s.mu.Unlock()
+		for _, p := range out {
+			t.released(p)
+			metrics.ServerProposalsFailedTotal.Inc()
+			p.done <- Result{Err: why(p.Start)}
+		}
+	}
+}
+
+// Len returns how many requests are in flight.
+func (t *Table) Len() int { return int(t.count.Load()) }
+
+// IDs hands out request numbers that are unique in the cluster over time: the
+// low 16 bits of the member id, 40 bits of milliseconds at start, a counter.
+type IDs struct {
+	prefix uint64
+	next   atomic.Uint64
+}
+
+// NewIDs returns a generator for one run of a member.
+func NewIDs(member uint64, now time.Time) *IDs {
+	g := &IDs{prefix: member << 48}
+	ms := uint64(now.UnixMilli()) & (1<<40 - 1)
+	g.next.Store(ms << 8)
+	return g
+}
+
+// Next returns a new number, never 0.
+func (g *IDs) Next() uint64 {
+	return g.prefix | g.next.Add(1)&(1<<48-1)
+}
