@@ -1,0 +1,329 @@
+package membership
+
+import (
+	"fmt"
+	"slices"
+	"sync/atomic"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/engine"
+	"quorate/internal/metrics"
+)
+
+// Options configures a Cluster.
+type Options struct {
+	LocalID, ClusterID uint64
+	// ServerVersion is the version of this server; a cluster version above it is
+	// refused.
+	ServerVersion Version
+	// MaxLearners must be equal on all members, as it decides at apply; 0 means 1.
+	MaxLearners int
+	Logger      *zap.Logger // nil logs nothing
+}
+
+// Cluster is the membership as far as this member has applied it.
+//
+// One goroutine, the applier, calls the methods that take a Batch; all others
+// may be called from anywhere at any time. What they return is shared and must
+// not be modified. A change is visible to readers as soon as its method
+// returns, before the batch is committed.
+type Cluster struct {
+	localID, clusterID uint64
+	serverVersion      Version
+	maxLearners        int
+	lg                 *zap.Logger
+	st                 atomic.Pointer[state]
+}
+
+// state is one immutable version of the membership.
+type state struct {
+	members   []Member // sorted by id
+	removed   map[uint64]bool
+	version   Version
+	downgrade Downgrade
+}
+
+// New returns an empty cluster; Load or Reset fills it.
+func New(o Options) *Cluster {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.MaxLearners == 0 {
+		o.MaxLearners = 1
+	}
+	c := &Cluster{localID: o.LocalID, clusterID: o.ClusterID, serverVersion: o.ServerVersion, maxLearners: o.MaxLearners, lg: o.Logger}
+	c.st.Store(&state{removed: map[uint64]bool{}})
+	return c
+}
+
+func (s *state) find(id uint64) (int, bool) {
+	return slices.BinarySearchFunc(s.members, id, func(m Member, id uint64) int { return byID(m, Member{ID: id}) })
+}
+
+// with returns a copy of s in which m is added or replaced.
+func (s *state) with(m Member) *state {
+	n := *s
+	i, ok := s.find(m.ID)
+	if ok {
+		n.members = slices.Clone(s.members)
+		n.members[i] = m
+	} else {
+		n.members = slices.Insert(slices.Clone(s.members), i, m)
+	}
+	return &n
+}
+
+// without returns a copy of s in which id is removed for good.
+func (s *state) without(id uint64) *state {
+	n := *s
+	n.members = slices.DeleteFunc(slices.Clone(s.members), func(m Member) bool { return m.ID == id })
+	n.removed = make(map[uint64]bool, len(s.removed)+1)
+	for r := range s.removed {
+		n.removed[r] = true
+	}
+	n.removed[id] = true
+	return &n
+}
+
+// ID returns the cluster id.
+func (c *Cluster) ID() uint64 { return c.clusterID }
+
+// LocalID returns the id of this member.
+func (c *Cluster) LocalID() uint64 { return c.localID }
+
+// Members returns all members sorted by id.
+func (c *Cluster) Members() []Member { return c.st.Load().members }
+
+// Member returns the member with the id.
+func (c *Cluster) Member(id uint64) (Member, bool) {
+	s := c.st.Load()
+	i, ok := s.find(id)
+	if !ok {
+		return Member{}, false
+	}
+	return s.members[i], true
+}
+
+// MemberByName returns the first member, by id, with the name.
+func (c *Cluster) MemberByName(name string) (Member, bool) {
+	for _, m := range c.Members() {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return Member{}, false
+}
+
+// MemberIDs returns the ids of all members, ascending.
+func (c *Cluster) MemberIDs() []uint64 { return c.ids(func(Member) bool { return true }) }
+
+// VoterIDs returns the ids of the voters, ascending.
+func (c *Cluster) VoterIDs() []uint64 { return c.ids(func(m Member) bool { return !m.IsLearner }) }
+
+func (c *Cluster) ids(keep func(Member) bool) []uint64 {
+	var ids []uint64
+	for _, m := range c.Members() {
+		if keep(m) {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
+// Voters returns the members that vote, sorted by id.
+func (c *Cluster) Voters() []Member {
+	return slices.DeleteFunc(slices.Clone(c.Members()), func(m Member) bool { return m.IsLearner })
+}
+
+// IsRemoved reports whether a member with the id was in the cluster and is
+// removed.
+func (c *Cluster) IsRemoved(id uint64) bool { return c.st.Load().removed[id] }
+
+// RemovedIDs returns the ids of all removed members, ascending.
+func (c *Cluster) RemovedIDs() []uint64 {
+	s := c.st.Load()
+	ids := make([]uint64, 0, len(s.removed))
+	for id := range s.removed {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+// IsLocalLearner reports whether this member is a learner.
+func (c *Cluster) IsLocalLearner() bool {
+	m, ok := c.Member(c.localID)
+	return ok && m.IsLearner
+}
+
+// ClientURLs returns the client URLs of all members, sorted.
+func (c *Cluster) ClientURLs() []string {
+	var us []string
+	for _, m := range c.Members() {
+		us = append(us, m.ClientURLs...)
+	}
+	slices.Sort(us)
+	return us
+}
+
+// PeerURLs returns the peer URLs of all members, sorted.
+func (c *Cluster) PeerURLs() []string {
+	var us []string
+	for _, m := range c.Members() {
+		us = append(us, m.PeerURLs...)
+	}
+	slices.Sort(us)
+	return us
+}
+
+// Version returns the cluster version, the zero Version before it is decided.
+func (c *Cluster) Version() Version { return c.st.Load().version }
+
+// Downgrade returns the state of the cluster downgrade.
+func (c *Cluster) Downgrade() Downgrade { return c.st.Load().downgrade }
+
+// JSON returns the body of the peer endpoint /members.
+func (c *Cluster) JSON() ([]byte, error) { return EncodeMembers(c.Members()) }
+
+// Validate decides whether a committed change may be applied. All members
+// decide alike. A change that is refused must still be given to raft, with its
+// NodeId set to 0.
+func (c *Cluster) Validate(cc *raftpb.ConfChange) error {
+	m, action, err := decodeChange(cc)
+	if err != nil {
+		return err
+	}
+	return c.st.Load().check(cc, m, action, c.maxLearners)
+}
+
+// Apply validates a committed change and applies it to the membership and to
+// b. On an error nothing is changed.
+func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
+	m, action, err := decodeChange(cc)
+	if err != nil {
+		return Effect{}, err
+	}
+	s := c.st.Load()
+	if err := s.check(cc, m, action, c.maxLearners); err != nil {
+		return Effect{}, err
+	}
+	i, exists := s.find(m.ID)
+	if exists {
+		old := s.members[i].clone()
+		switch action {
+		case Promoted:
+			old.IsLearner = false
+		case Updated:
+			old.PeerURLs = m.PeerURLs
+		}
+		m = old
+	}
+	if action == Removed {
+		removeMember(b, m.ID)
+		c.publish(s.without(m.ID))
+		metrics.NetworkKnownPeers.WithLabelValues(FormatID(c.localID), FormatID(m.ID)).Set(0)
+	} else {
+		if err := putMember(b, m); err != nil {
+			return Effect{}, err
+		}
+		c.publish(s.with(m))
+	}
+	c.lg.Info("applied a configuration change",
+		zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)),
+		zap.Stringer("type", cc.GetType()), zap.String("member-id", FormatID(m.ID)),
+		zap.Strings("peer-urls", m.PeerURLs), zap.Bool("is-learner", m.IsLearner))
+	return Effect{Action: action, Member: m}, nil
+}
+
+// SetAttributes applies a member's name and client URLs. For a removed member
+// it does nothing; for one that never was, it returns ErrIDNotFound.
+func (c *Cluster) SetAttributes(b engine.Batch, id uint64, name string, clientURLs []string) error {
+	s := c.st.Load()
+	i, ok := s.find(id)
+	if !ok {
+		if s.removed[id] {
+			c.lg.Warn("skipped the attributes of a removed member", zap.String("member-id", FormatID(id)))
+			return nil
+		}
+		return fmt.Errorf("set attributes of member %s: %w", FormatID(id), ErrIDNotFound)
+	}
+	m := s.members[i].clone()
+	m.Name, m.ClientURLs = name, slices.Clone(clientURLs)
+	if err := putMember(b, m); err != nil {
+		return err
+	}
+	c.publish(s.with(m))
+	return nil
+}
+
+// VersionTooLowError says that the cluster has moved to a version that this
+// server does not speak. The member must stop.
+type VersionTooLowError struct{ Server, Cluster Version }
+
+func (e *VersionTooLowError) Error() string {
+	return fmt.Sprintf("invalid downgrade; server version is lower than determined cluster version: server %v, cluster %v",
+		e.Server, e.Cluster)
+}
+
+// SetVersion applies a cluster version. It fails with a VersionTooLowError,
+// changing nothing, if this server is older than v.
+func (c *Cluster) SetVersion(b engine.Batch, v Version) error {
+	if err := c.CheckVersion(v); err != nil {
+		return err
+	}
+	s := c.st.Load()
+	n := *s
+	n.version = v
+	putVersion(b, v)
+	c.publish(&n)
+	c.lg.Info("set the cluster version", zap.String("cluster-id", FormatID(c.clusterID)),
+		zap.Stringer("from", s.version), zap.Stringer("to", v))
+	return nil
+}
+
+// CheckVersion returns a VersionTooLowError if this server is older than the
+// cluster version v.
+func (c *Cluster) CheckVersion(v Version) error {
+	if v.Decided() && c.serverVersion.MajorMinor().Less(v) {
+		return &VersionTooLowError{Server: c.serverVersion, Cluster: v}
+	}
+	return nil
+}
+
+// SetDowngrade applies the state of the cluster downgrade.
+func (c *Cluster) SetDowngrade(b engine.Batch, d Downgrade) error {
+	if err := putDowngrade(b, d); err != nil {
+		return err
+	}
+	n := *c.st.Load()
+	n.downgrade = d
+	c.publish(&n)
+	return nil
+}
+
+// publish makes s the state that readers see, and brings the metrics along.
+func (c *Cluster) publish(s *state) {
+	old := c.st.Swap(s)
+	local := FormatID(c.localID)
+	for _, m := range s.members {
+		metrics.NetworkKnownPeers.WithLabelValues(local, FormatID(m.ID)).Set(1)
+	}
+	learner := 0.0
+	if i, ok := s.find(c.localID); ok && s.members[i].IsLearner {
+		learner = 1
+	}
+	metrics.ServerIsLearner.Set(learner)
+	if s.version != old.version {
+		if old.version.Decided() {
+			metrics.ClusterVersion.WithLabelValues(old.version.MajorMinor().label()).Set(0)
+		}
+		if s.version.Decided() {
+			metrics.ClusterVersion.WithLabelValues(s.version.MajorMinor().label()).Set(1)
+		}
+	}
+}
+
+// label is the form major.minor in which etcd shows a cluster version.
+func (v Version) label() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }

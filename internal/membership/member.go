@@ -1,0 +1,105 @@
+package membership
+
+import (
+	"crypto/sha1"
+	"encoding/binary"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Member is one member of the cluster. Its JSON is the one of the peer
+// endpoint /members, of the bucket members and of configuration changes: the
+// order of the fields is part of the format.
+type Member struct {
+	ID         uint64   `json:"id"`
+	PeerURLs   []string `json:"peerURLs"`
+	IsLearner  bool     `json:"isLearner,omitempty"`
+	Name       string   `json:"name,omitempty"`
+	ClientURLs []string `json:"clientURLs,omitempty"`
+}
+
+// Started reports whether the member has announced itself.
+func (m Member) Started() bool { return m.Name != "" }
+
+func (m Member) clone() Member {
+	m.PeerURLs = slices.Clone(m.PeerURLs)
+	m.ClientURLs = slices.Clone(m.ClientURLs)
+	return m
+}
+
+// FormatID returns an id as etcd writes it in headers, paths and logs:
+// lower-case hex without padding.
+func FormatID(id uint64) string { return strconv.FormatUint(id, 16) }
+
+// ParseID parses what FormatID wrote.
+func ParseID(s string) (uint64, error) { return strconv.ParseUint(s, 16, 64) }
+
+// ComputeMemberID derives a member id from its peer URLs, in any order, and
+// the cluster token. A member that is added to a running cluster has an empty
+// token and the time of the request; a founding member has no time, so that
+// every founder computes the same ids.
+func ComputeMemberID(peerURLs []string, token string, now *time.Time) uint64 {
+	sorted := slices.Clone(peerURLs)
+	slices.Sort(sorted)
+	b := []byte(strings.Join(sorted, "") + token)
+	if now != nil {
+		b = strconv.AppendInt(b, now.Unix(), 10)
+	}
+	sum := sha1.Sum(b)
+	return binary.BigEndian.Uint64(sum[:8])
+}
+
+// ComputeClusterID derives the cluster id from the ids of the founders.
+func ComputeClusterID(memberIDs []uint64) uint64 {
+	sorted := slices.Clone(memberIDs)
+	slices.Sort(sorted)
+	b := make([]byte, 0, 8*len(sorted))
+	for _, id := range sorted {
+		b = binary.BigEndian.AppendUint64(b, id)
+	}
+	sum := sha1.Sum(b)
+	return binary.BigEndian.Uint64(sum[:8])
+}
+
+// NewMember returns a member to be added to a running cluster, with the id
+// that follows from its URLs and the time of the request.
+func NewMember(peerURLs []string, learner bool, now time.Time) Member {
+	return Member{ID: ComputeMemberID(peerURLs, "", &now), PeerURLs: slices.Clone(peerURLs), IsLearner: learner}
+}
+
+// EncodeMembers returns the body of the peer endpoint /members.
+func EncodeMembers(ms []Member) ([]byte, error) {
+	if ms == nil {
+		ms = []Member{}
+	}
+	b, err := json.Marshal(ms)
+	if err != nil {
+		return nil, fmt.Errorf("encode members: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// DecodeMembers reads the body of the peer endpoint /members and returns the
+// members sorted by id.
+func DecodeMembers(b []byte) ([]Member, error) {
+	var ms []Member
+	if err := json.Unmarshal(b, &ms); err != nil {
+		return nil, fmt.Errorf("decode members: %w", err)
+	}
+	slices.SortFunc(ms, byID)
+	return ms, nil
+}
+
+func byID(a, b Member) int {
+	switch {
+	case a.ID < b.ID:
+		return -1
+	case a.ID > b.ID:
+		return 1
+	}
+	return 0
+}
