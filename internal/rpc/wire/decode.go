@@ -1,0 +1,472 @@
+// Package wire decodes and encodes the hot messages of etcd's API by hand.
+//
+// In: request bytes; responses and stored bytes. Out: the messages of
+// etcdserverpb, and bytes in etcd's wire format. Always true: a decoder accepts
+// and rejects what proto.Unmarshal would, and yields an equal message except
+// that unknown fields are dropped; an encoder writes what proto.Marshal would.
+// Decoded messages share the memory of their input, which must not change.
+package wire
+
+import (
+	"errors"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// ErrMalformed means that the input is not an encoded message. The text is the
+// one that protobuf gives, since clients see it.
+var ErrMalformed = errors.New("proto: cannot parse invalid wire-format data")
+
+var errTooDeep = errors.New("proto: exceeded maximum recursion depth")
+
+// Tags of the fields below: number and wire type in one.
+const (
+	v1  = 1<<3 | uint64(protowire.VarintType)
+	v2  = 2<<3 | uint64(protowire.VarintType)
+	v3  = 3<<3 | uint64(protowire.VarintType)
+	v4  = 4<<3 | uint64(protowire.VarintType)
+	v5  = 5<<3 | uint64(protowire.VarintType)
+	v6  = 6<<3 | uint64(protowire.VarintType)
+	v7  = 7<<3 | uint64(protowire.VarintType)
+	v8  = 8<<3 | uint64(protowire.VarintType)
+	v9  = 9<<3 | uint64(protowire.VarintType)
+	v10 = 10<<3 | uint64(protowire.VarintType)
+	v11 = 11<<3 | uint64(protowire.VarintType)
+	v12 = 12<<3 | uint64(protowire.VarintType)
+	v13 = 13<<3 | uint64(protowire.VarintType)
+	b1  = 1<<3 | uint64(protowire.BytesType)
+	b2  = 2<<3 | uint64(protowire.BytesType)
+	b3  = 3<<3 | uint64(protowire.BytesType)
+	b4  = 4<<3 | uint64(protowire.BytesType)
+	b5  = 5<<3 | uint64(protowire.BytesType)
+	b7  = 7<<3 | uint64(protowire.BytesType)
+	b64 = 64<<3 | uint64(protowire.BytesType)
+)
+
+// cursor reads fields from b. The first fault sets bad, empties b and so ends
+// every loop over the fields.
+type cursor struct {
+	b   []byte
+	bad bool
+}
+
+func (c *cursor) fail() {
+	c.b, c.bad = nil, true
+}
+
+func (c *cursor) err() error {
+	if c.bad {
+		return ErrMalformed
+	}
+	return nil
+}
+
+func (c *cursor) varint() uint64 {
+	if len(c.b) > 0 && c.b[0] < 0x80 {
+		v := uint64(c.b[0])
+		c.b = c.b[1:]
+		return v
+	}
+	return c.longVarint()
+}
+
+func (c *cursor) longVarint() uint64 {
+	v, n := protowire.ConsumeVarint(c.b)
+	if n < 0 {
+		c.fail()
+		return 0
+	}
+	c.b = c.b[n:]
+	return v
+}
+
+func (c *cursor) int64() int64 { return int64(c.varint()) }
+
+func (c *cursor) bool() bool { return c.varint() != 0 }
+
+// bytes returns a field that shares the memory of the input; it is not nil
+// even if it is empty, so that an empty value stays apart from an absent one.
+func (c *cursor) bytes() []byte {
+	n := c.varint()
+	if n > uint64(len(c.b)) {
+		c.fail()
+		return nil
+	}
+	v := c.b[:n:n]
+	c.b = c.b[n:]
+	return v
+}
+
+// skip passes over the field that tag has opened.
+func (c *cursor) skip(tag uint64) {
+	num := tag >> 3
+	if num < uint64(protowire.MinValidNumber) || num > uint64(protowire.MaxValidNumber) {
+		c.fail()
+		return
+	}
+	n := protowire.ConsumeFieldValue(protowire.Number(num), protowire.Type(tag&7), c.b)
+	if n < 0 {
+		c.fail()
+		return
+	}
+	c.b = c.b[n:]
+}
+
+// DecodePut decodes b into m, which must be empty, as for all decoders here.
+func DecodePut(b []byte, m *pb.PutRequest) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		switch tag := c.varint(); tag {
+		case b1:
+			m.Key = c.bytes()
+		case b2:
+			m.Value = c.bytes()
+		case v3:
+			m.Lease = c.int64()
+		case v4:
+			m.PrevKv = c.bool()
+		case v5:
+			m.IgnoreValue = c.bool()
+		case v6:
+			m.IgnoreLease = c.bool()
+		default:
+			c.skip(tag)
+		}
+	}
+	return c.err()
+}
+
+// DecodeRange decodes b into m.
+func DecodeRange(b []byte, m *pb.RangeRequest) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		switch tag := c.varint(); tag {
+		case b1:
+			m.Key = c.bytes()
+		case b2:
+			m.RangeEnd = c.bytes()
+		case v3:
+			m.Limit = c.int64()
+		case v4:
+			m.Revision = c.int64()
+		case v5:
+			m.SortOrder = pb.RangeRequest_SortOrder(c.varint())
+		case v6:
+			m.SortTarget = pb.RangeRequest_SortTarget(c.varint())
+		case v7:
+			m.Serializable = c.bool()
+		case v8:
+			m.KeysOnly = c.bool()
+		case v9:
+			m.CountOnly = c.bool()
+		case v10:
+			m.MinModRevision = c.int64()
+		case v11:
+			m.MaxModRevision = c.int64()
+		case v12:
+			m.MinCreateRevision = c.int64()
+		case v13:
+			m.MaxCreateRevision = c.int64()
+		default:
+			c.skip(tag)
+		}
+	}
+	return c.err()
+}
+
+// DecodeDeleteRange decodes b into m.
+func DecodeDeleteRange(b []byte, m *pb.DeleteRangeRequest) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		switch tag := c.varint(); tag {
+		case b1:
+			m.Key = c.bytes()
+		case b2:
+			m.RangeEnd = c.bytes()
+		case v3:
+			m.PrevKv = c.bool()
+		default:
+			c.skip(tag)
+		}
+	}
+	return c.err()
+}
+
+// DecodeLeaseKeepAlive decodes b into m.
+func DecodeLeaseKeepAlive(b []byte, m *pb.LeaseKeepAliveRequest) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		switch tag := c.varint(); tag {
+		case v1:
+			m.ID = c.int64()
+		default:
+			c.skip(tag)
+		}
+	}
+	return c.err()
+}
+
+// DecodeTxn decodes b into m.
+func DecodeTxn(b []byte, m *pb.TxnRequest) error {
+	return decodeTxn(b, m, protowire.DefaultRecursionLimit)
+}
+
+// decodeTxn bounds the nesting as protobuf does: depth messages inside each
+// other, this one included.
+func decodeTxn(b []byte, m *pb.TxnRequest, depth int) error {
+	if depth--; depth < 0 {
+		return errTooDeep
+	}
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		switch tag := c.varint(); tag {
+		case b1:
+			if depth < 1 {
+				return errTooDeep
+			}
+			cmp := new(pb.Compare)
+			if err := decodeCompare(c.bytes(), cmp); err != nil {
+				return err
+			}
+			m.Compare = append(m.Compare, cmp)
+		case b2:
+			op, err := decodeOp(c.bytes(), depth)
+			if err != nil {
+				return err
+			}
+			m.Success = append(m.Success, op)
+		case b3:
+			op, err := decodeOp(c.bytes(), depth)
+			if err != nil {
+				return err
+			}
+			m.Failure = append(m.Failure, op)
+		default:
+			c.skip(tag)
+		}
+	}
+	return c.err()
+}
+
+func decodeCompare(b []byte, m *pb.Compare) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		switch tag := c.varint(); tag {
+		case v1:
+			m.Result = pb.Compare_CompareResult(c.varint())
+		case v2:
+			m.Target = pb.Compare_CompareTarget(c.varint())
+		case b3:
+			m.Key = c.bytes()
+		case v4:
+			m.TargetUnion = &pb.Compare_Version{Version: c.int64()}
+		case v5:
+			m.TargetUnion = &pb.Compare_CreateRevision{CreateRevision: c.int64()}
+		case v6:
+			m.TargetUnion = &pb.Compare_ModRevision{ModRevision: c.int64()}
+		case b7:
+			m.TargetUnion = &pb.Compare_Value{Value: c.bytes()}
+		case v8:
+			m.TargetUnion = &pb.Compare_Lease{Lease: c.int64()}
+		case b64:
+			m.RangeEnd = c.bytes()
+		default:
+			c.skip(tag)
+		}
+	}
+	return c.err()
+}
+
+// An op, its wrapper and its request live and die together, so each kind takes
+// one allocation.
+type (
+	rangeOp struct {
+		op   pb.RequestOp
+		wrap pb.RequestOp_RequestRange
+		req  pb.RangeRequest
+	}
+	putOp struct {
+		op   pb.RequestOp
+		wrap pb.RequestOp_RequestPut
+		req  pb.PutRequest
+	}
+	deleteOp struct {
+		op   pb.RequestOp
+		wrap pb.RequestOp_RequestDeleteRange
+		req  pb.DeleteRangeRequest
+	}
+	txnOp struct {
+		op   pb.RequestOp
+		wrap pb.RequestOp_RequestTxn
+		req  pb.TxnRequest
+	}
+)
+
+// decodeOp decodes one RequestOp. As for every oneof, the last kind given
+// counts, and a kind given twice in a row is merged.
+func decodeOp(b []byte, depth int) (*pb.RequestOp, error) {
+	if depth--; depth < 0 {
+		return nil, errTooDeep
+	}
+	var op *pb.RequestOp
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		tag := c.varint()
+		if tag != b1 && tag != b2 && tag != b3 && tag != b4 {
+			c.skip(tag)
+			continue
+		}
+		body := c.bytes()
+		if c.bad {
+			break
+		}
+		if depth < 1 {
+			return nil, errTooDeep
+		}
+		var err error
+		switch tag {
+		case b1:
+			r := op.GetRequestRange()
+			if r == nil {
+				n := new(rangeOp)
+				n.op.Request, n.wrap.RequestRange = &n.wrap, &n.req
+				op, r = &n.op, &n.req
+			}
+			err = DecodeRange(body, r)
+		case b2:
+			r := op.GetRequestPut()
+			if r == nil {
+				n := new(putOp)
+				n.op.Request, n.wrap.RequestPut = &n.wrap, &n.req
+				op, r = &n.op, &n.req
+			}
+			err = DecodePut(body, r)
+		case b3:
+			r := op.GetRequestDeleteRange()
+			if r == nil {
+				n := new(deleteOp)
+				n.op.Request, n.wrap.RequestDeleteRange = &n.wrap, &n.req
+				op, r = &n.op, &n.req
+			}
+			err = DecodeDeleteRange(body, r)
+		case b4:
+			r := op.GetRequestTxn()
+			if r == nil {
+				n := new(txnOp)
+				n.op.Request, n.wrap.RequestTxn = &n.wrap, &n.req
+				op, r = &n.op, &n.req
+			}
+			err = decodeTxn(body, r, depth)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	if c.bad {
+		return nil, ErrMalformed
+	}
+	if op == nil {
+		op = new(pb.RequestOp)
+	}
+	return op, nil
+}
+
+// DecodeWatch decodes b into m.
+func DecodeWatch(b []byte, m *pb.WatchRequest) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		tag := c.varint()
+		if tag != b1 && tag != b2 && tag != b3 {
+			c.skip(tag)
+			continue
+		}
+		body := c.bytes()
+		if c.bad {
+			break
+		}
+		var err error
+		switch tag {
+		case b1:
+			r := m.GetCreateRequest()
+			if r == nil {
+				r = new(pb.WatchCreateRequest)
+				m.RequestUnion = &pb.WatchRequest_CreateRequest{CreateRequest: r}
+			}
+			err = decodeWatchCreate(body, r)
+		case b2:
+			r := m.GetCancelRequest()
+			if r == nil {
+				r = new(pb.WatchCancelRequest)
+				m.RequestUnion = &pb.WatchRequest_CancelRequest{CancelRequest: r}
+			}
+			err = decodeWatchCancel(body, r)
+		case b3:
+			if m.GetProgressRequest() == nil {
+				m.RequestUnion = &pb.WatchRequest_ProgressRequest{ProgressRequest: new(pb.WatchProgressRequest)}
+			}
+			err = skipAll(body)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return c.err()
+}
+
+func decodeWatchCreate(b []byte, m *pb.WatchCreateRequest) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		switch tag := c.varint(); tag {
+		case b1:
+			m.Key = c.bytes()
+		case b2:
+			m.RangeEnd = c.bytes()
+		case v3:
+			m.StartRevision = c.int64()
+		case v4:
+			m.ProgressNotify = c.bool()
+		case v5:
+			m.Filters = append(m.Filters, pb.WatchCreateRequest_FilterType(c.varint()))
+		case b5: // packed
+			p := cursor{b: c.bytes()}
+			for len(p.b) > 0 {
+				m.Filters = append(m.Filters, pb.WatchCreateRequest_FilterType(p.varint()))
+			}
+			if p.bad {
+				return ErrMalformed
+			}
+		case v6:
+			m.PrevKv = c.bool()
+		case v7:
+			m.WatchId = c.int64()
+		case v8:
+			m.Fragment = c.bool()
+		default:
+			c.skip(tag)
+		}
+	}
+	return c.err()
+}
+
+func decodeWatchCancel(b []byte, m *pb.WatchCancelRequest) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		switch tag := c.varint(); tag {
+		case v1:
+			m.WatchId = c.int64()
+		default:
+			c.skip(tag)
+		}
+	}
+	return c.err()
+}
+
+func skipAll(b []byte) error {
+	c := cursor{b: b}
+	for len(c.b) > 0 {
+		c.skip(c.varint())
+	}
+	return c.err()
+}
