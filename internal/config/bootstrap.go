@@ -1,0 +1,273 @@
+package config
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// resolveTimeout bounds the wait for names of members to resolve: in a
+	// cluster that is just being started the names may come later.
+	resolveTimeout = 30 * time.Second
+	resolveRetry   = time.Second
+)
+
+// ParseInitialCluster reads name=url,name=url into the sorted URLs of each
+// name. A name that stands more than once has several URLs.
+func ParseInitialCluster(text string) (map[string][]url.URL, error) {
+	texts := map[string][]string{}
+	for item := range strings.SplitSeq(text, ",") {
+		if item == "" {
+			continue
+		}
+		name, u, _ := strings.Cut(item, "=")
+		texts[name] = append(texts[name], u)
+	}
+	cluster := make(map[string][]url.URL, len(texts))
+	for _, name := range sortedKeys(texts) {
+		urls, err := ParseURLs(texts[name])
+		if err != nil {
+			return nil, err
+		}
+		cluster[name] = urls
+	}
+	return cluster, nil
+}
+
+// ClusterString is the inverse of ParseInitialCluster, sorted.
+func ClusterString(cluster map[string][]url.URL) string {
+	var pairs []string
+	for name, urls := range cluster {
+		for i := range urls {
+			pairs = append(pairs, name+"="+urls[i].String())
+		}
+	}
+	slices.Sort(pairs)
+	return strings.Join(pairs, ",")
+}
+
+// InitialMembers is the cluster to bootstrap or to join, for a member without
+// data: once there is a log, membership comes from it, and --initial-cluster is
+// not even looked at.
+func (c *Config) InitialMembers() (map[string][]url.URL, error) {
+	cluster, err := ParseInitialCluster(c.InitialCluster)
+	if err != nil {
+		return nil, fmt.Errorf("error setting up initial cluster: %w", err)
+	}
+	return cluster, nil
+}
+
+// VerifyBootstrap checks InitialMembers for a member that bootstraps a new
+// cluster: this member is in it, under the URLs that it advertises, and no URL
+// stands twice. Host names are resolved when texts differ, for at most 30 s.
+func (c *Config) VerifyBootstrap(ctx context.Context) error {
+	cluster, err := c.InitialMembers()
+	if err != nil {
+		return err
+	}
+	if err := c.hasLocalMember(cluster); err != nil {
+		return err
+	}
+	if err := c.advertisedMatches(ctx, cluster[c.Name]); err != nil {
+		return err
+	}
+	return noDuplicates(cluster)
+}
+
+// VerifyJoin checks InitialMembers for a member that joins a running cluster.
+func (c *Config) VerifyJoin() error {
+	cluster, err := c.InitialMembers()
+	if err != nil {
+		return err
+	}
+	if err := c.hasLocalMember(cluster); err != nil {
+		return err
+	}
+	return noDuplicates(cluster)
+}
+
+func (c *Config) hasLocalMember(cluster map[string][]url.URL) error {
+	if cluster[c.Name] == nil {
+		return fmt.Errorf("couldn't find local name %q in the initial cluster configuration", c.Name)
+	}
+	return nil
+}
+
+func noDuplicates(cluster map[string][]url.URL) error {
+	seen := map[string]bool{}
+	for _, urls := range cluster {
+		for i := range urls {
+			if u := urls[i].String(); seen[u] {
+				return fmt.Errorf("initial cluster %s has duplicate url", ClusterString(cluster))
+			} else {
+				seen[u] = true
+			}
+		}
+	}
+	return nil
+}
+
+// advertisedMatches compares what this member advertises with what the initial
+// cluster says about it: the others will dial the latter.
+func (c *Config) advertisedMatches(ctx context.Context, listed []url.URL) error {
+	advertised := slices.Clone(c.AdvertisePeerURLs)
+	slices.SortFunc(advertised, func(a, b url.URL) int { return strings.Compare(a.String(), b.String()) })
+	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	mismatch := c.sameURLs(ctx, advertised, listed)
+	if mismatch == nil {
+		return nil
+	}
+	adv, lst := URLStrings(advertised), URLStrings(listed)
+	if missing := without(lst, adv); len(missing) > 0 {
+		for i := range missing {
+			missing[i] = c.Name + "=" + missing[i]
+		}
+		return fmt.Errorf("--initial-cluster has %s but missing from --initial-advertise-peer-urls=%s (%w)",
+			strings.Join(missing, ","), strings.Join(adv, ","), mismatch)
+	}
+	self := ClusterString(map[string][]url.URL{c.Name: advertised})
+	if missing := without(adv, lst); len(missing) > 0 {
+		return fmt.Errorf("--initial-advertise-peer-urls has %s but missing from --initial-cluster=%s", strings.Join(missing, ","), self)
+	}
+	return fmt.Errorf("failed to resolve %s to match --initial-cluster=%s (%w)", strings.Join(adv, ","), self, mismatch)
+}
+
+// without returns the distinct texts of a that are not in b, in order.
+func without(a, b []string) []string {
+	var missing []string
+	for _, s := range a {
+		if !slices.Contains(b, s) && !slices.Contains(missing, s) {
+			missing = append(missing, s)
+		}
+	}
+	return missing
+}
+
+// sameURLs returns nil when both lists name the same endpoints, as texts or
+// after their hosts have been resolved.
+func (c *Config) sameURLs(ctx context.Context, a, b []url.URL) error {
+	if len(a) != len(b) {
+		return fmt.Errorf("len(%q) != len(%q)", URLStrings(a), URLStrings(b))
+	}
+	if slices.Equal(URLStrings(a), URLStrings(b)) {
+		return nil
+	}
+	ra, err := c.resolveAll(ctx, a)
+	if err != nil {
+		return err
+	}
+	rb, err := c.resolveAll(ctx, b)
+	if err != nil {
+		return err
+	}
+	for i := range ra {
+		if ra[i] != rb[i] {
+			return fmt.Errorf("resolved urls: %q != %q", ra[i], rb[i])
+		}
+	}
+	return nil
+}
+
+// resolveAll returns the URLs with hosts resolved, sorted.
+func (c *Config) resolveAll(ctx context.Context, urls []url.URL) ([]string, error) {
+	resolved := make([]string, len(urls))
+	for i, u := range urls {
+		host, err := c.resolveHost(ctx, u)
+		if err != nil {
+			return nil, fmt.Errorf("failed to resolve %q (%w)", u.String(), err)
+		}
+		u.Host = host
+		resolved[i] = u.String()
+	}
+	slices.Sort(resolved)
+	return resolved, nil
+}
+
+// resolveHost resolves the host of u, retrying until ctx ends. Addresses, unix
+// sockets and localhost stand for themselves.
+func (c *Config) resolveHost(ctx context.Context, u url.URL) (string, error) {
+	if isUnix(u) || u.Hostname() == "localhost" || net.ParseIP(u.Hostname()) != nil {
+		return u.Host, nil
+	}
+	for {
+		addrs, err := net.DefaultResolver.LookupIPAddr(ctx, u.Hostname())
+		if err == nil && len(addrs) > 0 {
+			host := hostPort(addrs[0].String(), u.Port())
+			c.lg.Info("resolved URL Host", zap.String("url", u.String()), zap.String("host", u.Host), zap.String("resolved-addr", host))
+			return host, nil
+		}
+		if err == nil {
+			err = errors.New("no addresses")
+		}
+		c.lg.Warn("failed to resolve URL Host", zap.String("url", u.String()), zap.String("host", u.Host),
+			zap.Duration("retry-interval", resolveRetry), zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return "", err
+		case <-time.After(resolveRetry):
+		}
+	}
+}
+
+func hostPort(host, port string) string {
+	if port == "" {
+		return host
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// defaultHostIP is the address of this host on the way to everywhere else. The
+// route is looked up by the kernel; nothing is sent.
+func defaultHostIP() (string, error) {
+	var firstErr error
+	for _, target := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // documentation addresses
+		conn, err := net.Dial("udp", target)
+		if err != nil {
+			firstErr = errors.Join(firstErr, err)
+			continue
+		}
+		defer conn.Close()
+		return conn.LocalAddr().(*net.UDPAddr).IP.String(), nil
+	}
+	return "", fmt.Errorf("could not find default route: %w", firstErr)
+}
+
+// DataDirState looks into the data directory: initialized tells whether a
+// member lives there. It warns about files that do not belong.
+func (c *Config) DataDirState() (initialized bool, err error) {
+	entries, err := os.ReadDir(c.DataDir)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("list data directory: %w", err)
+	}
+	proxy := false
+	for _, e := range entries {
+		switch e.Name() {
+		case "member":
+			initialized = true
+		case "proxy":
+			proxy = true
+		default:
+			c.lg.Warn("found invalid file under data directory", zap.String("filename", e.Name()), zap.String("data-dir", c.DataDir))
+		}
+	}
+	switch {
+	case initialized && proxy:
+		return false, errors.New("invalid datadir; both member and proxy directories exist")
+	case proxy:
+		return false, errors.New("v2 http proxy has already been deprecated in 3.6")
+	}
+	return initialized, nil
+}

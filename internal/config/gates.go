@@ -1,0 +1,148 @@
+package config
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// Names of the feature gates that this server acts on.
+const (
+	LeaseCheckpoint        = "LeaseCheckpoint"
+	LeaseCheckpointPersist = "LeaseCheckpointPersist"
+)
+
+// Stages of a gate, as they stand in the etcd_server_feature_enabled series.
+const (
+	StageAlpha = "ALPHA"
+	StageBeta  = "BETA"
+)
+
+// Gate is one feature gate and its state.
+type Gate struct {
+	Name    string
+	Stage   string
+	Default bool
+	Enabled bool
+}
+
+// known lists the gates of etcd 3.7 in order of their names. AllAlpha and
+// AllBeta stand for every gate of a stage.
+var known = []Gate{
+	{Name: "AllAlpha", Stage: StageAlpha},
+	{Name: "AllBeta", Stage: StageBeta},
+	{Name: "CompactHashCheck", Stage: StageAlpha},
+	{Name: "FastLeaseKeepAlive", Stage: StageBeta, Default: true},
+	{Name: "InitialCorruptCheck", Stage: StageAlpha},
+	{Name: LeaseCheckpoint, Stage: StageAlpha},
+	{Name: LeaseCheckpointPersist, Stage: StageAlpha},
+	{Name: "PriorityRequest", Stage: StageAlpha},
+	{Name: "SetMemberLocalAddr", Stage: StageAlpha},
+	{Name: "StopGRPCServiceOnDefrag", Stage: StageAlpha},
+	{Name: "TxnModeWriteWithSharedBuffer", Stage: StageBeta, Default: true},
+}
+
+// effectiveGates change what this server does; the others are only known.
+var effectiveGates = []string{LeaseCheckpoint, LeaseCheckpointPersist}
+
+// Gates is the value of --feature-gates. The zero value has all defaults.
+type Gates struct{ set map[string]bool }
+
+// Set takes Name=bool,Name=bool on top of what is set already. On an error
+// nothing is changed.
+func (g *Gates) Set(text string) error {
+	next := make(map[string]bool, len(g.set))
+	for name, v := range g.set {
+		next[name] = v
+	}
+	for item := range strings.SplitSeq(text, ",") {
+		if item == "" {
+			continue
+		}
+		name, value, found := strings.Cut(item, "=")
+		name, value = strings.TrimSpace(name), strings.TrimSpace(value)
+		if !found {
+			return fmt.Errorf("missing bool value for %s", name)
+		}
+		on, err := strconv.ParseBool(value)
+		if err != nil {
+			return fmt.Errorf("invalid value of %s=%s, err: %w", name, value, err)
+		}
+		next[name] = on
+	}
+	for _, name := range sortedKeys(next) {
+		if gateIndex(name) < 0 {
+			return fmt.Errorf("unrecognized feature gate: %s", name)
+		}
+	}
+	g.set = next
+	return nil
+}
+
+// String returns what was set, in order of the names.
+func (g *Gates) String() string {
+	if g == nil {
+		return ""
+	}
+	pairs := make([]string, 0, len(g.set))
+	for _, name := range sortedKeys(g.set) {
+		pairs = append(pairs, fmt.Sprintf("%s=%t", name, g.set[name]))
+	}
+	return strings.Join(pairs, ",")
+}
+
+// Enabled reports the state of a gate: what was set for it, else what was set
+// for its whole stage, else its default. An unknown gate is off.
+func (g *Gates) Enabled(name string) bool {
+	if v, ok := g.set[name]; ok {
+		return v
+	}
+	i := gateIndex(name)
+	if i < 0 {
+		return false
+	}
+	stage := "AllAlpha"
+	if known[i].Stage == StageBeta {
+		stage = "AllBeta"
+	}
+	if v, ok := g.set[stage]; ok {
+		return v
+	}
+	return known[i].Default
+}
+
+// List returns every known gate with its state, in order of the names.
+func (g *Gates) List() []Gate {
+	list := slices.Clone(known)
+	for i := range list {
+		list[i].Enabled = g.Enabled(list[i].Name)
+	}
+	return list
+}
+
+// inert returns the gates that were moved off their default without effect.
+func (g *Gates) inert() []string {
+	var names []string
+	for _, gate := range g.List() {
+		isGroup := gate.Name == "AllAlpha" || gate.Name == "AllBeta"
+		if gate.Enabled != gate.Default && !isGroup && !slices.Contains(effectiveGates, gate.Name) {
+			names = append(names, gate.Name)
+		}
+	}
+	return names
+}
+
+func gateIndex(name string) int {
+	return slices.IndexFunc(known, func(g Gate) bool { return g.Name == name })
+}
+
+// sortedKeys returns the keys of m in order.
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,108 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// ParseURLs parses, checks and sorts URLs given as texts: scheme http or https
+// with host and port and no path, or unix or unixs.
+func ParseURLs(texts []string) ([]url.URL, error) {
+	if len(texts) == 0 {
+		return nil, errors.New("no valid URLs given")
+	}
+	urls := make([]url.URL, len(texts))
+	for i, text := range texts {
+		u, err := parseURL(strings.TrimSpace(text))
+		if err != nil {
+			return nil, err
+		}
+		urls[i] = *u
+	}
+	slices.SortFunc(urls, func(a, b url.URL) int { return strings.Compare(a.String(), b.String()) })
+	return urls, nil
+}
+
+func parseURL(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		return nil, err
+	}
+	switch u.Scheme {
+	case "unix", "unixs":
+		return u, nil
+	case "http", "https":
+	default:
+		return nil, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", text)
+	}
+	if _, _, err := net.SplitHostPort(u.Host); err != nil {
+		return nil, fmt.Errorf(`URL address does not have the form "host:port": %s`, text)
+	}
+	if u.Path != "" {
+		return nil, fmt.Errorf("URL must not contain a path: %s", text)
+	}
+	return u, nil
+}
+
+// mustURLs parses a constant of this package.
+func mustURLs(text string) []url.URL {
+	urls, err := ParseURLs([]string{text})
+	if err != nil {
+		panic(err)
+	}
+	return urls
+}
+
+// URLStrings returns the URLs as texts, in order.
+func URLStrings(urls []url.URL) []string {
+	texts := make([]string, len(urls))
+	for i := range urls {
+		texts[i] = urls[i].String()
+	}
+	return texts
+}
+
+// isUnix reports whether u names a socket file.
+func isUnix(u url.URL) bool { return u.Scheme == "unix" || u.Scheme == "unixs" }
+
+// isSecure reports whether u asks for TLS.
+func isSecure(u url.URL) bool { return u.Scheme == "https" || u.Scheme == "unixs" }
+
+// checkBind wants an address, not a name, in URLs to listen on: a name could
+// resolve to an interface nobody meant.
+func checkBind(urls []url.URL) error {
+	for _, u := range urls {
+		if isUnix(u) {
+			continue
+		}
+		host, _, err := net.SplitHostPort(u.Host)
+		if err != nil {
+			return err
+		}
+		if host != "localhost" && net.ParseIP(host) == nil {
+			return fmt.Errorf("expected IP in URL for binding (%s)", u.String())
+		}
+	}
+	return nil
+}
+
+// checkHost wants a host in URLs that others dial.
+func checkHost(urls []url.URL) error {
+	for _, u := range urls {
+		if isUnix(u) {
+			continue
+		}
+		host, _, err := net.SplitHostPort(u.Host)
+		if err != nil {
+			return err
+		}
+		if host == "" {
+			return fmt.Errorf("unexpected empty host (%s)", u.String())
+		}
+	}
+	return nil
+}

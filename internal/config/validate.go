@@ -1,0 +1,299 @@
+package config
+
+import (
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/logging"
+)
+
+const (
+	// maxElectionMs keeps a lost leader from going unnoticed for a minute.
+	maxElectionMs = 50000
+
+	// minRaftTimeout must exceed the heartbeats on an idle stream.
+	minRaftTimeout = 5 * time.Second
+)
+
+// Values of --auto-compaction-mode.
+const (
+	CompactionPeriodic = "periodic"
+	CompactionRevision = "revision"
+)
+
+// Errors of a validation that other packages or tests look for.
+var (
+	ErrAdvertiseClientURLs = errors.New("--advertise-client-urls is required when --listen-client-urls is set explicitly")
+	ErrConflictBootstrap   = errors.New(`multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv"`)
+
+	// errParse is what the flag package says about a number that is none.
+	errParse = errors.New("parse error")
+)
+
+// validate checks the settings in etcd's order, so that of several mistakes the
+// same one is reported. Its warnings go to the logger.
+func (c *Config) validate() error {
+	checks := []func() error{
+		c.checkURLs, c.checkBootstrap, c.checkTimes, c.checkCompaction, c.checkTracing,
+		c.checkGates, c.checkName, c.checkTLSVersions, c.checkLogRotation, c.checkSecurity,
+	}
+	for _, check := range checks {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// openLog builds the logger that all later lines go through.
+func (c *Config) openLog(o logging.Options) error {
+	switch c.Logger {
+	case "zap":
+	case "capnslog":
+		return errors.New("--logger=capnslog is removed in v3.5")
+	default:
+		return fmt.Errorf("unknown logger option %q", c.Logger)
+	}
+	o.Level, o.Format, o.Outputs = c.LogLevel, c.LogFormat, c.LogOutputs
+	lg, closeLog, err := logging.New(o)
+	if err != nil {
+		return err
+	}
+	c.lg, c.closeLog = lg, closeLog
+	return nil
+}
+
+func (c *Config) checkURLs() error {
+	if err := checkBind(c.ListenPeerURLs); err != nil {
+		return err
+	}
+	if err := checkBind(c.ListenClientURLs); err != nil {
+		return err
+	}
+	if err := checkBind(c.ListenClientHTTPURLs); err != nil {
+		return err
+	}
+	if len(c.ListenClientHTTPURLs) == 0 {
+		c.lg.Warn("Running http and grpc server on single port. This is not recommended for production.")
+	}
+	if err := checkBind(c.ListenMetricsURLs); err != nil {
+		return err
+	}
+	if err := checkHost(c.AdvertisePeerURLs); err != nil {
+		return fmt.Errorf(`--initial-advertise-peer-urls %q must be "host:port" (%w)`, strings.Join(URLStrings(c.AdvertisePeerURLs), ","), err)
+	}
+	if err := checkHost(c.AdvertiseClientURLs); err != nil {
+		return fmt.Errorf(`--advertise-client-urls %q must be in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket" (%w)`, strings.Join(URLStrings(c.AdvertiseClientURLs), ","), err)
+	}
+	for _, u := range c.ListenClientHTTPURLs {
+		if slices.Contains(URLStrings(c.ListenClientURLs), u.String()) {
+			return fmt.Errorf("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url %s", u.String())
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkBootstrap() error {
+	if c.ClusterState != StateNew && c.ClusterState != StateExisting {
+		return fmt.Errorf("unexpected clusterState %q", c.ClusterState)
+	}
+	ways := 0
+	for _, given := range []bool{c.InitialCluster != "", c.DiscoverySRV != "", len(c.Discovery.Client.Endpoints) > 0} {
+		if given {
+			ways++
+		}
+	}
+	if ways > 1 {
+		return ErrConflictBootstrap
+	}
+	if (c.Discovery.Token != "") != (len(c.Discovery.Client.Endpoints) > 0) {
+		return errors.New("both --discovery-token and --discovery-endpoints must be set")
+	}
+	for _, ep := range c.Discovery.Client.Endpoints {
+		if strings.TrimSpace(ep) == "" {
+			return errors.New("--discovery-endpoints must not contain empty endpoints")
+		}
+	}
+	return nil
+}
+
+func (c *Config) checkTimes() error {
+	if c.TickMs == 0 {
+		return fmt.Errorf("--heartbeat-interval must be >0 (set to %dms)", c.TickMs)
+	}
+	if c.ElectionMs == 0 {
+		return fmt.Errorf("--election-timeout must be >0 (set to %dms)", c.ElectionMs)
+	}
+	if c.ElectionMs/5 < c.TickMs {
+		return fmt.Errorf("--election-timeout[%vms] should be at least as 5 times as --heartbeat-interval[%vms]", c.ElectionMs, c.TickMs)
+	}
+	if c.ElectionMs > maxElectionMs {
+		return fmt.Errorf("--election-timeout[%vms] is too long, and should be set less than %vms", c.ElectionMs, maxElectionMs)
+	}
+	if len(c.ListenClientURLs) > 0 && len(c.AdvertiseClientURLs) == 0 {
+		return ErrAdvertiseClientURLs
+	}
+	return nil
+}
+
+func (c *Config) checkCompaction() error {
+	switch c.AutoCompactionMode {
+	case CompactionPeriodic, CompactionRevision:
+	case "":
+		return errors.New("undefined auto-compaction-mode")
+	default:
+		return fmt.Errorf("unknown auto-compaction-mode %q", c.AutoCompactionMode)
+	}
+	return nil
+}
+
+func (c *Config) checkTracing() error {
+	if c.Tracing && c.TracingSamplingRate < 0 {
+		return fmt.Errorf("distributed tracing configurition is not valid: (tracing sampling rate must be positive)")
+	}
+	return nil
+}
+
+func (c *Config) checkGates() error {
+	checkpoint, persist := c.FeatureGates.Enabled(LeaseCheckpoint), c.FeatureGates.Enabled(LeaseCheckpointPersist)
+	if checkpoint && !persist {
+		c.lg.Warn("Detected that checkpointing is enabled without persistence. Consider enabling feature gate LeaseCheckpointPersist")
+	}
+	if persist && !checkpoint {
+		return errors.New("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint")
+	}
+	if c.CompactHashCheckTime <= 0 {
+		return fmt.Errorf("--compact-hash-check-time must be >0 (set to %v)", c.CompactHashCheckTime)
+	}
+	return nil
+}
+
+func (c *Config) checkName() error {
+	if c.Name == DefaultName {
+		c.lg.Warn("it isn't recommended to use default name, please set a value for --name. Note that etcd might run into issue when multiple members have the same default name",
+			zap.String("name", c.Name))
+	}
+	return nil
+}
+
+func (c *Config) checkTLSVersions() error {
+	low, err := tlsVersion(c.TLSMinVersion)
+	if err != nil {
+		return err
+	}
+	high, err := tlsVersion(c.TLSMaxVersion)
+	if err != nil {
+		return err
+	}
+	if high != 0 && low > high {
+		return fmt.Errorf("min version (%s) is greater than max version (%s)", c.TLSMinVersion, c.TLSMaxVersion)
+	}
+	if low == tls.VersionTLS13 && len(c.CipherSuites) > 0 {
+		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled")
+	}
+	for _, name := range c.CipherSuites {
+		suites := append(tls.CipherSuites(), tls.InsecureCipherSuites()...)
+		if !slices.ContainsFunc(suites, func(s *tls.CipherSuite) bool { return s.Name == name }) {
+			return fmt.Errorf("unexpected TLS cipher suite %q", name)
+		}
+	}
+	return nil
+}
+
+func tlsVersion(text string) (uint16, error) {
+	switch text {
+	case "":
+		return 0, nil
+	case "TLS1.2":
+		return tls.VersionTLS12, nil
+	case "TLS1.3":
+		return tls.VersionTLS13, nil
+	}
+	return 0, fmt.Errorf("unexpected TLS version %q (must be one of: TLS1.2, TLS1.3)", text)
+}
+
+func (c *Config) checkLogRotation() error {
+	if !c.EnableLogRotation {
+		return nil
+	}
+	files := 0
+	for _, out := range c.LogOutputs {
+		switch out {
+		case logging.OutputDefault, logging.OutputStderr, logging.OutputStdout:
+		default:
+			files++
+		}
+	}
+	if files > 1 || (files == 0 && len(c.LogOutputs) == 1) {
+		return errors.New("--log-outputs requires a single file path when --log-rotate-config-json is defined")
+	}
+	var rotation struct {
+		MaxSize, MaxAge, MaxBackups int
+		LocalTime, Compress         bool
+	}
+	err := json.Unmarshal([]byte(c.LogRotationConfigJSON), &rotation)
+	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+		return fmt.Errorf("improperly formatted log rotation config: %w", err)
+	}
+	if err != nil {
+		return fmt.Errorf("invalid log rotation config: %w", err)
+	}
+	return nil
+}
+
+// checkSecurity refuses what is asked for and not there, and URLs that promise
+// it. What is left off silently would be trusted.
+func (c *Config) checkSecurity() error {
+	defaults := Default()
+	for _, o := range options {
+		if o.state == refused && textOf(o, c) != textOf(o, defaults) {
+			return fmt.Errorf("--%s is set, and this version of Quorate does not support it; refusing to start without it", o.name)
+		}
+	}
+	for _, u := range c.ListenPeerURLs {
+		if isSecure(u) {
+			return fmt.Errorf("cannot listen on TLS for %s: KeyFile and CertFile are not presented", u.String())
+		}
+	}
+	for _, u := range slices.Concat(c.ListenClientURLs, c.ListenClientHTTPURLs) {
+		if isSecure(u) {
+			return fmt.Errorf("TLS key/cert (--cert-file, --key-file) must be provided for client url %s with HTTPS scheme", u.String())
+		}
+	}
+	for _, u := range c.ListenMetricsURLs {
+		if isSecure(u) {
+			return errors.New("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url")
+		}
+	}
+	return nil
+}
+
+// CompactionRetention is what automatic compaction keeps: a time in periodic
+// mode, hours when the text is a plain number, or as many revisions as the
+// result counts nanoseconds. Zero turns automatic compaction off.
+func (c *Config) CompactionRetention() (time.Duration, error) {
+	text := c.AutoCompactionRetention
+	if text == "" {
+		text = "0"
+	}
+	n, err := strconv.Atoi(text)
+	if err == nil && n >= 0 {
+		if c.AutoCompactionMode == CompactionPeriodic {
+			return time.Duration(n) * time.Hour, nil
+		}
+		return time.Duration(n), nil
+	}
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		return 0, fmt.Errorf("error parsing CompactionRetention: %w", err)
+	}
+	return d, nil
+}

@@ -1,0 +1,189 @@
+// Package logging builds the member's logger.
+//
+// In: the values of --log-level, --log-format and --log-outputs. Out: a zap
+// logger. Always true: a JSON line has the fields, names and time format that
+// etcd 3.7 writes (level, ts, caller, msg, then the fields of the event), so log
+// shippers and test harnesses that read etcd's log read this one.
+package logging
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+)
+
+// Names with a meaning of their own among the outputs; everything else is a
+// file path.
+const (
+	OutputDefault = "default"         // standard error
+	OutputStderr  = "stderr"          // standard error
+	OutputStdout  = "stdout"          // standard output
+	OutputJournal = "systemd/journal" // the journal, by its native protocol
+)
+
+// Formats of a log line.
+const (
+	FormatJSON    = "json"
+	FormatConsole = "console"
+)
+
+// A message and level pair is written 100 times in a second, and every 100th
+// time after that, so that a failing peer or client cannot fill the disk.
+const (
+	sampleFirst = 100
+	sampleEvery = 100
+)
+
+// Options say where and how to log. Empty fields have etcd's defaults.
+type Options struct {
+	Level   string   // debug, info, warn, error, dpanic, panic, fatal; "" is info
+	Format  string   // json or console; "" is json
+	Outputs []string // see the Output constants; empty is {"default"}
+
+	Stdout io.Writer // nil is os.Stdout
+	Stderr io.Writer // nil is os.Stderr
+}
+
+// LevelError reports a level that is none. etcd panics on it, and exits with 2.
+type LevelError struct{ Level string }
+
+func (e *LevelError) Error() string { return fmt.Sprintf("unrecognized level: %q", e.Level) }
+
+// ParseLevel turns the text of --log-level into a level.
+func ParseLevel(s string) (zapcore.Level, error) {
+	var l zapcore.Level
+	if err := l.Set(s); err != nil {
+		return 0, &LevelError{Level: s}
+	}
+	return l, nil
+}
+
+// New builds a logger. Files are opened for append and created as needed; close
+// releases them, and is to be called once, after the last line.
+func New(o Options) (lg *zap.Logger, close func(), err error) {
+	if o.Stdout == nil {
+		o.Stdout = os.Stdout
+	}
+	if o.Stderr == nil {
+		o.Stderr = os.Stderr
+	}
+	outputs, err := checkOutputs(o.Outputs)
+	if err != nil {
+		return nil, nil, err
+	}
+	level, err := ParseLevel(o.Level)
+	if err != nil {
+		return nil, nil, err
+	}
+	encoder, err := newEncoder(o.Format)
+	if err != nil {
+		return nil, nil, err
+	}
+	sink, close, err := openOutputs(outputs, o.Stdout, o.Stderr)
+	if err != nil {
+		return nil, nil, err
+	}
+	core := zapcore.NewCore(encoder, sink, level)
+	if !slices.Contains(outputs, OutputJournal) {
+		core = zapcore.NewSamplerWithOptions(core, time.Second, sampleFirst, sampleEvery)
+	}
+	lg = zap.New(core, zap.AddCaller(), zap.AddStacktrace(zapcore.ErrorLevel), zap.ErrorOutput(sink))
+	return lg, close, nil
+}
+
+// checkOutputs applies the rules about which outputs go together.
+func checkOutputs(outputs []string) ([]string, error) {
+	if len(outputs) == 0 {
+		return []string{OutputDefault}, nil
+	}
+	if len(outputs) > 1 && slices.Contains(outputs, OutputDefault) {
+		return nil, fmt.Errorf("multi logoutput for %q is not supported yet", OutputDefault)
+	}
+	if len(outputs) > 1 && slices.Contains(outputs, OutputJournal) {
+		return nil, fmt.Errorf("running with systemd/journal but other '--log-outputs' values (%q) are configured with 'default'; override 'default' value with something else", outputs)
+	}
+	return outputs, nil
+}
+
+func newEncoder(format string) (zapcore.Encoder, error) {
+	cfg := zapcore.EncoderConfig{
+		TimeKey:        "ts",
+		LevelKey:       "level",
+		NameKey:        "logger",
+		CallerKey:      "caller",
+		MessageKey:     "msg",
+		StacktraceKey:  "stacktrace",
+		LineEnding:     zapcore.DefaultLineEnding,
+		EncodeLevel:    zapcore.LowercaseLevelEncoder,
+		EncodeTime:     zapcore.TimeEncoderOfLayout("2006-01-02T15:04:05.000000Z0700"),
+		EncodeDuration: zapcore.StringDurationEncoder,
+		EncodeCaller:   zapcore.ShortCallerEncoder,
+	}
+	switch format {
+	case FormatJSON, "":
+		return zapcore.NewJSONEncoder(cfg), nil
+	case FormatConsole:
+		return zapcore.NewConsoleEncoder(cfg), nil
+	}
+	return nil, fmt.Errorf("unknown log format: %s, supported values json, console", format)
+}
+
+// openOutputs opens every output once and joins them. /dev/null anywhere
+// silences the log.
+func openOutputs(outputs []string, stdout, stderr io.Writer) (zapcore.WriteSyncer, func(), error) {
+	if slices.Contains(outputs, os.DevNull) {
+		return zapcore.AddSync(io.Discard), func() {}, nil
+	}
+	var (
+		syncers []zapcore.WriteSyncer
+		files   []*os.File
+		seen    = map[string]bool{}
+	)
+	closeFiles := func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	for _, out := range outputs {
+		if out == OutputDefault {
+			out = OutputStderr
+		}
+		if seen[out] {
+			continue
+		}
+		seen[out] = true
+		switch out {
+		case OutputStderr:
+			syncers = append(syncers, noSync{stderr})
+		case OutputStdout:
+			syncers = append(syncers, noSync{stdout})
+		case OutputJournal:
+			j, err := newJournal(stderr)
+			if err != nil {
+				closeFiles()
+				return nil, nil, err
+			}
+			syncers = append(syncers, noSync{j})
+		default:
+			f, err := os.OpenFile(strings.TrimPrefix(out, "file://"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+			if err != nil {
+				closeFiles()
+				return nil, nil, fmt.Errorf("open --log-outputs file: %w", err)
+			}
+			files = append(files, f)
+			syncers = append(syncers, f)
+		}
+	}
+	return zapcore.Lock(zap.CombineWriteSyncers(syncers...)), closeFiles, nil
+}
+
+// noSync hides Sync of terminals and pipes, which fails and helps nobody.
+type noSync struct{ io.Writer }
+
+func (noSync) Sync() error { return nil }
