@@ -62,7 +62,7 @@ func (c *Cluster) Load(r engine.Reader) error {
 		if err := json.Unmarshal(value, &m); err != nil {
 			return err
 		}
-		if m.ID != id {
+		if m.ID != id || key != FormatID(id) {
 			return fmt.Errorf("value of member %s", FormatID(m.ID))
 		}
 		s.members = append(s.members, m)
