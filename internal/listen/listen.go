@@ -1,0 +1,108 @@
+// Package listen opens the member's sockets and tells gRPC from HTTP on one
+// port.
+//
+// In: URLs to listen on. Out: net.Listeners, two for a port that serves both
+// gRPC and HTTP/1. Always true: a connection that says nothing, or speaks
+// slowly, holds a bounded place for a bounded time and no more, and Close
+// leaves no goroutine behind.
+package listen
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"syscall"
+	"time"
+
+	"golang.org/x/net/netutil"
+	"golang.org/x/sys/unix"
+)
+
+// keepAlive finds clients that vanished without a word.
+const keepAlive = 30 * time.Second
+
+// reservedFiles are kept back from connections for the log, the store and the
+// other members.
+const reservedFiles = 150
+
+// ErrTooFewFiles is returned when the process may not open enough files to
+// serve clients at all.
+var ErrTooFewFiles = errors.New("file descriptor limit of etcd process is too low; please set higher")
+
+// Options say how to open a socket.
+type Options struct {
+	Flag         string // the flag that the URL comes from, without dashes; named in errors
+	ReusePort    bool   // SO_REUSEPORT
+	ReuseAddress bool   // SO_REUSEADDR
+	MaxConns     int    // connections accepted at a time, 0 for no limit; at the limit, new ones wait in the kernel
+}
+
+// MaxConns is how many connections the file descriptor limit leaves room for.
+func MaxConns(fileLimit uint64) (int, error) {
+	if fileLimit <= reservedFiles {
+		return 0, ErrTooFewFiles
+	}
+	return int(min(fileLimit-reservedFiles, 1<<30)), nil
+}
+
+// Listen opens the socket of u: http listens on TCP, unix on a socket file.
+// Errors name the flag and the URL.
+func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
+	network, addr := "tcp", u.Host
+	switch u.Scheme {
+	case "http":
+	case "unix":
+		network, addr = "unix", u.Host+u.Path
+		if err := removeStaleSocket(addr); err != nil {
+			return nil, fmt.Errorf("--%s=%s: %w", o.Flag, u.String(), err)
+		}
+	default:
+		return nil, fmt.Errorf("--%s=%s: cannot listen with scheme %q", o.Flag, u.String(), u.Scheme)
+	}
+	lc := net.ListenConfig{KeepAlive: keepAlive, Control: o.control}
+	l, err := lc.Listen(ctx, network, addr)
+	if err != nil {
+		return nil, fmt.Errorf("--%s=%s: %w", o.Flag, u.String(), err)
+	}
+	if o.MaxConns > 0 {
+		l = netutil.LimitListener(l, o.MaxConns)
+	}
+	return l, nil
+}
+
+// removeStaleSocket removes a socket file that nobody serves; a member that was
+// killed leaves one behind.
+func removeStaleSocket(path string) error {
+	info, err := os.Lstat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Mode()&os.ModeSocket == 0 {
+		return fmt.Errorf("%s is there and is not a socket", path)
+	}
+	if conn, err := net.Dial("unix", path); err == nil {
+		conn.Close()
+		return &os.PathError{Op: "listen", Path: path, Err: syscall.EADDRINUSE}
+	}
+	return os.Remove(path)
+}
+
+// control sets the socket options before the bind.
+func (o Options) control(_, _ string, c syscall.RawConn) error {
+	var failed error
+	err := c.Control(func(fd uintptr) {
+		if o.ReusePort {
+			failed = errors.Join(failed, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEPORT, 1))
+		}
+		if o.ReuseAddress {
+			failed = errors.Join(failed, unix.SetsockoptInt(int(fd), unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+		}
+	})
+	return errors.Join(err, failed)
+}
