@@ -1,0 +1,65 @@
+package httpapi
+
+import (
+	"encoding/json"
+	"expvar"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/pprof"
+	"runtime"
+	"slices"
+	"strings"
+
+	"golang.org/x/net/trace"
+)
+
+// discardLog swallows what net/http says about broken requests.
+var discardLog = log.New(io.Discard, "etcdhttp", 0)
+
+// mutexFraction reports one in so many contended locks once profiles are on.
+const mutexFraction = 5
+
+// varsHandler answers /debug/vars with the published variables, the limit on
+// open files and the state of raft, in order of their names.
+func varsHandler(raftStatus func() json.RawMessage) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !allow(w, r, http.MethodGet) {
+			return
+		}
+		vars := []string{
+			fmt.Sprintf("%q: %d", "file_descriptor_limit", FileLimit()),
+			fmt.Sprintf("%q: %s", "raft.status", jsonOrNull(raftStatus())),
+		}
+		expvar.Do(func(kv expvar.KeyValue) {
+			vars = append(vars, fmt.Sprintf("%q: %s", kv.Key, kv.Value))
+		})
+		slices.Sort(vars)
+		w.Header().Set("Content-Type", "application/json; charset=utf-8")
+		fmt.Fprintf(w, "{\n%s\n}\n", strings.Join(vars, ",\n"))
+	}
+}
+
+func jsonOrNull(raw json.RawMessage) json.RawMessage {
+	if len(raw) == 0 {
+		return json.RawMessage("null")
+	}
+	return raw
+}
+
+func handlePprof(mux *http.ServeMux) {
+	if runtime.SetMutexProfileFraction(-1) == 0 {
+		runtime.SetMutexProfileFraction(mutexFraction)
+	}
+	mux.HandleFunc("/debug/pprof/", pprof.Index) // and every profile below it, by name
+	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+}
+
+func handleTrace(mux *http.ServeMux) {
+	mux.HandleFunc("/debug/requests", func(w http.ResponseWriter, r *http.Request) { trace.Render(w, r, true) })
+	mux.HandleFunc("/debug/events", func(w http.ResponseWriter, r *http.Request) { trace.RenderEvents(w, r, true) })
+}

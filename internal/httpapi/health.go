@@ -1,0 +1,225 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/metrics"
+)
+
+// Outcomes of a check in etcd_server_healthchecks_total.
+const (
+	statusSuccess = "success"
+	statusError   = "error"
+)
+
+func handleHealth(mux *http.ServeMux, b Backend, o Options) {
+	mux.Handle("/health", healthHandler(b, o))
+	livez := probe{kind: "livez", lg: o.Logger, checks: []check{
+		{"serializable_read", readCheck(b, true)},
+	}}
+	readyz := probe{kind: "readyz", lg: o.Logger, checks: []check{
+		{"data_corruption", alarmCheck(b, pb.AlarmType_CORRUPT)},
+		{"serializable_read", readCheck(b, true)},
+		{"linearizable_read", readCheck(b, false)},
+		{"non_learner", learnerCheck(b)},
+	}}
+	livez.install(mux)
+	readyz.install(mux)
+}
+
+// healthHandler answers /health: healthy without alarms, with a leader, and
+// when a read succeeds. A serializable check leaves the leader out and reads
+// local data, so it asks about this process rather than about the cluster.
+func healthHandler(b Backend, o Options) http.HandlerFunc {
+	type body struct {
+		Health string `json:"health"` // "true" or "false", a text
+		Reason string `json:"reason"`
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !allow(w, r, http.MethodGet) {
+			return
+		}
+		query := r.URL.Query()
+		reason := unhealthy(r.Context(), b, o, query["exclude"], query.Get("serializable") == "true")
+		data, err := json.Marshal(body{Health: fmt.Sprint(reason == ""), Reason: reason})
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		if reason != "" {
+			metrics.ServerHealthFailures.Inc()
+			http.Error(w, string(data), http.StatusServiceUnavailable)
+			o.Logger.Warn("/health error", zap.String("output", string(data)), zap.Int("status-code", http.StatusServiceUnavailable))
+			return
+		}
+		metrics.ServerHealthSuccess.Inc()
+		w.Write(data)
+	}
+}
+
+// unhealthy returns why the member is not healthy, empty when it is.
+func unhealthy(ctx context.Context, b Backend, o Options, exclude []string, serializable bool) string {
+	for _, a := range b.Alarms() {
+		if !contains(exclude, a.GetAlarm().String()) {
+			return alarmReason(a.GetAlarm())
+		}
+	}
+	if !serializable && b.Leader() == 0 {
+		return "RAFT NO LEADER"
+	}
+	ctx, cancel := context.WithTimeout(ctx, o.RequestTimeout)
+	defer cancel()
+	if err := b.CheckRead(ctx, serializable); err != nil {
+		return fmt.Sprintf("RANGE ERROR:%s", err)
+	}
+	return ""
+}
+
+func alarmReason(t pb.AlarmType) string {
+	switch t {
+	case pb.AlarmType_NOSPACE:
+		return "ALARM NOSPACE"
+	case pb.AlarmType_CORRUPT:
+		return "ALARM CORRUPT"
+	}
+	return "ALARM UNKNOWN"
+}
+
+func contains(list []string, s string) bool {
+	for _, v := range list {
+		if v == s {
+			return true
+		}
+	}
+	return false
+}
+
+// check is one question of a probe.
+type check struct {
+	name string
+	run  func(context.Context) error
+}
+
+func readCheck(b Backend, serializable bool) func(context.Context) error {
+	return func(ctx context.Context) error { return b.CheckRead(ctx, serializable) }
+}
+
+func alarmCheck(b Backend, t pb.AlarmType) func(context.Context) error {
+	return func(context.Context) error {
+		for _, a := range b.Alarms() {
+			if a.GetAlarm() == t {
+				return fmt.Errorf("alarm activated: %s", t)
+			}
+		}
+		return nil
+	}
+}
+
+func learnerCheck(b Backend) func(context.Context) error {
+	return func(context.Context) error {
+		if b.IsLearner() {
+			return errors.New("not supported for learner")
+		}
+		return nil
+	}
+}
+
+// probe is /livez or /readyz: its path runs all checks that are not excluded,
+// in order, and the path below it with a check's name runs that one.
+type probe struct {
+	kind   string
+	lg     *zap.Logger
+	checks []check
+}
+
+func (p probe) install(mux *http.ServeMux) {
+	root := "/" + p.kind
+	mux.Handle(root, p.handler(root, func(r *http.Request) []check {
+		return p.without(r.URL.Query()["exclude"])
+	}))
+	for _, c := range p.checks {
+		path := root + "/" + c.name
+		mux.Handle(path, p.handler(path, func(*http.Request) []check { return []check{c} }))
+	}
+}
+
+// without returns the checks that are not excluded. Excluding what does not
+// exist is no error: probes are written for more versions than one.
+func (p probe) without(exclude []string) []check {
+	var left []check
+	excluded := map[string]bool{}
+	for _, name := range exclude {
+		excluded[name] = true
+	}
+	delete(excluded, "")
+	for _, c := range p.checks {
+		if !excluded[c.name] {
+			left = append(left, c)
+		}
+		delete(excluded, c.name)
+	}
+	if len(excluded) > 0 {
+		names := make([]string, 0, len(excluded))
+		for _, name := range exclude {
+			if excluded[name] {
+				names = append(names, fmt.Sprintf("%q", name))
+			}
+		}
+		p.lg.Warn("some health checks cannot be excluded", zap.String("missing-health-checks", strings.Join(names, ",")))
+	}
+	return left
+}
+
+func (p probe) handler(path string, pick func(*http.Request) []check) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !allow(w, r, http.MethodGet) {
+			return
+		}
+		report, ok := p.run(r.Context(), pick(r))
+		if !ok {
+			http.Error(w, report, http.StatusServiceUnavailable)
+			p.lg.Error("Health check error", zap.String("path", path), zap.String("reason", report), zap.Int("status-code", http.StatusServiceUnavailable))
+			return
+		}
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if r.URL.Query().Has("verbose") {
+			fmt.Fprint(w, report)
+		}
+		fmt.Fprint(w, "ok\n")
+	}
+}
+
+// run makes the checks one after the other and reports a line for each.
+func (p probe) run(ctx context.Context, checks []check) (report string, ok bool) {
+	var lines strings.Builder
+	ok = true
+	for _, c := range checks {
+		err := c.run(ctx)
+		p.record(c.name, err)
+		if err != nil {
+			ok = false
+			fmt.Fprintf(&lines, "[-]%s failed: %v\n", c.name, err)
+			continue
+		}
+		fmt.Fprintf(&lines, "[+]%s ok\n", c.name)
+	}
+	return lines.String(), ok
+}
+
+func (p probe) record(name string, err error) {
+	value, status := 1.0, statusSuccess
+	if err != nil {
+		value, status = 0, statusError
+	}
+	metrics.ServerHealthcheck.WithLabelValues(p.kind, name).Set(value)
+	metrics.ServerHealthchecksTotal.WithLabelValues(p.kind, name, status).Inc()
+}

@@ -1,0 +1,144 @@
+// Package httpapi serves what the member says over plain HTTP: health, version,
+// metrics, profiles, and to other members its membership and hashes.
+//
+// In: requests on the client, metrics and peer URLs, and a small interface to
+// the member for each. Out: http.Handlers. Always true: paths, bodies, status
+// codes and headers are those of etcd 3.7, because probes and load balancers
+// compare them as text. Handlers keep no state of their own.
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/config"
+)
+
+// headerTimeout bounds how long a client may take to send the headers of a
+// request.
+const headerTimeout = 30 * time.Second
+
+// Backend is what the client and metrics handlers ask the member. All methods
+// are called from request goroutines, concurrently.
+type Backend interface {
+	// Alarms returns the active alarms of all members.
+	Alarms() []*pb.AlarmMember
+	// Leader returns the ID of the leader as this member knows it, 0 for none.
+	Leader() uint64
+	// IsLearner reports whether this member is one.
+	IsLearner() bool
+	// CheckRead reads at most one key, as a linearizable read or from local
+	// data, and returns why that failed. It is not subject to authentication.
+	CheckRead(ctx context.Context, serializable bool) error
+	// Versions returns the version of the cluster and of the stored data, such
+	// as 3.7.0; empty when not decided.
+	Versions() (cluster, storage string)
+	// RaftStatus returns the state of raft as JSON, for /debug/vars.
+	RaftStatus() json.RawMessage
+}
+
+// Options of the client handler.
+type Options struct {
+	Logger         *zap.Logger
+	RequestTimeout time.Duration // of the read behind /health
+	EnablePprof    bool          // profiles under /debug/pprof/
+	EnableTrace    bool          // /debug/requests and /debug/events; shows keys and values of requests
+	CORS           []string      // see config.Config
+	HostWhitelist  []string      // see config.Config
+
+	// Extra serves more patterns, such as /v3/ for the JSON gateway.
+	Extra map[string]http.Handler
+}
+
+// OptionsFrom takes the options out of a configuration. Log level debug opens
+// profiles and traces as etcd's does.
+func OptionsFrom(c *config.Config) Options {
+	debug := c.LogLevel == "debug"
+	return Options{
+		Logger:         c.Log(),
+		RequestTimeout: c.RequestTimeout(),
+		EnablePprof:    c.EnablePprof || debug,
+		EnableTrace:    debug,
+		CORS:           c.CORS,
+		HostWhitelist:  c.HostWhitelist,
+	}
+}
+
+// NewClientHandler serves the client URLs.
+func NewClientHandler(b Backend, o Options) http.Handler {
+	mux := http.NewServeMux()
+	handleHealth(mux, b, o)
+	handleMetrics(mux)
+	mux.Handle("/version", versionHandler(b.Versions))
+	mux.Handle("/debug/vars", varsHandler(b.RaftStatus))
+	if o.EnablePprof {
+		handlePprof(mux)
+	}
+	if o.EnableTrace {
+		handleTrace(mux)
+	}
+	for pattern, h := range o.Extra {
+		mux.Handle(pattern, h)
+	}
+	return newAccessControl(mux, o)
+}
+
+// NewMetricsHandler serves the metrics URLs: /metrics, /health, /livez and
+// /readyz alone.
+func NewMetricsHandler(b Backend, o Options) http.Handler {
+	mux := http.NewServeMux()
+	handleHealth(mux, b, o)
+	handleMetrics(mux)
+	return mux
+}
+
+// NewServer wraps a handler with the limits that keep slow clients from holding
+// connections. Mistakes of clients are not logged.
+func NewServer(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout, ErrorLog: discardLog}
+}
+
+// allow answers 405 to every method but one.
+func allow(w http.ResponseWriter, r *http.Request, method string) bool {
+	if r.Method == method {
+		return true
+	}
+	w.Header().Set("Allow", method)
+	http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+	return false
+}
+
+// versionHandler answers /version on client and peer URLs.
+func versionHandler(versions func() (cluster, storage string)) http.HandlerFunc {
+	type body struct {
+		Server  string `json:"etcdserver"`
+		Cluster string `json:"etcdcluster"`
+		Storage string `json:"storage"`
+		Quorate string `json:"quorate"`
+	}
+	return func(w http.ResponseWriter, r *http.Request) {
+		if !allow(w, r, http.MethodGet) {
+			return
+		}
+		v := body{Server: config.EtcdVersion, Quorate: config.QuorateVersion}
+		v.Cluster, v.Storage = versions()
+		if v.Cluster == "" {
+			v.Cluster = "not_decided"
+		}
+		if v.Storage == "" {
+			v.Storage = "unknown"
+		}
+		data, err := json.Marshal(v)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		w.Header().Set("Content-Type", "application/json")
+		w.Write(data)
+	}
+}

@@ -1,0 +1,75 @@
+package httpapi
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+	"runtime"
+	"sync"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+	"golang.org/x/sys/unix"
+
+	"quorate/internal/config"
+	"quorate/internal/metrics"
+)
+
+// registerProcess adds the series of the process, once, to the registry that
+// all members of a process share.
+var registerProcess = sync.OnceFunc(func() {
+	metrics.Registry.MustRegister(
+		collectors.NewGoCollector(),
+		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "os_fd_limit", Help: "File descriptor limit"},
+			func() float64 { return float64(FileLimit()) }),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "os_fd_used", Help: "File descriptors in use"},
+			func() float64 { return float64(filesUsed()) }),
+	)
+})
+
+// handleMetrics answers /metrics with everything in the registry.
+func handleMetrics(mux *http.ServeMux) {
+	registerProcess()
+	h := promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{})
+	mux.Handle("/metrics", promhttp.InstrumentMetricHandler(metrics.Registry, h))
+}
+
+// SetInfo sets the series whose labels describe the process: versions, the ID
+// of the member and its feature gates.
+func SetInfo(memberID uint64, gates []config.Gate) {
+	metrics.ServerVersion.WithLabelValues(config.EtcdVersion).Set(1)
+	metrics.ServerGoVersion.WithLabelValues(runtime.Version()).Set(1)
+	metrics.ServerID.WithLabelValues(fmt.Sprintf("%x", memberID)).Set(1)
+	for _, g := range gates {
+		enabled := 0.0
+		if g.Enabled {
+			enabled = 1
+		}
+		metrics.ServerFeatureEnabled.WithLabelValues(g.Name, g.Stage).Set(enabled)
+	}
+}
+
+// FileLimit is how many files the process may open, 0 when it cannot be told.
+func FileLimit() uint64 {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 0
+	}
+	return limit.Cur
+}
+
+// filesUsed counts the open files of the process, 0 when it cannot be told.
+func filesUsed() int {
+	dir, err := os.Open("/proc/self/fd")
+	if err != nil {
+		return 0
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return 0
+	}
+	return len(names) - 1 // not dir itself
+}
