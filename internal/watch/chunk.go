@@ -1,0 +1,82 @@
+package watch
+
+import (
+	"sort"
+	"sync"
+	"sync/atomic"
+)
+
+// chunk is the events of one response, shared by the watchers of a group. It is
+// encoded by the first consumer that takes it from a queue, so the apply
+// goroutine neither encodes nor reads previous values.
+type chunk struct {
+	events []*event // ordered; never empty
+	prevKV bool
+	size   int
+	refs   atomic.Int32 // queues that hold it, and its maker
+
+	mu      sync.Mutex // guards encoding
+	encoded atomic.Pointer[[][]byte]
+
+	// Space for the commonest chunk, of one event.
+	oneEvent   [1]*event
+	oneEncoded [1][]byte
+}
+
+// newChunk copies the slice and counts the chunk among the pending. The caller
+// releases it.
+func (h *Hub) newChunk(events []*event, prevKV bool) *chunk {
+	c := &chunk{prevKV: prevKV}
+	c.events = append(c.oneEvent[:0], events...)
+	for _, e := range events {
+		c.size += e.size()
+	}
+	if prevKV {
+		c.size *= 2
+	}
+	c.refs.Store(1)
+	h.pending.Add(int64(c.size))
+	return c
+}
+
+// release gives up one reference.
+func (h *Hub) release(c *chunk) {
+	if c.refs.Add(-1) == 0 {
+		h.pending.Add(-int64(c.size))
+	}
+}
+
+func (c *chunk) last() int64 { return c.events[len(c.events)-1].Mod }
+
+// below returns how many events lie below rev.
+func (c *chunk) below(rev int64) int {
+	if c.events[0].Mod >= rev {
+		return 0
+	}
+	return sort.Search(len(c.events), func(i int) bool { return c.events[i].Mod >= rev })
+}
+
+// encode returns the events in the form of the group, made once.
+func (c *chunk) encode(h *Hub) [][]byte {
+	if p := c.encoded.Load(); p != nil {
+		return *p
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if p := c.encoded.Load(); p != nil {
+		return *p
+	}
+	out := c.oneEncoded[:]
+	if len(c.events) > 1 {
+		out = make([][]byte, len(c.events))
+	}
+	for i, e := range c.events {
+		if c.prevKV {
+			out[i] = e.encoded(h.prevKV)
+		} else {
+			out[i] = e.encoded(nil)
+		}
+	}
+	c.encoded.Store(&out)
+	return out
+}

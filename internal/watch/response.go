@@ -1,0 +1,88 @@
+package watch
+
+import (
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+// InvalidID is the watch id of answers that belong to no watcher, or to all.
+const InvalidID = -1
+
+// Response is one WatchResponse. Event bytes are shared with other streams and
+// must not be changed.
+type Response struct {
+	WatchID         int64
+	Revision        int64 // of the header
+	Created         bool
+	Canceled        bool
+	CompactRevision int64
+	CancelReason    string
+	Fragment        bool
+	// Events holds each event as the complete field 11 of a WatchResponse: tag,
+	// length and encoded mvccpb.Event.
+	Events [][]byte
+}
+
+// Header is what a response header holds beside the revision.
+type Header struct {
+	ClusterID, MemberID, RaftTerm uint64
+}
+
+// IsProgress reports whether the response only tells a revision: everything up
+// to it has been sent.
+func (r *Response) IsProgress() bool {
+	return len(r.Events) == 0 && !r.Created && !r.Canceled
+}
+
+// Size returns the length of the encoded WatchResponse.
+func (r *Response) Size(h Header) int {
+	n := len(r.AppendHead(nil, h))
+	for _, e := range r.Events {
+		n += len(e)
+	}
+	return n
+}
+
+// AppendHead appends the encoded WatchResponse up to its events. The message is
+// complete when the slices of Events follow in order.
+func (r *Response) AppendHead(b []byte, h Header) []byte {
+	var hdr [4*11 + 1]byte
+	head := hdr[:0]
+	for i, v := range [...]uint64{h.ClusterID, h.MemberID, uint64(r.Revision), h.RaftTerm} {
+		head = appendUint(head, protowire.Number(i+1), v)
+	}
+	b = protowire.AppendTag(b, 1, protowire.BytesType)
+	b = protowire.AppendBytes(b, head)
+	b = appendUint(b, 2, uint64(r.WatchID))
+	b = appendBool(b, 3, r.Created)
+	b = appendBool(b, 4, r.Canceled)
+	b = appendUint(b, 5, uint64(r.CompactRevision))
+	if r.CancelReason != "" {
+		b = protowire.AppendTag(b, 6, protowire.BytesType)
+		b = protowire.AppendString(b, r.CancelReason)
+	}
+	return appendBool(b, 7, r.Fragment)
+}
+
+// AppendTo appends the whole encoded WatchResponse.
+func (r *Response) AppendTo(b []byte, h Header) []byte {
+	b = r.AppendHead(b, h)
+	for _, e := range r.Events {
+		b = append(b, e...)
+	}
+	return b
+}
+
+func appendUint(b []byte, num protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	b = protowire.AppendTag(b, num, protowire.VarintType)
+	return protowire.AppendVarint(b, v)
+}
+
+func appendBool(b []byte, num protowire.Number, v bool) []byte {
+	if !v {
+		return b
+	}
+	return appendUint(b, num, 1)
+}

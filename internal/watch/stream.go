@@ -1,0 +1,558 @@
+package watch
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/metrics"
+)
+
+// Reasons of a refused create, as clients know them.
+const (
+	reasonEmptyRange  = "mvcc: watcher range is empty"
+	reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
+)
+
+// Stream is the watchers of one client stream and the queue of its responses.
+// Create, Refuse, Cancel and Progress are for the goroutine that receives
+// requests, Next and TryNext for the one that sends responses. Close must be
+// called in the end.
+type Stream struct {
+	hub  *Hub
+	ctx  context.Context
+	done chan struct{} // closed by Close
+	wake chan struct{} // tells Next that the queue is not empty; holds one
+	room chan struct{} // tells that an answer has been taken; holds one
+
+	// Guarded by Hub.mu.
+	gone     bool
+	pos      int                // in Hub.streams
+	watchers map[int64]*watcher // by id, including dead ones
+	all      []*watcher         // the same; each knows its position
+	nextID   int64
+	notify   []*watcher // those that want progress; each knows its position
+	interval time.Duration
+	stopTick func() bool // nil unless the timer runs
+	ticks    int         // numbers the timers: one that fired while it was stopped is void
+	deferred bool        // in Hub.deferred
+
+	mu      sync.Mutex // guards the rest
+	closed  bool
+	waiting bool // Next waits for wake
+	starved bool // a watcher is unsynced because the queue had no room
+	queue   []item
+	head    int
+	events  int // responses in the queue that count against QueueResponses
+	bytes   int // of these
+	answers int // responses in the queue that count against ControlResponses
+
+	// rest is what is left of a response that is being split. Belongs to Next.
+	rest Response
+}
+
+// item is a queued response: either resp, or the events of a chunk for w, which
+// are encoded when taken.
+type item struct {
+	resp   *Response
+	w      *watcher
+	chunk  *chunk
+	rev    int64 // of the header
+	skip   int   // events of the chunk that w must not get
+	size   int
+	answer bool // counts against ControlResponses
+}
+
+// NewStream opens a stream. The end of ctx unblocks its methods, but only Close
+// frees it.
+func (h *Hub) NewStream(ctx context.Context) *Stream {
+	s := &Stream{
+		hub:      h,
+		ctx:      ctx,
+		done:     make(chan struct{}),
+		wake:     make(chan struct{}, 1),
+		room:     make(chan struct{}, 1),
+		watchers: make(map[int64]*watcher),
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.closed {
+		s.gone, s.closed = true, true
+		close(s.done)
+		return s
+	}
+	s.pos = len(h.streams)
+	h.streams = append(h.streams, s)
+	metrics.DebuggingMVCCWatchStreamTotal.Inc()
+	return s
+}
+
+// Close cancels the watchers without a response and drops the queue.
+func (s *Stream) Close() {
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.gone {
+		return
+	}
+	s.gone = true
+	s.stopTickLocked()
+	for _, w := range s.all {
+		h.killLocked(w)
+	}
+	s.watchers, s.all, s.notify = nil, nil, nil
+	if s.deferred {
+		h.deferred = slices.DeleteFunc(h.deferred, func(x *Stream) bool { return x == s })
+	}
+	h.streams = swapOut(h.streams, s.pos, streamPos)
+	metrics.DebuggingMVCCWatchStreamTotal.Dec()
+
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	dropped := 0
+	for _, it := range s.queue[s.head:] {
+		if it.chunk != nil {
+			dropped += len(it.chunk.events) - it.skip
+			h.release(it.chunk)
+		}
+	}
+	s.queue, s.head = nil, 0
+	metrics.DebuggingMVCCPendingEventsTotal.Sub(float64(dropped))
+	close(s.done)
+}
+
+// Create adds a watcher and queues the answer, which precedes all its events. It
+// waits while the client leaves too many answers unread. The only errors are
+// ErrClosed and that of the stream's context: a create that is refused is
+// answered on the stream.
+func (s *Stream) Create(req *pb.WatchCreateRequest) error {
+	if err := s.awaitRoom(); err != nil {
+		return err
+	}
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if s.gone {
+		return ErrClosed
+	}
+	cur := h.currentLocked()
+	id, sp, reason := s.admitLocked(req)
+	if reason != "" {
+		s.refuse(cur, reason)
+		return nil
+	}
+	w := &watcher{
+		stream:   s,
+		id:       id,
+		spec:     sp,
+		startRev: req.StartRevision,
+		minRev:   req.StartRevision,
+		fragment: req.Fragment,
+		progress: req.ProgressNotify,
+	}
+	if w.startRev == 0 {
+		w.minRev = cur + 1
+	}
+	s.watchers[id] = w
+	w.allPos = len(s.all)
+	s.all = append(s.all, w)
+	s.push(item{answer: true, resp: &Response{WatchID: id, Revision: cur, Created: true}})
+	st := synced
+	if w.minRev <= cur {
+		st = unsynced
+	}
+	h.addLocked(w, st)
+	if w.progress {
+		w.idle.Store(true)
+		w.tickPos = len(s.notify)
+		s.notify = append(s.notify, w)
+		s.startTickLocked()
+	}
+	metrics.DebuggingMVCCWatcherTotal.Inc()
+	return nil
+}
+
+// admitLocked checks a create and picks its id. reason is empty if all is well.
+func (s *Stream) admitLocked(req *pb.WatchCreateRequest) (id int64, sp spec, reason string) {
+	sp = spec{key: string(req.Key), end: string(req.RangeEnd), prevKV: req.PrevKv}
+	if sp.key == "" {
+		sp.key = "\x00" // the smallest key
+	}
+	if sp.end == "\x00" {
+		sp.end, sp.open = "", true
+	}
+	for _, f := range req.Filters {
+		switch f {
+		case pb.WatchCreateRequest_NOPUT:
+			sp.noPut = true
+		case pb.WatchCreateRequest_NODELETE:
+			sp.noDelete = true
+		}
+	}
+	switch {
+	case req.StartRevision < 0:
+		return 0, sp, rpctypes.ErrCompacted.Error()
+	case sp.end != "" && sp.key >= sp.end:
+		return 0, sp, reasonEmptyRange
+	}
+	if id = req.WatchId; id != 0 {
+		if s.watchers[id] != nil {
+			return 0, sp, reasonDuplicateID
+		}
+		return id, sp, ""
+	}
+	for s.watchers[s.nextID] != nil {
+		s.nextID++
+	}
+	s.nextID++
+	return s.nextID - 1, sp, ""
+}
+
+// Refuse answers a create that the caller does not permit. Waits like Create.
+func (s *Stream) Refuse(reason string) error {
+	if err := s.awaitRoom(); err != nil {
+		return err
+	}
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	s.refuse(h.currentLocked(), reason)
+	return nil
+}
+
+func (s *Stream) refuse(rev int64, reason string) {
+	s.push(item{answer: true, resp: &Response{
+		WatchID: InvalidID, Revision: rev, Created: true, Canceled: true, CancelReason: reason,
+	}})
+}
+
+// Cancel ends a watcher. Events that are queued still go out, then the answer,
+// then nothing more. An unknown id is ignored. Waits like Create.
+func (s *Stream) Cancel(id int64) error {
+	if err := s.awaitRoom(); err != nil {
+		return err
+	}
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	w := s.watchers[id]
+	if w == nil {
+		return nil
+	}
+	h.killLocked(w)
+	delete(s.watchers, id)
+	s.all = swapOut(s.all, w.allPos, allPos)
+	s.push(item{answer: true, resp: &Response{WatchID: id, Revision: h.currentLocked(), Canceled: true}})
+	return nil
+}
+
+// Progress queues a response for all watchers if all of them are synced, and
+// nothing otherwise or if there is none. If the store is ahead of the hub, which
+// lasts microseconds, the answer waits for it. Waits like Create.
+func (s *Stream) Progress() error {
+	if err := s.awaitRoom(); err != nil {
+		return err
+	}
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case s.gone:
+		return ErrClosed
+	case h.currentLocked() == h.rev:
+		s.progressLocked()
+	case !s.deferred:
+		s.deferred = true
+		h.deferred = append(h.deferred, s)
+	}
+	return nil
+}
+
+// progressLocked queues the answer to a progress request, if there is one.
+func (s *Stream) progressLocked() {
+	watching := false
+	for _, w := range s.all {
+		if w.state == gone {
+			continue
+		}
+		if !s.hub.doneLocked(w) {
+			return
+		}
+		watching = true
+	}
+	if watching {
+		s.push(item{answer: true, resp: &Response{WatchID: InvalidID, Revision: s.hub.rev}})
+	}
+}
+
+// doneLocked reports whether everything up to Hub.rev has been queued for w, and
+// there was something that could have been.
+func (h *Hub) doneLocked(w *watcher) bool {
+	return w.state == synced && w.startRev <= h.rev && w.minRev <= h.rev+1
+}
+
+// currentLocked returns the newest revision a reader can see.
+func (h *Hub) currentLocked() int64 { return max(h.rev, h.history().Rev()) }
+
+func (s *Stream) startTickLocked() {
+	if s.stopTick != nil {
+		return
+	}
+	if s.interval == 0 {
+		s.interval = s.hub.o.ProgressInterval
+		s.interval += time.Duration(s.hub.o.Jitter(int64(s.interval / 10)))
+	}
+	s.ticks++
+	n := s.ticks
+	s.stopTick = s.hub.clk.AfterFunc(s.interval, func() { s.tick(n) })
+}
+
+func (s *Stream) stopTickLocked() {
+	if s.stopTick != nil {
+		s.stopTick()
+		s.stopTick = nil
+		s.ticks++
+	}
+}
+
+func (s *Stream) dropProgressLocked(w *watcher) {
+	if !w.progress {
+		return
+	}
+	s.notify = swapOut(s.notify, w.tickPos, tickPos)
+	if len(s.notify) == 0 {
+		s.stopTickLocked()
+	}
+}
+
+// tick sends progress to the watchers that had no events since the last one.
+func (s *Stream) tick(n int) {
+	h := s.hub
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if n != s.ticks {
+		return
+	}
+	s.stopTick = nil
+	for _, w := range s.notify {
+		if w.idle.Swap(true) && h.doneLocked(w) {
+			// No room means that there is news ahead of it anyway.
+			s.push(item{resp: &Response{WatchID: w.id, Revision: h.rev}})
+		}
+	}
+	s.startTickLocked()
+}
+
+// awaitRoom waits until the queue has room for an answer.
+func (s *Stream) awaitRoom() error {
+	for {
+		s.mu.Lock()
+		ok := s.answers < s.hub.o.ControlResponses
+		s.mu.Unlock()
+		if ok {
+			return nil
+		}
+		select {
+		case <-s.room:
+		case <-s.done:
+			return ErrClosed
+		case <-s.ctx.Done():
+			return s.ctx.Err()
+		}
+	}
+}
+
+// push queues an item and reports whether there was room. Answers always have.
+func (s *Stream) push(it item) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return true
+	}
+	if it.answer {
+		s.answers++
+	} else {
+		if !s.admitsLocked(s.hub.o.QueueResponses, s.hub.o.QueueBytes) {
+			s.starved = true
+			return false
+		}
+		if c := it.chunk; c != nil {
+			c.refs.Add(1)
+			// The watchers of a stream that share a chunk pay for it once.
+			if n := len(s.queue); n == s.head || s.queue[n-1].chunk != c {
+				it.size = c.size
+			}
+		}
+		s.events++
+		s.bytes += it.size
+	}
+	if s.head > 0 && len(s.queue) == cap(s.queue) {
+		n := copy(s.queue, s.queue[s.head:])
+		clear(s.queue[n:])
+		s.queue, s.head = s.queue[:n], 0
+	}
+	s.queue = append(s.queue, it)
+	if s.waiting {
+		s.waiting = false
+		select {
+		case s.wake <- struct{}{}:
+		default:
+		}
+	}
+	return true
+}
+
+// admitsLocked reports whether the queue is below the given bounds. An empty one
+// always is.
+func (s *Stream) admitsLocked(responses, bytes int) bool {
+	return s.events == 0 ||
+		s.events < responses && s.bytes < bytes && s.hub.pending.Load() < s.hub.o.PendingBytes
+}
+
+// hasRoom reports whether the queue has drained enough to be fed from history,
+// and if not, makes the consumer wake the hub when it has.
+func (s *Stream) hasRoom() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ok := s.drainedLocked()
+	if !ok {
+		s.starved = true
+	}
+	return ok
+}
+
+// drainedLocked wants half of the queue free, so that a scan feeds more than one
+// response.
+func (s *Stream) drainedLocked() bool {
+	return s.admitsLocked((s.hub.o.QueueResponses+1)/2, (s.hub.o.QueueBytes+1)/2)
+}
+
+// Next returns the next response and waits for it if need be. The errors are
+// ErrClosed and those of the two contexts.
+func (s *Stream) Next(ctx context.Context) (Response, error) {
+	for {
+		r, ok, err := s.take(true)
+		if ok || err != nil {
+			return r, err
+		}
+		select {
+		case <-s.wake:
+		case <-s.done:
+		case <-ctx.Done():
+			return Response{}, ctx.Err()
+		case <-s.ctx.Done():
+			return Response{}, s.ctx.Err()
+		}
+	}
+}
+
+// TryNext returns the next response if there is one.
+func (s *Stream) TryNext() (Response, bool, error) { return s.take(false) }
+
+func (s *Stream) take(wait bool) (Response, bool, error) {
+	if len(s.rest.Events) > 0 {
+		select {
+		case <-s.done:
+			return Response{}, false, ErrClosed
+		default:
+			return s.fragment(), true, nil
+		}
+	}
+	it, ok, err := s.pop(wait)
+	if !ok || err != nil {
+		return Response{}, false, err
+	}
+	if it.chunk == nil {
+		return *it.resp, true, nil
+	}
+	r := Response{WatchID: it.w.id, Revision: it.rev, Events: it.chunk.encode(s.hub)[it.skip:]}
+	s.hub.release(it.chunk)
+	if it.w.progress {
+		it.w.idle.Store(false)
+	}
+	n := float64(len(r.Events))
+	metrics.DebuggingMVCCPendingEventsTotal.Sub(n)
+	metrics.DebuggingMVCCEventsTotal.Add(n)
+	if it.w.fragment && s.hub.tooLarge(r.Events) {
+		s.rest = r
+		return s.fragment(), true, nil
+	}
+	return r, true, nil
+}
+
+// pop takes the first item; with wait, an empty queue makes push wake Next.
+func (s *Stream) pop(wait bool) (item, bool, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return item{}, false, ErrClosed
+	}
+	if s.head == len(s.queue) {
+		s.waiting = wait
+		return item{}, false, nil
+	}
+	it := s.queue[s.head]
+	s.queue[s.head] = item{}
+	s.head++
+	if s.head == len(s.queue) {
+		s.head = 0
+		s.queue = s.queue[:0]
+		if cap(s.queue) > maxIdleQueue {
+			s.queue = nil
+		}
+	}
+	if it.answer {
+		s.answers--
+		select {
+		case s.room <- struct{}{}:
+		default:
+		}
+		return it, true, nil
+	}
+	s.events--
+	s.bytes -= it.size
+	if s.starved && s.drainedLocked() {
+		s.starved = false
+		s.hub.wakeRun()
+	}
+	return it, true, nil
+}
+
+// maxIdleQueue bounds the items for which an empty queue keeps space.
+const maxIdleQueue = 8
+
+// headRoom is what a response takes beside its events, at most.
+const headRoom = 80
+
+func (h *Hub) tooLarge(events [][]byte) bool {
+	size := headRoom
+	for _, e := range events {
+		size += len(e)
+	}
+	return size >= h.o.FragmentBytes && len(events) > 1
+}
+
+// fragment takes the next part off rest: at least one event, and as many as stay
+// below the limit.
+func (s *Stream) fragment() Response {
+	r := s.rest
+	size, n := headRoom, 0
+	for n < len(r.Events) {
+		size += len(r.Events[n])
+		if n > 0 && size >= s.hub.o.FragmentBytes {
+			break
+		}
+		n++
+	}
+	r.Events, s.rest.Events = r.Events[:n:n], r.Events[n:]
+	r.Fragment = len(s.rest.Events) > 0
+	if !r.Fragment {
+		s.rest = Response{}
+	}
+	return r
+}
