@@ -1,0 +1,146 @@
+// Package ctl is etcdctl: the command line of an etcd client.
+//
+// In: a Process (arguments, environment, standard streams). Out: what the
+// command prints on those streams and the exit code that Run returns.
+//
+// Always true: standard output carries the answer and nothing else, in the
+// format that --write-out names, equal to the byte to what etcdctl 3.7 prints;
+// warnings, logs and errors go to standard error; an error's first line is
+// "Error: " and etcd's message for it. Nothing here calls os.Exit or keeps
+// state between two runs, so that a whole command can run inside a test.
+package ctl
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
+
+	"go.etcd.io/etcd/client/pkg/v3/logutil"
+)
+
+// Process is everything of the operating-system process that a command uses.
+type Process struct {
+	Args   []string // without the program's name
+	Env    []string // as os.Environ
+	Stdin  io.Reader
+	Stdout io.Writer
+	Stderr io.Writer
+}
+
+// OSProcess is the process this program runs as.
+func OSProcess() Process {
+	return Process{Args: os.Args[1:], Env: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+}
+
+// getenv is os.Getenv on p.Env.
+func (p Process) getenv(name string) string {
+	for _, e := range p.Env {
+		if k, v, ok := strings.Cut(e, "="); ok && k == name {
+			return v
+		}
+	}
+	return ""
+}
+
+// Exit codes. Scripts depend on them; they are etcdctl's.
+const (
+	exitOK            = 0
+	exitError         = 1
+	exitBadConnection = 2
+	exitInvalidInput  = 3
+	exitBadFeature    = 4
+	exitInterrupted   = 5
+	exitBadArgs       = 128
+)
+
+// exitErr ends a command with a code. A nil err means that everything has been
+// said on standard error already.
+type exitErr struct {
+	code  int
+	err   error
+	notes []string // further lines that say where to look
+}
+
+func (e *exitErr) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit status %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitErr) Unwrap() error { return e.err }
+
+// fail is an error that ends the command with code.
+func fail(code int, err error) error { return &exitErr{code: code, err: err} }
+
+// badArgs is fail for arguments that the command cannot accept.
+func badArgs(format string, a ...any) error { return fail(exitBadArgs, fmt.Errorf(format, a...)) }
+
+// app is one run of the tool.
+type app struct {
+	Process
+	global globalFlags
+	lg     *zap.Logger
+	code   int
+}
+
+// Run executes one command line and returns the exit code of the process.
+func Run(p Process) int {
+	a := &app{Process: p}
+	a.lg = newLogger(p.Stderr, zapcore.InfoLevel)
+
+	root := a.rootCommand()
+	root.SetArgs(p.Args)
+	cmd, err := root.ExecuteC()
+	if err != nil {
+		// cobra has printed the error. It points at --help itself when there is
+		// no such command; when there is one, its usage is what helps.
+		if !strings.HasPrefix(err.Error(), "unknown command") {
+			fmt.Fprintln(p.Stderr, cmd.UsageString())
+		}
+		return exitError
+	}
+	return a.code
+}
+
+// runs makes f the body of a command: what f returns becomes the error line and
+// the exit code. cobra never sees these errors, it would print usage for them.
+func (a *app) runs(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) {
+	return func(cmd *cobra.Command, args []string) {
+		a.code = a.report(f(cmd, args))
+	}
+}
+
+func (a *app) report(err error) int {
+	if err == nil {
+		return exitOK
+	}
+	code := exitError
+	var e *exitErr
+	if errors.As(err, &e) {
+		code = e.code
+		if e.err == nil {
+			return code
+		}
+	}
+	fmt.Fprintln(a.Stderr, "Error:", err)
+	if e != nil {
+		for _, n := range e.notes {
+			fmt.Fprintln(a.Stderr, n)
+		}
+	}
+	return code
+}
+
+// newLogger returns etcd's default logger: JSON lines on w.
+func newLogger(w io.Writer, level zapcore.Level) *zap.Logger {
+	enc := zapcore.NewJSONEncoder(logutil.DefaultZapLoggerConfig.EncoderConfig)
+	core := zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(w)), level)
+	return zap.New(core, zap.AddCaller(), zap.AddStacktrace(zapcore.ErrorLevel))
+}

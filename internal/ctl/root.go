@@ -1,0 +1,149 @@
+package ctl
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"go.etcd.io/etcd/api/v3/version"
+)
+
+func init() {
+	// `etcdctl mem l` is `etcdctl member list`. cobra keeps this switch in a
+	// variable of its package.
+	cobra.EnablePrefixMatching = true
+}
+
+const (
+	groupKeys    = "keys"
+	groupCluster = "cluster"
+	groupTool    = "tool"
+)
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "etcdctl",
+		Short: "Reads and changes what an etcd cluster holds, and looks after the cluster.",
+		Example: examples(
+			"etcdctl put greeting hello",
+			"etcdctl get greeting",
+			"etcdctl --endpoints=10.0.0.1:2379,10.0.0.2:2379 endpoint health -w table"),
+		SilenceUsage: true,
+	}
+	root.SetIn(a.Stdin)
+	root.SetOut(a.Stdout)
+	root.SetErr(a.Stderr)
+
+	a.global.register(root)
+	root.AddGroup(
+		&cobra.Group{ID: groupKeys, Title: "Keys, watches and leases"},
+		&cobra.Group{ID: groupCluster, Title: "Members and maintenance"},
+		&cobra.Group{ID: groupTool, Title: "About the tool"},
+	)
+	add := func(group string, cmds ...*cobra.Command) {
+		for _, c := range cmds {
+			c.GroupID = group
+			root.AddCommand(c)
+		}
+	}
+	add(groupKeys, a.getCommand(), a.putCommand(), a.delCommand(), a.txnCommand(),
+		a.compactionCommand(), a.watchCommand(), a.leaseCommand())
+	add(groupCluster, a.memberCommand(), a.endpointCommand(), a.alarmCommand(),
+		a.defragCommand(), a.moveLeaderCommand(), a.snapshotCommand())
+	add(groupTool, a.versionCommand(), a.completionCommand(), a.optionsCommand(root))
+	root.SetHelpCommandGroupID(groupTool)
+
+	// Two dozen global flags under every command would bury the command's own:
+	// `etcdctl options` has them.
+	root.PersistentFlags().VisitAll(func(f *pflag.Flag) { f.Hidden = true })
+	root.InitDefaultHelpFlag()
+	root.Flags().Lookup("help").Hidden = true
+
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		help(cmd, args)
+		if !cmd.HasAvailableSubCommands() {
+			fmt.Fprintln(cmd.OutOrStdout())
+		}
+		fmt.Fprintln(cmd.OutOrStdout(), `Use "etcdctl options" for the global flags, which every command takes.`)
+	})
+	return root
+}
+
+func (a *app) versionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:     "version",
+		Short:   "Prints the version of etcdctl and of the API it speaks",
+		Example: examples("etcdctl version"),
+		Run: a.runs(func(*cobra.Command, []string) error {
+			fmt.Fprintln(a.Stdout, "etcdctl version:", version.Version)
+			fmt.Fprintln(a.Stdout, "API version:", version.APIVersion)
+			return nil
+		}),
+	}
+}
+
+func (a *app) optionsCommand(root *cobra.Command) *cobra.Command {
+	return &cobra.Command{
+		Use:     "options",
+		Short:   "Prints the global flags, which every command takes",
+		Example: examples("etcdctl options"),
+		Run: a.runs(func(*cobra.Command, []string) error {
+			shown := pflag.NewFlagSet("global", pflag.ContinueOnError)
+			root.PersistentFlags().VisitAll(func(f *pflag.Flag) {
+				c := *f
+				c.Hidden = false
+				shown.AddFlag(&c)
+			})
+			fmt.Fprint(a.Stdout, "Every command takes these flags; ETCDCTL_ENDPOINTS stands for --endpoints, and so on:\n\n")
+			fmt.Fprint(a.Stdout, shown.FlagUsages())
+			return nil
+		}),
+	}
+}
+
+func (a *app) completionCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "completion [bash|zsh|fish|powershell]",
+		Short: "Prints a script that completes etcdctl's commands and flags in a shell",
+		Long: strings.TrimSpace(`
+Prints a script that completes etcdctl's commands and flags in a shell.
+
+bash        etcdctl completion bash > /etc/bash_completion.d/etcdctl
+zsh         etcdctl completion zsh > "${fpath[1]}/_etcdctl"
+fish        etcdctl completion fish > ~/.config/fish/completions/etcdctl.fish
+powershell  etcdctl completion powershell | Out-String | Invoke-Expression
+
+A new shell reads the script. zsh needs "autoload -U compinit; compinit" in ~/.zshrc.`),
+		Example:               examples("source <(etcdctl completion bash)"),
+		DisableFlagsInUseLine: true,
+		ValidArgs:             []string{"bash", "zsh", "fish", "powershell"},
+		Args:                  cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
+		Run: a.runs(func(cmd *cobra.Command, args []string) error {
+			root := cmd.Root()
+			switch args[0] {
+			case "bash":
+				return root.GenBashCompletionV2(a.Stdout, true)
+			case "zsh":
+				return root.GenZshCompletion(a.Stdout)
+			case "fish":
+				return root.GenFishCompletion(a.Stdout, true)
+			default:
+				return root.GenPowerShellCompletionWithDesc(a.Stdout)
+			}
+		}),
+	}
+}
+
+// examples lays command lines out as cobra's help wants them.
+func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }
+
+// oneOf completes a flag whose value is one of a few words.
+func oneOf(cmd *cobra.Command, flag string, words ...string) {
+	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
+	if err != nil {
+		panic(err) // the flag is registered on the line above every call
+	}
+}
