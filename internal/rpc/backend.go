@@ -5,6 +5,7 @@ import (
 	"io"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/watch"
 )
 
 // Backend is one member as the client edge sees it. All methods are safe for
@@ -25,6 +26,8 @@ type Backend interface {
 	Lessor
 	Cluster
 	Maintenance
+	// Watch is the hub of all watch streams.
+	Watch() *watch.Hub
 }
 
 // Member is who answers and in which state it is. Its methods are called on

@@ -2,8 +2,7 @@ package wire
 
 import (
 	"math/bits"
-
-	"google.golang.org/protobuf/encoding/protowire"
+	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -201,10 +200,6 @@ func AppendRangeTail(b []byte, more bool, count int64) []byte {
 	return appendInt(appendBool(b, v3, more), v4, uint64(count))
 }
 
-// AppendKVLen opens a stored KeyValue of n bytes as an element of
-// RangeResponse.kvs.
-func AppendKVLen(b []byte, n int) []byte { return appendLen(b, b2, n) }
-
 // AppendRangeStreamLen opens the RangeResponse of n bytes inside a
 // RangeStreamResponse.
 func AppendRangeStreamLen(b []byte, n int) []byte { return appendLen(b, b1, n) }
@@ -283,42 +278,18 @@ func AppendLeaseKeepAlive(b []byte, h *Header, id, ttl int64) []byte {
 	return appendInt(b, v3, uint64(ttl))
 }
 
-// WatchHead is a WatchResponse without its events.
-type WatchHead struct {
-	Header          Header
-	WatchID         int64
-	Created         bool
-	Canceled        bool
-	Fragment        bool
-	CompactRevision int64
-	CancelReason    string // valid UTF-8
+// SizeSnapshot is the size of an encoded SnapshotResponse with a blob of n
+// bytes. version is valid UTF-8.
+func SizeSnapshot(remaining uint64, n int, version string) int {
+	return sizeInt(remaining) + SizeBytes(n) + sizeBytes([]byte(version))
 }
 
-// Size is the size of the encoded head.
-func (m *WatchHead) Size() int {
-	n := m.Header.Size() + sizeInt(uint64(m.WatchID)) + sizeBool(m.Created) + sizeBool(m.Canceled) +
-		sizeInt(uint64(m.CompactRevision)) + sizeBool(m.Fragment)
-	if len(m.CancelReason) > 0 {
-		n += SizeBytes(len(m.CancelReason))
-	}
-	return n
-}
-
-// Append appends the head; the events follow it.
-func (m *WatchHead) Append(b []byte) []byte {
-	b = m.Header.Append(b)
-	b = appendInt(b, v2, uint64(m.WatchID))
-	b = appendBool(b, v3, m.Created)
-	b = appendBool(b, v4, m.Canceled)
-	b = appendInt(b, v5, uint64(m.CompactRevision))
-	if len(m.CancelReason) > 0 {
-		b = append(appendLen(b, 6<<3|uint64(protowire.BytesType), len(m.CancelReason)), m.CancelReason...)
-	}
-	return appendBool(b, v7, m.Fragment)
-}
-
-// AppendEventLen opens an encoded Event of n bytes as an element of
-// WatchResponse.events.
-func AppendEventLen(b []byte, n int) []byte {
-	return appendLen(b, 11<<3|uint64(protowire.BytesType), n)
+// AppendSnapshot appends a SnapshotResponse and returns the place of its blob
+// of n bytes, which the caller fills.
+func AppendSnapshot(b []byte, remaining uint64, n int, version string) (out, blob []byte) {
+	b = appendInt(b, v2, remaining)
+	b = appendLen(b, b3, n)
+	b = slices.Grow(b, n+sizeBytes([]byte(version)))
+	blob = b[len(b) : len(b)+n : len(b)+n]
+	return appendBytes(b[:len(b)+n], b4, []byte(version)), blob
 }

@@ -99,22 +99,6 @@ func checkEncode(t *testing.T, b []byte) {
 		got := AppendLeaseKeepAlive(nil, &h, k.ID, k.TTL)
 		check(t, &k, got, SizeLeaseKeepAlive(&h, k.ID, k.TTL))
 	}
-	var w pb.WatchResponse
-	if read.Unmarshal(b, &w) == nil && w.Header != nil {
-		head := WatchHead{Header: header(w.Header), WatchID: w.WatchId, Created: w.Created, Canceled: w.Canceled,
-			Fragment: w.Fragment, CompactRevision: w.CompactRevision, CancelReason: w.CancelReason}
-		got := head.Append(nil)
-		size := head.Size()
-		for _, ev := range w.Events {
-			body, err := proto.Marshal(ev)
-			if err != nil {
-				t.Fatal(err)
-			}
-			got = append(AppendEventLen(got, len(body)), body...)
-			size += SizeBytes(len(body))
-		}
-		check(t, &w, got, size)
-	}
 }
 
 func check(t *testing.T, m proto.Message, got []byte, size int) {

@@ -1,0 +1,320 @@
+package rpc
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/metrics"
+	"quorate/internal/rpc/wire"
+	"quorate/internal/watch"
+)
+
+// codec turns messages into bytes and back. The types below are the hot ones;
+// every other message goes through protobuf.
+//
+// gRPC copies what it sends into its write buffer in any case, so small pieces
+// are gathered here and large stored values are handed over as they are.
+type codec struct{}
+
+// Name is the content-subtype "proto", as clients expect.
+func (codec) Name() string { return "proto" }
+
+// Requests as they come in: the decoded form, and the bytes that it shares.
+type (
+	rangeCall struct{ req pb.RangeRequest }
+	putCall   struct {
+		req pb.PutRequest
+		raw []byte
+	}
+	deleteCall struct {
+		req pb.DeleteRangeRequest
+		raw []byte
+	}
+	txnCall struct {
+		req pb.TxnRequest
+		raw []byte
+	}
+	keepAliveCall struct{ req pb.LeaseKeepAliveRequest }
+	watchCall     struct{ req pb.WatchRequest }
+)
+
+// Answers that are assembled from stored bytes.
+type (
+	rangeReply struct {
+		header wire.Header
+		res    *RangeResult
+	}
+	// rangeChunk is one RangeStreamResponse. Only the last has a header.
+	rangeChunk struct {
+		header *wire.Header
+		tail   RangeTail
+		kvs    [][]byte
+	}
+	keepAliveReply struct {
+		header  wire.Header
+		id, ttl int64
+	}
+	watchReply struct {
+		header watch.Header
+		res    watch.Response
+	}
+	// encoded is a message in wire format. Sending it passes it on.
+	encoded mem.BufferSlice
+)
+
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	metrics.NetworkClientGRPCReceivedBytesTotal.Add(float64(data.Len()))
+	switch m := v.(type) {
+	case *putCall:
+		m.raw = own(data)
+		return wire.DecodePut(m.raw, &m.req)
+	case *rangeCall:
+		return wire.DecodeRange(own(data), &m.req)
+	case *txnCall:
+		m.raw = own(data)
+		return wire.DecodeTxn(m.raw, &m.req)
+	case *deleteCall:
+		m.raw = own(data)
+		return wire.DecodeDeleteRange(m.raw, &m.req)
+	case *keepAliveCall:
+		return wire.DecodeLeaseKeepAlive(own(data), &m.req)
+	case *watchCall:
+		return wire.DecodeWatch(own(data), &m.req)
+	case proto.Message:
+		buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer buf.Free()
+		return proto.Unmarshal(buf.ReadOnlyData(), m)
+	}
+	return fmt.Errorf("rpc: cannot decode into %T", v)
+}
+
+// own returns the bytes of data in memory that belongs to the caller. gRPC
+// reads a frame of up to a kilobyte into fresh memory, which it hands over as a
+// SliceBuffer; larger ones are pooled and have to be copied.
+func own(data mem.BufferSlice) []byte {
+	if len(data) == 1 {
+		if b, ok := data[0].(mem.SliceBuffer); ok {
+			return b[:len(b):len(b)]
+		}
+	}
+	return data.Materialize()
+}
+
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	out, err := marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	metrics.NetworkClientGRPCSentBytesTotal.Add(float64(out.Len()))
+	return out, nil
+}
+
+func marshal(v any) (mem.BufferSlice, error) {
+	switch m := v.(type) {
+	case *pb.PutResponse:
+		p := newPiece(wire.SizePut(m))
+		return p.only(wire.AppendPut(p.buf, m)), nil
+	case *rangeReply:
+		return m.marshal(), nil
+	case *pb.TxnResponse:
+		p := newPiece(wire.SizeTxn(m))
+		return p.only(wire.AppendTxn(p.buf, m)), nil
+	case *pb.DeleteRangeResponse:
+		p := newPiece(wire.SizeDeleteRange(m))
+		return p.only(wire.AppendDeleteRange(p.buf, m)), nil
+	case *watchReply:
+		return m.marshal(), nil
+	case *keepAliveReply:
+		p := newPiece(wire.SizeLeaseKeepAlive(&m.header, m.id, m.ttl))
+		return p.only(wire.AppendLeaseKeepAlive(p.buf, &m.header, m.id, m.ttl)), nil
+	case *rangeChunk:
+		return m.marshal(), nil
+	case encoded:
+		return mem.BufferSlice(m), nil
+	case proto.Message:
+		opt := proto.MarshalOptions{UseCachedSize: true}
+		p := newPiece(opt.Size(m))
+		b, err := opt.MarshalAppend(p.buf, m)
+		if err != nil {
+			return nil, err
+		}
+		return p.only(b), nil
+	}
+	return nil, fmt.Errorf("rpc: cannot encode a %T", v)
+}
+
+// piece is a buffer that is appended to and then sent: from the pool if it is
+// large, fresh memory if it is small.
+type piece struct {
+	buf    []byte
+	pooled *[]byte
+}
+
+func newPiece(size int) piece {
+	if mem.IsBelowBufferPoolingThreshold(size) {
+		return piece{buf: make([]byte, 0, size)}
+	}
+	p := mem.DefaultBufferPool().Get(size)
+	return piece{buf: (*p)[:0], pooled: p}
+}
+
+// done returns the piece as filled with b, which must have grown from buf
+// within its capacity.
+func (p piece) done(b []byte) mem.Buffer {
+	if p.pooled == nil {
+		return mem.SliceBuffer(b)
+	}
+	*p.pooled = b
+	return mem.NewBuffer(p.pooled, mem.DefaultBufferPool())
+}
+
+func (p piece) only(b []byte) mem.BufferSlice { return mem.BufferSlice{p.done(b)} }
+
+const (
+	// pieceSize is how much is gathered into one buffer.
+	pieceSize = 32 << 10
+	// shareFrom is the length from which a stored value is sent from where it
+	// lies. Below it a copy is cheaper than the two buffers that it takes to
+	// send it with its length in front.
+	shareFrom = 4 << 10
+	// A long answer must not need its own size again for copies. From
+	// longAnswer bytes on, values are shared from longShareFrom bytes on.
+	longAnswer    = 1 << 20
+	longShareFrom = 256
+)
+
+// sizeParts is the size of parts as elements of a repeated field.
+func sizeParts(parts [][]byte) int {
+	n := 0
+	for _, b := range parts {
+		n += wire.SizeBytes(len(b))
+	}
+	return n
+}
+
+// assemble builds a message from its first fields, parts as elements of the
+// repeated field tag, and its last fields. size is what the elements take. Tag
+// 0 means that the parts are complete fields.
+func assemble(head []byte, tag byte, parts [][]byte, size int, tail []byte) mem.BufferSlice {
+	total := len(head) + size + len(tail)
+	if total <= pieceSize {
+		p := newPiece(total)
+		b := append(p.buf, head...)
+		for _, part := range parts {
+			if tag != 0 {
+				b = wire.AppendVarint(append(b, tag), uint64(len(part)))
+			}
+			b = append(b, part...)
+		}
+		return p.only(append(b, tail...))
+	}
+	share := shareFrom
+	if total >= longAnswer {
+		share = longShareFrom
+	}
+	shared := 0
+	for _, part := range parts {
+		if len(part) >= share {
+			shared++
+		}
+	}
+	g := gather{out: make(mem.BufferSlice, 0, 2*shared+2)}
+	g.copy(head)
+	for _, part := range parts {
+		if tag != 0 {
+			g.prefix(tag, len(part))
+		}
+		if len(part) >= share {
+			g.cut()
+			g.out = append(g.out, mem.SliceBuffer(part))
+		} else {
+			g.copy(part)
+		}
+	}
+	g.copy(tail)
+	g.close()
+	return g.out
+}
+
+// gather collects small pieces in pooled chunks and hands out the stretches
+// between shared values as views of the chunks.
+type gather struct {
+	out   mem.BufferSlice
+	chunk mem.Buffer // nil before the first
+	data  []byte     // of chunk
+	start int        // of the stretch that is being filled
+	off   int        // its end so far
+}
+
+// room returns n bytes to fill, all in one chunk.
+func (g *gather) room(n int) []byte {
+	if len(g.data)-g.off < n {
+		g.close()
+		p := mem.DefaultBufferPool().Get(max(n, pieceSize))
+		g.data = *p
+		g.chunk = mem.NewBuffer(p, mem.DefaultBufferPool())
+		g.start, g.off = 0, 0
+	}
+	b := g.data[g.off : g.off+n]
+	g.off += n
+	return b
+}
+
+func (g *gather) copy(b []byte) {
+	if len(b) > 0 {
+		copy(g.room(len(b)), b)
+	}
+}
+
+func (g *gather) prefix(tag byte, n int) {
+	var a [11]byte
+	g.copy(wire.AppendVarint(append(a[:0], tag), uint64(n)))
+}
+
+// cut ends the stretch.
+func (g *gather) cut() {
+	if g.off > g.start {
+		g.out = append(g.out, g.chunk.Slice(g.start, g.off))
+		g.start = g.off
+	}
+}
+
+// close gives up the chunk; the views keep it until they are sent.
+func (g *gather) close() {
+	g.cut()
+	if g.chunk != nil {
+		g.chunk.Free()
+		g.chunk = nil
+	}
+}
+
+const tagKVs = 2<<3 | 2 // RangeResponse.kvs
+
+func (m *rangeReply) marshal() mem.BufferSlice {
+	var head, tail [64]byte
+	return assemble(m.header.Append(head[:0]), tagKVs, m.res.KVs, sizeParts(m.res.KVs),
+		wire.AppendRangeTail(tail[:0], m.res.More, m.res.Count))
+}
+
+func (m *rangeChunk) marshal() mem.BufferSlice {
+	var head, tail [64]byte
+	size := sizeParts(m.kvs)
+	if m.header == nil {
+		return assemble(wire.AppendRangeStreamLen(head[:0], size), tagKVs, m.kvs, size, nil)
+	}
+	end := wire.AppendRangeTail(tail[:0], m.tail.More, m.tail.Count)
+	b := wire.AppendRangeStreamLen(head[:0], m.header.Size()+size+len(end))
+	return assemble(m.header.Append(b), tagKVs, m.kvs, size, end)
+}
+
+func (m *watchReply) marshal() mem.BufferSlice {
+	var head [128]byte
+	size := 0
+	for _, ev := range m.res.Events {
+		size += len(ev)
+	}
+	return assemble(m.res.AppendHead(head[:0], m.header), 0, m.res.Events, size, nil)
+}

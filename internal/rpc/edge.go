@@ -1,0 +1,231 @@
+package rpc
+
+import (
+	"context"
+	"time"
+	"unicode/utf8"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"quorate/internal/rpc/wire"
+)
+
+// edge is what the handlers of all services share. Nothing in it changes once
+// the server serves.
+type edge struct {
+	b  Backend
+	o  Options
+	lg *zap.Logger
+
+	clusterID, memberID uint64
+
+	// methods are the series of every registered method, by full name.
+	methods map[string]*methodSeries
+
+	unaryVersions, streamVersions *clientVersions
+
+	leaders *leaderWatch
+	health  healthSwitch
+}
+
+// admit decides whether a call may go on, as far as that depends on the member
+// and the metadata of the call. needLeader reports the client's wish that the
+// call end when the leader is lost.
+func (e *edge) admit(ctx context.Context, versions *clientVersions, learnerMayServe bool) (needLeader bool, err error) {
+	if !e.b.Capable() {
+		return false, rpctypes.ErrGRPCNotCapable
+	}
+	if !learnerMayServe && e.b.IsLearner() {
+		return false, rpctypes.ErrGRPCNotSupportedForLearner
+	}
+	version := unknownVersion
+	if v := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataClientAPIVersionKey); len(v) > 0 {
+		version = v[0]
+		if !utf8.ValidString(version) {
+			return false, rpctypes.ErrGRPCInvalidClientAPIVersion
+		}
+	}
+	versions.inc(version)
+	if v := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataRequireLeaderKey); len(v) > 0 && v[0] == rpctypes.MetadataHasLeader {
+		if e.b.Leader() == 0 {
+			return true, rpctypes.ErrGRPCNoLeader
+		}
+		return true, nil
+	}
+	return false, nil
+}
+
+// header is the header of an answer at rev, where 0 means now.
+func (e *edge) header(rev int64) wire.Header {
+	if rev == 0 {
+		rev = e.b.Rev()
+	}
+	return wire.Header{ClusterID: e.clusterID, MemberID: e.memberID, Revision: rev, Term: e.b.Term()}
+}
+
+// fill completes the header of a response.
+func (e *edge) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
+	if h == nil {
+		h = new(pb.ResponseHeader)
+	}
+	h.ClusterId, h.MemberId, h.RaftTerm = e.clusterID, e.memberID, e.b.Term()
+	if h.Revision == 0 {
+		h.Revision = e.b.Rev()
+	}
+	return h
+}
+
+// bare is the header of answers that tell no revision.
+func (e *edge) bare() *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: e.clusterID, MemberId: e.memberID, RaftTerm: e.b.Term()}
+}
+
+// unary describes a method whose request is decoded into a Q. The handlers do
+// not go through gRPC's interceptors, which cost several allocations a call.
+func unary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) grpc.MethodDesc {
+	full := "/" + service + "/" + name
+	series := newMethodSeries(service, grpc.MethodInfo{Name: name}, e.o.Extensive)
+	e.methods[full] = series
+	return grpc.MethodDesc{
+		MethodName: name,
+		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			req := new(Q)
+			if err := decode(req); err != nil {
+				return nil, err
+			}
+			start := time.Now()
+			series.started.Inc()
+			series.received.Inc()
+			resp, err := admitted(e, ctx, req, call)
+			took := time.Since(start)
+			if series.seconds != nil {
+				series.seconds.Observe(took.Seconds())
+			}
+			if took > e.o.WarnUnaryDuration || e.o.debug {
+				e.logRequest(ctx, full, start, took, req, resp)
+			}
+			if err != nil {
+				err = toStatus(err)
+				series.done(err)
+				return nil, err
+			}
+			series.done(nil)
+			series.sent.Inc()
+			return resp, nil
+		},
+	}
+}
+
+func admitted[Q, R any](e *edge, ctx context.Context, req *Q, call func(context.Context, *Q) (R, error)) (resp R, err error) {
+	if _, err := e.admit(ctx, e.unaryVersions, learnerMayServe(req)); err != nil {
+		return resp, err
+	}
+	return call(ctx, req)
+}
+
+// learnerMayServe reports whether a learner answers a unary request.
+func learnerMayServe(req any) bool {
+	switch r := req.(type) {
+	case *rangeCall:
+		return r.req.Serializable
+	case *pb.StatusRequest:
+		return true
+	}
+	return false
+}
+
+// interceptUnary does for the methods of generated services what unary does
+// for ours, which do not come here.
+func (e *edge) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	series := e.methods[info.FullMethod]
+	start := time.Now()
+	series.started.Inc()
+	series.received.Inc()
+	resp, err := any(nil), error(nil)
+	if _, err = e.admit(ctx, e.unaryVersions, learnerMayServe(req)); err == nil {
+		resp, err = handler(ctx, req)
+	}
+	took := time.Since(start)
+	if series.seconds != nil {
+		series.seconds.Observe(took.Seconds())
+	}
+	if took > e.o.WarnUnaryDuration || e.o.debug {
+		e.logRequest(ctx, info.FullMethod, start, took, req, resp)
+	}
+	if err != nil {
+		err = toStatus(err)
+		series.done(err)
+		return nil, err
+	}
+	series.done(nil)
+	series.sent.Inc()
+	return resp, nil
+}
+
+// stream counts the messages of a streaming call and can be cut.
+type stream struct {
+	grpc.ServerStream
+	ctx    context.Context
+	series *methodSeries
+}
+
+func (s *stream) Context() context.Context { return s.ctx }
+
+func (s *stream) SendMsg(m any) error {
+	err := s.ServerStream.SendMsg(m)
+	if err == nil {
+		s.series.sent.Inc()
+	}
+	return err
+}
+
+func (s *stream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		s.series.received.Inc()
+	}
+	return err
+}
+
+// fullSnapshot is the only stream that a learner serves.
+const fullSnapshot = "/" + maintenanceService + "/Snapshot"
+
+func (e *edge) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	s := &stream{ServerStream: ss, ctx: ss.Context(), series: e.methods[info.FullMethod]}
+	start := time.Now()
+	s.series.started.Inc()
+	needLeader, err := e.admit(s.ctx, e.streamVersions, info.FullMethod == fullSnapshot)
+	if err == nil {
+		if needLeader {
+			ctx, cancel := context.WithCancelCause(s.ctx)
+			s.ctx = ctx
+			forget := e.leaders.add(cancel)
+			err = handler(srv, s)
+			forget()
+			cancel(nil)
+		} else {
+			err = handler(srv, s)
+		}
+	}
+	if err != nil {
+		err = toStatus(err)
+	}
+	s.series.done(err)
+	if s.series.seconds != nil {
+		s.series.seconds.Observe(time.Since(start).Seconds())
+	}
+	return err
+}
+
+// endOf is the error of a stream whose context is done: the reason why it was
+// cut, or that of the client.
+func endOf(ctx context.Context) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return ctx.Err()
+}

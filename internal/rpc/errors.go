@@ -1,0 +1,65 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"quorate/internal/lease"
+	"quorate/internal/membership"
+	"quorate/internal/proposal"
+)
+
+// The server of etcd sends these two with code Unknown, though its client
+// library declares other codes for them.
+var (
+	errTooManyRequests  = status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests))
+	errNotEnoughStarted = status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCMemberNotEnoughStarted))
+)
+
+// grpcErrors says what clients get for the sentinels of the packages below.
+var grpcErrors = []struct{ from, to error }{
+	{proposal.ErrTooMany, errTooManyRequests},
+	{rpctypes.ErrGRPCRequestTooManyRequests, errTooManyRequests},
+
+	{lease.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},
+	{lease.ErrLeaseExists, rpctypes.ErrGRPCLeaseExist},
+	{lease.ErrLeaseTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},
+
+	{membership.ErrIDRemoved, rpctypes.ErrGRPCMemberNotFound},
+	{membership.ErrIDNotFound, rpctypes.ErrGRPCMemberNotFound},
+	{membership.ErrIDExists, rpctypes.ErrGRPCMemberExist},
+	{membership.ErrPeerURLExists, rpctypes.ErrGRPCPeerURLExist},
+	{membership.ErrMemberNotLearner, rpctypes.ErrGRPCMemberNotLearner},
+	{membership.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
+	{membership.ErrNotEnoughStarted, errNotEnoughStarted},
+	{rpctypes.ErrGRPCMemberNotEnoughStarted, errNotEnoughStarted},
+	{membership.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
+}
+
+// toStatus makes the gRPC error that a client gets for err.
+func toStatus(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, e := range grpcErrors {
+		if errors.Is(err, e.from) {
+			return e.to
+		}
+	}
+	var s interface{ GRPCStatus() *status.Status }
+	if errors.As(err, &s) {
+		// The text goes out without what wraps it: clients compare it whole.
+		return s.GRPCStatus().Err()
+	}
+	if errors.Is(err, context.Canceled) {
+		return status.Error(codes.Canceled, context.Canceled.Error())
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return status.Error(codes.DeadlineExceeded, context.DeadlineExceeded.Error())
+	}
+	return status.Error(codes.Unknown, err.Error())
+}

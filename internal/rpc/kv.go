@@ -1,0 +1,107 @@
+package rpc
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+const kvService = "etcdserverpb.KV"
+
+func (e *edge) kvDesc() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: kvService,
+		Methods: []grpc.MethodDesc{
+			unary(e, kvService, "Range", e.getRange),
+			unary(e, kvService, "Put", e.put),
+			unary(e, kvService, "DeleteRange", e.deleteRange),
+			unary(e, kvService, "Txn", e.txn),
+			unary(e, kvService, "Compact", e.compact),
+		},
+		Streams: []grpc.StreamDesc{{StreamName: "RangeStream", Handler: e.rangeStream, ServerStreams: true}},
+	}
+}
+
+func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) {
+	if err := checkRange(&c.req); err != nil {
+		return nil, err
+	}
+	res, err := e.b.Range(ctx, &c.req)
+	if err != nil {
+		return nil, err
+	}
+	return &rangeReply{header: e.header(res.Revision), res: res}, nil
+}
+
+// rangeStream holds one chunk back, because the last one tells how it ended.
+func (e *edge) rangeStream(_ any, s grpc.ServerStream) error {
+	c := new(rangeCall)
+	if err := s.RecvMsg(c); err != nil {
+		return err
+	}
+	if err := checkRangeStream(&c.req); err != nil {
+		return err
+	}
+	var held [][]byte
+	tail, err := e.b.RangeStream(s.Context(), &c.req, func(kvs [][]byte) error {
+		if len(held) > 0 {
+			if err := s.SendMsg(&rangeChunk{kvs: held}); err != nil {
+				return err
+			}
+		}
+		held = kvs
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	h := e.header(tail.Revision)
+	return s.SendMsg(&rangeChunk{header: &h, tail: tail, kvs: held})
+}
+
+func (e *edge) put(ctx context.Context, c *putCall) (*pb.PutResponse, error) {
+	if err := checkPut(&c.req); err != nil {
+		return nil, err
+	}
+	resp, err := e.b.Put(ctx, &c.req, c.raw)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) deleteRange(ctx context.Context, c *deleteCall) (*pb.DeleteRangeResponse, error) {
+	if err := checkDelete(&c.req); err != nil {
+		return nil, err
+	}
+	resp, err := e.b.DeleteRange(ctx, &c.req, c.raw)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) txn(ctx context.Context, c *txnCall) (*pb.TxnResponse, error) {
+	if err := checkTxn(&c.req, e.o.MaxTxnOps); err != nil {
+		return nil, err
+	}
+	resp, err := e.b.Txn(ctx, &c.req, c.raw)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	resp, err := e.b.Compact(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}

@@ -1,0 +1,111 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"google.golang.org/grpc"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+const leaseService = "etcdserverpb.Lease"
+
+func (e *edge) leaseDesc() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: leaseService,
+		Methods: []grpc.MethodDesc{
+			unary(e, leaseService, "LeaseGrant", e.leaseGrant),
+			unary(e, leaseService, "LeaseRevoke", e.leaseRevoke),
+			unary(e, leaseService, "LeaseTimeToLive", e.leaseTimeToLive),
+			unary(e, leaseService, "LeaseLeases", e.leaseLeases),
+		},
+		Streams: []grpc.StreamDesc{{StreamName: "LeaseKeepAlive", Handler: e.leaseKeepAlive, ServerStreams: true, ClientStreams: true}},
+	}
+}
+
+func (e *edge) leaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	resp, err := e.b.LeaseGrant(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) leaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	resp, err := e.b.LeaseRevoke(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func leaseNotFound(err error) bool {
+	return err != nil && errors.Is(toStatus(err), rpctypes.ErrGRPCLeaseNotFound)
+}
+
+func (e *edge) leaseTimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	id := req.ID
+	resp, err := e.b.LeaseTimeToLive(ctx, req)
+	if leaseNotFound(err) {
+		resp, err = &pb.LeaseTimeToLiveResponse{ID: id, TTL: -1}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
+	resp, err := e.b.LeaseLeases(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+// leaseKeepAlive answers each request in turn. Receiving does not end when the
+// stream is cut for want of a leader, so the loop has a goroutine of its own,
+// which ends when the stream does.
+func (e *edge) leaseKeepAlive(_ any, s grpc.ServerStream) error {
+	end := make(chan error, 1)
+	go func() { end <- e.renewAll(s) }()
+	select {
+	case err := <-end:
+		return err
+	case <-s.Context().Done():
+		return endOf(s.Context())
+	}
+}
+
+func (e *edge) renewAll(s grpc.ServerStream) error {
+	for {
+		c := new(keepAliveCall)
+		if err := s.RecvMsg(c); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			e.streamFailed(s, "receive", "lease-keepalive", err)
+			return err
+		}
+		// The header comes first: a revision from after the renewal could be
+		// one at which the lease is gone again.
+		reply := &keepAliveReply{header: e.header(0), id: c.req.ID}
+		ttl, err := e.b.LeaseRenew(s.Context(), c.req.ID)
+		if err != nil && !leaseNotFound(err) {
+			return err
+		}
+		if err == nil {
+			reply.ttl = ttl
+		}
+		if err := s.SendMsg(reply); err != nil {
+			e.streamFailed(s, "send", "lease-keepalive", err)
+			return err
+		}
+	}
+}

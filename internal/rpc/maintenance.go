@@ -1,0 +1,140 @@
+package rpc
+
+import (
+	"context"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/rpc/wire"
+)
+
+const maintenanceService = "etcdserverpb.Maintenance"
+
+func (e *edge) maintenanceDesc() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: maintenanceService,
+		Methods: []grpc.MethodDesc{
+			unary(e, maintenanceService, "Alarm", e.alarm),
+			unary(e, maintenanceService, "Status", e.status),
+			unary(e, maintenanceService, "Defragment", e.defragment),
+			unary(e, maintenanceService, "Hash", e.hash),
+			unary(e, maintenanceService, "HashKV", e.hashKV),
+			unary(e, maintenanceService, "MoveLeader", e.moveLeader),
+			unary(e, maintenanceService, "Downgrade", e.downgrade),
+		},
+		Streams: []grpc.StreamDesc{{StreamName: "Snapshot", Handler: e.snapshot, ServerStreams: true}},
+	}
+}
+
+func (e *edge) alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	resp, err := e.b.Alarm(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	resp, err := e.b.Status(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
+	e.lg.Info("defragmentation begins")
+	if e.o.NotServingOnDefrag {
+		e.health.set(false)
+		defer e.health.set(true)
+	}
+	if err := e.b.Defragment(ctx); err != nil {
+		e.lg.Warn("defragmentation failed", zap.Error(err))
+		return nil, err
+	}
+	e.lg.Info("defragmentation done")
+	return &pb.DefragmentResponse{}, nil
+}
+
+func (e *edge) hash(ctx context.Context, _ *pb.HashRequest) (*pb.HashResponse, error) {
+	resp, err := e.b.Hash(ctx)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) hashKV(ctx context.Context, req *pb.HashKVRequest) (*pb.HashKVResponse, error) {
+	resp, err := e.b.HashKV(ctx, req.Revision)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+func (e *edge) moveLeader(ctx context.Context, req *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+	if err := e.b.MoveLeader(ctx, req.TargetID); err != nil {
+		return nil, err
+	}
+	return &pb.MoveLeaderResponse{}, nil
+}
+
+func (e *edge) downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	resp, err := e.b.Downgrade(ctx, req)
+	if err != nil {
+		return nil, err
+	}
+	resp.Header = e.fill(resp.Header)
+	return resp, nil
+}
+
+// snapshotChunk is how much of the file goes into one message.
+const snapshotChunk = 32 << 10
+
+// snapshot sends the file in pieces and then its SHA-256, which clients keep at
+// the end of the file and check when they restore it.
+func (e *edge) snapshot(_ any, s grpc.ServerStream) (err error) {
+	if err := s.RecvMsg(new(pb.SnapshotRequest)); err != nil {
+		return err
+	}
+	snap, err := e.b.Snapshot(s.Context())
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if cerr := snap.Body.Close(); cerr != nil {
+			e.lg.Warn("closing a snapshot failed", zap.Error(cerr))
+		}
+	}()
+	start := time.Now()
+	e.lg.Info("sending a snapshot to a client", zap.Int64("bytes", snap.Size), zap.String("storage-version", snap.Version))
+	sum := sha256.New()
+	for left := snap.Size; left > 0; {
+		n := min(left, snapshotChunk)
+		left -= n
+		p := newPiece(wire.SizeSnapshot(uint64(left), int(n), snap.Version))
+		b, blob := wire.AppendSnapshot(p.buf, uint64(left), int(n), snap.Version)
+		if _, err := io.ReadFull(snap.Body, blob); err != nil {
+			return fmt.Errorf("read snapshot %d bytes before its end: %w", left+n, err)
+		}
+		sum.Write(blob)
+		if err := s.SendMsg(encoded(p.only(b))); err != nil {
+			return err
+		}
+	}
+	if err := s.SendMsg(&pb.SnapshotResponse{Blob: sum.Sum(nil), Version: snap.Version}); err != nil {
+		return err
+	}
+	e.lg.Info("sent a snapshot to a client", zap.Int64("bytes", snap.Size), zap.Duration("took", time.Since(start)))
+	return nil
+}

@@ -1,0 +1,130 @@
+package rpc
+
+import (
+	"math"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+)
+
+// Options of a Server.
+type Options struct {
+	// MaxRequestBytes bounds a request; messages may be 512 KiB longer.
+	MaxRequestBytes uint
+	// MaxTxnOps bounds each list of a transaction.
+	MaxTxnOps int
+	// MaxConcurrentStreams bounds the calls in progress on one connection; 0
+	// means no bound.
+	MaxConcurrentStreams uint32
+	// KeepaliveMinTime is the shortest interval at which clients may ping; 0
+	// means gRPC's own.
+	KeepaliveMinTime time.Duration
+	// KeepaliveInterval and KeepaliveTimeout are when the server pings an idle
+	// client and how long it waits for the answer; 0 means gRPC's own.
+	KeepaliveInterval, KeepaliveTimeout time.Duration
+	// ElectionTimeout is what three of make a stream end that asks for a leader.
+	ElectionTimeout time.Duration
+	// WarnUnaryDuration is from where on a unary call is logged; 0 means never.
+	WarnUnaryDuration time.Duration
+	// Extensive adds histograms of the time that calls take.
+	Extensive bool
+	// NotServingOnDefrag makes the health service say so during defragmentation.
+	NotServingOnDefrag bool
+	// Logger; nil means none.
+	Logger *zap.Logger
+	// GRPC are options beyond these, such as credentials.
+	GRPC []grpc.ServerOption
+
+	debug bool // log every request
+}
+
+const messageOverhead = 512 << 10
+
+// healthSwitch turns the health service on and off.
+type healthSwitch struct {
+	*health.Server
+	lg *zap.Logger
+}
+
+// everything is the one service that the health service knows: all of them.
+const everything = ""
+
+func (h healthSwitch) set(serving bool) {
+	s := healthpb.HealthCheckResponse_NOT_SERVING
+	if serving {
+		s = healthpb.HealthCheckResponse_SERVING
+	}
+	h.lg.Info("grpc service status changed", zap.String("status", s.String()))
+	h.SetServingStatus(everything, s)
+}
+
+// Server is the gRPC server of one member.
+type Server struct {
+	*grpc.Server
+	// Health answers SERVING from the start. Its Shutdown makes it say
+	// NOT_SERVING for good.
+	Health *health.Server
+}
+
+// NewServer makes a server that answers from b. The caller serves listeners
+// with it and stops it.
+func NewServer(o Options, b Backend) *Server {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.WarnUnaryDuration == 0 {
+		o.WarnUnaryDuration = math.MaxInt64
+	}
+	o.debug = o.Logger.Core().Enabled(zap.DebugLevel)
+	e := &edge{
+		b:              b,
+		o:              o,
+		lg:             o.Logger,
+		clusterID:      b.ClusterID(),
+		memberID:       b.MemberID(),
+		methods:        make(map[string]*methodSeries),
+		unaryVersions:  newClientVersions("unary"),
+		streamVersions: newClientVersions("stream"),
+		leaders:        &leaderWatch{leader: b.Leader, every: o.ElectionTimeout, streams: make(map[*cutter]struct{})},
+		health:         healthSwitch{health.NewServer(), o.Logger},
+	}
+	s := grpc.NewServer(append(e.grpcOptions(), o.GRPC...)...)
+	for _, d := range []*grpc.ServiceDesc{e.kvDesc(), e.watchDesc(), e.leaseDesc(), e.clusterDesc(), e.maintenanceDesc()} {
+		s.RegisterService(d, nil)
+	}
+	healthpb.RegisterHealthServer(s, e.health)
+	for service, info := range s.GetServiceInfo() {
+		for _, m := range info.Methods {
+			if full := "/" + service + "/" + m.Name; e.methods[full] == nil {
+				e.methods[full] = newMethodSeries(service, m, o.Extensive)
+			}
+		}
+	}
+	e.health.set(true)
+	return &Server{Server: s, Health: e.health.Server}
+}
+
+func (e *edge) grpcOptions() []grpc.ServerOption {
+	o := &e.o
+	opts := []grpc.ServerOption{
+		grpc.ForceServerCodecV2(codec{}),
+		grpc.UnaryInterceptor(e.interceptUnary),
+		grpc.StreamInterceptor(e.interceptStream),
+		grpc.MaxRecvMsgSize(int(o.MaxRequestBytes) + messageOverhead),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+	}
+	if o.MaxConcurrentStreams > 0 {
+		opts = append(opts, grpc.MaxConcurrentStreams(o.MaxConcurrentStreams))
+	}
+	if o.KeepaliveMinTime > 0 {
+		opts = append(opts, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.KeepaliveMinTime}))
+	}
+	if o.KeepaliveInterval > 0 && o.KeepaliveTimeout > 0 {
+		opts = append(opts, grpc.KeepaliveParams(keepalive.ServerParameters{Time: o.KeepaliveInterval, Timeout: o.KeepaliveTimeout}))
+	}
+	return opts
+}
