@@ -170,8 +170,10 @@ type Hub struct {
 	unsynced []*watcher // each knows its position
 	passes   int
 	deferred []*Stream // wait for the next Publish to answer a progress request
-	touched  []*group  // scratch of Publish
-	matches  []*group  // scratch of Publish
+	// Scratch space of Publish.
+	touched []*group
+	matches []*group
+	behind  []*watcher
 }
 
 type state uint8
@@ -314,19 +316,23 @@ func (h *Hub) deliverLocked(g *group) {
 		n := cut(rest, h.o.BatchBytes)
 		c := h.newChunk(rest[:n], g.prevKV)
 		rest = rest[n:]
-		// Backwards, because a watcher that falls behind leaves the slice.
-		for i := len(g.watchers) - 1; i >= 0; i-- {
-			w := g.watchers[i]
+		for _, w := range g.watchers {
 			skip := c.below(w.minRev)
 			if skip == len(c.events) {
 				continue
 			}
 			if !w.stream.push(item{w: w, chunk: c, skip: skip, rev: c.last()}) {
-				h.desyncLocked(w, c.events[skip].Mod)
+				h.behind = append(h.behind, w)
 				continue
 			}
 			queued += len(c.events) - skip
 		}
+		// Only now, because it leaves the slice, and before the next chunk.
+		for i, w := range h.behind {
+			h.desyncLocked(w, c.events[c.below(w.minRev)].Mod)
+			h.behind[i] = nil
+		}
+		h.behind = h.behind[:0]
 		h.release(c)
 	}
 	clear(g.batch)

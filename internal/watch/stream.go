@@ -377,16 +377,19 @@ func (s *Stream) push(it item) bool {
 	if it.answer {
 		s.answers++
 	} else {
-		if !s.admitsLocked(s.hub.o.QueueResponses, s.hub.o.QueueBytes) {
+		// The watchers of a stream that share a chunk pay for it once.
+		n := len(s.queue)
+		shared := it.chunk != nil && n > s.head && s.queue[n-1].chunk == it.chunk
+		if !(shared && s.events < s.hub.o.QueueResponses) &&
+			!s.admitsLocked(s.hub.o.QueueResponses, s.hub.o.QueueBytes) {
 			s.starved = true
 			return false
 		}
-		if c := it.chunk; c != nil {
-			c.refs.Add(1)
-			// The watchers of a stream that share a chunk pay for it once.
-			if n := len(s.queue); n == s.head || s.queue[n-1].chunk != c {
-				it.size = c.size
-			}
+		if it.chunk != nil {
+			it.chunk.refs.Add(1)
+		}
+		if it.chunk != nil && !shared {
+			it.size = it.chunk.size
 		}
 		s.events++
 		s.bytes += it.size
