@@ -1,0 +1,340 @@
+package raftlog
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+)
+
+// Open reads the log in dir, checks every byte that a restart depends on and
+// makes it ready for writing. A write that was cut short at the end of the last
+// file is removed as etcd does it; the file as it was is kept beside it with
+// the ending .broken. Any other damage is a *CorruptError.
+func Open(fs vfs.FS, dir string, o Options) (*Log, error) {
+	o = o.withDefaults()
+	l := &Log{fs: fs, dir: dir, opts: o, lg: o.Logger}
+	if !Exists(fs, dir) {
+		return nil, fmt.Errorf("raftlog: open %s: %w", dir, ErrNotFound)
+	}
+	if err := l.open(); err != nil {
+		return nil, errors.Join(err, l.release())
+	}
+	l.prepareSpare()
+	return l, nil
+}
+
+func (l *Log) open() error {
+	if err := l.lock(); err != nil {
+		return err
+	}
+	segs, err := listSegments(l.fs, l.dir)
+	if err != nil {
+		return err
+	}
+	l.segs = consecutive(segs)
+	r := &replay{keep: l.opts.CatchUpEntries, table: table{first: 1}}
+	for i, s := range l.segs {
+		r.seq = s.seq
+		if i < len(l.segs)-1 {
+			err = l.replaySegment(r, s)
+		} else {
+			err = l.openTail(r, s)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if err := r.finish(); err != nil {
+		return &CorruptError{File: l.tailPath(), Offset: l.tailOff, Err: err}
+	}
+	l.crc = r.crc
+	l.md, l.rawMD = r.md, r.rawMD
+	l.hs, l.mark, l.table = r.hs, r.mark, r.table
+	return nil
+}
+
+// consecutive returns the newest segments up to the first gap in the sequence.
+// Older ones are remainders of a removal.
+func consecutive(segs []segment) []segment {
+	i := len(segs) - 1
+	for i > 0 && segs[i-1].seq+1 == segs[i].seq {
+		i--
+	}
+	return segs[i:]
+}
+
+// replaySegment reads a segment that is not the last.
+func (l *Log) replaySegment(r *replay, s segment) error {
+	path := l.path(s)
+	f, err := l.fs.Open(path, vfs.SequentialReadsOption)
+	if err != nil {
+		return fmt.Errorf("raftlog: open %s: %w", path, err)
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("raftlog: stat %s: %w", path, err)
+	}
+	_, r.crc, err = scanSegment(f, path, st.Size(), false, r.crc, r.record)
+	return err
+}
+
+// openTail reads the last segment, repairs its end and opens it for writing.
+func (l *Log) openTail(r *replay, s segment) error {
+	path := l.path(s)
+	f, err := l.fs.OpenReadWrite(path, category)
+	if err != nil {
+		return fmt.Errorf("raftlog: open %s: %w", path, err)
+	}
+	l.tail = f
+	if err := lockSegment(f); err != nil {
+		return fmt.Errorf("raftlog: lock %s: %w", path, err)
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("raftlog: stat %s: %w", path, err)
+	}
+	size := st.Size()
+	end, crc, err := scanSegment(f, path, size, true, r.crc, r.record)
+	if err != nil && !errors.Is(err, errTorn) {
+		return err
+	}
+	r.crc = crc
+	dirt, err := lastNonZero(f, end, size)
+	if err != nil {
+		return fmt.Errorf("raftlog: read %s behind offset %d: %w", path, end, err)
+	}
+	if dirt > end {
+		// r.finish refuses a log that has lost what it says is committed. Do not
+		// touch the file before that is known.
+		if err := r.finish(); err != nil {
+			return &CorruptError{File: path, Offset: end, Err: err}
+		}
+		if err := l.repair(f, path, end, dirt); err != nil {
+			return err
+		}
+	}
+	l.tailOff, l.zeroed = end, end
+	l.tailCap = max(size, l.opts.SegmentBytes)
+	if err := reserve(f, size, l.tailCap); err != nil {
+		// Starting is worth more than the reservation; what is to be written may
+		// still fit, and says so if it does not.
+		l.lg.Warn("failed to preallocate a log segment", zap.String("path", path), zap.Error(err))
+	}
+	if err := f.Sync(); err != nil {
+		return fmt.Errorf("raftlog: sync %s: %w", path, err)
+	}
+	return nil
+}
+
+// repair removes the bytes [end, dirt) behind the last good record.
+func (l *Log) repair(f vfs.File, path string, end, dirt int64) error {
+	broken := path + ".broken"
+	l.lg.Warn("repairing the end of the raft log", zap.String("path", path), zap.String("copy", broken),
+		zap.Int64("offset", end), zap.Int64("bytes", dirt-end))
+	if err := copyPrefix(l.fs, broken, f, dirt); err != nil {
+		return fmt.Errorf("raftlog: copy %s to %s: %w", path, broken, noSpace(err))
+	}
+	if err := l.dirFile.Sync(); err != nil {
+		return fmt.Errorf("raftlog: sync %s: %w", l.dir, err)
+	}
+	if err := writeZeros(f, end, dirt); err != nil {
+		return fmt.Errorf("raftlog: zero %s behind offset %d: %w", path, end, noSpace(err))
+	}
+	return nil
+}
+
+// replay rebuilds the state of a log from its records, in order. Besides the
+// checksums, which cover the data but not the type of a record, it checks that
+// the records make sense one after another.
+type replay struct {
+	keep uint64 // entries to keep before the newest mark
+
+	seq   uint64 // of the segment being read
+	crc   uint32
+	rawMD []byte
+	md    Metadata
+	hs    *raftpb.HardState
+	marks []SnapshotMark // not older than the newest valid one
+	mark  SnapshotMark   // set by finish
+	table table
+	// voided is what table was before a mark replaced all entries, for as long as
+	// no state has confirmed that mark: a crash between the two makes it void.
+	voided    *table
+	unproven  uint64 // index of that mark
+	seenEntry bool
+}
+
+var (
+	errMetadata = errors.New("metadata of two logs")
+	errGap      = errors.New("gap between entries")
+	errOrder    = errors.New("record contradicts an earlier one")
+)
+
+func (r *replay) record(off int64, before uint32, rec Record) error {
+	switch rec.Type {
+	case TypeMetadata:
+		return r.metadata(rec.Data)
+	case TypeEntry:
+		return r.entry(off, before, rec.Data)
+	case TypeState:
+		return r.state(rec.Data)
+	case TypeSnapshot:
+		return r.snapshot(rec.Data)
+	}
+	return nil
+}
+
+func (r *replay) metadata(data []byte) error {
+	if r.rawMD != nil {
+		if !bytes.Equal(r.rawMD, data) {
+			return errMetadata
+		}
+		return nil
+	}
+	md, err := decodeMetadata(data)
+	r.md, r.rawMD = md, bytes.Clone(data)
+	return err
+}
+
+func (r *replay) entry(off int64, before uint32, data []byte) error {
+	e, err := decodeEntry(data)
+	if err != nil {
+		return err
+	}
+	if !r.seenEntry && e.index > r.table.last()+1 {
+		// What lies before the oldest file is gone, also the term before its first
+		// entry. finish checks that a mark covers the gap.
+		r.table.reset(e.index-1, 0)
+	}
+	r.seenEntry = true
+	if e.index < r.table.first {
+		r.revert()
+	}
+	t := &r.table
+	switch {
+	case e.index > t.last()+1:
+		return fmt.Errorf("%w: %d after %d", errGap, e.index, t.last())
+	case e.index < t.first:
+		return fmt.Errorf("%w: entry %d, oldest is %d", errOrder, e.index, t.first)
+	case e.index <= r.hs.GetCommit():
+		return fmt.Errorf("%w: entry %d, committed up to %d", errOrder, e.index, r.hs.GetCommit())
+	case e.term < t.term(e.index-1):
+		return fmt.Errorf("%w: entry %d of term %d after term %d", errOrder, e.index, e.term, t.term(e.index-1))
+	}
+	t.truncate(e.index)
+	t.push(slot{term: e.term, off8: uint32(off / 8), seq: uint32(r.seq), before: before, size: uint32(len(data))}, nil)
+	return nil
+}
+
+func (r *replay) state(data []byte) error {
+	hs, err := decodeHardState(data)
+	if err != nil {
+		return err
+	}
+	if hs.GetTerm() < r.hs.GetTerm() {
+		return fmt.Errorf("%w: state of term %d after term %d", errOrder, hs.GetTerm(), r.hs.GetTerm())
+	}
+	r.hs = hs
+	if r.voided != nil && hs.GetCommit() >= r.unproven {
+		r.voided = nil
+	}
+	return nil
+}
+
+// revert undoes what an unproven mark did.
+func (r *replay) revert() {
+	if r.voided != nil {
+		r.table, r.voided = *r.voided, nil
+	}
+}
+
+// snapshot takes a mark. One that fits the entries leaves them alone. One that
+// does not stands for a snapshot that was received and replaced them all. One
+// older than all of them says nothing about them.
+func (r *replay) snapshot(data []byte) error {
+	m, err := decodeMark(data)
+	if err != nil {
+		return err
+	}
+	t := &r.table
+	if m.Index > t.last() || m.Index >= t.first && t.term(m.Index) != m.Term {
+		if m.Index > r.hs.GetCommit() {
+			if r.voided == nil {
+				old := *t
+				r.voided, *t = &old, table{}
+			}
+			r.unproven = m.Index
+		}
+		t.reset(m.Index, m.Term)
+	}
+	r.marks = append(r.marks, m)
+	r.prune()
+	return nil
+}
+
+// newest returns the position of the newest valid mark, -1 if there is none. A
+// mark counts if it is committed; one beyond was written before a crash that
+// took the state along.
+func (r *replay) newest() int {
+	best := -1
+	for i, m := range r.marks {
+		if m.Index <= r.hs.GetCommit() && (best < 0 || m.Index >= r.marks[best].Index) {
+			best = i
+		}
+	}
+	return best
+}
+
+// prune drops what a newer mark makes superfluous, so that reading a long log
+// takes bounded memory.
+func (r *replay) prune() {
+	i := r.newest()
+	if i < 0 {
+		return
+	}
+	r.marks = r.marks[i:]
+	m := r.marks[0].Index
+	if m > r.keep && m-r.keep > r.table.first && m-r.keep <= r.table.last() {
+		r.table.compact(m - r.keep)
+	}
+}
+
+// finish checks the whole and chooses the mark to start from. It may be called
+// again when nothing was read since.
+func (r *replay) finish() error {
+	r.revert()
+	t := &r.table
+	if r.rawMD == nil {
+		return fmt.Errorf("%w: no metadata", errEncoding)
+	}
+	i := r.newest()
+	if i < 0 {
+		return fmt.Errorf("%w: no snapshot record up to commit %d", errOrder, r.hs.GetCommit())
+	}
+	r.mark = r.marks[i]
+	m := r.mark.Index
+	if r.hs.GetCommit() > t.last() {
+		return fmt.Errorf("%w: committed up to %d, last entry is %d", errOrder, r.hs.GetCommit(), t.last())
+	}
+	if t.baseTerm == 0 && t.first > 1 && m >= t.first {
+		t.compact(t.first) // the term before the first entry is not known
+	}
+	if m+1 < t.first {
+		return fmt.Errorf("%w: snapshot at %d, oldest entry is %d", errGap, m, t.first)
+	}
+	if m == t.first-1 && t.baseTerm == 0 {
+		t.baseTerm = r.mark.Term
+	}
+	if t.term(m) != r.mark.Term {
+		return fmt.Errorf("%w: snapshot at %d of term %d, entry of term %d", errOrder, m, r.mark.Term, t.term(m))
+	}
+	if m > r.keep && m-r.keep >= t.first {
+		t.compact(m - r.keep)
+	}
+	return nil
+}

@@ -1,0 +1,109 @@
+package raftlog
+
+import (
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// slot says where an entry is on disk. 24 bytes.
+type slot struct {
+	term   uint64
+	off8   uint32 // offset of its frame divided by 8: frames are 8-byte aligned
+	seq    uint32 // low bits of the segment's sequence number
+	before uint32 // running checksum before the record
+	size   uint32 // encoded size in bytes
+}
+
+// table holds the position of every available entry, and the newest entries
+// themselves up to a bound in bytes. Entry i is slots[i-first].
+type table struct {
+	first    uint64 // index of the first available entry
+	baseTerm uint64 // term of entry first-1
+	slots    []slot
+	// cache is the newest len(cache) entries; bytes is their encoded size.
+	cache []*raftpb.Entry
+	bytes int64
+}
+
+func (t *table) last() uint64 { return t.first + uint64(len(t.slots)) - 1 }
+
+// term returns the term of entry i, which must be in [first-1, last].
+func (t *table) term(i uint64) uint64 {
+	if i == t.first-1 {
+		return t.baseTerm
+	}
+	return t.slots[i-t.first].term
+}
+
+// truncate forgets entry i and everything behind it.
+func (t *table) truncate(i uint64) {
+	if i > t.last() {
+		return
+	}
+	keep := int(i - t.first)
+	drop := len(t.slots) - keep
+	if drop >= len(t.cache) {
+		t.dropCache()
+	} else {
+		n := len(t.cache) - drop
+		for k := n; k < len(t.cache); k++ {
+			t.bytes -= int64(t.slots[len(t.slots)-len(t.cache)+k].size)
+		}
+		clear(t.cache[n:])
+		t.cache = t.cache[:n]
+	}
+	t.slots = t.slots[:keep]
+}
+
+// push adds the entry behind the last one. e may be nil for one that is on disk
+// only; the cache is then empty or is emptied.
+func (t *table) push(s slot, e *raftpb.Entry) {
+	t.slots = append(t.slots, s)
+	if e == nil {
+		t.dropCache()
+		return
+	}
+	t.cache = append(t.cache, e)
+	t.bytes += int64(s.size)
+}
+
+// shrink drops the oldest cached entries until limit holds, except the last.
+func (t *table) shrink(limit int64) {
+	i := 0
+	for ; t.bytes > limit && i < len(t.cache)-1; i++ {
+		t.bytes -= int64(t.slots[len(t.slots)-len(t.cache)+i].size)
+		t.cache[i] = nil
+	}
+	t.cache = t.cache[i:]
+}
+
+func (t *table) dropCache() {
+	clear(t.cache)
+	t.cache, t.bytes = nil, 0
+}
+
+// compact forgets every entry up to through, which must be in [first-1, last].
+func (t *table) compact(through uint64) {
+	if through < t.first {
+		return
+	}
+	t.baseTerm = t.term(through)
+	n := int(through - t.first + 1)
+	keep := len(t.slots) - n
+	if len(t.cache) > keep {
+		drop := len(t.cache) - keep
+		for k := range drop {
+			t.bytes -= int64(t.slots[len(t.slots)-len(t.cache)+k].size)
+			t.cache[k] = nil
+		}
+		t.cache = t.cache[drop:]
+	}
+	// A copy, so that the forgotten part is not kept alive below the slice.
+	t.slots = append(make([]slot, 0, keep+keep/4), t.slots[n:]...)
+	t.first = through + 1
+}
+
+// reset empties the table; the next entry is index+1.
+func (t *table) reset(index, term uint64) {
+	t.dropCache()
+	*t = table{first: index + 1, baseTerm: term}
+}
