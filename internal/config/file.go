@@ -19,10 +19,10 @@ const maxFileBytes = 8 << 20
 // that are one text with commas. Decoding errors name this type, as etcd's do.
 type configYAML struct {
 	Config
-	fileLists
+	configJSON
 }
 
-type fileLists struct {
+type configJSON struct {
 	ListenPeerURLs       string        `json:"listen-peer-urls"`
 	ListenClientURLs     string        `json:"listen-client-urls"`
 	ListenClientHTTPURLs string        `json:"listen-client-http-urls"`
@@ -67,6 +67,7 @@ func (p *parser) fromFile(path string) (*Config, *Exit, error) {
 	}
 	c.lg.Info("loaded server configuration, other configuration command line flags and environment variables will be ignored if provided",
 		zap.String("path", path))
+	c.warnDeprecated()
 	return c, nil, nil
 }
 
@@ -117,7 +118,7 @@ func decodeFile(data []byte) (*Config, error) {
 	if err := c.takeOldKeys(keys); err != nil {
 		return nil, err
 	}
-	if err := c.takeLists(&file.fileLists); err != nil {
+	if err := c.takeLists(&file.configJSON); err != nil {
 		return nil, err
 	}
 	if err := c.mergeOldNames(); err != nil {
@@ -173,7 +174,7 @@ func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
 }
 
 // takeLists parses the settings that are one text in the file.
-func (c *Config) takeLists(l *fileLists) error {
+func (c *Config) takeLists(l *configJSON) error {
 	lists := []struct {
 		text    string
 		setting string // as etcd names it in the error, right or wrong

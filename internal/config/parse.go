@@ -82,6 +82,11 @@ func (p *parser) run() (*Config, *Exit) {
 	if exit != nil {
 		return nil, exit
 	}
+	if level := (*logging.LevelError)(nil); errors.As(err, &level) {
+		// etcd panics here; scripts see the text and the code.
+		fmt.Fprintf(p.stderr, "panic: %v\n", level)
+		return nil, &Exit{exitUsage}
+	}
 	lg := p.early
 	if c != nil && c.lg != nil {
 		lg = c.lg
@@ -92,16 +97,14 @@ func (p *parser) run() (*Config, *Exit) {
 	}
 	c.logNotes()
 	p.settleDefaults(c)
+	if err := c.checkStart(); err != nil {
+		return nil, c.FatalExit(err)
+	}
 	return c, nil
 }
 
 // reject logs why the configuration is not accepted.
 func (p *parser) reject(lg *zap.Logger, err error) *Exit {
-	if level := (*logging.LevelError)(nil); errors.As(err, &level) {
-		// etcd panics here; scripts see the text and code 2.
-		fmt.Fprintf(p.stderr, "panic: %v\n", level)
-		return &Exit{exitUsage}
-	}
 	lg.Warn("failed to verify flags", zap.Error(err))
 	if errors.Is(err, ErrAdvertiseClientURLs) {
 		lg.Warn("advertise client URLs are not set", zap.Error(err))
@@ -179,7 +182,18 @@ func (p *parser) fromFlags(c *Config, fs *flag.FlagSet) (*Exit, error) {
 	if c.DiscoveryFallback == "proxy" {
 		return nil, fmt.Errorf("v2 proxy is deprecated, and --discovery-fallback can't be configured as %q", "proxy")
 	}
-	return nil, p.finish(c)
+	err = p.finish(c)
+	c.warnDeprecated()
+	return nil, err
+}
+
+// warnDeprecated names the flags that were given and will go away.
+func (c *Config) warnDeprecated() {
+	for _, name := range sortedKeys(deprecatedNames) {
+		if c.explicit[name] && c.lg != nil {
+			c.lg.Warn(deprecatedNames[name])
+		}
+	}
 }
 
 // finish opens the logger and validates.
@@ -195,11 +209,6 @@ func (p *parser) finish(c *Config) error {
 	}
 	if err := c.validate(); err != nil {
 		return err
-	}
-	for _, name := range sortedKeys(deprecatedNames) {
-		if c.explicit[name] {
-			c.lg.Warn(deprecatedNames[name])
-		}
 	}
 	c.noteInert()
 	return nil

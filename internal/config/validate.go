@@ -43,7 +43,7 @@ var (
 func (c *Config) validate() error {
 	checks := []func() error{
 		c.checkURLs, c.checkBootstrap, c.checkTimes, c.checkCompaction, c.checkTracing,
-		c.checkGates, c.checkName, c.checkTLSVersions, c.checkLogRotation, c.checkSecurity,
+		c.checkGates, c.checkName, c.checkTLSVersions, c.checkRefused,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -61,6 +61,9 @@ func (c *Config) openLog(o logging.Options) error {
 		return errors.New("--logger=capnslog is removed in v3.5")
 	default:
 		return fmt.Errorf("unknown logger option %q", c.Logger)
+	}
+	if err := c.checkLogRotation(); err != nil {
+		return err
 	}
 	o.Level, o.Format, o.Outputs = c.LogLevel, c.LogFormat, c.LogOutputs
 	lg, closeLog, err := logging.New(o)
@@ -92,11 +95,6 @@ func (c *Config) checkURLs() error {
 	}
 	if err := checkHost(c.AdvertiseClientURLs); err != nil {
 		return fmt.Errorf(`--advertise-client-urls %q must be in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket" (%w)`, strings.Join(URLStrings(c.AdvertiseClientURLs), ","), err)
-	}
-	for _, u := range c.ListenClientHTTPURLs {
-		if slices.Contains(URLStrings(c.ListenClientURLs), u.String()) {
-			return fmt.Errorf("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url %s", u.String())
-		}
 	}
 	return nil
 }
@@ -249,15 +247,21 @@ func (c *Config) checkLogRotation() error {
 	return nil
 }
 
-// checkSecurity refuses what is asked for and not there, and URLs that promise
-// it. What is left off silently would be trusted.
-func (c *Config) checkSecurity() error {
+// checkRefused refuses what is asked for and not there, where going on without
+// it would be trusted to be with it.
+func (c *Config) checkRefused() error {
 	defaults := Default()
 	for _, o := range options {
 		if o.state == refused && textOf(o, c) != textOf(o, defaults) {
 			return fmt.Errorf("--%s is set, and this version of Quorate does not support it; refusing to start without it", o.name)
 		}
 	}
+	return nil
+}
+
+// checkStart finds the mistakes that etcd reports as a failure to start: URLs
+// that cannot be listened on, and a retention that is none.
+func (c *Config) checkStart() error {
 	for _, u := range c.ListenPeerURLs {
 		if isSecure(u) {
 			return fmt.Errorf("cannot listen on TLS for %s: KeyFile and CertFile are not presented", u.String())
@@ -268,12 +272,18 @@ func (c *Config) checkSecurity() error {
 			return fmt.Errorf("TLS key/cert (--cert-file, --key-file) must be provided for client url %s with HTTPS scheme", u.String())
 		}
 	}
+	for _, u := range c.ListenClientHTTPURLs {
+		if slices.Contains(URLStrings(c.ListenClientURLs), u.String()) {
+			return fmt.Errorf("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url %s", u.String())
+		}
+	}
 	for _, u := range c.ListenMetricsURLs {
 		if isSecure(u) {
 			return errors.New("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url")
 		}
 	}
-	return nil
+	_, err := c.CompactionRetention()
+	return err
 }
 
 // CompactionRetention is what automatic compaction keeps: a time in periodic

@@ -1,0 +1,630 @@
+package config
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// result is one call of Parse, seen from outside.
+type result struct {
+	c      *Config
+	code   int // -1 when the member would run
+	stdout string
+	stderr string
+}
+
+// parse runs the parser with args after the program's name. A file text, when
+// not empty, becomes the configuration file.
+func parse(t *testing.T, args, environ []string, file string) result {
+	t.Helper()
+	if file != "" {
+		path := filepath.Join(t.TempDir(), "etcd.yml")
+		if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		args = append([]string{"--config-file", path}, args...)
+	}
+	var stdout, stderr bytes.Buffer
+	p := &parser{
+		args: append([]string{"etcd"}, args...), environ: environ, stdout: &stdout, stderr: &stderr,
+		hostIP: func() (string, error) { return "10.1.2.3", nil }, goarch: "amd64",
+	}
+	c, exit := p.run()
+	r := result{c: c, code: -1, stdout: stdout.String(), stderr: stderr.String()}
+	if exit != nil {
+		r.code = exit.Code
+	} else {
+		t.Cleanup(c.Close)
+	}
+	return r
+}
+
+// line is one log line.
+type line map[string]any
+
+// logged returns the log lines with the given message.
+func (r result) logged(msg string) []line {
+	var found []line
+	for text := range strings.SplitSeq(r.stderr, "\n") {
+		var l line
+		if json.Unmarshal([]byte(text), &l) == nil && l["msg"] == msg {
+			found = append(found, l)
+		}
+	}
+	return found
+}
+
+// TestSources gives every setting that has an effect in each of the three ways
+// and looks at the field.
+func TestSources(t *testing.T) {
+	tests := []struct {
+		flag, text string
+		file       string // line of the file
+		field      func(c *Config) any
+		want       any
+	}{
+		{"name", "m1", "name: m1", func(c *Config) any { return c.Name }, "m1"},
+		{"data-dir", "/d", "data-dir: /d", func(c *Config) any { return c.DataDir }, "/d"},
+		{"wal-dir", "/w", "wal-dir: /w", func(c *Config) any { return c.LogDir() }, "/w"},
+		{"heartbeat-interval", "50", "heartbeat-interval: 50", func(c *Config) any { return c.Tick() }, 50 * time.Millisecond},
+		{"election-timeout", "1999", "election-timeout: 1999", func(c *Config) any { return c.ElectionTicks() }, 19},
+		{"initial-election-tick-advance", "false", "initial-election-tick-advance: false", func(c *Config) any { return c.InitialElectionTickAdvance }, false},
+		{"pre-vote", "false", "pre-vote: false", func(c *Config) any { return c.PreVote }, false},
+		{"snapshot-count", "7", "snapshot-count: 7", func(c *Config) any { return c.SnapshotCount }, uint64(7)},
+		{"snapshot-catchup-entries", "8", "snapshot-catchup-entries: 8", func(c *Config) any { return c.SnapshotCatchUpEntries }, uint64(8)},
+		{"listen-peer-urls", "http://10.0.0.2:1, http://10.0.0.1:1", "listen-peer-urls: http://10.0.0.2:1, http://10.0.0.1:1",
+			func(c *Config) any { return URLStrings(c.ListenPeerURLs) }, []string{"http://10.0.0.1:1", "http://10.0.0.2:1"}},
+		{"listen-client-http-urls", "http://10.0.0.1:3", "listen-client-http-urls: http://10.0.0.1:3",
+			func(c *Config) any { return URLStrings(c.ListenClientHTTPURLs) }, []string{"http://10.0.0.1:3"}},
+		{"listen-metrics-urls", "http://127.0.0.1:4", "listen-metrics-urls: http://127.0.0.1:4",
+			func(c *Config) any { return URLStrings(c.ListenMetricsURLs) }, []string{"http://127.0.0.1:4"}},
+		{"initial-advertise-peer-urls", "http://m1:1", "initial-advertise-peer-urls: http://m1:1",
+			func(c *Config) any { return URLStrings(c.AdvertisePeerURLs) }, []string{"http://m1:1"}},
+		{"advertise-client-urls", "http://m1:2,unix:///x/y", "advertise-client-urls: http://m1:2,unix:///x/y",
+			func(c *Config) any { return URLStrings(c.AdvertiseClientURLs) }, []string{"http://m1:2", "unix:///x/y"}},
+		{"initial-cluster", "a=http://a:1", "initial-cluster: a=http://a:1", func(c *Config) any { return c.InitialCluster }, "a=http://a:1"},
+		{"initial-cluster-state", "existing", "initial-cluster-state: existing", func(c *Config) any { return c.IsNewCluster() }, false},
+		{"initial-cluster-token", "tok", "initial-cluster-token: tok", func(c *Config) any { return c.InitialClusterToken }, "tok"},
+		{"max-request-bytes", "99", "max-request-bytes: 99", func(c *Config) any { return c.MaxRequestBytes }, uint(99)},
+		{"max-txn-ops", "9", "max-txn-ops: 9", func(c *Config) any { return c.MaxTxnOps }, uint(9)},
+		{"max-concurrent-streams", "0x10", "max-concurrent-streams: 16", func(c *Config) any { return c.MaxConcurrentStreams }, uint32(16)},
+		{"quota-backend-bytes", "-1", "quota-backend-bytes: -1", func(c *Config) any { _, limited := c.Quota(); return limited }, false},
+		{"log-level", "error", "log-level: error", func(c *Config) any { return c.LogLevel }, "error"},
+		{"log-format", "console", "log-format: console", func(c *Config) any { return c.LogFormat }, "console"},
+		{"log-outputs", "stdout,stderr,stdout", "log-outputs: [stderr, stdout]", func(c *Config) any { return c.LogOutputs }, []string{"stderr", "stdout"}},
+		{"metrics", "extensive", "metrics: extensive", func(c *Config) any { return c.Metrics }, MetricsExtensive},
+		{"enable-pprof", "true", "enable-pprof: true", func(c *Config) any { return c.EnablePprof }, true},
+		{"grpc-keepalive-min-time", "1s", "grpc-keepalive-min-time: 1000000000", func(c *Config) any { return c.GRPCKeepAliveMinTime }, time.Second},
+		{"grpc-keepalive-interval", "2s", "grpc-keepalive-interval: 2000000000", func(c *Config) any { return c.GRPCKeepAliveInterval }, 2 * time.Second},
+		{"grpc-keepalive-timeout", "3s", "grpc-keepalive-timeout: 3000000000", func(c *Config) any { return c.GRPCKeepAliveTimeout }, 3 * time.Second},
+		{"warning-apply-duration", "4s", "warning-apply-duration: 4000000000", func(c *Config) any { return c.WarningApplyDuration }, 4 * time.Second},
+		{"warning-unary-request-duration", "5s", "warning-unary-request-duration: 5000000000", func(c *Config) any { return c.WarningUnaryRequestDuration }, 5 * time.Second},
+		{"watch-progress-notify-interval", "6s", "watch-progress-notify-interval: 6000000000", func(c *Config) any { return c.WatchProgressNotifyInterval }, 6 * time.Second},
+		{"experimental-watch-progress-notify-interval", "6s", "experimental-watch-progress-notify-interval: 6000000000", func(c *Config) any { return c.WatchProgressNotifyInterval }, 6 * time.Second},
+		{"compaction-batch-limit", "11", "compaction-batch-limit: 11", func(c *Config) any { return c.CompactionBatchLimit }, 11},
+		{"compaction-sleep-interval", "7s", "compaction-sleep-interval: 7000000000", func(c *Config) any { return c.CompactionSleepInterval }, 7 * time.Second},
+		{"feature-gates", "LeaseCheckpoint=true", "feature-gates: LeaseCheckpoint=true", func(c *Config) any { return c.FeatureGates.Enabled(LeaseCheckpoint) }, true},
+		{"experimental-enable-lease-checkpoint", "true", "experimental-enable-lease-checkpoint: true", func(c *Config) any { return c.FeatureGates.Enabled(LeaseCheckpoint) }, true},
+		{"socket-reuse-port", "true", "socket-options: {reuse-port: true}", func(c *Config) any { return c.ReusePort }, true},
+		{"socket-reuse-address", "true", "socket-options: {reuse-address: true}", func(c *Config) any { return c.ReuseAddress }, true},
+		{"unsafe-no-fsync", "true", "unsafe-no-fsync: true", func(c *Config) any { return c.UnsafeNoFsync }, true},
+		{"cors", "http://a:1,http://b:1", "cors: http://a:1,http://b:1", func(c *Config) any { return c.CORS }, []string{"http://a:1", "http://b:1"}},
+		{"host-whitelist", "b,a", "host-whitelist: b,a", func(c *Config) any { return c.HostWhitelist }, []string{"a", "b"}},
+	}
+	for _, tt := range tests {
+		t.Run(tt.flag, func(t *testing.T) {
+			byFlag := parse(t, []string{"--" + tt.flag + "=" + tt.text}, nil, "")
+			byEnv := parse(t, nil, []string{envName(tt.flag) + "=" + tt.text}, "")
+			byFile := parse(t, nil, nil, tt.file+"\n")
+			for way, r := range map[string]result{"flag": byFlag, "env": byEnv, "file": byFile} {
+				if r.code != -1 {
+					t.Fatalf("%s: exit %d: %s", way, r.code, r.stderr)
+				}
+				if got := tt.field(r.c); !reflect.DeepEqual(got, tt.want) {
+					t.Errorf("%s: got %v, want %v", way, got, tt.want)
+				}
+			}
+			if def := tt.field(parse(t, nil, nil, "").c); reflect.DeepEqual(def, tt.want) {
+				t.Errorf("the default is %v as well, so the test shows nothing", def)
+			}
+			if tt.file != "" && len(byEnv.logged("recognized and used environment variable")) == 0 {
+				t.Errorf("env: not logged as used: %s", byEnv.stderr)
+			}
+			// A file wins over both others, which win over nothing together.
+			over := parse(t, []string{"--" + tt.flag + "=" + tt.text}, []string{envName(tt.flag) + "=" + tt.text}, "wal-dir: /elsewhere\nlog-level: debug\n")
+			if over.code != -1 || over.c.WALDir != "/elsewhere" || over.c.LogLevel != "debug" {
+				t.Errorf("file does not win: exit %d, %s", over.code, over.stderr)
+			} else if tt.flag != "wal-dir" && tt.flag != "log-level" && reflect.DeepEqual(tt.field(over.c), tt.want) {
+				t.Errorf("flag or variable was read beside a file")
+			}
+			both := parse(t, []string{"--" + tt.flag + "=" + tt.text}, []string{envName(tt.flag) + "=" + tt.text}, "")
+			if both.code != 1 || !strings.Contains(both.stderr, `"level":"fatal"`) ||
+				len(both.logged("conflicting environment variable is shadowed by corresponding command-line flag (either unset environment variable or disable flag))")) != 1 {
+				t.Errorf("flag and env: exit %d, %s", both.code, both.stderr)
+			}
+		})
+	}
+}
+
+// TestOutcomes compares exit codes and texts with those of etcd 3.7.3.
+func TestOutcomes(t *testing.T) {
+	const rejected = "failed to verify flags"
+	tests := []struct {
+		args string
+		env  string
+		file string
+		code int
+		msg  string // message of a log line, or text on stderr when err is empty
+		err  string // its error field
+	}{
+		{args: "-nope", code: 2, msg: "flag provided but not defined: -nope"},
+		{args: "--election-timeout=abc", code: 2, msg: `invalid value "abc" for flag -election-timeout: parse error`},
+		{args: "--max-concurrent-streams x", code: 2, msg: `invalid value "x" for flag -max-concurrent-streams: strconv.ParseUint: parsing "x": invalid syntax`},
+		{args: "--initial-cluster-state foo", code: 2, msg: `invalid value "foo" for flag -initial-cluster-state: invalid value`},
+		{args: "--listen-peer-urls tcp://1.2.3.4:5", code: 2, msg: `URL scheme must be http, https, unix, or unixs: tcp://1.2.3.4:5`},
+		{args: "--listen-peer-urls http://1.2.3.4", code: 2, msg: `URL address does not have the form "host:port": http://1.2.3.4`},
+		{args: "--listen-peer-urls http://1.2.3.4:5/p", code: 2, msg: `URL must not contain a path: http://1.2.3.4:5/p`},
+		{args: "--cors x", code: 2, msg: `invalid value "x" for flag -cors: URL scheme must be http, https, unix, or unixs: x`},
+		{args: "--log-level foo", code: 2, msg: `unrecognized level: "foo"`},
+		{args: "--feature-gates X=true", code: 2, msg: "unrecognized feature gate: X"},
+		{args: "--feature-gates AllAlpha", code: 2, msg: "missing bool value for AllAlpha"},
+		{args: "--feature-gates AllAlpha=abc", code: 2, msg: `invalid value of AllAlpha=abc, err: strconv.ParseBool: parsing "abc": invalid syntax`},
+		{args: "--experimental-enable-lease-checkpoint=abc", code: 2, msg: `invalid boolean value "abc" for -experimental-enable-lease-checkpoint: parse error`},
+
+		{args: "foo", code: 1, msg: rejected, err: `"foo" is not a valid flag`},
+		{args: "--strict-reconfig-check false", code: 1, msg: rejected, err: `"false" is not a valid flag`},
+		{env: "ETCD_ELECTION_TIMEOUT=abc", code: 1, msg: rejected, err: `invalid value "abc" for ETCD_ELECTION_TIMEOUT: parse error`},
+		{env: "ETCD_PRE_VOTE=maybe", code: 1, msg: rejected, err: `invalid value "maybe" for ETCD_PRE_VOTE: parse error`},
+		{args: "--heartbeat-interval 0", code: 1, msg: rejected, err: "--heartbeat-interval must be >0 (set to 0ms)"},
+		{args: "--election-timeout 0", code: 1, msg: rejected, err: "--election-timeout must be >0 (set to 0ms)"},
+		{args: "--election-timeout 499", code: 1, msg: rejected, err: "--election-timeout[499ms] should be at least as 5 times as --heartbeat-interval[100ms]"},
+		{args: "--election-timeout 50001", code: 1, msg: rejected, err: "--election-timeout[50001ms] is too long, and should be set less than 50000ms"},
+		{args: "--election-timeout 50000", code: -1},
+		{args: "--election-timeout 500", code: -1},
+		{args: "--heartbeat-interval 18446744073709551615", code: 1, msg: rejected, err: "--election-timeout[1000ms] should be at least as 5 times as --heartbeat-interval[18446744073709551615ms]"},
+		{args: "--listen-peer-urls http://foo:2380", code: 1, msg: rejected, err: "expected IP in URL for binding (http://foo:2380)"},
+		{args: "--listen-metrics-urls http://:2380", code: 1, msg: rejected, err: "expected IP in URL for binding (http://:2380)"},
+		{args: "--listen-client-urls http://127.0.0.1:1", code: 1, msg: rejected, err: "--advertise-client-urls is required when --listen-client-urls is set explicitly"},
+		{args: "--listen-client-urls http://127.0.0.1:1", code: 1, msg: "advertise client URLs are not set", err: "--advertise-client-urls is required when --listen-client-urls is set explicitly"},
+		{args: "--initial-advertise-peer-urls http://:2380", code: 1, msg: rejected, err: `--initial-advertise-peer-urls "http://:2380" must be "host:port" (unexpected empty host (http://:2380))`},
+		{args: "--advertise-client-urls http://:2379", code: 1, msg: rejected, err: `--advertise-client-urls "http://:2379" must be in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket" (unexpected empty host (http://:2379))`},
+		{args: "--listen-client-urls http://127.0.0.1:1 --listen-client-http-urls http://127.0.0.1:1 --advertise-client-urls http://a:1", code: 1,
+			msg: "discovery failed", err: "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://127.0.0.1:1"},
+		{args: "--logger capnslog", code: 1, msg: rejected, err: "--logger=capnslog is removed in v3.5"},
+		{args: "--logger foo", code: 1, msg: rejected, err: `unknown logger option "foo"`},
+		{args: "--log-outputs default,stdout", code: 1, msg: rejected, err: `multi logoutput for "default" is not supported yet`},
+		{args: "--log-format x", code: 1, msg: rejected, err: "unknown log format: x, supported values json, console"},
+		{args: "--auto-compaction-mode foo", code: 1, msg: rejected, err: `unknown auto-compaction-mode "foo"`},
+		{args: "--auto-compaction-mode=", code: 1, msg: rejected, err: "undefined auto-compaction-mode"},
+		{args: "--auto-compaction-retention abc", code: 1, msg: "discovery failed", err: `error parsing CompactionRetention: time: invalid duration "abc"`},
+		{args: "--compact-hash-check-time 0s", code: 1, msg: rejected, err: "--compact-hash-check-time must be >0 (set to 0s)"},
+		{args: "--feature-gates LeaseCheckpointPersist=true", code: 1, msg: rejected, err: "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint"},
+		{args: "--feature-gates LeaseCheckpoint=false --experimental-enable-lease-checkpoint", code: 1, msg: rejected,
+			err: "cannot specify both flags: --experimental-enable-lease-checkpoint=true and --feature-gates=LeaseCheckpoint=false at the same time, please just use --feature-gates=LeaseCheckpoint=false"},
+		{args: "--experimental-compaction-batch-limit=1 --compaction-batch-limit=2", code: 1, msg: rejected,
+			err: "cannot set --experimental-compaction-batch-limit and --compaction-batch-limit at the same time, please use --compaction-batch-limit only"},
+		{args: "--tls-min-version TLS1.1", code: 1, msg: rejected, err: `unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3)`},
+		{args: "--tls-min-version TLS1.3 --tls-max-version TLS1.2", code: 1, msg: rejected, err: "min version (TLS1.3) is greater than max version (TLS1.2)"},
+		{args: "--cipher-suites foo", code: 1, msg: rejected, err: `unexpected TLS cipher suite "foo"`},
+		{args: "--enable-log-rotation", code: 1, msg: rejected, err: "--log-outputs requires a single file path when --log-rotate-config-json is defined"},
+		{args: "--log-outputs x --enable-log-rotation --log-rotation-config-json {", code: 1, msg: rejected, err: "improperly formatted log rotation config: unexpected end of JSON input"},
+		{args: "--discovery-fallback proxy", code: 1, msg: rejected, err: `v2 proxy is deprecated, and --discovery-fallback can't be configured as "proxy"`},
+		{args: "--discovery-endpoints a --discovery-srv b", code: 1, msg: rejected, err: `multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv"`},
+		{args: "--discovery-token a", code: 1, msg: rejected, err: "both --discovery-token and --discovery-endpoints must be set"},
+
+		// What is not there is refused where going on would be unsafe.
+		{args: "--cert-file /c", code: 1, msg: rejected, err: "--cert-file is set, and this version of Quorate does not support it; refusing to start without it"},
+		{args: "--client-cert-auth", code: 1, msg: rejected, err: "--client-cert-auth is set, and this version of Quorate does not support it; refusing to start without it"},
+		{args: "--client-cert-auth=false", code: -1},
+		{args: "--peer-trusted-ca-file=", code: -1},
+		{env: "ETCD_PEER_AUTO_TLS=true", code: 1, msg: rejected, err: "--peer-auto-tls is set, and this version of Quorate does not support it; refusing to start without it"},
+		{file: "peer-transport-security: {cert-file: /c}", code: 1, msg: rejected, err: "--peer-cert-file is set, and this version of Quorate does not support it; refusing to start without it"},
+		{file: "client-transport-security: {allowed-hostname: [a, b]}", code: 1, msg: rejected, err: "--client-cert-allowed-hostname is set, and this version of Quorate does not support it; refusing to start without it"},
+		{args: "--auth-token jwt,sign-method=RS256", code: 1, msg: rejected, err: "--auth-token is set, and this version of Quorate does not support it; refusing to start without it"},
+		{args: "--auth-token simple", code: -1},
+		{args: "--force-new-cluster", code: 1, msg: rejected, err: "--force-new-cluster is set, and this version of Quorate does not support it; refusing to start without it"},
+		{args: "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://a:1", code: 1, msg: "discovery failed",
+			err: "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"},
+		{args: "--listen-peer-urls https://127.0.0.1:1", code: 1, msg: "discovery failed", err: "cannot listen on TLS for https://127.0.0.1:1: KeyFile and CertFile are not presented"},
+		{args: "--listen-metrics-urls https://127.0.0.1:1", code: 1, msg: "discovery failed", err: "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"},
+
+		// The file.
+		{args: "--config-file /does/not/exist", code: 1, msg: rejected, err: "open /does/not/exist: no such file or directory"},
+		{env: "ETCD_CONFIG_FILE=/does/not/exist", code: 1, msg: rejected, err: "open /does/not/exist: no such file or directory"},
+		{file: "listen-peer-urls: foo", code: 1, msg: "unexpected error setting up listen-peer-urls: URL scheme must be http, https, unix, or unixs: foo"},
+		{file: "advertise-client-urls: foo", code: 1, msg: "unexpected error setting up advertise-peer-urls: URL scheme must be http, https, unix, or unixs: foo"},
+		{file: "listen-peer-urls: [a]", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go struct field configYAML.configJSON.listen-peer-urls of type string"},
+		{file: "grpc-keepalive-min-time: 5s", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal string into Go struct field configYAML.Config.grpc-keepalive-min-time of type time.Duration"},
+		{file: "initial-cluster-state: foo", code: 1, msg: rejected, err: `unexpected clusterState "foo"`},
+		{file: "feature-gates: X=true", code: 1, msg: rejected, err: "unrecognized feature gate: X"},
+		{file: "no-such-key: 1", code: -1, msg: "loaded server configuration, other configuration command line flags and environment variables will be ignored if provided"},
+		{file: `{"name": "m1", "log-outputs": ["stderr"]}`, code: -1},
+		{file: "listen-client-urls: http://127.0.0.1:1", code: -1}, // no requirement to advertise in a file
+		{file: "name: m1", args: "--nope", code: 2, msg: "flag provided but not defined: -nope"},
+		{file: "name: m1", env: "ETCD_ELECTION_TIMEOUT=abc", code: -1},
+
+		// Warnings.
+		{env: "ETCD_PORT=tcp://1.2.3.4:5", code: -1, msg: "unrecognized environment variable"},
+		{env: "ETCD_NAME=", code: -1, msg: "unrecognized environment variable"},
+		{env: "ETCD_VERSION=1", code: -1, msg: "cannot set special environment variable"},
+		{args: "-vv --cluster-active-size=3", code: -1, msg: `flag "-vv" is no longer supported - ignoring.`},
+		{args: "--max-snapshots 3", code: -1, msg: "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."},
+		{args: "--experimental-corrupt-check-time=1h", code: -1, msg: "--experimental-corrupt-check-time is deprecated in v3.6 and will be decommissioned in v3.7. Use '--corrupt-check-time' instead."},
+		{args: "--raft-read-timeout 1s", code: -1, msg: "raft-read-timeout increased to minimum value: 5s"},
+		{args: "--name m1", code: -1, msg: "'data-dir' was empty; using default"},
+		{code: -1, msg: "Running http and grpc server on single port. This is not recommended for production."},
+		{code: -1, msg: "it isn't recommended to use default name, please set a value for --name. Note that etcd might run into issue when multiple members have the same default name"},
+		{args: "--feature-gates LeaseCheckpoint=true", code: -1, msg: "Detected that checkpointing is enabled without persistence. Consider enabling feature gate LeaseCheckpointPersist"},
+	}
+	for _, tt := range tests {
+		t.Run(strings.Join([]string{tt.env, tt.args, tt.file}, " "), func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			var environ []string
+			if tt.env != "" {
+				environ = []string{tt.env}
+			}
+			r := parse(t, strings.Fields(tt.args), environ, tt.file)
+			if r.code != tt.code {
+				t.Fatalf("exit %d, want %d; stderr: %s", r.code, tt.code, r.stderr)
+			}
+			if tt.err == "" {
+				if !strings.Contains(strings.ReplaceAll(r.stderr, `\"`, `"`), tt.msg) {
+					t.Errorf("stderr has no %q: %s", tt.msg, r.stderr)
+				}
+				return
+			}
+			lines := r.logged(tt.msg)
+			if len(lines) != 1 {
+				t.Fatalf("want one line %q: %s", tt.msg, r.stderr)
+			}
+			if got := lines[0]["error"]; got != tt.err {
+				t.Errorf("error %q\nwant  %q", got, tt.err)
+			}
+		})
+	}
+}
+
+func TestInertFlagsAreNamed(t *testing.T) {
+	r := parse(t, []string{
+		"--max-wals=6", "--corrupt-check-time=1h", "--feature-gates=CompactHashCheck=true,LeaseCheckpoint=true",
+		"--auto-compaction-retention=1", "--max-learners=1",
+	}, nil, "")
+	if r.code != -1 {
+		t.Fatalf("exit %d: %s", r.code, r.stderr)
+	}
+	want := []string{"max-wals", "auto-compaction-retention", "corrupt-check-time", "feature-gates=CompactHashCheck"}
+	if got := r.c.Inert(); !slices.Equal(got, want) {
+		t.Errorf("Inert() = %q, want %q", got, want)
+	}
+	var warned []string
+	for _, l := range r.logged("accepted without effect: this version of Quorate does not act on it") {
+		warned = append(warned, strings.TrimPrefix(l["flag"].(string), "--"))
+	}
+	if !slices.Equal(warned, want) {
+		t.Errorf("warned about %q, want %q", warned, want)
+	}
+	file := parse(t, nil, nil, "max-wals: 6\nexperimental-corrupt-check-time: 5\n")
+	if got, want := file.c.Inert(), []string{"max-wals", "corrupt-check-time"}; !slices.Equal(got, want) {
+		t.Errorf("file: Inert() = %q, want %q", got, want)
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	help := parse(t, []string{"--help"}, nil, "")
+	if help.code != 0 {
+		t.Errorf("--help exits with %d", help.code)
+	}
+	if !strings.HasPrefix(help.stderr, "Usage:\n") || strings.Contains(help.stdout, "Usage:") {
+		t.Errorf("usage belongs to stderr and flags to stdout: %q", help.stderr)
+	}
+	at := 0
+	for _, group := range []string{"Member", "Clustering", "Security", "Auth", "Profiling and Monitoring", "Logging", "Distributed tracing", "Features", "Unsafe feature"} {
+		i := strings.Index(help.stdout[at:], "\n"+group+":\n")
+		if i < 0 {
+			t.Fatalf("group %s is missing or out of order", group)
+		}
+		at += i
+	}
+	for _, o := range options {
+		if n := strings.Count(help.stdout, "\n  --"+o.name+" '"); n != 1 {
+			t.Errorf("--%s stands %d times in the help", o.name, n)
+		}
+	}
+	for _, want := range []string{"--name 'default'\n", "--data-dir '${name}.etcd'\n", "--election-timeout '1000'\n", "--max-request-bytes '1572864'\n", "--quota-backend-bytes '0'\n"} {
+		if !strings.Contains(help.stdout, want) {
+			t.Errorf("help has no %q", want)
+		}
+	}
+
+	version := parse(t, []string{"--version"}, nil, "")
+	lines := strings.Split(version.stdout, "\n")
+	if version.code != 0 || len(lines) != 6 {
+		t.Fatalf("--version: exit %d, %q", version.code, version.stdout)
+	}
+	if strings.Fields(lines[0])[2] != "3.7.3" || lines[0] != "etcd Version: 3.7.3" {
+		t.Errorf("first line %q", lines[0])
+	}
+	for i, prefix := range []string{"etcd Version: ", "Git SHA: ", "Go Version: go1.", "Go OS/Arch: ", "Quorate Version: "} {
+		if !strings.HasPrefix(lines[i], prefix) {
+			t.Errorf("line %d is %q, want %q...", i+1, lines[i], prefix)
+		}
+	}
+	if r := parse(t, []string{"--version", "foo"}, nil, ""); r.code != 1 {
+		t.Errorf("--version foo exits with %d", r.code)
+	}
+}
+
+// TestEveryFileKey checks that a setting has a key of its own and that the key
+// is the flag's name, for every option that has one.
+func TestEveryFileKey(t *testing.T) {
+	nested := map[string]string{
+		"socket-reuse-port": "", "socket-reuse-address": "", "raft-read-timeout": "", "raft-write-timeout": "", "discovery-fallback": "",
+	}
+	known := map[string]bool{}
+	var collect func(rt reflect.Type)
+	collect = func(rt reflect.Type) {
+		for i := range rt.NumField() {
+			f := rt.Field(i)
+			if f.Anonymous {
+				collect(f.Type)
+				continue
+			}
+			if key := f.Tag.Get("json"); key != "" && key != "-" {
+				if known[key] {
+					t.Errorf("key %s stands twice", key)
+				}
+				known[key] = true
+			}
+		}
+	}
+	collect(reflect.TypeOf(configYAML{}))
+	for _, o := range options {
+		_, isNested := nested[o.name]
+		isNested = isNested || (o.group == groupSecurity && !known[o.name]) || strings.HasPrefix(o.name, "discovery-") && !known[o.name]
+		if !isNested && !known[o.name] {
+			t.Errorf("option %s has no key in the file", o.name)
+		}
+	}
+	fs := newFlagSet(Default())
+	for key := range known {
+		switch key {
+		case "client-transport-security", "peer-transport-security", "socket-options", "discovery-config":
+			continue
+		}
+		if fs.Lookup(key) == nil {
+			t.Errorf("key %s is no flag", key)
+		}
+	}
+}
+
+func TestComputedDefaults(t *testing.T) {
+	tests := []struct {
+		name                  string
+		args                  []string
+		file                  string
+		dataDir, peer, client string
+		cluster               string
+	}{
+		{name: "nothing", dataDir: "default.etcd", peer: "http://localhost:2380", client: "http://localhost:2379", cluster: "default=http://localhost:2380"},
+		{name: "name", args: []string{"--name", "m1"}, dataDir: "m1.etcd", peer: "http://localhost:2380", client: "http://localhost:2379", cluster: "m1=http://localhost:2380"},
+		{name: "name and URLs", args: []string{"--name", "m1", "--initial-advertise-peer-urls", "http://b:1,http://a:1"},
+			dataDir: "m1.etcd", peer: "http://a:1,http://b:1", client: "http://localhost:2379", cluster: "m1=http://a:1,m1=http://b:1"},
+		{name: "URLs without a name", args: []string{"--initial-advertise-peer-urls", "http://a:1"},
+			dataDir: "default.etcd", peer: "http://a:1", client: "http://localhost:2379", cluster: "default=http://localhost:2380"},
+		{name: "every interface", args: []string{"--name", "m1", "--listen-peer-urls", "http://0.0.0.0:12380"},
+			dataDir: "m1.etcd", peer: "http://10.1.2.3:12380", client: "http://localhost:2379", cluster: "m1=http://10.1.2.3:12380"},
+		{name: "every interface, file", file: "name: m1\nlisten-client-urls: http://0.0.0.0:12379\n",
+			dataDir: "m1.etcd", peer: "http://localhost:2380", client: "http://10.1.2.3:12379", cluster: "m1=http://localhost:2380"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			r := parse(t, tt.args, nil, tt.file)
+			if r.code != -1 {
+				t.Fatalf("exit %d: %s", r.code, r.stderr)
+			}
+			got := []string{r.c.DataDir, strings.Join(URLStrings(r.c.AdvertisePeerURLs), ","), strings.Join(URLStrings(r.c.AdvertiseClientURLs), ","), r.c.InitialCluster}
+			if want := []string{tt.dataDir, tt.peer, tt.client, tt.cluster}; !slices.Equal(got, want) {
+				t.Errorf("got  %q\nwant %q", got, want)
+			}
+		})
+	}
+}
+
+func TestVerifyBootstrap(t *testing.T) {
+	tests := []struct {
+		name, advertise, cluster string
+		want                     string // error
+	}{
+		{"m1", "http://10.0.0.1:1", "m1=http://10.0.0.1:1,m2=http://10.0.0.2:1", ""},
+		{"m1", "http://10.0.0.1:1,http://10.0.0.3:1", "m1=http://10.0.0.3:1,m1=http://10.0.0.1:1", ""},
+		{"m1", "http://10.0.0.1:1", "m2=http://10.0.0.1:1", `couldn't find local name "m1" in the initial cluster configuration`},
+		{"m1", "http://10.0.0.1:1", "m1=http://10.0.0.1:1,m2=http://10.0.0.1:1", "initial cluster m1=http://10.0.0.1:1,m2=http://10.0.0.1:1 has duplicate url"},
+		{"m1", "http://10.0.0.1:1", "m1=http://10.0.0.2:1",
+			`--initial-cluster has m1=http://10.0.0.2:1 but missing from --initial-advertise-peer-urls=http://10.0.0.1:1 (resolved urls: "http://10.0.0.1:1" != "http://10.0.0.2:1")`},
+		{"m1", "http://10.0.0.1:1,http://10.0.0.2:1", "m1=http://10.0.0.2:1",
+			`--initial-advertise-peer-urls has http://10.0.0.1:1 but missing from --initial-cluster=m1=http://10.0.0.1:1,m1=http://10.0.0.2:1`},
+		{"m1", "http://10.0.0.1:1", "m1=http://10.0.0.1:1,m1=http://10.0.0.2:1",
+			`--initial-cluster has m1=http://10.0.0.2:1 but missing from --initial-advertise-peer-urls=http://10.0.0.1:1 (len(["http://10.0.0.1:1"]) != len(["http://10.0.0.1:1" "http://10.0.0.2:1"]))`},
+		{"m1", "http://10.0.0.1:1", "m1=foo", "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: foo"},
+		{"m1", "http://10.0.0.1:1", "m1", "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.cluster, func(t *testing.T) {
+			r := parse(t, []string{"--name", tt.name, "--initial-advertise-peer-urls", tt.advertise, "--initial-cluster", tt.cluster}, nil, "")
+			if r.code != -1 {
+				t.Fatalf("exit %d: %s", r.code, r.stderr)
+			}
+			if got := errText(r.c.VerifyBootstrap(context.Background())); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+	r := parse(t, []string{"--name", "m2", "--initial-cluster", "m1=http://h1:1,m2=http://h2:1", "--initial-cluster-state", "existing"}, nil, "")
+	if err := r.c.VerifyJoin(); err != nil {
+		t.Errorf("joining does not compare with the advertised URLs: %v", err)
+	}
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	return err.Error()
+}
+
+func TestCompactionRetention(t *testing.T) {
+	for _, tt := range []struct {
+		mode, text string
+		want       time.Duration
+	}{
+		{CompactionPeriodic, "", 0},
+		{CompactionPeriodic, "2", 2 * time.Hour},
+		{CompactionPeriodic, "90m", 90 * time.Minute},
+		{CompactionRevision, "1000", 1000},
+		{CompactionRevision, "1us", 1000},
+	} {
+		c := Default()
+		c.AutoCompactionMode, c.AutoCompactionRetention = tt.mode, tt.text
+		if got, err := c.CompactionRetention(); err != nil || got != tt.want {
+			t.Errorf("%s %q: got %v, %v, want %v", tt.mode, tt.text, got, err, tt.want)
+		}
+	}
+}
+
+func TestGates(t *testing.T) {
+	var g Gates
+	if err := g.Set("AllAlpha=true, LeaseCheckpoint=false,,FastLeaseKeepAlive=false"); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]bool{
+		LeaseCheckpoint: false, LeaseCheckpointPersist: true, "FastLeaseKeepAlive": false, "TxnModeWriteWithSharedBuffer": true, "NoSuchGate": false,
+	} {
+		if got := g.Enabled(name); got != want {
+			t.Errorf("Enabled(%s) = %t, want %t", name, got, want)
+		}
+	}
+	if err := g.Set("LeaseCheckpoint=true,Nope=true"); err == nil || g.Enabled(LeaseCheckpoint) {
+		t.Errorf("a bad text changed the gates: %v", err)
+	}
+	if got, want := g.String(), "AllAlpha=true,FastLeaseKeepAlive=false,LeaseCheckpoint=false"; got != want {
+		t.Errorf("String() = %s, want %s", got, want)
+	}
+	if !slices.IsSortedFunc(g.List(), func(a, b Gate) int { return strings.Compare(a.Name, b.Name) }) {
+		t.Errorf("List() is not sorted")
+	}
+}
+
+func TestUnsupportedArch(t *testing.T) {
+	for _, tt := range []struct {
+		environ []string
+		code    int
+	}{
+		{nil, 1},
+		{[]string{"ETCD_UNSUPPORTED_ARCH=riscv64"}, 0},
+		{[]string{"ETCD_UNSUPPORTED_ARCH=386"}, 1},
+	} {
+		var stdout, stderr bytes.Buffer
+		p := &parser{args: []string{"etcd", "--version"}, environ: tt.environ, stdout: &stdout, stderr: &stderr, goarch: "riscv64"}
+		if _, exit := p.run(); exit == nil || exit.Code != tt.code {
+			t.Errorf("%q: got %v, want code %d: %s", tt.environ, exit, tt.code, stderr.String())
+		}
+	}
+}
+
+func TestDataDirState(t *testing.T) {
+	dir := t.TempDir()
+	r := parse(t, []string{"--data-dir", filepath.Join(dir, "d")}, nil, "")
+	if got, err := r.c.DataDirState(); got || err != nil {
+		t.Errorf("missing directory: %t, %v", got, err)
+	}
+	for _, step := range []struct {
+		make string
+		want string
+	}{
+		{"lost+found", "false <nil>"},
+		{"member", "true <nil>"},
+		{"proxy", "false invalid datadir; both member and proxy directories exist"},
+	} {
+		if err := os.MkdirAll(filepath.Join(dir, "d", step.make), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		initialized, err := r.c.DataDirState()
+		if got := fmt.Sprint(initialized, " ", err); got != step.want {
+			t.Errorf("after %s: %s, want %s", step.make, got, step.want)
+		}
+	}
+}
+
+func TestFileTooLarge(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "big")
+	f, err := os.Create(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if err := f.Truncate(maxFileBytes + 1); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := readFile(path); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("got %v", err)
+	}
+}
+
+func FuzzFile(f *testing.F) {
+	for _, seed := range []string{
+		"name: m1\ninitial-cluster: m1=http://a:1\n", "{\"name\": \"x\"}", "feature-gates: LeaseCheckpoint=true\nexperimental-max-learners: 2",
+		"listen-peer-urls: http://1.2.3.4:5,unix://a/b", "experimental-peer-skip-client-san-verification: 1", "a: &a [*a]", "log-outputs: [x]\ncors: '*'",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		c, err := decodeFile(data)
+		if err != nil {
+			return
+		}
+		if len(c.ListenPeerURLs) == 0 || len(c.ListenClientURLs) == 0 || c.ClusterState == "" {
+			t.Errorf("decoded into an incomplete configuration: %q", data)
+		}
+		c.Inert()
+		c.checkRefused()
+		c.checkStart()
+	})
+}
+
+func FuzzInitialCluster(f *testing.F) {
+	for _, seed := range []string{"a=http://a:1", "a=http://a:1,a=http://b:1,,b=unix://x", "a", "=", "a==b", "a=http://[::1]:2"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		cluster, err := ParseInitialCluster(text)
+		if err != nil {
+			return
+		}
+		printed := ClusterString(cluster)
+		again, err := ParseInitialCluster(printed)
+		if err != nil {
+			if strings.Contains(printed, "%2C") || strings.ContainsAny(printed, " ") {
+				return
+			}
+			t.Fatalf("%q prints as %q, which does not parse: %v", text, printed, err)
+		}
+		if got := ClusterString(again); got != printed {
+			t.Errorf("%q prints as %q, then as %q", text, printed, got)
+		}
+		for name, urls := range cluster {
+			if !slices.IsSortedFunc(urls, func(a, b url.URL) int { return strings.Compare(a.String(), b.String()) }) {
+				t.Errorf("URLs of %q are not sorted", name)
+			}
+		}
+	})
+}
