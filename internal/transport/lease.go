@@ -1,0 +1,258 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/lease"
+)
+
+const (
+	pathLeases        = "/leases"
+	pathLeaseInternal = "/leases/internal"
+	// maxLeaseRequest bounds a forwarded request, which holds an id and a flag.
+	maxLeaseRequest = 64 << 10
+	// leaseApplyWait is how long a leader may take to apply what it has committed
+	// before it says anything about a lease.
+	leaseApplyWait = time.Second
+	leaseRetry     = 50 * time.Millisecond // between rounds over the leader's URLs
+)
+
+// errApplyTimeout is what a member answers that could not catch up in time.
+var errApplyTimeout = errors.New("waiting for node to catch up its applied index has timed out")
+
+// LeaseTTL is the answer to a question about a lease, in seconds.
+type LeaseTTL struct {
+	TTL, GrantedTTL int64
+	Keys            [][]byte // sorted; only if asked for
+}
+
+// LeaseServer answers what other members forward to the leader. Its methods
+// return lease.ErrLeaseNotFound and lease.ErrNotPrimary as they are.
+type LeaseServer interface {
+	// WaitApplied returns once everything that is committed now is applied, or
+	// at once if the lease is known here; an error when ctx ends first.
+	WaitApplied(ctx context.Context, leaseID int64) error
+	RenewLease(ctx context.Context, id int64) (ttl int64, err error)
+	LeaseTimeToLive(ctx context.Context, id int64, keys bool) (LeaseTTL, error)
+}
+
+// LeaseHandler returns the handler of /leases and /leases/internal.
+func LeaseHandler(s LeaseServer) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveLease(s, w, r) })
+}
+
+func serveLease(s LeaseServer, w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodPost {
+		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxLeaseRequest))
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		http.Error(w, "request body too large", http.StatusRequestEntityTooLarge)
+		return
+	}
+	if err != nil {
+		http.Error(w, "error reading body", http.StatusBadRequest)
+		return
+	}
+	switch r.URL.Path {
+	case pathLeases:
+		serveRenew(s, w, r, b)
+	case pathLeaseInternal:
+		serveTimeToLive(s, w, r, b)
+	default:
+		http.Error(w, fmt.Sprintf("unknown request path %q", r.URL.Path), http.StatusBadRequest)
+	}
+}
+
+func waitApplied(s LeaseServer, w http.ResponseWriter, r *http.Request, id int64) bool {
+	ctx, cancel := context.WithTimeout(r.Context(), leaseApplyWait)
+	defer cancel()
+	if err := s.WaitApplied(ctx, id); err != nil {
+		http.Error(w, errApplyTimeout.Error(), http.StatusRequestTimeout)
+		return false
+	}
+	return true
+}
+
+func serveRenew(s LeaseServer, w http.ResponseWriter, r *http.Request, b []byte) {
+	var req pb.LeaseKeepAliveRequest
+	if err := proto.Unmarshal(b, &req); err != nil {
+		http.Error(w, "error unmarshalling request", http.StatusBadRequest)
+		return
+	}
+	if !waitApplied(s, w, r, req.ID) {
+		return
+	}
+	ttl, err := s.RenewLease(r.Context(), req.ID)
+	if err != nil {
+		leaseError(w, err, http.StatusBadRequest)
+		return
+	}
+	answerProto(w, &pb.LeaseKeepAliveResponse{ID: req.ID, TTL: ttl}, nil)
+}
+
+func serveTimeToLive(s LeaseServer, w http.ResponseWriter, r *http.Request, b []byte) {
+	var req pb.LeaseTimeToLiveRequest
+	inner, err := unwrapLease(b)
+	if err == nil {
+		err = proto.Unmarshal(inner, &req)
+	}
+	if err != nil {
+		http.Error(w, "error unmarshalling request", http.StatusBadRequest)
+		return
+	}
+	if !waitApplied(s, w, r, req.ID) {
+		return
+	}
+	l, err := s.LeaseTimeToLive(r.Context(), req.ID, req.Keys)
+	if err != nil {
+		leaseError(w, err, http.StatusInternalServerError)
+		return
+	}
+	answerProto(w, &pb.LeaseTimeToLiveResponse{Header: &pb.ResponseHeader{}, ID: req.ID,
+		TTL: l.TTL, GrantedTTL: l.GrantedTTL, Keys: l.Keys}, wrapLease)
+}
+
+func leaseError(w http.ResponseWriter, err error, code int) {
+	if errors.Is(err, lease.ErrLeaseNotFound) {
+		code = http.StatusNotFound
+		err = lease.ErrLeaseNotFound
+	}
+	http.Error(w, err.Error(), code)
+}
+
+func answerProto(w http.ResponseWriter, m proto.Message, wrap func([]byte) []byte) {
+	b, err := proto.Marshal(m)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	if wrap != nil {
+		b = wrap(b)
+	}
+	w.Header().Set("Content-Type", "application/protobuf")
+	w.Write(b) // a lost answer is asked for again
+}
+
+// wrapLease makes b field 1 of a message: LeaseInternalRequest and
+// LeaseInternalResponse have only that.
+func wrapLease(b []byte) []byte {
+	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), b)
+}
+
+// unwrapLease returns field 1 of a message, the last if there are several.
+func unwrapLease(b []byte) (inner []byte, err error) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, protowire.ParseError(n)
+		}
+		b = b[n:]
+		n = protowire.ConsumeFieldValue(num, typ, b)
+		if n < 0 {
+			return nil, protowire.ParseError(n)
+		}
+		if num == 1 && typ == protowire.BytesType {
+			inner, _ = protowire.ConsumeBytes(b)
+		}
+		b = b[n:]
+	}
+	if inner == nil {
+		return nil, errors.New("no request inside")
+	}
+	return inner, nil
+}
+
+// RenewLease renews a lease at the leader. leader returns the leader's peer
+// URLs, waiting for a leader if there is none; it is asked again for each round.
+// The error is lease.ErrLeaseNotFound, that of leader, or the end of ctx.
+func (c *Client) RenewLease(ctx context.Context, leader func(context.Context) ([]string, error), id int64) (ttl int64, err error) {
+	body, err := proto.Marshal(&pb.LeaseKeepAliveRequest{ID: id})
+	if err != nil {
+		return 0, err
+	}
+	err = c.askLeader(ctx, leader, pathLeases, body, func(b []byte) error {
+		var resp pb.LeaseKeepAliveResponse
+		if err := proto.Unmarshal(b, &resp); err != nil {
+			return fmt.Errorf("decode renewal: %w", err)
+		}
+		if resp.ID != id {
+			return fmt.Errorf("renewal of lease %x for %x", resp.ID, id)
+		}
+		ttl = resp.TTL
+		return nil
+	})
+	return ttl, err
+}
+
+// LeaseTimeToLive asks the leader for the time that a lease has left. Its
+// arguments and errors are those of RenewLease.
+func (c *Client) LeaseTimeToLive(ctx context.Context, leader func(context.Context) ([]string, error), id int64, keys bool) (l LeaseTTL, err error) {
+	body, err := proto.Marshal(&pb.LeaseTimeToLiveRequest{ID: id, Keys: keys})
+	if err != nil {
+		return l, err
+	}
+	err = c.askLeader(ctx, leader, pathLeaseInternal, wrapLease(body), func(b []byte) error {
+		inner, err := unwrapLease(b)
+		if err != nil {
+			return fmt.Errorf("decode time to live: %w", err)
+		}
+		var resp pb.LeaseTimeToLiveResponse
+		if err := proto.Unmarshal(inner, &resp); err != nil {
+			return fmt.Errorf("decode time to live: %w", err)
+		}
+		if resp.ID != id {
+			return fmt.Errorf("time to live of lease %x for %x", resp.ID, id)
+		}
+		l = LeaseTTL{TTL: resp.TTL, GrantedTTL: resp.GrantedTTL, Keys: resp.Keys}
+		return nil
+	})
+	return l, err
+}
+
+// askLeader posts body to one URL of the leader after the other, round after
+// round, until an answer is accepted. Only "not found" is final: every other
+// refusal may be over with the next leader.
+func (c *Client) askLeader(ctx context.Context, leader func(context.Context) ([]string, error), path string, body []byte, parse func([]byte) error) error {
+	header := http.Header{"Content-Type": {"application/protobuf"}}
+	var last error
+	for ctx.Err() == nil {
+		urls, err := leader(ctx)
+		if err != nil {
+			return err
+		}
+		for _, u := range urls {
+			_, b, err := c.ask(ctx, http.MethodPost, u+path, header, body)
+			if err == nil {
+				err = parse(b)
+			}
+			var status *StatusError
+			if errors.As(err, &status) && status.Code == http.StatusNotFound {
+				return lease.ErrLeaseNotFound
+			}
+			if err == nil {
+				return nil
+			}
+			last = err
+		}
+		select {
+		case <-time.After(leaseRetry):
+		case <-ctx.Done():
+		}
+	}
+	if last != nil && !errors.Is(last, ctx.Err()) {
+		return fmt.Errorf("%w: %w", ctx.Err(), last)
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,203 @@
+package transport
+
+import (
+	"fmt"
+	"net"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// chunkHeader is the room in front of a buffer for the size line of an HTTP
+	// chunk: eight hex digits and the line end.
+	chunkHeader = 10
+	// flushBytes is when a batch is written out although more is waiting.
+	flushBytes = 256 << 10
+	// keepBytes is how large a buffer may be to be kept for the next batch.
+	keepBytes = 1 << 20
+	// closeGrace is how long a closing link may finish its last write.
+	closeGrace = 500 * time.Millisecond
+)
+
+// link is a stream on which we write: a connection that the peer opened with a
+// GET and that we answer without end. It is the answer's HTTP chunks that are
+// written here, size line, content and line end in one write, so that a batch
+// of messages costs one system call here and one wake-up there.
+type link struct {
+	p      *peer
+	kind   streamKind
+	conn   net.Conn
+	header []byte // the answer's status line and headers, still to be written
+	enc    encoder
+	q      *queue
+	buf    []byte
+
+	once sync.Once
+	quit chan struct{}
+}
+
+func newLink(p *peer, kind streamKind, conn net.Conn, header []byte) *link {
+	return &link{p: p, kind: kind, conn: conn, header: header, enc: kind.newEncoder(),
+		q: newQueue(streamQueue), quit: make(chan struct{})}
+}
+
+// close asks run to end; it does not wait.
+func (l *link) close() { l.once.Do(func() { close(l.quit) }) }
+
+func (l *link) run() {
+	l.p.status.activate()
+	l.p.lg.Info("established stream to the peer", zap.Stringer("stream", l.kind))
+	err := l.writeAll()
+	l.p.links[l.kind].CompareAndSwap(l, nil)
+	if left := l.q.close(); left > 0 {
+		l.p.sentFailures.Add(float64(left))
+		l.p.t.reports.drop(l.p.id, left)
+	}
+	if err == nil {
+		l.finish()
+	} else {
+		l.p.status.deactivate("write "+l.kind.String()+" stream", err)
+	}
+	l.conn.Close()
+	l.p.lg.Warn("closed stream to the peer", zap.Stringer("stream", l.kind), zap.Error(err))
+}
+
+// writeAll writes batches and heartbeats until the link is closed (nil) or a
+// write fails.
+func (l *link) writeAll() error {
+	// A peer that does not read must not hold up the closing for a write timeout.
+	unblock := make(chan struct{})
+	defer close(unblock)
+	go func() {
+		select {
+		case <-l.quit:
+		case <-unblock:
+			return
+		}
+		select {
+		case <-time.After(closeGrace):
+			l.conn.Close()
+		case <-unblock:
+		}
+	}()
+	if err := l.write(l.header); err != nil {
+		return err
+	}
+	// The first heartbeat at once: it shows the peer that the stream works.
+	if err := l.writeHeartbeat(); err != nil {
+		return err
+	}
+	tick := time.NewTicker(heartbeatPeriod)
+	defer tick.Stop()
+	for {
+		var err error
+		select {
+		case <-l.q.ready:
+			err = l.writeBatch()
+		case <-tick.C:
+			err = l.writeHeartbeat()
+		case <-l.quit:
+			return nil
+		}
+		if err != nil {
+			select {
+			case <-l.quit:
+				return nil // closed on purpose, perhaps in the middle of a write
+			default:
+				return err
+			}
+		}
+	}
+}
+
+func (l *link) writeHeartbeat() error {
+	return l.flush(l.enc.heartbeat(l.begin()))
+}
+
+// writeBatch writes all waiting messages.
+func (l *link) writeBatch() error {
+	batch := l.q.take()
+	defer l.q.done(batch)
+	b := l.begin()
+	var err error
+	for _, m := range batch {
+		if b, err = l.enc.message(b, m); err != nil {
+			// The frame is not in the buffer; a message that cannot be encoded
+			// would be a fault of ours, not of the stream.
+			l.p.dropped(m)
+			l.p.lg.Error("cannot encode a raft message", zap.Stringer("type", m.GetType()), zap.Error(err))
+			continue
+		}
+		if len(b) >= flushBytes {
+			if err := l.flush(b); err != nil {
+				return err
+			}
+			b = l.begin()
+		}
+	}
+	return l.flush(b)
+}
+
+// begin returns the empty buffer, with room for the size line.
+func (l *link) begin() []byte {
+	if cap(l.buf) < chunkHeader {
+		l.buf = make([]byte, chunkHeader, 4096)
+	}
+	return l.buf[:chunkHeader]
+}
+
+// flush writes b, which began with begin, as one chunk.
+func (l *link) flush(b []byte) error {
+	l.buf = b[:0]
+	if cap(b) > keepBytes {
+		l.buf = nil
+	}
+	n := len(b) - chunkHeader
+	if n == 0 {
+		return nil
+	}
+	putChunkHeader(b[:chunkHeader], n)
+	b = append(b, '\r', '\n')
+	if cap(b) <= keepBytes {
+		l.buf = b[:0]
+	}
+	if err := l.write(b); err != nil {
+		return err
+	}
+	l.p.sentBytes.Add(float64(n))
+	return nil
+}
+
+// putChunkHeader writes the size line of a chunk. Leading zeros are legal.
+func putChunkHeader(b []byte, n int) {
+	const digits = "0123456789abcdef"
+	for i := 7; i >= 0; i-- {
+		b[i] = digits[n&15]
+		n >>= 4
+	}
+	b[8], b[9] = '\r', '\n'
+}
+
+// write writes b in pieces, each of which has the write timeout to itself.
+func (l *link) write(b []byte) error {
+	for len(b) > 0 {
+		piece := b[:min(len(b), flushBytes)]
+		if err := l.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+			return fmt.Errorf("set write deadline: %w", err)
+		}
+		if _, err := l.conn.Write(piece); err != nil {
+			return err
+		}
+		b = b[len(piece):]
+	}
+	return nil
+}
+
+// finish ends the answer properly, so that the peer sees an end and no error.
+func (l *link) finish() {
+	if err := l.conn.SetWriteDeadline(time.Now().Add(closeGrace)); err == nil {
+		_, _ = l.conn.Write([]byte("0\r\n\r\n")) // the connection is closed either way
+	}
+}

@@ -1,0 +1,209 @@
+package transport
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+)
+
+var errProposalsFull = errors.New("transport: queue of received proposals is full")
+
+// streamKind tells the two streams apart.
+type streamKind int
+
+const (
+	kindMsgApp streamKind = iota
+	kindMessage
+)
+
+func (k streamKind) String() string {
+	if k == kindMsgApp {
+		return streamMsgApp
+	}
+	return streamMessage
+}
+
+func (k streamKind) newEncoder() encoder {
+	if k == kindMsgApp {
+		return &appEncoder{}
+	}
+	return plainEncoder{}
+}
+
+// peer is another member. A peer of the membership has streams both ways; a
+// remote only requests.
+type peer struct {
+	t      *Transport
+	id     uint64
+	name   string // the id as text
+	lg     *zap.Logger
+	status *status
+	urls   urlPicker
+
+	ctx    context.Context // ends with stop
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	// links are the streams that the peer has opened to us, by kind; nil while
+	// there is none.
+	links [2]atomic.Pointer[link]
+	// mu orders attach and stop.
+	mu      sync.Mutex
+	stopped bool
+
+	pipeline  pipeline
+	proposals *queue // received proposals on their way to the Host
+
+	sentBytes, sentFailures, receivedBytes, receivedFailures prometheus.Counter
+}
+
+// startPeer starts the goroutines of a peer; streams is false for a remote.
+func (t *Transport) startPeer(id uint64, urls []string, streams bool) *peer {
+	name := membership.FormatID(id)
+	p := &peer{
+		t: t, id: id, name: name,
+		lg:               t.lg.With(zap.String("remote-peer-id", name)),
+		status:           newStatus(t.lg, t.cfg.ID, id),
+		proposals:        newQueue(proposalQueue),
+		sentBytes:        metrics.NetworkPeerSentBytesTotal.WithLabelValues(name),
+		sentFailures:     metrics.NetworkPeerSentFailuresTotal.WithLabelValues(name),
+		receivedBytes:    metrics.NetworkPeerReceivedBytesTotal.WithLabelValues(name),
+		receivedFailures: metrics.NetworkPeerReceivedFailuresTotal.WithLabelValues(name),
+	}
+	p.pipeline.p = p
+	p.ctx, p.cancel = context.WithCancel(t.ctx)
+	p.setURLs(urls)
+	if streams {
+		p.wg.Go(func() { p.readStream(kindMsgApp) })
+		p.wg.Go(func() { p.readStream(kindMessage) })
+		p.wg.Go(p.processProposals)
+		p.wg.Go(func() { p.probe("ROUND_TRIPPER_RAFT_MESSAGE", t.streams) })
+		p.wg.Go(func() { p.probe("ROUND_TRIPPER_SNAPSHOT", t.requests) })
+	}
+	return p
+}
+
+func (p *peer) setURLs(urls []string) {
+	if err := p.urls.set(urls); err != nil {
+		p.lg.Warn("peer has unusable URLs", zap.Strings("urls", urls), zap.Error(err))
+	}
+}
+
+// send queues m for the best way that is open.
+func (p *peer) send(m *raftpb.Message) {
+	first := kindMessage
+	switch m.GetType() {
+	case raftpb.MsgSnap:
+		// Never on a stream: it may be large and would hold up the rest.
+		p.sendByPost(m)
+		return
+	case raftpb.MsgApp:
+		first = kindMsgApp
+	}
+	for k := first; k <= kindMessage; k++ {
+		l := p.links[k].Load()
+		if l == nil {
+			continue
+		}
+		switch l.q.push(m) {
+		case pushed:
+			return
+		case pushFull:
+			p.dropped(m)
+			return
+		}
+	}
+	p.sendByPost(m)
+}
+
+func (p *peer) sendByPost(m *raftpb.Message) {
+	if !p.pipeline.push(m) {
+		p.dropped(m)
+	}
+}
+
+// dropped notes a message that was not and will not be sent.
+func (p *peer) dropped(m *raftpb.Message) {
+	p.sentFailures.Inc()
+	p.t.reports.drop(p.id, 1)
+	if m.GetType() == raftpb.MsgSnap {
+		p.t.reports.snapshot(p.id, false)
+	}
+}
+
+// attach makes l the stream of its kind to the peer and closes the one before.
+// It reports false if the peer is stopped.
+func (p *peer) attach(l *link) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return false
+	}
+	if old := p.links[l.kind].Swap(l); old != nil {
+		old.close()
+	}
+	p.wg.Go(l.run)
+	return true
+}
+
+// stop closes the connections and waits for the goroutines.
+func (p *peer) stop() {
+	p.mu.Lock()
+	p.stopped = true
+	p.mu.Unlock()
+	for k := range p.links {
+		if l := p.links[k].Load(); l != nil {
+			l.close()
+		}
+	}
+	p.pipeline.close()
+	p.cancel()
+	p.wg.Wait()
+	p.status.forget()
+}
+
+// receive hands on a message that the peer sent on a stream. Proposals have a
+// queue of their own: without a leader they may wait, and must not hold up what
+// the election needs.
+func (p *peer) receive(m *raftpb.Message) {
+	var err error
+	if m.GetType() == raftpb.MsgProp {
+		if p.proposals.push(m) == pushed {
+			return
+		}
+		err = errProposalsFull
+	} else if err = p.t.deliver(m); err == nil {
+		return
+	}
+	p.receivedFailures.Inc()
+	p.lg.Debug("dropped a received raft message", zap.Stringer("type", m.GetType()), zap.Error(err))
+}
+
+func (p *peer) processProposals() {
+	for {
+		select {
+		case <-p.proposals.ready:
+		case <-p.ctx.Done():
+			return
+		}
+		batch := p.proposals.take()
+		for _, m := range batch {
+			if p.ctx.Err() != nil {
+				return
+			}
+			if err := p.t.deliver(m); err != nil {
+				p.receivedFailures.Inc()
+				p.lg.Debug("dropped a received proposal", zap.Error(err))
+			}
+		}
+		p.proposals.done(batch)
+	}
+}

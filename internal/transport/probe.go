@@ -1,0 +1,105 @@
+package transport
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/metrics"
+)
+
+const (
+	probeReport       = 30 * time.Second // between reports on a healthy peer
+	probeReportSick   = 5 * time.Second  // and on one that does not answer
+	maxClockDiff      = time.Second
+	maxProbeAnswer    = 4 << 10
+	probeSmoothing    = 8 // a new round trip time counts one eighth
+	probeRequestLimit = readTimeout
+)
+
+// probe asks the peer how it is, time and again, and reports round trip time
+// and clock difference. name tells the two clients apart in the log.
+func (p *peer) probe(name string, c *http.Client) {
+	rttSeconds := metrics.NetworkPeerRoundTripTimeSeconds.WithLabelValues(p.name)
+	tick := time.NewTicker(probePeriod)
+	defer tick.Stop()
+	var (
+		srtt     time.Duration
+		reported time.Time
+	)
+	for {
+		select {
+		case <-tick.C:
+		case <-p.ctx.Done():
+			return
+		}
+		rtt, diff, err := p.probeOnce(c)
+		if p.ctx.Err() != nil {
+			return
+		}
+		if err == nil {
+			if srtt == 0 {
+				srtt = rtt
+			}
+			srtt += (rtt - srtt) / probeSmoothing
+		}
+		interval := probeReport
+		if err != nil {
+			interval = probeReportSick
+		}
+		if time.Since(reported) < interval {
+			continue
+		}
+		reported = time.Now()
+		lg := p.lg.With(zap.String("round-tripper-name", name), zap.Duration("rtt", srtt))
+		if err != nil {
+			lg.Warn("prober detected unhealthy status", zap.Error(err))
+			continue
+		}
+		if diff.Abs() > maxClockDiff {
+			lg.Warn("prober found high clock drift", zap.Duration("clock-drift", diff))
+		}
+		rttSeconds.Observe(srtt.Seconds())
+	}
+}
+
+// probeOnce returns the round trip time and how far the peer's clock is ahead.
+func (p *peer) probeOnce(c *http.Client) (rtt, diff time.Duration, err error) {
+	u, err := p.urls.pick()
+	if err != nil {
+		return 0, 0, err
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, probeRequestLimit)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u+pathProbing, nil)
+	if err != nil {
+		return 0, 0, err
+	}
+	start := time.Now()
+	resp, err := c.Do(req)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return 0, 0, fmt.Errorf("status %d", resp.StatusCode)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeAnswer))
+	if err != nil {
+		return 0, 0, err
+	}
+	rtt = time.Since(start)
+	var h health
+	if err := json.Unmarshal(b, &h); err != nil {
+		return 0, 0, fmt.Errorf("decode answer: %w", err)
+	}
+	if !h.OK {
+		return 0, 0, fmt.Errorf("peer says that it is not well")
+	}
+	return rtt, h.Now.Sub(start.Add(rtt / 2)), nil
+}

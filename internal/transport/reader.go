@@ -1,0 +1,120 @@
+package transport
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+)
+
+// streamBuffer is how much of a stream is read at once.
+const streamBuffer = 64 << 10
+
+// readStream keeps a stream from the peer open and hands on what comes, until
+// the peer is stopped.
+func (p *peer) readStream(kind streamKind) {
+	for p.ctx.Err() == nil {
+		start := time.Now()
+		body, err := p.dial(kind)
+		if err == nil {
+			err = p.readFrom(kind, body)
+		} else if p.ctx.Err() == nil && !errors.Is(err, errUnsupportedStream) {
+			p.status.deactivate("dial "+kind.String()+" stream", err)
+		}
+		p.lg.Debug("stream from the peer ended", zap.Stringer("stream", kind), zap.Error(err))
+		select {
+		case <-time.After(dialRetry - time.Since(start)):
+		case <-p.ctx.Done():
+		}
+	}
+}
+
+// readFrom hands on the messages of a stream until it fails.
+func (p *peer) readFrom(kind streamKind, body io.ReadCloser) error {
+	defer body.Close()
+	p.status.activate()
+	p.lg.Info("established stream from the peer", zap.Stringer("stream", kind))
+	r := bufio.NewReaderSize(body, streamBuffer)
+	var dec decoder = plainDecoder{r}
+	if kind == kindMsgApp {
+		dec = &appDecoder{r: r, local: p.t.cfg.ID, remote: p.id}
+	}
+	for {
+		m, n, err := dec.next()
+		p.receivedBytes.Add(float64(n))
+		if err != nil {
+			// An end is the peer closing or replacing the stream; whether it is
+			// gone shows the next dial.
+			if p.ctx.Err() == nil && err != io.EOF && !errors.Is(err, net.ErrClosed) {
+				p.status.deactivate("read "+kind.String()+" stream", err)
+				p.lg.Warn("lost stream from the peer", zap.Stringer("stream", kind), zap.Error(err))
+			}
+			return err
+		}
+		if m != nil {
+			p.receive(m)
+		}
+	}
+}
+
+// dial opens a stream from the peer.
+func (p *peer) dial(kind streamKind) (io.ReadCloser, error) {
+	u, err := p.urls.pick()
+	if err != nil {
+		return nil, err
+	}
+	body, err := p.dialURL(kind, u)
+	if err != nil {
+		p.urls.failed(u)
+	}
+	return body, err
+}
+
+func (p *peer) dialURL(kind streamKind, u string) (io.ReadCloser, error) {
+	url := u + pathStream + "/" + kind.String() + "/" + membership.FormatID(p.t.cfg.ID)
+	req, err := http.NewRequestWithContext(p.ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", url, err)
+	}
+	p.t.setHeaders(req.Header)
+	req.Header.Set(headerTo, p.name)
+	resp, err := p.t.streams.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.checkStreamAnswer(resp); err != nil {
+		resp.Body.Close()
+		return nil, err
+	}
+	return resp.Body, nil
+}
+
+func (p *peer) checkStreamAnswer(resp *http.Response) error {
+	// Before the status: who does not even tell its version is not a member, and
+	// must not be able to end this one with a 410.
+	v, err := headerVersionOf(resp.Header, headerVersion)
+	if err != nil || v.MajorMinor().Less(firstStreamVersion) {
+		return errUnsupportedStream
+	}
+	switch resp.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusGone:
+		p.t.cfg.Host.SelfRemoved(ErrRemoved)
+		return ErrRemoved
+	case http.StatusNotFound:
+		return fmt.Errorf("peer %s does not know member %s yet", p.name, membership.FormatID(p.t.cfg.ID))
+	}
+	err = statusError(resp)
+	if errors.Is(err, errIncompatible) || errors.Is(err, errClusterMismatch) {
+		p.lg.Warn("peer refused the stream", zap.Error(err))
+	}
+	return err
+}

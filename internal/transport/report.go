@@ -1,0 +1,84 @@
+package transport
+
+import (
+	"slices"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+)
+
+// reporter passes failures on to the Host from a goroutine of its own, so that
+// Send may be called by the very loop that takes the reports. Reports of the
+// same peer that wait together become one.
+type reporter struct {
+	lg   *zap.Logger
+	host Host
+	wake chan struct{}
+
+	mu          sync.Mutex
+	unreachable map[uint64]int // by peer, the number of messages dropped
+	snapshots   []snapshotReport
+}
+
+type snapshotReport struct {
+	id uint64
+	ok bool
+}
+
+func newReporter(lg *zap.Logger, host Host) *reporter {
+	return &reporter{lg: lg, host: host, wake: make(chan struct{}, 1), unreachable: make(map[uint64]int)}
+}
+
+// drop notes that n messages to a peer were lost.
+func (r *reporter) drop(id uint64, n int) {
+	r.mu.Lock()
+	r.unreachable[id] += n
+	r.mu.Unlock()
+	r.signal()
+}
+
+func (r *reporter) snapshot(id uint64, ok bool) {
+	r.mu.Lock()
+	r.snapshots = append(r.snapshots, snapshotReport{id, ok})
+	r.mu.Unlock()
+	r.signal()
+}
+
+func (r *reporter) signal() {
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (r *reporter) run(stop <-chan struct{}) {
+	for {
+		select {
+		case <-r.wake:
+			r.flush()
+		case <-stop:
+			return
+		}
+	}
+}
+
+func (r *reporter) flush() {
+	r.mu.Lock()
+	unreachable, snapshots := r.unreachable, r.snapshots
+	r.unreachable, r.snapshots = make(map[uint64]int), nil
+	r.mu.Unlock()
+	var ids []uint64
+	for id := range unreachable {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		r.lg.Debug("dropped raft messages", zap.String("peer-id", membership.FormatID(id)), zap.Int("messages", unreachable[id]))
+		r.host.ReportUnreachable(id)
+	}
+	for _, s := range snapshots {
+		r.host.ReportSnapshot(s.id, s.ok)
+	}
+}

@@ -1,0 +1,131 @@
+package transport
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+)
+
+const (
+	// snapshotStall ends a transfer whose body does not move. While the receiver
+	// installs what it got, which may take minutes, there is no limit.
+	snapshotStall = time.Minute
+	// snapshotAnswer is the time for the body of the answer, once its header came.
+	snapshotAnswer = 5 * time.Second
+)
+
+var errStalled = errors.New("transport: snapshot transfer does not move")
+
+// SendSnapshot sends m, a MsgSnap, and the database that body streams to m's
+// receiver, and closes body. It returns at once; the outcome goes to
+// Host.ReportSnapshot, also when the receiver is not a peer.
+func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser) {
+	if p := t.table.Load().peers[m.GetTo()]; p != nil && p.sendSnapshot(m, body) {
+		return
+	}
+	body.Close()
+	t.lg.Warn("cannot send a snapshot to an unknown member", zap.String("peer-id", membership.FormatID(m.GetTo())))
+	t.reports.snapshot(m.GetTo(), false)
+}
+
+// sendSnapshot starts the transfer; false if the peer is stopped.
+func (p *peer) sendSnapshot(m *raftpb.Message, body io.ReadCloser) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.stopped {
+		return false
+	}
+	p.wg.Go(func() { p.transferSnapshot(m, body) })
+	return true
+}
+
+func (p *peer) transferSnapshot(m *raftpb.Message, body io.ReadCloser) {
+	inflight := metrics.NetworkSnapshotSendInflightsTotal.WithLabelValues(p.name)
+	inflight.Inc()
+	defer inflight.Dec()
+	start := time.Now()
+	lg := p.lg.With(zap.Uint64("snapshot-index", m.GetSnapshot().GetMetadata().GetIndex()))
+	lg.Info("sending database snapshot")
+	n, err := p.postSnapshot(m, body)
+	if err != nil {
+		lg.Warn("failed to send database snapshot", zap.Int64("bytes", n), zap.Error(err))
+		if p.ctx.Err() == nil {
+			p.status.deactivate("post snapshot", err)
+		}
+		metrics.NetworkSnapshotSendFailures.WithLabelValues(p.name).Inc()
+		p.dropped(m)
+		return
+	}
+	lg.Info("sent database snapshot", zap.Int64("bytes", n), zap.Duration("took", time.Since(start)))
+	p.status.activate()
+	p.sentBytes.Add(float64(n))
+	metrics.NetworkSnapshotSendSuccess.WithLabelValues(p.name).Inc()
+	metrics.NetworkSnapshotSendTotalDurationSeconds.WithLabelValues(p.name).Observe(time.Since(start).Seconds())
+	p.t.reports.snapshot(p.id, true)
+}
+
+// postSnapshot returns how many bytes of envelope and database were sent.
+func (p *peer) postSnapshot(m *raftpb.Message, body io.ReadCloser) (int64, error) {
+	defer body.Close()
+	envelope, err := appendPrefixed(nil, m)
+	if err != nil {
+		return 0, err
+	}
+	if len(envelope)-8 > maxEnvelopeBytes {
+		return 0, fmt.Errorf("%w: snapshot envelope of %d bytes", errFrameTooLarge, len(envelope)-8)
+	}
+	u, err := p.urls.pick()
+	if err != nil {
+		return 0, err
+	}
+	ctx, cancel := context.WithCancelCause(p.ctx)
+	defer cancel(nil)
+	moving := &movingReader{r: io.MultiReader(bytes.NewReader(envelope), body)}
+	moving.watch = time.AfterFunc(snapshotStall, func() { cancel(errStalled) })
+	defer moving.watch.Stop()
+	answered := func(*http.Response) {
+		moving.watch.Stop()
+		timer := time.AfterFunc(snapshotAnswer, func() { cancel(context.DeadlineExceeded) })
+		context.AfterFunc(ctx, func() { timer.Stop() })
+	}
+	// The content is of unknown length and goes in chunks: io.Reader, not a type
+	// from which net/http could tell a length.
+	err = p.postURL(ctx, u+pathSnapshot, "application/octet-stream", struct{ io.Reader }{moving}, answered)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = fmt.Errorf("%w: %w", cause, err)
+		}
+		p.urls.failed(u)
+	}
+	return moving.n.Load(), err
+}
+
+// movingReader counts what is read and keeps its watch from going off as long
+// as the reading goes on.
+type movingReader struct {
+	r     io.Reader
+	n     atomic.Int64
+	watch *time.Timer
+}
+
+func (r *movingReader) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	r.n.Add(int64(n))
+	if err != nil {
+		r.watch.Stop()
+	} else {
+		r.watch.Reset(snapshotStall)
+	}
+	return n, err
+}

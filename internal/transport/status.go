@@ -1,0 +1,65 @@
+package transport
+
+import (
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+)
+
+// status tells since when a peer has been reachable without a break. Streams
+// in both directions and requests all report to it.
+type status struct {
+	lg            *zap.Logger
+	local, remote string
+
+	mu    sync.Mutex
+	since time.Time // zero while unreachable
+}
+
+func newStatus(lg *zap.Logger, local, remote uint64) *status {
+	return &status{lg: lg, local: membership.FormatID(local), remote: membership.FormatID(remote)}
+}
+
+func (s *status) activate() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.since.IsZero() {
+		s.since = time.Now()
+		s.lg.Info("peer became active", zap.String("peer-id", s.remote))
+		metrics.NetworkActivePeers.WithLabelValues(s.local, s.remote).Inc()
+	}
+}
+
+// deactivate notes a failure; action says what failed, as in "dial stream".
+func (s *status) deactivate(action string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.since.IsZero() {
+		s.lg.Debug("peer is still inactive", zap.String("peer-id", s.remote), zap.String("failed", action), zap.Error(err))
+		return
+	}
+	s.since = time.Time{}
+	s.lg.Warn("peer became inactive", zap.String("peer-id", s.remote), zap.String("failed", action), zap.Error(err))
+	metrics.NetworkActivePeers.WithLabelValues(s.local, s.remote).Dec()
+	metrics.NetworkDisconnectedPeersTotal.WithLabelValues(s.local, s.remote).Inc()
+}
+
+// forget takes the peer off the gauge when it is no longer one.
+func (s *status) forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.since.IsZero() {
+		s.since = time.Time{}
+		metrics.NetworkActivePeers.WithLabelValues(s.local, s.remote).Dec()
+	}
+}
+
+func (s *status) activeSince() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.since
+}
