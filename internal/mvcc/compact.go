@@ -1,0 +1,263 @@
+package mvcc
+
+import (
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/engine"
+	"quorate/internal/metrics"
+)
+
+// trimLeaves bounds how many leaves of the index one background step changes,
+// and with it how long the step keeps the writer waiting.
+const trimLeaves = 100
+
+// compaction is the work that is left after Compact has set the new compact
+// revision: trim the index, delete the records, note that it is finished.
+type compaction struct {
+	rev, prev int64         // the compact revision and the one before, -1 for none
+	wait      []*epoch      // views that may still read what is to be deleted
+	done      chan struct{} // closed at the end
+	began     time.Time
+	removed   int
+
+	sum    *summing // the compaction hash, nil if it is not taken
+	doomed []doomed // trimmed from the index, not deleted yet
+}
+
+// doomed is the key of a record that is to be deleted.
+type doomed struct {
+	rev  Revision
+	tomb bool
+}
+
+// Compact makes revisions that are not needed to read at rev and later
+// unreadable and has them deleted in the background, once the batch b is
+// committed and published. done closes when the records are deleted and
+// finishedCompactRev is written; if the Store is closed before, the next Open
+// goes on and done never closes. Errors: ErrCompacted, ErrFutureRev.
+func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan struct{}, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case rev <= s.compactRev:
+		return nil, ErrCompacted
+	case rev > s.rev:
+		return nil, ErrFutureRev
+	}
+	c := &compaction{rev: rev, prev: s.compactRev, done: make(chan struct{})}
+	if len(s.scheduled) == 0 && s.sweep.idle() {
+		// etcd keeps the hash of a compaction only if the one before was finished.
+		c.sum = &summing{}
+	}
+	b.Set(scheduledKey, AppendRevision(nil, Revision{Main: rev}, false))
+	s.compactRev = rev
+	s.scheduled = append(s.scheduled, c)
+	s.dirty = true
+	return c.done, nil
+}
+
+// sweeper runs compactions one after the other, in bounded steps.
+type sweeper struct {
+	mu      sync.Mutex
+	jobs    []*compaction
+	failed  bool // a compaction could not be finished
+	running bool
+	stopped bool
+	stopc   chan struct{}
+	exited  chan struct{}
+}
+
+func (w *sweeper) init() { w.stopc = make(chan struct{}) }
+
+// idle tells whether every compaction so far is finished.
+func (w *sweeper) idle() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.jobs) == 0 && !w.failed
+}
+
+func (w *sweeper) add(s *Store, c *compaction) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c.began = s.o.Clock.Now()
+	w.jobs = append(w.jobs, c)
+	if w.running || w.stopped || s.o.Manual {
+		return
+	}
+	w.running = true
+	w.exited = make(chan struct{})
+	go w.run(s)
+}
+
+func (w *sweeper) head() *compaction {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.jobs) == 0 || w.stopped {
+		return nil
+	}
+	return w.jobs[0]
+}
+
+// pop ends the first compaction.
+func (w *sweeper) pop(failed bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.jobs = w.jobs[1:]
+	w.failed = failed
+}
+
+// stop returns when the goroutine, if there is one, has ended.
+func (w *sweeper) stop() {
+	w.mu.Lock()
+	if !w.stopped {
+		w.stopped = true
+		close(w.stopc)
+	}
+	exited := w.exited
+	w.mu.Unlock()
+	if exited != nil {
+		<-exited
+	}
+}
+
+// run steps until nothing is left. The goroutine does not outlive its work.
+func (w *sweeper) run(s *Store) {
+	defer close(w.exited)
+	for {
+		for s.Step() {
+			tick := make(chan struct{})
+			stop := s.o.Clock.AfterFunc(s.o.CompactionPause, func() { close(tick) })
+			select {
+			case <-tick:
+			case <-w.stopc:
+				stop()
+				return
+			}
+		}
+		w.mu.Lock()
+		if w.stopped || len(w.jobs) == 0 {
+			w.running = false
+			w.mu.Unlock()
+			return
+		}
+		waits := w.jobs[0].wait
+		w.mu.Unlock()
+		for _, e := range waits {
+			select {
+			case <-e.drained:
+			case <-w.stopc:
+				return
+			}
+		}
+	}
+}
+
+// Step does one bounded piece of background work. It returns false if there is
+// none, or none that can go on before older views are closed.
+func (s *Store) Step() bool {
+	c := s.sweep.head()
+	if c == nil {
+		return false
+	}
+	worked, finished, err := s.step(c)
+	if err != nil {
+		if !errors.Is(err, engine.ErrClosed) {
+			s.o.Logger.Error("compaction stopped; it goes on after the next start",
+				zap.Int64("compact-revision", c.rev), zap.Error(err))
+		}
+		s.sweep.pop(true)
+		return true
+	}
+	if finished {
+		s.sweep.pop(false)
+		s.finish(c)
+	}
+	return worked
+}
+
+func (s *Store) step(c *compaction) (worked, finished bool, err error) {
+	if c.sum != nil && !c.sum.scanned {
+		return true, false, s.sumStep(c)
+	}
+	for _, e := range c.wait {
+		select {
+		case <-e.drained:
+		default:
+			return false, false, nil
+		}
+	}
+	c.wait = nil
+	began := s.o.Clock.Now()
+	trimmed := s.trimStep(c)
+	if err := s.deleteStep(c, trimmed); err != nil {
+		return false, false, fmt.Errorf("delete compacted records: %w", err)
+	}
+	metrics.DebuggingMVCCDBCompactionPauseDurationMilliseconds.Observe(millis(s.o.Clock.Now().Sub(began)))
+	return true, trimmed && len(c.doomed) == 0, nil
+}
+
+// trimStep takes garbage out of the index, between two transactions, and tells
+// whether none is left. What is in the index no more is deleted next.
+func (s *Store) trimStep(c *compaction) (done bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	began := s.o.Clock.Now()
+	t := trim{rev: c.rev, leaves: trimLeaves, revs: s.o.CompactionBatch - len(c.doomed)}
+	if !t.spent() {
+		s.tree.compact(&t)
+	}
+	for i, rev := range t.out {
+		c.doomed = append(c.doomed, doomed{rev, t.tombs[i]})
+	}
+	if !s.dirty && len(t.out) > 0 {
+		// Nothing waits for a commit: let go of the untrimmed root.
+		st := s.published.Load()
+		s.publish(st.rev, st.compactRev)
+	}
+	metrics.DebuggingMVCCIndexCompactionPauseDurationMilliseconds.Observe(millis(s.o.Clock.Now().Sub(began)))
+	return s.tree.root.garb > c.rev
+}
+
+// deleteStep deletes the doomed records in revision order, so that a crash in
+// between never leaves a tombstone deleted and the put before it alive. The
+// last batch holds finishedCompactRev.
+func (s *Store) deleteStep(c *compaction, last bool) error {
+	sort.Slice(c.doomed, func(i, j int) bool { return c.doomed[i].rev.Less(c.doomed[j].rev) })
+	b := s.eng.NewBatch()
+	var key [1 + TombstoneLen]byte
+	key[0] = byte(engine.Key)
+	for _, d := range c.doomed {
+		b.Delete(AppendRevision(key[:1], d.rev, d.tomb))
+	}
+	if last {
+		b.Set(finishedKey, AppendRevision(nil, Revision{Main: c.rev}, false))
+	}
+	if err := b.Commit(); err != nil {
+		b.Discard()
+		return err
+	}
+	metrics.DebuggingMVCCDBCompactionKeysTotal.Add(float64(len(c.doomed)))
+	c.removed += len(c.doomed)
+	c.doomed = c.doomed[:0]
+	return nil
+}
+
+// finish reports a finished compaction.
+func (s *Store) finish(c *compaction) {
+	s.keepSum(c)
+	now := s.o.Clock.Now()
+	metrics.DebuggingMVCCDBCompactionTotalDurationMilliseconds.Observe(millis(now.Sub(c.began)))
+	metrics.DebuggingMVCCDBCompactionLast.Set(float64(now.Unix()))
+	s.o.Logger.Info("finished scheduled compaction",
+		zap.Int64("compact-revision", c.rev), zap.Duration("took", now.Sub(c.began)),
+		zap.Int("number-of-keys-compacted", c.removed))
+	close(c.done)
+}
+
+func millis(d time.Duration) float64 { return float64(d / time.Millisecond) }

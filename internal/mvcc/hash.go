@@ -1,0 +1,328 @@
+package mvcc
+
+import (
+	"context"
+	"fmt"
+	"hash/crc32"
+	"sort"
+	"sync"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/engine"
+	"quorate/internal/metrics"
+)
+
+// HashResult is a hash of the records that members compare: equal (HashRev,
+// CompactRev) must mean equal Hash.
+type HashResult struct {
+	Hash       uint32
+	CompactRev int64 // -1 if never compacted
+	HashRev    int64
+	CurrentRev int64
+}
+
+// maxSums is the number of compaction hashes that are kept.
+const maxSums = 10
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// A compaction at R with previous compact revision P defines a hash: over what
+// of the records up to P the compaction keeps, and then over every record of (P,
+// R], also those that it deletes. Records up to P come first in the engine, so
+// the two parts can be computed one after the other and joined. The second part
+// is taken before the deletion, at the cost of what was written since P. The
+// first costs what is stored; it is taken at once if that is little, else when
+// the hash is asked for, as long as no further compaction has come.
+
+// checksum is the hash of a compaction.
+type checksum struct {
+	rev, prev int64
+	tail      uint32 // over the records of (prev, rev]
+	tailLen   int64
+	whole     bool // hash is known
+	hash      uint32
+}
+
+// checksums are the newest compaction hashes by ascending revision.
+type checksums struct {
+	mu   sync.Mutex
+	list []checksum
+}
+
+func (c *checksums) store(sum checksum) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	i := sort.Search(len(c.list), func(i int) bool { return c.list[i].rev >= sum.rev })
+	if i < len(c.list) && c.list[i].rev == sum.rev {
+		c.list[i] = sum
+		return
+	}
+	c.list = insertAt(c.list, i, sum)
+	if len(c.list) > maxSums {
+		c.list = append([]checksum(nil), c.list[1:]...)
+	}
+}
+
+func (c *checksums) find(rev int64) (checksum, bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, sum := range c.list {
+		if sum.rev == rev {
+			return sum, true
+		}
+	}
+	return checksum{}, false
+}
+
+// summing is a compaction hash in the making.
+type summing struct {
+	started, scanned bool
+	all              bool // the records up to prev count too, for nothing is kept
+	next             Revision
+	crc              uint32
+	n                int64
+}
+
+// sumStep hashes the next piece of the records of (prev, rev].
+func (s *Store) sumStep(c *compaction) error {
+	sum := c.sum
+	if !sum.started {
+		if err := s.startSum(c); err != nil {
+			return fmt.Errorf("hash before compaction: %w", err)
+		}
+	}
+	left := s.o.CompactionBatch
+	end, err := s.records(context.Background(), sum.next, c.rev, func(key, value []byte, rev Revision, tomb bool) bool {
+		if left--; left < 0 {
+			sum.next = rev
+			return false
+		}
+		if !tomb || rev.Main != c.prev {
+			sum.crc = crc32.Update(crc32.Update(sum.crc, castagnoli, key), castagnoli, value)
+			sum.n += int64(len(key) + len(value))
+		}
+		return true
+	})
+	if err != nil {
+		return fmt.Errorf("hash before compaction: %w", err)
+	}
+	sum.scanned = end
+	return nil
+}
+
+// startSum finds where the hash begins. If the compaction keeps nothing at all,
+// etcd filters nothing and hashes every record there is.
+func (s *Store) startSum(c *compaction) error {
+	v := s.View()
+	defer v.Close()
+	keeps := v.st.root.count(span{}, c.rev) > 0
+	if !keeps {
+		_, err := s.records(context.Background(), Revision{Main: c.rev}, c.rev, func(_, _ []byte, _ Revision, tomb bool) bool {
+			keeps = keeps || tomb // the tombstones of exactly this revision stay
+			return true
+		})
+		if err != nil {
+			return err
+		}
+	}
+	c.sum.started, c.sum.all = true, !keeps
+	if keeps {
+		c.sum.next = Revision{Main: c.prev + 1}
+	}
+	return nil
+}
+
+// keepSum stores the hash of a finished compaction.
+func (s *Store) keepSum(c *compaction) {
+	if c.sum == nil {
+		return
+	}
+	sum := checksum{rev: c.rev, prev: c.prev, tail: c.sum.crc, tailLen: c.sum.n}
+	if c.sum.all || c.prev < 0 {
+		sum.complete(crc32.Update(0, castagnoli, []byte(engine.Key.String())))
+	}
+	s.sums.store(sum)
+	v := s.View()
+	defer v.Close()
+	if !sum.whole && v.Keys() <= int64(s.o.HashKeys) {
+		if _, err := s.completeSum(context.Background(), v, sum); err != nil {
+			s.o.Logger.Warn("compaction hash is left for later", zap.Int64("compact-revision", c.rev), zap.Error(err))
+		}
+	}
+}
+
+func (c *checksum) complete(head uint32) {
+	c.hash, c.whole = crcJoin(head, c.tail, c.tailLen), true
+}
+
+// completeSum computes the first part of a compaction hash and joins the two.
+// It reports false if a further compaction has made that impossible.
+func (s *Store) completeSum(ctx context.Context, v *View, sum checksum) (checksum, error) {
+	if v.st.compactRev != sum.rev {
+		return sum, nil
+	}
+	head := crc32.Update(0, castagnoli, []byte(engine.Key.String()))
+	var bad error
+	_, err := s.records(ctx, Revision{}, sum.prev, func(key, value []byte, rev Revision, tomb bool) bool {
+		if tomb {
+			return true
+		}
+		var keep bool
+		if keep, bad = v.keeps(key, value, rev, sum.rev); keep {
+			head = crc32.Update(crc32.Update(head, castagnoli, key), castagnoli, value)
+		}
+		return bad == nil
+	})
+	if err == nil {
+		err = bad
+	}
+	if err != nil {
+		return sum, err
+	}
+	sum.complete(head)
+	s.sums.store(sum)
+	return sum, nil
+}
+
+// keeps tells whether the record of rev is the one that a read at `at` returns.
+func (v *View) keeps(key, value []byte, rev Revision, at int64) (bool, error) {
+	rec, err := parseRecord(value)
+	if err != nil {
+		return false, corrupt(key, err)
+	}
+	n, i, ok := v.st.root.n.find(rec.key)
+	if !ok {
+		return false, nil
+	}
+	m, ok := n.at(i, at)
+	return ok && m.rev() == rev, nil
+}
+
+// HashKV hashes the records up to rev, 0 for the current revision. A stored
+// compaction hash of exactly rev is returned first, as etcd does, also below the
+// compact revision. Errors: ErrCompacted, ErrFutureRev, the engine's or ctx's.
+func (s *Store) HashKV(ctx context.Context, rev int64) (HashResult, error) {
+	began := s.o.Clock.Now()
+	v := s.View()
+	defer v.Close()
+	if sum, ok := s.sums.find(rev); ok {
+		if !sum.whole {
+			var err error
+			if sum, err = s.completeSum(ctx, v, sum); err != nil {
+				return HashResult{}, err
+			}
+		}
+		if sum.whole {
+			return HashResult{Hash: sum.hash, CompactRev: sum.prev, HashRev: sum.rev, CurrentRev: v.st.rev}, nil
+		}
+	}
+	res := HashResult{CompactRev: v.st.compactRev, HashRev: rev, CurrentRev: v.st.rev}
+	switch {
+	case rev > 0 && rev < v.st.compactRev:
+		return HashResult{}, ErrCompacted
+	case rev > v.st.rev:
+		return HashResult{CurrentRev: v.st.rev}, ErrFutureRev
+	case rev <= 0:
+		res.HashRev = v.st.rev
+	}
+	var err error
+	res.Hash, err = s.hash(ctx, v, res.HashRev)
+	metrics.MVCCHashRevDurationSeconds.Observe(s.o.Clock.Now().Sub(began).Seconds())
+	return res, err
+}
+
+// hash computes the hash of the records up to rev.
+func (s *Store) hash(ctx context.Context, v *View, rev int64) (uint32, error) {
+	compactRev := v.st.compactRev
+	keepAt := rev
+	if v.st.root.count(span{}, rev) == 0 {
+		// An empty keep set switches etcd's filter off: what the compaction left
+		// counts, whether or not the rest is deleted yet.
+		keepAt = compactRev
+	}
+	h := crc32.Update(0, castagnoli, []byte(engine.Key.String()))
+	var bad error
+	_, err := s.records(ctx, Revision{}, rev, func(key, value []byte, at Revision, tomb bool) bool {
+		if at.Main <= compactRev {
+			keep := false // tombstones up to the compact revision never count
+			if !tomb {
+				keep, bad = v.keeps(key, value, at, keepAt)
+			}
+			if !keep {
+				return bad == nil
+			}
+		}
+		h = crc32.Update(crc32.Update(h, castagnoli, key), castagnoli, value)
+		return true
+	})
+	if err == nil {
+		err = bad
+	}
+	return h, err
+}
+
+// records calls fn for the records from `from` up to and including main
+// revision `to`, with their key in the bucket, until fn returns false. It tells
+// whether it came to the end.
+func (s *Store) records(ctx context.Context, from Revision, to int64, fn func(key, value []byte, rev Revision, tomb bool) bool) (end bool, err error) {
+	it, err := s.eng.NewIter(recordKey(from), recordKey(Revision{Main: to + 1}))
+	if err != nil {
+		return false, err
+	}
+	defer it.Close()
+	n := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		if n++; n%1024 == 0 && ctx.Err() != nil {
+			return false, ctx.Err()
+		}
+		key := it.Key()[1:]
+		rev, tomb, err := ParseRevision(key)
+		if err != nil {
+			return false, corrupt(key, err)
+		}
+		value, err := it.Value()
+		if err != nil {
+			return false, fmt.Errorf("read record of revision %d.%d: %w", rev.Main, rev.Sub, err)
+		}
+		if !fn(key, value, rev, tomb) {
+			return false, nil
+		}
+	}
+	return true, it.Error()
+}
+
+// crcJoin returns the CRC-32C of a text from those of its two parts and the
+// length of the second: appending n zero bytes multiplies a CRC by x^8n.
+func crcJoin(head, tail uint32, tailLen int64) uint32 {
+	return crcMul(crcShift(tailLen), head) ^ tail
+}
+
+// crcMul multiplies two polynomials modulo the CRC's, in the reflected bit
+// order (the top bit is x^0).
+func crcMul(a, b uint32) uint32 {
+	var p uint32
+	for m := uint32(1) << 31; m != 0; m >>= 1 {
+		if a&m != 0 {
+			p ^= b
+		}
+		carry := b & 1
+		b >>= 1
+		if carry != 0 {
+			b ^= crc32.Castagnoli
+		}
+	}
+	return p
+}
+
+// crcShift returns x^(8n) modulo the CRC's polynomial.
+func crcShift(n int64) uint32 {
+	p, sq := uint32(1)<<31, uint32(1)<<(31-8) // x^0, x^8
+	for ; n > 0; n >>= 1 {
+		if n&1 != 0 {
+			p = crcMul(p, sq)
+		}
+		sq = crcMul(sq, sq)
+	}
+	return p
+}

@@ -1,0 +1,549 @@
+package mvcc
+
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/engine"
+)
+
+// RangeResult is the answer to a range request.
+type RangeResult struct {
+	Revision int64    // current revision of the state that was read
+	Count    int64    // keys in the range, whatever limit and filters say
+	More     bool     // the limit cut something off
+	KVs      [][]byte // encoded mvccpb.KeyValue each; immutable
+}
+
+// getLimit is the number of records up to which single reads are cheaper than
+// opening an iterator.
+const getLimit = 12
+
+// reader reads one state: of a view, or of the writer inside a transaction.
+type reader struct {
+	s          *Store
+	root       kid
+	rev        int64
+	compactRev int64
+	overlay    []pending // records that the engine does not have yet, ascending
+	view       *View     // nil inside a transaction
+}
+
+// pick is a key that a range selected.
+type pick struct {
+	meta
+	key []byte
+}
+
+// makeSpan turns key and range_end of the API into bounds. end must not be
+// empty (a single key).
+func makeSpan(key, end []byte) span {
+	if len(end) == 1 && end[0] == 0 {
+		return span{lo: key}
+	}
+	return span{lo: key, hi: end}
+}
+
+// resolve checks a requested revision; 0 and below mean the current one.
+func (r *reader) resolve(rev int64) (int64, error) {
+	switch {
+	case rev > r.rev:
+		return 0, ErrFutureRev
+	case rev <= 0:
+		rev = r.rev
+	}
+	if rev < r.compactRev {
+		return 0, ErrCompacted
+	}
+	return rev, nil
+}
+
+// at returns the root to use for rev: a pinned past root if there is one.
+func (r *reader) at(rev int64) kid {
+	if r.view == nil || rev == r.rev {
+		return r.root
+	}
+	if st := r.s.pins.find(rev); st != nil && st.rev >= r.compactRev {
+		return st.root
+	}
+	return r.root
+}
+
+func (r *reader) get(key []byte, rev int64) ([]byte, error) {
+	n, i, ok := r.root.n.find(key)
+	if !ok {
+		return nil, nil
+	}
+	m, ok := n.at(i, rev)
+	if !ok {
+		return nil, nil
+	}
+	return r.record(m.rev())
+}
+
+func (r *reader) rangeKeys(req *pb.RangeRequest) (*RangeResult, error) {
+	rev, err := r.resolve(req.Revision)
+	if err != nil {
+		return nil, err
+	}
+	res := &RangeResult{Revision: r.rev}
+	if len(req.RangeEnd) == 0 {
+		return res, r.single(res, req, rev)
+	}
+	root, s := r.at(rev), makeSpan(req.Key, req.RangeEnd)
+	if req.CountOnly {
+		res.Count = root.count(s, rev)
+		return res, nil
+	}
+	if custom(req) {
+		return res, r.sorted(res, req, root, s, rev)
+	}
+	limit := int(max(req.Limit, 0))
+	if req.KeysOnly {
+		root.ascend(s, rev, func(n *node, i int, m meta) bool {
+			if limit > 0 && len(res.KVs) == limit {
+				res.More = true
+				return false
+			}
+			res.KVs = append(res.KVs, keyOnly(pick{m, n.key(i)}))
+			return true
+		})
+	} else {
+		var revs []Revision
+		root.ascend(s, rev, func(_ *node, _ int, m meta) bool {
+			if limit > 0 && len(revs) == limit {
+				res.More = true
+				return false
+			}
+			revs = append(revs, m.rev())
+			return true
+		})
+		if res.KVs, err = r.records(revs); err != nil {
+			return nil, err
+		}
+	}
+	res.Count = int64(len(res.KVs))
+	if res.More {
+		res.Count = root.count(s, rev)
+		r.pin(rev)
+	}
+	return res, nil
+}
+
+// pin keeps the root of a list that will go on with further pages.
+func (r *reader) pin(rev int64) {
+	if r.view != nil && rev == r.rev {
+		r.s.pins.add(r.view.st)
+	}
+}
+
+// single answers a request for one key.
+func (r *reader) single(res *RangeResult, req *pb.RangeRequest, rev int64) error {
+	n, i, ok := r.root.n.find(req.Key)
+	if !ok {
+		return nil
+	}
+	m, ok := n.at(i, rev)
+	if !ok {
+		return nil
+	}
+	res.Count = 1
+	if req.CountOnly || filtered(req, m) {
+		return nil
+	}
+	if keysFromIndex(req) {
+		res.KVs = [][]byte{keyOnly(pick{m, n.key(i)})}
+		return nil
+	}
+	kv, err := r.record(m.rev())
+	if err != nil {
+		return err
+	}
+	if req.KeysOnly {
+		if kv, err = blankValue(kv); err != nil {
+			return corrupt(AppendRevision(nil, m.rev(), false), err)
+		}
+	}
+	res.KVs = [][]byte{kv}
+	return nil
+}
+
+// keysFromIndex tells whether a keys_only request is answered without reading
+// records: as etcd 3.7, unless it sorts by value.
+func keysFromIndex(req *pb.RangeRequest) bool {
+	return req.KeysOnly && req.SortTarget != pb.RangeRequest_VALUE
+}
+
+// custom tells whether the result is filtered, or not simply in key order.
+func custom(req *pb.RangeRequest) bool {
+	return req.SortTarget != pb.RangeRequest_KEY || req.SortOrder == pb.RangeRequest_DESCEND ||
+		req.MinModRevision != 0 || req.MaxModRevision != 0 ||
+		req.MinCreateRevision != 0 || req.MaxCreateRevision != 0
+}
+
+func filtered(req *pb.RangeRequest, m meta) bool {
+	return req.MaxModRevision != 0 && m.mod > req.MaxModRevision ||
+		req.MinModRevision != 0 && m.mod < req.MinModRevision ||
+		req.MaxCreateRevision != 0 && m.create > req.MaxCreateRevision ||
+		req.MinCreateRevision != 0 && m.create < req.MinCreateRevision
+}
+
+// sorted answers a request with a sort order or filters. Everything but VALUE
+// is sorted by what the index knows, and only what the limit leaves is read.
+func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev int64) error {
+	limit := int(max(req.Limit, 0))
+	var picks []pick
+	collect := func(n *node, i int, m meta) bool {
+		if filtered(req, m) {
+			return true
+		}
+		if limit > 0 && req.SortTarget == pb.RangeRequest_KEY && len(picks) == limit {
+			res.More = true
+			return false
+		}
+		picks = append(picks, pick{m, n.key(i)})
+		return true
+	}
+	desc := req.SortOrder == pb.RangeRequest_DESCEND
+	res.Count = root.count(s, rev)
+	if desc && req.SortTarget == pb.RangeRequest_KEY {
+		root.descendKeys(s, rev, collect)
+	} else {
+		root.ascend(s, rev, collect)
+	}
+	if req.SortTarget == pb.RangeRequest_VALUE {
+		return r.sortedByValue(res, req, picks)
+	}
+	if by := order(req.SortTarget); by != nil {
+		slices.SortStableFunc(picks, func(a, b pick) int {
+			if desc {
+				a, b = b, a
+			}
+			return by(a, b)
+		})
+	}
+	if limit > 0 && len(picks) > limit {
+		picks, res.More = picks[:limit], true
+	}
+	if req.KeysOnly {
+		for _, p := range picks {
+			res.KVs = append(res.KVs, keyOnly(p))
+		}
+		return nil
+	}
+	var err error
+	res.KVs, err = r.records(revisions(picks))
+	return err
+}
+
+func order(t pb.RangeRequest_SortTarget) func(a, b pick) int {
+	switch t {
+	case pb.RangeRequest_VERSION:
+		return func(a, b pick) int { return cmp.Compare(a.version, b.version) }
+	case pb.RangeRequest_CREATE:
+		return func(a, b pick) int { return cmp.Compare(a.create, b.create) }
+	case pb.RangeRequest_MOD:
+		return func(a, b pick) int { return cmp.Compare(a.mod, b.mod) }
+	}
+	return nil
+}
+
+func revisions(picks []pick) []Revision {
+	revs := make([]Revision, len(picks))
+	for i, p := range picks {
+		revs[i] = p.rev()
+	}
+	return revs
+}
+
+func (r *reader) sortedByValue(res *RangeResult, req *pb.RangeRequest, picks []pick) error {
+	kvs, err := r.records(revisions(picks))
+	if err != nil {
+		return err
+	}
+	type valued struct{ kv, value []byte }
+	list := make([]valued, len(kvs))
+	for i, kv := range kvs {
+		rec, err := parseRecord(kv)
+		if err != nil {
+			return corrupt(AppendRevision(nil, picks[i].rev(), false), err)
+		}
+		list[i] = valued{kv, rec.value}
+	}
+	slices.SortStableFunc(list, func(a, b valued) int {
+		if req.SortOrder == pb.RangeRequest_DESCEND {
+			a, b = b, a
+		}
+		return bytes.Compare(a.value, b.value)
+	})
+	if limit := int(max(req.Limit, 0)); limit > 0 && len(list) > limit {
+		list, res.More = list[:limit], true
+	}
+	res.KVs = kvs[:len(list)]
+	for i, e := range list {
+		res.KVs[i] = e.kv
+		if req.KeysOnly {
+			if res.KVs[i], err = blankValue(e.kv); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// keyOnly encodes what the index knows of a key; the lease is left out, as
+// etcd 3.7 does.
+func keyOnly(p pick) []byte {
+	kv, _ := encodeRecord(record{key: p.key, create: p.create, mod: p.mod, version: p.version})
+	return kv
+}
+
+func blankValue(kv []byte) ([]byte, error) {
+	rec, err := parseRecord(kv)
+	if err != nil {
+		return nil, err
+	}
+	rec.value = nil
+	kv, _ = encodeRecord(rec)
+	return kv, nil
+}
+
+// record reads the record of a revision that the index has.
+func (r *reader) record(rev Revision) ([]byte, error) {
+	if kv, ok := r.overlaid(rev); ok {
+		return kv, nil
+	}
+	var buf [1 + TombstoneLen]byte
+	buf[0] = byte(engine.Key)
+	kv, err := r.s.eng.Get(nil, AppendRevision(buf[:1], rev, false))
+	if err != nil {
+		return nil, missing(rev, err)
+	}
+	return kv, nil
+}
+
+// missing is the error for a record that the index has and the engine does not
+// give.
+func missing(rev Revision, err error) error {
+	if errors.Is(err, engine.ErrNotFound) {
+		return corrupt(AppendRevision(nil, rev, false), err)
+	}
+	return fmt.Errorf("read record of revision %d.%d: %w", rev.Main, rev.Sub, err)
+}
+
+func (r *reader) overlaid(rev Revision) ([]byte, bool) {
+	o := r.overlay
+	if len(o) == 0 || rev.Less(o[0].rev) {
+		return nil, false
+	}
+	i := sort.Search(len(o), func(i int) bool { return !o[i].rev.Less(rev) })
+	if i == len(o) || o[i].rev != rev {
+		return nil, false
+	}
+	return o[i].kv, true
+}
+
+// records reads many records; the result is in the order of revs. Records lie in
+// revision order, so an iterator that visits them in this order reads each
+// block once.
+func (r *reader) records(revs []Revision) ([][]byte, error) {
+	if len(revs) == 0 {
+		return nil, nil
+	}
+	kvs := make([][]byte, len(revs))
+	if len(revs) <= getLimit {
+		for i, rev := range revs {
+			kv, err := r.record(rev)
+			if err != nil {
+				return nil, err
+			}
+			kvs[i] = kv
+		}
+		return kvs, nil
+	}
+	return kvs, r.scan(revs, kvs, 0)
+}
+
+var errTooMuch = errors.New("mvcc: records over the bound")
+
+// scan fills kvs with the records of revs. With a bound above 0 it gives up
+// with errTooMuch once it has read more bytes.
+func (r *reader) scan(revs []Revision, kvs [][]byte, bound int) error {
+	idx := byRevision(revs)
+	first, last := revs[idx[0]], revs[idx[len(idx)-1]]
+	it, err := r.s.eng.NewIter(recordKey(first), recordKey(Revision{last.Main, last.Sub + 1}))
+	if err != nil {
+		return fmt.Errorf("read records: %w", err)
+	}
+	defer it.Close()
+	var room slab
+	var key [1 + TombstoneLen]byte
+	key[0] = byte(engine.Key)
+	total := 0
+	for _, j := range idx {
+		rev := revs[j]
+		kv, ok := r.overlaid(rev)
+		if !ok {
+			k := AppendRevision(key[:1], rev, false)
+			if !seek(it, k) {
+				err := it.Error()
+				if err == nil {
+					err = engine.ErrNotFound
+				}
+				return missing(rev, err)
+			}
+			v, err := it.Value()
+			if err != nil {
+				return missing(rev, err)
+			}
+			kv = room.copy(v)
+		}
+		kvs[j] = kv
+		if total += len(kv); bound > 0 && total > bound {
+			return errTooMuch
+		}
+	}
+	return nil
+}
+
+// seek moves an iterator forward to exactly key. The next record often is the
+// one, and a step costs less than a search.
+func seek(it engine.Iterator, key []byte) bool {
+	if it.Valid() && it.Next() {
+		switch c := bytes.Compare(it.Key(), key); {
+		case c == 0:
+			return true
+		case c > 0:
+			return false
+		}
+	}
+	return it.SeekGE(key) && bytes.Equal(it.Key(), key)
+}
+
+// byRevision returns the places of revs in ascending order of revision.
+func byRevision(revs []Revision) []int32 {
+	idx := make([]int32, len(revs))
+	for i := range idx {
+		idx[i] = int32(i)
+	}
+	slices.SortFunc(idx, func(a, b int32) int {
+		x, y := revs[a], revs[b]
+		if c := cmp.Compare(x.Main, y.Main); c != 0 {
+			return c
+		}
+		return cmp.Compare(x.Sub, y.Sub)
+	})
+	return idx
+}
+
+// slab hands out copies from larger pieces of memory.
+type slab struct{ free []byte }
+
+func (s *slab) copy(b []byte) []byte {
+	if len(b) > cap(s.free)-len(s.free) {
+		if len(b) > 8<<10 {
+			return append(make([]byte, 0, len(b)), b...)
+		}
+		s.free = make([]byte, 0, 64<<10)
+	}
+	n := len(s.free)
+	s.free = append(s.free, b...)
+	return s.free[n:len(s.free):len(s.free)]
+}
+
+// firstChunk and the doubling are etcd's sizes of the pieces of a RangeStream.
+const (
+	firstChunk = 10
+	maxChunk   = 1 << 14
+)
+
+// RangeStream answers a request without sort order and filters in pieces: emit
+// gets records in key order, immutable, in pieces of about maxBytes. Memory is
+// bounded by twice maxBytes plus one record. count and more are as in
+// RangeResult.
+func (v *View) RangeStream(req *pb.RangeRequest, maxBytes int, emit func(kvs [][]byte) error) (count int64, more bool, err error) {
+	v.ranges++
+	r := v.reader()
+	rev, err := r.resolve(req.Revision)
+	if err != nil {
+		return 0, false, err
+	}
+	if len(req.RangeEnd) == 0 || req.CountOnly || custom(req) {
+		res, err := r.rangeKeys(req)
+		if err != nil || len(res.KVs) == 0 {
+			return resCount(res), false, err
+		}
+		return res.Count, res.More, emit(res.KVs)
+	}
+	root, s := r.at(rev), makeSpan(req.Key, req.RangeEnd)
+	count = root.count(s, rev)
+	left := count
+	if req.Limit > 0 && req.Limit < left {
+		left, more = req.Limit, true
+		r.pin(rev)
+	}
+	maxBytes = max(maxBytes, 1)
+	for n := firstChunk; left > 0; {
+		n = int(min(int64(n), left, maxChunk))
+		picks := make([]pick, 0, n)
+		root.ascend(s, rev, func(nd *node, i int, m meta) bool {
+			picks = append(picks, pick{m, nd.key(i)})
+			return len(picks) < n
+		})
+		kvs, size, err := r.chunk(picks, req.KeysOnly, 2*maxBytes)
+		if errors.Is(err, errTooMuch) {
+			n = max(n/2, 1)
+			continue
+		}
+		if err != nil {
+			return 0, false, err
+		}
+		if err := emit(kvs); err != nil {
+			return 0, false, err
+		}
+		left -= int64(len(kvs))
+		s.lo = append(append(make([]byte, 0, 64), picks[len(picks)-1].key...), 0)
+		switch {
+		case size > maxBytes:
+			n = max(n/2, 1)
+		case 2*size <= maxBytes:
+			n *= 2
+		}
+	}
+	return count, more, nil
+}
+
+func resCount(res *RangeResult) int64 {
+	if res == nil {
+		return 0
+	}
+	return res.Count
+}
+
+// chunk reads the records of one piece of a stream and tells their size.
+func (r *reader) chunk(picks []pick, keysOnly bool, bound int) (kvs [][]byte, size int, err error) {
+	kvs = make([][]byte, len(picks))
+	if keysOnly {
+		for i, p := range picks {
+			kvs[i] = keyOnly(p)
+		}
+	} else {
+		if len(picks) == 1 {
+			bound = 0 // one record is sent whatever its size
+		}
+		if err := r.scan(revisions(picks), kvs, bound); err != nil {
+			return nil, 0, err
+		}
+	}
+	for _, kv := range kvs {
+		size += len(kv) + 1 + binary.PutUvarint(make([]byte, binary.MaxVarintLen64), uint64(len(kv)))
+	}
+	return kvs, size, nil
+}

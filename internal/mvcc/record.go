@@ -1,0 +1,133 @@
+package mvcc
+
+import (
+	"encoding/binary"
+	"errors"
+)
+
+// Field numbers of mvccpb.KeyValue with their wire types, as tag bytes.
+const (
+	tagKey     = 1<<3 | 2
+	tagCreate  = 2 << 3
+	tagMod     = 3 << 3
+	tagVersion = 4 << 3
+	tagValue   = 5<<3 | 2
+	tagLease   = 6 << 3
+)
+
+var errRecord = errors.New("mvcc: malformed KeyValue")
+
+// record is a decoded mvccpb.KeyValue. Key and value alias the encoded bytes.
+type record struct {
+	key, value                  []byte
+	create, mod, version, lease int64
+}
+
+func uvarintLen(v uint64) int {
+	n := 1
+	for v >= 0x80 {
+		v >>= 7
+		n++
+	}
+	return n
+}
+
+func bytesFieldLen(b []byte) int {
+	if len(b) == 0 {
+		return 0
+	}
+	return 1 + uvarintLen(uint64(len(b))) + len(b)
+}
+
+func intFieldLen(v int64) int {
+	if v == 0 {
+		return 0
+	}
+	return 1 + uvarintLen(uint64(v))
+}
+
+// encodeRecord returns the bytes that proto.Marshal of mvccpb.KeyValue makes:
+// fields in the order of their numbers, zero values left out. key is the
+// position of the key in them.
+func encodeRecord(r record) (kv, key []byte) {
+	n := bytesFieldLen(r.key) + intFieldLen(r.create) + intFieldLen(r.mod) +
+		intFieldLen(r.version) + bytesFieldLen(r.value) + intFieldLen(r.lease)
+	kv = make([]byte, 0, n)
+	kv = appendBytesField(kv, tagKey, r.key)
+	key = kv[len(kv)-len(r.key) : len(kv) : len(kv)]
+	kv = appendIntField(kv, tagCreate, r.create)
+	kv = appendIntField(kv, tagMod, r.mod)
+	kv = appendIntField(kv, tagVersion, r.version)
+	kv = appendBytesField(kv, tagValue, r.value)
+	kv = appendIntField(kv, tagLease, r.lease)
+	return kv, key
+}
+
+func appendBytesField(dst []byte, tag byte, b []byte) []byte {
+	if len(b) == 0 {
+		return dst
+	}
+	dst = append(dst, tag)
+	dst = binary.AppendUvarint(dst, uint64(len(b)))
+	return append(dst, b...)
+}
+
+func appendIntField(dst []byte, tag byte, v int64) []byte {
+	if v == 0 {
+		return dst
+	}
+	return binary.AppendUvarint(append(dst, tag), uint64(v))
+}
+
+// parseRecord decodes an mvccpb.KeyValue from outside bytes. Unknown fields are
+// skipped, as protobuf does. An empty record is valid: `etcdutl snapshot restore
+// --mark-compacted` writes one.
+func parseRecord(b []byte) (r record, err error) {
+	for len(b) > 0 {
+		tag, n := binary.Uvarint(b)
+		if n <= 0 || tag>>3 == 0 || tag>>3 > 1<<29-1 {
+			return r, errRecord
+		}
+		b = b[n:]
+		var v uint64
+		var s []byte
+		switch tag & 7 {
+		case 0:
+			if v, n = binary.Uvarint(b); n <= 0 {
+				return r, errRecord
+			}
+		case 1:
+			n = 8
+		case 2:
+			l, w := binary.Uvarint(b)
+			if w <= 0 || l > uint64(len(b)-w) {
+				return r, errRecord
+			}
+			n = w + int(l)
+			s = b[w:n:n]
+		case 5:
+			n = 4
+		default: // groups are not used by any release
+			return r, errRecord
+		}
+		if n > len(b) {
+			return r, errRecord
+		}
+		b = b[n:]
+		switch tag {
+		case tagKey:
+			r.key = s
+		case tagCreate:
+			r.create = int64(v)
+		case tagMod:
+			r.mod = int64(v)
+		case tagVersion:
+			r.version = int64(v)
+		case tagValue:
+			r.value = s
+		case tagLease:
+			r.lease = int64(v)
+		}
+	}
+	return r, nil
+}

@@ -1,0 +1,56 @@
+package mvcc
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+)
+
+// Revision names one change: Main counts the transactions that changed
+// something, Sub the changes inside one of them from 0, in order of execution.
+type Revision struct{ Main, Sub int64 }
+
+// Less tells whether r happened before o.
+func (r Revision) Less(o Revision) bool {
+	return r.Main < o.Main || r.Main == o.Main && r.Sub < o.Sub
+}
+
+// Sizes of an encoded revision: 8 bytes main, '_', 8 bytes sub, both big
+// endian; the key of a tombstone has a 't' behind it.
+const (
+	RevisionLen  = 17
+	TombstoneLen = 18
+
+	revSeparator  = '_'
+	tombstoneMark = 't'
+)
+
+// AppendRevision appends the encoded revision to dst, in the form of a
+// tombstone's key if tombstone is set.
+func AppendRevision(dst []byte, r Revision, tombstone bool) []byte {
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.Main))
+	dst = append(dst, revSeparator)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(r.Sub))
+	if tombstone {
+		dst = append(dst, tombstoneMark)
+	}
+	return dst
+}
+
+// ParseRevision decodes the key of a record.
+func ParseRevision(b []byte) (r Revision, tombstone bool, err error) {
+	switch {
+	case len(b) == TombstoneLen && b[RevisionLen] == tombstoneMark:
+		tombstone = true
+	case len(b) != RevisionLen:
+		return r, false, fmt.Errorf("revision key %x: length %d", b, len(b))
+	}
+	if b[8] != revSeparator {
+		return r, false, fmt.Errorf("revision key %x: separator %#02x", b, b[8])
+	}
+	main, sub := binary.BigEndian.Uint64(b), binary.BigEndian.Uint64(b[9:])
+	if main > math.MaxInt64 || sub > maxSub {
+		return r, false, fmt.Errorf("revision key %x: number out of range", b)
+	}
+	return Revision{int64(main), int64(sub)}, tombstone, nil
+}

@@ -1,0 +1,240 @@
+// Package mvcc keeps every key with its revisions over an engine.
+//
+// In: puts and deletes of one writer, in transactions of one revision each, and
+// compactions. Out: reads at any revision that is not compacted, history in
+// revision order, and the hash that members compare. Always true: records are
+// etcd's, byte for byte (an encoded mvccpb.KeyValue under its revision); a
+// record that a View may read is in the engine; a published index root never
+// changes; a compaction costs what it removes, not what is stored.
+//
+// The engine holds records in revision order, the index (tree.go) holds the
+// keys in key order. A write goes to both at once, the record into the batch of
+// the caller, the entry into the writer's tree, and becomes visible to readers
+// with Publish, after the caller committed the batch. The index is never
+// stored: Open rebuilds it from the records.
+package mvcc
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/clock"
+	"quorate/internal/engine"
+	"quorate/internal/metrics"
+)
+
+// Errors of reads and compactions, with etcd's texts.
+var (
+	ErrCompacted = errors.New("mvcc: required revision has been compacted")
+	ErrFutureRev = errors.New("mvcc: required revision is a future revision")
+)
+
+// Options tune a Store; the zero value is good for production.
+type Options struct {
+	// Logger is told about compactions and their failures; nil is silent.
+	Logger *zap.Logger
+	// Clock paces background work and times it for metrics; nil is the real one.
+	Clock clock.Clock
+	// CompactionBatch is the number of records that background work touches in
+	// one step, 0 means 2000. CompactionPause is the time between two steps, 0
+	// means 1 ms.
+	CompactionBatch int
+	CompactionPause time.Duration
+	// Manual starts no goroutine: the owner calls Step until it returns false.
+	Manual bool
+	// HashKeys is the greatest number of live keys up to which a compaction
+	// completes its hash at once, 0 means 100000. Beyond, the hash is completed
+	// when HashKV first asks for it, which must be before the next compaction.
+	HashKeys int
+	// PinBytes bounds the memory of past index roots that are kept for the
+	// pages of a list at one revision, 0 means 32 MiB. At the bound the oldest
+	// is given up, and its pages cost O(keys changed since) instead of O(page).
+	PinBytes int64
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	if o.Clock == nil {
+		o.Clock = clock.Real{}
+	}
+	if o.CompactionBatch <= 0 {
+		o.CompactionBatch = 2000
+	}
+	if o.CompactionPause <= 0 {
+		o.CompactionPause = time.Millisecond
+	}
+	if o.HashKeys <= 0 {
+		o.HashKeys = 100_000
+	}
+	if o.PinBytes <= 0 {
+		o.PinBytes = 32 << 20
+	}
+	return o
+}
+
+// Keys of the meta bucket.
+var (
+	scheduledKey = engine.Meta.K([]byte("scheduledCompactRev"))
+	finishedKey  = engine.Meta.K([]byte("finishedCompactRev"))
+)
+
+// Store is the revisions of one member. Begin, Compact and Publish belong to
+// one goroutine, the writer; everything else may be called from any.
+type Store struct {
+	eng engine.Engine
+	o   Options
+
+	published atomic.Pointer[state]
+
+	// mu lets the background steps of a compaction trim the index between two
+	// transactions. It is held from Begin to End and in Publish and Compact,
+	// never while waiting for anything else.
+	mu         sync.Mutex
+	tree       *tree
+	rev        int64 // newest revision, with what is not published
+	compactRev int64 // -1 if never compacted
+	dirty      bool  // there is something to publish
+	overlay    []pending
+	scheduled  []*compaction // not published yet
+	txn        Txn           // the open transaction; reused
+	slab       []Change      // room for the changes of coming transactions
+
+	pins  pins
+	sums  checksums
+	sweep sweeper
+}
+
+// state is what readers see; immutable.
+type state struct {
+	root       kid
+	gen        uint64
+	rev        int64
+	compactRev int64
+	epoch      *epoch
+}
+
+// epoch counts the open views between two compactions. The second must not
+// delete records before the views of the first epoch are closed.
+type epoch struct {
+	refs    atomic.Int64
+	over    atomic.Bool
+	drained chan struct{}
+	once    sync.Once
+}
+
+func newEpoch() *epoch { return &epoch{drained: make(chan struct{})} }
+
+// enter takes a reference, unless the epoch is over.
+func (e *epoch) enter() bool {
+	e.refs.Add(1)
+	if e.over.Load() {
+		e.leave()
+		return false
+	}
+	return true
+}
+
+func (e *epoch) leave() {
+	if e.refs.Add(-1) == 0 && e.over.Load() {
+		e.once.Do(func() { close(e.drained) })
+	}
+}
+
+// end lets nobody enter any more; drained closes when all have left.
+func (e *epoch) end() {
+	e.over.Store(true)
+	if e.refs.Load() == 0 {
+		e.once.Do(func() { close(e.drained) })
+	}
+}
+
+// pending is a record that is in the index and in a batch, but not yet readable
+// from the engine.
+type pending struct {
+	rev Revision
+	kv  []byte
+}
+
+// Rev returns the writer's current revision, with what is not published yet.
+// An empty store is at revision 1. For the writer only; readers ask their View.
+func (s *Store) Rev() int64 { return s.rev }
+
+// CompactRev returns the compact revision that readers see, -1 if there was no
+// compaction yet.
+func (s *Store) CompactRev() int64 { return s.published.Load().compactRev }
+
+// Publish shows everything up to the last End and Compact to new views. The
+// batches must have been committed.
+func (s *Store) Publish() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.dirty {
+		return
+	}
+	s.publish(s.rev, s.compactRev)
+	s.dirty = false
+	clear(s.overlay)
+	s.overlay = s.overlay[:0]
+	if cap(s.overlay) > 4096 {
+		s.overlay = nil
+	}
+	for _, c := range s.scheduled {
+		s.sweep.add(s, c)
+	}
+	clear(s.scheduled)
+	s.scheduled = s.scheduled[:0]
+	metrics.DebuggingMVCCCurrentRevision.Set(float64(s.rev))
+	metrics.DebuggingMVCCCompactRevision.Set(float64(s.compactRev))
+	metrics.DebuggingMVCCKeysTotal.Set(float64(s.tree.root.live))
+}
+
+// publish makes the tree the root that readers get.
+func (s *Store) publish(rev, compactRev int64) {
+	old := s.published.Load()
+	st := &state{root: s.tree.root, gen: s.tree.gen, rev: rev, compactRev: compactRev}
+	if old != nil {
+		st.epoch = old.epoch
+	}
+	if len(s.scheduled) > 0 || old == nil {
+		st.epoch = newEpoch()
+	}
+	s.published.Store(st)
+	if old != nil && old.epoch != st.epoch {
+		old.epoch.end()
+		for _, c := range s.scheduled {
+			c.wait = append(c.wait, old.epoch)
+		}
+	}
+	s.tree.gen++
+	s.tree.kept = s.pins.charge(s.tree.kept, compactRev, s.o.PinBytes)
+	s.tree.pinGen = s.pins.newestGen()
+}
+
+// Close stops the background work and returns when it has stopped. Records that
+// a compaction has not deleted yet are deleted after the next Open. Views may
+// still be closed afterwards, but not read.
+func (s *Store) Close() { s.sweep.stop() }
+
+// Leases calls fn for every live key with a lease, in key order.
+func (s *Store) Leases(fn func(key []byte, lease int64)) {
+	v := s.View()
+	defer v.Close()
+	v.st.root.ascend(span{}, v.st.rev, func(n *node, i int, _ meta) bool {
+		if l := n.lease(i); l != 0 {
+			fn(n.key(i), l)
+		}
+		return true
+	})
+}
+
+// corrupt names a record that cannot be what a member wrote.
+func corrupt(bucketKey []byte, err error) error {
+	return &engine.CorruptionError{File: fmt.Sprintf("record %x of bucket key", bucketKey), Err: err}
+}

@@ -1,0 +1,813 @@
+package mvcc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"math"
+	"sort"
+)
+
+// The index: a copy-on-write counted B-tree from key to revisions.
+//
+// A node carries the generation in which it was made. The writer changes nodes
+// of its own generation in place and copies every other one first; Publish
+// raises the generation, so a published root never changes again. Readers hold
+// a root and take no lock.
+//
+// Leaves are flat: the keys of a leaf lie in one arena of bytes and its entries
+// hold no pointers, so a static million keys are some 40,000 objects for the
+// garbage collector, not millions. What is rare (leases, superseded revisions)
+// lives in side slices that most leaves do not have.
+//
+// A parent keeps, for each child, what its subtree is worth: the live keys
+// (ranks and counts), the newest revision (an older count skips what has not
+// changed since), and the least revision at which a compaction finds something
+// to remove (a compaction visits only leaves with garbage).
+
+const (
+	maxLeaf  = 48      // entries of a leaf
+	maxInner = 32      // children of an inner node
+	maxArena = 1 << 16 // bytes of keys of a leaf before it is split early
+
+	tombBit = 1 << 31
+	maxSub  = tombBit - 1
+
+	never = math.MaxInt64 // the garbage revision of a subtree without garbage
+)
+
+// meta is one revision of one key.
+type meta struct {
+	mod, create, version int64
+	sub                  uint32 // the top bit marks a tombstone
+	off                  uint32 // place of the key in the arena of the leaf
+}
+
+func (m meta) tomb() bool    { return m.sub&tombBit != 0 }
+func (m meta) rev() Revision { return Revision{m.mod, int64(m.sub & maxSub)} }
+
+type node struct {
+	gen  uint64
+	kids []kid    // inner node: children in key order
+	seps []string // inner node: seps[i] <= keys of kids[i]; seps[0] is not used; never changed in place
+
+	keys   []byte   // leaf: length-prefixed keys, append only, shared by copies
+	ents   []meta   // leaf: newest revision of each key, in key order
+	leases []int64  // leaf: beside ents, or nil
+	hist   [][]meta // leaf: beside ents, or nil; older revisions, ascending, append only
+}
+
+// kid is a child with the summary of its subtree.
+type kid struct {
+	n      *node
+	live   int64 // keys whose newest revision is not a tombstone
+	maxMod int64 // newest main revision
+	garb   int64 // least compaction revision that removes something, or never
+}
+
+// tree is the writer's side of the index. Not safe for concurrent use.
+type tree struct {
+	root kid
+	gen  uint64
+	// pinGen is the generation of the newest pinned root: copying a node that
+	// is not newer keeps the old node in memory. kept adds up those bytes.
+	pinGen uint64
+	kept   int64
+}
+
+func newTree() *tree {
+	return &tree{root: kid{n: &node{gen: 1}, garb: never}, gen: 1}
+}
+
+func (n *node) leaf() bool { return n.kids == nil }
+
+func (n *node) key(i int) []byte {
+	b := n.keys[n.ents[i].off:]
+	if l := int(b[0]); l < 0x80 {
+		return b[1 : 1+l : 1+l]
+	}
+	l, w := binary.Uvarint(b)
+	return b[w : w+int(l) : w+int(l)]
+}
+
+func (n *node) lease(i int) int64 {
+	if n.leases == nil {
+		return 0
+	}
+	return n.leases[i]
+}
+
+func (n *node) history(i int) []meta {
+	if n.hist == nil {
+		return nil
+	}
+	return n.hist[i]
+}
+
+// search returns the place of key in a leaf, or where it belongs.
+func (n *node) search(key []byte) (int, bool) {
+	lo, hi := 0, len(n.ents)
+	for lo < hi {
+		mid := int(uint(lo+hi) >> 1)
+		switch c := bytes.Compare(n.key(mid), key); {
+		case c < 0:
+			lo = mid + 1
+		case c > 0:
+			hi = mid
+		default:
+			return mid, true
+		}
+	}
+	return lo, false
+}
+
+// child returns the child of an inner node that covers key.
+func (n *node) child(key []byte) int {
+	lo, hi := 1, len(n.seps)
+	for lo < hi {
+		mid := int(uint(lo+hi) >> 1)
+		if n.seps[mid] <= string(key) {
+			lo = mid + 1
+		} else {
+			hi = mid
+		}
+	}
+	return lo - 1
+}
+
+// at returns the newest revision of entry i with main <= rev, if there is one
+// and it is not a tombstone.
+func (n *node) at(i int, rev int64) (meta, bool) {
+	if m := n.ents[i]; m.mod <= rev {
+		return m, !m.tomb()
+	}
+	h := n.history(i)
+	if j := newest(h, rev); j >= 0 {
+		return h[j], !h[j].tomb()
+	}
+	return meta{}, false
+}
+
+// newest returns the place of the newest revision with main <= rev, or -1.
+func newest(h []meta, rev int64) int {
+	return sort.Search(len(h), func(i int) bool { return h[i].mod > rev }) - 1
+}
+
+// garbage returns the least compaction revision that removes a revision of
+// entry i: the one that supersedes the oldest, or for a tombstone the next one.
+func (n *node) garbage(i int) int64 {
+	cur := n.ents[i]
+	h := n.history(i)
+	if len(h) == 0 {
+		if cur.tomb() {
+			return cur.mod + 1
+		}
+		return never
+	}
+	next := cur.mod
+	if len(h) > 1 {
+		next = h[1].mod
+	}
+	if h[0].tomb() {
+		return min(next, h[0].mod+1)
+	}
+	return next
+}
+
+// summary computes the worth of a node from its entries or children.
+func (n *node) summary() kid {
+	k := kid{n: n, garb: never}
+	for i := range n.ents {
+		m := &n.ents[i]
+		if !m.tomb() {
+			k.live++
+		}
+		k.maxMod = max(k.maxMod, m.mod)
+		k.garb = min(k.garb, n.garbage(i))
+	}
+	for i := range n.kids {
+		c := &n.kids[i]
+		k.live += c.live
+		k.maxMod = max(k.maxMod, c.maxMod)
+		k.garb = min(k.garb, c.garb)
+	}
+	return k
+}
+
+// bytes is about what a copy of the node costs; shared slices do not count.
+func (n *node) bytes() int64 {
+	return 168 + int64(len(n.kids))*32 + int64(cap(n.ents))*32 + int64(len(n.leases))*8 + int64(len(n.hist))*24
+}
+
+// own returns n itself if the writer may change it, else a copy with room for
+// extra entries.
+func (t *tree) own(n *node, extra int) *node {
+	if n.gen == t.gen {
+		return n
+	}
+	if n.gen <= t.pinGen {
+		t.kept += n.bytes()
+	}
+	c := *n
+	c.gen = t.gen
+	if n.leaf() {
+		c.ents = append(make([]meta, 0, len(n.ents)+extra), n.ents...)
+		if n.leases != nil {
+			c.leases = append(make([]int64, 0, len(n.leases)+extra), n.leases...)
+		}
+		if n.hist != nil {
+			c.hist = append(make([][]meta, 0, len(n.hist)+extra), n.hist...)
+		}
+	} else {
+		c.kids = append(make([]kid, 0, len(n.kids)), n.kids...)
+	}
+	return &c
+}
+
+// step is one inner node on the way to a leaf and the child that was taken.
+type step struct {
+	n *node
+	i int
+}
+
+// descend makes the path to the leaf of key writable.
+func (t *tree) descend(path []step, key []byte) ([]step, *node) {
+	n := t.own(t.root.n, 1)
+	t.root.n = n
+	for !n.leaf() {
+		i := n.child(key)
+		c := t.own(n.kids[i].n, 1)
+		n.kids[i].n = c
+		path = append(path, step{n, i})
+		n = c
+	}
+	return path, n
+}
+
+// note updates the summaries above a leaf in which one entry got revision mod.
+func (t *tree) note(path []step, live, mod, garb int64) {
+	t.root.add(live, mod, garb)
+	for _, s := range path {
+		s.n.kids[s.i].add(live, mod, garb)
+	}
+}
+
+func (k *kid) add(live, mod, garb int64) {
+	k.live += live
+	k.maxMod = max(k.maxMod, mod)
+	k.garb = min(k.garb, garb)
+}
+
+// change is the effect of a put or delete on the index.
+type change struct {
+	cur       meta  // what the key has now
+	prev      meta  // what it had; a tombstone or nothing if had is false
+	prevLease int64 // its lease
+	had       bool  // the key was live
+}
+
+// put records a new revision of key and derives create revision and version.
+func (t *tree) put(key []byte, mod int64, sub uint32, lease int64) change {
+	var buf [8]step
+	path, n := t.descend(buf[:0], key)
+	i, found := n.search(key)
+	cur := meta{mod: mod, create: mod, version: 1, sub: sub}
+	if !found {
+		n.insert(i, key, cur, lease)
+		t.note(path, 1, mod, never)
+		if len(n.ents) > maxLeaf || len(n.keys) > maxArena && len(n.ents) > 1 {
+			t.split(path, n, i)
+		}
+		return change{cur: cur}
+	}
+	ch := change{prev: n.ents[i], prevLease: n.lease(i)}
+	ch.had = !ch.prev.tomb()
+	cur.off = ch.prev.off
+	live := int64(1)
+	if ch.had {
+		cur.create, cur.version, live = ch.prev.create, ch.prev.version+1, 0
+	}
+	n.replace(i, cur, lease)
+	ch.cur = cur
+	t.note(path, live, mod, mod)
+	return ch
+}
+
+// del records a tombstone for key, which must be live.
+func (t *tree) del(key []byte, mod int64, sub uint32) (ch change, ok bool) {
+	if n, i, found := t.root.n.find(key); !found || n.ents[i].tomb() {
+		return ch, false
+	}
+	var buf [8]step
+	path, n := t.descend(buf[:0], key)
+	i, _ := n.search(key)
+	ch = change{prev: n.ents[i], prevLease: n.lease(i), had: true}
+	ch.cur = meta{mod: mod, sub: sub | tombBit, off: ch.prev.off}
+	n.replace(i, ch.cur, 0)
+	t.note(path, -1, mod, mod)
+	return ch, true
+}
+
+// replace moves the newest revision of entry i to its history.
+func (n *node) replace(i int, cur meta, lease int64) {
+	if n.hist == nil {
+		n.hist = make([][]meta, len(n.ents), cap(n.ents))
+	}
+	// Appending beyond the length that older roots see does not disturb them.
+	n.hist[i] = append(n.hist[i], n.ents[i])
+	n.ents[i] = cur
+	n.setLease(i, lease)
+}
+
+func (n *node) setLease(i int, lease int64) {
+	if n.leases == nil {
+		if lease == 0 {
+			return
+		}
+		n.leases = make([]int64, len(n.ents), cap(n.ents))
+	}
+	n.leases[i] = lease
+}
+
+// insert adds a key at place i of a leaf.
+func (n *node) insert(i int, key []byte, m meta, lease int64) {
+	m.off = uint32(len(n.keys))
+	n.keys = appendKey(n.keys, key)
+	n.ents = insertAt(n.ents, i, m)
+	if n.leases != nil {
+		n.leases = insertAt(n.leases, i, 0)
+	}
+	if n.hist != nil {
+		n.hist = insertAt(n.hist, i, nil)
+	}
+	n.setLease(i, lease)
+}
+
+// insertAt grows by a few places at a time: most leaves are not growing, and
+// doubling would waste a third of the index.
+func insertAt[T any](s []T, i int, v T) []T {
+	if len(s) == cap(s) {
+		s = append(make([]T, 0, len(s)+8), s...)
+	}
+	s = append(s, v)
+	copy(s[i+1:], s[i:])
+	s[i] = v
+	return s
+}
+
+func appendKey(arena, key []byte) []byte {
+	need := uvarintLen(uint64(len(key))) + len(key)
+	if cap(arena)-len(arena) < need {
+		arena = append(make([]byte, 0, len(arena)+need+min(len(arena)/4, 256)), arena...)
+	}
+	arena = binary.AppendUvarint(arena, uint64(len(key)))
+	return append(arena, key...)
+}
+
+// slice returns a new leaf with the entries [a, b) and an arena of its own.
+func (n *node) slice(gen uint64, a, b int) *node {
+	size := 0
+	for i := a; i < b; i++ {
+		l := len(n.key(i))
+		size += uvarintLen(uint64(l)) + l
+	}
+	c := &node{gen: gen, keys: make([]byte, 0, size), ents: make([]meta, 0, b-a)}
+	for i := a; i < b; i++ {
+		c.take(n, i)
+	}
+	return c
+}
+
+// take appends entry i of another leaf.
+func (n *node) take(from *node, i int) {
+	m := from.ents[i]
+	m.off = uint32(len(n.keys))
+	n.keys = appendKey(n.keys, from.key(i))
+	n.ents = append(n.ents, m)
+	at := len(n.ents) - 1
+	if n.leases != nil {
+		n.leases = append(n.leases, 0)
+	}
+	n.setLease(at, from.lease(i))
+	h := from.history(i)
+	if n.hist == nil && len(h) > 0 {
+		n.hist = make([][]meta, at, cap(n.ents))
+	}
+	if n.hist != nil {
+		n.hist = append(n.hist, h)
+	}
+}
+
+// split divides a full leaf that got its newest entry at place i, and then the
+// inner nodes above it that have become too full.
+func (t *tree) split(path []step, n *node, i int) {
+	mid := len(n.ents) / 2
+	if i == len(n.ents)-1 {
+		mid = i // keys arrive in order: leave the left leaf full
+	}
+	l, r := n.slice(t.gen, 0, mid).summary(), n.slice(t.gen, mid, len(n.ents)).summary()
+	sep := string(r.n.key(0))
+	for p := len(path) - 1; p >= 0; p-- {
+		in, at := path[p].n, path[p].i
+		in.kids[at] = l
+		in.kids = insertAt(in.kids, at+1, r)
+		seps := make([]string, 0, len(in.seps)+1)
+		seps = append(seps, in.seps[:at+1]...)
+		in.seps = append(append(seps, sep), in.seps[at+1:]...)
+		if len(in.kids) <= maxInner {
+			return
+		}
+		mid := len(in.kids) / 2
+		if at == len(in.kids)-2 {
+			mid = len(in.kids) - 2
+		}
+		sep = in.seps[mid]
+		right := &node{gen: t.gen, kids: append([]kid(nil), in.kids[mid:]...), seps: append([]string(nil), in.seps[mid:]...)}
+		left := &node{gen: t.gen, kids: append([]kid(nil), in.kids[:mid]...), seps: append([]string(nil), in.seps[:mid]...)}
+		l, r = left.summary(), right.summary()
+	}
+	root := &node{gen: t.gen, kids: []kid{l, r}, seps: []string{"", sep}}
+	t.root = root.summary()
+}
+
+// --- Reading. Everything below works on any root and changes nothing.
+
+// find returns the leaf and place of key.
+func (n *node) find(key []byte) (*node, int, bool) {
+	for !n.leaf() {
+		n = n.kids[n.child(key)].n
+	}
+	i, ok := n.search(key)
+	return n, i, ok
+}
+
+// span is a range of keys [lo, hi); a nil bound is open.
+type span struct{ lo, hi []byte }
+
+// within returns the entries [a, b) of a leaf that lie in s.
+func (n *node) within(s span) (a, b int) {
+	b = len(n.ents)
+	if s.lo != nil {
+		a, _ = n.search(s.lo)
+	}
+	if s.hi != nil {
+		b, _ = n.search(s.hi)
+	}
+	return a, max(a, b)
+}
+
+// inner returns the children [a, b] of an inner node that s touches.
+func (n *node) inner(s span) (a, b int) {
+	b = len(n.kids) - 1
+	if s.lo != nil {
+		a = n.child(s.lo)
+	}
+	if s.hi != nil {
+		b = n.child(s.hi)
+	}
+	return a, b
+}
+
+// narrow drops the bounds that child i of the touched children [a, b] fulfils.
+func (s span) narrow(i, a, b int) span {
+	if i != a {
+		s.lo = nil
+	}
+	if i != b {
+		s.hi = nil
+	}
+	return s
+}
+
+// count returns the number of keys of s that were live at rev: O(log n) when
+// nothing in s is newer than rev, else the leaves with newer keys are visited.
+func (k kid) count(s span, rev int64) (total int64) {
+	n := k.n
+	if s.lo == nil && s.hi == nil && k.maxMod <= rev {
+		return k.live
+	}
+	if n.leaf() {
+		a, b := n.within(s)
+		for i := a; i < b; i++ {
+			if _, ok := n.at(i, rev); ok {
+				total++
+			}
+		}
+		return total
+	}
+	a, b := n.inner(s)
+	for i := a; i <= b; i++ {
+		total += n.kids[i].count(s.narrow(i, a, b), rev)
+	}
+	return total
+}
+
+// visit is called with an entry of a leaf and its revision at the time asked
+// for; it returns false to end the walk.
+type visit func(n *node, i int, m meta) bool
+
+// ascend visits the keys of s that were live at rev in key order.
+func (k kid) ascend(s span, rev int64, f visit) bool {
+	n := k.n
+	if n.leaf() {
+		a, b := n.within(s)
+		for i := a; i < b; i++ {
+			if m, ok := n.at(i, rev); ok && !f(n, i, m) {
+				return false
+			}
+		}
+		return true
+	}
+	a, b := n.inner(s)
+	for i := a; i <= b; i++ {
+		if c := n.kids[i]; c.empty(rev) {
+			continue
+		} else if !c.ascend(s.narrow(i, a, b), rev, f) {
+			return false
+		}
+	}
+	return true
+}
+
+// descendKeys is ascend in reverse key order.
+func (k kid) descendKeys(s span, rev int64, f visit) bool {
+	n := k.n
+	if n.leaf() {
+		a, b := n.within(s)
+		for i := b - 1; i >= a; i-- {
+			if m, ok := n.at(i, rev); ok && !f(n, i, m) {
+				return false
+			}
+		}
+		return true
+	}
+	a, b := n.inner(s)
+	for i := b; i >= a; i-- {
+		if c := n.kids[i]; c.empty(rev) {
+			continue
+		} else if !c.descendKeys(s.narrow(i, a, b), rev, f) {
+			return false
+		}
+	}
+	return true
+}
+
+// empty tells cheaply that no key below was live at rev.
+func (k kid) empty(rev int64) bool { return k.live == 0 && k.maxMod <= rev }
+
+// --- Compaction.
+
+// trim is one bounded piece of a compaction of the index.
+type trim struct {
+	rev    int64      // compact at this revision
+	leaves int        // how many more leaves may be visited
+	revs   int        // how many more revisions may be dropped
+	out    []Revision // dropped, per key in ascending order
+	tombs  []bool     // beside out
+}
+
+func (c *trim) spent() bool { return c.leaves <= 0 || c.revs <= 0 }
+
+// compact drops revisions that a compaction at c.rev removes until the budget
+// is spent. There is more to do as long as t.root.garb <= c.rev.
+func (t *tree) compact(c *trim) {
+	if t.root.garb > c.rev {
+		return
+	}
+	t.root = t.trimNode(t.root, c)
+	if t.root.n == nil {
+		t.root.n = &node{gen: t.gen}
+	}
+	for len(t.root.n.kids) == 1 {
+		t.root = t.root.n.kids[0]
+	}
+}
+
+// trimNode returns the child with its new summary; n is nil if nothing is left.
+func (t *tree) trimNode(k kid, c *trim) kid {
+	n := t.own(k.n, 0)
+	if n.leaf() {
+		c.leaves--
+		n = t.trimLeaf(n, c)
+		if len(n.ents) == 0 {
+			return kid{garb: never}
+		}
+		return n.summary()
+	}
+	shrunk := false
+	for i := range n.kids {
+		if n.kids[i].garb > c.rev {
+			continue
+		}
+		if c.spent() {
+			break
+		}
+		before := n.kids[i].n.size()
+		n.kids[i] = t.trimNode(n.kids[i], c)
+		shrunk = shrunk || n.kids[i].n == nil || n.kids[i].n.size() < before
+	}
+	if shrunk {
+		t.coalesce(n)
+	}
+	if len(n.kids) == 0 {
+		return kid{garb: never}
+	}
+	return n.summary()
+}
+
+func (n *node) size() int { return len(n.ents) + len(n.kids) }
+
+// trimLeaf drops revisions from the entries of a writable leaf.
+func (t *tree) trimLeaf(n *node, c *trim) *node {
+	gone, olds := 0, 0
+	for i := range n.ents {
+		if n.garbage(i) <= c.rev && c.revs > 0 && n.trimEntry(i, c) {
+			n.ents[i].version = -1
+			gone++
+		}
+		olds += len(n.history(i))
+	}
+	if olds == 0 {
+		n.hist = nil
+	}
+	if gone == 0 {
+		return n
+	}
+	r := &node{gen: t.gen, keys: make([]byte, 0, len(n.keys)), ents: make([]meta, 0, len(n.ents)-gone)}
+	for i := range n.ents {
+		if n.ents[i].version != -1 {
+			r.take(n, i)
+		}
+	}
+	return r
+}
+
+// trimEntry drops what the compaction removes of one key, as far as the budget
+// goes, and tells whether the key itself is gone.
+func (n *node) trimEntry(i int, c *trim) (gone bool) {
+	h, cur := n.history(i), n.ents[i]
+	first, m := len(h), cur // the first revision that stays; len(h) stands for cur
+	if cur.mod > c.rev {
+		// There is garbage, so there is a revision <= c.rev.
+		first = newest(h, c.rev)
+		m = h[first]
+	}
+	if m.tomb() && m.mod < c.rev {
+		first++
+	}
+	cut := min(first, c.revs, len(h))
+	for _, m := range h[:cut] {
+		c.drop(m)
+	}
+	if cut > 0 {
+		switch rest := h[cut:]; {
+		case len(rest) == 0:
+			n.hist[i] = nil
+		case cut > len(rest):
+			n.hist[i] = append(make([]meta, 0, len(rest)+1), rest...)
+		default:
+			n.hist[i] = rest
+		}
+	}
+	if first > len(h) && cut == len(h) && c.revs > 0 {
+		c.drop(cur)
+		return true
+	}
+	return false
+}
+
+func (c *trim) drop(m meta) {
+	c.revs--
+	c.out = append(c.out, m.rev())
+	c.tombs = append(c.tombs, m.tomb())
+}
+
+// coalesce drops empty children and joins small neighbours, so that a keyspace
+// that shrinks gives its memory back.
+func (t *tree) coalesce(n *node) {
+	kids, seps := make([]kid, 0, len(n.kids)), make([]string, 0, len(n.kids))
+	for i, k := range n.kids {
+		if k.n == nil {
+			continue
+		}
+		last := len(kids) - 1
+		if last < 0 || !joinable(kids[last].n, k.n) {
+			kids, seps = append(kids, k), append(seps, n.seps[i])
+			continue
+		}
+		kids[last] = t.join(kids[last].n, k.n, n.seps[i]).summary()
+	}
+	n.kids, n.seps = kids, seps
+}
+
+func joinable(l, r *node) bool {
+	if l.leaf() {
+		return len(l.ents)+len(r.ents) <= maxLeaf*3/4 && len(l.keys)+len(r.keys) <= maxArena/2
+	}
+	return len(l.kids)+len(r.kids) <= maxInner*3/4
+}
+
+func (t *tree) join(l, r *node, sep string) *node {
+	if !l.leaf() {
+		j := &node{gen: t.gen}
+		j.kids = append(append(make([]kid, 0, len(l.kids)+len(r.kids)), l.kids...), r.kids...)
+		j.seps = append(append(make([]string, 0, len(j.kids)), l.seps...), r.seps...)
+		j.seps[len(l.kids)] = sep
+		return j
+	}
+	j := &node{gen: t.gen, keys: make([]byte, 0, len(l.keys)+len(r.keys)), ents: make([]meta, 0, len(l.ents)+len(r.ents))}
+	for i := range l.ents {
+		j.take(l, i)
+	}
+	for i := range r.ents {
+		j.take(r, i)
+	}
+	return j
+}
+
+// --- Bulk loading.
+
+// builder makes a tree from keys that arrive in order.
+type builder struct {
+	gen    uint64
+	leaf   *node
+	levels [][]kid // finished children waiting for a parent, per level from the leaves up
+	seps   [][]string
+}
+
+// add appends a key; revs are its revisions in ascending order.
+func (b *builder) add(key []byte, revs []meta, lease int64) {
+	if b.leaf == nil {
+		b.leaf = &node{gen: b.gen, ents: make([]meta, 0, maxLeaf)}
+	}
+	n, last := b.leaf, len(revs)-1
+	m := revs[last]
+	m.off = uint32(len(n.keys))
+	if n.keys == nil {
+		n.keys = make([]byte, 0, (len(key)+2)*maxLeaf)
+	}
+	n.keys = appendKey(n.keys, key)
+	n.ents = append(n.ents, m)
+	at := len(n.ents) - 1
+	if n.leases != nil {
+		n.leases = append(n.leases, 0)
+	}
+	n.setLease(at, lease)
+	if n.hist == nil && last > 0 {
+		n.hist = make([][]meta, at, maxLeaf)
+	}
+	if n.hist != nil {
+		var h []meta
+		if last > 0 {
+			h = append(make([]meta, 0, last), revs[:last]...)
+		}
+		n.hist = append(n.hist, h)
+	}
+	if len(n.ents) >= maxLeaf || len(n.keys) > maxArena {
+		b.flushLeaf()
+	}
+}
+
+func (b *builder) flushLeaf() {
+	if n := b.leaf; n != nil {
+		b.leaf = nil
+		// What a longer key left unused in the arena would stay for ever.
+		if cap(n.keys)-len(n.keys) > 64 {
+			n.keys = append(make([]byte, 0, len(n.keys)), n.keys...)
+		}
+		b.push(0, n.summary(), string(n.key(0)))
+	}
+}
+
+func (b *builder) push(level int, k kid, sep string) {
+	if level == len(b.levels) {
+		b.levels, b.seps = append(b.levels, nil), append(b.seps, nil)
+	}
+	b.levels[level], b.seps[level] = append(b.levels[level], k), append(b.seps[level], sep)
+	if len(b.levels[level]) == maxInner {
+		b.close(level)
+	}
+}
+
+// close gives the waiting children of a level a parent.
+func (b *builder) close(level int) {
+	kids, seps := b.levels[level], b.seps[level]
+	b.levels[level], b.seps[level] = nil, nil
+	if len(kids) > 0 {
+		n := &node{gen: b.gen, kids: kids, seps: seps}
+		b.push(level+1, n.summary(), seps[0])
+	}
+}
+
+// finish returns the root.
+func (b *builder) finish() kid {
+	b.flushLeaf()
+	if len(b.levels) == 0 {
+		return kid{n: &node{gen: b.gen}, garb: never}
+	}
+	for level := 0; ; level++ {
+		if level == len(b.levels)-1 && len(b.levels[level]) == 1 {
+			return b.levels[level][0]
+		}
+		b.close(level)
+	}
+}

@@ -1,0 +1,177 @@
+package mvcc
+
+import (
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/engine"
+	"quorate/internal/metrics"
+)
+
+// Change is one effect of a transaction. Its slices are immutable and may be
+// kept; Key aliases KV.
+type Change struct {
+	Rev       Revision
+	Key       []byte
+	KV        []byte // encoded mvccpb.KeyValue as stored; a tombstone's holds the key only
+	Delete    bool
+	Create    bool  // a put of a key that was not live
+	Lease     int64 // lease of the key after the change
+	PrevLease int64 // lease of the key before it, 0 if it was not live
+}
+
+// Meta is what the index knows of a live key.
+type Meta struct {
+	Create, Mod, Version, Lease int64
+}
+
+// Txn is one transaction of the writer: everything it changes has one main
+// revision. It must be ended before the next Begin.
+type Txn struct {
+	s     *Store
+	b     engine.Batch
+	begin int64 // revision before the transaction
+	// changes is the part of the store's slab that this transaction has filled.
+	changes []Change
+	key     [1 + TombstoneLen]byte
+
+	// Counts of calls for the metrics, and bytes put.
+	ranges, puts, deletes, size int
+}
+
+// Begin opens a transaction that writes its records into b. The caller commits
+// b and then calls Publish; several transactions may share a batch.
+func (s *Store) Begin(b engine.Batch) *Txn {
+	s.mu.Lock()
+	t := &s.txn
+	t.s, t.b, t.begin = s, b, s.rev
+	t.ranges, t.puts, t.deletes, t.size = 0, 0, 0, 0
+	if len(s.slab) == cap(s.slab) {
+		s.slab = make([]Change, 0, 32)
+	}
+	n := len(s.slab)
+	t.changes = s.slab[n:n]
+	return t
+}
+
+// Rev returns the revision at which reads in the transaction happen: the one
+// before it, and from its first change on its own.
+func (t *Txn) Rev() int64 {
+	if len(t.changes) > 0 {
+		return t.begin + 1
+	}
+	return t.begin
+}
+
+// Lookup returns what the index knows of key inside the transaction.
+func (t *Txn) Lookup(key []byte) (Meta, bool) {
+	n, i, ok := t.s.tree.root.n.find(key)
+	if !ok || n.ents[i].tomb() {
+		return Meta{}, false
+	}
+	m := n.ents[i]
+	return Meta{Create: m.create, Mod: m.mod, Version: m.version, Lease: n.lease(i)}, true
+}
+
+// Put sets key to value.
+func (t *Txn) Put(key, value []byte, lease int64) Change {
+	rev := Revision{t.begin + 1, int64(len(t.changes))}
+	ch := t.s.tree.put(key, rev.Main, uint32(rev.Sub), lease)
+	kv, k := encodeRecord(record{key: key, value: value, create: ch.cur.create,
+		mod: rev.Main, version: ch.cur.version, lease: lease})
+	t.puts++
+	t.size += len(key) + len(value)
+	return t.record(Change{Rev: rev, Key: k, KV: kv, Create: !ch.had, Lease: lease, PrevLease: ch.prevLease})
+}
+
+// DeleteRange deletes the keys of [key, end): only key itself if end is empty,
+// every key from key on if end is a zero byte. It returns one change per key
+// that was live, in key order.
+func (t *Txn) DeleteRange(key, end []byte) []Change {
+	t.deletes++
+	from := len(t.changes)
+	if len(end) == 0 {
+		t.del(key)
+		return t.changes[from:len(t.changes):len(t.changes)]
+	}
+	var keys [][]byte
+	t.s.tree.root.ascend(makeSpan(key, end), never, func(n *node, i int, _ meta) bool {
+		keys = append(keys, n.key(i))
+		return true
+	})
+	for _, k := range keys {
+		t.del(k)
+	}
+	return t.changes[from:len(t.changes):len(t.changes)]
+}
+
+func (t *Txn) del(key []byte) {
+	rev := Revision{t.begin + 1, int64(len(t.changes))}
+	ch, ok := t.s.tree.del(key, rev.Main, uint32(rev.Sub))
+	if !ok {
+		return
+	}
+	kv, k := encodeRecord(record{key: key})
+	t.record(Change{Rev: rev, Key: k, KV: kv, Delete: true, PrevLease: ch.prevLease})
+}
+
+// record adds the change to batch, overlay and result.
+func (t *Txn) record(c Change) Change {
+	k := append(t.key[:0], byte(engine.Key))
+	t.b.Set(AppendRevision(k, c.Rev, c.Delete), c.KV)
+	t.s.overlay = append(t.s.overlay, pending{c.Rev, c.KV})
+	t.changes = append(t.changes, c)
+	return c
+}
+
+// Range reads inside the transaction: it sees the writes of this and earlier
+// transactions, published or not.
+func (t *Txn) Range(req *pb.RangeRequest) (*RangeResult, error) {
+	t.ranges++
+	r := reader{s: t.s, root: t.s.tree.root, rev: t.Rev(), compactRev: t.s.compactRev, overlay: t.s.overlay}
+	return r.rangeKeys(req)
+}
+
+// Get reads key inside the transaction; the record is nil if the key is absent.
+func (t *Txn) Get(key []byte) ([]byte, error) {
+	t.ranges++
+	r := reader{s: t.s, root: t.s.tree.root, rev: t.Rev(), compactRev: t.s.compactRev, overlay: t.s.overlay}
+	return r.get(key, t.Rev())
+}
+
+// End closes the transaction: the revision is raised iff something changed. The
+// changes are in the order of execution.
+func (t *Txn) End() []Change {
+	s := t.s
+	changes := t.changes
+	if n := len(changes); n > 0 {
+		s.rev = t.begin + 1
+		s.dirty = true
+		if len(s.slab)+n <= cap(s.slab) {
+			s.slab = s.slab[:len(s.slab)+n]
+		} else {
+			s.slab = nil // results of DeleteRange may point into it
+		}
+	}
+	changes = changes[:len(changes):len(changes)]
+	ranges, puts, deletes, size := t.ranges, t.puts, t.deletes, t.size
+	t.b, t.changes = nil, nil
+	s.mu.Unlock()
+	observe(ranges, puts, deletes, size)
+	return changes
+}
+
+func observe(ranges, puts, deletes, size int) {
+	if puts > 0 {
+		metrics.MVCCPutTotal.Add(float64(puts))
+		metrics.DebuggingMVCCTotalPutSizeInBytes.Add(float64(size))
+	}
+	if deletes > 0 {
+		metrics.MVCCDeleteTotal.Add(float64(deletes))
+	}
+	if ranges > 0 {
+		metrics.MVCCRangeTotal.Add(float64(ranges))
+	}
+	if ranges+puts+deletes > 1 {
+		metrics.MVCCTxnTotal.Inc()
+	}
+}

@@ -1,0 +1,143 @@
+package mvcc
+
+import (
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/engine"
+	"quorate/internal/metrics"
+)
+
+// View is a published state. It costs nothing to hold but what compactions
+// would delete: they wait, with the deletion only, until older views are
+// closed. A View may be used by one goroutine at a time.
+type View struct {
+	s      *Store
+	st     *state
+	closed bool
+	ranges int
+}
+
+// View returns the newest published state. It must be closed.
+func (s *Store) View() *View {
+	for {
+		if st := s.published.Load(); st.epoch.enter() {
+			return &View{s: s, st: st}
+		}
+	}
+}
+
+// Rev returns the current revision of the view.
+func (v *View) Rev() int64 { return v.st.rev }
+
+// CompactRev returns its compact revision, -1 if there was no compaction.
+func (v *View) CompactRev() int64 { return v.st.compactRev }
+
+// Keys returns the number of live keys.
+func (v *View) Keys() int64 { return v.st.root.live }
+
+// Close ends the use of the view. More calls do nothing.
+func (v *View) Close() {
+	if v.closed {
+		return
+	}
+	v.closed = true
+	v.st.epoch.leave()
+	if v.ranges > 0 {
+		metrics.MVCCRangeTotal.Add(float64(v.ranges))
+		if v.ranges > 1 {
+			metrics.MVCCTxnTotal.Inc()
+		}
+	}
+}
+
+func (v *View) reader() reader {
+	return reader{s: v.s, root: v.st.root, rev: v.st.rev, compactRev: v.st.compactRev, view: v}
+}
+
+// Range answers a request with etcd's semantics. The record slices of the
+// result are immutable. Errors: ErrCompacted, ErrFutureRev, or the engine's.
+func (v *View) Range(req *pb.RangeRequest) (*RangeResult, error) {
+	v.ranges++
+	r := v.reader()
+	return r.rangeKeys(req)
+}
+
+// Get returns the record of key at rev, 0 for the current revision; nil if the
+// key was absent.
+func (v *View) Get(key []byte, rev int64) ([]byte, error) {
+	v.ranges++
+	r := v.reader()
+	rev, err := r.resolve(rev)
+	if err != nil {
+		return nil, err
+	}
+	return r.get(key, rev)
+}
+
+// Lookup returns what the index knows of key at the view's revision, without
+// touching the engine.
+func (v *View) Lookup(key []byte) (Meta, bool) {
+	n, i, ok := v.st.root.n.find(key)
+	if !ok || n.ents[i].tomb() {
+		return Meta{}, false
+	}
+	m := n.ents[i]
+	return Meta{Create: m.create, Mod: m.mod, Version: m.version, Lease: n.lease(i)}, true
+}
+
+// Records calls fn for every record from revision `from` up to the published
+// revision, in order. kv is immutable and may be kept. It stops after maxRevs
+// main revisions or maxBytes of records, whichever comes first, but never
+// inside a main revision; 0 means no bound. next is where to go on: the published
+// revision + 1 if everything was seen. ErrCompacted if from is below the
+// compact revision (at the compact revision itself, what survived is seen).
+func (s *Store) Records(from int64, maxRevs, maxBytes int, fn func(rev Revision, tombstone bool, kv []byte) error) (next int64, err error) {
+	v := s.View()
+	defer v.Close()
+	if from < v.st.compactRev {
+		return from, ErrCompacted
+	}
+	end := v.st.rev + 1
+	if from >= end {
+		return from, nil
+	}
+	it, err := s.eng.NewIter(recordKey(Revision{Main: max(from, 0)}), recordKey(Revision{Main: end}))
+	if err != nil {
+		return from, fmt.Errorf("read history from revision %d: %w", from, err)
+	}
+	defer it.Close()
+	main, revs, size := int64(-1), 0, 0
+	for ok := it.First(); ok; ok = it.Next() {
+		rev, tomb, err := ParseRevision(it.Key()[1:])
+		if err != nil {
+			return from, corrupt(it.Key()[1:], err)
+		}
+		if rev.Main != main {
+			if maxRevs > 0 && revs >= maxRevs || maxBytes > 0 && size >= maxBytes && revs > 0 {
+				return rev.Main, nil
+			}
+			main = rev.Main
+			revs++
+		}
+		value, err := it.Value()
+		if err != nil {
+			return main, fmt.Errorf("read record of revision %d: %w", main, err)
+		}
+		size += len(value)
+		if err := fn(rev, tomb, append(make([]byte, 0, len(value)), value...)); err != nil {
+			return main, err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return max(main, from), fmt.Errorf("read history from revision %d: %w", from, err)
+	}
+	return end, nil
+}
+
+// recordKey returns the engine key of a revision that is not a tombstone; it is
+// also the lower bound of everything from this revision on.
+func recordKey(r Revision) []byte {
+	return AppendRevision([]byte{byte(engine.Key)}, r, false)
+}
