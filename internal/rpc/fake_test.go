@@ -1,0 +1,411 @@
+package rpc
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"net"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/test/bufconn"
+	"google.golang.org/protobuf/proto"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"quorate/internal/clock"
+	"quorate/internal/lease"
+	"quorate/internal/watch"
+)
+
+const (
+	fakeCluster = uint64(0xc1)
+	fakeMember  = uint64(0xa1)
+	fakeTerm    = uint64(7)
+)
+
+// fake is a Backend with a small store: one value per key, and the history of
+// changes that watch needs.
+type fake struct {
+	leader  atomic.Uint64
+	learner atomic.Bool
+	capable atomic.Bool
+	err     atomic.Pointer[error] // what every call fails with
+
+	mu      sync.Mutex
+	rev     int64
+	data    map[string]*mvccpb.KeyValue
+	history []watch.Event
+	raws    [][]byte // as the writes got them
+	reqs    []proto.Message
+	hub     *watch.Hub
+
+	snapshot *Snapshot
+	chunks   [][][]byte // what RangeStream emits
+	renewed  chan int64
+}
+
+func newFake(t testing.TB) *fake {
+	f := &fake{rev: 1, data: make(map[string]*mvccpb.KeyValue), renewed: make(chan int64, 16)}
+	f.leader.Store(fakeMember)
+	f.capable.Store(true)
+	f.hub = watch.NewHub(fakeHistory{f}, clock.Real{}, watch.Options{})
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		f.hub.Run(ctx)
+	}()
+	t.Cleanup(func() {
+		cancel()
+		<-done
+	})
+	return f
+}
+
+func (f *fake) fail() error {
+	if p := f.err.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (f *fake) ClusterID() uint64 { return fakeCluster }
+func (f *fake) MemberID() uint64  { return fakeMember }
+func (f *fake) Term() uint64      { return fakeTerm }
+func (f *fake) Leader() uint64    { return f.leader.Load() }
+func (f *fake) IsLearner() bool   { return f.learner.Load() }
+func (f *fake) Capable() bool     { return f.capable.Load() }
+func (f *fake) Watch() *watch.Hub { return f.hub }
+
+func (f *fake) Rev() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rev
+}
+
+func (f *fake) got(m proto.Message, raw []byte) {
+	f.reqs = append(f.reqs, m)
+	f.raws = append(f.raws, raw)
+}
+
+func (f *fake) Range(_ context.Context, r *pb.RangeRequest) (*RangeResult, error) {
+	if err := f.fail(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.got(r, nil)
+	res := &RangeResult{Revision: f.rev}
+	for _, kv := range f.in(r.Key, r.RangeEnd) {
+		res.Count++
+		if r.Limit > 0 && res.Count > r.Limit {
+			res.More = true
+			continue
+		}
+		b, err := proto.Marshal(kv)
+		if err != nil {
+			return nil, err
+		}
+		res.KVs = append(res.KVs, b)
+	}
+	return res, nil
+}
+
+// in lists the keys of a range in order.
+func (f *fake) in(key, end []byte) (kvs []*mvccpb.KeyValue) {
+	for k, kv := range f.data {
+		if k == string(key) || len(end) > 0 && k >= string(key) && (k < string(end) || string(end) == "\x00") {
+			kvs = append(kvs, kv)
+		}
+	}
+	slices.SortFunc(kvs, func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
+	return kvs
+}
+
+func (f *fake) RangeStream(_ context.Context, r *pb.RangeRequest, emit func([][]byte) error) (RangeTail, error) {
+	f.mu.Lock()
+	chunks := f.chunks
+	f.mu.Unlock()
+	n := 0
+	for _, c := range chunks {
+		n += len(c)
+		if err := emit(c); err != nil {
+			return RangeTail{}, err
+		}
+	}
+	if err := f.fail(); err != nil {
+		return RangeTail{}, err
+	}
+	return RangeTail{Revision: 42, Count: int64(n) + 5, More: true}, nil
+}
+
+// putLocked changes a key at revision rev.
+func (f *fake) putLocked(r *pb.PutRequest, rev int64) (prev *mvccpb.KeyValue) {
+	prev = f.data[string(r.Key)]
+	kv := &mvccpb.KeyValue{Key: r.Key, Value: r.Value, CreateRevision: rev, ModRevision: rev, Version: 1, Lease: r.Lease}
+	if prev != nil {
+		kv.CreateRevision, kv.Version = prev.CreateRevision, prev.Version+1
+	}
+	f.data[string(r.Key)] = kv
+	b, err := proto.Marshal(kv)
+	if err != nil {
+		panic(err)
+	}
+	f.history = append(f.history, watch.Event{Key: r.Key, KV: b, Mod: rev, Create: prev == nil})
+	return prev
+}
+
+func (f *fake) deleteLocked(key, end []byte, rev int64) []*mvccpb.KeyValue {
+	kvs := f.in(key, end)
+	for _, kv := range kvs {
+		delete(f.data, string(kv.Key))
+		f.history = append(f.history, watch.Event{Key: kv.Key, Mod: rev, Delete: true})
+	}
+	return kvs
+}
+
+// publishLocked tells watchers what has changed since from.
+func (f *fake) publishLocked(from int) {
+	if from < len(f.history) {
+		f.rev++
+		f.hub.Publish(f.rev, f.history[from:])
+	}
+}
+
+func (f *fake) Put(_ context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResponse, error) {
+	if err := f.fail(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.got(r, raw)
+	from := len(f.history)
+	prev := f.putLocked(r, f.rev+1)
+	f.publishLocked(from)
+	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: f.rev}}
+	if r.PrevKv {
+		resp.PrevKv = prev
+	}
+	return resp, nil
+}
+
+func (f *fake) DeleteRange(_ context.Context, r *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error) {
+	if err := f.fail(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.got(r, raw)
+	from := len(f.history)
+	kvs := f.deleteLocked(r.Key, r.RangeEnd, f.rev+1)
+	f.publishLocked(from)
+	resp := &pb.DeleteRangeResponse{Header: &pb.ResponseHeader{Revision: f.rev}, Deleted: int64(len(kvs))}
+	if r.PrevKv {
+		resp.PrevKvs = kvs
+	}
+	return resp, nil
+}
+
+// Txn executes its success list.
+func (f *fake) Txn(_ context.Context, r *pb.TxnRequest, raw []byte) (*pb.TxnResponse, error) {
+	if err := f.fail(); err != nil {
+		return nil, err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.got(r, raw)
+	from := len(f.history)
+	resp := &pb.TxnResponse{Succeeded: true}
+	for _, op := range r.Success {
+		switch v := op.Request.(type) {
+		case *pb.RequestOp_RequestPut:
+			f.putLocked(v.RequestPut, f.rev+1)
+			resp.Responses = append(resp.Responses, &pb.ResponseOp{Response: &pb.ResponseOp_ResponsePut{
+				ResponsePut: &pb.PutResponse{Header: &pb.ResponseHeader{Revision: f.rev + 1}}}})
+		case *pb.RequestOp_RequestRange:
+			kvs := f.in(v.RequestRange.Key, v.RequestRange.RangeEnd)
+			resp.Responses = append(resp.Responses, &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{
+				ResponseRange: &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: f.rev}, Kvs: kvs, Count: int64(len(kvs))}}})
+		}
+	}
+	f.publishLocked(from)
+	resp.Header = &pb.ResponseHeader{Revision: f.rev}
+	return resp, nil
+}
+
+func (f *fake) Compact(context.Context, *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	return &pb.CompactionResponse{}, f.fail()
+}
+
+func (f *fake) LeaseGrant(_ context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	return &pb.LeaseGrantResponse{ID: r.ID, TTL: r.TTL}, f.fail()
+}
+
+func (f *fake) LeaseRevoke(context.Context, *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	return &pb.LeaseRevokeResponse{}, f.fail()
+}
+
+// LeaseRenew knows the leases from 1 to 99.
+func (f *fake) LeaseRenew(_ context.Context, id int64) (int64, error) {
+	if err := f.fail(); err != nil {
+		return 0, err
+	}
+	if id < 1 || id > 99 {
+		return 0, lease.ErrLeaseNotFound
+	}
+	return 60, nil
+}
+
+func (f *fake) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	if err := f.fail(); err != nil {
+		return nil, err
+	}
+	if r.ID > 99 {
+		return nil, rpctypes.ErrGRPCLeaseNotFound
+	}
+	return &pb.LeaseTimeToLiveResponse{ID: r.ID, TTL: 5, GrantedTTL: 60, Keys: [][]byte{[]byte("k")}}, nil
+}
+
+func (f *fake) LeaseLeases(context.Context) (*pb.LeaseLeasesResponse, error) {
+	return &pb.LeaseLeasesResponse{Leases: []*pb.LeaseStatus{{ID: 5}}}, f.fail()
+}
+
+func (f *fake) members() []*pb.Member {
+	return []*pb.Member{{ID: fakeMember, Name: "a", PeerURLs: []string{"http://127.0.0.1:2380"}}}
+}
+
+func (f *fake) MemberAdd(_ context.Context, urls []string, learner bool) (*pb.Member, []*pb.Member, error) {
+	return &pb.Member{ID: 5, PeerURLs: urls, IsLearner: learner}, f.members(), f.fail()
+}
+
+func (f *fake) MemberRemove(context.Context, uint64) ([]*pb.Member, error) {
+	return f.members(), f.fail()
+}
+
+func (f *fake) MemberUpdate(context.Context, uint64, []string) ([]*pb.Member, error) {
+	return f.members(), f.fail()
+}
+
+func (f *fake) MemberPromote(context.Context, uint64) ([]*pb.Member, error) {
+	return f.members(), f.fail()
+}
+
+func (f *fake) MemberList(context.Context, bool) ([]*pb.Member, error) {
+	return f.members(), f.fail()
+}
+
+func (f *fake) Alarm(context.Context, *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	return &pb.AlarmResponse{}, f.fail()
+}
+
+func (f *fake) Status(context.Context) (*pb.StatusResponse, error) {
+	return &pb.StatusResponse{Version: "3.7.3"}, f.fail()
+}
+
+func (f *fake) Defragment(context.Context) error { return f.fail() }
+
+func (f *fake) Hash(context.Context) (*pb.HashResponse, error) {
+	return &pb.HashResponse{Header: &pb.ResponseHeader{Revision: 33}, Hash: 1}, f.fail()
+}
+
+func (f *fake) HashKV(_ context.Context, rev int64) (*pb.HashKVResponse, error) {
+	return &pb.HashKVResponse{Header: &pb.ResponseHeader{Revision: 33}, Hash: 1, CompactRevision: -1, HashRevision: rev}, f.fail()
+}
+
+func (f *fake) Snapshot(context.Context) (*Snapshot, error) { return f.snapshot, f.fail() }
+
+func (f *fake) MoveLeader(context.Context, uint64) error { return f.fail() }
+
+func (f *fake) Downgrade(context.Context, *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	return &pb.DowngradeResponse{Version: "3.7"}, f.fail()
+}
+
+type fakeHistory struct{ f *fake }
+
+func (h fakeHistory) Rev() int64        { return h.f.Rev() }
+func (h fakeHistory) CompactRev() int64 { return 0 }
+
+func (h fakeHistory) Scan(from int64, _, _ int, fn func(watch.Event) error) (int64, error) {
+	h.f.mu.Lock()
+	events, next := slices.Clone(h.f.history), h.f.rev+1
+	h.f.mu.Unlock()
+	for _, ev := range events {
+		if ev.Mod >= from {
+			if err := fn(ev); err != nil {
+				return from, err
+			}
+		}
+	}
+	return max(from, next), nil
+}
+
+func (h fakeHistory) PrevKV([]byte, int64) ([]byte, error) { return nil, nil }
+
+// testOptions are those of a member with default flags.
+func testOptions() Options {
+	return Options{MaxRequestBytes: 1572864, MaxTxnOps: 128, ElectionTimeout: time.Second}
+}
+
+// serve starts a server over an in-memory listener and returns a way to dial it.
+func serve(t testing.TB, o Options, b Backend) func(context.Context, string) (net.Conn, error) {
+	t.Helper()
+	lis := bufconn.Listen(1 << 20)
+	s := NewServer(o, b)
+	done := make(chan error, 1)
+	go func() { done <- s.Serve(lis) }()
+	t.Cleanup(func() {
+		s.Stop()
+		if err := <-done; err != nil {
+			t.Errorf("Serve: %v", err)
+		}
+	})
+	return func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) }
+}
+
+func dialRaw(t testing.TB, dial func(context.Context, string) (net.Conn, error), opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	opts = append(opts, grpc.WithContextDialer(dial), grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30)))
+	conn, err := grpc.NewClient("passthrough:///member", opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { conn.Close() })
+	return conn
+}
+
+func dialClient(t testing.TB, dial func(context.Context, string) (net.Conn, error)) *clientv3.Client {
+	t.Helper()
+	c, err := clientv3.New(clientv3.Config{
+		Endpoints:   []string{"http://member:2379"},
+		DialOptions: []grpc.DialOption{grpc.WithContextDialer(dial)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { c.Close() })
+	return c
+}
+
+func testContext(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// slowReader gives a file in odd pieces.
+type slowReader struct {
+	io.Reader
+	closed atomic.Bool
+}
+
+func (r *slowReader) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), 1000)]) }
+func (r *slowReader) Close() error               { r.closed.Store(true); return nil }
