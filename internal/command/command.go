@@ -69,6 +69,57 @@ func ID(r *pb.InternalRaftRequest) uint64 {
 	return r.Header.GetID()
 }
 
+// PeekID returns the number of the request in a normal entry without decoding
+// the rest.
+func PeekID(data []byte) (id uint64, ok bool) {
+	for b := data; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return 0, false
+		}
+		b = b[n:]
+		switch {
+		case num == fieldID && typ == protowire.VarintType:
+			v, n := protowire.ConsumeVarint(b)
+			return v, n > 0 && v != 0
+		case num == fieldHeader && typ == protowire.BytesType:
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 {
+				return 0, false
+			}
+			return firstVarint(v, 1)
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return 0, false
+		}
+		b = b[n:]
+	}
+	return 0, false
+}
+
+// ConfChangeID returns the number of the request in a membership entry.
+func ConfChangeID(data []byte) (id uint64, ok bool) { return firstVarint(data, 1) }
+
+// firstVarint returns the first occurrence of a varint field.
+func firstVarint(b []byte, field protowire.Number) (uint64, bool) {
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return 0, false
+		}
+		b = b[n:]
+		if num == field && typ == protowire.VarintType {
+			v, n := protowire.ConsumeVarint(b)
+			return v, n > 0 && v != 0
+		}
+		if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
+			return 0, false
+		}
+		b = b[n:]
+	}
+	return 0, false
+}
+
 // Decode parses the data of a normal entry that is not empty. Bytes in the
 // result may share memory with data.
 func Decode(data []byte) (*pb.InternalRaftRequest, error) {

@@ -44,6 +44,9 @@ func TestDecode(t *testing.T) {
 		if !proto.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)
 		}
+		if id, ok := PeekID(b); !ok || id != ID(want) {
+			t.Errorf("peeked id %d %v, want %d", id, ok, ID(want))
+		}
 		if ID(got) != ID(want) || Op(got) != Op(want) {
 			t.Errorf("id/op %d %s, want %d %s", ID(got), Op(got), ID(want), Op(want))
 		}

@@ -55,6 +55,10 @@ const (
 	Meta
 )
 
+// Local holds what belongs to this member's directory and to nothing else: it is
+// not hashed, not exported and not sent to other members.
+const Local Bucket = 32
+
 // String returns etcd's name of the bucket.
 func (b Bucket) String() string {
 	names := [...]string{"", "alarm", "auth", "authRoles", "authUsers", "cluster",

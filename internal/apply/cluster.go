@@ -1,0 +1,88 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/engine"
+	"quorate/internal/membership"
+)
+
+// ConfChangeResult is the Resp of a membership change: the members after it.
+type ConfChangeResult struct{ Members []membership.Member }
+
+// confChange validates and applies a membership change. Raft hears of it in
+// either case, of a refused one with node id 0.
+func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
+	cc := &raftpb.ConfChange{}
+	if err := proto.Unmarshal(e.Data, cc); err != nil {
+		return fmt.Errorf("decode configuration change: %w", err)
+	}
+	res := Result{ID: cc.GetId()}
+	eff, err := m.cluster.Apply(b, cc)
+	if err != nil {
+		m.lg.Warn("refused a configuration change", zap.String("member-id", membership.FormatID(cc.GetNodeId())), zap.Error(err))
+		cc.NodeId = new(uint64(0))
+		res.Err = err
+	} else {
+		out.Members = append(out.Members, eff)
+		res.Resp = &ConfChangeResult{Members: m.cluster.Members()}
+		if err := membership.PutConfState(b, m.ConfState()); err != nil {
+			return err
+		}
+	}
+	out.ConfChanges = append(out.ConfChanges, cc)
+	if e.Local {
+		out.Results = append(out.Results, res)
+	}
+	return nil
+}
+
+// ConfState derives raft's configuration from the membership.
+func (m *Machine) ConfState() *raftpb.ConfState {
+	cs := &raftpb.ConfState{}
+	for _, x := range m.cluster.Members() {
+		if x.IsLearner {
+			cs.Learners = append(cs.Learners, x.ID)
+		} else {
+			cs.Voters = append(cs.Voters, x.ID)
+		}
+	}
+	return cs
+}
+
+// clusterRequest applies what members tell each other about themselves. Alarms
+// do not hold it up.
+func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out *Outcome) Result {
+	switch {
+	case r.ClusterVersionSet != nil:
+		v, err := membership.ParseVersion(r.ClusterVersionSet.GetVer())
+		if err != nil {
+			return Result{Err: err}
+		}
+		var low *membership.VersionTooLowError
+		if err := m.cluster.SetVersion(b, v); errors.As(err, &low) {
+			return fatal(err)
+		} else if err != nil {
+			return Result{Err: err}
+		}
+		out.VersionSet = true
+	case r.ClusterMemberAttrSet != nil:
+		a := r.ClusterMemberAttrSet
+		err := m.cluster.SetAttributes(b, a.GetMember_ID(), a.GetMemberAttributes().GetName(), a.GetMemberAttributes().GetClientUrls())
+		if err != nil {
+			return Result{Err: err}
+		}
+	case r.DowngradeInfoSet != nil:
+		d := membership.Downgrade{Enabled: r.DowngradeInfoSet.GetEnabled(), Target: r.DowngradeInfoSet.GetVer()}
+		if err := m.cluster.SetDowngrade(b, d); err != nil {
+			return Result{Err: err}
+		}
+	}
+	return Result{Resp: &pb.EmptyResponse{}}
+}

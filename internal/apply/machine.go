@@ -1,0 +1,438 @@
+// Package apply is the replicated state machine: committed entries become
+// revisions, leases, alarms and membership.
+//
+// In: committed entries in log order, from one goroutine. Out: for each run of
+// entries one engine batch, one new set of read views, and, as values, the
+// results for those who wait, the changes for watchers and what the server must
+// tell raft and the transport. Always true: the applied index is in the batch
+// that holds the entry's effect, so the two cannot disagree after a crash; an
+// entry that was applied before is skipped; every decision depends on the log
+// alone, so all members take the same one.
+//
+// One entry runs straight down:
+// decode, alarms, quota, mvcc, lease, applied index, commit.
+package apply
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync/atomic"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/command"
+	"quorate/internal/engine"
+	"quorate/internal/lease"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/mvcc"
+)
+
+// ErrConfChangeV2 is met in no log that etcd wrote: joint consensus is not used.
+var ErrConfChangeV2 = errors.New("apply: the log holds a joint configuration change, which etcd never writes")
+
+// Entry is one committed entry.
+type Entry struct {
+	*raftpb.Entry
+	// Req is the decoded request if the caller has it, nil otherwise.
+	Req *pb.InternalRaftRequest
+	// Local tells that somebody on this member waits for the result; reads inside
+	// are executed only then.
+	Local bool
+}
+
+// Result is the outcome of one request.
+type Result struct {
+	ID   uint64
+	Resp any // response message of the request's kind, nil on error
+	Err  error
+	Done <-chan struct{} // physical end of a compaction, else nil
+}
+
+// Outcome is what a run of entries has led to.
+type Outcome struct {
+	Results []Result
+	// Changes are the writes in revision order, for watchers; Rev is the revision
+	// after them.
+	Changes []mvcc.Change
+	Rev     int64
+	// ConfChanges go to raft in order; a refused one has node id 0.
+	ConfChanges []*raftpb.ConfChange
+	// Members are the membership changes that took effect.
+	Members []membership.Effect
+	// NewTerm is set when a leader's first entry of its term was applied.
+	NewTerm bool
+	// QuotaExceeded asks for a NOSPACE alarm of this member.
+	QuotaExceeded bool
+	VersionSet    bool
+	Applied       uint64
+}
+
+// Options are the parts that the machine decides with.
+type Options struct {
+	Cluster *membership.Cluster
+	Lessor  *lease.Lessor
+	MVCC    mvcc.Options
+	// Quota is the size in bytes at which writes raise NOSPACE; 0 or less: none.
+	Quota int64
+	// PersistCheckpoints stores the remaining TTL with the lease record even in
+	// clusters below version 3.6.
+	PersistCheckpoints bool
+	Now                func() time.Time // for metrics only
+	Logger             *zap.Logger
+}
+
+// Machine is the state of one member. Apply belongs to one goroutine; the parts
+// that readers use (KV, Lessor, Alarms, Applied) are safe for all.
+type Machine struct {
+	eng     engine.Engine
+	kv      *mvcc.Store
+	lessor  *lease.Lessor
+	cluster *membership.Cluster
+	opts    Options
+	lg      *zap.Logger
+
+	applied atomic.Uint64
+	term    uint64 // of the entry at applied
+	// size is the physical size of the engine as of the last SetSize, plus what
+	// was written since: asking the engine costs too much for every request.
+	size   atomic.Int64
+	alarms atomic.Pointer[[]*pb.AlarmMember]
+}
+
+var (
+	appliedKey = engine.Meta.K([]byte("consistent_index"))
+	termKey    = engine.Meta.K([]byte("term"))
+)
+
+// Position reads the applied index and its term from an engine or a snapshot of
+// one; both are 0 in a fresh store.
+func Position(r engine.Reader) (index, term uint64, err error) {
+	if index, err = readUint64(r, appliedKey); err != nil {
+		return 0, 0, fmt.Errorf("read applied index: %w", err)
+	}
+	if term, err = readUint64(r, termKey); err != nil {
+		return 0, 0, fmt.Errorf("read applied term: %w", err)
+	}
+	return index, term, nil
+}
+
+func readUint64(r engine.Reader, key []byte) (uint64, error) {
+	v, err := r.Get(nil, key)
+	if errors.Is(err, engine.ErrNotFound) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if len(v) != 8 {
+		return 0, &engine.CorruptionError{File: strconv.Quote(string(key[1:])), Err: fmt.Errorf("value of %d bytes, want 8", len(v))}
+	}
+	return binary.BigEndian.Uint64(v), nil
+}
+
+// Open restores the machine from what the engine holds. The cluster and the
+// lessor in the options are filled from it.
+func Open(eng engine.Engine, o Options) (*Machine, error) {
+	m := &Machine{eng: eng, lessor: o.Lessor, cluster: o.Cluster, opts: o, lg: o.Logger}
+	index, term, err := Position(eng)
+	if err != nil {
+		return nil, err
+	}
+	if m.kv, err = mvcc.Open(eng, o.MVCC); err != nil {
+		return nil, fmt.Errorf("open key space: %w", err)
+	}
+	if err := m.restore(); err != nil {
+		m.kv.Close()
+		return nil, err
+	}
+	m.applied.Store(index)
+	m.term = term
+	m.size.Store(eng.Size().Total)
+	return m, nil
+}
+
+func (m *Machine) restore() error {
+	if err := m.lessor.Load(m.eng); err != nil {
+		return fmt.Errorf("load leases: %w", err)
+	}
+	var orphan error
+	m.kv.Leases(func(key []byte, id int64) {
+		if err := m.lessor.Attach(id, key); err != nil && orphan == nil {
+			orphan = fmt.Errorf("attach key %q to lease %x: %w", key, id, err)
+		}
+	})
+	if orphan != nil {
+		return orphan
+	}
+	if err := m.cluster.Load(m.eng); err != nil {
+		return fmt.Errorf("load membership: %w", err)
+	}
+	if err := m.loadAlarms(); err != nil {
+		return fmt.Errorf("load alarms: %w", err)
+	}
+	return nil
+}
+
+// KV returns the key space, for readers.
+func (m *Machine) KV() *mvcc.Store { return m.kv }
+
+// Lessor returns the leases.
+func (m *Machine) Lessor() *lease.Lessor { return m.lessor }
+
+// Engine returns the engine under the machine.
+func (m *Machine) Engine() engine.Engine { return m.eng }
+
+// Applied returns the index of the newest entry whose effects readers can see.
+func (m *Machine) Applied() uint64 { return m.applied.Load() }
+
+// Close ends the machine's background work; the engine stays open.
+func (m *Machine) Close() { m.kv.Close() }
+
+// Apply applies a run of entries as one batch. An error means that this member
+// cannot go on; nothing of the run is visible then.
+func (m *Machine) Apply(ents []Entry) (Outcome, error) {
+	var out Outcome
+	b := m.eng.NewBatch()
+	applied := m.applied.Load()
+	for i := range ents {
+		e := &ents[i]
+		if e.GetIndex() <= applied {
+			continue
+		}
+		if err := m.one(b, e, &out); err != nil {
+			b.Discard()
+			return Outcome{}, fmt.Errorf("apply entry %d of term %d: %w", e.GetIndex(), e.GetTerm(), err)
+		}
+		applied = e.GetIndex()
+		m.term = e.GetTerm()
+	}
+	var v [8]byte
+	binary.BigEndian.PutUint64(v[:], applied)
+	b.Set(appliedKey, v[:])
+	binary.BigEndian.PutUint64(v[:], m.term)
+	b.Set(termKey, v[:])
+	m.size.Add(int64(b.Len()))
+	start := m.opts.Now()
+	if err := b.Commit(); err != nil {
+		return Outcome{}, fmt.Errorf("commit entries up to %d: %w", applied, err)
+	}
+	metrics.DiskBackendCommitDurationSeconds.Observe(m.opts.Now().Sub(start).Seconds())
+	m.kv.Publish()
+	m.applied.Store(applied)
+	out.Applied = applied
+	out.Rev = m.kv.Rev()
+	return out, nil
+}
+
+func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
+	switch e.GetType() {
+	case raftpb.EntryConfChange:
+		return m.confChange(b, e, out)
+	case raftpb.EntryNormal:
+	default:
+		return ErrConfChangeV2
+	}
+	if len(e.Data) == 0 {
+		// A leader's first entry of its term, or a membership change that raft
+		// refused because another one was under way.
+		out.NewTerm = true
+		return nil
+	}
+	req := e.Req
+	if req == nil {
+		var err error
+		if req, err = command.Decode(e.Data); err != nil {
+			return err
+		}
+	}
+	start := m.opts.Now()
+	res := m.dispatch(b, e, req, out)
+	if errors.Is(res.Err, errFatal) {
+		return res.Err
+	}
+	res.ID = command.ID(req)
+	observe(command.Op(req), res.Err == nil, m.opts.Now().Sub(start))
+	if e.Local {
+		out.Results = append(out.Results, res)
+	}
+	return nil
+}
+
+// errFatal marks errors that are not an answer to the client but the end of
+// this member: its disk or its own bookkeeping failed.
+var errFatal = errors.New("state machine failed")
+
+func fatal(err error) Result { return Result{Err: fmt.Errorf("%w: %w", errFatal, err)} }
+
+func (m *Machine) dispatch(b engine.Batch, e *Entry, r *pb.InternalRaftRequest, out *Outcome) Result {
+	switch {
+	case r.ClusterVersionSet != nil, r.ClusterMemberAttrSet != nil, r.DowngradeInfoSet != nil:
+		return m.clusterRequest(b, r, out)
+	case r.DowngradeVersionTest != nil, r.Range != nil:
+		return Result{}
+	}
+	if err := m.alarmed(r); err != nil {
+		return Result{Err: err}
+	}
+	over := m.overQuota(r)
+	res := m.request(b, e, r, out)
+	if over && res.Err == nil {
+		out.QuotaExceeded = true
+		res.Err = rpctypes.ErrGRPCNoSpace
+	}
+	return res
+}
+
+func (m *Machine) request(b engine.Batch, e *Entry, r *pb.InternalRaftRequest, out *Outcome) Result {
+	switch {
+	case r.Put != nil:
+		return m.put(b, r.Put, out)
+	case r.Txn != nil:
+		return m.txn(b, r.Txn, e.Local, out)
+	case r.DeleteRange != nil:
+		return m.deleteRange(b, r.DeleteRange, out)
+	case r.Compaction != nil:
+		return m.compact(b, r.Compaction)
+	case r.LeaseGrant != nil:
+		return m.leaseGrant(b, r.LeaseGrant)
+	case r.LeaseRevoke != nil:
+		return m.leaseRevoke(b, r.LeaseRevoke, out)
+	case r.LeaseCheckpoint != nil:
+		return m.leaseCheckpoint(b, r.LeaseCheckpoint)
+	case r.Alarm != nil:
+		return m.alarm(b, r.Alarm)
+	}
+	// Requests of the auth service. This version has no auth store; refusing is
+	// what a store on which auth was never enabled does.
+	return Result{Err: rpctypes.ErrGRPCAuthNotEnabled}
+}
+
+// alarmed refuses what an active alarm forbids. Corrupt stands before no space.
+func (m *Machine) alarmed(r *pb.InternalRaftRequest) error {
+	var corrupt, full bool
+	for _, a := range m.Alarms() {
+		corrupt = corrupt || a.Alarm == pb.AlarmType_CORRUPT
+		full = full || a.Alarm == pb.AlarmType_NOSPACE
+	}
+	if corrupt && (r.Put != nil || r.Txn != nil || r.DeleteRange != nil || r.Compaction != nil ||
+		r.LeaseGrant != nil || r.LeaseRevoke != nil) {
+		return rpctypes.ErrGRPCCorrupt
+	}
+	if full && (r.Put != nil || r.LeaseGrant != nil || r.Txn != nil && TxnCost(r.Txn) > 0) {
+		return rpctypes.ErrGRPCNoSpace
+	}
+	return nil
+}
+
+// What a request may add to the store, in bytes, as etcd counts it.
+const (
+	putOverhead = 256
+	leaseCost   = 64
+)
+
+func putCost(p *pb.PutRequest) int64 { return putOverhead + int64(len(p.Key)+len(p.Value)) }
+
+// TxnCost is the larger of what the two branches may add.
+func TxnCost(t *pb.TxnRequest) int64 { return max(opsCost(t.Success), opsCost(t.Failure)) }
+
+func opsCost(ops []*pb.RequestOp) (n int64) {
+	for _, op := range ops {
+		if p := op.GetRequestPut(); p != nil {
+			n += putCost(p)
+		} else if t := op.GetRequestTxn(); t != nil {
+			n += TxnCost(t)
+		}
+	}
+	return n
+}
+
+// Cost is what a request may add to the store, in bytes; 0 for requests that
+// are free.
+func Cost(r *pb.InternalRaftRequest) int64 {
+	switch {
+	case r.Put != nil:
+		return putCost(r.Put)
+	case r.Txn != nil:
+		return TxnCost(r.Txn)
+	case r.LeaseGrant != nil:
+		return leaseCost
+	}
+	return 0
+}
+
+// OverQuota reports whether the store has no room for n more bytes.
+func (m *Machine) OverQuota(n int64) bool {
+	return m.opts.Quota > 0 && n > 0 && m.size.Load()+n > m.opts.Quota
+}
+
+// SetSize tells the machine the physical size of its engine, in bytes.
+func (m *Machine) SetSize(n int64) { m.size.Store(n) }
+
+func (m *Machine) overQuota(r *pb.InternalRaftRequest) bool {
+	return m.opts.Quota > 0 && m.OverQuota(Cost(r))
+}
+
+func observe(op string, ok bool, d time.Duration) {
+	o := observers[op]
+	if o == nil {
+		o = observers["unknown"]
+	}
+	i := 0
+	if ok {
+		i = 1
+	}
+	o[i].Observe(d.Seconds())
+}
+
+// Alarms returns the active alarms, sorted by member, then type. The slice must
+// not be changed.
+func (m *Machine) Alarms() []*pb.AlarmMember {
+	if p := m.alarms.Load(); p != nil {
+		return *p
+	}
+	return nil
+}
+
+func (m *Machine) loadAlarms() error {
+	lower, upper := engine.Alarm.Bounds()
+	it, err := m.eng.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	var all []*pb.AlarmMember
+	for ok := it.First(); ok; ok = it.Next() {
+		a := &pb.AlarmMember{}
+		if err := proto.Unmarshal(it.Key()[1:], a); err != nil {
+			return &engine.CorruptionError{File: fmt.Sprintf("bucket alarm, key %x", it.Key()[1:]), Err: err}
+		}
+		all = append(all, a)
+	}
+	if err := it.Error(); err != nil {
+		return err
+	}
+	m.setAlarms(all)
+	return nil
+}
+
+func (m *Machine) setAlarms(all []*pb.AlarmMember) {
+	slices.SortFunc(all, func(a, b *pb.AlarmMember) int {
+		if a.MemberID != b.MemberID {
+			if a.MemberID < b.MemberID {
+				return -1
+			}
+			return 1
+		}
+		return int(a.Alarm) - int(b.Alarm)
+	})
+	m.alarms.Store(&all)
+}

@@ -1,0 +1,263 @@
+package apply
+
+import (
+	"bytes"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"quorate/internal/engine"
+	"quorate/internal/mvcc"
+)
+
+// view is the state that a transaction reads: a mvcc.Txn at apply, a mvcc.View
+// for transactions that only read.
+type view interface {
+	Range(*pb.RangeRequest) (*mvcc.RangeResult, error)
+	Lookup(key []byte) (mvcc.Meta, bool)
+	Rev() int64
+}
+
+// txn runs in three passes: compare everything in the state before, check the
+// chosen operations in the same state, then execute. Only the last one writes,
+// so a transaction that is refused has changed nothing.
+func (m *Machine) txn(b engine.Batch, r *pb.TxnRequest, local bool, out *Outcome) Result {
+	t := m.kv.Begin(b)
+	path, err := choose(t, r, nil)
+	if err == nil {
+		_, err = m.check(t, r, path)
+	}
+	var resp *pb.TxnResponse
+	if err == nil {
+		x := executor{m: m, v: t, t: t, local: local}
+		resp, _, err = x.run(r, path)
+		if err != nil && requestError(err) != nil {
+			// The check pass lets nothing through that can be refused here.
+			err = fatal(err).Err
+		}
+	}
+	m.finish(t, out)
+	if err != nil {
+		return answer(err)
+	}
+	resp.Header = m.header()
+	return Result{Resp: resp}
+}
+
+// ReadTxn runs a transaction that only reads against a view.
+func ReadTxn(v *mvcc.View, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	path, err := choose(v, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	x := executor{v: v, local: true}
+	resp, _, err := x.run(r, path)
+	if err != nil {
+		if mapped := requestError(err); mapped != nil {
+			return nil, mapped
+		}
+		return nil, err
+	}
+	resp.Header = &pb.ResponseHeader{Revision: v.Rev()}
+	return resp, nil
+}
+
+// choose evaluates the compares of r and of the nested transactions on the
+// chosen branches. The result lists the decisions in the order in which the
+// passes meet the transactions.
+func choose(v view, r *pb.TxnRequest, path []bool) ([]bool, error) {
+	ok := true
+	for _, c := range r.Compare {
+		var err error
+		if ok, err = holds(v, c); err != nil {
+			return nil, err
+		}
+		if !ok {
+			break
+		}
+	}
+	path = append(path, ok)
+	for _, op := range branch(r, ok) {
+		if nested := op.GetRequestTxn(); nested != nil {
+			var err error
+			if path, err = choose(v, nested, path); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return path, nil
+}
+
+func branch(r *pb.TxnRequest, ok bool) []*pb.RequestOp {
+	if ok {
+		return r.Success
+	}
+	return r.Failure
+}
+
+// holds evaluates one compare. Over a range it must hold for every key; an
+// empty range counts as one missing key.
+func holds(v view, c *pb.Compare) (bool, error) {
+	if len(c.RangeEnd) == 0 && c.Target != pb.Compare_VALUE {
+		meta, _ := v.Lookup(c.Key)
+		return compareNumber(c, meta.Version, meta.Create, meta.Mod, meta.Lease), nil
+	}
+	res, err := v.Range(&pb.RangeRequest{Key: c.Key, RangeEnd: c.RangeEnd})
+	if err != nil {
+		return false, err
+	}
+	if len(res.KVs) == 0 {
+		// Nothing is not even unequal to a value.
+		return c.Target != pb.Compare_VALUE && compareNumber(c, 0, 0, 0, 0), nil
+	}
+	for _, b := range res.KVs {
+		kv, err := decodeKV(b)
+		if err != nil {
+			return false, err
+		}
+		if !compareKV(c, kv) {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func compareKV(c *pb.Compare, kv *mvccpb.KeyValue) bool {
+	if c.Target == pb.Compare_VALUE {
+		return decide(c.Result, bytes.Compare(kv.Value, c.GetValue()))
+	}
+	return compareNumber(c, kv.Version, kv.CreateRevision, kv.ModRevision, kv.Lease)
+}
+
+func compareNumber(c *pb.Compare, version, create, mod, lease int64) bool {
+	var got, want int64
+	switch c.Target {
+	case pb.Compare_VERSION:
+		got, want = version, c.GetVersion()
+	case pb.Compare_CREATE:
+		got, want = create, c.GetCreateRevision()
+	case pb.Compare_MOD:
+		got, want = mod, c.GetModRevision()
+	case pb.Compare_LEASE:
+		got, want = lease, c.GetLease()
+	}
+	order := 0
+	if got < want {
+		order = -1
+	} else if got > want {
+		order = 1
+	}
+	return decide(c.Result, order)
+}
+
+func decide(r pb.Compare_CompareResult, order int) bool {
+	switch r {
+	case pb.Compare_EQUAL:
+		return order == 0
+	case pb.Compare_NOT_EQUAL:
+		return order != 0
+	case pb.Compare_GREATER:
+		return order > 0
+	case pb.Compare_LESS:
+		return order < 0
+	}
+	return true // a relation that is unknown constrains nothing, as in etcd
+}
+
+// check refuses what cannot run in the state before the transaction. It
+// returns the decisions it has not used.
+func (m *Machine) check(t *mvcc.Txn, r *pb.TxnRequest, path []bool) ([]bool, error) {
+	ok, path := path[0], path[1:]
+	for _, op := range branch(r, ok) {
+		var err error
+		switch q := op.Request.(type) {
+		case *pb.RequestOp_RequestPut:
+			err = m.checkPut(t, q.RequestPut)
+		case *pb.RequestOp_RequestRange:
+			err = checkRevision(t, q.RequestRange.GetRevision())
+		case *pb.RequestOp_RequestTxn:
+			path, err = m.check(t, q.RequestTxn, path)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return path, nil
+}
+
+func checkRevision(t *mvcc.Txn, rev int64) error {
+	if rev > t.Rev() {
+		return mvcc.ErrFutureRev
+	}
+	if rev > 0 && rev < t.CompactRev() {
+		return mvcc.ErrCompacted
+	}
+	return nil
+}
+
+// executor runs the chosen operations. t is nil when the transaction only reads.
+type executor struct {
+	m     *Machine
+	v     view
+	t     *mvcc.Txn
+	local bool
+}
+
+func (x executor) run(r *pb.TxnRequest, path []bool) (*pb.TxnResponse, []bool, error) {
+	ok, path := path[0], path[1:]
+	resp := &pb.TxnResponse{Succeeded: ok}
+	for _, op := range branch(r, ok) {
+		var (
+			out = &pb.ResponseOp{}
+			err error
+		)
+		switch q := op.Request.(type) {
+		case *pb.RequestOp_RequestRange:
+			var rr *pb.RangeResponse
+			if rr, err = x.read(q.RequestRange); err == nil {
+				out.Response = &pb.ResponseOp_ResponseRange{ResponseRange: rr}
+			}
+		case *pb.RequestOp_RequestPut:
+			var pr *pb.PutResponse
+			if pr, err = x.m.putIn(x.t, q.RequestPut); err == nil {
+				out.Response = &pb.ResponseOp_ResponsePut{ResponsePut: pr}
+			}
+		case *pb.RequestOp_RequestDeleteRange:
+			var dr *pb.DeleteRangeResponse
+			if dr, err = deleteIn(x.t, q.RequestDeleteRange); err == nil {
+				out.Response = &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: dr}
+			}
+		case *pb.RequestOp_RequestTxn:
+			var tr *pb.TxnResponse
+			if tr, path, err = x.run(q.RequestTxn, path); err == nil {
+				tr.Header = &pb.ResponseHeader{}
+				out.Response = &pb.ResponseOp_ResponseTxn{ResponseTxn: tr}
+			}
+		}
+		if err != nil {
+			return nil, nil, err
+		}
+		resp.Responses = append(resp.Responses, out)
+	}
+	return resp, path, nil
+}
+
+// read executes a range for the member whose client waits; the others need only
+// know that it would have been possible.
+func (x executor) read(r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	if !x.local {
+		return &pb.RangeResponse{}, nil
+	}
+	res, err := x.v.Range(r)
+	if err != nil {
+		return nil, err
+	}
+	kvs, err := decodeKVs(res.KVs)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.RangeResponse{
+		Header: &pb.ResponseHeader{Revision: x.v.Rev()},
+		Kvs:    kvs, Count: res.Count, More: res.More,
+	}, nil
+}

@@ -1,0 +1,249 @@
+// Package raftnode is consensus behind one small object: inputs go in, effects
+// come out.
+//
+// In: ticks, messages of peers, entries to propose, read barriers, completions
+// of the log and of apply. Out: effects as values: messages to send, entries to
+// write, entries to apply, confirmed reads. Always true: it does no I/O, reads
+// no clock and starts no goroutine; the same inputs give the same effects. It is
+// used by one goroutine.
+//
+// The order that the caller owes: the Appends are processed one after the other,
+// each durable before its Responses are delivered; the Applies likewise, in
+// order. Send may go out at once. A Response for this member comes back through
+// Step, one for a peer goes to the transport.
+package raftnode
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// ErrDropped is returned by Propose when the entry was not taken and surely is
+// not in any log: there is no leader, or leadership is being handed over.
+var ErrDropped = raft.ErrProposalDropped
+
+// Limits as etcd sets them; peers of both kinds see the same message sizes.
+const (
+	maxSizePerMsg   = 1 << 20
+	maxInflightMsgs = 512
+	// maxApplyBytes bounds the committed entries that are handed out and not yet
+	// acknowledged by apply.
+	maxApplyBytes = 8 << 20
+	// maxPropBytes bounds one proposal message, which a follower forwards.
+	maxPropBytes = 1 << 20
+)
+
+// Config holds what a node needs to start. ID, Storage and the ticks are
+// required.
+type Config struct {
+	ID             uint64
+	ElectionTicks  int
+	HeartbeatTicks int
+	PreVote        bool
+	Storage        raft.Storage
+	Applied        uint64 // index that the state machine already holds
+	Logger         raft.Logger
+}
+
+// Append is one write to the log.
+type Append struct {
+	HardState *raftpb.HardState // nil when unchanged
+	Entries   []*raftpb.Entry
+	Snapshot  *raftpb.Snapshot // replaces everything before; nil when none
+	// MustSync tells that the write must be durable before Responses go out. A
+	// commit index alone need not be.
+	MustSync  bool
+	Responses []*raftpb.Message
+}
+
+// Apply is one run of committed entries, ascending and without gaps.
+type Apply struct {
+	Entries   []*raftpb.Entry
+	Responses []*raftpb.Message
+}
+
+// Effects is what has to happen next.
+type Effects struct {
+	Send   []*raftpb.Message
+	Append []Append
+	Apply  []Apply
+	Reads  []raft.ReadState
+}
+
+// State is what others may know about the node.
+type State struct {
+	Term, Lead, Commit uint64
+	Role               raft.StateType
+}
+
+// Node is a raft.RawNode with asynchronous storage writes.
+type Node struct {
+	id         uint64
+	rn         *raft.RawNode
+	term, vote uint64 // as of the last Append handed out
+	state      State
+}
+
+// New starts a node from what its storage holds.
+func New(c Config) (*Node, error) {
+	hs, _, err := c.Storage.InitialState()
+	if err != nil {
+		return nil, fmt.Errorf("read initial raft state: %w", err)
+	}
+	rn, err := raft.NewRawNode(&raft.Config{
+		ID:                       c.ID,
+		ElectionTick:             c.ElectionTicks,
+		HeartbeatTick:            c.HeartbeatTicks,
+		Storage:                  c.Storage,
+		Applied:                  c.Applied,
+		AsyncStorageWrites:       true,
+		MaxSizePerMsg:            maxSizePerMsg,
+		MaxCommittedSizePerReady: maxApplyBytes,
+		MaxInflightMsgs:          maxInflightMsgs,
+		CheckQuorum:              true,
+		PreVote:                  c.PreVote,
+		ReadOnlyOption:           raft.ReadOnlySafe,
+		Logger:                   c.Logger,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start raft: %w", err)
+	}
+	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote()}
+	n.refresh()
+	return n, nil
+}
+
+func (n *Node) refresh() {
+	st := n.rn.BasicStatus()
+	n.state = State{Term: st.HardState.GetTerm(), Commit: st.HardState.GetCommit(), Lead: st.Lead, Role: st.RaftState}
+}
+
+// State returns the state as of the last call that changed it.
+func (n *Node) State() State { return n.state }
+
+// Tick lets one heartbeat interval pass.
+func (n *Node) Tick() { n.rn.Tick() }
+
+// Campaign starts an election now.
+func (n *Node) Campaign() error { return n.rn.Campaign() }
+
+// Entry is a proposal.
+type Entry struct {
+	Data       []byte
+	ConfChange bool
+}
+
+// Propose offers entries in order, in as few messages as the size limit allows.
+// It returns how many were taken; fewer than all comes with ErrDropped.
+func (n *Node) Propose(ents []Entry) (taken int, err error) {
+	for taken < len(ents) {
+		var batch []*raftpb.Entry
+		size := 0
+		for _, e := range ents[taken:] {
+			if size += len(e.Data); len(batch) > 0 && size > maxPropBytes {
+				break
+			}
+			pe := &raftpb.Entry{Data: e.Data}
+			if e.ConfChange {
+				pe.Type = raftpb.EntryConfChange.Enum()
+			}
+			batch = append(batch, pe)
+		}
+		m := &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: &n.id, Entries: batch}
+		if err := n.rn.Step(m); err != nil {
+			return taken, err
+		}
+		taken += len(batch)
+	}
+	return taken, nil
+}
+
+// Step takes a message of a peer or a response of the local log or apply.
+// Messages that make no sense here are dropped with an error.
+func (n *Node) Step(m *raftpb.Message) error {
+	switch m.GetType() {
+	case raftpb.MsgHup, raftpb.MsgBeat, raftpb.MsgCheckQuorum, raftpb.MsgUnreachable, raftpb.MsgSnapStatus,
+		raftpb.MsgStorageAppend, raftpb.MsgStorageApply:
+		return raft.ErrStepLocalMsg
+	}
+	return n.rn.Step(m)
+}
+
+// ReadIndex asks for a read barrier; the answer comes in Effects.Reads under the
+// same context, or never (no leader).
+func (n *Node) ReadIndex(ctx []byte) { n.rn.ReadIndex(ctx) }
+
+// ApplyConfChange puts a committed membership change into effect. A refused
+// change is passed with node id 0 and changes nothing.
+func (n *Node) ApplyConfChange(cc *raftpb.ConfChange) *raftpb.ConfState {
+	cs := n.rn.ApplyConfChange(cc)
+	n.refresh()
+	return cs
+}
+
+// Transfer asks the leader to hand leadership to another voter.
+func (n *Node) Transfer(to uint64) { n.rn.TransferLeader(to) }
+
+// ReportUnreachable tells that a message to the peer was lost.
+func (n *Node) ReportUnreachable(id uint64) { n.rn.ReportUnreachable(id) }
+
+// ReportSnapshot tells how a snapshot that was sent has ended.
+func (n *Node) ReportSnapshot(id uint64, ok bool) {
+	st := raft.SnapshotFinish
+	if !ok {
+		st = raft.SnapshotFailure
+	}
+	n.rn.ReportSnapshot(id, st)
+}
+
+// Progress returns the match index of each peer; only a leader knows it.
+func (n *Node) Progress() map[uint64]uint64 {
+	st := n.rn.Status()
+	match := make(map[uint64]uint64, len(st.Progress))
+	for id, pr := range st.Progress {
+		match[id] = pr.Match
+	}
+	return match
+}
+
+// Effects collects everything that has become due since the last call.
+func (n *Node) Effects() Effects {
+	var e Effects
+	for n.rn.HasReady() {
+		rd := n.rn.Ready()
+		for _, m := range rd.Messages {
+			switch m.GetTo() {
+			case raft.LocalAppendThread:
+				e.Append = append(e.Append, n.appendOf(m))
+			case raft.LocalApplyThread:
+				e.Apply = append(e.Apply, Apply{Entries: m.Entries, Responses: m.Responses})
+			default:
+				e.Send = append(e.Send, m)
+			}
+		}
+		e.Reads = append(e.Reads, rd.ReadStates...)
+	}
+	n.refresh()
+	return e
+}
+
+func (n *Node) appendOf(m *raftpb.Message) Append {
+	a := Append{Entries: m.Entries, Responses: m.Responses, MustSync: len(m.Entries) > 0}
+	if m.Term != nil {
+		a.HardState = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
+		if m.GetTerm() != n.term || m.GetVote() != n.vote {
+			n.term, n.vote = m.GetTerm(), m.GetVote()
+			a.MustSync = true
+		}
+	}
+	if m.Snapshot != nil && !raft.IsEmptySnap(m.Snapshot) {
+		a.Snapshot, a.MustSync = m.Snapshot, true
+	}
+	return a
+}
+
+// IsDropped reports whether err means that the proposal was not taken.
+func IsDropped(err error) bool { return errors.Is(err, ErrDropped) }
