@@ -84,7 +84,7 @@ func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	case *watchCall:
 		return wire.DecodeWatch(own(data), &m.req)
 	case proto.Message:
-		buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		buf := data.MaterializeToBuffer(&pool)
 		defer buf.Free()
 		return proto.Unmarshal(buf.ReadOnlyData(), m)
 	}
@@ -157,7 +157,7 @@ func newPiece(size int) piece {
 	if mem.IsBelowBufferPoolingThreshold(size) {
 		return piece{buf: make([]byte, 0, size)}
 	}
-	p := mem.DefaultBufferPool().Get(size)
+	p := pool.Get(size)
 	return piece{buf: (*p)[:0], pooled: p}
 }
 
@@ -168,7 +168,7 @@ func (p piece) done(b []byte) mem.Buffer {
 		return mem.SliceBuffer(b)
 	}
 	*p.pooled = b
-	return mem.NewBuffer(p.pooled, mem.DefaultBufferPool())
+	return mem.NewBuffer(p.pooled, &pool)
 }
 
 func (p piece) only(b []byte) mem.BufferSlice { return mem.BufferSlice{p.done(b)} }
@@ -204,10 +204,7 @@ func assemble(head []byte, tag byte, parts [][]byte, size int, tail []byte) mem.
 		p := newPiece(total)
 		b := append(p.buf, head...)
 		for _, part := range parts {
-			if tag != 0 {
-				b = wire.AppendVarint(append(b, tag), uint64(len(part)))
-			}
-			b = append(b, part...)
+			b = appendPart(b, tag, part)
 		}
 		return p.only(append(b, tail...))
 	}
@@ -215,80 +212,87 @@ func assemble(head []byte, tag byte, parts [][]byte, size int, tail []byte) mem.
 	if total >= longAnswer {
 		share = longShareFrom
 	}
-	shared := 0
+	shared, sharedBytes := 0, 0
 	for _, part := range parts {
 		if len(part) >= share {
 			shared++
+			sharedBytes += len(part)
 		}
 	}
-	g := gather{out: make(mem.BufferSlice, 0, 2*shared+2)}
-	g.copy(head)
+	if shared == 0 {
+		return copyAll(head, tag, parts, total, tail)
+	}
+
+	// What is copied goes into chunks of memory, and the message is made of
+	// views of the chunks and of the shared parts in turn.
+	left := total - sharedBytes
+	views := make([]mem.SliceBuffer, 0, 2*shared+left/pieceSize+2)
+	chunk := make([]byte, 0, min(left, pieceSize))
+	start := 0 // of the stretch of chunk that is in no view
+	cut := func() {
+		if len(chunk) > start {
+			views = append(views, mem.SliceBuffer(chunk[start:]))
+			start = len(chunk)
+		}
+	}
+	room := func(n int) {
+		if len(chunk)+n > cap(chunk) {
+			cut()
+			left -= len(chunk)
+			chunk, start = make([]byte, 0, max(n, min(left, pieceSize))), 0
+		}
+	}
+	chunk = append(chunk, head...)
 	for _, part := range parts {
+		if len(part) < share {
+			room(wire.SizeBytes(len(part)))
+			chunk = appendPart(chunk, tag, part)
+			continue
+		}
 		if tag != 0 {
-			g.prefix(tag, len(part))
+			room(wire.SizeBytes(len(part)) - len(part))
+			chunk = wire.AppendVarint(append(chunk, tag), uint64(len(part)))
 		}
-		if len(part) >= share {
-			g.cut()
-			g.out = append(g.out, mem.SliceBuffer(part))
-		} else {
-			g.copy(part)
+		cut()
+		views = append(views, mem.SliceBuffer(part))
+	}
+	room(len(tail))
+	chunk = append(chunk, tail...)
+	cut()
+	out := make(mem.BufferSlice, len(views))
+	for i := range views {
+		out[i] = &views[i] // a pointer, because a value would be allocated one by one
+	}
+	return out
+}
+
+// copyAll is assemble for many small parts: it fills one pooled piece after
+// the other.
+func copyAll(head []byte, tag byte, parts [][]byte, total int, tail []byte) mem.BufferSlice {
+	out := make(mem.BufferSlice, 0, total/(pieceSize-shareFrom)+2)
+	p := newPiece(pieceSize)
+	b := append(p.buf, head...)
+	for _, part := range parts {
+		if len(b)+wire.SizeBytes(len(part)) > pieceSize {
+			out = append(out, p.done(b))
+			p = newPiece(pieceSize)
+			b = p.buf
 		}
+		b = appendPart(b, tag, part)
 	}
-	g.copy(tail)
-	g.close()
-	return g.out
-}
-
-// gather collects small pieces in pooled chunks and hands out the stretches
-// between shared values as views of the chunks.
-type gather struct {
-	out   mem.BufferSlice
-	chunk mem.Buffer // nil before the first
-	data  []byte     // of chunk
-	start int        // of the stretch that is being filled
-	off   int        // its end so far
-}
-
-// room returns n bytes to fill, all in one chunk.
-func (g *gather) room(n int) []byte {
-	if len(g.data)-g.off < n {
-		g.close()
-		p := mem.DefaultBufferPool().Get(max(n, pieceSize))
-		g.data = *p
-		g.chunk = mem.NewBuffer(p, mem.DefaultBufferPool())
-		g.start, g.off = 0, 0
+	if len(b)+len(tail) > pieceSize {
+		out = append(out, p.done(b))
+		p = newPiece(len(tail))
+		b = p.buf
 	}
-	b := g.data[g.off : g.off+n]
-	g.off += n
-	return b
+	return append(out, p.done(append(b, tail...)))
 }
 
-func (g *gather) copy(b []byte) {
-	if len(b) > 0 {
-		copy(g.room(len(b)), b)
+func appendPart(b []byte, tag byte, part []byte) []byte {
+	if tag != 0 {
+		b = wire.AppendVarint(append(b, tag), uint64(len(part)))
 	}
-}
-
-func (g *gather) prefix(tag byte, n int) {
-	var a [11]byte
-	g.copy(wire.AppendVarint(append(a[:0], tag), uint64(n)))
-}
-
-// cut ends the stretch.
-func (g *gather) cut() {
-	if g.off > g.start {
-		g.out = append(g.out, g.chunk.Slice(g.start, g.off))
-		g.start = g.off
-	}
-}
-
-// close gives up the chunk; the views keep it until they are sent.
-func (g *gather) close() {
-	g.cut()
-	if g.chunk != nil {
-		g.chunk.Free()
-		g.chunk = nil
-	}
+	return append(b, part...)
 }
 
 const tagKVs = 2<<3 | 2 // RangeResponse.kvs

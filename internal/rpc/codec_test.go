@@ -1,0 +1,167 @@
+package rpc
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/proto"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"quorate/internal/rpc/wire"
+	"quorate/internal/watch"
+)
+
+// sized makes encoded KeyValues of about the given lengths.
+func sized(t testing.TB, lens ...int) (raw [][]byte, kvs []*mvccpb.KeyValue) {
+	for i, n := range lens {
+		kv := &mvccpb.KeyValue{Key: []byte{'k', byte(i)}, ModRevision: int64(i), Value: bytes.Repeat([]byte{byte(i)}, n)}
+		b, err := proto.Marshal(kv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		raw, kvs = append(raw, b), append(kvs, kv)
+	}
+	return raw, kvs
+}
+
+// checkSame compares an answer from the codec with protobuf's.
+func checkSame(t testing.TB, v any, m proto.Message) {
+	t.Helper()
+	got, err := codec{}.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(got.Materialize(), want) {
+		t.Fatalf("%T in %d buffers differs from protobuf's %d bytes", v, len(got), len(want))
+	}
+	got.Free()
+}
+
+func repeat(n, size int) []int {
+	out := make([]int, n)
+	for i := range out {
+		out[i] = size
+	}
+	return out
+}
+
+// TestAssemble takes answers through every way in which they are put together:
+// in one small buffer, one pooled one, chunks, and values that are shared.
+func TestAssemble(t *testing.T) {
+	h := wire.Header{ClusterID: fakeCluster, MemberID: fakeMember, Revision: 9, Term: 7}
+	ph := &pb.ResponseHeader{ClusterId: fakeCluster, MemberId: fakeMember, Revision: 9, RaftTerm: 7}
+	cases := [][]int{
+		nil, {0}, {1}, {900}, {1100}, {pieceSize - 100}, {pieceSize - 40}, {pieceSize}, {pieceSize + 1},
+		{shareFrom - 40}, {shareFrom}, {100, shareFrom, 200, 3 * shareFrom, 5},
+		repeat(40, 1000), repeat(40, shareFrom+1), repeat(2000, 700), repeat(9000, 120), {2 << 20}, {3, 2 << 20, 300, 200},
+	}
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 50 {
+		var lens []int
+		for range rnd.IntN(60) {
+			lens = append(lens, rnd.IntN(1<<rnd.IntN(15)))
+		}
+		cases = append(cases, lens)
+	}
+	for _, lens := range cases {
+		raw, kvs := sized(t, lens...)
+		checkSame(t, &rangeReply{header: h, res: &RangeResult{Count: 300, More: true, KVs: raw}},
+			&pb.RangeResponse{Header: ph, Kvs: kvs, Count: 300, More: true})
+		checkSame(t, &rangeChunk{kvs: raw},
+			&pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Kvs: kvs}})
+		checkSame(t, &rangeChunk{header: &h, kvs: raw, tail: RangeTail{Count: 4}},
+			&pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Header: ph, Kvs: kvs, Count: 4}})
+		del := &pb.DeleteRangeResponse{Header: ph, Deleted: int64(len(kvs)), PrevKvs: kvs}
+		checkSame(t, del, del)
+
+		wr := &pb.WatchResponse{Header: ph, WatchId: 3}
+		reply := &watchReply{header: watch.Header{ClusterID: fakeCluster, MemberID: fakeMember, RaftTerm: 7}, res: watch.Response{WatchID: 3, Revision: 9}}
+		for _, kv := range kvs {
+			ev := &mvccpb.Event{Kv: kv}
+			wr.Events = append(wr.Events, ev)
+			one, err := proto.Marshal(&pb.WatchResponse{Events: []*mvccpb.Event{ev}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			reply.res.Events = append(reply.res.Events, one)
+		}
+		checkSame(t, reply, wr)
+	}
+}
+
+func TestOtherMessages(t *testing.T) {
+	m := &pb.StatusResponse{Version: "3.7.3", Errors: []string{"x"}, DbSize: 5}
+	checkSame(t, m, m)
+	if _, err := (codec{}).Marshal(&pb.StatusResponse{Version: "\xff"}); err == nil {
+		t.Error("a string that is not UTF-8 was encoded")
+	}
+	if _, err := (codec{}).Marshal(5); err == nil {
+		t.Error("a number was encoded")
+	}
+	if err := (codec{}).Unmarshal(mem.BufferSlice{mem.SliceBuffer("x")}, new(int)); err == nil {
+		t.Error("a number was decoded")
+	}
+	in := mem.BufferSlice{mem.SliceBuffer("\x08"), mem.SliceBuffer("\x05")}
+	var req pb.CompactionRequest
+	if err := (codec{}).Unmarshal(in, &req); err != nil || req.Revision != 5 {
+		t.Errorf("got %v, %v", &req, err)
+	}
+}
+
+// Values that are sent from where they are must be the stored bytes themselves.
+func TestSharing(t *testing.T) {
+	raw, _ := sized(t, 10, 100_000, 10)
+	out := (&rangeReply{res: &RangeResult{KVs: raw}}).marshal()
+	defer out.Free()
+	for _, b := range out {
+		if d := b.ReadOnlyData(); len(d) == len(raw[1]) && &d[0] == &raw[1][0] {
+			return
+		}
+	}
+	t.Error("a value of 100 kB was copied")
+}
+
+func FuzzCodec(f *testing.F) {
+	f.Add([]byte("\x0a\x01k\x12\x01v"), 3)
+	f.Add([]byte("\x12\x05\x12\x03\x0a\x01k"), 1)
+	f.Fuzz(func(t *testing.T, b []byte, cut int) {
+		if cut < 0 || cut > len(b) {
+			cut = 0
+		}
+		in := mem.BufferSlice{mem.SliceBuffer(b[:cut]), mem.SliceBuffer(b[cut:])}
+		for _, v := range []any{new(putCall), new(rangeCall), new(deleteCall), new(txnCall), new(watchCall), new(keepAliveCall), new(pb.AlarmRequest)} {
+			if err := (codec{}).Unmarshal(in, v); err != nil {
+				continue
+			}
+			switch c := v.(type) {
+			case *txnCall:
+				_ = checkTxn(&c.req, 128)
+			case *rangeCall:
+				_ = checkRangeStream(&c.req)
+			}
+		}
+	})
+}
+
+func BenchmarkMarshalRange(b *testing.B) {
+	for _, c := range []struct {
+		name    string
+		n, size int
+	}{{"1x256", 1, 256}, {"500x256", 500, 256}, {"500x1000", 500, 1000}, {"10000x1000", 10000, 1000}, {"100x10000", 100, 10000}} {
+		b.Run(c.name, func(b *testing.B) {
+			raw, _ := sized(b, repeat(c.n, c.size)...)
+			r := &rangeReply{res: &RangeResult{KVs: raw, Count: int64(c.n)}}
+			b.ReportAllocs()
+			for b.Loop() {
+				r.marshal().Free()
+			}
+		})
+	}
+}
