@@ -1,0 +1,13 @@
+// Command etcd35 is real etcd 3.5.35, built from its published server module. It takes
+// etcd's own flags; the compatibility lanes run it beside the server under test.
+package main
+
+import (
+	"os"
+
+	"go.etcd.io/etcd/server/v3/etcdmain"
+)
+
+func main() {
+	etcdmain.Main(os.Args)
+}
