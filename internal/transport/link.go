@@ -1,7 +1,9 @@
 package transport
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -20,6 +22,8 @@ const (
 	// closeGrace is how long a closing link may finish its last write.
 	closeGrace = 500 * time.Millisecond
 )
+
+var errPeerClosed = errors.New("transport: the peer closed the stream")
 
 // link is a stream on which we write: a connection that the peer opened with a
 // GET and that we answer without end. It is the answer's HTTP chunks that are
@@ -43,8 +47,26 @@ func newLink(p *peer, kind streamKind, conn net.Conn, header []byte) *link {
 		q: newQueue(streamQueue), quit: make(chan struct{})}
 }
 
-// close asks run to end; it does not wait.
-func (l *link) close() { l.once.Do(func() { close(l.quit) }) }
+// close asks run to end; it does not wait. A peer that does not read cannot hold
+// up the end for longer than closeGrace.
+func (l *link) close() {
+	l.once.Do(func() {
+		close(l.quit)
+		time.AfterFunc(closeGrace, func() { l.conn.Close() })
+	})
+}
+
+// watch returns a channel that is closed when the peer closes the connection.
+// Without it only the second write after that would fail, and what is written
+// until then would be lost unnoticed.
+func (l *link) watch() <-chan struct{} {
+	gone := make(chan struct{})
+	l.p.wg.Go(func() {
+		defer close(gone)
+		_, _ = io.Copy(io.Discard, l.conn) // a peer says nothing more here
+	})
+	return gone
+}
 
 func (l *link) run() {
 	l.p.status.activate()
@@ -67,21 +89,6 @@ func (l *link) run() {
 // writeAll writes batches and heartbeats until the link is closed (nil) or a
 // write fails.
 func (l *link) writeAll() error {
-	// A peer that does not read must not hold up the closing for a write timeout.
-	unblock := make(chan struct{})
-	defer close(unblock)
-	go func() {
-		select {
-		case <-l.quit:
-		case <-unblock:
-			return
-		}
-		select {
-		case <-time.After(closeGrace):
-			l.conn.Close()
-		case <-unblock:
-		}
-	}()
 	if err := l.write(l.header); err != nil {
 		return err
 	}
@@ -89,6 +96,7 @@ func (l *link) writeAll() error {
 	if err := l.writeHeartbeat(); err != nil {
 		return err
 	}
+	gone := l.watch()
 	tick := time.NewTicker(heartbeatPeriod)
 	defer tick.Stop()
 	for {
@@ -98,6 +106,8 @@ func (l *link) writeAll() error {
 			err = l.writeBatch()
 		case <-tick.C:
 			err = l.writeHeartbeat()
+		case <-gone:
+			err = errPeerClosed
 		case <-l.quit:
 			return nil
 		}
@@ -116,10 +126,10 @@ func (l *link) writeHeartbeat() error {
 	return l.flush(l.enc.heartbeat(l.begin()))
 }
 
-// writeBatch writes all waiting messages.
+// writeBatch writes all waiting messages. If it fails, they stay counted in the
+// queue, as lost.
 func (l *link) writeBatch() error {
 	batch := l.q.take()
-	defer l.q.done(batch)
 	b := l.begin()
 	var err error
 	for _, m := range batch {
@@ -137,7 +147,11 @@ func (l *link) writeBatch() error {
 			b = l.begin()
 		}
 	}
-	return l.flush(b)
+	if err := l.flush(b); err != nil {
+		return err
+	}
+	l.q.done(batch)
+	return nil
 }
 
 // begin returns the empty buffer, with room for the size line.
