@@ -19,7 +19,7 @@ import (
 // compares what each watcher gets with the filtered history. Half of the steps
 // happen inside a scan, between reading history and taking the lock again.
 func TestModel(t *testing.T) {
-	seeds := 400
+	seeds := 200
 	if testing.Short() {
 		seeds = 40
 	}
