@@ -286,6 +286,7 @@ func FuzzMsgAppStream(f *testing.F) {
 		f.Add(bytes.Clone(b))
 	}
 	f.Add(enc.heartbeat(b))
+	f.Add(unhex("01 0000000000000000")) // ends before the commit index
 	f.Fuzz(func(t *testing.T, b []byte) {
 		dec := &appDecoder{r: bufio.NewReader(bytes.NewReader(b)), local: 2, remote: 1}
 		back := &appEncoder{}

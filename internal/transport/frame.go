@@ -255,8 +255,10 @@ func (d *appDecoder) appEntries() (*raftpb.Message, int, error) {
 		size += int(n)
 		d.index++
 	}
-	s.commit, err = readUint64(d.r)
-	return m, size + 8, err
+	if s.commit, err = readUint64(d.r); err != nil {
+		return nil, size, err
+	}
+	return m, size + 8, nil
 }
 
 // dataAlloc gives the entries of one frame their bytes, many to an allocation
