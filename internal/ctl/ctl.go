@@ -96,7 +96,7 @@ func Run(p Process) int {
 	a.lg = newLogger(p.Stderr, zapcore.InfoLevel)
 
 	root := a.rootCommand()
-	root.SetArgs(p.Args)
+	root.SetArgs(append([]string{}, p.Args...)) // of nil cobra would make os.Args
 	cmd, err := root.ExecuteC()
 	if err != nil {
 		// cobra has printed the error. It points at --help itself when there is

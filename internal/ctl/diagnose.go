@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/url"
 	"strings"
@@ -75,6 +76,10 @@ func probe(ctx context.Context, endpoint string, tlsCfg *tls.Config) string {
 		tlsCfg.ServerName = host
 	}
 	if err := tls.Client(conn, tlsCfg).HandshakeContext(ctx); err != nil {
+		var plain tls.RecordHeaderError
+		if errors.Is(err, io.EOF) || errors.As(err, &plain) {
+			return fmt.Sprintf("connects, but TLS fails: %v (a server without TLS needs an http:// endpoint)", err)
+		}
 		return fmt.Sprintf("connects, but TLS fails: %v", err)
 	}
 	return "accepts TLS connections, but gave no answer in time"

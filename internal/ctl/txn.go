@@ -136,11 +136,13 @@ func (a *app) parseRequest(line string) (clientv3.Op, error) {
 	}
 
 	var op clientv3.Op
-	opErr := fail(exitInvalidInput, fmt.Errorf("invalid txn request: %s", line)) // until one of the commands runs
+	invalid := &exitErr{code: exitInvalidInput, err: fmt.Errorf("invalid txn request: %s", line)}
+	opErr := error(invalid) // until one of the commands runs
 	put, pf := newPutCommand()
 	put.Run = func(_ *cobra.Command, args []string) {
 		var o *keyOp
-		if o, opErr = pf.op(args, a.Stdin); opErr == nil {
+		// Standard input is the transaction: no value can come from there.
+		if o, opErr = pf.op(args, strings.NewReader("")); opErr == nil {
 			op = clientv3.OpPut(o.key, o.value, o.opts...)
 		}
 	}
@@ -163,8 +165,9 @@ func (a *app) parseRequest(line string) (clientv3.Op, error) {
 	requests.SetErr(io.Discard)
 	requests.AddCommand(put, get, del)
 	requests.SetArgs(words)
-	// An error here is one of flags or of an unknown command: no command ran.
-	_ = requests.Execute()
+	if err := requests.Execute(); err != nil {
+		invalid.notes = []string{err.Error()} // no command ran, this is why
+	}
 	return op, opErr
 }
 

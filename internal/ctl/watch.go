@@ -198,6 +198,9 @@ func (p *watchPrinter) print(r *clientv3.WatchResponse, command []string) error 
 	}
 	for _, ev := range r.Events {
 		if err := p.run(command, r.Header.GetRevision(), ev); err != nil {
+			if p.client.Ctx().Err() != nil {
+				return nil // the tool is about to end, and ended the command
+			}
 			fmt.Fprintf(p.app.Stderr, "command %q error (%v)\n", command, err)
 			return fail(exitError, nil)
 		}

@@ -52,7 +52,7 @@ type app struct {
 func Run(p Process) int {
 	a := &app{Process: p}
 	root := a.rootCommand()
-	root.SetArgs(p.Args)
+	root.SetArgs(append([]string{}, p.Args...)) // of nil cobra would make os.Args
 	cmd, err := root.ExecuteC()
 	if err != nil {
 		// cobra has printed the error, and where to look when there is no such

@@ -1,0 +1,51 @@
+package utl
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+)
+
+func run(args ...string) (stdout, stderr string, code int) {
+	var out, err bytes.Buffer
+	code = Run(Process{Args: args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &err})
+	return out.String(), err.String(), code
+}
+
+func TestRun(t *testing.T) {
+	for _, c := range []struct {
+		args           []string
+		stdout, stderr string // all of it, or with "..." at the end its beginning
+		code           int
+	}{
+		{[]string{"version"}, "etcdutl version: 3.7.3\nAPI version: 3.7\n", "", 0},
+		{[]string{"ver", "-w", "json"}, "etcdutl version: 3.7.3\nAPI version: 3.7\n", "", 0},
+		{nil, "Looks after the files of an etcd, without a server.\n\nUsage:\n  etcdutl [command]\n...", "", 0},
+		{[]string{"frob"}, "", "Error: unknown command \"frob\" for \"etcdutl\"\nRun 'etcdutl --help' for usage.\n", 1},
+		{[]string{"version", "--frob"}, "", "Error: unknown flag: --frob\nUsage:\n  etcdutl version [flags]\n...", 1},
+		{[]string{"completion"}, "", "Error: accepts 1 arg(s), received 0\nUsage:\n...", 1},
+		{[]string{"completion", "tcsh"}, "", "Error: invalid argument \"tcsh\" for \"etcdutl completion\"\nUsage:\n...", 1},
+	} {
+		stdout, stderr, code := run(c.args...)
+		if !matches(stdout, c.stdout) || !matches(stderr, c.stderr) || code != c.code {
+			t.Errorf("etcdutl %q:\nexit code %d, want %d\nstandard output\n%s\nwant\n%s\nstandard error\n%s\nwant\n%s",
+				c.args, code, c.code, stdout, c.stdout, stderr, c.stderr)
+		}
+	}
+}
+
+func matches(got, want string) bool {
+	if start, ok := strings.CutSuffix(want, "..."); ok {
+		return strings.HasPrefix(got, start)
+	}
+	return got == want
+}
+
+func TestCompletion(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		stdout, stderr, code := run("completion", shell)
+		if code != 0 || !strings.Contains(stdout, "etcdutl") {
+			t.Errorf("completion %s: exit code %d, %d bytes, standard error %q", shell, code, len(stdout), stderr)
+		}
+	}
+}
