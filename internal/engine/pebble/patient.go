@@ -1,0 +1,108 @@
+package pebble
+
+import (
+	"errors"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+var errFull = errors.New("no space left on device")
+
+// patientFS waits when the disk is full: a write that fails for want of space
+// is reported and tried again until there is space. So a full disk stalls
+// flushes, and in the end writers, but fails none; Pebble itself would retry a
+// failed flush without a pause, and give up for good if it was the list of files
+// that did not fit.
+type patientFS struct {
+	vfs.FS
+	closing <-chan struct{}
+	report  func(error)
+	full    atomic.Bool
+}
+
+// retry runs f until it does not fail for want of space, or the engine closes.
+func (p *patientFS) retry(f func() error) error {
+	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
+		err := f()
+		if !errors.Is(err, syscall.ENOSPC) {
+			if p.full.Load() && err == nil {
+				p.full.Store(false)
+			}
+			return err
+		}
+		if !p.full.Swap(true) {
+			p.report(err)
+		}
+		t := time.NewTimer(pause)
+		select {
+		case <-t.C:
+		case <-p.closing:
+			t.Stop()
+			time.Sleep(20 * time.Millisecond) // Pebble tries again at once until it is closed
+			return err
+		}
+	}
+}
+
+func (p *patientFS) Unwrap() vfs.FS { return p.FS }
+
+func (p *patientFS) file(open func() (vfs.File, error)) (f vfs.File, err error) {
+	err = p.retry(func() error {
+		f, err = open()
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &patientFile{f, p}, nil
+}
+
+func (p *patientFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return p.file(func() (vfs.File, error) { return p.FS.Create(name, c) })
+}
+
+func (p *patientFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	return p.file(func() (vfs.File, error) { return p.FS.OpenReadWrite(name, c, opts...) })
+}
+
+func (p *patientFS) ReuseForWrite(oldname, newname string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	return p.file(func() (vfs.File, error) { return p.FS.ReuseForWrite(oldname, newname, c) })
+}
+
+func (p *patientFS) Link(oldname, newname string) error {
+	return p.retry(func() error { return p.FS.Link(oldname, newname) })
+}
+
+func (p *patientFS) Rename(oldname, newname string) error {
+	return p.retry(func() error { return p.FS.Rename(oldname, newname) })
+}
+
+type patientFile struct {
+	vfs.File
+	p *patientFS
+}
+
+func (f *patientFile) Write(b []byte) (n int, err error) {
+	err = f.p.retry(func() error {
+		m, err := f.File.Write(b[n:])
+		n += m
+		return err
+	})
+	return n, err
+}
+
+func (f *patientFile) WriteAt(b []byte, off int64) (n int, err error) {
+	err = f.p.retry(func() error {
+		m, err := f.File.WriteAt(b[n:], off+int64(n))
+		n += m
+		return err
+	})
+	return n, err
+}
+
+func (f *patientFile) Preallocate(offset, length int64) error {
+	return f.p.retry(func() error { return f.File.Preallocate(offset, length) })
+}

@@ -1,0 +1,464 @@
+// Package pebble is the product's engine: a log-structured store on Pebble.
+//
+// In: batches and reads of package engine. Out: files below one directory.
+// Always true: Pebble's own log is off, so what survives a crash is a prefix of
+// the batches, at least up to the last Flush; every block that is read has its
+// checksum verified; memory is bounded by the cache, which memtables are part
+// of. A directory belongs to one process at a time.
+//
+// The shape of the data decides the options. Records arrive in revision order,
+// so flushed tables do not overlap and move down the levels without being
+// rewritten: a table keeps the compression with which it was flushed, hence one
+// fast compression on all levels. Point reads ask for what exists, so bloom
+// filters would cost ten bits a record and answer nothing.
+package pebble
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"regexp"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/zap"
+
+	"quorate/internal/engine"
+)
+
+// ErrInUse is returned by Open when another process, or another engine of this
+// one, has the directory open.
+var ErrInUse = errors.New("pebble: directory is in use")
+
+// ErrFatal marks a background error after which the engine does nothing more: a
+// write to its list of files failed, so it cannot tell what is durable. The
+// member must stop; what was flushed before is safe.
+var ErrFatal = errors.New("pebble: engine has stopped")
+
+// Options of an engine; zero values are defaults.
+type Options struct {
+	FS            vfs.FS // nil is the file system of the machine
+	CacheBytes    int64  // blocks and memtables together, 0 is 64 MiB
+	MemTableBytes int64  // one memtable, 0 is 16 MiB
+	Logger        *zap.Logger
+	// OnBackgroundError hears of failed flushes and compactions, which Pebble
+	// retries, of a full disk, for which writes wait, and of errors that wrap
+	// ErrFatal. It is called from any goroutine and must not call the engine. If
+	// it is nil, errors are logged and a fatal one ends the process.
+	OnBackgroundError func(error)
+}
+
+func (o Options) withDefaults() Options {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = 64 << 20
+	}
+	if o.MemTableBytes <= 0 {
+		o.MemTableBytes = 16 << 20
+	}
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	return o
+}
+
+// format is fixed so that a release decides when files become unreadable for
+// its predecessors, and not an update of Pebble.
+const format = pebble.FormatTableFormatV6
+
+// store implements engine.Engine.
+type store struct {
+	dir  string
+	o    Options
+	db   *pebble.DB
+	lock *pebble.Lock
+	disk *patientFS
+
+	closed    atomic.Bool
+	closing   chan struct{} // ends waits for disk space
+	fatalOnce sync.Once
+	fatal     chan struct{} // closed when the engine has stopped
+
+	// stale says that files have changed since size was computed.
+	stale  atomic.Bool
+	sizeMu sync.Mutex
+	size   engine.Size
+}
+
+// Open opens the engine in dir, which is made if it does not exist. Errors:
+// ErrInUse, engine.CorruptionError, or the file system's.
+func Open(dir string, o Options) (engine.Engine, error) {
+	o = o.withDefaults()
+	s := &store{dir: dir, o: o, closing: make(chan struct{}), fatal: make(chan struct{})}
+	s.disk = &patientFS{FS: o.FS, closing: s.closing, report: s.report}
+	s.stale.Store(true)
+	if err := s.disk.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("pebble: make %s: %w", dir, err)
+	}
+	var err error
+	if s.lock, err = pebble.LockDirectory(dir, s.disk); err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrInUse, dir, err)
+	}
+	if err := checkManifest(o.FS, dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
+	}
+	cache := pebble.NewCache(o.CacheBytes)
+	defer cache.Unref()
+	if s.db, err = open(dir, s.options(cache)); err != nil {
+		err = s.wrap(err)
+		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
+	}
+	return s, nil
+}
+
+// open turns the panics with which Pebble meets some damaged files into errors.
+func open(dir string, o *pebble.Options) (db *pebble.DB, err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			if _, ok := r.(runtime.Error); ok {
+				err = pebble.ErrCorruption
+				return
+			}
+			panic(r)
+		}
+	}()
+	return pebble.Open(dir, o)
+}
+
+func (s *store) options(cache *pebble.Cache) *pebble.Options {
+	o := &pebble.Options{
+		Cache:                       cache,
+		DisableWAL:                  true,
+		FS:                          s.disk,
+		Lock:                        s.lock,
+		FormatMajorVersion:          format,
+		Logger:                      logger{s},
+		MemTableSize:                uint64(s.o.MemTableBytes),
+		MemTableStopWritesThreshold: 3,
+		// With two levels of waiting tables instead of four a cold read looks
+		// into fewer tables; moving them down costs little, see above.
+		L0CompactionThreshold: 2,
+		L0StopWritesThreshold: 100,
+		LBaseMaxBytes:         64 << 20,
+		MaxOpenFiles:          500,
+		MaxManifestFileSize:   4 << 20,
+		CompactionConcurrencyRange: func() (int, int) {
+			return 1, max(1, runtime.GOMAXPROCS(0)/2)
+		},
+	}
+	o.TargetFileSizes[0] = 8 << 20
+	for i := range o.Levels {
+		o.Levels[i].BlockSize = 8 << 10
+		o.Levels[i].IndexBlockSize = 64 << 10
+	}
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
+	stale := func() { s.stale.Store(true) }
+	o.EventListener = &pebble.EventListener{
+		BackgroundError: func(err error) { s.report(s.wrap(err)) },
+		DataCorruption: func(i pebble.DataCorruptionInfo) {
+			s.report(&engine.CorruptionError{File: i.Path, Err: i.Details})
+		},
+		FlushEnd:      func(pebble.FlushInfo) { stale() },
+		CompactionEnd: func(pebble.CompactionInfo) { stale() },
+		TableDeleted:  func(pebble.TableDeleteInfo) { stale() },
+	}
+	return o
+}
+
+// report hands a background error to the owner.
+func (s *store) report(err error) {
+	if s.o.OnBackgroundError != nil {
+		s.o.OnBackgroundError(err)
+		return
+	}
+	if errors.Is(err, ErrFatal) {
+		s.o.Logger.Fatal("storage engine has stopped", zap.Error(err))
+	}
+	s.o.Logger.Error("storage engine", zap.Error(err))
+}
+
+// die is called instead of a return to code that cannot go on.
+func (s *store) die(err error) {
+	s.fatalOnce.Do(func() {
+		close(s.fatal)
+		s.report(fmt.Errorf("%w: %w", ErrFatal, err))
+	})
+	runtime.Goexit()
+}
+
+var fileName = regexp.MustCompile(`\d{6,}\.[a-z]+|MANIFEST-\d+|OPTIONS-\d+|\d{6,}\b`)
+
+// wrap translates Pebble's errors.
+func (s *store) wrap(err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, pebble.ErrNotFound):
+		return engine.ErrNotFound
+	case errors.Is(err, pebble.ErrClosed):
+		return engine.ErrClosed
+	case pebble.IsCorruptionError(err):
+		file := s.dir
+		if i := pebble.ExtractDataCorruptionInfo(err); i != nil {
+			file = i.Path
+		} else if name := fileName.FindString(err.Error()); name != "" {
+			file = s.o.FS.PathJoin(s.dir, name)
+		}
+		return &engine.CorruptionError{File: file, Err: err}
+	}
+	return err
+}
+
+// guard turns Pebble's panic about a closed database into ErrClosed: a reader
+// may come late while a member stops.
+func guard(err *error) {
+	if r := recover(); r != nil {
+		if e, ok := r.(error); ok && errors.Is(e, pebble.ErrClosed) {
+			*err = engine.ErrClosed
+			return
+		}
+		panic(r)
+	}
+}
+
+// Get implements engine.Reader.
+func (s *store) Get(dst, key []byte) (out []byte, err error) {
+	if s.closed.Load() {
+		return dst, engine.ErrClosed
+	}
+	defer guard(&err)
+	v, c, err := s.db.Get(key)
+	if err != nil {
+		return dst, s.wrap(err)
+	}
+	dst = append(dst, v...)
+	return dst, s.wrap(c.Close())
+}
+
+// NewIter implements engine.Reader.
+func (s *store) NewIter(lower, upper []byte) (it engine.Iterator, err error) {
+	if s.closed.Load() {
+		return nil, engine.ErrClosed
+	}
+	defer guard(&err)
+	i, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return nil, s.wrap(err)
+	}
+	return &iter{i, s}, nil
+}
+
+// NewSnapshot implements engine.Engine.
+func (s *store) NewSnapshot() engine.Snapshot {
+	if s.closed.Load() {
+		return &snapshot{s: s}
+	}
+	return &snapshot{s: s, snap: s.db.NewSnapshot()}
+}
+
+// NewBatch implements engine.Engine.
+func (s *store) NewBatch() engine.Batch { return &batch{s: s, b: s.db.NewBatch()} }
+
+// Flush implements engine.Engine. On a full disk it waits for space.
+func (s *store) Flush() (err error) {
+	if s.closed.Load() {
+		return engine.ErrClosed
+	}
+	defer guard(&err)
+	done, err := s.db.AsyncFlush()
+	if err != nil {
+		return s.wrap(err)
+	}
+	select {
+	case <-done:
+		return nil
+	case <-s.fatal:
+		return ErrFatal
+	case <-s.closing:
+		return engine.ErrClosed
+	}
+}
+
+// Compact implements engine.Engine.
+func (s *store) Compact(ctx context.Context) (err error) {
+	if s.closed.Load() {
+		return engine.ErrClosed
+	}
+	defer guard(&err)
+	return s.wrap(s.db.Compact(ctx, []byte{0}, []byte{0xff}, false))
+}
+
+// Checkpoint implements engine.Engine: it flushes, and then links the tables
+// into dir.
+func (s *store) Checkpoint(dir string) (err error) {
+	if err := s.Flush(); err != nil {
+		return err
+	}
+	defer guard(&err)
+	if err := s.db.Checkpoint(dir); err != nil {
+		return fmt.Errorf("pebble: checkpoint %s: %w", dir, s.wrap(err))
+	}
+	return nil
+}
+
+// Size implements engine.Engine. It is cheap enough to be asked for each write;
+// what is in memtables counts, for it will be on disk.
+func (s *store) Size() engine.Size {
+	s.sizeMu.Lock()
+	defer s.sizeMu.Unlock()
+	if s.closed.Load() || !s.stale.Swap(false) {
+		return s.size
+	}
+	m := s.db.Metrics()
+	total := int64(m.DiskSpaceUsage())
+	live := m.Table.Local.LiveSize
+	garbage := m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
+	live -= min(garbage, live)
+	s.size = engine.Size{Total: total, InUse: min(int64(live), total)}
+	return s.size
+}
+
+// Close implements engine.Engine. What was not flushed is lost. With a full disk
+// or after a fatal error Pebble may not come to an end; then Close gives it up.
+func (s *store) Close() error {
+	if s.closed.Swap(true) {
+		return engine.ErrClosed
+	}
+	close(s.closing)
+	select {
+	case <-s.fatal:
+		return ErrFatal
+	default:
+	}
+	done := make(chan error, 1)
+	go func() {
+		var err error
+		defer func() { done <- err }()
+		err = s.db.Close()
+	}()
+	for {
+		select {
+		case err := <-done:
+			return errors.Join(s.wrap(err), s.lock.Close())
+		case <-s.fatal:
+			return ErrFatal
+		case <-time.After(2 * time.Second):
+			if s.disk.full.Load() {
+				return fmt.Errorf("pebble: close %s: %w", s.dir, errFull)
+			}
+		}
+	}
+}
+
+type iter struct {
+	it *pebble.Iterator
+	s  *store
+}
+
+func (i *iter) First() bool            { return i.it.First() }
+func (i *iter) Last() bool             { return i.it.Last() }
+func (i *iter) SeekGE(key []byte) bool { return i.it.SeekGE(key) }
+func (i *iter) Next() bool             { return i.it.Next() }
+func (i *iter) Prev() bool             { return i.it.Prev() }
+func (i *iter) Valid() bool            { return i.it.Valid() }
+func (i *iter) Key() []byte            { return i.it.Key() }
+func (i *iter) Error() error           { return i.s.wrap(i.it.Error()) }
+func (i *iter) Close() error           { return i.s.wrap(i.it.Close()) }
+
+func (i *iter) Value() ([]byte, error) {
+	v, err := i.it.ValueAndErr()
+	return v, i.s.wrap(err)
+}
+
+type snapshot struct {
+	s    *store
+	snap *pebble.Snapshot // nil once closed
+}
+
+func (n *snapshot) Get(dst, key []byte) (out []byte, err error) {
+	if n.snap == nil {
+		return dst, engine.ErrClosed
+	}
+	defer guard(&err)
+	v, c, err := n.snap.Get(key)
+	if err != nil {
+		return dst, n.s.wrap(err)
+	}
+	dst = append(dst, v...)
+	return dst, n.s.wrap(c.Close())
+}
+
+func (n *snapshot) NewIter(lower, upper []byte) (it engine.Iterator, err error) {
+	if n.snap == nil {
+		return nil, engine.ErrClosed
+	}
+	defer guard(&err)
+	i, err := n.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	if err != nil {
+		return nil, n.s.wrap(err)
+	}
+	return &iter{i, n.s}, nil
+}
+
+func (n *snapshot) Close() (err error) {
+	if n.snap == nil {
+		return nil
+	}
+	defer guard(&err)
+	snap := n.snap
+	n.snap = nil
+	return n.s.wrap(snap.Close())
+}
+
+// batch keeps the first error of its calls for Commit.
+type batch struct {
+	s   *store
+	b   *pebble.Batch
+	err error
+}
+
+func (b *batch) keep(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+func (b *batch) Set(key, value []byte) { b.keep(b.b.Set(key, value, nil)) }
+func (b *batch) Delete(key []byte)     { b.keep(b.b.Delete(key, nil)) }
+
+func (b *batch) DeleteRange(lower, upper []byte) {
+	if string(lower) < string(upper) {
+		b.keep(b.b.DeleteRange(lower, upper, nil))
+	}
+}
+
+func (b *batch) Len() int { return b.b.Len() }
+
+func (b *batch) Commit() (err error) {
+	if b.err != nil {
+		return b.s.wrap(b.err)
+	}
+	if b.s.closed.Load() {
+		return engine.ErrClosed
+	}
+	defer guard(&err)
+	if err := b.b.Commit(pebble.NoSync); err != nil {
+		return b.s.wrap(err)
+	}
+	return b.s.wrap(b.b.Close())
+}
+
+func (b *batch) Discard() { b.keep(b.b.Close()) }
+
+// logger passes Pebble's messages on; what Pebble calls fatal stops the engine.
+type logger struct{ s *store }
+
+func (l logger) Infof(f string, args ...any)  { l.s.o.Logger.Debug(fmt.Sprintf(f, args...)) }
+func (l logger) Errorf(f string, args ...any) { l.s.o.Logger.Warn(fmt.Sprintf(f, args...)) }
+func (l logger) Fatalf(f string, args ...any) { l.s.die(fmt.Errorf(f, args...)) }
