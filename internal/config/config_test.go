@@ -137,8 +137,8 @@ func TestSources(t *testing.T) {
 			if def := tt.field(parse(t, nil, nil, "").c); reflect.DeepEqual(def, tt.want) {
 				t.Errorf("the default is %v as well, so the test shows nothing", def)
 			}
-			if tt.file != "" && len(byEnv.logged("recognized and used environment variable")) == 0 {
-				t.Errorf("env: not logged as used: %s", byEnv.stderr)
+			if len(byEnv.logged("recognized and used environment variable")) != 1 || len(byEnv.logged("unrecognized environment variable")) != 0 {
+				t.Errorf("env: not logged as used, and nothing else: %s", byEnv.stderr)
 			}
 			// A file wins over both others, which win over nothing together.
 			over := parse(t, []string{"--" + tt.flag + "=" + tt.text}, []string{envName(tt.flag) + "=" + tt.text}, "wal-dir: /elsewhere\nlog-level: debug\n")

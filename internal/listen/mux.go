@@ -44,7 +44,9 @@ type Mux struct {
 	done chan struct{}  // closed by Close
 }
 
-// NewMux takes over root. Nothing is accepted before Serve.
+// NewMux takes over root. Nothing is accepted before Serve. Both sides are to be
+// accepted from or closed: a connection waits for its side to take it, and what
+// bounds these is the limit of root (Options.MaxConns).
 func NewMux(root net.Listener) *Mux {
 	m := &Mux{
 		root:         root,

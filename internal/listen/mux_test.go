@@ -249,6 +249,42 @@ func TestMuxClosedSide(t *testing.T) {
 	got.Close()
 }
 
+// timed is a listener whose connections remember their read deadline.
+type timed struct{ net.Listener }
+
+type timedConn struct {
+	net.Conn
+	deadline time.Time
+}
+
+func (l timed) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	return &timedConn{Conn: conn}, err
+}
+
+func (c *timedConn) SetReadDeadline(t time.Time) error {
+	c.deadline = t
+	return c.Conn.SetReadDeadline(t)
+}
+
+// TestMuxLiftsTheDeadline looks at a connection that was handed over: it may be
+// silent for as long as its server likes.
+func TestMuxLiftsTheDeadline(t *testing.T) {
+	m := NewMux(timed{open(t)})
+	serveMux(t, m)
+	for text, side := range map[string]net.Listener{preface: m.GRPC(), "GET /": m.HTTP()} {
+		io.WriteString(dial(t, m.root.Addr()), text)
+		got, err := side.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if d := got.(*sniffedConn).Conn.(*timedConn).deadline; !d.IsZero() {
+			t.Errorf("%q: read deadline %v is left", text, d)
+		}
+		got.Close()
+	}
+}
+
 // failing is a listener that runs out of files a few times.
 type failing struct {
 	net.Listener
