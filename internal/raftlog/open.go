@@ -38,7 +38,7 @@ func (l *Log) open() error {
 	l.segs = consecutive(segs)
 	r := &replay{keep: l.opts.CatchUpEntries, table: table{first: 1}}
 	for i, s := range l.segs {
-		r.seq = s.seq
+		r.begin(s)
 		if i < len(l.segs)-1 {
 			err = l.replaySegment(r, s)
 		} else {
@@ -154,14 +154,15 @@ func (l *Log) repair(f vfs.File, path string, end, dirt int64) error {
 type replay struct {
 	keep uint64 // entries to keep before the newest mark
 
-	seq   uint64 // of the segment being read
-	crc   uint32
-	rawMD []byte
-	md    Metadata
-	hs    *raftpb.HardState
-	marks []SnapshotMark // not older than the newest valid one
-	mark  SnapshotMark   // set by finish
-	table table
+	seg    segment // being read
+	inHead bool    // no entry of it was met yet
+	crc    uint32
+	rawMD  []byte
+	md     Metadata
+	hs     *raftpb.HardState
+	marks  []SnapshotMark // not older than the newest valid one
+	mark   SnapshotMark   // set by finish
+	table  table
 	// voided is what table was before a mark replaced all entries, for as long as
 	// no state has confirmed that mark: a crash between the two makes it void.
 	voided    *table
@@ -174,6 +175,9 @@ var (
 	errGap      = errors.New("gap between entries")
 	errOrder    = errors.New("record contradicts an earlier one")
 )
+
+// begin tells which segment the next records are of.
+func (r *replay) begin(s segment) { r.seg, r.inHead = s, true }
 
 func (r *replay) record(off int64, before uint32, rec Record) error {
 	switch rec.Type {
@@ -211,7 +215,7 @@ func (r *replay) entry(off int64, before uint32, data []byte) error {
 		// entry. finish checks that a mark covers the gap.
 		r.table.reset(e.index-1, 0)
 	}
-	r.seenEntry = true
+	r.seenEntry, r.inHead = true, false
 	if e.index < r.table.first {
 		r.revert()
 	}
@@ -227,7 +231,7 @@ func (r *replay) entry(off int64, before uint32, data []byte) error {
 		return fmt.Errorf("%w: entry %d of term %d after term %d", errOrder, e.index, e.term, t.term(e.index-1))
 	}
 	t.truncate(e.index)
-	t.push(slot{term: e.term, off8: uint32(off / 8), seq: uint32(r.seq), before: before, size: uint32(len(data))}, nil)
+	t.push(slot{term: e.term, off8: uint32(off / 8), seq: uint32(r.seg.seq), before: before, size: uint32(len(data))}, nil)
 	return nil
 }
 
@@ -255,14 +259,16 @@ func (r *replay) revert() {
 
 // snapshot takes a mark. One that fits the entries leaves them alone. One that
 // does not stands for a snapshot that was received and replaced them all. One
-// older than all of them says nothing about them.
+// older than all of them says nothing about them, unless a segment was begun
+// for it: the older segments are then remainders, of which some may be gone.
 func (r *replay) snapshot(data []byte) error {
 	m, err := decodeMark(data)
 	if err != nil {
 		return err
 	}
 	t := &r.table
-	if m.Index > t.last() || m.Index >= t.first && t.term(m.Index) != m.Term {
+	begun := r.inHead && r.seg.index == m.Index
+	if begun || m.Index > t.last() || m.Index >= t.first && t.term(m.Index) != m.Term {
 		if m.Index > r.hs.GetCommit() {
 			if r.voided == nil {
 				old := *t

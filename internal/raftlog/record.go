@@ -287,7 +287,7 @@ func decodeHardState(b []byte) (*raftpb.HardState, error) {
 	if err != nil {
 		return nil, err
 	}
-	if !set[1] || set[4] {
+	if nums[1] == 0 || !set[3] || set[4] {
 		return nil, fmt.Errorf("%w: not a hard state", errEncoding)
 	}
 	return hardState(nums[1], nums[2], nums[3]), nil

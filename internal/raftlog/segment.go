@@ -143,7 +143,16 @@ func scanSegment(f vfs.File, path string, size int64, last bool, crc uint32,
 		}
 		crc, off = next, off+frameHeader+n+pad
 	}
-	return off, crc, nil
+	rest, err := w.bytes(off, int(size-off))
+	switch {
+	case err != nil:
+		return off, crc, fmt.Errorf("raftlog: read %s at offset %d: %w", path, off, err)
+	case allZero(rest):
+		return off, crc, nil
+	case last:
+		return off, crc, errTorn
+	}
+	return bad(fmt.Errorf("%w: cut short", errLength))
 }
 
 // checkRecord decodes the body of a frame and checks it against the running
