@@ -108,6 +108,13 @@ func NewServer(o Options, b Backend) *Server {
 	return &Server{Server: s, Health: e.health.Server}
 }
 
+// streamWorkers is the number of goroutines that wait for calls, with stacks
+// that have grown already; more calls than that get fresh goroutines. Growing
+// the stack was a fifth of what a call costs. With 100 clients, 128 measured
+// better than 16 and 512. Fixed flow-control windows, shared write buffers and
+// other buffer sizes made no difference beyond the noise.
+const streamWorkers = 128
+
 func (e *edge) grpcOptions() []grpc.ServerOption {
 	o := &e.o
 	opts := []grpc.ServerOption{
@@ -116,6 +123,7 @@ func (e *edge) grpcOptions() []grpc.ServerOption {
 		grpc.StreamInterceptor(e.interceptStream),
 		grpc.MaxRecvMsgSize(int(o.MaxRequestBytes) + messageOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.NumStreamWorkers(streamWorkers),
 	}
 	if o.MaxConcurrentStreams > 0 {
 		opts = append(opts, grpc.MaxConcurrentStreams(o.MaxConcurrentStreams))
