@@ -297,7 +297,7 @@ func TestOutcomes(t *testing.T) {
 func TestInertFlagsAreNamed(t *testing.T) {
 	r := parse(t, []string{
 		"--max-wals=6", "--corrupt-check-time=1h", "--feature-gates=CompactHashCheck=true,LeaseCheckpoint=true",
-		"--auto-compaction-retention=1", "--max-learners=1",
+		"--auto-compaction-retention=1", "--max-learners=2", "--strict-reconfig-check=false",
 	}, nil, "")
 	if r.code != -1 {
 		t.Fatalf("exit %d: %s", r.code, r.stderr)
