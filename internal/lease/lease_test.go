@@ -174,8 +174,8 @@ func (w *world) run(cmd string) string {
 			return "never\n"
 		}
 		return fmt.Sprintln(t.Sub(now))
-	case "restart":
-		w.l = New(2, w.l.o)
+	case "restart": // minimum TTL
+		w.l = New(num(1), w.l.o)
 		return result(w.l.Load(w.eng), "%d leases", w.l.Len())
 	case "record": // raw bytes of a lease record
 		k := recordKey(num(1))

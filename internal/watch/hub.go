@@ -49,7 +49,7 @@
 // empty queue always takes one response, of whatever size, so every stream moves
 // on. Answers to requests are bounded by making the caller wait: a client that
 // does not read its answers is not read from. The number of watchers has no limit
-// of its own; a synced watcher without traffic costs some 200 bytes.
+// of its own; a synced watcher without traffic costs a few hundred bytes.
 package watch
 
 import (
@@ -151,7 +151,8 @@ func (o Options) withDefaults() Options {
 
 // Hub connects one store with the watch streams of its clients. Publish and
 // Restore belong to the apply goroutine, everything else is safe from any
-// goroutine. Locks are taken in the order passMu, mu, Stream.mu.
+// goroutine. Locks are taken in the order passMu, mu, Stream.mu; those of chunks
+// and events, in this order, only with none of the others held.
 type Hub struct {
 	o       Options
 	clk     clock.Clock
