@@ -1,0 +1,559 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"quorate/compat/harness"
+)
+
+// scale is the size of a run.
+type scale struct {
+	name       string
+	reps       int           // repetitions of what does not change the data
+	span       time.Duration // of each load
+	clients    int
+	listKeys   int // data set of the LIST rows, 1 KB values
+	bigKeys    int // data set of the memory, restart and compaction rows, 256 B values
+	overwrites int // of bigKeys, before the compaction
+	tailPuts   int // single puts after a bulk load
+	watchers   int
+}
+
+var scales = map[string]scale{
+	// The sizes of the design's table. The tail is more than two default snapshot intervals, so
+	// that the log holds ordinary puts, as a member in service does, and not the bulk load.
+	"full": {"full", 3, 5 * time.Second, 100, 300_000, 1_000_000, 300_000, 25_000, 1000},
+	// For a quick look and for continuous integration; ratios that depend on the size of the
+	// data are smaller effects here.
+	"small": {"small", 2, 1200 * time.Millisecond, 100, 40_000, 100_000, 30_000, 21_000, 1000},
+}
+
+// serverFlags are given to both sides; everything else is the default.
+var serverFlags = []string{"--quota-backend-bytes=8589934592"}
+
+const readyTimeout = 2 * time.Minute
+
+// side is one of the two servers, with what is running of it at the moment.
+type side struct {
+	index   int // 0 ours, 1 etcd
+	name    string
+	binary  string
+	cluster *harness.Cluster
+	clients *clients
+	scratch map[string]float64 // handed from one step to the next
+}
+
+func (s *side) member() *harness.Member { return s.cluster.Members[0] }
+
+// cpu is the CPU time of all members so far.
+func (s *side) cpu() (time.Duration, error) {
+	var total time.Duration
+	for _, m := range s.cluster.Members {
+		d, err := m.CPU()
+		if err != nil {
+			return 0, err
+		}
+		total += d
+	}
+	return total, nil
+}
+
+type run struct {
+	scale scale
+	dir   string
+	sides [2]*side
+	res   *results
+	log   func(format string, args ...any)
+}
+
+// group is a set of rows that share running servers and data.
+type group struct {
+	name    string
+	members int
+	conns   int
+	steps   func(r *run, ctx context.Context)
+	rows    []string
+}
+
+var groups = []group{
+	{"single", 1, 10, (*run).single, []string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99", "alone.p50",
+		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "watch.cpu", "watch.p50"}},
+	{"three", 3, 12, (*run).three, []string{"put3.cpu", "put3.rate", "put3.p99"}},
+	{"list", 1, 4, (*run).list, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak"}},
+	{"big", 1, 10, (*run).big, []string{"load.rate", "mem.loaded", "mem.restarted", "list1000.cpu", "list1000.p50",
+		"restart.term", "restart.kill", "compact.time", "compact.p99", "defrag.time", "defrag.pause"}},
+}
+
+// group starts both sides fresh, runs the steps and takes everything down again.
+func (r *run) group(ctx context.Context, g group) {
+	r.log("group %s", g.name)
+	defer func() {
+		for _, s := range r.sides {
+			if s.clients != nil {
+				s.clients.close()
+			}
+			if s.cluster != nil {
+				s.cluster.Kill()
+			}
+			s.clients, s.cluster, s.scratch = nil, nil, map[string]float64{}
+		}
+		if err := os.RemoveAll(filepath.Join(r.dir, g.name)); err != nil {
+			r.log("remove data of %s: %v", g.name, err)
+		}
+	}()
+	for _, s := range r.sides {
+		if err := r.start(ctx, s, g); err != nil {
+			r.fail(g.rows, fmt.Errorf("%s: %w", s.name, err))
+			return
+		}
+	}
+	g.steps(r, ctx)
+}
+
+func (r *run) start(ctx context.Context, s *side, g group) error {
+	sctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	binaries := make([]string, g.members)
+	for i := range binaries {
+		binaries[i] = s.binary
+	}
+	s.scratch = map[string]float64{}
+	var err error
+	s.cluster, err = harness.StartCluster(sctx, filepath.Join(r.dir, g.name, s.name), binaries, serverFlags...)
+	if err != nil {
+		return err
+	}
+	s.clients, err = dial(s.cluster.ClientAddrs(), g.conns)
+	return err
+}
+
+func (r *run) fail(ids []string, err error) {
+	r.log("  failed: %v", err)
+	for _, id := range ids {
+		if r.res.failed[id] == "" {
+			r.res.failed[id] = err.Error()
+		}
+	}
+}
+
+// step measures both sides in turn, reps times: ours, etcd, ours, etcd. A failure fails the rows
+// of this step and ends it; the next one still runs.
+func (r *run) step(ctx context.Context, ids []string, reps int, f func(ctx context.Context, s *side) (map[string]float64, error)) {
+	for rep := range reps {
+		for _, s := range r.sides {
+			began := time.Now()
+			values, err := f(ctx, s)
+			if err != nil {
+				r.fail(ids, fmt.Errorf("%s: %w", s.name, err))
+				return
+			}
+			r.res.add(s.index, values)
+			r.log("  %-5s %d/%d %5.1fs %v", s.name, rep+1, reps, time.Since(began).Seconds(), values)
+		}
+	}
+}
+
+// loaded runs a load and returns it with the CPU time the side spent meanwhile.
+func (r *run) loaded(s *side, load func() (outcome, error)) (outcome, time.Duration, error) {
+	before, err := s.cpu()
+	if err != nil {
+		return outcome{}, 0, err
+	}
+	o, err := load()
+	if err != nil {
+		return o, 0, err
+	}
+	after, err := s.cpu()
+	return o, after - before, err
+}
+
+func micros(d time.Duration, ops int) float64 { return d.Seconds() * 1e6 / float64(ops) }
+func millis(d time.Duration) float64          { return d.Seconds() * 1e3 }
+func megabytes(n int64) float64               { return float64(n) / 1e6 }
+
+// puts is the 100-client put load; sequence numbers start anew, so keys are overwritten.
+func (r *run) puts(ctx context.Context, s *side, n int, d time.Duration) (outcome, error) {
+	return closedLoop(ctx, s.clients, n, d, methodPut, func(b []byte, seq int) []byte {
+		var key [keySize]byte
+		var value [256]byte
+		return putRequest(b, keyAt(key[:], "put", seq%100_000), valueAt(value[:], uint64(seq)))
+	})
+}
+
+func (r *run) single(ctx context.Context) {
+	r.step(ctx, nil, 1, func(ctx context.Context, s *side) (map[string]float64, error) { // warm up
+		_, err := r.puts(ctx, s, r.scale.clients, time.Second)
+		return nil, err
+	})
+	r.step(ctx, []string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, cpu, err := r.loaded(s, func() (outcome, error) { return r.puts(ctx, s, r.scale.clients, r.scale.span) })
+		return map[string]float64{"put1.cpu": micros(cpu, max(1, o.ops)), "put1.rate": o.perSecond(),
+			"put1.p50": millis(o.percentile(0.5)), "put1.p99": millis(o.percentile(0.99))}, err
+	})
+	r.step(ctx, []string{"alone.p50"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, err := r.puts(ctx, s, 1, r.scale.span/2)
+		return map[string]float64{"alone.p50": millis(o.percentile(0.5))}, err
+	})
+	const readKeys = 10_000
+	r.step(ctx, nil, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+		return nil, preload(ctx, s.clients, "read", 0, readKeys, 256, 0)
+	})
+	for _, kind := range []struct {
+		id           string
+		serializable bool
+	}{{"get.lin", false}, {"get.ser", true}} {
+		r.step(ctx, []string{kind.id, kind.id + ".rate"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+			o, cpu, err := r.loaded(s, func() (outcome, error) {
+				return closedLoop(ctx, s.clients, r.scale.clients, r.scale.span, methodRange, func(b []byte, seq int) []byte {
+					var key [keySize]byte
+					return rangeRequest(b, keyAt(key[:], "read", seq*7919%readKeys), rangeOptions{serializable: kind.serializable})
+				})
+			})
+			return map[string]float64{kind.id: micros(cpu, max(1, o.ops)), kind.id + ".rate": o.perSecond()}, err
+		})
+	}
+	r.step(ctx, []string{"watch.cpu", "watch.p50"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		return fanOut(ctx, s, r.scale.watchers, r.scale.span)
+	})
+}
+
+func (r *run) three(ctx context.Context) {
+	r.step(ctx, nil, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+		_, err := r.puts(ctx, s, r.scale.clients, time.Second)
+		return nil, err
+	})
+	r.step(ctx, []string{"put3.cpu", "put3.rate", "put3.p99"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, cpu, err := r.loaded(s, func() (outcome, error) { return r.puts(ctx, s, r.scale.clients, r.scale.span) })
+		return map[string]float64{"put3.cpu": micros(cpu, max(1, o.ops)), "put3.rate": o.perSecond(),
+			"put3.p99": millis(o.percentile(0.99))}, err
+	})
+}
+
+// lists sends one kind of list from one client for a span.
+func (r *run) lists(ctx context.Context, s *side, prefix string, o rangeOptions) (outcome, time.Duration, error) {
+	o.end = []byte(prefix + "0")
+	request := rangeRequest(nil, []byte(prefix+"/"), o)
+	r2 := &reply{keep: o.limit != 0}
+	if err := call(ctx, s.clients.conns[0], methodRange, request, r2); err != nil { // warm up
+		return outcome{}, 0, err
+	}
+	if err := checkList(r2, o.limit); err != nil {
+		return outcome{}, 0, err
+	}
+	return r.loaded(s, func() (outcome, error) {
+		return closedLoop(ctx, s.clients, 1, r.scale.span, methodRange, func([]byte, int) []byte { return request })
+	})
+}
+
+// checkList makes sure that a page is a page: a fast wrong answer is no measurement.
+func checkList(r *reply, limit int64) error {
+	if !r.keep {
+		return nil
+	}
+	n := int64(0)
+	err := walk(r.body, func(num protowire.Number, _ protowire.Type, _ []byte) {
+		if num == 2 { // RangeResponse.kvs
+			n++
+		}
+	})
+	if err != nil {
+		return err
+	}
+	if n != limit {
+		return fmt.Errorf("list with limit %d has %d keys", limit, n)
+	}
+	return nil
+}
+
+func (r *run) list(ctx context.Context) {
+	failed := len(r.res.failed)
+	r.step(ctx, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak"}, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+		return nil, preload(ctx, s.clients, "list", 0, r.scale.listKeys, 1024, 0)
+	})
+	if len(r.res.failed) > failed {
+		return
+	}
+	r.step(ctx, []string{"list10.cpu", "list10.p50"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, cpu, err := r.lists(ctx, s, "list", rangeOptions{limit: 10})
+		return map[string]float64{"list10.cpu": micros(cpu, max(1, o.ops)) / 1e3, "list10.p50": millis(o.percentile(0.5))}, err
+	})
+	r.step(ctx, []string{"count.cpu"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, cpu, err := r.lists(ctx, s, "list", rangeOptions{countOnly: true})
+		return map[string]float64{"count.cpu": micros(cpu, max(1, o.ops)) / 1e3}, err
+	})
+	// A restart before each repetition: what the one before has left behind would count as idle.
+	r.step(ctx, []string{"all.cpu", "all.time", "all.peak"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		if _, err := r.restart(ctx, s, true); err != nil {
+			return nil, err
+		}
+		if err := call(ctx, s.clients.conns[0], methodRange, rangeRequest(nil, []byte("list/"), rangeOptions{end: []byte("list0"), limit: 10}), &reply{}); err != nil {
+			return nil, err
+		}
+		if err := s.member().ResetPeak(); err != nil {
+			return nil, err
+		}
+		idle, err := s.member().Memory()
+		if err != nil {
+			return nil, err
+		}
+		all := &reply{}
+		o, cpu, err := r.loaded(s, func() (outcome, error) {
+			began := time.Now()
+			err := call(ctx, s.clients.conns[0], methodRange, rangeRequest(nil, []byte("list/"), rangeOptions{end: []byte("list0")}), all)
+			return outcome{ops: 1, elapsed: time.Since(began)}, err
+		})
+		if err != nil {
+			return nil, err
+		}
+		if all.size < r.scale.listKeys*1024 {
+			return nil, fmt.Errorf("list of everything has only %d bytes", all.size)
+		}
+		peak, err := s.member().Memory()
+		return map[string]float64{"all.cpu": cpu.Seconds(), "all.time": o.elapsed.Seconds(),
+			"all.peak": megabytes(peak.Peak - idle.Resident)}, err
+	})
+}
+
+// restart ends the member, gently or not, starts it again and returns the time from the start of
+// the process to a served linearizable read.
+func (r *run) restart(ctx context.Context, s *side, gentle bool) (time.Duration, error) {
+	m := s.member()
+	if gentle {
+		sctx, cancel := context.WithTimeout(ctx, time.Minute)
+		defer cancel()
+		if err := m.Stop(sctx); err != nil {
+			return 0, err
+		}
+	} else if err := m.Kill(); err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	if err := m.Restart(); err != nil {
+		return 0, err
+	}
+	rctx, cancel := context.WithTimeout(ctx, readyTimeout)
+	defer cancel()
+	if err := m.WaitReady(rctx); err != nil {
+		return 0, err
+	}
+	took := time.Since(began)
+	// The old connections would wait out their back-off before they try again.
+	s.clients.close()
+	var err error
+	s.clients, err = dial(s.cluster.ClientAddrs(), len(s.clients.conns))
+	return took, err
+}
+
+// settle gives the runtimes the time to hand memory back before it is read.
+const settle = 3 * time.Second
+
+func residentAfter(ctx context.Context, s *side) (float64, error) {
+	t := time.NewTimer(settle)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return 0, ctx.Err()
+	case <-t.C:
+	}
+	mem, err := s.member().Memory()
+	return megabytes(mem.Resident), err
+}
+
+func (r *run) big(ctx context.Context) {
+	all := []string{"load.rate", "mem.loaded", "mem.restarted", "list1000.cpu", "list1000.p50", "restart.term",
+		"restart.kill", "compact.time", "compact.p99", "defrag.time", "defrag.pause"}
+	failed := len(r.res.failed)
+	r.step(ctx, all, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+		began := time.Now()
+		if err := preload(ctx, s.clients, "big", 0, r.scale.bigKeys, 256, 0); err != nil {
+			return nil, err
+		}
+		rate := float64(r.scale.bigKeys) / time.Since(began).Seconds()
+		if err := r.tail(ctx, s); err != nil {
+			return nil, err
+		}
+		mem, err := residentAfter(ctx, s)
+		return map[string]float64{"load.rate": rate, "mem.loaded": mem}, err
+	})
+	if len(r.res.failed) > failed {
+		return
+	}
+	r.step(ctx, []string{"list1000.cpu", "list1000.p50"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, cpu, err := r.lists(ctx, s, "big", rangeOptions{limit: 1000})
+		return map[string]float64{"list1000.cpu": micros(cpu, max(1, o.ops)) / 1e3, "list1000.p50": millis(o.percentile(0.5))}, err
+	})
+	r.step(ctx, []string{"restart.term", "mem.restarted"}, 2, func(ctx context.Context, s *side) (map[string]float64, error) {
+		took, err := r.restart(ctx, s, true)
+		if err != nil {
+			return nil, err
+		}
+		mem, err := residentAfter(ctx, s)
+		return map[string]float64{"restart.term": took.Seconds(), "mem.restarted": mem}, err
+	})
+	r.step(ctx, []string{"restart.kill"}, 2, func(ctx context.Context, s *side) (map[string]float64, error) {
+		// Some writes first: a process that dies at rest has nothing to recover.
+		if _, err := r.puts(ctx, s, r.scale.clients, 500*time.Millisecond); err != nil {
+			return nil, err
+		}
+		took, err := r.restart(ctx, s, false)
+		return map[string]float64{"restart.kill": took.Seconds()}, err
+	})
+	r.step(ctx, []string{"compact.time", "compact.p99"}, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+		if err := preload(ctx, s.clients, "big", 0, r.scale.overwrites, 256, 1<<32); err != nil {
+			return nil, err
+		}
+		return compaction(ctx, s, r.scale.span)
+	})
+	r.step(ctx, []string{"defrag.time", "defrag.pause"}, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+		p := startPacer(ctx, s.clients, pacedRate, pacedKeys)
+		began := time.Now()
+		derr := call(ctx, s.clients.conns[1], methodDefrag, nil, &reply{})
+		took := time.Since(began)
+		o, err := p.finish()
+		if err := errors.Join(derr, err); err != nil {
+			return nil, err
+		}
+		return map[string]float64{"defrag.time": took.Seconds(), "defrag.pause": millis(o.percentile(1))}, nil
+	})
+}
+
+// tail writes single puts until the log behind the last snapshot holds nothing else.
+func (r *run) tail(ctx context.Context, s *side) error {
+	for written := 0; written < r.scale.tailPuts; {
+		o, err := r.puts(ctx, s, r.scale.clients, time.Second)
+		if err != nil {
+			return err
+		}
+		written += o.ops
+	}
+	return nil
+}
+
+const (
+	pacedRate = 400 // puts per second: a light load, so that waiting shows and queueing does not
+	pacedKeys = 1000
+)
+
+// compaction compacts everything, with paced puts before and during it.
+func compaction(ctx context.Context, s *side, quietSpan time.Duration) (map[string]float64, error) {
+	p := startPacer(ctx, s.clients, pacedRate, pacedKeys)
+	t := time.NewTimer(quietSpan)
+	<-t.C
+	quiet, err := p.finish()
+	if err != nil {
+		return nil, err
+	}
+	rev, err := revision(ctx, s.clients)
+	if err != nil {
+		return nil, err
+	}
+	p = startPacer(ctx, s.clients, pacedRate, pacedKeys)
+	began := time.Now()
+	cerr := call(ctx, s.clients.conns[1], methodCompact, compactRequest(rev), &reply{})
+	took := time.Since(began)
+	during, err := p.finish()
+	if err := errors.Join(cerr, err); err != nil {
+		return nil, err
+	}
+	return map[string]float64{"compact.time": took.Seconds(),
+		"compact.p99": float64(during.percentile(0.99)) / float64(quiet.percentile(0.99))}, nil
+}
+
+// fanOut lets one client write a key that all watchers watch; each put waits until the last
+// watcher has the one before.
+func fanOut(ctx context.Context, s *side, watchers int, span time.Duration) (map[string]float64, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	key := []byte("watched")
+	streams := len(s.clients.conns)
+	perStream := watchers / streams
+	arrivals := make(chan int, 4096)
+	errs := make(chan error, streams)
+	created := make(chan struct{}, watchers)
+	for _, conn := range s.clients.conns {
+		st, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, methodWatch)
+		if err != nil {
+			return nil, err
+		}
+		for range perStream {
+			if err := st.SendMsg(watchCreate(key)); err != nil {
+				return nil, err
+			}
+		}
+		go func() {
+			for {
+				r := &reply{keep: true}
+				if err := st.RecvMsg(r); err != nil {
+					errs <- err
+					return
+				}
+				n, isCreated, err := countEvents(r.body)
+				if err != nil {
+					errs <- err
+					return
+				}
+				if isCreated {
+					created <- struct{}{}
+				}
+				if n > 0 {
+					arrivals <- n
+				}
+			}
+		}()
+	}
+	deadline := time.NewTimer(time.Minute)
+	defer deadline.Stop()
+	for range perStream * streams {
+		select {
+		case <-created:
+		case err := <-errs:
+			return nil, err
+		case <-deadline.C:
+			return nil, errors.New("watchers were not created within a minute")
+		}
+	}
+	before, err := s.cpu()
+	if err != nil {
+		return nil, err
+	}
+	events := 0
+	var o outcome
+	value := make([]byte, 256)
+	for end := time.Now().Add(span); time.Now().Before(end); o.ops++ {
+		began := time.Now()
+		if err := call(ctx, s.clients.conns[0], methodPut, putRequest(nil, key, valueAt(value, uint64(o.ops))), &reply{}); err != nil {
+			return nil, err
+		}
+		for got := 0; got < perStream*streams; {
+			select {
+			case n := <-arrivals:
+				got += n
+				events += n
+			case err := <-errs:
+				return nil, err
+			case <-deadline.C:
+				return nil, fmt.Errorf("put %d reached only %d watchers", o.ops, got)
+			}
+		}
+		o.latencies = append(o.latencies, time.Since(began))
+	}
+	after, err := s.cpu()
+	if err != nil {
+		return nil, err
+	}
+	slices.Sort(o.latencies)
+	return map[string]float64{"watch.cpu": micros(after-before, events), "watch.p50": millis(o.percentile(0.5))}, nil
+}
+
+// endSignals end the run at the next request.
+var endSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
