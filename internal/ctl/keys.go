@@ -343,7 +343,7 @@ func newDelCommand() (*cobra.Command, *delFlags) {
 		Short: "Deletes a key, or the keys of a range, and prints how many they were",
 		Example: examples(
 			"etcdctl del greeting",
-			"etcdctl del --prefix /tmp/ --prev-kv",
+			"etcdctl del --prefix /sessions/ --prev-kv",
 			"etcdctl del --range a b"),
 	}
 	f := &delFlags{}
