@@ -5,6 +5,7 @@ import (
 	"io"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/mvcc"
 	"quorate/internal/watch"
 )
 
@@ -26,8 +27,8 @@ type Backend interface {
 	Lessor
 	Cluster
 	Maintenance
-	// Watch is the hub of all watch streams.
-	Watch() *watch.Hub
+	// Hub is where watch streams begin.
+	Hub() *watch.Hub
 }
 
 // Member is who answers and in which state it is. Its methods are called on
@@ -55,11 +56,13 @@ type Member interface {
 // entry can wrap it as it is. It is nil if the call did not come from the wire.
 type KV interface {
 	// Range is linearizable unless req.Serializable.
-	Range(ctx context.Context, req *pb.RangeRequest) (*RangeResult, error)
+	Range(ctx context.Context, req *pb.RangeRequest) (*mvcc.RangeResult, error)
 	// RangeStream reads like Range but hands the keys out in pieces, all of one
 	// revision. emit sends a piece; it keeps kvs and what they hold, so the
 	// caller must not reuse them. Its error ends the stream and is returned.
-	RangeStream(ctx context.Context, req *pb.RangeRequest, emit func(kvs [][]byte) error) (RangeTail, error)
+	// revision is that of the store when the stream began; count and more are
+	// as in mvcc.RangeResult.
+	RangeStream(ctx context.Context, req *pb.RangeRequest, emit func(kvs [][]byte) error) (revision, count int64, more bool, err error)
 	Put(ctx context.Context, req *pb.PutRequest, raw []byte) (*pb.PutResponse, error)
 	DeleteRange(ctx context.Context, req *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error)
 	// Txn also serves read-only transactions, linearizable unless every range
@@ -68,31 +71,16 @@ type KV interface {
 	Compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error)
 }
 
-// RangeResult is what a Range found. Its layout equals mvcc.RangeResult, so a
-// pointer to one converts to a pointer to the other.
-type RangeResult struct {
-	Revision int64    // of the store when the range was read
-	Count    int64    // keys in the range, whatever the limit
-	More     bool     // the limit cut keys off
-	KVs      [][]byte // encoded mvccpb.KeyValue each, immutable
-}
-
-// RangeTail is what is known once a RangeStream has handed out all keys.
-type RangeTail struct {
-	Revision int64 // of the store when the stream began
-	Count    int64
-	More     bool
-}
-
-// Lessor serves leases. An unknown lease is rpctypes.ErrGRPCLeaseNotFound or
-// lease.ErrLeaseNotFound.
+// Lessor serves leases. An unknown lease is lease.ErrLeaseNotFound or
+// rpctypes.ErrGRPCLeaseNotFound.
 type Lessor interface {
 	LeaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error)
 	LeaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error)
 	// LeaseRenew returns the full TTL in seconds, asking the leader if this
 	// member is not it.
 	LeaseRenew(ctx context.Context, id int64) (ttl int64, err error)
-	LeaseTimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error)
+	// TimeToLive asks the leader as well. For an unknown lease the TTL is -1.
+	TimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error)
 	LeaseLeases(ctx context.Context) (*pb.LeaseLeasesResponse, error)
 }
 
@@ -112,20 +100,14 @@ type Maintenance interface {
 	// Status fills everything but the header.
 	Status(ctx context.Context) (*pb.StatusResponse, error)
 	Defragment(ctx context.Context) error
-	Hash(ctx context.Context) (*pb.HashResponse, error)
+	Hash(ctx context.Context) (uint32, error)
 	// HashKV hashes at rev, 0 meaning the current revision.
-	HashKV(ctx context.Context, rev int64) (*pb.HashKVResponse, error)
-	// Snapshot opens a snapshot of the whole store. The caller closes its Body.
-	Snapshot(ctx context.Context) (*Snapshot, error)
+	HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error)
+	// SnapshotFile opens the whole store as a database file of size bytes. The
+	// caller closes it.
+	SnapshotFile(ctx context.Context) (file io.ReadCloser, size int64, err error)
 	// MoveLeader is refused with rpctypes.ErrGRPCNotLeader unless this member
 	// leads.
 	MoveLeader(ctx context.Context, target uint64) error
 	Downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error)
-}
-
-// Snapshot is a database file on its way to a client.
-type Snapshot struct {
-	Size    int64         // bytes that Body will give
-	Version string        // storage version, such as "3.7.0"
-	Body    io.ReadCloser // the file
 }

@@ -22,6 +22,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"quorate/internal/clock"
+	"quorate/internal/mvcc"
 	"quorate/internal/watch"
 )
 
@@ -45,14 +46,14 @@ type noop struct {
 	rev atomic.Int64
 }
 
-func (*noop) ClusterID() uint64   { return fakeCluster }
-func (*noop) MemberID() uint64    { return fakeMember }
-func (*noop) Term() uint64        { return fakeTerm }
-func (*noop) Leader() uint64      { return fakeMember }
-func (*noop) IsLearner() bool     { return false }
-func (*noop) Capable() bool       { return true }
-func (n *noop) Rev() int64        { return n.rev.Load() }
-func (n *noop) Watch() *watch.Hub { return n.hub }
+func (*noop) ClusterID() uint64 { return fakeCluster }
+func (*noop) MemberID() uint64  { return fakeMember }
+func (*noop) Term() uint64      { return fakeTerm }
+func (*noop) Leader() uint64    { return fakeMember }
+func (*noop) IsLearner() bool   { return false }
+func (*noop) Capable() bool     { return true }
+func (n *noop) Rev() int64      { return n.rev.Load() }
+func (n *noop) Hub() *watch.Hub { return n.hub }
 
 func (n *noop) Put(_ context.Context, r *pb.PutRequest, _ []byte) (*pb.PutResponse, error) {
 	rev := n.rev.Add(1)
@@ -62,8 +63,8 @@ func (n *noop) Put(_ context.Context, r *pb.PutRequest, _ []byte) (*pb.PutRespon
 	return &pb.PutResponse{Header: &pb.ResponseHeader{Revision: rev}}, nil
 }
 
-func (n *noop) Range(context.Context, *pb.RangeRequest) (*RangeResult, error) {
-	return &RangeResult{Revision: n.rev.Load(), Count: 1, KVs: benchKVs}, nil
+func (n *noop) Range(context.Context, *pb.RangeRequest) (*mvcc.RangeResult, error) {
+	return &mvcc.RangeResult{Revision: n.rev.Load(), Count: 1, KVs: benchKVs}, nil
 }
 
 var benchKVs = func() [][]byte {

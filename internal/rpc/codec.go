@@ -8,6 +8,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"quorate/internal/metrics"
+	"quorate/internal/mvcc"
 	"quorate/internal/rpc/wire"
 	"quorate/internal/watch"
 )
@@ -45,13 +46,15 @@ type (
 type (
 	rangeReply struct {
 		header wire.Header
-		res    *RangeResult
+		res    *mvcc.RangeResult
 	}
-	// rangeChunk is one RangeStreamResponse. Only the last has a header.
+	// rangeChunk is one RangeStreamResponse. Only the last has a header, and
+	// then also more and count.
 	rangeChunk struct {
 		header *wire.Header
-		tail   RangeTail
 		kvs    [][]byte
+		more   bool
+		count  int64
 	}
 	keepAliveReply struct {
 		header  wire.Header
@@ -309,7 +312,7 @@ func (m *rangeChunk) marshal() mem.BufferSlice {
 	if m.header == nil {
 		return assemble(wire.AppendRangeStreamLen(head[:0], size), tagKVs, m.kvs, size, nil)
 	}
-	end := wire.AppendRangeTail(tail[:0], m.tail.More, m.tail.Count)
+	end := wire.AppendRangeTail(tail[:0], m.more, m.count)
 	b := wire.AppendRangeStreamLen(head[:0], m.header.Size()+size+len(end))
 	return assemble(m.header.Append(b), tagKVs, m.kvs, size, end)
 }

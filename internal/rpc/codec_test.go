@@ -10,6 +10,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"quorate/internal/mvcc"
 	"quorate/internal/rpc/wire"
 	"quorate/internal/watch"
 )
@@ -72,11 +73,11 @@ func TestAssemble(t *testing.T) {
 	}
 	for _, lens := range cases {
 		raw, kvs := sized(t, lens...)
-		checkSame(t, &rangeReply{header: h, res: &RangeResult{Count: 300, More: true, KVs: raw}},
+		checkSame(t, &rangeReply{header: h, res: &mvcc.RangeResult{Count: 300, More: true, KVs: raw}},
 			&pb.RangeResponse{Header: ph, Kvs: kvs, Count: 300, More: true})
 		checkSame(t, &rangeChunk{kvs: raw},
 			&pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Kvs: kvs}})
-		checkSame(t, &rangeChunk{header: &h, kvs: raw, tail: RangeTail{Count: 4}},
+		checkSame(t, &rangeChunk{header: &h, kvs: raw, count: 4},
 			&pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Header: ph, Kvs: kvs, Count: 4}})
 		del := &pb.DeleteRangeResponse{Header: ph, Deleted: int64(len(kvs)), PrevKvs: kvs}
 		checkSame(t, del, del)
@@ -118,7 +119,7 @@ func TestOtherMessages(t *testing.T) {
 // Values that are sent from where they are must be the stored bytes themselves.
 func TestSharing(t *testing.T) {
 	raw, _ := sized(t, 10, 100_000, 10)
-	out := (&rangeReply{res: &RangeResult{KVs: raw}}).marshal()
+	out := (&rangeReply{res: &mvcc.RangeResult{KVs: raw}}).marshal()
 	defer out.Free()
 	for _, b := range out {
 		if d := b.ReadOnlyData(); len(d) == len(raw[1]) && &d[0] == &raw[1][0] {
@@ -157,11 +158,20 @@ func BenchmarkMarshalRange(b *testing.B) {
 	}{{"1x256", 1, 256}, {"500x256", 500, 256}, {"500x1000", 500, 1000}, {"10000x1000", 10000, 1000}, {"100x10000", 100, 10000}} {
 		b.Run(c.name, func(b *testing.B) {
 			raw, _ := sized(b, repeat(c.n, c.size)...)
-			r := &rangeReply{res: &RangeResult{KVs: raw, Count: int64(c.n)}}
+			r := &rangeReply{res: &mvcc.RangeResult{KVs: raw, Count: int64(c.n)}}
 			b.ReportAllocs()
 			for b.Loop() {
 				r.marshal().Free()
 			}
 		})
 	}
+}
+
+func mustMarshal(t testing.TB, m proto.Message) []byte {
+	t.Helper()
+	b, err := proto.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
+	"quorate/internal/mvcc"
 	"quorate/internal/proposal"
 )
 
@@ -24,6 +25,9 @@ var (
 var grpcErrors = []struct{ from, to error }{
 	{proposal.ErrTooMany, errTooManyRequests},
 	{rpctypes.ErrGRPCRequestTooManyRequests, errTooManyRequests},
+
+	{mvcc.ErrCompacted, rpctypes.ErrGRPCCompacted},
+	{mvcc.ErrFutureRev, rpctypes.ErrGRPCFutureRev},
 
 	{lease.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},
 	{lease.ErrLeaseExists, rpctypes.ErrGRPCLeaseExist},

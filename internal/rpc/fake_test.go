@@ -22,6 +22,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"quorate/internal/clock"
 	"quorate/internal/lease"
+	"quorate/internal/mvcc"
 	"quorate/internal/watch"
 )
 
@@ -47,13 +48,13 @@ type fake struct {
 	reqs    []proto.Message
 	hub     *watch.Hub
 
-	snapshot *Snapshot
-	chunks   [][][]byte // what RangeStream emits
-	renewed  chan int64
+	file   io.ReadCloser // the snapshot
+	size   int64
+	chunks [][][]byte // what RangeStream emits
 }
 
 func newFake(t testing.TB) *fake {
-	f := &fake{rev: 1, data: make(map[string]*mvccpb.KeyValue), renewed: make(chan int64, 16)}
+	f := &fake{rev: 1, data: make(map[string]*mvccpb.KeyValue)}
 	f.leader.Store(fakeMember)
 	f.capable.Store(true)
 	f.hub = watch.NewHub(fakeHistory{f}, clock.Real{}, watch.Options{})
@@ -83,7 +84,7 @@ func (f *fake) Term() uint64      { return fakeTerm }
 func (f *fake) Leader() uint64    { return f.leader.Load() }
 func (f *fake) IsLearner() bool   { return f.learner.Load() }
 func (f *fake) Capable() bool     { return f.capable.Load() }
-func (f *fake) Watch() *watch.Hub { return f.hub }
+func (f *fake) Hub() *watch.Hub   { return f.hub }
 
 func (f *fake) Rev() int64 {
 	f.mu.Lock()
@@ -96,14 +97,14 @@ func (f *fake) got(m proto.Message, raw []byte) {
 	f.raws = append(f.raws, raw)
 }
 
-func (f *fake) Range(_ context.Context, r *pb.RangeRequest) (*RangeResult, error) {
+func (f *fake) Range(_ context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
 	if err := f.fail(); err != nil {
 		return nil, err
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.got(r, nil)
-	res := &RangeResult{Revision: f.rev}
+	res := &mvcc.RangeResult{Revision: f.rev}
 	for _, kv := range f.in(r.Key, r.RangeEnd) {
 		res.Count++
 		if r.Limit > 0 && res.Count > r.Limit {
@@ -130,7 +131,7 @@ func (f *fake) in(key, end []byte) (kvs []*mvccpb.KeyValue) {
 	return kvs
 }
 
-func (f *fake) RangeStream(_ context.Context, r *pb.RangeRequest, emit func([][]byte) error) (RangeTail, error) {
+func (f *fake) RangeStream(_ context.Context, r *pb.RangeRequest, emit func([][]byte) error) (int64, int64, bool, error) {
 	f.mu.Lock()
 	chunks := f.chunks
 	f.mu.Unlock()
@@ -138,13 +139,13 @@ func (f *fake) RangeStream(_ context.Context, r *pb.RangeRequest, emit func([][]
 	for _, c := range chunks {
 		n += len(c)
 		if err := emit(c); err != nil {
-			return RangeTail{}, err
+			return 0, 0, false, err
 		}
 	}
 	if err := f.fail(); err != nil {
-		return RangeTail{}, err
+		return 0, 0, false, err
 	}
-	return RangeTail{Revision: 42, Count: int64(n) + 5, More: true}, nil
+	return 42, int64(n) + 5, true, nil
 }
 
 // putLocked changes a key at revision rev.
@@ -264,7 +265,7 @@ func (f *fake) LeaseRenew(_ context.Context, id int64) (int64, error) {
 	return 60, nil
 }
 
-func (f *fake) LeaseTimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+func (f *fake) TimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	if err := f.fail(); err != nil {
 		return nil, err
 	}
@@ -307,20 +308,20 @@ func (f *fake) Alarm(context.Context, *pb.AlarmRequest) (*pb.AlarmResponse, erro
 }
 
 func (f *fake) Status(context.Context) (*pb.StatusResponse, error) {
-	return &pb.StatusResponse{Version: "3.7.3"}, f.fail()
+	return &pb.StatusResponse{Version: "3.7.3", StorageVersion: "3.7.0"}, f.fail()
 }
 
 func (f *fake) Defragment(context.Context) error { return f.fail() }
 
-func (f *fake) Hash(context.Context) (*pb.HashResponse, error) {
-	return &pb.HashResponse{Header: &pb.ResponseHeader{Revision: 33}, Hash: 1}, f.fail()
+func (f *fake) Hash(context.Context) (uint32, error) { return 1, f.fail() }
+
+func (f *fake) HashKV(_ context.Context, rev int64) (mvcc.HashResult, error) {
+	return mvcc.HashResult{Hash: 1, CompactRev: -1, HashRev: rev, CurrentRev: 33}, f.fail()
 }
 
-func (f *fake) HashKV(_ context.Context, rev int64) (*pb.HashKVResponse, error) {
-	return &pb.HashKVResponse{Header: &pb.ResponseHeader{Revision: 33}, Hash: 1, CompactRevision: -1, HashRevision: rev}, f.fail()
+func (f *fake) SnapshotFile(context.Context) (io.ReadCloser, int64, error) {
+	return f.file, f.size, f.fail()
 }
-
-func (f *fake) Snapshot(context.Context) (*Snapshot, error) { return f.snapshot, f.fail() }
 
 func (f *fake) MoveLeader(context.Context, uint64) error { return f.fail() }
 

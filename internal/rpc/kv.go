@@ -45,7 +45,7 @@ func (e *edge) rangeStream(_ any, s grpc.ServerStream) error {
 		return err
 	}
 	var held [][]byte
-	tail, err := e.b.RangeStream(s.Context(), &c.req, func(kvs [][]byte) error {
+	revision, count, more, err := e.b.RangeStream(s.Context(), &c.req, func(kvs [][]byte) error {
 		if len(held) > 0 {
 			if err := s.SendMsg(&rangeChunk{kvs: held}); err != nil {
 				return err
@@ -57,8 +57,8 @@ func (e *edge) rangeStream(_ any, s grpc.ServerStream) error {
 	if err != nil {
 		return err
 	}
-	h := e.header(tail.Revision)
-	return s.SendMsg(&rangeChunk{header: &h, tail: tail, kvs: held})
+	h := e.header(revision)
+	return s.SendMsg(&rangeChunk{header: &h, kvs: held, more: more, count: count})
 }
 
 func (e *edge) put(ctx context.Context, c *putCall) (*pb.PutResponse, error) {

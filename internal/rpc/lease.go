@@ -50,7 +50,7 @@ func leaseNotFound(err error) bool {
 
 func (e *edge) leaseTimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	id := req.ID
-	resp, err := e.b.LeaseTimeToLive(ctx, req)
+	resp, err := e.b.TimeToLive(ctx, req)
 	if leaseNotFound(err) {
 		resp, err = &pb.LeaseTimeToLiveResponse{ID: id, TTL: -1}, nil
 	}

@@ -65,21 +65,24 @@ func (e *edge) defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.Def
 }
 
 func (e *edge) hash(ctx context.Context, _ *pb.HashRequest) (*pb.HashResponse, error) {
-	resp, err := e.b.Hash(ctx)
+	h, err := e.b.Hash(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
-	return resp, nil
+	return &pb.HashResponse{Header: e.fill(nil), Hash: h}, nil
 }
 
 func (e *edge) hashKV(ctx context.Context, req *pb.HashKVRequest) (*pb.HashKVResponse, error) {
-	resp, err := e.b.HashKV(ctx, req.Revision)
+	h, err := e.b.HashKV(ctx, req.Revision)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
-	return resp, nil
+	return &pb.HashKVResponse{
+		Header:          e.fill(&pb.ResponseHeader{Revision: h.CurrentRev}),
+		Hash:            h.Hash,
+		CompactRevision: h.CompactRev,
+		HashRevision:    h.HashRev,
+	}, nil
 }
 
 func (e *edge) moveLeader(ctx context.Context, req *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
@@ -107,24 +110,29 @@ func (e *edge) snapshot(_ any, s grpc.ServerStream) (err error) {
 	if err := s.RecvMsg(new(pb.SnapshotRequest)); err != nil {
 		return err
 	}
-	snap, err := e.b.Snapshot(s.Context())
+	st, err := e.b.Status(s.Context())
+	if err != nil {
+		return err
+	}
+	version := st.StorageVersion
+	file, size, err := e.b.SnapshotFile(s.Context())
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if cerr := snap.Body.Close(); cerr != nil {
+		if cerr := file.Close(); cerr != nil {
 			e.lg.Warn("closing a snapshot failed", zap.Error(cerr))
 		}
 	}()
 	start := time.Now()
-	e.lg.Info("sending a snapshot to a client", zap.Int64("bytes", snap.Size), zap.String("storage-version", snap.Version))
+	e.lg.Info("sending a snapshot to a client", zap.Int64("bytes", size), zap.String("storage-version", version))
 	sum := sha256.New()
-	for left := snap.Size; left > 0; {
+	for left := size; left > 0; {
 		n := min(left, snapshotChunk)
 		left -= n
-		p := newPiece(wire.SizeSnapshot(uint64(left), int(n), snap.Version))
-		b, blob := wire.AppendSnapshot(p.buf, uint64(left), int(n), snap.Version)
-		if _, err := io.ReadFull(snap.Body, blob); err != nil {
+		p := newPiece(wire.SizeSnapshot(uint64(left), int(n), version))
+		b, blob := wire.AppendSnapshot(p.buf, uint64(left), int(n), version)
+		if _, err := io.ReadFull(file, blob); err != nil {
 			return fmt.Errorf("read snapshot %d bytes before its end: %w", left+n, err)
 		}
 		sum.Write(blob)
@@ -132,9 +140,9 @@ func (e *edge) snapshot(_ any, s grpc.ServerStream) (err error) {
 			return err
 		}
 	}
-	if err := s.SendMsg(&pb.SnapshotResponse{Blob: sum.Sum(nil), Version: snap.Version}); err != nil {
+	if err := s.SendMsg(&pb.SnapshotResponse{Blob: sum.Sum(nil), Version: version}); err != nil {
 		return err
 	}
-	e.lg.Info("sent a snapshot to a client", zap.Int64("bytes", snap.Size), zap.Duration("took", time.Since(start)))
+	e.lg.Info("sent a snapshot to a client", zap.Int64("bytes", size), zap.Duration("took", time.Since(start)))
 	return nil
 }

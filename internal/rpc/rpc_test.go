@@ -28,6 +28,7 @@ import (
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
+	"quorate/internal/mvcc"
 	"quorate/internal/proposal"
 )
 
@@ -218,7 +219,7 @@ var unaries = []struct {
 	{&pb.AlarmRequest{}, "rev=now"},
 	{&pb.StatusRequest{}, "rev=now"},
 	{&pb.DefragmentRequest{}, ""},
-	{&pb.HashRequest{}, "rev=33"},
+	{&pb.HashRequest{}, "rev=now"},
 	{&pb.HashKVRequest{}, "rev=33"},
 	{&pb.MoveLeaderRequest{}, ""},
 	{&pb.DowngradeRequest{}, "rev=now"},
@@ -299,6 +300,8 @@ func TestErrors(t *testing.T) {
 		{rpctypes.ErrTooManyRequests, codes.Unknown, "etcdserver: too many requests"},
 		{rpctypes.ErrGRPCRequestTooManyRequests, codes.Unknown, "etcdserver: too many requests"},
 		{proposal.ErrTooMany, codes.Unknown, "etcdserver: too many requests"},
+		{mvcc.ErrCompacted, codes.OutOfRange, "etcdserver: mvcc: required revision has been compacted"},
+		{mvcc.ErrFutureRev, codes.OutOfRange, "etcdserver: mvcc: required revision is a future revision"},
 		{lease.ErrLeaseNotFound, codes.NotFound, "etcdserver: requested lease not found"},
 		{fmt.Errorf("grant: %w", lease.ErrLeaseExists), codes.FailedPrecondition, "etcdserver: lease already exists"},
 		{lease.ErrLeaseTTLTooLarge, codes.OutOfRange, "etcdserver: too large lease TTL"},
@@ -381,7 +384,7 @@ func streams(t *testing.T, conn *grpc.ClientConn) map[string]func(context.Contex
 // TestAdmission checks who is served in which state of the member.
 func TestAdmission(t *testing.T) {
 	f := newFake(t)
-	f.snapshot = &Snapshot{Body: io.NopCloser(strings.NewReader(""))}
+	f.file = io.NopCloser(strings.NewReader(""))
 	conn := dialRaw(t, serve(t, testOptions(), f))
 	ctx := testContext(t)
 	leaderOnly := metadata.AppendToOutgoingContext(ctx, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
@@ -896,7 +899,7 @@ func TestSnapshot(t *testing.T) {
 		rnd := rand.NewChaCha8([32]byte{byte(size)})
 		rnd.Read(file)
 		body := &slowReader{Reader: bytes.NewReader(file)}
-		f.snapshot = &Snapshot{Size: int64(size), Version: "3.7.0", Body: body}
+		f.file, f.size = body, int64(size)
 		s, err := pb.NewMaintenanceClient(conn).Snapshot(testContext(t), &pb.SnapshotRequest{})
 		if err != nil {
 			t.Fatal(err)
@@ -923,7 +926,7 @@ func TestSnapshot(t *testing.T) {
 		}
 		waitFor(t, "the body to be closed", body.closed.Load)
 	}
-	f.snapshot = &Snapshot{Size: 10, Body: &slowReader{Reader: strings.NewReader("short")}}
+	f.file, f.size = &slowReader{Reader: strings.NewReader("short")}, 10
 	s, err := pb.NewMaintenanceClient(conn).Snapshot(testContext(t), &pb.SnapshotRequest{})
 	if err != nil {
 		t.Fatal(err)
