@@ -1,0 +1,362 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/engine"
+)
+
+// Bounds of what a database is believed.
+const (
+	maxPageRun = 1 << 30 // bytes of one page with its overflow pages
+	maxDepth   = 32      // levels of a tree
+)
+
+var errDatabase = errors.New("not a bbolt database")
+
+// dbReader reads a bbolt database that may be damaged in any way. It uses plain
+// reads and checks every number it follows, where bbolt would map the file and
+// trust it.
+type dbReader struct {
+	ctx      context.Context
+	f        vfs.File
+	path     string
+	pageSize int64
+	pages    uint64 // ids below it may be used
+	root     uint64
+	visited  uint64 // pages read; a tree that shares pages cannot make it run for ever
+	bufs     [maxDepth + 1][]byte
+}
+
+// corrupt makes the error for a page.
+func (r *dbReader) corrupt(page uint64, format string, args ...any) error {
+	return &CorruptError{File: r.path, Offset: int64(page) * r.pageSize, Err: fmt.Errorf(format, args...)}
+}
+
+func newDBReader(ctx context.Context, f vfs.File, path string) (*dbReader, error) {
+	st, err := f.Stat()
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: stat %s: %w", path, err)
+	}
+	r := &dbReader{ctx: ctx, f: f, path: path}
+	if err := r.findMeta(st.Size()); err != nil {
+		return nil, err
+	}
+	if r.pages > uint64(st.Size()/r.pageSize) {
+		return nil, r.corrupt(0, "%w: %d pages of %d bytes are said to be in %d bytes", errDatabase, r.pages, r.pageSize, st.Size())
+	}
+	return r, nil
+}
+
+// findMeta takes the valid meta page with the newest transaction. The second
+// one lies one page behind the first, whose size is not known if the first is
+// damaged.
+func (r *dbReader) findMeta(size int64) error {
+	var newest uint64
+	found := false
+	at := []int64{0}
+	for s := int64(1024); s <= 65536; s *= 2 {
+		at = append(at, s)
+	}
+	var buf [pageHeaderBytes + metaBytes]byte
+	for _, off := range at {
+		if off+int64(len(buf)) > size {
+			break
+		}
+		if _, err := r.f.ReadAt(buf[:], off); err != nil && err != io.EOF {
+			return fmt.Errorf("snapshot: read %s at offset %d: %w", r.path, off, err)
+		}
+		m := buf[pageHeaderBytes:]
+		le := binary.LittleEndian
+		if le.Uint32(m) != dbMagic || le.Uint32(m[4:]) != dbVersion || le.Uint64(m[56:]) != metaSum(m) {
+			continue
+		}
+		pageSize, txid := int64(le.Uint32(m[8:])), le.Uint64(m[48:])
+		if pageSize < 512 || pageSize&(pageSize-1) != 0 || pageSize > 1<<20 || off != 0 && off != pageSize {
+			continue
+		}
+		if !found || txid > newest {
+			found, newest = true, txid
+			r.pageSize, r.root, r.pages = pageSize, le.Uint64(m[16:]), le.Uint64(m[40:])
+		}
+	}
+	if !found {
+		return &CorruptError{File: r.path, Err: fmt.Errorf("%w: no valid meta page", errDatabase)}
+	}
+	return nil
+}
+
+// page reads a page with its overflow pages. The result is valid until the next
+// page is read at the same depth.
+func (r *dbReader) page(id uint64, depth int) ([]byte, error) {
+	if id < 2 || id >= r.pages {
+		return nil, r.corrupt(min(id, r.pages), "page %d is outside of 2..%d", id, r.pages)
+	}
+	if depth > maxDepth {
+		return nil, r.corrupt(id, "tree is deeper than %d levels", maxDepth)
+	}
+	if r.visited++; r.visited > r.pages {
+		return nil, r.corrupt(id, "page is used twice")
+	}
+	if r.visited%256 == 0 && r.ctx.Err() != nil {
+		return nil, context.Cause(r.ctx)
+	}
+	b, err := r.read(id, 1, depth)
+	if err != nil {
+		return nil, err
+	}
+	if got := binary.LittleEndian.Uint64(b); got != id {
+		return nil, r.corrupt(id, "page says that it is page %d", got)
+	}
+	more := uint64(binary.LittleEndian.Uint32(b[12:]))
+	if more == 0 {
+		return b, nil
+	}
+	if more >= r.pages-id || (int64(more)+1)*r.pageSize > maxPageRun {
+		return nil, r.corrupt(id, "page claims %d overflow pages", more)
+	}
+	r.visited += more
+	return r.read(id, int64(more)+1, depth)
+}
+
+func (r *dbReader) read(id uint64, pages int64, depth int) ([]byte, error) {
+	size := pages * r.pageSize
+	if int64(cap(r.bufs[depth])) < size || cap(r.bufs[depth]) > 1<<20 {
+		r.bufs[depth] = make([]byte, size)
+	}
+	b := r.bufs[depth][:size]
+	if n, err := r.f.ReadAt(b, int64(id)*r.pageSize); n < len(b) {
+		if err == nil || err == io.EOF {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, fmt.Errorf("snapshot: read %s at offset %d: %w", r.path, int64(id)*r.pageSize, err)
+	}
+	return b, nil
+}
+
+// walk calls fn for every leaf element of the tree below a page, in order.
+// last is the newest key so far; keys must ascend.
+func (r *dbReader) walk(id uint64, depth int, last *[]byte, fn func(flags uint32, key, value []byte) error) error {
+	b, err := r.page(id, depth)
+	if err != nil {
+		return err
+	}
+	count := int(binary.LittleEndian.Uint16(b[10:]))
+	if pageHeaderBytes+elementBytes*count > len(b) {
+		return r.corrupt(id, "page of %d bytes claims %d elements", len(b), count)
+	}
+	switch flags := binary.LittleEndian.Uint16(b[8:]); flags {
+	case flagLeaf:
+		return r.leaf(id, b, count, last, fn)
+	case flagBranch:
+		return r.branch(id, b, count, depth, last, fn)
+	default:
+		return r.corrupt(id, "page with flags %#x inside a tree", flags)
+	}
+}
+
+func (r *dbReader) branch(id uint64, b []byte, count, depth int, last *[]byte, fn func(flags uint32, key, value []byte) error) error {
+	if count == 0 {
+		return r.corrupt(id, "branch page without children")
+	}
+	for i := range count {
+		e := b[pageHeaderBytes+elementBytes*i:]
+		pos, size := binary.LittleEndian.Uint32(e), binary.LittleEndian.Uint32(e[4:])
+		key, ok := slice(e, elementBytes, uint64(pos), uint64(size))
+		if !ok {
+			return r.corrupt(id, "key of child %d lies outside of the page", i)
+		}
+		if *last != nil && bytes.Compare(key, *last) <= 0 {
+			return r.corrupt(id, "child %d begins at or before a key of the one before it", i)
+		}
+		// The child's first key is at or behind the branch's, so whatever is
+		// before it is out of order.
+		if err := r.walk(binary.LittleEndian.Uint64(e[8:]), depth+1, last, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *dbReader) leaf(id uint64, b []byte, count int, last *[]byte, fn func(flags uint32, key, value []byte) error) error {
+	for i := range count {
+		e := b[pageHeaderBytes+elementBytes*i:]
+		le := binary.LittleEndian
+		pos, ksize, vsize := uint64(le.Uint32(e[4:])), uint64(le.Uint32(e[8:])), uint64(le.Uint32(e[12:]))
+		kv, ok := slice(e, elementBytes, pos, ksize+vsize)
+		if !ok {
+			return r.corrupt(id, "element %d lies outside of the page", i)
+		}
+		key, value := kv[:ksize], kv[ksize:]
+		if len(key) == 0 || len(key) > maxKeyBytes {
+			return r.corrupt(id, "%w: element %d: %d bytes", errKeySize, i, len(key))
+		}
+		if *last != nil && bytes.Compare(key, *last) <= 0 {
+			return r.corrupt(id, "%w: %q after %q", errKeyOrder, key, *last)
+		}
+		*last = append((*last)[:0], key...)
+		if err := fn(le.Uint32(e), key, value); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// slice returns b[pos:pos+size] if it lies inside b and not before from.
+func slice(b []byte, from int, pos, size uint64) ([]byte, bool) {
+	if pos < uint64(from) || pos+size > uint64(len(b)) {
+		return nil, false
+	}
+	return b[pos : pos+size : pos+size], true
+}
+
+// buckets calls fn for every pair of every known bucket, in the order of the
+// buckets' names. Other buckets are skipped, as etcd does.
+func (r *dbReader) buckets(fn func(b engine.Bucket, key, value []byte) error) error {
+	type entry struct {
+		bucket engine.Bucket
+		header []byte
+	}
+	var all []entry
+	var last []byte
+	err := r.walk(r.root, 0, &last, func(flags uint32, key, value []byte) error {
+		b, known := bucketByName[string(key)]
+		if !known {
+			return nil
+		}
+		if flags != elementBucket || len(value) < bucketHeader {
+			return r.corrupt(r.root, "%v is not a bucket", b)
+		}
+		all = append(all, entry{b, bytes.Clone(value)})
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		if err := r.bucket(e.bucket, e.header, fn); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *dbReader) bucket(b engine.Bucket, header []byte, fn func(b engine.Bucket, key, value []byte) error) error {
+	var last []byte
+	pair := func(flags uint32, key, value []byte) error {
+		if flags != 0 {
+			return r.corrupt(r.root, "bucket %v: %q is not a pair", b, key)
+		}
+		if b == engine.Key && !revisionKey(key) {
+			return r.corrupt(r.root, "bucket %v: %x is not a revision", b, key)
+		}
+		return fn(b, key, value)
+	}
+	if root := binary.LittleEndian.Uint64(header); root != 0 {
+		return r.walk(root, 0, &last, pair)
+	}
+	// A small bucket lies inside its parent's page, with a page header of its own.
+	in := header[bucketHeader:]
+	if len(in) < pageHeaderBytes {
+		return r.corrupt(r.root, "bucket %v has no page", b)
+	}
+	count := int(binary.LittleEndian.Uint16(in[10:]))
+	if binary.LittleEndian.Uint16(in[8:]) != flagLeaf || pageHeaderBytes+elementBytes*count > len(in) {
+		return r.corrupt(r.root, "bucket %v has a malformed page", b)
+	}
+	return r.leaf(r.root, in, count, &last, pair)
+}
+
+// revisionKey reports whether a key of the bucket key has the form of a
+// revision: main, '_', sub, and 't' for a tombstone.
+func revisionKey(k []byte) bool {
+	return (len(k) == 17 || len(k) == 18 && k[17] == 't') && k[8] == '_'
+}
+
+// Read reads a bbolt database of etcd into an engine, which must be empty, and
+// flushes it. Bytes behind the database, as the checksum of a backup, are
+// ignored. On an error the engine holds a part and must be thrown away; what
+// etcd's applied index is read from, the bucket meta, is written last.
+func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta, error) {
+	o = o.withDefaults()
+	var meta Meta
+	if err := checkEmpty(eng); err != nil {
+		return meta, err
+	}
+	batch := eng.NewBatch()
+	err := Walk(ctx, path, o, func(b engine.Bucket, key, value []byte) error {
+		if err := meta.add(b, key, value); err != nil {
+			return &CorruptError{File: path, Err: fmt.Errorf("bucket %v: %w", b, err)}
+		}
+		batch.Set(b.K(key), value)
+		if batch.Len() < o.BatchBytes {
+			return nil
+		}
+		full := batch
+		batch = eng.NewBatch()
+		return full.Commit()
+	})
+	if err != nil {
+		batch.Discard()
+		return Meta{}, err
+	}
+	if err := batch.Commit(); err != nil {
+		return Meta{}, fmt.Errorf("snapshot: fill the engine from %s: %w", path, err)
+	}
+	if err := eng.Flush(); err != nil {
+		return Meta{}, fmt.Errorf("snapshot: flush the engine filled from %s: %w", path, err)
+	}
+	return meta, nil
+}
+
+// Walk calls fn for every pair of the database at path, bucket by bucket in the
+// order of their names and by key. It checks the structure of what it reads; key
+// and value are valid during the call only.
+func Walk(ctx context.Context, path string, o Options, fn func(b engine.Bucket, key, value []byte) error) error {
+	o = o.withDefaults()
+	f, err := o.FS.Open(path, vfs.SequentialReadsOption)
+	if err != nil {
+		return fmt.Errorf("snapshot: open %s: %w", path, err)
+	}
+	defer f.Close()
+	r, err := newDBReader(ctx, f, path)
+	if err != nil {
+		return err
+	}
+	return r.buckets(fn)
+}
+
+// ReadMeta returns what the database at path says about itself. It reads the
+// whole tree, so what it accepts has a sound structure.
+func ReadMeta(ctx context.Context, path string, o Options) (Meta, error) {
+	var m Meta
+	err := Walk(ctx, path, o, func(b engine.Bucket, key, value []byte) error {
+		if err := m.add(b, key, value); err != nil {
+			return &CorruptError{File: path, Err: fmt.Errorf("bucket %v: %w", b, err)}
+		}
+		return nil
+	})
+	if err != nil {
+		return Meta{}, err
+	}
+	return m, nil
+}
+
+func checkEmpty(r engine.Reader) (err error) {
+	it, err := r.NewIter(nil, nil)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	if it.First() {
+		return fmt.Errorf("snapshot: %w: it holds key %x", ErrNotEmpty, it.Key())
+	}
+	return it.Error()
+}

@@ -1,0 +1,211 @@
+package snapshot
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/metrics"
+)
+
+// ErrNoSnapshot is wrapped by errors of NewestSnap if there is none to be had.
+var ErrNoSnapshot = errors.New("no available snapshot")
+
+const snapSuffix = ".snap"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// SnapName returns the name of the .snap file of a snapshot: term, then index.
+func SnapName(term, index uint64) string {
+	return fmt.Sprintf("%016x-%016x%s", term, index, snapSuffix)
+}
+
+// ParseSnapName is the inverse of SnapName. It accepts nothing else.
+func ParseSnapName(name string) (term, index uint64, ok bool) {
+	base, ok := strings.CutSuffix(name, snapSuffix)
+	if !ok || len(base) != 33 || base[16] != '-' {
+		return 0, 0, false
+	}
+	term, err1 := strconv.ParseUint(base[:16], 16, 64)
+	index, err2 := strconv.ParseUint(base[17:], 16, 64)
+	return term, index, err1 == nil && err2 == nil
+}
+
+// EncodeSnap returns the content of a .snap file.
+func EncodeSnap(s *raftpb.Snapshot) ([]byte, error) {
+	data, err := proto.Marshal(s)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: encode raft snapshot: %w", err)
+	}
+	b := make([]byte, 0, len(data)+16)
+	b = append(b, 0x08)
+	b = binary.AppendUvarint(b, uint64(crc32.Checksum(data, castagnoli)))
+	b = append(b, 0x12)
+	b = binary.AppendUvarint(b, uint64(len(data)))
+	return append(b, data...), nil
+}
+
+// DecodeSnap is the inverse of EncodeSnap; it checks the checksum.
+func DecodeSnap(b []byte) (*raftpb.Snapshot, error) {
+	var crc uint64
+	var data []byte
+	for len(b) > 0 {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, fmt.Errorf("decode: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+		switch {
+		case num == 1 && typ == protowire.VarintType:
+			crc, n = protowire.ConsumeVarint(b)
+		case num == 2 && typ == protowire.BytesType:
+			data, n = protowire.ConsumeBytes(b)
+		default:
+			n = protowire.ConsumeFieldValue(num, typ, b)
+		}
+		if n < 0 {
+			return nil, fmt.Errorf("decode: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+	}
+	if len(data) == 0 || crc == 0 {
+		return nil, errors.New("empty snapshot")
+	}
+	if crc != uint64(crc32.Checksum(data, castagnoli)) {
+		return nil, errors.New("checksum mismatch")
+	}
+	s := &raftpb.Snapshot{}
+	if err := proto.Unmarshal(data, s); err != nil {
+		return nil, fmt.Errorf("decode raft snapshot: %w", err)
+	}
+	return s, nil
+}
+
+// SaveSnap writes the .snap file of s into dir, durably and whole. An empty
+// snapshot (index 0) is not written.
+func SaveSnap(dir string, s *raftpb.Snapshot, o Options) error {
+	o = o.withDefaults()
+	if s.GetMetadata().GetIndex() == 0 {
+		return nil
+	}
+	b, err := EncodeSnap(s)
+	if err != nil {
+		return err
+	}
+	path := o.FS.PathJoin(dir, SnapName(s.GetMetadata().GetTerm(), s.GetMetadata().GetIndex()))
+	tmp := tmpPath(o.FS, dir)
+	if err := writeFile(o.FS, tmp, b); err != nil {
+		return fmt.Errorf("snapshot: write %s: %w", path, errors.Join(err, removeIfThere(o.FS, tmp)))
+	}
+	if err := publish(o.FS, tmp, path); err != nil {
+		return fmt.Errorf("snapshot: write %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeFile(fs vfs.FS, path string, b []byte) error {
+	f, err := fs.Create(path, category)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		start := time.Now()
+		err = f.Sync()
+		metrics.SnapFsyncDurationSeconds.Observe(time.Since(start).Seconds())
+	}
+	return errors.Join(err, f.Close())
+}
+
+// publish moves a synced file to its name, durably.
+func publish(fs vfs.FS, tmp, path string) error {
+	if err := fs.Rename(tmp, path); err != nil {
+		return errors.Join(err, removeIfThere(fs, tmp))
+	}
+	d, err := fs.OpenDir(fs.PathDir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func removeIfThere(fs vfs.FS, path string) error {
+	if err := fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// LoadSnap reads a .snap file. Bytes that are damaged are a *CorruptError.
+func LoadSnap(path string, o Options) (*raftpb.Snapshot, error) {
+	o = o.withDefaults()
+	f, err := o.FS.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: open %s: %w", path, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: read %s: %w", path, err)
+	}
+	s, err := DecodeSnap(b)
+	if err != nil {
+		return nil, &CorruptError{File: path, Err: err}
+	}
+	return s, nil
+}
+
+// Snaps returns the names of the .snap files in dir, newest first.
+func Snaps(dir string, o Options) ([]string, error) {
+	o = o.withDefaults()
+	names, err := o.FS.List(dir)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: list %s: %w", dir, err)
+	}
+	names = slices.DeleteFunc(names, func(n string) bool {
+		_, _, ok := ParseSnapName(n)
+		return !ok
+	})
+	slices.Sort(names)
+	slices.Reverse(names)
+	return names, nil
+}
+
+// NewestSnap returns the newest snapshot in dir whose term and index ok accepts
+// (nil accepts all). A file that is damaged is renamed to end in .broken and
+// passed over, as etcd does.
+func NewestSnap(dir string, o Options, ok func(term, index uint64) bool) (*raftpb.Snapshot, error) {
+	o = o.withDefaults()
+	names, err := Snaps(dir, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, n := range names {
+		path := o.FS.PathJoin(dir, n)
+		s, err := LoadSnap(path, o)
+		var ce *CorruptError
+		switch {
+		case errors.As(err, &ce):
+			if err := o.FS.Rename(path, path+".broken"); err != nil {
+				return nil, fmt.Errorf("snapshot: rename %s: %w", path, err)
+			}
+		case err != nil:
+			return nil, err
+		case ok == nil || ok(s.GetMetadata().GetTerm(), s.GetMetadata().GetIndex()):
+			return s, nil
+		}
+	}
+	return nil, fmt.Errorf("snapshot: %s: %w", dir, ErrNoSnapshot)
+}

@@ -1,0 +1,231 @@
+// Package snapshot is the codec between a member's store and etcd's snapshot
+// files: the bbolt database, the .snap file beside the log and the JSON of the
+// membership in it.
+//
+// In: a point-in-time reader of the engine, or files that etcd or a peer wrote.
+// Out: files that etcd, its tools and its peers accept, or a filled engine.
+// Always true: a database that is written holds every pair of the engine, in
+// etcd's buckets, with the same bytes, and the applied index of that moment; a
+// file that is read is either taken as a whole or refused; nothing in it can
+// cause a panic. Memory is bounded by the largest single value, whatever the
+// size of the store.
+//
+// The layout of the files is described in docs/format/snapshot.md.
+package snapshot
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync/atomic"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/engine"
+)
+
+// ErrNotEmpty is wrapped by errors of Read if the engine holds anything.
+var ErrNotEmpty = errors.New("engine is not empty")
+
+// CorruptError names a file whose bytes cannot be what a database or a snapshot
+// file consists of.
+type CorruptError struct {
+	File   string
+	Offset int64 // in bytes, of the page or record that is damaged
+	Err    error
+}
+
+func (e *CorruptError) Error() string {
+	return fmt.Sprintf("snapshot: corrupt file %s at offset %d: %v", e.File, e.Offset, e.Err)
+}
+
+func (e *CorruptError) Unwrap() error { return e.Err }
+
+// Options says where files are. The zero value is the disk.
+type Options struct {
+	FS vfs.FS // nil: vfs.Default
+	// PageSize of databases that are written, in bytes; 0: that of the machine,
+	// as bbolt does. A power of two from 1024 to 65536.
+	PageSize int
+	// BatchBytes bounds the batches in which Read fills the engine; 0: 4 MiB.
+	BatchBytes int
+}
+
+func (o Options) withDefaults() Options {
+	if o.FS == nil {
+		o.FS = vfs.Default
+	}
+	if o.PageSize == 0 {
+		o.PageSize = os.Getpagesize()
+	}
+	if o.BatchBytes <= 0 {
+		o.BatchBytes = 4 << 20
+	}
+	return o
+}
+
+const category = vfs.DiskWriteCategory("snapshot")
+
+// Buckets of the engine by name. Every database has all of them.
+var bucketByName = func() map[string]engine.Bucket {
+	m := map[string]engine.Bucket{}
+	for b := engine.Alarm; b <= engine.Meta; b++ {
+		m[b.String()] = b
+	}
+	return m
+}()
+
+// Meta is what a database says about itself.
+type Meta struct {
+	ConsistentIndex uint64 // index of the last applied entry; 0 if absent
+	Term            uint64 // of that entry; 0 if absent
+	ConfState       *raftpb.ConfState
+	ClusterVersion  string // as "3.7.0"; empty if absent
+	StorageVersion  string // as "3.7.0"; empty if absent
+}
+
+// add takes note of a pair of the buckets meta and cluster.
+func (m *Meta) add(b engine.Bucket, key, value []byte) error {
+	if b == engine.Cluster && string(key) == "clusterVersion" {
+		m.ClusterVersion = string(value)
+	}
+	if b != engine.Meta {
+		return nil
+	}
+	switch string(key) {
+	case "consistent_index", "term":
+		if len(value) != 8 {
+			return fmt.Errorf("%s has %d bytes, want 8", key, len(value))
+		}
+		if v := binary.BigEndian.Uint64(value); string(key) == "term" {
+			m.Term = v
+		} else {
+			m.ConsistentIndex = v
+		}
+	case "confState":
+		m.ConfState = &raftpb.ConfState{}
+		if err := json.Unmarshal(value, m.ConfState); err != nil {
+			return fmt.Errorf("decode confState: %w", err)
+		}
+	case "storageVersion":
+		m.StorageVersion = string(value)
+	}
+	return nil
+}
+
+// File is a database that has been written to a temporary file. It can be read
+// any number of times until Close removes it.
+type File struct {
+	fs   vfs.FS
+	path string
+	f    vfs.File
+	size int64
+	meta Meta
+}
+
+// Size returns the length of the database in bytes.
+func (f *File) Size() int64 { return f.size }
+
+// Meta returns what the database says about itself.
+func (f *File) Meta() Meta { return f.meta }
+
+// NewReader returns a reader of the whole database. Readers may be used side by
+// side; none may be used after Close.
+func (f *File) NewReader() io.Reader { return io.NewSectionReader(f.f, 0, f.size) }
+
+// Close removes the file.
+func (f *File) Close() error {
+	return errors.Join(f.f.Close(), f.fs.Remove(f.path))
+}
+
+// tmpSeq makes the names of temporary files of this process differ.
+var tmpSeq atomic.Uint64
+
+// tmpPath returns a path in dir that begins with "tmp": what a crash leaves
+// behind under such a name is removed by Clean.
+func tmpPath(fs vfs.FS, dir string) string {
+	return fs.PathJoin(dir, fmt.Sprintf("tmp%d-%d", os.Getpid(), tmpSeq.Add(1)))
+}
+
+// Prepare writes what r reads as a bbolt database into a temporary file in dir.
+// r must be a point-in-time reader. ctx ends the work early.
+func Prepare(ctx context.Context, r engine.Reader, dir string, o Options) (_ *File, err error) {
+	o = o.withDefaults()
+	path := tmpPath(o.FS, dir)
+	out, err := o.FS.OpenReadWrite(path, category)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: create %s: %w", path, err)
+	}
+	f := &File{fs: o.FS, path: path, f: out}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("snapshot: write database to %s: %w", path, errors.Join(err, f.Close()))
+		}
+	}()
+	w, err := newDBWriter(out, o.PageSize)
+	if err != nil {
+		return nil, err
+	}
+	for b := engine.Alarm; b <= engine.Meta; b++ {
+		if err := writeBucket(ctx, w, r, b, &f.meta); err != nil {
+			return nil, fmt.Errorf("bucket %v: %w", b, err)
+		}
+	}
+	if f.size, err = w.finish(); err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
+// writeBucket copies one bucket. Buckets must be written in order of their names.
+func writeBucket(ctx context.Context, w *dbWriter, r engine.Reader, b engine.Bucket, m *Meta) (err error) {
+	lower, upper := b.Bounds()
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	tree := w.tree()
+	n := 0
+	for ok := it.First(); ok; ok = it.Next() {
+		if n++; n%1024 == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		value, err := it.Value()
+		if err != nil {
+			return err
+		}
+		key := it.Key()[1:]
+		if err := m.add(b, key, value); err != nil {
+			return err
+		}
+		if err := tree.add(key, value, 0); err != nil {
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return err
+	}
+	root, err := tree.finish()
+	if err != nil {
+		return err
+	}
+	return w.bucket(b.String(), root)
+}
+
+// Write writes what r reads as a bbolt database to w, by way of a temporary
+// file in dir, and returns its length in bytes. Use Prepare where the length is
+// needed first.
+func Write(ctx context.Context, w io.Writer, r engine.Reader, dir string, o Options) (int64, error) {
+	f, err := Prepare(ctx, r, dir, o)
+	if err != nil {
+		return 0, err
+	}
+	n, err := io.Copy(w, f.NewReader())
+	return n, errors.Join(err, f.Close())
+}
