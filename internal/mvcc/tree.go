@@ -25,7 +25,7 @@ import (
 // to remove (a compaction visits only leaves with garbage).
 
 const (
-	maxLeaf  = 48      // entries of a leaf
+	maxLeaf  = 32      // entries of a leaf
 	maxInner = 32      // children of an inner node
 	maxArena = 1 << 16 // bytes of keys of a leaf before it is split early
 
@@ -229,18 +229,29 @@ type step struct {
 	i int
 }
 
-// descend makes the path to the leaf of key writable.
+// descend makes the inner nodes on the path to key writable and returns them
+// with the leaf as it is.
 func (t *tree) descend(path []step, key []byte) ([]step, *node) {
-	n := t.own(t.root.n, 1)
-	t.root.n = n
+	n := t.root.n
 	for !n.leaf() {
+		n = t.attach(path, n, 0)
 		i := n.child(key)
-		c := t.own(n.kids[i].n, 1)
-		n.kids[i].n = c
 		path = append(path, step{n, i})
-		n = c
+		n = n.kids[i].n
 	}
 	return path, n
+}
+
+// attach makes the node at the end of a writable path writable too.
+func (t *tree) attach(path []step, n *node, extra int) *node {
+	n = t.own(n, extra)
+	if len(path) == 0 {
+		t.root.n = n
+	} else {
+		last := path[len(path)-1]
+		last.n.kids[last.i].n = n
+	}
+	return n
 }
 
 // note updates the summaries above a leaf in which one entry got revision mod.
@@ -272,6 +283,7 @@ func (t *tree) put(key []byte, mod int64, sub uint32, lease int64) change {
 	i, found := n.search(key)
 	cur := meta{mod: mod, create: mod, version: 1, sub: sub}
 	if !found {
+		n = t.attach(path, n, 4)
 		n.insert(i, key, cur, lease)
 		t.note(path, 1, mod, never)
 		if len(n.ents) > maxLeaf || len(n.keys) > maxArena && len(n.ents) > 1 {
@@ -279,6 +291,7 @@ func (t *tree) put(key []byte, mod int64, sub uint32, lease int64) change {
 		}
 		return change{cur: cur}
 	}
+	n = t.attach(path, n, 0)
 	ch := change{prev: n.ents[i], prevLease: n.lease(i)}
 	ch.had = !ch.prev.tomb()
 	cur.off = ch.prev.off
@@ -300,6 +313,7 @@ func (t *tree) del(key []byte, mod int64, sub uint32) (ch change, ok bool) {
 	var buf [8]step
 	path, n := t.descend(buf[:0], key)
 	i, _ := n.search(key)
+	n = t.attach(path, n, 0)
 	ch = change{prev: n.ents[i], prevLease: n.lease(i), had: true}
 	ch.cur = meta{mod: mod, sub: sub | tombBit, off: ch.prev.off}
 	n.replace(i, ch.cur, 0)
