@@ -1,0 +1,188 @@
+// Package child runs programs as child processes with exactly the arguments of a test, and looks
+// at how they end.
+//
+// In: a program, its arguments, a directory. Out: its output as lines, its exit code, and what a
+// directory held before and after. [harness.Member] starts servers that are to run; a [Process]
+// may as well be one that is to refuse to.
+//
+// Always true: every process is ended by its own process id and waited for, at the latest when
+// its test ends, and it dies with the test binary.
+package child
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// Process is a program that was started. Its methods may be called from any goroutine.
+type Process struct {
+	cmd    *exec.Cmd
+	log    string
+	exited chan struct{}
+}
+
+// Config says what to run.
+type Config struct {
+	Program string
+	Args    []string
+	Dir     string   // working directory; the output is written beside it, to Dir.log
+	Env     []string // further environment entries
+}
+
+// Start runs a program until the test ends at the latest.
+func Start(t testing.TB, c Config) *Process {
+	t.Helper()
+	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := &Process{log: filepath.Clean(c.Dir) + ".log", exited: make(chan struct{})}
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close() // the child holds its own descriptor
+	p.cmd = exec.Command(c.Program, c.Args...)
+	p.cmd.Dir = c.Dir
+	p.cmd.Stdout, p.cmd.Stderr = log, log
+	p.cmd.Env = append(withoutEtcd(os.Environ()), c.Env...)
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := p.cmd.Start(); err != nil {
+		t.Fatalf("start %s: %v", c.Program, err)
+	}
+	go func() {
+		p.cmd.Wait() // what it says is in ProcessState
+		close(p.exited)
+	}()
+	t.Cleanup(p.Kill)
+	return p
+}
+
+// withoutEtcd drops ETCD_* entries, which would configure the child.
+func withoutEtcd(env []string) []string {
+	kept := make([]string, 0, len(env))
+	for _, e := range env {
+		if !strings.HasPrefix(e, "ETCD_") && !strings.HasPrefix(e, "ETCDCTL_") && !strings.HasPrefix(e, "NOTIFY_SOCKET=") {
+			kept = append(kept, e)
+		}
+	}
+	return kept
+}
+
+// Signal sends a signal; a process that has ended already gets none.
+func (p *Process) Signal(s syscall.Signal) {
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		panic(fmt.Sprintf("signal process %d: %v", p.cmd.Process.Pid, err))
+	}
+}
+
+// Kill ends the process at once and waits for it.
+func (p *Process) Kill() {
+	p.Signal(syscall.SIGKILL)
+	<-p.exited
+}
+
+// Exited is closed when the process has ended.
+func (p *Process) Exited() <-chan struct{} { return p.exited }
+
+// Running reports whether the process has not ended.
+func (p *Process) Running() bool {
+	select {
+	case <-p.exited:
+		return false
+	default:
+		return true
+	}
+}
+
+// Wait waits until the process has ended and returns its exit code as a shell shows it: 128 + n
+// for an end by signal n. It fails the test when limit passes first.
+func (p *Process) Wait(t testing.TB, limit time.Duration) int {
+	t.Helper()
+	select {
+	case <-p.exited:
+		return p.Code()
+	case <-time.After(limit):
+		t.Fatalf("process %d still runs after %s; its output:\n%s", p.cmd.Process.Pid, limit, p.Output())
+		return -1
+	}
+}
+
+// Code is the exit code of a process that has ended; see Wait.
+func (p *Process) Code() int {
+	if w := p.cmd.ProcessState.Sys().(syscall.WaitStatus); w.Signaled() {
+		return 128 + int(w.Signal())
+	}
+	return p.cmd.ProcessState.ExitCode()
+}
+
+// Output is all that the process has written so far.
+func (p *Process) Output() string {
+	b, err := os.ReadFile(p.log)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
+}
+
+// Reasons returns the lines in which a server says why it does not start: those of level error or
+// above, etcd's warning about flags, and whatever is no log line, without the usage text behind a
+// mistake on the command line.
+func Reasons(output string) []string {
+	var reasons []string
+	for line := range strings.Lines(output) {
+		line = strings.TrimRight(line, "\n")
+		if strings.HasPrefix(strings.TrimSpace(line), "Usage:") {
+			break
+		}
+		var l struct{ Level, Msg string }
+		switch err := json.Unmarshal([]byte(line), &l); {
+		case strings.TrimSpace(line) == "":
+		case err != nil:
+			reasons = append(reasons, line)
+		case l.Level != "debug" && l.Level != "info" && l.Level != "warn", l.Msg == "failed to verify flags":
+			reasons = append(reasons, line)
+		}
+	}
+	return reasons
+}
+
+// Run runs a program to its end and returns standard output and standard error together.
+func Run(limit time.Duration, program string, args ...string) (string, error) {
+	cmd := exec.Command(program, args...)
+	var out bytes.Buffer
+	cmd.Stdout, cmd.Stderr = &out, &out
+	cmd.Env = withoutEtcd(os.Environ())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		return "", err
+	}
+	timer := time.AfterFunc(limit, func() { cmd.Process.Kill() })
+	defer timer.Stop()
+	err := cmd.Wait()
+	return out.String(), err
+}
+
+// Eventually polls f until it returns nil and fails the test when limit passes first.
+func Eventually(t testing.TB, limit time.Duration, what string, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%s: not within %s: %v", what, limit, err)
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+}
