@@ -70,6 +70,11 @@ func (m *Machine) checkPut(t *mvcc.Txn, r *pb.PutRequest) error {
 
 // putIn writes one key. On an error nothing was written.
 func (m *Machine) putIn(t *mvcc.Txn, r *pb.PutRequest) (*pb.PutResponse, error) {
+	// Alone, a put looks at its lease first; in the check pass of a transaction
+	// the key comes first. etcd's two orders, both visible to clients.
+	if r.Lease != 0 && !m.lessor.Exists(r.Lease) {
+		return nil, rpctypes.ErrGRPCLeaseNotFound
+	}
 	if err := m.checkPut(t, r); err != nil {
 		return nil, err
 	}

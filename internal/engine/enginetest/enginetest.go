@@ -1,7 +1,7 @@
 // Package enginetest is the contract of package engine as a test suite.
 //
 // In: a function that makes an empty engine with its ways to crash and reopen.
-// Out: failures of t. Every implementation runs it.
+// Out: failures of t. Always true: every implementation runs it.
 package enginetest
 
 import (

@@ -1,0 +1,74 @@
+# What there is to do with this tree. A bare `make` prints this list.
+
+GO      ?= go
+BIN     := bin
+SEED    ?= 1
+SEEDS   ?= 20
+FUZZTIME ?= 5s
+ETCD37  := compat/bin/etcd-3.7.3
+
+.PHONY: help build run test check unit race sim crash fuzz cluster-test differential compat bench clean
+
+help:
+	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
+	@echo 'make run           start a three-member cluster on loopback and stay up until Ctrl-C'
+	@echo 'make test          all tests: check, unit, race, sim, crash, fuzz, processes, differential'
+	@echo 'make check         gofmt, vet, rules on the structure of the code'
+	@echo 'make unit          package tests'
+	@echo 'make race          concurrent packages under the race detector'
+	@echo 'make sim SEED=n    one seed of the simulator; SEEDS=n runs that many from SEED on'
+	@echo 'make crash         crash lane on a memory disk that forgets what was not synced'
+	@echo 'make fuzz          every fuzz target for FUZZTIME'
+	@echo 'make cluster-test  real processes under kill -9, history checked for linearizability'
+	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
+	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
+	@echo 'make clean         remove bin/ and the data of make run'
+
+build:
+	$(GO) build -o $(BIN)/ ./cmd/...
+
+run: build
+	@scripts/run-cluster
+
+test: build check unit race sim crash fuzz cluster-test differential
+
+check:
+	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	$(GO) vet ./...
+	$(GO) test ./internal
+
+unit:
+	$(GO) test ./...
+
+RACED := ./internal/server/... ./internal/watch/... ./internal/lease/... ./internal/mvcc/... ./internal/raftlog/... \
+	./internal/transport/... ./internal/rpc/... ./internal/proposal/... ./internal/readindex/... ./internal/listen/...
+
+race:
+	$(GO) test -race $(RACED)
+
+sim:
+	$(GO) test ./internal/sim -run TestSim -count=1 -args -seed=$(SEED) -seeds=$(SEEDS)
+
+crash:
+	$(GO) test ./internal/sim -run TestCrash -count=1 -args -seed=$(SEED) -seeds=$(SEEDS)
+
+fuzz:
+	@scripts/fuzz $(FUZZTIME)
+
+cluster-test: build
+	cd compat && $(GO) test ./cluster -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
+
+$(ETCD37):
+	$(MAKE) -C compat bin/etcd-3.7.3
+
+compat:
+	$(MAKE) -C compat
+
+differential: build $(ETCD37)
+	cd compat && $(GO) test ./differential -count=1 -timeout 10m -args -a=$(CURDIR)/$(BIN)/etcd -b=$(CURDIR)/$(ETCD37)
+
+bench: build $(ETCD37)
+	cd bench && $(GO) run . -ours $(CURDIR)/$(BIN)/etcd -etcd $(CURDIR)/$(ETCD37) -out $(CURDIR)/docs/performance.md
+
+clean:
+	rm -rf $(BIN) run

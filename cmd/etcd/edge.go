@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/httpapi"
+	"quorate/internal/membership"
+	"quorate/internal/rpc"
+	"quorate/internal/server"
+)
+
+// edge fits the member to what httpapi calls.
+type edge struct{ *server.Member }
+
+var (
+	_ rpc.Backend         = (*server.Member)(nil)
+	_ httpapi.Backend     = (*edge)(nil)
+	_ httpapi.PeerBackend = peerEdge{}
+)
+
+// CheckRead reads one key, to see whether reading works.
+func (e *edge) CheckRead(ctx context.Context, serializable bool) error {
+	_, err := e.Member.Range(ctx, &pb.RangeRequest{KeysOnly: true, Limit: 1, Key: []byte{0}, Serializable: serializable})
+	return err
+}
+
+// Versions returns those of the cluster and of the stored data.
+func (e *edge) Versions() (cluster, storage string) {
+	if v := e.Cluster().Version(); v.Decided() {
+		cluster = v.String()
+	}
+	return cluster, server.StorageVersion
+}
+
+// RaftStatus is raft's state in the field names of etcd.
+func (e *edge) RaftStatus() json.RawMessage {
+	b, err := json.Marshal(e.Member.RaftStatus())
+	if err != nil {
+		return json.RawMessage(`{}`)
+	}
+	return b
+}
+
+// MembersJSON is the body of /members.
+func (e *edge) MembersJSON() ([]byte, error) { return e.Cluster().JSON() }
+
+// PromoteMember promotes a learner on behalf of another member.
+func (e *edge) PromoteMember(ctx context.Context, _ string, id uint64) ([]byte, error) {
+	_, err := e.PromoteHere(ctx, id)
+	switch {
+	case err == nil:
+		return e.MembersJSON()
+	case errors.Is(err, rpctypes.ErrGRPCMemberNotFound):
+		return nil, &httpapi.StatusError{Status: http.StatusNotFound, Err: membership.ErrIDNotFound}
+	case errors.Is(err, rpctypes.ErrGRPCMemberNotLearner):
+		return nil, &httpapi.StatusError{Status: http.StatusPreconditionFailed, Err: membership.ErrMemberNotLearner}
+	case errors.Is(err, rpctypes.ErrGRPCLearnerNotReady):
+		return nil, &httpapi.StatusError{Status: http.StatusPreconditionFailed, Err: errors.New(rpctypes.ErrorDesc(err))}
+	}
+	return nil, fmt.Errorf("promote member %s: %w", membership.FormatID(id), err)
+}
+
+// DowngradeEnabled reports whether the cluster is being downgraded.
+func (e *edge) DowngradeEnabled(ctx context.Context) (bool, error) {
+	if err := e.Barrier(ctx); err != nil {
+		return false, err
+	}
+	return e.Cluster().Downgrade().Enabled, nil
+}
+
+// peerEdge is the edge as other members see it.
+type peerEdge struct{ *edge }
+
+// HashKV hashes the keys at a revision.
+func (e peerEdge) HashKV(ctx context.Context, rev int64) (*pb.HashKVResponse, error) {
+	h, err := e.Member.HashKV(ctx, rev)
+	if err != nil {
+		return nil, err
+	}
+	return &pb.HashKVResponse{Header: &pb.ResponseHeader{Revision: h.CurrentRev},
+		Hash: h.Hash, CompactRevision: h.CompactRev, HashRevision: h.HashRev}, nil
+}

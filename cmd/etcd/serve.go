@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"quorate/internal/config"
+	"quorate/internal/httpapi"
+	"quorate/internal/listen"
+	"quorate/internal/membership"
+	"quorate/internal/rpc"
+	"quorate/internal/server"
+	"quorate/internal/transport"
+)
+
+// process is a member with its listeners and servers.
+type process struct {
+	cfg    *config.Config
+	lg     *zap.Logger
+	member *server.Member
+	edge   *edge
+
+	peer, client, clientHTTP, metrics []net.Listener
+
+	muxes  []*listen.Mux
+	https  []*http.Server
+	grpc   *grpc.Server
+	broken chan error
+}
+
+// start opens the listeners, prepares the member and lets it take part in the
+// cluster. Clients are let in later, by serveClients.
+func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
+	p := &process{cfg: cfg, lg: cfg.Log(), broken: make(chan error, 16)}
+	defer func() {
+		if err != nil {
+			p.closeListeners()
+		}
+	}()
+	initialized, err := cfg.DataDirState()
+	if err != nil {
+		return nil, err
+	}
+	sc, err := memberConfig(ctx, cfg, initialized)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.listen(ctx); err != nil {
+		return nil, err
+	}
+	cfg.LogStart(initialized)
+	if p.member, err = server.Open(ctx, sc); err != nil {
+		return nil, err
+	}
+	p.edge = &edge{Member: p.member}
+	httpapi.SetInfo(p.member.MemberID(), cfg.FeatureGates.List())
+	p.servePeers()
+	p.member.Start()
+	p.serveMetrics()
+	return p, nil
+}
+
+// memberConfig translates the configuration. For a member without data it
+// checks the cluster that it is to found or join.
+func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (server.Config, error) {
+	quota, limited := cfg.Quota()
+	sc := server.Config{
+		Name: cfg.Name, DataDir: cfg.DataDir, LogDir: cfg.WALDir,
+		PeerURLs: config.URLStrings(cfg.AdvertisePeerURLs), ClientURLs: config.URLStrings(cfg.AdvertiseClientURLs),
+		InitialToken: cfg.InitialClusterToken, Existing: !cfg.IsNewCluster(),
+		Tick: cfg.Tick(), ElectionTicks: cfg.ElectionTicks(), InitialTickAdvance: cfg.InitialElectionTickAdvance,
+		PreVote: cfg.PreVote, SnapshotCount: cfg.SnapshotCount, CatchUpEntries: cfg.SnapshotCatchUpEntries,
+		MaxRequestBytes: int(cfg.MaxRequestBytes), QuotaReported: quota, MaxLearners: cfg.MaxLearners,
+		StrictReconfig:     cfg.StrictReconfigCheck,
+		LeaseCheckpoints:   cfg.FeatureGates.Enabled(config.LeaseCheckpoint),
+		PersistCheckpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpointPersist),
+		WatchProgress:      cfg.WatchProgressNotifyInterval,
+		CompactionBatch:    cfg.CompactionBatchLimit, CompactionSleep: cfg.CompactionSleepInterval,
+		WarnApply: cfg.WarningApplyDuration, UnsafeNoFsync: cfg.UnsafeNoFsync, Logger: cfg.Log(),
+	}
+	if limited {
+		sc.Quota = quota
+	}
+	if initialized {
+		sc.Initial, _ = membership.ParseInitialCluster(cfg.InitialCluster) // only to compare; it counts for nothing
+		return sc, nil
+	}
+	verify := cfg.VerifyJoin
+	if cfg.IsNewCluster() {
+		verify = func() error { return cfg.VerifyBootstrap(ctx) }
+	}
+	if err := verify(); err != nil {
+		return sc, err
+	}
+	var err error
+	sc.Initial, err = membership.ParseInitialCluster(cfg.InitialCluster)
+	return sc, err
+}
+
+// listen opens every socket, so that a port in use is known before anything is
+// changed.
+func (p *process) listen(ctx context.Context) error {
+	maxConns, err := listen.MaxConns(httpapi.FileLimit())
+	if err != nil {
+		return err
+	}
+	for _, x := range []struct {
+		flag string
+		urls []url.URL
+		to   *[]net.Listener
+		max  int
+	}{
+		{"listen-peer-urls", p.cfg.ListenPeerURLs, &p.peer, 0},
+		{"listen-client-urls", p.cfg.ListenClientURLs, &p.client, maxConns},
+		{"listen-client-http-urls", p.cfg.ListenClientHTTPURLs, &p.clientHTTP, maxConns},
+		{"listen-metrics-urls", p.cfg.ListenMetricsURLs, &p.metrics, maxConns},
+	} {
+		for _, u := range x.urls {
+			l, err := listen.Listen(ctx, u, listen.Options{Flag: x.flag, ReusePort: p.cfg.ReusePort, ReuseAddress: p.cfg.ReuseAddress, MaxConns: x.max})
+			if err != nil {
+				return err
+			}
+			*x.to = append(*x.to, l)
+		}
+	}
+	return nil
+}
+
+func (p *process) closeListeners() {
+	for _, ls := range [][]net.Listener{p.peer, p.client, p.clientHTTP, p.metrics} {
+		for _, l := range ls {
+			l.Close()
+		}
+	}
+}
+
+func (p *process) serveHTTP(s *http.Server, l net.Listener) {
+	p.https = append(p.https, s)
+	go func() {
+		if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
+		}
+	}()
+}
+
+func (p *process) report(err error) {
+	select {
+	case p.broken <- err:
+	default: // one reason to stop is enough
+	}
+}
+
+func (p *process) servePeers() {
+	leases := transport.LeaseHandler(p.member)
+	h := httpapi.NewPeerHandler(peerEdge{p.edge}, httpapi.PeerOptions{
+		Logger: p.lg, RequestTimeout: p.cfg.RequestTimeout(), Raft: p.member.Transport().Handler(),
+		Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases},
+	})
+	for _, l := range p.peer {
+		p.lg.Info("serving peer traffic", zap.String("address", l.Addr().String()))
+		p.serveHTTP(transport.HTTPServer(h, p.lg), l)
+	}
+}
+
+func (p *process) serveMetrics() {
+	for _, l := range p.metrics {
+		p.lg.Info("serving metrics", zap.String("address", l.Addr().String()))
+		p.serveHTTP(httpapi.NewServer(httpapi.NewMetricsHandler(p.edge, httpapi.OptionsFrom(p.cfg))), l)
+	}
+}
+
+// serveClients opens the doors once the member can answer.
+func (p *process) serveClients() {
+	cfg := p.cfg
+	p.grpc = rpc.NewServer(rpc.Options{
+		MaxRequestBytes: cfg.MaxRequestBytes, MaxTxnOps: int(cfg.MaxTxnOps), MaxConcurrentStreams: cfg.MaxConcurrentStreams,
+		KeepaliveMinTime: cfg.GRPCKeepAliveMinTime, KeepaliveInterval: cfg.GRPCKeepAliveInterval, KeepaliveTimeout: cfg.GRPCKeepAliveTimeout,
+		ElectionTimeout: cfg.ElectionTimeout(), WarnUnaryDuration: cfg.WarningUnaryRequestDuration,
+		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
+	}, p.member).Server
+	handler := httpapi.NewClientHandler(p.edge, httpapi.OptionsFrom(cfg))
+	for _, l := range p.client {
+		p.lg.Info("serving client traffic insecurely; this is strongly discouraged!", zap.String("traffic", "grpc+http"), zap.String("address", l.Addr().String()))
+		if len(p.clientHTTP) > 0 {
+			p.serveGRPC(l)
+			continue
+		}
+		m := listen.NewMux(l)
+		p.muxes = append(p.muxes, m)
+		p.serveGRPC(m.GRPC())
+		p.serveHTTP(httpapi.NewServer(handler), m.HTTP())
+		go func() {
+			if err := m.Serve(); err != nil && !errors.Is(err, net.ErrClosed) {
+				p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
+			}
+		}()
+	}
+	for _, l := range p.clientHTTP {
+		p.lg.Info("serving client HTTP traffic", zap.String("address", l.Addr().String()))
+		p.serveHTTP(httpapi.NewServer(handler), l)
+	}
+}
+
+func (p *process) serveGRPC(l net.Listener) {
+	go func() {
+		if err := p.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+			p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
+		}
+	}()
+}
+
+// drainTimeout is how long calls in progress may take to end at a stop.
+const drainTimeout = 3 * time.Second
+
+// stop ends the member first, which hands leadership over and ends the waiting
+// calls, then the servers.
+func (p *process) stop() {
+	p.member.HandOver()
+	if p.grpc != nil {
+		drained := make(chan struct{})
+		go func() {
+			p.grpc.GracefulStop()
+			close(drained)
+		}()
+		p.member.Hub().Close() // watch streams never end by themselves
+		select {
+		case <-drained:
+		case <-time.After(drainTimeout):
+			p.grpc.Stop()
+		}
+	}
+	p.member.Stop()
+	for _, m := range p.muxes {
+		m.Close()
+	}
+	for _, s := range p.https {
+		s.Close()
+	}
+	p.closeListeners()
+}

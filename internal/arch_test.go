@@ -1,0 +1,219 @@
+package internal
+
+import (
+	"fmt"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// order is the data path from the client down to the disk. A package imports
+// only what stands below it. Packages of one line are on the same level and do
+// not import each other.
+var order = []string{
+	"sim",
+	"ctl utl",
+	"rpc httpapi",
+	"config",
+	"listen logging",
+	"server",
+	"proposal readindex raftnode",
+	"transport raftlog",
+	"apply",
+	"mvcc",
+	"snapshot",
+	"watch",
+	"lease membership",
+	"command",
+	"engine/pebble engine/mem engine/enginetest",
+	"engine",
+	"metrics",
+	"clock",
+}
+
+const module = "quorate/internal/"
+
+// core packages are handed the time and do no I/O: the simulator drives them.
+var core = []string{"proposal", "readindex", "raftnode", "apply", "mvcc", "lease", "membership", "watch", "command", "server/step.go"}
+
+// allowed are the places where core code may do what it must not do elsewhere,
+// each with its reason.
+var allowed = map[string]string{
+	"mvcc go": "background deletion is paced by its own goroutine; with Options.Manual there is none",
+}
+
+type file struct {
+	pkg, path string
+	ast       *ast.File
+	set       *token.FileSet
+}
+
+// files returns every Go file below internal/ that is not a test.
+func files(t *testing.T) []file {
+	t.Helper()
+	var out []file
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") || filepath.Dir(path) == "." {
+			return err
+		}
+		set := token.NewFileSet()
+		f, err := parser.ParseFile(set, path, nil, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		out = append(out, file{filepath.ToSlash(filepath.Dir(path)), filepath.ToSlash(path), f, set})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(out) < 50 {
+		t.Fatalf("found only %d files; is the test in the right place?", len(out))
+	}
+	return out
+}
+
+// level returns the position of a package in the order; a folder inside a
+// listed one has its level unless it is listed itself.
+func level(pkg string) int {
+	for p := pkg; p != "."; p = filepath.ToSlash(filepath.Dir(p)) {
+		for i, line := range order {
+			if slices.Contains(strings.Fields(line), p) {
+				return i
+			}
+		}
+	}
+	return -1
+}
+
+func TestImportsGoDownwards(t *testing.T) {
+	for _, f := range files(t) {
+		from := level(f.pkg)
+		if from < 0 {
+			t.Errorf("%s: package is not in the order of arch_test.go; give it its place in the data path", f.path)
+			continue
+		}
+		for _, imp := range f.ast.Imports {
+			path, _ := strconv.Unquote(imp.Path.Value)
+			if strings.HasPrefix(path, "go.etcd.io/etcd/server") || strings.HasPrefix(path, "go.etcd.io/etcd/etcdctl") || strings.HasPrefix(path, "go.etcd.io/etcd/etcdutl") {
+				t.Errorf("%s imports %s: the real server belongs to compat/ only", f.path, path)
+			}
+			pkg, ours := strings.CutPrefix(path, module)
+			if !ours || pkg == f.pkg || strings.HasPrefix(pkg, f.pkg+"/") || strings.HasPrefix(f.pkg, pkg+"/") && level(pkg) >= from {
+				continue
+			}
+			if to := level(pkg); to <= from {
+				t.Errorf("%s imports %s, which is not below it; return a value upwards, or declare an interface in %s that the upper one fits", f.path, pkg, f.pkg)
+			}
+		}
+	}
+}
+
+func TestEveryPackageSaysWhatItIs(t *testing.T) {
+	docs := map[string][]string{}
+	for _, f := range files(t) {
+		if docs[f.pkg] == nil {
+			docs[f.pkg] = []string{}
+		}
+		if f.ast.Doc != nil && strings.HasPrefix(f.ast.Doc.Text(), "Package ") {
+			docs[f.pkg] = append(docs[f.pkg], f.ast.Doc.Text())
+		}
+	}
+	for pkg, d := range docs {
+		if len(d) != 1 {
+			t.Errorf("package %s has %d package comments, want 1", pkg, len(d))
+			continue
+		}
+		for _, word := range []string{"In:", "Out:", "lways"} {
+			if !strings.Contains(d[0], word) {
+				t.Errorf("the comment of package %s does not say what comes in, what goes out and what is always true: %q is missing", pkg, word)
+			}
+		}
+	}
+}
+
+// TestCoreIsDeterministic looks for clocks, randomness, goroutines, files and
+// sockets where the simulator must be able to decide everything.
+func TestCoreIsDeterministic(t *testing.T) {
+	forbidden := map[string][]string{
+		"time": {"Now", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Since", "Until"},
+		"os":   nil, "net": nil, "net/http": nil, "math/rand": nil, "math/rand/v2": nil, "crypto/rand": nil,
+	}
+	for _, f := range files(t) {
+		if !slices.Contains(core, f.pkg) && !slices.Contains(core, f.path) {
+			continue
+		}
+		names := map[string]string{} // local name to import path
+		for _, imp := range f.ast.Imports {
+			path, _ := strconv.Unquote(imp.Path.Value)
+			if fns, ok := forbidden[path]; ok {
+				if fns == nil {
+					t.Errorf("%s imports %s; a core package gets what it needs as an argument", f.path, path)
+				}
+				names[filepath.Base(path)] = path
+			}
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			switch x := n.(type) {
+			case *ast.GoStmt:
+				if reason := allowed[f.pkg+" go"]; reason == "" {
+					t.Errorf("%s starts a goroutine; drivers do that", f.set.Position(x.Pos()))
+				}
+			case *ast.SelectorExpr:
+				id, ok := x.X.(*ast.Ident)
+				if ok && slices.Contains(forbidden[names[id.Name]], x.Sel.Name) {
+					t.Errorf("%s uses %s.%s; take the time as an argument or from a clock.Clock", f.set.Position(x.Pos()), id.Name, x.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// TestNoCatchAllPackages keeps out names that say nothing.
+func TestNoCatchAllPackages(t *testing.T) {
+	for _, f := range files(t) {
+		switch name := filepath.Base(f.pkg); name {
+		case "util", "utils", "common", "types", "helpers", "misc", "impl", "base":
+			t.Errorf("%s: a package called %s collects what belongs elsewhere", f.path, name)
+		}
+	}
+}
+
+// TestArchitectureNamesWhatExists looks up every function that the walks in
+// docs/ARCHITECTURE.md name in backquotes as file.go Name.
+func TestArchitectureNamesWhatExists(t *testing.T) {
+	doc, err := os.ReadFile("../docs/ARCHITECTURE.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := map[string]bool{}
+	for _, f := range files(t) {
+		for _, d := range f.ast.Decls {
+			if fn, ok := d.(*ast.FuncDecl); ok {
+				declared[f.path+" "+fn.Name.Name] = true
+			}
+		}
+	}
+	n := 0
+	for _, part := range strings.Split(string(doc), "`") {
+		path, name, ok := strings.Cut(part, ".go ")
+		if !ok || strings.ContainsAny(part, "\n(") {
+			continue
+		}
+		n++
+		if key := fmt.Sprintf("%s.go %s", path, name); !declared[key] {
+			t.Errorf("docs/ARCHITECTURE.md names %q, which does not exist", key)
+		}
+	}
+	if n < 20 {
+		t.Errorf("docs/ARCHITECTURE.md names only %d functions; the walks must lead through the code", n)
+	}
+}

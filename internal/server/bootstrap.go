@@ -1,0 +1,493 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/clock"
+	"quorate/internal/engine"
+	"quorate/internal/engine/pebble"
+	"quorate/internal/lease"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/mvcc"
+	"quorate/internal/proposal"
+	"quorate/internal/raftlog"
+	"quorate/internal/raftnode"
+	"quorate/internal/readindex"
+	"quorate/internal/transport"
+	"quorate/internal/watch"
+)
+
+// ownVersion is Version, parsed.
+var ownVersion = func() membership.Version {
+	v, err := membership.ParseVersion(Version)
+	if err != nil {
+		panic(err)
+	}
+	return v
+}()
+
+// How long other members may take to answer a member that starts.
+const (
+	foundTimeout   = time.Second
+	joinTimeout    = 10 * time.Second
+	resolveTimeout = 30 * time.Second
+)
+
+// removalDelay is how long a removed member stays to acknowledge its removal.
+const removalDelay = time.Second
+
+// identity is what a member is called, and where that came from.
+type identity struct {
+	id, cluster uint64
+	remotes     []membership.Member // of a running cluster that is being joined
+	entries     []*raftpb.Entry     // first entries of a new cluster
+}
+
+// Open prepares a member: it restarts from its data directory, founds a cluster
+// or joins one. All checks come before the first change on disk. The member does
+// nothing before Start.
+func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
+	if cfg.FS == nil {
+		cfg.FS = vfs.Default
+	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.Real{}
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = zap.NewNop()
+	}
+	m := &Member{cfg: cfg, lg: cfg.Logger}
+	m.peers = transport.NewClient(nil, time.Second+cfg.electionTimeout())
+	id, err := m.openLog(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			m.log.Close()
+		}
+	}()
+	if err := m.openStore(id); err != nil {
+		return nil, err
+	}
+	if err := m.build(id); err != nil {
+		m.mach().Close()
+		m.mach().Engine().Close()
+		return nil, err
+	}
+	return m, nil
+}
+
+// openLog opens the log of a member that has one, or decides who the member is
+// and makes it one.
+func (m *Member) openLog(ctx context.Context) (identity, error) {
+	cfg := &m.cfg
+	opts := raftlog.Options{CatchUpEntries: cfg.CatchUpEntries, NoSync: cfg.UnsafeNoFsync, Logger: m.lg}
+	if err := m.checkForeign(); err != nil {
+		return identity{}, err
+	}
+	if raftlog.Exists(cfg.FS, cfg.logDir()) {
+		log, err := raftlog.Open(cfg.FS, cfg.logDir(), opts)
+		if err != nil {
+			return identity{}, fmt.Errorf("open raft log: %w", err)
+		}
+		m.log = log
+		md := log.Metadata()
+		m.warnOtherCluster(md)
+		return identity{id: md.NodeID, cluster: md.ClusterID}, nil
+	}
+	if _, err := cfg.FS.Stat(cfg.storeDir()); err == nil {
+		return identity{}, fmt.Errorf("the store in %s has no raft log in %s: check --wal-dir and --data-dir", cfg.storeDir(), cfg.logDir())
+	}
+	id, err := m.identify(ctx)
+	if err != nil {
+		return identity{}, err
+	}
+	if err := makeDirs(cfg.FS, cfg.DataDir, cfg.memberDir(), cfg.snapDir(), filepath.Dir(cfg.logDir())); err != nil {
+		return identity{}, err
+	}
+	log, err := raftlog.Create(cfg.FS, cfg.logDir(), raftlog.Metadata{NodeID: id.id, ClusterID: id.cluster}, opts)
+	if err != nil {
+		return identity{}, fmt.Errorf("create raft log: %w", err)
+	}
+	m.log = log
+	if err := m.writeFirst(id); err != nil {
+		log.Close()
+		return identity{}, err
+	}
+	return id, nil
+}
+
+// writeFirst writes the entries with which every founder begins.
+func (m *Member) writeFirst(id identity) error {
+	if len(id.entries) == 0 {
+		return nil
+	}
+	hs := &raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(len(id.entries)))}
+	if err := m.log.Append(hs, id.entries, true); err != nil {
+		return fmt.Errorf("write the first entries: %w", err)
+	}
+	return nil
+}
+
+// checkForeign refuses directories that this member must not touch.
+func (m *Member) checkForeign() error {
+	cfg := &m.cfg
+	if _, err := cfg.FS.Stat(cfg.FS.PathJoin(cfg.snapDir(), "db")); err == nil {
+		if _, err := cfg.FS.Stat(cfg.storeDir()); err != nil {
+			return fmt.Errorf("--data-dir %s holds a store of etcd (%s), which this version cannot take over in place: restore a snapshot of it, or give an empty directory",
+				cfg.DataDir, cfg.FS.PathJoin(cfg.snapDir(), "db"))
+		}
+	}
+	return nil
+}
+
+// warnOtherCluster tells when the flags describe another cluster than the one
+// that the directory belongs to. Membership may have changed since, so it is no
+// error; etcd ignores the flags likewise once there is a log.
+func (m *Member) warnOtherCluster(md raftlog.Metadata) {
+	if m.cfg.Existing || len(m.cfg.Initial) == 0 {
+		return
+	}
+	_, cluster, err := membership.Founders(m.cfg.Initial, m.cfg.InitialToken)
+	if err == nil && cluster != md.ClusterID {
+		m.lg.Warn("--initial-cluster and --initial-cluster-token are ignored: the data directory belongs to a member already",
+			zap.String("data-dir", m.cfg.DataDir), zap.String("member-id", membership.FormatID(md.NodeID)),
+			zap.String("cluster-id", membership.FormatID(md.ClusterID)), zap.String("cluster-id-of-the-flags", membership.FormatID(cluster)))
+	}
+}
+
+// identify decides who a member without a log is.
+func (m *Member) identify(ctx context.Context) (identity, error) {
+	if err := membership.CheckInitial(m.cfg.Initial, m.cfg.Name); err != nil {
+		return identity{}, err
+	}
+	if m.cfg.Existing {
+		return m.join(ctx)
+	}
+	return m.found(ctx)
+}
+
+// found computes the identity of a founder. A founder whose cluster is running
+// already has lost its data and must not vote again.
+func (m *Member) found(ctx context.Context) (identity, error) {
+	founders, cluster, err := membership.Founders(m.cfg.Initial, m.cfg.InitialToken)
+	if err != nil {
+		return identity{}, err
+	}
+	id := identity{cluster: cluster}
+	for _, f := range founders {
+		if f.Name == m.cfg.Name {
+			id.id = f.ID
+		}
+	}
+	if id.entries, err = membership.BootstrapEntries(founders); err != nil {
+		return identity{}, err
+	}
+	if remotes := membership.RemotePeerURLs(m.cfg.Initial, m.cfg.Name); len(remotes) > 0 {
+		if running, _, err := m.peers.Members(ctx, remotes, foundTimeout); err == nil {
+			for _, x := range running {
+				if x.ID == id.id && len(x.ClientURLs) > 0 {
+					return identity{}, fmt.Errorf("member %s has already been bootstrapped", membership.FormatID(id.id))
+				}
+			}
+		}
+	}
+	return id, nil
+}
+
+// join asks the running cluster who this member is.
+func (m *Member) join(ctx context.Context) (identity, error) {
+	urls := membership.RemotePeerURLs(m.cfg.Initial, m.cfg.Name)
+	running, cluster, err := m.peers.Members(ctx, urls, joinTimeout)
+	if err != nil {
+		return identity{}, fmt.Errorf("cannot fetch cluster info from peer urls: %w", err)
+	}
+	resolving, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	matched, err := membership.MatchExisting(m.cfg.Initial, running, func(a, b []string) (bool, error) {
+		return transport.SameURLs(resolving, m.lg, a, b)
+	})
+	if err != nil {
+		return identity{}, fmt.Errorf("error validating peerURLs %v: %w", urls, err)
+	}
+	id := identity{cluster: cluster}
+	for _, x := range matched {
+		if x.Name == m.cfg.Name {
+			id.id = x.ID
+		} else {
+			id.remotes = append(id.remotes, x)
+		}
+	}
+	if id.id == 0 {
+		return identity{}, fmt.Errorf("couldn't find local name %q in the running cluster", m.cfg.Name)
+	}
+	var versions []string
+	for _, r := range id.remotes {
+		if v, err := m.peers.Version(ctx, r.PeerURLs, joinTimeout); err == nil {
+			versions = append(versions, v.Cluster)
+		}
+	}
+	downgrading, err := m.peers.DowngradeEnabled(ctx, urls, joinTimeout)
+	if err != nil {
+		downgrading = false // a member of an old release does not know the question
+	}
+	return id, membership.CheckJoin(versions, ownVersion, downgrading)
+}
+
+func makeDirs(fs vfs.FS, dirs ...string) error {
+	for _, d := range dirs {
+		if err := fs.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("create directory %s: %w", d, err)
+		}
+	}
+	return nil
+}
+
+// openStore opens the engine and the state machine and checks that they and the
+// log belong together.
+func (m *Member) openStore(id identity) error {
+	cfg := &m.cfg
+	dir, err := m.currentStore()
+	if err != nil {
+		return err
+	}
+	eng, err := m.openEngine(dir)
+	if err != nil {
+		return fmt.Errorf("open store: %w", err)
+	}
+	if err := m.checkTogether(eng, id); err != nil {
+		eng.Close()
+		return err
+	}
+	m.id = id.id
+	m.cluster = membership.New(membership.Options{LocalID: id.id, ClusterID: id.cluster, ServerVersion: ownVersion,
+		MaxLearners: cfg.MaxLearners, Logger: m.lg})
+	minTTL := (3*int64(cfg.ElectionTicks)/2*cfg.Tick.Nanoseconds() + int64(time.Second) - 1) / int64(time.Second)
+	m.lessor = lease.New(minTTL, lease.Options{Checkpoints: cfg.LeaseCheckpoints, CheckpointInterval: cfg.CheckpointInterval})
+	mach, err := m.openMachine(eng)
+	if err != nil {
+		eng.Close()
+		return err
+	}
+	m.machine.Store(mach)
+	m.storeInUse = dir
+	return nil
+}
+
+func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
+	cfg := &m.cfg
+	mach, err := apply.Open(eng, apply.Options{
+		Cluster: m.cluster, Lessor: m.lessor, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
+		Now: cfg.Clock.Now, Logger: m.lg,
+		MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatch, CompactionPause: cfg.CompactionSleep, Logger: m.lg},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load store %s: %w", cfg.storeDir(), err)
+	}
+	if err := m.cluster.CheckVersion(m.cluster.Version()); err != nil {
+		mach.Close()
+		return nil, err
+	}
+	return mach, nil
+}
+
+func (m *Member) openEngine(dir string) (engine.Engine, error) {
+	return pebble.Open(dir, pebble.Options{FS: m.cfg.FS, Logger: m.lg})
+}
+
+// checkTogether compares what the store has applied with what the log holds.
+func (m *Member) checkTogether(eng engine.Engine, id identity) error {
+	applied, term, err := apply.Position(eng)
+	if err != nil {
+		return err
+	}
+	first, err := m.log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := m.log.LastIndex()
+	if err != nil {
+		return err
+	}
+	if err := checkOwner(eng, id); err != nil {
+		return fmt.Errorf("%w: --data-dir %s and --wal-dir %s do not belong together", err, m.cfg.DataDir, m.cfg.logDir())
+	}
+	switch {
+	case applied+1 < first:
+		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s begins at entry %d: one of them is not the current one",
+			m.cfg.storeDir(), applied, m.cfg.logDir(), first)
+	case applied > last:
+		return m.resumeInstall(eng, applied, term, last)
+	}
+	return nil
+}
+
+// build makes everything above the store.
+func (m *Member) build(id identity) error {
+	cfg := &m.cfg
+	mach := m.mach()
+	applied := mach.Applied()
+	m.mark.Store(m.log.Mark().Index)
+	m.ids = proposal.NewIDs(id.id, cfg.Clock.Now())
+	m.props = proposal.NewTable(maxPending, maxPendingBytes)
+	m.reads = readindex.New(m.ids.Next, applied)
+	m.in = newInbox()
+	m.logq, m.applyq = newQueue[logWork](), newQueue[applyWork]()
+	m.truncate, m.decide = make(chan struct{}, 1), make(chan struct{}, 1)
+	m.readyc, m.stop, m.halt, m.failed = make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+	first := make(chan struct{})
+	m.leaderChange.Store(&first)
+	m.rootCtx, m.cancel = context.WithCancel(context.Background())
+	m.lastTick.Store(cfg.Clock.Now().UnixNano())
+	node, err := raftnode.New(raftnode.Config{
+		ID: id.id, ElectionTicks: cfg.ElectionTicks, HeartbeatTicks: 1, PreVote: cfg.PreVote,
+		Storage: NewStorage(m.log, mach.ConfState(), applied, m.raftSnapshot),
+		Applied: applied, Logger: raftLogger{m.lg.Sugar()},
+	})
+	if err != nil {
+		return err
+	}
+	m.core = NewCore(CoreConfig{Node: node, Proposals: m.props, Reads: m.reads, ReadRetry: readRetry,
+		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrChanged: errLeaderChanged})
+	m.commit.Store(node.State().Commit)
+	m.term.Store(node.State().Term)
+	m.hub = watch.NewHub(history{mach.KV()}, cfg.Clock, watch.Options{
+		FragmentBytes: cfg.MaxRequestBytes + 512<<10, ProgressInterval: cfg.WatchProgress,
+		Jitter:  rand.Int64N,
+		OnError: func(err error) { m.lg.Warn("a watch cannot read the history", zap.Error(err)) },
+	})
+	m.tr, err = transport.New(transport.Config{
+		ID: id.id, ClusterID: id.cluster, PeerURLs: cfg.PeerURLs, Host: host{m}, Logger: m.lg,
+		DialTimeout: time.Second + cfg.electionTimeout(), Version: Version,
+	})
+	if err != nil {
+		return err
+	}
+	for _, r := range id.remotes {
+		m.tr.AddRemote(r.ID, r.PeerURLs)
+	}
+	for _, x := range m.cluster.Members() {
+		if x.ID != id.id {
+			m.tr.AddPeer(x.ID, x.PeerURLs)
+		}
+	}
+	metrics.ServerID.WithLabelValues(membership.FormatID(id.id)).Set(1)
+	metrics.ServerQuotaBackendBytes.Set(float64(cfg.QuotaReported))
+	metrics.ServerIsLearner.Set(boolGauge(m.cluster.IsLocalLearner()))
+	return nil
+}
+
+// Start begins to take part in the cluster. Peers must be able to reach the
+// member by then.
+func (m *Member) Start() {
+	m.loopWG.Add(3)
+	go m.writeLog()
+	go m.applyAll()
+	go m.loop()
+	m.background(func() { m.hub.Run(m.rootCtx) })
+	m.background(m.expireLeases)
+	m.background(m.truncateLog)
+	m.background(m.watchSize)
+	m.background(m.watchVersions)
+	m.background(m.announce)
+	m.background(m.advanceTicks)
+}
+
+// advanceTicks lets a member that starts elect or follow without waiting for a
+// whole election timeout.
+func (m *Member) advanceTicks() {
+	n := m.cfg.ElectionTicks
+	if ms := m.cluster.Members(); len(ms) == 1 || len(ms) == 0 && len(m.cfg.Initial) == 1 {
+		m.in.add(func(in *Input) { in.Ticks += n - 1 })
+		return
+	}
+	if !m.cfg.InitialTickAdvance || n <= 2 {
+		return
+	}
+	for deadline := m.cfg.Clock.Now().Add(5 * time.Second); m.cfg.Clock.Now().Before(deadline); {
+		if m.pause(m.rootCtx, 50*time.Millisecond) != nil {
+			return
+		}
+		if m.tr.ActivePeers() > 1 {
+			m.in.add(func(in *Input) { in.Ticks += n - 2 })
+			return
+		}
+	}
+}
+
+// Stop ends the member: leadership is handed over, new work is refused, what is
+// in flight gets an error, and what is applied is flushed.
+func (m *Member) Stop() {
+	m.stopOnce.Do(func() {
+		m.HandOver()
+		close(m.stop)
+		m.cancel()
+		m.bgMu.Lock() // from here on background starts nothing
+		m.bgMu.Unlock()
+		m.tr.Stop()
+		m.peers.Close()
+		close(m.halt)
+		m.loopWG.Wait()
+		m.props.FailAll(errStopped)
+		m.reads.FailAll(errStopped)
+		m.hub.Close()
+		m.wg.Wait()
+		m.mach().Close()
+		if m.Err() == nil {
+			if err := m.mach().Engine().Flush(); err != nil {
+				m.lg.Warn("failed to flush the store; the log will be replayed at the next start", zap.Error(err))
+			}
+		}
+		for what, c := range map[string]func() error{"store": m.mach().Engine().Close, "raft log": m.log.Close} {
+			if err := c(); err != nil && !errors.Is(err, os.ErrClosed) {
+				m.lg.Warn("failed to close", zap.String("what", what), zap.Error(err))
+			}
+		}
+	})
+}
+
+// HandOver transfers leadership, if this member has it, to the voter that has
+// been connected longest. It returns when that one leads, or after the request
+// timeout.
+func (m *Member) HandOver() {
+	if !m.isLeader() || m.Err() != nil {
+		return
+	}
+	var (
+		best  uint64
+		since time.Time
+	)
+	for _, id := range m.cluster.VoterIDs() {
+		if t := m.tr.ActiveSince(id); id != m.id && !t.IsZero() && (best == 0 || t.Before(since)) {
+			best, since = id, t
+		}
+	}
+	if best == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.requestTimeout())
+	defer cancel()
+	go func() {
+		select {
+		case <-m.failed:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	if err := m.transfer(ctx, best); err != nil {
+		m.lg.Warn("leadership transfer failed", zap.Error(err))
+	}
+}

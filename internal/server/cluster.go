@@ -1,0 +1,294 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/membershippb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/apply"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/proposal"
+	"quorate/internal/transport"
+)
+
+// MemberList returns the members sorted by id.
+func (m *Member) MemberList(ctx context.Context, linearizable bool) ([]*pb.Member, error) {
+	if linearizable {
+		if err := m.barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return apiMembers(m.cluster.Members()), nil
+}
+
+func apiMembers(ms []membership.Member) []*pb.Member {
+	out := make([]*pb.Member, len(ms))
+	for i, x := range ms {
+		out[i] = &pb.Member{ID: x.ID, Name: x.Name, PeerURLs: x.PeerURLs, ClientURLs: x.ClientURLs, IsLearner: x.IsLearner}
+	}
+	return out
+}
+
+// MemberAdd adds a voter or learner; it has no name before it starts.
+func (m *Member) MemberAdd(ctx context.Context, peerURLs []string, learner bool) (*pb.Member, []*pb.Member, error) {
+	if m.cfg.StrictReconfig {
+		if err := membership.CheckAdd(m.cluster.Members(), learner, m.connected); err != nil {
+			return nil, nil, mapMembership(err)
+		}
+	}
+	x := membership.NewMember(peerURLs, learner, m.cfg.Clock.Now())
+	cc, err := membership.AddChange(x)
+	if err != nil {
+		return nil, nil, err
+	}
+	all, err := m.reconfigure(ctx, cc)
+	if err != nil {
+		return nil, nil, err
+	}
+	return apiMembers([]membership.Member{x})[0], all, nil
+}
+
+// MemberRemove removes a member for good.
+func (m *Member) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	if _, ok := m.cluster.Member(id); !ok {
+		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	if m.cfg.StrictReconfig {
+		down := id != m.id && m.tr.ActiveSince(id).IsZero()
+		if err := membership.CheckRemove(m.cluster.Members(), id, m.connected, down); err != nil {
+			return nil, mapMembership(err)
+		}
+	}
+	return m.reconfigure(ctx, membership.RemoveChange(id))
+}
+
+// MemberUpdate gives a member new peer URLs.
+func (m *Member) MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error) {
+	if id == 0 {
+		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	cc, err := membership.UpdateChange(id, peerURLs)
+	if err != nil {
+		return nil, err
+	}
+	return m.reconfigure(ctx, cc)
+}
+
+// MemberPromote makes a voter of a learner that has caught up. Only the leader
+// can tell; another member forwards the request to it.
+func (m *Member) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
+	defer cancel()
+	for {
+		if m.isLeader() {
+			all, err := m.PromoteHere(ctx, id)
+			if err != nil {
+				metrics.ServerLearnerPromoteFailures.WithLabelValues(err.Error()).Inc()
+				return nil, err
+			}
+			metrics.ServerLearnerPromoteSuccesses.Inc()
+			return all, nil
+		}
+		if urls := m.leaderURLs(); urls != nil {
+			ms, err := m.peers.Promote(ctx, urls[0], id, "")
+			if err == nil {
+				return apiMembers(ms), nil
+			}
+			if mapped := mapMembership(err); mapped != err {
+				return nil, mapped
+			}
+		}
+		if err := m.pause(ctx, forwardPause); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// PromoteHere promotes as the leader.
+func (m *Member) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	x, ok := m.cluster.Member(id)
+	if !ok {
+		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	if !x.IsLearner {
+		return nil, rpctypes.ErrGRPCMemberNotLearner
+	}
+	match := m.progress(ctx)
+	if match == nil {
+		return nil, rpctypes.ErrGRPCNotLeader
+	}
+	if !membership.LearnerInSync(match[m.id], match[id]) {
+		return nil, rpctypes.ErrGRPCLearnerNotReady
+	}
+	if m.cfg.StrictReconfig {
+		if err := membership.CheckPromote(m.cluster.Members()); err != nil {
+			return nil, mapMembership(err)
+		}
+	}
+	cc, err := membership.PromoteChange(id)
+	if err != nil {
+		return nil, err
+	}
+	return m.reconfigure(ctx, cc)
+}
+
+// connected reports whether a member has been reachable for a while.
+func (m *Member) connected(id uint64) bool {
+	if id == m.id {
+		return true
+	}
+	since := m.tr.ActiveSince(id)
+	return !since.IsZero() && m.cfg.Clock.Now().Sub(since) > 5*time.Second
+}
+
+// reconfigure proposes a membership change and returns the members after it.
+func (m *Member) reconfigure(ctx context.Context, cc *raftpb.ConfChange) ([]*pb.Member, error) {
+	id := m.ids.Next()
+	cc.Id = new(id)
+	data, err := proto.Marshal(cc)
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration change: %w", err)
+	}
+	res, err := m.submit(ctx, &proposal.Pending{ID: id, Data: data, ConfChange: true})
+	if err != nil {
+		return nil, mapMembership(err)
+	}
+	return apiMembers(res.Resp.(*apply.ConfChangeResult).Members), nil
+}
+
+func mapMembership(err error) error {
+	for sentinel, mapped := range membershipErrors {
+		if errors.Is(err, sentinel) {
+			return mapped
+		}
+	}
+	return err
+}
+
+var membershipErrors = map[error]error{
+	membership.ErrIDRemoved:        rpctypes.ErrGRPCMemberNotFound,
+	membership.ErrIDNotFound:       rpctypes.ErrGRPCMemberNotFound,
+	membership.ErrIDExists:         rpctypes.ErrGRPCMemberExist,
+	membership.ErrPeerURLExists:    rpctypes.ErrGRPCPeerURLExist,
+	membership.ErrMemberNotLearner: rpctypes.ErrGRPCMemberNotLearner,
+	membership.ErrTooManyLearners:  rpctypes.ErrGRPCTooManyLearners,
+	transport.ErrLearnerNotReady:   rpctypes.ErrGRPCLearnerNotReady,
+	membership.ErrUnhealthy:        rpctypes.ErrGRPCUnhealthy,
+	// etcd sends this one as code Unknown, without the code that it declares.
+	membership.ErrNotEnoughStarted: errNotEnoughStarted,
+}
+
+var errNotEnoughStarted = errors.New("etcdserver: re-configuration failed due to not enough started members")
+
+// announce tells the cluster this member's name and client URLs, again and
+// again until that is applied, and then opens the doors to clients.
+func (m *Member) announce() {
+	attr := &membershippb.ClusterMemberAttrSetRequest{Member_ID: m.id,
+		MemberAttributes: &membershippb.Attributes{Name: m.cfg.Name, ClientUrls: m.cfg.ClientURLs}}
+	for {
+		ctx, cancel := context.WithTimeout(m.rootCtx, m.cfg.requestTimeout())
+		_, err := m.propose(ctx, &pb.InternalRaftRequest{ClusterMemberAttrSet: attr}, nil)
+		cancel()
+		switch {
+		case err == nil:
+			m.lg.Info("published local member to cluster through raft", zap.String("local-member-id", membership.FormatID(m.id)),
+				zap.String("name", m.cfg.Name), zap.Strings("client-urls", m.cfg.ClientURLs),
+				zap.String("cluster-id", membership.FormatID(m.cluster.ID())))
+			m.awaitVersion()
+			close(m.readyc)
+			return
+		case m.rootCtx.Err() != nil:
+			return
+		}
+		m.lg.Warn("failed to publish local member to cluster through raft; it needs a quorum of members",
+			zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
+		if m.pause(m.rootCtx, 100*time.Millisecond) != nil {
+			return
+		}
+	}
+}
+
+// awaitVersion gives a new cluster the moment that it takes to decide its
+// version, so that the first clients are not turned away. It does not insist:
+// the leader may be of another release.
+func (m *Member) awaitVersion() {
+	ctx, cancel := context.WithTimeout(m.rootCtx, versionInterval)
+	defer cancel()
+	for !m.Capable() && m.pause(ctx, applyPoll) == nil {
+	}
+}
+
+const (
+	versionInterval = 4 * time.Second
+	versionTimeout  = time.Second
+)
+
+// watchVersions lets the leader decide the version of the cluster from those of
+// its members, and end a downgrade that is complete.
+func (m *Member) watchVersions() {
+	ticker := time.NewTicker(versionInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-m.decide: // a new leader has committed in its term
+		case <-m.rootCtx.Done():
+			return
+		}
+		if m.isLeader() {
+			m.decideVersion()
+		}
+	}
+}
+
+func (m *Member) decideVersion() {
+	servers := m.memberVersions()
+	d := m.cluster.Downgrade()
+	next, change, err := membership.NextClusterVersion(m.cluster.Version(), membership.MinServerVersion(servers), d)
+	if err != nil {
+		m.lg.Warn("cannot decide the cluster version", zap.Strings("server-versions", servers), zap.Error(err))
+		return
+	}
+	if change {
+		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}}, nil)
+		if err != nil && !ended(err) {
+			m.lg.Warn("failed to set the cluster version", zap.Stringer("version", next), zap.Error(err))
+		}
+	}
+	if target, err := membership.ParseVersion(d.Target); d.Enabled && err == nil && membership.DowngradeDone(servers, target) {
+		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}}, nil)
+		if err != nil && !ended(err) {
+			m.lg.Warn("failed to end the downgrade", zap.Error(err))
+		}
+	}
+}
+
+// memberVersions asks every member for its server version; one that does not
+// answer has the version "".
+func (m *Member) memberVersions() []string {
+	members := m.cluster.Members()
+	out := make([]string, len(members))
+	for i, x := range members {
+		if x.ID == m.id {
+			out[i] = Version
+			continue
+		}
+		v, err := m.peers.Version(m.rootCtx, x.PeerURLs, versionTimeout)
+		if err != nil {
+			m.lg.Warn("failed to reach the peer for its version", zap.String("remote-member-id", membership.FormatID(x.ID)),
+				zap.Strings("peer-urls", x.PeerURLs), zap.Error(err))
+			continue
+		}
+		out[i] = v.Server
+	}
+	return out
+}

@@ -1,0 +1,63 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/membershippb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/membership"
+)
+
+// Downgrade validates, starts or ends the downgrade of the cluster to the minor
+// version below.
+func (m *Member) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	if err := m.barrier(ctx); err != nil {
+		return nil, err
+	}
+	version := m.cluster.Version()
+	if !version.Decided() {
+		return nil, rpctypes.ErrGRPCClusterVersionUnavailable
+	}
+	resp := &pb.DowngradeResponse{Version: short(version)}
+	set := &membershippb.DowngradeInfoSetRequest{}
+	switch r.Action {
+	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
+		target, err := m.downgradeTarget(version, r.Version)
+		if err != nil || r.Action == pb.DowngradeRequest_VALIDATE {
+			return resp, err
+		}
+		set.Enabled, set.Ver = true, target.String()
+	case pb.DowngradeRequest_CANCEL:
+	default:
+		return nil, errUnknownMethod
+	}
+	if _, err := m.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: set}, nil); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (m *Member) downgradeTarget(version membership.Version, text string) (membership.Version, error) {
+	if strings.Count(text, ".") == 1 {
+		text += ".0"
+	}
+	target, err := membership.ParseVersion(text)
+	if err != nil {
+		return target, rpctypes.ErrGRPCWrongDowngradeVersionFormat
+	}
+	target = target.MajorMinor()
+	if allowed, ok := membership.DowngradeTarget(version); !ok || allowed != target {
+		return target, rpctypes.ErrGRPCInvalidDowngradeTargetVersion
+	}
+	if m.cluster.Downgrade().Enabled {
+		return target, rpctypes.ErrGRPCDowngradeInProcess
+	}
+	return target, nil
+}
+
+// short is the form X.Y in which clients see a cluster version.
+func short(v membership.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }

@@ -1,0 +1,80 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/transport"
+)
+
+// ErrRemoved ends a member that the cluster has removed.
+var ErrRemoved = errors.New("the member has been permanently removed from the cluster; its --data-dir must be removed before it can join again")
+
+var errInboxFull = errors.New("server: too many raft messages are waiting")
+
+// host is what the transport sees of the member. Its methods are called from the
+// transport's goroutines.
+type host struct{ m *Member }
+
+var _ transport.Host = host{}
+
+// Process queues a message of a peer for the loop. A message is dropped when the
+// queue is full; raft sends again what it still needs.
+func (h host) Process(msg *raftpb.Message) error {
+	if h.m.cluster.IsRemoved(msg.GetFrom()) {
+		return ErrRemoved
+	}
+	if !h.m.in.receive(msg) {
+		return errInboxFull
+	}
+	return nil
+}
+
+func (h host) ReportUnreachable(id uint64) {
+	h.m.in.add(func(in *Input) {
+		if len(in.Unreachable) < maxInboxMessages {
+			in.Unreachable = append(in.Unreachable, id)
+		}
+	})
+}
+
+func (h host) ReportSnapshot(id uint64, ok bool) {
+	h.m.in.add(func(in *Input) { in.Snapshots = append(in.Snapshots, SnapshotReport{To: id, OK: ok}) })
+}
+
+func (h host) IsRemoved(id uint64) bool { return h.m.cluster.IsRemoved(id) }
+
+func (h host) SelfRemoved(err error) {
+	h.m.lg.Error("a peer says that this member was removed", zap.Error(err))
+	h.m.fail(ErrRemoved)
+}
+
+func (h host) ReceiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
+	return h.m.receiveSnapshot(ctx, msg, body)
+}
+
+// peerChanged follows a membership change on the network.
+func (m *Member) peerChanged(e membership.Effect) {
+	id := e.Member.ID
+	switch {
+	case e.Action == membership.Removed && id == m.id:
+		m.background(func() {
+			// Stay long enough for the leader to learn that the entry is applied here.
+			if m.pause(m.rootCtx, removalDelay) == nil {
+				m.fail(ErrRemoved)
+			}
+		})
+	case id == m.id:
+	case e.Action == membership.Removed:
+		m.tr.RemovePeer(id)
+	case e.Action == membership.Updated:
+		m.tr.UpdatePeer(id, e.Member.PeerURLs)
+	case e.Action == membership.Added:
+		m.tr.AddPeer(id, e.Member.PeerURLs)
+	}
+}

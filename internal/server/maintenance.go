@@ -1,0 +1,271 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/engine"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/mvcc"
+	"quorate/internal/raftlog"
+	"quorate/internal/transport"
+)
+
+// Alarm lists, raises or clears alarms; listing goes through the log as well.
+func (m *Member) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	res, err := m.propose(ctx, &pb.InternalRaftRequest{Alarm: r}, nil)
+	if err != nil {
+		return nil, err
+	}
+	return res.Resp.(*pb.AlarmResponse), nil
+}
+
+// Alarms returns the alarms that are active here.
+func (m *Member) Alarms() []*pb.AlarmMember { return m.mach().Alarms() }
+
+// Status tells how this member is, without asking anyone.
+func (m *Member) Status(context.Context) (*pb.StatusResponse, error) {
+	mach := m.mach()
+	size := mach.Engine().Size()
+	d := m.cluster.Downgrade()
+	s := &pb.StatusResponse{
+		Version:          Version,
+		StorageVersion:   StorageVersion,
+		DbSize:           size.Total,
+		DbSizeInUse:      size.InUse,
+		DbSizeQuota:      m.cfg.QuotaReported,
+		Leader:           m.Leader(),
+		RaftIndex:        m.commit.Load(),
+		RaftTerm:         m.Term(),
+		RaftAppliedIndex: mach.Applied(),
+		IsLearner:        m.IsLearner(),
+		DowngradeInfo:    &pb.DowngradeInfo{Enabled: d.Enabled, TargetVersion: d.Target},
+	}
+	if s.Leader == 0 {
+		s.Errors = append(s.Errors, "etcdserver: no leader")
+	}
+	for _, a := range mach.Alarms() {
+		s.Errors = append(s.Errors, fmt.Sprintf("memberID:%d alarm:%s", a.MemberID, a.Alarm))
+	}
+	return s, nil
+}
+
+// HashKV hashes the keys at a revision, 0 meaning the current one.
+func (m *Member) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
+	start := time.Now()
+	h, err := m.kv().HashKV(ctx, rev)
+	metrics.MVCCHashRevDurationSeconds.Observe(time.Since(start).Seconds())
+	return h, err
+}
+
+// Hash hashes everything in the store.
+func (m *Member) Hash(ctx context.Context) (uint32, error) {
+	start := time.Now()
+	h, err := hashAll(ctx, m.mach().Engine())
+	metrics.MVCCHashDurationSeconds.Observe(time.Since(start).Seconds())
+	return h, err
+}
+
+// Defragment rewrites the store to give space back. It runs beside the traffic.
+func (m *Member) Defragment(ctx context.Context) error {
+	metrics.DiskDefragInflight.Set(1)
+	defer metrics.DiskDefragInflight.Set(0)
+	start := time.Now()
+	if err := m.mach().Engine().Compact(ctx); err != nil {
+		return err
+	}
+	metrics.DiskBackendDefragDurationSeconds.Observe(time.Since(start).Seconds())
+	m.lg.Info("finished defragmenting", zap.Duration("took", time.Since(start)))
+	return nil
+}
+
+// MoveLeader hands leadership to another voter and returns once it leads.
+func (m *Member) MoveLeader(ctx context.Context, target uint64) error {
+	if !m.isLeader() {
+		return rpctypes.ErrGRPCNotLeader
+	}
+	if x, ok := m.cluster.Member(target); !ok || x.IsLearner {
+		return rpctypes.ErrGRPCBadLeaderTransferee
+	}
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
+	defer cancel()
+	return m.transfer(ctx, target)
+}
+
+var errTransferTimeout = errors.New("etcdserver: request timed out, leader transfer took too long")
+
+func (m *Member) transfer(ctx context.Context, target uint64) error {
+	m.lg.Info("leadership transfer starting", zap.String("current-leader-member-id", membership.FormatID(m.id)),
+		zap.String("transferee-member-id", membership.FormatID(target)))
+	m.in.add(func(in *Input) { in.TransferTo = target })
+	for {
+		changed := *m.leaderChange.Load()
+		if m.Leader() == target {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errTransferTimeout
+		}
+	}
+}
+
+// truncateLog forgets log entries that every crash can do without: the engine
+// is flushed past them and slow followers still find CatchUpEntries.
+func (m *Member) truncateLog() {
+	for {
+		select {
+		case <-m.truncate:
+		case <-m.rootCtx.Done():
+			return
+		}
+		if err := m.truncateOnce(); err != nil {
+			m.fail(fmt.Errorf("truncate raft log: %w", err))
+			return
+		}
+	}
+}
+
+func (m *Member) truncateOnce() error {
+	mach := m.mach()
+	applied := mach.Applied()
+	if err := mach.Engine().Flush(); err != nil {
+		// Nothing is lost: the entries stay in the log. A full disk is the usual
+		// cause and ends when there is room.
+		m.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", m.cfg.storeDir()), zap.Error(err))
+		return nil
+	}
+	if m.snapshots.Load() > 0 || applied <= m.mark.Load()+m.cfg.CatchUpEntries {
+		return nil // a follower that is being sent a snapshot needs what follows it
+	}
+	index := applied - m.cfg.CatchUpEntries
+	term, err := m.log.Term(index)
+	if err != nil {
+		return fmt.Errorf("term of entry %d: %w", index, err)
+	}
+	if err := m.log.SaveMark(raftlog.SnapshotMark{Index: index, Term: term, ConfState: mach.ConfState()}); err != nil {
+		return err
+	}
+	m.mark.Store(index)
+	if err := m.log.Compact(index); err != nil {
+		return err
+	}
+	m.lg.Info("compacted Raft logs", zap.Uint64("compact-index", index), zap.Uint64("applied-index", applied))
+	return nil
+}
+
+// RaftStatus is raft's state under the names that /debug/vars has in etcd.
+type RaftStatus struct {
+	ID        string `json:"id"`
+	Term      uint64 `json:"term"`
+	Commit    uint64 `json:"commit"`
+	Lead      string `json:"lead"`
+	RaftState string `json:"raftState"`
+	Applied   uint64 `json:"applied"`
+}
+
+// RaftStatus returns the state of consensus on this member.
+func (m *Member) RaftStatus() RaftStatus {
+	role := "StateFollower"
+	if m.isLeader() {
+		role = "StateLeader"
+	}
+	return RaftStatus{ID: membership.FormatID(m.id), Term: m.Term(), Commit: m.commit.Load(),
+		Lead: membership.FormatID(m.Leader()), RaftState: role, Applied: m.mach().Applied()}
+}
+
+// Transport returns the peer transport.
+func (m *Member) Transport() *transport.Transport { return m.tr }
+
+// watchSize keeps the size of the store known to the quota and to metrics.
+func (m *Member) watchSize() {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		mach := m.mach()
+		size := mach.Engine().Size()
+		mach.SetSize(size.Total)
+		metrics.MVCCDBTotalSizeInBytes.Set(float64(size.Total))
+		metrics.MVCCDBTotalSizeInUseInBytes.Set(float64(size.InUse))
+		select {
+		case <-ticker.C:
+		case <-m.rootCtx.Done():
+			return
+		}
+	}
+}
+
+// raftSnapshot describes the state that a follower would be sent now.
+func (m *Member) raftSnapshot() (*raftpb.Snapshot, error) {
+	mach := m.mach()
+	index := mach.Applied()
+	term, err := m.log.Term(index)
+	if err != nil {
+		return nil, fmt.Errorf("term of applied entry %d: %w", index, err)
+	}
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: mach.ConfState()}}, nil
+}
+
+// progress returns the match indexes if this member leads, nil otherwise.
+func (m *Member) progress(ctx context.Context) map[uint64]uint64 {
+	ask := make(chan map[uint64]uint64, 1)
+	m.in.add(func(in *Input) { in.AskProgress = append(in.AskProgress, ask) })
+	select {
+	case p := <-ask:
+		return p
+	case <-ctx.Done():
+	case <-m.stop:
+	}
+	return nil
+}
+
+var hashSkip = map[string]bool{"consistent_index": true, "term": true, "storageVersion": true}
+
+// hashAll is etcd's Maintenance.Hash over everything in r.
+func hashAll(ctx context.Context, eng engine.Engine) (uint32, error) {
+	snap := eng.NewSnapshot()
+	defer snap.Close()
+	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
+	for b := engine.Alarm; b <= engine.Meta; b++ {
+		h.Write([]byte(b.String()))
+		lower, upper := b.Bounds()
+		it, err := snap.NewIter(lower, upper)
+		if err != nil {
+			return 0, err
+		}
+		n := 0
+		for ok := it.First(); ok; ok = it.Next() {
+			if n++; n%4096 == 0 && ctx.Err() != nil {
+				it.Close()
+				return 0, ctx.Err()
+			}
+			k := it.Key()[1:]
+			if b == engine.Meta && hashSkip[string(k)] {
+				continue
+			}
+			v, err := it.Value()
+			if err != nil {
+				it.Close()
+				return 0, err
+			}
+			h.Write(k)
+			h.Write(v)
+		}
+		if err := it.Error(); err != nil {
+			it.Close()
+			return 0, err
+		}
+		it.Close()
+	}
+	return h.Sum32(), nil
+}

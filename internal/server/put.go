@@ -1,0 +1,193 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/apply"
+	"quorate/internal/command"
+	"quorate/internal/membership"
+	"quorate/internal/proposal"
+)
+
+// Put writes one key and returns once that is applied here.
+func (m *Member) Put(ctx context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResponse, error) {
+	return write[pb.PutResponse](ctx, m, command.Put, &pb.InternalRaftRequest{Put: r}, raw, r)
+}
+
+// DeleteRange deletes the keys of a range.
+func (m *Member) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error) {
+	return write[pb.DeleteRangeResponse](ctx, m, command.DeleteRange, &pb.InternalRaftRequest{DeleteRange: r}, raw, r)
+}
+
+// Txn runs a transaction; one that only reads does not go through the log.
+func (m *Member) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.TxnResponse, error) {
+	if readOnly(r) {
+		return m.readTxn(ctx, r)
+	}
+	return write[pb.TxnResponse](ctx, m, command.Txn, &pb.InternalRaftRequest{Txn: r}, raw, r)
+}
+
+// Compact forgets the history below a revision. With Physical it returns after
+// the records are deleted.
+func (m *Member) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	res, err := m.propose(ctx, &pb.InternalRaftRequest{Compaction: r}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if r.Physical && res.Done != nil {
+		select {
+		case <-res.Done:
+			if err := m.mach().Engine().Flush(); err != nil {
+				return nil, fmt.Errorf("flush compaction: %w", err)
+			}
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-m.stop:
+			return nil, rpctypes.ErrGRPCStopped
+		}
+	}
+	return res.Resp.(*pb.CompactionResponse), nil
+}
+
+// write proposes a client request whose encoded form is raw; if that is missing
+// it is made.
+func write[R any](ctx context.Context, m *Member, k command.Kind, req *pb.InternalRaftRequest, raw []byte, msg proto.Message) (*R, error) {
+	if raw == nil {
+		var err error
+		if raw, err = proto.Marshal(msg); err != nil {
+			return nil, fmt.Errorf("encode request: %w", err)
+		}
+	}
+	id := m.ids.Next()
+	req.Header = &pb.RequestHeader{ID: id}
+	res, err := m.submit(ctx, &proposal.Pending{ID: id, Req: req, Data: command.Encode(id, k, raw)})
+	if err != nil {
+		return nil, err
+	}
+	return any(res.Resp).(*R), nil
+}
+
+// propose numbers, encodes and submits any other request.
+func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest, hdr *pb.RequestHeader) (proposal.Result, error) {
+	if hdr == nil {
+		hdr = &pb.RequestHeader{}
+	}
+	hdr.ID = m.ids.Next()
+	req.Header = hdr
+	data, err := command.EncodeRequest(req)
+	if err != nil {
+		return proposal.Result{}, err
+	}
+	return m.submit(ctx, &proposal.Pending{ID: hdr.ID, Req: req, Data: data})
+}
+
+// submit admits a request, hands it to the loop and waits for its outcome.
+func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Result, error) {
+	if err := m.admit(p); err != nil {
+		return proposal.Result{}, err
+	}
+	if err := m.props.Admit(p, m.cfg.Clock.Now(), m.cfg.requestTimeout()); err != nil {
+		return proposal.Result{}, ErrTooManyRequests
+	}
+	m.in.propose(p)
+	select {
+	case res := <-p.Done():
+		return res, res.Err
+	case <-ctx.Done():
+		m.props.Forget(p.ID)
+		return proposal.Result{}, ctx.Err()
+	}
+}
+
+// admit refuses what must not enter the log.
+func (m *Member) admit(p *proposal.Pending) error {
+	select {
+	case <-m.stop:
+		return rpctypes.ErrGRPCStopped
+	case <-m.failed:
+		return rpctypes.ErrGRPCStopped
+	default:
+	}
+	if len(p.Data) > m.cfg.MaxRequestBytes {
+		return rpctypes.ErrGRPCRequestTooLarge
+	}
+	if m.commit.Load() > m.mach().Applied()+maxApplyGap {
+		return ErrTooManyRequests
+	}
+	if p.Req == nil {
+		return nil
+	}
+	cost := apply.Cost(p.Req)
+	if cost == 0 {
+		return nil
+	}
+	if m.diskFull.Load() {
+		return rpctypes.ErrGRPCNoSpace
+	}
+	if m.mach().OverQuota(cost) {
+		m.raiseNoSpace()
+		return rpctypes.ErrGRPCNoSpace
+	}
+	return nil
+}
+
+// raiseNoSpace proposes, once at a time, the alarm that this member's store has
+// reached its quota.
+func (m *Member) raiseNoSpace() {
+	for _, a := range m.mach().Alarms() {
+		if a.MemberID == m.id && a.Alarm == pb.AlarmType_NOSPACE {
+			return
+		}
+	}
+	if !m.alarmRaised.CompareAndSwap(false, true) {
+		return
+	}
+	m.background(func() {
+		defer m.alarmRaised.Store(false)
+		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
+			MemberID: m.id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}}, nil)
+		if err != nil {
+			m.lg.Warn("failed to raise the NOSPACE alarm; the next write tries again", zap.Error(err))
+			return
+		}
+		m.lg.Warn("the store has reached --quota-backend-bytes: raised the NOSPACE alarm; compact, then disarm it",
+			zap.String("local-member-id", membership.FormatID(m.id)), zap.Int64("quota-backend-bytes", m.cfg.Quota))
+	})
+}
+
+// background runs f beside the requests and lets Stop wait for it. It is for
+// work that ends when rootCtx does.
+func (m *Member) background(f func()) {
+	m.bgMu.Lock()
+	defer m.bgMu.Unlock()
+	if m.rootCtx.Err() != nil {
+		return
+	}
+	m.wg.Add(1)
+	go func() { defer m.wg.Done(); f() }()
+}
+
+// readOnly reports whether a transaction can be answered without the log: it
+// holds only ranges. A nested transaction counts as a write, as in etcd.
+func readOnly(r *pb.TxnRequest) bool {
+	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			if _, ok := op.Request.(*pb.RequestOp_RequestRange); !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// ended reports whether err says that a request was given up, not refused.
+func ended(err error) bool {
+	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
+}

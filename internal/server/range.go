@@ -1,0 +1,113 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/apply"
+	"quorate/internal/metrics"
+	"quorate/internal/mvcc"
+)
+
+// barrier waits until a read here sees every write that was acknowledged before
+// it began.
+func (m *Member) barrier(ctx context.Context) error {
+	select {
+	case <-m.stop:
+		return rpctypes.ErrGRPCStopped
+	default:
+	}
+	round, first := m.reads.Join()
+	if first {
+		m.in.add(func(in *Input) { in.ReadWanted = true })
+	}
+	select {
+	case <-round.Done():
+		if err := round.Err(); err != nil {
+			metrics.ServerReadIndexesFailedTotal.Inc()
+			return err
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Barrier returns when a read here would see everything acknowledged before.
+func (m *Member) Barrier(ctx context.Context) error { return m.barrier(ctx) }
+
+// Range reads keys: behind a barrier, or from what is applied here if the
+// request is serializable.
+func (m *Member) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
+	if !r.Serializable {
+		if err := m.barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	start := time.Now()
+	v := m.kv().View()
+	res, err := v.Range(r)
+	v.Close()
+	observeRange(err == nil, time.Since(start))
+	return res, err
+}
+
+var rangeObservers = [2]interface{ Observe(float64) }{
+	metrics.ServerRangeDurationSeconds.WithLabelValues("false"),
+	metrics.ServerRangeDurationSeconds.WithLabelValues("true"),
+}
+
+func observeRange(ok bool, d time.Duration) {
+	i := 0
+	if ok {
+		i = 1
+	}
+	rangeObservers[i].Observe(d.Seconds())
+}
+
+// RangeStream reads keys of one revision and hands them out in pieces, so the
+// answer is never in memory as a whole. The first piece holds ten keys; later
+// ones grow and shrink to stay below the request limit.
+func (m *Member) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(kvs [][]byte) error) (revision, count int64, more bool, err error) {
+	if !r.Serializable {
+		if err := m.barrier(ctx); err != nil {
+			return 0, 0, false, err
+		}
+	}
+	v := m.kv().View()
+	defer v.Close()
+	count, more, err = v.RangeStream(r, m.cfg.MaxRequestBytes, func(kvs [][]byte) error {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		return emit(kvs)
+	})
+	return v.Rev(), count, more, err
+}
+
+func (m *Member) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if !serializable(r) {
+		if err := m.barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	v := m.kv().View()
+	defer v.Close()
+	return apply.ReadTxn(v, r)
+}
+
+// serializable reports whether every range allows a local read; a transaction
+// without operations does.
+func serializable(r *pb.TxnRequest) bool {
+	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			if !op.GetRequestRange().GetSerializable() {
+				return false
+			}
+		}
+	}
+	return true
+}

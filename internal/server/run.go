@@ -1,0 +1,332 @@
+package server
+
+import (
+	"errors"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/command"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/proposal"
+	"quorate/internal/raftlog"
+	"quorate/internal/raftnode"
+	"quorate/internal/watch"
+)
+
+type logWork = raftnode.Append
+
+// applyWork is a run of committed entries, or the exchange of the whole state
+// between two runs.
+type applyWork struct {
+	raftnode.Apply
+	swap func()
+}
+
+const (
+	// maxApplyBytes bounds the entries that become one engine batch.
+	maxApplyBytes = 4 << 20
+	// diskRetry is how often a log that found no room tries again.
+	diskRetry = 500 * time.Millisecond
+	readRetry = 500 * time.Millisecond
+)
+
+// loop is the only goroutine that touches the core.
+func (m *Member) loop() {
+	defer m.loopWG.Done()
+	ticker := time.NewTicker(m.cfg.Tick)
+	defer ticker.Stop()
+	for {
+		ticks := 0
+		select {
+		case <-m.in.wake:
+		case <-ticker.C:
+			ticks = 1
+			m.onTick()
+		case <-m.halt:
+			return
+		}
+		in := m.in.take()
+		in.Ticks += ticks
+		eff := m.core.Step(m.cfg.Clock.Now(), in)
+		m.tr.Send(m.completeSnapshots(eff.Send))
+		m.logq.push(eff.Append...)
+		for _, a := range eff.Apply {
+			m.applyq.push(applyWork{Apply: a})
+		}
+		m.follow(eff)
+	}
+}
+
+func (m *Member) onTick() {
+	now := m.cfg.Clock.Now()
+	m.lastTick.Store(now.UnixNano())
+	m.props.Expire(now, m.timeoutError)
+}
+
+// follow makes the new state of the core known.
+func (m *Member) follow(eff Effects) {
+	st := eff.State
+	m.term.Store(st.Term)
+	if st.Commit > m.commit.Load() {
+		m.commit.Store(st.Commit)
+		metrics.ServerProposalsCommittedTotal.Set(float64(st.Commit))
+	}
+	old := m.lead.Swap(st.Lead)
+	if old == st.Lead {
+		return
+	}
+	if st.Lead == raft.None || old == m.id {
+		m.leadLost.Store(m.cfg.Clock.Now().UnixNano())
+	}
+	if old == m.id {
+		m.lessor.Demote()
+	}
+	if st.Lead != raft.None {
+		metrics.ServerLeaderChangesSeenTotal.Inc()
+	}
+	metrics.ServerHasLeader.Set(boolGauge(st.Lead != raft.None))
+	metrics.ServerIsLeader.Set(boolGauge(st.Lead == m.id))
+	m.lg.Info("leader changed", zap.String("local-member-id", membership.FormatID(m.id)),
+		zap.String("from", membership.FormatID(old)), zap.String("to", membership.FormatID(st.Lead)), zap.Uint64("term", st.Term))
+	next := make(chan struct{})
+	close(*m.leaderChange.Swap(&next))
+}
+
+func boolGauge(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// writeLog makes appends durable, all that wait with one sync, and delivers
+// what was waiting for that.
+func (m *Member) writeLog() {
+	defer m.loopWG.Done()
+	for {
+		works := m.logq.take(m.halt)
+		if works == nil {
+			return
+		}
+		for len(works) > 0 {
+			n := 0
+			for n < len(works) && works[n].Snapshot == nil {
+				n++
+			}
+			if n == 0 {
+				if !m.install(works[0]) {
+					return
+				}
+				n = 1
+			} else if !m.appendAll(works[:n]) {
+				return
+			}
+			m.deliver(works[:n])
+			works = works[n:]
+		}
+	}
+}
+
+// appendAll writes the works in order; the last write syncs for all.
+func (m *Member) appendAll(works []logWork) bool {
+	sync := false
+	for _, w := range works {
+		sync = sync || w.MustSync
+	}
+	for i, w := range works {
+		last := i == len(works)-1
+		if !last && w.HardState == nil && len(w.Entries) == 0 {
+			continue
+		}
+		for {
+			err := m.log.Append(w.HardState, w.Entries, sync && last)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, raftlog.ErrNoSpace) {
+				m.fail(err)
+				return false
+			}
+			if !m.waitForSpace(err) {
+				return false
+			}
+		}
+	}
+	if m.diskFull.CompareAndSwap(true, false) {
+		m.lg.Info("the raft log has room again; writes are accepted")
+	}
+	return true
+}
+
+// waitForSpace pauses until the log should be tried again. Nothing of the write
+// that failed is in the log and nobody was told that it is, so waiting loses
+// nothing; meanwhile new writes are refused (put.go).
+func (m *Member) waitForSpace(err error) bool {
+	if m.diskFull.CompareAndSwap(false, true) {
+		m.lg.Error("no room for the raft log: writes are refused until there is; free space on its disk",
+			zap.String("dir", m.cfg.logDir()), zap.Error(err))
+	}
+	select {
+	case <-time.After(diskRetry):
+		return true
+	case <-m.halt:
+		return false
+	}
+}
+
+// deliver sends what was waiting for durability.
+func (m *Member) deliver(works []logWork) {
+	var own, out []*raftpb.Message
+	for _, w := range works {
+		for _, r := range w.Responses {
+			if r.GetTo() == m.id {
+				own = append(own, r)
+			} else {
+				out = append(out, r)
+			}
+		}
+	}
+	m.tr.Send(out)
+	if len(own) > 0 {
+		m.in.add(func(in *Input) { in.Acks = append(in.Acks, own...) })
+	}
+}
+
+// applyAll applies committed entries, all that wait as one batch within bounds.
+func (m *Member) applyAll() {
+	defer m.loopWG.Done()
+	var since uint64 // applied entries since the log was last truncated
+	for {
+		works := m.applyq.take(m.halt)
+		if works == nil {
+			return
+		}
+		for len(works) > 0 {
+			if works[0].swap != nil {
+				works[0].swap()
+				works = works[1:]
+				continue
+			}
+			n, size := 0, 0
+			for n < len(works) && works[n].swap == nil && (n == 0 || size < maxApplyBytes) {
+				for _, e := range works[n].Entries {
+					size += len(e.Data)
+				}
+				n++
+			}
+			applied, ok := m.applyBatch(works[:n])
+			if !ok {
+				return
+			}
+			since += applied
+			works = works[n:]
+		}
+		if since > m.cfg.SnapshotCount {
+			since = 0
+			select {
+			case m.truncate <- struct{}{}:
+			default: // one is under way and will see what was applied
+			}
+		}
+	}
+}
+
+func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
+	total := 0
+	for _, w := range works {
+		total += len(w.Entries)
+	}
+	ents := make([]apply.Entry, 0, total)
+	var acks []*raftpb.Message
+	for _, w := range works {
+		for _, e := range w.Entries {
+			x := apply.Entry{Entry: e}
+			if p := m.pendingOf(e); p != nil {
+				x.Req, x.Local = p.Req, true
+			}
+			ents = append(ents, x)
+		}
+		acks = append(acks, w.Responses...)
+	}
+	start := m.cfg.Clock.Now()
+	out, err := m.mach().Apply(ents)
+	if err != nil {
+		m.fail(err)
+		return 0, false
+	}
+	if d := m.cfg.Clock.Now().Sub(start); m.cfg.WarnApply > 0 && d > m.cfg.WarnApply {
+		metrics.ServerSlowApplyTotal.Inc()
+		m.lg.Warn("apply request took too long", zap.Duration("took", d), zap.Duration("expected-duration", m.cfg.WarnApply), zap.Int("entries", len(ents)))
+	}
+	m.settle(out)
+	m.in.add(func(in *Input) {
+		in.Acks = append(in.Acks, acks...)
+		in.ConfChanges = append(in.ConfChanges, out.ConfChanges...)
+	})
+	return uint64(len(ents)), true
+}
+
+// pendingOf returns the local request that an entry carries, if any.
+func (m *Member) pendingOf(e *raftpb.Entry) *proposal.Pending {
+	if len(e.Data) == 0 {
+		return nil
+	}
+	if e.GetType() == raftpb.EntryConfChange {
+		if id, ok := command.ConfChangeID(e.Data); ok {
+			return m.props.Lookup(id)
+		}
+		return nil
+	}
+	if id, ok := command.PeekID(e.Data); ok {
+		return m.props.Lookup(id)
+	}
+	return nil
+}
+
+// settle tells everyone who has to know what a batch has done: watchers first,
+// so that a client which sees its answer finds its event already on the way.
+func (m *Member) settle(out apply.Outcome) {
+	if len(out.Changes) > 0 {
+		m.publish(out)
+	}
+	for _, e := range out.Members {
+		m.peerChanged(e)
+	}
+	for _, r := range out.Results {
+		m.props.Resolve(r.ID, proposal.Result{Resp: r.Resp, Err: r.Err, Done: r.Done})
+	}
+	m.reads.Applied(out.Applied)
+	metrics.ServerProposalsAppliedTotal.Set(float64(out.Applied))
+	if out.NewTerm && m.isLeader() {
+		m.lessor.Promote(m.cfg.Clock.Now(), m.cfg.electionTimeout())
+		select {
+		case m.decide <- struct{}{}:
+		default:
+		}
+	}
+	if out.QuotaExceeded {
+		m.raiseNoSpace()
+	}
+}
+
+// publish hands the changes to the watchers. The slice is used again: the hub
+// keeps the bytes, not the slice.
+func (m *Member) publish(out apply.Outcome) {
+	m.events = m.events[:0]
+	for i := range out.Changes {
+		c := &out.Changes[i]
+		m.events = append(m.events, watch.Event{Key: c.Key, KV: c.KV, Mod: c.Rev.Main, Sub: c.Rev.Sub, Delete: c.Delete, Create: c.Create})
+	}
+	m.hub.Publish(out.Rev, m.events)
+	clear(m.events)
+	if cap(m.events) > maxScratchEvents {
+		m.events = nil
+	}
+}
+
+const maxScratchEvents = 4096

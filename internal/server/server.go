@@ -1,0 +1,227 @@
+// Package server is one member: it wires consensus, log, state machine, watch
+// and transport together and offers what the client edge calls.
+//
+// In: requests from rpc, messages from peers, time. Out: answers, messages,
+// watch events. Always true: an acknowledged write is durable on a quorum and
+// applied here; a linearizable read sees every write acknowledged before it; no
+// stage waits for another except through a bounded queue, and each takes all
+// that waits at once.
+//
+// Entry points are put.go, range.go, lease.go, maintenance.go and cluster.go;
+// step.go is the deterministic part, run.go has every goroutine.
+package server
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/clock"
+	"quorate/internal/lease"
+	"quorate/internal/membership"
+	"quorate/internal/mvcc"
+	"quorate/internal/proposal"
+	"quorate/internal/raftlog"
+	"quorate/internal/readindex"
+	"quorate/internal/transport"
+	"quorate/internal/watch"
+)
+
+// Version is the level of etcd that the member speaks.
+const Version = "3.7.3"
+
+// StorageVersion is the storage schema level reported to clients.
+const StorageVersion = "3.7.0"
+
+// Limits on requests in flight. At the limit a request is refused with
+// ErrTooManyRequests before it costs anything.
+const (
+	maxPending      = 20000
+	maxPendingBytes = 128 << 20
+	// maxApplyGap is how far apply may fall behind the commit index before new
+	// proposals are refused, as in etcd.
+	maxApplyGap = 5000
+)
+
+// ErrTooManyRequests reaches the client as code Unknown, as etcd sends it.
+var ErrTooManyRequests = errors.New("etcdserver: too many requests")
+
+// Config is one member's configuration, complete and valid.
+type Config struct {
+	Name               string
+	DataDir            string // member/ is created in it
+	LogDir             string // raft log; empty for DataDir/member/wal
+	PeerURLs           []string
+	ClientURLs         []string
+	Initial            []membership.InitialMember
+	InitialToken       string
+	Existing           bool // join a running cluster instead of founding one
+	Tick               time.Duration
+	ElectionTicks      int
+	InitialTickAdvance bool
+	PreVote            bool
+	SnapshotCount      uint64 // applied entries between truncations of the log
+	CatchUpEntries     uint64 // entries kept for slow followers
+	MaxRequestBytes    int
+	Quota              int64 // bytes; 0 or less: none
+	QuotaReported      int64 // what Status and metrics show
+	MaxLearners        int
+	StrictReconfig     bool
+	LeaseCheckpoints   bool
+	PersistCheckpoints bool
+	CheckpointInterval time.Duration
+	WatchProgress      time.Duration
+	CompactionBatch    int
+	CompactionSleep    time.Duration
+	WarnApply          time.Duration
+	UnsafeNoFsync      bool
+	FS                 vfs.FS // nil: the machine's
+	Clock              clock.Clock
+	Logger             *zap.Logger
+}
+
+func (c *Config) electionTimeout() time.Duration { return c.Tick * time.Duration(c.ElectionTicks) }
+
+// requestTimeout is how long a write or a read barrier may take.
+func (c *Config) requestTimeout() time.Duration { return 5*time.Second + 2*c.electionTimeout() }
+
+func (c *Config) memberDir() string { return filepath.Join(c.DataDir, "member") }
+func (c *Config) storeDir() string  { return filepath.Join(c.memberDir(), "store") }
+func (c *Config) snapDir() string   { return filepath.Join(c.memberDir(), "snap") }
+
+func (c *Config) logDir() string {
+	if c.LogDir != "" {
+		return c.LogDir
+	}
+	return filepath.Join(c.memberDir(), "wal")
+}
+
+// Member is one running member.
+type Member struct {
+	cfg     Config
+	lg      *zap.Logger
+	id      uint64
+	cluster *membership.Cluster
+	log     *raftlog.Log
+	lessor  *lease.Lessor
+	machine atomic.Pointer[apply.Machine] // replaced as a whole when a snapshot is installed
+	hub     *watch.Hub
+	tr      *transport.Transport
+	peers   *transport.Client // questions to peers outside the streams
+	core    *Core
+	// Of the apply goroutine alone: scratch, and the directory of the store.
+	events     []watch.Event
+	storeInUse string
+	props      *proposal.Table
+	reads      *readindex.Batcher
+	ids        *proposal.IDs
+
+	in     *inbox
+	logq   *queue[logWork]
+	applyq *queue[applyWork]
+
+	// What readers may know without asking the loop.
+	term, lead, commit atomic.Uint64
+	leadLost           atomic.Int64 // unix nanoseconds of the last loss of a leader
+	lastTick           atomic.Int64
+	diskFull           atomic.Bool
+	published          atomic.Bool
+	leaderChange       atomic.Pointer[chan struct{}] // closed and replaced at each change of leader
+
+	alarmRaised atomic.Bool // a NOSPACE alarm is being proposed
+	snapshots   atomic.Int64
+	truncate    chan struct{} // capacity 1
+	decide      chan struct{} // capacity 1: a new leader should decide the cluster version
+	mark        atomic.Uint64 // index up to which the log is truncated
+
+	readyc   chan struct{}
+	stop     chan struct{} // closed first: refuse new work
+	halt     chan struct{} // closed when the loop may end
+	failOnce sync.Once
+	failed   chan struct{}
+	failErr  error
+	stopOnce sync.Once
+	bgMu     sync.Mutex     // orders background against Stop
+	wg       sync.WaitGroup // background goroutines that end with stop
+	loopWG   sync.WaitGroup // loop, log and apply
+	rootCtx  context.Context
+	cancel   context.CancelFunc
+}
+
+// Ready closes when the member has a leader and has told the cluster its name:
+// from then on it serves clients.
+func (m *Member) Ready() <-chan struct{} { return m.readyc }
+
+// Failed closes when the member cannot go on; Err tells why.
+func (m *Member) Failed() <-chan struct{} { return m.failed }
+
+// Err returns the reason after Failed has closed.
+func (m *Member) Err() error {
+	select {
+	case <-m.failed:
+		return m.failErr
+	default:
+		return nil
+	}
+}
+
+func (m *Member) fail(err error) {
+	m.failOnce.Do(func() {
+		m.failErr = err
+		m.lg.Error("member cannot go on", zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
+		close(m.failed)
+	})
+}
+
+// ClusterID returns the cluster's id.
+func (m *Member) ClusterID() uint64 { return m.cluster.ID() }
+
+// MemberID returns the member's id.
+func (m *Member) MemberID() uint64 { return m.id }
+
+// Term returns the current raft term.
+func (m *Member) Term() uint64 { return m.term.Load() }
+
+// Rev returns the revision that readers see.
+func (m *Member) Rev() int64 { return m.kv().PublishedRev() }
+
+// Leader returns the id of the leader, 0 if none is known.
+func (m *Member) Leader() uint64 { return m.lead.Load() }
+
+// IsLearner reports whether this member does not vote.
+func (m *Member) IsLearner() bool { return m.cluster.IsLocalLearner() }
+
+// Capable reports whether the cluster has decided its version.
+func (m *Member) Capable() bool { return m.cluster.Version().Decided() }
+
+// Hub returns the watch hub.
+func (m *Member) Hub() *watch.Hub { return m.hub }
+
+// Cluster returns the membership.
+func (m *Member) Cluster() *membership.Cluster { return m.cluster }
+
+func (m *Member) isLeader() bool { return m.lead.Load() == m.id }
+
+func (m *Member) mach() *apply.Machine { return m.machine.Load() }
+func (m *Member) kv() *mvcc.Store      { return m.mach().KV() }
+
+// timeoutError tells a client as well as the member knows why a request that
+// began at start got no answer in time.
+func (m *Member) timeoutError(start time.Time) error {
+	lost := time.Unix(0, m.leadLost.Load())
+	if d := 2 * m.cfg.electionTimeout(); lost.After(start.Add(-d)) && !lost.After(start.Add(m.cfg.requestTimeout())) {
+		return rpctypes.ErrGRPCTimeoutDueToLeaderFail
+	}
+	if lead := m.lead.Load(); lead != 0 && lead != m.id && m.tr.ActiveSince(lead).IsZero() {
+		return rpctypes.ErrGRPCTimeoutDueToConnectionLost
+	}
+	return rpctypes.ErrGRPCTimeout
+}

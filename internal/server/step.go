@@ -1,0 +1,206 @@
+package server
+
+import (
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/proposal"
+	"quorate/internal/raftnode"
+	"quorate/internal/readindex"
+)
+
+// Input is everything that has happened to a member since its last step.
+type Input struct {
+	Ticks       int
+	Recv        []*raftpb.Message // from peers
+	Acks        []*raftpb.Message // responses of the local log and apply
+	ConfChanges []*raftpb.ConfChange
+	Propose     []*proposal.Pending
+	ReadWanted  bool
+	Unreachable []uint64
+	Snapshots   []SnapshotReport
+	TransferTo  uint64 // 0 = none
+	Campaign    bool
+	// AskProgress are answered with the match index of each member if this one
+	// leads, with nil otherwise. Each has room for the answer.
+	AskProgress []chan<- map[uint64]uint64
+}
+
+// SnapshotReport tells how sending a snapshot to a peer has ended.
+type SnapshotReport struct {
+	To uint64
+	OK bool
+}
+
+// Effects is what a driver has to do after a step, in the terms of raftnode.
+type Effects struct {
+	raftnode.Effects
+	// LeaderChanged is set when a leader became known that was not known before;
+	// State tells who leads.
+	LeaderChanged bool
+	State         raftnode.State
+}
+
+// Core is one member without its disk, network, clock and threads. The real
+// driver (run.go) and the simulator feed it the same inputs and carry out the
+// same effects. It belongs to one goroutine.
+type Core struct {
+	node  *raftnode.Node
+	props *proposal.Table
+	reads *readindex.Batcher
+	// held are proposals that came while there was no leader to give them to, in
+	// order. They are bounded by the limits of props and leave with their expiry.
+	held []*proposal.Pending
+	lead uint64
+	// readRetry is how long a read barrier may go unanswered before it is asked
+	// for again; readLimit ends it.
+	readRetry, readLimit time.Duration
+	errRead, errChanged  error
+}
+
+// CoreConfig holds the parts of a core.
+type CoreConfig struct {
+	Node       *raftnode.Node
+	Proposals  *proposal.Table
+	Reads      *readindex.Batcher
+	ReadRetry  time.Duration
+	ReadLimit  time.Duration
+	ErrTimeout error // what a reader gets after ReadLimit
+	ErrChanged error // what readers get when the leader changes under them
+}
+
+// NewCore returns a member at rest.
+func NewCore(c CoreConfig) *Core {
+	return &Core{node: c.Node, props: c.Proposals, reads: c.Reads, lead: c.Node.State().Lead,
+		readRetry: c.ReadRetry, readLimit: c.ReadLimit, errRead: c.ErrTimeout, errChanged: c.ErrChanged}
+}
+
+// Node gives the driver access to what only a leader knows, between steps.
+func (c *Core) Node() *raftnode.Node { return c.node }
+
+// Step takes one batch of inputs and returns what follows from it.
+func (c *Core) Step(now time.Time, in Input) Effects {
+	// Membership first: the acknowledgement that follows lets raft elect and
+	// count with it.
+	for _, cc := range in.ConfChanges {
+		c.node.ApplyConfChange(cc)
+	}
+	for _, m := range in.Acks {
+		c.node.Step(m) // a response of a term that has passed is refused, rightly
+	}
+	for _, m := range in.Recv {
+		c.node.Step(m) // a message that makes no sense here is dropped
+	}
+	for _, id := range in.Unreachable {
+		c.node.ReportUnreachable(id)
+	}
+	for _, s := range in.Snapshots {
+		c.node.ReportSnapshot(s.To, s.OK)
+	}
+	for range in.Ticks {
+		c.node.Tick()
+	}
+	if in.Campaign {
+		c.node.Campaign()
+	}
+	if in.TransferTo != 0 {
+		c.node.Transfer(in.TransferTo)
+	}
+	c.propose(in.Propose)
+	e := Effects{Effects: c.node.Effects(), State: c.node.State()}
+	for _, ask := range in.AskProgress {
+		var match map[uint64]uint64
+		if e.State.Role == raft.StateLeader {
+			match = c.node.Progress()
+		}
+		ask <- match
+	}
+	c.followLeader(&e)
+	c.askReads(now, in, &e)
+	return e
+}
+
+// propose hands what is held and what is new to raft, in order of arrival.
+func (c *Core) propose(fresh []*proposal.Pending) {
+	if len(fresh) == 0 && (len(c.held) == 0 || c.node.State().Lead == raft.None) {
+		return
+	}
+	all := fresh
+	if len(c.held) > 0 {
+		all = all[:0:0]
+		for _, p := range c.held {
+			if c.props.Lookup(p.ID) == p { // else it has expired meanwhile
+				all = append(all, p)
+			}
+		}
+		all = append(all, fresh...)
+		c.held = nil
+	}
+	ents := make([]raftnode.Entry, len(all))
+	for i, p := range all {
+		ents[i] = raftnode.Entry{Data: p.Data, ConfChange: p.ConfChange}
+	}
+	taken, err := c.node.Propose(ents)
+	if err != nil {
+		c.held = append([]*proposal.Pending(nil), all[taken:]...)
+	}
+}
+
+func (c *Core) followLeader(e *Effects) {
+	lead := e.State.Lead
+	if lead == c.lead {
+		return
+	}
+	c.lead = lead
+	if lead == raft.None {
+		return
+	}
+	e.LeaderChanged = true
+	c.reads.FailInFlight(c.errChanged)
+	if len(c.held) > 0 {
+		c.propose(nil)
+		c.more(e)
+	}
+}
+
+func (c *Core) askReads(now time.Time, in Input, e *Effects) {
+	start := in.ReadWanted || e.LeaderChanged
+	for {
+		for _, r := range e.Reads {
+			if c.reads.Confirm(r.RequestCtx, r.Index) {
+				start = true
+			}
+		}
+		e.Reads = nil
+		var ctx []byte
+		if start {
+			ctx = c.reads.Start(now)
+		}
+		if ctx == nil && in.Ticks > 0 {
+			var timedOut bool
+			if ctx, timedOut = c.reads.Retry(now, c.readRetry, c.readLimit, c.errRead); timedOut {
+				start, in.Ticks = true, 0
+				continue
+			}
+			in.Ticks = 0
+		}
+		if ctx == nil {
+			return
+		}
+		start = false
+		c.node.ReadIndex(ctx)
+		c.more(e)
+	}
+}
+
+// more adds the effects of something that happened after the first collection.
+func (c *Core) more(e *Effects) {
+	x := c.node.Effects()
+	e.Send = append(e.Send, x.Send...)
+	e.Append = append(e.Append, x.Append...)
+	e.Apply = append(e.Apply, x.Apply...)
+	e.Reads = append(e.Reads, x.Reads...)
+	e.State = c.node.State()
+}

@@ -1,0 +1,196 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/membership"
+)
+
+// register is what the store promises for one key.
+var register = porcupine.Model{
+	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
+		var keys []string
+		byKey := map[string][]porcupine.Operation{}
+		for _, op := range history {
+			k := op.Input.(input).key
+			if byKey[k] == nil {
+				keys = append(keys, k)
+			}
+			byKey[k] = append(byKey[k], op)
+		}
+		var parts [][]porcupine.Operation
+		for _, k := range keys {
+			parts = append(parts, byKey[k])
+		}
+		return parts
+	},
+	Init: func() any { return "" },
+	Step: func(state, in, out any) (bool, any) {
+		value, i, o := state.(string), in.(input), out.(output)
+		switch i.op {
+		case "get":
+			return o.unknown || o.value == value, value
+		case "put":
+			return true, i.value
+		}
+		matches := value == i.old
+		next := value
+		if matches {
+			next = i.value
+		}
+		return o.unknown || o.swapped == matches, next
+	},
+	DescribeOperation: func(in, out any) string { return fmt.Sprintf("%+v -> %+v", in, out) },
+}
+
+func valueOf(kvs [][]byte) string {
+	if len(kvs) == 0 {
+		return ""
+	}
+	kv := &mvccpb.KeyValue{}
+	if err := proto.Unmarshal(kvs[0], kv); err != nil {
+		return "undecodable: " + err.Error()
+	}
+	return string(kv.Value)
+}
+
+// Result tells how a run went.
+type Result struct {
+	Trace  uint64 // hash of everything that happened
+	Events int
+	Acked  int // operations that were acknowledged
+}
+
+// Run lets members and clients live through a hostile world for d of simulated
+// time, heals it and checks: no acknowledged write is lost, the history is
+// linearizable, all members hold the same keys and revisions. The trace goes to
+// out if that is not nil.
+func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Writer) (Result, error) {
+	w := newWorld(seed, f, out)
+	if err := w.populate(members, clients); err != nil {
+		return Result{}, err
+	}
+	for _, n := range w.nodes {
+		n.start()
+	}
+	for _, c := range w.clients {
+		c.pause()
+	}
+	w.unleash()
+	w.run(d)
+	w.heal()
+	w.run(2 * requestTimeout) // everyone has a leader again, and old requests have ended
+	for _, c := range w.clients {
+		c.stopped = true
+	}
+	w.run(2 * requestTimeout)
+	w.checkMembers()
+	w.checkHistory()
+	res := Result{Trace: w.trace.sum, Events: w.trace.n}
+	for _, c := range w.clients {
+		res.Acked += c.acked
+	}
+	return res, w.err
+}
+
+func (w *World) populate(members, clients int) error {
+	var initial []membership.InitialMember
+	for i := range members {
+		initial = append(initial, membership.InitialMember{Name: fmt.Sprintf("m%d", i), PeerURLs: []string{fmt.Sprintf("http://m%d:2380", i)}})
+	}
+	founders, clusterID, err := membership.Founders(initial, "sim")
+	if err != nil {
+		return err
+	}
+	first, err := membership.BootstrapEntries(founders)
+	if err != nil {
+		return err
+	}
+	for i, f := range founders {
+		n, err := newNode(w, i, f.ID, clusterID, first)
+		if err != nil {
+			return err
+		}
+		w.nodes = append(w.nodes, n)
+		w.byID[f.ID] = n
+	}
+	for i := range clients {
+		w.clients = append(w.clients, &client{w: w, id: i, keys: 4})
+	}
+	return nil
+}
+
+// checkMembers compares the hashes of all members once they have the same
+// revision.
+func (w *World) checkMembers() {
+	same := func() bool {
+		for _, n := range w.nodes {
+			if n.down || n.machine.Applied() != w.nodes[0].machine.Applied() {
+				return false
+			}
+		}
+		return true
+	}
+	if !w.runUntil(30*time.Second, same) {
+		w.fail("the members do not reach the same index after everything was healed")
+		return
+	}
+	var want uint32
+	for i, n := range w.nodes {
+		h, err := n.machine.KV().HashKV(context.Background(), 0)
+		if err != nil {
+			w.fail("hash of member %d: %w", n.index, err)
+			return
+		}
+		w.log("hash %d %08x rev=%d", n.index, h.Hash, h.HashRev)
+		if i == 0 {
+			want = h.Hash
+		} else if h.Hash != want {
+			w.fail("member %d has hash %08x at revision %d, member 0 has %08x", n.index, h.Hash, h.HashRev, want)
+		}
+	}
+}
+
+// checkHistory appends a final read of each key and looks for an order of all
+// operations that explains what was seen.
+func (w *World) checkHistory() {
+	if w.err != nil {
+		return
+	}
+	var history []porcupine.Operation
+	keys := map[string]bool{}
+	for _, c := range w.clients {
+		history = append(history, c.history...)
+		for _, op := range c.history {
+			keys[op.Input.(input).key] = true
+		}
+	}
+	v := w.nodes[0].machine.KV().View()
+	defer v.Close()
+	for k := range keys { // order does not matter: keys are checked apart
+		kv, err := v.Get([]byte(k), 0)
+		if err != nil {
+			w.fail("final read of %s: %w", k, err)
+			return
+		}
+		var kvs [][]byte
+		if kv != nil {
+			kvs = [][]byte{kv}
+		}
+		history = append(history, porcupine.Operation{ClientId: len(w.clients), Input: input{key: k, op: "get"},
+			Output: output{value: valueOf(kvs)}, Call: int64(w.now), Return: int64(w.now) + 1})
+	}
+	switch porcupine.CheckOperationsTimeout(register, history, time.Minute) {
+	case porcupine.Illegal:
+		w.fail("the history is not linearizable: an acknowledged operation was lost or seen out of order")
+	case porcupine.Unknown:
+		w.fail("the history could not be checked within a minute")
+	}
+}

@@ -1,0 +1,162 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/membership"
+	"quorate/internal/server"
+)
+
+// crashLane is one member of production, Pebble and all, on a memory disk that
+// loses power again and again. Its timing is that of real goroutines, so only
+// outcomes are compared: what was acknowledged before the power went must be
+// there afterwards.
+type crashLane struct {
+	t   *testing.T
+	rng *rand.Rand
+	fs  *vfs.MemFS
+
+	mu        sync.Mutex
+	acked     map[string]string // every acknowledged put
+	compacted int64             // highest acknowledged compaction
+}
+
+func (l *crashLane) open() *server.Member {
+	l.t.Helper()
+	m, err := server.Open(context.Background(), server.Config{
+		Name: "m", DataDir: "data", PeerURLs: []string{"http://m:2380"}, ClientURLs: []string{"http://m:2379"},
+		Initial: []membership.InitialMember{{Name: "m", PeerURLs: []string{"http://m:2380"}}},
+		Tick:    10 * time.Millisecond, ElectionTicks: 10, PreVote: true,
+		SnapshotCount: 150, CatchUpEntries: 50, MaxRequestBytes: 1 << 20, FS: l.fs,
+	})
+	if err != nil {
+		l.t.Fatalf("open: %v", err)
+	}
+	m.Start()
+	select {
+	case <-m.Ready():
+	case <-m.Failed():
+		l.t.Fatalf("start: %v", m.Err())
+	}
+	return m
+}
+
+// write puts keys until the member stops, and compacts now and then.
+func (l *crashLane) write(m *server.Member, writer int, seed uint64) {
+	rng := rand.New(rand.NewPCG(seed, uint64(writer)))
+	for n := 0; ; n++ {
+		key, value := fmt.Sprintf("w%d/k%d", writer, rng.IntN(40)), fmt.Sprintf("%d.%d.%d", seed, writer, n)
+		// Until it is acknowledged the put may have happened or not.
+		l.mu.Lock()
+		delete(l.acked, key)
+		l.mu.Unlock()
+		resp, err := m.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(value)}, nil)
+		if err != nil {
+			return
+		}
+		l.mu.Lock()
+		l.acked[key] = value
+		l.mu.Unlock()
+		if rng.IntN(50) == 0 {
+			rev := resp.Header.Revision - 5
+			if _, err := m.Compact(context.Background(), &pb.CompactionRequest{Revision: rev}); err == nil {
+				l.mu.Lock()
+				l.compacted = max(l.compacted, rev)
+				l.mu.Unlock()
+			}
+		}
+	}
+}
+
+// powerLoss returns what is acknowledged and the disk as it is a moment later.
+func (l *crashLane) powerLoss() (acked map[string]string, compacted int64, disk *vfs.MemFS) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	acked = make(map[string]string, len(l.acked))
+	for k, v := range l.acked {
+		acked[k] = v
+	}
+	return acked, l.compacted, l.fs.CrashClone(vfs.CrashCloneCfg{
+		UnsyncedDataPercent: l.rng.IntN(101), RNG: rand.New(rand.NewPCG(l.rng.Uint64(), 1))})
+}
+
+func (l *crashLane) check(m *server.Member, acked map[string]string, compacted int64) {
+	l.t.Helper()
+	for k, want := range acked {
+		res, err := m.Range(context.Background(), &pb.RangeRequest{Key: []byte(k)})
+		if err != nil {
+			l.t.Fatal(err)
+		}
+		if got := valueOf(res.KVs); got != want {
+			l.t.Fatalf("key %s is %q after the crash, %q was acknowledged", k, got, want)
+		}
+	}
+	if compacted > 0 {
+		_, err := m.Compact(context.Background(), &pb.CompactionRequest{Revision: compacted})
+		if err == nil {
+			l.t.Fatalf("the acknowledged compaction at %d was forgotten", compacted)
+		}
+	}
+	if _, err := m.HashKV(context.Background(), 0); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+func TestCrash(t *testing.T) {
+	const generations, writers = 6, 4
+	for s := *seed; s < *seed+*seeds; s++ {
+		l := &crashLane{t: t, rng: rand.New(rand.NewPCG(s, 7)), fs: vfs.NewCrashableMem(), acked: map[string]string{}}
+		total := 0
+		for g := range generations {
+			m := l.open()
+			l.check(m, l.acked, l.compacted)
+			var wg sync.WaitGroup
+			for w := range writers {
+				wg.Add(1)
+				go func() { defer wg.Done(); l.write(m, w, s*100+uint64(g)) }()
+			}
+			// The power goes after a random amount of work, wherever that falls.
+			for reads := 100 + l.rng.IntN(1500); reads > 0; reads-- {
+				if _, err := m.Range(context.Background(), &pb.RangeRequest{Key: []byte("w0/k0")}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			acked, compacted, disk := l.powerLoss()
+			m.Stop()
+			wg.Wait()
+			l.fs, l.acked, l.compacted = disk, acked, compacted
+			total += len(acked)
+		}
+		m := l.open()
+		l.check(m, l.acked, l.compacted)
+		m.Stop()
+		if total == 0 {
+			t.Errorf("seed %d: nothing was acknowledged; the run proves nothing", s)
+		}
+		t.Logf("seed %d: %d keys checked over %d power losses", s, total, generations)
+	}
+}
+
+// TestCrashLosesUnsyncedData makes sure that the disk of the crash lane forgets:
+// otherwise the lane would prove nothing.
+func TestCrashLosesUnsyncedData(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	f, err := fs.Create("f", vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write([]byte("never synced")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := fs.CrashClone(vfs.CrashCloneCfg{}).Stat("f"); err == nil {
+		t.Fatal("a file that was never synced has survived the crash")
+	}
+}

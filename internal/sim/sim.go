@@ -1,0 +1,233 @@
+// Package sim drives whole members through a simulated world.
+//
+// In: a seed. Out: a trace of everything that happened, and the history that
+// clients saw. Always true: one goroutine takes one event after the other from
+// one queue, and every choice comes from the seed, so a seed gives the same trace
+// each time. Disks lose what was not synced; the network delays, reorders,
+// loses and repeats messages; members crash and come back with what is left.
+//
+// The members are those of production from the core (server.Core) down to the
+// log; sockets, timers and goroutines are replaced by events, the engine by its
+// memory twin.
+package sim
+
+import (
+	"container/heap"
+	"fmt"
+	"hash/fnv"
+	"io"
+	"math/rand/v2"
+	"time"
+)
+
+// epoch is when the simulated world begins.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Faults says how hostile the world is. The zero value is a perfect one.
+type Faults struct {
+	Loss        float64       // share of messages lost
+	Duplication float64       // share of messages delivered twice
+	MinDelay    time.Duration // of a message
+	MaxDelay    time.Duration
+	SyncDelay   time.Duration // greatest time of a log write
+	ApplyDelay  time.Duration // greatest time of an apply batch
+	Partitions  time.Duration // mean time between partitions; 0 = none
+	Crashes     time.Duration // mean time between crashes; 0 = none
+	Outage      time.Duration // greatest time that a partition or crash lasts
+	TornWrites  int           // percent of unsynced blocks that survive a crash
+}
+
+// Hostile is the world of the standard runs.
+var Hostile = Faults{
+	Loss: 0.02, Duplication: 0.02, MinDelay: 200 * time.Microsecond, MaxDelay: 30 * time.Millisecond,
+	SyncDelay: 8 * time.Millisecond, ApplyDelay: 4 * time.Millisecond,
+	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, TornWrites: 50,
+}
+
+type event struct {
+	at  time.Duration
+	seq uint64
+	do  func()
+}
+
+type events []event
+
+func (q events) Len() int { return len(q) }
+func (q events) Less(i, j int) bool {
+	if q[i].at != q[j].at {
+		return q[i].at < q[j].at
+	}
+	return q[i].seq < q[j].seq
+}
+func (q events) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
+func (q *events) Push(x any)   { *q = append(*q, x.(event)) }
+func (q *events) Pop() any {
+	old := *q
+	x := old[len(old)-1]
+	old[len(old)-1] = event{}
+	*q = old[:len(old)-1]
+	return x
+}
+
+// World is one simulated cluster with its clients.
+type World struct {
+	seed    uint64
+	rng     *rand.Rand
+	faults  Faults
+	now     time.Duration
+	seq     uint64
+	queue   events
+	nodes   []*node
+	byID    map[uint64]*node
+	cut     map[[2]int]bool // links, by the indexes of sender and receiver
+	clients []*client
+	calm    bool // no new faults
+	trace   traceHash
+	out     io.Writer // nil: the trace is only hashed
+	err     error     // first thing that went wrong
+}
+
+type traceHash struct {
+	sum uint64
+	n   int
+}
+
+func newWorld(seed uint64, f Faults, out io.Writer) *World {
+	return &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
+		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out}
+}
+
+// log adds a line to the trace.
+func (w *World) log(format string, args ...any) {
+	line := fmt.Sprintf("%12d %s\n", w.now.Microseconds(), fmt.Sprintf(format, args...))
+	h := fnv.New64a()
+	fmt.Fprintf(h, "%x", w.trace.sum)
+	io.WriteString(h, line)
+	w.trace.sum = h.Sum64()
+	w.trace.n++
+	if w.out != nil {
+		io.WriteString(w.out, line)
+	}
+}
+
+func (w *World) fail(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf("seed %d at %v: %w", w.seed, w.now, fmt.Errorf(format, args...))
+		w.log("FAILED %v", w.err)
+	}
+}
+
+func (w *World) time() time.Time { return epoch.Add(w.now) }
+
+// after runs do once d has passed.
+func (w *World) after(d time.Duration, do func()) {
+	w.seq++
+	heap.Push(&w.queue, event{at: w.now + d, seq: w.seq, do: do})
+}
+
+// between returns a random time in [lo, hi).
+func (w *World) between(lo, hi time.Duration) time.Duration {
+	if hi <= lo {
+		return lo
+	}
+	return lo + time.Duration(w.rng.Int64N(int64(hi-lo)))
+}
+
+func (w *World) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
+
+// run takes events until d has passed or something has gone wrong.
+func (w *World) run(d time.Duration) {
+	end := w.now + d
+	for w.err == nil && len(w.queue) > 0 && w.queue[0].at <= end {
+		e := heap.Pop(&w.queue).(event)
+		w.now = e.at
+		e.do()
+	}
+	w.now = end
+}
+
+// runUntil takes events until done holds, for at most d.
+func (w *World) runUntil(d time.Duration, done func() bool) bool {
+	for end := w.now + d; w.now < end; {
+		if done() {
+			return true
+		}
+		w.run(10 * time.Millisecond)
+		if w.err != nil {
+			return false
+		}
+	}
+	return done()
+}
+
+// unleash schedules partitions and crashes.
+func (w *World) unleash() {
+	w.scheduleFault(w.faults.Partitions, w.partition)
+	w.scheduleFault(w.faults.Crashes, w.crash)
+}
+
+func (w *World) scheduleFault(mean time.Duration, fault func()) {
+	if mean == 0 {
+		return
+	}
+	w.after(w.between(mean/4, 2*mean), func() {
+		if w.calm {
+			return
+		}
+		fault()
+		w.scheduleFault(mean, fault)
+	})
+}
+
+// partition cuts one member off, or only one direction of one link.
+func (w *World) partition() {
+	a := w.rng.IntN(len(w.nodes))
+	links := [][2]int{{a, (a + 1 + w.rng.IntN(len(w.nodes)-1)) % len(w.nodes)}}
+	if w.rng.IntN(2) == 0 {
+		links = nil
+		for b := range w.nodes {
+			if b != a {
+				links = append(links, [2]int{a, b}, [2]int{b, a})
+			}
+		}
+	}
+	for _, l := range links {
+		w.cut[l] = true
+	}
+	w.log("cut %v", links)
+	w.after(w.between(0, w.faults.Outage), func() {
+		for _, l := range links {
+			delete(w.cut, l)
+		}
+		w.log("mend %v", links)
+	})
+}
+
+// crash takes the power from one member, as long as a quorum is left, and now
+// and then from all of them.
+func (w *World) crash() {
+	victims := []*node{w.nodes[w.rng.IntN(len(w.nodes))]}
+	if w.rng.IntN(6) == 0 {
+		victims = w.nodes
+	}
+	for _, n := range victims {
+		if n.down {
+			continue
+		}
+		n.crash()
+		w.after(w.between(10*time.Millisecond, w.faults.Outage), n.start)
+	}
+}
+
+// heal ends all faults and brings everyone back.
+func (w *World) heal() {
+	w.calm = true
+	w.log("heal")
+	clear(w.cut)
+	for _, n := range w.nodes {
+		if n.down {
+			n.start()
+		}
+	}
+	w.faults.Loss, w.faults.Duplication = 0, 0
+}
