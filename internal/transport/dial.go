@@ -9,6 +9,10 @@ import (
 	"time"
 )
 
+// idleTimeout is a little below the time after which etcd closes an idle
+// connection, so that a request does not meet one that is just being closed.
+const idleTimeout = readTimeout - 500*time.Millisecond
+
 // newStreamClient returns the client that opens streams: each read and each
 // write has its own deadline, and a connection is never used twice.
 func newStreamClient(tc *tls.Config, dialTimeout time.Duration) *http.Client {
@@ -31,6 +35,7 @@ func newRequestClient(tc *tls.Config, dialTimeout time.Duration) *http.Client {
 	rt := roundTripper(tc)
 	rt.MaxIdleConnsPerHost = 1024
 	rt.WriteBufferSize = 64 << 10
+	rt.IdleConnTimeout = idleTimeout
 	return client(rt, dialer(dialTimeout).DialContext)
 }
 

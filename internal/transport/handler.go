@@ -48,7 +48,7 @@ func (t *Transport) accept(w http.ResponseWriter, r *http.Request, method string
 		w.Header().Set(headerVersion, t.cfg.Version)
 	}
 	if err := t.checkHeaders(r.Header); err != nil {
-		t.lg.Warn("refused a request of another member", zap.String("remote", r.RemoteAddr),
+		t.warn(t.lg, "refused a request of another member", zap.String("remote", r.RemoteAddr),
 			zap.String("remote-peer-id", r.Header.Get(headerFrom)), zap.String("remote-version", r.Header.Get(headerVersion)),
 			zap.String("remote-cluster-id", r.Header.Get(headerCluster)), zap.Error(err))
 		http.Error(w, err.Error(), http.StatusPreconditionFailed)
@@ -98,7 +98,7 @@ func (t *Transport) serveMessage(w http.ResponseWriter, r *http.Request) {
 		err = t.deliver(m)
 	}
 	if err != nil {
-		t.lg.Warn("failed to process raft message", zap.String("remote-peer-id", r.Header.Get(headerFrom)), zap.Error(err))
+		t.warn(t.lg, "failed to process raft message", zap.String("remote-peer-id", r.Header.Get(headerFrom)), zap.Error(err))
 		// Never 403 here: a member that reads it takes itself for removed.
 		w.Header().Set("Connection", "close")
 		http.Error(w, "error processing raft message", http.StatusInternalServerError)
@@ -142,19 +142,19 @@ func (t *Transport) serveStream(w http.ResponseWriter, r *http.Request) {
 	}
 	lg := t.lg.With(zap.String("remote-peer-id", membership.FormatID(from)))
 	if t.cfg.Host.IsRemoved(from) {
-		lg.Warn("refused a stream to a removed member")
+		t.warn(lg, "refused a stream to a removed member")
 		http.Error(w, "removed member", http.StatusGone)
 		return
 	}
 	p := t.table.Load().peers[from]
 	if p == nil {
 		t.learn(from, r.Header)
-		lg.Warn("refused a stream to an unknown member")
+		t.warn(lg, "refused a stream to an unknown member")
 		http.Error(w, "error sender not found", http.StatusNotFound)
 		return
 	}
 	if to := r.Header.Get(headerTo); to != membership.FormatID(t.cfg.ID) {
-		lg.Warn("refused a stream that asks for another member", zap.String("to", to))
+		t.warn(lg, "refused a stream that asks for another member", zap.String("to", to))
 		http.Error(w, "to field mismatch", http.StatusPreconditionFailed)
 		return
 	}

@@ -20,15 +20,25 @@ const streamBuffer = 64 << 10
 // readStream keeps a stream from the peer open and hands on what comes, until
 // the peer is stopped.
 func (p *peer) readStream(kind streamKind) {
+	refused := "" // what the log has been told already
 	for p.ctx.Err() == nil {
 		start := time.Now()
 		body, err := p.dial(kind)
 		if err == nil {
+			refused = ""
 			err = p.readFrom(kind, body)
-		} else if p.ctx.Err() == nil && !errors.Is(err, errUnsupportedStream) {
-			p.status.deactivate("dial "+kind.String()+" stream", err)
+		} else if p.ctx.Err() == nil {
+			if errors.Is(err, errIncompatible) || errors.Is(err, errClusterMismatch) || errors.Is(err, errUnsupportedStream) {
+				if refused != err.Error() {
+					refused = err.Error()
+					p.lg.Warn("peer refused the stream", zap.Stringer("stream", kind), zap.Error(err))
+				}
+			}
+			if !errors.Is(err, errUnsupportedStream) {
+				p.status.deactivate("dial "+kind.String()+" stream", err)
+			}
 		}
-		p.lg.Debug("stream from the peer ended", zap.Stringer("stream", kind), zap.Error(err))
+		p.lg.Debug("no stream from the peer", zap.Stringer("stream", kind), zap.Error(err))
 		select {
 		case <-time.After(dialRetry - time.Since(start)):
 		case <-p.ctx.Done():
@@ -112,9 +122,5 @@ func (p *peer) checkStreamAnswer(resp *http.Response) error {
 	case http.StatusNotFound:
 		return fmt.Errorf("peer %s does not know member %s yet", p.name, membership.FormatID(p.t.cfg.ID))
 	}
-	err = statusError(resp)
-	if errors.Is(err, errIncompatible) || errors.Is(err, errClusterMismatch) {
-		p.lg.Warn("peer refused the stream", zap.Error(err))
-	}
-	return err
+	return statusError(resp)
 }

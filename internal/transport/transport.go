@@ -14,6 +14,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"golang.org/x/time/rate"
 
 	"quorate/internal/membership"
 )
@@ -78,6 +79,7 @@ type Transport struct {
 	version  membership.Version
 	lg       *zap.Logger
 	reports  *reporter
+	noise    *rate.Limiter // of warnings that others can cause as often as they like
 	streams  *http.Client // for GET of streams: 5 s limit on each read and write
 	requests *http.Client // for POST, connections are kept
 
@@ -122,6 +124,7 @@ func New(cfg Config) (*Transport, error) {
 		streams:  newStreamClient(cfg.TLS, cfg.DialTimeout),
 		requests: newRequestClient(cfg.TLS, cfg.DialTimeout),
 	}
+	t.noise = rate.NewLimiter(1, 20)
 	t.reports = newReporter(t.lg, cfg.Host)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.table.Store(&peerTable{peers: map[uint64]*peer{}, remotes: map[uint64]*peer{}})
@@ -277,6 +280,14 @@ func (t *Transport) Stop() {
 	t.wg.Wait()
 	t.streams.CloseIdleConnections()
 	t.requests.CloseIdleConnections()
+}
+
+// warn logs what another member did wrong, but no more than one line a second
+// in the long run.
+func (t *Transport) warn(lg *zap.Logger, text string, fields ...zap.Field) {
+	if t.noise.Allow() {
+		lg.Warn(text, fields...)
+	}
 }
 
 // deliver gives a received message to the Host.
