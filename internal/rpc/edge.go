@@ -2,6 +2,8 @@ package rpc
 
 import (
 	"context"
+	"strings"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -23,8 +25,11 @@ type edge struct {
 
 	clusterID, memberID uint64
 
-	// methods are the series of every registered method, by full name.
+	// methods are the series of the methods that NewServer registers, by full
+	// name. Those of services registered later appear with their first call.
 	methods map[string]*methodSeries
+	lateMu  sync.Mutex
+	late    map[string]*methodSeries
 
 	unaryVersions, streamVersions *clientVersions
 
@@ -57,6 +62,22 @@ func (e *edge) admit(ctx context.Context, versions *clientVersions, learnerMaySe
 		return true, nil
 	}
 	return false, nil
+}
+
+// seriesOf finds the series of a method by its full name.
+func (e *edge) seriesOf(full string, fromClient, fromServer bool) *methodSeries {
+	if s := e.methods[full]; s != nil {
+		return s
+	}
+	e.lateMu.Lock()
+	defer e.lateMu.Unlock()
+	s := e.late[full]
+	if s == nil {
+		service, name, _ := strings.Cut(strings.TrimPrefix(full, "/"), "/")
+		s = newMethodSeries(service, grpc.MethodInfo{Name: name, IsClientStream: fromClient, IsServerStream: fromServer}, e.o.Extensive)
+		e.late[full] = s
+	}
+	return s
 }
 
 // header is the header of an answer at rev, where 0 means now.
@@ -141,7 +162,7 @@ func learnerMayServe(req any) bool {
 // interceptUnary does for the methods of generated services what unary does
 // for ours, which do not come here.
 func (e *edge) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	series := e.methods[info.FullMethod]
+	series := e.seriesOf(info.FullMethod, false, false)
 	start := time.Now()
 	series.started.Inc()
 	series.received.Inc()
@@ -195,7 +216,7 @@ func (s *stream) RecvMsg(m any) error {
 const fullSnapshot = "/" + maintenanceService + "/Snapshot"
 
 func (e *edge) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	s := &stream{ServerStream: ss, ctx: ss.Context(), series: e.methods[info.FullMethod]}
+	s := &stream{ServerStream: ss, ctx: ss.Context(), series: e.seriesOf(info.FullMethod, info.IsClientStream, info.IsServerStream)}
 	start := time.Now()
 	s.series.started.Inc()
 	needLeader, err := e.admit(s.ctx, e.streamVersions, info.FullMethod == fullSnapshot)

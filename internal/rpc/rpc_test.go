@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"net"
 	"strings"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -1025,5 +1027,46 @@ func TestSeries(t *testing.T) {
 	}
 	if got, want := read(), "started 3, received 3, sent 2, OK 2, InvalidArgument 1"; got != want {
 		t.Errorf("got %s, want %s", got, want)
+	}
+}
+
+// lateService answers one method with what it gets.
+func lateService(s grpc.ServiceRegistrar) {
+	s.RegisterService(&grpc.ServiceDesc{
+		ServiceName: "v3lockpb.Lock",
+		Methods: []grpc.MethodDesc{{MethodName: "Echo", Handler: func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+			req := new(pb.PutRequest)
+			if err := decode(req); err != nil {
+				return nil, err
+			}
+			return intercept(ctx, req, &grpc.UnaryServerInfo{FullMethod: "/v3lockpb.Lock/Echo"}, func(_ context.Context, req any) (any, error) { return req, nil })
+		}}},
+	}, nil)
+}
+
+// TestLateService checks that a service that is registered after NewServer is
+// admitted and counted.
+func TestLateService(t *testing.T) {
+	f := newFake(t)
+	lis := bufconn.Listen(1 << 16)
+	s := NewServer(testOptions(), f)
+	lateService(s)
+	go s.Serve(lis)
+	t.Cleanup(s.Stop)
+	conn := dialRaw(t, func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) })
+	var resp pb.PutRequest
+	if err := conn.Invoke(testContext(t), "/v3lockpb.Lock/Echo", &pb.PutRequest{Lease: 5}, &resp); err != nil || resp.Lease != 5 {
+		t.Errorf("got %v, %v", &resp, err)
+	}
+	if got := counted(seriesHandled.WithLabelValues("unary", "v3lockpb.Lock", "Echo", "OK")); got != 1 {
+		t.Errorf("counted %v calls, want 1", got)
+	}
+	seriesHandled.DeletePartialMatch(prometheus.Labels{"grpc_service": "v3lockpb.Lock"})
+	for _, v := range []*prometheus.CounterVec{seriesStarted, seriesReceived, seriesSent} {
+		v.DeletePartialMatch(prometheus.Labels{"grpc_service": "v3lockpb.Lock"})
+	}
+	f.capable.Store(false)
+	if err := conn.Invoke(testContext(t), "/v3lockpb.Lock/Echo", &pb.PutRequest{}, &resp); status.Convert(err).Message() != "etcdserver: not capable" {
+		t.Errorf("got %v", err)
 	}
 }

@@ -62,7 +62,9 @@ func (h healthSwitch) set(serving bool) {
 	h.SetServingStatus(everything, s)
 }
 
-// Server is the gRPC server of one member.
+// Server is the gRPC server of one member. More services may be registered
+// before it serves; their calls are admitted and counted like all others, but
+// their errors and headers are their own business.
 type Server struct {
 	*grpc.Server
 	// Health answers SERVING from the start. Its Shutdown makes it say
@@ -87,6 +89,7 @@ func NewServer(o Options, b Backend) *Server {
 		clusterID:      b.ClusterID(),
 		memberID:       b.MemberID(),
 		methods:        make(map[string]*methodSeries),
+		late:           make(map[string]*methodSeries),
 		unaryVersions:  newClientVersions("unary"),
 		streamVersions: newClientVersions("stream"),
 		leaders:        &leaderWatch{leader: b.Leader, every: o.ElectionTimeout, streams: make(map[*cutter]struct{})},
