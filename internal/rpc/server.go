@@ -26,7 +26,8 @@ type Options struct {
 	// KeepaliveInterval and KeepaliveTimeout are when the server pings an idle
 	// client and how long it waits for the answer; 0 means gRPC's own.
 	KeepaliveInterval, KeepaliveTimeout time.Duration
-	// ElectionTimeout is what three of make a stream end that asks for a leader.
+	// ElectionTimeout is what three of make a stream end that asks for a leader;
+	// 0 means a second.
 	ElectionTimeout time.Duration
 	// WarnUnaryDuration is from where on a unary call is logged; 0 means never.
 	WarnUnaryDuration time.Duration
@@ -80,6 +81,9 @@ func NewServer(o Options, b Backend) *Server {
 	}
 	if o.WarnUnaryDuration == 0 {
 		o.WarnUnaryDuration = math.MaxInt64
+	}
+	if o.ElectionTimeout <= 0 {
+		o.ElectionTimeout = time.Second
 	}
 	o.debug = o.Logger.Core().Enabled(zap.DebugLevel)
 	e := &edge{
