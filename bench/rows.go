@@ -40,6 +40,7 @@ var rows = []row{
 	{id: "all.cpu", title: "LIST of everything, %[1]s × 1 KB: CPU", unit: "s", budget: 0.3, required: 1},
 	{id: "all.time", title: "LIST of everything, %[1]s × 1 KB: time", unit: "s", required: 1},
 	{id: "all.peak", title: "LIST of everything, %[1]s × 1 KB: peak memory over idle", unit: "MB", budget: 0.25, required: 1},
+	{id: "all.resident", title: "LIST of everything, %[1]s × 1 KB: peak resident memory", unit: "MB", required: 1},
 	{id: "count.cpu", title: "count-only over %[1]s keys: CPU", unit: "ms", budget: 0.01, required: 0.02},
 	{id: "watch.cpu", title: "watch fan-out, 1,000 watchers of one key: CPU per delivered event", unit: "µs", budget: 0.35, required: 1},
 	{id: "watch.p50", title: "watch fan-out, 1,000 watchers of one key: put to last delivery p50", unit: "ms", required: 1},

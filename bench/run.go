@@ -89,7 +89,7 @@ var groups = []group{
 	{"single", 1, 10, (*run).single, []string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99", "alone.p50",
 		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "watch.cpu", "watch.p50"}},
 	{"three", 3, 12, (*run).three, []string{"put3.cpu", "put3.rate", "put3.p99"}},
-	{"list", 1, 4, (*run).list, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak"}},
+	{"list", 1, 4, (*run).list, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak", "all.resident"}},
 	{"big", 1, 10, (*run).big, []string{"load.rate", "mem.loaded", "mem.restarted", "list1000.cpu", "list1000.p50",
 		"restart.term", "restart.kill", "compact.time", "compact.p99", "defrag.time", "defrag.pause"}},
 }
@@ -277,7 +277,7 @@ func checkList(r *reply, limit int64) error {
 
 func (r *run) list(ctx context.Context) {
 	failed := len(r.res.failed)
-	r.step(ctx, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak"}, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+	r.step(ctx, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak", "all.resident"}, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
 		return nil, preload(ctx, s.clients, "list", 0, r.scale.listKeys, 1024, 0)
 	})
 	if len(r.res.failed) > failed {
@@ -292,18 +292,18 @@ func (r *run) list(ctx context.Context) {
 		return map[string]float64{"count.cpu": micros(cpu, max(1, o.ops)) / 1e3}, err
 	})
 	// A restart before each repetition: what the one before has left behind would count as idle.
-	r.step(ctx, []string{"all.cpu", "all.time", "all.peak"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+	r.step(ctx, []string{"all.cpu", "all.time", "all.peak", "all.resident"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
 		if _, err := r.restart(ctx, s, true); err != nil {
 			return nil, err
 		}
 		if err := call(ctx, s.clients.conns[0], methodRange, rangeRequest(nil, []byte("list/"), rangeOptions{end: []byte("list0"), limit: 10}), &reply{}); err != nil {
 			return nil, err
 		}
-		if err := s.member().ResetPeak(); err != nil {
+		idle, err := residentAfter(ctx, s)
+		if err != nil {
 			return nil, err
 		}
-		idle, err := s.member().Memory()
-		if err != nil {
+		if err := s.member().ResetPeak(); err != nil {
 			return nil, err
 		}
 		all := &reply{}
@@ -320,7 +320,7 @@ func (r *run) list(ctx context.Context) {
 		}
 		peak, err := s.member().Memory()
 		return map[string]float64{"all.cpu": cpu.Seconds(), "all.time": o.elapsed.Seconds(),
-			"all.peak": megabytes(peak.Peak - idle.Resident)}, err
+			"all.peak": megabytes(peak.Peak) - idle, "all.resident": megabytes(peak.Peak)}, err
 	})
 }
 
@@ -392,7 +392,7 @@ func (r *run) big(ctx context.Context) {
 		o, cpu, err := r.lists(ctx, s, "big", rangeOptions{limit: 1000})
 		return map[string]float64{"list1000.cpu": micros(cpu, max(1, o.ops)) / 1e3, "list1000.p50": millis(o.percentile(0.5))}, err
 	})
-	r.step(ctx, []string{"restart.term", "mem.restarted"}, 2, func(ctx context.Context, s *side) (map[string]float64, error) {
+	r.step(ctx, []string{"restart.term", "mem.restarted"}, 3, func(ctx context.Context, s *side) (map[string]float64, error) {
 		took, err := r.restart(ctx, s, true)
 		if err != nil {
 			return nil, err
@@ -400,7 +400,7 @@ func (r *run) big(ctx context.Context) {
 		mem, err := residentAfter(ctx, s)
 		return map[string]float64{"restart.term": took.Seconds(), "mem.restarted": mem}, err
 	})
-	r.step(ctx, []string{"restart.kill"}, 2, func(ctx context.Context, s *side) (map[string]float64, error) {
+	r.step(ctx, []string{"restart.kill"}, 3, func(ctx context.Context, s *side) (map[string]float64, error) {
 		// Some writes first: a process that dies at rest has nothing to recover.
 		if _, err := r.puts(ctx, s, r.scale.clients, 500*time.Millisecond); err != nil {
 			return nil, err
