@@ -194,21 +194,9 @@ func BenchmarkRange(b *testing.B) {
 			v.Close()
 		}
 	})
-	b.Run("stream all", func(b *testing.B) {
-		b.ReportAllocs()
-		defer cpu(b)()
-		for b.Loop() {
-			v := s.View()
-			n := 0
-			if _, _, err := v.RangeStream(&pb.RangeRequest{Key: all.Key, RangeEnd: all.RangeEnd}, 1<<20, func(kvs [][]byte) error {
-				n += len(kvs)
-				return nil
-			}); err != nil || n != 300_000 {
-				b.Fatal(n, err)
-			}
-			v.Close()
-		}
-	})
+	for _, size := range []int{1 << 20, 16 << 20} {
+		benchStream(b, s, size)
+	}
 	// A page at an older revision after a tenth of the keys has changed: with
 	// the root of that revision pinned, and without.
 	rev := s.Rev()
@@ -235,6 +223,25 @@ func BenchmarkRange(b *testing.B) {
 			}
 		})
 	}
+}
+
+func benchStream(b *testing.B, s *Store, size int) {
+	b.Run(fmt.Sprintf("stream all, %d MiB pieces", size>>20), func(b *testing.B) {
+		b.ReportAllocs()
+		defer cpu(b)()
+		for b.Loop() {
+			v := s.View()
+			n := 0
+			req := &pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0")}
+			if _, _, err := v.RangeStream(req, size, func(kvs [][]byte) error {
+				n += len(kvs)
+				return nil
+			}); err != nil || n != 300_000 {
+				b.Fatal(n, err)
+			}
+			v.Close()
+		}
+	})
 }
 
 // BenchmarkOpen opens a store of a million keys and reports the memory that its

@@ -599,3 +599,5 @@ func TestModelMem(t *testing.T) {
 		w.run(400)
 	}
 }
+
+func crc(b []byte) uint32 { return crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli)) }

@@ -107,12 +107,13 @@ func (r *reader) rangeKeys(req *pb.RangeRequest) (*RangeResult, error) {
 	}
 	limit := int(max(req.Limit, 0))
 	if req.KeysOnly {
+		var room slab
 		root.ascend(s, rev, func(n *node, i int, m meta) bool {
 			if limit > 0 && len(res.KVs) == limit {
 				res.More = true
 				return false
 			}
-			res.KVs = append(res.KVs, keyOnly(pick{m, n.key(i)}))
+			res.KVs = append(res.KVs, keyOnly(&room, pick{m, n.key(i)}))
 			return true
 		})
 	} else {
@@ -159,7 +160,7 @@ func (r *reader) single(res *RangeResult, req *pb.RangeRequest, rev int64) error
 		return nil
 	}
 	if keysFromIndex(req) {
-		res.KVs = [][]byte{keyOnly(pick{m, n.key(i)})}
+		res.KVs = [][]byte{keyOnly(&slab{}, pick{m, n.key(i)})}
 		return nil
 	}
 	kv, err := r.record(m.rev())
@@ -233,8 +234,9 @@ func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span
 		picks, res.More = picks[:limit], true
 	}
 	if req.KeysOnly {
+		var room slab
 		for _, p := range picks {
-			res.KVs = append(res.KVs, keyOnly(p))
+			res.KVs = append(res.KVs, keyOnly(&room, p))
 		}
 		return nil
 	}
@@ -300,9 +302,9 @@ func (r *reader) sortedByValue(res *RangeResult, req *pb.RangeRequest, picks []p
 
 // keyOnly encodes what the index knows of a key; the lease is left out, as
 // etcd 3.7 does.
-func keyOnly(p pick) []byte {
-	kv, _ := encodeRecord(record{key: p.key, create: p.create, mod: p.mod, version: p.version})
-	return kv
+func keyOnly(room *slab, p pick) []byte {
+	r := record{key: p.key, create: p.create, mod: p.mod, version: p.version}
+	return appendRecord(room.alloc(r.size()), r)
 }
 
 func blankValue(kv []byte) ([]byte, error) {
@@ -386,13 +388,13 @@ func (r *reader) scan(revs []Revision, kvs [][]byte, bound int) error {
 	var room slab
 	var key [1 + TombstoneLen]byte
 	key[0] = byte(engine.Key)
-	total := 0
+	total, at := 0, int64(0)
 	for _, j := range idx {
 		rev := revs[j]
 		kv, ok := r.overlaid(rev)
 		if !ok {
 			k := AppendRevision(key[:1], rev, false)
-			if !seek(it, k) {
+			if !seek(it, at, rev.Main, k) {
 				err := it.Error()
 				if err == nil {
 					err = engine.ErrNotFound
@@ -403,7 +405,7 @@ func (r *reader) scan(revs []Revision, kvs [][]byte, bound int) error {
 			if err != nil {
 				return missing(rev, err)
 			}
-			kv = room.copy(v)
+			kv, at = room.copy(v), rev.Main
 		}
 		kvs[j] = kv
 		if total += len(kv); bound > 0 && total > bound {
@@ -413,15 +415,21 @@ func (r *reader) scan(revs []Revision, kvs [][]byte, bound int) error {
 	return nil
 }
 
-// seek moves an iterator forward to exactly key. The next record often is the
-// one, and a step costs less than a search.
-func seek(it engine.Iterator, key []byte) bool {
-	if it.Valid() && it.Next() {
-		switch c := bytes.Compare(it.Key(), key); {
-		case c == 0:
-			return true
-		case c > 0:
-			return false
+// nearby is the distance in main revisions up to which steps to the next record
+// cost less than a search.
+const nearby = 12
+
+// seek moves an iterator, which is at the record of revision from or not
+// positioned, forward to exactly key of revision to.
+func seek(it engine.Iterator, from, to int64, key []byte) bool {
+	if it.Valid() && to-from <= nearby {
+		for i := 0; i < nearby && it.Next(); i++ {
+			switch c := bytes.Compare(it.Key(), key); {
+			case c == 0:
+				return true
+			case c > 0:
+				return false
+			}
 		}
 	}
 	return it.SeekGE(key) && bytes.Equal(it.Key(), key)
@@ -443,31 +451,41 @@ func byRevision(revs []Revision) []int32 {
 	return idx
 }
 
-// slab hands out copies from larger pieces of memory.
-type slab struct{ free []byte }
-
-func (s *slab) copy(b []byte) []byte {
-	if len(b) > cap(s.free)-len(s.free) {
-		if len(b) > 8<<10 {
-			return append(make([]byte, 0, len(b)), b...)
-		}
-		s.free = make([]byte, 0, 64<<10)
-	}
-	n := len(s.free)
-	s.free = append(s.free, b...)
-	return s.free[n:len(s.free):len(s.free)]
+// slab hands out slices of larger pieces of memory.
+type slab struct {
+	free []byte
+	size int // of the next piece
 }
 
-// firstChunk and the doubling are etcd's sizes of the pieces of a RangeStream.
+// alloc returns an empty slice with room for n bytes.
+func (s *slab) alloc(n int) []byte {
+	if n > len(s.free) {
+		if n > 8<<10 {
+			return make([]byte, 0, n)
+		}
+		// The first pieces are small: most results are.
+		s.size = min(max(4*s.size, 512, n), 64<<10)
+		s.free = make([]byte, s.size)
+	}
+	b := s.free[:0:n]
+	s.free = s.free[n:]
+	return b
+}
+
+func (s *slab) copy(b []byte) []byte { return append(s.alloc(len(b)), b...) }
+
+// A stream begins with a small piece and doubles it, as etcd's does, up to
+// maxChunk keys.
 const (
 	firstChunk = 10
-	maxChunk   = 1 << 14
+	maxChunk   = 1 << 17
 )
 
 // RangeStream answers a request without sort order and filters in pieces: emit
 // gets records in key order, immutable, in pieces of about maxBytes. Memory is
-// bounded by twice maxBytes plus one record. count and more are as in
-// RangeResult.
+// bounded by twice maxBytes plus one record. The larger the piece, the more
+// sequential the reading: 16 MiB costs half of 1 MiB if keys were not
+// written in their order. count and more are as in RangeResult.
 func (v *View) RangeStream(req *pb.RangeRequest, maxBytes int, emit func(kvs [][]byte) error) (count int64, more bool, err error) {
 	v.ranges++
 	r := v.reader()
@@ -531,8 +549,9 @@ func resCount(res *RangeResult) int64 {
 func (r *reader) chunk(picks []pick, keysOnly bool, bound int) (kvs [][]byte, size int, err error) {
 	kvs = make([][]byte, len(picks))
 	if keysOnly {
+		var room slab
 		for i, p := range picks {
-			kvs[i] = keyOnly(p)
+			kvs[i] = keyOnly(&room, p)
 		}
 	} else {
 		if len(picks) == 1 {

@@ -50,17 +50,26 @@ func intFieldLen(v int64) int {
 // fields in the order of their numbers, zero values left out. key is the
 // position of the key in them.
 func encodeRecord(r record) (kv, key []byte) {
-	n := bytesFieldLen(r.key) + intFieldLen(r.create) + intFieldLen(r.mod) +
+	kv = appendRecord(make([]byte, 0, r.size()), r)
+	if n := len(r.key); n > 0 {
+		at := 1 + uvarintLen(uint64(n))
+		key = kv[at : at+n : at+n]
+	}
+	return kv, key
+}
+
+func (r *record) size() int {
+	return bytesFieldLen(r.key) + intFieldLen(r.create) + intFieldLen(r.mod) +
 		intFieldLen(r.version) + bytesFieldLen(r.value) + intFieldLen(r.lease)
-	kv = make([]byte, 0, n)
+}
+
+func appendRecord(kv []byte, r record) []byte {
 	kv = appendBytesField(kv, tagKey, r.key)
-	key = kv[len(kv)-len(r.key) : len(kv) : len(kv)]
 	kv = appendIntField(kv, tagCreate, r.create)
 	kv = appendIntField(kv, tagMod, r.mod)
 	kv = appendIntField(kv, tagVersion, r.version)
 	kv = appendBytesField(kv, tagValue, r.value)
-	kv = appendIntField(kv, tagLease, r.lease)
-	return kv, key
+	return appendIntField(kv, tagLease, r.lease)
 }
 
 func appendBytesField(dst []byte, tag byte, b []byte) []byte {

@@ -1,0 +1,699 @@
+package mvcc
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"math/rand"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/clock"
+	"quorate/internal/engine"
+	"quorate/internal/engine/mem"
+)
+
+func openMem(t *testing.T, o Options) (*mem.Engine, *Store) {
+	t.Helper()
+	eng := mem.New()
+	s, err := Open(eng, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.Close)
+	return eng, s
+}
+
+// apply runs f as one transaction and publishes it.
+func apply(t *testing.T, s *Store, f func(t *Txn)) []Change {
+	t.Helper()
+	b := s.eng.NewBatch()
+	txn := s.Begin(b)
+	f(txn)
+	changes := txn.End()
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	s.Publish()
+	return changes
+}
+
+func compact(t *testing.T, s *Store, rev int64) <-chan struct{} {
+	t.Helper()
+	b := s.eng.NewBatch()
+	done, err := s.Compact(b, rev)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	s.Publish()
+	return done
+}
+
+func decode(t *testing.T, kv []byte) *mvccpb.KeyValue {
+	t.Helper()
+	out := &mvccpb.KeyValue{}
+	if err := proto.Unmarshal(kv, out); err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// A transcript of what changes look like: revisions, subs, create, version and
+// leases, as seen by the lease and watch packages.
+func TestChanges(t *testing.T) {
+	_, s := openMem(t, Options{Manual: true})
+	var log strings.Builder
+	step := func(name string, f func(t *Txn)) {
+		fmt.Fprintf(&log, "%s:", name)
+		for _, c := range apply(t, s, f) {
+			kv := decode(t, c.KV)
+			what := "put"
+			if c.Delete {
+				what = "delete"
+			}
+			fmt.Fprintf(&log, " %s %s@%d.%d create=%v/%d version=%d lease=%d->%d;", what, c.Key, c.Rev.Main, c.Rev.Sub,
+				c.Create, kv.CreateRevision, kv.Version, c.PrevLease, c.Lease)
+			if !bytes.Equal(c.Key, kv.Key) || !c.Delete && kv.ModRevision != c.Rev.Main {
+				t.Errorf("change %+v holds %v", c, kv)
+			}
+		}
+		fmt.Fprintf(&log, " rev %d\n", s.Rev())
+	}
+	step("two puts", func(t *Txn) { t.Put([]byte("a"), []byte("1"), 0); t.Put([]byte("b"), nil, 7) })
+	step("again", func(t *Txn) { t.Put([]byte("b"), []byte("2"), 8) })
+	step("delete nothing", func(t *Txn) { t.DeleteRange([]byte("x"), nil) })
+	step("read only", func(t *Txn) { t.Lookup([]byte("a")) })
+	step("delete all, put one", func(t *Txn) { t.DeleteRange([]byte("a"), []byte{0}); t.Put([]byte("c"), nil, 0) })
+	step("back", func(t *Txn) { t.Put([]byte("b"), nil, 0) })
+	want := `two puts: put a@2.0 create=true/2 version=1 lease=0->0; put b@2.1 create=true/2 version=1 lease=0->7; rev 2
+again: put b@3.0 create=false/2 version=2 lease=7->8; rev 3
+delete nothing: rev 3
+read only: rev 3
+delete all, put one: delete a@4.0 create=false/0 version=0 lease=0->0; delete b@4.1 create=false/0 version=0 lease=8->0; put c@4.2 create=true/4 version=1 lease=0->0; rev 4
+back: put b@5.0 create=true/5 version=1 lease=0->0; rev 5
+`
+	if log.String() != want {
+		t.Errorf("got\n%swant\n%s", log.String(), want)
+	}
+	v := s.View()
+	defer v.Close()
+	if m, ok := v.Lookup([]byte("b")); !ok || m != (Meta{Create: 5, Mod: 5, Version: 1}) {
+		t.Errorf("Lookup: %+v, %v", m, ok)
+	}
+	if kv, err := v.Get([]byte("b"), 3); err != nil || decode(t, kv).Lease != 8 {
+		t.Errorf("Get at 3: %x, %v", kv, err)
+	}
+	if kv, err := v.Get([]byte("b"), 4); err != nil || kv != nil {
+		t.Errorf("Get of a deleted key: %x, %v", kv, err)
+	}
+	if _, err := v.Get([]byte("b"), 6); err != ErrFutureRev {
+		t.Errorf("Get at 6: %v", err)
+	}
+}
+
+// Changes of different transactions share memory in pieces; none may overwrite
+// another's.
+func TestChangesAreKept(t *testing.T) {
+	_, s := openMem(t, Options{Manual: true})
+	r := rand.New(rand.NewSource(1))
+	var all, copies [][]Change
+	keep := func(c []Change) {
+		all = append(all, c)
+		copies = append(copies, append([]Change(nil), c...))
+	}
+	for range 200 {
+		keep(apply(t, s, func(t *Txn) {
+			for range 1 + r.Intn(20) {
+				t.Put(fmt.Appendf(nil, "%d", r.Intn(1000)), nil, 0)
+			}
+			keep(t.DeleteRange([]byte(fmt.Sprint(r.Intn(1000))), []byte(fmt.Sprint(r.Intn(1000)))))
+			for range r.Intn(40) {
+				t.Put(fmt.Appendf(nil, "x%d", r.Intn(1000)), nil, 0)
+			}
+		}))
+	}
+	for i := range all {
+		for j, c := range all[i] {
+			if c.Rev != copies[i][j].Rev || !bytes.Equal(c.KV, copies[i][j].KV) {
+				t.Fatalf("change %d.%d became %+v, was %+v", i, j, c, copies[i][j])
+			}
+		}
+	}
+}
+
+// A view that is open when a compaction is scheduled reads on as if there were
+// none; the records go when it is closed.
+func TestCompactionWaitsForViews(t *testing.T) {
+	_, s := openMem(t, Options{Manual: true})
+	for i := range 5 {
+		apply(t, s, func(t *Txn) { t.Put([]byte("k"), fmt.Appendf(nil, "%d", i), 0) })
+	}
+	old := s.View()
+	done := compact(t, s, 6)
+	for s.Step() {
+	}
+	select {
+	case <-done:
+		t.Fatal("done while an older view is open")
+	default:
+	}
+	if kv, err := old.Get([]byte("k"), 3); err != nil || string(decode(t, kv).Value) != "1" {
+		t.Errorf("old view at 3: %x, %v", kv, err)
+	}
+	v := s.View()
+	if _, err := v.Get([]byte("k"), 3); err != ErrCompacted {
+		t.Errorf("new view at 3: %v", err)
+	}
+	v.Close()
+	old.Close()
+	old.Close()
+	for s.Step() {
+	}
+	<-done
+	if n := records(t, s); n != 1 {
+		t.Errorf("%d records are left, want 1", n)
+	}
+}
+
+func records(t *testing.T, s *Store) (n int) {
+	t.Helper()
+	it, err := s.eng.NewIter(engine.Key.Bounds())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer it.Close()
+	for ok := it.First(); ok; ok = it.Next() {
+		n++
+	}
+	return n
+}
+
+// The goroutine paces itself by the clock it is given, and ends with its work.
+func TestCompactionInBackground(t *testing.T) {
+	clk := clock.NewManual(time.Unix(0, 0))
+	_, s := openMem(t, Options{Clock: clk, CompactionBatch: 10, CompactionPause: time.Second})
+	for range 100 {
+		apply(t, s, func(t *Txn) { t.Put([]byte("k"), nil, 0) })
+	}
+	done := compact(t, s, 101)
+	wait := func(done <-chan struct{}) {
+		for {
+			select {
+			case <-done:
+				return
+			default:
+				clk.Advance(time.Second)
+			}
+		}
+	}
+	wait(done)
+	if n := records(t, s); n != 1 {
+		t.Errorf("%d records are left, want 1", n)
+	}
+	apply(t, s, func(t *Txn) { t.Put([]byte("k"), nil, 0) })
+	wait(compact(t, s, 102))
+	if n := records(t, s); n != 1 {
+		t.Errorf("%d records are left after the second, want 1", n)
+	}
+}
+
+// A Store that is closed in the middle of a compaction, and an engine that lost
+// what was not flushed, go on where they were.
+func TestCompactionResumes(t *testing.T) {
+	eng, s := openMem(t, Options{Manual: true, CompactionBatch: 10})
+	for i := range 100 {
+		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%d", i%7), nil, 0) })
+	}
+	compact(t, s, 90)
+	for range 13 {
+		s.Step()
+	}
+	s.Close()
+	if s.Step() {
+		t.Error("a step after Close")
+	}
+	if n := records(t, s); n == 100 || n <= 18 {
+		t.Fatalf("%d records: not in the middle", n)
+	}
+	if err := eng.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(eng.Crash(), Options{Manual: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := s.CompactRev(); got != 90 {
+		t.Errorf("compact revision %d", got)
+	}
+	for s.Step() {
+	}
+	if n := records(t, s); n != 11+7 {
+		t.Errorf("%d records are left, want 18", n)
+	}
+	s.Close()
+}
+
+// brokenEngine fails commits after a while.
+type brokenEngine struct {
+	engine.Engine
+	left int
+}
+
+type brokenBatch struct {
+	engine.Batch
+	e *brokenEngine
+}
+
+var errBroken = errors.New("broken")
+
+func (e *brokenEngine) NewBatch() engine.Batch { return &brokenBatch{e.Engine.NewBatch(), e} }
+
+func (b *brokenBatch) Commit() error {
+	if b.e.left--; b.e.left < 0 {
+		return errBroken
+	}
+	return b.Batch.Commit()
+}
+
+// A compaction that cannot write is given up, and the next start goes on.
+func TestCompactionFails(t *testing.T) {
+	e := &brokenEngine{mem.New(), 1000}
+	s, err := Open(e, Options{Manual: true, CompactionBatch: 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 20 {
+		apply(t, s, func(t *Txn) { t.Put([]byte("k"), nil, 0) })
+	}
+	done := compact(t, s, 21)
+	e.left = 2
+	for s.Step() {
+	}
+	select {
+	case <-done:
+		t.Fatal("done, but it failed")
+	default:
+	}
+	v := s.View()
+	if kv, err := v.Get([]byte("k"), 0); err != nil || kv == nil {
+		t.Errorf("Get: %x, %v", kv, err)
+	}
+	v.Close()
+	s.Close()
+	e.left = 1000
+	if s, err = Open(e, Options{Manual: true}); err != nil {
+		t.Fatal(err)
+	}
+	for s.Step() {
+	}
+	if n := records(t, s); n != 1 {
+		t.Errorf("%d records are left, want 1", n)
+	}
+	s.Close()
+}
+
+// A list in pages keeps the root of its first page, and the bound on what such
+// roots hold is kept.
+func TestPins(t *testing.T) {
+	_, s := openMem(t, Options{Manual: true, PinBytes: 20_000})
+	for i := range 2000 {
+		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%04d", i), nil, 0) })
+	}
+	page := func(rev int64) {
+		v := s.View()
+		defer v.Close()
+		res, err := v.Range(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Limit: 10, Revision: rev})
+		if err != nil || res.Count != 2000 || !res.More {
+			t.Errorf("page: %+v, %v", res, err)
+		}
+	}
+	page(0)
+	first := s.Rev()
+	if s.pins.find(first) == nil {
+		t.Fatal("no pin after a page that was cut off")
+	}
+	for i := range 2000 {
+		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%04d", i), nil, 0) })
+		if i%50 == 0 {
+			page(0)
+			page(first)
+		}
+		s.pins.mu.Lock()
+		total, n := s.pins.total, len(s.pins.list)
+		s.pins.mu.Unlock()
+		if total > 20_000 || n > maxPins {
+			t.Fatalf("%d pins hold %d bytes", n, total)
+		}
+	}
+	if s.pins.find(first) != nil {
+		t.Error("the oldest pin is kept beyond the bound")
+	}
+	page(first) // without the pin it is slower, not different
+}
+
+func TestOpenErrors(t *testing.T) {
+	kv := func(k *mvccpb.KeyValue) []byte {
+		b, err := proto.Marshal(k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	good := kv(&mvccpb.KeyValue{Key: []byte("k"), CreateRevision: 5, ModRevision: 5, Version: 1})
+	rev := string(AppendRevision(nil, Revision{Main: 5}, false))
+	for _, tt := range []struct {
+		name, key string
+		value     []byte
+		want      string // in the error; "" is no error
+	}{
+		{"good", rev, good, ""},
+		{"empty, of restore --mark-compacted", rev, nil, ""},
+		{"short key", rev[:16], good, "length 16"},
+		{"separator", strings.Replace(rev, "_", "-", 1), good, "separator"},
+		{"tombstone mark", rev + "x", good, "length 18"},
+		{"negative revision", "\xff" + rev[1:], good, "out of range"},
+		{"text", "something else", good, "length 14"},
+		{"cut record", rev, good[:len(good)-1], rev},
+		{"other revision", rev, kv(&mvccpb.KeyValue{Key: []byte("k"), CreateRevision: 4, ModRevision: 4, Version: 1}), `"k" has create revision 4`},
+		{"no version", rev, kv(&mvccpb.KeyValue{Key: []byte("k"), CreateRevision: 4, ModRevision: 5}), "version 0"},
+		{"group", rev, []byte{0x0b, 0x0c}, "malformed"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			eng := mem.New()
+			b := eng.NewBatch()
+			b.Set(engine.Key.K(AppendRevision(nil, Revision{Main: 2}, false)), kv(&mvccpb.KeyValue{Key: []byte("a"), CreateRevision: 2, ModRevision: 2, Version: 1}))
+			b.Set(engine.Key.K([]byte(tt.key)), tt.value)
+			if err := b.Commit(); err != nil {
+				t.Fatal(err)
+			}
+			s, err := Open(eng, Options{Manual: true})
+			if tt.want == "" {
+				if err != nil || s.Rev() != 5 {
+					t.Fatalf("Open: %v", err)
+				}
+				return
+			}
+			var bad *engine.CorruptionError
+			if !errors.As(err, &bad) {
+				t.Fatalf("Open: %v, want a CorruptionError", err)
+			}
+			if want := tt.want; !strings.Contains(err.Error(), want) && !strings.Contains(err.Error(), fmt.Sprintf("%x", want)) {
+				t.Errorf("Open: %v, want %q in it", err, want)
+			}
+		})
+	}
+	eng := mem.New()
+	b := eng.NewBatch()
+	b.Set(engine.Meta.K([]byte("finishedCompactRev")), []byte("?"))
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Open(eng, Options{}); err == nil || !strings.Contains(err.Error(), "finishedCompactRev") {
+		t.Errorf("Open with a bad meta key: %v", err)
+	}
+}
+
+// After restore --bump-revision --mark-compacted everything before the mark is
+// compacted, keys stay readable, and the mark is no key.
+func TestMarkCompacted(t *testing.T) {
+	eng, s := openMem(t, Options{Manual: true})
+	for range 3 {
+		apply(t, s, func(t *Txn) { t.Put([]byte("k"), []byte("v"), 0) })
+	}
+	s.Close()
+	mark := AppendRevision(nil, Revision{Main: 1_000_004}, false)
+	b := eng.NewBatch()
+	b.Set(engine.Key.K(mark), nil)
+	b.Set(engine.Meta.K([]byte("scheduledCompactRev")), mark)
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	s, err := Open(eng, Options{Manual: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for s.Step() {
+	}
+	v := s.View()
+	defer v.Close()
+	if v.Rev() != 1_000_004 || v.CompactRev() != 1_000_004 {
+		t.Errorf("revision %d, compacted %d", v.Rev(), v.CompactRev())
+	}
+	res, err := v.Range(&pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
+	if err != nil || res.Count != 1 || decode(t, res.KVs[0]).ModRevision != 4 {
+		t.Errorf("Range: %+v, %v", res, err)
+	}
+	if n := records(t, s); n != 2 {
+		t.Errorf("%d records, want the key's and the mark", n)
+	}
+}
+
+// A record that the index has and the engine has not is corruption, not an
+// empty answer.
+func TestMissingRecord(t *testing.T) {
+	eng, s := openMem(t, Options{Manual: true})
+	for i := range 50 {
+		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%02d", i), nil, 0) })
+	}
+	b := eng.NewBatch()
+	b.Delete(recordKey(Revision{Main: 10}))
+	if err := b.Commit(); err != nil {
+		t.Fatal(err)
+	}
+	v := s.View()
+	defer v.Close()
+	var bad *engine.CorruptionError
+	if _, err := v.Get([]byte("k08"), 0); !errors.As(err, &bad) || !strings.Contains(bad.File, fmt.Sprintf("%x", recordKey(Revision{Main: 10})[1:])) {
+		t.Errorf("Get: %v", err)
+	}
+	if _, err := v.Range(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}); !errors.As(err, &bad) {
+		t.Errorf("Range: %v", err)
+	}
+}
+
+// Readers of all kinds beside a writer and compactions; every answer must agree
+// with itself, for values carry their revision.
+func TestConcurrency(t *testing.T) {
+	_, s := openMem(t, Options{CompactionBatch: 50, CompactionPause: time.Microsecond, PinBytes: 100_000})
+	const keys, revs = 200, 1500
+	stop := make(chan struct{})
+	var readers sync.WaitGroup
+	for seed := range int64(3) {
+		readers.Go(func() {
+			r := rand.New(rand.NewSource(seed))
+			for {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if err := readOnce(s, r); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	r := rand.New(rand.NewSource(9))
+	var last <-chan struct{}
+	for i := range revs {
+		b := s.eng.NewBatch()
+		for range 1 + r.Intn(3) {
+			txn := s.Begin(b)
+			rev := s.Rev() + 1
+			from := r.Intn(keys)
+			for k := from; k < min(from+1+r.Intn(4), keys); k++ {
+				txn.Put(fmt.Appendf(nil, "k%03d", k), fmt.Appendf(nil, "%d", rev), 0)
+			}
+			if r.Intn(4) == 0 {
+				txn.DeleteRange(fmt.Appendf(nil, "k%03d", from+10), fmt.Appendf(nil, "k%03d", from+20))
+			}
+			txn.End()
+		}
+		if i%100 == 99 {
+			done, err := s.Compact(b, s.Rev()-int64(r.Intn(20)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = done
+		}
+		if err := b.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		s.Publish()
+	}
+	close(stop)
+	readers.Wait()
+	<-last
+	v := s.View()
+	defer v.Close()
+	if live, all := v.Keys(), records(t, s); int64(all) < live || all > 200+20*4+200 {
+		t.Errorf("%d live keys, %d records", live, all)
+	}
+}
+
+func readOnce(s *Store, r *rand.Rand) error {
+	v := s.View()
+	defer v.Close()
+	req := &pb.RangeRequest{Key: fmt.Appendf(nil, "k%03d", r.Intn(200)), RangeEnd: []byte{0}, Limit: int64(r.Intn(60))}
+	if oldest := max(v.CompactRev(), 1); r.Intn(2) == 0 {
+		req.Revision = oldest + r.Int63n(v.Rev()-oldest+1)
+	}
+	at := req.Revision
+	if at == 0 {
+		at = v.Rev()
+	}
+	var answers [2][][]byte
+	for i := range answers {
+		res, err := v.Range(req)
+		if err != nil {
+			return fmt.Errorf("range at %d of [%d, %d]: %w", at, v.CompactRev(), v.Rev(), err)
+		}
+		if !res.More && res.Count != int64(len(res.KVs)) || res.More && res.Count <= req.Limit {
+			return fmt.Errorf("count %d, %d records, more %v", res.Count, len(res.KVs), res.More)
+		}
+		answers[i] = res.KVs
+	}
+	for i, kv := range answers[0] {
+		rec, err := parseRecord(kv)
+		if err != nil {
+			return err
+		}
+		if rec.mod > at || string(rec.value) != fmt.Sprint(rec.mod) || !bytes.Equal(kv, answers[1][i]) {
+			return fmt.Errorf("at %d: key %s of revision %d holds %q", at, rec.key, rec.mod, rec.value)
+		}
+	}
+	if r.Intn(10) == 0 {
+		if _, err := s.HashKV(context.Background(), 0); err != nil {
+			return fmt.Errorf("HashKV: %w", err)
+		}
+	}
+	if r.Intn(10) == 0 {
+		from := max(v.CompactRev(), 1) + r.Int63n(20)
+		_, err := s.Records(from, 20, 0, func(rev Revision, tomb bool, kv []byte) error {
+			rec, err := parseRecord(kv)
+			if err == nil && !tomb && rec.mod != rev.Main {
+				err = fmt.Errorf("record of revision %d says %d", rev.Main, rec.mod)
+			}
+			return err
+		})
+		if err != nil && err != ErrCompacted {
+			return fmt.Errorf("records: %w", err)
+		}
+	}
+	return nil
+}
+
+// Cancelling ends a hash.
+func TestHashKVCancelled(t *testing.T) {
+	_, s := openMem(t, Options{Manual: true})
+	for i := range 3000 {
+		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "%d", i), nil, 0) })
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := s.HashKV(ctx, 0); !errors.Is(err, context.Canceled) {
+		t.Errorf("HashKV: %v", err)
+	}
+}
+
+func TestLeases(t *testing.T) {
+	eng, s := openMem(t, Options{Manual: true})
+	for i := range 100 {
+		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%02d", i), nil, int64(i%3)) })
+	}
+	apply(t, s, func(t *Txn) { t.DeleteRange([]byte("k5"), []byte("k6")) })
+	want := ""
+	s.Leases(func(k []byte, l int64) { want += fmt.Sprintf("%s=%d ", k, l) })
+	if !strings.HasPrefix(want, "k01=1 k02=2 k04=1 ") || strings.Contains(want, "k50") {
+		t.Errorf("leases %s", want)
+	}
+	s2, err := Open(eng, Options{Manual: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := ""
+	s2.Leases(func(k []byte, l int64) { got += fmt.Sprintf("%s=%d ", k, l) })
+	if got != want {
+		t.Errorf("after Open: %s, want %s", got, want)
+	}
+}
+
+// Long keys share leaves badly; they must neither break nor bloat the tree.
+func TestLongKeys(t *testing.T) {
+	eng, s := openMem(t, Options{Manual: true})
+	r := rand.New(rand.NewSource(1))
+	for range 300 {
+		key := append([]byte("k"), bytes.Repeat([]byte{byte('a' + r.Intn(20))}, 1+r.Intn(20_000))...)
+		apply(t, s, func(t *Txn) { t.Put(key, nil, 0) })
+	}
+	w := &world{t: t, s: s}
+	w.checkTree()
+	s2, err := Open(eng, Options{Manual: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.s = s2
+	w.checkTree()
+	if a, b := s.tree.root.live, s2.tree.root.live; a != b {
+		t.Errorf("%d keys, after Open %d", a, b)
+	}
+}
+
+func FuzzParseRecord(f *testing.F) {
+	f.Add([]byte{})
+	f.Add([]byte("\n\x01k\x10\x02\x18\x03 \x04*\x01v0\x05"))
+	f.Add([]byte{0x0a, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x01})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := parseRecord(b)
+		want := &mvccpb.KeyValue{}
+		if err != nil || proto.Unmarshal(b, want) != nil {
+			return
+		}
+		have := &mvccpb.KeyValue{Key: got.key, Value: got.value, CreateRevision: got.create,
+			ModRevision: got.mod, Version: got.version, Lease: got.lease}
+		want.ProtoReflect().SetUnknown(nil)
+		if !proto.Equal(have, want) {
+			t.Fatalf("%x: %v, want %v", b, have, want)
+		}
+		canon, err := proto.Marshal(want)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if enc, key := encodeRecord(got); !bytes.Equal(enc, canon) || !bytes.Equal(key, got.key) {
+			t.Fatalf("encoded %x, want %x", enc, canon)
+		}
+	})
+}
+
+func FuzzParseRevision(f *testing.F) {
+	f.Add(AppendRevision(nil, Revision{1, 2}, false))
+	f.Add(AppendRevision(nil, Revision{1 << 60, 7}, true))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		rev, tomb, err := ParseRevision(b)
+		if err == nil && !bytes.Equal(AppendRevision(nil, rev, tomb), b) {
+			t.Fatalf("%x is %v, %v, which is %x", b, rev, tomb, AppendRevision(nil, rev, tomb))
+		}
+	})
+}
+
+// crcJoin against the plain computation.
+func FuzzCRCJoin(f *testing.F) {
+	f.Add([]byte("head"), []byte("tail"))
+	f.Add([]byte{}, []byte{})
+	f.Fuzz(func(t *testing.T, a, b []byte) {
+		if got, want := crcJoin(crc(a), crc(b), int64(len(b))), crc(append(bytes.Clone(a), b...)); got != want {
+			t.Fatalf("%x + %x: %08x, want %08x", a, b, got, want)
+		}
+	})
+}
