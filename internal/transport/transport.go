@@ -80,8 +80,8 @@ type Transport struct {
 	lg       *zap.Logger
 	reports  *reporter
 	noise    *rate.Limiter // of warnings that others can cause as often as they like
-	streams  *http.Client // for GET of streams: 5 s limit on each read and write
-	requests *http.Client // for POST, connections are kept
+	streams  *http.Client  // for GET of streams: 5 s limit on each read and write
+	requests *http.Client  // for POST, connections are kept
 
 	ctx    context.Context // ends with Stop
 	cancel context.CancelFunc
