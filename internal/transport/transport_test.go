@@ -659,8 +659,10 @@ func TestReplacedStream(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1)
 	n.AddPeer(2, []string{"http://127.0.0.1:1"})
+	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Second)
+	defer cancel()
 	open := func() *http.Response {
-		req, _ := http.NewRequest("GET", n.url()+"/raft/stream/message/2", nil)
+		req, _ := http.NewRequestWithContext(ctx, "GET", n.url()+"/raft/stream/message/2", nil)
 		for k, v := range map[string]string{headerVersion: "3.7.0", headerMinVersion: "3.0.0", headerCluster: "abc", headerTo: "1"} {
 			req.Header.Set(k, v)
 		}
