@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -98,36 +99,88 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 	if err := m.checkForeign(); err != nil {
 		return identity{}, err
 	}
+	store, err := m.currentStore()
+	if err != nil {
+		return identity{}, err
+	}
+	_, err = cfg.FS.Stat(store)
+	hasStore := err == nil
 	if raftlog.Exists(cfg.FS, cfg.logDir()) {
-		log, err := raftlog.Open(cfg.FS, cfg.logDir(), opts)
-		if err != nil {
+		if m.log, err = raftlog.Open(cfg.FS, cfg.logDir(), opts); err != nil {
 			return identity{}, fmt.Errorf("open raft log: %w", err)
 		}
-		m.log = log
-		md := log.Metadata()
-		m.warnOtherCluster(md)
-		return identity{id: md.NodeID, cluster: md.ClusterID}, nil
+		id, err := m.resume(ctx, store, hasStore)
+		if err != nil {
+			m.log.Close()
+		}
+		return id, err
 	}
-	if _, err := cfg.FS.Stat(cfg.storeDir()); err == nil {
-		return identity{}, fmt.Errorf("the store in %s has no raft log in %s: check --wal-dir and --data-dir", cfg.storeDir(), cfg.logDir())
+	if hasStore {
+		return identity{}, fmt.Errorf("the store in %s has no raft log in %s: check --wal-dir and --data-dir", store, cfg.logDir())
 	}
 	id, err := m.identify(ctx)
 	if err != nil {
 		return identity{}, err
 	}
-	if err := makeDirs(cfg.FS, cfg.DataDir, cfg.memberDir(), cfg.snapDir(), filepath.Dir(cfg.logDir())); err != nil {
+	if err := makeDirs(cfg.FS, filepath.Dir(cfg.logDir())); err != nil {
 		return identity{}, err
 	}
-	log, err := raftlog.Create(cfg.FS, cfg.logDir(), raftlog.Metadata{NodeID: id.id, ClusterID: id.cluster}, opts)
-	if err != nil {
+	if m.log, err = raftlog.Create(cfg.FS, cfg.logDir(), raftlog.Metadata{NodeID: id.id, ClusterID: id.cluster}, opts); err != nil {
 		return identity{}, fmt.Errorf("create raft log: %w", err)
 	}
-	m.log = log
-	if err := m.writeFirst(id); err != nil {
-		log.Close()
+	if err = m.makeHome(id); err == nil {
+		err = m.writeFirst(id)
+	}
+	if err != nil {
+		m.log.Close()
+	}
+	return id, err
+}
+
+// resume checks that the log and the data directory are of one member before
+// anything changes, and finishes a first start that came to no end.
+func (m *Member) resume(ctx context.Context, store string, hasStore bool) (identity, error) {
+	cfg := &m.cfg
+	md := m.log.Metadata()
+	id := identity{id: md.NodeID, cluster: md.ClusterID}
+	if err := m.checkOwnerFile(id); err != nil {
 		return identity{}, err
 	}
-	return id, nil
+	first, err := m.log.FirstIndex()
+	if err != nil {
+		return identity{}, err
+	}
+	if !hasStore && first > 1 {
+		return identity{}, fmt.Errorf("there is no store in %s, and the raft log in %s begins at entry %d only: check --data-dir and --wal-dir", store, cfg.logDir(), first)
+	}
+	m.warnOtherCluster(md)
+	if err := m.makeHome(id); err != nil {
+		return identity{}, err
+	}
+	hs, _, err := m.log.InitialState()
+	if err != nil {
+		return identity{}, fmt.Errorf("read hard state: %w", err)
+	}
+	if hs.GetTerm() > 0 {
+		return id, nil
+	}
+	// The process ended between the creation of the log and its first entries, so
+	// this member has never run. A founder without these entries never would.
+	fresh, err := m.identify(ctx)
+	if err != nil || fresh.id != id.id || fresh.cluster != id.cluster {
+		m.lg.Warn("the raft log is empty and the flags --initial-* do not describe its member: a founder needs them as at its first start",
+			zap.String("wal-dir", cfg.logDir()), zap.String("member-id", membership.FormatID(id.id)), zap.Error(err))
+		return id, nil
+	}
+	return fresh, m.writeFirst(fresh)
+}
+
+// makeHome makes the directories of the member and notes in them whose they are.
+func (m *Member) makeHome(id identity) error {
+	if err := makeDirs(m.cfg.FS, m.cfg.DataDir, m.cfg.memberDir(), m.cfg.snapDir()); err != nil {
+		return err
+	}
+	return m.writeOwnerFile(id)
 }
 
 // writeFirst writes the entries with which every founder begins.
@@ -213,7 +266,8 @@ func (m *Member) join(ctx context.Context) (identity, error) {
 	urls := membership.RemotePeerURLs(m.cfg.Initial, m.cfg.Name)
 	running, cluster, err := m.peers.Members(ctx, urls, joinTimeout)
 	if err != nil {
-		return identity{}, fmt.Errorf("cannot fetch cluster info from peer urls: %w", err)
+		return identity{}, fmt.Errorf("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs (%s)",
+			strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	resolving, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
@@ -247,10 +301,24 @@ func (m *Member) join(ctx context.Context) (identity, error) {
 	return id, membership.CheckJoin(versions, ownVersion, downgrading)
 }
 
+// makeDirs creates directories so that they survive a crash: every directory
+// that was made is synced into its parent.
 func makeDirs(fs vfs.FS, dirs ...string) error {
 	for _, d := range dirs {
+		var made []string // d and its ancestors that are not there, from below
+		for p := d; ; p = fs.PathDir(p) {
+			if _, err := fs.Stat(p); err == nil || p == fs.PathDir(p) {
+				break
+			}
+			made = append(made, p)
+		}
 		if err := fs.MkdirAll(d, 0o700); err != nil {
 			return fmt.Errorf("create directory %s: %w", d, err)
+		}
+		for _, p := range made {
+			if err := syncDir(fs, fs.PathDir(p)); err != nil {
+				return fmt.Errorf("sync directory %s: %w", fs.PathDir(p), err)
+			}
 		}
 	}
 	return nil

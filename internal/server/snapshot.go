@@ -58,6 +58,48 @@ func ownerOf(id identity) []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, id.id), id.cluster)
 }
 
+// The owner file names the member and the cluster that a data directory is of,
+// so that a log of another member is refused before the store is opened, which
+// already writes to it. A directory that lost it, or comes from elsewhere, is
+// judged by checkOwner alone and gets one.
+func (m *Member) ownerFile() string { return m.cfg.FS.PathJoin(m.cfg.memberDir(), "OWNER") }
+
+func ownerText(id identity) string {
+	return fmt.Sprintf("member %s of cluster %s\n", membership.FormatID(id.id), membership.FormatID(id.cluster))
+}
+
+func (m *Member) readOwnerFile() (string, error) {
+	f, err := m.cfg.FS.Open(m.ownerFile())
+	if isNotExist(err) {
+		return "", nil
+	}
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", m.ownerFile(), err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 256))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", m.ownerFile(), err)
+	}
+	return string(b), nil
+}
+
+func (m *Member) checkOwnerFile(id identity) error {
+	got, err := m.readOwnerFile()
+	if err != nil || got == "" || got == ownerText(id) {
+		return err
+	}
+	return fmt.Errorf("--data-dir %s and --wal-dir %s do not belong together: the store is of %s, the raft log of %s",
+		m.cfg.DataDir, m.cfg.logDir(), strings.TrimSpace(got), strings.TrimSpace(ownerText(id)))
+}
+
+func (m *Member) writeOwnerFile(id identity) error {
+	if got, err := m.readOwnerFile(); err != nil || got != "" {
+		return err
+	}
+	return writeFile(m.cfg.FS, m.ownerFile(), []byte(ownerText(id)))
+}
+
 // currentStore returns the directory of the store. A small file names it once a
 // snapshot was installed: the new store is complete before the file changes, so
 // a crash leaves either the old state or the new one.

@@ -124,7 +124,7 @@ func TestCrash(t *testing.T) {
 				go func() { defer wg.Done(); l.write(m, w, s*100+uint64(g)) }()
 			}
 			// The power goes after a random amount of work, wherever that falls.
-			for reads := 100 + l.rng.IntN(1500); reads > 0; reads-- {
+			for target := m.Rev() + 20 + l.rng.Int64N(600); m.Rev() < target; {
 				if _, err := m.Range(context.Background(), &pb.RangeRequest{Key: []byte("w0/k0")}); err != nil {
 					t.Fatal(err)
 				}
