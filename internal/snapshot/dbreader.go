@@ -31,7 +31,8 @@ type dbReader struct {
 	pageSize int64
 	pages    uint64 // ids below it may be used
 	root     uint64
-	visited  uint64 // pages read; a tree that shares pages cannot make it run for ever
+	used     []uint64 // bit i: page i has been read; none belongs to two places
+	reads    int
 	bufs     [maxDepth + 1][]byte
 }
 
@@ -52,6 +53,7 @@ func newDBReader(ctx context.Context, f vfs.File, path string) (*dbReader, error
 	if r.pages > uint64(st.Size()/r.pageSize) {
 		return nil, r.corrupt(0, "%w: %d pages of %d bytes are said to be in %d bytes", errDatabase, r.pages, r.pageSize, st.Size())
 	}
+	r.used = make([]uint64, r.pages/64+1)
 	return r, nil
 }
 
@@ -102,10 +104,7 @@ func (r *dbReader) page(id uint64, depth int) ([]byte, error) {
 	if depth > maxDepth {
 		return nil, r.corrupt(id, "tree is deeper than %d levels", maxDepth)
 	}
-	if r.visited++; r.visited > r.pages {
-		return nil, r.corrupt(id, "page is used twice")
-	}
-	if r.visited%256 == 0 && r.ctx.Err() != nil {
+	if r.reads++; r.reads%256 == 0 && r.ctx.Err() != nil {
 		return nil, context.Cause(r.ctx)
 	}
 	b, err := r.read(id, 1, depth)
@@ -116,13 +115,18 @@ func (r *dbReader) page(id uint64, depth int) ([]byte, error) {
 		return nil, r.corrupt(id, "page says that it is page %d", got)
 	}
 	more := uint64(binary.LittleEndian.Uint32(b[12:]))
-	if more == 0 {
-		return b, nil
-	}
 	if more >= r.pages-id || (int64(more)+1)*r.pageSize > maxPageRun {
 		return nil, r.corrupt(id, "page claims %d overflow pages", more)
 	}
-	r.visited += more
+	for i := id; i <= id+more; i++ {
+		if r.used[i/64]>>(i%64)&1 != 0 {
+			return nil, r.corrupt(i, "page is used twice")
+		}
+		r.used[i/64] |= 1 << (i % 64)
+	}
+	if more == 0 {
+		return b, nil
+	}
 	return r.read(id, int64(more)+1, depth)
 }
 
@@ -141,68 +145,96 @@ func (r *dbReader) read(id uint64, pages int64, depth int) ([]byte, error) {
 	return b, nil
 }
 
+// treeReader walks one tree. Its pages must be what bbolt makes of a B+ tree:
+// keys ascend, a child holds no key below the one its parent has for it, and all
+// leaves are at one depth.
+type treeReader struct {
+	*dbReader
+	last  []byte // newest key, nil before the first
+	leafs int    // depth of the leaves, -1 before the first
+	fn    func(flags uint32, key, value []byte) error
+}
+
 // walk calls fn for every leaf element of the tree below a page, in order.
-// last is the newest key so far; keys must ascend.
-func (r *dbReader) walk(id uint64, depth int, last *[]byte, fn func(flags uint32, key, value []byte) error) error {
-	b, err := r.page(id, depth)
+func (r *dbReader) walk(root uint64, fn func(flags uint32, key, value []byte) error) error {
+	t := &treeReader{dbReader: r, leafs: -1, fn: fn}
+	return t.page(root, 0, nil)
+}
+
+// page reads the tree below a page, in which no key is below floor.
+func (t *treeReader) page(id uint64, depth int, floor []byte) error {
+	b, err := t.dbReader.page(id, depth)
 	if err != nil {
 		return err
 	}
 	count := int(binary.LittleEndian.Uint16(b[10:]))
 	if pageHeaderBytes+elementBytes*count > len(b) {
-		return r.corrupt(id, "page of %d bytes claims %d elements", len(b), count)
+		return t.corrupt(id, "page of %d bytes claims %d elements", len(b), count)
 	}
 	switch flags := binary.LittleEndian.Uint16(b[8:]); flags {
 	case flagLeaf:
-		return r.leaf(id, b, count, last, fn)
+		if t.leafs >= 0 && t.leafs != depth {
+			return t.corrupt(id, "leaf at depth %d, others are at %d", depth, t.leafs)
+		}
+		t.leafs = depth
+		return t.leaf(id, b, count, floor)
 	case flagBranch:
-		return r.branch(id, b, count, depth, last, fn)
+		return t.branch(id, b, count, depth, floor)
 	default:
-		return r.corrupt(id, "page with flags %#x inside a tree", flags)
+		return t.corrupt(id, "page with flags %#x inside a tree", flags)
 	}
 }
 
-func (r *dbReader) branch(id uint64, b []byte, count, depth int, last *[]byte, fn func(flags uint32, key, value []byte) error) error {
+// order checks a key of page id against what came before it.
+func (t *treeReader) order(id uint64, key, floor []byte) error {
+	if len(key) == 0 || len(key) > maxKeyBytes {
+		return t.corrupt(id, "%w: %d bytes", errKeySize, len(key))
+	}
+	if t.last != nil && bytes.Compare(key, t.last) <= 0 {
+		return t.corrupt(id, "%w: %q after %q", errKeyOrder, key, t.last)
+	}
+	if bytes.Compare(key, floor) < 0 {
+		return t.corrupt(id, "%w: %q below %q in the parent", errKeyOrder, key, floor)
+	}
+	return nil
+}
+
+func (t *treeReader) branch(id uint64, b []byte, count, depth int, floor []byte) error {
 	if count == 0 {
-		return r.corrupt(id, "branch page without children")
+		return t.corrupt(id, "branch page without children")
 	}
 	for i := range count {
 		e := b[pageHeaderBytes+elementBytes*i:]
 		pos, size := binary.LittleEndian.Uint32(e), binary.LittleEndian.Uint32(e[4:])
 		key, ok := slice(e, elementBytes, uint64(pos), uint64(size))
 		if !ok {
-			return r.corrupt(id, "key of child %d lies outside of the page", i)
+			return t.corrupt(id, "key of child %d lies outside of the page", i)
 		}
-		if *last != nil && bytes.Compare(key, *last) <= 0 {
-			return r.corrupt(id, "child %d begins at or before a key of the one before it", i)
+		if err := t.order(id, key, floor); err != nil {
+			return err
 		}
-		// The child's first key is at or behind the branch's, so whatever is
-		// before it is out of order.
-		if err := r.walk(binary.LittleEndian.Uint64(e[8:]), depth+1, last, fn); err != nil {
+		if err := t.page(binary.LittleEndian.Uint64(e[8:]), depth+1, key); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *dbReader) leaf(id uint64, b []byte, count int, last *[]byte, fn func(flags uint32, key, value []byte) error) error {
+func (t *treeReader) leaf(id uint64, b []byte, count int, floor []byte) error {
 	for i := range count {
 		e := b[pageHeaderBytes+elementBytes*i:]
 		le := binary.LittleEndian
 		pos, ksize, vsize := uint64(le.Uint32(e[4:])), uint64(le.Uint32(e[8:])), uint64(le.Uint32(e[12:]))
 		kv, ok := slice(e, elementBytes, pos, ksize+vsize)
 		if !ok {
-			return r.corrupt(id, "element %d lies outside of the page", i)
+			return t.corrupt(id, "element %d lies outside of the page", i)
 		}
 		key, value := kv[:ksize], kv[ksize:]
-		if len(key) == 0 || len(key) > maxKeyBytes {
-			return r.corrupt(id, "%w: element %d: %d bytes", errKeySize, i, len(key))
+		if err := t.order(id, key, floor); err != nil {
+			return err
 		}
-		if *last != nil && bytes.Compare(key, *last) <= 0 {
-			return r.corrupt(id, "%w: %q after %q", errKeyOrder, key, *last)
-		}
-		*last = append((*last)[:0], key...)
-		if err := fn(le.Uint32(e), key, value); err != nil {
+		t.last = append(t.last[:0], key...)
+		if err := t.fn(le.Uint32(e), key, value); err != nil {
 			return err
 		}
 	}
@@ -225,8 +257,7 @@ func (r *dbReader) buckets(fn func(b engine.Bucket, key, value []byte) error) er
 		header []byte
 	}
 	var all []entry
-	var last []byte
-	err := r.walk(r.root, 0, &last, func(flags uint32, key, value []byte) error {
+	err := r.walk(r.root, func(flags uint32, key, value []byte) error {
 		b, known := bucketByName[string(key)]
 		if !known {
 			return nil
@@ -249,7 +280,6 @@ func (r *dbReader) buckets(fn func(b engine.Bucket, key, value []byte) error) er
 }
 
 func (r *dbReader) bucket(b engine.Bucket, header []byte, fn func(b engine.Bucket, key, value []byte) error) error {
-	var last []byte
 	pair := func(flags uint32, key, value []byte) error {
 		if flags != 0 {
 			return r.corrupt(r.root, "bucket %v: %q is not a pair", b, key)
@@ -260,7 +290,7 @@ func (r *dbReader) bucket(b engine.Bucket, header []byte, fn func(b engine.Bucke
 		return fn(b, key, value)
 	}
 	if root := binary.LittleEndian.Uint64(header); root != 0 {
-		return r.walk(root, 0, &last, pair)
+		return r.walk(root, pair)
 	}
 	// A small bucket lies inside its parent's page, with a page header of its own.
 	in := header[bucketHeader:]
@@ -271,7 +301,8 @@ func (r *dbReader) bucket(b engine.Bucket, header []byte, fn func(b engine.Bucke
 	if binary.LittleEndian.Uint16(in[8:]) != flagLeaf || pageHeaderBytes+elementBytes*count > len(in) {
 		return r.corrupt(r.root, "bucket %v has a malformed page", b)
 	}
-	return r.leaf(r.root, in, count, &last, pair)
+	t := &treeReader{dbReader: r, fn: pair}
+	return t.leaf(r.root, in, count, nil)
 }
 
 // revisionKey reports whether a key of the bucket key has the form of a

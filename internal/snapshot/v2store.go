@@ -20,12 +20,12 @@ type Member struct {
 
 var errV2 = errors.New("not a v2 store")
 
-// v2Node is a node of etcd's v2 store, reduced to what is read from it: a value
-// or children.
+// v2Node is a node of etcd's v2 store, reduced to what is read from it: the value
+// of a file or the children of a directory, which are not nil even if none.
 type v2Node struct {
 	Path     string
 	Value    string             `json:",omitempty"`
-	Children map[string]*v2Node `json:",omitempty"`
+	Children map[string]*v2Node `json:",omitzero"`
 }
 
 // v2Dump is the whole store.
@@ -52,31 +52,31 @@ type attributes struct {
 // The same input gives the same bytes.
 func V2Store(members []Member, removed []uint64, clusterVersion string) []byte {
 	root := &v2Node{Path: "/"}
-	root.set("", "0", "members")
-	root.set("", "0", "removed_members")
-	root.set("", "1")
+	for _, dir := range []string{"0", "1"} {
+		root.at(dir).Children = map[string]*v2Node{}
+	}
 	for _, m := range members {
 		peers := slices.Clone(m.PeerURLs)
 		if peers == nil {
 			peers = []string{}
 		}
 		id := strconv.FormatUint(m.ID, 16)
-		root.set(mustJSON(raftAttributes{peers, m.IsLearner}), "0", "members", id, "raftAttributes")
+		root.at("0", "members", id, "raftAttributes").Value = mustJSON(raftAttributes{peers, m.IsLearner})
 		if len(m.ClientURLs) > 0 {
-			root.set(mustJSON(attributes{m.Name, m.ClientURLs}), "0", "members", id, "attributes")
+			root.at("0", "members", id, "attributes").Value = mustJSON(attributes{m.Name, m.ClientURLs})
 		}
 	}
 	for _, id := range removed {
-		root.set("removed", "0", "removed_members", strconv.FormatUint(id, 16))
+		root.at("0", "removed_members", strconv.FormatUint(id, 16))
 	}
 	if clusterVersion != "" {
-		root.set(clusterVersion, "0", "version")
+		root.at("0", "version").Value = clusterVersion
 	}
 	return []byte(mustJSON(v2Dump{Root: root, CurrentIndex: 1, CurrentVersion: 2}))
 }
 
-// set puts a value at a path, making directories on the way.
-func (n *v2Node) set(value string, names ...string) {
+// at returns the node at a path, making it and the directories on the way.
+func (n *v2Node) at(names ...string) *v2Node {
 	for _, name := range names {
 		if n.Children == nil {
 			n.Children = map[string]*v2Node{}
@@ -88,7 +88,7 @@ func (n *v2Node) set(value string, names ...string) {
 		}
 		n = c
 	}
-	n.Value = value
+	return n
 }
 
 // mustJSON encodes values that cannot fail to encode.

@@ -1,0 +1,260 @@
+package snapshot
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"reflect"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/iotest"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+)
+
+var testMembers = []Member{
+	{ID: 1, PeerURLs: []string{"http://10.0.0.1:2380"}, IsLearner: true},
+	{ID: 0xabcdef0123456789, Name: "m1", PeerURLs: []string{"http://10.0.0.2:2380", "http://10.0.1.2:2380"}, ClientURLs: []string{"http://10.0.0.2:2379"}},
+}
+
+func TestV2Store(t *testing.T) {
+	got := string(V2Store(testMembers, []uint64{0x77}, "3.6.0"))
+	want := `{"Root":{"Path":"/","Children":{` +
+		`"0":{"Path":"/0","Children":{` +
+		`"members":{"Path":"/0/members","Children":{` +
+		`"1":{"Path":"/0/members/1","Children":{"raftAttributes":{"Path":"/0/members/1/raftAttributes","Value":"{\"peerURLs\":[\"http://10.0.0.1:2380\"],\"isLearner\":true}"}}},` +
+		`"abcdef0123456789":{"Path":"/0/members/abcdef0123456789","Children":{` +
+		`"attributes":{"Path":"/0/members/abcdef0123456789/attributes","Value":"{\"name\":\"m1\",\"clientURLs\":[\"http://10.0.0.2:2379\"]}"},` +
+		`"raftAttributes":{"Path":"/0/members/abcdef0123456789/raftAttributes","Value":"{\"peerURLs\":[\"http://10.0.0.2:2380\",\"http://10.0.1.2:2380\"]}"}}}}},` +
+		`"removed_members":{"Path":"/0/removed_members","Children":{"77":{"Path":"/0/removed_members/77"}}},` +
+		`"version":{"Path":"/0/version","Value":"3.6.0"}}},` +
+		`"1":{"Path":"/1","Children":{}}}},"CurrentIndex":1,"CurrentVersion":2}`
+	if got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+	checkV2(t, []byte(got), "3.6.0")
+	if got, want := string(V2Store(nil, nil, "")), `{"Root":{"Path":"/","Children":{"0":{"Path":"/0","Children":{}},"1":{"Path":"/1","Children":{}}}},"CurrentIndex":1,"CurrentVersion":2}`; got != want {
+		t.Errorf("nothing: got  %s\nwant %s", got, want)
+	}
+}
+
+func checkV2(t *testing.T, data []byte, wantVersion string) {
+	t.Helper()
+	members, removed, version, err := ParseV2Store(data)
+	must(t, err)
+	if !reflect.DeepEqual(members, testMembers) {
+		t.Errorf("members: got %+v, want %+v", members, testMembers)
+	}
+	if len(removed) != 1 || removed[0] != 0x77 || version != wantVersion {
+		t.Errorf("removed %v, version %q; want [119], %q", removed, version, wantVersion)
+	}
+}
+
+func TestParseV2StoreRefuses(t *testing.T) {
+	for _, s := range []string{"", "null", "{}", "[]", `{"Root":null}`,
+		`{"Root":{"Children":{"0":{"Children":{"members":{"Children":{"zz":{}}}}}}}}`,
+		`{"Root":{"Children":{"0":{"Children":{"members":{"Children":{"1":{}}}}}}}}`,
+		`{"Root":{"Children":{"0":{"Children":{"members":{"Children":{"1":null}}}}}}}`,
+		`{"Root":{"Children":{"0":{"Children":{"members":{"Children":{"1":{"Children":{"raftAttributes":{"Value":"x"}}}}}}}}}}`,
+		`{"Root":{"Children":{"0":{"Children":{"removed_members":{"Children":{"-1":{}}}}}}}}`} {
+		if _, _, _, err := ParseV2Store([]byte(s)); !errors.Is(err, errV2) {
+			t.Errorf("ParseV2Store(%s): %v, want errV2", s, err)
+		}
+	}
+}
+
+// TestEtcdSnap reads a file that etcd 3.5.33 wrote, with a full dump inside.
+func TestEtcdSnap(t *testing.T) {
+	s, err := NewestSnap("testdata/etcd-3.5.33", Options{}, nil)
+	must(t, err)
+	m := s.GetMetadata()
+	if m.GetIndex() != 0x1234 || m.GetTerm() != 5 || m.GetConfState().GetVoters()[0] != 0xabcdef0123456789 || m.GetConfState().GetLearners()[0] != 1 {
+		t.Errorf("metadata %v", m)
+	}
+	checkV2(t, s.GetData(), "3.5.0")
+}
+
+func raftSnapshot(term, index uint64) *raftpb.Snapshot {
+	return &raftpb.Snapshot{
+		Data: V2Store(testMembers, []uint64{0x77}, "3.6.0"),
+		Metadata: &raftpb.SnapshotMetadata{
+			Index: new(index), Term: new(term),
+			ConfState: &raftpb.ConfState{Voters: []uint64{0xabcdef0123456789}, Learners: []uint64{1}},
+		},
+	}
+}
+
+func TestSnapFiles(t *testing.T) {
+	fs := vfs.NewCrashableMem()
+	must(t, fs.MkdirAll("snap", 0o700))
+	root, err := fs.OpenDir("/")
+	must(t, err)
+	must(t, root.Sync())
+	must(t, root.Close())
+	o := Options{FS: fs}
+	if _, err := NewestSnap("snap", o, nil); !errors.Is(err, ErrNoSnapshot) {
+		t.Fatalf("empty directory: %v, want ErrNoSnapshot", err)
+	}
+	must(t, SaveSnap("snap", &raftpb.Snapshot{}, o))
+	for _, ti := range [][2]uint64{{1, 500}, {3, 200}, {3, 100}, {2, 300}} {
+		must(t, SaveSnap("snap", raftSnapshot(ti[0], ti[1]), o))
+	}
+	put(t, fs, "snap/other", nil)
+	check := func(fs vfs.FS, ok func(term, index uint64) bool, term, index uint64) {
+		t.Helper()
+		s, err := NewestSnap("snap", Options{FS: fs}, ok)
+		must(t, err)
+		if want := raftSnapshot(term, index); !proto.Equal(s, want) {
+			t.Errorf("got %v, want %v", s.GetMetadata(), want.GetMetadata())
+		}
+	}
+	check(fs, nil, 3, 200)
+	check(fs, func(_, index uint64) bool { return index >= 300 }, 2, 300)
+	check(fs.CrashClone(vfs.CrashCloneCfg{}), nil, 3, 200)
+
+	f, err := fs.OpenReadWrite("snap/"+SnapName(3, 200), category)
+	must(t, err)
+	_, err = f.WriteAt([]byte{0}, 100)
+	must(t, err)
+	must(t, f.Close())
+	check(fs, nil, 3, 100)
+	names, err := Snaps("snap", o)
+	must(t, err)
+	if got, want := fmt.Sprint(names), fmt.Sprint([]string{SnapName(3, 100), SnapName(2, 300), SnapName(1, 500)}); got != want {
+		t.Errorf("files %s, want %s", got, want)
+	}
+	if _, err := fs.Stat("snap/" + SnapName(3, 200) + ".broken"); err != nil {
+		t.Errorf("the damaged file: %v", err)
+	}
+}
+
+func TestSnapDamage(t *testing.T) {
+	good, err := EncodeSnap(raftSnapshot(3, 200))
+	must(t, err)
+	for at := range good {
+		b := bytes.Clone(good)
+		b[at] ^= 0x10
+		if s, err := DecodeSnap(b); err == nil && !proto.Equal(s, raftSnapshot(3, 200)) {
+			t.Fatalf("byte %d changed: %v", at, s)
+		}
+		if _, err := DecodeSnap(good[:at]); err == nil {
+			t.Fatalf("cut to %d bytes: no error", at)
+		}
+	}
+}
+
+func FuzzDecodeSnap(f *testing.F) {
+	good, err := EncodeSnap(raftSnapshot(3, 200))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add([]byte("\x08\x01\x12\x01a"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if s, err := DecodeSnap(b); err == nil {
+			_, _, _, _ = ParseV2Store(s.GetData())
+		}
+		_, _, _, _ = ParseV2Store(b)
+	})
+}
+
+func TestNames(t *testing.T) {
+	if got, want := SnapName(3, 0x1234), "0000000000000003-0000000000001234.snap"; got != want {
+		t.Errorf("SnapName = %s, want %s", got, want)
+	}
+	if term, index, ok := ParseSnapName("0000000000000003-0000000000001234.snap"); !ok || term != 3 || index != 0x1234 {
+		t.Errorf("ParseSnapName = %d, %d, %v", term, index, ok)
+	}
+	for _, n := range []string{"0000000000001234.snap.db", "3-1234.snap", "0000000000000003-0000000000001234.snap.broken", "000000000000000g-0000000000001234.snap"} {
+		if _, _, ok := ParseSnapName(n); ok {
+			t.Errorf("ParseSnapName(%q) accepts it", n)
+		}
+	}
+	if got, want := DBName(0x1234), "0000000000001234.snap.db"; got != want {
+		t.Errorf("DBName = %s, want %s", got, want)
+	}
+}
+
+func list(t *testing.T, fs vfs.FS) string {
+	t.Helper()
+	names, err := fs.List("snap")
+	must(t, err)
+	var b strings.Builder
+	for _, want := range []string{"db", DBName(5), DBName(9), "tmp"} {
+		for _, n := range names {
+			if n == want || want == "tmp" && strings.Contains(n, "tmp") {
+				b.WriteString(n + " ")
+			}
+		}
+	}
+	return b.String()
+}
+
+func TestSaveDB(t *testing.T) {
+	fs := vfs.NewMem()
+	must(t, fs.MkdirAll("snap", 0o700))
+	o := Options{FS: fs}
+	n, err := SaveDB(ctx, "snap", 9, strings.NewReader("database"), o)
+	must(t, err)
+	if n != 8 {
+		t.Errorf("%d bytes, want 8", n)
+	}
+	// The one that is there stays.
+	_, err = SaveDB(ctx, "snap", 9, strings.NewReader("another"), o)
+	must(t, err)
+	f, err := fs.Open("snap/" + DBName(9))
+	must(t, err)
+	if b, _ := io.ReadAll(f); string(b) != "database" {
+		t.Errorf("content %q, want the first", b)
+	}
+	must(t, f.Close())
+	// One that breaks off leaves nothing.
+	if _, err := SaveDB(ctx, "snap", 5, io.MultiReader(strings.NewReader("data"), iotest.ErrReader(syscall.ECONNRESET)), o); !errors.Is(err, syscall.ECONNRESET) {
+		t.Errorf("broken body: %v", err)
+	}
+	c, cancel := context.WithCancel(ctx)
+	cancel()
+	if _, err := SaveDB(c, "snap", 5, strings.NewReader("data"), o); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if got, want := list(t, fs), DBName(9)+" "; got != want {
+		t.Errorf("files %q, want %q", got, want)
+	}
+	for _, n := range []string{"db", "tmp123", "db.tmp.1", DBName(5)} {
+		put(t, fs, "snap/"+n, nil)
+	}
+	must(t, Clean("snap", 9, o))
+	if got, want := list(t, fs), "db "+DBName(9)+" "; got != want {
+		t.Errorf("after Clean: files %q, want %q", got, want)
+	}
+}
+
+func TestVerifyBackup(t *testing.T) {
+	dir := t.TempDir()
+	db := bytes.Repeat([]byte{7}, 4096)
+	sum := sha256.Sum256(db)
+	for _, tc := range []struct {
+		name    string
+		content []byte
+		hashed  bool
+		err     error
+	}{
+		{"raw", db, false, nil},
+		{"saved", append(bytes.Clone(db), sum[:]...), true, nil},
+		{"damaged", append(append([]byte{8}, db[1:]...), sum[:]...), true, ErrHashMismatch},
+	} {
+		path := dir + "/" + tc.name
+		must(t, os.WriteFile(path, tc.content, 0o600))
+		hashed, err := VerifyBackup(ctx, path, Options{})
+		if hashed != tc.hashed || !errors.Is(err, tc.err) {
+			t.Errorf("%s: %v, %v; want %v, %v", tc.name, hashed, err, tc.hashed, tc.err)
+		}
+	}
+}
