@@ -188,6 +188,7 @@ func (p *process) serveClients() {
 	}, p.member).Server
 	handler := httpapi.NewClientHandler(p.edge, httpapi.OptionsFrom(cfg))
 	for _, l := range p.client {
+		p.lg.Info("ready to serve client requests")
 		p.lg.Info("serving client traffic insecurely; this is strongly discouraged!", zap.String("traffic", "grpc+http"), zap.String("address", l.Addr().String()))
 		if len(p.clientHTTP) > 0 {
 			p.serveGRPC(l)
@@ -223,6 +224,11 @@ const drainTimeout = 3 * time.Second
 // stop ends the member first, which hands leadership over and ends the waiting
 // calls, then the servers.
 func (p *process) stop() {
+	what := []zap.Field{zap.String("name", p.cfg.Name), zap.String("data-dir", p.cfg.DataDir),
+		zap.Strings("advertise-peer-urls", config.URLStrings(p.cfg.AdvertisePeerURLs)),
+		zap.Strings("advertise-client-urls", config.URLStrings(p.cfg.AdvertiseClientURLs))}
+	p.lg.Info("closing etcd server", what...)
+	defer p.lg.Info("closed etcd server", what...)
 	p.member.HandOver()
 	if p.grpc != nil {
 		drained := make(chan struct{})
