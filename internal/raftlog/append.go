@@ -145,7 +145,7 @@ func (l *Log) writeGroup(hs *raftpb.HardState, ents []*raftpb.Entry) ([]slot, er
 		return nil, err
 	}
 	slots := make([]slot, 0, len(ents))
-	seq := uint32(l.segs[len(l.segs)-1].seq)
+	seq := uint32(l.tailSeg.seq)
 	off, crc := l.tailOff, l.crc
 	w := groupWriter{l: l, buf: l.buf[:0], off: off}
 	for _, e := range ents {
@@ -330,7 +330,7 @@ func (l *Log) cut(index uint64, extra func(b []byte, crc uint32) ([]byte, uint32
 		}
 		return undo("write "+tmp, err)
 	}
-	next := segment{seq: l.segs[len(l.segs)-1].seq + 1, index: index}
+	next := segment{seq: l.tailSeg.seq + 1, index: index}
 	if err := l.fs.Rename(tmp, l.path(next)); err != nil {
 		return undo("rename "+tmp, err)
 	}
@@ -344,7 +344,7 @@ func (l *Log) cut(index uint64, extra func(b []byte, crc uint32) ([]byte, uint32
 	if err := errors.Join(setSize(old.file, old.off), old.file.Close()); err != nil {
 		l.lg.Warn("failed to trim a log segment", zap.String("path", l.tailPath()), zap.Error(err))
 	}
-	l.tail, l.pending, l.unsynced = f, false, false
+	l.tail, l.tailSeg, l.pending, l.unsynced = f, next, false, false
 	l.mu.Lock()
 	l.segs = append(l.segs, next)
 	l.mu.Unlock()
@@ -479,18 +479,29 @@ func (l *Log) writeMark(m SnapshotMark, hs *raftpb.HardState) error {
 // and removes the files that nothing is needed of. Entries behind through stay
 // available, also after a restart.
 func (l *Log) Compact(through uint64) error {
+	l.cmu.Lock()
+	defer l.cmu.Unlock()
+	n, err := l.forget(through)
+	if err != nil {
+		return err
+	}
+	return l.removeSegments(n)
+}
+
+// forget drops entries from the table and returns how many segments can go.
+func (l *Log) forget(through uint64) (int, error) {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	if err := l.usable(); err != nil {
-		return err
+		return 0, err
 	}
 	if through > l.mark.Index {
-		return fmt.Errorf("raftlog: compact through %d: newest mark is %d", through, l.mark.Index)
+		return 0, fmt.Errorf("raftlog: compact through %d: newest mark is %d", through, l.mark.Index)
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.table.compact(through)
-	l.mu.Unlock()
-	return l.removeSegments(l.unneeded())
+	return l.unneeded(), nil
 }
 
 // unneeded returns how many of the oldest segments hold nothing that a restart
@@ -518,18 +529,21 @@ func (l *Log) unneeded() int {
 }
 
 // removeSegments removes the n oldest segments, oldest first and each durably
-// before the next, so that no crash leaves a gap.
+// before the next, so that no crash leaves a gap. cmu must be held. What an
+// error leaves behind is removed by the next Compact or is of no harm.
 func (l *Log) removeSegments(n int) error {
 	for range n {
+		l.mu.RLock()
 		path := l.path(l.segs[0])
+		l.mu.RUnlock()
 		if err := l.fs.Remove(path); err != nil && !isNotExist(err) {
 			return fmt.Errorf("raftlog: remove %s: %w", path, err)
 		}
 		l.mu.Lock()
 		l.segs = l.segs[1:]
 		l.mu.Unlock()
-		if err := l.dirFile.Sync(); err != nil {
-			return l.fail("sync "+l.dir, err)
+		if err := syncDir(l.fs, l.dir); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -540,6 +554,8 @@ func (l *Log) removeSegments(n int) error {
 // return. A snapshot is proof that its index is committed and its term was
 // reached, so the hard state is raised to them if it is lower.
 func (l *Log) Reset(m SnapshotMark) error {
+	l.cmu.Lock()
+	defer l.cmu.Unlock()
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	if err := l.usable(); err != nil {

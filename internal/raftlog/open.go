@@ -36,6 +36,7 @@ func (l *Log) open() error {
 		return err
 	}
 	l.segs = consecutive(segs)
+	l.tailSeg = l.segs[len(l.segs)-1]
 	r := &replay{keep: l.opts.CatchUpEntries, table: table{first: 1}}
 	for i, s := range l.segs {
 		r.begin(s)
@@ -54,7 +55,19 @@ func (l *Log) open() error {
 	l.crc = r.crc
 	l.md, l.rawMD = r.md, r.rawMD
 	l.hs, l.mark, l.table = r.hs, r.mark, r.table
+	l.removeRemainders(segs[:len(segs)-len(l.segs)])
 	return nil
+}
+
+// removeRemainders removes segments before a gap. The log does without them, as
+// it is whole behind the gap, but etcd would stop at it.
+func (l *Log) removeRemainders(segs []segment) {
+	for _, s := range segs {
+		l.lg.Warn("removing a log segment before a gap", zap.String("path", l.path(s)))
+		if err := l.fs.Remove(l.path(s)); err != nil && !isNotExist(err) {
+			l.lg.Warn("failed to remove a log segment", zap.String("path", l.path(s)), zap.Error(err))
+		}
+	}
 }
 
 // consecutive returns the newest segments up to the first gap in the sequence.

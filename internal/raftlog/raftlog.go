@@ -20,6 +20,7 @@ import (
 	"io"
 	"os"
 	"path"
+	"strings"
 	"sync"
 	"time"
 
@@ -134,12 +135,13 @@ const (
 
 // Log is one open raft log.
 //
-// Writes (Append, SaveMark, Compact, Reset, Close) exclude one another by wmu
-// and touch the disk under it. Readers take mu only, which is never held over
-// a disk access: a write publishes its entries under mu when they are on disk,
-// a reader copies positions under mu and then reads the files, whose written
-// bytes never change. A file that Compact removed meanwhile shows as
-// raft.ErrCompacted. Lock order: wmu, mu.
+// Writes (Append, SaveMark, Reset, Close) exclude one another by wmu and touch
+// the disk under it. Compact removes files under cmu alone: that may take long
+// and must not hold up an Append. Readers take mu only, which is never held
+// over a disk access: a write publishes its entries under mu when they are on
+// disk, a reader copies positions under mu and then reads the files, whose
+// written bytes never change. A file that Compact removed meanwhile shows as
+// raft.ErrCompacted. Lock order: cmu, wmu, mu.
 type Log struct {
 	// Constant after construction.
 	fs      vfs.FS
@@ -151,23 +153,26 @@ type Log struct {
 	dirFile vfs.File
 	dirLock io.Closer // nil if the directory itself is locked
 
+	cmu sync.Mutex // held while segments are removed
+
 	wmu      sync.Mutex // guards the following
-	tail     vfs.File   // the last segment
-	tailOff  int64      // where the next record goes
-	tailCap  int64      // reserved size of the tail
-	zeroed   int64      // the tail is written, with records or zeros, up to here
-	tailHead int64      // size of the head records of the tail
-	crc      uint32     // running checksum at tailOff
-	unsynced bool       // the tail has writes that are not synced
-	pending  bool       // hs is newer than the log's last state record
-	buf      []byte     // write buffer, kept between calls
-	failed   error      // set once, then every write returns it
+	tailSeg  segment
+	tail     vfs.File // the last segment
+	tailOff  int64    // where the next record goes
+	tailCap  int64    // reserved size of the tail
+	zeroed   int64    // the tail is written, with records or zeros, up to here
+	tailHead int64    // size of the head records of the tail
+	crc      uint32   // running checksum at tailOff
+	unsynced bool     // the tail has writes that are not synced
+	pending  bool     // hs is newer than the log's last state record
+	buf      []byte   // write buffer, kept between calls
+	failed   error    // set once, then every write returns it
 	closed   bool
 	spare    *spare // next segment being prepared, may be nil
 	spareSeq int    // number of spares made
 
 	mu    sync.RWMutex // guards the following
-	segs  []segment    // ascending; the last one is the tail
+	segs  []segment    // ascending; only cut appends, only removeSegments shortens
 	hs    *raftpb.HardState
 	mark  SnapshotMark
 	table table
@@ -187,6 +192,7 @@ func Create(fs vfs.FS, dir string, md Metadata, o Options) (*Log, error) {
 	if Exists(fs, dir) {
 		return nil, fmt.Errorf("raftlog: create %s: %w", dir, os.ErrExist)
 	}
+	dir = strings.TrimRight(dir, "/") // ".tmp" belongs to the last name
 	tmp := dir + ".tmp"
 	if err := fs.RemoveAll(tmp); err != nil {
 		return nil, fmt.Errorf("raftlog: remove %s: %w", tmp, err)
@@ -210,7 +216,7 @@ func Create(fs vfs.FS, dir string, md Metadata, o Options) (*Log, error) {
 
 // build writes the first segment below tmp, moves it to dir and locks it.
 func (l *Log) build(tmp string) error {
-	first := l.fs.PathJoin(tmp, l.segs[0].name())
+	first := l.fs.PathJoin(tmp, l.tailSeg.name())
 	f, err := allocate(l.fs, first, l.opts.SegmentBytes)
 	if err != nil {
 		return err
@@ -306,6 +312,8 @@ func (l *Log) release() error {
 // Close writes and syncs what is pending and gives the directory free. A second
 // Close does nothing.
 func (l *Log) Close() error {
+	l.cmu.Lock()
+	defer l.cmu.Unlock()
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	if l.closed {
@@ -342,8 +350,8 @@ func (l *Log) Mark() SnapshotMark {
 
 func (l *Log) path(s segment) string { return l.fs.PathJoin(l.dir, s.name()) }
 
-// tailPath returns the path of the last segment; wmu or mu must be held.
-func (l *Log) tailPath() string { return l.path(l.segs[len(l.segs)-1]) }
+// tailPath returns the path of the last segment; wmu must be held.
+func (l *Log) tailPath() string { return l.path(l.tailSeg) }
 
 // fail stops the log for good.
 func (l *Log) fail(step string, err error) error {

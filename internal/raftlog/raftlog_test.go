@@ -373,7 +373,7 @@ func TestEntriesLimit(t *testing.T) {
 func TestDisk(t *testing.T) {
 	dir := t.TempDir() + "/member/wal"
 	fs := vfs.Default
-	l, err := Create(fs, dir, testMD, Options{})
+	l, err := Create(fs, dir+"/", testMD, Options{})
 	must(t, err)
 	defer l.Close()
 	if _, err := Create(fs, dir, testMD, Options{}); !errors.Is(err, os.ErrExist) {

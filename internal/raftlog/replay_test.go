@@ -157,6 +157,9 @@ func TestReplay(t *testing.T) {
 			if got := newest(l); got != want {
 				t.Fatalf("continued: got %s, want %s", got, want)
 			}
+			if segs, _ := listSegments(b.fs, "wal"); len(consecutive(segs)) != len(segs) {
+				t.Errorf("segments with a gap are left: %v", segs)
+			}
 		})
 	}
 }
