@@ -43,6 +43,8 @@ func authCall(b *script, method string, req, resp proto.Message) {
 }
 
 func authSection(b *script) {
+	var none message
+	b.wire("name of broken UTF-8", "/etcdserverpb.Auth/UserAdd", none.bytes(1, "\xff\xfe"), &pb.AuthUserAddResponse{})
 	enable := func() { authCall(b, "AuthEnable", &pb.AuthEnableRequest{}, &pb.AuthEnableResponse{}) }
 	authStatus := func() { authCall(b, "AuthStatus", &pb.AuthStatusRequest{}, &pb.AuthStatusResponse{}) }
 	userAdd := func(r *pb.AuthUserAddRequest) { authCall(b, "UserAdd", r, &pb.AuthUserAddResponse{}) }

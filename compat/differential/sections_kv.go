@@ -165,7 +165,9 @@ func streamSection(b *script) {
 		{Key: k("t"), RangeEnd: k("r/")},
 		{Key: k("r/"), RangeEnd: k("t"), SortOrder: pb.RangeRequest_ASCEND},
 		{Key: k("r/"), RangeEnd: k("t"), SortOrder: pb.RangeRequest_DESCEND},
-		{Key: k("r/"), RangeEnd: k("t"), SortTarget: pb.RangeRequest_MOD},
+		// Another sort target without an order is left out: etcd sorts each piece of
+		// the stream by it and goes on after the last key of the sorted piece, so
+		// keys come twice or not at all.
 		{Key: k("r/"), RangeEnd: k("t"), SortTarget: 9},
 		{Key: k("r/"), RangeEnd: k("t"), SortOrder: 9},
 		{Key: k("r/"), RangeEnd: k("t"), MinModRevision: 3},
