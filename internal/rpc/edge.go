@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
@@ -106,22 +107,6 @@ func (e *edge) bare() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: e.clusterID, MemberId: e.memberID, RaftTerm: e.b.Term()}
 }
 
-// What gRPC says of a unary request that it cannot decode, in our release and
-// in the one inside etcd 3.7.
-const (
-	newUndecodable = "grpc: failed to unmarshal the received message: "
-	oldUndecodable = "grpc: error unmarshalling request: "
-)
-
-// undecodable gives such an error the text that etcd's clients know.
-func undecodable(err error) error {
-	s := status.Convert(err)
-	if text, ok := strings.CutPrefix(s.Message(), newUndecodable); ok {
-		return status.Error(s.Code(), oldUndecodable+text)
-	}
-	return err
-}
-
 // unary describes a method whose request is decoded into a Q. The handlers do
 // not go through gRPC's interceptors, which cost several allocations a call.
 func unary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) grpc.MethodDesc {
@@ -131,9 +116,17 @@ func unary[Q, R any](e *edge, service, name string, call func(context.Context, *
 	return grpc.MethodDesc{
 		MethodName: name,
 		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			req := new(Q)
-			if err := decode(req); err != nil {
-				return nil, undecodable(err)
+			in := new(struct { // one allocation
+				call unaryCall
+				req  Q
+			})
+			req := &in.req
+			in.call.req = req
+			if err := decode(&in.call); err != nil {
+				return nil, err
+			}
+			if in.call.err != nil {
+				return nil, status.Errorf(codes.Internal, "grpc: error unmarshalling request: %v", in.call.err)
 			}
 			start := time.Now()
 			series.started.Inc()

@@ -499,7 +499,7 @@ func TestMalformedAndTooLarge(t *testing.T) {
 		code codes.Code
 		text string
 	}{
-		{"malformed", []byte("\x0a\x7f"), codes.Internal, "grpc: failed to unmarshal the received message: proto: cannot parse invalid wire-format data"},
+		{"malformed", []byte("\x0a\x7f"), codes.Internal, "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data"},
 		{"largest", largePut(limit), codes.OK, ""},
 		{"too large", largePut(limit + 1), codes.ResourceExhausted, fmt.Sprintf("grpc: received message larger than max (%d vs. %d)", limit+1, limit)},
 	} {

@@ -373,7 +373,14 @@ func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
 }
 
 func (m *Member) openEngine(dir string) (engine.Engine, error) {
-	return pebble.Open(dir, pebble.Options{FS: m.cfg.FS, Logger: m.lg})
+	return pebble.Open(dir, pebble.Options{FS: m.cfg.FS, Logger: m.lg, OnSpace: func(full bool) {
+		m.storeFull.Store(full)
+		if full {
+			m.lg.Error("no room for the store: writes are refused until there is; free space on its disk", zap.String("dir", dir))
+		} else {
+			m.lg.Info("the store has room again; writes are accepted", zap.String("dir", dir))
+		}
+	}})
 }
 
 // checkTogether compares what the store has applied with what the log holds.
@@ -433,7 +440,10 @@ func (m *Member) build(id identity) error {
 	m.commit.Store(node.State().Commit)
 	m.term.Store(node.State().Term)
 	m.hub = watch.NewHub(history{mach.KV()}, cfg.Clock, watch.Options{
-		FragmentBytes: cfg.MaxRequestBytes + 512<<10, ProgressInterval: cfg.WatchProgress,
+		FragmentBytes: cfg.MaxRequestBytes + 512<<10,
+		// More than a fragment, so that clients which ask for fragments see them
+		// where etcd would send them.
+		BatchBytes: cfg.MaxRequestBytes + 1<<20, ProgressInterval: cfg.WatchProgress,
 		Jitter:  rand.Int64N,
 		OnError: func(err error) { m.lg.Warn("a watch cannot read the history", zap.Error(err)) },
 	})
