@@ -224,8 +224,9 @@ func (s *Store) trimStep(c *compaction) (done bool) {
 	return s.tree.root.garb > c.rev
 }
 
-// deleteStep deletes the doomed records in revision order, so that a crash in
-// between never leaves a tombstone deleted and the put before it alive. The
+// deleteStep deletes the doomed records, neighbours together, in one batch. The
+// index gives up the revisions of a key in ascending order, so a crash between
+// two batches never leaves a tombstone deleted and a put before it alive. The
 // last batch holds finishedCompactRev.
 func (s *Store) deleteStep(c *compaction, last bool) error {
 	sort.Slice(c.doomed, func(i, j int) bool { return c.doomed[i].rev.Less(c.doomed[j].rev) })

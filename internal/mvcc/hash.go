@@ -33,7 +33,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // the two parts can be computed one after the other and joined. The second part
 // is taken before the deletion, at the cost of what was written since P. The
 // first costs what is stored; it is taken at once if that is little, else when
-// the hash is asked for, as long as no further compaction has come.
+// the hash is asked for, as long as no further compaction has come. (A compaction
+// always keeps something: the change that made revision R. So etcd's rule that an
+// empty keep set filters nothing does not come up here.)
 
 // checksum is the hash of a compaction.
 type checksum struct {
@@ -77,31 +79,26 @@ func (c *checksums) find(rev int64) (checksum, bool) {
 
 // summing is a compaction hash in the making.
 type summing struct {
-	started, scanned bool
-	all              bool // the records up to prev count too, for nothing is kept
-	next             Revision
-	crc              uint32
-	n                int64
+	scanned bool
+	next    Revision // where the next step begins
+	crc     uint32
+	n       int64
 }
 
 // sumStep hashes the next piece of the records of (prev, rev].
 func (s *Store) sumStep(c *compaction) error {
 	sum := c.sum
-	if !sum.started {
-		if err := s.startSum(c); err != nil {
-			return fmt.Errorf("hash before compaction: %w", err)
-		}
+	if sum.next.Main <= c.prev {
+		sum.next = Revision{Main: c.prev + 1}
 	}
 	left := s.o.CompactionBatch
-	end, err := s.records(context.Background(), sum.next, c.rev, func(key, value []byte, rev Revision, tomb bool) bool {
+	end, err := s.records(context.Background(), sum.next, c.rev, func(key, value []byte, rev Revision, _ bool) bool {
 		if left--; left < 0 {
 			sum.next = rev
 			return false
 		}
-		if !tomb || rev.Main != c.prev {
-			sum.crc = crc32.Update(crc32.Update(sum.crc, castagnoli, key), castagnoli, value)
-			sum.n += int64(len(key) + len(value))
-		}
+		sum.crc = crc32.Update(crc32.Update(sum.crc, castagnoli, key), castagnoli, value)
+		sum.n += int64(len(key) + len(value))
 		return true
 	})
 	if err != nil {
@@ -111,35 +108,13 @@ func (s *Store) sumStep(c *compaction) error {
 	return nil
 }
 
-// startSum finds where the hash begins. If the compaction keeps nothing at all,
-// etcd filters nothing and hashes every record there is.
-func (s *Store) startSum(c *compaction) error {
-	v := s.View()
-	defer v.Close()
-	keeps := v.st.root.count(span{}, c.rev) > 0
-	if !keeps {
-		_, err := s.records(context.Background(), Revision{Main: c.rev}, c.rev, func(_, _ []byte, _ Revision, tomb bool) bool {
-			keeps = keeps || tomb // the tombstones of exactly this revision stay
-			return true
-		})
-		if err != nil {
-			return err
-		}
-	}
-	c.sum.started, c.sum.all = true, !keeps
-	if keeps {
-		c.sum.next = Revision{Main: c.prev + 1}
-	}
-	return nil
-}
-
 // keepSum stores the hash of a finished compaction.
 func (s *Store) keepSum(c *compaction) {
 	if c.sum == nil {
 		return
 	}
 	sum := checksum{rev: c.rev, prev: c.prev, tail: c.sum.crc, tailLen: c.sum.n}
-	if c.sum.all || c.prev < 0 {
+	if c.prev < 0 {
 		sum.complete(crc32.Update(0, castagnoli, []byte(engine.Key.String())))
 	}
 	s.sums.store(sum)

@@ -131,6 +131,14 @@ func TestChangesAreKept(t *testing.T) {
 		all = append(all, c)
 		copies = append(copies, append([]Change(nil), c...))
 	}
+	puts := func(t *Txn, n int) {
+		for i := range n {
+			t.Put(fmt.Appendf(nil, "%d", i), nil, 0)
+		}
+	}
+	// The first overflows its piece after a result has been handed out.
+	apply(t, s, func(t *Txn) { puts(t, 3); keep(t.DeleteRange([]byte("0"), []byte{0})); puts(t, 50) })
+	apply(t, s, func(t *Txn) { puts(t, 20) })
 	for range 200 {
 		keep(apply(t, s, func(t *Txn) {
 			for range 1 + r.Intn(20) {
@@ -594,6 +602,54 @@ func readOnce(s *Store, r *rand.Rand) error {
 	return nil
 }
 
+// The edges of the hash that random operations seldom meet, against the model:
+// compactions that keep nothing, and tombstones at exactly the compact revision.
+func TestHashKVEdges(t *testing.T) {
+	for _, script := range []string{
+		"put a, del a, compact, put b, compact",
+		"put a, del a, compact, put b, del b, put c, del c, put d, compact at 8",
+		"put a, put b, compact, del a, del b, put c, del c, put d, del d, compact at 8, put e, compact at 9",
+		"put a, put b, del a, compact, del b, compact, put a, compact",
+		"put a, del a, put b, del b, compact, compact at 2, put c, del c, compact",
+	} {
+		_, s := openMem(t, Options{Manual: true, HashKeys: 1})
+		m := newModel()
+		for _, op := range strings.Split(script, ", ") {
+			var name, arg string
+			var rev int64
+			if n, _ := fmt.Sscanf(op, "compact at %d", &rev); n == 1 || op == "compact" {
+				if n == 0 {
+					rev = m.rev
+				}
+				if rev <= m.compact {
+					continue
+				}
+				compact(t, s, rev)
+				for s.Step() {
+				}
+				m.compactAt(rev)
+			} else if _, err := fmt.Sscan(op, &name, &arg); err != nil {
+				t.Fatal(err)
+			} else if name == "put" {
+				apply(t, s, func(t *Txn) { t.Put([]byte(arg), nil, 0) })
+				m.rev++
+				m.put(m.rev, 0, []byte(arg), nil, 0)
+			} else {
+				apply(t, s, func(t *Txn) { t.DeleteRange([]byte(arg), nil) })
+				m.rev++
+				m.delete(m.rev, 0, []byte(arg), nil)
+			}
+			for rev := max(m.compact, 0); rev <= m.rev; rev++ {
+				got, err := s.HashKV(context.Background(), rev)
+				want, wantErr := m.hashKV(rev)
+				if err != wantErr || got != want {
+					t.Errorf("%s; after %s: HashKV(%d) = %+v, %v; want %+v, %v", script, op, rev, got, err, want, wantErr)
+				}
+			}
+		}
+	}
+}
+
 // Cancelling ends a hash.
 func TestHashKVCancelled(t *testing.T) {
 	_, s := openMem(t, Options{Manual: true})
@@ -696,4 +752,35 @@ func FuzzCRCJoin(f *testing.F) {
 			t.Fatalf("%x + %x: %08x, want %08x", a, b, got, want)
 		}
 	})
+}
+
+// Nobody enters an epoch that is over, and it drains when the last one leaves.
+func TestEpoch(t *testing.T) {
+	drained := func(e *epoch) bool {
+		select {
+		case <-e.drained:
+			return true
+		default:
+			return false
+		}
+	}
+	e := newEpoch()
+	if !e.enter() || !e.enter() {
+		t.Fatal("an open epoch refuses")
+	}
+	e.leave()
+	e.end()
+	if e.enter() || drained(e) {
+		t.Error("entered, or drained, while one is inside an epoch that is over")
+	}
+	e.leave()
+	if !drained(e) || e.enter() {
+		t.Error("not drained after the last one left")
+	}
+	if e = newEpoch(); drained(e) {
+		t.Error("drained before the end")
+	}
+	if e.end(); !drained(e) {
+		t.Error("an empty epoch does not drain at its end")
+	}
 }
