@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"runtime/debug"
 	"slices"
 	"sync"
 
@@ -66,15 +67,16 @@ type piece struct {
 }
 
 type loaded struct {
-	meta         // off is not used
-	lease  int64 // of a put
-	at     int   // key in piece.keys
-	keyLen int
+	meta        // off is not used
+	lease int64 // of a put
+	end   int   // of the key in piece.keys
 }
 
 func (p *piece) key(i uint32) []byte {
-	r := &p.revs[i]
-	return p.keys[r.at : r.at+r.keyLen]
+	if i == 0 {
+		return p.keys[:p.revs[0].end]
+	}
+	return p.keys[p.revs[i-1].end:p.revs[i].end]
 }
 
 // load reads every record and builds the index.
@@ -88,8 +90,19 @@ func load(eng engine.Engine) (root kid, newest int64, err error) {
 	if err != nil {
 		return kid{}, 0, err
 	}
-	return build(pieces, workers), last, nil
+	root = build(pieces, workers)
+	if root.live > giveBack {
+		// What was needed to sort is larger than the index. Without this it would
+		// stay resident until the heap has grown to twice its size.
+		pieces = nil
+		debug.FreeOSMemory()
+	}
+	return root, last, nil
 }
+
+// giveBack is the number of keys from which on Open returns its working memory
+// to the system at once.
+const giveBack = 100_000
 
 // firstLast returns the main revisions at the ends of the key bucket, -1 if it
 // is empty.
@@ -180,7 +193,7 @@ func (p *piece) add(key, value []byte) error {
 	if err != nil {
 		return corrupt(key, err)
 	}
-	l := loaded{meta: meta{mod: rev.Main, sub: uint32(rev.Sub)}, at: len(p.keys), keyLen: len(rec.key)}
+	l := loaded{meta: meta{mod: rev.Main, sub: uint32(rev.Sub)}, end: len(p.keys) + len(rec.key)}
 	switch {
 	case tomb:
 		l.sub |= tombBit
