@@ -198,7 +198,11 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 		return HashResult{}, ErrCompacted
 	case rev > v.st.rev:
 		return HashResult{CurrentRev: v.st.rev}, ErrFutureRev
-	case rev <= 0:
+	case rev < 0:
+		// No record is that old: what is left is the bucket's name, as in etcd.
+		res.Hash = crc32.Checksum([]byte(engine.Key.String()), castagnoli)
+		return res, nil
+	case rev == 0:
 		res.HashRev = v.st.rev
 	}
 	var err error

@@ -190,6 +190,10 @@ func (m *model) rangeKeys(req *pb.RangeRequest) (modelResult, error) {
 		}
 		res.kvs = append(res.kvs, kv)
 	}
+	if n := int(req.Limit) + 1; n > 1 && len(res.kvs) > n && req.SortOrder == pb.RangeRequest_NONE &&
+		req.MinModRevision|req.MaxModRevision|req.MinCreateRevision|req.MaxCreateRevision == 0 {
+		res.kvs = res.kvs[:n] // etcd sorts no more than that without an order
+	}
 	less := map[pb.RangeRequest_SortTarget]func(a, b *mvccpb.KeyValue) bool{
 		pb.RangeRequest_KEY:     func(a, b *mvccpb.KeyValue) bool { return bytes.Compare(a.Key, b.Key) < 0 },
 		pb.RangeRequest_VALUE:   func(a, b *mvccpb.KeyValue) bool { return bytes.Compare(a.Value, b.Value) < 0 },

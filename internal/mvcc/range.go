@@ -184,8 +184,11 @@ func keysFromIndex(req *pb.RangeRequest) bool {
 
 // custom tells whether the result is filtered, or not simply in key order.
 func custom(req *pb.RangeRequest) bool {
-	return req.SortTarget != pb.RangeRequest_KEY || req.SortOrder == pb.RangeRequest_DESCEND ||
-		req.MinModRevision != 0 || req.MaxModRevision != 0 ||
+	return req.SortTarget != pb.RangeRequest_KEY || req.SortOrder == pb.RangeRequest_DESCEND || filters(req)
+}
+
+func filters(req *pb.RangeRequest) bool {
+	return req.MinModRevision != 0 || req.MaxModRevision != 0 ||
 		req.MinCreateRevision != 0 || req.MaxCreateRevision != 0
 }
 
@@ -200,10 +203,19 @@ func filtered(req *pb.RangeRequest, m meta) bool {
 // is sorted by what the index knows, and only what the limit leaves is read.
 func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev int64) error {
 	limit := int(max(req.Limit, 0))
+	// Without an order etcd reads one key more than the limit, in key order, and
+	// sorts only those. Clients can see it, so it is the same here.
+	few := 0
+	if limit > 0 && req.SortTarget != pb.RangeRequest_KEY && req.SortOrder == pb.RangeRequest_NONE && !filters(req) {
+		few = limit + 1
+	}
 	var picks []pick
 	collect := func(n *node, i int, m meta) bool {
 		if filtered(req, m) {
 			return true
+		}
+		if few > 0 && len(picks) == few {
+			return false
 		}
 		if limit > 0 && req.SortTarget == pb.RangeRequest_KEY && len(picks) == limit {
 			res.More = true

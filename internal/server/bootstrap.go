@@ -419,7 +419,7 @@ func (m *Member) build(id identity) error {
 	m.ids = proposal.NewIDs(id.id, cfg.Clock.Now())
 	m.props = proposal.NewTable(maxPending, maxPendingBytes)
 	m.reads = readindex.New(m.ids.Next, applied)
-	m.in = newInbox()
+	m.in = &inbox{}
 	m.logq, m.applyq = newQueue[logWork](), newQueue[applyWork]()
 	m.truncate, m.decide = make(chan struct{}, 1), make(chan struct{}, 1)
 	m.readyc, m.stop, m.halt, m.failed = make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -474,7 +474,7 @@ func (m *Member) Start() {
 	m.loopWG.Add(3)
 	go m.writeLog()
 	go m.applyAll()
-	go m.loop()
+	go m.ticker()
 	m.background(func() { m.hub.Run(m.rootCtx) })
 	m.background(m.expireLeases)
 	m.background(m.truncateLog)
@@ -489,7 +489,7 @@ func (m *Member) Start() {
 func (m *Member) advanceTicks() {
 	n := m.cfg.ElectionTicks
 	if ms := m.cluster.Members(); len(ms) == 1 || len(ms) == 0 && len(m.cfg.Initial) == 1 {
-		m.in.add(func(in *Input) { in.Ticks += n - 1 })
+		m.event(func(in *Input) { in.Ticks += n - 1 })
 		return
 	}
 	if !m.cfg.InitialTickAdvance || n <= 2 {
@@ -500,7 +500,7 @@ func (m *Member) advanceTicks() {
 			return
 		}
 		if m.tr.ActivePeers() > 1 {
-			m.in.add(func(in *Input) { in.Ticks += n - 2 })
+			m.event(func(in *Input) { in.Ticks += n - 2 })
 			return
 		}
 	}
@@ -517,6 +517,9 @@ func (m *Member) Stop() {
 		m.bgMu.Unlock()
 		m.tr.Stop()
 		m.peers.Close()
+		m.coreMu.Lock()
+		m.halted = true
+		m.coreMu.Unlock()
 		close(m.halt)
 		m.loopWG.Wait()
 		m.props.FailAll(errStopped)
@@ -525,7 +528,7 @@ func (m *Member) Stop() {
 		m.wg.Wait()
 		m.mach().Close()
 		if m.Err() == nil {
-			if err := m.mach().Engine().Flush(); err != nil {
+			if err := m.lastFlush(); err != nil {
 				m.lg.Warn("failed to flush the store; the log will be replayed at the next start", zap.Error(err))
 			}
 		}
@@ -535,6 +538,23 @@ func (m *Member) Stop() {
 			}
 		}
 	})
+}
+
+// lastFlush flushes the store, unless it finds no room: then a flush would wait
+// for some until the engine is closed.
+func (m *Member) lastFlush() error {
+	flushed := make(chan error, 1)
+	go func() { flushed <- m.mach().Engine().Flush() }()
+	poll := time.NewTicker(50 * time.Millisecond)
+	defer poll.Stop()
+	for !m.storeFull.Load() {
+		select {
+		case err := <-flushed:
+			return err
+		case <-poll.C:
+		}
+	}
+	return raftlog.ErrNoSpace
 }
 
 // HandOver transfers leadership, if this member has it, to the voter that has

@@ -23,7 +23,7 @@ type host struct{ m *Member }
 
 var _ transport.Host = host{}
 
-// Process queues a message of a peer for the loop. A message is dropped when the
+// Process queues a message of a peer for the core. A message is dropped when the
 // queue is full; raft sends again what it still needs.
 func (h host) Process(msg *raftpb.Message) error {
 	if h.m.cluster.IsRemoved(msg.GetFrom()) {
@@ -32,11 +32,12 @@ func (h host) Process(msg *raftpb.Message) error {
 	if !h.m.in.receive(msg) {
 		return errInboxFull
 	}
+	h.m.drive()
 	return nil
 }
 
 func (h host) ReportUnreachable(id uint64) {
-	h.m.in.add(func(in *Input) {
+	h.m.event(func(in *Input) {
 		if len(in.Unreachable) < maxInboxMessages {
 			in.Unreachable = append(in.Unreachable, id)
 		}
@@ -44,7 +45,7 @@ func (h host) ReportUnreachable(id uint64) {
 }
 
 func (h host) ReportSnapshot(id uint64, ok bool) {
-	h.m.in.add(func(in *Input) { in.Snapshots = append(in.Snapshots, SnapshotReport{To: id, OK: ok}) })
+	h.m.event(func(in *Input) { in.Snapshots = append(in.Snapshots, SnapshotReport{To: id, OK: ok}) })
 }
 
 func (h host) IsRemoved(id uint64) bool { return h.m.cluster.IsRemoved(id) }

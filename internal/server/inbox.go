@@ -2,47 +2,40 @@ package server
 
 import (
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
-
-	"quorate/internal/proposal"
 )
 
-// maxInboxMessages bounds the messages of peers that wait for the loop. More are
+// maxInboxMessages bounds the messages of peers that wait for the core. More are
 // dropped: raft sends again what matters.
 const maxInboxMessages = 8192
 
-// inbox collects what happens to the member until the loop takes all of it.
+// inbox collects what happens to the member until somebody drives the core.
 // Proposals are bounded by the proposal table, acknowledgements by the work that
 // was handed out.
 type inbox struct {
 	mu   sync.Mutex
 	in   Input
-	wake chan struct{} // capacity 1: the loop has something to take
+	some atomic.Bool // in holds something
 }
-
-func newInbox() *inbox { return &inbox{wake: make(chan struct{}, 1)} }
 
 func (b *inbox) add(f func(*Input)) {
 	b.mu.Lock()
 	f(&b.in)
+	b.some.Store(true)
 	b.mu.Unlock()
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
 }
+
+func (b *inbox) pending() bool { return b.some.Load() }
 
 func (b *inbox) take() Input {
 	b.mu.Lock()
 	in := b.in
 	b.in = Input{}
+	b.some.Store(false)
 	b.mu.Unlock()
 	return in
-}
-
-func (b *inbox) propose(p *proposal.Pending) {
-	b.add(func(in *Input) { in.Propose = append(in.Propose, p) })
 }
 
 // receive queues a message of a peer and reports whether there was room.

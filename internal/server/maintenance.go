@@ -106,7 +106,7 @@ var errTransferTimeout = errors.New("etcdserver: request timed out, leader trans
 func (m *Member) transfer(ctx context.Context, target uint64) error {
 	m.lg.Info("leadership transfer starting", zap.String("current-leader-member-id", membership.FormatID(m.id)),
 		zap.String("transferee-member-id", membership.FormatID(target)))
-	m.in.add(func(in *Input) { in.TransferTo = target })
+	m.event(func(in *Input) { in.TransferTo = target })
 	for {
 		changed := *m.leaderChange.Load()
 		if m.Leader() == target {
@@ -219,7 +219,7 @@ func (m *Member) raftSnapshot() (*raftpb.Snapshot, error) {
 // progress returns the match indexes if this member leads, nil otherwise.
 func (m *Member) progress(ctx context.Context) map[uint64]uint64 {
 	ask := make(chan map[uint64]uint64, 1)
-	m.in.add(func(in *Input) { in.AskProgress = append(in.AskProgress, ask) })
+	m.event(func(in *Input) { in.AskProgress = append(in.AskProgress, ask) })
 	select {
 	case p := <-ask:
 		return p

@@ -88,7 +88,7 @@ func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest, hdr *
 	return m.submit(ctx, &proposal.Pending{ID: hdr.ID, Req: req, Data: data})
 }
 
-// submit admits a request, hands it to the loop and waits for its outcome.
+// submit admits a request, hands it to the core and waits for its outcome.
 func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Result, error) {
 	if err := m.admit(p); err != nil {
 		return proposal.Result{}, err
@@ -96,7 +96,7 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Resu
 	if err := m.props.Admit(p, m.cfg.Clock.Now(), m.cfg.requestTimeout()); err != nil {
 		return proposal.Result{}, ErrTooManyRequests
 	}
-	m.in.propose(p)
+	m.proposed(p)
 	select {
 	case res := <-p.Done():
 		return res, res.Err
@@ -128,7 +128,7 @@ func (m *Member) admit(p *proposal.Pending) error {
 	if cost == 0 {
 		return nil
 	}
-	if m.diskFull.Load() {
+	if m.diskFull.Load() || m.storeFull.Load() {
 		return rpctypes.ErrGRPCNoSpace
 	}
 	if m.mach().OverQuota(cost) {

@@ -22,7 +22,7 @@ func (m *Member) barrier(ctx context.Context) error {
 	}
 	round, first := m.reads.Join()
 	if first {
-		m.in.add(func(in *Input) { in.ReadWanted = true })
+		m.event(func(in *Input) { in.ReadWanted = true })
 	}
 	select {
 	case <-round.Done():

@@ -35,30 +35,72 @@ const (
 	readRetry = 500 * time.Millisecond
 )
 
-// loop is the only goroutine that touches the core.
-func (m *Member) loop() {
+// The core has no goroutine of its own: whoever brings it something to do and
+// finds it free drives it, until the inbox is empty. That spares two hand-offs
+// between threads on the way of each request. What stays bounded by it: a driver
+// works for others no longer than it takes to empty the inbox, and nothing in a
+// step waits for a disk, a peer or a client.
+
+// drive steps the core if nobody else does. When it returns, everything that was
+// in the inbox at the call has been taken or will be by the present driver.
+func (m *Member) drive() {
+	for m.in.pending() {
+		if !m.coreMu.TryLock() {
+			return // the holder looks into the inbox again after it has let go
+		}
+		for !m.halted && m.in.pending() {
+			m.step(m.in.take())
+		}
+		halted := m.halted
+		m.coreMu.Unlock()
+		if halted {
+			return
+		}
+	}
+}
+
+// event hands something to the core and drives it.
+func (m *Member) event(f func(*Input)) {
+	m.in.add(f)
+	m.drive()
+}
+
+// step runs the core once and passes on what follows, in order. The caller holds
+// coreMu.
+func (m *Member) step(in Input) {
+	eff := m.core.Step(m.cfg.Clock.Now(), in)
+	m.tr.Send(m.completeSnapshots(eff.Send))
+	m.logq.push(eff.Append...)
+	for _, a := range eff.Apply {
+		m.applyq.push(applyWork{Apply: a})
+	}
+	m.follow(eff)
+}
+
+// ticker lets raft's time pass. It also picks up proposals that wait for a log
+// write which does not end.
+func (m *Member) ticker() {
 	defer m.loopWG.Done()
 	ticker := time.NewTicker(m.cfg.Tick)
 	defer ticker.Stop()
 	for {
-		ticks := 0
 		select {
-		case <-m.in.wake:
 		case <-ticker.C:
-			ticks = 1
 			m.onTick()
+			m.event(func(in *Input) { in.Ticks++ })
 		case <-m.halt:
 			return
 		}
-		in := m.in.take()
-		in.Ticks += ticks
-		eff := m.core.Step(m.cfg.Clock.Now(), in)
-		m.tr.Send(m.completeSnapshots(eff.Send))
-		m.logq.push(eff.Append...)
-		for _, a := range eff.Apply {
-			m.applyq.push(applyWork{Apply: a})
-		}
-		m.follow(eff)
+	}
+}
+
+// proposed hands a request to the core. While the log is being written the
+// request waits for the end of that: it could not be written before, and it
+// shares a step, a message and a sync with all others that come meanwhile.
+func (m *Member) proposed(p *proposal.Pending) {
+	m.in.add(func(in *Input) { in.Propose = append(in.Propose, p) })
+	if !m.logBusy.Load() {
+		m.drive()
 	}
 }
 
@@ -109,10 +151,13 @@ func boolGauge(b bool) float64 {
 func (m *Member) writeLog() {
 	defer m.loopWG.Done()
 	for {
+		m.logBusy.Store(false)
+		m.drive() // proposals that have waited for the log
 		works := m.logq.take(m.halt)
 		if works == nil {
 			return
 		}
+		m.logBusy.Store(true)
 		for len(works) > 0 {
 			n := 0
 			for n < len(works) && works[n].Snapshot == nil {
@@ -193,7 +238,7 @@ func (m *Member) deliver(works []logWork) {
 	}
 	m.tr.Send(out)
 	if len(own) > 0 {
-		m.in.add(func(in *Input) { in.Acks = append(in.Acks, own...) })
+		m.event(func(in *Input) { in.Acks = append(in.Acks, own...) })
 	}
 }
 
@@ -264,7 +309,7 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 		m.lg.Warn("apply request took too long", zap.Duration("took", d), zap.Duration("expected-duration", m.cfg.WarnApply), zap.Int("entries", len(ents)))
 	}
 	m.settle(out)
-	m.in.add(func(in *Input) {
+	m.event(func(in *Input) {
 		in.Acks = append(in.Acks, acks...)
 		in.ConfChanges = append(in.ConfChanges, out.ConfChanges...)
 	})

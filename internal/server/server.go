@@ -124,15 +124,19 @@ type Member struct {
 	reads      *readindex.Batcher
 	ids        *proposal.IDs
 
-	in     *inbox
-	logq   *queue[logWork]
-	applyq *queue[applyWork]
+	in      *inbox
+	coreMu  sync.Mutex  // whoever holds it drives core; taken by drive and Stop alone
+	halted  bool        // guarded by coreMu: the core is not driven any more
+	logBusy atomic.Bool // a log write is under way
+	logq    *queue[logWork]
+	applyq  *queue[applyWork]
 
-	// What readers may know without asking the loop.
+	// What readers may know without asking the core.
 	term, lead, commit atomic.Uint64
 	leadLost           atomic.Int64 // unix nanoseconds of the last loss of a leader
 	lastTick           atomic.Int64
-	diskFull           atomic.Bool
+	diskFull           atomic.Bool // the log finds no room
+	storeFull          atomic.Bool // the store finds no room; soon apply would have to wait
 	published          atomic.Bool
 	leaderChange       atomic.Pointer[chan struct{}] // closed and replaced at each change of leader
 
@@ -144,14 +148,14 @@ type Member struct {
 
 	readyc   chan struct{}
 	stop     chan struct{} // closed first: refuse new work
-	halt     chan struct{} // closed when the loop may end
+	halt     chan struct{} // closed when ticks, log and apply may end
 	failOnce sync.Once
 	failed   chan struct{}
 	failErr  error
 	stopOnce sync.Once
 	bgMu     sync.Mutex     // orders background against Stop
 	wg       sync.WaitGroup // background goroutines that end with stop
-	loopWG   sync.WaitGroup // loop, log and apply
+	loopWG   sync.WaitGroup // ticker, log and apply
 	rootCtx  context.Context
 	cancel   context.CancelFunc
 }
