@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"syscall"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -30,8 +31,6 @@ func run() int {
 	lg := cfg.Log()
 	logging.SetGlobal(lg, cfg.LogLevel == "debug")
 
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
@@ -39,6 +38,10 @@ func run() int {
 	if err != nil {
 		return cfg.FatalExit(err).Code
 	}
+	// Until here a signal ends the process at once: a start may wait for peers,
+	// names or room on a disk, and can be broken off anywhere.
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	ready := p.member.Ready()
 	for {
 		select {
@@ -61,11 +64,22 @@ func run() int {
 				<-signals
 				os.Exit(1)
 			}()
-			p.stop()
+			stopped := make(chan struct{})
+			go func() { p.stop(); close(stopped) }()
+			select {
+			case <-stopped:
+			case <-time.After(cfg.RequestTimeout() + stopTimeout):
+				lg.Error("the member does not come to an end; ending the process", zap.String("data-dir", cfg.DataDir))
+			}
 			return end(s)
 		}
 	}
 }
+
+// stopTimeout bounds a stop beyond the time for handing over leadership. A disk
+// that is full or stalls could hold it up for ever, and nothing depends on it:
+// what was acknowledged is in the log.
+const stopTimeout = 15 * time.Second
 
 // end repeats the signal with its default action, so that whoever started the
 // process sees that it ended by it. Process 1 of a container has no default

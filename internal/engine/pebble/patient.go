@@ -20,6 +20,7 @@ type patientFS struct {
 	vfs.FS
 	closing <-chan struct{}
 	report  func(error)
+	onSpace func(full bool)
 	full    atomic.Bool
 }
 
@@ -28,13 +29,14 @@ func (p *patientFS) retry(f func() error) error {
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := f()
 		if !errors.Is(err, syscall.ENOSPC) {
-			if p.full.Load() && err == nil {
-				p.full.Store(false)
+			if p.full.Load() && err == nil && p.full.CompareAndSwap(true, false) {
+				p.onSpace(false)
 			}
 			return err
 		}
 		if !p.full.Swap(true) {
 			p.report(err)
+			p.onSpace(true)
 		}
 		t := time.NewTimer(pause)
 		select {

@@ -50,6 +50,10 @@ type Options struct {
 	// ErrFatal. It is called from any goroutine and must not call the engine. If
 	// it is nil, errors are logged and a fatal one ends the process.
 	OnBackgroundError func(error)
+	// OnSpace hears that a write found no room on the disk, true, and that one
+	// found room again, false. Until then flushes wait, and batches as soon as the
+	// memtables are full. It is called like OnBackgroundError.
+	OnSpace func(full bool)
 }
 
 func (o Options) withDefaults() Options {
@@ -64,6 +68,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
+	}
+	if o.OnSpace == nil {
+		o.OnSpace = func(bool) {}
 	}
 	return o
 }
@@ -96,7 +103,7 @@ type store struct {
 func Open(dir string, o Options) (engine.Engine, error) {
 	o = o.withDefaults()
 	s := &store{dir: dir, o: o, closing: make(chan struct{}), fatal: make(chan struct{})}
-	s.disk = &patientFS{FS: o.FS, closing: s.closing, report: s.report}
+	s.disk = &patientFS{FS: o.FS, closing: s.closing, report: s.report, onSpace: o.OnSpace}
 	s.stale.Store(true)
 	if err := s.disk.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("pebble: make %s: %w", dir, err)
