@@ -34,7 +34,7 @@ type Process struct {
 type Config struct {
 	Program string
 	Args    []string
-	Dir     string   // working directory; the output is written beside it, to Dir.log
+	Dir     string   // working directory; the output of each process is written beside it
 	Env     []string // further environment entries
 }
 
@@ -44,12 +44,12 @@ func Start(t testing.TB, c Config) *Process {
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	p := &Process{log: filepath.Clean(c.Dir) + ".log", exited: make(chan struct{})}
-	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	log, err := os.CreateTemp(filepath.Dir(filepath.Clean(c.Dir)), filepath.Base(c.Dir)+"-*.log")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close() // the child holds its own descriptor
+	p := &Process{log: log.Name(), exited: make(chan struct{})}
 	p.cmd = exec.Command(c.Program, c.Args...)
 	p.cmd.Dir = c.Dir
 	p.cmd.Stdout, p.cmd.Stderr = log, log
@@ -62,7 +62,12 @@ func Start(t testing.TB, c Config) *Process {
 		p.cmd.Wait() // what it says is in ProcessState
 		close(p.exited)
 	}()
-	t.Cleanup(p.Kill)
+	t.Cleanup(func() {
+		p.Kill()
+		if t.Failed() {
+			t.Logf("the output of process %d ends with:\n%s", p.cmd.Process.Pid, p.Tail(20))
+		}
+	})
 	return p
 }
 
@@ -131,6 +136,12 @@ func (p *Process) Output() string {
 		return err.Error()
 	}
 	return string(b)
+}
+
+// Tail is the last n lines of the output.
+func (p *Process) Tail(n int) string {
+	lines := strings.Split(strings.TrimRight(p.Output(), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
 // Reasons returns the lines in which a server says why it does not start: those of level error or

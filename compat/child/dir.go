@@ -57,6 +57,17 @@ func Look(t testing.TB, dir string) Contents {
 	return c
 }
 
+// Only returns the part with the given endings.
+func (c Contents) Only(endings ...string) Contents {
+	part := Contents{}
+	for path, text := range c {
+		if slices.ContainsFunc(endings, func(e string) bool { return strings.HasSuffix(path, e) }) {
+			part[path] = text
+		}
+	}
+	return part
+}
+
 // Changed lists the differences between two states of a directory, one a line.
 func (c Contents) Changed(now Contents) string {
 	var b strings.Builder

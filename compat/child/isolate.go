@@ -1,0 +1,61 @@
+package child
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+// isolated is set in the environment of a test that runs in namespaces of its own.
+const isolated = "CHILD_ISOLATED"
+
+// Isolated runs a test in mount and network namespaces of its own, in which it may mount and
+// create interfaces: nothing of that is seen outside, and it goes with the process. Isolated
+// starts the test binary again for that. There it returns true and the test goes on; in the
+// first process it returns false once the second has ended, and the test is to return.
+//
+// On a machine that forbids namespaces the test fails if required is set. Otherwise it only says
+// that it proved nothing, as a machine that forbids them cannot be made to allow them.
+func Isolated(t *testing.T, required bool, args ...string) bool {
+	t.Helper()
+	if os.Getenv(isolated) == t.Name() {
+		return true
+	}
+	unshare := []string{"--mount", "--net", "--propagation=private"}
+	if os.Geteuid() != 0 {
+		unshare = append(unshare, "--map-root-user")
+	}
+	if out, err := exec.Command("unshare", append(unshare, "true")...).CombinedOutput(); err != nil {
+		text := fmt.Sprintf("this machine forbids namespaces, so nothing is proved here: unshare: %v: %s", err, strings.TrimSpace(string(out)))
+		if required {
+			t.Fatal(text)
+		}
+		t.Log(text)
+		return false
+	}
+	cmd := exec.Command("unshare", append(append(append(unshare, os.Args[0]), os.Args[1:]...),
+		append([]string{"-test.run=^" + regexp.QuoteMeta(t.Name()) + "$", "-test.v=true", "-test.testlogfile="}, args...)...)...)
+	cmd.Env = append(os.Environ(), isolated+"="+t.Name())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := cmd.CombinedOutput()
+	if text := string(out); err != nil || !strings.Contains(text, "--- PASS: "+t.Name()) {
+		t.Errorf("in namespaces of its own: %v\n%s", err, text)
+	} else {
+		t.Logf("in namespaces of its own:\n%s", text)
+	}
+	return false
+}
+
+// Must runs a program of the system that is to succeed.
+func Must(t testing.TB, program string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(program, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v: %s", program, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}

@@ -1,0 +1,184 @@
+package failure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/status"
+
+	"quorate/compat/child"
+)
+
+const noSpace = "etcdserver: mvcc: database space exceeded"
+
+// disk is a small file system with a member's data on it, and what the member has acknowledged.
+type disk struct {
+	*site
+	mount string
+	mib   int // size of the file system
+	acked map[string]string
+	next  int
+	value []byte
+}
+
+func newDisk(t *testing.T, mib int) *disk {
+	t.Helper()
+	child.Must(t, "ip", "link", "set", "lo", "up")
+	d := &disk{site: newSite(t), mib: mib, acked: map[string]string{}, value: make([]byte, 32<<10)}
+	d.mount = filepath.Join(d.dir, "disk")
+	if err := os.Mkdir(d.mount, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	child.Must(t, "mount", "-t", "tmpfs", "-o", fmt.Sprintf("size=%dm", mib), "small", d.mount)
+	t.Cleanup(func() { child.Must(t, "umount", "--lazy", d.mount) })
+	return d
+}
+
+// put writes a fresh key, with a value that no compression makes smaller.
+func (d *disk) put(c *child.Client) error {
+	d.next++
+	r := rand.NewPCG(uint64(d.next), 3)
+	for i := 0; i < len(d.value); i += 8 {
+		v := r.Uint64()
+		for j := range 8 {
+			d.value[i+j] = byte(v >> (8 * j))
+		}
+	}
+	key := fmt.Sprintf("fill-%06d", d.next)
+	_, err := c.PutWithin(20*time.Second, key, string(d.value))
+	if err == nil {
+		d.acked[key] = string(d.value[:64])
+	}
+	return err
+}
+
+// putUntilFull writes until the member says that there is no space.
+func (d *disk) putUntilFull(t *testing.T, c *child.Client) {
+	t.Helper()
+	before := len(d.acked)
+	deadline := time.Now().Add(limit)
+	for {
+		err := d.put(c)
+		if err != nil && status.Convert(err).Message() == noSpace {
+			break
+		}
+		// The write that meets the full disk cannot be taken back and may end without answer.
+		if err != nil && !strings.Contains(err.Error(), "timed out") && !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatalf("put: %v, want %s", err, noSpace)
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("puts are not refused; %d are acknowledged, the last answer is %v", len(d.acked), err)
+		}
+	}
+	t.Logf("refused after %d acknowledged puts of 32 KiB", len(d.acked)-before)
+}
+
+// verify checks that all acknowledged keys are there with their values.
+func (d *disk) verify(t *testing.T, c *child.Client) {
+	t.Helper()
+	for _, key := range slices.Sorted(maps.Keys(d.acked)) {
+		v, found, err := c.GetWithin(limit, key)
+		if err != nil {
+			t.Fatalf("get %s: %v", key, err)
+		}
+		if !found || v[:64] != d.acked[key] {
+			t.Fatalf("acknowledged key %s: found %v, or another value", key, found)
+		}
+	}
+}
+
+func TestFullDisk(t *testing.T) {
+	if !child.Isolated(t, *required, "-etcd="+etcd) {
+		return
+	}
+	d := newDisk(t, 170)
+	d.data = filepath.Join(d.mount, "data")
+	p, c := d.serve(t)
+	d.putUntilFull(t, c)
+
+	// Full: no writes that need room, but everything else.
+	start := time.Now()
+	d.verify(t, c)
+	t.Logf("%d reads on the full disk took %s", len(d.acked), time.Since(start).Round(time.Millisecond))
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if _, err := c.Maintenance.Status(ctx, &pb.StatusRequest{}); err != nil {
+		t.Errorf("status: %v", err)
+	}
+	gone := "fill-000001"
+	if r, err := c.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(gone)}); err != nil || r.Deleted != 1 {
+		t.Errorf("delete: %v, %v", r, err)
+	} else if _, err := c.Compact(ctx, &pb.CompactionRequest{Revision: r.Header.Revision}); err != nil {
+		t.Errorf("compact: %v", err)
+	}
+	delete(d.acked, gone)
+
+	// Room again, without a restart.
+	d.free(t)
+	child.Eventually(t, limit, "writes succeed once there is room", func() error { return d.put(c) })
+	d.verify(t, c)
+
+	// Full again, and killed. A start on the full disk serves, or says what it waits for, which a
+	// signal ends; with room it comes back with everything.
+	d.putUntilFull(t, c)
+	p.Kill()
+	d.endsBySignal(t, d.startFull(t))
+	p = d.startFull(t)
+	d.free(t)
+	c = child.Dial(t, d.client)
+	child.Eventually(t, limit, "the member that was started on the full disk serves", func() error { return d.put(c) })
+	d.verify(t, c)
+
+	// Full once more, and asked to stop.
+	d.putUntilFull(t, c)
+	d.endsBySignal(t, p)
+	d.free(t)
+	_, c = d.serve(t)
+	d.verify(t, c)
+}
+
+// endsBySignal asks the process to stop on the full disk.
+func (d *disk) endsBySignal(t *testing.T, p *child.Process) {
+	t.Helper()
+	p.Signal(syscall.SIGTERM)
+	if code := p.Wait(t, limit); code != 128+int(syscall.SIGTERM) {
+		t.Errorf("exit code %d after SIGTERM on the full disk, want %d", code, 128+int(syscall.SIGTERM))
+	}
+}
+
+// startFull starts the member on a full disk and waits until it serves or says that it cannot.
+func (d *disk) startFull(t *testing.T) *child.Process {
+	t.Helper()
+	p := d.start(t, etcd)
+	c := child.Dial(t, d.client)
+	child.Eventually(t, limit, "the member serves or says why not", func() error {
+		if !p.Running() {
+			t.Fatalf("the member ended with code %d:\n%s", p.Code(), p.Tail(5))
+		}
+		if strings.Contains(p.Output(), "no space left on device") && strings.Contains(p.Output(), d.mount) {
+			t.Log("a start on the full disk waits for room and says so")
+			return nil
+		}
+		_, _, err := c.GetWithin(time.Second, "any")
+		return err
+	})
+	return p
+}
+
+// free makes room, for the data that is in memory so far, a segment of the log and some puts.
+func (d *disk) free(t *testing.T) {
+	t.Helper()
+	d.mib += 150
+	child.Must(t, "mount", "-o", fmt.Sprintf("remount,size=%dm", d.mib), d.mount)
+}
