@@ -24,7 +24,7 @@ func (a *answer) add(path string, format string, args ...any) {
 // failed is the answer of an operation that ended in an error: its gRPC code and exact text.
 func failed(err error) answer {
 	st := status.Convert(err)
-	a := answer{{"error.code", st.Code().String()}, {"error.message", st.Message()}}
+	a := answer{{"error.code", st.Code().String()}, {"error.message", strings.ReplaceAll(st.Message(), "\u00a0", " ")}}
 	for i, d := range st.Proto().GetDetails() {
 		a.add(fmt.Sprintf("error.details[%d]", i), "%s", d.GetTypeUrl())
 	}

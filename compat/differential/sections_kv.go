@@ -323,7 +323,7 @@ func hashSection(b *script) {
 			b.hashKV(rev)
 		}
 	}
-	b.compact(46, false)
+	b.compact(46, true)
 	b.hashKV(0)
 	b.hashKV(46)
 	b.del("r/", "r0")

@@ -93,9 +93,12 @@ type store struct {
 	fatal     chan struct{} // closed when the engine has stopped
 
 	// stale says that files have changed since size was computed.
-	stale  atomic.Bool
-	sizeMu sync.Mutex
-	size   engine.Size
+	stale atomic.Bool
+	// unflushed is about how many bytes were committed and are in memtables only;
+	// flushing is the part of it that a flush under way will write.
+	unflushed, flushing atomic.Int64
+	sizeMu              sync.Mutex
+	size                engine.Size
 }
 
 // Open opens the engine in dir, which is made if it does not exist. Errors:
@@ -171,7 +174,13 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.report(&engine.CorruptionError{File: i.Path, Err: i.Details})
 		},
-		FlushEnd:      func(pebble.FlushInfo) { stale() },
+		FlushBegin: func(pebble.FlushInfo) { s.flushing.Store(s.unflushed.Load()) },
+		FlushEnd: func(i pebble.FlushInfo) {
+			if i.Err == nil {
+				s.unflushed.Add(-s.flushing.Swap(0))
+			}
+			stale()
+		},
 		CompactionEnd: func(pebble.CompactionInfo) { stale() },
 		TableDeleted:  func(pebble.TableDeleteInfo) { stale() },
 	}
@@ -319,8 +328,9 @@ func (s *store) Checkpoint(dir string) (err error) {
 func (s *store) Size() engine.Size {
 	s.sizeMu.Lock()
 	defer s.sizeMu.Unlock()
+	memory := max(s.unflushed.Load(), 0)
 	if s.closed.Load() || !s.stale.Swap(false) {
-		return s.size
+		return engine.Size{Total: s.size.Total + memory, InUse: s.size.InUse + memory}
 	}
 	m := s.db.Metrics()
 	total := int64(m.DiskSpaceUsage())
@@ -328,7 +338,7 @@ func (s *store) Size() engine.Size {
 	garbage := m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
 	live -= min(garbage, live)
 	s.size = engine.Size{Total: total, InUse: min(int64(live), total)}
-	return s.size
+	return engine.Size{Total: total + memory, InUse: s.size.InUse + memory}
 }
 
 // Close implements engine.Engine. What was not flushed is lost. With a full disk
@@ -455,9 +465,11 @@ func (b *batch) Commit() (err error) {
 		return engine.ErrClosed
 	}
 	defer guard(&err)
+	n := int64(b.b.Len())
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return b.s.wrap(err)
 	}
+	b.s.unflushed.Add(n)
 	return b.s.wrap(b.b.Close())
 }
 
