@@ -1,0 +1,447 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/clock"
+	"quorate/internal/httpapi"
+	"quorate/internal/membership"
+	"quorate/internal/mvcc"
+	"quorate/internal/transport"
+	"quorate/internal/watch"
+)
+
+// patience bounds every wait for something that must happen.
+const patience = 30 * time.Second
+
+func eventually(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	poll := time.NewTicker(2 * time.Millisecond)
+	defer poll.Stop()
+	for deadline := time.Now().Add(patience); !ok(); <-poll.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("timed out waiting: %s", what)
+		}
+	}
+}
+
+// skewed is the machine's clock, moved by what the test adds.
+type skewed struct {
+	clock.Real
+	ahead atomic.Int64
+}
+
+func (s *skewed) Now() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
+
+// node is one place where a member runs, with a disk and an address that outlive
+// it. Its peers meet it through real sockets, which can be cut.
+type node struct {
+	t        *testing.T
+	name     string
+	url      string
+	fs       vfs.FS
+	m        *Member
+	cut      *atomic.Bool // shared by nobody; a cut node reaches no peer and is reached by none
+	handler  atomic.Pointer[http.Handler]
+	srv      *http.Server
+	mu       sync.Mutex
+	conns    map[net.Conn]uint64 // by the member that dialled
+	cluster  *cluster
+	existing bool
+	initial  []membership.InitialMember
+}
+
+type cluster struct {
+	t     *testing.T
+	nodes []*node
+	clk   *skewed
+	tune  func(*Config)
+}
+
+type connKey struct{}
+
+func (c *cluster) newNode(name string) *node {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	n := &node{t: c.t, name: name, url: "http://" + l.Addr().String(), fs: vfs.NewCrashableMem(), cut: new(atomic.Bool), conns: map[net.Conn]uint64{}, cluster: c}
+	n.srv = transport.HTTPServer(http.HandlerFunc(n.serve), zap.NewNop())
+	n.srv.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
+		return context.WithValue(ctx, connKey{}, conn)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); n.srv.Serve(l) }()
+	c.t.Cleanup(func() { n.srv.Close(); <-done })
+	c.nodes = append(c.nodes, n)
+	return n
+}
+
+// serve lets a request through unless one of its ends is cut off or down.
+func (n *node) serve(w http.ResponseWriter, r *http.Request) {
+	from, _ := membership.ParseID(r.Header.Get("X-Server-From"))
+	conn := r.Context().Value(connKey{}).(net.Conn)
+	n.mu.Lock()
+	n.conns[conn] = from
+	n.mu.Unlock()
+	h := n.handler.Load()
+	if h == nil || n.cut.Load() || n.cluster.isCut(from) {
+		panic(http.ErrAbortHandler)
+	}
+	(*h).ServeHTTP(w, r)
+}
+
+func (c *cluster) isCut(id uint64) bool {
+	for _, n := range c.nodes {
+		if n.cut.Load() && n.m != nil && n.m.id == id {
+			return true
+		}
+	}
+	return false
+}
+
+// isolate cuts a running node off; heal undoes it.
+func (c *cluster) isolate(n *node) {
+	n.cut.Store(true)
+	for _, x := range c.nodes {
+		x.mu.Lock()
+		for conn, from := range x.conns {
+			if x == n || from == n.m.id {
+				conn.Close()
+				delete(x.conns, conn)
+			}
+		}
+		x.mu.Unlock()
+	}
+}
+
+func (n *node) heal() { n.cut.Store(false) }
+
+// backend is the member as the peer port sees it.
+type backend struct{ m *Member }
+
+func (b backend) ClusterID() uint64            { return b.m.ClusterID() }
+func (b backend) MembersJSON() ([]byte, error) { return b.m.cluster.JSON() }
+func (b backend) PromoteMember(ctx context.Context, _ string, id uint64) ([]byte, error) {
+	_, err := b.m.PromoteHere(ctx, id)
+	if err != nil {
+		return nil, &httpapi.StatusError{Status: http.StatusPreconditionFailed, Err: errors.New(rpctypes.ErrorDesc(err))}
+	}
+	return b.m.cluster.JSON()
+}
+func (b backend) HashKV(ctx context.Context, rev int64) (*pb.HashKVResponse, error) {
+	h, err := b.m.HashKV(ctx, rev)
+	return &pb.HashKVResponse{Header: &pb.ResponseHeader{Revision: h.CurrentRev}, Hash: h.Hash, CompactRevision: h.CompactRev, HashRevision: h.HashRev}, err
+}
+func (b backend) DowngradeEnabled(context.Context) (bool, error) { return false, nil }
+func (b backend) Versions() (string, string) {
+	if v := b.m.cluster.Version(); v.Decided() {
+		return v.String(), StorageVersion
+	}
+	return "", StorageVersion
+}
+
+func (n *node) config() Config {
+	cfg := Config{
+		Name: n.name, DataDir: "data", PeerURLs: []string{n.url}, ClientURLs: []string{"http://" + n.name + ":2379"},
+		Initial: n.initial, InitialToken: "test", Existing: n.existing, Tick: 10 * time.Millisecond, ElectionTicks: 10,
+		InitialTickAdvance: true, PreVote: true, SnapshotCount: 10000, CatchUpEntries: 5000,
+		MaxRequestBytes: 1 << 20, MaxLearners: 1, FS: n.fs, Clock: n.cluster.clk, Logger: testLogger,
+	}
+	if n.cluster.tune != nil {
+		n.cluster.tune(&cfg)
+	}
+	return cfg
+}
+
+var testLogger = testLog()
+
+func testLog() *zap.Logger {
+	if os.Getenv("QUORATE_TEST_LOG") == "" {
+		return zap.NewNop()
+	}
+	lg, _ := zap.NewDevelopment(zap.AddStacktrace(zap.FatalLevel))
+	return lg
+}
+
+// start opens and starts the member, without waiting for a leader.
+func (n *node) start() error {
+	m, err := Open(context.Background(), n.config())
+	if err != nil {
+		return err
+	}
+	leases := transport.LeaseHandler(m)
+	h := httpapi.NewPeerHandler(backend{m}, httpapi.PeerOptions{Logger: testLogger, RequestTimeout: 5 * time.Second,
+		Raft: m.Transport().Handler(), Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases}})
+	n.m = m
+	n.handler.Store(&h)
+	m.Start()
+	return nil
+}
+
+func (n *node) mustStart() {
+	n.t.Helper()
+	if err := n.start(); err != nil {
+		n.t.Fatalf("start %s: %v", n.name, err)
+	}
+}
+
+func (n *node) ready() {
+	n.t.Helper()
+	select {
+	case <-n.m.Ready():
+	case <-n.m.Failed():
+		n.t.Fatalf("%s: %v", n.name, n.m.Err())
+	case <-time.After(patience):
+		n.t.Fatalf("%s is not ready", n.name)
+	}
+}
+
+func (n *node) stop() {
+	if n.m != nil {
+		n.m.Stop()
+		n.handler.Store(nil)
+	}
+}
+
+// crash lets the member end without any of its cleaning up reaching the disk.
+func (n *node) crash() {
+	disk := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})
+	n.handler.Store(nil)
+	n.cluster.isolate(n)
+	n.m.Stop()
+	n.fs = disk
+	n.heal()
+}
+
+// newCluster founds and starts a cluster of size members.
+func newCluster(t *testing.T, size int, tune func(*Config)) *cluster {
+	t.Helper()
+	c := &cluster{t: t, clk: &skewed{}, tune: tune}
+	var initial []membership.InitialMember
+	for i := range size {
+		n := c.newNode(fmt.Sprintf("m%d", i))
+		initial = append(initial, membership.InitialMember{Name: n.name, PeerURLs: []string{n.url}})
+	}
+	for _, n := range c.nodes {
+		n.initial = initial
+	}
+	for _, n := range c.nodes {
+		n.mustStart()
+	}
+	t.Cleanup(c.stop)
+	for _, n := range c.nodes {
+		n.ready()
+	}
+	return c
+}
+
+// stop ends all members at once: none waits for another to take over.
+func (c *cluster) stop() {
+	var wg sync.WaitGroup
+	for _, n := range c.nodes {
+		if n.m != nil {
+			wg.Go(func() { n.m.Stop() })
+		}
+	}
+	wg.Wait()
+}
+
+// leader waits until all running nodes agree on one.
+func (c *cluster) leader() *node {
+	c.t.Helper()
+	var lead *node
+	eventually(c.t, "all members know the leader", func() bool {
+		lead = nil
+		var id uint64
+		for _, n := range c.nodes {
+			if n.m == nil || n.handler.Load() == nil || n.cut.Load() {
+				continue
+			}
+			if l := n.m.Leader(); l == 0 || id != 0 && l != id {
+				return false
+			} else {
+				id = l
+			}
+			if n.m.isLeader() {
+				lead = n
+			}
+		}
+		return lead != nil
+	})
+	return lead
+}
+
+// follower returns a running member that does not lead.
+func (c *cluster) follower() *node {
+	c.t.Helper()
+	lead := c.leader()
+	for _, n := range c.nodes {
+		if n != lead && n.m != nil && n.handler.Load() != nil {
+			return n
+		}
+	}
+	c.t.Fatal("no follower")
+	return nil
+}
+
+func background(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// retried reports whether a client would try again: the machine is busy, and an
+// election may come between.
+func retried(err error) bool {
+	for _, e := range []error{rpctypes.ErrGRPCTimeout, rpctypes.ErrGRPCTimeoutDueToLeaderFail, rpctypes.ErrGRPCTimeoutDueToConnectionLost,
+		rpctypes.ErrGRPCLeaderChanged, rpctypes.ErrGRPCNoLeader} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (n *node) put(key, value string) int64 {
+	n.t.Helper()
+	return n.putReq(&pb.PutRequest{Key: []byte(key), Value: []byte(value)})
+}
+
+func (n *node) putReq(r *pb.PutRequest) int64 {
+	n.t.Helper()
+	for {
+		resp, err := n.m.Put(background(n.t), r, nil)
+		if err == nil {
+			return resp.Header.Revision
+		}
+		if !retried(err) {
+			n.t.Fatalf("put %s on %s: %v", r.Key, n.name, err)
+		}
+	}
+}
+
+func (n *node) rangeOf(r *pb.RangeRequest) *mvcc.RangeResult {
+	n.t.Helper()
+	for {
+		res, err := n.m.Range(background(n.t), r)
+		if err == nil {
+			return res
+		}
+		if !retried(err) {
+			n.t.Fatalf("range on %s: %v", n.name, err)
+		}
+	}
+}
+
+// get returns the value of a key as a linearizable read sees it, "" if there is none.
+func (n *node) get(key string) string {
+	n.t.Helper()
+	res := n.rangeOf(&pb.RangeRequest{Key: []byte(key)})
+	if len(res.KVs) == 0 {
+		return ""
+	}
+	return string(decodeKV(n.t, res.KVs[0]).Value)
+}
+
+func decodeKV(t *testing.T, b []byte) *mvccpb.KeyValue {
+	t.Helper()
+	kv := &mvccpb.KeyValue{}
+	if err := proto.Unmarshal(b, kv); err != nil {
+		t.Fatal(err)
+	}
+	return kv
+}
+
+// sameHash checks that all running members hold the same at the present revision.
+func (c *cluster) sameHash() {
+	c.t.Helper()
+	rev := c.leader().rangeOf(&pb.RangeRequest{Key: []byte("a")}).Revision
+	var want mvcc.HashResult
+	for i, n := range c.nodes {
+		if n.handler.Load() == nil {
+			continue
+		}
+		eventually(c.t, n.name+" has caught up", func() bool { return n.m.Rev() >= rev })
+		h, err := n.m.HashKV(background(c.t), rev)
+		if err != nil {
+			c.t.Fatalf("hash on %s: %v", n.name, err)
+		}
+		h.CurrentRev = 0
+		if want == (mvcc.HashResult{}) {
+			want = h
+		} else if h != want {
+			c.t.Fatalf("hash on %s (%d) is %+v, want %+v", n.name, i, h, want)
+		}
+	}
+}
+
+// watcher collects the events of one key range in order.
+type watcher struct {
+	t      *testing.T
+	stream *watch.Stream
+	events []*mvccpb.Event
+}
+
+func (n *node) watch(prefix string, from int64) *watcher {
+	n.t.Helper()
+	w := &watcher{t: n.t, stream: n.m.Hub().NewStream(context.Background())}
+	n.t.Cleanup(w.stream.Close)
+	end := append([]byte(prefix[:len(prefix)-1]), prefix[len(prefix)-1]+1)
+	if err := w.stream.Create(&pb.WatchCreateRequest{Key: []byte(prefix), RangeEnd: end, StartRevision: from}); err != nil {
+		n.t.Fatal(err)
+	}
+	if r := w.next(); !r.Created {
+		n.t.Fatalf("first answer of a watch: %v", r)
+	}
+	return w
+}
+
+func (w *watcher) next() *pb.WatchResponse {
+	w.t.Helper()
+	r, err := w.stream.Next(background(w.t))
+	if err != nil {
+		w.t.Fatalf("watch: %v", err)
+	}
+	out := &pb.WatchResponse{}
+	if err := proto.Unmarshal(r.AppendTo(nil, watch.Header{}), out); err != nil {
+		w.t.Fatal(err)
+	}
+	if out.Canceled {
+		w.t.Fatalf("watch canceled: %v", out)
+	}
+	return out
+}
+
+// until collects events up to the one of revision rev.
+func (w *watcher) until(rev int64) {
+	w.t.Helper()
+	for len(w.events) == 0 || w.events[len(w.events)-1].Kv.ModRevision < rev {
+		w.events = append(w.events, w.next().Events...)
+	}
+}
+
+func (n *node) memberVersions() string {
+	b, _ := json.Marshal(apiMembers(n.m.cluster.Members()))
+	return string(b)
+}
+
+var _ = io.EOF
