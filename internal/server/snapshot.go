@@ -204,7 +204,7 @@ func describe(state engine.Reader) (*raftpb.SnapshotMetadata, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	c := membership.New(membership.Options{})
+	c := membership.New(membership.Options{ServerVersion: ownVersion})
 	if err := c.Load(state); err != nil {
 		return nil, nil, err
 	}
