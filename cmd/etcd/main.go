@@ -34,6 +34,7 @@ func run() int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
+	go paceGC(ctx)
 	p, err := start(ctx, cfg)
 	if err != nil {
 		return cfg.FatalExit(err).Code
