@@ -83,6 +83,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	if err := m.openStore(id); err != nil {
 		return nil, err
 	}
+	m.removeRemains()
 	if err := m.build(id); err != nil {
 		m.mach().Close()
 		m.mach().Engine().Close()
@@ -558,8 +559,8 @@ func (m *Member) lastFlush() error {
 }
 
 // HandOver transfers leadership, if this member has it, to the voter that has
-// been connected longest. It returns when that one leads, or after the request
-// timeout.
+// been connected longest. It returns when that one leads, when the connection to
+// it is lost, or after the request timeout.
 func (m *Member) HandOver() {
 	if !m.isLeader() || m.Err() != nil {
 		return
@@ -579,10 +580,19 @@ func (m *Member) HandOver() {
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.requestTimeout())
 	defer cancel()
 	go func() {
-		select {
-		case <-m.failed:
-			cancel()
-		case <-ctx.Done():
+		poll := time.NewTicker(m.cfg.electionTimeout())
+		defer poll.Stop()
+		for {
+			select {
+			case <-poll.C:
+				if m.tr.ActiveSince(best).IsZero() {
+					cancel() // it is stopping as well, or gone
+				}
+			case <-m.failed:
+				cancel()
+			case <-ctx.Done():
+				return
+			}
 		}
 	}()
 	if err := m.transfer(ctx, best); err != nil {

@@ -41,10 +41,9 @@ func writeFile(fs vfs.FS, path string, content []byte) error {
 	return nil
 }
 
-// saveStream writes r to path, durable as a whole or not there. What has come so
-// far of a stream that breaks off is removed.
-func saveStream(ctx context.Context, fs vfs.FS, path string, r io.Reader) error {
-	tmp := path + ".part"
+// saveStream writes r to path by way of tmp, durable as a whole or not there. What
+// has come so far of a stream that breaks off is removed.
+func saveStream(ctx context.Context, fs vfs.FS, path, tmp string, r io.Reader) error {
 	f, err := fs.Create(tmp, fileCategory)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", tmp, err)

@@ -139,7 +139,13 @@ func (m *Member) truncateLog() {
 func (m *Member) truncateOnce() error {
 	mach := m.mach()
 	applied := mach.Applied()
-	if err := mach.Engine().Flush(); err != nil {
+	err := mach.Engine().Flush()
+	m.logMu.Lock()
+	defer m.logMu.Unlock()
+	if m.mach() != mach {
+		return nil // a snapshot has replaced the store, and the log with it
+	}
+	if err != nil {
 		// Nothing is lost: the entries stay in the log. A full disk is the usual
 		// cause and ends when there is room.
 		m.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", m.cfg.storeDir()), zap.Error(err))

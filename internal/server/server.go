@@ -128,6 +128,7 @@ type Member struct {
 	coreMu  sync.Mutex  // whoever holds it drives core; taken by drive and Stop alone
 	halted  bool        // guarded by coreMu: the core is not driven any more
 	logBusy atomic.Bool // a log write is under way
+	logMu   sync.Mutex  // one at a time replaces or truncates the log
 	logq    *queue[logWork]
 	applyq  *queue[applyWork]
 
@@ -142,6 +143,7 @@ type Member struct {
 
 	alarmRaised atomic.Bool // a NOSPACE alarm is being proposed
 	snapshots   atomic.Int64
+	received    atomic.Uint64 // snapshots whose transfer to this member has begun
 	truncate    chan struct{} // capacity 1
 	decide      chan struct{} // capacity 1: a new leader should decide the cluster version
 	mark        atomic.Uint64 // index up to which the log is truncated

@@ -230,7 +230,7 @@ func (m *Member) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body 
 	fs := m.cfg.FS
 	path := m.receivedFile(msg.GetSnapshot().GetMetadata().GetIndex())
 	start := time.Now()
-	if err := saveStream(ctx, fs, path, body); err != nil {
+	if err := saveStream(ctx, fs, path, fmt.Sprintf("%s.%d%s", path, m.received.Add(1), partSuffix), body); err != nil {
 		return err
 	}
 	metrics.SnapDBSaveTotalDurationSeconds.Observe(time.Since(start).Seconds())
@@ -238,7 +238,41 @@ func (m *Member) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body 
 }
 
 func (m *Member) receivedFile(index uint64) string {
-	return m.cfg.FS.PathJoin(m.cfg.snapDir(), fmt.Sprintf("%016x.snap.db", index))
+	return m.cfg.FS.PathJoin(m.cfg.snapDir(), fmt.Sprintf("%016x%s", index, receivedSuffix))
+}
+
+const (
+	receivedSuffix = ".snap.db"
+	partSuffix     = ".part" // a file that is being received
+	importPrefix   = "store-"
+)
+
+// removeRemains removes what a process that ended during an installation has
+// left: stores that are not in use and received files. Open calls it when the
+// store in use is known to be good.
+func (m *Member) removeRemains() {
+	fs := m.cfg.FS
+	remove := func(dir string, remains func(name string) bool) {
+		names, err := fs.List(dir)
+		if err != nil {
+			m.lg.Warn("failed to look for remains of an installation", zap.String("dir", dir), zap.Error(err))
+		}
+		for _, name := range names {
+			if !remains(name) {
+				continue
+			}
+			path := fs.PathJoin(dir, name)
+			if err := fs.RemoveAll(path); err != nil {
+				m.lg.Warn("failed to remove what an installation has left", zap.String("path", path), zap.Error(err))
+			}
+		}
+	}
+	remove(m.cfg.snapDir(), func(name string) bool {
+		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix)
+	})
+	remove(m.cfg.memberDir(), func(name string) bool {
+		return name != fs.PathBase(m.storeInUse) && (name == fs.PathBase(m.cfg.storeDir()) || strings.HasPrefix(name, importPrefix))
+	})
 }
 
 // install replaces the state by a snapshot that raft has accepted. It runs on
@@ -249,6 +283,11 @@ func (m *Member) install(w logWork) bool {
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
 	m.lg.Info("installing a snapshot", zap.Uint64("index", meta.GetIndex()))
 	err := m.importSnapshot(meta)
+	if err != nil && m.rootCtx.Err() != nil {
+		return false // the member is stopping; raft gets the snapshot again
+	}
+	m.logMu.Lock() // no truncation may measure the old store against the new log
+	defer m.logMu.Unlock()
 	if err == nil {
 		done := make(chan error, 1)
 		m.applyq.push(applyWork{swap: func() { done <- m.exchange(meta) }})
@@ -274,7 +313,7 @@ func (m *Member) install(w logWork) bool {
 }
 
 func (m *Member) importDir(index uint64) string {
-	return m.cfg.FS.PathJoin(m.cfg.memberDir(), fmt.Sprintf("store-%016x", index))
+	return m.cfg.FS.PathJoin(m.cfg.memberDir(), fmt.Sprintf("%s%016x", importPrefix, index))
 }
 
 // importSnapshot makes a complete store of a received file, beside the one in use.
