@@ -33,5 +33,8 @@ var (
 	DebuggingServerWatchSendLoopWatchStreamDurationPerEventSeconds = newHistogram("etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds", "Watch send loop: per event", prometheus.ExponentialBuckets(0.001, 2, 14))
 	DebuggingServerWatchSendLoopWatchStreamDurationSeconds         = newHistogram("etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds", "Watch send loop: event responses", prometheus.ExponentialBuckets(0.001, 2, 14))
 	DebuggingSnapSaveMarshallingDurationSeconds                    = newHistogram("etcd_debugging_snap_save_marshalling_duration_seconds", "Raft snapshot marshal", prometheus.ExponentialBuckets(0.001, 2, 14))
+	DebuggingStoreExpiresTotal                                     = newCounter("etcd_debugging_store_expires_total", "v2 store, which nothing is left of: stays at zero")
+	DebuggingStoreWatchRequestsTotal                               = newCounter("etcd_debugging_store_watch_requests_total", "v2 store, which nothing is left of: stays at zero")
+	DebuggingStoreWatchers                                         = newGauge("etcd_debugging_store_watchers", "v2 store, which nothing is left of: stays at zero")
 	DebuggingSnapSaveTotalDurationSeconds                          = newHistogram("etcd_debugging_snap_save_total_duration_seconds", "Raft snapshot save", prometheus.ExponentialBuckets(0.001, 2, 14))
 )

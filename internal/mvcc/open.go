@@ -35,6 +35,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	s.compactRev = max(finished, scheduled)
 	s.rev = max(1, newest, s.compactRev)
 	s.publish(s.rev, s.compactRev)
+	s.observeState()
 	if scheduled > finished {
 		s.sweep.add(s, &compaction{rev: scheduled, prev: finished, done: make(chan struct{})})
 	}

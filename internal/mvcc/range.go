@@ -12,6 +12,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/metrics"
 )
 
 // RangeResult is the answer to a range request.
@@ -538,7 +539,9 @@ func (v *View) RangeStream(req *pb.RangeRequest, maxBytes int, emit func(kvs [][
 		if err := emit(kvs); err != nil {
 			return 0, false, err
 		}
-		left -= int64(len(kvs))
+		if left -= int64(len(kvs)); left > 0 {
+			metrics.MVCCRangeTotal.Inc() // each piece counts as a range; the first has
+		}
 		s.lo = append(append(make([]byte, 0, 64), picks[len(picks)-1].key...), 0)
 		switch {
 		case size > maxBytes:

@@ -190,6 +190,11 @@ func (s *Store) Publish() {
 	}
 	clear(s.scheduled)
 	s.scheduled = s.scheduled[:0]
+	s.observeState()
+}
+
+// observeState tells what Open or Publish has just published.
+func (s *Store) observeState() {
 	metrics.DebuggingMVCCCurrentRevision.Set(float64(s.rev))
 	metrics.DebuggingMVCCCompactRevision.Set(float64(s.compactRev))
 	metrics.DebuggingMVCCKeysTotal.Set(float64(s.tree.root.live))

@@ -94,8 +94,8 @@ func (b *batcher) flush() error {
 	out := b.write.Call(b.args[:])
 	data.Free() // Write has taken a reference of its own
 	err, _ := out[0].Interface().(error)
+	b.series.sent.Add(float64(b.count))
 	if err == nil {
-		b.series.sent.Add(float64(b.count))
 		metrics.NetworkClientGRPCSentBytesTotal.Add(float64(len(b.buf) - b.count*frameHead))
 	}
 	b.p, b.buf, b.count = piece{}, nil, 0

@@ -133,6 +133,7 @@ func unary[Q, R any](e *edge, service, name string, call func(context.Context, *
 			series.received.Inc()
 			resp, err := admitted(e, ctx, req, call)
 			took := time.Since(start)
+			series.sent.Inc()
 			if series.seconds != nil {
 				series.seconds.Observe(took.Seconds())
 			}
@@ -145,7 +146,6 @@ func unary[Q, R any](e *edge, service, name string, call func(context.Context, *
 				return nil, err
 			}
 			series.done(nil)
-			series.sent.Inc()
 			return resp, nil
 		},
 	}
@@ -181,6 +181,7 @@ func (e *edge) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServ
 		resp, err = handler(ctx, req)
 	}
 	took := time.Since(start)
+	series.sent.Inc()
 	if series.seconds != nil {
 		series.seconds.Observe(took.Seconds())
 	}
@@ -193,11 +194,12 @@ func (e *edge) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServ
 		return nil, err
 	}
 	series.done(nil)
-	series.sent.Inc()
 	return resp, nil
 }
 
-// stream counts the messages of a streaming call and can be cut.
+// stream counts the messages of a streaming call and can be cut. Attempts count
+// as messages, also those that fail and the one that sees the end of the stream:
+// that is what the interceptor of the ecosystem does, here and in unary calls.
 type stream struct {
 	grpc.ServerStream
 	ctx    context.Context
@@ -207,18 +209,13 @@ type stream struct {
 func (s *stream) Context() context.Context { return s.ctx }
 
 func (s *stream) SendMsg(m any) error {
-	err := s.ServerStream.SendMsg(m)
-	if err == nil {
-		s.series.sent.Inc()
-	}
-	return err
+	s.series.sent.Inc()
+	return s.ServerStream.SendMsg(m)
 }
 
 func (s *stream) RecvMsg(m any) error {
 	err := s.ServerStream.RecvMsg(m)
-	if err == nil {
-		s.series.received.Inc()
-	}
+	s.series.received.Inc()
 	return err
 }
 

@@ -1025,7 +1025,7 @@ func TestSeries(t *testing.T) {
 	if err := conn.Invoke(testContext(t), "/etcdserverpb.KV/Put", &pb.PutRequest{}, &resp); err == nil {
 		t.Fatal("no error")
 	}
-	if got, want := read(), "started 3, received 3, sent 2, OK 2, InvalidArgument 1"; got != want {
+	if got, want := read(), "started 3, received 3, sent 3, OK 2, InvalidArgument 1"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }

@@ -61,10 +61,7 @@ func (m *Member) Status(context.Context) (*pb.StatusResponse, error) {
 
 // HashKV hashes the keys at a revision, 0 meaning the current one.
 func (m *Member) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
-	start := time.Now()
-	h, err := m.kv().HashKV(ctx, rev)
-	metrics.MVCCHashRevDurationSeconds.Observe(time.Since(start).Seconds())
-	return h, err
+	return m.kv().HashKV(ctx, rev)
 }
 
 // Hash hashes everything in the store.

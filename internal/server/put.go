@@ -13,6 +13,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/command"
 	"quorate/internal/membership"
+	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 )
 
@@ -97,11 +98,16 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Resu
 		return proposal.Result{}, ErrTooManyRequests
 	}
 	m.proposed(p)
+	if p.Req != nil {
+		// What was proposed counts as a success there, whatever came of it.
+		defer func() { observeRequest(command.Op(p.Req), true, m.cfg.Clock.Now().Sub(p.Start)) }()
+	}
 	select {
 	case res := <-p.Done():
 		return res, res.Err
 	case <-ctx.Done():
 		m.props.Forget(p.ID)
+		metrics.ServerProposalsFailedTotal.Inc()
 		return proposal.Result{}, ctx.Err()
 	}
 }

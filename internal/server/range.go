@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
@@ -42,16 +44,21 @@ func (m *Member) Barrier(ctx context.Context) error { return m.barrier(ctx) }
 // Range reads keys: behind a barrier, or from what is applied here if the
 // request is serializable.
 func (m *Member) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
+	began := time.Now()
+	start := began
 	if !r.Serializable {
 		if err := m.barrier(ctx); err != nil {
+			observeRequest(requestRange, false, time.Since(began))
 			return nil, err
 		}
+		start = time.Now()
 	}
-	start := time.Now()
 	v := m.kv().View()
 	res, err := v.Range(r)
 	v.Close()
-	observeRange(err == nil, time.Since(start))
+	end := time.Now()
+	observeRange(err == nil, end.Sub(start))
+	observeRequest(requestRange, err == nil, end.Sub(began))
 	return res, err
 }
 
@@ -60,12 +67,35 @@ var rangeObservers = [2]interface{ Observe(float64) }{
 	metrics.ServerRangeDurationSeconds.WithLabelValues("true"),
 }
 
-func observeRange(ok bool, d time.Duration) {
-	i := 0
+func observeRange(ok bool, d time.Duration) { rangeObservers[boolIndex(ok)].Observe(d.Seconds()) }
+
+func boolIndex(ok bool) int {
 	if ok {
-		i = 1
+		return 1
 	}
-	rangeObservers[i].Observe(d.Seconds())
+	return 0
+}
+
+// Kinds of requests in etcd_server_request_duration_seconds beside those of
+// [command.Op].
+const (
+	requestRange   = "Range"
+	requestReadTxn = "ReadonlyTxn"
+)
+
+// requestObservers holds the two series (failed, succeeded) of each kind of
+// request, looked up when the first of the kind has ended.
+var requestObservers sync.Map // string → *[2]prometheus.Observer
+
+func observeRequest(kind string, ok bool, d time.Duration) {
+	o, found := requestObservers.Load(kind)
+	if !found {
+		o, _ = requestObservers.LoadOrStore(kind, &[2]prometheus.Observer{
+			metrics.ServerRequestDurationSeconds.WithLabelValues(kind, "false"),
+			metrics.ServerRequestDurationSeconds.WithLabelValues(kind, "true"),
+		})
+	}
+	o.(*[2]prometheus.Observer)[boolIndex(ok)].Observe(d.Seconds())
 }
 
 // RangeStream reads keys of one revision and hands them out in pieces, so the
@@ -79,12 +109,21 @@ func (m *Member) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(
 	}
 	v := m.kv().View()
 	defer v.Close()
+	// Each piece is one range in the series; sending it is not part of it.
+	start, pieces := time.Now(), 0
 	count, more, err = v.RangeStream(r, m.cfg.MaxRequestBytes, func(kvs [][]byte) error {
+		observeRange(true, time.Since(start))
+		pieces++
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		return emit(kvs)
+		err := emit(kvs)
+		start = time.Now()
+		return err
 	})
+	if pieces == 0 {
+		observeRange(err == nil, time.Since(start))
+	}
 	return v.Rev(), count, more, err
 }
 
@@ -94,9 +133,12 @@ func (m *Member) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse
 			return nil, err
 		}
 	}
+	start := time.Now() // the barrier is not part of it, as in etcd
 	v := m.kv().View()
 	defer v.Close()
-	return apply.ReadTxn(v, r)
+	resp, err := apply.ReadTxn(v, r)
+	observeRequest(requestReadTxn, err == nil, time.Since(start))
+	return resp, err
 }
 
 // serializable reports whether every range allows a local read; a transaction
