@@ -489,8 +489,8 @@ func (m *Member) Start() {
 // whole election timeout.
 func (m *Member) advanceTicks() {
 	n := m.cfg.ElectionTicks
-	if ms := m.cluster.Members(); len(ms) == 1 || len(ms) == 0 && len(m.cfg.Initial) == 1 {
-		m.event(func(in *Input) { in.Ticks += n - 1 })
+	if voters := m.cluster.VoterIDs(); len(voters) == 1 && voters[0] == m.id || len(voters) == 0 && len(m.cfg.Initial) == 1 && !m.cfg.Existing {
+		m.electSelf()
 		return
 	}
 	if !m.cfg.InitialTickAdvance || n <= 2 {
@@ -502,6 +502,21 @@ func (m *Member) advanceTicks() {
 		}
 		if m.tr.ActivePeers() > 1 {
 			m.event(func(in *Input) { in.Ticks += n - 2 })
+			return
+		}
+	}
+}
+
+// electSelf makes the only voter leader. It has nobody to ask and nothing to wait
+// for but its own first entries.
+func (m *Member) electSelf() {
+	for m.Leader() == 0 {
+		if voters := m.cluster.VoterIDs(); len(voters) > 1 {
+			return
+		} else if len(voters) == 1 && voters[0] == m.id {
+			m.event(func(in *Input) { in.Campaign = true })
+		}
+		if m.pause(m.rootCtx, applyPoll) != nil {
 			return
 		}
 	}
