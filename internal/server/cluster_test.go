@@ -9,7 +9,6 @@ import (
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
@@ -211,5 +210,3 @@ func TestRestartInAnyOrder(t *testing.T) {
 	}
 	c.sameHash()
 }
-
-var _ mvccpb.Event

@@ -2,10 +2,8 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -41,6 +39,11 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("timed out waiting: %s", what)
 		}
 	}
+}
+
+func TestMain(m *testing.M) {
+	releaseDelay = 50 * time.Millisecond
+	os.Exit(m.Run())
 }
 
 // skewed is the machine's clock, moved by what the test adds.
@@ -438,10 +441,3 @@ func (w *watcher) until(rev int64) {
 		w.events = append(w.events, w.next().Events...)
 	}
 }
-
-func (n *node) memberVersions() string {
-	b, _ := json.Marshal(apiMembers(n.m.cluster.Members()))
-	return string(b)
-}
-
-var _ = io.EOF

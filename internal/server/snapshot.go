@@ -25,11 +25,12 @@ const (
 	// maxSnapshots bounds the snapshots that are being sent at a time; raft asks
 	// again for those that are refused.
 	maxSnapshots = 16
-	// releaseDelay keeps the log untouched for a while after a snapshot was sent,
-	// so that the follower finds what came meanwhile.
-	releaseDelay = 30 * time.Second
 	viewsPoll    = 100 * time.Millisecond
 )
+
+// releaseDelay keeps the log untouched for a while after a snapshot was sent, so
+// that the follower finds what came meanwhile. Only tests change it.
+var releaseDelay = 30 * time.Second
 
 var (
 	ownerKey   = engine.Local.K([]byte("owner"))
