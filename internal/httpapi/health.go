@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
 	"quorate/internal/metrics"
@@ -78,7 +79,7 @@ func unhealthy(ctx context.Context, b Backend, o Options, exclude []string, seri
 	ctx, cancel := context.WithTimeout(ctx, o.RequestTimeout)
 	defer cancel()
 	if err := b.CheckRead(ctx, serializable); err != nil {
-		return fmt.Sprintf("RANGE ERROR:%s", err)
+		return fmt.Sprintf("RANGE ERROR:%s", rpctypes.ErrorDesc(err))
 	}
 	return ""
 }
@@ -109,7 +110,12 @@ type check struct {
 }
 
 func readCheck(b Backend, serializable bool) func(context.Context) error {
-	return func(ctx context.Context) error { return b.CheckRead(ctx, serializable) }
+	return func(ctx context.Context) error {
+		if err := b.CheckRead(ctx, serializable); err != nil {
+			return errors.New(rpctypes.ErrorDesc(err)) // probes get the text without the code
+		}
+		return nil
+	}
 }
 
 func alarmCheck(b Backend, t pb.AlarmType) func(context.Context) error {

@@ -199,15 +199,9 @@ func (n *Node) ReportSnapshot(id uint64, ok bool) {
 	n.rn.ReportSnapshot(id, st)
 }
 
-// Progress returns the match index of each peer; only a leader knows it.
-func (n *Node) Progress() map[uint64]uint64 {
-	st := n.rn.Status()
-	match := make(map[uint64]uint64, len(st.Progress))
-	for id, pr := range st.Progress {
-		match[id] = pr.Match
-	}
-	return match
-}
+// Status returns a copy of raft's state. Only a leader knows the progress of the
+// others.
+func (n *Node) Status() raft.Status { return n.rn.Status() }
 
 // Effects collects everything that has become due since the last call.
 func (n *Node) Effects() Effects {

@@ -9,6 +9,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
@@ -167,24 +168,25 @@ func (m *Member) truncateOnce() error {
 	return nil
 }
 
-// RaftStatus is raft's state under the names that /debug/vars has in etcd.
-type RaftStatus struct {
-	ID        string `json:"id"`
-	Term      uint64 `json:"term"`
-	Commit    uint64 `json:"commit"`
-	Lead      string `json:"lead"`
-	RaftState string `json:"raftState"`
-	Applied   uint64 `json:"applied"`
+// RaftStatus returns the state of consensus on this member, under the names that
+// raft gives it in JSON. On a member that stops it may be empty.
+func (m *Member) RaftStatus() raft.Status {
+	st, _ := m.raftStatus(context.Background())
+	return st
 }
 
-// RaftStatus returns the state of consensus on this member.
-func (m *Member) RaftStatus() RaftStatus {
-	role := "StateFollower"
-	if m.isLeader() {
-		role = "StateLeader"
+// raftStatus asks the core; not ok on a member that stops or when ctx ends.
+func (m *Member) raftStatus(ctx context.Context) (st raft.Status, ok bool) {
+	ask := make(chan raft.Status, 1)
+	m.event(func(in *Input) { in.AskStatus = append(in.AskStatus, ask) })
+	select {
+	case st = <-ask:
+		return st, true
+	case <-ctx.Done():
+	case <-m.stop:
+	case <-m.failed:
 	}
-	return RaftStatus{ID: membership.FormatID(m.id), Term: m.Term(), Commit: m.commit.Load(),
-		Lead: membership.FormatID(m.Leader()), RaftState: role, Applied: m.mach().Applied()}
+	return st, false
 }
 
 // Transport returns the peer transport.
@@ -221,15 +223,15 @@ func (m *Member) raftSnapshot() (*raftpb.Snapshot, error) {
 
 // progress returns the match indexes if this member leads, nil otherwise.
 func (m *Member) progress(ctx context.Context) map[uint64]uint64 {
-	ask := make(chan map[uint64]uint64, 1)
-	m.event(func(in *Input) { in.AskProgress = append(in.AskProgress, ask) })
-	select {
-	case p := <-ask:
-		return p
-	case <-ctx.Done():
-	case <-m.stop:
+	st, ok := m.raftStatus(ctx)
+	if !ok || st.RaftState != raft.StateLeader {
+		return nil
 	}
-	return nil
+	match := make(map[uint64]uint64, len(st.Progress))
+	for id, pr := range st.Progress {
+		match[id] = pr.Match
+	}
+	return match
 }
 
 var hashSkip = map[string]bool{"consistent_index": true, "term": true, "storageVersion": true}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
 
@@ -29,7 +30,9 @@ func (m *Member) barrier(ctx context.Context) error {
 	select {
 	case <-round.Done():
 		if err := round.Err(); err != nil {
-			metrics.ServerReadIndexesFailedTotal.Inc()
+			if first && !errors.Is(err, errReadTimeout) { // a round counts once; late ones count as slow
+				metrics.ServerReadIndexesFailedTotal.Inc()
+			}
 			return err
 		}
 		return nil

@@ -6,6 +6,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 	"quorate/internal/raftnode"
 	"quorate/internal/readindex"
@@ -23,9 +24,9 @@ type Input struct {
 	Snapshots   []SnapshotReport
 	TransferTo  uint64 // 0 = none
 	Campaign    bool
-	// AskProgress are answered with the match index of each member if this one
-	// leads, with nil otherwise. Each has room for the answer.
-	AskProgress []chan<- map[uint64]uint64
+	// AskStatus are answered with the state of raft after the step. Each has
+	// room for the answer.
+	AskStatus []chan<- raft.Status
 }
 
 // SnapshotReport tells how sending a snapshot to a peer has ended.
@@ -110,12 +111,8 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	}
 	c.propose(in.Propose)
 	e := Effects{Effects: c.node.Effects(), State: c.node.State()}
-	for _, ask := range in.AskProgress {
-		var match map[uint64]uint64
-		if e.State.Role == raft.StateLeader {
-			match = c.node.Progress()
-		}
-		ask <- match
+	for _, ask := range in.AskStatus {
+		ask <- c.node.Status()
 	}
 	c.followLeader(&e)
 	c.askReads(now, in, &e)
@@ -181,6 +178,7 @@ func (c *Core) askReads(now time.Time, in Input, e *Effects) {
 		if ctx == nil && in.Ticks > 0 {
 			var timedOut bool
 			if ctx, timedOut = c.reads.Retry(now, c.readRetry, c.readLimit, c.errRead); timedOut {
+				metrics.ServerSlowReadIndexesTotal.Inc()
 				start, in.Ticks = true, 0
 				continue
 			}
