@@ -600,7 +600,7 @@ func (m *Member) HandOver() {
 		for {
 			select {
 			case <-poll.C:
-				if m.tr.ActiveSince(best).IsZero() {
+				if !m.tr.ActiveSince(best).Equal(since) {
 					cancel() // it is stopping as well, or gone
 				}
 			case <-m.failed:

@@ -145,7 +145,12 @@ func (b backend) ClusterID() uint64            { return b.m.ClusterID() }
 func (b backend) MembersJSON() ([]byte, error) { return b.m.cluster.JSON() }
 func (b backend) PromoteMember(ctx context.Context, _ string, id uint64) ([]byte, error) {
 	_, err := b.m.PromoteHere(ctx, id)
-	if err != nil {
+	switch {
+	case errors.Is(err, rpctypes.ErrGRPCMemberNotFound):
+		return nil, &httpapi.StatusError{Status: http.StatusNotFound, Err: membership.ErrIDNotFound}
+	case errors.Is(err, rpctypes.ErrGRPCMemberNotLearner):
+		return nil, &httpapi.StatusError{Status: http.StatusPreconditionFailed, Err: membership.ErrMemberNotLearner}
+	case err != nil:
 		return nil, &httpapi.StatusError{Status: http.StatusPreconditionFailed, Err: errors.New(rpctypes.ErrorDesc(err))}
 	}
 	return b.m.cluster.JSON()

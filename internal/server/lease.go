@@ -51,7 +51,7 @@ func (m *Member) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 	defer cancel()
 	for {
 		if m.isLeader() {
-			ttl, err := m.RenewLease(ctx, id)
+			ttl, err := m.renewHere(ctx, id)
 			if !errors.Is(err, lease.ErrNotPrimary) {
 				return ttl, m.leaseError(ctx, err)
 			}
@@ -65,6 +65,15 @@ func (m *Member) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 			return 0, err
 		}
 	}
+}
+
+// renewHere renews as the leader, which may be the last one to apply a grant that
+// another member has acknowledged.
+func (m *Member) renewHere(ctx context.Context, id int64) (int64, error) {
+	if err := m.WaitApplied(ctx, id); err != nil {
+		return 0, err
+	}
+	return m.RenewLease(ctx, id)
 }
 
 // RenewLease renews on this member, which must be the primary: the leader that
@@ -116,7 +125,9 @@ func (m *Member) TimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (
 			err error
 		)
 		if m.isLeader() {
-			l, err = m.LeaseTimeToLive(ctx, r.ID, r.Keys)
+			if err = m.WaitApplied(ctx, r.ID); err == nil {
+				l, err = m.LeaseTimeToLive(ctx, r.ID, r.Keys)
+			}
 		} else {
 			l, err = m.peers.LeaseTimeToLive(ctx, m.otherLeader, r.ID, r.Keys)
 		}

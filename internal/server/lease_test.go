@@ -1,0 +1,163 @@
+package server
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+func (n *node) grant(id, ttl int64) {
+	n.t.Helper()
+	if _, err := n.m.LeaseGrant(background(n.t), &pb.LeaseGrantRequest{ID: id, TTL: ttl}); err != nil {
+		n.t.Fatalf("grant on %s: %v", n.name, err)
+	}
+}
+
+func (n *node) ttl(id int64) *pb.LeaseTimeToLiveResponse {
+	n.t.Helper()
+	for {
+		resp, err := n.m.TimeToLive(background(n.t), &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
+		if err == nil {
+			return resp
+		}
+		if !retried(err) {
+			n.t.Fatalf("time to live on %s: %v", n.name, err)
+		}
+	}
+}
+
+func (n *node) renew(id int64) int64 {
+	n.t.Helper()
+	for {
+		ttl, err := n.m.LeaseRenew(background(n.t), id)
+		if err == nil {
+			return ttl
+		}
+		if !retried(err) {
+			n.t.Fatalf("renew on %s: %v", n.name, err)
+		}
+	}
+}
+
+// between checks a TTL that the time the test takes may have shortened by a few
+// seconds.
+func between(t *testing.T, what string, got, low, high int64) {
+	t.Helper()
+	if got < low || got > high {
+		t.Errorf("%s: %d s, want %d to %d", what, got, low, high)
+	}
+}
+
+func (c *cluster) moveTo(n *node) {
+	c.t.Helper()
+	for c.leader() != n {
+		if err := c.leader().m.MoveLeader(background(c.t), n.m.id); err != nil {
+			c.t.Logf("move: %v", err)
+		}
+	}
+}
+
+func TestLeases(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	n := c.follower()
+	n.grant(7, 100)
+	n.putReq(&pb.PutRequest{Key: []byte("a"), Value: []byte("v"), Lease: 7})
+	n.putReq(&pb.PutRequest{Key: []byte("b"), Value: []byte("v"), Lease: 7})
+	for _, x := range c.nodes {
+		got := x.ttl(7)
+		between(t, "TTL on "+x.name, got.TTL, 90, 100)
+		if fmt.Sprintf("%s", got.Keys) != "[a b]" || got.GrantedTTL != 100 {
+			t.Errorf("on %s: %v", x.name, got)
+		}
+	}
+	c.clk.ahead.Add(int64(60 * time.Second))
+	between(t, "TTL a minute later", n.ttl(7).TTL, 30, 40)
+	if got := n.renew(7); got != 100 {
+		t.Errorf("renewal gives %d s, want 100", got)
+	}
+	between(t, "TTL after a renewal", n.ttl(7).TTL, 90, 100)
+
+	// Without checkpoints a new leader starts over.
+	c.clk.ahead.Add(int64(60 * time.Second))
+	between(t, "TTL a minute later", n.ttl(7).TTL, 30, 40)
+	c.moveTo(n)
+	eventually(t, "the new leader is primary", n.m.lessor.IsPrimary)
+	for _, x := range c.nodes {
+		between(t, "TTL after the election on "+x.name, x.ttl(7).TTL, 90, 101)
+	}
+
+	// Expiry revokes on all members, and the keys go in one revision.
+	w := c.follower().watch("a", 0)
+	c.clk.ahead.Add(int64(120 * time.Second))
+	for _, x := range c.nodes {
+		eventually(t, "the lease is gone on "+x.name, func() bool { return !x.m.lessor.Exists(7) })
+		if got := x.get("a") + x.get("b"); got != "" {
+			t.Errorf("keys of the lease on %s: %q", x.name, got)
+		}
+	}
+	w.until(4)
+	if e := w.events[0]; e.Type.String() != "DELETE" || e.Kv.ModRevision != 4 {
+		t.Errorf("event of the expiry: %v", e)
+	}
+	if got := n.ttl(7); got.TTL != -1 {
+		t.Errorf("TTL of a lease that is gone: %v", got)
+	}
+	for _, x := range c.nodes {
+		if _, err := x.m.LeaseRenew(background(t), 7); err != rpctypes.ErrGRPCLeaseNotFound {
+			t.Errorf("renewal of a lease that is gone on %s: %v", x.name, err)
+		}
+	}
+	c.sameHash()
+}
+
+func TestLeaseCheckpoints(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *Config) {
+		cfg.LeaseCheckpoints, cfg.PersistCheckpoints, cfg.CheckpointInterval = true, true, 100*time.Millisecond
+	})
+	n := c.follower()
+	n.grant(7, 1000)
+	n.putReq(&pb.PutRequest{Key: []byte("a"), Value: []byte("v"), Lease: 7})
+	remaining := func(x *node) int64 { return x.m.lessor.List()[0].RemainingTTL }
+	recorded := func(below int64) func() bool {
+		return func() bool {
+			for _, x := range c.nodes {
+				if r := remaining(x); r == 0 || r > below {
+					return false
+				}
+			}
+			return true
+		}
+	}
+	c.clk.ahead.Add(int64(600 * time.Second))
+	eventually(t, "all members know what is left", recorded(400))
+	c.moveTo(n)
+	eventually(t, "the new leader is primary", n.m.lessor.IsPrimary)
+	between(t, "TTL after an election", n.ttl(7).TTL, 380, 401)
+
+	// A renewal takes the checkpoint back, so the next leader grants all of it.
+	if got := c.follower().renew(7); got != 1000 {
+		t.Errorf("renewal gives %d s, want 1000", got)
+	}
+	between(t, "TTL after a renewal", n.ttl(7).TTL, 985, 1000)
+	c.moveTo(c.follower())
+	eventually(t, "the new leader is primary", c.leader().m.lessor.IsPrimary)
+	between(t, "TTL after a renewal and an election", n.ttl(7).TTL, 980, 1001)
+
+	// What is recorded survives the restart of everything.
+	c.clk.ahead.Add(int64(700 * time.Second))
+	eventually(t, "all members know what is left", recorded(300))
+	c.stop()
+	for _, x := range c.nodes {
+		x.mustStart()
+	}
+	for _, x := range c.nodes {
+		x.ready()
+	}
+	between(t, "TTL after a restart", n.ttl(7).TTL, 280, 301)
+	if got := n.get("a"); got != "v" {
+		t.Errorf("the key of the lease is %q after a restart", got)
+	}
+}
