@@ -2,6 +2,7 @@ package child
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
 )
 
 // Client calls one member, without retries and without going elsewhere, so that each outcome is
@@ -37,6 +39,15 @@ func Dial(t testing.TB, addr string) *Client {
 	t.Cleanup(func() { conn.Close() })
 	return &Client{Conn: conn, KVClient: pb.NewKVClient(conn), Watcher: pb.NewWatchClient(conn),
 		Maintenance: pb.NewMaintenanceClient(conn), Cluster: pb.NewClusterClient(conn), Lease: pb.NewLeaseClient(conn)}
+}
+
+// NeverSent reports whether a call failed because there was no connection to send it on: it was
+// refused, or cut off before the server had said a word. When a connection in use breaks, gRPC
+// reports what its reader has met, never a failed write.
+func NeverSent(err error) bool {
+	text := status.Convert(err).Message()
+	return strings.Contains(text, "Error while dialing") || strings.Contains(text, "error reading server preface") ||
+		strings.HasPrefix(text, "write tcp ")
 }
 
 // PutWithin writes one key within limit.

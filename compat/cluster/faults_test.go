@@ -129,6 +129,7 @@ func startCluster(t *testing.T, args ...string) *harness.Cluster {
 }
 
 func TestFaults(t *testing.T) {
+	t.Parallel()
 	t.Logf("seed %d", *seed)
 	c := startCluster(t, "--snapshot-count=2000", "--snapshot-catchup-entries=500")
 	addrs := c.ClientAddrs()

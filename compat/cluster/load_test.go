@@ -144,7 +144,7 @@ func (l *load) do(c *child.Client, o *op) (sent bool) {
 	}
 	o.ret = time.Since(l.start)
 	if err != nil {
-		if strings.Contains(err.Error(), "Error while dialing") {
+		if child.NeverSent(err) {
 			return false
 		}
 		l.unknown.Add(1)
