@@ -5,21 +5,24 @@ BIN     := bin
 SEED    ?= 1
 SEEDS   ?= 20
 FUZZTIME ?= 5s
+FAULTS  ?= 60s
 ETCD37  := compat/bin/etcd37
 
-.PHONY: help build run test check unit race sim crash fuzz cluster-test differential compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test differential observe compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
 	@echo 'make run           start a three-member cluster on loopback and stay up until Ctrl-C'
-	@echo 'make test          all tests: check, unit, race, sim, crash, fuzz, processes, differential'
+	@echo 'make test          all of the lanes below but bench'
 	@echo 'make check         gofmt, vet, rules on the structure of the code'
 	@echo 'make unit          package tests'
 	@echo 'make race          concurrent packages under the race detector'
 	@echo 'make sim SEED=n    one seed of the simulator; SEEDS=n runs that many from SEED on'
 	@echo 'make crash         crash lane on a memory disk that forgets what was not synced'
 	@echo 'make fuzz          every fuzz target for FUZZTIME'
-	@echo 'make cluster-test  real processes under kill -9, history checked for linearizability'
+	@echo 'make cluster-test  real processes under kill -9 for FAULTS, history checked for linearizability'
+	@echo 'make failure-test  bad input, damaged files, a full disk: what the server says and what it leaves'
+	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
 	@echo 'make clean         remove bin/ and the data of make run'
@@ -30,7 +33,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz cluster-test differential
+test: build check unit race sim crash fuzz differential observe failure-test cluster-test
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -56,13 +59,19 @@ fuzz:
 	@scripts/fuzz $(FUZZTIME)
 
 cluster-test: build
-	cd compat && $(GO) test ./cluster -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
+	cd compat && $(GO) test ./cluster -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -duration=$(FAULTS)
+
+failure-test: build $(ETCD37)
+	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
 $(ETCD37):
 	$(MAKE) -C compat bin/etcd37
 
 compat:
 	$(MAKE) -C compat
+
+observe: build $(ETCD37)
+	cd compat && $(GO) test ./observe -count=1 -timeout 10m
 
 # Authentication, locks and elections are not served yet.
 differential: build $(ETCD37)
