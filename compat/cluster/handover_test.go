@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -24,15 +25,32 @@ type trio struct {
 	config  [3]child.Config
 }
 
+// freePort returns a port that is free on all three addresses.
+func freePort(t *testing.T) string {
+	t.Helper()
+	var port string
+	child.Eventually(t, limit, "a free port", func() error {
+		addrs, err := harness.FreeAddrs(1)
+		if err != nil {
+			return err
+		}
+		_, port, _ = strings.Cut(addrs[0], ":")
+		for _, ip := range []string{"127.0.0.2:", "127.0.0.3:"} {
+			l, err := net.Listen("tcp", ip+port)
+			if err != nil {
+				return err
+			}
+			l.Close()
+		}
+		return nil
+	})
+	return port
+}
+
 // newTrio prepares members on free ports of 127.0.0.1 to 127.0.0.3.
 func newTrio(t *testing.T, more ...string) *trio {
 	t.Helper()
-	ports, err := harness.FreeAddrs(2)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, clientPort, _ := strings.Cut(ports[0], ":")
-	_, peerPort, _ := strings.Cut(ports[1], ":")
+	clientPort, peerPort := freePort(t), freePort(t)
 	tr := &trio{}
 	dir := t.TempDir()
 	for i := range tr.config {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -50,14 +51,22 @@ type Member struct {
 	status error         // of the current process, valid once exited is closed
 }
 
+// Ports are taken from below the range that Linux gives to outgoing connections, so that none of
+// those sits on the port of a member which is down for a moment.
+const minPort, endPort = 10240, 32768
+
 // FreeAddrs returns n distinct loopback addresses that were free a moment ago. Another process
 // can take one before the server binds it; callers that start servers retry on ErrAddrInUse.
 func FreeAddrs(n int) ([]string, error) {
 	addrs := make([]string, 0, n)
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+	var last error
+	for tries := 0; len(addrs) < n; tries++ {
+		if tries > 100*n {
+			return nil, fmt.Errorf("find a free port: %w", last)
+		}
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", minPort+rand.IntN(endPort-minPort)))
+		if last = err; err != nil {
+			continue
 		}
 		defer l.Close() // all stay open until the last is found, so they are distinct
 		addrs = append(addrs, l.Addr().String())
