@@ -62,7 +62,7 @@ type node struct {
 	url      string
 	fs       vfs.FS
 	m        *Member
-	cut      *atomic.Bool // shared by nobody; a cut node reaches no peer and is reached by none
+	cut      atomic.Bool // a cut node reaches no peer and is reached by none
 	handler  atomic.Pointer[http.Handler]
 	srv      *http.Server
 	mu       sync.Mutex
@@ -75,6 +75,7 @@ type node struct {
 type cluster struct {
 	t     *testing.T
 	nodes []*node
+	cuts  sync.Map // ids of the members that are cut off
 	clk   *skewed
 	tune  func(*Config)
 }
@@ -86,7 +87,7 @@ func (c *cluster) newNode(name string) *node {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	n := &node{t: c.t, name: name, url: "http://" + l.Addr().String(), fs: vfs.NewCrashableMem(), cut: new(atomic.Bool), conns: map[net.Conn]uint64{}, cluster: c}
+	n := &node{t: c.t, name: name, url: "http://" + l.Addr().String(), fs: vfs.NewCrashableMem(), conns: map[net.Conn]uint64{}, cluster: c}
 	n.srv = transport.HTTPServer(http.HandlerFunc(n.serve), zap.NewNop())
 	n.srv.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, conn)
@@ -113,17 +114,14 @@ func (n *node) serve(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *cluster) isCut(id uint64) bool {
-	for _, n := range c.nodes {
-		if n.cut.Load() && n.m != nil && n.m.id == id {
-			return true
-		}
-	}
-	return false
+	_, cut := c.cuts.Load(id)
+	return cut
 }
 
 // isolate cuts a running node off; heal undoes it.
 func (c *cluster) isolate(n *node) {
 	n.cut.Store(true)
+	c.cuts.Store(n.m.id, true)
 	for _, x := range c.nodes {
 		x.mu.Lock()
 		for conn, from := range x.conns {
@@ -136,7 +134,10 @@ func (c *cluster) isolate(n *node) {
 	}
 }
 
-func (n *node) heal() { n.cut.Store(false) }
+func (n *node) heal() {
+	n.cut.Store(false)
+	n.cluster.cuts.Delete(n.m.id)
+}
 
 // backend is the member as the peer port sees it.
 type backend struct{ m *Member }
@@ -382,13 +383,14 @@ func decodeKV(t *testing.T, b []byte) *mvccpb.KeyValue {
 // sameHash checks that all running members hold the same at the present revision.
 func (c *cluster) sameHash() {
 	c.t.Helper()
-	rev := c.leader().rangeOf(&pb.RangeRequest{Key: []byte("a")}).Revision
+	lead := c.leader()
+	rev, commit := lead.rangeOf(&pb.RangeRequest{Key: []byte("a")}).Revision, lead.m.commit.Load()
 	var want mvcc.HashResult
 	for i, n := range c.nodes {
 		if n.handler.Load() == nil {
 			continue
 		}
-		eventually(c.t, n.name+" has caught up", func() bool { return n.m.Rev() >= rev })
+		eventually(c.t, n.name+" has caught up", func() bool { return n.m.mach().Applied() >= commit })
 		h, err := n.m.HashKV(background(c.t), rev)
 		if err != nil {
 			c.t.Fatalf("hash on %s: %v", n.name, err)

@@ -1,0 +1,162 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/mvcc"
+)
+
+func (n *node) alarms() string {
+	return fmt.Sprint(len(n.m.Alarms()))
+}
+
+func TestQuota(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *Config) { cfg.Quota, cfg.QuotaReported = 4<<20, 4<<20 })
+	n := c.follower()
+	value := bytes.Repeat([]byte("v"), 200<<10)
+	var err error
+	last := 0
+	for ; last < 100; last++ {
+		if _, err = n.m.Put(background(t), &pb.PutRequest{Key: fmt.Appendf(nil, "k/%02d", last), Value: value}, nil); err != nil && !retried(err) {
+			break
+		}
+	}
+	if !errors.Is(err, rpctypes.ErrGRPCNoSpace) {
+		t.Fatalf("put beyond the quota: %v", err)
+	}
+	for _, x := range c.nodes {
+		eventually(t, "the alarm is known on "+x.name, func() bool { return x.alarms() == "1" })
+		if a := x.m.Alarms()[0]; a.MemberID != n.m.id || a.Alarm != pb.AlarmType_NOSPACE {
+			t.Errorf("alarm on %s: %v", x.name, a)
+		}
+		if _, err := x.m.Put(background(t), &pb.PutRequest{Key: []byte("x")}, nil); !errors.Is(err, rpctypes.ErrGRPCNoSpace) {
+			t.Errorf("put on %s under the alarm: %v", x.name, err)
+		}
+		if _, err := x.m.LeaseGrant(background(t), &pb.LeaseGrantRequest{TTL: 10}); !errors.Is(err, rpctypes.ErrGRPCNoSpace) {
+			t.Errorf("grant on %s under the alarm: %v", x.name, err)
+		}
+	}
+	// The alarm outlives a restart.
+	n.stop()
+	n.mustStart()
+	n.ready()
+	if n.alarms() != "1" {
+		t.Errorf("%s alarms after a restart", n.alarms())
+	}
+	// The way out: delete, compact, defragment, disarm.
+	del, err := n.m.DeleteRange(background(t), &pb.DeleteRangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0")}, nil)
+	if err != nil || del.Deleted != int64(last) {
+		t.Fatalf("delete under the alarm: %v, %v, want %d deleted", del, err, last)
+	}
+	if _, err := n.m.Compact(background(t), &pb.CompactionRequest{Revision: del.Header.Revision, Physical: true}); err != nil {
+		t.Fatalf("compaction under the alarm: %v", err)
+	}
+	for _, x := range c.nodes {
+		eventually(t, x.name+" has become small", func() bool {
+			if err := x.m.Defragment(background(t)); err != nil {
+				t.Fatal(err)
+			}
+			return !x.m.mach().OverQuota(256 << 10)
+		})
+	}
+	resp, err := n.m.Alarm(background(t), &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: n.m.id, Alarm: pb.AlarmType_NOSPACE})
+	if err != nil || len(resp.Alarms) != 1 {
+		t.Fatalf("disarm: %v, %v", resp, err)
+	}
+	for _, x := range c.nodes {
+		x.putReq(&pb.PutRequest{Key: []byte("k/again"), Value: value})
+	}
+	if n.alarms() != "0" {
+		t.Errorf("%s alarms after the disarm", n.alarms())
+	}
+	c.sameHash()
+}
+
+func TestPhysicalCompaction(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	n := c.follower()
+	var rev int64
+	for i := range 300 {
+		rev = n.put(fmt.Sprintf("k/%d", i%3), fmt.Sprint(i))
+	}
+	if _, err := n.m.Compact(background(t), &pb.CompactionRequest{Revision: rev, Physical: true}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := n.m.Compact(background(t), &pb.CompactionRequest{Revision: rev}); !errors.Is(err, rpctypes.ErrGRPCCompacted) {
+		t.Errorf("second compaction: %v", err)
+	}
+	if _, err := n.m.Compact(background(t), &pb.CompactionRequest{Revision: rev + 10}); !errors.Is(err, rpctypes.ErrGRPCFutureRev) {
+		t.Errorf("compaction of the future: %v", err)
+	}
+	if _, err := n.m.Range(background(t), &pb.RangeRequest{Key: []byte("k/1"), Revision: rev - 1}); !errors.Is(err, mvcc.ErrCompacted) {
+		t.Errorf("read of a compacted revision: %v", err)
+	}
+	records := 0
+	if _, err := n.m.kv().Records(rev, 1000, 1<<20, func(mvcc.Revision, bool, []byte) error { records++; return nil }); err != nil || records != 1 {
+		t.Errorf("%d records from the compacted revision on, %v; want 1", records, err)
+	}
+	n.put("k/1", "later") // hashes of a compacted revision itself may be those from before
+	c.sameHash()
+	// A crash right after forgets nothing of it.
+	n.crash()
+	n.mustStart()
+	n.ready()
+	if got := n.m.kv().CompactRev(); got != rev {
+		t.Errorf("compacted to %d after a crash, want %d", got, rev)
+	}
+	c.sameHash()
+}
+
+func TestRequestTooLarge(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *Config) { cfg.MaxRequestBytes = 10000 })
+	n := c.nodes[0]
+	n.put("k", string(make([]byte, 9000)))
+	if _, err := n.m.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: make([]byte, 10001)}, nil); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
+		t.Errorf("put: %v", err)
+	}
+}
+
+// While apply stands still, writes are taken up to a limit; beyond it they are
+// refused, and what was taken is applied when it goes on.
+func TestApplyStalls(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	stalled, goOn := make(chan struct{}), make(chan struct{})
+	n.m.applyq.push(applyWork{swap: func() { close(stalled); <-goOn }})
+	<-stalled
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	acked := 0
+	for i := range maxApplyGap + 50 {
+		wg.Go(func() {
+			if _, err := n.m.Put(context.Background(), &pb.PutRequest{Key: fmt.Appendf(nil, "k/%d", i)}, nil); err == nil {
+				mu.Lock()
+				acked++
+				mu.Unlock()
+			} else if !errors.Is(err, ErrTooManyRequests) && !retried(err) {
+				t.Errorf("put %d: %v", i, err)
+			}
+		})
+	}
+	eventually(t, "the gap is reached", func() bool { return n.m.commit.Load() > n.m.mach().Applied()+maxApplyGap })
+	if _, err := n.m.Put(background(t), &pb.PutRequest{Key: []byte("one more")}, nil); !errors.Is(err, ErrTooManyRequests) {
+		t.Errorf("put beyond the gap: %v", err)
+	}
+	if _, err := n.m.Range(background(t), &pb.RangeRequest{Key: []byte("k"), Serializable: true}); err != nil {
+		t.Errorf("serializable read: %v", err)
+	}
+	close(goOn)
+	wg.Wait()
+	if res := n.rangeOf(&pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0"), CountOnly: true}); res.Count < int64(acked) || acked == 0 {
+		t.Errorf("%d keys, %d acknowledged", res.Count, acked)
+	}
+	n.put("one more", "v")
+}
