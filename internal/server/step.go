@@ -1,6 +1,7 @@
 package server
 
 import (
+	"errors"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -54,7 +55,12 @@ type Core struct {
 	// held are proposals that came while there was no leader to give them to, in
 	// order. They are bounded by the limits of props and leave with their expiry.
 	held []*proposal.Pending
-	lead uint64
+	// forwarded are proposals of followers that came when nobody could take them,
+	// above all while leadership is being handed over. Their senders do not hear
+	// of it, and waiting for an answer that cannot come is all they could do.
+	forwarded      []forwarded
+	forwardedBytes int
+	lead           uint64
 	// readRetry is how long a read barrier may go unanswered before it is asked
 	// for again; readLimit ends it.
 	readRetry, readLimit time.Duration
@@ -91,8 +97,9 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	for _, m := range in.Acks {
 		c.node.Step(m) // a response of a term that has passed is refused, rightly
 	}
+	c.retryForwarded(now)
 	for _, m := range in.Recv {
-		c.node.Step(m) // a message that makes no sense here is dropped
+		c.receive(now, m)
 	}
 	for _, id := range in.Unreachable {
 		c.node.ReportUnreachable(id)
@@ -117,6 +124,55 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	c.followLeader(&e)
 	c.askReads(now, in, &e)
 	return e
+}
+
+// forwarded is a proposal of a follower that waits here.
+type forwarded struct {
+	msg   *raftpb.Message
+	bytes int
+	until time.Time // when its client has given up
+}
+
+// Bounds of what waits; beyond them a forwarded proposal is dropped.
+const (
+	maxForwarded      = 4096
+	maxForwardedBytes = 16 << 20
+)
+
+// receive hands a message to raft. One that makes no sense here is dropped.
+func (c *Core) receive(now time.Time, m *raftpb.Message) {
+	err := c.node.Step(m)
+	if m.GetType() != raftpb.MsgProp || !errors.Is(err, raftnode.ErrDropped) {
+		return
+	}
+	n := 0
+	for _, e := range m.Entries {
+		n += len(e.Data)
+	}
+	if len(c.forwarded) < maxForwarded && c.forwardedBytes+n <= maxForwardedBytes {
+		c.forwarded = append(c.forwarded, forwarded{m, n, now.Add(c.readLimit)})
+		c.forwardedBytes += n
+	}
+}
+
+// retryForwarded offers raft again what it could not take, in order; there is a
+// step with every tick. A member that follows sends it on to the leader.
+func (c *Core) retryForwarded(now time.Time) {
+	if len(c.forwarded) == 0 || c.node.State().Lead == raft.None {
+		return
+	}
+	again := c.forwarded
+	c.forwarded, c.forwardedBytes = nil, 0
+	for _, f := range again {
+		if !now.Before(f.until) {
+			continue
+		}
+		f.msg.From, f.msg.To = nil, nil // it is ours to send now
+		if err := c.node.Step(f.msg); errors.Is(err, raftnode.ErrDropped) {
+			c.forwarded = append(c.forwarded, f)
+			c.forwardedBytes += f.bytes
+		}
+	}
 }
 
 // propose hands what is held and what is new to raft, in order of arrival.
