@@ -4,7 +4,7 @@ GO      ?= go
 BIN     := bin
 SEED    ?= 1
 SEEDS   ?= 20
-FUZZTIME ?= 5s
+FUZZTIME ?= 3s
 FAULTS  ?= 60s
 ETCD37  := compat/bin/etcd37
 
