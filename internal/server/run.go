@@ -106,7 +106,11 @@ func (m *Member) proposed(p *proposal.Pending) {
 
 func (m *Member) onTick() {
 	now := m.cfg.Clock.Now()
-	m.lastTick.Store(now.UnixNano())
+	since := now.UnixNano() - m.lastTick.Swap(now.UnixNano())
+	if since > 2*m.cfg.Tick.Nanoseconds() && m.isLeader() {
+		// A tick is a heartbeat to everybody else; this one is late.
+		metrics.ServerHeartbeatSendFailuresTotal.Add(float64(len(m.cluster.Members()) - 1))
+	}
 	m.props.Expire(now, m.timeoutError)
 }
 
