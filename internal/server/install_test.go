@@ -1,8 +1,10 @@
 package server
 
 import (
+	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 
@@ -88,6 +90,29 @@ func checkGapFree(t *testing.T, events []*mvccpb.Event, from, to int64) {
 	}
 }
 
+// readers read locally all the time until the returned function is called; no
+// read may fail.
+func (n *node) readers(count int) (stop func()) {
+	var wg sync.WaitGroup
+	done := make(chan struct{})
+	for range count {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if _, err := n.m.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0"), Limit: 10, Serializable: true}); err != nil {
+					n.t.Errorf("local read: %v", err)
+					return
+				}
+			}
+		})
+	}
+	return func() { close(done); wg.Wait() }
+}
+
 func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 	c := newCluster(t, 3, smallLog)
 	n := c.follower()
@@ -106,10 +131,12 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 		}
 		l := other.load(fmt.Sprintf("k/load%d", round), 3)
 		eventually(t, "load runs", func() bool { return l.count() > 20 })
+		readers := n.readers(4) // local reads go on over the exchange
 		n.heal()
 		eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.mark.Load() > 0 })
 		count := l.count()
 		eventually(t, "load goes on", func() bool { return l.count() > count+20 })
+		readers()
 		l.end(t, n, fmt.Sprintf("k/load%d", round))
 		for _, err := range l.errs {
 			t.Errorf("a writer got %v", err)
