@@ -26,7 +26,8 @@ const noSpace = "etcdserver: mvcc: database space exceeded"
 type disk struct {
 	*site
 	mount string
-	mib   int // size of the file system
+	mib   int      // size of the file system
+	flags []string // of the member
 	acked map[string]string
 	next  int
 	value []byte
@@ -99,6 +100,7 @@ func (d *disk) verify(t *testing.T, c *child.Client) {
 }
 
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd) {
 		return
 	}
@@ -157,10 +159,48 @@ func (d *disk) endsBySignal(t *testing.T, p *child.Process) {
 	}
 }
 
+// A log without room refuses writes, while the store has plenty.
+func TestFullLogDisk(t *testing.T) {
+	t.Parallel()
+	if !child.Isolated(t, *required, "-etcd="+etcd) {
+		return
+	}
+	d := newDisk(t, 70) // one segment and no spare one
+	d.flags = []string{"--wal-dir=" + filepath.Join(d.mount, "wal")}
+	p, c := d.serve(t, d.flags...)
+	d.putUntilFull(t, c)
+	d.verify(t, c)
+	p.Kill()
+	p = d.startFull(t)
+	d.free(t)
+	child.Eventually(t, limit, "writes succeed once there is room", func() error { return d.put(c) })
+	d.verify(t, c)
+	d.free(t)
+	d.endsBySignal(t, p)
+	_, c = d.serve(t, d.flags...)
+	d.verify(t, c)
+}
+
+// A member whose disk has become read-only does not start, and says so.
+func TestReadOnlyDisk(t *testing.T) {
+	t.Parallel()
+	if !child.Isolated(t, *required, "-etcd="+etcd) {
+		return
+	}
+	d := newDisk(t, 200)
+	d.data = filepath.Join(d.mount, "data")
+	d.inhabit(t, false)
+	child.Must(t, "mount", "-o", "remount,ro", d.mount)
+	d.refuses(t, nil, d.data, "read-only file system")
+	child.Must(t, "mount", "-o", "remount,rw", d.mount)
+	_, c := d.serve(t)
+	complete(t, c)
+}
+
 // startFull starts the member on a full disk and waits until it serves or says that it cannot.
 func (d *disk) startFull(t *testing.T) *child.Process {
 	t.Helper()
-	p := d.start(t, etcd)
+	p := d.start(t, etcd, d.flags...)
 	c := child.Dial(t, d.client)
 	child.Eventually(t, limit, "the member serves or says why not", func() error {
 		if !p.Running() {
