@@ -19,5 +19,5 @@ func (l raftLogger) Infof(format string, v ...any) {
 	if strings.HasPrefix(format, "entry at index %d missing from unstable log") {
 		return
 	}
-	l.SugaredLogger.Infof(format, v...)
+	l.WithOptions(zap.AddCallerSkip(1)).Infof(format, v...)
 }
