@@ -23,7 +23,7 @@ func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 	if err := proto.Unmarshal(e.Data, cc); err != nil {
 		return fmt.Errorf("decode configuration change: %w", err)
 	}
-	res := Result{ID: cc.GetId()}
+	res := Result{ID: cc.GetId(), Reconfigured: true}
 	eff, err := m.cluster.Apply(b, cc)
 	if err != nil {
 		m.lg.Warn("refused a configuration change", zap.String("member-id", membership.FormatID(cc.GetNodeId())), zap.Error(err))

@@ -55,6 +55,9 @@ type Result struct {
 	Resp any // response message of the request's kind, nil on error
 	Err  error
 	Done <-chan struct{} // physical end of a compaction, else nil
+	// Reconfigured marks a membership change: raft must know that it is applied
+	// before the caller hears of it, or it would refuse the caller's next one.
+	Reconfigured bool
 }
 
 // Outcome is what a run of entries has led to.

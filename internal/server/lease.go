@@ -145,8 +145,12 @@ func (m *Member) TimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (
 	}
 }
 
-// LeaseTimeToLive answers as the primary.
-func (m *Member) LeaseTimeToLive(_ context.Context, id int64, keys bool) (transport.LeaseTTL, error) {
+// LeaseTimeToLive answers as the primary, once it has applied what is committed:
+// a put that a follower has acknowledged shows among the keys.
+func (m *Member) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (transport.LeaseTTL, error) {
+	if err := m.waitApplied(ctx); err != nil {
+		return transport.LeaseTTL{}, err
+	}
 	st, err := m.lessor.TimeToLive(m.cfg.Clock.Now(), id, keys)
 	if err != nil {
 		return transport.LeaseTTL{}, err
@@ -160,6 +164,10 @@ func (m *Member) WaitApplied(ctx context.Context, id int64) error {
 	if m.lessor.Exists(id) {
 		return nil
 	}
+	return m.waitApplied(ctx)
+}
+
+func (m *Member) waitApplied(ctx context.Context) error {
 	for target := m.commit.Load(); m.mach().Applied() < target; {
 		if err := m.pause(ctx, applyPoll); err != nil {
 			return err

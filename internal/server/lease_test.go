@@ -120,7 +120,12 @@ func TestLeaseCheckpoints(t *testing.T) {
 	n := c.follower()
 	n.grant(7, 1000)
 	n.putReq(&pb.PutRequest{Key: []byte("a"), Value: []byte("v"), Lease: 7})
-	remaining := func(x *node) int64 { return x.m.lessor.List()[0].RemainingTTL }
+	remaining := func(x *node) int64 {
+		if all := x.m.lessor.List(); len(all) > 0 {
+			return all[0].RemainingTTL
+		}
+		return 0 // the grant is not applied yet
+	}
 	recorded := func(below int64) func() bool {
 		return func() bool {
 			for _, x := range c.nodes {

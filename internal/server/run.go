@@ -75,6 +75,9 @@ func (m *Member) step(in Input) {
 		m.applyq.push(applyWork{Apply: a})
 	}
 	m.follow(eff)
+	for _, f := range in.Then {
+		f()
+	}
 }
 
 // ticker lets raft's time pass. It also picks up proposals that wait for a log
@@ -316,6 +319,9 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 	m.event(func(in *Input) {
 		in.Acks = append(in.Acks, acks...)
 		in.ConfChanges = append(in.ConfChanges, out.ConfChanges...)
+		if len(out.ConfChanges) > 0 {
+			in.Then = append(in.Then, func() { m.resolve(out.Results, true) })
+		}
 	})
 	return uint64(len(ents)), true
 }
@@ -346,9 +352,7 @@ func (m *Member) settle(out apply.Outcome) {
 	for _, e := range out.Members {
 		m.peerChanged(e)
 	}
-	for _, r := range out.Results {
-		m.props.Resolve(r.ID, proposal.Result{Resp: r.Resp, Err: r.Err, Done: r.Done})
-	}
+	m.resolve(out.Results, false)
 	m.reads.Applied(out.Applied)
 	metrics.ServerProposalsAppliedTotal.Set(float64(out.Applied))
 	if out.NewTerm && m.isLeader() {
@@ -360,6 +364,15 @@ func (m *Member) settle(out apply.Outcome) {
 	}
 	if out.QuotaExceeded {
 		m.raiseNoSpace()
+	}
+}
+
+// resolve hands out the results of membership changes, or those of all else.
+func (m *Member) resolve(results []apply.Result, reconfigured bool) {
+	for _, r := range results {
+		if r.Reconfigured == reconfigured {
+			m.props.Resolve(r.ID, proposal.Result{Resp: r.Resp, Err: r.Err, Done: r.Done})
+		}
 	}
 }
 

@@ -25,6 +25,8 @@ type Input struct {
 	Snapshots   []SnapshotReport
 	TransferTo  uint64 // 0 = none
 	Campaign    bool
+	// Then are run by the driver after the step.
+	Then []func()
 	// AskStatus are answered with the state of raft after the step. Each has
 	// room for the answer.
 	AskStatus []chan<- raft.Status
