@@ -59,7 +59,7 @@ fuzz:
 	@scripts/fuzz $(FUZZTIME)
 
 cluster-test: build
-	cd compat && $(GO) test ./cluster -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -duration=$(FAULTS)
+	cd compat && $(GO) test ./cluster -v -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -duration=$(FAULTS)
 
 failure-test: build $(ETCD37)
 	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
