@@ -41,7 +41,7 @@ type Options struct {
 	// Clock paces background work and times it for metrics; nil is the real one.
 	Clock clock.Clock
 	// CompactionBatch is the number of records that background work touches in
-	// one step, 0 means 2000. CompactionPause is the time between two steps, 0
+	// one step, 0 means 700. CompactionPause is the time between two steps, 0
 	// means 1 ms.
 	CompactionBatch int
 	CompactionPause time.Duration
@@ -65,7 +65,7 @@ func (o Options) withDefaults() Options {
 		o.Clock = clock.Real{}
 	}
 	if o.CompactionBatch <= 0 {
-		o.CompactionBatch = 2000
+		o.CompactionBatch = 700
 	}
 	if o.CompactionPause <= 0 {
 		o.CompactionPause = time.Millisecond

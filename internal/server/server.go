@@ -136,9 +136,8 @@ type Member struct {
 	term, lead, commit atomic.Uint64
 	leadLost           atomic.Int64 // unix nanoseconds of the last loss of a leader
 	lastTick           atomic.Int64
-	diskFull           atomic.Bool // the log finds no room
-	storeFull          atomic.Bool // the store finds no room; soon apply would have to wait
-	published          atomic.Bool
+	diskFull           atomic.Bool                   // the log finds no room
+	storeFull          atomic.Bool                   // the store finds no room; soon apply would have to wait
 	leaderChange       atomic.Pointer[chan struct{}] // closed and replaced at each change of leader
 
 	alarmRaised atomic.Bool // a NOSPACE alarm is being proposed
