@@ -32,6 +32,7 @@ var order = []string{
 	"watch",
 	"lease membership",
 	"command",
+	"wire",
 	"engine/pebble engine/mem engine/enginetest",
 	"engine",
 	"metrics",

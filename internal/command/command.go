@@ -15,6 +15,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/wire"
 )
 
 // Kind says which request an entry holds. Its number is the field number in
@@ -123,7 +125,7 @@ func firstVarint(b []byte, field protowire.Number) (uint64, bool) {
 // Decode parses the data of a normal entry that is not empty. Bytes in the
 // result may share memory with data.
 func Decode(data []byte) (*pb.InternalRaftRequest, error) {
-	if r, ok, err := decodePut(data); ok || err != nil {
+	if r, ok, err := decodeHot(data); ok || err != nil {
 		return r, err
 	}
 	r := &pb.InternalRaftRequest{}
@@ -136,51 +138,65 @@ func Decode(data []byte) (*pb.InternalRaftRequest, error) {
 	return r, nil
 }
 
-// decodePut handles the commonest entry, one that holds only an id, a header
-// and a put, without reflection. ok is false when there is anything else in it.
-func decodePut(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
+// decodeHot handles the commonest entries, those that hold an id or a header
+// and one put, delete or transaction, without reflection. ok is false when there
+// is anything else in it.
+func decodeHot(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
 	// One allocation for what always comes together.
 	var all struct {
 		req pb.InternalRaftRequest
 		hdr pb.RequestHeader
 		put pb.PutRequest
 	}
+	requests := 0
 	for b := data; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
 			return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
 		}
 		b = b[n:]
-		switch {
-		case num == fieldID && typ == protowire.VarintType:
+		if num == fieldID && typ == protowire.VarintType {
 			v, n := protowire.ConsumeVarint(b)
 			if n < 0 {
 				return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
 			}
 			all.req.ID, b = v, b[n:]
-		case num == protowire.Number(Put) && typ == protowire.BytesType && all.req.Put == nil:
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 {
-				return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
-			}
-			if err := DecodePut(v, &all.put); err != nil {
-				return nil, false, err
-			}
-			all.req.Put, b = &all.put, b[n:]
-		case num == fieldHeader && typ == protowire.BytesType && all.req.Header == nil:
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 {
-				return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
-			}
+			continue
+		}
+		if typ != protowire.BytesType {
+			return nil, false, nil
+		}
+		v, n := protowire.ConsumeBytes(b)
+		if n < 0 {
+			return nil, false, fmt.Errorf("decode log entry: %w", protowire.ParseError(n))
+		}
+		b = b[n:]
+		switch {
+		case num == fieldHeader && all.req.Header == nil:
 			if !decodeHeader(v, &all.hdr) {
 				return nil, false, nil
 			}
-			all.req.Header, b = &all.hdr, b[n:]
+			all.req.Header = &all.hdr
+			continue
+		case num == protowire.Number(Put):
+			all.req.Put, err = &all.put, wire.DecodePut(v, &all.put)
+		case num == protowire.Number(DeleteRange):
+			all.req.DeleteRange = &pb.DeleteRangeRequest{}
+			err = wire.DecodeDeleteRange(v, all.req.DeleteRange)
+		case num == protowire.Number(Txn):
+			all.req.Txn = &pb.TxnRequest{}
+			err = wire.DecodeTxn(v, all.req.Txn)
 		default:
 			return nil, false, nil
 		}
+		if err != nil {
+			return nil, false, fmt.Errorf("decode log entry: %w", err)
+		}
+		if requests++; requests > 1 {
+			return nil, false, nil // a repeated field is merged, which proto does
+		}
 	}
-	return &all.req, all.req.Put != nil, nil
+	return &all.req, requests == 1, nil
 }
 
 // decodeHeader takes headers that hold an id and an auth revision; ok is false
@@ -206,54 +222,6 @@ func decodeHeader(b []byte, h *pb.RequestHeader) (ok bool) {
 		}
 	}
 	return true
-}
-
-// DecodePut parses a PutRequest. Key and value share memory with b; unknown
-// fields are skipped.
-func DecodePut(b []byte, p *pb.PutRequest) error {
-	for len(b) > 0 {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return fmt.Errorf("decode put: %w", protowire.ParseError(n))
-		}
-		b = b[n:]
-		switch {
-		case (num == 1 || num == 2) && typ == protowire.BytesType:
-			v, n := protowire.ConsumeBytes(b)
-			if n < 0 {
-				return fmt.Errorf("decode put: %w", protowire.ParseError(n))
-			}
-			if num == 1 {
-				p.Key = v
-			} else {
-				p.Value = v
-			}
-			b = b[n:]
-		case num >= 3 && num <= 6 && typ == protowire.VarintType:
-			v, n := protowire.ConsumeVarint(b)
-			if n < 0 {
-				return fmt.Errorf("decode put: %w", protowire.ParseError(n))
-			}
-			switch num {
-			case 3:
-				p.Lease = int64(v)
-			case 4:
-				p.PrevKv = v != 0
-			case 5:
-				p.IgnoreValue = v != 0
-			case 6:
-				p.IgnoreLease = v != 0
-			}
-			b = b[n:]
-		default:
-			n := protowire.ConsumeFieldValue(num, typ, b)
-			if n < 0 {
-				return fmt.Errorf("decode put: %w", protowire.ParseError(n))
-			}
-			b = b[n:]
-		}
-	}
-	return nil
 }
 
 // Op names the request as etcd's apply metrics do.

@@ -9,7 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
-	"quorate/internal/rpc/wire"
+	"quorate/internal/wire"
 	"quorate/internal/watch"
 )
 

@@ -11,7 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"quorate/internal/mvcc"
-	"quorate/internal/rpc/wire"
+	"quorate/internal/wire"
 	"quorate/internal/watch"
 )
 

@@ -15,7 +15,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"quorate/internal/rpc/wire"
+	"quorate/internal/wire"
 )
 
 // edge is what the handlers of all services share. Nothing in it changes once

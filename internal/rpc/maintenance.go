@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"quorate/internal/rpc/wire"
+	"quorate/internal/wire"
 )
 
 const maintenanceService = "etcdserverpb.Maintenance"

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -102,15 +103,32 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Resu
 		// What was proposed counts as a success there, whatever came of it.
 		defer func() { observeRequest(command.Op(p.Req), true, m.cfg.Clock.Now().Sub(p.Start)) }()
 	}
-	select {
-	case res := <-p.Done():
-		return res, res.Err
-	case <-ctx.Done():
-		m.props.Forget(p.ID)
-		metrics.ServerProposalsFailedTotal.Inc()
-		return proposal.Result{}, ctx.Err()
+	var again <-chan time.Time
+	if p.ConfChange {
+		// A leader that has yet to apply the change before this one makes an empty
+		// entry of it, and nobody hears of that. Proposing it again is safe: a change
+		// that is in the log twice is refused the second time, by all members alike.
+		t := time.NewTicker(confChangeRetry)
+		defer t.Stop()
+		again = t.C
+	}
+	for {
+		select {
+		case res := <-p.Done():
+			return res, res.Err
+		case <-ctx.Done():
+			m.props.Forget(p.ID)
+			metrics.ServerProposalsFailedTotal.Inc()
+			return proposal.Result{}, ctx.Err()
+		case <-again:
+			m.proposed(p)
+		}
 	}
 }
+
+// confChangeRetry is how long a membership change may go unanswered before it is
+// proposed again.
+const confChangeRetry = 500 * time.Millisecond
 
 // admit refuses what must not enter the log.
 func (m *Member) admit(p *proposal.Pending) error {
