@@ -9,8 +9,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
-	"quorate/internal/wire"
 	"quorate/internal/watch"
+	"quorate/internal/wire"
 )
 
 // codec turns messages into bytes and back. The types below are the hot ones;

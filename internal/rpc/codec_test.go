@@ -11,8 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"quorate/internal/mvcc"
-	"quorate/internal/wire"
 	"quorate/internal/watch"
+	"quorate/internal/wire"
 )
 
 // sized makes encoded KeyValues of about the given lengths.
