@@ -24,7 +24,7 @@ func (a *answer) add(path string, format string, args ...any) {
 // failed is the answer of an operation that ended in an error: its gRPC code and exact text.
 func failed(err error) answer {
 	st := status.Convert(err)
-	a := answer{{"error.code", st.Code().String()}, {"error.message", strings.ReplaceAll(st.Message(), "\u00a0", " ")}}
+	a := answer{{"error.code", st.Code().String()}, {"error.message", oneBlank(st.Message())}}
 	for i, d := range st.Proto().GetDetails() {
 		a.add(fmt.Sprintf("error.details[%d]", i), "%s", d.GetTypeUrl())
 	}
@@ -100,7 +100,7 @@ func (s *session) flattenValue(a *answer, path string, fd protoreflect.FieldDesc
 	case protoreflect.BytesKind:
 		a.add(path, "%s", quote(v.Bytes()))
 	case protoreflect.StringKind:
-		a.add(path, "%s", s.rename(v.String()))
+		a.add(path, "%s", s.rename(oneBlank(v.String())))
 	case protoreflect.EnumKind:
 		a.add(path, "%d", v.Enum())
 	case protoreflect.Uint64Kind:

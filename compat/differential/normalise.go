@@ -2,6 +2,7 @@ package differential
 
 import (
 	"fmt"
+	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
@@ -30,6 +31,12 @@ var volatile = map[protoreflect.FullName]func(protoreflect.Value) string{
 // concatenated per watcher, because how events are grouped depends on timing, and the header
 // revision is only compared on created and cancelled responses (watchStream.answer); chunks of
 // RangeStream and Snapshot are concatenated (rangeStream, snapshot).
+
+// oneBlank undoes what the protobuf library does to texts so that nobody relies on them: whether
+// it writes one blank, two, or a non-breaking one depends on the bytes of the binary.
+func oneBlank(s string) string {
+	return strings.ReplaceAll(strings.ReplaceAll(s, "\u00a0", " "), "  ", " ")
+}
 
 func positive(v protoreflect.Value) string {
 	switch n := v.Interface().(type) {
