@@ -40,7 +40,7 @@ func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) 
 		l.pending = true
 		return nil
 	}
-	if next == nil && len(ents) == 0 {
+	if next == nil && len(ents) == 0 && !(mustSync && l.pending) {
 		if mustSync && l.unsynced {
 			return l.sync()
 		}
