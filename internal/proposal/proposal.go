@@ -39,9 +39,12 @@ type Pending struct {
 	Data []byte                  // encoded form, for the log
 	// ConfChange marks Data as an encoded raftpb.ConfChange; Req is nil then.
 	ConfChange bool
-	Start      time.Time
-	deadline   time.Time
-	done       chan Result // capacity 1: the resolver never waits
+	// Repeat allows to propose the entry again while it has no outcome: a second
+	// copy in the log, however late, is refused.
+	Repeat   bool
+	Start    time.Time
+	deadline time.Time
+	done     chan Result // capacity 1: the resolver never waits
 }
 
 // Done delivers the outcome.

@@ -408,6 +408,13 @@ func (m *Member) checkTogether(eng engine.Engine, id identity) error {
 	case applied > last:
 		return m.resumeInstall(eng, applied, term, last)
 	}
+	// A log that reaches as far may still be the one that an installed snapshot
+	// was to replace: its entries are then those of a leader that lost.
+	if got, err := m.log.Term(applied); err != nil {
+		return fmt.Errorf("term of applied entry %d: %w", applied, err)
+	} else if got != term {
+		return m.resumeInstall(eng, applied, term, last)
+	}
 	return nil
 }
 

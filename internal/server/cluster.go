@@ -158,7 +158,10 @@ func (m *Member) reconfigure(ctx context.Context, cc *raftpb.ConfChange) ([]*pb.
 	if err != nil {
 		return nil, fmt.Errorf("encode configuration change: %w", err)
 	}
-	res, err := m.submit(ctx, &proposal.Pending{ID: id, Data: data, ConfChange: true})
+	res, err := m.submit(ctx, &proposal.Pending{ID: id, Data: data, ConfChange: true,
+		// A late copy of an addition, removal or promotion is refused; one of an
+		// update would undo a later update.
+		Repeat: cc.GetType() != raftpb.ConfChangeUpdateNode})
 	if err != nil {
 		return nil, mapMembership(err)
 	}
@@ -196,7 +199,7 @@ func (m *Member) announce() {
 		MemberAttributes: &membershippb.Attributes{Name: m.cfg.Name, ClientUrls: m.cfg.ClientURLs}}
 	for {
 		ctx, cancel := context.WithTimeout(m.rootCtx, m.cfg.requestTimeout())
-		_, err := m.propose(ctx, &pb.InternalRaftRequest{ClusterMemberAttrSet: attr}, nil)
+		_, err := m.propose(ctx, &pb.InternalRaftRequest{ClusterMemberAttrSet: attr})
 		cancel()
 		switch {
 		case err == nil:
@@ -259,13 +262,13 @@ func (m *Member) decideVersion() {
 		return
 	}
 	if change {
-		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}}, nil)
+		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}})
 		if err != nil && !ended(err) {
 			m.lg.Warn("failed to set the cluster version", zap.Stringer("version", next), zap.Error(err))
 		}
 	}
 	if target, err := membership.ParseVersion(d.Target); d.Enabled && err == nil && membership.DowngradeDone(servers, target) {
-		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}}, nil)
+		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}})
 		if err != nil && !ended(err) {
 			m.lg.Warn("failed to end the downgrade", zap.Error(err))
 		}

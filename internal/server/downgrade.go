@@ -35,7 +35,7 @@ func (m *Member) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.Dow
 	default:
 		return nil, errUnknownMethod
 	}
-	if _, err := m.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: set}, nil); err != nil {
+	if _, err := m.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: set}); err != nil {
 		return nil, err
 	}
 	return resp, nil

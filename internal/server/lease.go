@@ -29,7 +29,7 @@ func (m *Member) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.L
 	for r.ID == 0 {
 		r.ID = int64(m.ids.Next() & math.MaxInt64)
 	}
-	res, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseGrant: r}, nil)
+	res, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseGrant: r})
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (m *Member) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.L
 
 // LeaseRevoke revokes a lease and deletes its keys.
 func (m *Member) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
-	res, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseRevoke: r}, nil)
+	res, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseRevoke: r})
 	if err != nil {
 		return nil, err
 	}
@@ -277,7 +277,7 @@ func (m *Member) expireLeases() {
 }
 
 func (m *Member) revokeExpired(id int64) {
-	_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}}, nil)
+	_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
 	switch {
 	case err == nil:
 		metrics.DebuggingServerLeaseExpiredTotal.Inc()
@@ -292,6 +292,6 @@ func (m *Member) checkpoint(ctx context.Context, due []lease.Checkpoint) error {
 	for _, c := range due {
 		req.Checkpoints = append(req.Checkpoints, &pb.LeaseCheckpoint{ID: c.ID, Remaining_TTL: c.Remaining})
 	}
-	_, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: req}, nil)
+	_, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: req})
 	return err
 }

@@ -23,7 +23,7 @@ import (
 
 // Alarm lists, raises or clears alarms; listing goes through the log as well.
 func (m *Member) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
-	res, err := m.propose(ctx, &pb.InternalRaftRequest{Alarm: r}, nil)
+	res, err := m.propose(ctx, &pb.InternalRaftRequest{Alarm: r})
 	if err != nil {
 		return nil, err
 	}

@@ -39,7 +39,7 @@ func (m *Member) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.Txn
 // Compact forgets the history below a revision. With Physical it returns after
 // the records are deleted.
 func (m *Member) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
-	res, err := m.propose(ctx, &pb.InternalRaftRequest{Compaction: r}, nil)
+	res, err := m.propose(ctx, &pb.InternalRaftRequest{Compaction: r})
 	if err != nil {
 		return nil, err
 	}
@@ -77,17 +77,13 @@ func write[R any](ctx context.Context, m *Member, k command.Kind, req *pb.Intern
 }
 
 // propose numbers, encodes and submits any other request.
-func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest, hdr *pb.RequestHeader) (proposal.Result, error) {
-	if hdr == nil {
-		hdr = &pb.RequestHeader{}
-	}
-	hdr.ID = m.ids.Next()
-	req.Header = hdr
+func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
+	req.Header = &pb.RequestHeader{ID: m.ids.Next()}
 	data, err := command.EncodeRequest(req)
 	if err != nil {
 		return proposal.Result{}, err
 	}
-	return m.submit(ctx, &proposal.Pending{ID: hdr.ID, Req: req, Data: data})
+	return m.submit(ctx, &proposal.Pending{ID: req.Header.ID, Req: req, Data: data})
 }
 
 // submit admits a request, hands it to the core and waits for its outcome.
@@ -104,10 +100,9 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Resu
 		defer func() { observeRequest(command.Op(p.Req), true, m.cfg.Clock.Now().Sub(p.Start)) }()
 	}
 	var again <-chan time.Time
-	if p.ConfChange {
+	if p.Repeat {
 		// A leader that has yet to apply the change before this one makes an empty
-		// entry of it, and nobody hears of that. Proposing it again is safe: a change
-		// that is in the log twice is refused the second time, by all members alike.
+		// entry of it, and nobody hears of that.
 		t := time.NewTicker(confChangeRetry)
 		defer t.Stop()
 		again = t.C
@@ -176,7 +171,7 @@ func (m *Member) raiseNoSpace() {
 	m.background(func() {
 		defer m.alarmRaised.Store(false)
 		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
-			MemberID: m.id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}}, nil)
+			MemberID: m.id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}})
 		if err != nil {
 			m.lg.Warn("failed to raise the NOSPACE alarm; the next write tries again", zap.Error(err))
 			return

@@ -409,13 +409,17 @@ func (m *Member) syncPeers() {
 
 // resumeInstall finishes an installation that ended between the exchange of the
 // store and the reset of the log. Anything else that leaves the log behind the
-// store means that files are missing.
+// store, or with another entry where the store is, means that files are missing.
 func (m *Member) resumeInstall(eng engine.Engine, applied, term, last uint64) error {
 	v, err := eng.Get(nil, installKey)
 	if err != nil && !errors.Is(err, engine.ErrNotFound) {
 		return err
 	}
-	if err != nil || binary.BigEndian.Uint64(v) != applied {
+	if err != nil || len(v) != 8 || binary.BigEndian.Uint64(v) != applied {
+		if applied <= last {
+			return fmt.Errorf("the store in %s has applied entry %d of term %d, but the raft log in %s has another entry there: one of them is not the current one",
+				m.cfg.memberDir(), applied, term, m.cfg.logDir())
+		}
 		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s ends at entry %d: log files are missing",
 			m.cfg.memberDir(), applied, m.cfg.logDir(), last)
 	}
