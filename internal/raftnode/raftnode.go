@@ -5,7 +5,7 @@
 // of the log and of apply. Out: effects as values: messages to send, entries to
 // write, entries to apply, confirmed reads. Always true: it does no I/O, reads
 // no clock and starts no goroutine; the same inputs give the same effects. It is
-// used by one goroutine.
+// used by one goroutine at a time.
 //
 // The order that the caller owes: the Appends are processed one after the other,
 // each durable before its Responses are delivered; the Applies likewise, in

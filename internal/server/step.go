@@ -49,7 +49,7 @@ type Effects struct {
 
 // Core is one member without its disk, network, clock and threads. The real
 // driver (run.go) and the simulator feed it the same inputs and carry out the
-// same effects. It belongs to one goroutine.
+// same effects. One goroutine at a time drives it.
 type Core struct {
 	node  *raftnode.Node
 	props *proposal.Table
