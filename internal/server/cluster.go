@@ -117,7 +117,13 @@ func (m *Member) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, er
 func (m *Member) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, error) {
 	x, ok := m.cluster.Member(id)
 	if !ok {
-		return nil, rpctypes.ErrGRPCMemberNotFound
+		// A follower may have applied the addition, and answered for it, before this leader has.
+		if err := m.barrier(ctx); err != nil {
+			return nil, err
+		}
+		if x, ok = m.cluster.Member(id); !ok {
+			return nil, rpctypes.ErrGRPCMemberNotFound
+		}
 	}
 	if !x.IsLearner {
 		return nil, rpctypes.ErrGRPCMemberNotLearner
