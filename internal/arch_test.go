@@ -20,7 +20,7 @@ import (
 var order = []string{
 	"sim",
 	"ctl utl",
-	"rpc httpapi",
+	"rpc httpapi join",
 	"config",
 	"listen logging",
 	"server",

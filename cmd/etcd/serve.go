@@ -9,11 +9,13 @@ import (
 	"net/url"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"quorate/internal/config"
 	"quorate/internal/httpapi"
+	"quorate/internal/join"
 	"quorate/internal/listen"
 	"quorate/internal/membership"
 	"quorate/internal/rpc"
@@ -57,6 +59,14 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 		return nil, err
 	}
 	cfg.LogStart(initialized)
+	if cfg.Joining() && !initialized {
+		sc.Initial, err = join.Enter(ctx, join.Options{
+			Endpoints: config.URLStrings(cfg.Join), Name: cfg.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
 	if p.member, err = server.Open(ctx, sc); err != nil {
 		return nil, err
 	}
@@ -65,6 +75,9 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 	p.servePeers()
 	p.member.Start()
 	p.serveMetrics()
+	if cfg.Joining() {
+		go p.becomeVoter(ctx)
+	}
 	return p, nil
 }
 
@@ -93,6 +106,9 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 		sc.Initial, _ = membership.ParseInitialCluster(cfg.InitialCluster) // only to compare; it counts for nothing
 		return sc, nil
 	}
+	if cfg.Joining() {
+		return sc, nil // start asks the cluster once the sockets are open
+	}
 	verify := cfg.VerifyJoin
 	if cfg.IsNewCluster() {
 		verify = func() error { return cfg.VerifyBootstrap(ctx) }
@@ -103,6 +119,18 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 	var err error
 	sc.Initial, err = membership.ParseInitialCluster(cfg.InitialCluster)
 	return sc, err
+}
+
+// becomeVoter lets a member that joined as a learner vote once it has caught up.
+func (p *process) becomeVoter(ctx context.Context) {
+	select {
+	case <-p.member.Ready():
+	case <-p.member.Failed():
+		return
+	}
+	if err := join.Promote(ctx, p.member, p.lg); err != nil && ctx.Err() == nil && !errors.Is(err, rpctypes.ErrGRPCStopped) {
+		p.lg.Error("this member stays a learner", zap.Error(err))
+	}
 }
 
 // listen opens every socket, so that a port in use is known before anything is

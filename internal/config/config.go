@@ -91,6 +91,7 @@ type Config struct {
 	InitialCluster      string    `json:"initial-cluster"`       // see ParseInitialCluster and VerifyBootstrap
 	ClusterState        string    `json:"initial-cluster-state"` // StateNew or StateExisting
 	InitialClusterToken string    `json:"initial-cluster-token"`
+	Join                []url.URL `json:"-"` // client URLs of a running cluster to add this member to
 	StrictReconfigCheck bool      `json:"strict-reconfig-check"`
 	Discovery           Discovery `json:"discovery-config"`
 	DiscoverySRV        string    `json:"discovery-srv"`

@@ -37,7 +37,7 @@ func parse(t *testing.T, args, environ []string, file string) result {
 	var stdout, stderr bytes.Buffer
 	p := &parser{
 		args: append([]string{"etcd"}, args...), environ: environ, stdout: &stdout, stderr: &stderr,
-		hostIP: func() (string, error) { return "10.1.2.3", nil }, goarch: "amd64",
+		hostIP: func() (string, error) { return "10.1.2.3", nil }, hostToward: hostToward, goarch: "amd64",
 	}
 	c, exit := p.run()
 	r := result{c: c, code: -1, stdout: stdout.String(), stderr: stderr.String()}

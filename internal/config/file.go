@@ -29,6 +29,7 @@ type configJSON struct {
 	ListenMetricsURLs    string        `json:"listen-metrics-urls"`
 	AdvertisePeerURLs    string        `json:"initial-advertise-peer-urls"`
 	AdvertiseClientURLs  string        `json:"advertise-client-urls"`
+	Join                 string        `json:"join"`
 	CORS                 string        `json:"cors"`
 	HostWhitelist        string        `json:"host-whitelist"`
 	FeatureGates         string        `json:"feature-gates"`
@@ -186,6 +187,7 @@ func (c *Config) takeLists(l *configJSON) error {
 		{l.AdvertisePeerURLs, "initial-advertise-peer-urls", &c.AdvertisePeerURLs},
 		{l.AdvertiseClientURLs, "advertise-peer-urls", &c.AdvertiseClientURLs},
 		{l.ListenMetricsURLs, "listen-metrics-urls", &c.ListenMetricsURLs},
+		{l.Join, "join", &c.Join},
 	}
 	if err := c.FeatureGates.Set(l.FeatureGates); err != nil {
 		return err

@@ -45,7 +45,7 @@ type option struct {
 	field func(c *Config) any // *bool, *int, ..., or a flag.Value over the field
 }
 
-// options is every flag of etcd 3.7, in the order of --help.
+// options is every flag of etcd 3.7 and --join, in the order of --help.
 var options = []option{
 	{name: "name", group: groupMember, help: "Name of this member; at bootstrap it must be one of the names in --initial-cluster.",
 		field: func(c *Config) any { return &c.Name }},
@@ -114,6 +114,8 @@ var options = []option{
 		field: func(c *Config) any { return enumValue{&c.ClusterState, []string{StateNew, StateExisting}} }},
 	{name: "initial-cluster-token", group: groupClustering, help: "Text that keeps clusters apart which are bootstrapped from the same URLs.",
 		field: func(c *Config) any { return &c.InitialClusterToken }},
+	{name: "join", group: groupClustering, help: "Client URL of a member of a running cluster: this member adds itself, catches up and then votes. Needs no other flag of this group.",
+		field: func(c *Config) any { return urlsValue{&c.Join} }},
 	{name: "advertise-client-urls", group: groupClustering, help: "Client URLs of this member as clients should dial them; must be given when --listen-client-urls is.",
 		field: func(c *Config) any { return urlsValue{&c.AdvertiseClientURLs} }},
 	{name: "discovery-endpoints", group: groupClustering, state: refused, help: "v3 discovery: endpoints of the cluster that keeps the register of members.",

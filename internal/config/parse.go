@@ -48,6 +48,7 @@ type parser struct {
 	stdout, stderr io.Writer
 	early          *zap.Logger // for what happens before the logging flags are known
 	hostIP         func() (string, error)
+	hostToward     func(target string) (string, error)
 	goarch         string
 }
 
@@ -60,7 +61,7 @@ type parser struct {
 // Precedence is etcd's: a configuration file alone, or else flags, then
 // environment variables, then defaults.
 func Parse(args, environ []string, stdout, stderr io.Writer) (c *Config, exit *Exit) {
-	p := &parser{args: args, environ: environ, stdout: stdout, stderr: stderr, hostIP: defaultHostIP, goarch: runtime.GOARCH}
+	p := &parser{args: args, environ: environ, stdout: stdout, stderr: stderr, hostIP: defaultHostIP, hostToward: hostToward, goarch: runtime.GOARCH}
 	return p.run()
 }
 
@@ -205,6 +206,9 @@ func (p *parser) finish(c *Config) error {
 		c.SnapshotCount = defaultSnapshotCount
 	}
 	if err := c.openLog(logging.Options{Stdout: p.stdout, Stderr: p.stderr}); err != nil {
+		return err
+	}
+	if err := p.settleJoin(c); err != nil {
 		return err
 	}
 	if err := c.validate(); err != nil {
