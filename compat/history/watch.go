@@ -1,4 +1,4 @@
-package cluster
+package history
 
 import (
 	"context"
@@ -14,20 +14,24 @@ import (
 	"quorate/compat/child"
 )
 
-// watcher follows all keys at one member from the first revision on. When its stream breaks it
-// goes on with the revision behind the last one it has.
-type watcher struct {
-	c       *child.Client
+// Watcher follows all keys from the first revision on. When its stream breaks it goes on with the
+// revision behind the last one it has, at the same member or at another one.
+type Watcher struct {
+	member  func() *child.Client
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
-	rev     atomic.Int64 // last revision that is complete
-	streams atomic.Int64 // that were opened
-	events  []event      // read after stop
-	err     error        // a wrong stream; read after stop
+	rev     atomic.Int64
+	streams atomic.Int64
+	mu      sync.Mutex
+	broken  context.CancelFunc // ends the present stream
+	events  []Event            // read after Stop
+	err     error              // a wrong stream; read after Stop
 }
 
-func watchFrom(t *testing.T, addr string) *watcher {
-	w := &watcher{c: child.Dial(t, addr)}
+// Watch starts a watcher; member names the member for each new stream. The watcher ends with the
+// test at the latest.
+func Watch(t *testing.T, member func() *child.Client) *Watcher {
+	w := &Watcher{member: member}
 	w.rev.Store(1)
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
@@ -35,23 +39,53 @@ func watchFrom(t *testing.T, addr string) *watcher {
 	w.wg.Go(func() {
 		for ctx.Err() == nil && w.err == nil {
 			w.stream(ctx)
-			sleep(ctx, 20*time.Millisecond)
+			Sleep(ctx, 20*time.Millisecond)
 		}
 	})
 	return w
 }
 
-func (w *watcher) stop() ([]event, error) {
+// Rev is the last revision that is complete.
+func (w *Watcher) Rev() int64 { return w.rev.Load() }
+
+// Streams is how many streams were opened.
+func (w *Watcher) Streams() int64 { return w.streams.Load() }
+
+// Move ends the present stream, so that the watcher asks for a member again.
+func (w *Watcher) Move() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.broken != nil {
+		w.broken()
+	}
+}
+
+// Await waits until the watcher has all events up to a revision.
+func (w *Watcher) Await(t *testing.T, limit time.Duration, rev int64) {
+	t.Helper()
+	child.Eventually(t, limit, fmt.Sprintf("the watcher reaches revision %d", rev), func() error {
+		if got := w.Rev(); got < rev {
+			return fmt.Errorf("it is at %d", got)
+		}
+		return nil
+	})
+}
+
+// Stop ends the watcher and returns its events; an error says which stream was wrong.
+func (w *Watcher) Stop() ([]Event, error) {
 	w.cancel()
 	w.wg.Wait()
 	return w.events, w.err
 }
 
 // stream reads one stream until it breaks or says something wrong.
-func (w *watcher) stream(ctx context.Context) {
+func (w *Watcher) stream(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	s, err := w.c.Watcher.Watch(ctx)
+	w.mu.Lock()
+	w.broken = cancel
+	w.mu.Unlock()
+	s, err := w.member().Watcher.Watch(ctx)
 	if err != nil {
 		return
 	}
@@ -81,7 +115,7 @@ func (w *watcher) stream(ctx context.Context) {
 
 // take checks that a response goes on where the last one ended, without a gap and without
 // anything twice: every revision has an event, and all of a revision come in one response.
-func (w *watcher) take(r *pb.WatchResponse) error {
+func (w *Watcher) take(r *pb.WatchResponse) error {
 	last := w.rev.Load()
 	done := last
 	for _, e := range r.Events {
@@ -90,9 +124,9 @@ func (w *watcher) take(r *pb.WatchResponse) error {
 			return fmt.Errorf("revision %d (%s) follows revision %d in a response that began behind %d", rev, e.Kv.Key, last, done)
 		}
 		last = rev
-		x := event{rev: rev, key: string(e.Kv.Key)}
+		x := Event{Rev: rev, Key: string(e.Kv.Key)}
 		if e.Type == mvccpb.Event_PUT {
-			x.value = string(e.Kv.Value)
+			x.Value = string(e.Kv.Value)
 		}
 		w.events = append(w.events, x)
 	}

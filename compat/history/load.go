@@ -1,4 +1,4 @@
-package cluster
+package history
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -23,58 +22,82 @@ const (
 	epoch     = 5 * time.Second // after which registers get new names, so that each search stays short
 )
 
-// load is a set of clients and what they have recorded.
-type load struct {
+// Load is a set of clients and what they have recorded.
+type Load struct {
+	start  time.Time
+	ctx    context.Context
+	cancel context.CancelFunc
+	seed   uint64
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
 	members []*child.Client
-	start   time.Time
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
+	ops     []Op // of clients that have ended
 
-	mu  sync.Mutex
-	ops []op // of clients that have ended
-
-	acked, unknown atomic.Int64
+	// Acked and Unknown count the operations with and without an answer.
+	Acked, Unknown atomic.Int64
 	lastWrite      atomic.Int64 // nanoseconds since start
 	longest        atomic.Int64 // nanoseconds without an acknowledged write
 }
 
-func newLoad(t *testing.T, addrs []string) *load {
-	l := &load{start: time.Now()}
+// NewLoad returns a load without clients on the given members. seed makes the choices of the
+// clients.
+func NewLoad(members []*child.Client, seed uint64) *Load {
+	l := &Load{start: time.Now(), members: members, seed: seed}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
-	t.Cleanup(l.cancel)
-	for _, a := range addrs {
-		l.members = append(l.members, child.Dial(t, a))
-	}
 	return l
 }
 
-// stop lets every client finish its operation and returns all that were recorded.
-func (l *load) stop() []op {
+// Set replaces the members that clients call, beginning with their next call. There must be one
+// at least.
+func (l *Load) Set(members []*child.Client) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.members = members
+}
+
+// Stop lets every client finish its operation and returns all that were recorded.
+func (l *Load) Stop() []Op {
 	l.cancel()
 	l.wg.Wait()
 	return l.ops
 }
 
+// Go runs f beside the clients, until it returns; ctx ends when the load is stopped.
+func (l *Load) Go(f func(ctx context.Context)) { l.wg.Go(func() { f(l.ctx) }) }
+
+// Since is the time since the load was started.
+func (l *Load) Since() time.Duration { return time.Since(l.start) }
+
+// Longest is the longest time that passed without an acknowledged write.
+func (l *Load) Longest() time.Duration { return time.Duration(l.longest.Load()) }
+
+// Member returns the member at a position, counted around.
+func (l *Load) Member(i int) *child.Client {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.members[i%len(l.members)]
+}
+
 // client runs next in a loop, each time against a member that answered last.
-func (l *load) client(id int, pace time.Duration, next func(r *rand.Rand, o *op)) {
-	r := rand.New(rand.NewPCG(*seed, uint64(id)))
+func (l *Load) client(id int, pace time.Duration, next func(r *rand.Rand, o *Op)) {
+	r := rand.New(rand.NewPCG(l.seed, uint64(id)))
 	l.wg.Go(func() {
-		var ops []op
-		member := id % len(l.members)
+		var ops []Op
+		member := id
 		tick := time.NewTicker(max(pace, time.Microsecond))
 		defer tick.Stop()
 		for l.ctx.Err() == nil {
-			o := op{client: id}
+			o := Op{client: id}
 			next(r, &o)
-			sent := l.do(l.members[member], &o)
+			sent := l.do(l.Member(member), &o)
 			if sent {
 				ops = append(ops, o)
 			}
 			if !o.known {
-				member = r.IntN(len(l.members))
+				member = r.IntN(1 << 16)
 				if !sent { // refused at once: do not spin
-					sleep(l.ctx, 20*time.Millisecond)
+					Sleep(l.ctx, 20*time.Millisecond)
 				}
 			}
 			if pace > 0 {
@@ -90,7 +113,8 @@ func (l *load) client(id int, pace time.Duration, next func(r *rand.Rand, o *op)
 	})
 }
 
-func sleep(ctx context.Context, d time.Duration) {
+// Sleep waits for d or for the end of ctx.
+func Sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
@@ -100,7 +124,7 @@ func sleep(ctx context.Context, d time.Duration) {
 }
 
 // do makes the call of o and fills in the answer. It returns false if the call was never sent.
-func (l *load) do(c *child.Client, o *op) (sent bool) {
+func (l *Load) do(c *child.Client, o *Op) (sent bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
 	key := []byte(o.key)
@@ -147,11 +171,11 @@ func (l *load) do(c *child.Client, o *op) (sent bool) {
 		if child.NeverSent(err) {
 			return false
 		}
-		l.unknown.Add(1)
+		l.Unknown.Add(1)
 		return true
 	}
 	o.known, o.rev = true, h.Revision
-	l.acked.Add(1)
+	l.Acked.Add(1)
 	if o.kind == put || o.wrote {
 		if gap := int64(o.ret) - l.lastWrite.Swap(int64(o.ret)); gap > l.longest.Load() {
 			l.longest.Store(gap)
@@ -167,12 +191,12 @@ func valueOf(r *pb.RangeResponse) string {
 	return string(r.Kvs[0].Value)
 }
 
-// mix starts a client that reads, writes, exchanges and deletes a few keys.
-func (l *load) mix(id int) {
+// Mix starts a client that reads, writes, exchanges and deletes a few keys.
+func (l *Load) Mix(id int) {
 	n := 0
 	held := map[string]string{} // what this client knows of a key
-	var last *op
-	l.client(id, pace, func(r *rand.Rand, o *op) {
+	var last *Op
+	l.client(id, pace, func(r *rand.Rand, o *Op) {
 		if last != nil && last.known {
 			held[last.key] = last.read
 			if last.kind == put || last.kind == cas && last.wrote {
@@ -196,10 +220,11 @@ func (l *load) mix(id int) {
 	})
 }
 
-// unique starts a client that writes each key once, as fast as it is answered.
-func (l *load) unique(id int) {
+// Unique starts a client that writes each key once: one every pace, or with a pace of 0 as fast
+// as it is answered.
+func (l *Load) Unique(id int, pace time.Duration) {
 	n := 0
-	l.client(id, 0, func(_ *rand.Rand, o *op) {
+	l.client(id, pace, func(_ *rand.Rand, o *Op) {
 		n++
 		o.kind = put
 		o.key = fmt.Sprintf("unique-%d-%07d", id, n)
