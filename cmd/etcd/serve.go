@@ -70,6 +70,13 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 	if p.member, err = server.Open(ctx, sc); err != nil {
 		return nil, err
 	}
+	if initialized && cfg.FeatureGates.Enabled(config.InitialCorruptCheck) {
+		if err := p.member.CheckInitial(ctx); err != nil {
+			p.lg.Error("checkInitialHashKV failed", zap.Error(err))
+			p.member.Stop()
+			return nil, err
+		}
+	}
 	p.edge = &edge{Member: p.member}
 	httpapi.SetInfo(p.member.MemberID(), cfg.FeatureGates.List())
 	p.servePeers()
@@ -97,7 +104,10 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 		PersistCheckpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpointPersist),
 		WatchProgress:      cfg.WatchProgressNotifyInterval,
 		CompactionBatch:    cfg.CompactionBatchLimit, CompactionSleep: cfg.CompactionSleepInterval,
-		WarnApply: cfg.WarningApplyDuration, UnsafeNoFsync: cfg.UnsafeNoFsync, Logger: cfg.Log(),
+		CorruptCheckTime: cfg.CorruptCheckTime, WarnApply: cfg.WarningApplyDuration, UnsafeNoFsync: cfg.UnsafeNoFsync, Logger: cfg.Log(),
+	}
+	if cfg.FeatureGates.Enabled(config.CompactHashCheck) {
+		sc.CompactHashCheckTime = cfg.CompactHashCheckTime
 	}
 	if limited {
 		sc.Quota = quota

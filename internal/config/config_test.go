@@ -296,13 +296,13 @@ func TestOutcomes(t *testing.T) {
 
 func TestInertFlagsAreNamed(t *testing.T) {
 	r := parse(t, []string{
-		"--max-wals=6", "--corrupt-check-time=1h", "--feature-gates=CompactHashCheck=true,LeaseCheckpoint=true",
+		"--max-wals=6", "--downgrade-check-time=1h", "--feature-gates=SetMemberLocalAddr=true,LeaseCheckpoint=true",
 		"--auto-compaction-retention=1", "--max-learners=2", "--strict-reconfig-check=false",
 	}, nil, "")
 	if r.code != -1 {
 		t.Fatalf("exit %d: %s", r.code, r.stderr)
 	}
-	want := []string{"max-wals", "auto-compaction-retention", "corrupt-check-time", "feature-gates=CompactHashCheck"}
+	want := []string{"max-wals", "auto-compaction-retention", "downgrade-check-time", "feature-gates=SetMemberLocalAddr"}
 	if got := r.c.Inert(); !slices.Equal(got, want) {
 		t.Errorf("Inert() = %q, want %q", got, want)
 	}
@@ -313,8 +313,8 @@ func TestInertFlagsAreNamed(t *testing.T) {
 	if !slices.Equal(warned, want) {
 		t.Errorf("warned about %q, want %q", warned, want)
 	}
-	file := parse(t, nil, nil, "max-wals: 6\nexperimental-corrupt-check-time: 5\n")
-	if got, want := file.c.Inert(), []string{"max-wals", "corrupt-check-time"}; !slices.Equal(got, want) {
+	file := parse(t, nil, nil, "max-wals: 6\nexperimental-downgrade-check-time: 5\n")
+	if got, want := file.c.Inert(), []string{"max-wals", "downgrade-check-time"}; !slices.Equal(got, want) {
 		t.Errorf("file: Inert() = %q, want %q", got, want)
 	}
 }

@@ -9,6 +9,8 @@ import (
 
 // Names of the feature gates that this server acts on.
 const (
+	CompactHashCheck       = "CompactHashCheck"
+	InitialCorruptCheck    = "InitialCorruptCheck"
 	LeaseCheckpoint        = "LeaseCheckpoint"
 	LeaseCheckpointPersist = "LeaseCheckpointPersist"
 )
@@ -32,9 +34,9 @@ type Gate struct {
 var known = []Gate{
 	{Name: "AllAlpha", Stage: StageAlpha},
 	{Name: "AllBeta", Stage: StageBeta},
-	{Name: "CompactHashCheck", Stage: StageAlpha},
+	{Name: CompactHashCheck, Stage: StageAlpha},
 	{Name: "FastLeaseKeepAlive", Stage: StageBeta, Default: true},
-	{Name: "InitialCorruptCheck", Stage: StageAlpha},
+	{Name: InitialCorruptCheck, Stage: StageAlpha},
 	{Name: LeaseCheckpoint, Stage: StageAlpha},
 	{Name: LeaseCheckpointPersist, Stage: StageAlpha},
 	{Name: "PriorityRequest", Stage: StageAlpha},
@@ -44,7 +46,7 @@ var known = []Gate{
 }
 
 // effectiveGates change what this server does; the others are only known.
-var effectiveGates = []string{LeaseCheckpoint, LeaseCheckpointPersist}
+var effectiveGates = []string{CompactHashCheck, InitialCorruptCheck, LeaseCheckpoint, LeaseCheckpointPersist}
 
 // Gates is the value of --feature-gates. The zero value has all defaults.
 type Gates struct{ set map[string]bool }

@@ -256,9 +256,9 @@ var options = []option{
 	{name: "distributed-tracing-sampling-rate", group: groupTracing, state: inert, help: "Traces to keep out of a million.",
 		field: func(c *Config) any { return &c.TracingSamplingRate }},
 
-	{name: "corrupt-check-time", group: groupFeatures, state: inert, help: "Time between two comparisons of the members' data; 0 turns them off.",
+	{name: "corrupt-check-time", group: groupFeatures, help: "Time between two comparisons of the members' data; 0 turns them off.",
 		field: func(c *Config) any { return &c.CorruptCheckTime }},
-	{name: "compact-hash-check-time", group: groupFeatures, state: inert, help: "Time between two comparisons of hashes taken at compactions.",
+	{name: "compact-hash-check-time", group: groupFeatures, help: "Time between two comparisons of hashes taken at compactions.",
 		field: func(c *Config) any { return &c.CompactHashCheckTime }},
 	{name: "compaction-batch-limit", group: groupFeatures, shown: "1000", help: "Revisions that one step of a compaction deletes.",
 		field: func(c *Config) any { return &c.CompactionBatchLimit }},

@@ -77,6 +77,23 @@ func (c *checksums) find(rev int64) (checksum, bool) {
 	return checksum{}, false
 }
 
+// CompactionHash says which compaction a stored hash is of.
+type CompactionHash struct {
+	Rev, Prev int64 // its compact revision and the one before, -1 for none
+}
+
+// CompactionHashes lists the compactions whose hashes are stored, newest first.
+// HashKV at Rev returns one; its CompactRev is Prev then.
+func (s *Store) CompactionHashes() []CompactionHash {
+	s.sums.mu.Lock()
+	defer s.sums.mu.Unlock()
+	var all []CompactionHash
+	for i := len(s.sums.list) - 1; i >= 0; i-- {
+		all = append(all, CompactionHash{s.sums.list[i].rev, s.sums.list[i].prev})
+	}
+	return all
+}
+
 // summing is a compaction hash in the making.
 type summing struct {
 	scanned bool

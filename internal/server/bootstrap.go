@@ -490,6 +490,12 @@ func (m *Member) Start() {
 	m.background(m.watchVersions)
 	m.background(m.announce)
 	m.background(m.advanceTicks)
+	if m.cfg.CorruptCheckTime > 0 {
+		m.background(m.watchHashes)
+	}
+	if m.cfg.CompactHashCheckTime > 0 {
+		m.background(m.watchCompactHashes)
+	}
 }
 
 // advanceTicks lets a member that starts elect or follow without waiting for a

@@ -83,9 +83,13 @@ type Config struct {
 	CompactionSleep    time.Duration
 	WarnApply          time.Duration
 	UnsafeNoFsync      bool
-	FS                 vfs.FS // nil: the machine's
-	Clock              clock.Clock
-	Logger             *zap.Logger
+	// CorruptCheckTime is the time between two comparisons of the members' data
+	// by the leader, 0 for none; CompactHashCheckTime that between two comparisons
+	// of the hashes taken at compactions, 0 for none.
+	CorruptCheckTime, CompactHashCheckTime time.Duration
+	FS                                     vfs.FS // nil: the machine's
+	Clock                                  clock.Clock
+	Logger                                 *zap.Logger
 }
 
 func (c *Config) electionTimeout() time.Duration { return c.Tick * time.Duration(c.ElectionTicks) }
@@ -141,11 +145,14 @@ type Member struct {
 	leaderChange       atomic.Pointer[chan struct{}] // closed and replaced at each change of leader
 
 	alarmRaised atomic.Bool // a NOSPACE alarm is being proposed
-	snapshots   atomic.Int64
-	received    atomic.Uint64 // snapshots whose transfer to this member has begun
-	truncate    chan struct{} // capacity 1
-	decide      chan struct{} // capacity 1: a new leader should decide the cluster version
-	mark        atomic.Uint64 // index up to which the log is truncated
+	// compactionChecked is the newest compaction whose hash was the same on all
+	// members; of watchCompactHashes alone.
+	compactionChecked int64
+	snapshots         atomic.Int64
+	received          atomic.Uint64 // snapshots whose transfer to this member has begun
+	truncate          chan struct{} // capacity 1
+	decide            chan struct{} // capacity 1: a new leader should decide the cluster version
+	mark              atomic.Uint64 // index up to which the log is truncated
 
 	readyc   chan struct{}
 	stop     chan struct{} // closed first: refuse new work
