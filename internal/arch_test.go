@@ -24,7 +24,7 @@ var order = []string{
 	"config",
 	"listen logging",
 	"server",
-	"proposal readindex raftnode",
+	"proposal readindex raftnode autocompact",
 	"transport raftlog",
 	"apply",
 	"mvcc",
@@ -42,7 +42,7 @@ var order = []string{
 const module = "quorate/internal/"
 
 // core packages are handed the time and do no I/O: the simulator drives them.
-var core = []string{"proposal", "readindex", "raftnode", "apply", "mvcc", "lease", "membership", "watch", "command", "server/step.go"}
+var core = []string{"proposal", "readindex", "raftnode", "apply", "mvcc", "lease", "membership", "watch", "command", "autocompact", "server/step.go"}
 
 // allowed are the places where core code may do what it must not do elsewhere,
 // each with its reason.

@@ -109,6 +109,11 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 	if cfg.FeatureGates.Enabled(config.CompactHashCheck) {
 		sc.CompactHashCheckTime = cfg.CompactHashCheckTime
 	}
+	if keep, _ := cfg.CompactionRetention(); cfg.AutoCompactionMode == config.CompactionPeriodic { // the text was checked with the flags
+		sc.AutoCompaction.Period = keep
+	} else {
+		sc.AutoCompaction.Revisions = int64(keep)
+	}
 	if limited {
 		sc.Quota = quota
 	}

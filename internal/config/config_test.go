@@ -207,6 +207,7 @@ func TestOutcomes(t *testing.T) {
 		{args: "--auto-compaction-mode foo", code: 1, msg: rejected, err: `unknown auto-compaction-mode "foo"`},
 		{args: "--auto-compaction-mode=", code: 1, msg: rejected, err: "undefined auto-compaction-mode"},
 		{args: "--auto-compaction-retention abc", code: 1, msg: "discovery failed", err: `error parsing CompactionRetention: time: invalid duration "abc"`},
+		{args: "--auto-compaction-retention=-5m", code: 1, msg: "discovery failed", err: "--auto-compaction-retention must not be negative (set to -5m)"},
 		{args: "--compact-hash-check-time 0s", code: 1, msg: rejected, err: "--compact-hash-check-time must be >0 (set to 0s)"},
 		{args: "--feature-gates LeaseCheckpointPersist=true", code: 1, msg: rejected, err: "enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint"},
 		{args: "--feature-gates LeaseCheckpoint=false --experimental-enable-lease-checkpoint", code: 1, msg: rejected,
@@ -297,12 +298,12 @@ func TestOutcomes(t *testing.T) {
 func TestInertFlagsAreNamed(t *testing.T) {
 	r := parse(t, []string{
 		"--max-wals=6", "--downgrade-check-time=1h", "--feature-gates=SetMemberLocalAddr=true,LeaseCheckpoint=true",
-		"--auto-compaction-retention=1", "--max-learners=2", "--strict-reconfig-check=false",
+		"--max-learners=2", "--strict-reconfig-check=false",
 	}, nil, "")
 	if r.code != -1 {
 		t.Fatalf("exit %d: %s", r.code, r.stderr)
 	}
-	want := []string{"max-wals", "auto-compaction-retention", "downgrade-check-time", "feature-gates=SetMemberLocalAddr"}
+	want := []string{"max-wals", "downgrade-check-time", "feature-gates=SetMemberLocalAddr"}
 	if got := r.c.Inert(); !slices.Equal(got, want) {
 		t.Errorf("Inert() = %q, want %q", got, want)
 	}

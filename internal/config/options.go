@@ -154,9 +154,9 @@ var options = []option{
 		field: func(c *Config) any { return &c.StrictReconfigCheck }},
 	{name: "pre-vote", group: groupClustering, help: "Ask before an election whether it could be won, so that a member that comes back does not depose a leader.",
 		field: func(c *Config) any { return &c.PreVote }},
-	{name: "auto-compaction-retention", group: groupClustering, state: inert, help: "How much history to keep when compacting automatically; 0 turns that off.",
+	{name: "auto-compaction-retention", group: groupClustering, help: "How much history to keep when compacting automatically; 0 turns that off.",
 		field: func(c *Config) any { return &c.AutoCompactionRetention }},
-	{name: "auto-compaction-mode", group: groupClustering, state: inert, help: "What the retention counts: 'periodic' time, in hours without a unit, or 'revision' revisions.",
+	{name: "auto-compaction-mode", group: groupClustering, help: "What the retention counts: 'periodic' time, in hours without a unit, or 'revision' revisions.",
 		field: func(c *Config) any { return &c.AutoCompactionMode }},
 	{name: "v2-deprecation", group: groupClustering, help: "Accepted and ignored, as in etcd since 3.6. Deprecated.",
 		field: func(c *Config) any {

@@ -305,5 +305,8 @@ func (c *Config) CompactionRetention() (time.Duration, error) {
 	if err != nil {
 		return 0, fmt.Errorf("error parsing CompactionRetention: %w", err)
 	}
+	if d < 0 {
+		return 0, fmt.Errorf("--auto-compaction-retention must not be negative (set to %s)", text)
+	}
 	return d, nil
 }

@@ -490,6 +490,9 @@ func (m *Member) Start() {
 	m.background(m.watchVersions)
 	m.background(m.announce)
 	m.background(m.advanceTicks)
+	if m.cfg.AutoCompaction != (AutoCompaction{}) {
+		m.background(m.autoCompact)
+	}
 	if m.cfg.CorruptCheckTime > 0 {
 		m.background(m.watchHashes)
 	}

@@ -199,7 +199,7 @@ func (c *cluster) compact(rev int64) {
 	c.t.Helper()
 	for {
 		_, err := c.leader().m.Compact(background(c.t), &pb.CompactionRequest{Revision: rev})
-		if err == nil || errors.Is(err, mvcc.ErrCompacted) {
+		if err == nil || errors.Is(err, rpctypes.ErrGRPCCompacted) {
 			break
 		}
 		if !retried(err) {

@@ -81,6 +81,7 @@ type Config struct {
 	WatchProgress      time.Duration
 	CompactionBatch    int
 	CompactionSleep    time.Duration
+	AutoCompaction     AutoCompaction
 	WarnApply          time.Duration
 	UnsafeNoFsync      bool
 	// CorruptCheckTime is the time between two comparisons of the members' data
