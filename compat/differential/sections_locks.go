@@ -2,6 +2,7 @@ package differential
 
 import (
 	"context"
+	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -235,7 +236,112 @@ func locksSection(b *script) {
 		err = st.RecvMsg(out)
 		return s.answerOf(out, err)
 	})
+	observeSection(b)
 	b.revoke(0xd4)
 	elect("Leader", map[string]any{"name": "e"})
+
+	// A caller that goes away while it waits takes its key back.
+	b.grant(0xe5, 600)
+	b.grant(0xf6, 600)
+	lock("g", 0xe5)
+	elect("Campaign", map[string]any{"name": "h", "lease": int64(0xe5), "value": "first"})
+	gone := func(file protoreflect.FileDescriptor, service, method, key string, fields map[string]any) {
+		cancels := map[*session]context.CancelFunc{}
+		name := "/" + string(file.Package()) + "." + service + "/" + method
+		req := dyn(file, method+"Request", fields)
+		b.add("begin "+describe(name, req), func(ctx context.Context, s *session) answer {
+			ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+			cancels[s] = cancel
+			go func() { _ = s.conn.Invoke(ctx, name, req, dyn(file, method+"Response", nil)) }()
+			return nil
+		})
+		count := func(want int64) func(ctx context.Context, s *session) (bool, error) {
+			return func(ctx context.Context, s *session) (bool, error) {
+				r, err := s.kv.Range(ctx, &pb.RangeRequest{Key: k(key)})
+				return err == nil && r.Count == want, err
+			}
+		}
+		b.until(key+" waits", count(1))
+		b.add("give up waiting", func(_ context.Context, s *session) answer { cancels[s](); return nil })
+		b.until(key+" is gone", count(0))
+	}
+	gone(lockFile, "Lock", "Lock", "g/f6", map[string]any{"name": "g", "lease": int64(0xf6)})
+	gone(electionFile, "Election", "Campaign", "h/f6", map[string]any{"name": "h", "lease": int64(0xf6), "value": "second"})
+
+	b.wire("Lock with a broken message", "/v3lockpb.Lock/Lock", []byte{0x0a, 0x05, 'x'}, &pb.RangeResponse{})
+	b.wire("unknown method of the election service", "/v3electionpb.Election/Elect", nil, &pb.RangeResponse{})
 	b.everything()
+
+	// Without a lease the server grants one, with an id of its own; so this comes after the hashes.
+	b.add("Lock without a lease", func(ctx context.Context, s *session) answer {
+		out := dyn(lockFile, "LockResponse", nil)
+		if err := s.conn.Invoke(ctx, "/v3lockpb.Lock/Lock", dyn(lockFile, "LockRequest", map[string]any{"name": "own"}), out); err != nil {
+			return failed(err)
+		}
+		s.headerOfDynamic(out)
+		key := out.Get(out.Descriptor().Fields().ByName("key")).Bytes()
+		r, err := s.kv.Range(ctx, &pb.RangeRequest{Key: key})
+		if err != nil || len(r.Kvs) != 1 {
+			return answer{{"key", fmt.Sprintf("%d there, %v", len(r.GetKvs()), err)}}
+		}
+		l, err := s.lease.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: r.Kvs[0].Lease})
+		if err != nil {
+			return failed(err)
+		}
+		return answer{{"key names its lease", fmt.Sprint(string(key) == fmt.Sprintf("own/%x", r.Kvs[0].Lease))}, {"ttl", fmt.Sprint(l.GrantedTTL)},
+			{"unlocked", fmt.Sprint(s.conn.Invoke(ctx, "/v3lockpb.Lock/Unlock", dyn(lockFile, "UnlockRequest", map[string]any{"key": string(key)}), dyn(lockFile, "UnlockResponse", nil)))}}
+	})
+}
+
+// observeSection follows an election over a change of value, a change of leader, a time without
+// one, and the next.
+func observeSection(b *script) {
+	b.add("Observe leaders", func(ctx context.Context, s *session) answer {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		st, err := s.conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, "/v3electionpb.Election/Observe")
+		if err != nil {
+			return failed(err)
+		}
+		if err := st.SendMsg(dyn(electionFile, "LeaderRequest", map[string]any{"name": "o"})); err != nil {
+			return failed(err)
+		}
+		if err := st.CloseSend(); err != nil {
+			return failed(err)
+		}
+		var a answer
+		for i, step := range []func() error{
+			func() error { return s.set(ctx, "o/1", "first") },
+			func() error { return s.set(ctx, "o/1", "second") },
+			func() error {
+				if err := s.set(ctx, "o/2", "next"); err != nil {
+					return err
+				}
+				_, err := s.kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: k("o/1")})
+				return err
+			},
+			func() error {
+				if _, err := s.kv.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: k("o/2")}); err != nil {
+					return err
+				}
+				return s.set(ctx, "o/3", "later")
+			},
+		} {
+			if err := step(); err != nil {
+				return failed(err)
+			}
+			out := dyn(electionFile, "LeaderResponse", nil)
+			err := st.RecvMsg(out)
+			for _, f := range s.answerOf(out, err) {
+				a = append(a, field{fmt.Sprintf("%d.%s", i, f.path), f.value})
+			}
+		}
+		return a
+	})
+}
+
+// set puts a key outside the script's own operations.
+func (s *session) set(ctx context.Context, key, value string) error {
+	_, err := s.kv.Put(ctx, &pb.PutRequest{Key: k(key), Value: k(value)})
+	return err
 }

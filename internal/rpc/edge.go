@@ -113,6 +113,17 @@ func unary[Q, R any](e *edge, service, name string, call func(context.Context, *
 	full := "/" + service + "/" + name
 	series := newMethodSeries(service, grpc.MethodInfo{Name: name}, e.o.Extensive)
 	e.methods[full] = series
+	return unaryWith(e, full, name, func() *methodSeries { return series }, call)
+}
+
+// lateUnary is unary for the services whose series appear with the first call,
+// as they do in etcd.
+func lateUnary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) grpc.MethodDesc {
+	full := "/" + service + "/" + name
+	return unaryWith(e, full, name, func() *methodSeries { return e.seriesOf(full, false, false) }, call)
+}
+
+func unaryWith[Q, R any](e *edge, full, name string, seriesOf func() *methodSeries, call func(context.Context, *Q) (R, error)) grpc.MethodDesc {
 	return grpc.MethodDesc{
 		MethodName: name,
 		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
@@ -129,6 +140,7 @@ func unary[Q, R any](e *edge, service, name string, call func(context.Context, *
 				return nil, status.Errorf(codes.Internal, "grpc: error unmarshalling request: %v", in.call.err)
 			}
 			start := time.Now()
+			series := seriesOf()
 			series.started.Inc()
 			series.received.Inc()
 			resp, err := admitted(e, ctx, req, call)

@@ -1033,13 +1033,13 @@ func TestSeries(t *testing.T) {
 // lateService answers one method with what it gets.
 func lateService(s grpc.ServiceRegistrar) {
 	s.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "v3lockpb.Lock",
+		ServiceName: "example.Late",
 		Methods: []grpc.MethodDesc{{MethodName: "Echo", Handler: func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
 			req := new(pb.PutRequest)
 			if err := decode(req); err != nil {
 				return nil, err
 			}
-			return intercept(ctx, req, &grpc.UnaryServerInfo{FullMethod: "/v3lockpb.Lock/Echo"}, func(_ context.Context, req any) (any, error) { return req, nil })
+			return intercept(ctx, req, &grpc.UnaryServerInfo{FullMethod: "/example.Late/Echo"}, func(_ context.Context, req any) (any, error) { return req, nil })
 		}}},
 	}, nil)
 }
@@ -1055,18 +1055,18 @@ func TestLateService(t *testing.T) {
 	t.Cleanup(s.Stop)
 	conn := dialRaw(t, func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) })
 	var resp pb.PutRequest
-	if err := conn.Invoke(testContext(t), "/v3lockpb.Lock/Echo", &pb.PutRequest{Lease: 5}, &resp); err != nil || resp.Lease != 5 {
+	if err := conn.Invoke(testContext(t), "/example.Late/Echo", &pb.PutRequest{Lease: 5}, &resp); err != nil || resp.Lease != 5 {
 		t.Errorf("got %v, %v", &resp, err)
 	}
-	if got := counted(seriesHandled.WithLabelValues("unary", "v3lockpb.Lock", "Echo", "OK")); got != 1 {
+	if got := counted(seriesHandled.WithLabelValues("unary", "example.Late", "Echo", "OK")); got != 1 {
 		t.Errorf("counted %v calls, want 1", got)
 	}
-	seriesHandled.DeletePartialMatch(prometheus.Labels{"grpc_service": "v3lockpb.Lock"})
+	seriesHandled.DeletePartialMatch(prometheus.Labels{"grpc_service": "example.Late"})
 	for _, v := range []*prometheus.CounterVec{seriesStarted, seriesReceived, seriesSent} {
-		v.DeletePartialMatch(prometheus.Labels{"grpc_service": "v3lockpb.Lock"})
+		v.DeletePartialMatch(prometheus.Labels{"grpc_service": "example.Late"})
 	}
 	f.capable.Store(false)
-	if err := conn.Invoke(testContext(t), "/v3lockpb.Lock/Echo", &pb.PutRequest{}, &resp); status.Convert(err).Message() != "etcdserver: not capable" {
+	if err := conn.Invoke(testContext(t), "/example.Late/Echo", &pb.PutRequest{}, &resp); status.Convert(err).Message() != "etcdserver: not capable" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -111,6 +111,8 @@ func NewServer(o Options, b Backend) *Server {
 			}
 		}
 	}
+	s.RegisterService(e.lockDesc(), nil) // after the series were made: theirs come with their use
+	s.RegisterService(e.electionDesc(), nil)
 	e.health.set(true)
 	return &Server{Server: s, Health: e.health.Server}
 }

@@ -1,0 +1,74 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+
+	"google.golang.org/grpc"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/rpc/v3lockpb"
+)
+
+const lockService = "v3lockpb.Lock"
+
+var errSessionExpired = errors.New("mutex: session is expired")
+
+func (e *edge) lockDesc() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: lockService,
+		Methods: []grpc.MethodDesc{
+			lateUnary(e, lockService, "Lock", e.lock),
+			lateUnary(e, lockService, "Unlock", e.unlock),
+		},
+	}
+}
+
+// lock waits until the caller's key is the oldest below the name of the lock.
+func (e *edge) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.LockResponse, error) {
+	c, err := e.newClaim(ctx, req.Name, req.Lease)
+	if err != nil {
+		return nil, err
+	}
+	resp, _, err := e.stake(ctx, &c, nil, rangeOp(oldestOf(c.prefix)))
+	if err != nil {
+		return nil, err
+	}
+	owner := resp.Responses[1].GetResponseRange().Kvs
+	if len(owner) == 0 || owner[0].CreateRevision == c.rev {
+		return &v3lockpb.LockResponse{Header: resp.Header, Key: c.key}, nil
+	}
+	h, err := e.takeTurn(ctx, &c)
+	if err != nil {
+		return nil, err
+	}
+	return &v3lockpb.LockResponse{Header: h, Key: c.key}, nil
+}
+
+// takeTurn waits until the lock is the caller's and makes sure that the key is
+// still there then. A wait that fails takes the key back.
+func (e *edge) takeTurn(ctx context.Context, c *claim) (*pb.ResponseHeader, error) {
+	err := e.waitTurn(ctx, c)
+	if err == nil {
+		h, kvs, rerr := e.innerRange(ctx, &pb.RangeRequest{Key: c.key})
+		if rerr == nil && len(kvs) == 0 {
+			return nil, errSessionExpired
+		}
+		if rerr == nil {
+			return h, nil
+		}
+		err = rerr
+	}
+	after, cancel := afterwards(ctx)
+	defer cancel()
+	_, _ = e.innerDelete(after, c.key) // else its lease ends it; the caller gets the reason of the wait
+	return nil, err
+}
+
+func (e *edge) unlock(ctx context.Context, req *v3lockpb.UnlockRequest) (*v3lockpb.UnlockResponse, error) {
+	h, err := e.innerDelete(ctx, req.Key)
+	if err != nil {
+		return nil, err
+	}
+	return &v3lockpb.UnlockResponse{Header: h}, nil
+}
