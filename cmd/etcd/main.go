@@ -8,6 +8,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -18,6 +19,7 @@ import (
 	"quorate/internal/config"
 	"quorate/internal/listen"
 	"quorate/internal/logging"
+	"quorate/internal/server"
 )
 
 func main() { os.Exit(run()) }
@@ -53,6 +55,9 @@ func run() int {
 		case <-p.member.Failed():
 			err := p.member.Err()
 			p.stop()
+			if errors.Is(err, server.ErrRemoved) {
+				return 0
+			}
 			return cfg.FatalExit(err).Code
 		case err := <-p.broken:
 			lg.Error("listener failed", zap.Error(err))

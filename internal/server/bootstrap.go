@@ -462,8 +462,10 @@ func (m *Member) build(id identity) error {
 	if err != nil {
 		return err
 	}
+	// Peers from the start: a joining member is told who they are before the log tells it, and
+	// would refuse their streams until then.
 	for _, r := range id.remotes {
-		m.tr.AddRemote(r.ID, r.PeerURLs)
+		m.tr.AddPeer(r.ID, r.PeerURLs)
 	}
 	for _, x := range m.cluster.Members() {
 		if x.ID != id.id {

@@ -205,7 +205,7 @@ func (m *Member) announce() {
 		MemberAttributes: &membershippb.Attributes{Name: m.cfg.Name, ClientUrls: m.cfg.ClientURLs}}
 	for {
 		ctx, cancel := context.WithTimeout(m.rootCtx, m.cfg.requestTimeout())
-		_, err := m.propose(ctx, &pb.InternalRaftRequest{ClusterMemberAttrSet: attr})
+		_, err := m.proposeAgain(ctx, &pb.InternalRaftRequest{ClusterMemberAttrSet: attr})
 		cancel()
 		switch {
 		case err == nil:

@@ -51,7 +51,7 @@ func (h host) ReportSnapshot(id uint64, ok bool) {
 func (h host) IsRemoved(id uint64) bool { return h.m.cluster.IsRemoved(id) }
 
 func (h host) SelfRemoved(err error) {
-	h.m.lg.Error("a peer says that this member was removed", zap.Error(err))
+	h.m.lg.Warn("a peer says that this member was removed", zap.Error(err))
 	h.m.fail(ErrRemoved)
 }
 

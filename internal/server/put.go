@@ -78,12 +78,23 @@ func write[R any](ctx context.Context, m *Member, k command.Kind, req *pb.Intern
 
 // propose numbers, encodes and submits any other request.
 func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
+	return m.proposeAs(ctx, req, false)
+}
+
+// proposeAgain is propose for a request that may as well be applied twice. It is given to raft
+// again while nobody answers: a member that joins loses what it has said first, on a connection
+// that is made anew, or with an entry that reaches it inside a snapshot.
+func (m *Member) proposeAgain(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
+	return m.proposeAs(ctx, req, true)
+}
+
+func (m *Member) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, repeat bool) (proposal.Result, error) {
 	req.Header = &pb.RequestHeader{ID: m.ids.Next()}
 	data, err := command.EncodeRequest(req)
 	if err != nil {
 		return proposal.Result{}, err
 	}
-	return m.submit(ctx, &proposal.Pending{ID: req.Header.ID, Req: req, Data: data})
+	return m.submit(ctx, &proposal.Pending{ID: req.Header.ID, Req: req, Data: data, Repeat: repeat})
 }
 
 // submit admits a request, hands it to the core and waits for its outcome.
@@ -101,9 +112,9 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Resu
 	}
 	var again <-chan time.Time
 	if p.Repeat {
-		// A leader that has yet to apply the change before this one makes an empty
-		// entry of it, and nobody hears of that.
-		t := time.NewTicker(confChangeRetry)
+		// A leader that has yet to apply the membership change before this one makes an
+		// empty entry of it, and nobody hears of that.
+		t := time.NewTicker(repeatAfter)
 		defer t.Stop()
 		again = t.C
 	}
@@ -121,9 +132,9 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Resu
 	}
 }
 
-// confChangeRetry is how long a membership change may go unanswered before it is
-// proposed again.
-const confChangeRetry = 500 * time.Millisecond
+// repeatAfter is how long a request that may be repeated goes unanswered before it
+// is proposed again.
+const repeatAfter = 500 * time.Millisecond
 
 // admit refuses what must not enter the log.
 func (m *Member) admit(p *proposal.Pending) error {

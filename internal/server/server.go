@@ -189,8 +189,13 @@ func (m *Member) Err() error {
 func (m *Member) fail(err error) {
 	m.failOnce.Do(func() {
 		m.failErr = err
+		defer close(m.failed)
+		if errors.Is(err, ErrRemoved) { // as it was told to, which is no error of anybody
+			m.lg.Warn("server error", zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
+			m.lg.Warn("data-dir used by this member must be removed", zap.String("data-dir", m.cfg.DataDir))
+			return
+		}
 		m.lg.Error("member cannot go on", zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
-		close(m.failed)
 	})
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -190,7 +191,11 @@ func (c *Core) propose(fresh []*proposal.Pending) {
 				all = append(all, p)
 			}
 		}
-		all = append(all, fresh...)
+		for _, p := range fresh {
+			if !p.Repeat || !slices.Contains(all, p) { // else it is being held already
+				all = append(all, p)
+			}
+		}
 		c.held = nil
 	}
 	ents := make([]raftnode.Entry, len(all))
