@@ -117,6 +117,7 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 	if limited {
 		sc.Quota = quota
 	}
+	sc.ForceNew = cfg.ForceNewCluster && initialized
 	if initialized {
 		sc.Initial, _ = membership.ParseInitialCluster(cfg.InitialCluster) // only to compare; it counts for nothing
 		return sc, nil

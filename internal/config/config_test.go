@@ -233,7 +233,6 @@ func TestOutcomes(t *testing.T) {
 		{file: "client-transport-security: {allowed-hostname: [a, b]}", code: 1, msg: rejected, err: "--client-cert-allowed-hostname is set, and this version of Quorate does not support it; refusing to start without it"},
 		{args: "--auth-token jwt,sign-method=RS256", code: 1, msg: rejected, err: "--auth-token is set, and this version of Quorate does not support it; refusing to start without it"},
 		{args: "--auth-token simple", code: -1},
-		{args: "--force-new-cluster", code: 1, msg: rejected, err: "--force-new-cluster is set, and this version of Quorate does not support it; refusing to start without it"},
 		{args: "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://a:1", code: 1, msg: "discovery failed",
 			err: "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"},
 		{args: "--listen-peer-urls https://127.0.0.1:1", code: 1, msg: "discovery failed", err: "cannot listen on TLS for https://127.0.0.1:1: KeyFile and CertFile are not presented"},

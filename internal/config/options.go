@@ -277,7 +277,7 @@ var options = []option{
 	{name: "snapshot-catchup-entries", group: groupFeatures, help: "Log entries kept behind a snapshot, so that a slow member needs no whole snapshot.",
 		field: func(c *Config) any { return &c.SnapshotCatchUpEntries }},
 
-	{name: "force-new-cluster", group: groupUnsafe, state: refused, help: "Start from local data as the only member of the cluster.",
+	{name: "force-new-cluster", group: groupUnsafe, help: "Start from local data as the only member of the cluster.",
 		field: func(c *Config) any { return &c.ForceNewCluster }},
 	{name: "unsafe-no-fsync", group: groupUnsafe, help: "Do not sync the log to disk. A crash loses data.",
 		field: func(c *Config) any { return &c.UnsafeNoFsync }},

@@ -201,16 +201,37 @@ func (c *Cluster) Validate(cc *raftpb.ConfChange) error {
 // Apply validates a committed change and applies it to the membership and to
 // b. On an error nothing is changed.
 func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
-	m, action, err := decodeChange(cc)
+	s, eff, err := c.st.Load().after(cc, c.maxLearners)
 	if err != nil {
 		return Effect{}, err
 	}
-	s := c.st.Load()
-	if err := s.check(cc, m, action, c.maxLearners); err != nil {
+	m := eff.Member
+	if eff.Action == Removed {
+		removeMember(b, m.ID)
+	} else if err := putMember(b, m); err != nil {
 		return Effect{}, err
 	}
-	i, exists := s.find(m.ID)
-	if exists {
+	c.publish(s)
+	if eff.Action == Removed {
+		metrics.NetworkKnownPeers.WithLabelValues(FormatID(c.localID), FormatID(m.ID)).Set(0)
+	}
+	c.lg.Info("applied a configuration change",
+		zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)),
+		zap.Stringer("type", cc.GetType()), zap.String("member-id", FormatID(m.ID)),
+		zap.Strings("peer-urls", m.PeerURLs), zap.Bool("is-learner", m.IsLearner))
+	return eff, nil
+}
+
+// after validates a change and returns the membership with it.
+func (s *state) after(cc *raftpb.ConfChange, maxLearners int) (*state, Effect, error) {
+	m, action, err := decodeChange(cc)
+	if err != nil {
+		return nil, Effect{}, err
+	}
+	if err := s.check(cc, m, action, maxLearners); err != nil {
+		return nil, Effect{}, err
+	}
+	if i, exists := s.find(m.ID); exists {
 		old := s.members[i].clone()
 		switch action {
 		case Promoted:
@@ -221,20 +242,9 @@ func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
 		m = old
 	}
 	if action == Removed {
-		removeMember(b, m.ID)
-		c.publish(s.without(m.ID))
-		metrics.NetworkKnownPeers.WithLabelValues(FormatID(c.localID), FormatID(m.ID)).Set(0)
-	} else {
-		if err := putMember(b, m); err != nil {
-			return Effect{}, err
-		}
-		c.publish(s.with(m))
+		return s.without(m.ID), Effect{Action: action, Member: m}, nil
 	}
-	c.lg.Info("applied a configuration change",
-		zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)),
-		zap.Stringer("type", cc.GetType()), zap.String("member-id", FormatID(m.ID)),
-		zap.Strings("peer-urls", m.PeerURLs), zap.Bool("is-learner", m.IsLearner))
-	return Effect{Action: action, Member: m}, nil
+	return s.with(m), Effect{Action: action, Member: m}, nil
 }
 
 // SetAttributes applies a member's name and client URLs. For a removed member

@@ -84,7 +84,13 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 		return nil, err
 	}
 	m.removeRemains()
-	if err := m.build(id); err != nil {
+	if cfg.ForceNew {
+		err = m.forceNewCluster()
+	}
+	if err == nil {
+		err = m.build(id)
+	}
+	if err != nil {
 		m.mach().Close()
 		m.mach().Engine().Close()
 		return nil, err
@@ -507,6 +513,14 @@ func (m *Member) Start() {
 // whole election timeout.
 func (m *Member) advanceTicks() {
 	n := m.cfg.ElectionTicks
+	if m.cfg.ForceNew {
+		// The others go as the first thing that is applied.
+		for voters := m.cluster.VoterIDs(); len(voters) != 1 || voters[0] != m.id; voters = m.cluster.VoterIDs() {
+			if m.pause(m.rootCtx, applyPoll) != nil {
+				return
+			}
+		}
+	}
 	if voters := m.cluster.VoterIDs(); len(voters) == 1 && voters[0] == m.id || len(voters) == 0 && len(m.cfg.Initial) == 1 && !m.cfg.Existing {
 		m.electSelf()
 		return

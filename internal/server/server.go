@@ -63,6 +63,7 @@ type Config struct {
 	ClientURLs         []string
 	Initial            []membership.InitialMember
 	InitialToken       string
+	ForceNew           bool // make a cluster of a member that has data and nobody else
 	Existing           bool // join a running cluster instead of founding one
 	Tick               time.Duration
 	ElectionTicks      int

@@ -1,0 +1,62 @@
+package membership
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// ErrLocalRemoved refuses to make a cluster of a member that the old one has
+// removed: the id of a removed member never comes back.
+var ErrLocalRemoved = errors.New("this member was removed from its cluster")
+
+// LeaveAlone returns the changes that leave the local member alone, as a voter,
+// in the cluster that pending makes of this one; pending are the committed
+// changes that are not applied yet. peerURLs are those of a local member that the
+// cluster does not know yet.
+func (c *Cluster) LeaveAlone(pending []*raftpb.ConfChange, peerURLs []string) ([]*raftpb.ConfChange, error) {
+	s := c.st.Load()
+	for _, cc := range pending {
+		if next, _, err := s.after(cc, c.maxLearners); err == nil { // apply refuses what is refused here
+			s = next
+		}
+	}
+	if s.removed[c.localID] {
+		return nil, ErrLocalRemoved
+	}
+	var changes []*raftpb.ConfChange
+	add := func(cc *raftpb.ConfChange, err error) error {
+		if err == nil {
+			s, _, err = s.after(cc, c.maxLearners)
+		}
+		if err != nil {
+			return fmt.Errorf("leave member %s alone: %w", FormatID(c.localID), err)
+		}
+		changes = append(changes, cc)
+		return nil
+	}
+	// The local member comes first: raft must never be without voters.
+	i, known := s.find(c.localID)
+	switch {
+	case !known:
+		local := Member{ID: c.localID, PeerURLs: slices.Sorted(slices.Values(peerURLs))}
+		if err := add(AddChange(local)); err != nil {
+			return nil, err
+		}
+	case s.members[i].IsLearner:
+		if err := add(PromoteChange(c.localID)); err != nil {
+			return nil, err
+		}
+	}
+	for _, m := range s.members {
+		if m.ID == c.localID {
+			continue
+		}
+		if err := add(RemoveChange(m.ID), nil); err != nil {
+			return nil, err
+		}
+	}
+	return changes, nil
+}

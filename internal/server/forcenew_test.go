@@ -1,0 +1,133 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/membership"
+)
+
+// A cluster that has lost two of three members for good goes on with the third,
+// and grows again.
+func TestForceNewCluster(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	want := map[string]string{}
+	put := func(n *node, key, value string) {
+		t.Helper()
+		n.put(key, value)
+		want[key] = value
+	}
+	for i := range 20 {
+		put(c.nodes[i%3], fmt.Sprintf("k/%d", i), "before")
+	}
+	last := c.leader()
+	id, clusterID := last.m.id, last.m.ClusterID()
+	var gone []*node
+	for _, n := range c.nodes {
+		if n != last {
+			gone = append(gone, n)
+			n.stop()
+		}
+	}
+	// What it proposes now nobody else has: it is in its log and not committed.
+	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := last.m.Put(ctx, &pb.PutRequest{Key: []byte("uncommitted")}, nil); err == nil {
+		t.Fatal("a put without a quorum")
+	}
+	last.crash()
+	c.nodes = []*node{last}
+	last.force = true
+	last.mustStart()
+	last.ready()
+	check := func(n *node) {
+		t.Helper()
+		for key, value := range want {
+			if got := n.get(key); got != value {
+				t.Errorf("%s reads %s as %q, want %q", n.name, key, got, value)
+			}
+		}
+		if res := n.rangeOf(&pb.RangeRequest{Key: []byte("uncommitted")}); len(res.KVs) != 0 {
+			t.Error("what was not committed is there")
+		}
+	}
+	check(last)
+	put(last, "k/alone", "after")
+	if last.m.id != id || last.m.ClusterID() != clusterID {
+		t.Errorf("member %x of cluster %x, want %x of %x", last.m.id, last.m.ClusterID(), id, clusterID)
+	}
+	if ms := last.m.cluster.Members(); len(ms) != 1 || ms[0].ID != id {
+		t.Errorf("members %v", ms)
+	}
+
+	// The flag left in place changes nothing more, and neither does its removal.
+	index := last.m.commit.Load()
+	last.stop()
+	last.mustStart()
+	last.ready()
+	check(last)
+	if got := last.m.commit.Load(); got > index+10 {
+		t.Errorf("the log grew from %d to %d by a restart", index, got)
+	}
+	last.stop()
+	last.force = false
+	last.mustStart()
+	last.ready()
+
+	// A member of the old cluster is told that it is none any more.
+	c.nodes = append(c.nodes, gone[0])
+	gone[0].mustStart()
+	gone[0].failed()
+	gone[0].stop()
+	c.nodes = []*node{last}
+
+	for i := range 2 {
+		n, _ := c.join(fmt.Sprintf("new%d", i), last, false)
+		n.mustStart()
+		n.ready()
+		check(n)
+	}
+	put(c.follower(), "k/three", "again")
+	c.sameHash()
+}
+
+// A learner that is all that is left becomes a voter.
+func TestForceNewClusterOfLearner(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	lead := c.nodes[0]
+	lead.put("k", "v")
+	n, added := c.join("learner", lead, true)
+	n.mustStart()
+	n.ready()
+	c.sameHash()
+	lead.stop()
+	n.stop()
+	c.nodes = []*node{n}
+	n.force = true
+	n.mustStart()
+	n.ready()
+	if got := n.get("k"); got != "v" {
+		t.Errorf("k is %q", got)
+	}
+	if x, _ := n.m.cluster.Member(added.ID); x.IsLearner || n.m.IsLearner() {
+		t.Errorf("still a learner: %v", x)
+	}
+	n.put("k", "w")
+}
+
+func TestForceNewClusterOfRemovedMember(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	n := c.follower()
+	c.leader().remove(n.m.id)
+	n.failed()
+	n.stop()
+	n.force = true
+	if err := n.start(); err == nil || !strings.Contains(err.Error(), "--force-new-cluster") || !strings.Contains(err.Error(), membership.ErrLocalRemoved.Error()) {
+		t.Errorf("start of a removed member: %v", err)
+	}
+}
