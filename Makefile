@@ -8,7 +8,7 @@ FUZZTIME ?= 3s
 FAULTS  ?= 60s
 ETCD37  := compat/bin/etcd37
 
-.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test differential observe compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test differential observe compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -22,6 +22,7 @@ help:
 	@echo 'make fuzz          every fuzz target for FUZZTIME'
 	@echo 'make cluster-test  real processes under kill -9 for FAULTS, history checked for linearizability'
 	@echo 'make failure-test  bad input, damaged files, a full disk: what the server says and what it leaves'
+	@echo 'make setup-test    members that join by one flag, killed at any step, on loopback and in network namespaces'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
@@ -33,7 +34,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential observe failure-test cluster-test
+test: build check unit race sim crash fuzz differential observe failure-test cluster-test setup-test
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -60,6 +61,9 @@ fuzz:
 
 cluster-test: build
 	cd compat && $(GO) test ./cluster -v -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -duration=$(FAULTS)
+
+setup-test: build $(ETCD37)
+	cd compat && $(GO) test ./setup -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
 
 failure-test: build $(ETCD37)
 	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd

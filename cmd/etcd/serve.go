@@ -47,10 +47,10 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 			p.closeListeners()
 		}
 	}()
-	initialized, err := cfg.DataDirState()
-	if err != nil {
+	if err := cfg.CheckDataDir(); err != nil {
 		return nil, err
 	}
+	initialized := server.HasLog(cfg.LogDir())
 	sc, err := memberConfig(ctx, cfg, initialized)
 	if err != nil {
 		return nil, err
@@ -88,6 +88,10 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 	return p, nil
 }
 
+// joinPatience is how long the other members may take to learn of one that has
+// just added itself.
+const joinPatience = 30 * time.Second
+
 // memberConfig translates the configuration. For a member without data it
 // checks the cluster that it is to found or join.
 func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (server.Config, error) {
@@ -123,6 +127,7 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 		return sc, nil
 	}
 	if cfg.Joining() {
+		sc.JoinPatience = joinPatience
 		return sc, nil // start asks the cluster once the sockets are open
 	}
 	verify := cfg.VerifyJoin

@@ -58,40 +58,26 @@ func TestClassicSetUpInNamespaces(t *testing.T) {
 	if !child.Isolated(t, *required, "-etcd="+etcd, "-etcdctl="+etcdctl) {
 		return
 	}
-	// ip keeps names of namespaces in /run/netns. This mount is seen by this process alone.
-	child.Must(t, "mount", "-t", "tmpfs", "none", "/run")
-	child.Must(t, "ip", "link", "set", "lo", "up")
-	child.Must(t, "ip", "link", "add", "bridge0", "type", "bridge")
-	child.Must(t, "ip", "addr", "add", "10.0.0.254/24", "dev", "bridge0")
-	child.Must(t, "ip", "link", "set", "bridge0", "up")
-	ip := func(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
-	for i := 1; i <= 3; i++ {
-		ns, host := fmt.Sprintf("etcd-%d", i), fmt.Sprintf("host%d", i)
-		child.Must(t, "ip", "netns", "add", ns)
-		child.Must(t, "ip", "link", "add", host, "type", "veth", "peer", "name", "eth0", "netns", ns)
-		child.Must(t, "ip", "link", "set", host, "master", "bridge0", "up")
-		child.Must(t, "ip", "-n", ns, "link", "set", "lo", "up")
-		child.Must(t, "ip", "-n", ns, "addr", "add", ip(i)+"/24", "dev", "eth0")
-		child.Must(t, "ip", "-n", ns, "link", "set", "eth0", "up")
-	}
+	machines := child.NewMachines(t, 3)
+	ip := machines.IP
 	dir := t.TempDir()
 	var procs [4]*child.Process
 	start := func(i int) {
 		name := fmt.Sprintf("etcd-%d", i)
-		procs[i] = child.Start(t, child.Config{Program: "ip", Dir: filepath.Join(dir, name), Args: []string{"netns", "exec", name, etcd,
+		procs[i] = child.Start(t, child.Config{Program: "ip", Dir: filepath.Join(dir, name), Args: machines.On(i, etcd,
 			"--name", name, "--data-dir", filepath.Join(dir, name, "data"),
-			"--initial-advertise-peer-urls", "http://" + ip(i) + ":2380", "--listen-peer-urls", "http://" + ip(i) + ":2380",
-			"--listen-client-urls", "http://" + ip(i) + ":2379,http://127.0.0.1:2379", "--advertise-client-urls", "http://" + ip(i) + ":2379",
+			"--initial-advertise-peer-urls", "http://"+ip(i)+":2380", "--listen-peer-urls", "http://"+ip(i)+":2380",
+			"--listen-client-urls", "http://"+ip(i)+":2379,http://127.0.0.1:2379", "--advertise-client-urls", "http://"+ip(i)+":2379",
 			"--initial-cluster-token", "etcd-cluster",
 			"--initial-cluster", "etcd-1=http://10.0.0.1:2380,etcd-2=http://10.0.0.2:2380,etcd-3=http://10.0.0.3:2380",
-			"--initial-cluster-state", "new", "--heartbeat-interval", "1000", "--election-timeout", "5000"}})
+			"--initial-cluster-state", "new", "--heartbeat-interval", "1000", "--election-timeout", "5000")})
 	}
 	for i := 1; i <= 3; i++ {
 		start(i)
 	}
 	// As a user on machine i would, without any flag.
 	ctl := func(i int, args ...string) (string, error) {
-		return child.Run(30*time.Second, "ip", append([]string{"netns", "exec", fmt.Sprintf("etcd-%d", i), etcdctl}, args...)...)
+		return machines.Run(30*time.Second, i, etcdctl, args...)
 	}
 	eventually := func(i int, want string, args ...string) {
 		t.Helper()
@@ -123,13 +109,13 @@ func TestClassicSetUpInNamespaces(t *testing.T) {
 	start(leader)
 	eventually(leader, "after\nkill\n", "get", "after")
 	// A machine that is cut off serves no stale reads, and catches up when it is back.
-	child.Must(t, "ip", "link", "set", fmt.Sprintf("host%d", other), "nomaster")
+	machines.Unplug(t, other)
 	third := 6 - leader - other
 	eventually(third, "OK\n", "put", "apart", "yes")
 	if out, err := ctl(other, "get", "apart", "--command-timeout=3s"); err == nil {
 		t.Errorf("a machine that is cut off answers a linearizable read: %q", out)
 	}
-	child.Must(t, "ip", "link", "set", fmt.Sprintf("host%d", other), "master", "bridge0")
+	machines.Plug(t, other)
 	eventually(other, "apart\nyes\n", "get", "apart")
 }
 

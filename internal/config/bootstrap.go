@@ -242,21 +242,21 @@ func defaultHostIP() (string, error) {
 	return "", fmt.Errorf("could not find default route: %w", firstErr)
 }
 
-// DataDirState looks into the data directory: initialized tells whether a
-// member lives there. It warns about files that do not belong.
-func (c *Config) DataDirState() (initialized bool, err error) {
+// CheckDataDir looks into the data directory. It warns about files that do not
+// belong, and refuses what a proxy of old has left.
+func (c *Config) CheckDataDir() error {
 	entries, err := os.ReadDir(c.DataDir)
 	if errors.Is(err, os.ErrNotExist) {
-		return false, nil
+		return nil
 	}
 	if err != nil {
-		return false, fmt.Errorf("list data directory: %w", err)
+		return fmt.Errorf("list data directory: %w", err)
 	}
-	proxy := false
+	member, proxy := false, false
 	for _, e := range entries {
 		switch e.Name() {
 		case "member":
-			initialized = true
+			member = true
 		case "proxy":
 			proxy = true
 		default:
@@ -264,10 +264,10 @@ func (c *Config) DataDirState() (initialized bool, err error) {
 		}
 	}
 	switch {
-	case initialized && proxy:
-		return false, errors.New("invalid datadir; both member and proxy directories exist")
+	case member && proxy:
+		return errors.New("invalid datadir; both member and proxy directories exist")
 	case proxy:
-		return false, errors.New("v2 http proxy has already been deprecated in 3.6")
+		return errors.New("v2 http proxy has already been deprecated in 3.6")
 	}
-	return initialized, nil
+	return nil
 }

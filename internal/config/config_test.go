@@ -541,25 +541,24 @@ func TestUnsupportedArch(t *testing.T) {
 	}
 }
 
-func TestDataDirState(t *testing.T) {
+func TestCheckDataDir(t *testing.T) {
 	dir := t.TempDir()
 	r := parse(t, []string{"--data-dir", filepath.Join(dir, "d")}, nil, "")
-	if got, err := r.c.DataDirState(); got || err != nil {
-		t.Errorf("missing directory: %t, %v", got, err)
+	if err := r.c.CheckDataDir(); err != nil {
+		t.Errorf("missing directory: %v", err)
 	}
 	for _, step := range []struct {
 		make string
 		want string
 	}{
-		{"lost+found", "false <nil>"},
-		{"member", "true <nil>"},
-		{"proxy", "false invalid datadir; both member and proxy directories exist"},
+		{"lost+found", "<nil>"},
+		{"member", "<nil>"},
+		{"proxy", "invalid datadir; both member and proxy directories exist"},
 	} {
 		if err := os.MkdirAll(filepath.Join(dir, "d", step.make), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		initialized, err := r.c.DataDirState()
-		if got := fmt.Sprint(initialized, " ", err); got != step.want {
+		if got := fmt.Sprint(r.c.CheckDataDir()); got != step.want {
 			t.Errorf("after %s: %s, want %s", step.make, got, step.want)
 		}
 	}

@@ -44,6 +44,7 @@ const (
 	foundTimeout   = time.Second
 	joinTimeout    = 10 * time.Second
 	resolveTimeout = 30 * time.Second
+	joinPause      = 500 * time.Millisecond
 )
 
 // removalDelay is how long a removed member stays to acknowledge its removal.
@@ -97,6 +98,10 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	}
 	return m, nil
 }
+
+// HasLog reports whether a member has begun in a log directory. Until then the
+// flags say who it is, and afterwards the log alone.
+func HasLog(dir string) bool { return raftlog.Exists(vfs.Default, dir) }
 
 // openLog opens the log of a member that has one, or decides who the member is
 // and makes it one.
@@ -268,12 +273,30 @@ func (m *Member) found(ctx context.Context) (identity, error) {
 	return id, nil
 }
 
-// join asks the running cluster who this member is.
+// join asks the running cluster who this member is. A member that was added a
+// moment ago may be asking one that has not heard of it yet, so with JoinPatience
+// it asks again.
 func (m *Member) join(ctx context.Context) (identity, error) {
+	deadline := m.cfg.Clock.Now().Add(m.cfg.JoinPatience)
+	for {
+		id, listed, err := m.joinOnce(ctx)
+		if err == nil || listed || !m.cfg.Clock.Now().Before(deadline) {
+			return id, err
+		}
+		m.lg.Info("the cluster does not list this member yet; asking again", zap.Error(err))
+		if m.pause(ctx, joinPause) != nil {
+			return identity{}, err
+		}
+	}
+}
+
+// joinOnce asks once; listed is false when the member that answered knows other
+// members than these.
+func (m *Member) joinOnce(ctx context.Context) (_ identity, listed bool, _ error) {
 	urls := membership.RemotePeerURLs(m.cfg.Initial, m.cfg.Name)
 	running, cluster, err := m.peers.Members(ctx, urls, joinTimeout)
 	if err != nil {
-		return identity{}, fmt.Errorf("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs (%s)",
+		return identity{}, true, fmt.Errorf("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs (%s)",
 			strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	resolving, cancel := context.WithTimeout(ctx, resolveTimeout)
@@ -282,7 +305,7 @@ func (m *Member) join(ctx context.Context) (identity, error) {
 		return transport.SameURLs(resolving, m.lg, a, b)
 	})
 	if err != nil {
-		return identity{}, fmt.Errorf("error validating peerURLs %v: %w", urls, err)
+		return identity{}, false, fmt.Errorf("error validating peerURLs %v: %w", urls, err)
 	}
 	id := identity{cluster: cluster}
 	for _, x := range matched {
@@ -293,7 +316,7 @@ func (m *Member) join(ctx context.Context) (identity, error) {
 		}
 	}
 	if id.id == 0 {
-		return identity{}, fmt.Errorf("couldn't find local name %q in the running cluster", m.cfg.Name)
+		return identity{}, true, fmt.Errorf("couldn't find local name %q in the running cluster", m.cfg.Name)
 	}
 	var versions []string
 	for _, r := range id.remotes {
@@ -305,7 +328,7 @@ func (m *Member) join(ctx context.Context) (identity, error) {
 	if err != nil {
 		downgrading = false // a member of an old release does not know the question
 	}
-	return id, membership.CheckJoin(versions, ownVersion, downgrading)
+	return id, true, membership.CheckJoin(versions, ownVersion, downgrading)
 }
 
 // makeDirs creates directories so that they survive a crash: every directory
