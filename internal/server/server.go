@@ -56,17 +56,6 @@ var ErrTooManyRequests = errors.New("etcdserver: too many requests")
 
 // Config is one member's configuration, complete and valid.
 type Config struct {
-<<<<<<< HEAD
-	Name               string
-	DataDir            string // member/ is created in it
-	LogDir             string // raft log; empty for DataDir/member/wal
-	PeerURLs           []string
-	ClientURLs         []string
-	Initial            []membership.InitialMember
-	InitialToken       string
-	ForceNew           bool // make a cluster of a member that has data and nobody else
-	Existing           bool // join a running cluster instead of founding one
-=======
 	Name         string
 	DataDir      string // member/ is created in it
 	LogDir       string // raft log; empty for DataDir/member/wal
@@ -74,11 +63,11 @@ type Config struct {
 	ClientURLs   []string
 	Initial      []membership.InitialMember
 	InitialToken string
+	ForceNew     bool // make a cluster of a member that has data and nobody else
 	Existing     bool // join a running cluster instead of founding one
 	// JoinPatience is how long a member that joins goes on asking when the cluster
 	// does not list it yet. Zero asks once.
 	JoinPatience       time.Duration
->>>>>>> 04cd459 (join, compat/setup: crash at any step of joining; a member that nobody lists yet asks again)
 	Tick               time.Duration
 	ElectionTicks      int
 	InitialTickAdvance bool
