@@ -24,6 +24,7 @@ var order = []string{
 	"config",
 	"listen logging",
 	"server",
+	"datadir",
 	"proposal readindex raftnode autocompact",
 	"transport raftlog",
 	"apply",

@@ -21,6 +21,9 @@ type Options struct {
 	// MaxLearners must be equal on all members, as it decides at apply; 0 means 1.
 	MaxLearners int
 	Logger      *zap.Logger // nil logs nothing
+	// Aside marks a membership that is only looked at, not the one of this member:
+	// it leaves the metrics alone.
+	Aside bool
 }
 
 // Cluster is the membership as far as this member has applied it.
@@ -33,6 +36,7 @@ type Cluster struct {
 	localID, clusterID uint64
 	serverVersion      Version
 	maxLearners        int
+	aside              bool
 	lg                 *zap.Logger
 	st                 atomic.Pointer[state]
 }
@@ -54,6 +58,7 @@ func New(o Options) *Cluster {
 		o.MaxLearners = 1
 	}
 	c := &Cluster{localID: o.LocalID, clusterID: o.ClusterID, serverVersion: o.ServerVersion, maxLearners: o.MaxLearners, lg: o.Logger}
+	c.aside = o.Aside
 	c.st.Store(&state{removed: map[uint64]bool{}})
 	return c
 }
@@ -208,11 +213,11 @@ func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
 	m := eff.Member
 	if eff.Action == Removed {
 		removeMember(b, m.ID)
-	} else if err := putMember(b, m); err != nil {
+	} else if err := Put(b, m); err != nil {
 		return Effect{}, err
 	}
 	c.publish(s)
-	if eff.Action == Removed {
+	if eff.Action == Removed && !c.aside {
 		metrics.NetworkKnownPeers.WithLabelValues(FormatID(c.localID), FormatID(m.ID)).Set(0)
 	}
 	c.lg.Info("applied a configuration change",
@@ -261,7 +266,7 @@ func (c *Cluster) SetAttributes(b engine.Batch, id uint64, name string, clientUR
 	}
 	m := s.members[i].clone()
 	m.Name, m.ClientURLs = name, slices.Clone(clientURLs)
-	if err := putMember(b, m); err != nil {
+	if err := Put(b, m); err != nil {
 		return err
 	}
 	c.publish(s.with(m))
@@ -316,6 +321,9 @@ func (c *Cluster) SetDowngrade(b engine.Batch, d Downgrade) error {
 // publish makes s the state that readers see, and brings the metrics along.
 func (c *Cluster) publish(s *state) {
 	old := c.st.Swap(s)
+	if c.aside {
+		return
+	}
 	local := FormatID(c.localID)
 	for _, m := range s.members {
 		metrics.NetworkKnownPeers.WithLabelValues(local, FormatID(m.ID)).Set(1)

@@ -21,7 +21,8 @@ var (
 // removedValue is what etcd stores under the id of a removed member.
 var removedValue = []byte("removed")
 
-func putMember(b engine.Batch, m Member) error {
+// Put writes a member.
+func Put(b engine.Batch, m Member) error {
 	v, err := json.Marshal(m)
 	if err != nil {
 		return fmt.Errorf("encode member %s: %w", FormatID(m.ID), err)
@@ -103,12 +104,27 @@ func (c *Cluster) Reset(b engine.Batch, members []Member) error {
 	}
 	s := &state{removed: make(map[uint64]bool)}
 	for _, m := range members {
-		if err := putMember(b, m); err != nil {
+		if err := Put(b, m); err != nil {
 			return err
 		}
 		s = s.with(m.clone())
 	}
 	c.publish(s)
+	return nil
+}
+
+// Replace writes members in place of the stored ones, with nobody removed; the
+// cluster's version stays. A restored backup begins so.
+func Replace(b engine.Batch, members []Member) error {
+	for _, bucket := range []engine.Bucket{engine.Members, engine.MembersRemoved} {
+		lower, upper := bucket.Bounds()
+		b.DeleteRange(lower, upper)
+	}
+	for _, m := range members {
+		if err := Put(b, m); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/clock"
+	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
 	"quorate/internal/lease"
@@ -72,6 +73,11 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	}
 	m := &Member{cfg: cfg, lg: cfg.Logger}
 	m.peers = transport.NewClient(nil, time.Second+cfg.electionTimeout())
+	defer func() {
+		if err != nil {
+			m.abandonTakeOver()
+		}
+	}()
 	id, err := m.openLog(ctx)
 	if err != nil {
 		return nil, err
@@ -108,7 +114,7 @@ func HasLog(dir string) bool { return raftlog.Exists(vfs.Default, dir) }
 func (m *Member) openLog(ctx context.Context) (identity, error) {
 	cfg := &m.cfg
 	opts := raftlog.Options{CatchUpEntries: cfg.CatchUpEntries, NoSync: cfg.UnsafeNoFsync, Logger: m.lg}
-	if err := m.checkForeign(); err != nil {
+	if err := m.takeOver(ctx); err != nil {
 		return identity{}, err
 	}
 	store, err := m.currentStore()
@@ -134,7 +140,7 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	if err := makeDirs(cfg.FS, filepath.Dir(cfg.logDir())); err != nil {
+	if err := datadir.MakeDirs(cfg.FS, filepath.Dir(cfg.logDir())); err != nil {
 		return identity{}, err
 	}
 	if m.log, err = raftlog.Create(cfg.FS, cfg.logDir(), raftlog.Metadata{NodeID: id.id, ClusterID: id.cluster}, opts); err != nil {
@@ -189,7 +195,7 @@ func (m *Member) resume(ctx context.Context, store string, hasStore bool) (ident
 
 // makeHome makes the directories of the member and notes in them whose they are.
 func (m *Member) makeHome(id identity) error {
-	if err := makeDirs(m.cfg.FS, m.cfg.DataDir, m.cfg.memberDir(), m.cfg.snapDir()); err != nil {
+	if err := datadir.MakeDirs(m.cfg.FS, m.cfg.DataDir, m.cfg.memberDir(), m.cfg.snapDir()); err != nil {
 		return err
 	}
 	return m.writeOwnerFile(id)
@@ -203,18 +209,6 @@ func (m *Member) writeFirst(id identity) error {
 	hs := &raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(len(id.entries)))}
 	if err := m.log.Append(hs, id.entries, true); err != nil {
 		return fmt.Errorf("write the first entries: %w", err)
-	}
-	return nil
-}
-
-// checkForeign refuses directories that this member must not touch.
-func (m *Member) checkForeign() error {
-	cfg := &m.cfg
-	if _, err := cfg.FS.Stat(cfg.FS.PathJoin(cfg.snapDir(), "db")); err == nil {
-		if _, err := cfg.FS.Stat(cfg.storeDir()); err != nil {
-			return fmt.Errorf("--data-dir %s holds a store of etcd (%s), which this version cannot take over in place: restore a snapshot of it, or give an empty directory",
-				cfg.DataDir, cfg.FS.PathJoin(cfg.snapDir(), "db"))
-		}
 	}
 	return nil
 }
@@ -331,29 +325,6 @@ func (m *Member) joinOnce(ctx context.Context) (_ identity, listed bool, _ error
 	return id, true, membership.CheckJoin(versions, ownVersion, downgrading)
 }
 
-// makeDirs creates directories so that they survive a crash: every directory
-// that was made is synced into its parent.
-func makeDirs(fs vfs.FS, dirs ...string) error {
-	for _, d := range dirs {
-		var made []string // d and its ancestors that are not there, from below
-		for p := d; ; p = fs.PathDir(p) {
-			if _, err := fs.Stat(p); err == nil || p == fs.PathDir(p) {
-				break
-			}
-			made = append(made, p)
-		}
-		if err := fs.MkdirAll(d, 0o700); err != nil {
-			return fmt.Errorf("create directory %s: %w", d, err)
-		}
-		for _, p := range made {
-			if err := syncDir(fs, fs.PathDir(p)); err != nil {
-				return fmt.Errorf("sync directory %s: %w", fs.PathDir(p), err)
-			}
-		}
-	}
-	return nil
-}
-
 // openStore opens the engine and the state machine and checks that they and the
 // log belong together.
 func (m *Member) openStore(id identity) error {
@@ -377,6 +348,11 @@ func (m *Member) openStore(id identity) error {
 	m.lessor = lease.New(minTTL, lease.Options{Checkpoints: cfg.LeaseCheckpoints, CheckpointInterval: cfg.CheckpointInterval})
 	mach, err := m.openMachine(eng)
 	if err != nil {
+		eng.Close()
+		return err
+	}
+	if err := m.finishTakeOver(); err != nil {
+		mach.Close()
 		eng.Close()
 		return err
 	}

@@ -14,33 +14,6 @@ const fileCategory = vfs.DiskWriteCategory("member")
 
 func isNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }
 
-// writeFile replaces a small file: after a crash it has its old or its new
-// content.
-func writeFile(fs vfs.FS, path string, content []byte) error {
-	tmp := path + ".tmp"
-	f, err := fs.Create(tmp, fileCategory)
-	if err != nil {
-		return fmt.Errorf("create %s: %w", tmp, err)
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = fs.Rename(tmp, path)
-	}
-	if err == nil {
-		err = syncDir(fs, fs.PathDir(path))
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
-
 // saveStream writes r to path by way of tmp, durable as a whole or not there. What
 // has come so far of a stream that breaks off is removed.
 func saveStream(ctx context.Context, fs vfs.FS, path, tmp string, r io.Reader) error {

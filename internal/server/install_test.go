@@ -11,6 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+
+	"quorate/internal/datadir"
 )
 
 func smallLog(cfg *Config) { cfg.SnapshotCount, cfg.CatchUpEntries = 50, 20 }
@@ -45,7 +47,7 @@ func (c *cluster) fallBehind(n *node, prefix string) (rev int64) {
 }
 
 func (n *node) installed() uint64 {
-	if !strings.HasPrefix(n.fs.PathBase(n.m.currentStoreName(n.t)), importPrefix) {
+	if !strings.HasPrefix(n.fs.PathBase(n.m.currentStoreName(n.t)), datadir.StorePrefix) {
 		return 0
 	}
 	return n.m.mark.Load()

@@ -25,6 +25,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/clock"
+	"quorate/internal/datadir"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
@@ -129,6 +130,7 @@ type Member struct {
 	// Of the apply goroutine alone: scratch, and the directory of the store.
 	events     []watch.Event
 	storeInUse string
+	taken      *datadir.Takeover // of a start on a directory of etcd, else nil
 	props      *proposal.Table
 	reads      *readindex.Batcher
 	ids        *proposal.IDs

@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -63,7 +64,7 @@ func ownerOf(id identity) []byte {
 // so that a log of another member is refused before the store is opened, which
 // already writes to it. A directory that lost it, or comes from elsewhere, is
 // judged by checkOwner alone and gets one.
-func (m *Member) ownerFile() string { return m.cfg.FS.PathJoin(m.cfg.memberDir(), "OWNER") }
+func (m *Member) ownerFile() string { return m.layout().Owner() }
 
 func ownerText(id identity) string {
 	return fmt.Sprintf("member %s of cluster %s\n", membership.FormatID(id.id), membership.FormatID(id.cluster))
@@ -98,38 +99,7 @@ func (m *Member) writeOwnerFile(id identity) error {
 	if got, err := m.readOwnerFile(); err != nil || got != "" {
 		return err
 	}
-	return writeFile(m.cfg.FS, m.ownerFile(), []byte(ownerText(id)))
-}
-
-// currentStore returns the directory of the store. A small file names it once a
-// snapshot was installed: the new store is complete before the file changes, so
-// a crash leaves either the old state or the new one.
-func (m *Member) currentStore() (string, error) {
-	fs := m.cfg.FS
-	f, err := fs.Open(m.pointerFile())
-	if isNotExist(err) {
-		return m.cfg.storeDir(), nil
-	}
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", m.pointerFile(), err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 256))
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", m.pointerFile(), err)
-	}
-	name := strings.TrimSpace(string(b))
-	if name == "" || strings.ContainsAny(name, "/\\") {
-		return "", fmt.Errorf("%s does not name a directory: %q", m.pointerFile(), name)
-	}
-	return fs.PathJoin(m.cfg.memberDir(), name), nil
-}
-
-func (m *Member) pointerFile() string { return m.cfg.FS.PathJoin(m.cfg.memberDir(), "STORE") }
-
-func (m *Member) pointTo(dir string) error {
-	fs := m.cfg.FS
-	return writeFile(fs, m.pointerFile(), []byte(fs.PathBase(dir)+"\n"))
+	return datadir.WriteFile(m.cfg.FS, m.ownerFile(), []byte(ownerText(id)))
 }
 
 // completeSnapshots takes the snapshot messages out of msgs and sends each with
@@ -162,7 +132,7 @@ func (m *Member) completeSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 func (m *Member) sendSnapshot(msg *raftpb.Message) error {
 	state := m.mach().Engine().NewSnapshot()
 	defer state.Close()
-	meta, data, err := describe(state)
+	meta, data, err := datadir.Describe(state, ownVersion)
 	if err != nil {
 		return err
 	}
@@ -198,33 +168,6 @@ func (m *Member) SnapshotFile(ctx context.Context) (io.ReadCloser, int64, error)
 
 func (m *Member) snapshotOptions() snapshot.Options { return snapshot.Options{FS: m.cfg.FS} }
 
-// describe reads from a state of the store what raft and etcd members want to
-// know about it.
-func describe(state engine.Reader) (*raftpb.SnapshotMetadata, []byte, error) {
-	index, term, err := apply.Position(state)
-	if err != nil {
-		return nil, nil, err
-	}
-	c := membership.New(membership.Options{ServerVersion: ownVersion})
-	if err := c.Load(state); err != nil {
-		return nil, nil, err
-	}
-	cs := &raftpb.ConfState{}
-	for _, x := range c.Members() {
-		if x.IsLearner {
-			cs.Learners = append(cs.Learners, x.ID)
-		} else {
-			cs.Voters = append(cs.Voters, x.ID)
-		}
-	}
-	var members []snapshot.Member
-	for _, x := range c.Members() {
-		members = append(members, snapshot.Member{ID: x.ID, Name: x.Name, PeerURLs: x.PeerURLs, ClientURLs: x.ClientURLs, IsLearner: x.IsLearner})
-	}
-	data := snapshot.V2Store(members, c.RemovedIDs(), c.Version().String())
-	return &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: cs}, data, nil
-}
-
 // receiveSnapshot stores the file of a snapshot that a peer sends and hands its
 // message to raft. The present state stays in use until raft accepts it.
 func (m *Member) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
@@ -245,7 +188,6 @@ func (m *Member) receivedFile(index uint64) string {
 const (
 	receivedSuffix = ".snap.db"
 	partSuffix     = ".part" // a file that is being received
-	importPrefix   = "store-"
 )
 
 // removeRemains removes what a process that ended during an installation has
@@ -272,7 +214,7 @@ func (m *Member) removeRemains() {
 		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix)
 	})
 	remove(m.cfg.memberDir(), func(name string) bool {
-		return name != fs.PathBase(m.storeInUse) && (name == fs.PathBase(m.cfg.storeDir()) || strings.HasPrefix(name, importPrefix))
+		return name != fs.PathBase(m.storeInUse) && (name == fs.PathBase(m.cfg.storeDir()) || strings.HasPrefix(name, datadir.StorePrefix))
 	})
 }
 
@@ -313,9 +255,7 @@ func (m *Member) install(w logWork) bool {
 	return true
 }
 
-func (m *Member) importDir(index uint64) string {
-	return m.cfg.FS.PathJoin(m.cfg.memberDir(), fmt.Sprintf("%s%016x", importPrefix, index))
-}
+func (m *Member) importDir(index uint64) string { return m.layout().NewStore(index) }
 
 // importSnapshot makes a complete store of a received file, beside the one in use.
 func (m *Member) importSnapshot(meta *raftpb.SnapshotMetadata) error {
@@ -355,7 +295,7 @@ func (m *Member) exchange(meta *raftpb.SnapshotMetadata) error {
 	if err != nil {
 		return err
 	}
-	if err := m.pointTo(dir); err != nil {
+	if err := m.layout().Use(dir); err != nil {
 		eng.Close()
 		return err
 	}

@@ -33,6 +33,7 @@ type dbReader struct {
 	root     uint64
 	used     []uint64 // bit i: page i has been read; none belongs to two places
 	reads    int
+	visited  uint64 // pages read, with overflow pages
 	bufs     [maxDepth + 1][]byte
 }
 
@@ -124,6 +125,7 @@ func (r *dbReader) page(id uint64, depth int) ([]byte, error) {
 		}
 		r.used[i/64] |= 1 << (i % 64)
 	}
+	r.visited += more + 1
 	if more == 0 {
 		return b, nil
 	}
@@ -249,45 +251,55 @@ func slice(b []byte, from int, pos, size uint64) ([]byte, bool) {
 	return b[pos : pos+size : pos+size], true
 }
 
-// buckets calls fn for every pair of every known bucket, in the order of the
-// buckets' names. Other buckets are skipped, as etcd does.
-func (r *dbReader) buckets(fn func(b engine.Bucket, key, value []byte) error) error {
+// maxBuckets bounds the buckets of a database; etcd has ten.
+const maxBuckets = 1024
+
+// buckets calls fn for every pair of the buckets that want accepts, in the order
+// of the buckets' names.
+func (r *dbReader) buckets(want func(name string) bool, begin func(name string) error, fn func(name string, key, value []byte) error) error {
 	type entry struct {
-		bucket engine.Bucket
+		name   string
 		header []byte
 	}
 	var all []entry
 	err := r.walk(r.root, func(flags uint32, key, value []byte) error {
-		b, known := bucketByName[string(key)]
-		if !known {
+		name := string(key)
+		if !want(name) {
 			return nil
 		}
 		if flags != elementBucket || len(value) < bucketHeader {
-			return r.corrupt(r.root, "%v is not a bucket", b)
+			return r.corrupt(r.root, "%q is not a bucket", name)
 		}
-		all = append(all, entry{b, bytes.Clone(value)})
+		if len(all) == maxBuckets {
+			return r.corrupt(r.root, "more than %d buckets", maxBuckets)
+		}
+		all = append(all, entry{name, bytes.Clone(value)})
 		return nil
 	})
 	if err != nil {
 		return err
 	}
 	for _, e := range all {
-		if err := r.bucket(e.bucket, e.header, fn); err != nil {
+		if err := begin(e.name); err != nil {
+			return err
+		}
+		if err := r.bucket(e.name, e.header, fn); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (r *dbReader) bucket(b engine.Bucket, header []byte, fn func(b engine.Bucket, key, value []byte) error) error {
+func (r *dbReader) bucket(name string, header []byte, fn func(name string, key, value []byte) error) error {
+	revisions := name == engine.Key.String()
 	pair := func(flags uint32, key, value []byte) error {
 		if flags != 0 {
-			return r.corrupt(r.root, "bucket %v: %q is not a pair", b, key)
+			return r.corrupt(r.root, "bucket %s: %q is not a pair", name, key)
 		}
-		if b == engine.Key && !revisionKey(key) {
-			return r.corrupt(r.root, "bucket %v: %x is not a revision", b, key)
+		if revisions && !revisionKey(key) {
+			return r.corrupt(r.root, "bucket %s: %x is not a revision", name, key)
 		}
-		return fn(b, key, value)
+		return fn(name, key, value)
 	}
 	if root := binary.LittleEndian.Uint64(header); root != 0 {
 		return r.walk(root, pair)
@@ -295,11 +307,11 @@ func (r *dbReader) bucket(b engine.Bucket, header []byte, fn func(b engine.Bucke
 	// A small bucket lies inside its parent's page, with a page header of its own.
 	in := header[bucketHeader:]
 	if len(in) < pageHeaderBytes {
-		return r.corrupt(r.root, "bucket %v has no page", b)
+		return r.corrupt(r.root, "bucket %s has no page", name)
 	}
 	count := int(binary.LittleEndian.Uint16(in[10:]))
 	if binary.LittleEndian.Uint16(in[8:]) != flagLeaf || pageHeaderBytes+elementBytes*count > len(in) {
-		return r.corrupt(r.root, "bucket %v has a malformed page", b)
+		return r.corrupt(r.root, "bucket %s has a malformed page", name)
 	}
 	t := &treeReader{dbReader: r, fn: pair}
 	return t.leaf(r.root, in, count, nil)
@@ -322,9 +334,24 @@ func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta,
 		return meta, err
 	}
 	batch := eng.NewBatch()
-	err := Walk(ctx, path, o, func(b engine.Bucket, key, value []byte) error {
+	pairs := int64(0)
+	r, err := openDB(ctx, path, o)
+	if err != nil {
+		batch.Discard()
+		return meta, err
+	}
+	defer r.f.Close()
+	progress := func(done bool) {
+		if o.Progress != nil {
+			o.Progress(Progress{Pairs: pairs, Pages: r.visited, AllPages: r.pages, Done: done})
+		}
+	}
+	err = r.known(func(b engine.Bucket, key, value []byte) error {
 		if err := meta.add(b, key, value); err != nil {
 			return &CorruptError{File: path, Err: fmt.Errorf("bucket %v: %w", b, err)}
+		}
+		if pairs++; pairs%1024 == 0 {
+			progress(false)
 		}
 		batch.Set(b.K(key), value)
 		if batch.Len() < o.BatchBytes {
@@ -344,31 +371,69 @@ func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta,
 	if err := eng.Flush(); err != nil {
 		return Meta{}, fmt.Errorf("snapshot: flush the engine filled from %s: %w", path, err)
 	}
+	progress(true)
 	return meta, nil
+}
+
+// openDB opens a database. The caller closes the reader's file.
+func openDB(ctx context.Context, path string, o Options) (*dbReader, error) {
+	f, err := o.FS.Open(path, vfs.SequentialReadsOption)
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: open %s: %w", path, err)
+	}
+	r, err := newDBReader(ctx, f, path)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return r, nil
+}
+
+// known calls fn for every pair of every known bucket, in the order of the
+// buckets' names. Other buckets are skipped, as etcd does.
+func (r *dbReader) known(fn func(b engine.Bucket, key, value []byte) error) error {
+	return r.some(func(name string) bool { return bucketByName[name] != 0 }, fn)
+}
+
+func (r *dbReader) some(want func(name string) bool, fn func(b engine.Bucket, key, value []byte) error) error {
+	var b engine.Bucket
+	return r.buckets(want,
+		func(name string) error { b = bucketByName[name]; return nil },
+		func(_ string, key, value []byte) error { return fn(b, key, value) })
 }
 
 // Walk calls fn for every pair of the database at path, bucket by bucket in the
 // order of their names and by key. It checks the structure of what it reads; key
 // and value are valid during the call only.
 func Walk(ctx context.Context, path string, o Options, fn func(b engine.Bucket, key, value []byte) error) error {
-	o = o.withDefaults()
-	f, err := o.FS.Open(path, vfs.SequentialReadsOption)
-	if err != nil {
-		return fmt.Errorf("snapshot: open %s: %w", path, err)
-	}
-	defer f.Close()
-	r, err := newDBReader(ctx, f, path)
+	r, err := openDB(ctx, path, o.withDefaults())
 	if err != nil {
 		return err
 	}
-	return r.buckets(fn)
+	defer r.f.Close()
+	return r.known(fn)
 }
 
 // ReadMeta returns what the database at path says about itself. It reads the
 // whole tree, so what it accepts has a sound structure.
 func ReadMeta(ctx context.Context, path string, o Options) (Meta, error) {
+	return readMeta(ctx, path, o, func(name string) bool { return bucketByName[name] != 0 })
+}
+
+// PeekMeta is ReadMeta, but reads only the two small buckets that it needs.
+func PeekMeta(ctx context.Context, path string, o Options) (Meta, error) {
+	return readMeta(ctx, path, o, func(name string) bool {
+		return name == engine.Meta.String() || name == engine.Cluster.String()
+	})
+}
+
+func readMeta(ctx context.Context, path string, o Options, want func(name string) bool) (Meta, error) {
+	r, err := openDB(ctx, path, o.withDefaults())
+	if err != nil {
+		return Meta{}, err
+	}
+	defer r.f.Close()
 	var m Meta
-	err := Walk(ctx, path, o, func(b engine.Bucket, key, value []byte) error {
+	err = r.some(want, func(b engine.Bucket, key, value []byte) error {
 		if err := m.add(b, key, value); err != nil {
 			return &CorruptError{File: path, Err: fmt.Errorf("bucket %v: %w", b, err)}
 		}

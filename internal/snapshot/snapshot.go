@@ -27,6 +27,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/membership"
 )
 
 // ErrNotEmpty is wrapped by errors of Read if the engine holds anything.
@@ -54,6 +55,16 @@ type Options struct {
 	PageSize int
 	// BatchBytes bounds the batches in which Read fills the engine; 0: 4 MiB.
 	BatchBytes int
+	// Progress, unless nil, hears of what Read has done, after every 1024 pairs
+	// and at the end.
+	Progress func(Progress)
+}
+
+// Progress of a Read.
+type Progress struct {
+	Pairs           int64  // read so far, of all buckets
+	Pages, AllPages uint64 // read so far, and in the file; free pages are never read
+	Done            bool   // everything is read, and durable in the engine
 }
 
 func (o Options) withDefaults() Options {
@@ -191,6 +202,18 @@ func writeBucket(ctx context.Context, w *dbWriter, r engine.Reader, b engine.Buc
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
 	tree := w.tree()
+	add := func(key, value []byte) error {
+		if err := m.add(b, key, value); err != nil {
+			return err
+		}
+		return tree.add(key, value, 0)
+	}
+	var stored []byte // the storage version, for which its place has not come yet
+	if b == engine.Meta {
+		if stored, err = storageVersion(r, m.ClusterVersion); err != nil {
+			return err
+		}
+	}
 	n := 0
 	for ok := it.First(); ok; ok = it.Next() {
 		if n++; n%1024 == 0 && ctx.Err() != nil {
@@ -201,21 +224,84 @@ func writeBucket(ctx context.Context, w *dbWriter, r engine.Reader, b engine.Buc
 			return err
 		}
 		key := it.Key()[1:]
-		if err := m.add(b, key, value); err != nil {
-			return err
+		if b == engine.Meta && string(key) == storageVersionKey {
+			continue
 		}
-		if err := tree.add(key, value, 0); err != nil {
+		if stored != nil && string(key) > storageVersionKey {
+			if err := add([]byte(storageVersionKey), stored); err != nil {
+				return err
+			}
+			stored = nil
+		}
+		if err := add(key, value); err != nil {
 			return err
 		}
 	}
 	if err := it.Error(); err != nil {
 		return err
 	}
+	if stored != nil {
+		if err := add([]byte(storageVersionKey), stored); err != nil {
+			return err
+		}
+	}
 	root, err := tree.finish()
 	if err != nil {
 		return err
 	}
 	return w.bucket(b.String(), root)
+}
+
+// Export writes what r reads as a bbolt database to path, durably and whole, and
+// returns what it says about itself.
+func Export(ctx context.Context, r engine.Reader, path string, o Options) (Meta, error) {
+	o = o.withDefaults()
+	f, err := Prepare(ctx, r, o.FS.PathDir(path), o)
+	if err != nil {
+		return Meta{}, err
+	}
+	if err := errors.Join(f.f.Sync(), f.f.Close()); err != nil {
+		return Meta{}, fmt.Errorf("snapshot: write %s: %w", path, errors.Join(err, removeIfThere(o.FS, f.path)))
+	}
+	if err := publish(o.FS, f.path, path); err != nil {
+		return Meta{}, fmt.Errorf("snapshot: write %s: %w", path, err)
+	}
+	return f.meta, nil
+}
+
+const storageVersionKey = "storageVersion"
+
+// storageVersion returns the value of meta/storageVersion in a database for
+// etcd, nil for none. It tells etcd which releases may open the file: the one
+// that is stored, as long as it is not beyond the cluster's version, which is
+// also taken if none is stored. Releases before 3.6 do not know the field.
+func storageVersion(r engine.Reader, clusterVersion string) ([]byte, error) {
+	text, err := r.Get(nil, engine.Meta.K([]byte(storageVersionKey)))
+	if errors.Is(err, engine.ErrNotFound) {
+		text = []byte(clusterVersion)
+	} else if err != nil {
+		return nil, err
+	}
+	if len(text) == 0 {
+		return nil, nil
+	}
+	v, err := membership.ParseVersion(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", storageVersionKey, err)
+	}
+	if clusterVersion != "" {
+		c, err := membership.ParseVersion(clusterVersion)
+		if err != nil {
+			return nil, fmt.Errorf("cluster version: %w", err)
+		}
+		if c.Less(v) {
+			v = c
+		}
+	}
+	if v = v.MajorMinor(); v.Less(membership.Version{Major: 3, Minor: 6}) {
+		return nil, nil
+	}
+	return []byte(v.String()), nil
 }
 
 // Write writes what r reads as a bbolt database to w, by way of a temporary

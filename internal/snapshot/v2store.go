@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"path"
 	"slices"
 	"strconv"
@@ -151,6 +152,22 @@ func ParseV2Store(data []byte) (members []Member, removed []uint64, clusterVersi
 	})
 	slices.Sort(removed)
 	return members, removed, clusterVersion, nil
+}
+
+// V2Key returns the path of a key in a dump of the v2 store that is not part of
+// the membership: data that clients wrote through etcd's API of version 2. It is
+// empty if there is none.
+func V2Key(data []byte) (string, error) {
+	var d v2Dump
+	if err := json.Unmarshal(data, &d); err != nil {
+		return "", fmt.Errorf("snapshot: %w: %w", errV2, err)
+	}
+	// Keys of clients lie below /1; /0 is the cluster's own.
+	n := d.Root.child("1")
+	if n == nil || len(n.Children) == 0 {
+		return "", nil
+	}
+	return path.Join("/1", slices.Sorted(maps.Keys(n.Children))[0]), nil
 }
 
 func parseID(name string) (uint64, error) {

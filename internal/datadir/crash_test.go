@@ -1,0 +1,148 @@
+package datadir
+
+import (
+	"errors"
+	"math/rand/v2"
+	"strings"
+	"sync/atomic"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+)
+
+// crashes runs work on a disk that loses its power before write operation n, for
+// every n, and hands what is left to after. It returns how many there were.
+func crashes(t *testing.T, prepare func(Layout), work func(Layout) error, after func(l Layout, n int64)) int64 {
+	t.Helper()
+	for i := int64(0); ; i++ {
+		// What was not synced is lost or there, all of it: Pebble relies on the order
+		// in which one directory's entries come to the disk, as file systems keep it.
+		n, cfg := i/2, vfs.CrashCloneCfg{}
+		if i%2 == 1 {
+			cfg = vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}
+		}
+		disk := vfs.NewCrashableMem()
+		prepare(Layout{FS: disk, DataDir: "data"})
+		var count atomic.Int64
+		var left atomic.Pointer[vfs.MemFS]
+		fs := errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
+				return nil
+			}
+			if count.Add(1)-1 == n {
+				left.Store(disk.CrashClone(cfg))
+			}
+			return nil
+		}))
+		if err := work(Layout{FS: fs, DataDir: "data"}); err != nil {
+			t.Fatalf("operation %d: %v", n, err)
+		}
+		if left.Load() == nil {
+			return n
+		}
+		after(Layout{FS: left.Load(), DataDir: "data"}, n)
+	}
+}
+
+func syncAll(t *testing.T, fs vfs.FS, dir string) {
+	t.Helper()
+	names, err := fs.List(dir)
+	must(t, err)
+	for _, n := range names {
+		p := fs.PathJoin(dir, n)
+		if st, err := fs.Stat(p); err == nil && st.IsDir() {
+			syncAll(t, fs, p)
+		}
+	}
+	must(t, syncDir(fs, dir))
+}
+
+func TestCrashDuringTakeover(t *testing.T) {
+	var want uint32
+	prepare := func(l Layout) {
+		plain.make(t, l)
+		syncAll(t, l.FS, "data")
+		must(t, syncDir(l.FS, ""))
+		want = sumDB(t, l)
+	}
+	n := crashes(t, prepare, takeOver, func(l Layout, n int64) {
+		kind, err := l.Kind()
+		if err != nil || kind != Etcds && kind != Moving && kind != Ours {
+			t.Fatalf("crash at %d: kind %v, %v", n, kind, err)
+		}
+		if kind == Etcds { // etcd could still start on it
+			if got := sumDB(t, l); got != want {
+				t.Fatalf("crash at %d: etcd's file has sum %x, want %x", n, got, want)
+			}
+		}
+		if err := takeOver(l); err != nil {
+			t.Fatalf("crash at %d: taken over again: %v", n, err)
+		}
+		if got := sumStore(t, l); got != want {
+			t.Fatalf("crash at %d: the store has sum %x, want %x", n, got, want)
+		}
+		names, err := l.FS.List(l.Member())
+		must(t, err)
+		if text := strings.Join(names, " "); strings.Count(text, "snap.etcd-") != 1 {
+			t.Fatalf("crash at %d: %s", n, text)
+		}
+	})
+	if n < 20 {
+		t.Errorf("only %d operations", n)
+	}
+}
+
+func TestCrashDuringLeave(t *testing.T) {
+	var want uint32
+	prepare := func(l Layout) {
+		plain.make(t, l)
+		must(t, takeOver(l))
+		syncAll(t, l.FS, "data")
+		must(t, syncDir(l.FS, ""))
+		want = sumStore(t, l)
+	}
+	work := func(l Layout) error { _, err := Leave(ctx, l, own, opt); return err }
+	n := crashes(t, prepare, work, func(l Layout, n int64) {
+		kind, err := l.Kind()
+		switch {
+		case err != nil:
+			t.Fatalf("crash at %d: %v", n, err)
+		case kind == Moving:
+			if _, err := Begin(ctx, l, opt); err == nil || !strings.Contains(err.Error(), "etcdutl migrate --to-etcd") {
+				t.Fatalf("crash at %d: a server starts in the middle of it: %v", n, err)
+			}
+		case kind == Ours:
+			if got := sumStore(t, l); got != want {
+				t.Fatalf("crash at %d: the store has sum %x, want %x", n, got, want)
+			}
+		}
+		if kind != Etcds {
+			if err := work(l); err != nil {
+				t.Fatalf("crash at %d: handed over again: %v", n, err)
+			}
+		}
+		if got := sumDB(t, l); got != want {
+			t.Fatalf("crash at %d: etcd's file has sum %x, want %x", n, got, want)
+		}
+		if ok, err := exists(l.FS, l.pointerFile()); ok || err != nil {
+			t.Fatalf("crash at %d: STORE is left, %v", n, err)
+		}
+	})
+	if n < 20 {
+		t.Errorf("only %d operations", n)
+	}
+}
+
+// A take-over that its caller cannot use leaves nothing behind.
+func TestAbandon(t *testing.T) {
+	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
+	plain.make(t, l)
+	before := tree(t, l.FS, "data")
+	tk, err := Begin(ctx, l, opt)
+	must(t, err)
+	must(t, errors.Join(WriteFile(l.FS, l.Owner(), []byte("x")), tk.Abandon(), tk.Abandon()))
+	if now := tree(t, l.FS, "data"); strings.Join(now, "\n") != strings.Join(before, "\n") {
+		t.Errorf("left:\n%s\nwas\n%s", strings.Join(now, "\n"), strings.Join(before, "\n"))
+	}
+}

@@ -1,0 +1,295 @@
+// Package datadir knows what lies where below --data-dir and turns a directory of
+// etcd into one of ours, a directory of ours into one of etcd, and a backup into
+// a new directory.
+//
+// In: directories and files, of ours or of etcd, of which nobody else writes.
+// Out: the same state in the other form: every pair of every bucket, the log, the
+// ids of member and cluster. Always true: the old form stays whole until the new
+// one is complete and on the disk, and is then put aside, not deleted; work of
+// several steps is written down first (in the file STORE), so that a crash at any
+// point leaves a directory which the same call finishes or begins again; what is
+// damaged or of a release that is not known is refused by name before anything is
+// changed. Memory is bounded by the largest value and the positions of the log's
+// entries, whatever the size of the store.
+package datadir
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// Layout names the files of one member.
+type Layout struct {
+	FS      vfs.FS
+	DataDir string
+	WALDir  string // empty: below DataDir
+}
+
+// Member returns the directory that holds everything but, perhaps, the log.
+func (l Layout) Member() string { return l.FS.PathJoin(l.DataDir, "member") }
+
+// Snap returns the directory in which etcd has its store, and where snapshots
+// come in.
+func (l Layout) Snap() string { return l.FS.PathJoin(l.Member(), "snap") }
+
+// DB returns the file of etcd's store.
+func (l Layout) DB() string { return l.FS.PathJoin(l.Snap(), "db") }
+
+// WAL returns the directory of the log.
+func (l Layout) WAL() string {
+	if l.WALDir != "" {
+		return l.WALDir
+	}
+	return l.FS.PathJoin(l.Member(), "wal")
+}
+
+// Owner returns the file that names the member and cluster of the directory.
+func (l Layout) Owner() string { return l.FS.PathJoin(l.Member(), "OWNER") }
+
+func (l Layout) firstStore() string  { return l.FS.PathJoin(l.Member(), "store") }
+func (l Layout) pointerFile() string { return l.FS.PathJoin(l.Member(), "STORE") }
+
+// NewStore returns the directory for a store that holds the state of an entry and
+// comes beside the one in use.
+func (l Layout) NewStore(index uint64) string {
+	return l.FS.PathJoin(l.Member(), fmt.Sprintf("%s%016x", StorePrefix, index))
+}
+
+// StorePrefix begins the names of stores that came beside another.
+const StorePrefix = "store-"
+
+// pointer is the content of the file STORE: which store is in use, and what is
+// being done with the directory. It is made by the first snapshot that a member
+// installs, or the first move; before, the store is in store/.
+type pointer struct {
+	store string // name below member/
+	task  task
+	name  string // below member/: where the task puts what it moves aside
+}
+
+// task is a move that has come so far that it must be finished.
+type task string
+
+const (
+	none task = ""
+	// putAside: the store is etcd's, taken over; etcd's files go aside.
+	putAside task = "put-aside"
+	// leave: etcd's files are complete; the store goes aside.
+	leave task = "leave-to-etcd"
+)
+
+func (l Layout) readPointer() (pointer, error) {
+	b, err := readSmall(l.FS, l.pointerFile())
+	if errors.Is(err, os.ErrNotExist) {
+		return pointer{store: "store"}, nil
+	}
+	if err != nil {
+		return pointer{}, err
+	}
+	words := strings.Fields(b)
+	if len(words) != 1 && len(words) != 3 {
+		return pointer{}, fmt.Errorf("%s does not name a directory: %q", l.pointerFile(), b)
+	}
+	p := pointer{store: words[0]}
+	if len(words) == 3 {
+		p.task, p.name = task(words[1]), words[2]
+		if p.task != putAside && p.task != leave {
+			return pointer{}, fmt.Errorf("%s names work that this version does not know: %q", l.pointerFile(), words[1])
+		}
+	}
+	for _, name := range []string{p.store, p.name} {
+		if strings.ContainsAny(name, `/\`) || name == "." || name == ".." {
+			return pointer{}, fmt.Errorf("%s does not name a directory: %q", l.pointerFile(), b)
+		}
+	}
+	return p, nil
+}
+
+func (l Layout) writePointer(p pointer) error {
+	text := p.store + "\n"
+	if p.task != none {
+		text += string(p.task) + " " + p.name + "\n"
+	}
+	return WriteFile(l.FS, l.pointerFile(), []byte(text))
+}
+
+// Store returns the directory of the store in use, whether or not it exists.
+func (l Layout) Store() (string, error) {
+	p, err := l.readPointer()
+	if err != nil {
+		return "", err
+	}
+	return l.FS.PathJoin(l.Member(), p.store), nil
+}
+
+// Use makes dir, a complete store below Member, the store in use, durably.
+func (l Layout) Use(dir string) error {
+	return l.writePointer(pointer{store: l.FS.PathBase(dir)})
+}
+
+// Kind says whose files a directory holds.
+type Kind int
+
+// The kinds of directories.
+const (
+	Empty  Kind = iota // neither store
+	Ours               // a store of ours
+	Etcds              // a store of etcd
+	Moving             // a move between the two was interrupted when it could not be undone any more
+	Both               // both stores, and nothing tells which one is current
+)
+
+// Kind looks at the directory.
+func (l Layout) Kind() (Kind, error) {
+	p, err := l.readPointer()
+	if err != nil {
+		return Empty, err
+	}
+	ours, err := exists(l.FS, l.FS.PathJoin(l.Member(), p.store))
+	if err != nil {
+		return Empty, err
+	}
+	etcds, err := exists(l.FS, l.DB())
+	switch {
+	case err != nil:
+		return Empty, err
+	case p.task != none:
+		return Moving, nil
+	case ours && etcds:
+		return Both, nil
+	case ours:
+		return Ours, nil
+	case etcds:
+		return Etcds, nil
+	}
+	return Empty, nil
+}
+
+func exists(fs vfs.FS, path string) (bool, error) {
+	_, err := fs.Stat(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (l Layout) errBoth() error {
+	return fmt.Errorf("--data-dir %s holds two stores, one of etcd (%s) and one of this program, and nothing tells which of them is current: "+
+		"move the one that is not in use out of %s", l.DataDir, l.DB(), l.Member())
+}
+
+func (l Layout) errLeaving() error {
+	return fmt.Errorf("--data-dir %s is being handed over to etcd: run 'etcdutl migrate --to-etcd --data-dir %s' again, which finishes it", l.DataDir, l.DataDir)
+}
+
+// freeName returns base, or base with a number behind it that no file below
+// Member has yet.
+func (l Layout) freeName(base string) (string, error) {
+	name := base
+	for i := 1; ; i++ {
+		there, err := exists(l.FS, l.FS.PathJoin(l.Member(), name))
+		if err != nil || !there {
+			return name, err
+		}
+		name = fmt.Sprintf("%s.%d", base, i)
+	}
+}
+
+const fileCategory = vfs.DiskWriteCategory("member")
+
+func readSmall(fs vfs.FS, path string) (string, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, 1024))
+	if err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return string(b), nil
+}
+
+// WriteFile replaces a small file: after a crash it has its old or its new
+// content.
+func WriteFile(fs vfs.FS, path string, content []byte) error {
+	tmp := path + ".tmp"
+	f, err := fs.Create(tmp, fileCategory)
+	if err != nil {
+		return fmt.Errorf("create %s: %w", tmp, err)
+	}
+	_, err = f.Write(content)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = rename(fs, tmp, path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+// rename moves a file or directory within one directory, durably.
+func rename(fs vfs.FS, from, to string) error {
+	if err := fs.Rename(from, to); err != nil {
+		return err
+	}
+	return syncDir(fs, fs.PathDir(to))
+}
+
+// renameIfThere is rename for a step that may have been done before a crash.
+func renameIfThere(fs vfs.FS, from, to string) error {
+	there, err := exists(fs, from)
+	if err != nil || !there {
+		return err
+	}
+	return rename(fs, from, to)
+}
+
+func removeIfThere(fs vfs.FS, path string) error {
+	if err := fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+func syncDir(fs vfs.FS, dir string) error {
+	d, err := fs.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// MakeDirs creates directories so that they survive a crash: every directory
+// that was made is synced into its parent.
+func MakeDirs(fs vfs.FS, dirs ...string) error {
+	for _, d := range dirs {
+		var made []string // d and its ancestors that are not there, from below
+		for p := d; ; p = fs.PathDir(p) {
+			if _, err := fs.Stat(p); err == nil || p == fs.PathDir(p) {
+				break
+			}
+			made = append(made, p)
+		}
+		if err := fs.MkdirAll(d, 0o700); err != nil {
+			return fmt.Errorf("create directory %s: %w", d, err)
+		}
+		for _, p := range made {
+			if err := syncDir(fs, fs.PathDir(p)); err != nil {
+				return fmt.Errorf("sync directory %s: %w", fs.PathDir(p), err)
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,8 @@
+//go:build !linux
+
+package datadir
+
+import "github.com/cockroachdb/pebble/v2/vfs"
+
+// lockFile does nothing here: the log's own lock remains.
+func lockFile(vfs.File) error { return nil }

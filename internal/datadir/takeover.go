@@ -1,0 +1,243 @@
+package datadir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/engine"
+	"quorate/internal/engine/pebble"
+	"quorate/internal/membership"
+	"quorate/internal/snapshot"
+)
+
+// Options of the moves.
+type Options struct {
+	Version membership.Version // of this program; newer files are refused
+	Logger  *zap.Logger        // nil: none
+	// BatchBytes is handed to package snapshot; 0 is its default.
+	BatchBytes int
+}
+
+func (o Options) withDefaults() Options {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	return o
+}
+
+// Takeover is a directory of etcd that is becoming one of ours. Dir holds a
+// complete store with the state of etcd's; nothing of etcd's has been changed. The
+// log is used as it is.
+type Takeover struct {
+	Dir   string // the new store, closed
+	Index uint64 // of the newest entry that it holds
+
+	l        Layout
+	lg       *zap.Logger
+	lock     io.Closer // etcd's lock on its database
+	hadOwner bool
+}
+
+// Begin takes over the store of etcd in a directory, as far as it can be undone:
+// the caller opens what is at Dir and then calls Finish, or Abandon if it cannot
+// use it. It returns nil if there is no store of etcd to take over; a take-over
+// that a crash has interrupted behind Finish's first step is finished here. A
+// directory that cannot be taken over is refused unchanged.
+func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
+	o = o.withDefaults()
+	p, err := l.readPointer()
+	if err != nil {
+		return nil, err
+	}
+	kind, err := l.Kind()
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case p.task == leave:
+		return nil, l.errLeaving()
+	case p.task == putAside:
+		return nil, finishPutAside(l, p, o.Logger)
+	case kind == Both:
+		return nil, l.errBoth()
+	case kind != Etcds:
+		return nil, nil
+	}
+	t := &Takeover{l: l, lg: o.Logger}
+	if t.hadOwner, err = exists(l.FS, l.Owner()); err != nil {
+		return nil, err
+	}
+	db, err := l.FS.Open(l.DB())
+	if err != nil {
+		return nil, fmt.Errorf("open %s: %w", l.DB(), err)
+	}
+	t.lock = db
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, t.Abandon())
+		}
+	}()
+	if err := lockFile(db); err != nil {
+		return nil, fmt.Errorf("lock %s: %w: is etcd still running on it?", l.DB(), err)
+	}
+	found, err := examine(ctx, l, o.Version, o.Logger)
+	if err != nil {
+		return nil, fmt.Errorf("the directory of etcd cannot be taken over, nothing has been changed: %w", err)
+	}
+	t.Index = found.meta.ConsistentIndex
+	t.Dir = l.NewStore(t.Index)
+	if err := t.fill(ctx, found, o); err != nil {
+		return nil, fmt.Errorf("the directory of etcd cannot be taken over, nothing has been changed: %w", err)
+	}
+	return t, nil
+}
+
+// fill copies the store of etcd into a new one at t.Dir.
+func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
+	fs, start := t.l.FS, time.Now()
+	size := int64(0)
+	if st, err := fs.Stat(found.db); err == nil {
+		size = st.Size()
+	}
+	t.lg.Info("taking over the store of etcd", zap.String("from", found.db), zap.String("into", t.Dir),
+		zap.String("release", found.release()), zap.Int64("bytes", size), zap.Uint64("applied-index", t.Index))
+	if err := fs.RemoveAll(t.Dir); err != nil {
+		return fmt.Errorf("remove remains of an earlier attempt: %w", err)
+	}
+	eng, err := pebble.Open(t.Dir, pebbleOptions(t.l, t.lg))
+	if err != nil {
+		return err
+	}
+	pairs := int64(0)
+	report := reporter(t.lg, found.db)
+	meta, err := snapshot.Read(ctx, found.db, eng, snapshot.Options{FS: fs, BatchBytes: o.BatchBytes, Progress: func(p snapshot.Progress) {
+		pairs = p.Pairs
+		report(p)
+	}})
+	if err == nil && meta.ConsistentIndex != t.Index {
+		err = fmt.Errorf("%s has changed while it was read", found.db)
+	}
+	if err == nil {
+		b := eng.NewBatch()
+		if err = found.repairMembership(eng, b, o.Version, t.lg); err == nil {
+			err = b.Commit()
+		} else {
+			b.Discard()
+		}
+	}
+	if err == nil {
+		err = eng.Flush()
+	}
+	if err = errors.Join(err, eng.Close()); err != nil {
+		return err
+	}
+	if err := syncDir(fs, t.l.Member()); err != nil {
+		return fmt.Errorf("sync %s: %w", t.l.Member(), err)
+	}
+	t.lg.Info("copied the store of etcd", zap.String("into", t.Dir), zap.Uint64("percent", 100), zap.Int64("keys", pairs),
+		zap.Duration("took", time.Since(start)))
+	return nil
+}
+
+// Finish makes the new store the one in use and puts etcd's files aside. After
+// its first step the take-over can only be finished, which Begin does if a crash
+// comes between.
+func (t *Takeover) Finish() error {
+	aside, err := t.l.freeName(fmt.Sprintf("snap.etcd-%016x", t.Index))
+	if err != nil {
+		return err
+	}
+	p := pointer{store: t.l.FS.PathBase(t.Dir), task: putAside, name: aside}
+	if err := t.l.writePointer(p); err != nil {
+		return err
+	}
+	if err := finishPutAside(t.l, p, t.lg); err != nil {
+		return err
+	}
+	return t.unlock()
+}
+
+func finishPutAside(l Layout, p pointer, lg *zap.Logger) error {
+	aside := l.FS.PathJoin(l.Member(), p.name)
+	there, err := exists(l.FS, l.DB())
+	if err == nil && there {
+		err = rename(l.FS, l.Snap(), aside)
+	}
+	if err != nil {
+		return fmt.Errorf("put the files of etcd aside: %w", err)
+	}
+	if err := MakeDirs(l.FS, l.Snap()); err != nil {
+		return err
+	}
+	if err := l.writePointer(pointer{store: p.store}); err != nil {
+		return err
+	}
+	lg.Info("took over the store of etcd; its files are kept and may be removed", zap.String("kept-in", aside),
+		zap.String("store", l.FS.PathJoin(l.Member(), p.store)))
+	return nil
+}
+
+// Abandon removes what Begin has made. It does nothing after Finish.
+func (t *Takeover) Abandon() error {
+	if t.lock == nil {
+		return nil
+	}
+	var errs []error
+	if p, err := t.l.readPointer(); err != nil || p.task != none {
+		return t.unlock() // Finish has begun
+	}
+	if t.Dir != "" {
+		errs = append(errs, t.l.FS.RemoveAll(t.Dir))
+	}
+	if !t.hadOwner {
+		errs = append(errs, removeIfThere(t.l.FS, t.l.Owner()))
+	}
+	return errors.Join(append(errs, t.unlock())...)
+}
+
+func (t *Takeover) unlock() error {
+	err := t.lock.Close()
+	t.lock = nil
+	return err
+}
+
+// pebbleOptions of stores that are opened to move or look at them.
+func pebbleOptions(l Layout, lg *zap.Logger) pebble.Options {
+	return pebble.Options{FS: l.FS, Logger: lg,
+		OnBackgroundError: func(err error) { lg.Error("store", zap.Error(err)) },
+		OnSpace: func(full bool) {
+			if full {
+				lg.Error("no room on the disk: waiting until there is", zap.String("dir", l.Member()))
+			} else {
+				lg.Info("the disk has room again", zap.String("dir", l.Member()))
+			}
+		}}
+}
+
+// OpenStore opens the store in use, which must exist and be of ours.
+func OpenStore(l Layout, lg *zap.Logger) (engine.Engine, error) {
+	kind, err := l.Kind()
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case Etcds:
+		return nil, fmt.Errorf("%s is a directory of etcd: start this program's etcd on it, which takes it over, or use etcd's own tools", l.DataDir)
+	case Both:
+		return nil, l.errBoth()
+	case Moving:
+		return nil, fmt.Errorf("a move of %s to or from etcd was interrupted: start the server, or run 'etcdutl migrate --to-etcd', again", l.DataDir)
+	case Empty:
+		return nil, fmt.Errorf("there is no store in %s", l.Member())
+	}
+	dir, err := l.Store()
+	if err != nil {
+		return nil, err
+	}
+	return pebble.Open(dir, pebbleOptions(l, lg))
+}

@@ -1,0 +1,51 @@
+package server
+
+import (
+	"context"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/datadir"
+)
+
+func (c *Config) layout() datadir.Layout {
+	return datadir.Layout{FS: c.FS, DataDir: c.DataDir, WALDir: c.LogDir}
+}
+
+func (m *Member) layout() datadir.Layout { return m.cfg.layout() }
+
+// takeOver begins to take over the store of etcd, if that is what the data
+// directory holds. The new store is used from here on; etcd's stays as it is until
+// finishTakeOver, when the log and the store have been opened and fit.
+func (m *Member) takeOver(ctx context.Context) (err error) {
+	m.taken, err = datadir.Begin(ctx, m.layout(), datadir.Options{Version: ownVersion, Logger: m.lg})
+	return err
+}
+
+func (m *Member) finishTakeOver() error {
+	if m.taken == nil {
+		return nil
+	}
+	if err := m.taken.Finish(); err != nil {
+		return err
+	}
+	m.taken = nil
+	return nil
+}
+
+func (m *Member) abandonTakeOver() {
+	if m.taken == nil {
+		return
+	}
+	if err := m.taken.Abandon(); err != nil {
+		m.lg.Warn("failed to remove what a take-over of etcd's store has left", zap.String("path", m.taken.Dir), zap.Error(err))
+	}
+}
+
+// currentStore returns the directory of the store in use.
+func (m *Member) currentStore() (string, error) {
+	if m.taken != nil {
+		return m.taken.Dir, nil
+	}
+	return m.layout().Store()
+}
