@@ -147,6 +147,12 @@ func (t *Table) Expire(now time.Time, why func(start time.Time) error) {
 	t.sweep(func(p *Pending) bool { return now.After(p.deadline) }, why)
 }
 
+// FailOlder ends all requests that began d or longer ago with err, whatever time
+// they have left.
+func (t *Table) FailOlder(now time.Time, d time.Duration, err error) {
+	t.sweep(func(p *Pending) bool { return now.Sub(p.Start) >= d }, func(time.Time) error { return err })
+}
+
 // FailAll ends everything with err.
 func (t *Table) FailAll(err error) {
 	t.sweep(func(*Pending) bool { return true }, func(time.Time) error { return err })

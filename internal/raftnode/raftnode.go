@@ -18,6 +18,7 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/quorum"
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -186,6 +187,39 @@ func (n *Node) ApplyConfChange(cc *raftpb.ConfChange) *raftpb.ConfState {
 
 // Transfer asks the leader to hand leadership to another voter.
 func (n *Node) Transfer(to uint64) { n.rn.TransferLeader(to) }
+
+// Successor returns the voter that is to take over from a leader whose own log
+// write hangs: of those that have more of the log on disk than the leader, the
+// one with the most, and rather another one than avoid. It is 0 unless those
+// voters can elect and commit without this node, as only then anything is won.
+func (n *Node) Successor(avoid uint64) uint64 {
+	st := n.rn.Status()
+	if st.RaftState != raft.StateLeader {
+		return 0
+	}
+	own := st.Progress[n.id].Match
+	able := map[uint64]bool{}
+	var best uint64
+	for _, voters := range st.Config.Voters {
+		for _, id := range voters.Slice() { // ascending, so the choice does not vary
+			pr, ok := st.Progress[id]
+			able[id] = ok && id != n.id && pr.RecentActive && pr.Match > own
+			if able[id] && (best == 0 || best == avoid || id != avoid && pr.Match > st.Progress[best].Match) {
+				best = id
+			}
+		}
+	}
+	if st.Config.Voters.VoteResult(able) != quorum.VoteWon {
+		return 0
+	}
+	return best
+}
+
+// Leading reports whether the node leads; State may be of before the last input.
+func (n *Node) Leading() bool { return n.rn.BasicStatus().RaftState == raft.StateLeader }
+
+// Transferring returns the voter that leadership is being handed to, 0 if none.
+func (n *Node) Transferring() uint64 { return n.rn.BasicStatus().LeadTransferee }
 
 // ReportUnreachable tells that a message to the peer was lost.
 func (n *Node) ReportUnreachable(id uint64) { n.rn.ReportUnreachable(id) }

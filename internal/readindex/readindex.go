@@ -16,8 +16,9 @@ import (
 
 // Round is one quorum confirmation that many readers share.
 type Round struct {
-	done chan struct{}
-	err  error // set before done closes
+	done  chan struct{}
+	err   error // set before done closes
+	began time.Time
 }
 
 // Done closes when the readers of the round may read or have failed.
@@ -40,7 +41,6 @@ type Batcher struct {
 	flight  *Round   // asked for, not yet confirmed
 	ids     []uint64 // every request id used for the round in flight
 	sentAt  time.Time
-	started time.Time
 	waiting []confirmed // confirmed, waiting for apply; ascending by index
 	applied uint64
 	nextID  func() uint64
@@ -74,7 +74,7 @@ func (b *Batcher) Start(now time.Time) []byte {
 	}
 	b.flight, b.open = b.open, nil
 	b.ids = b.ids[:0]
-	b.started = now
+	b.flight.began = now
 	return b.askLocked(now)
 }
 
@@ -87,7 +87,7 @@ func (b *Batcher) Retry(now time.Time, d, limit time.Duration, errTimeout error)
 	if b.flight == nil {
 		return nil, false
 	}
-	if limit > 0 && now.Sub(b.started) >= limit {
+	if limit > 0 && now.Sub(b.flight.began) >= limit {
 		b.flight.finish(errTimeout)
 		b.flight = nil
 		return nil, true
@@ -156,6 +156,26 @@ func (b *Batcher) FailInFlight(err error) (more bool) {
 		b.flight = nil
 	}
 	return b.open != nil
+}
+
+// FailOlder ends the rounds that began d or longer ago, also those that only wait
+// for apply, with err. more reports that readers wait to be started.
+func (b *Batcher) FailOlder(now time.Time, d time.Duration, err error) (failed int, more bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := func(r *Round) bool { return now.Sub(r.began) >= d }
+	n := 0
+	for n < len(b.waiting) && old(b.waiting[n].round) { // they began in this order
+		b.waiting[n].round.finish(err)
+		n++
+	}
+	b.waiting = append(b.waiting[:0], b.waiting[n:]...)
+	if b.flight != nil && old(b.flight) {
+		b.flight.finish(err)
+		b.flight = nil
+		n++
+	}
+	return n, b.flight == nil && b.open != nil
 }
 
 // FailAll ends every reader with err (the member stops).

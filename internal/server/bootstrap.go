@@ -439,7 +439,8 @@ func (m *Member) build(id identity) error {
 	first := make(chan struct{})
 	m.leaderChange.Store(&first)
 	m.rootCtx, m.cancel = context.WithCancel(context.Background())
-	m.lastTick.Store(cfg.Clock.Now().UnixNano())
+	m.opened = cfg.Clock.Now()
+	m.lastTick.Store(m.opened.UnixNano())
 	node, err := raftnode.New(raftnode.Config{
 		ID: id.id, ElectionTicks: cfg.ElectionTicks, HeartbeatTicks: 1, PreVote: cfg.PreVote,
 		Storage: NewStorage(m.log, mach.ConfState(), applied, m.raftSnapshot),
@@ -449,7 +450,8 @@ func (m *Member) build(id identity) error {
 		return err
 	}
 	m.core = NewCore(CoreConfig{Node: node, Proposals: m.props, Reads: m.reads, ReadRetry: readRetry,
-		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrChanged: errLeaderChanged})
+		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrChanged: errLeaderChanged,
+		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit()})
 	m.commit.Store(node.State().Commit)
 	m.term.Store(node.State().Term)
 	m.hub = watch.NewHub(history{mach.KV()}, cfg.Clock, watch.Options{

@@ -245,6 +245,14 @@ func (n *node) crash() {
 // newCluster founds and starts a cluster of size members.
 func newCluster(t *testing.T, size int, tune func(*Config)) *cluster {
 	t.Helper()
+	c := prepareCluster(t, size, tune)
+	c.launch()
+	return c
+}
+
+// prepareCluster makes the places of a new cluster; launch founds it there.
+func prepareCluster(t *testing.T, size int, tune func(*Config)) *cluster {
+	t.Helper()
 	c := &cluster{t: t, clk: &skewed{}, tune: tune}
 	var initial []membership.InitialMember
 	for i := range size {
@@ -254,14 +262,18 @@ func newCluster(t *testing.T, size int, tune func(*Config)) *cluster {
 	for _, n := range c.nodes {
 		n.initial = initial
 	}
+	return c
+}
+
+func (c *cluster) launch() {
+	c.t.Helper()
 	for _, n := range c.nodes {
 		n.mustStart()
 	}
-	t.Cleanup(c.stop)
+	c.t.Cleanup(c.stop)
 	for _, n := range c.nodes {
 		n.ready()
 	}
-	return c
 }
 
 // stop ends all members at once: none waits for another to take over.

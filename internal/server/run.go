@@ -75,6 +75,9 @@ func (m *Member) step(in Input) {
 		m.applyq.push(applyWork{Apply: a})
 	}
 	m.follow(eff)
+	if in.LogStall > 0 {
+		m.reportStall(eff.Stall)
+	}
 	for _, f := range in.Then {
 		f()
 	}
@@ -90,7 +93,7 @@ func (m *Member) ticker() {
 		select {
 		case <-ticker.C:
 			m.onTick()
-			m.event(func(in *Input) { in.Ticks++ })
+			m.event(func(in *Input) { in.Ticks, in.LogStall = in.Ticks+1, m.logStall() })
 		case <-m.halt:
 			return
 		}
@@ -186,6 +189,7 @@ func (m *Member) writeLog() {
 
 // appendAll writes the works in order; the last write syncs for all.
 func (m *Member) appendAll(works []logWork) bool {
+	defer m.timeLog()()
 	sync := false
 	for _, w := range works {
 		sync = sync || w.MustSync

@@ -103,6 +103,10 @@ func (c *Config) electionTimeout() time.Duration { return c.Tick * time.Duration
 // requestTimeout is how long a write or a read barrier may take.
 func (c *Config) requestTimeout() time.Duration { return 5*time.Second + 2*c.electionTimeout() }
 
+// stallLimit is how long a request waits on a member whose log write hangs: at
+// most two election timeouts, as whoever waits is looked at once a tick.
+func (c *Config) stallLimit() time.Duration { return 2*c.electionTimeout() - 2*c.Tick }
+
 func (c *Config) memberDir() string { return filepath.Join(c.DataDir, "member") }
 func (c *Config) storeDir() string  { return filepath.Join(c.memberDir(), "store") }
 func (c *Config) snapDir() string   { return filepath.Join(c.memberDir(), "snap") }
@@ -148,6 +152,8 @@ type Member struct {
 	leadLost           atomic.Int64 // unix nanoseconds of the last loss of a leader
 	lastTick           atomic.Int64
 	diskFull           atomic.Bool                   // the log finds no room
+	logSince           atomic.Int64                  // when the log write under way began, as time since opened; 0 without one
+	stalled            atomic.Pointer[string]        // what was said about the log write that hangs
 	storeFull          atomic.Bool                   // the store finds no room; soon apply would have to wait
 	leaderChange       atomic.Pointer[chan struct{}] // closed and replaced at each change of leader
 
@@ -168,6 +174,7 @@ type Member struct {
 	failed   chan struct{}
 	failErr  error
 	stopOnce sync.Once
+	opened   time.Time      // where logSince counts from
 	bgMu     sync.Mutex     // orders background against Stop
 	wg       sync.WaitGroup // background goroutines that end with stop
 	loopWG   sync.WaitGroup // ticker, log and apply

@@ -16,7 +16,10 @@ import (
 
 // Input is everything that has happened to a member since its last step.
 type Input struct {
-	Ticks       int
+	Ticks int
+	// LogStall, which comes with ticks, is how long the log write has been under
+	// way that the disk does not finish; 0 without one.
+	LogStall    time.Duration
 	Recv        []*raftpb.Message // from peers
 	Acks        []*raftpb.Message // responses of the local log and apply
 	ConfChanges []*raftpb.ConfChange
@@ -46,6 +49,7 @@ type Effects struct {
 	// State tells who leads.
 	LeaderChanged bool
 	State         raftnode.State
+	Stall         Stall
 }
 
 // Core is one member without its disk, network, clock and threads. The real
@@ -68,6 +72,8 @@ type Core struct {
 	// for again; readLimit ends it.
 	readRetry, readLimit time.Duration
 	errRead, errChanged  error
+	stall                stallPolicy
+	readsWait            bool // readers have joined who wait for a round to be started
 }
 
 // CoreConfig holds the parts of a core.
@@ -79,12 +85,17 @@ type CoreConfig struct {
 	ReadLimit  time.Duration
 	ErrTimeout error // what a reader gets after ReadLimit
 	ErrChanged error // what readers get when the leader changes under them
+	// A log write that takes longer than StallAfter makes a leader hand over; 0:
+	// never. StallLimit is how long requests then wait on a member whose log write
+	// hangs while the others go on; they end with ErrTimeout.
+	StallAfter, StallLimit time.Duration
 }
 
 // NewCore returns a member at rest.
 func NewCore(c CoreConfig) *Core {
 	return &Core{node: c.Node, props: c.Proposals, reads: c.Reads, lead: c.Node.State().Lead,
-		readRetry: c.ReadRetry, readLimit: c.ReadLimit, errRead: c.ErrTimeout, errChanged: c.ErrChanged}
+		readRetry: c.ReadRetry, readLimit: c.ReadLimit, errRead: c.ErrTimeout, errChanged: c.ErrChanged,
+		stall: stallPolicy{after: c.StallAfter, limit: c.StallLimit}}
 }
 
 // Node gives the driver access to what only a leader knows, between steps.
@@ -110,9 +121,7 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	for _, s := range in.Snapshots {
 		c.node.ReportSnapshot(s.To, s.OK)
 	}
-	for range in.Ticks {
-		c.node.Tick()
-	}
+	stall := c.tick(now, in)
 	if in.Campaign {
 		c.node.Campaign()
 	}
@@ -120,7 +129,7 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 		c.node.Transfer(in.TransferTo)
 	}
 	c.propose(in.Propose)
-	e := Effects{Effects: c.node.Effects(), State: c.node.State()}
+	e := Effects{Effects: c.node.Effects(), State: c.node.State(), Stall: stall}
 	for _, ask := range in.AskStatus {
 		ask <- c.node.Status()
 	}
@@ -226,7 +235,8 @@ func (c *Core) followLeader(e *Effects) {
 }
 
 func (c *Core) askReads(now time.Time, in Input, e *Effects) {
-	start := in.ReadWanted || e.LeaderChanged
+	start := in.ReadWanted || e.LeaderChanged || c.readsWait
+	c.readsWait = false
 	for {
 		for _, r := range e.Reads {
 			if c.reads.Confirm(r.RequestCtx, r.Index) {

@@ -33,6 +33,7 @@ type client struct {
 	stopped bool
 	history []porcupine.Operation
 	acked   int
+	slowest time.Duration // any operation has taken, also one that failed
 }
 
 // input and output of an operation on one key, a register.
@@ -78,6 +79,7 @@ func (c *client) next() {
 func (c *client) pause() { c.w.after(c.w.between(time.Millisecond, 40*time.Millisecond), c.next) }
 
 func (c *client) done(in input, start time.Duration, out output) {
+	c.slowest = max(c.slowest, c.w.now-start)
 	op := porcupine.Operation{ClientId: c.id, Input: in, Output: out, Call: int64(start), Return: int64(c.w.now)}
 	if out.unknown {
 		op.Return = math.MaxInt64
@@ -149,6 +151,7 @@ func (c *client) read(n *node, in input) {
 			return false
 		}
 		if round.Err() != nil {
+			c.slowest = max(c.slowest, c.w.now-start)
 			c.pause() // a read that failed has seen nothing
 			return true
 		}

@@ -55,6 +55,8 @@ type node struct {
 
 	logq    []raftnode.Append
 	logBusy bool
+	logFrom time.Duration // when the log write under way began
+	stalled time.Duration // until when no log write ends
 	applyq  []raftnode.Apply
 	applyBu bool
 	waiting []func() bool // what clients wait for; true when over
@@ -89,7 +91,11 @@ func (n *node) start() {
 	n.every(func() time.Duration { return n.w.between(tick*9/10, tick*11/10) }, func() {
 		now := n.w.time()
 		n.props.Expire(now, func(time.Time) error { return errTimeout })
-		n.step(server.Input{Ticks: 1})
+		in := server.Input{Ticks: 1}
+		if n.logBusy {
+			in.LogStall = n.w.now - n.logFrom
+		}
+		n.step(in)
 	})
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
 		if err := n.eng.Flush(); err != nil {
@@ -125,7 +131,8 @@ func (n *node) open() (err error) {
 	n.props = proposal.NewTable(1000, 1<<20)
 	n.reads = readindex.New(n.ids.Next, applied)
 	n.core = server.NewCore(server.CoreConfig{Node: rn, Proposals: n.props, Reads: n.reads,
-		ReadRetry: 500 * time.Millisecond, ReadLimit: requestTimeout, ErrTimeout: errTimeout, ErrChanged: errChanged})
+		ReadRetry: 500 * time.Millisecond, ReadLimit: requestTimeout, ErrTimeout: errTimeout, ErrChanged: errChanged,
+		StallAfter: electionTicks * tick, StallLimit: (2*electionTicks - 2) * tick})
 	n.logq, n.applyq, n.logBusy, n.applyBu, n.waiting = nil, nil, false, false, nil
 	return nil
 }
@@ -183,37 +190,44 @@ func (n *node) kickLog() {
 	if n.logBusy || len(n.logq) == 0 {
 		return
 	}
-	n.logBusy = true
-	n.later(n.w.between(0, n.w.faults.SyncDelay), func() {
-		n.logBusy = false
-		works := n.logq
-		n.logq = nil
-		sync := false
-		for _, w := range works {
-			sync = sync || w.MustSync
+	n.logBusy, n.logFrom = true, n.w.now
+	n.later(n.w.between(0, n.w.faults.SyncDelay), n.writeLog)
+}
+
+// writeLog writes all that waits, once the disk lets it.
+func (n *node) writeLog() {
+	if n.w.now < n.stalled {
+		n.later(n.stalled-n.w.now, n.writeLog)
+		return
+	}
+	n.logBusy = false
+	works := n.logq
+	n.logq = nil
+	sync := false
+	for _, w := range works {
+		sync = sync || w.MustSync
+	}
+	var own []*raftpb.Message
+	for i, w := range works {
+		if w.Snapshot != nil {
+			n.w.fail("member %d was sent a snapshot that nobody has made", n.index)
+			return
 		}
-		var own []*raftpb.Message
-		for i, w := range works {
-			if w.Snapshot != nil {
-				n.w.fail("member %d was sent a snapshot that nobody has made", n.index)
-				return
-			}
-			if err := n.log.Append(w.HardState, w.Entries, sync && i == len(works)-1); err != nil {
-				n.w.fail("append at member %d: %w", n.index, err)
-				return
+		if err := n.log.Append(w.HardState, w.Entries, sync && i == len(works)-1); err != nil {
+			n.w.fail("append at member %d: %w", n.index, err)
+			return
+		}
+	}
+	for _, w := range works {
+		for _, r := range w.Responses {
+			if r.GetTo() == n.id {
+				own = append(own, r)
+			} else {
+				n.send(r)
 			}
 		}
-		for _, w := range works {
-			for _, r := range w.Responses {
-				if r.GetTo() == n.id {
-					own = append(own, r)
-				} else {
-					n.send(r)
-				}
-			}
-		}
-		n.step(server.Input{Acks: own})
-	})
+	}
+	n.step(server.Input{Acks: own})
 }
 
 func (n *node) kickApply() {

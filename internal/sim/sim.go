@@ -34,6 +34,7 @@ type Faults struct {
 	Partitions  time.Duration // mean time between partitions; 0 = none
 	Crashes     time.Duration // mean time between crashes; 0 = none
 	Outage      time.Duration // greatest time that a partition or crash lasts
+	Stalls      time.Duration // mean time between log disks that hang, for up to twice Outage; 0 = none
 	TornWrites  int           // percent of unsynced blocks that survive a crash
 }
 
@@ -41,7 +42,7 @@ type Faults struct {
 var Hostile = Faults{
 	Loss: 0.02, Duplication: 0.02, MinDelay: 200 * time.Microsecond, MaxDelay: 30 * time.Millisecond,
 	SyncDelay: 8 * time.Millisecond, ApplyDelay: 4 * time.Millisecond,
-	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, TornWrites: 50,
+	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, Stalls: 7 * time.Second, TornWrites: 50,
 }
 
 type event struct {
@@ -164,6 +165,7 @@ func (w *World) runUntil(d time.Duration, done func() bool) bool {
 func (w *World) unleash() {
 	w.scheduleFault(w.faults.Partitions, w.partition)
 	w.scheduleFault(w.faults.Crashes, w.crash)
+	w.scheduleFault(w.faults.Stalls, w.stall)
 }
 
 func (w *World) scheduleFault(mean time.Duration, fault func()) {
@@ -219,12 +221,26 @@ func (w *World) crash() {
 	}
 }
 
+// stall lets the disk under the log of one member hang, and now and then that of
+// all of them.
+func (w *World) stall() {
+	victims := []*node{w.nodes[w.rng.IntN(len(w.nodes))]}
+	if w.rng.IntN(6) == 0 {
+		victims = w.nodes
+	}
+	for _, n := range victims {
+		n.stalled = w.now + w.between(0, 2*w.faults.Outage)
+		w.log("stall %d until %v", n.index, n.stalled)
+	}
+}
+
 // heal ends all faults and brings everyone back.
 func (w *World) heal() {
 	w.calm = true
 	w.log("heal")
 	clear(w.cut)
 	for _, n := range w.nodes {
+		n.stalled = min(n.stalled, w.now+w.faults.Outage)
 		if n.down {
 			n.start()
 		}

@@ -85,3 +85,63 @@ func TestCheckerSeesLostWrites(t *testing.T) {
 		t.Fatal("a read of a value that nobody wrote was accepted")
 	}
 }
+
+// TestStalledLeader lets the disk under the leader's log hang in a world without
+// other faults. Within two election timeouts another member leads, and nobody,
+// wherever he asks, waits longer than that.
+func TestStalledLeader(t *testing.T) {
+	const limit = 2 * electionTicks * tick
+	for s := *seed; s < *seed+*seeds; s++ {
+		cryptotest.SetGlobalRandom(t, s)
+		w := newWorld(s, Faults{MinDelay: time.Millisecond, MaxDelay: 5 * time.Millisecond, SyncDelay: 8 * time.Millisecond, ApplyDelay: 4 * time.Millisecond}, nil)
+		if err := w.populate(3, 6); err != nil {
+			t.Fatal(err)
+		}
+		for _, n := range w.nodes {
+			n.start()
+		}
+		leader := func() *node {
+			for _, n := range w.nodes {
+				if st := n.core.Node().State(); st.Lead == n.id {
+					return n
+				}
+			}
+			return nil
+		}
+		if !w.runUntil(30*time.Second, func() bool { return leader() != nil }) {
+			t.Fatalf("seed %d: no leader: %v", s, w.err)
+		}
+		for _, c := range w.clients {
+			c.pause()
+		}
+		w.run(5 * time.Second)
+		for _, c := range w.clients {
+			c.slowest = 0
+		}
+		old := leader()
+		old.stalled = w.now + 10*time.Second
+		from, acked := w.now, 0
+		if !w.runUntil(limit, func() bool { l := leader(); return l != nil && l != old }) {
+			t.Errorf("seed %d: after %v nobody else leads", s, w.now-from)
+		}
+		for _, c := range w.clients {
+			acked -= c.acked
+		}
+		w.run(old.stalled + 5*time.Second - w.now)
+		for _, c := range w.clients {
+			acked += c.acked
+			if c.stopped = true; c.slowest > limit {
+				t.Errorf("seed %d: client %d has waited %v", s, c.id, c.slowest)
+			}
+		}
+		if acked < 100 {
+			t.Errorf("seed %d: only %d operations were acknowledged beside the stalled member", s, acked)
+		}
+		w.run(limit)
+		w.checkMembers()
+		w.checkHistory()
+		if w.err != nil {
+			t.Error(w.err)
+		}
+	}
+}
