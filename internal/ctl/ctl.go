@@ -31,6 +31,9 @@ type Process struct {
 	Stdin  io.Reader
 	Stdout io.Writer
 	Stderr io.Writer
+
+	// Notify relays signals, as signal.Notify does. Nil: it is signal.Notify.
+	Notify func(c chan<- os.Signal, sig ...os.Signal)
 }
 
 // OSProcess is the process this program runs as.
@@ -57,6 +60,7 @@ const (
 	exitBadFeature    = 4
 	exitInterrupted   = 5
 	exitBadArgs       = 128
+	exitSignaled      = 255 // of a command that a signal ended, under lock
 )
 
 // exitErr ends a command with a code. A nil err means that everything has been

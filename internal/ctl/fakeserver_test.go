@@ -37,7 +37,8 @@ type fakeServer struct {
 	member uint64
 	alarms []*pb.AlarmMember
 	seen   *requestLog
-	end    atomic.Pointer[beacon] // ends this command's watches of a revision
+	end    atomic.Pointer[beacon] // ends this command's watches of a revision, and its lease
+	ttl    atomic.Int64           // of the lease that a lock or an election was granted, 0 for the canned lease
 }
 
 // beacon is sent once, to all who wait.
@@ -141,8 +142,17 @@ func inRange(key, from, end []byte) bool {
 	return bytes.Compare(key, from) >= 0 && bytes.Compare(key, end) < 0
 }
 
+// leaseKey: key is one of a lock or an election, which end in the lease's ID.
+func leaseKey(key []byte) bool { return bytes.HasSuffix(key, fmt.Appendf(nil, "/%x", fakeLease)) }
+
 func find(from, end []byte) []*mvccpb.KeyValue {
 	var kvs []*mvccpb.KeyValue
+	switch {
+	case leaseKey(from) && len(end) == 0 && !bytes.HasPrefix(from, []byte("lost/")):
+		return append(kvs, kv(string(from), strings.TrimSuffix(string(from), fmt.Sprintf("/%x", fakeLease)), fakeRev, fakeRev, 1, fakeLease))
+	case string(from) == "led/":
+		return append(kvs, kv(fmt.Sprintf("led/%x", fakeLease), "by me", 30, 31, 2, fakeLease))
+	}
 	for _, kv := range fakeKeys {
 		if inRange(kv.Key, from, end) {
 			kvs = append(kvs, kv)
@@ -225,8 +235,12 @@ func (f *fakeServer) DeleteRange(_ context.Context, req *pb.DeleteRangeRequest) 
 	return r, nil
 }
 
-// Txn succeeds unless the first comparison is about the key "no".
+// Txn succeeds unless the first comparison is about the key "no". Nobody may
+// delete the key "denied".
 func (f *fakeServer) Txn(_ context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+	if len(req.Success) > 0 && string(req.Success[0].GetRequestDeleteRange().GetKey()) == "denied" {
+		return nil, rpctypes.ErrGRPCPermissionDenied
+	}
 	r := &pb.TxnResponse{Header: f.header(), Succeeded: len(req.Compare) == 0 || string(req.Compare[0].Key) != "no"}
 	ops := req.Success
 	if !r.Succeeded {
@@ -286,7 +300,9 @@ func (f *fakeServer) Watch(s grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchR
 		}
 		switch one := req.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
-			f.seen.add("Watch/Create", one.CreateRequest)
+			if !leaseKey(one.CreateRequest.Key) { // these begin when they like
+				f.seen.add("Watch/Create", one.CreateRequest)
+			}
 			for _, r := range f.watchResponses(next, one.CreateRequest) {
 				if err := s.Send(r); err != nil {
 					return err
@@ -314,8 +330,11 @@ func (f *fakeServer) Watch(s grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchR
 
 func (f *fakeServer) watchResponses(id int64, req *pb.WatchCreateRequest) []*pb.WatchResponse {
 	created := &pb.WatchResponse{Header: f.header(), WatchId: id, Created: true}
-	if req.StartRevision == 1 {
+	if req.StartRevision == 1 || req.StartRevision == 7 {
 		return []*pb.WatchResponse{created, {Header: f.header(), WatchId: id, Canceled: true, CompactRevision: 30}}
+	}
+	if leaseKey(req.Key) {
+		return []*pb.WatchResponse{created}
 	}
 	put := &mvccpb.Event{Kv: kv(string(req.Key), "new\tvalue", 2, fakeRev-1, 3, fakeLease)}
 	del := &mvccpb.Event{Type: mvccpb.Event_DELETE, Kv: &mvccpb.KeyValue{Key: req.Key, ModRevision: fakeRev}}
@@ -332,6 +351,7 @@ func (f *fakeServer) LeaseGrant(_ context.Context, req *pb.LeaseGrantRequest) (*
 	if req.TTL > 9000000000 {
 		return nil, rpctypes.ErrGRPCLeaseTTLTooLarge
 	}
+	f.ttl.Store(req.TTL)
 	return &pb.LeaseGrantResponse{Header: f.header(), ID: fakeLease, TTL: req.TTL}, nil
 }
 
@@ -358,7 +378,24 @@ func (f *fakeServer) LeaseLeases(context.Context, *pb.LeaseLeasesRequest) (*pb.L
 }
 
 // LeaseKeepAlive renews the known lease once; then, and for any other, it is gone.
+// A lease that the same command was granted lives until the transcript ends it;
+// its renewals come when they like, so they are not noted.
 func (f *fakeServer) LeaseKeepAlive(s grpc.BidiStreamingServer[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]) error {
+	if ttl := f.ttl.Load(); ttl > 0 {
+		req, err := s.Recv()
+		if err != nil {
+			return nil // the client is done
+		}
+		if err := s.Send(&pb.LeaseKeepAliveResponse{Header: f.header(), ID: req.ID, TTL: ttl}); err != nil {
+			return err
+		}
+		select {
+		case <-f.end.Load().c:
+		case <-s.Context().Done():
+			return nil
+		}
+		return s.Send(&pb.LeaseKeepAliveResponse{Header: f.header(), ID: req.ID})
+	}
 	for renewals := 0; ; renewals++ {
 		req, err := s.Recv()
 		if err != nil {
@@ -455,6 +492,18 @@ func (f *fakeServer) MoveLeader(_ context.Context, req *pb.MoveLeaderRequest) (*
 		return nil, rpctypes.ErrGRPCBadLeaderTransferee
 	}
 	return &pb.MoveLeaderResponse{Header: f.clusterHeader()}, nil
+}
+
+func (f *fakeServer) Downgrade(_ context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	switch {
+	case req.Action == pb.DowngradeRequest_CANCEL && f.member != fakeLeader:
+		return nil, rpctypes.ErrGRPCNoInflightDowngrade
+	case req.Action == pb.DowngradeRequest_ENABLE && f.member != fakeLeader:
+		return nil, rpctypes.ErrGRPCDowngradeInProcess
+	case req.Action != pb.DowngradeRequest_CANCEL && req.Version != "3.6":
+		return nil, rpctypes.ErrGRPCInvalidDowngradeTargetVersion
+	}
+	return &pb.DowngradeResponse{Header: f.clusterHeader(), Version: "3.7"}, nil
 }
 
 func (f *fakeServer) Snapshot(_ *pb.SnapshotRequest, s grpc.ServerStreamingServer[pb.SnapshotResponse]) error {

@@ -34,6 +34,7 @@ type printer interface {
 
 	alarms(*clientv3.AlarmResponse) error
 	moveLeader(from, to uint64, r *clientv3.MoveLeaderResponse) error
+	downgrade(action string, r *clientv3.DowngradeResponse) error
 }
 
 type printerOptions struct {
@@ -104,3 +105,4 @@ func (f forward) alarms(r *clientv3.AlarmResponse) error { return f.to(r) }
 func (f forward) moveLeader(_, _ uint64, r *clientv3.MoveLeaderResponse) error {
 	return f.to(r)
 }
+func (f forward) downgrade(_ string, r *clientv3.DowngradeResponse) error { return f.to(r) }

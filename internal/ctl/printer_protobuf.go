@@ -86,6 +86,8 @@ func apiMessage(r any) any {
 		return (*pb.AlarmResponse)(r)
 	case *clientv3.MoveLeaderResponse:
 		return (*pb.MoveLeaderResponse)(r)
+	case *clientv3.DowngradeResponse:
+		return (*pb.DowngradeResponse)(r)
 	}
 	return r
 }

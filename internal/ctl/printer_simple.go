@@ -229,3 +229,8 @@ func (p *simplePrinter) moveLeader(from, to uint64, _ *clientv3.MoveLeaderRespon
 	p.line("Leadership transferred from %s to %s", types.ID(from), types.ID(to))
 	return nil
 }
+
+func (p *simplePrinter) downgrade(action string, r *clientv3.DowngradeResponse) error {
+	p.line("Downgrade %s success, cluster version %s", action, (*pb.DowngradeResponse)(r).GetVersion())
+	return nil
+}

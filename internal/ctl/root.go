@@ -19,6 +19,7 @@ func init() {
 const (
 	groupKeys    = "keys"
 	groupCluster = "cluster"
+	groupLocks   = "locks"
 	groupTool    = "tool"
 )
 
@@ -40,6 +41,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddGroup(
 		&cobra.Group{ID: groupKeys, Title: "Keys, watches and leases"},
 		&cobra.Group{ID: groupCluster, Title: "Members and maintenance"},
+		&cobra.Group{ID: groupLocks, Title: "Locks and elections"},
 		&cobra.Group{ID: groupTool, Title: "About the tool"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
@@ -51,7 +53,9 @@ func (a *app) rootCommand() *cobra.Command {
 	add(groupKeys, a.getCommand(), a.putCommand(), a.delCommand(), a.txnCommand(),
 		a.compactionCommand(), a.watchCommand(), a.leaseCommand())
 	add(groupCluster, a.memberCommand(), a.endpointCommand(), a.alarmCommand(),
-		a.defragCommand(), a.moveLeaderCommand(), a.snapshotCommand())
+		a.defragCommand(), a.moveLeaderCommand(), a.snapshotCommand(), a.downgradeCommand(),
+		a.makeMirrorCommand(), a.checkCommand())
+	add(groupLocks, a.lockCommand(), a.electCommand())
 	add(groupTool, a.versionCommand(), a.completionCommand(), a.optionsCommand(root))
 	root.SetHelpCommandGroupID(groupTool)
 

@@ -109,18 +109,25 @@ func (a *app) endpoints() ([]string, error) {
 // credentials is who to authenticate as; nil is nobody.
 func (a *app) credentials() (*clientv3.AuthConfig, error) {
 	g := &a.global
-	switch {
-	case g.token != "":
+	if g.token != "" {
 		return &clientv3.AuthConfig{Token: g.token}, nil
-	case g.user == "":
-		return nil, nil
-	case g.password != "":
-		return &clientv3.AuthConfig{Username: g.user, Password: g.password}, nil
 	}
-	name, password, ok := strings.Cut(g.user, ":")
+	return a.authConfig(g.user, g.password, "Password: ")
+}
+
+// authConfig is a user, name[:password], and a password that may be separate. It
+// prompts for one that is neither here nor there.
+func (a *app) authConfig(user, password, prompt string) (*clientv3.AuthConfig, error) {
+	switch {
+	case user == "":
+		return nil, nil
+	case password != "":
+		return &clientv3.AuthConfig{Username: user, Password: password}, nil
+	}
+	name, password, ok := strings.Cut(user, ":")
 	if !ok {
 		var err error
-		if password, err = a.askPassword("Password: "); err != nil {
+		if password, err = a.askPassword(prompt); err != nil {
 			return nil, err
 		}
 	}

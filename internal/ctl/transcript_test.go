@@ -32,6 +32,7 @@ import (
 //	                    a newline, is printed
 //	end TEXT            the same, and have the server end the watches
 //	hold                leave standard input open
+//	signal TEXT         as wait, and then interrupt the command
 //	$ get foo -w json   the command; $EP1 is the leader, $EP2 a follower,
 //	                    $DOWN an address where nobody listens, $TMP a directory
 //	> KV/Range {...}    a request that the server received
@@ -132,7 +133,7 @@ func (s *stage) perform(script string) string {
 				{MemberID: fakeLeader, Alarm: pb.AlarmType_NOSPACE},
 				{MemberID: fakeFollower, Alarm: pb.AlarmType_CORRUPT},
 			}
-		case "<", "wait", "end", "hold":
+		case "<", "wait", "end", "hold", "signal":
 			cue.input = append(cue.input, line)
 		}
 		out.WriteString(line + "\n")
@@ -156,7 +157,7 @@ func splitShell(t *testing.T, line string) []string {
 
 type command struct {
 	env   []string
-	input []string // lines that begin with <, wait, end and hold
+	input []string // lines that begin with <, wait, end, hold and signal
 	words []string
 }
 
@@ -176,14 +177,27 @@ func (s *stage) run(c command) string {
 	stdout, stderr := newScreen(), newScreen()
 	in, feed := io.Pipe()
 	s.leader.end.Store(newBeacon())
+	if len(c.words) > 0 && c.words[0] == "lease" {
+		s.leader.ttl.Store(0) // this lease is not one of a lock
+	}
 	ended := make(chan struct{})
 	fed := make(chan error, 1)
-	go func() { fed <- s.feed(feed, c.input, stdout, ended) }()
+	interrupt := make(chan os.Signal, 1)
+	go func() { fed <- s.feed(feed, c.input, stdout, interrupt, ended) }()
 	defer in.Close()
 
 	code := 0
 	if s.binary == "" {
-		code = Run(Process{Args: c.words, Env: env, Stdin: in, Stdout: stdout, Stderr: stderr})
+		notify := func(c chan<- os.Signal, _ ...os.Signal) {
+			go func() {
+				select {
+				case sig := <-interrupt:
+					c <- sig
+				case <-ended:
+				}
+			}()
+		}
+		code = Run(Process{Args: c.words, Env: env, Stdin: in, Stdout: stdout, Stderr: stderr, Notify: notify})
 	} else {
 		cmd := exec.Command(s.binary, c.words...)
 		cmd.Env, cmd.Stdout, cmd.Stderr = env, stdout, stderr
@@ -195,7 +209,20 @@ func (s *stage) run(c command) string {
 			io.Copy(stdin, in)
 			stdin.Close()
 		}()
-		if err := cmd.Run(); err != nil {
+		if err := cmd.Start(); err != nil {
+			s.t.Fatal(err)
+		}
+		go func() {
+			select {
+			case sig := <-interrupt:
+				cmd.Process.Signal(sig)
+			case <-time.After(20 * time.Second):
+				s.t.Errorf("%q does not end", c.words)
+				cmd.Process.Kill()
+			case <-ended:
+			}
+		}()
+		if err := cmd.Wait(); err != nil {
 			var exit *exec.ExitError
 			if !errors.As(err, &exit) {
 				s.t.Fatal(err)
@@ -222,19 +249,23 @@ func (s *stage) run(c command) string {
 }
 
 // feed writes standard input. A command that ended needs no more of it.
-func (s *stage) feed(w *io.PipeWriter, input []string, stdout *screen, ended <-chan struct{}) error {
+func (s *stage) feed(w *io.PipeWriter, input []string, stdout *screen, interrupt chan<- os.Signal, ended <-chan struct{}) error {
 	defer w.Close()
 	for _, line := range input {
 		mark, text, _ := strings.Cut(line, " ")
 		switch mark {
-		case "wait", "end":
+		case "wait", "end", "signal":
 			text = strings.ReplaceAll(text, `\n`, "\n")
 			if !stdout.waitFor(text, 10*time.Second) {
 				s.leader.end.Load().send() // else the command would never return
+				interrupt <- os.Interrupt
 				return fmt.Errorf("waited for %q, have %q", text, stdout.String())
 			}
-			if mark == "end" {
+			switch mark {
+			case "end":
 				s.leader.end.Load().send()
+			case "signal":
+				interrupt <- os.Interrupt
 			}
 		case "hold":
 			<-ended

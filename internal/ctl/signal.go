@@ -1,0 +1,28 @@
+package ctl
+
+import (
+	"context"
+	"os"
+	"os/signal"
+)
+
+// untilSignal is a context that ends when the process gets one of the signals.
+// Until stop is called, they have no other effect.
+func (a *app) untilSignal(sigs ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
+	notify := a.Notify
+	if notify == nil {
+		notify = signal.Notify
+	}
+	ctx, stop = context.WithCancel(context.Background())
+	got := make(chan os.Signal, 1)
+	notify(got, sigs...)
+	go func() {
+		defer signal.Stop(got)
+		select {
+		case <-got:
+			stop()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, stop
+}
