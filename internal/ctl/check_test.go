@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap/zapcore"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -17,7 +19,7 @@ func checking(t *testing.T) (st *stage, s *session, out, errs *bytes.Buffer) {
 	out, errs = &bytes.Buffer{}, &bytes.Buffer{}
 	a := &app{Process: Process{Stdin: strings.NewReader(""), Stdout: out, Stderr: errs,
 		Env: []string{"ETCDCTL_ENDPOINTS=" + st.leader.addr}}}
-	a.lg = newLogger(errs, 0)
+	a.lg = newLogger(errs, zapcore.InfoLevel)
 	root := a.rootCommand()
 	cmd, _, err := root.Find([]string{"check", "perf"})
 	if err != nil {

@@ -143,7 +143,7 @@ func (a *app) report(err error) int {
 }
 
 // newLogger returns etcd's default logger: JSON lines on w.
-func newLogger(w io.Writer, level zapcore.Level) *zap.Logger {
+func newLogger(w io.Writer, level zapcore.LevelEnabler) *zap.Logger {
 	enc := zapcore.NewJSONEncoder(logutil.DefaultZapLoggerConfig.EncoderConfig)
 	core := zapcore.NewCore(enc, zapcore.Lock(zapcore.AddSync(w)), level)
 	return zap.New(core, zap.AddCaller(), zap.AddStacktrace(zapcore.ErrorLevel))

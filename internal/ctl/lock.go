@@ -43,7 +43,7 @@ command that has flags of its own.`),
 		if err != nil {
 			return err
 		}
-		defer c.Close()
+		defer s.closeQuietly(c)
 		return s.lock(c, args[0], *ttl, args[1:])
 	})
 	return cmd
@@ -138,7 +138,7 @@ instead.`),
 		if err != nil {
 			return err
 		}
-		defer c.Close()
+		defer s.closeQuietly(c)
 		alive, err := concurrency.NewSession(c)
 		if err != nil {
 			return s.rpcError(exitError, err)

@@ -7,6 +7,8 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"google.golang.org/grpc/grpclog"
 
 	"go.etcd.io/etcd/client/pkg/v3/srv"
@@ -22,6 +24,8 @@ type session struct {
 	// timeoutGiven: the user asked for --command-timeout, so that it holds for
 	// commands that otherwise have no limit.
 	timeoutGiven bool
+	// clientLog is how severe a line of a client's log must be to be shown.
+	clientLog zap.AtomicLevel
 }
 
 // session reads the environment and checks the global flags. It opens no
@@ -76,6 +80,7 @@ func (a *app) session(cmd *cobra.Command, own ...string) (*session, error) {
 			Auth:               auth,
 		},
 		timeoutGiven: cmd.Flags().Changed("command-timeout"),
+		clientLog:    zap.NewAtomicLevelAt(clientv3.ClientLogLevel()),
 	}, nil
 }
 
@@ -145,7 +150,7 @@ func (s *session) config(endpoints ...string) (*clientv3.Config, error) {
 	if err != nil {
 		return nil, fail(exitBadArgs, err)
 	}
-	cfg.Logger = newLogger(s.app.Stderr, clientv3.ClientLogLevel()).Named("etcd-client")
+	cfg.Logger = newLogger(s.app.Stderr, s.clientLog).Named("etcd-client")
 	return cfg, nil
 }
 
@@ -160,6 +165,13 @@ func (s *session) client(endpoints ...string) (*clientv3.Client, error) {
 		return nil, s.rpcError(exitBadConnection, err, cfg.Endpoints...)
 	}
 	return c, nil
+}
+
+// closeQuietly closes a client in the middle of something, about which its log
+// has nothing to say that anybody needs.
+func (s *session) closeQuietly(c *clientv3.Client) {
+	s.clientLog.SetLevel(zapcore.FatalLevel)
+	_ = c.Close() // what is in flight is not wanted any more
 }
 
 // timeout is the context of one request.
