@@ -128,6 +128,20 @@ func TestRefusals(t *testing.T) {
 			},
 			want: words("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"), real: 1,
 			say: "could not retrieve cluster information from the given URLs"},
+		refusal{name: "existing cluster without this member", code: 1,
+			args: func(s *site) []string {
+				return []string{"--initial-cluster-state=existing", "--name=other", "--initial-cluster=m0=http://" + s.peer}
+			},
+			want: words(`couldn't find local name \"other\" in the initial cluster configuration`), real: 1,
+			say: `couldn't find local name \"other\" in the initial cluster configuration`},
+		refusal{name: "existing cluster with two members on one URL", code: 1,
+			args: func(s *site) []string {
+				return []string{"--initial-cluster-state=existing", "--initial-cluster=m0=http://" + s.peer + ",m1=http://" + s.peer}
+			},
+			want: words("initial cluster m0=http://", "has duplicate url"), real: 1, say: "has duplicate url"},
+		refusal{name: "no initial cluster", args: flags("--initial-cluster="), code: 1,
+			want: words(`couldn't find local name \"m0\" in the initial cluster configuration`), real: 1,
+			say: `couldn't find local name \"m0\" in the initial cluster configuration`},
 	)
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { t.Parallel(); c.run(t) })

@@ -205,6 +205,31 @@ func matching(locals []Member, em Member, same func(a, b []string) (bool, error)
 	return -1, last
 }
 
+// CheckLearners refuses a member that would allow fewer learners than there are:
+// it would decide otherwise than the others about the next one.
+func CheckLearners(ms []Member, most int) error {
+	n := 0
+	for _, m := range ms {
+		if m.IsLearner {
+			n++
+		}
+	}
+	if n > most {
+		return ErrTooManyLearners
+	}
+	return nil
+}
+
+// Describe prints a cluster as etcd does in its errors.
+func Describe(clusterID uint64, ms []Member) string {
+	text := make([]string, len(ms))
+	for i, m := range ms {
+		text[i] = fmt.Sprintf("&{ID:%s RaftAttributes:{PeerURLs:%v IsLearner:%t} Attributes:{Name:%s ClientURLs:%v}}",
+			FormatID(m.ID), m.PeerURLs, m.IsLearner, m.Name, m.ClientURLs)
+	}
+	return fmt.Sprintf("{ClusterID:%s Members:[%s] RemovedMemberIDs:[]}", FormatID(clusterID), strings.Join(text, " "))
+}
+
 // RemotePeerURLs returns the peer URLs of all but the local name, sorted: where
 // a starting member asks about the cluster.
 func RemotePeerURLs(initial []InitialMember, localName string) []string {

@@ -299,7 +299,7 @@ func (m *Member) joinOnce(ctx context.Context) (_ identity, listed bool, _ error
 		return transport.SameURLs(resolving, m.lg, a, b)
 	})
 	if err != nil {
-		return identity{}, false, fmt.Errorf("error validating peerURLs %v: %w", urls, err)
+		return identity{}, false, fmt.Errorf("error validating peerURLs %s: %w", membership.Describe(cluster, running), err)
 	}
 	id := identity{cluster: cluster}
 	for _, x := range matched {
@@ -322,7 +322,10 @@ func (m *Member) joinOnce(ctx context.Context) (_ identity, listed bool, _ error
 	if err != nil {
 		downgrading = false // a member of an old release does not know the question
 	}
-	return id, true, membership.CheckJoin(versions, ownVersion, downgrading)
+	if err := membership.CheckJoin(versions, ownVersion, downgrading); err != nil {
+		return id, true, err
+	}
+	return id, true, membership.CheckLearners(running, m.cfg.MaxLearners)
 }
 
 // openStore opens the engine and the state machine and checks that they and the
@@ -371,7 +374,11 @@ func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load store %s: %w", cfg.storeDir(), err)
 	}
-	if err := m.cluster.CheckVersion(m.cluster.Version()); err != nil {
+	err = m.cluster.CheckVersion(m.cluster.Version())
+	if err == nil {
+		err = membership.CheckLearners(m.cluster.Members(), cfg.MaxLearners)
+	}
+	if err != nil {
 		mach.Close()
 		return nil, err
 	}

@@ -48,9 +48,18 @@ func (t *Transport) accept(w http.ResponseWriter, r *http.Request, method string
 		w.Header().Set(headerVersion, t.cfg.Version)
 	}
 	if err := t.checkHeaders(r.Header); err != nil {
-		t.warn(t.lg, "refused a request of another member", zap.String("remote", r.RemoteAddr),
-			zap.String("remote-peer-id", r.Header.Get(headerFrom)), zap.String("remote-version", r.Header.Get(headerVersion)),
-			zap.String("remote-cluster-id", r.Header.Get(headerCluster)), zap.Error(err))
+		what := "failed version compatibility check"
+		if errors.Is(err, errClusterMismatch) {
+			what = "request cluster ID mismatch"
+		}
+		t.warn(t.lg, what, zap.String("local-member-id", membership.FormatID(t.cfg.ID)),
+			zap.String("local-member-cluster-id", membership.FormatID(t.cfg.ClusterID)),
+			zap.String("local-member-server-version", t.cfg.Version),
+			zap.String("local-member-server-minimum-cluster-version", membership.MinClusterVersion.String()),
+			zap.String("remote-peer-server-name", r.Header.Get(headerFrom)),
+			zap.String("remote-peer-server-version", r.Header.Get(headerVersion)),
+			zap.String("remote-peer-server-minimum-cluster-version", r.Header.Get(headerMinVersion)),
+			zap.String("remote-peer-cluster-id", r.Header.Get(headerCluster)), zap.String("remote-address", r.RemoteAddr))
 		http.Error(w, err.Error(), http.StatusPreconditionFailed)
 		return false
 	}
@@ -140,21 +149,22 @@ func (t *Transport) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "invalid from", http.StatusNotFound)
 		return
 	}
-	lg := t.lg.With(zap.String("remote-peer-id", membership.FormatID(from)))
+	lg := t.lg.With(zap.String("local-member-id", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id-from", membership.FormatID(from)),
+		zap.String("cluster-id", membership.FormatID(t.cfg.ClusterID)))
 	if t.cfg.Host.IsRemoved(from) {
-		t.warn(lg, "refused a stream to a removed member")
+		t.warn(lg, "rejected stream from remote peer because it was removed")
 		http.Error(w, "removed member", http.StatusGone)
 		return
 	}
 	p := t.table.Load().peers[from]
 	if p == nil {
 		t.learn(from, r.Header)
-		t.warn(lg, "refused a stream to an unknown member")
+		t.warn(lg, "failed to find remote peer in cluster")
 		http.Error(w, "error sender not found", http.StatusNotFound)
 		return
 	}
 	if to := r.Header.Get(headerTo); to != membership.FormatID(t.cfg.ID) {
-		t.warn(lg, "refused a stream that asks for another member", zap.String("to", to))
+		t.warn(lg, "ignored streaming request; ID mismatch", zap.String("remote-peer-id-header", to))
 		http.Error(w, "to field mismatch", http.StatusPreconditionFailed)
 		return
 	}

@@ -28,11 +28,10 @@ func (p *peer) readStream(kind streamKind) {
 			refused = ""
 			err = p.readFrom(kind, body)
 		} else if p.ctx.Err() == nil {
-			if errors.Is(err, errIncompatible) || errors.Is(err, errClusterMismatch) || errors.Is(err, errUnsupportedStream) {
-				if refused != err.Error() {
-					refused = err.Error()
-					p.lg.Warn("peer refused the stream", zap.Stringer("stream", kind), zap.Error(err))
-				}
+			if what := refusal(err); what != "" && refused != err.Error() {
+				refused = err.Error()
+				p.lg.Warn(what, zap.String("local-member-id", membership.FormatID(p.t.cfg.ID)),
+					zap.String("local-member-cluster-id", membership.FormatID(p.t.cfg.ClusterID)), zap.Stringer("stream", kind), zap.Error(err))
 			}
 			if !errors.Is(err, errUnsupportedStream) {
 				p.status.deactivate("dial "+kind.String()+" stream", err)
@@ -44,6 +43,18 @@ func (p *peer) readStream(kind streamKind) {
 		case <-p.ctx.Done():
 		}
 	}
+}
+
+// refusal is what the log says about a peer that will not change its mind soon;
+// empty for other errors.
+func refusal(err error) string {
+	switch {
+	case errors.Is(err, errClusterMismatch):
+		return "request sent was ignored by remote peer due to cluster ID mismatch"
+	case errors.Is(err, errIncompatible), errors.Is(err, errUnsupportedStream):
+		return "request sent was ignored by remote peer due to server version incompatibility"
+	}
+	return ""
 }
 
 // readFrom hands on the messages of a stream until it fails.
