@@ -48,8 +48,9 @@
 // history, where it costs a scan that it shares with others, and no memory. An
 // empty queue always takes one response, of whatever size, so every stream moves
 // on. Answers to requests are bounded by making the caller wait: a client that
-// does not read its answers is not read from. The number of watchers has no limit
-// of its own; a synced watcher without traffic costs a few hundred bytes.
+// does not read its answers is not read from. Watchers are bounded by the memory
+// that they and their keys take, for a stream and for all; at a bound a create is
+// refused with "too many requests", and the watchers that are there go on.
 package watch
 
 import (
@@ -102,6 +103,10 @@ type Options struct {
 	// BatchBytes is also where a live response of several revisions is cut.
 	BatchRevisions int
 	BatchBytes     int
+	// WatcherBytes bounds the memory of all watchers, StreamWatcherBytes that of the
+	// watchers of one stream [512 MiB, 128 MiB]: about a million and 250,000
+	// watchers of short keys.
+	WatcherBytes, StreamWatcherBytes int64
 	// PassWatchers bounds the watchers that share a scan [512].
 	PassWatchers int
 	// ControlResponses bounds the answers in a queue before Create, Cancel and
@@ -136,6 +141,12 @@ func (o Options) withDefaults() Options {
 	if o.PendingBytes <= 0 {
 		o.PendingBytes = 256 << 20
 	}
+	if o.WatcherBytes <= 0 {
+		o.WatcherBytes = 512 << 20
+	}
+	if o.StreamWatcherBytes <= 0 {
+		o.StreamWatcherBytes = 128 << 20
+	}
 	if o.ProgressInterval <= 0 {
 		o.ProgressInterval = 10 * time.Minute
 	}
@@ -167,6 +178,7 @@ type Hub struct {
 	gen      int   // counts Restore
 	closed   bool
 	streams  []*Stream  // each knows its position
+	watching int64      // bytes of all watchers
 	live     *index     // the synced watchers
 	unsynced []*watcher // each knows its position
 	passes   int
@@ -176,6 +188,12 @@ type Hub struct {
 	matches []*group
 	behind  []*watcher
 }
+
+// watcherBytes is about what a watcher takes beside its key and range end.
+const watcherBytes = 512
+
+// size is the memory of a watcher, for the bounds.
+func (w *watcher) size() int64 { return int64(watcherBytes + len(w.spec.key) + len(w.spec.end)) }
 
 type state uint8
 

@@ -480,3 +480,54 @@ func BenchmarkPublish(b *testing.B) {
 	b.Run("key/1000", func(b *testing.B) { benchmarkWatchers(b, 1000, true, "") })
 	b.Run("range/1000", func(b *testing.B) { benchmarkWatchers(b, 1000, true, "l") })
 }
+
+// At the bounds creates are refused, for a stream and for all; what is canceled or
+// closed makes room, and the watchers that are there are not touched.
+func TestWatchersAreBounded(t *testing.T) {
+	one := (&watcher{spec: spec{key: "k", end: ""}}).size()
+	hub := NewHub(newStore(), clock.NewManual(time.Unix(0, 0)), Options{StreamWatcherBytes: 3 * one, WatcherBytes: 4 * one})
+	ctx := t.Context()
+	create := func(s *Stream, key string) (id int64, reason string) {
+		t.Helper()
+		if err := s.Create(&pb.WatchCreateRequest{Key: []byte(key)}); err != nil {
+			t.Fatal(err)
+		}
+		r, err := s.Next(ctx)
+		if err != nil || !r.Created {
+			t.Fatalf("%+v, %v", r, err)
+		}
+		return r.WatchID, r.CancelReason
+	}
+	a, b := hub.NewStream(ctx), hub.NewStream(ctx)
+	for range 3 {
+		if _, reason := create(a, "k"); reason != "" {
+			t.Fatalf("refused below the bound: %s", reason)
+		}
+	}
+	if id, reason := create(a, "k"); reason != reasonTooMany || id != InvalidID {
+		t.Errorf("a fourth on the stream: watcher %d, %q", id, reason)
+	}
+	if _, reason := create(b, "k"); reason != "" {
+		t.Errorf("another stream is refused: %s", reason)
+	}
+	if _, reason := create(b, "k"); reason != reasonTooMany {
+		t.Errorf("a fifth of all: %q", reason)
+	}
+	if err := a.Cancel(0); err != nil {
+		t.Fatal(err)
+	}
+	if r, err := a.Next(ctx); err != nil || !r.Canceled {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if _, reason := create(b, "a longer key"); reason != reasonTooMany {
+		t.Errorf("a key longer than the room: %q", reason)
+	}
+	if _, reason := create(b, "k"); reason != "" {
+		t.Errorf("after a cancel: %s", reason)
+	}
+	a.Close()
+	b.Close()
+	if hub.watching != 0 {
+		t.Errorf("%d bytes are counted with no watcher left", hub.watching)
+	}
+}

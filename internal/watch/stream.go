@@ -15,6 +15,7 @@ import (
 // Reasons of a refused create, as clients know them.
 const (
 	reasonEmptyRange  = "mvcc: watcher range is empty"
+	reasonTooMany     = "etcdserver: too many requests"
 	reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
 )
 
@@ -35,6 +36,7 @@ type Stream struct {
 	watchers map[int64]*watcher // by id, including dead ones
 	all      []*watcher         // the same; each knows its position
 	nextID   int64
+	watching int64      // bytes of the watchers
 	notify   []*watcher // those that want progress; each knows its position
 	interval time.Duration
 	stopTick func() bool // nil unless the timer runs
@@ -104,6 +106,7 @@ func (s *Stream) Close() {
 	for _, w := range s.all {
 		h.killLocked(w)
 	}
+	s.countLocked(-s.watching)
 	s.watchers, s.all, s.notify = nil, nil, nil
 	if s.deferred {
 		h.deferred = slices.DeleteFunc(h.deferred, func(x *Stream) bool { return x == s })
@@ -158,6 +161,11 @@ func (s *Stream) Create(req *pb.WatchCreateRequest) error {
 	if w.startRev == 0 {
 		w.minRev = cur + 1
 	}
+	if size := w.size(); s.watching+size > h.o.StreamWatcherBytes || h.watching+size > h.o.WatcherBytes {
+		s.refuse(cur, reasonTooMany)
+		return nil
+	}
+	s.countLocked(w.size())
 	s.watchers[id] = w
 	w.allPos = len(s.all)
 	s.all = append(s.all, w)
@@ -175,6 +183,13 @@ func (s *Stream) Create(req *pb.WatchCreateRequest) error {
 	}
 	metrics.DebuggingMVCCWatcherTotal.Inc()
 	return nil
+}
+
+// countLocked adds to the memory of the watchers. A watcher that was ended by a
+// compaction counts until it is canceled.
+func (s *Stream) countLocked(bytes int64) {
+	s.watching += bytes
+	s.hub.watching += bytes
 }
 
 // admitLocked checks a create and picks its id. reason is empty if all is well.
@@ -245,6 +260,7 @@ func (s *Stream) Cancel(id int64) error {
 		return nil
 	}
 	h.killLocked(w)
+	s.countLocked(-w.size())
 	delete(s.watchers, id)
 	s.all = swapOut(s.all, w.allPos, allPos)
 	s.push(item{answer: true, resp: &Response{WatchID: id, Revision: h.currentLocked(), Canceled: true}})
