@@ -22,7 +22,7 @@ var order = []string{
 	"ctl utl",
 	"rpc httpapi join",
 	"config",
-	"listen logging",
+	"listen logging certs",
 	"server",
 	"datadir",
 	"proposal readindex raftnode autocompact",

@@ -38,6 +38,9 @@ func run() int {
 
 	go paceGC(ctx)
 	p, err := start(ctx, cfg)
+	if known := (*startError)(nil); errors.As(err, &known) {
+		return cfg.Fatal(known.msg, known.err).Code
+	}
 	if err != nil {
 		return cfg.FatalExit(err).Code
 	}
@@ -60,9 +63,8 @@ func run() int {
 			}
 			return cfg.FatalExit(err).Code
 		case err := <-p.broken:
-			lg.Error("listener failed", zap.Error(err))
 			p.stop()
-			return 1
+			return cfg.Fatal("listener failed", err).Code
 		case s := <-signals:
 			lg.Info("received signal; shutting down", zap.String("signal", s.String()))
 			go func() {

@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -20,7 +18,6 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/rpc"
 	"quorate/internal/server"
-	"quorate/internal/transport"
 )
 
 // process is a member with its listeners and servers.
@@ -30,7 +27,9 @@ type process struct {
 	member *server.Member
 	edge   *edge
 
-	peer, client, clientHTTP, metrics []net.Listener
+	security      security
+	peer, metrics []net.Listener
+	client        []*door
 
 	muxes  []*listen.Mux
 	https  []*http.Server
@@ -55,13 +54,17 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if p.security, err = openSecurity(cfg); err != nil {
+		return nil, err
+	}
+	sc.PeerTLS = p.security.dialPeers()
 	if err := p.listen(ctx); err != nil {
 		return nil, err
 	}
 	cfg.LogStart(initialized)
 	if cfg.Joining() && !initialized {
 		sc.Initial, err = join.Enter(ctx, join.Options{
-			Endpoints: config.URLStrings(cfg.Join), Name: cfg.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
+			Endpoints: config.URLStrings(cfg.Join), TLS: p.security.dialClients(), Name: cfg.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
 		})
 		if err != nil {
 			return nil, err
@@ -154,78 +157,6 @@ func (p *process) becomeVoter(ctx context.Context) {
 	}
 }
 
-// listen opens every socket, so that a port in use is known before anything is
-// changed.
-func (p *process) listen(ctx context.Context) error {
-	maxConns, err := listen.MaxConns(httpapi.FileLimit())
-	if err != nil {
-		return err
-	}
-	for _, x := range []struct {
-		flag string
-		urls []url.URL
-		to   *[]net.Listener
-		max  int
-	}{
-		{"listen-peer-urls", p.cfg.ListenPeerURLs, &p.peer, 0},
-		{"listen-client-urls", p.cfg.ListenClientURLs, &p.client, maxConns},
-		{"listen-client-http-urls", p.cfg.ListenClientHTTPURLs, &p.clientHTTP, maxConns},
-		{"listen-metrics-urls", p.cfg.ListenMetricsURLs, &p.metrics, maxConns},
-	} {
-		for _, u := range x.urls {
-			l, err := listen.Listen(ctx, u, listen.Options{Flag: x.flag, ReusePort: p.cfg.ReusePort, ReuseAddress: p.cfg.ReuseAddress, MaxConns: x.max})
-			if err != nil {
-				return err
-			}
-			*x.to = append(*x.to, l)
-		}
-	}
-	return nil
-}
-
-func (p *process) closeListeners() {
-	for _, ls := range [][]net.Listener{p.peer, p.client, p.clientHTTP, p.metrics} {
-		for _, l := range ls {
-			l.Close()
-		}
-	}
-}
-
-func (p *process) serveHTTP(s *http.Server, l net.Listener) {
-	p.https = append(p.https, s)
-	go func() {
-		if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
-			p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
-		}
-	}()
-}
-
-func (p *process) report(err error) {
-	select {
-	case p.broken <- err:
-	default: // one reason to stop is enough
-	}
-}
-
-func (p *process) servePeers() {
-	leases := transport.LeaseHandler(p.member)
-	h := httpapi.NewPeerHandler(peerEdge{p.edge}, httpapi.PeerOptions{
-		Logger: p.lg, RequestTimeout: p.cfg.RequestTimeout(), Raft: p.member.Transport().Handler(),
-		Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases},
-	})
-	for _, l := range p.peer {
-		p.lg.Info("serving peer traffic", zap.String("address", l.Addr().String()))
-		p.serveHTTP(transport.HTTPServer(h, p.lg), l)
-	}
-}
-
-func (p *process) serveMetrics() {
-	for _, l := range p.metrics {
-		p.lg.Info("serving metrics", zap.String("address", l.Addr().String()))
-		p.serveHTTP(httpapi.NewServer(httpapi.NewMetricsHandler(p.edge, httpapi.OptionsFrom(p.cfg))), l)
-	}
-}
-
 // serveClients opens the doors once the member can answer.
 func (p *process) serveClients() {
 	cfg := p.cfg
@@ -234,37 +165,12 @@ func (p *process) serveClients() {
 		KeepaliveMinTime: cfg.GRPCKeepAliveMinTime, KeepaliveInterval: cfg.GRPCKeepAliveInterval, KeepaliveTimeout: cfg.GRPCKeepAliveTimeout,
 		ElectionTimeout: cfg.ElectionTimeout(), WarnUnaryDuration: cfg.WarningUnaryRequestDuration,
 		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
+		GRPC: []grpc.ServerOption{grpc.Creds(rpc.ListenerCredentials())},
 	}, p.member).Server
 	handler := httpapi.NewClientHandler(p.edge, httpapi.OptionsFrom(cfg))
-	for _, l := range p.client {
-		p.lg.Info("ready to serve client requests")
-		p.lg.Info("serving client traffic insecurely; this is strongly discouraged!", zap.String("traffic", "grpc+http"), zap.String("address", l.Addr().String()))
-		if len(p.clientHTTP) > 0 {
-			p.serveGRPC(l)
-			continue
-		}
-		m := listen.NewMux(l)
-		p.muxes = append(p.muxes, m)
-		p.serveGRPC(m.GRPC())
-		p.serveHTTP(httpapi.NewServer(handler), m.HTTP())
-		go func() {
-			if err := m.Serve(); err != nil && !errors.Is(err, net.ErrClosed) {
-				p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
-			}
-		}()
+	for _, d := range p.client {
+		p.serve(d, handler)
 	}
-	for _, l := range p.clientHTTP {
-		p.lg.Info("serving client HTTP traffic", zap.String("address", l.Addr().String()))
-		p.serveHTTP(httpapi.NewServer(handler), l)
-	}
-}
-
-func (p *process) serveGRPC(l net.Listener) {
-	go func() {
-		if err := p.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
-			p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
-		}
-	}()
 }
 
 // drainTimeout is how long calls in progress may take to end at a stop.

@@ -400,8 +400,11 @@ func (p *parser) checkArch() *Exit {
 
 // FatalExit logs why the member cannot start as etcd does, whatever the reason.
 // The process is to end with code 1.
-func (c *Config) FatalExit(err error) *Exit {
-	c.lg.WithOptions(zap.WithFatalHook(keepRunning{})).Fatal("discovery failed", zap.Error(err))
+func (c *Config) FatalExit(err error) *Exit { return c.Fatal("discovery failed", err) }
+
+// Fatal is FatalExit for the reasons that etcd has a text of their own for.
+func (c *Config) Fatal(msg string, err error) *Exit {
+	c.lg.WithOptions(zap.WithFatalHook(keepRunning{})).Fatal(msg, zap.Error(err))
 	c.lg.Sync()
 	return &Exit{exitError}
 }

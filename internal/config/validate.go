@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -197,25 +196,7 @@ func (c *Config) checkTLSVersions() error {
 	if low == tls.VersionTLS13 && len(c.CipherSuites) > 0 {
 		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled")
 	}
-	for _, name := range c.CipherSuites {
-		suites := append(tls.CipherSuites(), tls.InsecureCipherSuites()...)
-		if !slices.ContainsFunc(suites, func(s *tls.CipherSuite) bool { return s.Name == name }) {
-			return fmt.Errorf("unexpected TLS cipher suite %q", name)
-		}
-	}
 	return nil
-}
-
-func tlsVersion(text string) (uint16, error) {
-	switch text {
-	case "":
-		return 0, nil
-	case "TLS1.2":
-		return tls.VersionTLS12, nil
-	case "TLS1.3":
-		return tls.VersionTLS13, nil
-	}
-	return 0, fmt.Errorf("unexpected TLS version %q (must be one of: TLS1.2, TLS1.3)", text)
 }
 
 func (c *Config) checkLogRotation() error {
@@ -262,25 +243,8 @@ func (c *Config) checkRefused() error {
 // checkStart finds the mistakes that etcd reports as a failure to start: URLs
 // that cannot be listened on, and a retention that is none.
 func (c *Config) checkStart() error {
-	for _, u := range c.ListenPeerURLs {
-		if isSecure(u) {
-			return fmt.Errorf("cannot listen on TLS for %s: KeyFile and CertFile are not presented", u.String())
-		}
-	}
-	for _, u := range slices.Concat(c.ListenClientURLs, c.ListenClientHTTPURLs) {
-		if isSecure(u) {
-			return fmt.Errorf("TLS key/cert (--cert-file, --key-file) must be provided for client url %s with HTTPS scheme", u.String())
-		}
-	}
-	for _, u := range c.ListenClientHTTPURLs {
-		if slices.Contains(URLStrings(c.ListenClientURLs), u.String()) {
-			return fmt.Errorf("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url %s", u.String())
-		}
-	}
-	for _, u := range c.ListenMetricsURLs {
-		if isSecure(u) {
-			return errors.New("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url")
-		}
+	if err := c.checkSecurity(); err != nil {
+		return err
 	}
 	_, err := c.CompactionRetention()
 	return err

@@ -1,10 +1,10 @@
-// Package listen opens the member's sockets and tells gRPC from HTTP on one
-// port.
+// Package listen opens the member's sockets, shakes hands where TLS is spoken,
+// and tells gRPC from HTTP on one port.
 //
-// In: URLs to listen on. Out: net.Listeners, two for a port that serves both
-// gRPC and HTTP/1. Always true: a connection that says nothing, or speaks
-// slowly, holds a bounded place for a bounded time and no more, and Close
-// leaves no goroutine behind.
+// In: URLs to listen on, TLS configurations. Out: net.Listeners, two for a port
+// that serves both gRPC and HTTP. Always true: a connection that says nothing,
+// speaks slowly or does not finish its handshake holds a bounded place for a
+// bounded time and no more, and Close leaves no goroutine behind.
 package listen
 
 import (
@@ -37,6 +37,7 @@ type Options struct {
 	Flag         string // the flag that the URL comes from, without dashes; named in errors
 	ReusePort    bool   // SO_REUSEPORT
 	ReuseAddress bool   // SO_REUSEADDR
+	Secure       bool   // the caller speaks TLS on the socket; without it https and unixs are refused
 	MaxConns     int    // connections accepted at a time, 0 for no limit; at the limit, new ones wait in the kernel
 }
 
@@ -48,19 +49,23 @@ func MaxConns(fileLimit uint64) (int, error) {
 	return int(min(fileLimit-reservedFiles, 1<<30)), nil
 }
 
-// Listen opens the socket of u: http listens on TCP, unix on a socket file.
-// Errors name the flag and the URL.
+// Listen opens the socket of u: http and https listen on TCP, unix and unixs on
+// a socket file. Errors name the flag and the URL.
 func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
-	network, addr := "tcp", u.Host
+	network, addr := Address(u)
 	switch u.Scheme {
-	case "http":
-	case "unix":
-		network, addr = "unix", u.Host+u.Path
+	case "https", "unixs":
+		if !o.Secure {
+			return nil, fmt.Errorf("--%s=%s: no TLS for scheme %q", o.Flag, u.String(), u.Scheme)
+		}
+	case "http", "unix":
+	default:
+		return nil, fmt.Errorf("--%s=%s: cannot listen with scheme %q", o.Flag, u.String(), u.Scheme)
+	}
+	if network == "unix" {
 		if err := removeStaleSocket(addr); err != nil {
 			return nil, fmt.Errorf("--%s=%s: %w", o.Flag, u.String(), err)
 		}
-	default:
-		return nil, fmt.Errorf("--%s=%s: cannot listen with scheme %q", o.Flag, u.String(), u.Scheme)
 	}
 	lc := net.ListenConfig{KeepAlive: keepAlive, Control: o.control}
 	l, err := lc.Listen(ctx, network, addr)
@@ -71,6 +76,15 @@ func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
 		l = netutil.LimitListener(l, o.MaxConns)
 	}
 	return l, nil
+}
+
+// Address is where u is listened on: host and port, or the path of a socket
+// file.
+func Address(u url.URL) (network, addr string) {
+	if u.Scheme == "unix" || u.Scheme == "unixs" {
+		return "unix", u.Host + u.Path
+	}
+	return "tcp", u.Host
 }
 
 // removeStaleSocket removes a socket file that nobody serves; a member that was

@@ -2,6 +2,8 @@ package listen
 
 import (
 	"container/list"
+	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"sync"
@@ -20,42 +22,69 @@ const (
 	// DefaultMaxSniffing is how many connections may be about to show it.
 	DefaultMaxSniffing = 4096
 
+	// DefaultMaxHandshakes is the same on a port with TLS, where each of them
+	// costs more memory.
+	DefaultMaxHandshakes = 1024
+
 	maxAcceptBackoff = time.Second
 )
 
-// Mux splits one listener in two by the first bytes of each connection.
+// Accepts says what a port speaks: TLS if that is set, and without it if Plain
+// is, too; the first byte tells one from the other.
+type Accepts struct {
+	Plain bool
+	TLS   *TLS
+}
+
+// Mux splits one listener in two by what each connection speaks: without TLS by
+// its first bytes, with TLS by the protocols that the client offers.
 //
-// One goroutine accepts (Serve). Each connection is looked at on a goroutine of
-// its own, which ends when the connection has been handed over, has been
-// silent for too long, is evicted, or its side is closed. When too many are
-// waiting, the oldest is closed: an honest client speaks at once, so the oldest
-// is the least likely to be one.
+// One goroutine accepts (Serve). Each connection is looked at, and its TLS
+// handshake done, on a goroutine of its own, which ends when the connection has
+// been handed over, has taken too long, is evicted, or its side is closed. When
+// too many are waiting, the oldest is closed: an honest client speaks at once,
+// so the oldest is the least likely to be one.
 type Mux struct {
 	root         net.Listener
+	accepts      Accepts
 	sniffTimeout time.Duration
 	maxSniffing  int
-	grpc, http   *side
+	grpc, http   *side // the same one if the port serves one of them alone
 
 	mu       sync.Mutex
 	sniffing *list.List // of net.Conn, oldest first; guarded by mu
 	closed   bool       // guarded by mu
+	why      error      // why root failed before Close; guarded by mu
 
-	wg   sync.WaitGroup // goroutines that look at connections
-	done chan struct{}  // closed by Close
+	wg     sync.WaitGroup  // goroutines that look at connections
+	done   <-chan struct{} // closed by Close
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
 }
 
 // NewMux takes over root. Nothing is accepted before Serve. Both sides are to be
 // accepted from or closed: a connection waits for its side to take it, and what
 // bounds these is the limit of root (Options.MaxConns).
-func NewMux(root net.Listener) *Mux {
+func NewMux(root net.Listener, a Accepts) *Mux {
+	m := newMux(root, a)
+	m.grpc, m.http = newSide(root.Addr(), m.done), newSide(root.Addr(), m.done)
+	return m
+}
+
+func newMux(root net.Listener, a Accepts) *Mux {
 	m := &Mux{
 		root:         root,
+		accepts:      a,
 		sniffTimeout: DefaultSniffTimeout,
 		maxSniffing:  DefaultMaxSniffing,
 		sniffing:     list.New(),
-		done:         make(chan struct{}),
 	}
-	m.grpc, m.http = newSide(root.Addr(), m.done), newSide(root.Addr(), m.done)
+	if a.TLS != nil {
+		m.maxSniffing = DefaultMaxHandshakes
+		m.accepts.TLS = a.TLS.listening()
+	}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.done = m.ctx.Done()
 	return m
 }
 
@@ -74,6 +103,11 @@ func (m *Mux) Serve() error {
 		conn, err := m.root.Accept()
 		if err != nil {
 			if !isTemporary(err) {
+				m.mu.Lock()
+				if !m.closed {
+					m.why = err
+				}
+				m.mu.Unlock()
 				return err
 			}
 			// Out of files, most likely: wait for some to be closed.
@@ -104,7 +138,7 @@ func (m *Mux) Close() error {
 	first := !m.closed
 	m.closed = true
 	if first {
-		close(m.done)
+		m.cancel()
 		for e := m.sniffing.Front(); e != nil; e = e.Next() {
 			e.Value.(net.Conn).Close()
 		}
@@ -138,7 +172,7 @@ func (m *Mux) admit(conn net.Conn) *list.Element {
 // sniff decides which side conn belongs to and hands it over.
 func (m *Mux) sniff(conn net.Conn, e *list.Element) {
 	defer m.wg.Done()
-	head, isGRPC, err := m.readHead(conn)
+	ready, to, err := m.classify(conn)
 	m.mu.Lock()
 	m.sniffing.Remove(e)
 	m.mu.Unlock()
@@ -146,32 +180,95 @@ func (m *Mux) sniff(conn net.Conn, e *list.Element) {
 		conn.Close()
 		return
 	}
-	to := m.http
-	if isGRPC {
-		to = m.grpc
-	}
-	to.hand(&sniffedConn{Conn: conn, head: head})
+	to.hand(ready)
 }
 
-// readHead reads until the bytes are the preface or differ from it. One
-// deadline holds for all of it, however slowly the bytes come.
-func (m *Mux) readHead(conn net.Conn) (head []byte, isGRPC bool, err error) {
-	if err := conn.SetReadDeadline(time.Now().Add(m.sniffTimeout)); err != nil {
-		return nil, false, err
+// classify looks at conn and returns it as its side is to see it. One deadline
+// holds for all of it, however slowly the bytes come.
+func (m *Mux) classify(conn net.Conn) (net.Conn, *side, error) {
+	limit := time.Now().Add(m.sniffTimeout)
+	if err := conn.SetDeadline(limit); err != nil {
+		return nil, nil, err
 	}
+	var (
+		ready net.Conn
+		to    *side
+		err   error
+	)
+	switch secure, head, e := m.isTLS(conn); {
+	case e != nil:
+		err = e
+	case secure:
+		ready, to, err = m.shakeHands(&helloConn{sniffedConn: sniffedConn{Conn: conn, head: head}}, limit)
+	case m.grpc == m.http:
+		ready, to = &sniffedConn{Conn: conn, head: head}, m.http
+	default:
+		ready, to, err = m.readHead(conn, head)
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return ready, to, conn.SetDeadline(time.Time{})
+}
+
+// firstTLSByte begins every TLS connection, and no text.
+const firstTLSByte = 0x16
+
+// isTLS tells the two apart on a port that takes both. It returns what it had to
+// read for that.
+func (m *Mux) isTLS(conn net.Conn) (secure bool, head []byte, err error) {
+	if m.accepts.TLS == nil || !m.accepts.Plain {
+		return m.accepts.TLS != nil, nil, nil
+	}
+	head = make([]byte, 1, len(preface))
+	if n, err := conn.Read(head); n == 0 {
+		return false, nil, errors.Join(err, errors.New("nothing read"))
+	}
+	return head[0] == firstTLSByte, head, nil
+}
+
+// shakeHands takes conn through the handshake. A client that offers HTTP/2 and
+// nothing else is a gRPC client. One that offers HTTP/1.1 as well, such as curl
+// or a browser, gets to the HTTP side with either of them.
+func (m *Mux) shakeHands(conn *helloConn, limit time.Time) (net.Conn, *side, error) {
+	t := m.accepts.TLS
+	secure := tls.Server(conn, t.Config)
+	if err := secure.Handshake(); err != nil {
+		t.refused(secure, err)
+		return nil, nil, err
+	}
+	state := secure.ConnectionState()
+	if t.Check != nil {
+		ctx, cancel := context.WithDeadline(m.ctx, limit)
+		err := t.Check(ctx, state, conn.RemoteAddr())
+		cancel()
+		if err != nil {
+			t.refused(secure, err)
+			return nil, nil, err
+		}
+	}
+	if state.NegotiatedProtocol == "h2" && !conn.offersHTTP1 {
+		return secure, m.grpc, nil
+	}
+	return secure, m.http, nil
+}
+
+// readHead reads behind head until the bytes are the preface or differ from it.
+func (m *Mux) readHead(conn net.Conn, head []byte) (net.Conn, *side, error) {
 	buf := make([]byte, len(preface))
-	n := 0
+	n := copy(buf, head)
 	for n < len(buf) && string(buf[:n]) == preface[:n] {
 		k, err := conn.Read(buf[n:])
 		n += k
 		if err != nil && k == 0 {
-			return nil, false, err
+			return nil, nil, err
 		}
 	}
-	if err := conn.SetReadDeadline(time.Time{}); err != nil {
-		return nil, false, err
+	to := m.http
+	if string(buf[:n]) == preface {
+		to = m.grpc
 	}
-	return buf[:n], string(buf[:n]) == preface, nil
+	return &sniffedConn{Conn: conn, head: buf[:n]}, to, nil
 }
 
 // sniffedConn reads the bytes that were looked at before the rest. Like any

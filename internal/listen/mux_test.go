@@ -69,7 +69,7 @@ func TestMuxServers(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			m := NewMux(l)
+			m := NewMux(l, Accepts{Plain: true})
 			stop := serveMux(t, m)
 
 			gs := grpc.NewServer()
@@ -124,7 +124,7 @@ func TestMuxServers(t *testing.T) {
 // TestMuxSides sends the first bytes one by one and looks at the side and at
 // the bytes that arrive.
 func TestMuxSides(t *testing.T) {
-	m := NewMux(open(t))
+	m := NewMux(open(t), Accepts{Plain: true})
 	serveMux(t, m)
 	for _, tt := range []struct {
 		text string
@@ -170,7 +170,7 @@ func expectEOF(t *testing.T, conn net.Conn) {
 }
 
 func TestMuxDropsTheSilent(t *testing.T) {
-	m := NewMux(open(t))
+	m := NewMux(open(t), Accepts{Plain: true})
 	m.sniffTimeout = 20 * time.Millisecond
 	serveMux(t, m)
 	silent, slow := dial(t, m.root.Addr()), dial(t, m.root.Addr())
@@ -180,7 +180,7 @@ func TestMuxDropsTheSilent(t *testing.T) {
 }
 
 func TestMuxEvictsTheOldest(t *testing.T) {
-	m := NewMux(open(t))
+	m := NewMux(open(t), Accepts{Plain: true})
 	m.maxSniffing = 2
 	serveMux(t, m)
 	first := dial(t, m.root.Addr())
@@ -199,7 +199,7 @@ func TestMuxEvictsTheOldest(t *testing.T) {
 // TestMuxClose closes with connections in every state; goleak looks for what is
 // left of them.
 func TestMuxClose(t *testing.T) {
-	m := NewMux(open(t))
+	m := NewMux(open(t), Accepts{Plain: true})
 	stop := serveMux(t, m)
 	silent, waiting := dial(t, m.root.Addr()), dial(t, m.root.Addr())
 	io.WriteString(waiting, "GET / HTTP/1.1\r\n")
@@ -234,7 +234,7 @@ func TestMuxClose(t *testing.T) {
 }
 
 func TestMuxClosedSide(t *testing.T) {
-	m := NewMux(open(t))
+	m := NewMux(open(t), Accepts{Plain: true})
 	serveMux(t, m)
 	m.HTTP().Close()
 	dropped := dial(t, m.root.Addr())
@@ -249,7 +249,7 @@ func TestMuxClosedSide(t *testing.T) {
 	got.Close()
 }
 
-// timed is a listener whose connections remember their read deadline.
+// timed is a listener whose connections remember their deadline.
 type timed struct{ net.Listener }
 
 type timedConn struct {
@@ -262,15 +262,15 @@ func (l timed) Accept() (net.Conn, error) {
 	return &timedConn{Conn: conn}, err
 }
 
-func (c *timedConn) SetReadDeadline(t time.Time) error {
+func (c *timedConn) SetDeadline(t time.Time) error {
 	c.deadline = t
-	return c.Conn.SetReadDeadline(t)
+	return c.Conn.SetDeadline(t)
 }
 
 // TestMuxLiftsTheDeadline looks at a connection that was handed over: it may be
 // silent for as long as its server likes.
 func TestMuxLiftsTheDeadline(t *testing.T) {
-	m := NewMux(timed{open(t)})
+	m := NewMux(timed{open(t)}, Accepts{Plain: true})
 	serveMux(t, m)
 	for text, side := range map[string]net.Listener{preface: m.GRPC(), "GET /": m.HTTP()} {
 		io.WriteString(dial(t, m.root.Addr()), text)
@@ -279,7 +279,7 @@ func TestMuxLiftsTheDeadline(t *testing.T) {
 			t.Fatal(err)
 		}
 		if d := got.(*sniffedConn).Conn.(*timedConn).deadline; !d.IsZero() {
-			t.Errorf("%q: read deadline %v is left", text, d)
+			t.Errorf("%q: deadline %v is left", text, d)
 		}
 		got.Close()
 	}
@@ -305,7 +305,7 @@ func (f *failing) Accept() (net.Conn, error) {
 }
 
 func TestMuxSurvivesTemporaryErrors(t *testing.T) {
-	m := NewMux(&failing{open(t), 3})
+	m := NewMux(&failing{open(t), 3}, Accepts{Plain: true})
 	serveMux(t, m)
 	conn := dial(t, m.root.Addr())
 	io.WriteString(conn, "GET / HTTP/1.1\r\n")
@@ -328,7 +328,7 @@ func TestListenErrors(t *testing.T) {
 		want string
 	}{
 		{url.URL{Scheme: "http", Host: l.Addr().String()}, "--listen-peer-urls=http://" + l.Addr().String() + ": listen tcp " + l.Addr().String() + ": bind: address already in use"},
-		{url.URL{Scheme: "https", Host: "127.0.0.1:0"}, `--listen-peer-urls=https://127.0.0.1:0: cannot listen with scheme "https"`},
+		{url.URL{Scheme: "https", Host: "127.0.0.1:0"}, `--listen-peer-urls=https://127.0.0.1:0: no TLS for scheme "https"`},
 		{url.URL{Scheme: "unix", Path: file}, "--listen-peer-urls=unix://" + file + ": " + file + " is there and is not a socket"},
 	} {
 		_, err := Listen(context.Background(), tt.u, Options{Flag: "listen-peer-urls"})

@@ -72,7 +72,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 		cfg.Logger = zap.NewNop()
 	}
 	m := &Member{cfg: cfg, lg: cfg.Logger}
-	m.peers = transport.NewClient(nil, time.Second+cfg.electionTimeout())
+	m.peers = transport.NewClient(cfg.PeerTLS, time.Second+cfg.electionTimeout())
 	defer func() {
 		if err != nil {
 			m.abandonTakeOver()
@@ -471,7 +471,7 @@ func (m *Member) build(id identity) error {
 	})
 	m.tr, err = transport.New(transport.Config{
 		ID: id.id, ClusterID: id.cluster, PeerURLs: cfg.PeerURLs, Host: host{m}, Logger: m.lg,
-		DialTimeout: time.Second + cfg.electionTimeout(), Version: Version,
+		DialTimeout: time.Second + cfg.electionTimeout(), TLS: cfg.PeerTLS, Version: Version,
 	})
 	if err != nil {
 		return err

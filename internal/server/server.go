@@ -88,6 +88,7 @@ type Config struct {
 	CompactionSleep    time.Duration
 	AutoCompaction     AutoCompaction
 	WarnApply          time.Duration
+	PeerTLS            transport.TLSSource // for https peers; nil is Go's default
 	UnsafeNoFsync      bool
 	// CorruptCheckTime is the time between two comparisons of the members' data
 	// by the leader, 0 for none; CompactHashCheckTime that between two comparisons

@@ -3,7 +3,6 @@ package transport
 import (
 	"bytes"
 	"context"
-	"crypto/tls"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -36,9 +35,9 @@ var (
 // from any goroutine.
 type Client struct{ http *http.Client }
 
-// NewClient returns a Client; tc may be nil. Close it when done.
-func NewClient(tc *tls.Config, dialTimeout time.Duration) *Client {
-	return &Client{http: newRequestClient(tc, dialTimeout)}
+// NewClient returns a Client; source may be nil. Close it when done.
+func NewClient(source TLSSource, dialTimeout time.Duration) *Client {
+	return &Client{http: newRequestClient(source, dialTimeout)}
 }
 
 // Close closes idle connections.

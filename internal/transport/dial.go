@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -13,14 +15,19 @@ import (
 // connection, so that a request does not meet one that is just being closed.
 const idleTimeout = readTimeout - 500*time.Millisecond
 
+// TLSSource returns the configuration for connections that are opened from now
+// on. It returns the same pointer as long as nothing has changed. It is called
+// for each request, from many goroutines.
+type TLSSource func() *tls.Config
+
 // newStreamClient returns the client that opens streams: each read and each
 // write has its own deadline, and a connection is never used twice.
-func newStreamClient(tc *tls.Config, dialTimeout time.Duration) *http.Client {
+func newStreamClient(source TLSSource, dialTimeout time.Duration) *http.Client {
 	d := dialer(dialTimeout)
-	rt := roundTripper(tc)
+	rt := roundTripper()
 	rt.MaxIdleConnsPerHost = -1
 	rt.ReadBufferSize = 32 << 10
-	return client(rt, func(ctx context.Context, network, addr string) (net.Conn, error) {
+	return client(rt, source, func(ctx context.Context, network, addr string) (net.Conn, error) {
 		c, err := d.DialContext(ctx, network, addr)
 		if err != nil {
 			return nil, err
@@ -31,26 +38,22 @@ func newStreamClient(tc *tls.Config, dialTimeout time.Duration) *http.Client {
 
 // newRequestClient returns the client for POST and for questions: a request may
 // take its time, and connections are kept.
-func newRequestClient(tc *tls.Config, dialTimeout time.Duration) *http.Client {
-	rt := roundTripper(tc)
+func newRequestClient(source TLSSource, dialTimeout time.Duration) *http.Client {
+	rt := roundTripper()
 	rt.MaxIdleConnsPerHost = 1024
 	rt.WriteBufferSize = 64 << 10
 	rt.IdleConnTimeout = idleTimeout
-	return client(rt, dialer(dialTimeout).DialContext)
+	return client(rt, source, dialer(dialTimeout).DialContext)
 }
 
 func dialer(timeout time.Duration) *net.Dialer {
 	return &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
 }
 
-func roundTripper(tc *tls.Config) *http.Transport {
-	if tc != nil {
-		tc = tc.Clone()
-	}
+func roundTripper() *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		TLSHandshakeTimeout: 10 * time.Second,
-		TLSClientConfig:     tc,
 		DisableCompression:  true, // what is sent is not worth it, and streams must not wait
 		// The peer port speaks HTTP/1.1 only.
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
@@ -59,13 +62,17 @@ func roundTripper(tc *tls.Config) *http.Transport {
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-func client(rt *http.Transport, dial dialFunc) *http.Client {
+// client returns a client that opens connections by dial, and those to https and
+// unixs URLs with what source returns by then.
+func client(rt *http.Transport, source TLSSource, dial dialFunc) *http.Client {
 	unix := rt.Clone()
 	rt.DialContext = dial
 	unix.DialContext = func(ctx context.Context, _, addr string) (net.Conn, error) { return dial(ctx, "unix", addr) }
 	unix.Proxy = nil
+	b := &bySocket{source: source}
+	b.now.Store(&sockets{tcp: rt, unix: unix})
 	return &http.Client{
-		Transport: &bySocket{tcp: rt, unix: unix},
+		Transport: b,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
 			return http.ErrUseLastResponse // a peer is asked itself or not at all
 		},
@@ -74,22 +81,64 @@ func client(rt *http.Transport, dial dialFunc) *http.Client {
 
 // bySocket sends requests to unix and unixs URLs over the Unix socket that is
 // named like the host of the URL, all others over TCP.
-type bySocket struct{ tcp, unix *http.Transport }
+//
+// A request that finds another TLS configuration than the one before replaces
+// the transports, so that connections which were opened with the old one are not
+// used again.
+type bySocket struct {
+	source TLSSource // nil: Go's defaults
+	now    atomic.Pointer[sockets]
+	mu     sync.Mutex // serialises replacing
+}
+
+type sockets struct {
+	config    *tls.Config // what source returned for them
+	tcp, unix *http.Transport
+}
+
+func (s *sockets) with(config *tls.Config) *sockets {
+	n := &sockets{config: config, tcp: s.tcp.Clone(), unix: s.unix.Clone()}
+	n.tcp.TLSClientConfig, n.unix.TLSClientConfig = config.Clone(), config.Clone()
+	return n
+}
+
+func (b *bySocket) current() *sockets {
+	now := b.now.Load()
+	if b.source == nil {
+		return now
+	}
+	config := b.source()
+	if now.config == config {
+		return now
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old := b.now.Load()
+	if old.config == config {
+		return old
+	}
+	b.now.Store(old.with(config))
+	old.closeIdle()
+	return b.now.Load()
+}
+
+func (s *sockets) closeIdle() {
+	s.tcp.CloseIdleConnections()
+	s.unix.CloseIdleConnections()
+}
 
 func (b *bySocket) RoundTrip(req *http.Request) (*http.Response, error) {
+	s := b.current()
 	scheme, ok := strings.CutPrefix(req.URL.Scheme, "unix")
 	if !ok {
-		return b.tcp.RoundTrip(req)
+		return s.tcp.RoundTrip(req)
 	}
 	req = req.Clone(req.Context())
 	req.URL.Scheme = "http" + scheme
-	return b.unix.RoundTrip(req)
+	return s.unix.RoundTrip(req)
 }
 
-func (b *bySocket) CloseIdleConnections() {
-	b.tcp.CloseIdleConnections()
-	b.unix.CloseIdleConnections()
-}
+func (b *bySocket) CloseIdleConnections() { b.now.Load().closeIdle() }
 
 // deadlineConn gives each read and each write the time that the protocol allows
 // for silence.

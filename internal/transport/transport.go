@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -53,7 +52,7 @@ type Config struct {
 	Host          Host
 	Logger        *zap.Logger   // nil logs nothing
 	DialTimeout   time.Duration // of a connection; 0 is 2 s
-	TLS           *tls.Config   // for connections to https peers; may be nil
+	TLS           TLSSource     // for connections to https peers; nil is Go's default
 	Version       string        // of this server, as in 3.7.3
 }
 

@@ -1,0 +1,218 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+
+	"quorate/internal/config"
+	"quorate/internal/httpapi"
+	"quorate/internal/listen"
+	"quorate/internal/transport"
+)
+
+// door is one port for clients. URLs of several schemes may share it.
+type door struct {
+	l          net.Listener
+	accepts    listen.Accepts
+	grpc, http bool
+}
+
+// listen opens every socket, so that a port in use is known before anything is
+// changed.
+func (p *process) listen(ctx context.Context) error {
+	maxConns, err := listen.MaxConns(httpapi.FileLimit())
+	if err != nil {
+		return err
+	}
+	open := func(flag string, u url.URL, max int) (net.Listener, error) {
+		return listen.Listen(ctx, u, listen.Options{Flag: flag, Secure: true, MaxConns: max,
+			ReusePort: p.cfg.ReusePort, ReuseAddress: p.cfg.ReuseAddress})
+	}
+	for _, u := range p.cfg.ListenPeerURLs {
+		l, err := open("listen-peer-urls", u, 0)
+		if err != nil {
+			return err
+		}
+		p.peer = append(p.peer, l)
+		if !config.IsSecure(u) {
+			continue
+		}
+		if p.security.peer == nil || !p.security.peer.CanListen() {
+			return fmt.Errorf("cannot listen on TLS for %s: KeyFile and CertFile are not presented", l.Addr())
+		}
+		p.peer[len(p.peer)-1] = listen.NewListener(l, listen.Accepts{TLS: p.security.peerTLS(p.lg)})
+	}
+	if err := p.openDoors(open, maxConns); err != nil {
+		return err
+	}
+	for _, u := range p.cfg.ListenMetricsURLs {
+		l, err := open("listen-metrics-urls", u, maxConns)
+		if err != nil {
+			return err
+		}
+		if config.IsSecure(u) {
+			l = listen.NewListener(l, listen.Accepts{TLS: p.security.metricsTLS(p.lg)})
+		}
+		p.metrics = append(p.metrics, l)
+	}
+	return nil
+}
+
+// openDoors opens the client ports, one for all URLs of an address.
+func (p *process) openDoors(open func(string, url.URL, int) (net.Listener, error), maxConns int) error {
+	split := len(p.cfg.ListenClientHTTPURLs) > 0
+	byAddress := map[string]*door{}
+	for _, x := range []struct {
+		flag       string
+		urls       []url.URL
+		grpc, http bool
+	}{
+		{"listen-client-urls", p.cfg.ListenClientURLs, true, !split},
+		{"listen-client-http-urls", p.cfg.ListenClientHTTPURLs, false, true},
+	} {
+		for _, u := range x.urls {
+			_, addr := listen.Address(u)
+			d := byAddress[addr]
+			if d == nil {
+				l, err := open(x.flag, u, maxConns)
+				if err != nil {
+					return err
+				}
+				d = &door{l: l, grpc: x.grpc, http: x.http}
+				byAddress[addr] = d
+				p.client = append(p.client, d)
+			}
+			if !config.IsSecure(u) {
+				d.accepts.Plain = true
+				continue
+			}
+			protocols := []string{"h2", "http/1.1"}
+			if !d.http {
+				protocols = protocols[:1]
+			}
+			d.accepts.TLS = p.security.clientTLS(p.lg, protocols...)
+		}
+	}
+	return nil
+}
+
+func (p *process) closeListeners() {
+	for _, ls := range [][]net.Listener{p.peer, p.metrics} {
+		for _, l := range ls {
+			l.Close()
+		}
+	}
+	for _, d := range p.client {
+		d.l.Close()
+	}
+}
+
+func (p *process) serveHTTP(s *http.Server, l net.Listener) {
+	p.https = append(p.https, s)
+	go func() {
+		if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
+			p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
+		}
+	}()
+}
+
+func (p *process) serveGRPC(l net.Listener) {
+	go func() {
+		if err := p.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+			p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
+		}
+	}()
+}
+
+func (p *process) report(err error) {
+	select {
+	case p.broken <- err:
+	default: // one reason to stop is enough
+	}
+}
+
+func (p *process) servePeers() {
+	leases := transport.LeaseHandler(p.member)
+	h := httpapi.NewPeerHandler(peerEdge{p.edge}, httpapi.PeerOptions{
+		Logger: p.lg, RequestTimeout: p.cfg.RequestTimeout(), Raft: p.member.Transport().Handler(),
+		Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases},
+	})
+	for _, l := range p.peer {
+		p.lg.Info("serving peer traffic", zap.String("address", l.Addr().String()))
+		p.serveHTTP(transport.HTTPServer(h, p.lg), l)
+	}
+}
+
+func (p *process) serveMetrics() {
+	for i, l := range p.metrics {
+		p.lg.Info("serving metrics", zap.String("address", p.cfg.ListenMetricsURLs[i].String()))
+		p.serveHTTP(httpapi.NewServer(httpapi.NewMetricsHandler(p.edge, httpapi.OptionsFrom(p.cfg))), l)
+	}
+}
+
+// serve opens a door. The gRPC server is running by now.
+func (p *process) serve(d *door, handler http.Handler) {
+	p.lg.Info("ready to serve client requests")
+	traffic := "grpc+http"
+	switch {
+	case !d.http:
+		traffic = "grpc"
+	case !d.grpc:
+		traffic = "http"
+	}
+	address := zap.String("address", d.l.Addr().String())
+	if d.accepts.Plain {
+		p.lg.Info("serving client traffic insecurely; this is strongly discouraged!", zap.String("traffic", traffic), address)
+	}
+	if d.accepts.TLS != nil {
+		p.lg.Info("serving client traffic securely", zap.String("traffic", traffic), address)
+	}
+	switch {
+	case !d.http:
+		p.serveGRPC(listen.NewListener(d.l, d.accepts))
+	case !d.grpc:
+		p.serveHTTP(p.clientHTTP(d, handler), listen.NewListener(d.l, d.accepts))
+	default:
+		m := listen.NewMux(d.l, d.accepts)
+		p.muxes = append(p.muxes, m)
+		p.serveGRPC(m.GRPC())
+		p.serveHTTP(p.clientHTTP(d, handler), m.HTTP())
+		go func() {
+			if err := m.Serve(); err != nil && !errors.Is(err, net.ErrClosed) {
+				p.report(fmt.Errorf("serve %s: %w", d.l.Addr(), err))
+			}
+		}()
+	}
+}
+
+// clientHTTP is the HTTP server of a door. With TLS it speaks HTTP/2 as well,
+// and a gRPC client may have come to it that offered HTTP/1.1, too.
+func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
+	if d.accepts.TLS == nil {
+		return httpapi.NewServer(handler)
+	}
+	if d.grpc {
+		other := handler
+		handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+				p.grpc.ServeHTTP(w, r)
+				return
+			}
+			other.ServeHTTP(w, r)
+		})
+	}
+	s := httpapi.NewServer(handler)
+	s.TLSConfig = d.accepts.TLS.Config.Clone() // net/http looks at its ciphers, and at no more
+	// Above that, net/http would take its own default.
+	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(min(p.cfg.MaxConcurrentStreams, math.MaxInt32))}
+	return s
+}

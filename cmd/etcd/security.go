@@ -1,0 +1,166 @@
+package main
+
+import (
+	"crypto/tls"
+	"errors"
+	"io"
+	"net/url"
+	"path/filepath"
+	"slices"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/certs"
+	"quorate/internal/config"
+	"quorate/internal/listen"
+)
+
+// security is whom this member trusts on each kind of connection.
+type security struct {
+	peer, client *certs.Store // nil: nothing was configured, or no URL asks for it
+}
+
+// startError is a failure that etcd reports under a text of its own.
+type startError struct {
+	msg string
+	err error
+}
+
+func (e *startError) Error() string { return e.err.Error() }
+func (e *startError) Unwrap() error { return e.err }
+
+// openSecurity reads the certificates, and generates those that are to be.
+func openSecurity(cfg *config.Config) (security, error) {
+	var s security
+	peer, generated, err := selfSign(cfg, cfg.PeerTLS, "peer", cfg.ListenPeerURLs)
+	if err != nil {
+		return s, err
+	}
+	if !peer.Empty() || peer.TrustedCAFile != "" || peer.CRLFile != "" {
+		o := cfg.Certs(peer, "peer-")
+		o.SkipServerVerify = generated
+		if s.peer, err = certs.Open(o); err != nil {
+			return s, err
+		}
+	}
+	if !peer.Empty() {
+		cfg.Log().Info("starting with peer TLS", zap.Stringer("tls-info", &peer), zap.Strings("cipher-suites", cfg.CipherSuites))
+	}
+	warnPlain(cfg, peer, cfg.ListenPeerURLs, "peer")
+
+	clientURLs := slices.Concat(cfg.ListenClientURLs, cfg.ListenClientHTTPURLs)
+	client, generated, err := selfSign(cfg, cfg.ClientTLS, "client", clientURLs)
+	if err != nil {
+		return s, err
+	}
+	warnPlain(cfg, client, clientURLs, "client")
+	if !client.Empty() {
+		cfg.Log().Info("starting with client TLS", zap.Stringer("tls-info", &client), zap.Strings("cipher-suites", cfg.CipherSuites))
+	}
+	secure := slices.ContainsFunc(clientURLs, config.IsSecure)
+	if !secure && !slices.ContainsFunc(cfg.ListenMetricsURLs, config.IsSecure) {
+		return s, nil // files that nobody uses may be anything
+	}
+	o := cfg.Certs(client, "")
+	o.SkipServerVerify = generated
+	if s.client, err = certs.Open(o); err != nil && secure {
+		err = &startError{"listener failed", err}
+	}
+	return s, err
+}
+
+// selfSign replaces t by a generated certificate if it asks for one. Like etcd
+// it drops everything else in t then, and says so.
+func selfSign(cfg *config.Config, t config.TLS, kind string, urls []url.URL) (_ config.TLS, generated bool, err error) {
+	if !t.AutoTLS {
+		return t, false, nil
+	}
+	lg := cfg.Log()
+	if !t.Empty() {
+		lg.Warn("ignoring " + kind + " auto TLS since certs given")
+		return t, false, nil
+	}
+	hosts := make([]string, len(urls))
+	for i, u := range urls {
+		hosts[i] = u.Host
+	}
+	cert, key, err := certs.SelfSigned(filepath.Join(cfg.DataDir, "fixtures", kind), hosts, cfg.SelfSignedCertValidity, lg)
+	if err != nil {
+		return t, false, &startError{"failed to get " + kind + " self-signed certs", err}
+	}
+	if t.ClientCertAuth || t.TrustedCAFile != "" || t.CRLFile != "" || len(t.AllowedCNs) > 0 || len(t.AllowedHostnames) > 0 {
+		lg.Warn("generated certificates leave out the other TLS settings: nobody is asked for a certificate", zap.String("traffic", kind))
+	}
+	return config.TLS{CertFile: cert, KeyFile: key, ClientCertFile: cert, ClientKeyFile: key}, true, nil
+}
+
+// warnPlain names URLs without TLS where TLS was configured.
+func warnPlain(cfg *config.Config, t config.TLS, urls []url.URL, kind string) {
+	scheme, auth := "http or unix", "--client-cert-auth"
+	if kind == "peer" {
+		scheme, auth = "HTTP", "--peer-client-cert-auth"
+	}
+	for _, u := range urls {
+		if config.IsSecure(u) {
+			continue
+		}
+		if !t.Empty() {
+			cfg.Log().Warn("scheme is "+scheme+" while key and cert files are present; ignoring key and cert files", zap.String(kind+"-url", u.String()))
+		}
+		if t.ClientCertAuth {
+			cfg.Log().Warn("scheme is "+scheme+" while "+auth+" is enabled; ignoring client cert auth for this URL", zap.String(kind+"-url", u.String()))
+		}
+	}
+}
+
+// dialPeers is how to reach https peers; nil for Go's defaults.
+func (s security) dialPeers() func() *tls.Config {
+	if s.peer == nil {
+		return nil
+	}
+	return s.peer.Client
+}
+
+// dialClients is how to reach the client URLs of other members; nil for Go's
+// defaults.
+func (s security) dialClients() *tls.Config {
+	if s.client == nil {
+		return nil
+	}
+	return s.client.Client()
+}
+
+// peerTLS is for the peer ports: only HTTP/1.1, and the address must fit.
+func (s security) peerTLS(lg *zap.Logger) *listen.TLS {
+	return &listen.TLS{Config: s.peer.Server("http/1.1"), Check: s.peer.CheckAddress, Refused: logRefused(lg, "rejected connection on peer endpoint")}
+}
+
+// clientTLS is for ports that speak the protocols given.
+func (s security) clientTLS(lg *zap.Logger, protocols ...string) *listen.TLS {
+	return &listen.TLS{Config: s.client.Server(protocols...), Refused: logRefused(lg, "rejected connection on client endpoint")}
+}
+
+// metricsTLS is clientTLS where the address must fit, as in etcd.
+func (s security) metricsTLS(lg *zap.Logger) *listen.TLS {
+	t := s.clientTLS(lg, "h2", "http/1.1")
+	t.Check = s.client.CheckAddress
+	return t
+}
+
+// logRefused says why a connection was refused; one that was only closed is of
+// little interest.
+func logRefused(lg *zap.Logger, text string) func(*tls.Conn, error) {
+	return func(conn *tls.Conn, err error) {
+		log := lg.Warn
+		if errors.Is(err, io.EOF) {
+			log = lg.Debug
+		}
+		state := conn.ConnectionState()
+		fields := []zap.Field{zap.String("remote-addr", conn.RemoteAddr().String()), zap.String("server-name", state.ServerName)}
+		if len(state.PeerCertificates) > 0 {
+			cert := state.PeerCertificates[0]
+			fields = append(fields, zap.Stringers("ip-addresses", cert.IPAddresses), zap.Strings("dns-names", cert.DNSNames))
+		}
+		log(text, append(fields, zap.Error(err))...)
+	}
+}

@@ -1,0 +1,221 @@
+package certs
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// recheck is how long files are believed not to have changed. Looking costs a
+	// system call a file; a handshake costs a hundred times as much.
+	recheck = 100 * time.Millisecond
+	// settled is how old a change must be for its time to tell it from the next:
+	// until then the content is compared.
+	settled = 2 * time.Second
+	// repeatLog is when a file that is still broken is mentioned again.
+	repeatLog = time.Minute
+	// maxFileBytes bounds what is read; no certificate is as long.
+	maxFileBytes = 16 << 20
+)
+
+// file is a file and the flag, without prefix, that names it.
+type file struct{ flag, path string }
+
+// watched is what a parser makes of some files, read again when one of them
+// changes. The last good value stays in force until there is a new one.
+//
+// Readers take state without a lock. One of them at a time looks at the files
+// and the others do not wait for it, so a file system that hangs holds up one
+// handshake.
+type watched[T any] struct {
+	files []file
+	parse func(content [][]byte) (T, error)
+	lg    *zap.Logger
+	now   func() time.Time
+	flags string // prefix
+
+	state atomic.Pointer[outcome[T]] // nil before the first look
+	next  atomic.Int64               // Unix nanoseconds of the next look
+
+	mu     sync.Mutex // held by who looks; guards the rest
+	stamps []stamp    // taken before the last read; nil when that failed
+	readAt time.Time
+	sum    [sha256.Size]byte // of what was read last
+	said   string            // the failure that the log has
+	saidAt time.Time
+}
+
+type outcome[T any] struct {
+	value T
+	err   error // there has never been a value
+}
+
+// stamp is what changes with a file.
+type stamp struct {
+	modified time.Time
+	size     int64
+	info     os.FileInfo // for os.SameFile
+}
+
+func (a stamp) equal(b stamp) bool {
+	return a.modified.Equal(b.modified) && a.size == b.size && os.SameFile(a.info, b.info)
+}
+
+func watch[T any](s *Store, parse func([][]byte) (T, error), files ...file) *watched[T] {
+	return &watched[T]{files: files, parse: parse, lg: s.o.Logger, now: s.o.Now, flags: s.o.FlagPrefix}
+}
+
+// get returns the value in force. It fails only if there has never been one.
+func (w *watched[T]) get() (T, error) {
+	now := w.now()
+	if w.state.Load() == nil {
+		w.mu.Lock() // nothing to go on with
+		if w.state.Load() == nil {
+			w.look(now)
+		}
+		w.mu.Unlock()
+	} else if now.UnixNano() >= w.next.Load() && w.mu.TryLock() {
+		w.look(now)
+		w.mu.Unlock()
+	}
+	s := w.state.Load()
+	return s.value, s.err
+}
+
+// look reads the files if they have changed. w.mu is held.
+func (w *watched[T]) look(now time.Time) {
+	w.next.Store(now.Add(recheck).UnixNano())
+	stamps, err := w.stat()
+	if err == nil && w.state.Load() != nil && w.unchanged(stamps) {
+		return
+	}
+	var content [][]byte
+	if err == nil {
+		content, err = w.read()
+	}
+	if err != nil {
+		w.stamps = nil
+		w.fail(now, err)
+		return
+	}
+	w.stamps, w.readAt = stamps, now
+	sum := sumOf(content)
+	if sum == w.sum {
+		w.said = "" // a file that was gone is back
+		return
+	}
+	value, err := w.parse(content)
+	if err != nil {
+		w.sum = [sha256.Size]byte{} // so that it is mentioned again
+		w.fail(now, w.named(err))
+		return
+	}
+	if w.state.Load() != nil {
+		w.lg.Info("took over changed TLS files", zap.Strings("files", w.paths()))
+	}
+	w.sum, w.said = sum, ""
+	w.state.Store(&outcome[T]{value: value})
+}
+
+func (w *watched[T]) unchanged(stamps []stamp) bool {
+	if w.stamps == nil || w.state.Load().err != nil || w.said != "" || !slices.EqualFunc(stamps, w.stamps, stamp.equal) {
+		return false
+	}
+	for _, st := range stamps {
+		if w.readAt.Sub(st.modified) < settled {
+			return false
+		}
+	}
+	return true
+}
+
+func (w *watched[T]) stat() ([]stamp, error) {
+	stamps := make([]stamp, len(w.files))
+	for i, f := range w.files {
+		info, err := os.Stat(f.path)
+		if err != nil {
+			// As if it had been opened; so does the text read.
+			return nil, fmt.Errorf("open %s: %w", f.path, unwrapPath(err))
+		}
+		if info.Size() > maxFileBytes {
+			return nil, w.named(fmt.Errorf("%d bytes, more than %d", info.Size(), maxFileBytes))
+		}
+		stamps[i] = stamp{info.ModTime(), info.Size(), info}
+	}
+	return stamps, nil
+}
+
+func unwrapPath(err error) error {
+	if pe, ok := err.(*os.PathError); ok {
+		return pe.Err
+	}
+	return err
+}
+
+func (w *watched[T]) read() ([][]byte, error) {
+	content := make([][]byte, len(w.files))
+	for i, f := range w.files {
+		b, err := os.ReadFile(f.path)
+		if err != nil {
+			return nil, err
+		}
+		content[i] = b
+	}
+	return content, nil
+}
+
+func sumOf(content [][]byte) [sha256.Size]byte {
+	h := sha256.New()
+	for _, b := range content {
+		fmt.Fprintf(h, "%d:", len(b))
+		h.Write(b)
+	}
+	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// named puts the flags and files before an error that does not say where it is.
+func (w *watched[T]) named(err error) error {
+	var b strings.Builder
+	for i, f := range w.files {
+		if i > 0 {
+			b.WriteString(" ")
+		}
+		prefix := w.flags
+		fmt.Fprintf(&b, "--%s%s=%s", prefix, f.flag, f.path)
+	}
+	return fmt.Errorf("%s: %w", b.String(), err)
+}
+
+func (w *watched[T]) paths() []string {
+	paths := make([]string, len(w.files))
+	for i, f := range w.files {
+		paths[i] = f.path
+	}
+	return paths
+}
+
+// fail keeps what is in force, if anything, and tells the log, but not at every
+// handshake. The first failure of all is told by who opened the files.
+func (w *watched[T]) fail(now time.Time, err error) {
+	before := w.state.Load()
+	text := "cannot use changed TLS files; those read before stay in force"
+	if before == nil || before.err != nil {
+		text = textUnusable
+		w.state.Store(&outcome[T]{err: err})
+	}
+	if before == nil || err.Error() == w.said && now.Sub(w.saidAt) < repeatLog {
+		return
+	}
+	w.said, w.saidAt = err.Error(), now
+	w.lg.Error(text, zap.Strings("files", w.paths()), zap.Error(err))
+}
+
+const textUnusable = "cannot use TLS files; what depends on them is refused"

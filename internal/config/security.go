@@ -1,0 +1,106 @@
+package config
+
+import (
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+
+	"quorate/internal/certs"
+	"quorate/internal/listen"
+)
+
+// Empty reports whether there is no certificate. Certificates that are to be
+// generated do not count.
+func (t *TLS) Empty() bool { return t.CertFile == "" && t.KeyFile == "" }
+
+// String is the settings as etcd logs them.
+func (t *TLS) String() string {
+	return fmt.Sprintf("cert = %s, key = %s, client-cert=%s, client-key=%s, trusted-ca = %s, client-cert-auth = %v, crl-file = %s",
+		t.CertFile, t.KeyFile, t.ClientCertFile, t.ClientKeyFile, t.TrustedCAFile, t.ClientCertAuth, t.CRLFile)
+}
+
+// Certs are the files and rules of t with the versions and ciphers that hold for
+// all connections. prefix is that of the flags: "peer-" or none.
+func (c *Config) Certs(t TLS, prefix string) certs.Options {
+	suites, _ := cipherSuites(c.CipherSuites) // checked
+	low, _ := tlsVersion(c.TLSMinVersion)
+	high, _ := tlsVersion(c.TLSMaxVersion)
+	return certs.Options{
+		CertFile: t.CertFile, KeyFile: t.KeyFile, ClientCertFile: t.ClientCertFile, ClientKeyFile: t.ClientKeyFile,
+		TrustedCAFile: t.TrustedCAFile, ClientCertAuth: t.ClientCertAuth, CRLFile: t.CRLFile,
+		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames, SkipClientSANVerify: t.SkipClientSANVerify,
+		CipherSuites: suites, MinVersion: low, MaxVersion: high,
+		FlagPrefix: prefix, Logger: c.lg,
+	}
+}
+
+// IsSecure reports whether u asks for TLS.
+func IsSecure(u url.URL) bool { return isSecure(u) }
+
+// checkSecurity finds URLs that ask for TLS where there is no certificate, and
+// ciphers that nobody knows.
+func (c *Config) checkSecurity() error {
+	if _, err := cipherSuites(c.CipherSuites); err != nil {
+		return err
+	}
+	noCert := c.ClientTLS.Empty() && !c.ClientTLS.AutoTLS
+	for _, u := range slices.Concat(c.ListenClientURLs, c.ListenClientHTTPURLs) {
+		if isSecure(u) && noCert {
+			return fmt.Errorf("TLS key/cert (--cert-file, --key-file) must be provided for client url %s with HTTPS scheme", u.String())
+		}
+	}
+	for _, u := range c.ListenClientHTTPURLs {
+		same := func(v url.URL) bool {
+			_, a := listen.Address(u)
+			_, b := listen.Address(v)
+			return a == b
+		}
+		if slices.ContainsFunc(c.ListenClientURLs, same) {
+			return fmt.Errorf("cannot bind both --listen-client-urls and --listen-client-http-urls on the same url %s", u.String())
+		}
+	}
+	for _, u := range c.ListenMetricsURLs {
+		if isSecure(u) && noCert {
+			return errors.New("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url")
+		}
+	}
+	return nil
+}
+
+func tlsVersion(text string) (uint16, error) {
+	switch text {
+	case "":
+		return 0, nil
+	case "TLS1.2":
+		return tls.VersionTLS12, nil
+	case "TLS1.3":
+		return tls.VersionTLS13, nil
+	}
+	return 0, fmt.Errorf("unexpected TLS version %q (must be one of: TLS1.2, TLS1.3)", text)
+}
+
+// oldSuites are names that Go has dropped.
+var oldSuites = map[string]uint16{
+	"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305":   tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
+	"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305": tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
+}
+
+// cipherSuites returns the ids of suites by their names; nil for none.
+func cipherSuites(names []string) ([]uint16, error) {
+	var ids []uint16
+	for _, name := range names {
+		id, known := oldSuites[name]
+		for _, s := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
+			if s.Name == name {
+				id, known = s.ID, true
+			}
+		}
+		if !known {
+			return nil, fmt.Errorf("unexpected TLS cipher suite %q", name)
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}

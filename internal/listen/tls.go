@@ -1,0 +1,84 @@
+package listen
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"slices"
+)
+
+// TLS says how to shake hands on a port.
+type TLS struct {
+	// Config of the handshake. It is complete but for what GetConfigForClient
+	// returns.
+	Config *tls.Config
+	// Check, if not nil, may refuse a connection after the handshake by where it
+	// comes from. ctx ends when the time for the handshake is over.
+	Check func(ctx context.Context, state tls.ConnectionState, remote net.Addr) error
+	// Refused, if not nil, is told of connections that fail. It must return soon.
+	Refused func(conn *tls.Conn, err error)
+}
+
+func (t *TLS) refused(conn *tls.Conn, err error) {
+	if t.Refused != nil {
+		t.Refused(conn, err)
+	}
+}
+
+// listening returns t with a configuration that notes what clients offer.
+func (t *TLS) listening() *TLS {
+	c := t.Config.Clone()
+	next := c.GetConfigForClient
+	c.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		if conn, ok := hello.Conn.(*helloConn); ok {
+			conn.offersHTTP1 = slices.Contains(hello.SupportedProtos, "http/1.1")
+		}
+		if next == nil {
+			return nil, nil
+		}
+		return next(hello)
+	}
+	return &TLS{Config: c, Check: t.Check, Refused: t.Refused}
+}
+
+// helloConn is the connection below TLS.
+type helloConn struct {
+	sniffedConn
+	offersHTTP1 bool // written in the handshake
+}
+
+// oneSide is a Mux that does not split.
+type oneSide struct {
+	net.Listener // the side
+	mux          *Mux
+}
+
+// Accept returns why root failed, if it has.
+func (l oneSide) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
+	if err == nil {
+		return conn, nil
+	}
+	l.mux.mu.Lock()
+	defer l.mux.mu.Unlock()
+	if l.mux.why != nil {
+		err = l.mux.why
+	}
+	return nil, err
+}
+
+func (l oneSide) Close() error { return l.mux.Close() }
+
+// NewListener takes over root and returns the listener whose connections have
+// been through the TLS handshake, or need none. It accepts from root at once.
+// Connections with TLS are *tls.Conn.
+func NewListener(root net.Listener, a Accepts) net.Listener {
+	if a.TLS == nil {
+		return root
+	}
+	m := newMux(root, a)
+	m.http = newSide(root.Addr(), m.done)
+	m.grpc = m.http
+	go m.Serve() // Accept returns its error
+	return oneSide{m.http, m}
+}

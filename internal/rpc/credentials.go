@@ -1,0 +1,36 @@
+package rpc
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+
+	"google.golang.org/grpc/credentials"
+)
+
+// ListenerCredentials take connections whose TLS handshake the listener has
+// done, and connections without TLS. Calls see the certificates of the former
+// as with gRPC's own credentials: as credentials.TLSInfo in their peer.
+func ListenerCredentials() credentials.TransportCredentials { return listenerCredentials{} }
+
+type listenerCredentials struct{}
+
+func (listenerCredentials) ServerHandshake(conn net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	secure, ok := conn.(*tls.Conn)
+	if !ok {
+		return conn, nil, nil
+	}
+	return conn, credentials.TLSInfo{
+		State:          secure.ConnectionState(),
+		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
+	}, nil
+}
+
+func (listenerCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {
+	return nil, nil, errors.New("rpc: credentials of a listener cannot dial")
+}
+
+func (listenerCredentials) Info() credentials.ProtocolInfo            { return credentials.ProtocolInfo{} }
+func (c listenerCredentials) Clone() credentials.TransportCredentials { return c }
+func (listenerCredentials) OverrideServerName(string) error           { return nil }
