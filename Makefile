@@ -45,7 +45,7 @@ unit:
 	$(GO) test ./...
 
 RACED := ./internal/server/... ./internal/watch/... ./internal/lease/... ./internal/mvcc/... ./internal/raftlog/... \
-	./internal/transport/... ./internal/rpc/... ./internal/proposal/... ./internal/readindex/... ./internal/listen/...
+	./internal/transport/... ./internal/rpc/... ./internal/proposal/... ./internal/auth/... ./internal/readindex/... ./internal/listen/...
 
 race:
 	$(GO) test -race $(RACED)
@@ -77,9 +77,8 @@ compat:
 observe: build $(ETCD37)
 	cd compat && $(GO) test ./observe -count=1 -timeout 10m
 
-# Authentication is not served yet.
 differential: build $(ETCD37)
-	cd compat && $(GO) test ./differential -count=1 -timeout 10m -args -skip=auth
+	cd compat && $(GO) test ./differential -count=1 -timeout 10m
 
 bench: build $(ETCD37)
 	cd bench && $(GO) run . -ours $(CURDIR)/$(BIN)/etcd -etcd $(CURDIR)/$(ETCD37) -scale full -out $(CURDIR)/docs/performance.md

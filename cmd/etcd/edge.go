@@ -27,7 +27,7 @@ var (
 
 // CheckRead reads one key, to see whether reading works.
 func (e *edge) CheckRead(ctx context.Context, serializable bool) error {
-	_, err := e.Member.Range(ctx, &pb.RangeRequest{KeysOnly: true, Limit: 1, Key: []byte{0}, Serializable: serializable})
+	_, err := e.Member.Range(server.AsRoot(ctx), &pb.RangeRequest{KeysOnly: true, Limit: 1, Key: []byte{0}, Serializable: serializable})
 	return err
 }
 
@@ -52,7 +52,10 @@ func (e *edge) RaftStatus() json.RawMessage {
 func (e *edge) MembersJSON() ([]byte, error) { return e.Cluster().JSON() }
 
 // PromoteMember promotes a learner on behalf of another member.
-func (e *edge) PromoteMember(ctx context.Context, _ string, id uint64) ([]byte, error) {
+func (e *edge) PromoteMember(ctx context.Context, token string, id uint64) ([]byte, error) {
+	if token != "" {
+		ctx = server.WithToken(ctx, token)
+	}
 	_, err := e.PromoteHere(ctx, id)
 	switch {
 	case err == nil:

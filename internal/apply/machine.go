@@ -10,7 +10,7 @@
 // alone, so all members take the same one.
 //
 // One entry runs straight down:
-// decode, alarms, quota, mvcc, lease, applied index, commit.
+// decode, alarms, permissions, quota, mvcc, lease, applied index, commit.
 package apply
 
 import (
@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/auth"
 	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
@@ -58,6 +59,7 @@ type Result struct {
 	// Reconfigured marks a membership change: raft must know that it is applied
 	// before the caller hears of it, or it would refuse the caller's next one.
 	Reconfigured bool
+	refused      bool // before it counted as applied
 }
 
 // Outcome is what a run of entries has led to.
@@ -76,14 +78,21 @@ type Outcome struct {
 	// QuotaExceeded asks for a NOSPACE alarm of this member.
 	QuotaExceeded bool
 	VersionSet    bool
-	Applied       uint64
+	// AuthChanged is set when users, roles or the use of them have changed.
+	AuthChanged bool
+	Applied     uint64
 }
 
 // Options are the parts that the machine decides with.
 type Options struct {
 	Cluster *membership.Cluster
 	Lessor  *lease.Lessor
-	MVCC    mvcc.Options
+	// Auth is filled from the engine like the two above; nil: one with simple tokens.
+	Auth *auth.Store
+	// Replayed is the index up to which entries were committed when the member
+	// started: the tokens that they gave are gone.
+	Replayed uint64
+	MVCC     mvcc.Options
 	// Quota is the size in bytes at which writes raise NOSPACE; 0 or less: none.
 	Quota int64
 	// PersistCheckpoints stores the remaining TTL with the lease record even in
@@ -100,6 +109,7 @@ type Machine struct {
 	kv      *mvcc.Store
 	lessor  *lease.Lessor
 	cluster *membership.Cluster
+	auth    *auth.Store
 	opts    Options
 	lg      *zap.Logger
 
@@ -145,7 +155,10 @@ func readUint64(r engine.Reader, key []byte) (uint64, error) {
 // Open restores the machine from what the engine holds. The cluster and the
 // lessor in the options are filled from it.
 func Open(eng engine.Engine, o Options) (*Machine, error) {
-	m := &Machine{eng: eng, lessor: o.Lessor, cluster: o.Cluster, opts: o, lg: o.Logger}
+	m := &Machine{eng: eng, lessor: o.Lessor, cluster: o.Cluster, auth: o.Auth, opts: o, lg: o.Logger}
+	if m.auth == nil {
+		m.auth = auth.NewStore(auth.NewSimpleTokens(0))
+	}
 	index, term, err := Position(eng)
 	if err != nil {
 		return nil, err
@@ -182,6 +195,15 @@ func (m *Machine) restore() error {
 	if err := m.loadAlarms(); err != nil {
 		return fmt.Errorf("load alarms: %w", err)
 	}
+	fresh, err := m.auth.Load(m.eng)
+	if err == nil && fresh {
+		b := m.eng.NewBatch()
+		m.auth.Init(b)
+		err = b.Commit()
+	}
+	if err != nil {
+		return fmt.Errorf("load users and roles: %w", err)
+	}
 	return nil
 }
 
@@ -190,6 +212,9 @@ func (m *Machine) KV() *mvcc.Store { return m.kv }
 
 // Lessor returns the leases.
 func (m *Machine) Lessor() *lease.Lessor { return m.lessor }
+
+// Auth returns the users and roles.
+func (m *Machine) Auth() *auth.Store { return m.auth }
 
 // Engine returns the engine under the machine.
 func (m *Machine) Engine() engine.Engine { return m.eng }
@@ -231,6 +256,8 @@ func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	took := m.opts.Now().Sub(start).Seconds()
 	metrics.DiskBackendCommitDurationSeconds.Observe(took)
 	metrics.DebuggingDiskBackendCommitWriteDurationSeconds.Observe(took) // there is no other part
+	// Whoever sees a key must see what was decided about it before.
+	out.AuthChanged = m.auth.Publish()
 	m.kv.Publish()
 	m.applied.Store(applied)
 	out.Applied = applied
@@ -265,7 +292,9 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		return res.Err
 	}
 	res.ID = command.ID(req)
-	observe(command.Op(req), res.Err == nil, m.opts.Now().Sub(start))
+	if !res.refused {
+		observe(command.Op(req), res.Err == nil, m.opts.Now().Sub(start))
+	}
 	if e.Local {
 		out.Results = append(out.Results, res)
 	}
@@ -289,6 +318,9 @@ func (m *Machine) dispatch(b engine.Batch, e *Entry, r *pb.InternalRaftRequest, 
 		return Result{Err: err}
 	}
 	over := m.overQuota(r)
+	if err := m.permitted(r); err != nil {
+		return Result{Err: err, refused: adminOnly(r)}
+	}
 	res := m.request(b, e, r, out)
 	if over && res.Err == nil {
 		out.QuotaExceeded = true
@@ -316,9 +348,7 @@ func (m *Machine) request(b engine.Batch, e *Entry, r *pb.InternalRaftRequest, o
 	case r.Alarm != nil:
 		return m.alarm(b, r.Alarm)
 	}
-	// Requests of the auth service. This version has no auth store; refusing is
-	// what a store on which auth was never enabled does.
-	return Result{Err: rpctypes.ErrGRPCAuthNotEnabled}
+	return m.authRequest(b, e, r)
 }
 
 // alarmed refuses what an active alarm forbids. Corrupt stands before no space.
@@ -389,7 +419,7 @@ func (m *Machine) overQuota(r *pb.InternalRaftRequest) bool {
 func observe(op string, ok bool, d time.Duration) {
 	o := observers[op]
 	if o == nil {
-		o = observers["unknown"]
+		o = rareObservers(op)
 	}
 	i := 0
 	if ok {

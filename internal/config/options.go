@@ -216,11 +216,11 @@ var options = []option{
 	{name: "tls-max-version", group: groupSecurity, help: "Highest TLS version: TLS1.2 or TLS1.3; empty is Go's choice.",
 		field: func(c *Config) any { return &c.TLSMaxVersion }},
 
-	{name: "auth-token", group: groupAuth, state: refused, help: "Kind of tokens and their options: 'simple' or 'jwt,...'.",
+	{name: "auth-token", group: groupAuth, help: "Kind of tokens and their options: 'simple' or 'jwt,...'.",
 		field: func(c *Config) any { return &c.AuthToken }},
-	{name: "bcrypt-cost", group: groupAuth, state: inert, help: "Cost of hashing passwords, 4 to 31.",
+	{name: "bcrypt-cost", group: groupAuth, help: "Cost of hashing passwords, 4 to 31.",
 		field: func(c *Config) any { return &c.BcryptCost }},
-	{name: "auth-token-ttl", group: groupAuth, state: inert, help: "Seconds that an unused token stays valid.",
+	{name: "auth-token-ttl", group: groupAuth, help: "Seconds that an unused token stays valid.",
 		field: func(c *Config) any { return &c.AuthTokenTTL }},
 
 	{name: "enable-pprof", group: groupMonitoring, help: "Serve profiles under /debug/pprof/ on the client URLs.",

@@ -27,6 +27,7 @@ type Backend interface {
 	Lessor
 	Cluster
 	Maintenance
+	Auth
 	// Hub is where watch streams begin.
 	Hub() *watch.Hub
 }
@@ -110,4 +111,35 @@ type Maintenance interface {
 	// leads.
 	MoveLeader(ctx context.Context, target uint64) error
 	Downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error)
+}
+
+// Auth serves users and roles, and decides who may do what. The other services
+// decide for themselves, but for those methods of KV and Maintenance that need
+// the role root or just some user; rpc asks before it calls these.
+type Auth interface {
+	// RequireRoot refuses a call of a user who does not hold the role root.
+	RequireRoot(ctx context.Context) error
+	// RequireUser refuses a call of nobody.
+	RequireUser(ctx context.Context) error
+	// CreateWatch creates a watcher on ws as watch.Stream.Create does, if the
+	// caller may read its keys, and ends it when that is no longer so.
+	CreateWatch(ctx context.Context, ws *watch.Stream, req *pb.WatchCreateRequest) error
+
+	AuthEnable(context.Context, *pb.AuthEnableRequest) (*pb.AuthEnableResponse, error)
+	AuthDisable(context.Context, *pb.AuthDisableRequest) (*pb.AuthDisableResponse, error)
+	AuthStatus(context.Context, *pb.AuthStatusRequest) (*pb.AuthStatusResponse, error)
+	Authenticate(context.Context, *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error)
+	UserAdd(context.Context, *pb.AuthUserAddRequest) (*pb.AuthUserAddResponse, error)
+	UserGet(context.Context, *pb.AuthUserGetRequest) (*pb.AuthUserGetResponse, error)
+	UserList(context.Context, *pb.AuthUserListRequest) (*pb.AuthUserListResponse, error)
+	UserDelete(context.Context, *pb.AuthUserDeleteRequest) (*pb.AuthUserDeleteResponse, error)
+	UserChangePassword(context.Context, *pb.AuthUserChangePasswordRequest) (*pb.AuthUserChangePasswordResponse, error)
+	UserGrantRole(context.Context, *pb.AuthUserGrantRoleRequest) (*pb.AuthUserGrantRoleResponse, error)
+	UserRevokeRole(context.Context, *pb.AuthUserRevokeRoleRequest) (*pb.AuthUserRevokeRoleResponse, error)
+	RoleAdd(context.Context, *pb.AuthRoleAddRequest) (*pb.AuthRoleAddResponse, error)
+	RoleGet(context.Context, *pb.AuthRoleGetRequest) (*pb.AuthRoleGetResponse, error)
+	RoleList(context.Context, *pb.AuthRoleListRequest) (*pb.AuthRoleListResponse, error)
+	RoleDelete(context.Context, *pb.AuthRoleDeleteRequest) (*pb.AuthRoleDeleteResponse, error)
+	RoleGrantPermission(context.Context, *pb.AuthRoleGrantPermissionRequest) (*pb.AuthRoleGrantPermissionResponse, error)
+	RoleRevokePermission(context.Context, *pb.AuthRoleRevokePermissionRequest) (*pb.AuthRoleRevokePermissionResponse, error)
 }

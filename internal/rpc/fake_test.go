@@ -410,3 +410,78 @@ type slowReader struct {
 
 func (r *slowReader) Read(p []byte) (int, error) { return r.Reader.Read(p[:min(len(p), 1000)]) }
 func (r *slowReader) Close() error               { r.closed.Store(true); return nil }
+
+func (f *fake) RequireRoot(context.Context) error { return f.fail() }
+func (f *fake) RequireUser(context.Context) error { return nil }
+
+func (f *fake) CreateWatch(_ context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
+	return ws.Create(r)
+}
+
+func (f *fake) AuthEnable(context.Context, *pb.AuthEnableRequest) (*pb.AuthEnableResponse, error) {
+	return &pb.AuthEnableResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) AuthDisable(context.Context, *pb.AuthDisableRequest) (*pb.AuthDisableResponse, error) {
+	return &pb.AuthDisableResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) AuthStatus(context.Context, *pb.AuthStatusRequest) (*pb.AuthStatusResponse, error) {
+	return &pb.AuthStatusResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) Authenticate(context.Context, *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
+	return &pb.AuthenticateResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) UserAdd(context.Context, *pb.AuthUserAddRequest) (*pb.AuthUserAddResponse, error) {
+	return &pb.AuthUserAddResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) UserGet(context.Context, *pb.AuthUserGetRequest) (*pb.AuthUserGetResponse, error) {
+	return &pb.AuthUserGetResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) UserList(context.Context, *pb.AuthUserListRequest) (*pb.AuthUserListResponse, error) {
+	return &pb.AuthUserListResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) UserDelete(context.Context, *pb.AuthUserDeleteRequest) (*pb.AuthUserDeleteResponse, error) {
+	return &pb.AuthUserDeleteResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) UserChangePassword(context.Context, *pb.AuthUserChangePasswordRequest) (*pb.AuthUserChangePasswordResponse, error) {
+	return &pb.AuthUserChangePasswordResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) UserGrantRole(context.Context, *pb.AuthUserGrantRoleRequest) (*pb.AuthUserGrantRoleResponse, error) {
+	return &pb.AuthUserGrantRoleResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) UserRevokeRole(context.Context, *pb.AuthUserRevokeRoleRequest) (*pb.AuthUserRevokeRoleResponse, error) {
+	return &pb.AuthUserRevokeRoleResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) RoleAdd(context.Context, *pb.AuthRoleAddRequest) (*pb.AuthRoleAddResponse, error) {
+	return &pb.AuthRoleAddResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) RoleGet(context.Context, *pb.AuthRoleGetRequest) (*pb.AuthRoleGetResponse, error) {
+	return &pb.AuthRoleGetResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) RoleList(context.Context, *pb.AuthRoleListRequest) (*pb.AuthRoleListResponse, error) {
+	return &pb.AuthRoleListResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) RoleDelete(context.Context, *pb.AuthRoleDeleteRequest) (*pb.AuthRoleDeleteResponse, error) {
+	return &pb.AuthRoleDeleteResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) RoleGrantPermission(context.Context, *pb.AuthRoleGrantPermissionRequest) (*pb.AuthRoleGrantPermissionResponse, error) {
+	return &pb.AuthRoleGrantPermissionResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}
+
+func (f *fake) RoleRevokePermission(context.Context, *pb.AuthRoleRevokePermissionRequest) (*pb.AuthRoleRevokePermissionResponse, error) {
+	return &pb.AuthRoleRevokePermissionResponse{Header: &pb.ResponseHeader{}}, f.fail()
+}

@@ -89,7 +89,7 @@ func (e *edge) innerDelete(ctx context.Context, key []byte) (*pb.ResponseHeader,
 func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f func(h *pb.ResponseHeader, ev *mvccpb.Event) (enough bool, err error)) error {
 	ws := e.b.Hub().NewStream(ctx)
 	defer ws.Close()
-	if err := ws.Create(req); err != nil {
+	if err := e.b.CreateWatch(ctx, ws, req); err != nil {
 		return asWatcher(ctx, err)
 	}
 	for {

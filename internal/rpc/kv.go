@@ -18,7 +18,7 @@ func (e *edge) kvDesc() *grpc.ServiceDesc {
 			unary(e, kvService, "Put", e.put),
 			unary(e, kvService, "DeleteRange", e.deleteRange),
 			unary(e, kvService, "Txn", e.txn),
-			unary(e, kvService, "Compact", e.compact),
+			unary(e, kvService, "Compact", rootOnly(e, e.compact)),
 		},
 		Streams: []grpc.StreamDesc{{StreamName: "RangeStream", Handler: e.rangeStream, ServerStreams: true}},
 	}

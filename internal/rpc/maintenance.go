@@ -22,17 +22,24 @@ func (e *edge) maintenanceDesc() *grpc.ServiceDesc {
 		Methods: []grpc.MethodDesc{
 			unary(e, maintenanceService, "Alarm", e.alarm),
 			unary(e, maintenanceService, "Status", e.status),
-			unary(e, maintenanceService, "Defragment", e.defragment),
-			unary(e, maintenanceService, "Hash", e.hash),
-			unary(e, maintenanceService, "HashKV", e.hashKV),
-			unary(e, maintenanceService, "MoveLeader", e.moveLeader),
-			unary(e, maintenanceService, "Downgrade", e.downgrade),
+			unary(e, maintenanceService, "Defragment", rootOnly(e, e.defragment)),
+			unary(e, maintenanceService, "Hash", rootOnly(e, e.hash)),
+			unary(e, maintenanceService, "HashKV", rootOnly(e, e.hashKV)),
+			unary(e, maintenanceService, "MoveLeader", rootOnly(e, e.moveLeader)),
+			unary(e, maintenanceService, "Downgrade", rootOnly(e, e.downgrade)),
 		},
 		Streams: []grpc.StreamDesc{{StreamName: "Snapshot", Handler: e.snapshot, ServerStreams: true}},
 	}
 }
 
 func (e *edge) alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	require := e.b.RequireRoot
+	if req.Action == pb.AlarmRequest_GET {
+		require = e.b.RequireUser
+	}
+	if err := require(ctx); err != nil {
+		return nil, err
+	}
 	resp, err := e.b.Alarm(ctx, req)
 	if err != nil {
 		return nil, err
@@ -42,6 +49,9 @@ func (e *edge) alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmRespon
 }
 
 func (e *edge) status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	if err := e.b.RequireUser(ctx); err != nil {
+		return nil, err
+	}
 	resp, err := e.b.Status(ctx)
 	if err != nil {
 		return nil, err
@@ -108,6 +118,9 @@ const snapshotChunk = 32 << 10
 // the end of the file and check when they restore it.
 func (e *edge) snapshot(_ any, s grpc.ServerStream) (err error) {
 	if err := s.RecvMsg(new(pb.SnapshotRequest)); err != nil {
+		return err
+	}
+	if err := e.b.RequireRoot(s.Context()); err != nil {
 		return err
 	}
 	st, err := e.b.Status(s.Context())

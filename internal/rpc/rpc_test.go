@@ -982,7 +982,7 @@ func TestSeries(t *testing.T) {
 	o := testOptions()
 	o.Extensive = true
 	conn := dialRaw(t, serve(t, o, f))
-	const methods = 6 + 1 + 5 + 5 + 8 + 3
+	const methods = 6 + 1 + 5 + 5 + 8 + 17 + 3
 	for name, want := range map[string]int{
 		"grpc_server_started_total":      methods,
 		"grpc_server_handled_total":      methods * 17,

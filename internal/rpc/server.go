@@ -100,7 +100,7 @@ func NewServer(o Options, b Backend) *Server {
 		health:         healthSwitch{health.NewServer(), o.Logger},
 	}
 	s := grpc.NewServer(append(e.grpcOptions(), o.GRPC...)...)
-	for _, d := range []*grpc.ServiceDesc{e.kvDesc(), e.watchDesc(), e.leaseDesc(), e.clusterDesc(), e.maintenanceDesc()} {
+	for _, d := range []*grpc.ServiceDesc{e.kvDesc(), e.watchDesc(), e.leaseDesc(), e.clusterDesc(), e.maintenanceDesc(), e.authDesc()} {
 		s.RegisterService(d, nil)
 	}
 	healthpb.RegisterHealthServer(s, e.health)

@@ -71,7 +71,7 @@ func (e *edge) receiveWatch(s grpc.ServerStream, ws *watch.Stream) error {
 		var err error
 		switch r := c.req.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
-			err = ws.Create(r.CreateRequest)
+			err = e.b.CreateWatch(s.Context(), ws, r.CreateRequest)
 		case *pb.WatchRequest_CancelRequest:
 			err = ws.Cancel(r.CancelRequest.WatchId)
 		case *pb.WatchRequest_ProgressRequest:

@@ -72,6 +72,9 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 		cfg.Logger = zap.NewNop()
 	}
 	m := &Member{cfg: cfg, lg: cfg.Logger}
+	if err := m.openAuth(); err != nil {
+		return nil, err
+	}
 	m.peers = transport.NewClient(cfg.PeerTLS, time.Second+cfg.electionTimeout())
 	defer func() {
 		if err != nil {
@@ -348,6 +351,7 @@ func (m *Member) openStore(id identity) error {
 	m.cluster = membership.New(membership.Options{LocalID: id.id, ClusterID: id.cluster, ServerVersion: ownVersion,
 		MaxLearners: cfg.MaxLearners, Logger: m.lg})
 	minTTL := (3*int64(cfg.ElectionTicks)/2*cfg.Tick.Nanoseconds() + int64(time.Second) - 1) / int64(time.Second)
+	m.replayed = m.log.HardState().GetCommit()
 	m.lessor = lease.New(minTTL, lease.Options{Checkpoints: cfg.LeaseCheckpoints, CheckpointInterval: cfg.CheckpointInterval})
 	mach, err := m.openMachine(eng)
 	if err != nil {
@@ -367,7 +371,7 @@ func (m *Member) openStore(id identity) error {
 func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
 	cfg := &m.cfg
 	mach, err := apply.Open(eng, apply.Options{
-		Cluster: m.cluster, Lessor: m.lessor, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
+		Cluster: m.cluster, Lessor: m.lessor, Auth: m.auth, Replayed: m.replayed, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
 		Now: cfg.Clock.Now, Logger: m.lg,
 		MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatch, CompactionPause: cfg.CompactionSleep, Logger: m.lg},
 	})
@@ -446,6 +450,7 @@ func (m *Member) build(id identity) error {
 	first := make(chan struct{})
 	m.leaderChange.Store(&first)
 	m.rootCtx, m.cancel = context.WithCancel(context.Background())
+	m.passwords = newPasswords(cfg.BcryptCost, m.stop)
 	m.opened = cfg.Clock.Now()
 	m.lastTick.Store(m.opened.UnixNano())
 	node, err := raftnode.New(raftnode.Config{

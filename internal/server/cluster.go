@@ -27,6 +27,9 @@ func (m *Member) MemberList(ctx context.Context, linearizable bool) ([]*pb.Membe
 			return nil, err
 		}
 	}
+	if err := m.RequireUser(ctx); err != nil {
+		return nil, err
+	}
 	return apiMembers(m.cluster.Members()), nil
 }
 
@@ -40,6 +43,9 @@ func apiMembers(ms []membership.Member) []*pb.Member {
 
 // MemberAdd adds a voter or learner; it has no name before it starts.
 func (m *Member) MemberAdd(ctx context.Context, peerURLs []string, learner bool) (*pb.Member, []*pb.Member, error) {
+	if err := m.RequireRoot(ctx); err != nil {
+		return nil, nil, err
+	}
 	if m.cfg.StrictReconfig {
 		if err := membership.CheckAdd(m.cluster.Members(), learner, m.connected); err != nil {
 			return nil, nil, mapMembership(err)
@@ -59,6 +65,9 @@ func (m *Member) MemberAdd(ctx context.Context, peerURLs []string, learner bool)
 
 // MemberRemove removes a member for good.
 func (m *Member) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	if err := m.RequireRoot(ctx); err != nil {
+		return nil, err
+	}
 	if _, ok := m.cluster.Member(id); !ok {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
@@ -73,6 +82,9 @@ func (m *Member) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, err
 
 // MemberUpdate gives a member new peer URLs.
 func (m *Member) MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error) {
+	if err := m.RequireRoot(ctx); err != nil {
+		return nil, err
+	}
 	if id == 0 {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
@@ -86,6 +98,10 @@ func (m *Member) MemberUpdate(ctx context.Context, id uint64, peerURLs []string)
 // MemberPromote makes a voter of a learner that has caught up. Only the leader
 // can tell; another member forwards the request to it.
 func (m *Member) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	if err := m.RequireRoot(ctx); err != nil {
+		return nil, err
+	}
+	token, _ := tokenOf(ctx)
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
 	defer cancel()
 	for {
@@ -99,7 +115,7 @@ func (m *Member) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, er
 			return all, nil
 		}
 		if urls := m.leaderURLs(); urls != nil {
-			ms, err := m.peers.Promote(ctx, urls[0], id, "")
+			ms, err := m.peers.Promote(ctx, urls[0], id, token)
 			if err == nil {
 				return apiMembers(ms), nil
 			}
@@ -115,6 +131,9 @@ func (m *Member) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, er
 
 // PromoteHere promotes as the leader.
 func (m *Member) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	if err := m.RequireRoot(ctx); err != nil {
+		return nil, err
+	}
 	x, ok := m.cluster.Member(id)
 	if !ok {
 		// A follower may have applied the addition, and answered for it, before this leader has.

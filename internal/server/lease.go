@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
+	"quorate/internal/auth"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -29,6 +30,9 @@ func (m *Member) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.L
 	for r.ID == 0 {
 		r.ID = int64(m.ids.Next() & math.MaxInt64)
 	}
+	if err := m.RequireUser(ctx); err != nil {
+		return nil, err
+	}
 	res, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseGrant: r})
 	if err != nil {
 		return nil, err
@@ -38,6 +42,9 @@ func (m *Member) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.L
 
 // LeaseRevoke revokes a lease and deletes its keys.
 func (m *Member) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	if err := m.RequireUser(ctx); err != nil {
+		return nil, err
+	}
 	res, err := m.propose(ctx, &pb.InternalRaftRequest{LeaseRevoke: r})
 	if err != nil {
 		return nil, err
@@ -56,6 +63,9 @@ func (m *Member) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 				return ttl, m.leaseError(ctx, err)
 			}
 		} else {
+			if err := m.permitLease(ctx, []int64{id}, mayWrite); err != nil {
+				return 0, err
+			}
 			ttl, err := m.peers.RenewLease(ctx, m.otherLeader, id)
 			if !errors.Is(err, errLeadsNow) {
 				return ttl, m.leaseError(ctx, err)
@@ -71,6 +81,9 @@ func (m *Member) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 // another member has acknowledged.
 func (m *Member) renewHere(ctx context.Context, id int64) (int64, error) {
 	if err := m.WaitApplied(ctx, id); err != nil {
+		return 0, err
+	}
+	if err := m.permitLease(ctx, []int64{id}, mayWrite); err != nil {
 		return 0, err
 	}
 	return m.RenewLease(ctx, id)
@@ -117,6 +130,24 @@ func (m *Member) sureToLead(ctx context.Context) error {
 
 // TimeToLive asks the primary what is left of a lease; TTL -1 if there is none.
 func (m *Member) TimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+	if err := m.RequireUser(ctx); err != nil || !r.Keys {
+		if err != nil {
+			return nil, err
+		}
+		return m.timeToLive(ctx, r)
+	}
+	st := m.auth.State()
+	if err := m.permitLease(ctx, []int64{r.ID}, mayRead); err != nil {
+		return nil, err
+	}
+	resp, err := m.timeToLive(ctx, r)
+	if now := m.auth.State(); err == nil && now.Enabled() && now.Revision() != st.Revision() {
+		return nil, auth.ErrAuthOldRevision
+	}
+	return resp, err
+}
+
+func (m *Member) timeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
 	defer cancel()
 	for {
@@ -177,13 +208,24 @@ func (m *Member) waitApplied(ctx context.Context) error {
 }
 
 // LeaseLeases lists the leases that this member knows.
-func (m *Member) LeaseLeases(context.Context) (*pb.LeaseLeasesResponse, error) {
+func (m *Member) LeaseLeases(ctx context.Context) (*pb.LeaseLeasesResponse, error) {
 	all := m.lessor.List()
+	if err := m.permitLease(ctx, leaseIDs(all), mayRead); err != nil {
+		return nil, err
+	}
 	resp := &pb.LeaseLeasesResponse{Leases: make([]*pb.LeaseStatus, len(all))}
 	for i, l := range all {
 		resp.Leases[i] = &pb.LeaseStatus{ID: l.ID}
 	}
 	return resp, nil
+}
+
+func leaseIDs(all []lease.Lease) []int64 {
+	ids := make([]int64, len(all))
+	for i, l := range all {
+		ids[i] = l.ID
+	}
+	return ids
 }
 
 // errLeadsNow ends a question to the leader because this member has become it.
@@ -277,7 +319,7 @@ func (m *Member) expireLeases() {
 }
 
 func (m *Member) revokeExpired(id int64) {
-	_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
+	_, err := m.propose(asRoot(m.rootCtx), &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
 	switch {
 	case err == nil:
 		metrics.DebuggingServerLeaseExpiredTotal.Inc()

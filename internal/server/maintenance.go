@@ -192,7 +192,8 @@ func (m *Member) raftStatus(ctx context.Context) (st raft.Status, ok bool) {
 // Transport returns the peer transport.
 func (m *Member) Transport() *transport.Transport { return m.tr }
 
-// watchSize keeps the size of the store known to the quota and to metrics.
+// watchSize keeps the size of the store known to the quota and to metrics, and
+// forgets tokens whose time is over.
 func (m *Member) watchSize() {
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
@@ -200,6 +201,7 @@ func (m *Member) watchSize() {
 		mach := m.mach()
 		size := mach.Engine().Size()
 		mach.SetSize(size.Total)
+		m.auth.Tokens().Expire(m.cfg.Clock.Now())
 		metrics.MVCCDBTotalSizeInBytes.Set(float64(size.Total))
 		metrics.MVCCDBTotalSizeInUseInBytes.Set(float64(size.InUse))
 		select {

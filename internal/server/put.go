@@ -68,15 +68,20 @@ func write[R any](ctx context.Context, m *Member, k command.Kind, req *pb.Intern
 		}
 	}
 	id := m.ids.Next()
-	req.Header = &pb.RequestHeader{ID: id}
-	res, err := m.submit(ctx, &proposal.Pending{ID: id, Req: req, Data: command.Encode(id, k, raw)})
+	who, err := m.caller(ctx)
+	if err != nil {
+		return nil, err
+	}
+	req.Header = &pb.RequestHeader{ID: id, Username: who.User, AuthRevision: who.Rev}
+	res, err := m.submit(ctx, &proposal.Pending{ID: id, Req: req, Data: command.Encode(req.Header, k, raw)})
 	if err != nil {
 		return nil, err
 	}
 	return any(res.Resp).(*R), nil
 }
 
-// propose numbers, encodes and submits any other request.
+// propose numbers, encodes and submits any other request, in the name of the
+// caller.
 func (m *Member) propose(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
 	return m.proposeAs(ctx, req, false)
 }
@@ -90,6 +95,13 @@ func (m *Member) proposeAgain(ctx context.Context, req *pb.InternalRaftRequest) 
 
 func (m *Member) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, repeat bool) (proposal.Result, error) {
 	req.Header = &pb.RequestHeader{ID: m.ids.Next()}
+	if req.Authenticate == nil {
+		who, err := m.caller(ctx)
+		if err != nil {
+			return proposal.Result{}, err
+		}
+		req.Header.Username, req.Header.AuthRevision = who.User, who.Rev
+	}
 	data, err := command.EncodeRequest(req)
 	if err != nil {
 		return proposal.Result{}, err

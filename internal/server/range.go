@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"quorate/internal/apply"
+	"quorate/internal/auth"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
 )
@@ -56,13 +57,30 @@ func (m *Member) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResu
 		}
 		start = time.Now()
 	}
+	who, err := m.mayRange(ctx, r)
+	if err != nil {
+		observeRequest(requestRange, false, time.Since(began))
+		return nil, err
+	}
 	v := m.kv().View()
 	res, err := v.Range(r)
 	v.Close()
 	end := time.Now()
 	observeRange(err == nil, end.Sub(start))
+	if changed := m.unchanged(who); changed != nil {
+		res, err = nil, changed
+	}
 	observeRequest(requestRange, err == nil, end.Sub(began))
 	return res, err
+}
+
+// mayRange returns whose range it is, if that user may read the keys.
+func (m *Member) mayRange(ctx context.Context, r *pb.RangeRequest) (auth.Info, error) {
+	who, st, err := m.permit(ctx)
+	if err == nil {
+		err = st.CanRead(who, r.Key, r.RangeEnd)
+	}
+	return who, err
 }
 
 var rangeObservers = [2]interface{ Observe(float64) }{
@@ -110,6 +128,10 @@ func (m *Member) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(
 			return 0, 0, false, err
 		}
 	}
+	who, err := m.mayRange(ctx, r)
+	if err != nil {
+		return 0, 0, false, err
+	}
 	v := m.kv().View()
 	defer v.Close()
 	// Each piece is one range in the series; sending it is not part of it.
@@ -127,6 +149,9 @@ func (m *Member) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(
 	if pieces == 0 {
 		observeRange(err == nil, time.Since(start))
 	}
+	if err == nil {
+		err = m.unchanged(who)
+	}
 	return v.Rev(), count, more, err
 }
 
@@ -137,10 +162,20 @@ func (m *Member) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse
 		}
 	}
 	start := time.Now() // the barrier is not part of it, as in etcd
+	who, st, err := m.permit(ctx)
+	if err == nil {
+		err = apply.CheckTxn(st, who, m.lessor, r)
+	}
+	if err != nil {
+		return nil, err
+	}
 	v := m.kv().View()
 	defer v.Close()
 	resp, err := apply.ReadTxn(v, r)
 	observeRequest(requestReadTxn, err == nil, time.Since(start))
+	if changed := m.unchanged(who); changed != nil {
+		return nil, changed
+	}
 	return resp, err
 }
 

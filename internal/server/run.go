@@ -350,6 +350,9 @@ func (m *Member) pendingOf(e *raftpb.Entry) *proposal.Pending {
 // settle tells everyone who has to know what a batch has done: watchers first,
 // so that a client which sees its answer finds its event already on the way.
 func (m *Member) settle(out apply.Outcome) {
+	if out.AuthChanged {
+		m.recheckWatches() // before what came after the change reaches anybody
+	}
 	if len(out.Changes) > 0 {
 		m.publish(out)
 	}

@@ -7,7 +7,7 @@
 // stage waits for another except through a bounded queue, and each takes all
 // that waits at once.
 //
-// Entry points are put.go, range.go, lease.go, maintenance.go and cluster.go;
+// Entry points are put.go, range.go, lease.go, auth.go, maintenance.go and cluster.go;
 // step.go is the deterministic part, run.go has every goroutine.
 package server
 
@@ -24,6 +24,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/auth"
 	"quorate/internal/clock"
 	"quorate/internal/datadir"
 	"quorate/internal/lease"
@@ -80,6 +81,10 @@ type Config struct {
 	QuotaReported      int64 // what Status and metrics show
 	MaxLearners        int
 	StrictReconfig     bool
+	AuthToken          string        // "simple", or "jwt" and options; as --auth-token
+	AuthTokenTTL       time.Duration // of simple tokens; 0: etcd's default
+	BcryptCost         int           // of new passwords
+	ClientCertAuth     bool          // the certificate of a client names its user
 	LeaseCheckpoints   bool
 	PersistCheckpoints bool
 	CheckpointInterval time.Duration
@@ -127,11 +132,15 @@ type Member struct {
 	cluster *membership.Cluster
 	log     *raftlog.Log
 	lessor  *lease.Lessor
-	machine atomic.Pointer[apply.Machine] // replaced as a whole when a snapshot is installed
-	hub     *watch.Hub
-	tr      *transport.Transport
-	peers   *transport.Client // questions to peers outside the streams
-	core    *Core
+	auth    *auth.Store
+	// replayed is the index up to which the log was committed at the start.
+	replayed  uint64
+	passwords *passwords
+	machine   atomic.Pointer[apply.Machine] // replaced as a whole when a snapshot is installed
+	hub       *watch.Hub
+	tr        *transport.Transport
+	peers     *transport.Client // questions to peers outside the streams
+	core      *Core
 	// Of the apply goroutine alone: scratch, and the directory of the store.
 	events     []watch.Event
 	storeInUse string

@@ -309,6 +309,7 @@ func (m *Member) exchange(meta *raftpb.SnapshotMetadata) error {
 	m.machine.Store(mach)
 	m.storeInUse = dir
 	m.hub.Restore(history{mach.KV()})
+	m.recheckWatches()
 	m.reads.Applied(mach.Applied())
 	m.syncPeers()
 	m.background(func() { m.retire(old, oldDir, m.receivedFile(meta.GetIndex())) })

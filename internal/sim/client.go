@@ -115,7 +115,7 @@ func (c *client) write(n *node, in input) {
 		return
 	}
 	req.Header = &pb.RequestHeader{ID: id}
-	p := &proposal.Pending{ID: id, Req: req, Data: command.Encode(id, kind, body)}
+	p := &proposal.Pending{ID: id, Req: req, Data: command.Encode(req.Header, kind, body)}
 	if n.props.Admit(p, c.w.time(), requestTimeout) != nil {
 		c.pause()
 		return

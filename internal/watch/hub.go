@@ -207,6 +207,7 @@ const (
 type watcher struct {
 	stream   *Stream
 	id       int64
+	owner    string // as given to CreateFor
 	spec     spec
 	startRev int64 // as requested
 	minRev   int64

@@ -133,7 +133,10 @@ func (s *Stream) Close() {
 // waits while the client leaves too many answers unread. The only errors are
 // ErrClosed and that of the stream's context: a create that is refused is
 // answered on the stream.
-func (s *Stream) Create(req *pb.WatchCreateRequest) error {
+func (s *Stream) Create(req *pb.WatchCreateRequest) error { return s.CreateFor("", req) }
+
+// CreateFor is Create on behalf of a user, whom Recheck asks about.
+func (s *Stream) CreateFor(owner string, req *pb.WatchCreateRequest) error {
 	if err := s.awaitRoom(); err != nil {
 		return err
 	}
@@ -152,6 +155,7 @@ func (s *Stream) Create(req *pb.WatchCreateRequest) error {
 	w := &watcher{
 		stream:   s,
 		id:       id,
+		owner:    owner,
 		spec:     sp,
 		startRev: req.StartRevision,
 		minRev:   req.StartRevision,
@@ -259,12 +263,17 @@ func (s *Stream) Cancel(id int64) error {
 	if w == nil {
 		return nil
 	}
-	h.killLocked(w)
-	s.countLocked(-w.size())
-	delete(s.watchers, id)
-	s.all = swapOut(s.all, w.allPos, allPos)
+	s.removeLocked(w)
 	s.push(item{answer: true, resp: &Response{WatchID: id, Revision: h.currentLocked(), Canceled: true}})
 	return nil
+}
+
+// removeLocked ends a watcher and frees its id.
+func (s *Stream) removeLocked(w *watcher) {
+	s.hub.killLocked(w)
+	s.countLocked(-w.size())
+	delete(s.watchers, w.id)
+	s.all = swapOut(s.all, w.allPos, allPos) // the last one takes its place
 }
 
 // Progress queues a response for all watchers if all of them are synced, and

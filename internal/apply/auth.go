@@ -1,0 +1,219 @@
+package apply
+
+import (
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/auth"
+	"quorate/internal/engine"
+	"quorate/internal/lease"
+)
+
+// Decisions about requests are here, for entries and, exported, for what a member
+// answers without the log. The order of the checks is etcd's, because it decides
+// which of two errors a client sees.
+
+// caller is whom the header of an entry names.
+func caller(r *pb.InternalRaftRequest) auth.Info {
+	return auth.Info{User: r.Header.GetUsername(), Rev: r.Header.GetAuthRevision()}
+}
+
+// permitted refuses an entry whose user may not do what it asks. What it decides
+// is part of the replicated state.
+func (m *Machine) permitted(r *pb.InternalRaftRequest) error {
+	st := m.auth.Next()
+	if !st.Enabled() {
+		return nil
+	}
+	who := caller(r)
+	switch {
+	case r.Put != nil:
+		return CheckPut(st, who, m.lessor, r.Put)
+	case r.Txn != nil:
+		return CheckTxn(st, who, m.lessor, r.Txn)
+	case r.DeleteRange != nil:
+		if err := st.CanWrite(who, r.DeleteRange.Key, r.DeleteRange.RangeEnd); err != nil || !r.DeleteRange.PrevKv {
+			return err
+		}
+		return st.CanRead(who, r.DeleteRange.Key, r.DeleteRange.RangeEnd)
+	case r.LeaseRevoke != nil:
+		return CheckLease(st, who, m.lessor, r.LeaseRevoke.ID)
+	case r.AuthUserGet != nil:
+		if err := st.IsAdmin(who); err != nil && r.AuthUserGet.Name != who.User {
+			return err
+		}
+	case r.AuthRoleGet != nil:
+		if err := st.IsAdmin(who); err != nil && !st.HasRole(who.User, r.AuthRoleGet.Role) {
+			return err
+		}
+	case adminOnly(r):
+		return st.IsAdmin(who)
+	}
+	return nil
+}
+
+// adminOnly reports whether the entry is one of those that only the role root may
+// make.
+func adminOnly(r *pb.InternalRaftRequest) bool {
+	return r.AuthEnable != nil || r.AuthDisable != nil ||
+		r.AuthUserAdd != nil || r.AuthUserDelete != nil || r.AuthUserChangePassword != nil ||
+		r.AuthUserGrantRole != nil || r.AuthUserRevokeRole != nil || r.AuthUserList != nil ||
+		r.AuthRoleAdd != nil || r.AuthRoleDelete != nil || r.AuthRoleList != nil ||
+		r.AuthRoleGrantPermission != nil || r.AuthRoleRevokePermission != nil
+}
+
+// CheckPut decides whether who may make the put. Attaching a key to a lease needs
+// the right to write all keys that hang on it: without that one could not revoke
+// it.
+func CheckPut(st *auth.State, who auth.Info, l *lease.Lessor, r *pb.PutRequest) error {
+	if !st.Enabled() {
+		return nil
+	}
+	if err := st.CanWrite(who, r.Key, nil); err != nil {
+		return err
+	}
+	if err := CheckLease(st, who, l, r.Lease); err != nil {
+		return err
+	}
+	if r.PrevKv {
+		return st.CanRead(who, r.Key, nil)
+	}
+	return nil
+}
+
+// CheckLease decides whether who may write all keys of a lease. The role root may,
+// whatever revision its token is of.
+func CheckLease(st *auth.State, who auth.Info, l *lease.Lessor, id int64) error {
+	if st.IsAdmin(who) == nil {
+		return nil
+	}
+	for _, key := range l.Keys(id) {
+		if err := st.CanWrite(who, key, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// CheckTxn decides whether who may make all of the transaction: the compares and
+// both branches.
+func CheckTxn(st *auth.State, who auth.Info, l *lease.Lessor, r *pb.TxnRequest) error {
+	if !st.Enabled() {
+		return nil
+	}
+	for _, c := range r.Compare {
+		if err := st.CanRead(who, c.Key, c.RangeEnd); err != nil {
+			return err
+		}
+	}
+	if err := checkOps(st, who, l, r.Success); err != nil {
+		return err
+	}
+	return checkOps(st, who, l, r.Failure)
+}
+
+func checkOps(st *auth.State, who auth.Info, l *lease.Lessor, ops []*pb.RequestOp) error {
+	for _, op := range ops {
+		var err error
+		switch q := op.Request.(type) {
+		case *pb.RequestOp_RequestRange:
+			err = st.CanRead(who, q.RequestRange.GetKey(), q.RequestRange.GetRangeEnd())
+		case *pb.RequestOp_RequestPut:
+			err = CheckPut(st, who, l, q.RequestPut)
+		case *pb.RequestOp_RequestDeleteRange:
+			d := q.RequestDeleteRange
+			if d.GetPrevKv() {
+				err = st.CanRead(who, d.Key, d.RangeEnd)
+			}
+			if err == nil {
+				err = st.CanWrite(who, d.GetKey(), d.GetRangeEnd())
+			}
+		case *pb.RequestOp_RequestTxn:
+			err = CheckTxn(st, who, l, q.RequestTxn)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// authRequest applies what the auth service proposes.
+func (m *Machine) authRequest(b engine.Batch, e *Entry, r *pb.InternalRaftRequest) Result {
+	if resp, err, ok := m.authRead(e, r); ok {
+		return Result{Resp: resp, Err: err}
+	}
+	var (
+		resp any
+		err  error
+		h    = m.header()
+	)
+	switch {
+	case r.Authenticate != nil:
+		return m.authenticate(e, r.Authenticate)
+	case r.AuthEnable != nil:
+		resp, err = &pb.AuthEnableResponse{Header: h}, m.auth.Enable(b)
+	case r.AuthDisable != nil:
+		m.auth.Disable(b)
+		resp = &pb.AuthDisableResponse{Header: h}
+	case r.AuthUserAdd != nil:
+		resp, err = &pb.AuthUserAddResponse{Header: h}, m.auth.UserAdd(b, r.AuthUserAdd)
+	case r.AuthUserDelete != nil:
+		resp, err = &pb.AuthUserDeleteResponse{Header: h}, m.auth.UserDelete(b, r.AuthUserDelete.Name)
+	case r.AuthUserChangePassword != nil:
+		resp, err = &pb.AuthUserChangePasswordResponse{Header: h}, m.auth.UserChangePassword(b, r.AuthUserChangePassword)
+	case r.AuthUserGrantRole != nil:
+		resp, err = &pb.AuthUserGrantRoleResponse{Header: h}, m.auth.UserGrantRole(b, r.AuthUserGrantRole.User, r.AuthUserGrantRole.Role)
+	case r.AuthUserRevokeRole != nil:
+		resp, err = &pb.AuthUserRevokeRoleResponse{Header: h}, m.auth.UserRevokeRole(b, r.AuthUserRevokeRole.Name, r.AuthUserRevokeRole.Role)
+	case r.AuthRoleAdd != nil:
+		resp, err = &pb.AuthRoleAddResponse{Header: h}, m.auth.RoleAdd(b, r.AuthRoleAdd.Name)
+	case r.AuthRoleDelete != nil:
+		resp, err = &pb.AuthRoleDeleteResponse{Header: h}, m.auth.RoleDelete(b, r.AuthRoleDelete.Role)
+	case r.AuthRoleGrantPermission != nil:
+		resp, err = &pb.AuthRoleGrantPermissionResponse{Header: h}, m.auth.RoleGrantPermission(b, r.AuthRoleGrantPermission.Name, r.AuthRoleGrantPermission.Perm)
+	case r.AuthRoleRevokePermission != nil:
+		q := r.AuthRoleRevokePermission
+		resp, err = &pb.AuthRoleRevokePermissionResponse{Header: h}, m.auth.RoleRevokePermission(b, q.Role, q.Key, q.RangeEnd)
+	}
+	if err != nil {
+		return Result{Err: err}
+	}
+	return Result{Resp: resp}
+}
+
+// authRead answers what changes nothing, if somebody here waits for it.
+func (m *Machine) authRead(e *Entry, r *pb.InternalRaftRequest) (resp any, err error, ok bool) {
+	reads := r.AuthStatus != nil || r.AuthUserGet != nil || r.AuthUserList != nil || r.AuthRoleGet != nil || r.AuthRoleList != nil
+	if !reads || !e.Local {
+		return nil, nil, reads
+	}
+	st := m.auth.Next()
+	switch {
+	case r.AuthStatus != nil:
+		resp = &pb.AuthStatusResponse{Header: m.header(), Enabled: st.Enabled(), AuthRevision: st.Revision()}
+	case r.AuthUserList != nil:
+		resp = &pb.AuthUserListResponse{Header: m.header(), Users: st.Users()}
+	case r.AuthRoleList != nil:
+		resp = &pb.AuthRoleListResponse{Header: m.header(), Roles: st.Roles()}
+	case r.AuthUserGet != nil:
+		x := &pb.AuthUserGetResponse{Header: m.header()}
+		x.Roles, err = st.RolesOf(r.AuthUserGet.Name)
+		resp = x
+	case r.AuthRoleGet != nil:
+		x := &pb.AuthRoleGetResponse{Header: m.header()}
+		x.Perm, err = st.Permissions(r.AuthRoleGet.Role)
+		resp = x
+	}
+	if err != nil {
+		return nil, err, true
+	}
+	return resp, nil, true
+}
+
+func (m *Machine) authenticate(e *Entry, r *pb.InternalAuthenticateRequest) Result {
+	token, err := m.auth.Authenticate(r.Name, r.SimpleToken, e.GetIndex(), m.opts.Now(), e.GetIndex() <= m.opts.Replayed)
+	if err != nil {
+		return Result{Err: err}
+	}
+	return Result{Resp: &pb.AuthenticateResponse{Header: m.header(), Token: token}}
+}

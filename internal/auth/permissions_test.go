@@ -1,0 +1,117 @@
+package auth
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+
+	"go.etcd.io/etcd/api/v3/authpb"
+)
+
+func grant(kind authpb.Permission_Type, key, end string) *authpb.Permission {
+	return &authpb.Permission{PermType: kind, Key: []byte(key), RangeEnd: []byte(end)}
+}
+
+func TestPermissionsAddUp(t *testing.T) {
+	const r, w, rw = authpb.Permission_READ, authpb.Permission_WRITE, authpb.Permission_READWRITE
+	p := merge([]*authpb.Role{
+		{KeyPermission: []*authpb.Permission{grant(r, "a", "c"), grant(rw, "f", "")}},
+		{KeyPermission: []*authpb.Permission{grant(r, "c", "d"), grant(r, "d", ""), grant(w, "x", "\x00"), grant(7, "q", ""), grant(r, "", "z"), grant(r, "p", "o")}},
+	})
+	for _, c := range []struct {
+		key, end    string
+		read, write bool
+	}{
+		{"a", "", true, false},
+		{"a", "d", true, false},      // ranges that touch are one
+		{"a", "d\x00", true, false},  // and so is the key after it
+		{"a", "d\x01", false, false}, // but nothing behind that
+		{"0", "b", false, false},
+		{"b", "b", true, false}, // ends where it begins: its first key counts
+		{"b", "a", true, false},
+		{"e", "a", false, false},
+		{"f", "", true, true},
+		{"f", "g", false, false},
+		{"f", "\x00", false, false},
+		{"x", "", false, true},
+		{"x", "\x00", false, true},
+		{"xyz", "z", false, true},
+		{"w", "\x00", false, false},
+		{"\x00", "\x00", false, false},
+		{"q", "", false, false}, // a type that means nothing
+		{"o", "", false, false}, // a range that holds nothing
+		{"p", "", false, false},
+	} {
+		if got := p.read.cover([]byte(c.key), []byte(c.end)); got != c.read {
+			t.Errorf("read [%q, %q): got %v, want %v", c.key, c.end, got, c.read)
+		}
+		if got := p.write.cover([]byte(c.key), []byte(c.end)); got != c.write {
+			t.Errorf("write [%q, %q): got %v, want %v", c.key, c.end, got, c.write)
+		}
+	}
+}
+
+// TestCoverAgainstEveryKey compares the answer for random permissions with what
+// follows from looking at each key of a small key space by itself.
+func TestCoverAgainstEveryKey(t *testing.T) {
+	const letters = 9
+	rnd := rand.New(rand.NewPCG(1, 2))
+	letter := func(i int) string { return string(rune('a' + i)) }
+	for range 2000 {
+		var held [letters]bool // letter i and what begins with it
+		openFrom := letters
+		role := &authpb.Role{}
+		for range rnd.IntN(5) {
+			from, to := rnd.IntN(letters), rnd.IntN(letters)
+			if rnd.IntN(8) == 0 {
+				role.KeyPermission = append(role.KeyPermission, grant(authpb.Permission_READ, letter(from), "\x00"))
+				openFrom = min(openFrom, from)
+				continue
+			}
+			role.KeyPermission = append(role.KeyPermission, grant(authpb.Permission_READ, letter(from), letter(to)))
+			for i := from; i < to; i++ {
+				held[i] = true
+			}
+		}
+		s := merge([]*authpb.Role{role}).read
+		for from := range letters {
+			for to := from + 1; to < letters; to++ {
+				want := true
+				for i := from; i < to; i++ {
+					want = want && (held[i] || i >= openFrom)
+				}
+				if got := s.cover([]byte(letter(from)), []byte(letter(to))); got != want {
+					t.Fatalf("%v: [%s, %s): got %v, want %v", role.KeyPermission, letter(from), letter(to), got, want)
+				}
+			}
+			if got, want := s.cover([]byte(letter(from)), nil), held[from] || from >= openFrom; got != want {
+				t.Fatalf("%v: %s: got %v, want %v", role.KeyPermission, letter(from), got, want)
+			}
+		}
+	}
+}
+
+func TestValidRange(t *testing.T) {
+	for _, c := range []struct {
+		key, end string
+		want     bool
+	}{{"a", "", true}, {"a", "b", true}, {"a", "a", false}, {"b", "a", false}, {"b", "\x00", true}, {"\x00", "\x00", true}, {"", "b", false}, {"", "", false}} {
+		if got := validRange([]byte(c.key), []byte(c.end)); got != c.want {
+			t.Errorf("[%q, %q): got %v, want %v", c.key, c.end, got, c.want)
+		}
+	}
+}
+
+func FuzzCover(f *testing.F) {
+	f.Add([]byte("a"), []byte("c"), []byte("b"), []byte(""))
+	f.Add([]byte("a"), []byte{0}, []byte{0}, []byte{0})
+	f.Fuzz(func(t *testing.T, key, end, ask, askEnd []byte) {
+		s := merge([]*authpb.Role{{KeyPermission: []*authpb.Permission{{Key: key, RangeEnd: end}}}}).read
+		if !validRange(ask, askEnd) || !s.cover(ask, askEnd) {
+			return
+		}
+		if bytes.Compare(ask, key) < 0 {
+			t.Fatalf("[%q, %q) gives [%q, %q)", key, end, ask, askEnd)
+		}
+	})
+}

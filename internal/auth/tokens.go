@@ -1,0 +1,203 @@
+package auth
+
+import (
+	"container/list"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+const (
+	// DefaultTTL is how long a simple token that is not used stays valid if the
+	// configuration does not say.
+	DefaultTTL = 300 * time.Second
+	// PrefixLetters is the number of random letters that a simple token begins
+	// with.
+	PrefixLetters = 16
+	// maxTokens bounds the simple tokens of a member. At the bound the one that
+	// was unused for the longest is forgotten; its user logs in again.
+	maxTokens = 1 << 18
+)
+
+// Tokens knows which token stands for which user. Its methods are safe for
+// concurrent use and do not wait.
+//
+// Simple tokens are random, live in memory and end with their TTL, with the
+// password or with the user. Signed tokens (JWT) live with the client.
+type Tokens struct {
+	ttl    time.Duration
+	signer *signer // nil for simple tokens
+	none   bool    // the configuration names no kind: nobody can log in
+
+	mu    sync.Mutex
+	by    map[string]*list.Element // of *simpleToken
+	order *list.List               // by expiry: all have the same TTL, so that is by last use
+}
+
+type simpleToken struct {
+	text, user string
+	expiry     time.Time
+}
+
+// NewSimpleTokens returns tokens that end after ttl without use, 0 meaning
+// DefaultTTL.
+func NewSimpleTokens(ttl time.Duration) *Tokens {
+	if ttl <= 0 {
+		ttl = DefaultTTL
+	}
+	return &Tokens{ttl: ttl, by: map[string]*list.Element{}, order: list.New()}
+}
+
+// NewTokens reads the value of --auth-token, "simple" or "jwt" and options
+// behind commas. ttl is that of simple tokens, read reads a key file. What is
+// wrong with an option goes to the log; the error has etcd's words.
+func NewTokens(spec string, ttl time.Duration, read func(path string) ([]byte, error), lg *zap.Logger) (*Tokens, error) {
+	kind, options, err := splitSpec(spec)
+	if err != nil {
+		return nil, err
+	}
+	t := NewSimpleTokens(ttl)
+	switch kind {
+	case "simple":
+	case "":
+		t.none = true
+	case "jwt":
+		t.signer, err = newSigner(options, read, lg)
+	default:
+		err = ErrInvalidAuthOpts
+	}
+	if err != nil {
+		return nil, err
+	}
+	return t, nil
+}
+
+func splitSpec(spec string) (kind string, options map[string]string, err error) {
+	kind, rest, more := strings.Cut(spec, ",")
+	options = map[string]string{}
+	for more {
+		var pair string
+		pair, rest, more = strings.Cut(rest, ",")
+		name, value, ok := strings.Cut(pair, "=")
+		if _, twice := options[name]; !ok || twice || strings.Contains(value, "=") {
+			return "", nil, ErrInvalidAuthOpts
+		}
+		options[name] = value
+	}
+	return kind, options, nil
+}
+
+// Signed reports whether tokens are signed by the member that is asked for one,
+// with Sign, and not given out by the log.
+func (t *Tokens) Signed() bool { return t.signer != nil }
+
+// Simple reports whether tokens begin with random letters, which the log entry
+// carries.
+func (t *Tokens) Simple() bool { return t.signer == nil && !t.none }
+
+// Sign returns a signed token for the user.
+func (t *Tokens) Sign(user string, rev uint64, now time.Time) (string, error) {
+	return t.signer.sign(user, rev, now)
+}
+
+// assign makes the token of a log entry: its index is the number that real
+// members write as well, that of the entry before.
+func (t *Tokens) assign(user, prefix string, index uint64, now time.Time) (string, error) {
+	switch {
+	case t.none:
+		return "", ErrAuthFailed
+	case t.signer != nil:
+		return "", nil
+	}
+	text := prefix + "." + strconv.FormatUint(index-1, 10)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.dropLocked(t.by[text])
+	if len(t.by) >= maxTokens {
+		t.dropLocked(t.order.Front())
+	}
+	t.by[text] = t.order.PushBack(&simpleToken{text, user, now.Add(t.ttl)})
+	return text, nil
+}
+
+// Index returns the number in a simple token: the member must have applied the
+// entry behind this one to know the token. ok is false if it is not the form of
+// a simple token.
+func Index(token string) (index uint64, ok bool) {
+	_, number, ok := strings.Cut(token, ".")
+	if !ok {
+		return 0, false
+	}
+	index, err := strconv.ParseUint(number, 10, 64)
+	return index, err == nil
+}
+
+// Resolve returns who a token stands for. A simple token stands for its user at
+// the revision rev and is valid for another TTL; a signed one says itself at
+// which revision it was given out.
+func (t *Tokens) Resolve(token string, rev uint64, now time.Time) (Info, bool) {
+	if t.signer != nil {
+		return t.signer.verify(token, now)
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.by[token]
+	if e == nil {
+		return Info{}, false
+	}
+	s := e.Value.(*simpleToken)
+	if now.After(s.expiry) {
+		t.dropLocked(e)
+		return Info{}, false
+	}
+	s.expiry = now.Add(t.ttl)
+	t.order.MoveToBack(e)
+	return Info{User: s.user, Rev: rev}, true
+}
+
+// Expire forgets the tokens whose time is over.
+func (t *Tokens) Expire(now time.Time) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for e := t.order.Front(); e != nil && now.After(e.Value.(*simpleToken).expiry); e = t.order.Front() {
+		t.dropLocked(e)
+	}
+}
+
+// Len returns the number of simple tokens.
+func (t *Tokens) Len() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return len(t.by)
+}
+
+func (t *Tokens) dropLocked(e *list.Element) {
+	if e != nil {
+		delete(t.by, e.Value.(*simpleToken).text)
+		t.order.Remove(e)
+	}
+}
+
+// forget ends the tokens of a user.
+func (t *Tokens) forget(user string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for e := t.order.Front(); e != nil; {
+		next := e.Next()
+		if e.Value.(*simpleToken).user == user {
+			t.dropLocked(e)
+		}
+		e = next
+	}
+}
+
+// reset ends all tokens.
+func (t *Tokens) reset() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	clear(t.by)
+	t.order.Init()
+}

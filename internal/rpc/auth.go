@@ -1,0 +1,61 @@
+package rpc
+
+import (
+	"context"
+
+	"google.golang.org/grpc"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+const authService = "etcdserverpb.Auth"
+
+func (e *edge) authDesc() *grpc.ServiceDesc {
+	return &grpc.ServiceDesc{
+		ServiceName: authService,
+		Methods: []grpc.MethodDesc{
+			unary(e, authService, "AuthEnable", filled(e, e.b.AuthEnable)),
+			unary(e, authService, "AuthDisable", filled(e, e.b.AuthDisable)),
+			unary(e, authService, "AuthStatus", filled(e, e.b.AuthStatus)),
+			unary(e, authService, "Authenticate", filled(e, e.b.Authenticate)),
+			unary(e, authService, "UserAdd", filled(e, e.b.UserAdd)),
+			unary(e, authService, "UserGet", filled(e, e.b.UserGet)),
+			unary(e, authService, "UserList", filled(e, e.b.UserList)),
+			unary(e, authService, "UserDelete", filled(e, e.b.UserDelete)),
+			unary(e, authService, "UserChangePassword", filled(e, e.b.UserChangePassword)),
+			unary(e, authService, "UserGrantRole", filled(e, e.b.UserGrantRole)),
+			unary(e, authService, "UserRevokeRole", filled(e, e.b.UserRevokeRole)),
+			unary(e, authService, "RoleAdd", filled(e, e.b.RoleAdd)),
+			unary(e, authService, "RoleGet", filled(e, e.b.RoleGet)),
+			unary(e, authService, "RoleList", filled(e, e.b.RoleList)),
+			unary(e, authService, "RoleDelete", filled(e, e.b.RoleDelete)),
+			unary(e, authService, "RoleGrantPermission", filled(e, e.b.RoleGrantPermission)),
+			unary(e, authService, "RoleRevokePermission", filled(e, e.b.RoleRevokePermission)),
+		},
+	}
+}
+
+// filled completes the header of what call answers.
+func filled[Q any, R interface {
+	comparable
+	GetHeader() *pb.ResponseHeader
+}](e *edge, call func(context.Context, *Q) (R, error)) func(context.Context, *Q) (R, error) {
+	return func(ctx context.Context, req *Q) (R, error) {
+		resp, err := call(ctx, req)
+		if err == nil {
+			e.fill(resp.GetHeader())
+		}
+		return resp, err
+	}
+}
+
+// rootOnly lets a call through whose user holds the role root, or any call while
+// authentication is off.
+func rootOnly[Q, R any](e *edge, call func(context.Context, *Q) (R, error)) func(context.Context, *Q) (R, error) {
+	return func(ctx context.Context, req *Q) (resp R, err error) {
+		if err := e.b.RequireRoot(ctx); err != nil {
+			return resp, err
+		}
+		return call(ctx, req)
+	}
+}
