@@ -8,7 +8,7 @@ FUZZTIME ?= 3s
 FAULTS  ?= 60s
 ETCD37  := compat/bin/etcd37
 
-.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test differential observe compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test hostile-test differential observe compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -23,6 +23,7 @@ help:
 	@echo 'make cluster-test  real processes under kill -9 for FAULTS, history checked for linearizability'
 	@echo 'make failure-test  bad input, damaged files, a full disk: what the server says and what it leaves'
 	@echo 'make setup-test    members that join by one flag, killed at any step, on loopback and in network namespaces'
+	@echo 'make hostile-test  a member under malformed frames, slow connections, huge requests and endless watches'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
@@ -34,7 +35,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential observe failure-test cluster-test setup-test
+test: build check unit race sim crash fuzz differential observe failure-test cluster-test setup-test hostile-test
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -64,6 +65,9 @@ cluster-test: build
 
 setup-test: build $(ETCD37)
 	cd compat && $(GO) test ./setup -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
+
+hostile-test: build
+	cd compat && $(GO) test ./hostile -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
 failure-test: build $(ETCD37)
 	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd

@@ -11,14 +11,15 @@ import (
 )
 
 // SetGlobal makes lg the logger of zap and, at level debug, of gRPC, whose
-// warnings and errors otherwise go to standard error. It is for the main
+// warnings and errors otherwise go to standard error, 20 lines a second at most. It is for the main
 // function: the settings are the process's.
 func SetGlobal(lg *zap.Logger, debug bool) {
 	grpc.EnableTracing = debug
 	if debug {
 		grpclog.SetLoggerV2(zapgrpc.NewLogger(lg))
 	} else {
-		grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, os.Stderr, os.Stderr))
+		few := NewLimited(os.Stderr)
+		grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, few, few))
 	}
 	zap.ReplaceGlobals(lg)
 }

@@ -18,7 +18,7 @@ type Options struct {
 	// MaxTxnOps bounds each list of a transaction.
 	MaxTxnOps int
 	// MaxConcurrentStreams bounds the calls in progress on one connection; 0
-	// means no bound.
+	// means no bound, and the greatest value, which is etcd's default, 32,768.
 	MaxConcurrentStreams uint32
 	// KeepaliveMinTime is the shortest interval at which clients may ping; 0
 	// means gRPC's own.
@@ -44,6 +44,14 @@ type Options struct {
 }
 
 const messageOverhead = 512 << 10
+
+// defaultStreams bounds the calls of one connection unless a number was asked for.
+// Each takes some 10 KB, and a client that opens more waits until some have ended.
+const defaultStreams = 32 << 10
+
+// maxHeaderBytes bounds the headers of a call. Tokens take some hundred bytes;
+// gRPC's own bound of 16 MiB a stream is for an attacker to use.
+const maxHeaderBytes = 256 << 10
 
 // healthSwitch turns the health service on and off.
 type healthSwitch struct {
@@ -132,7 +140,11 @@ func (e *edge) grpcOptions() []grpc.ServerOption {
 		grpc.StreamInterceptor(e.interceptStream),
 		grpc.MaxRecvMsgSize(int(o.MaxRequestBytes) + messageOverhead),
 		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxHeaderListSize(maxHeaderBytes),
 		grpc.NumStreamWorkers(streamWorkers),
+	}
+	if o.MaxConcurrentStreams == math.MaxUint32 {
+		o.MaxConcurrentStreams = defaultStreams
 	}
 	if o.MaxConcurrentStreams > 0 {
 		opts = append(opts, grpc.MaxConcurrentStreams(o.MaxConcurrentStreams))

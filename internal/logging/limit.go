@@ -1,0 +1,50 @@
+package logging
+
+import (
+	"fmt"
+	"io"
+	"sync"
+	"time"
+)
+
+// Lines that a Limited passes on within a second, before it drops some.
+const linesPerSecond = 20
+
+// Limited is a writer of log lines, one to each Write, that drops what is too
+// much: whoever attacks a port can make a line for every frame. In the next
+// second that is quiet enough it says how many are missing. Safe for concurrent
+// use.
+type Limited struct {
+	mu      sync.Mutex
+	w       io.Writer
+	now     func() time.Time
+	second  time.Time // when the current one began
+	written int       // lines in it
+	dropped int       // since the last line that said so
+}
+
+// NewLimited returns a Limited over w.
+func NewLimited(w io.Writer) *Limited { return &Limited{w: w, now: time.Now} }
+
+// Write writes or drops a line. A line that is dropped counts as written.
+func (l *Limited) Write(line []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if now := l.now(); now.Sub(l.second) >= time.Second {
+		l.second, l.written = now, 0
+	}
+	if l.written >= linesPerSecond {
+		l.dropped++
+		return len(line), nil
+	}
+	l.written++
+	if l.dropped > 0 {
+		note := fmt.Sprintf("%s WARNING: %d lines like the following were left out\n", l.now().Format("2006/01/02 15:04:05"), l.dropped)
+		l.dropped = 0
+		if _, err := l.w.Write(append([]byte(note), line...)); err != nil {
+			return 0, err
+		}
+		return len(line), nil
+	}
+	return l.w.Write(line)
+}
