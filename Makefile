@@ -8,7 +8,7 @@ FUZZTIME ?= 3s
 FAULTS  ?= 60s
 ETCD37  := compat/bin/etcd37
 
-.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test hostile-test differential observe compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test hostile-test differential gateway observe compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -25,6 +25,7 @@ help:
 	@echo 'make setup-test    members that join by one flag, killed at any step, on loopback and in network namespaces'
 	@echo 'make hostile-test  a member under malformed frames, slow connections, huge requests and endless watches'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
+	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
 	@echo 'make clean         remove bin/ and the data of make run'
@@ -35,7 +36,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential observe failure-test cluster-test setup-test hostile-test
+test: build check unit race sim crash fuzz differential gateway observe failure-test cluster-test setup-test hostile-test
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -80,6 +81,9 @@ compat:
 
 observe: build $(ETCD37)
 	cd compat && $(GO) test ./observe -count=1 -timeout 10m
+
+gateway: build $(ETCD37)
+	cd compat && $(GO) test ./gateway -count=1 -timeout 10m
 
 differential: build $(ETCD37)
 	cd compat && $(GO) test ./differential -count=1 -timeout 10m

@@ -20,7 +20,7 @@ import (
 var order = []string{
 	"sim",
 	"ctl utl",
-	"rpc httpapi join",
+	"rpc httpapi gateway join",
 	"config",
 	"listen logging certs",
 	"server",

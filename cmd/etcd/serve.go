@@ -31,9 +31,13 @@ type process struct {
 	peer, metrics []net.Listener
 	client        []*door
 
-	muxes  []*listen.Mux
-	https  []*http.Server
-	grpc   *grpc.Server
+	muxes []*listen.Mux
+	https []*http.Server
+	grpc  *grpc.Server
+
+	pipe    *listen.Pipe     // to grpc without a port; nil without a gateway
+	gateway *grpc.ClientConn // through the pipe
+
 	broken chan error
 }
 
@@ -169,7 +173,11 @@ func (p *process) serveClients() {
 		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
 		GRPC: []grpc.ServerOption{grpc.Creds(rpc.ListenerCredentials())},
 	}, p.member).Server
-	handler := httpapi.NewClientHandler(p.edge, httpapi.OptionsFrom(cfg))
+	ho := httpapi.OptionsFrom(cfg)
+	if cfg.EnableGRPCGateway {
+		p.serveGateway(&ho)
+	}
+	handler := httpapi.NewClientHandler(p.edge, ho)
 	for _, d := range p.client {
 		p.serve(d, handler)
 	}
@@ -187,6 +195,7 @@ func (p *process) stop() {
 	p.lg.Info("closing etcd server", what...)
 	defer p.lg.Info("closed etcd server", what...)
 	p.member.HandOver()
+	defer p.closeGateway()
 	if p.grpc != nil {
 		drained := make(chan struct{})
 		go func() {

@@ -97,7 +97,7 @@ var options = []option{
 		field: func(c *Config) any { return &c.ReusePort }},
 	{name: "socket-reuse-address", group: groupMember, help: "Set SO_REUSEADDR on every listener.",
 		field: func(c *Config) any { return &c.ReuseAddress }},
-	{name: "enable-grpc-gateway", group: groupMember, state: inert, help: "Serve the JSON gateway under /v3/.",
+	{name: "enable-grpc-gateway", group: groupMember, help: "Serve the JSON gateway under /v3/.",
 		field: func(c *Config) any { return &c.EnableGRPCGateway }},
 	{name: "raft-read-timeout", group: groupMember, state: inert, help: "Read timeout of connections between members; at least 5s.",
 		field: func(c *Config) any { return &c.RaftReadTimeout }},

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"net"
+	"net/http"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"quorate/internal/gateway"
+	"quorate/internal/httpapi"
+	"quorate/internal/listen"
+)
+
+// jsonPerByte is how much longer than its protobuf form a JSON message may be,
+// which writes bytes in base64 and takes any white space.
+const jsonPerByte = 4
+
+// serveGateway puts the JSON gateway onto the client's HTTP handler. It reaches
+// the gRPC server without a port, so it needs neither an address nor TLS.
+func (p *process) serveGateway(o *httpapi.Options) {
+	p.pipe = listen.NewPipe()
+	p.serveGRPC(p.pipe)
+	conn, err := grpc.NewClient("passthrough:///gateway",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return p.pipe.Dial(ctx) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(math.MaxInt32)))
+	if err == nil {
+		p.gateway = conn
+		var h http.Handler
+		h, err = gateway.New(context.Background(), conn, gateway.Options{MaxMessage: jsonPerByte * int64(p.cfg.MaxRequestBytes), Logger: p.lg})
+		o.Extra = map[string]http.Handler{gateway.Prefix: h}
+	}
+	if err != nil {
+		p.report(fmt.Errorf("serve the JSON gateway: %w", err))
+	}
+}
+
+// closeGateway ends the gateway's calls and its connection.
+func (p *process) closeGateway() {
+	if p.gateway != nil {
+		p.gateway.Close()
+	}
+	if p.pipe != nil {
+		p.pipe.Close()
+	}
+}

@@ -1,0 +1,94 @@
+// Package gateway serves the gRPC methods as JSON over HTTP and websockets.
+//
+// In: HTTP requests below /v3/, and a connection to the gRPC server. Out: JSON
+// answers and streams as etcd's gateway gives them. Always true: a call takes the
+// same way as one of a gRPC client, so it is checked, permitted, counted and
+// logged like that; one message of a client takes a bounded amount of memory.
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	etcdgw "go.etcd.io/etcd/api/v3/etcdserverpb/gw"
+
+	"quorate/internal/rpc/v3electionpb"
+	"quorate/internal/rpc/v3lockpb"
+)
+
+// Prefix is where the gateway belongs on an HTTP server.
+const Prefix = "/v3/"
+
+// Options of a gateway.
+type Options struct {
+	// MaxMessage bounds one JSON message of a client, in bytes; 0 means no bound.
+	MaxMessage int64
+	// Logger; nil means none.
+	Logger *zap.Logger
+}
+
+// New makes the handler for the paths below Prefix. Its calls go through conn,
+// which stays the caller's.
+func New(ctx context.Context, conn *grpc.ClientConn, o Options) (http.Handler, error) {
+	if o.Logger == nil {
+		o.Logger = zap.NewNop()
+	}
+	var m runtime.Marshaler = &runtime.JSONPb{
+		MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true},
+		UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: true},
+	}
+	if o.MaxMessage > 0 {
+		m = bounded{m, o.MaxMessage}
+	}
+	mux := runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{Marshaler: m}))
+	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
+		etcdgw.RegisterKVHandler, etcdgw.RegisterWatchHandler, etcdgw.RegisterLeaseHandler,
+		etcdgw.RegisterClusterHandler, etcdgw.RegisterMaintenanceHandler, etcdgw.RegisterAuthHandler,
+		v3lockpb.RegisterLockHandler, v3electionpb.RegisterElectionHandler,
+	} {
+		if err := register(ctx, mux, conn); err != nil {
+			return nil, fmt.Errorf("register JSON gateway: %w", err)
+		}
+	}
+	return &sockets{next: mux, lg: o.Logger, maxMessage: o.MaxMessage}, nil
+}
+
+// bounded is a marshaler that refuses to read a message longer than max. A
+// request may hold any number of messages.
+type bounded struct {
+	runtime.Marshaler
+	max int64
+}
+
+func (b bounded) NewDecoder(r io.Reader) runtime.Decoder {
+	budget := &budgetReader{r: r, max: b.max}
+	d := b.Marshaler.NewDecoder(budget)
+	return runtime.DecoderFunc(func(v any) error {
+		budget.left = b.max
+		return d.Decode(v)
+	})
+}
+
+// budgetReader reads up to left bytes and then fails. The decoder above may
+// have read the beginning of the next message, so a message of more than max
+// bytes may get through, but none of more than twice that.
+type budgetReader struct {
+	r         io.Reader
+	left, max int64
+}
+
+func (b *budgetReader) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, fmt.Errorf("request is larger than %d bytes", b.max)
+	}
+	n, err := b.r.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
