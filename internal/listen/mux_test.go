@@ -163,7 +163,7 @@ func TestMuxSides(t *testing.T) {
 // expectEOF waits until the other end has closed conn.
 func expectEOF(t *testing.T, conn net.Conn) {
 	t.Helper()
-	conn.SetReadDeadline(time.Now().Add(5 * time.Second))
+	conn.SetReadDeadline(time.Now().Add(30 * time.Second))
 	if _, err := conn.Read(make([]byte, 1)); err == nil || errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Errorf("connection is still open: %v", err)
 	}
