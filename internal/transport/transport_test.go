@@ -92,6 +92,7 @@ type node struct {
 	*Transport
 	host *host
 	addr string
+	tls  bool
 	srv  *http.Server
 	done chan struct{}
 }
@@ -123,7 +124,12 @@ func listen(t *testing.T, addr string) net.Listener {
 	return l
 }
 
-func (n *node) url() string { return "http://" + n.addr }
+func (n *node) url() string {
+	if n.tls {
+		return "https://" + n.addr
+	}
+	return "http://" + n.addr
+}
 
 func (n *node) serve(l net.Listener) {
 	n.srv = HTTPServer(n.Handler(), nil)
