@@ -2,6 +2,7 @@ package transport
 
 import (
 	"bytes"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -173,21 +174,14 @@ func TestTLS(t *testing.T) {
 	old.pair("old", ca, certstest.Leaf{})
 	old.pair("elsewhere", next, certstest.Leaf{IPs: []string{"192.0.2.1"}})
 	old.pair("fine", next, certstest.Leaf{})
-	for name, want := range map[string]string{"old": "unknown certificate authority", "elsewhere": "EOF", "fine": ""} {
+	for name, letIn := range map[string]bool{"old": false, "elsewhere": false, "fine": true} {
 		store := old.open(name)
 		c := NewClient(store.Client, time.Second)
 		_, err := c.Version(t.Context(), []string{a.url()}, 30*time.Second)
 		c.Close()
 		// a says 404 to those whom it lets in: it has no such page.
-		var refused string
-		if err != nil && !strings.Contains(err.Error(), "status 404") {
-			refused = err.Error()
-		}
-		if want == "" && refused != "" || !strings.Contains(refused, want) && !strings.Contains(refused, "reset by peer") {
-			t.Errorf("%s: got %q, want %q", name, refused, want)
-		}
-		if want != "" && refused == "" {
-			t.Errorf("%s was let in", name)
+		if got := strings.Contains(fmt.Sprint(err), "status 404"); got != letIn {
+			t.Errorf("%s: let in %v, want %v: %v", name, got, letIn, err)
 		}
 	}
 	c := NewClient(nil, time.Second)
