@@ -22,6 +22,9 @@ const jsonPerByte = 4
 // serveGateway puts the JSON gateway onto the client's HTTP handler. It reaches
 // the gRPC server without a port, so it needs neither an address nor TLS.
 func (p *process) serveGateway(o *httpapi.Options) {
+	if p.cfg.ClientTLS.ClientCertAuth {
+		o.RefuseNamed = p.member.AuthEnabled
+	}
 	p.pipe = listen.NewPipe()
 	p.serveGRPC(p.pipe)
 	conn, err := grpc.NewClient("passthrough:///gateway",

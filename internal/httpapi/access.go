@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/http"
@@ -18,10 +19,11 @@ type accessControl struct {
 	lg    *zap.Logger
 	cors  []string
 	hosts []string
+	named func() bool // see Options.RefuseNamed
 }
 
 func newAccessControl(next http.Handler, o Options) http.Handler {
-	return &accessControl{next: next, lg: o.Logger, cors: o.CORS, hosts: o.HostWhitelist}
+	return &accessControl{next: next, lg: o.Logger, cors: o.CORS, hosts: o.HostWhitelist, named: o.RefuseNamed}
 }
 
 func (a *accessControl) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -31,6 +33,10 @@ func (a *accessControl) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if host := hostname(r); r.TLS == nil && !listed(a.hosts, host) {
 		a.lg.Warn("rejecting HTTP request to prevent DNS rebinding attacks", zap.String("host", host))
 		http.Error(w, misdirected(host), http.StatusMisdirectedRequest)
+		return
+	}
+	if r.TLS != nil && a.named != nil && strings.HasPrefix(r.URL.Path, "/v3/") && hasName(r.TLS) && a.named() {
+		http.Error(w, "CommonName of client sending a request against gateway will be ignored and not used as expected", http.StatusBadRequest)
 		return
 	}
 	if origin := r.Header.Get("Origin"); listed(a.cors, "*") {
@@ -48,6 +54,16 @@ func (a *accessControl) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // listed reports whether s is allowed. An empty list and "*" allow everything.
 func listed(list []string, s string) bool {
 	return len(list) == 0 || slices.Contains(list, "*") || slices.Contains(list, s)
+}
+
+// hasName reports whether the certificate of a client has a common name.
+func hasName(state *tls.ConnectionState) bool {
+	for _, chain := range state.VerifiedChains {
+		if len(chain) > 0 && chain[0].Subject.CommonName != "" {
+			return true
+		}
+	}
+	return false
 }
 
 func hostname(r *http.Request) string {

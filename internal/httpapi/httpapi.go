@@ -50,6 +50,10 @@ type Options struct {
 	EnableTrace    bool          // /debug/requests and /debug/events; shows keys and values of requests
 	CORS           []string      // see config.Config
 	HostWhitelist  []string      // see config.Config
+	// RefuseNamed says whether the JSON gateway refuses clients whose
+	// certificate has a common name: they may believe to be that user, and are
+	// not. Nil means no.
+	RefuseNamed func() bool
 
 	// Extra serves more patterns, such as /v3/ for the JSON gateway.
 	Extra map[string]http.Handler

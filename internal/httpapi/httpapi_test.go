@@ -2,6 +2,9 @@ package httpapi
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -308,6 +311,36 @@ func TestAccess(t *testing.T) {
 		h.ServeHTTP(w, req)
 		if got := w.Header().Get("Access-Control-Allow-Origin"); got != want {
 			t.Errorf("origin %q is allowed as %q, want %q", origin, got, want)
+		}
+	}
+}
+
+// TestNamedClients checks that the gateway refuses certificates that name a user
+// while authentication is on, and nobody else.
+func TestNamedClients(t *testing.T) {
+	chain := func(name string) *tls.ConnectionState {
+		return &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{Subject: pkix.Name{CommonName: name}}}}}
+	}
+	for _, tt := range []struct {
+		path, name string
+		auth       bool
+		want       int
+	}{
+		{"/v3/kv/range", "root", true, 400},
+		{"/v3beta/kv/range", "root", true, 400},
+		{"/v3/kv/range", "", true, 200},
+		{"/v3/kv/range", "root", false, 200},
+		{"/health", "root", true, 200},
+	} {
+		o := options()
+		o.RefuseNamed = func() bool { return tt.auth }
+		o.Extra = map[string]http.Handler{"/v3/": http.HandlerFunc(func(http.ResponseWriter, *http.Request) {})}
+		req := httptest.NewRequest("GET", tt.path, nil)
+		req.TLS = chain(tt.name)
+		w := httptest.NewRecorder()
+		NewClientHandler(&member{leader: 1}, o).ServeHTTP(w, req)
+		if w.Code != tt.want {
+			t.Errorf("%s as %q with auth %v: got %d, want %d", tt.path, tt.name, tt.auth, w.Code, tt.want)
 		}
 	}
 }

@@ -177,6 +177,9 @@ func (m *Member) certified(ctx context.Context) (auth.Info, error) {
 // errBadName has the words of what refuses such a name in etcd.
 var errBadName = errors.New("proto: field etcdserverpb.RequestHeader.username contains invalid UTF-8")
 
+// AuthEnabled reports whether authentication is on.
+func (m *Member) AuthEnabled() bool { return m.auth.State().Enabled() }
+
 // RequireUser refuses a call that does not say who makes it, if authentication is
 // on.
 func (m *Member) RequireUser(ctx context.Context) error {
