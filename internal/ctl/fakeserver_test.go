@@ -33,12 +33,13 @@ type fakeServer struct {
 	pb.UnimplementedMaintenanceServer
 	pb.UnimplementedAuthServer
 
-	addr   string
-	member uint64
-	alarms []*pb.AlarmMember
-	seen   *requestLog
-	end    atomic.Pointer[beacon] // ends this command's watches of a revision, and its lease
-	ttl    atomic.Int64           // of the lease that a lock or an election was granted, 0 for the canned lease
+	addr        string
+	member      uint64
+	alarms      []*pb.AlarmMember
+	seen        *requestLog
+	rootGranted atomic.Bool            // user root has the role root
+	end         atomic.Pointer[beacon] // ends this command's watches of a revision, and its lease
+	ttl         atomic.Int64           // of the lease that a lock or an election was granted, 0 for the canned lease
 }
 
 // beacon is sent once, to all who wait.

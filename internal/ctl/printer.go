@@ -35,6 +35,15 @@ type printer interface {
 	alarms(*clientv3.AlarmResponse) error
 	moveLeader(from, to uint64, r *clientv3.MoveLeaderResponse) error
 	downgrade(action string, r *clientv3.DowngradeResponse) error
+
+	// done is what has been changed about users and roles, in words, and the
+	// server's answer to it.
+	done(text string, r any) error
+	authStatus(*clientv3.AuthStatusResponse) error
+	userGet(user string, r *clientv3.AuthUserGetResponse) error
+	userList(*clientv3.AuthUserListResponse) error
+	roleGet(role string, r *clientv3.AuthRoleGetResponse) error
+	roleList(*clientv3.AuthRoleListResponse) error
 }
 
 type printerOptions struct {

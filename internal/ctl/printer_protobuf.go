@@ -89,5 +89,5 @@ func apiMessage(r any) any {
 	case *clientv3.DowngradeResponse:
 		return (*pb.DowngradeResponse)(r)
 	}
-	return r
+	return apiAuthMessage(r)
 }

@@ -20,6 +20,7 @@ const (
 	groupKeys    = "keys"
 	groupCluster = "cluster"
 	groupLocks   = "locks"
+	groupAuth    = "auth"
 	groupTool    = "tool"
 )
 
@@ -42,6 +43,7 @@ func (a *app) rootCommand() *cobra.Command {
 		&cobra.Group{ID: groupKeys, Title: "Keys, watches and leases"},
 		&cobra.Group{ID: groupCluster, Title: "Members and maintenance"},
 		&cobra.Group{ID: groupLocks, Title: "Locks and elections"},
+		&cobra.Group{ID: groupAuth, Title: "Users and roles"},
 		&cobra.Group{ID: groupTool, Title: "About the tool"},
 	)
 	add := func(group string, cmds ...*cobra.Command) {
@@ -56,6 +58,7 @@ func (a *app) rootCommand() *cobra.Command {
 		a.defragCommand(), a.moveLeaderCommand(), a.snapshotCommand(), a.downgradeCommand(),
 		a.makeMirrorCommand(), a.checkCommand())
 	add(groupLocks, a.lockCommand(), a.electCommand())
+	add(groupAuth, a.authCommand(), a.userCommand(), a.roleCommand())
 	add(groupTool, a.versionCommand(), a.completionCommand(), a.optionsCommand(root))
 	root.SetHelpCommandGroupID(groupTool)
 
