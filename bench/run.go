@@ -85,10 +85,12 @@ type group struct {
 	rows    []string
 }
 
+var overloadRows = []string{"overload.goodput", "overload.rate", "overload.leaders", "overload.health", "overload.peak"}
+
 var groups = []group{
 	{"single", 1, 10, (*run).single, []string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99", "alone.p50",
 		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "watch.cpu", "watch.p50"}},
-	{"three", 3, 12, (*run).three, []string{"put3.cpu", "put3.rate", "put3.p99"}},
+	{"three", 3, 12, (*run).three, append([]string{"put3.cpu", "put3.rate", "put3.p99"}, overloadRows...)},
 	{"list", 1, 4, (*run).list, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak", "all.resident"}},
 	{"big", 1, 10, (*run).big, []string{"load.rate", "mem.loaded", "mem.restarted", "list1000.cpu", "list1000.p50",
 		"restart.term", "restart.kill", "compact.time", "compact.p99", "defrag.time", "defrag.pause"}},
@@ -237,6 +239,7 @@ func (r *run) three(ctx context.Context) {
 		return map[string]float64{"put3.cpu": micros(cpu, max(1, o.ops)), "put3.rate": o.perSecond(),
 			"put3.p99": millis(o.percentile(0.99))}, err
 	})
+	r.step(ctx, overloadRows, 1, r.overload)
 }
 
 // lists sends one kind of list from one client for a span.

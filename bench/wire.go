@@ -15,6 +15,7 @@ import (
 const (
 	methodRange   = "/etcdserverpb.KV/Range"
 	methodPut     = "/etcdserverpb.KV/Put"
+	methodStatus  = "/etcdserverpb.Maintenance/Status"
 	methodTxn     = "/etcdserverpb.KV/Txn"
 	methodCompact = "/etcdserverpb.KV/Compact"
 	methodWatch   = "/etcdserverpb.Watch/Watch"
