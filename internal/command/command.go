@@ -3,7 +3,7 @@
 // In: a request and the number that its proposer gave it, or the bytes of a
 // committed entry. Out: the bytes to propose, or the request to apply.
 // Always true: the encoding is etcd's, so real members can apply what we
-// propose and we what they propose; decoding foreign bytes returns an error and
+// propose and we what they propose, down to the v2 requests of etcd 3.5; decoding foreign bytes returns an error and
 // never panics. Decoded keys and values share memory with the entry, which
 // nobody changes.
 package command
@@ -150,6 +150,10 @@ func firstVarint(b []byte, field protowire.Number) (uint64, bool) {
 // result may share memory with data.
 func Decode(data []byte) (*pb.InternalRaftRequest, error) {
 	if r, ok, err := decodeHot(data); ok || err != nil {
+		return r, err
+	}
+	// Before the rest: as messages of today, some v2 requests are valid and mean something else.
+	if r, ok, err := decodeV2(data); ok {
 		return r, err
 	}
 	r := &pb.InternalRaftRequest{}

@@ -86,6 +86,9 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
+		if _, v2, _ := decodeV2(data); v2 {
+			return // of which proto knows nothing
+		}
 		want := &pb.InternalRaftRequest{}
 		if err := proto.Unmarshal(data, want); err != nil {
 			t.Fatalf("accepted what proto refuses: %v", err)

@@ -1,0 +1,121 @@
+package command
+
+import (
+	"encoding/hex"
+	"errors"
+	"strings"
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/membershippb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+)
+
+// Entries as etcd 3.5.35 has written them to its log.
+var (
+	v2Attributes = unhex("0881c2b8d2bec0e89ce601120350" + "55541a262f302f6d656d626572732f633866663364623164613836653633392f61747472696275746573" +
+		"223a7b226e616d65223a2264656661756c74222c22636c69656e7455524c73223a5b22687474703a2f2f3132372e302e302e313a3331393739225d7d" +
+		"280032003800480050005800600068007000780080" + "0100")
+	v2Version = unhex("0882c2b8d2bec0e89ce60112035055541a0a2f302f76657273696f6e2205332e352e30280032003800480050005800600068007000780080" + "0100")
+)
+
+func unhex(s string) []byte {
+	b, err := hex.DecodeString(s)
+	if err != nil {
+		panic(err)
+	}
+	return b
+}
+
+// v2Bytes encodes a v2 request as 3.5 does: every field that cannot be null.
+func v2Bytes(id uint64, method, path, val string, more ...byte) []byte {
+	b := protowire.AppendVarint([]byte{8}, id)
+	for i, s := range []string{method, path, val} {
+		b = protowire.AppendString(append(b, byte(i+2)<<3|2), s)
+	}
+	b = append(b, 0x28, 0, 0x32, 0, 0x38, 0, 0x48, 0, 0x50, 0, 0x58, 0, 0x60, 0, 0x68, 0, 0x70, 0, 0x78, 0, 0x80, 1, 0)
+	return append(b, more...)
+}
+
+func TestDecodeV2(t *testing.T) {
+	first := v2Attributes
+	peeked, ok := PeekID(first)
+	if !ok {
+		t.Fatalf("no id in %x", first)
+	}
+	attributes := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: peeked},
+		ClusterMemberAttrSet: &membershippb.ClusterMemberAttrSetRequest{Member_ID: 0xc8ff3db1da86e639,
+			MemberAttributes: &membershippb.Attributes{Name: "default", ClientUrls: []string{"http://127.0.0.1:31979"}}}}
+	version := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: peeked + 1}, ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: "3.5.0"}}
+	nothing := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 7}, DowngradeVersionTest: &pb.DowngradeVersionTestRequest{}}
+	wrapped := protowire.AppendBytes([]byte{0x12}, v2Version) // field 2 of InternalRaftRequest up to 3.6
+	for name, c := range map[string]struct {
+		data []byte
+		want *pb.InternalRaftRequest
+	}{
+		"attributes": {v2Attributes, attributes},
+		"version":    {v2Version, version},
+		"wrapped":    {wrapped, version},
+		// As a message of today this one is a put of the empty key.
+		"sweep": {v2Bytes(7, "SYNC", "", ""), nothing},
+		"read":  {v2Bytes(7, "QGET", "/1/a", ""), nothing},
+	} {
+		got, err := Decode(c.data)
+		if err != nil || !proto.Equal(got, c.want) {
+			t.Errorf("%s: got %v, %v, want %v", name, got, err, c.want)
+		}
+	}
+}
+
+func TestDecodeV2Refuses(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		data  []byte
+		write bool
+	}{
+		{"a client's write", v2Bytes(7, "PUT", "/1/a", "v"), true},
+		{"a client's delete", v2Bytes(7, "DELETE", "/1/a", ""), true},
+		{"a client's post", v2Bytes(7, "POST", "/1/a", "v"), true},
+		{"a conditional write", v2Bytes(7, "PUT", "/0/version", "3.5.0", 0x40, 1), true},
+		{"attributes of no member", v2Bytes(7, "PUT", "/0/members/xyz/attributes", "{}"), false},
+		{"attributes that are no JSON", v2Bytes(7, "PUT", "/0/members/1/attributes", "{"), false},
+		{"torn", v2Attributes[:40], false},
+	} {
+		got, err := Decode(c.data)
+		if err == nil || errors.Is(err, ErrV2Write) != c.write {
+			t.Errorf("%s: got %v, %v", c.name, got, err)
+		}
+	}
+}
+
+// FuzzDecodeV2 looks for entries that panic or become more than they say.
+func FuzzDecodeV2(f *testing.F) {
+	f.Add(v2Attributes)
+	f.Add(v2Version)
+	f.Add(protowire.AppendBytes([]byte{0x12}, v2Attributes))
+	f.Add(v2Bytes(7, "SYNC", "", ""))
+	f.Add(v2Bytes(7, "PUT", "/1/a", "v", 0x40, 1))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		r, ok, err := decodeV2(data)
+		if !ok || err != nil {
+			return
+		}
+		switch {
+		case r.ClusterMemberAttrSet != nil:
+			if !strings.Contains(string(data), "/0/members/") {
+				t.Fatalf("attributes from %x", data)
+			}
+		case r.ClusterVersionSet != nil:
+			if !strings.Contains(string(data), "/0/version") {
+				t.Fatalf("version from %x", data)
+			}
+		case r.DowngradeVersionTest == nil:
+			t.Fatalf("got %v from %x", r, data)
+		}
+		got, err := Decode(data)
+		if err != nil || !proto.Equal(got, r) {
+			t.Fatalf("got %v, %v, want %v", got, err, r)
+		}
+	})
+}
