@@ -7,8 +7,10 @@ SEEDS   ?= 20
 FUZZTIME ?= 3s
 FAULTS  ?= 60s
 ETCD37  := compat/bin/etcd37
+ETCD36  := compat/bin/etcd36
+ETCD35  := compat/bin/etcd35
 
-.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test hostile-test differential gateway observe compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test mixed mixed-long hostile-test differential gateway observe compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -24,6 +26,8 @@ help:
 	@echo 'make failure-test  bad input, damaged files, a full disk: what the server says and what it leaves'
 	@echo 'make setup-test    members that join by one flag, killed at any step, on loopback and in network namespaces'
 	@echo 'make hostile-test  a member under malformed frames, slow connections, huge requests and endless watches'
+	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
+	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
 	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
@@ -36,7 +40,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway observe failure-test cluster-test setup-test hostile-test
+test: build check unit race sim crash fuzz differential gateway observe failure-test cluster-test setup-test hostile-test mixed
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -73,8 +77,14 @@ hostile-test: build
 failure-test: build $(ETCD37)
 	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
-$(ETCD37):
-	$(MAKE) -C compat bin/etcd37
+mixed: build $(ETCD37) $(ETCD36)
+	cd compat && $(GO) test ./mixed -count=1 -timeout 10m -parallel 4 -args -etcd=$(CURDIR)/$(BIN)/etcd
+
+mixed-long: build $(ETCD37) $(ETCD36) $(ETCD35)
+	cd compat && $(GO) test ./mixed -v -count=1 -timeout 30m -args -long -etcd=$(CURDIR)/$(BIN)/etcd
+
+$(ETCD37) $(ETCD36) $(ETCD35):
+	$(MAKE) -C compat bin/$(@F)
 
 compat:
 	$(MAKE) -C compat

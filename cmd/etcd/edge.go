@@ -36,7 +36,7 @@ func (e *edge) Versions() (cluster, storage string) {
 	if v := e.Cluster().Version(); v.Decided() {
 		cluster = v.String()
 	}
-	return cluster, server.StorageVersion
+	return cluster, e.StorageVersion()
 }
 
 // RaftStatus is raft's state in the field names of etcd.

@@ -14,7 +14,7 @@ import (
 	"quorate/compat/child"
 )
 
-// Watcher follows all keys from the first revision on. When its stream breaks it goes on with the
+// Watcher follows all keys from a revision on. When its stream breaks it goes on with the
 // revision behind the last one it has, at the same member or at another one.
 type Watcher struct {
 	member  func() *child.Client
@@ -28,11 +28,14 @@ type Watcher struct {
 	err     error              // a wrong stream; read after Stop
 }
 
-// Watch starts a watcher; member names the member for each new stream. The watcher ends with the
-// test at the latest.
-func Watch(t *testing.T, member func() *child.Client) *Watcher {
+// Watch starts a watcher from the first revision on; member names the member for each new stream.
+// The watcher ends with the test at the latest.
+func Watch(t *testing.T, member func() *child.Client) *Watcher { return WatchFrom(t, 1, member) }
+
+// WatchFrom starts a watcher of what comes after a revision.
+func WatchFrom(t *testing.T, rev int64, member func() *child.Client) *Watcher {
 	w := &Watcher{member: member}
-	w.rev.Store(1)
+	w.rev.Store(rev)
 	ctx, cancel := context.WithCancel(context.Background())
 	w.cancel = cancel
 	t.Cleanup(cancel)

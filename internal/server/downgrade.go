@@ -61,3 +61,13 @@ func (m *Member) downgradeTarget(version membership.Version, text string) (membe
 
 // short is the form X.Y in which clients see a cluster version.
 func short(v membership.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+
+// StorageVersion is the level of the stored data: what a member of that version
+// could read. It follows the cluster's version up and down, except that a cluster
+// which does not know its members yet has none.
+func (m *Member) StorageVersion() string {
+	if v := m.cluster.Version(); v.Decided() && v != membership.MinClusterVersion {
+		return v.String()
+	}
+	return storageVersion
+}

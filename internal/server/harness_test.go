@@ -164,9 +164,9 @@ func (b backend) HashKV(ctx context.Context, rev int64) (*pb.HashKVResponse, err
 func (b backend) DowngradeEnabled(context.Context) (bool, error) { return false, nil }
 func (b backend) Versions() (string, string) {
 	if v := b.m.cluster.Version(); v.Decided() {
-		return v.String(), StorageVersion
+		return v.String(), b.m.StorageVersion()
 	}
-	return "", StorageVersion
+	return "", b.m.StorageVersion()
 }
 
 func (n *node) config() Config {

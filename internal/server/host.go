@@ -6,7 +6,6 @@ import (
 	"io"
 
 	"go.etcd.io/raft/v3/raftpb"
-	"go.uber.org/zap"
 
 	"quorate/internal/membership"
 	"quorate/internal/transport"
@@ -50,10 +49,7 @@ func (h host) ReportSnapshot(id uint64, ok bool) {
 
 func (h host) IsRemoved(id uint64) bool { return h.m.cluster.IsRemoved(id) }
 
-func (h host) SelfRemoved(err error) {
-	h.m.lg.Warn("a peer says that this member was removed", zap.Error(err))
-	h.m.fail(ErrRemoved)
-}
+func (h host) SelfRemoved(error) { h.m.fail(ErrRemoved) }
 
 func (h host) ReceiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
 	return h.m.receiveSnapshot(ctx, msg, body)

@@ -40,7 +40,7 @@ func (m *Member) Status(context.Context) (*pb.StatusResponse, error) {
 	d := m.cluster.Downgrade()
 	s := &pb.StatusResponse{
 		Version:          Version,
-		StorageVersion:   StorageVersion,
+		StorageVersion:   m.StorageVersion(),
 		DbSize:           size.Total,
 		DbSizeInUse:      size.InUse,
 		DbSizeQuota:      m.cfg.QuotaReported,

@@ -40,8 +40,8 @@ import (
 // Version is the level of etcd that the member speaks.
 const Version = "3.7.3"
 
-// StorageVersion is the storage schema level reported to clients.
-const StorageVersion = "3.7.0"
+// storageVersion is the newest level of stored data that this server knows.
+const storageVersion = "3.7.0"
 
 // Limits on requests in flight. At the limit a request is refused with
 // ErrTooManyRequests before it costs anything.

@@ -1,0 +1,272 @@
+package mixed
+
+import (
+	"bufio"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// network is the peer network of a cluster: a gate before each member, through which the others
+// reach it. A pair of members can be cut off from each other, for requests either way: then
+// nothing passes between them until the cut is mended, as on a network that loses everything, or,
+// if the cut is hard, connections between them are reset and new ones end at once.
+type network struct {
+	mu    sync.Mutex
+	gates map[*gate]bool
+	cuts  map[[2]*gate]bool // by pair, in both orders; the value tells whether it is hard
+	moved chan struct{}     // closed and replaced at each change of cuts
+}
+
+func newNetwork() *network {
+	return &network{gates: map[*gate]bool{}, cuts: map[[2]*gate]bool{}, moved: make(chan struct{})}
+}
+
+// gate accepts the connections to one member and passes them on.
+type gate struct {
+	net *network
+	l   net.Listener
+	wg  sync.WaitGroup
+
+	// Guarded by net.mu.
+	pid   int    // of the member's process
+	addr  string // where the member listens
+	conns map[net.Conn]*gate
+}
+
+// gate opens a gate that the test closes at its end.
+func (n *network) gate(t *testing.T) *gate {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := &gate{net: n, l: l, conns: map[net.Conn]*gate{}}
+	n.mu.Lock()
+	n.gates[g] = true
+	n.mu.Unlock()
+	g.wg.Go(g.accept)
+	t.Cleanup(func() {
+		l.Close()
+		n.mu.Lock()
+		delete(n.gates, g)
+		for c := range g.conns {
+			c.Close()
+		}
+		n.change()
+		n.mu.Unlock()
+		g.wg.Wait()
+	})
+	return g
+}
+
+// change wakes everybody who waits for a cut to be mended. The caller holds mu.
+func (n *network) change() {
+	close(n.moved)
+	n.moved = make(chan struct{})
+}
+
+// URL is what the member advertises.
+func (g *gate) URL() string { return "http://" + g.l.Addr().String() }
+
+// lead makes the gate lead to a process that listens at addr.
+func (g *gate) lead(pid int, addr string) {
+	g.net.mu.Lock()
+	defer g.net.mu.Unlock()
+	g.pid, g.addr = pid, addr
+}
+
+// drop ends all connections that are there.
+func (g *gate) drop() {
+	g.net.mu.Lock()
+	defer g.net.mu.Unlock()
+	for c := range g.conns {
+		c.Close()
+	}
+}
+
+// cut separates g from others.
+func (n *network) cut(hard bool, g *gate, others ...*gate) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, o := range others {
+		n.cuts[[2]*gate{g, o}], n.cuts[[2]*gate{o, g}] = hard, hard
+		if hard {
+			for _, x := range []*gate{g, o} {
+				for c, from := range x.conns {
+					if from == g || from == o {
+						c.Close()
+					}
+				}
+			}
+		}
+	}
+	n.change()
+}
+
+// mend ends all cuts.
+func (n *network) mend() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	clear(n.cuts)
+	n.change()
+}
+
+// pass waits until there is no cut between two members; false if it is a hard one, or when the
+// gate is closed.
+func (n *network) pass(from, to *gate) bool {
+	for {
+		n.mu.Lock()
+		hard, cut := n.cuts[[2]*gate{from, to}]
+		open, moved := n.gates[to], n.moved
+		n.mu.Unlock()
+		if !open || hard {
+			return false
+		}
+		if !cut {
+			return true
+		}
+		<-moved
+	}
+}
+
+func (g *gate) accept() {
+	for {
+		c, err := g.l.Accept()
+		if err != nil {
+			return
+		}
+		g.wg.Go(func() { g.serve(c) })
+	}
+}
+
+// serve passes one connection on, in both directions.
+func (g *gate) serve(in net.Conn) {
+	defer in.Close()
+	from := g.net.dialer(in)
+	if from == nil || !g.net.pass(from, g) {
+		return
+	}
+	g.net.mu.Lock()
+	addr := g.addr
+	g.net.mu.Unlock()
+	if addr == "" {
+		return
+	}
+	out, err := net.Dial("tcp", addr)
+	if err != nil {
+		return
+	}
+	defer out.Close()
+	g.net.mu.Lock()
+	g.conns[in], g.conns[out] = from, from
+	g.net.mu.Unlock()
+	defer func() {
+		g.net.mu.Lock()
+		delete(g.conns, in)
+		delete(g.conns, out)
+		g.net.mu.Unlock()
+	}()
+	var wg sync.WaitGroup
+	wg.Go(func() { g.pump(from, in, out) })
+	g.pump(from, out, in)
+	wg.Wait()
+}
+
+// pump copies until one side ends, and ends the other.
+func (g *gate) pump(from *gate, src, dst net.Conn) {
+	defer dst.Close()
+	defer src.Close()
+	b := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(b)
+		if n > 0 {
+			if !g.net.pass(from, g) {
+				return
+			}
+			if _, err := dst.Write(b[:n]); err != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// dialer returns the member whose process has made a connection, nil if there is none any more.
+// The process may have been started a moment ago and not be known yet.
+func (n *network) dialer(c net.Conn) *gate {
+	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		socket, err := socketOf(c)
+		if err != nil || socket == "" {
+			return nil
+		}
+		n.mu.Lock()
+		pids := map[*gate]int{}
+		for g := range n.gates {
+			pids[g] = g.pid
+		}
+		n.mu.Unlock()
+		for g, pid := range pids {
+			if pid != 0 && holds(pid, socket) {
+				return g
+			}
+		}
+	}
+	return nil
+}
+
+// socketOf names the other end's socket of a connection within this machine, as /proc/PID/fd
+// does; "" if that end is closed.
+func socketOf(c net.Conn) (string, error) {
+	remote, local := c.RemoteAddr().(*net.TCPAddr), c.LocalAddr().(*net.TCPAddr)
+	f, err := os.Open("/proc/net/tcp")
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	return findSocket(bufio.NewScanner(f), remote.Port, local.Port), nil
+}
+
+// findSocket looks through lines of /proc/net/tcp for the socket from one local port to another:
+// "sl local rem st tx:rx tr:when retrnsmt uid timeout inode ...", addresses as ADDR:PORT in hex.
+func findSocket(lines *bufio.Scanner, from, to int) string {
+	for lines.Scan() {
+		f := strings.Fields(lines.Text())
+		if len(f) < 10 || port(f[1]) != from || port(f[2]) != to || f[9] == "0" {
+			continue
+		}
+		return fmt.Sprintf("socket:[%s]", f[9])
+	}
+	return ""
+}
+
+func port(addr string) int {
+	_, hex, _ := strings.Cut(addr, ":")
+	p, err := strconv.ParseUint(hex, 16, 16)
+	if err != nil {
+		return -1
+	}
+	return int(p)
+}
+
+// holds reports whether a process has the socket open.
+func holds(pid int, socket string) bool {
+	fds, err := filepath.Glob(fmt.Sprintf("/proc/%d/fd/*", pid))
+	if err != nil {
+		return false
+	}
+	for _, fd := range fds {
+		if to, err := os.Readlink(fd); err == nil && to == socket {
+			return true
+		}
+	}
+	return false
+}

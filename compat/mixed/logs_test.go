@@ -1,0 +1,78 @@
+package mixed
+
+import (
+	"bufio"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+// excused are lines of level error that members of real etcd write among themselves as well, by
+// the beginning of their message.
+var excused = []struct{ kind, msg, reason string }{
+	{"etcd3", "Validation on configuration change failed",
+		"etcd says so about every membership change that is refused when it is applied, whoever has proposed it; a change that a client repeats because its answer was lost is one"},
+}
+
+// grpcLine is what the gRPC library writes past the logger, in every kind of server, about
+// connections that clients have closed.
+var grpcLine = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d WARNING: \[`)
+
+// line is what is read of a log line.
+type line struct{ Level, Msg, Error string }
+
+// checkLogs reads the logs of all processes that ever ran.
+func (g *group) checkLogs() {
+	warned := map[string]int{}
+	for _, m := range g.logs {
+		if m.proc == nil {
+			continue
+		}
+		f, err := os.Open(m.proc.LogPath())
+		if err != nil {
+			g.t.Errorf("log of %s: %v", m, err)
+			continue
+		}
+		defer f.Close()
+		s := bufio.NewScanner(f)
+		s.Buffer(nil, 4<<20)
+		for s.Scan() {
+			var l line
+			if err := json.Unmarshal(s.Bytes(), &l); err != nil {
+				if grpcLine.Match(s.Bytes()) {
+					continue
+				}
+				g.t.Errorf("%s writes what is no log line: %.300q", m, s.Text())
+				continue
+			}
+			switch l.Level {
+			case "debug", "info":
+			case "warn":
+				warned[fmt.Sprintf("%s: %s", m.kind.name, l.Msg)]++
+			default:
+				if !m.excused(l) {
+					g.t.Errorf("%s logs at level %s: %s", m, l.Level, s.Text())
+				}
+			}
+		}
+		if err := s.Err(); err != nil {
+			g.t.Errorf("log of %s: %v", m, err)
+		}
+	}
+	for _, w := range slices.Sorted(maps.Keys(warned)) {
+		g.t.Logf("warned %5d times: %s", warned[w], w)
+	}
+}
+
+func (m *member) excused(l line) bool {
+	for _, x := range excused {
+		if strings.HasPrefix(m.kind.name, x.kind) && strings.HasPrefix(l.Msg, x.msg) {
+			return true
+		}
+	}
+	return false
+}
