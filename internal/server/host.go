@@ -43,6 +43,14 @@ func (h host) ReportUnreachable(id uint64) {
 	})
 }
 
+func (h host) Returned(msg *raftpb.Message) {
+	h.m.event(func(in *Input) {
+		if len(in.Returned) < maxForwarded {
+			in.Returned = append(in.Returned, msg)
+		}
+	})
+}
+
 func (h host) ReportSnapshot(id uint64, ok bool) {
 	h.m.event(func(in *Input) { in.Snapshots = append(in.Snapshots, SnapshotReport{To: id, OK: ok}) })
 }

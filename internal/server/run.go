@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
-	"quorate/internal/command"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -76,7 +75,7 @@ func (m *Member) step(in Input) {
 	}
 	m.follow(eff)
 	if in.LogStall > 0 {
-		m.reportStall(eff.Stall)
+		m.reportStall(eff.Stall, in.LogStall)
 	}
 	for _, f := range in.Then {
 		f()
@@ -93,7 +92,8 @@ func (m *Member) ticker() {
 		select {
 		case <-ticker.C:
 			m.onTick()
-			m.event(func(in *Input) { in.Ticks, in.LogStall = in.Ticks+1, m.logStall() })
+			stall := m.watchLog()
+			m.event(func(in *Input) { in.Ticks, in.LogStall = in.Ticks+1, stall })
 		case <-m.halt:
 			return
 		}
@@ -302,7 +302,7 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 	for _, w := range works {
 		for _, e := range w.Entries {
 			x := apply.Entry{Entry: e}
-			if p := m.pendingOf(e); p != nil {
+			if p := pendingOf(m.props, e); p != nil {
 				x.Req, x.Local = p.Req, true
 			}
 			ents = append(ents, x)
@@ -328,23 +328,6 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 		}
 	})
 	return uint64(len(ents)), true
-}
-
-// pendingOf returns the local request that an entry carries, if any.
-func (m *Member) pendingOf(e *raftpb.Entry) *proposal.Pending {
-	if len(e.Data) == 0 {
-		return nil
-	}
-	if e.GetType() == raftpb.EntryConfChange {
-		if id, ok := command.ConfChangeID(e.Data); ok {
-			return m.props.Lookup(id)
-		}
-		return nil
-	}
-	if id, ok := command.PeekID(e.Data); ok {
-		return m.props.Lookup(id)
-	}
-	return nil
 }
 
 // settle tells everyone who has to know what a batch has done: watchers first,

@@ -184,12 +184,15 @@ type Member struct {
 	failed   chan struct{}
 	failErr  error
 	stopOnce sync.Once
-	opened   time.Time      // where logSince counts from
-	bgMu     sync.Mutex     // orders background against Stop
-	wg       sync.WaitGroup // background goroutines that end with stop
-	loopWG   sync.WaitGroup // ticker, log and apply
-	rootCtx  context.Context
-	cancel   context.CancelFunc
+	// Of the ticker alone: the log write that it saw last, and how often.
+	watched      int64
+	watchedTicks int
+	opened       time.Time      // where logSince counts from
+	bgMu         sync.Mutex     // orders background against Stop
+	wg           sync.WaitGroup // background goroutines that end with stop
+	loopWG       sync.WaitGroup // ticker, log and apply
+	rootCtx      context.Context
+	cancel       context.CancelFunc
 }
 
 // Ready closes when the member has a leader and has told the cluster its name:

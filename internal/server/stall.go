@@ -85,6 +85,19 @@ func (m *Member) logStall() time.Duration {
 	return m.cfg.Clock.Now().Sub(m.opened) - time.Duration(since)
 }
 
+// watchLog is called once a tick and returns for how long a log write has been
+// seen to hang. A process that did not run for a while finds its clock far ahead;
+// that is no fault of the disk, so only ticks that were seen count.
+func (m *Member) watchLog() time.Duration {
+	since := m.logSince.Load()
+	if since == 0 || since != m.watched {
+		m.watched, m.watchedTicks = since, 0
+		return 0
+	}
+	m.watchedTicks++
+	return min(m.logStall(), time.Duration(m.watchedTicks)*m.cfg.Tick)
+}
+
 // timeLog notes that a log write begins; the function that it returns, that the
 // write has ended.
 func (m *Member) timeLog() (end func()) {
@@ -99,8 +112,7 @@ func (m *Member) timeLog() (end func()) {
 }
 
 // reportStall says once a stall what it has led to. The caller holds coreMu.
-func (m *Member) reportStall(s Stall) {
-	took := m.logStall()
+func (m *Member) reportStall(s Stall, took time.Duration) {
 	if took <= m.cfg.electionTimeout() {
 		return
 	}

@@ -107,7 +107,7 @@ func (n *node) stallWrite(key string) <-chan outcome {
 		_, err := n.m.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(key)}, nil)
 		out <- outcome{err, time.Since(start)}
 	}()
-	eventually(n.t, "the log waits for the disk", func() bool { return n.m.logSince.Load() != 0 })
+	eventually(n.t, "the log waits for the disk", func() bool { return n.m.logStall() > 3*n.m.cfg.Tick })
 	return out
 }
 

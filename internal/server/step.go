@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/command"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 	"quorate/internal/raftnode"
@@ -26,6 +27,7 @@ type Input struct {
 	Propose     []*proposal.Pending
 	ReadWanted  bool
 	Unreachable []uint64
+	Returned    []*raftpb.Message // proposals that the network has surely not sent
 	Snapshots   []SnapshotReport
 	TransferTo  uint64 // 0 = none
 	Campaign    bool
@@ -63,8 +65,9 @@ type Core struct {
 	// order. They are bounded by the limits of props and leave with their expiry.
 	held []*proposal.Pending
 	// forwarded are proposals of followers that came when nobody could take them,
-	// above all while leadership is being handed over. Their senders do not hear
-	// of it, and waiting for an answer that cannot come is all they could do.
+	// above all while leadership is being handed over, and proposals of any member
+	// that could not be sent to the leader. Their senders do not hear of it, and
+	// waiting for an answer that cannot come is all they could do.
 	forwarded      []forwarded
 	forwardedBytes int
 	lead           uint64
@@ -111,9 +114,12 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	for _, m := range in.Acks {
 		c.node.Step(m) // a response of a term that has passed is refused, rightly
 	}
-	c.retryForwarded(now)
+	c.retryForwarded(now, in.Ticks > 0)
 	for _, m := range in.Recv {
 		c.receive(now, m)
+	}
+	for _, m := range in.Returned {
+		c.keep(now, m, true)
 	}
 	for _, id := range in.Unreachable {
 		c.node.ReportUnreachable(id)
@@ -138,11 +144,14 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	return e
 }
 
-// forwarded is a proposal of a follower that waits here.
+// forwarded is a proposal that is to be handed to raft again.
 type forwarded struct {
 	msg   *raftpb.Message
 	bytes int
 	until time.Time // when its client has given up
+	// paced ones wait for the next tick: the way to the leader that was closed a
+	// moment ago will not be open at once.
+	paced bool
 }
 
 // Bounds of what waits; beyond them a forwarded proposal is dropped.
@@ -154,22 +163,26 @@ const (
 // receive hands a message to raft. One that makes no sense here is dropped.
 func (c *Core) receive(now time.Time, m *raftpb.Message) {
 	err := c.node.Step(m)
-	if m.GetType() != raftpb.MsgProp || !errors.Is(err, raftnode.ErrDropped) {
-		return
+	if m.GetType() == raftpb.MsgProp && errors.Is(err, raftnode.ErrDropped) {
+		c.keep(now, m, false)
 	}
+}
+
+func (c *Core) keep(now time.Time, m *raftpb.Message, paced bool) {
 	n := 0
 	for _, e := range m.Entries {
 		n += len(e.Data)
 	}
 	if len(c.forwarded) < maxForwarded && c.forwardedBytes+n <= maxForwardedBytes {
-		c.forwarded = append(c.forwarded, forwarded{m, n, now.Add(c.readLimit)})
+		c.forwarded = append(c.forwarded, forwarded{m, n, now.Add(c.readLimit), paced})
 		c.forwardedBytes += n
 	}
 }
 
-// retryForwarded offers raft again what it could not take, in order; there is a
-// step with every tick. A member that follows sends it on to the leader.
-func (c *Core) retryForwarded(now time.Time) {
+// retryForwarded offers raft again what it could not take or send, in order;
+// there is a step with every tick. A member that follows sends it on to the
+// leader.
+func (c *Core) retryForwarded(now time.Time, tick bool) {
 	if len(c.forwarded) == 0 || c.node.State().Lead == raft.None {
 		return
 	}
@@ -179,12 +192,50 @@ func (c *Core) retryForwarded(now time.Time) {
 		if !now.Before(f.until) {
 			continue
 		}
-		f.msg.From, f.msg.To = nil, nil // it is ours to send now
-		if err := c.node.Step(f.msg); errors.Is(err, raftnode.ErrDropped) {
+		wait := f.paced && !tick
+		if !wait {
+			// It is ours to send now.
+			again := &raftpb.Message{Type: raftpb.MsgProp.Enum(), Entries: f.msg.Entries}
+			if f.paced {
+				again.Entries = c.awaited(f.msg.Entries)
+			}
+			wait = len(again.Entries) > 0 && errors.Is(c.node.Step(again), raftnode.ErrDropped)
+		}
+		if wait {
 			c.forwarded = append(c.forwarded, f)
 			c.forwardedBytes += f.bytes
 		}
 	}
+}
+
+// awaited returns those of the entries whose proposers here still wait. A write
+// must not come to life after its client was told that its time is up, however
+// often it had to go back.
+func (c *Core) awaited(ents []*raftpb.Entry) []*raftpb.Entry {
+	var out []*raftpb.Entry
+	for _, e := range ents {
+		if pendingOf(c.props, e) != nil {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// pendingOf returns the local request that an entry carries, if any.
+func pendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
+	if len(e.Data) == 0 {
+		return nil
+	}
+	if e.GetType() == raftpb.EntryConfChange {
+		if id, ok := command.ConfChangeID(e.Data); ok {
+			return props.Lookup(id)
+		}
+		return nil
+	}
+	if id, ok := command.PeekID(e.Data); ok {
+		return props.Lookup(id)
+	}
+	return nil
 }
 
 // propose hands what is held and what is new to raft, in order of arrival.

@@ -73,9 +73,13 @@ func (l *link) run() {
 	l.p.lg.Info("established stream to the peer", zap.Stringer("stream", l.kind))
 	err := l.writeAll()
 	l.p.links[l.kind].CompareAndSwap(l, nil)
-	if left := l.q.close(); left > 0 {
-		l.p.sentFailures.Add(float64(left))
-		l.p.t.reports.drop(l.p.id, left)
+	taken, waiting := l.q.close()
+	if taken > 0 { // perhaps it was written and has arrived
+		l.p.sentFailures.Add(float64(taken))
+		l.p.t.reports.drop(l.p.id, taken)
+	}
+	for _, m := range waiting {
+		l.p.unsent(m)
 	}
 	if err == nil {
 		l.finish()

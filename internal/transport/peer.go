@@ -117,7 +117,7 @@ func (p *peer) send(m *raftpb.Message) {
 		case pushed:
 			return
 		case pushFull:
-			p.dropped(m)
+			p.unsent(m)
 			return
 		}
 	}
@@ -126,11 +126,19 @@ func (p *peer) send(m *raftpb.Message) {
 
 func (p *peer) sendByPost(m *raftpb.Message) {
 	if !p.pipeline.push(m) {
-		p.dropped(m)
+		p.unsent(m)
 	}
 }
 
-// dropped notes a message that was not and will not be sent.
+// unsent notes a message of which nothing was or will be sent.
+func (p *peer) unsent(m *raftpb.Message) {
+	p.dropped(m)
+	if m.GetType() == raftpb.MsgProp {
+		p.t.reports.proposal(m)
+	}
+}
+
+// dropped notes a message that the peer has not, or perhaps not, received.
 func (p *peer) dropped(m *raftpb.Message) {
 	p.sentFailures.Inc()
 	p.t.reports.drop(p.id, 1)

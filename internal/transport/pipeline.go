@@ -3,8 +3,10 @@ package transport
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"sync"
 	"time"
@@ -45,8 +47,12 @@ func (pl *pipeline) push(m *raftpb.Message) bool {
 
 func (pl *pipeline) close() {
 	pl.mu.Lock()
-	defer pl.mu.Unlock()
+	left := pl.msgs
 	pl.closed, pl.msgs = true, nil
+	pl.mu.Unlock()
+	for _, m := range left {
+		pl.p.unsent(m)
+	}
 }
 
 // pop returns the next message, or nil after taking the worker off the count.
@@ -79,7 +85,12 @@ func (pl *pipeline) post(m *raftpb.Message) {
 		if p.ctx.Err() == nil {
 			p.status.deactivate("post message", err)
 		}
-		p.dropped(m)
+		var op *net.OpError
+		if errors.As(err, &op) && op.Op == "dial" {
+			p.unsent(m)
+		} else {
+			p.dropped(m)
+		}
 		return
 	}
 	p.status.activate()

@@ -72,12 +72,13 @@ func (q *queue) done(batch []*raftpb.Message) {
 	}
 }
 
-// close refuses further messages and returns how many are left behind.
-func (q *queue) close() int {
+// close refuses further messages and returns what is left behind: how many the
+// consumer has taken and not given back, and those that nobody has taken.
+func (q *queue) close() (taken int, waiting []*raftpb.Message) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.closed = true
-	n := len(q.msgs) + q.taken
+	taken, waiting = q.taken, q.msgs
 	q.msgs, q.taken = nil, 0
-	return n
+	return taken, waiting
 }

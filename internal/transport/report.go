@@ -4,6 +4,7 @@ import (
 	"slices"
 	"sync"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	"quorate/internal/membership"
@@ -20,6 +21,7 @@ type reporter struct {
 	mu          sync.Mutex
 	unreachable map[uint64]int // by peer, the number of messages dropped
 	snapshots   []snapshotReport
+	proposals   []*raftpb.Message // at most proposalQueue
 }
 
 type snapshotReport struct {
@@ -46,6 +48,16 @@ func (r *reporter) snapshot(id uint64, ok bool) {
 	r.signal()
 }
 
+// proposal gives a proposal back.
+func (r *reporter) proposal(m *raftpb.Message) {
+	r.mu.Lock()
+	if len(r.proposals) < proposalQueue {
+		r.proposals = append(r.proposals, m)
+	}
+	r.mu.Unlock()
+	r.signal()
+}
+
 func (r *reporter) signal() {
 	select {
 	case r.wake <- struct{}{}:
@@ -66,8 +78,8 @@ func (r *reporter) run(stop <-chan struct{}) {
 
 func (r *reporter) flush() {
 	r.mu.Lock()
-	unreachable, snapshots := r.unreachable, r.snapshots
-	r.unreachable, r.snapshots = make(map[uint64]int), nil
+	unreachable, snapshots, proposals := r.unreachable, r.snapshots, r.proposals
+	r.unreachable, r.snapshots, r.proposals = make(map[uint64]int), nil, nil
 	r.mu.Unlock()
 	var ids []uint64
 	for id := range unreachable {
@@ -77,6 +89,9 @@ func (r *reporter) flush() {
 	for _, id := range ids {
 		r.lg.Debug("dropped raft messages", zap.String("peer-id", membership.FormatID(id)), zap.Int("messages", unreachable[id]))
 		r.host.ReportUnreachable(id)
+	}
+	for _, m := range proposals {
+		r.host.Returned(m)
 	}
 	for _, s := range snapshots {
 		r.host.ReportSnapshot(s.id, s.ok)

@@ -27,6 +27,9 @@ type Host interface {
 	Process(m *raftpb.Message) error
 	// ReportUnreachable says that messages to a peer were dropped.
 	ReportUnreachable(id uint64)
+	// Returned gives back a proposal of which nothing has left this member, and
+	// nothing will: it may be proposed again without being proposed twice.
+	Returned(m *raftpb.Message)
 	// ReportSnapshot says how sending a snapshot to a peer ended.
 	ReportSnapshot(id uint64, ok bool)
 	// IsRemoved reports whether the member was removed from the cluster.
@@ -132,7 +135,8 @@ func New(cfg Config) (*Transport, error) {
 }
 
 // Send queues messages for their receivers. It never blocks: a message whose
-// queue is full is dropped, and its receiver reported as unreachable. Messages
+// queue is full is dropped, and its receiver reported as unreachable; a dropped
+// proposal goes back to the Host. Messages
 // to 0 and to nobody we know are dropped silently. The messages must not be
 // changed afterwards.
 func (t *Transport) Send(msgs []*raftpb.Message) {

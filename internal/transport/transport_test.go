@@ -30,6 +30,8 @@ type host struct {
 	snapshots   chan snapshotReport
 	selfRemoved chan error
 
+	returned chan *raftpb.Message
+
 	mu      sync.Mutex
 	removed map[uint64]bool
 	refuse  error // what Process answers
@@ -42,7 +44,7 @@ type host struct {
 
 func newHost() *host {
 	return &host{msgs: make(chan *raftpb.Message, 1<<16), unreachable: make(chan uint64, 1<<10), snapshots: make(chan snapshotReport, 16),
-		selfRemoved: make(chan error, 1<<10), removed: map[uint64]bool{},
+		selfRemoved: make(chan error, 1<<10), returned: make(chan *raftpb.Message, 1<<14), removed: map[uint64]bool{},
 		snapBegun: make(chan struct{}, 16), snapMsgs: make(chan *raftpb.Message, 16), snapData: make(chan []byte, 16), snapErrs: make(chan error, 16)}
 }
 
@@ -61,6 +63,7 @@ func (h *host) ReportUnreachable(id uint64) {
 	default:
 	}
 }
+func (h *host) Returned(m *raftpb.Message)        { h.returned <- m }
 func (h *host) ReportSnapshot(id uint64, ok bool) { h.snapshots <- snapshotReport{id, ok} }
 func (h *host) IsRemoved(id uint64) bool {
 	h.mu.Lock()

@@ -1,0 +1,125 @@
+package transport
+
+import (
+	"fmt"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+func proposalMessage(from, to uint64, n int) *raftpb.Message {
+	return &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: &from, To: &to, Entries: []*raftpb.Entry{{Data: fmt.Append(nil, n)}}}
+}
+
+// outcomes waits until total proposals have arrived at b or come back to a, and
+// returns how many did which. None may do both, or one of it twice.
+func outcomes(t *testing.T, a, b *host, total int) (arrived, returned int) {
+	t.Helper()
+	seen := map[string]string{}
+	note := func(m *raftpb.Message, where string) {
+		if m.GetType() != raftpb.MsgProp {
+			return
+		}
+		n := string(m.Entries[0].Data)
+		if seen[n] != "" {
+			t.Fatalf("proposal %s has %s and %s", n, seen[n], where)
+		}
+		seen[n] = where
+	}
+	for len(seen) < total {
+		select {
+		case m := <-b.msgs:
+			note(m, "arrived")
+			arrived++
+		case m := <-a.returned:
+			note(m, "returned")
+			returned++
+		case <-t.Context().Done():
+			t.Fatal("the test was ended")
+		}
+	}
+	return arrived, returned
+}
+
+// While there is no stream, more proposals come than the pipeline takes. Each of
+// them arrives or goes back; none is lost and none does both.
+func TestProposalsGoBackWhenThePipelineIsFull(t *testing.T) {
+	t.Parallel()
+	a, b := startNode(t, 1), startNode(t, 2)
+	a.AddPeer(2, []string{b.url()}) // b does not know a, so it opens no stream
+	const total = 3000
+	for n := range total {
+		a.Send([]*raftpb.Message{proposalMessage(1, 2, n)})
+	}
+	arrived, returned := outcomes(t, a.host, b.host, total)
+	if arrived == 0 || returned == 0 {
+		t.Errorf("%d arrived and %d came back: the test shows only half", arrived, returned)
+	}
+}
+
+// What could not even be dialled has not left.
+func TestProposalsGoBackWhenThePeerIsDown(t *testing.T) {
+	t.Parallel()
+	a, down := startNode(t, 1), listen(t, "127.0.0.1:0")
+	a.AddRemote(2, []string{"http://" + down.Addr().String()})
+	down.Close()
+	for n := range 20 {
+		a.Send([]*raftpb.Message{proposalMessage(1, 2, n)})
+	}
+	if arrived, returned := outcomes(t, a.host, newHost(), 20); arrived != 0 || returned != 20 {
+		t.Errorf("%d arrived, %d came back", arrived, returned)
+	}
+}
+
+// What waits for a stream that is replaced, or for a remote that becomes a peer,
+// goes back; what may have been written does not.
+func TestProposalsGoBackWhenTheWayIsClosed(t *testing.T) {
+	t.Parallel()
+	a, b := startNode(t, 1), startNode(t, 2)
+	connect(t, a, b)
+	l := newLink(a.table.Load().peers[2], kindMessage, nil, nil)
+	for n := range 10 {
+		l.q.push(proposalMessage(1, 2, n))
+	}
+	l.q.done(l.q.take()[:0]) // written, and what follows was not
+	for n := range 5 {
+		l.q.push(proposalMessage(1, 2, 100+n))
+	}
+	taken, waiting := l.q.close()
+	if taken != 0 || len(waiting) != 5 {
+		t.Errorf("%d taken and %d waiting, want 0 and 5", taken, len(waiting))
+	}
+	for n := range 10 {
+		if l.q.push(proposalMessage(1, 2, n)) != pushClosed {
+			t.Fatal("a closed queue takes messages")
+		}
+	}
+	const total = 2000
+	for n := range total {
+		a.Send([]*raftpb.Message{proposalMessage(1, 2, n)})
+		if n == total/2 {
+			a.RemovePeer(2)
+			a.AddPeer(2, []string{b.url()})
+		}
+	}
+	a.Stop()
+	// What was being written when the stream was closed may have arrived or not;
+	// nothing may have done two things.
+	seen := map[string]bool{}
+	for {
+		var m *raftpb.Message
+		select {
+		case m = <-b.host.msgs:
+		case m = <-a.host.returned:
+		default:
+			return
+		}
+		if m.GetType() == raftpb.MsgProp {
+			n := string(m.Entries[0].Data)
+			if seen[n] {
+				t.Fatalf("proposal %s has arrived and come back", n)
+			}
+			seen[n] = true
+		}
+	}
+}
