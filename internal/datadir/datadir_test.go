@@ -259,9 +259,10 @@ func TestRefused(t *testing.T) {
 		"record of the log":     {plain, corrupt("wal/0000000000000000-0000000000000000.wal", 200), []string{"0000000000000000-0000000000000000.wal", "corrupt"}},
 		"keys of the v2 API":    {with(func(d *directory) { d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(v2Keys) }), nil, []string{"0000000000000002-0000000000000003.snap", "/message"}},
 		"two stores":            {plain, func(t *testing.T, l Layout) { must(t, MakeDirs(l.FS, l.firstStore())) }, []string{"two stores"}},
-		"nonsense in STORE":     {plain, func(t *testing.T, l Layout) { must(t, WriteFile(l.FS, l.pointerFile(), []byte("a b"))) }, []string{"member/STORE"}},
-		"parent dir in STORE":   {plain, func(t *testing.T, l Layout) { must(t, WriteFile(l.FS, l.pointerFile(), []byte("../x"))) }, []string{"member/STORE"}},
-		"unknown task in STORE": {plain, func(t *testing.T, l Layout) { must(t, WriteFile(l.FS, l.pointerFile(), []byte("a later b"))) }, []string{"later"}},
+		"nonsense in STORE":     {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "a b")) }, []string{"member/STORE"}},
+		"parent dir in STORE":   {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "../x")) }, []string{"member/STORE"}},
+		"STORE without its sum": {plain, func(t *testing.T, l Layout) { must(t, WriteFile(l.FS, l.pointerFile(), []byte("store\n"))) }, []string{"member/STORE", "checksum"}},
+		"unknown task in STORE": {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "a later b")) }, []string{"later"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := Layout{FS: vfs.NewMem(), DataDir: "data"}

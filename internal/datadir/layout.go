@@ -84,7 +84,7 @@ const (
 )
 
 func (l Layout) readPointer() (pointer, error) {
-	b, err := readSmall(l.FS, l.pointerFile())
+	b, err := ReadNote(l.FS, l.pointerFile())
 	if errors.Is(err, os.ErrNotExist) {
 		return pointer{store: "store"}, nil
 	}
@@ -115,7 +115,7 @@ func (l Layout) writePointer(p pointer) error {
 	if p.task != none {
 		text += string(p.task) + " " + p.name + "\n"
 	}
-	return WriteFile(l.FS, l.pointerFile(), []byte(text))
+	return WriteNote(l.FS, l.pointerFile(), text)
 }
 
 // Store returns the directory of the store in use, whether or not it exists.

@@ -486,10 +486,9 @@ func copyMem(t *testing.T, from vfs.FS) *vfs.MemFS {
 	return to
 }
 
-// TestByteFlips changes single bytes. Each change is found, or harmless, or
-// looks like a write cut short: then the log is one that was there before.
+// TestByteFlips changes single bytes. Each change is found, or it changes nothing.
 func TestByteFlips(t *testing.T) {
-	detected, repaired := 0, 0
+	detected := 0
 	for seed := range uint64(4) {
 		fs, h := image(t, seed)
 		segs, err := listSegments(fs, "wal")
@@ -519,20 +518,15 @@ func TestByteFlips(t *testing.T) {
 				}
 				continue
 			}
-			if err := h.allows(l, 0, len(h.states)-1); err != nil {
-				t.Fatalf("seed %d: flip at %d of %s: %v", seed, at, path, err)
+			if err := h.allows(l, len(h.states)-1, len(h.states)-1); err != nil {
+				t.Errorf("seed %d: flip at %d of %s: %v", seed, at, path, err)
 			}
 			verify(t, l, 150)
-			names, err := c.List("wal")
-			must(t, err)
-			if slices.ContainsFunc(names, func(n string) bool { return strings.HasSuffix(n, ".broken") }) {
-				repaired++
-			}
 			must(t, l.Close())
 		}
 	}
-	if detected < 800 || repaired == 0 {
-		t.Errorf("%d of 1600 flips detected, %d repaired", detected, repaired)
+	if detected < 1500 {
+		t.Errorf("%d of 1600 flips detected", detected)
 	}
 }
 

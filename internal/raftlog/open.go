@@ -11,7 +11,8 @@ import (
 )
 
 // Open reads the log in dir, checks every byte that a restart depends on and
-// makes it ready for writing. A write that was cut short at the end of the last
+// makes it ready for writing. A single byte that has changed is found wherever it
+// is. A write that was cut short at the end of the last
 // file is removed as etcd does it; the file as it was is kept beside it with
 // the ending .broken. Any other damage is a *CorruptError.
 func Open(fs vfs.FS, dir string, o Options) (*Log, error) {
@@ -122,6 +123,11 @@ func (l *Log) openTail(r *replay, s segment) error {
 		return fmt.Errorf("raftlog: read %s behind offset %d: %w", path, end, err)
 	}
 	if dirt > end {
+		if is, err := changed(f, path, end, size, crc); err != nil {
+			return err
+		} else if is {
+			return &CorruptError{File: path, Offset: end, Err: errChanged}
+		}
 		// r.finish refuses a log that has lost what it says is committed. Do not
 		// touch the file before that is known.
 		if err := r.finish(); err != nil {

@@ -107,6 +107,14 @@ func scanSegment(f vfs.File, path string, size int64, last bool, crc uint32,
 	bad := func(err error) (int64, uint32, error) {
 		return off, crc, &CorruptError{File: path, Offset: off, Err: err}
 	}
+	cut := func() (int64, uint32, error) {
+		if is, err := changed(f, path, off, size, crc); err != nil {
+			return off, crc, err
+		} else if is {
+			return bad(errChanged)
+		}
+		return off, crc, errTorn
+	}
 	for size-off >= frameHeader {
 		h, err := w.bytes(off, frameHeader)
 		if err != nil {
@@ -114,14 +122,14 @@ func scanSegment(f vfs.File, path string, size int64, last bool, crc uint32,
 		}
 		length := binary.LittleEndian.Uint64(h)
 		if length == 0 {
-			return off, crc, nil
+			return off, crc, nil // openTail looks at what comes behind it
 		}
 		n, pad, ok := splitLength(length)
 		switch {
 		case !ok:
 			return bad(errLength)
 		case n+pad > size-off-frameHeader && last:
-			return off, crc, errTorn
+			return cut()
 		case n+pad > size-off-frameHeader:
 			return bad(fmt.Errorf("%w: %d bytes, more than the file has", errLength, n))
 		}
@@ -132,7 +140,7 @@ func scanSegment(f vfs.File, path string, size int64, last bool, crc uint32,
 		next, r, err := checkRecord(body[:n], crc)
 		if err != nil {
 			if last && torn(body, off+frameHeader) {
-				return off, crc, errTorn
+				return cut()
 			}
 			return bad(err)
 		}

@@ -71,19 +71,11 @@ func ownerText(id identity) string {
 }
 
 func (m *Member) readOwnerFile() (string, error) {
-	f, err := m.cfg.FS.Open(m.ownerFile())
+	text, err := datadir.ReadNote(m.cfg.FS, m.ownerFile())
 	if isNotExist(err) {
 		return "", nil
 	}
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", m.ownerFile(), err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, 256))
-	if err != nil {
-		return "", fmt.Errorf("read %s: %w", m.ownerFile(), err)
-	}
-	return string(b), nil
+	return text, err
 }
 
 func (m *Member) checkOwnerFile(id identity) error {
@@ -99,7 +91,7 @@ func (m *Member) writeOwnerFile(id identity) error {
 	if got, err := m.readOwnerFile(); err != nil || got != "" {
 		return err
 	}
-	return datadir.WriteFile(m.cfg.FS, m.ownerFile(), []byte(ownerText(id)))
+	return datadir.WriteNote(m.cfg.FS, m.ownerFile(), ownerText(id))
 }
 
 // completeSnapshots takes the snapshot messages out of msgs and sends each with

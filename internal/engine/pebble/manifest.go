@@ -62,6 +62,31 @@ func checkManifest(fs vfs.FS, dir string) error {
 	return nil
 }
 
+// checkOptions looks through the options that the engine in dir was last opened
+// with, if there is one. Pebble compares some of them and takes none, so those of
+// which it does not see that they have changed change nothing; but it does not say
+// which file it means.
+func checkOptions(fs vfs.FS, dir string, o *pebble.Options) error {
+	desc, err := pebble.Peek(dir, fs)
+	if err != nil || desc.OptionsFilename == "" {
+		return err
+	}
+	f, err := fs.Open(desc.OptionsFilename)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", desc.OptionsFilename, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", desc.OptionsFilename, err)
+	}
+	o.EnsureDefaults()
+	if err := o.CheckCompatibility(dir, string(b)); err != nil {
+		return &engine.CorruptionError{File: desc.OptionsFilename, Err: err}
+	}
+	return nil
+}
+
 // checkRecords returns the offset of a damaged record that a crash cannot
 // explain.
 func checkRecords(b []byte) (int, error) {

@@ -120,7 +120,11 @@ func Open(dir string, o Options) (engine.Engine, error) {
 	}
 	cache := pebble.NewCache(o.CacheBytes)
 	defer cache.Unref()
-	if s.db, err = open(dir, s.options(cache)); err != nil {
+	opts := s.options(cache)
+	if err := checkOptions(o.FS, dir, opts); err != nil {
+		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
+	}
+	if s.db, err = open(dir, opts); err != nil {
 		err = s.wrap(err)
 		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
 	}

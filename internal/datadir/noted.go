@@ -1,0 +1,44 @@
+package datadir
+
+import (
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"strings"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/engine"
+)
+
+// Small files that say what the rest of a directory is (OWNER, STORE) end with a
+// line that holds the checksum of what stands before it:
+//
+//	crc32c 0a1b2c3d
+
+const sumLine = "crc32c %08x\n"
+
+var (
+	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	errNoSum   = errors.New("its last line is not the checksum of what stands before")
+)
+
+// WriteNote replaces a small text file; after a crash it has its old or its new
+// content.
+func WriteNote(fs vfs.FS, path, text string) error {
+	return WriteFile(fs, path, []byte(text+fmt.Sprintf(sumLine, crc32.Checksum([]byte(text), castagnoli))))
+}
+
+// ReadNote returns what WriteNote was given. A file with other bytes than were
+// written is an *engine.CorruptionError, one that is not there os.ErrNotExist.
+func ReadNote(fs vfs.FS, path string) (string, error) {
+	b, err := readSmall(fs, path)
+	if err != nil {
+		return "", err
+	}
+	text := b[:max(0, len(b)-len(fmt.Sprintf(sumLine, 0)))]
+	if !strings.HasSuffix(b, fmt.Sprintf(sumLine, crc32.Checksum([]byte(text), castagnoli))) {
+		return "", &engine.CorruptionError{File: path, Err: errNoSum}
+	}
+	return text, nil
+}
