@@ -9,8 +9,9 @@ FAULTS  ?= 60s
 ETCD37  := compat/bin/etcd37
 ETCD36  := compat/bin/etcd36
 ETCD35  := compat/bin/etcd35
+REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 
-.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test mixed mixed-long hostile-test differential gateway observe compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test mixed mixed-long moving hostile-test differential gateway observe compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -25,6 +26,7 @@ help:
 	@echo 'make cluster-test  real processes under kill -9 for FAULTS, history checked for linearizability'
 	@echo 'make failure-test  bad input, damaged files, a full disk: what the server says and what it leaves'
 	@echo 'make setup-test    members that join by one flag, killed at any step, on loopback and in network namespaces'
+	@echo 'make moving        directories and snapshot files from real etcd 3.5, 3.6, 3.7 to us and back, HashKV equal'
 	@echo 'make hostile-test  a member under malformed frames, slow connections, huge requests and endless watches'
 	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
@@ -40,7 +42,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway observe failure-test cluster-test setup-test hostile-test mixed
+test: build check unit race sim crash fuzz differential gateway observe failure-test cluster-test setup-test hostile-test mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -83,7 +85,10 @@ mixed: build $(ETCD37) $(ETCD36)
 mixed-long: build $(ETCD37) $(ETCD36) $(ETCD35)
 	cd compat && $(GO) test ./mixed -v -count=1 -timeout 30m -args -long -etcd=$(CURDIR)/$(BIN)/etcd
 
-$(ETCD37) $(ETCD36) $(ETCD35):
+moving: build $(ETCD37) $(ETCD36) $(ETCD35) $(REALTOOLS)
+	cd compat && $(GO) test ./moving -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
+
+$(ETCD37) $(ETCD36) $(ETCD35) $(REALTOOLS):
 	$(MAKE) -C compat bin/$(@F)
 
 compat:

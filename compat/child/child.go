@@ -129,6 +129,11 @@ func (p *Process) Code() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
+// PeakMemory is the largest resident size of a process that has ended, in bytes.
+func (p *Process) PeakMemory() int64 {
+	return p.cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
+}
+
 // Output is all that the process has written so far.
 func (p *Process) Output() string {
 	b, err := os.ReadFile(p.log)

@@ -138,6 +138,12 @@ func Position(r engine.Reader) (index, term uint64, err error) {
 	return index, term, nil
 }
 
+// SetPosition writes what Position reads: for a store that is made of a backup.
+func SetPosition(b engine.Batch, index, term uint64) {
+	b.Set(appliedKey, binary.BigEndian.AppendUint64(nil, index))
+	b.Set(termKey, binary.BigEndian.AppendUint64(nil, term))
+}
+
 func readUint64(r engine.Reader, key []byte) (uint64, error) {
 	v, err := r.Get(nil, key)
 	if errors.Is(err, engine.ErrNotFound) {

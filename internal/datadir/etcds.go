@@ -113,7 +113,7 @@ func (e *etcds) checkVersion(own membership.Version) error {
 		if own.MajorMinor().Less(v.MajorMinor()) {
 			return fmt.Errorf("%s has the %s %s, which is newer than this program (%s)", e.db, x.what, x.text, own)
 		}
-		if v.Less(oldest) {
+		if v.Less(oldest) && v != membership.MinClusterVersion { // that one: not all members have been seen yet
 			return fmt.Errorf("%s has the %s %s: start etcd %s on the directory once, then it can be taken over", e.db, x.what, x.text, "3.5")
 		}
 	}

@@ -221,6 +221,17 @@ func pebbleOptions(l Layout, lg *zap.Logger) pebble.Options {
 
 // OpenStore opens the store in use, which must exist and be of ours.
 func OpenStore(l Layout, lg *zap.Logger) (engine.Engine, error) {
+	return openStore(l, pebbleOptions(l, lg))
+}
+
+// ReadStore is OpenStore for somebody who changes nothing.
+func ReadStore(l Layout, lg *zap.Logger) (engine.Engine, error) {
+	o := pebbleOptions(l, lg)
+	o.ReadOnly = true
+	return openStore(l, o)
+}
+
+func openStore(l Layout, o pebble.Options) (engine.Engine, error) {
 	kind, err := l.Kind()
 	if err != nil {
 		return nil, err
@@ -239,5 +250,9 @@ func OpenStore(l Layout, lg *zap.Logger) (engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	return pebble.Open(dir, pebbleOptions(l, lg))
+	eng, err := pebble.Open(dir, o)
+	if errors.Is(err, pebble.ErrInUse) {
+		err = fmt.Errorf("%w: %w", ErrInUse, err)
+	}
+	return eng, err
 }

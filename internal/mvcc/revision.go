@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math"
+
+	"quorate/internal/engine"
 )
 
 // Revision names one change: Main counts the transactions that changed
@@ -53,4 +55,30 @@ func ParseRevision(b []byte) (r Revision, tombstone bool, err error) {
 		return r, false, fmt.Errorf("revision key %x: number out of range", b)
 	}
 	return Revision{int64(main), int64(sub)}, tombstone, nil
+}
+
+// Newest returns the greatest main revision of the records in r, 0 if there is
+// none.
+func Newest(r engine.Reader) (int64, error) {
+	it, err := r.NewIter(engine.Key.Bounds())
+	if err != nil {
+		return 0, err
+	}
+	defer it.Close()
+	if !it.Last() {
+		return 0, it.Error()
+	}
+	rev, _, err := ParseRevision(it.Key()[1:])
+	if err != nil {
+		return 0, corrupt(it.Key()[1:], err)
+	}
+	return rev.Main, nil
+}
+
+// Bump makes rev the newest revision of a store and schedules a compaction of
+// all that comes before it, as a restore with a raised revision does: the record
+// of rev is empty.
+func Bump(b engine.Batch, rev int64) {
+	b.Set(recordKey(Revision{Main: rev}), nil)
+	b.Set(scheduledKey, recordKey(Revision{Main: rev})[1:])
 }

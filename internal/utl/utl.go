@@ -10,6 +10,7 @@
 package utl
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -17,8 +18,14 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"go.etcd.io/etcd/api/v3/version"
+	"go.etcd.io/etcd/client/pkg/v3/logutil"
+
+	"quorate/internal/datadir"
+	"quorate/internal/raftlog"
 )
 
 func init() {
@@ -40,9 +47,28 @@ func OSProcess() Process {
 	return Process{Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 }
 
+// Exit codes. Scripts depend on them; they are etcdutl's.
+const (
+	exitError      = 1
+	exitBadFeature = 4
+	exitBadArgs    = 128
+)
+
+// exitErr ends a command with a code other than exitError.
+type exitErr struct {
+	code int
+	err  error
+}
+
+func (e *exitErr) Error() string { return e.err.Error() }
+func (e *exitErr) Unwrap() error { return e.err }
+
+func badArgs(format string, a ...any) error { return &exitErr{exitBadArgs, fmt.Errorf(format, a...)} }
+
 // app is one run of the tool.
 type app struct {
 	Process
+	lg          *zap.Logger
 	format      string        // --write-out
 	lockTimeout time.Duration // 0 waits for ever
 	err         error         // of the command that ran
@@ -50,7 +76,7 @@ type app struct {
 
 // Run executes one command line and returns the exit code of the process.
 func Run(p Process) int {
-	a := &app{Process: p}
+	a := &app{Process: p, lg: newLogger(p.Stderr)}
 	root := a.rootCommand()
 	root.SetArgs(append([]string{}, p.Args...)) // of nil cobra would make os.Args
 	cmd, err := root.ExecuteC()
@@ -60,13 +86,25 @@ func Run(p Process) int {
 		if !strings.HasPrefix(err.Error(), "unknown command") {
 			fmt.Fprintln(p.Stderr, cmd.UsageString())
 		}
-		return 1
+		return exitError
 	}
-	if a.err != nil {
-		fmt.Fprintln(p.Stderr, "Error:", a.err)
-		return 1
+	if a.err == nil {
+		return 0
 	}
-	return 0
+	fmt.Fprintln(p.Stderr, "Error:", a.err)
+	var e *exitErr
+	if errors.As(a.err, &e) {
+		return e.code
+	}
+	return exitError
+}
+
+// newLogger returns etcdutl's logger: lines for people on w.
+func newLogger(w io.Writer) *zap.Logger {
+	cfg := logutil.DefaultZapLoggerConfig.EncoderConfig
+	cfg.EncodeTime = zapcore.RFC3339TimeEncoder
+	core := zapcore.NewCore(zapcore.NewConsoleEncoder(cfg), zapcore.Lock(zapcore.AddSync(w)), zapcore.InfoLevel)
+	return zap.New(core, zap.AddCaller())
 }
 
 // runs makes f the body of a command. cobra does not see f's error, it would
@@ -75,11 +113,25 @@ func (a *app) runs(f func(cmd *cobra.Command, args []string) error) func(*cobra.
 	return func(cmd *cobra.Command, args []string) { a.err = f(cmd, args) }
 }
 
+// patiently calls open until it succeeds, fails for another reason than another
+// process, or --timeout is over.
+func (a *app) patiently(open func() error) error {
+	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+		err := open()
+		if !errors.Is(err, datadir.ErrInUse) && !errors.Is(err, raftlog.ErrInUse) || a.lockTimeout > 0 && time.Since(start) >= a.lockTimeout {
+			return err
+		}
+	}
+}
+
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
-		Use:          "etcdutl",
-		Short:        "Looks after the files of an etcd, without a server.",
-		Example:      "  etcdutl version",
+		Use:   "etcdutl",
+		Short: "Looks after the files of an etcd, without a server.",
+		Example: strings.Join([]string{
+			"  etcdutl snapshot status backup.db -w table",
+			"  etcdutl snapshot restore backup.db --data-dir /var/lib/etcd",
+			"  etcdutl migrate --to-etcd --data-dir /var/lib/etcd"}, "\n"),
 		SilenceUsage: true,
 	}
 	root.SetIn(a.Stdin)
@@ -93,7 +145,8 @@ func (a *app) rootCommand() *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("write-out", formats); err != nil {
 		panic(err) // the flag is registered above
 	}
-	root.AddCommand(a.versionCommand(), a.completionCommand())
+	root.AddCommand(a.snapshotCommand(), a.hashKVCommand(), a.defragCommand(), a.migrateCommand(),
+		a.versionCommand(), a.completionCommand())
 	return root
 }
 

@@ -45,6 +45,8 @@ type Options struct {
 	CacheBytes    int64  // blocks and memtables together, 0 is 64 MiB
 	MemTableBytes int64  // one memtable, 0 is 16 MiB
 	Logger        *zap.Logger
+	// ReadOnly opens an engine that exists and changes nothing on the disk.
+	ReadOnly bool
 	// OnBackgroundError hears of failed flushes and compactions, which Pebble
 	// retries, of a full disk, for which writes wait, and of errors that wrap
 	// ErrFatal. It is called from any goroutine and must not call the engine. If
@@ -108,8 +110,10 @@ func Open(dir string, o Options) (engine.Engine, error) {
 	s := &store{dir: dir, o: o, closing: make(chan struct{}), fatal: make(chan struct{})}
 	s.disk = &patientFS{FS: o.FS, closing: s.closing, report: s.report, onSpace: o.OnSpace}
 	s.stale.Store(true)
-	if err := s.disk.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("pebble: make %s: %w", dir, err)
+	if !o.ReadOnly {
+		if err := s.disk.MkdirAll(dir, 0o700); err != nil {
+			return nil, fmt.Errorf("pebble: make %s: %w", dir, err)
+		}
 	}
 	var err error
 	if s.lock, err = pebble.LockDirectory(dir, s.disk); err != nil {
@@ -149,6 +153,7 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 	o := &pebble.Options{
 		Cache:                       cache,
 		DisableWAL:                  true,
+		ReadOnly:                    s.o.ReadOnly,
 		FS:                          s.disk,
 		Lock:                        s.lock,
 		FormatMajorVersion:          format,
