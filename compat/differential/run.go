@@ -126,6 +126,19 @@ func runSection(ctx context.Context, o Options, sec section, first int, dir stri
 	return different, nil
 }
 
+// jwtKeyFile is in the directory in which each server runs.
+const jwtKeyFile = "jwt.key"
+
+func writeKey(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make server directory: %w", err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, jwtKeyFile), []byte(jwtKey), 0o600); err != nil {
+		return fmt.Errorf("write key of tokens: %w", err)
+	}
+	return nil
+}
+
 const fieldLimit = 12 // differing fields printed per operation
 
 func printDiff(out io.Writer, section string, number int, name string, lines []string) {
@@ -145,6 +158,9 @@ func startPair(ctx context.Context, o Options, sec section, dir string) (pair [2
 	var errs [2]error
 	var wg sync.WaitGroup
 	for i, bin := range []string{o.A, o.B} {
+		if err := writeKey(filepath.Join(dir, string(rune('a'+i)))); err != nil {
+			return pair, err
+		}
 		wg.Go(func() {
 			pair[i], errs[i] = harness.StartSingle(rctx, harness.Config{
 				Binary: bin,

@@ -28,6 +28,7 @@ func sections() []section {
 		build("raw", rawSection),
 		build("limits", limitsSection, "--max-txn-ops=4", "--max-request-bytes=4096"),
 		build("auth", authSection),
+		build("jwt", jwtSection, "--auth-token=jwt,sign-method=HS256,priv-key="+jwtKeyFile+",ttl=1h", "--bcrypt-cost=4"),
 		build("locks", locksSection),
 	}
 }
