@@ -11,7 +11,7 @@ ETCD36  := compat/bin/etcd36
 ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 
-.PHONY: help build run test check unit race sim crash fuzz cluster-test failure-test setup-test mixed mixed-long moving hostile-test differential gateway observe compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test mixed mixed-long moving hostile-test differential gateway observe compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -31,6 +31,7 @@ help:
 	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
+	@echo 'make auth-test     users, roles and tokens in a cluster of ours and real members'
 	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
@@ -42,7 +43,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway observe failure-test cluster-test setup-test hostile-test mixed moving
+test: build check unit race sim crash fuzz differential gateway observe auth-test failure-test cluster-test setup-test hostile-test mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -96,6 +97,9 @@ compat:
 
 observe: build $(ETCD37)
 	cd compat && $(GO) test ./observe -count=1 -timeout 10m
+
+auth-test: build $(ETCD37)
+	cd compat && $(GO) test ./auth -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
 gateway: build $(ETCD37)
 	cd compat && $(GO) test ./gateway -count=1 -timeout 10m
