@@ -27,7 +27,7 @@ var (
 
 // CheckRead reads one key, to see whether reading works.
 func (e *edge) CheckRead(ctx context.Context, serializable bool) error {
-	_, err := e.Member.Range(server.AsRoot(ctx), &pb.RangeRequest{KeysOnly: true, Limit: 1, Key: []byte{0}, Serializable: serializable})
+	_, err := e.Member.Range(server.AsRoot(ctx), &pb.RangeRequest{KeysOnly: true, Limit: 1, Serializable: serializable})
 	return err
 }
 

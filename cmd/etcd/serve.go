@@ -117,7 +117,7 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 		PersistCheckpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpointPersist),
 		WatchProgress:      cfg.WatchProgressNotifyInterval,
 		CompactionBatch:    cfg.CompactionBatchLimit, CompactionSleep: cfg.CompactionSleepInterval,
-		CorruptCheckTime: cfg.CorruptCheckTime, WarnApply: cfg.WarningApplyDuration, UnsafeNoFsync: cfg.UnsafeNoFsync, Logger: cfg.Log(),
+		CorruptCheckTime: cfg.CorruptCheckTime, WarnApply: max(cfg.WarningApplyDuration, 1), UnsafeNoFsync: cfg.UnsafeNoFsync, Logger: cfg.Log(),
 	}
 	if cfg.FeatureGates.Enabled(config.CompactHashCheck) {
 		sc.CompactHashCheckTime = cfg.CompactHashCheckTime

@@ -62,6 +62,17 @@ type Result struct {
 	refused      bool // before it counted as applied
 }
 
+// Slow is a request that took long to apply.
+type Slow struct {
+	Req  *pb.InternalRaftRequest
+	Resp any
+	Err  error
+	Took time.Duration
+}
+
+// maxSlow bounds the slow requests that one run names.
+const maxSlow = 100
+
 // Outcome is what a run of entries has led to.
 type Outcome struct {
 	Results []Result
@@ -78,6 +89,9 @@ type Outcome struct {
 	// QuotaExceeded asks for a NOSPACE alarm of this member.
 	QuotaExceeded bool
 	VersionSet    bool
+	// Slow are the requests that took longer than Options.WarnApply, each by
+	// itself.
+	Slow []Slow
 	// AuthChanged is set when users, roles or the use of them have changed.
 	AuthChanged bool
 	Applied     uint64
@@ -99,7 +113,10 @@ type Options struct {
 	// clusters below version 3.6.
 	PersistCheckpoints bool
 	Now                func() time.Time // for metrics only
-	Logger             *zap.Logger
+	// WarnApply is how long a request may take before it is among the slow ones;
+	// 0 means for ever.
+	WarnApply time.Duration
+	Logger    *zap.Logger
 }
 
 // Machine is the state of one member. Apply belongs to one goroutine; the parts
@@ -299,7 +316,11 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 	}
 	res.ID = command.ID(req)
 	if !res.refused {
-		observe(command.Op(req), res.Err == nil, m.opts.Now().Sub(start))
+		took := m.opts.Now().Sub(start)
+		observe(command.Op(req), res.Err == nil, took)
+		if m.opts.WarnApply > 0 && took > m.opts.WarnApply && len(out.Slow) < maxSlow {
+			out.Slow = append(out.Slow, Slow{req, res.Resp, res.Err, took})
+		}
 	}
 	if e.Local {
 		out.Results = append(out.Results, res)

@@ -152,9 +152,16 @@ func (c *Config) checkCompaction() error {
 	return nil
 }
 
+// maxSamplingRate keeps every trace.
+const maxSamplingRate = 1_000_000
+
 func (c *Config) checkTracing() error {
-	if c.Tracing && c.TracingSamplingRate < 0 {
+	switch {
+	case !c.Tracing:
+	case c.TracingSamplingRate < 0:
 		return fmt.Errorf("distributed tracing configurition is not valid: (tracing sampling rate must be positive)")
+	case c.TracingSamplingRate > maxSamplingRate:
+		return fmt.Errorf("distributed tracing configurition is not valid: (tracing sampling rate must be less than %d)", maxSamplingRate)
 	}
 	return nil
 }

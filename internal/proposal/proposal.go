@@ -30,6 +30,9 @@ type Result struct {
 	// Done closes when what the request started in the background has ended
 	// (a physical compaction); nil otherwise.
 	Done <-chan struct{}
+	// Began is when the batch began to be applied that the request is in; zero
+	// if it was not.
+	Began time.Time
 }
 
 // Pending is one request in flight. Its fields do not change after Admit.

@@ -150,9 +150,10 @@ func marshal(v any) (mem.BufferSlice, error) {
 	case encoded:
 		return mem.BufferSlice(m), nil
 	case proto.Message:
-		opt := proto.MarshalOptions{UseCachedSize: true}
-		p := newPiece(opt.Size(m))
-		b, err := opt.MarshalAppend(p.buf, m)
+		// The size is taken anew: that of an earlier call may be from before the
+		// header was filled in.
+		p := newPiece(proto.Size(m))
+		b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(p.buf, m)
 		if err != nil {
 			return nil, err
 		}

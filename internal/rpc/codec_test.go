@@ -175,3 +175,19 @@ func mustMarshal(t testing.TB, m proto.Message) []byte {
 	}
 	return b
 }
+
+// TestMarshalAfterSize marshals a message that has grown since somebody asked for
+// its size.
+func TestMarshalAfterSize(t *testing.T) {
+	m := &pb.LeaseGrantResponse{Header: &pb.ResponseHeader{}}
+	proto.Size(m)
+	m.Header.ClusterId, m.ID = 1<<60, 7
+	out, err := codec{}.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got pb.LeaseGrantResponse
+	if err := proto.Unmarshal(out.Materialize(), &got); err != nil || !proto.Equal(&got, m) {
+		t.Errorf("got %v, %v; want %v", &got, err, m)
+	}
+}

@@ -372,7 +372,7 @@ func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
 	cfg := &m.cfg
 	mach, err := apply.Open(eng, apply.Options{
 		Cluster: m.cluster, Lessor: m.lessor, Auth: m.auth, Replayed: m.replayed, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
-		Now: cfg.Clock.Now, Logger: m.lg,
+		Now: cfg.Clock.Now, WarnApply: cfg.WarnApply, Logger: m.lg,
 		MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatch, CompactionPause: cfg.CompactionSleep, Logger: m.lg},
 	})
 	if err != nil {

@@ -110,7 +110,7 @@ func (m *Member) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, rep
 }
 
 // submit admits a request, hands it to the core and waits for its outcome.
-func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Result, error) {
+func (m *Member) submit(ctx context.Context, p *proposal.Pending) (res proposal.Result, err error) {
 	if err := m.admit(p); err != nil {
 		return proposal.Result{}, err
 	}
@@ -120,7 +120,13 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Resu
 	m.proposed(p)
 	if p.Req != nil {
 		// What was proposed counts as a success there, whatever came of it.
-		defer func() { observeRequest(command.Op(p.Req), true, m.cfg.Clock.Now().Sub(p.Start)) }()
+		defer func() {
+			end := m.cfg.Clock.Now()
+			observeRequest(command.Op(p.Req), true, end.Sub(p.Start))
+			if end.Sub(p.Start) > traceThreshold {
+				m.proposalTook(p, res, end)
+			}
+		}()
 	}
 	var again <-chan time.Time
 	if p.Repeat {
@@ -132,7 +138,7 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (proposal.Resu
 	}
 	for {
 		select {
-		case res := <-p.Done():
+		case res = <-p.Done():
 			return res, res.Err
 		case <-ctx.Done():
 			m.props.Forget(p.ID)

@@ -70,7 +70,11 @@ func (m *Member) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResu
 	if changed := m.unchanged(who); changed != nil {
 		res, err = nil, changed
 	}
-	observeRequest(requestRange, err == nil, end.Sub(began))
+	took := end.Sub(began)
+	observeRequest(requestRange, err == nil, took)
+	if took > traceThreshold || m.isSlow(took) {
+		m.rangeTook(r, res, err, began, start, end)
+	}
 	return res, err
 }
 
@@ -156,6 +160,7 @@ func (m *Member) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(
 }
 
 func (m *Member) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	began := time.Now()
 	if !serializable(r) {
 		if err := m.barrier(ctx); err != nil {
 			return nil, err
@@ -172,7 +177,11 @@ func (m *Member) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse
 	v := m.kv().View()
 	defer v.Close()
 	resp, err := apply.ReadTxn(v, r)
-	observeRequest(requestReadTxn, err == nil, time.Since(start))
+	end := time.Now()
+	observeRequest(requestReadTxn, err == nil, end.Sub(start))
+	if end.Sub(began) > traceThreshold || m.isSlow(end.Sub(start)) {
+		m.readTxnTook(r, resp, err, began, start, end)
+	}
 	if changed := m.unchanged(who); changed != nil {
 		return nil, changed
 	}

@@ -116,6 +116,8 @@ func (m *Member) onTick() {
 	if since > 2*m.cfg.Tick.Nanoseconds() && m.isLeader() {
 		// A tick is a heartbeat to everybody else; this one is late.
 		metrics.ServerHeartbeatSendFailuresTotal.Add(float64(len(m.cluster.Members()) - 1))
+		m.lg.Warn("leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk",
+			zap.Duration("heartbeat-interval", m.cfg.Tick), zap.Duration("expected-duration", 2*m.cfg.Tick), zap.Duration("exceeded-duration", time.Duration(since)-2*m.cfg.Tick))
 	}
 	m.props.Expire(now, m.timeoutError)
 }
@@ -315,16 +317,13 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 		m.fail(err)
 		return 0, false
 	}
-	if d := m.cfg.Clock.Now().Sub(start); m.cfg.WarnApply > 0 && d > m.cfg.WarnApply {
-		metrics.ServerSlowApplyTotal.Inc()
-		m.lg.Warn("apply request took too long", zap.Duration("took", d), zap.Duration("expected-duration", m.cfg.WarnApply), zap.Int("entries", len(ents)))
-	}
-	m.settle(out)
+	m.applyTook(ents, out, m.cfg.Clock.Now().Sub(start))
+	m.settle(out, start)
 	m.event(func(in *Input) {
 		in.Acks = append(in.Acks, acks...)
 		in.ConfChanges = append(in.ConfChanges, out.ConfChanges...)
 		if len(out.ConfChanges) > 0 {
-			in.Then = append(in.Then, func() { m.resolve(out.Results, true) })
+			in.Then = append(in.Then, func() { m.resolve(out.Results, start, true) })
 		}
 	})
 	return uint64(len(ents)), true
@@ -332,7 +331,7 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 
 // settle tells everyone who has to know what a batch has done: watchers first,
 // so that a client which sees its answer finds its event already on the way.
-func (m *Member) settle(out apply.Outcome) {
+func (m *Member) settle(out apply.Outcome, began time.Time) {
 	if out.AuthChanged {
 		m.recheckWatches() // before what came after the change reaches anybody
 	}
@@ -342,7 +341,7 @@ func (m *Member) settle(out apply.Outcome) {
 	for _, e := range out.Members {
 		m.peerChanged(e)
 	}
-	m.resolve(out.Results, false)
+	m.resolve(out.Results, began, false)
 	m.reads.Applied(out.Applied)
 	metrics.ServerProposalsAppliedTotal.Set(float64(out.Applied))
 	if out.NewTerm && m.isLeader() {
@@ -358,10 +357,10 @@ func (m *Member) settle(out apply.Outcome) {
 }
 
 // resolve hands out the results of membership changes, or those of all else.
-func (m *Member) resolve(results []apply.Result, reconfigured bool) {
+func (m *Member) resolve(results []apply.Result, began time.Time, reconfigured bool) {
 	for _, r := range results {
 		if r.Reconfigured == reconfigured {
-			m.props.Resolve(r.ID, proposal.Result{Resp: r.Resp, Err: r.Err, Done: r.Done})
+			m.props.Resolve(r.ID, proposal.Result{Resp: r.Resp, Err: r.Err, Done: r.Done, Began: began})
 		}
 	}
 }

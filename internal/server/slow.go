@@ -1,0 +1,188 @@
+package server
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"strings"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/apply"
+	"quorate/internal/metrics"
+	"quorate/internal/mvcc"
+	"quorate/internal/proposal"
+)
+
+// traceThreshold is from where on the course of a request is logged, step by
+// step. The times are those that are taken for the series in any case, so that a
+// request which is not slow pays one comparison.
+const traceThreshold = 100 * time.Millisecond
+
+// step is a part of a request and when it ended.
+type step struct {
+	what string
+	end  time.Time
+}
+
+// traceDetail is a list of names and values, in etcd's notation.
+func traceDetail(kv ...any) string {
+	var b strings.Builder
+	b.WriteByte('{')
+	for i := 0; i+1 < len(kv); i += 2 {
+		fmt.Fprintf(&b, "%v:%v; ", kv[i], kv[i+1])
+	}
+	b.WriteByte('}')
+	return b.String()
+}
+
+// logTrace writes where the time of a request went, with etcd's names. Steps
+// that took less than their share of the threshold are left out.
+func (m *Member) logTrace(operation, detail string, start, end time.Time, steps ...step) {
+	least := traceThreshold / time.Duration(len(steps)+1)
+	shown := make([]string, 0, len(steps))
+	last := start
+	for _, s := range steps {
+		if d := s.end.Sub(last); d > least {
+			shown = append(shown, fmt.Sprintf("'%s'  (duration: %v)", s.what, d))
+		}
+		last = s.end
+	}
+	m.lg.Info("trace",
+		zap.Int32("trace_id", rand.Int32()), zap.String("operation", operation), zap.String("detail", detail),
+		zap.Duration("duration", end.Sub(start)), zap.Time("start", start), zap.Time("end", end),
+		zap.Strings("steps", shown), zap.Int("step_count", len(shown)))
+}
+
+// stepAgreement is the wait of a linearizable read.
+const stepAgreement = "agreement among raft nodes before linearized reading"
+
+func (m *Member) isSlow(took time.Duration) bool {
+	return m.cfg.WarnApply > 0 && took > m.cfg.WarnApply
+}
+
+// tookTooLong writes the line about a request, or a part of one, that was slow.
+func (m *Member) tookTooLong(took time.Duration, prefix string, request fmt.Stringer, response string, err error) {
+	metrics.ServerSlowApplyTotal.Inc()
+	m.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", m.cfg.WarnApply),
+		zap.String("prefix", prefix), zap.String("request", request.String()), zap.String("response", response), zap.Error(err))
+}
+
+// rangeTook is called at the end of a range that began and, after the barrier,
+// read. res is nil on error.
+func (m *Member) rangeTook(r *pb.RangeRequest, res *mvcc.RangeResult, err error, began, read, end time.Time) {
+	took := end.Sub(began)
+	if m.isSlow(took) {
+		response := ""
+		if res != nil {
+			size := 0
+			for _, kv := range res.KVs {
+				size += len(kv)
+			}
+			response = fmt.Sprintf("range_response_count:%d size:%d", len(res.KVs), size)
+		}
+		m.tookTooLong(took, "read-only range ", r, response, err)
+	}
+	if took <= traceThreshold {
+		return
+	}
+	detail := []any{"range_begin", string(r.Key), "range_end", string(r.RangeEnd)}
+	if res != nil {
+		detail = append(detail, "response_count", len(res.KVs), "response_revision", res.Revision)
+	}
+	m.logTrace("range", traceDetail(detail...), began, end, step{stepAgreement, read}, step{"range keys", end})
+}
+
+// readTxnTook is rangeTook for a transaction that only reads. Its barrier does
+// not count as slow, but it is a step.
+func (m *Member) readTxnTook(r *pb.TxnRequest, resp *pb.TxnResponse, err error, began, read, end time.Time) {
+	if took := end.Sub(read); m.isSlow(took) {
+		response := ""
+		if resp != nil {
+			var counts []string
+			for _, op := range resp.Responses {
+				if rr := op.GetResponseRange(); rr != nil {
+					counts = append(counts, fmt.Sprintf("range_response_count:%d", len(rr.Kvs)))
+				}
+			}
+			response = fmt.Sprintf("responses:<%s> size:%d", strings.Join(counts, " "), proto.Size(resp))
+		}
+		m.tookTooLong(took, "read-only txn ", pb.NewLoggableTxnRequest(r), response, err)
+	}
+	if end.Sub(began) > traceThreshold {
+		m.logTrace("transaction", traceDetail("read_only", true), began, end, step{stepAgreement, read}, step{"range keys", end})
+	}
+}
+
+// proposalTook is called at the end of a request that went through the log.
+func (m *Member) proposalTook(p *proposal.Pending, res proposal.Result, end time.Time) {
+	if end.Sub(p.Start) <= traceThreshold || res.Err != nil || res.Began.IsZero() {
+		return
+	}
+	var operation, detail string
+	switch r := p.Req; {
+	case r.Put != nil:
+		operation, detail = "put", traceDetail("key", string(r.Put.Key), "req_size", proto.Size(r.Put), "response_revision", revisionOf(res))
+	case r.Txn != nil:
+		operation, detail = "transaction", traceDetail("read_only", false, "response_revision", revisionOf(res))
+	case r.DeleteRange != nil:
+		operation, detail = "delete_range", traceDetail("key", string(r.DeleteRange.Key), "range_end", string(r.DeleteRange.RangeEnd), "response_revision", revisionOf(res))
+	case r.Compaction != nil:
+		operation, detail = "compact", traceDetail("revision", r.Compaction.Revision, "response_revision", revisionOf(res))
+	default:
+		return
+	}
+	m.logTrace(operation, detail, p.Start, end, step{"process raft request", res.Began}, step{"apply", end})
+}
+
+func responseSize(resp any) string {
+	if r, ok := resp.(proto.Message); ok && r != nil {
+		return fmt.Sprintf("size:%d", proto.Size(r))
+	}
+	return ""
+}
+
+func revisionOf(res proposal.Result) int64 {
+	if r, ok := res.Resp.(interface{ GetHeader() *pb.ResponseHeader }); ok {
+		return r.GetHeader().GetRevision()
+	}
+	return 0
+}
+
+// applyTook is called at the end of a batch. Requests that were slow themselves
+// come one by one; what else took the time of the batch, such as its commit, is
+// told with its first request.
+func (m *Member) applyTook(ents []apply.Entry, out apply.Outcome, took time.Duration) {
+	if !m.isSlow(took) {
+		return
+	}
+	for _, s := range out.Slow {
+		m.tookTooLong(s.Took, "", &pb.InternalRaftStringer{Request: s.Req}, responseSize(s.Resp), s.Err)
+	}
+	if len(out.Slow) > 0 {
+		return
+	}
+	first, n := (*pb.InternalRaftRequest)(nil), 0
+	for _, e := range ents {
+		if e.GetType() != raftpb.EntryNormal || len(e.Data) == 0 {
+			continue // nobody's request
+		}
+		if n++; first == nil {
+			first = e.Req
+		}
+	}
+	if n == 0 {
+		return
+	}
+	if first == nil {
+		first = &pb.InternalRaftRequest{} // it was decoded and forgotten
+	}
+	prefix := ""
+	if n > 1 {
+		prefix = fmt.Sprintf("batch of %d entries ", n)
+	}
+	m.tookTooLong(took, prefix, &pb.InternalRaftStringer{Request: first}, "", nil)
+}
