@@ -303,3 +303,8 @@ func (m *Member) LogTail(n int) string {
 func (m *Member) addrInUse() bool {
 	return !m.Running() && strings.Contains(m.LogTail(50), "address already in use")
 }
+
+// At is a handle for a member that somebody else runs: for its addresses and readiness alone.
+func At(clientAddr string) *Member {
+	return &Member{cfg: Config{Name: clientAddr, ClientAddr: clientAddr}}
+}
