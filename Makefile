@@ -11,7 +11,7 @@ ETCD36  := compat/bin/etcd36
 ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test mixed mixed-long moving hostile-test differential gateway observe compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test differential gateway observe compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -27,6 +27,7 @@ help:
 	@echo 'make failure-test  bad input, damaged files, a full disk: what the server says and what it leaves'
 	@echo 'make setup-test    members that join by one flag, killed at any step, on loopback and in network namespaces'
 	@echo 'make moving        directories and snapshot files from real etcd 3.5, 3.6, 3.7 to us and back, HashKV equal'
+	@echo 'make secure        TLS: certificates and authorities replaced under load, rules, generated ones, ports, wrong files'
 	@echo 'make hostile-test  a member under malformed frames, slow connections, huge requests and endless watches'
 	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
@@ -43,7 +44,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway observe auth-test failure-test cluster-test setup-test hostile-test mixed moving
+test: build check unit race sim crash fuzz differential gateway observe auth-test failure-test cluster-test setup-test secure hostile-test mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -54,7 +55,7 @@ unit:
 	$(GO) test ./...
 
 RACED := ./internal/server/... ./internal/watch/... ./internal/lease/... ./internal/mvcc/... ./internal/raftlog/... \
-	./internal/transport/... ./internal/rpc/... ./internal/proposal/... ./internal/auth/... ./internal/readindex/... ./internal/listen/...
+	./internal/transport/... ./internal/rpc/... ./internal/proposal/... ./internal/auth/... ./internal/readindex/... ./internal/listen/... ./internal/certs/...
 
 race:
 	$(GO) test -race $(RACED)
@@ -73,6 +74,9 @@ cluster-test: build
 
 setup-test: build $(ETCD37)
 	cd compat && $(GO) test ./setup -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
+
+secure: build $(ETCD37)
+	cd compat && $(GO) test ./secure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl
 
 hostile-test: build
 	cd compat && $(GO) test ./hostile -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
