@@ -22,7 +22,7 @@ var order = []string{
 	"ctl utl",
 	"rpc httpapi gateway join",
 	"config",
-	"listen logging certs",
+	"listen logging tracing certs",
 	"server",
 	"datadir",
 	"proposal readindex raftnode autocompact",

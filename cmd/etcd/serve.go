@@ -18,6 +18,7 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/rpc"
 	"quorate/internal/server"
+	"quorate/internal/tracing"
 )
 
 // process is a member with its listeners and servers.
@@ -37,6 +38,8 @@ type process struct {
 
 	pipe    *listen.Pipe     // to grpc without a port; nil without a gateway
 	gateway *grpc.ClientConn // through the pipe
+
+	tracing *tracing.Provider // nil: no tracing
 
 	broken chan error
 }
@@ -59,6 +62,9 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 		return nil, err
 	}
 	if p.security, err = openSecurity(cfg); err != nil {
+		return nil, err
+	}
+	if err := p.openTracing(ctx, cfg); err != nil {
 		return nil, err
 	}
 	sc.PeerTLS = p.security.dialPeers()
@@ -166,13 +172,15 @@ func (p *process) becomeVoter(ctx context.Context) {
 // serveClients opens the doors once the member can answer.
 func (p *process) serveClients() {
 	cfg := p.cfg
-	p.grpc = rpc.NewServer(rpc.Options{
+	o := rpc.Options{
 		MaxRequestBytes: cfg.MaxRequestBytes, MaxTxnOps: int(cfg.MaxTxnOps), MaxConcurrentStreams: cfg.MaxConcurrentStreams,
 		KeepaliveMinTime: cfg.GRPCKeepAliveMinTime, KeepaliveInterval: cfg.GRPCKeepAliveInterval, KeepaliveTimeout: cfg.GRPCKeepAliveTimeout,
 		ElectionTimeout: cfg.ElectionTimeout(), WarnUnaryDuration: cfg.WarningUnaryRequestDuration,
 		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
 		GRPC: []grpc.ServerOption{grpc.Creds(rpc.ListenerCredentials())},
-	}, p.member).Server
+	}
+	p.trace(&o)
+	p.grpc = rpc.NewServer(o, p.member).Server
 	ho := httpapi.OptionsFrom(cfg)
 	if cfg.EnableGRPCGateway {
 		p.serveGateway(&ho)
@@ -195,6 +203,7 @@ func (p *process) stop() {
 	p.lg.Info("closing etcd server", what...)
 	defer p.lg.Info("closed etcd server", what...)
 	p.member.HandOver()
+	defer p.closeTracing()
 	defer p.closeGateway()
 	if p.grpc != nil {
 		drained := make(chan struct{})

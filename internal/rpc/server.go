@@ -4,6 +4,7 @@ import (
 	"math"
 	"time"
 
+	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
@@ -37,6 +38,8 @@ type Options struct {
 	NotServingOnDefrag bool
 	// Logger; nil means none.
 	Logger *zap.Logger
+	// Tracer makes a span for each request; nil means none.
+	Tracer trace.Tracer
 	// GRPC are options beyond these, such as credentials.
 	GRPC []grpc.ServerOption
 
@@ -92,6 +95,9 @@ func NewServer(o Options, b Backend) *Server {
 	}
 	if o.ElectionTimeout <= 0 {
 		o.ElectionTimeout = time.Second
+	}
+	if o.Tracer != nil {
+		b = traced{b, o.Tracer}
 	}
 	o.debug = o.Logger.Core().Enabled(zap.DebugLevel)
 	e := &edge{

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/config"
+	"quorate/internal/rpc"
+	"quorate/internal/tracing"
+)
+
+// flushTimeout bounds sending the last spans at a stop.
+const flushTimeout = 3 * time.Second
+
+// openTracing sets tracing up if it was asked for; p.tracing stays nil if not.
+func (p *process) openTracing(ctx context.Context, cfg *config.Config) error {
+	if !cfg.Tracing {
+		return nil
+	}
+	var err error
+	p.tracing, err = tracing.Open(ctx, tracing.Options{
+		Address: cfg.TracingAddress, ServiceName: cfg.TracingServiceName, InstanceID: cfg.TracingInstanceID, SamplingRate: cfg.TracingSamplingRate,
+	})
+	if err == nil {
+		p.lg.Info("distributed tracing setup enabled", zap.String("address", cfg.TracingAddress), zap.String("service-name", cfg.TracingServiceName),
+			zap.String("service-instance-id", cfg.TracingInstanceID), zap.Int("sampling-rate", cfg.TracingSamplingRate))
+	}
+	return err
+}
+
+// trace puts requests into traces.
+func (p *process) trace(o *rpc.Options) {
+	if p.tracing != nil {
+		o.Tracer = p.tracing.Tracer()
+		o.GRPC = append(o.GRPC, p.tracing.ServerOption())
+	}
+}
+
+func (p *process) closeTracing() {
+	if p.tracing == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
+	defer cancel()
+	if err := p.tracing.Close(ctx); err != nil {
+		p.lg.Warn("failed to send the last traces", zap.String("address", p.cfg.TracingAddress), zap.Error(err))
+	}
+}

@@ -1,0 +1,158 @@
+package rpc
+
+import (
+	"context"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/mvcc"
+	"quorate/internal/watch"
+)
+
+// traced is a Backend that puts a span around each request, with etcd's names.
+// Without tracing there is none of it on the way.
+type traced struct {
+	Backend
+	tracer trace.Tracer
+}
+
+// within runs a request in a span, and notes an error of a write there.
+func within[R any](ctx context.Context, t trace.Tracer, name string, f func(context.Context) (R, error), attrs ...attribute.KeyValue) (R, error) {
+	ctx, span := t.Start(ctx, name, trace.WithAttributes(attrs...))
+	defer span.End()
+	return f(ctx)
+}
+
+// recorded is within for requests whose errors are noted in the span.
+func recorded[R any](ctx context.Context, t trace.Tracer, name string, f func(context.Context) (R, error), attrs ...attribute.KeyValue) (R, error) {
+	return within(ctx, t, name, func(ctx context.Context) (R, error) {
+		r, err := f(ctx)
+		if err != nil {
+			trace.SpanFromContext(ctx).RecordError(err)
+		}
+		return r, err
+	}, attrs...)
+}
+
+func (t traced) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
+	return within(ctx, t.tracer, "range", func(ctx context.Context) (*mvcc.RangeResult, error) { return t.Backend.Range(ctx, r) },
+		append(ofRange(r), attribute.Bool("keys_only", r.KeysOnly))...)
+}
+
+func ofRange(r *pb.RangeRequest) []attribute.KeyValue {
+	return []attribute.KeyValue{
+		attribute.String("range_begin", string(r.Key)), attribute.String("range_end", string(r.RangeEnd)),
+		attribute.Int64("rev", r.Revision), attribute.Int64("limit", r.Limit), attribute.Bool("count_only", r.CountOnly),
+	}
+}
+
+func (t traced) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func([][]byte) error) (revision, count int64, more bool, err error) {
+	ctx, span := t.tracer.Start(ctx, "range_streaming", trace.WithAttributes(ofRange(r)...))
+	defer span.End()
+	return t.Backend.RangeStream(ctx, r, emit)
+}
+
+func (t traced) Put(ctx context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResponse, error) {
+	return recorded(ctx, t.tracer, "put", func(ctx context.Context) (*pb.PutResponse, error) { return t.Backend.Put(ctx, r, raw) },
+		attribute.String("key", string(r.Key)))
+}
+
+func (t traced) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error) {
+	return recorded(ctx, t.tracer, "delete_range", func(ctx context.Context) (*pb.DeleteRangeResponse, error) { return t.Backend.DeleteRange(ctx, r, raw) },
+		attribute.String("range_begin", string(r.Key)), attribute.String("range_end", string(r.RangeEnd)))
+}
+
+func (t traced) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.TxnResponse, error) {
+	key, kind, lease := firstOp(r.Success)
+	return recorded(ctx, t.tracer, "txn", func(ctx context.Context) (*pb.TxnResponse, error) { return t.Backend.Txn(ctx, r, raw) },
+		attribute.String("compare_first_key", firstCompared(r.Compare)),
+		attribute.String("success_first_key", key), attribute.String("success_first_type", kind), attribute.Int64("success_first_lease", lease),
+		attribute.Int("compare_len", len(r.Compare)), attribute.Int("success_len", len(r.Success)), attribute.Int("failure_len", len(r.Failure)),
+		attribute.Bool("read_only", onlyRanges(r.Success) && onlyRanges(r.Failure)))
+}
+
+// firstCompared is the first key that a transaction compares.
+func firstCompared(cs []*pb.Compare) string {
+	for _, c := range cs {
+		if len(c.Key) > 0 {
+			return string(c.Key)
+		}
+	}
+	return ""
+}
+
+// firstOp returns the first key among operations, the kind of the first, and the
+// lease of the first put, -1 without one.
+func firstOp(ops []*pb.RequestOp) (key, kind string, lease int64) {
+	lease = -1
+	put := false
+	for _, op := range ops {
+		var k []byte
+		var is string
+		switch r := op.Request.(type) {
+		case *pb.RequestOp_RequestPut:
+			k, is = r.RequestPut.GetKey(), "put"
+			if !put {
+				put, lease = true, r.RequestPut.GetLease()
+			}
+		case *pb.RequestOp_RequestRange:
+			k, is = r.RequestRange.GetKey(), "range"
+		case *pb.RequestOp_RequestDeleteRange:
+			k, is = r.RequestDeleteRange.GetKey(), "delete_range"
+		case *pb.RequestOp_RequestTxn:
+			is = "txn"
+		}
+		if key == "" {
+			key = string(k)
+		}
+		if kind == "" {
+			kind = is
+		}
+	}
+	return key, kind, lease
+}
+
+func onlyRanges(ops []*pb.RequestOp) bool {
+	for _, op := range ops {
+		if _, ok := op.Request.(*pb.RequestOp_RequestRange); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (t traced) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	return within(ctx, t.tracer, "compact", func(ctx context.Context) (*pb.CompactionResponse, error) { return t.Backend.Compact(ctx, r) },
+		attribute.Bool("is_physical", r.Physical), attribute.Int64("rev", r.Revision))
+}
+
+func (t traced) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	return recorded(ctx, t.tracer, "lease_grant", func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
+		resp, err := t.Backend.LeaseGrant(ctx, r)
+		if err == nil {
+			trace.SpanFromContext(ctx).SetAttributes(attribute.Int64("id", resp.ID)) // the server may have chosen it
+		}
+		return resp, err
+	}, attribute.Int64("id", r.ID), attribute.Int64("ttl", r.TTL))
+}
+
+func (t traced) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	return recorded(ctx, t.tracer, "lease_revoke", func(ctx context.Context) (*pb.LeaseRevokeResponse, error) { return t.Backend.LeaseRevoke(ctx, r) },
+		attribute.Int64("id", r.ID))
+}
+
+func (t traced) LeaseRenew(ctx context.Context, id int64) (int64, error) {
+	return within(ctx, t.tracer, "lease_renew", func(ctx context.Context) (int64, error) { return t.Backend.LeaseRenew(ctx, id) },
+		attribute.Int64("id", id))
+}
+
+func (t traced) CreateWatch(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
+	// The span is that of the creation; what a watcher gets later has none.
+	ctx, span := t.tracer.Start(ctx, "watch", trace.WithAttributes(
+		attribute.String("key", string(r.Key)), attribute.String("range_end", string(r.RangeEnd)), attribute.Int64("start_rev", r.StartRevision),
+		attribute.Bool("progress_notify", r.ProgressNotify), attribute.Bool("prev_kv", r.PrevKv), attribute.Bool("fragment", r.Fragment)))
+	defer span.End()
+	return t.Backend.CreateWatch(ctx, ws, r)
+}
