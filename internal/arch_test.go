@@ -20,7 +20,7 @@ import (
 var order = []string{
 	"sim",
 	"ctl utl",
-	"rpc httpapi gateway join",
+	"rpc httpapi gateway join discovery",
 	"config",
 	"listen logging tracing certs",
 	"server",

@@ -36,6 +36,11 @@ func run() int {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 
+	if cfg.MemoryMlock {
+		if err := lockMemory(); err != nil {
+			return cfg.FatalExit(err).Code
+		}
+	}
 	go paceGC(ctx)
 	p, err := start(ctx, cfg)
 	if known := (*startError)(nil); errors.As(err, &known) {

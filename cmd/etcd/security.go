@@ -164,3 +164,18 @@ func logRefused(lg *zap.Logger, text string) func(*tls.Conn, error) {
 		log(text, append(fields, zap.Error(err))...)
 	}
 }
+
+// discoveryTLS is how to reach the cluster that keeps the register of founders;
+// nil is plain text.
+func discoveryTLS(cfg *config.Config) (*tls.Config, error) {
+	d := cfg.Discovery.Client.Secure
+	if d.InsecureTransport && d.Cert == "" && d.Key == "" && d.CACert == "" && !d.InsecureSkipVerify {
+		return nil, nil
+	}
+	s, err := certs.Open(certs.Options{CertFile: d.Cert, KeyFile: d.Key, TrustedCAFile: d.CACert, ServerName: d.ServerName,
+		SkipServerVerify: d.InsecureSkipVerify, FlagPrefix: "discovery-", Logger: cfg.Log()})
+	if err != nil {
+		return nil, err
+	}
+	return s.Client(), nil
+}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -12,6 +13,7 @@ import (
 	"google.golang.org/grpc"
 
 	"quorate/internal/config"
+	"quorate/internal/discovery"
 	"quorate/internal/httpapi"
 	"quorate/internal/join"
 	"quorate/internal/listen"
@@ -102,8 +104,8 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 }
 
 // joinPatience is how long the other members may take to learn of one that has
-// just added itself.
-const joinPatience = 30 * time.Second
+// just been added.
+const joinPatience = 5 * time.Second
 
 // memberConfig translates the configuration. For a member without data it
 // checks the cluster that it is to found or join.
@@ -133,6 +135,14 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 	} else {
 		sc.AutoCompaction.Revisions = int64(keep)
 	}
+	sc.ApplyBatch, sc.FlushInterval = cfg.BackendBatchLimit, cfg.FlushInterval()
+	sc.PriorityRequests = cfg.FeatureGates.Enabled(config.PriorityRequest)
+	if cfg.FeatureGates.Enabled(config.SetMemberLocalAddr) {
+		sc.LocalIP = cfg.LocalIP()
+	}
+	sc.DefragThreshold = int64(cfg.BootstrapDefragThresholdMB) << 20
+	sc.VersionInterval = cfg.DowngradeCheckTime
+	sc.PeerReadTimeout, sc.PeerWriteTimeout = cfg.RaftReadTimeout, cfg.RaftWriteTimeout
 	if limited {
 		sc.Quota = quota
 	}
@@ -141,20 +151,56 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 		sc.Initial, _ = membership.ParseInitialCluster(cfg.InitialCluster) // only to compare; it counts for nothing
 		return sc, nil
 	}
-	if cfg.Joining() {
-		sc.JoinPatience = joinPatience
-		return sc, nil // start asks the cluster once the sockets are open
+	sc.JoinPatience = joinPatience
+	return sc, initialCluster(ctx, cfg, &sc)
+}
+
+// initialCluster finds out with whom a member without data is to found a cluster,
+// or whose it is to join, and checks it.
+func initialCluster(ctx context.Context, cfg *config.Config, sc *server.Config) error {
+	var err error
+	switch {
+	case cfg.Joining():
+		return nil // start asks the cluster once the sockets are open
+	case cfg.DiscoverySRV != "":
+		cfg.InitialCluster, err = discovery.SRV(cfg.Log(), cfg.DiscoverySRV, cfg.DiscoverySRVName, cfg.Name, cfg.AdvertisePeerURLs)
+	case len(cfg.Discovery.Client.Endpoints) > 0:
+		sc.InitialToken = cfg.Discovery.Token
+		cfg.InitialCluster, err = register(ctx, cfg)
+	case cfg.InitialCluster == "":
+		err = errors.New("initial cluster unset and no discovery endpoints found")
+	}
+	if err != nil {
+		return err
 	}
 	verify := cfg.VerifyJoin
 	if cfg.IsNewCluster() {
 		verify = func() error { return cfg.VerifyBootstrap(ctx) }
 	}
 	if err := verify(); err != nil {
-		return sc, err
+		return err
 	}
-	var err error
 	sc.Initial, err = membership.ParseInitialCluster(cfg.InitialCluster)
-	return sc, err
+	return err
+}
+
+// register signs this member in where the founders of a cluster find each other.
+func register(ctx context.Context, cfg *config.Config) (string, error) {
+	if !cfg.IsNewCluster() {
+		return "", errors.New("discovery URL should not be set when joining existing initial cluster")
+	}
+	tls, err := discoveryTLS(cfg)
+	if err != nil {
+		return "", err
+	}
+	self := config.ClusterString(map[string][]url.URL{cfg.Name: cfg.AdvertisePeerURLs})
+	id := membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.Discovery.Token, nil)
+	d := cfg.Discovery.Client
+	return discovery.Register{
+		Token: cfg.Discovery.Token, Endpoints: d.Endpoints, DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
+		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout, TLS: tls,
+		Username: d.Auth.Username, Password: d.Auth.Password, Logger: cfg.Log(),
+	}.Join(ctx, id, self)
 }
 
 // becomeVoter lets a member that joined as a learner vote once it has caught up.
@@ -175,7 +221,7 @@ func (p *process) serveClients() {
 	o := rpc.Options{
 		MaxRequestBytes: cfg.MaxRequestBytes, MaxTxnOps: int(cfg.MaxTxnOps), MaxConcurrentStreams: cfg.MaxConcurrentStreams,
 		KeepaliveMinTime: cfg.GRPCKeepAliveMinTime, KeepaliveInterval: cfg.GRPCKeepAliveInterval, KeepaliveTimeout: cfg.GRPCKeepAliveTimeout,
-		ElectionTimeout: cfg.ElectionTimeout(), WarnUnaryDuration: cfg.WarningUnaryRequestDuration,
+		ElectionTimeout: cfg.ElectionTimeout(), NotServingOnDefrag: cfg.FeatureGates.Enabled(config.NotServingOnDefrag), WarnUnaryDuration: cfg.WarningUnaryRequestDuration,
 		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
 		GRPC: []grpc.ServerOption{grpc.Creds(rpc.ListenerCredentials())},
 	}

@@ -10,6 +10,7 @@
 package config
 
 import (
+	"net"
 	"net/url"
 	"path/filepath"
 	"time"
@@ -305,6 +306,30 @@ func (c *Config) LogDir() string {
 		return c.WALDir
 	}
 	return filepath.Join(c.MemberDir(), "wal")
+}
+
+// minFlush keeps the store's tables from becoming too small to be worth their files.
+const minFlush = 5 * time.Second
+
+// FlushInterval is how often the store is to write to disk what it holds in
+// memory; 0 leaves that to the bound of its memory. Nothing is lost either way:
+// the raft log has it.
+func (c *Config) FlushInterval() time.Duration {
+	if c.BackendBatchInterval <= 0 {
+		return 0
+	}
+	return max(c.BackendBatchInterval, minFlush)
+}
+
+// LocalIP is the first address among the advertised peer URLs that a connection
+// can come from, nil if they are names or unspecified.
+func (c *Config) LocalIP() net.IP {
+	for i := range c.AdvertisePeerURLs {
+		if ip := net.ParseIP(c.AdvertisePeerURLs[i].Hostname()); ip != nil && !ip.IsUnspecified() {
+			return ip
+		}
+	}
+	return nil
 }
 
 // Quota returns the effective quota in bytes; limited is false when there is

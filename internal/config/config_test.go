@@ -296,13 +296,13 @@ func TestOutcomes(t *testing.T) {
 
 func TestInertFlagsAreNamed(t *testing.T) {
 	r := parse(t, []string{
-		"--max-wals=6", "--downgrade-check-time=1h", "--feature-gates=SetMemberLocalAddr=true,LeaseCheckpoint=true",
+		"--backend-bbolt-freelist-type=array", "--max-wals=6", "--feature-gates=FastLeaseKeepAlive=false,LeaseCheckpoint=true",
 		"--max-learners=2", "--strict-reconfig-check=false",
 	}, nil, "")
 	if r.code != -1 {
 		t.Fatalf("exit %d: %s", r.code, r.stderr)
 	}
-	want := []string{"max-wals", "downgrade-check-time", "feature-gates=SetMemberLocalAddr"}
+	want := []string{"backend-bbolt-freelist-type", "feature-gates=FastLeaseKeepAlive"}
 	if got := r.c.Inert(); !slices.Equal(got, want) {
 		t.Errorf("Inert() = %q, want %q", got, want)
 	}
@@ -313,8 +313,8 @@ func TestInertFlagsAreNamed(t *testing.T) {
 	if !slices.Equal(warned, want) {
 		t.Errorf("warned about %q, want %q", warned, want)
 	}
-	file := parse(t, nil, nil, "max-wals: 6\nexperimental-downgrade-check-time: 5\n")
-	if got, want := file.c.Inert(), []string{"max-wals", "downgrade-check-time"}; !slices.Equal(got, want) {
+	file := parse(t, nil, nil, "max-wals: 6\nbackend-bbolt-freelist-type: array\n")
+	if got, want := file.c.Inert(), []string{"backend-bbolt-freelist-type"}; !slices.Equal(got, want) {
 		t.Errorf("file: Inert() = %q, want %q", got, want)
 	}
 }

@@ -13,6 +13,9 @@ const (
 	InitialCorruptCheck    = "InitialCorruptCheck"
 	LeaseCheckpoint        = "LeaseCheckpoint"
 	LeaseCheckpointPersist = "LeaseCheckpointPersist"
+	PriorityRequest        = "PriorityRequest"
+	SetMemberLocalAddr     = "SetMemberLocalAddr"
+	NotServingOnDefrag     = "StopGRPCServiceOnDefrag"
 )
 
 // Stages of a gate, as they stand in the etcd_server_feature_enabled series.
@@ -39,14 +42,15 @@ var known = []Gate{
 	{Name: InitialCorruptCheck, Stage: StageAlpha},
 	{Name: LeaseCheckpoint, Stage: StageAlpha},
 	{Name: LeaseCheckpointPersist, Stage: StageAlpha},
-	{Name: "PriorityRequest", Stage: StageAlpha},
-	{Name: "SetMemberLocalAddr", Stage: StageAlpha},
-	{Name: "StopGRPCServiceOnDefrag", Stage: StageAlpha},
+	{Name: PriorityRequest, Stage: StageAlpha},
+	{Name: SetMemberLocalAddr, Stage: StageAlpha},
+	{Name: NotServingOnDefrag, Stage: StageAlpha},
 	{Name: "TxnModeWriteWithSharedBuffer", Stage: StageBeta, Default: true},
 }
 
 // effectiveGates change what this server does; the others are only known.
-var effectiveGates = []string{CompactHashCheck, InitialCorruptCheck, LeaseCheckpoint, LeaseCheckpointPersist}
+var effectiveGates = []string{CompactHashCheck, InitialCorruptCheck, LeaseCheckpoint, LeaseCheckpointPersist,
+	PriorityRequest, SetMemberLocalAddr, NotServingOnDefrag}
 
 // Gates is the value of --feature-gates. The zero value has all defaults.
 type Gates struct{ set map[string]bool }

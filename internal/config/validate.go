@@ -61,9 +61,11 @@ func (c *Config) openLog(o logging.Options) error {
 	default:
 		return fmt.Errorf("unknown logger option %q", c.Logger)
 	}
-	if err := c.checkLogRotation(); err != nil {
+	rotation, err := c.logRotation()
+	if err != nil {
 		return err
 	}
+	o.Rotation = rotation
 	o.Level, o.Format, o.Outputs = c.LogLevel, c.LogFormat, c.LogOutputs
 	lg, closeLog, err := logging.New(o)
 	if err != nil {
@@ -206,9 +208,10 @@ func (c *Config) checkTLSVersions() error {
 	return nil
 }
 
-func (c *Config) checkLogRotation() error {
+// logRotation is nil unless rotation was asked for.
+func (c *Config) logRotation() (*logging.Rotation, error) {
 	if !c.EnableLogRotation {
-		return nil
+		return nil, nil
 	}
 	files := 0
 	for _, out := range c.LogOutputs {
@@ -219,20 +222,17 @@ func (c *Config) checkLogRotation() error {
 		}
 	}
 	if files > 1 || (files == 0 && len(c.LogOutputs) == 1) {
-		return errors.New("--log-outputs requires a single file path when --log-rotate-config-json is defined")
+		return nil, errors.New("--log-outputs requires a single file path when --log-rotate-config-json is defined")
 	}
-	var rotation struct {
-		MaxSize, MaxAge, MaxBackups int
-		LocalTime, Compress         bool
-	}
-	err := json.Unmarshal([]byte(c.LogRotationConfigJSON), &rotation)
+	rotation := &logging.Rotation{}
+	err := json.Unmarshal([]byte(c.LogRotationConfigJSON), rotation)
 	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
-		return fmt.Errorf("improperly formatted log rotation config: %w", err)
+		return nil, fmt.Errorf("improperly formatted log rotation config: %w", err)
 	}
 	if err != nil {
-		return fmt.Errorf("invalid log rotation config: %w", err)
+		return nil, fmt.Errorf("invalid log rotation config: %w", err)
 	}
-	return nil
+	return rotation, nil
 }
 
 // checkRefused refuses what is asked for and not there, where going on without

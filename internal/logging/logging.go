@@ -16,6 +16,7 @@ import (
 
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
+	"gopkg.in/natefinch/lumberjack.v2"
 )
 
 // Names with a meaning of their own among the outputs; everything else is a
@@ -45,6 +46,8 @@ type Options struct {
 	Level   string   // debug, info, warn, error, dpanic, panic, fatal; "" is info
 	Format  string   // json or console; "" is json
 	Outputs []string // see the Output constants; empty is {"default"}
+
+	Rotation *Rotation // of the files among the outputs; nil is none
 
 	Stdout io.Writer // nil is os.Stdout
 	Stderr io.Writer // nil is os.Stderr
@@ -85,7 +88,7 @@ func New(o Options) (lg *zap.Logger, close func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	sink, close, err := openOutputs(outputs, o.Stdout, o.Stderr)
+	sink, close, err := openOutputs(outputs, o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -136,13 +139,13 @@ func newEncoder(format string) (zapcore.Encoder, error) {
 
 // openOutputs opens every output once and joins them. /dev/null anywhere
 // silences the log.
-func openOutputs(outputs []string, stdout, stderr io.Writer) (zapcore.WriteSyncer, func(), error) {
+func openOutputs(outputs []string, o Options) (zapcore.WriteSyncer, func(), error) {
 	if slices.Contains(outputs, os.DevNull) {
 		return zapcore.AddSync(io.Discard), func() {}, nil
 	}
 	var (
 		syncers []zapcore.WriteSyncer
-		files   []*os.File
+		files   []io.Closer
 		seen    = map[string]bool{}
 	)
 	closeFiles := func() {
@@ -160,18 +163,25 @@ func openOutputs(outputs []string, stdout, stderr io.Writer) (zapcore.WriteSynce
 		seen[out] = true
 		switch out {
 		case OutputStderr:
-			syncers = append(syncers, noSync{stderr})
+			syncers = append(syncers, noSync{o.Stderr})
 		case OutputStdout:
-			syncers = append(syncers, noSync{stdout})
+			syncers = append(syncers, noSync{o.Stdout})
 		case OutputJournal:
-			j, err := newJournal(stderr)
+			j, err := newJournal(o.Stderr)
 			if err != nil {
 				closeFiles()
 				return nil, nil, err
 			}
 			syncers = append(syncers, noSync{j})
 		default:
-			f, err := os.OpenFile(strings.TrimPrefix(out, "file://"), os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+			path := strings.TrimPrefix(out, "file://")
+			if o.Rotation != nil {
+				f := o.Rotation.open(path)
+				files = append(files, f)
+				syncers = append(syncers, noSync{f})
+				break
+			}
+			f, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
 			if err != nil {
 				closeFiles()
 				return nil, nil, fmt.Errorf("open --log-outputs file: %w", err)
@@ -181,6 +191,20 @@ func openOutputs(outputs []string, stdout, stderr io.Writer) (zapcore.WriteSynce
 		}
 	}
 	return zapcore.Lock(zap.CombineWriteSyncers(syncers...)), closeFiles, nil
+}
+
+// Rotation says when a log file is put aside and a new one begun, under the keys
+// of --log-rotation-config-json.
+type Rotation struct {
+	MaxSize    int  `json:"maxsize"`    // MB; 0 is 100
+	MaxAge     int  `json:"maxage"`     // days that old files are kept; 0 is for ever
+	MaxBackups int  `json:"maxbackups"` // old files that are kept; 0 is all
+	LocalTime  bool `json:"localtime"`  // in their names, instead of UTC
+	Compress   bool `json:"compress"`   // old files, with gzip
+}
+
+func (r *Rotation) open(path string) *lumberjack.Logger {
+	return &lumberjack.Logger{Filename: path, MaxSize: r.MaxSize, MaxAge: r.MaxAge, MaxBackups: r.MaxBackups, LocalTime: r.LocalTime, Compress: r.Compress}
 }
 
 // noSync hides Sync of terminals and pipes, which fails and helps nobody.

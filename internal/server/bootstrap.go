@@ -477,6 +477,7 @@ func (m *Member) build(id identity) error {
 	m.tr, err = transport.New(transport.Config{
 		ID: id.id, ClusterID: id.cluster, PeerURLs: cfg.PeerURLs, Host: host{m}, Logger: m.lg,
 		DialTimeout: time.Second + cfg.electionTimeout(), TLS: cfg.PeerTLS, Version: Version,
+		LocalIP: cfg.LocalIP, ReadTimeout: cfg.PeerReadTimeout, WriteTimeout: cfg.PeerWriteTimeout,
 	})
 	if err != nil {
 		return err
@@ -508,6 +509,8 @@ func (m *Member) Start() {
 	m.background(m.expireLeases)
 	m.background(m.truncateLog)
 	m.background(m.watchSize)
+	m.background(m.flushStore)
+	m.background(m.defragmentAtStart)
 	m.background(m.watchVersions)
 	m.background(m.announce)
 	m.background(m.advanceTicks)

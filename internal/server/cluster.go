@@ -263,7 +263,11 @@ const (
 // watchVersions lets the leader decide the version of the cluster from those of
 // its members, and end a downgrade that is complete.
 func (m *Member) watchVersions() {
-	ticker := time.NewTicker(versionInterval)
+	every := m.cfg.VersionInterval
+	if every <= 0 {
+		every = versionInterval
+	}
+	ticker := time.NewTicker(every)
 	defer ticker.Stop()
 	for {
 		select {

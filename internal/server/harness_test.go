@@ -69,6 +69,7 @@ type node struct {
 	conns    map[net.Conn]uint64 // by the member that dialled
 	cluster  *cluster
 	existing bool
+	patience time.Duration // with members that do not list it yet
 	force    bool
 	initial  []membership.InitialMember
 }
@@ -172,7 +173,7 @@ func (b backend) Versions() (string, string) {
 func (n *node) config() Config {
 	cfg := Config{
 		Name: n.name, DataDir: "data", PeerURLs: []string{n.url}, ClientURLs: []string{"http://" + n.name + ":2379"},
-		Initial: n.initial, InitialToken: "test", AuthToken: "simple", BcryptCost: 4, Existing: n.existing, ForceNew: n.force, Tick: 10 * time.Millisecond, ElectionTicks: 10,
+		Initial: n.initial, InitialToken: "test", AuthToken: "simple", BcryptCost: 4, Existing: n.existing, JoinPatience: n.patience, ForceNew: n.force, Tick: 10 * time.Millisecond, ElectionTicks: 10,
 		InitialTickAdvance: true, PreVote: true, SnapshotCount: 10000, CatchUpEntries: 5000,
 		MaxRequestBytes: 1 << 20, MaxLearners: 1, FS: n.fs, Clock: n.cluster.clk, Logger: testLogger,
 	}

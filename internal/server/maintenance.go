@@ -212,6 +212,50 @@ func (m *Member) watchSize() {
 	}
 }
 
+// flushStore writes the engine's memory to disk at the interval that was asked for.
+func (m *Member) flushStore() {
+	if m.cfg.FlushInterval <= 0 {
+		return
+	}
+	ticker := time.NewTicker(m.cfg.FlushInterval)
+	defer ticker.Stop()
+	flushed := uint64(0)
+	for {
+		select {
+		case <-ticker.C:
+		case <-m.rootCtx.Done():
+			return
+		}
+		mach := m.mach()
+		applied := mach.Applied()
+		if applied == flushed {
+			continue
+		}
+		// A failure loses nothing, as the entries stay in the log; see truncateOnce.
+		if err := mach.Engine().Flush(); err != nil && m.rootCtx.Err() == nil && m.mach() == mach {
+			m.lg.Warn("cannot flush the store", zap.String("dir", m.cfg.storeDir()), zap.Error(err))
+			continue
+		}
+		flushed = applied
+	}
+}
+
+// defragmentAtStart compacts the store once if that promises to free enough. It
+// holds nobody up.
+func (m *Member) defragmentAtStart() {
+	if m.cfg.DefragThreshold <= 0 {
+		return
+	}
+	size := m.mach().Engine().Size()
+	if free := size.Total - size.InUse; free < m.cfg.DefragThreshold {
+		m.lg.Info("skipping bootstrap defragmentation", zap.Int64("freeable-bytes", max(0, free)), zap.Int64("threshold-bytes", m.cfg.DefragThreshold))
+		return
+	}
+	if err := m.Defragment(m.rootCtx); err != nil && m.rootCtx.Err() == nil {
+		m.lg.Warn("bootstrap defragmentation failed", zap.Error(err))
+	}
+}
+
 // raftSnapshot describes the state that a follower would be sent now.
 func (m *Member) raftSnapshot() (*raftpb.Snapshot, error) {
 	mach := m.mach()

@@ -29,7 +29,7 @@ func (c *cluster) join(name string, via *node, learner bool) (*node, *pb.Member)
 			c.t.Fatalf("add %s: %v", name, err)
 		}
 	}
-	n.existing = true
+	n.existing, n.patience = true, patience
 	for _, x := range c.nodes {
 		n.initial = append(n.initial, membership.InitialMember{Name: x.name, PeerURLs: []string{x.url}})
 	}

@@ -166,7 +166,11 @@ func (m *Member) admit(p *proposal.Pending) error {
 	if len(p.Data) > m.cfg.MaxRequestBytes {
 		return rpctypes.ErrGRPCRequestTooLarge
 	}
-	if m.commit.Load() > m.mach().Applied()+maxApplyGap {
+	gap := uint64(maxApplyGap)
+	if m.cfg.PriorityRequests && p.Req != nil && p.Req.LeaseRevoke != nil {
+		gap *= 2
+	}
+	if m.commit.Load() > m.mach().Applied()+gap {
 		return ErrTooManyRequests
 	}
 	if p.Req == nil {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -311,22 +312,39 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 		}
 		acks = append(acks, w.Responses...)
 	}
+	limit := max(1, len(ents))
+	if m.cfg.ApplyBatch > 0 {
+		limit = m.cfg.ApplyBatch
+	}
+	for chunk := range slices.Chunk(ents, limit) {
+		if !m.applyEntries(chunk) {
+			return 0, false
+		}
+	}
+	if len(acks) > 0 {
+		m.event(func(in *Input) { in.Acks = append(in.Acks, acks...) })
+	}
+	return uint64(len(ents)), true
+}
+
+// applyEntries applies entries in one batch of the engine and tells everyone.
+func (m *Member) applyEntries(ents []apply.Entry) bool {
 	start := m.cfg.Clock.Now()
 	out, err := m.mach().Apply(ents)
 	if err != nil {
 		m.fail(err)
-		return 0, false
+		return false
 	}
 	m.applyTook(ents, out, m.cfg.Clock.Now().Sub(start))
 	m.settle(out, start)
+	if len(out.ConfChanges) == 0 {
+		return true
+	}
 	m.event(func(in *Input) {
-		in.Acks = append(in.Acks, acks...)
 		in.ConfChanges = append(in.ConfChanges, out.ConfChanges...)
-		if len(out.ConfChanges) > 0 {
-			in.Then = append(in.Then, func() { m.resolve(out.Results, start, true) })
-		}
+		in.Then = append(in.Then, func() { m.resolve(out.Results, start, true) })
 	})
-	return uint64(len(ents)), true
+	return true
 }
 
 // settle tells everyone who has to know what a batch has done: watchers first,

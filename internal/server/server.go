@@ -14,6 +14,7 @@ package server
 import (
 	"context"
 	"errors"
+	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -69,32 +70,50 @@ type Config struct {
 	Existing     bool // join a running cluster instead of founding one
 	// JoinPatience is how long a member that joins goes on asking when the cluster
 	// does not list it yet. Zero asks once.
-	JoinPatience       time.Duration
-	Tick               time.Duration
-	ElectionTicks      int
-	InitialTickAdvance bool
-	PreVote            bool
-	SnapshotCount      uint64 // applied entries between truncations of the log
-	CatchUpEntries     uint64 // entries kept for slow followers
-	MaxRequestBytes    int
-	Quota              int64 // bytes; 0 or less: none
-	QuotaReported      int64 // what Status and metrics show
-	MaxLearners        int
-	StrictReconfig     bool
-	AuthToken          string        // "simple", or "jwt" and options; as --auth-token
-	AuthTokenTTL       time.Duration // of simple tokens; 0: etcd's default
-	BcryptCost         int           // of new passwords
-	ClientCertAuth     bool          // the certificate of a client names its user
-	LeaseCheckpoints   bool
-	PersistCheckpoints bool
-	CheckpointInterval time.Duration
-	WatchProgress      time.Duration
-	CompactionBatch    int
-	CompactionSleep    time.Duration
-	AutoCompaction     AutoCompaction
-	WarnApply          time.Duration
-	PeerTLS            transport.TLSSource // for https peers; nil is Go's default
-	UnsafeNoFsync      bool
+	JoinPatience time.Duration
+	// ApplyBatch is the greatest number of log entries in one batch of the engine;
+	// 0 is no limit but their size.
+	ApplyBatch int
+	// FlushInterval is how often the engine writes what it holds in memory to disk,
+	// so that a restart has no more to replay; 0 leaves that to its memory's bound.
+	FlushInterval time.Duration
+	// DefragThreshold is how many bytes a compaction of the store at the start must
+	// promise to free for it to begin; 0 is never.
+	DefragThreshold int64
+	// VersionInterval is how often a leader compares the members' versions; 0 is 4 s.
+	VersionInterval time.Duration
+	// LocalIP is the address that connections to peers come from, if it matters.
+	LocalIP net.IP
+	// PriorityRequests lets the revocation of leases pass the bound on entries that
+	// wait to be applied, up to twice as many.
+	PriorityRequests bool
+	// PeerReadTimeout and PeerWriteTimeout are those of transport.Config.
+	PeerReadTimeout, PeerWriteTimeout time.Duration
+	Tick                              time.Duration
+	ElectionTicks                     int
+	InitialTickAdvance                bool
+	PreVote                           bool
+	SnapshotCount                     uint64 // applied entries between truncations of the log
+	CatchUpEntries                    uint64 // entries kept for slow followers
+	MaxRequestBytes                   int
+	Quota                             int64 // bytes; 0 or less: none
+	QuotaReported                     int64 // what Status and metrics show
+	MaxLearners                       int
+	StrictReconfig                    bool
+	AuthToken                         string        // "simple", or "jwt" and options; as --auth-token
+	AuthTokenTTL                      time.Duration // of simple tokens; 0: etcd's default
+	BcryptCost                        int           // of new passwords
+	ClientCertAuth                    bool          // the certificate of a client names its user
+	LeaseCheckpoints                  bool
+	PersistCheckpoints                bool
+	CheckpointInterval                time.Duration
+	WatchProgress                     time.Duration
+	CompactionBatch                   int
+	CompactionSleep                   time.Duration
+	AutoCompaction                    AutoCompaction
+	WarnApply                         time.Duration
+	PeerTLS                           transport.TLSSource // for https peers; nil is Go's default
+	UnsafeNoFsync                     bool
 	// CorruptCheckTime is the time between two comparisons of the members' data
 	// by the leader, 0 for none; CompactHashCheckTime that between two comparisons
 	// of the hashes taken at compactions, 0 for none.

@@ -37,7 +37,7 @@ type Client struct{ http *http.Client }
 
 // NewClient returns a Client; source may be nil. Close it when done.
 func NewClient(source TLSSource, dialTimeout time.Duration) *Client {
-	return &Client{http: newRequestClient(source, dialTimeout)}
+	return &Client{http: newRequestClient(source, dialer(dialTimeout, nil))}
 }
 
 // Close closes idle connections.

@@ -22,8 +22,7 @@ type TLSSource func() *tls.Config
 
 // newStreamClient returns the client that opens streams: each read and each
 // write has its own deadline, and a connection is never used twice.
-func newStreamClient(source TLSSource, dialTimeout time.Duration) *http.Client {
-	d := dialer(dialTimeout)
+func newStreamClient(source TLSSource, d *net.Dialer, read, write time.Duration) *http.Client {
 	rt := roundTripper()
 	rt.MaxIdleConnsPerHost = -1
 	rt.ReadBufferSize = 32 << 10
@@ -32,22 +31,27 @@ func newStreamClient(source TLSSource, dialTimeout time.Duration) *http.Client {
 		if err != nil {
 			return nil, err
 		}
-		return &deadlineConn{c}, nil
+		return &deadlineConn{c, read, write}, nil
 	})
 }
 
 // newRequestClient returns the client for POST and for questions: a request may
 // take its time, and connections are kept.
-func newRequestClient(source TLSSource, dialTimeout time.Duration) *http.Client {
+func newRequestClient(source TLSSource, d *net.Dialer) *http.Client {
 	rt := roundTripper()
 	rt.MaxIdleConnsPerHost = 1024
 	rt.WriteBufferSize = 64 << 10
 	rt.IdleConnTimeout = idleTimeout
-	return client(rt, source, dialer(dialTimeout).DialContext)
+	return client(rt, source, d.DialContext)
 }
 
-func dialer(timeout time.Duration) *net.Dialer {
-	return &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
+// dialer makes connections that come from local, unless that is nil.
+func dialer(timeout time.Duration, local net.IP) *net.Dialer {
+	d := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
+	if local != nil {
+		d.LocalAddr = &net.TCPAddr{IP: local}
+	}
+	return d
 }
 
 func roundTripper() *http.Transport {
@@ -142,17 +146,20 @@ func (b *bySocket) CloseIdleConnections() { b.now.Load().closeIdle() }
 
 // deadlineConn gives each read and each write the time that the protocol allows
 // for silence.
-type deadlineConn struct{ net.Conn }
+type deadlineConn struct {
+	net.Conn
+	read, write time.Duration
+}
 
 func (c *deadlineConn) Read(b []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(readTimeout)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(c.read)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(b)
 }
 
 func (c *deadlineConn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+	if err := c.SetWriteDeadline(time.Now().Add(c.write)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(b)

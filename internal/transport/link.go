@@ -202,7 +202,7 @@ func putChunkHeader(b []byte, n int) {
 func (l *link) write(b []byte) error {
 	for len(b) > 0 {
 		piece := b[:min(len(b), flushBytes)]
-		if err := l.conn.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		if err := l.conn.SetWriteDeadline(time.Now().Add(l.p.t.cfg.WriteTimeout)); err != nil {
 			return fmt.Errorf("set write deadline: %w", err)
 		}
 		if _, err := l.conn.Write(piece); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
@@ -55,8 +56,12 @@ type Config struct {
 	Host          Host
 	Logger        *zap.Logger   // nil logs nothing
 	DialTimeout   time.Duration // of a connection; 0 is 2 s
-	TLS           TLSSource     // for connections to https peers; nil is Go's default
-	Version       string        // of this server, as in 3.7.3
+	LocalIP       net.IP        // address that connections to peers come from; nil lets the system choose
+	// ReadTimeout and WriteTimeout are how long a stream may be silent, or take no
+	// bytes, before it is dropped; below 5 s, which the protocol needs, means 5 s.
+	ReadTimeout, WriteTimeout time.Duration
+	TLS                       TLSSource // for connections to https peers; nil is Go's default
+	Version                   string    // of this server, as in 3.7.3
 }
 
 // Protocol constants, equal on all members, and bounds.
@@ -120,11 +125,12 @@ func New(cfg Config) (*Transport, error) {
 	if cfg.DialTimeout == 0 {
 		cfg.DialTimeout = 2 * time.Second
 	}
+	cfg.ReadTimeout, cfg.WriteTimeout = max(cfg.ReadTimeout, readTimeout), max(cfg.WriteTimeout, writeTimeout)
 	t := &Transport{
 		cfg: cfg, version: v,
 		lg:       cfg.Logger.With(zap.String("local-member-id", membership.FormatID(cfg.ID))),
-		streams:  newStreamClient(cfg.TLS, cfg.DialTimeout),
-		requests: newRequestClient(cfg.TLS, cfg.DialTimeout),
+		streams:  newStreamClient(cfg.TLS, dialer(cfg.DialTimeout, cfg.LocalIP), cfg.ReadTimeout, cfg.WriteTimeout),
+		requests: newRequestClient(cfg.TLS, dialer(cfg.DialTimeout, cfg.LocalIP)),
 	}
 	t.noise = rate.NewLimiter(1, 20)
 	t.reports = newReporter(t.lg, cfg.Host)

@@ -1,0 +1,52 @@
+package discovery
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/srv"
+	"go.uber.org/zap"
+)
+
+// SRV finds the founders in the records _etcd-server-ssl._tcp.domain (peers by
+// https) and _etcd-server._tcp.domain (http); with a suffix the services are
+// called etcd-server-ssl-suffix and etcd-server-suffix. The entry that leads to
+// this host under an advertised URL gets name, the others numbers. Either set of
+// records may be missing, not both.
+func SRV(lg *zap.Logger, domain, suffix, name string, advertised []url.URL) (string, error) {
+	return lookup(lg, domain, suffix, name, advertised,
+		func(scheme, service, name, dns string, urls []url.URL) ([]string, error) {
+			return srv.GetCluster(scheme, service, name, dns, urls)
+		})
+}
+
+func lookup(lg *zap.Logger, domain, suffix, name string, advertised []url.URL,
+	get func(scheme, service, name, dns string, urls []url.URL) ([]string, error)) (string, error) {
+	if suffix != "" {
+		suffix = "-" + suffix
+	}
+	var found []string
+	var failed error
+	for _, s := range []struct{ scheme, service string }{{"https", "etcd-server-ssl" + suffix}, {"http", "etcd-server" + suffix}} {
+		list, err := get(s.scheme, s.service, name, domain, advertised)
+		if err != nil {
+			failed = errors.Join(failed, err)
+		} else {
+			found = append(found, list...)
+		}
+		lg.Info("get cluster for etcd-server SRV", zap.String("service-scheme", s.scheme), zap.String("service-name", s.service),
+			zap.String("server-name", name), zap.String("discovery-srv", domain), zap.Strings("found-cluster", list), zap.Error(err))
+	}
+	if len(found) == 0 {
+		return "", fmt.Errorf("error setting up initial cluster: %w", errors.Join(errors.New("no SRV records of "+domain), failed))
+	}
+	cluster := strings.Join(found, ",")
+	for _, pair := range found {
+		if n, _, _ := strings.Cut(pair, "="); n == name {
+			return cluster, nil
+		}
+	}
+	return "", fmt.Errorf("cannot find local etcd member %q in SRV records", name)
+}
