@@ -10,8 +10,9 @@ ETCD37  := compat/bin/etcd37
 ETCD36  := compat/bin/etcd36
 ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
+ETCDCTL35 := compat/bin/etcdctl35
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test differential gateway observe compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test differential gateway observe tools compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -32,6 +33,7 @@ help:
 	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
+	@echo 'make tools         etcdctl 3.7, 3.5 and 3.4 against us, our etcdctl against real etcd 3.7.3: what they print, compared'
 	@echo 'make auth-test     users, roles and tokens in a cluster of ours and real members'
 	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
@@ -44,7 +46,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway observe auth-test failure-test cluster-test setup-test secure hostile-test mixed moving
+test: build check unit race sim crash fuzz differential gateway observe tools auth-test failure-test cluster-test setup-test secure hostile-test mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -110,6 +112,12 @@ gateway: build $(ETCD37)
 
 differential: build $(ETCD37)
 	cd compat && $(GO) test ./differential -count=1 -timeout 10m
+
+tools: build $(ETCD37) $(REALTOOLS) $(ETCDCTL35)
+	cd compat && $(GO) test ./tools -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl
+
+$(ETCDCTL35):
+	$(MAKE) -C compat bin/etcdctl35
 
 bench: build $(ETCD37)
 	cd bench && $(GO) run . -ours $(CURDIR)/$(BIN)/etcd -etcd $(CURDIR)/$(ETCD37) -scale full -out $(CURDIR)/docs/performance.md

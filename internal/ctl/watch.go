@@ -81,7 +81,7 @@ watches, and a line "progress" asks how far they have come.`),
 			return err
 		}
 		p := &watchPrinter{session: s, client: c}
-		if err := p.follow(w); err != nil {
+		if err := p.follow(p.begin(w), w.exec); err != nil {
 			return err
 		}
 		if err := c.Close(); err != nil {
@@ -169,12 +169,18 @@ type watchPrinter struct {
 	mu     sync.Mutex
 }
 
-// follow prints a watch until the server ends it.
-func (p *watchPrinter) follow(w *watchRequest) error {
+// begin returns when the server has the watch.
+func (p *watchPrinter) begin(w *watchRequest) clientv3.WatchChan {
 	// A watch on a member that lost its cluster would be silent for ever.
 	ctx := clientv3.WithRequireLeader(context.Background())
-	for r := range p.client.Watch(ctx, w.key, w.options()...) {
-		if err := p.print(&r, w.exec); err != nil {
+	return p.client.Watch(ctx, w.key, w.options()...)
+}
+
+// follow prints a watch, and runs a command for each event, until the server
+// ends it.
+func (p *watchPrinter) follow(watch clientv3.WatchChan, exec []string) error {
+	for r := range watch {
+		if err := p.print(&r, exec); err != nil {
 			return err
 		}
 	}
@@ -275,8 +281,9 @@ func (a *app) watchInteractive(cmd *cobra.Command, env []string) error {
 				return err
 			}
 			if w != nil {
+				watch := p.begin(w) // before the next line, which may ask for progress
 				watches.Go(func() {
-					if err := p.follow(w); err != nil {
+					if err := p.follow(watch, w.exec); err != nil {
 						report(err)
 					}
 				})

@@ -1,0 +1,172 @@
+package tools
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/compat/child"
+	"quorate/compat/harness"
+)
+
+var (
+	etcdFlag = flag.String("etcd", "", "our server; empty: built from this tree")
+	ctlFlag  = flag.String("etcdctl", "", "our etcdctl; empty: built from this tree")
+	record   = flag.Bool("record", false, "write testdata from the real tools and real etcd instead of testing")
+)
+
+const (
+	bin        = "../bin"
+	realServer = bin + "/etcd37"
+
+	// With this token the server's ID is small, so that it is the first in every list of members.
+	token = "tools-8944"
+)
+
+var ourServer, ourTool string
+
+func TestMain(m *testing.M) {
+	flag.Parse()
+	// They wait more than they work.
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
+	os.Exit(run(m))
+}
+
+func run(m *testing.M) int {
+	dir, err := os.MkdirTemp("", "tools")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	if ourServer, err = child.Binary(*etcdFlag, "etcd", dir); err == nil {
+		ourTool, err = child.Binary(*ctlFlag, "etcdctl", dir)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	return m.Run()
+}
+
+// Every tool prints the same, whichever server answers.
+func TestTranscripts(t *testing.T) {
+	for _, tool := range []string{"etcdctl37", "etcdctl35", "etcdctl34"} {
+		binary := filepath.Join(bin, tool)
+		if _, err := os.Stat(binary); err != nil {
+			if tool == "etcdctl34" {
+				t.Logf("etcdctl 3.4 was not there, so nothing is shown about it (make -C compat etcdctl34 fetches it): %v", err)
+				continue
+			}
+			t.Fatalf("%v (make -C compat builds it)", err)
+		}
+		transcripts, err := filepath.Glob(filepath.Join("testdata", tool, "*.txt"))
+		if err != nil || len(transcripts) == 0 {
+			t.Fatalf("no transcripts of %s (%v)", tool, err)
+		}
+		for _, file := range transcripts {
+			name := tool + "/" + strings.TrimSuffix(filepath.Base(file), ".txt")
+			if *record {
+				t.Run(name, func(t *testing.T) { play(t, file, binary, realServer) })
+				continue
+			}
+			t.Run(name+"/our server", func(t *testing.T) { t.Parallel(); play(t, file, binary, ourServer) })
+			if tool == "etcdctl37" {
+				t.Run(name+"/our tool and real etcd", func(t *testing.T) { t.Parallel(); play(t, file, ourTool, realServer) })
+				t.Run(name+"/our tool and server", func(t *testing.T) { t.Parallel(); play(t, file, ourTool, ourServer) })
+			}
+		}
+	}
+}
+
+// play performs a transcript and compares, or records.
+func play(t *testing.T, file, tool, server string) {
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	script := string(text)
+	if tool, err = filepath.Abs(tool); err != nil {
+		t.Fatal(err)
+	}
+	s := &stage{binary: tool, tmp: t.TempDir()}
+	s.serve(t, server)
+	if strings.Contains(script, "$EP2") {
+		s.serve(t, server)
+	}
+	got, err := s.perform(script)
+	if err != nil {
+		t.Fatalf("%v; so far:\n%s", err, got)
+	}
+	if *record {
+		if err := os.WriteFile(file, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if got != script {
+		t.Errorf("%s", differences(t, file, got))
+	}
+}
+
+// serve starts one member more. All have the same name and advertise the same peer URL, whoever
+// they are, and so the same IDs.
+func (s *stage) serve(t *testing.T, binary string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	m, err := harness.StartSingle(ctx, harness.Config{Binary: binary, Dir: t.TempDir(), Name: "m1", AdvertisePeerURL: "http://127.0.0.1:12380", Token: token})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { m.Kill() })
+	r, err := child.Dial(t, m.ClientAddr()).Cluster.MemberList(ctx, &pb.MemberListRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.servers = append(s.servers, m.ClientAddr())
+	for _, id := range []uint64{r.Header.ClusterId, r.Header.MemberId} {
+		s.known = append(s.known, fmt.Sprintf("%x", id), fmt.Sprintf("%016x", id), fmt.Sprint(id))
+	}
+}
+
+// differences is what diff says.
+func differences(t *testing.T, file, got string) string {
+	t.Helper()
+	other := filepath.Join(t.TempDir(), "got")
+	if err := os.WriteFile(other, []byte(got), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.Command("diff", "-u", file, other).CombinedOutput()
+	if err == nil {
+		t.Fatal("diff sees no difference where there is one")
+	}
+	return string(out)
+}
+
+// A transcript that says something else than the server does not pass.
+func TestTranscriptsAreCompared(t *testing.T) {
+	script := "$ get foo\n1| foo\n1| bar\n"
+	s := &stage{binary: ourTool, tmp: t.TempDir()}
+	s.serve(t, ourServer)
+	start := time.Now()
+	got, err := s.perform("$ put foo bar\n1| nothing\n" + script + "$ get foo -w xml\n& w watch foo --rev=1\nuntil w bar\nsignal w\nfinish w\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := "$ put foo bar\n1| OK\n" + script + "$ get foo -w xml\n2| Error: unsupported output format\n= 4\n" +
+		"& w watch foo --rev=1\nuntil w bar\nsignal w\nfinish w\n1| PUT\n1| foo\n1| bar\n= 130\n"
+	if got != want {
+		t.Errorf("after %s got\n%swant\n%s", time.Since(start), got, want)
+	}
+}
