@@ -109,7 +109,9 @@ func register(size string) *fake {
 	return f
 }
 
-func (f *fake) sign(id int, self string) { f.Put(context.Background(), fmt.Sprintf("/_etcd/registry/T/members/%x", id), self) }
+func (f *fake) sign(id int, self string) {
+	f.Put(context.Background(), fmt.Sprintf("/_etcd/registry/T/members/%x", id), self)
+}
 
 func (f *fake) join(ctx context.Context, id int, self string) (string, error) {
 	j := &joining{Register: Register{Token: "T", RequestTimeout: time.Minute, Logger: zap.NewNop()}, kv: f, id: fmt.Sprintf("%x", id), self: self,
