@@ -98,12 +98,19 @@ func TestDoors(t *testing.T) {
 	}
 }
 
-// gateway reads a key through the JSON gateway, over HTTP/2.
+// gateway reads a key through the JSON gateway, over HTTP/2. Without an Accept header, etcd would
+// take the request for one of the user whom the server's own certificate names.
 func gateway(t *testing.T, url string, c *tls.Config) string {
 	t.Helper()
 	transport := &http.Transport{TLSClientConfig: c.Clone(), ForceAttemptHTTP2: true}
 	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport, Timeout: limit}).Post(url+"/v3/kv/range", "application/json", strings.NewReader(`{"key":"aw=="}`))
+	req, err := http.NewRequest(http.MethodPost, url+"/v3/kv/range", strings.NewReader(`{"key":"aw=="}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Accept", "*/*")
+	resp, err := (&http.Client{Transport: transport, Timeout: limit}).Do(req)
 	if err != nil {
 		return err.Error()
 	}

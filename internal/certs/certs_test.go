@@ -459,6 +459,24 @@ func TestReloadSeesQuickChanges(t *testing.T) {
 	}
 }
 
+// A client that remembers its session goes through all checks again.
+func TestSessionsAreNotResumed(t *testing.T) {
+	p := newPlace(t)
+	client := p.ca.Issue(certstest.Leaf{CN: "client"})
+	server := p.open().Server()
+	for _, version := range []uint16{tls.VersionTLS12, tls.VersionTLS13} {
+		c := clientConfig(p.ca, &client)
+		c.ClientSessionCache = tls.NewLRUClientSessionCache(4)
+		c.MaxVersion = version
+		for range 3 {
+			cs, serverErr, clientErr := handshake(t, server, c)
+			if serverErr != nil || clientErr != nil || cs.DidResume {
+				t.Errorf("resumed %v; server: %v; client: %v", cs.DidResume, serverErr, clientErr)
+			}
+		}
+	}
+}
+
 // A file that stays broken is not mentioned at every handshake.
 func TestBrokenFileIsLoggedSparingly(t *testing.T) {
 	p := newPlace(t)
