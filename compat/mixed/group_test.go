@@ -46,6 +46,7 @@ type group struct {
 
 	load     *history.Load
 	watchers []*history.Watcher
+	held     *leaseLoad
 	// still keeps compactions away while hashes are compared.
 	still sync.Mutex
 	// serving are the clients that watchers may choose from.
@@ -191,7 +192,13 @@ func (g *group) clients() []*child.Client {
 // for now (no leader, unhealthy, learner not ready) is asked again.
 func (g *group) call(what string, at []*member, f func(ctx context.Context, c *child.Client) error) {
 	g.t.Helper()
-	i := 0
+	i, start := 0, time.Now()
+	refused := map[string]int{}
+	defer func() {
+		if d := time.Since(start); d > 6*time.Second {
+			g.t.Logf("%s took %v; refused with %v", what, d.Round(time.Millisecond), refused)
+		}
+	}()
 	child.Eventually(g.t, limit, what, func() error {
 		// Shorter than what members allow themselves: a request that was forwarded to a leader
 		// which is gone has no answer at all.
@@ -200,6 +207,7 @@ func (g *group) call(what string, at []*member, f func(ctx context.Context, c *c
 		m := at[i%len(at)]
 		i++
 		if err := f(ctx, m.client); err != nil {
+			refused[m.name+": "+err.Error()]++
 			history.Sleep(g.t.Context(), 100*time.Millisecond)
 			return fmt.Errorf("at %s: %w", m, err)
 		}
@@ -444,6 +452,7 @@ func (g *group) strain(seed uint64) {
 	for id := 3; id < 6; id++ {
 		g.load.Unique(id, 10*time.Millisecond)
 	}
+	g.held = startLeases(g.load, seed)
 	history.CompactBehind(g.load, g.watchers, func(compact func()) {
 		g.still.Lock()
 		defer g.still.Unlock()
@@ -454,13 +463,16 @@ func (g *group) strain(seed uint64) {
 // verdict ends the load and checks all that was recorded.
 func (g *group) verdict() {
 	g.t.Helper()
+	took := g.load.Since()
+	g.load.Stop()
+	g.held.settle(g)
 	rev, hash, _ := history.Verdict(g.t, limit, g.load, g.watchers, g.clients())
 	streams := int64(0)
 	for _, w := range g.watchers {
 		streams += w.Streams()
 	}
 	g.t.Logf("%v: %d operations acknowledged, %d without answer, longest time without an acknowledged write %v; %d revisions, %d watch streams, hash %08x on all members",
-		g.load.Since().Round(time.Second), g.load.Acked.Load(), g.load.Unknown.Load(), g.load.Longest().Round(time.Millisecond), rev, streams, hash)
+		took.Round(time.Second), g.load.Acked.Load(), g.load.Unknown.Load(), g.load.Longest().Round(time.Millisecond), rev, streams, hash)
 	if g.load.Acked.Load() < 500 {
 		g.t.Errorf("%d acknowledged operations prove nothing", g.load.Acked.Load())
 	}

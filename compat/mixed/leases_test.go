@@ -1,0 +1,203 @@
+package mixed
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/compat/child"
+	"quorate/compat/history"
+)
+
+// leaseLoad grants, keeps alive and revokes leases at whatever member comes, and notes what must
+// follow. All keys are below "lease/".
+type leaseLoad struct {
+	l *history.Load
+
+	mu    sync.Mutex
+	wrong []string
+	there []string // keys that no lease may have taken along
+	gone  []string // keys of leases that nobody keeps alive
+
+	granted, renewed, revoked int
+}
+
+const (
+	keptTTL   = 60 // seconds; renewed every half second
+	renewPace = 500 * time.Millisecond
+	churnPace = 100 * time.Millisecond
+)
+
+func startLeases(l *history.Load, seed uint64) *leaseLoad {
+	s := &leaseLoad{l: l}
+	l.Go(func(ctx context.Context) { s.keep(ctx, rand.New(rand.NewPCG(seed, 100))) })
+	l.Go(func(ctx context.Context) { s.churn(ctx, rand.New(rand.NewPCG(seed, 101))) })
+	return s
+}
+
+func (s *leaseLoad) note(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	f()
+}
+
+// call runs a call at some member within a few seconds.
+func (s *leaseLoad) call(r *rand.Rand, f func(ctx context.Context, c *child.Client) error) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	return f(ctx, s.l.Member(r.IntN(1<<16)))
+}
+
+// grant makes a lease with one key; 0 if it is not known whether there is one.
+func (s *leaseLoad) grant(r *rand.Rand, ttl int64, key string) (id int64) {
+	err := s.call(r, func(ctx context.Context, c *child.Client) error {
+		g, err := c.Lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: ttl})
+		id = g.GetID()
+		return err
+	})
+	if err == nil {
+		err = s.call(r, func(ctx context.Context, c *child.Client) error {
+			_, err := c.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte("v"), Lease: id})
+			return err
+		})
+	}
+	if err != nil {
+		return 0
+	}
+	s.note(func() { s.granted++ })
+	return id
+}
+
+// keep keeps one lease alive throughout.
+func (s *leaseLoad) keep(ctx context.Context, r *rand.Rand) {
+	const key = "lease/kept"
+	var id int64
+	for id == 0 && ctx.Err() == nil {
+		id = s.grant(r, keptTTL, key)
+	}
+	for ctx.Err() == nil {
+		history.Sleep(ctx, renewPace)
+		var ttl int64
+		err := s.call(r, func(ctx context.Context, c *child.Client) error {
+			st, err := c.Lease.LeaseKeepAlive(ctx)
+			if err != nil {
+				return err
+			}
+			if err := st.Send(&pb.LeaseKeepAliveRequest{ID: id}); err != nil {
+				return err
+			}
+			a, err := st.Recv()
+			ttl = a.GetTTL()
+			return err
+		})
+		if err != nil {
+			continue
+		}
+		if ttl != keptTTL {
+			s.note(func() {
+				s.wrong = append(s.wrong, fmt.Sprintf("the lease that is kept alive has TTL %d, want %d", ttl, keptTTL))
+			})
+			return
+		}
+		s.note(func() { s.renewed++ })
+	}
+	if id != 0 {
+		s.note(func() { s.there = append(s.there, key) })
+	}
+}
+
+// churn makes leases: some are revoked, some end by themselves, some outlive the test.
+func (s *leaseLoad) churn(ctx context.Context, r *rand.Rand) {
+	for n := 0; ctx.Err() == nil; n++ {
+		history.Sleep(ctx, churnPace)
+		key := fmt.Sprintf("lease/%05d", n)
+		switch n % 3 {
+		case 0:
+			if s.grant(r, 600, key) != 0 {
+				s.note(func() { s.there = append(s.there, key) })
+			}
+		case 1:
+			if s.grant(r, 2, key) != 0 {
+				s.note(func() { s.gone = append(s.gone, key) })
+			}
+		case 2:
+			id := s.grant(r, 600, key)
+			if id == 0 || s.call(r, func(ctx context.Context, c *child.Client) error {
+				_, err := c.Lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: id})
+				return err
+			}) != nil {
+				continue
+			}
+			found := int64(0)
+			if s.call(r, func(ctx context.Context, c *child.Client) error {
+				a, err := c.Range(ctx, &pb.RangeRequest{Key: []byte(key)})
+				found = a.GetCount()
+				return err
+			}) == nil && found != 0 {
+				s.note(func() { s.wrong = append(s.wrong, key+" is there after its lease was revoked") })
+			}
+			s.note(func() { s.revoked++ })
+		}
+	}
+}
+
+// settle checks what must be there and what must go, and revokes all leases, so that nothing
+// changes any more. The load is stopped.
+func (s *leaseLoad) settle(g *group) {
+	g.t.Helper()
+	for _, w := range s.wrong {
+		g.t.Error(w)
+	}
+	has := map[string]bool{}
+	look := func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		r, err := g.members[0].client.Range(ctx, &pb.RangeRequest{Key: []byte("lease/"), RangeEnd: []byte("lease0"), KeysOnly: true})
+		if err != nil {
+			return err
+		}
+		clear(has)
+		for _, kv := range r.Kvs {
+			has[string(kv.Key)] = true
+		}
+		for _, key := range s.gone {
+			if has[key] {
+				return fmt.Errorf("%s is still there", key)
+			}
+		}
+		return nil
+	}
+	child.Eventually(g.t, limit, "leases that nobody keeps end", look)
+	for _, key := range s.there {
+		if !has[key] {
+			g.t.Errorf("%s is gone, and its lease cannot have ended", key)
+		}
+	}
+	child.Eventually(g.t, limit, "all leases are revoked", func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		c := g.members[0].client
+		// A linearizable read first, as the list is what this member has.
+		if _, err := c.Range(ctx, &pb.RangeRequest{Key: []byte("lease/")}); err != nil {
+			return err
+		}
+		r, err := c.Lease.LeaseLeases(ctx, &pb.LeaseLeasesRequest{})
+		if err != nil || len(r.Leases) == 0 {
+			return err
+		}
+		for _, x := range r.Leases {
+			if _, err := c.Lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: x.ID}); err != nil {
+				return err
+			}
+		}
+		return fmt.Errorf("there were %d", len(r.Leases))
+	})
+	g.t.Logf("%d leases granted, %d revoked, one renewed %d times", s.granted, s.revoked, s.renewed)
+	if s.granted < 10 || s.renewed < 5 {
+		g.t.Error("too few leases to prove anything")
+	}
+}
