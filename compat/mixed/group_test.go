@@ -30,6 +30,8 @@ type member struct {
 	proc   *harness.Member
 	client *child.Client
 	cfg    harness.Config
+	// expectFailure is in the error with which the member is to end.
+	expectFailure string
 }
 
 func (m *member) String() string { return m.name }
@@ -157,8 +159,12 @@ func (g *group) ready(m *member) {
 	})
 }
 
+func (m *member) within() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), 3*time.Second)
+}
+
 func (m *member) status() (*pb.StatusResponse, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+	ctx, cancel := m.within()
 	defer cancel()
 	return m.client.Maintenance.Status(ctx, &pb.StatusRequest{})
 }
@@ -221,19 +227,8 @@ func (g *group) call(what string, at []*member, f func(ctx context.Context, c *c
 func (g *group) add(k *kind, learner bool, announced ...func()) *member {
 	g.t.Helper()
 	m := g.make(k)
-	url := m.gate.URL()
-	g.call("add "+m.name, g.members, func(ctx context.Context, c *child.Client) error {
-		_, err := c.Cluster.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{url}, IsLearner: learner})
-		if err != nil && g.listed(url) != 0 {
-			return nil // an earlier call, whose answer was lost
-		}
-		return err
-	})
-	all := []string{m.name + "=" + url}
-	for _, o := range g.members {
-		all = append(all, o.name+"="+o.gate.URL())
-	}
-	m.cfg.InitialCluster, m.cfg.ClusterState = strings.Join(all, ","), "existing"
+	g.announce(m, learner)
+	m.cfg.InitialCluster, m.cfg.ClusterState = g.initial(m), "existing"
 	for _, f := range announced {
 		f()
 	}
@@ -259,6 +254,27 @@ func (g *group) add(k *kind, learner bool, announced ...func()) *member {
 	g.members = append(g.members, m)
 	g.rewire()
 	return m
+}
+
+// initial is the value of --initial-cluster for a member that joins.
+func (g *group) initial(m *member) string {
+	all := []string{m.name + "=" + m.gate.URL()}
+	for _, o := range g.members {
+		all = append(all, o.name+"="+o.gate.URL())
+	}
+	return strings.Join(all, ",")
+}
+
+// announce adds a member that is not started.
+func (g *group) announce(m *member, learner bool) {
+	g.t.Helper()
+	g.call("add "+m.name, g.members, func(ctx context.Context, c *child.Client) error {
+		_, err := c.Cluster.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{m.gate.URL()}, IsLearner: learner})
+		if err != nil && g.listed(m.gate.URL()) != 0 {
+			return nil // an earlier call, whose answer was lost
+		}
+		return err
+	})
 }
 
 // listed returns the id of the member with a peer URL, 0 if no member that answers lists it.

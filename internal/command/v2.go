@@ -29,6 +29,36 @@ type v2Request struct {
 	conditional       bool   // has prevValue 6, prevIndex 7 or prevExist 8
 }
 
+// Modern returns an entry of the same effect that members of 3.7 can read, which know no v2
+// requests: data itself, unless it is one. What cannot be translated stays as it is.
+func Modern(data []byte) []byte {
+	if !startsAsV2(data) {
+		return data
+	}
+	req, ok, err := decodeV2(data)
+	if !ok || err != nil {
+		return data
+	}
+	b, err := EncodeRequest(req)
+	if err != nil {
+		return data
+	}
+	return b
+}
+
+// startsAsV2 reports, at the price of a glance, whether an entry may be a v2 request: nothing but
+// an id stands before field 2.
+func startsAsV2(data []byte) bool {
+	if len(data) > 0 && data[0] == 1<<3 {
+		_, n := protowire.ConsumeVarint(data[1:])
+		if n < 0 {
+			return false
+		}
+		data = data[1+n:]
+	}
+	return len(data) > 0 && data[0] == 2<<3|2
+}
+
 // decodeV2 parses an entry as a v2 request, bare or inside an InternalRaftRequest, and returns the
 // request of today that does the same. ok is false if the entry is none.
 func decodeV2(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {

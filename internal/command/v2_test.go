@@ -68,6 +68,28 @@ func TestDecodeV2(t *testing.T) {
 	}
 }
 
+// What members of 3.7 get instead of a v2 request is one of theirs; all else they get unchanged.
+func TestModern(t *testing.T) {
+	for name, data := range map[string][]byte{"attributes": v2Attributes, "version": v2Version, "wrapped": protowire.AppendBytes([]byte{0x12}, v2Version), "sweep": v2Bytes(7, "SYNC", "", "")} {
+		want, err := Decode(data)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := Modern(data)
+		if _, v2, _ := decodeV2(b); v2 {
+			t.Errorf("%s is still a v2 request", name)
+		}
+		if got, err := Decode(b); err != nil || !proto.Equal(got, want) {
+			t.Errorf("%s: got %v, %v, want %v", name, got, err, want)
+		}
+	}
+	for name, data := range map[string][]byte{"nothing": nil, "an id": {8, 1}, "torn": {8, 0x80}, "a put": Encode(&pb.RequestHeader{ID: 1}, Put, []byte{0x0a, 1, 'k'}), "a write": v2Bytes(7, "PUT", "/1/a", "v")} {
+		if got := Modern(data); string(got) != string(data) {
+			t.Errorf("%s has become %x", name, got)
+		}
+	}
+}
+
 func TestDecodeV2Refuses(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -116,6 +138,9 @@ func FuzzDecodeV2(f *testing.F) {
 		got, err := Decode(data)
 		if err != nil || !proto.Equal(got, r) {
 			t.Fatalf("got %v, %v, want %v", got, err, r)
+		}
+		if got, err = Decode(Modern(data)); err != nil || !proto.Equal(got, r) {
+			t.Fatalf("translated: got %v, %v, want %v", got, err, r)
 		}
 	})
 }

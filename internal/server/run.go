@@ -69,7 +69,7 @@ func (m *Member) event(f func(*Input)) {
 // coreMu.
 func (m *Member) step(in Input) {
 	eff := m.core.Step(m.cfg.Clock.Now(), in)
-	m.tr.Send(m.completeSnapshots(eff.Send))
+	m.tr.Send(m.modernise(m.completeSnapshots(eff.Send)))
 	m.logq.push(eff.Append...)
 	for _, a := range eff.Apply {
 		m.applyq.push(applyWork{Apply: a})

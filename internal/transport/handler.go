@@ -69,6 +69,14 @@ func (t *Transport) accept(w http.ResponseWriter, r *http.Request, method string
 func (t *Transport) learnSender(h http.Header) {
 	if from, err := membership.ParseID(h.Get(headerFrom)); err == nil {
 		t.learn(from, h)
+		t.learnVersion(t.table.Load().peers[from], h)
+	}
+}
+
+// learnVersion takes note of the release of a peer, if it is one.
+func (t *Transport) learnVersion(p *peer, h http.Header) {
+	if v, err := headerVersionOf(h, headerVersion); p != nil && err == nil {
+		p.version.Store(&v)
 	}
 }
 
@@ -168,6 +176,7 @@ func (t *Transport) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "to field mismatch", http.StatusPreconditionFailed)
 		return
 	}
+	t.learnVersion(p, r.Header)
 	t.openStream(w, p, kind)
 }
 

@@ -47,6 +47,8 @@ type peer struct {
 	lg     *zap.Logger
 	status *status
 	urls   urlPicker
+	// version is the release of the peer as it told last, nil before.
+	version atomic.Pointer[membership.Version]
 
 	ctx    context.Context // ends with stop
 	cancel context.CancelFunc

@@ -124,6 +124,7 @@ func (p *peer) checkStreamAnswer(resp *http.Response) error {
 	if err != nil || v.MajorMinor().Less(firstStreamVersion) {
 		return errUnsupportedStream
 	}
+	p.version.Store(&v)
 	switch resp.StatusCode {
 	case http.StatusOK:
 		return nil

@@ -197,6 +197,17 @@ func (t *Transport) AddRemote(id uint64, urls []string) {
 	})
 }
 
+// Version returns the release of a peer; known is false as long as it has not
+// told it.
+func (t *Transport) Version(id uint64) (v membership.Version, known bool) {
+	if p := t.table.Load().peers[id]; p != nil {
+		if v := p.version.Load(); v != nil {
+			return *v, true
+		}
+	}
+	return membership.Version{}, false
+}
+
 // UpdatePeer gives a peer new URLs.
 func (t *Transport) UpdatePeer(id uint64, urls []string) {
 	p := t.table.Load().peers[id]
