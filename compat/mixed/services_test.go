@@ -68,6 +68,7 @@ func TestServices(t *testing.T) {
 			g.version(g.oldest().cluster)
 			t.Run("leases", func(t *testing.T) { g.leading(t, g.leases) })
 			t.Run("alarms", g.alarms)
+			t.Run("transactions", func(t *testing.T) { g.leading(t, g.transactions) })
 			t.Run("watches", g.watches)
 			t.Run("defragment", g.defragment)
 			t.Run("peer URLs", g.move)
@@ -179,6 +180,42 @@ func (g *group) alarms(t *testing.T) {
 			put(t, m, "full", "v", 0)
 		}
 	}
+}
+
+// transactions that write, and read what cannot be read, change nothing on any member, if they are
+// sent to ours. Real members of 3.5 and 3.6 that are sent one part with the others for good, so
+// they are not.
+func (g *group) transactions(t *testing.T, lead *member) {
+	for _, m := range g.members {
+		if m.kind == etcd35 || m.kind == etcd36 || m.kind == etcd37 && g.oldest() != etcd37 {
+			continue
+		}
+		rev := put(t, m, "before", "v", 0).Header.Revision
+		must(t, m, "compact", func(ctx context.Context, c *child.Client) (*pb.CompactionResponse, error) {
+			r, err := c.Compact(ctx, &pb.CompactionRequest{Revision: rev})
+			if err != nil && strings.Contains(err.Error(), "has been compacted") {
+				err = nil // an earlier call, whose answer was lost
+			}
+			return r, err
+		})
+		for at, want := range map[int64]string{rev - 1: "has been compacted", rev + 1000: "is a future revision"} {
+			ctx, cancel := context.WithTimeout(context.Background(), limit)
+			_, err := m.client.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{
+				{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("half"), Value: []byte("v")}}},
+				{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("before"), Revision: at}}},
+			}})
+			cancel()
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("a read at revision %d at %s: %v, want %q", at, m, err, want)
+			}
+		}
+	}
+	for _, m := range g.members {
+		if n := count(t, m, "half"); n != 0 {
+			t.Errorf("%s has half of a transaction", m)
+		}
+	}
+	g.equal()
 }
 
 // watches at every member see the same events, as of old and new revisions, around a compaction

@@ -33,6 +33,9 @@ func (m *Member) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.Txn
 	if readOnly(r) {
 		return m.readTxn(ctx, r)
 	}
+	if err := m.checkReads(ctx, r); err != nil {
+		return nil, err
+	}
 	return write[pb.TxnResponse](ctx, m, command.Txn, &pb.InternalRaftRequest{Txn: r}, raw, r)
 }
 
