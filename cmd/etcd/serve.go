@@ -74,6 +74,10 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 		return nil, err
 	}
 	cfg.LogStart(initialized)
+	if cfg.UnsafeNoFsync {
+		p.lg.Warn("--unsafe-no-fsync: writes are acknowledged before they are on disk; a crash of the machine loses them, and may leave this member with less than it told the others; never use it where data counts",
+			zap.String("data-dir", cfg.DataDir))
+	}
 	if cfg.Joining() && !initialized {
 		sc.Initial, err = join.Enter(ctx, join.Options{
 			Endpoints: config.URLStrings(cfg.Join), TLS: p.security.dialClients(), Name: cfg.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,

@@ -439,6 +439,7 @@ func TestMetrics(t *testing.T) {
 					}
 				}
 			}
+			checkAlerts(t, o.observed)
 		})
 	}
 }
