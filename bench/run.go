@@ -27,15 +27,16 @@ type scale struct {
 	overwrites int // of bigKeys, before the compaction
 	tailPuts   int // single puts after a bulk load
 	watchers   int
+	logins     int // at once
 }
 
 var scales = map[string]scale{
 	// The sizes of the design's table. The tail is more than two default snapshot intervals, so
 	// that the log holds ordinary puts, as a member in service does, and not the bulk load.
-	"full": {"full", 3, 5 * time.Second, 100, 300_000, 1_000_000, 300_000, 25_000, 1000},
+	"full": {"full", 3, 5 * time.Second, 100, 300_000, 1_000_000, 300_000, 25_000, 1000, 1000},
 	// For a quick look and for continuous integration; ratios that depend on the size of the
 	// data are smaller effects here.
-	"small": {"small", 2, 1200 * time.Millisecond, 100, 40_000, 100_000, 30_000, 21_000, 1000},
+	"small": {"small", 2, 1200 * time.Millisecond, 100, 40_000, 100_000, 30_000, 21_000, 1000, 200},
 }
 
 // serverFlags are given to both sides; everything else is the default.
@@ -91,6 +92,7 @@ var groups = []group{
 	{"single", 1, 10, (*run).single, []string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99", "alone.p50",
 		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "watch.cpu", "watch.p50"}},
 	{"three", 3, 12, (*run).three, append([]string{"put3.cpu", "put3.rate", "put3.p99"}, overloadRows...)},
+	{"login", 1, 10, (*run).login, loginRows},
 	{"list", 1, 4, (*run).list, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak", "all.resident"}},
 	{"big", 1, 10, (*run).big, []string{"load.rate", "mem.loaded", "mem.restarted", "list1000.cpu", "list1000.p50",
 		"restart.term", "restart.kill", "compact.time", "compact.p99", "defrag.time", "defrag.pause"}},

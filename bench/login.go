@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/encoding/protowire"
+)
+
+const authMethod = "/etcdserverpb.Auth/"
+
+const loginName, loginPassword = "root", "a password"
+
+func userAndPassword() []byte {
+	return appendBytes(appendBytes(nil, 1, []byte(loginName)), 2, []byte(loginPassword))
+}
+
+// logIn gets a token, which the returned context carries.
+func logIn(ctx context.Context, s *side, conn int) (context.Context, error) {
+	r := &reply{keep: true}
+	if err := call(ctx, s.clients.conns[conn%len(s.clients.conns)], authMethod+"Authenticate", userAndPassword(), r); err != nil {
+		return nil, err
+	}
+	var token []byte
+	err := walk(r.body, func(n protowire.Number, _ protowire.Type, v []byte) {
+		if n == 2 {
+			token, _ = protowire.ConsumeBytes(v)
+		}
+	})
+	if err != nil || len(token) == 0 {
+		return nil, fmt.Errorf("the answer to a login has no token (%w)", err)
+	}
+	return metadata.AppendToOutgoingContext(ctx, "token", string(token)), nil
+}
+
+// enableAuth makes the user root and turns authentication on.
+func enableAuth(ctx context.Context, s *side) error {
+	for _, c := range []struct {
+		method string
+		body   []byte
+	}{
+		{"UserAdd", userAndPassword()},
+		{"UserGrantRole", appendBytes(appendBytes(nil, 1, []byte(loginName)), 2, []byte(loginName))},
+		{"AuthEnable", nil},
+	} {
+		if err := call(ctx, s.clients.conns[0], authMethod+c.method, c.body, &reply{}); err != nil {
+			return fmt.Errorf("%s: %w", c.method, err)
+		}
+	}
+	return nil
+}
+
+// logins has many clients log in at once, with paced puts of one who is in before and meanwhile.
+func (r *run) logins(ctx context.Context, s *side) (map[string]float64, error) {
+	user, err := logIn(ctx, s, 0)
+	if err != nil {
+		return nil, err
+	}
+	p := startPacer(user, s.clients, pacedRate, pacedKeys)
+	t := time.NewTimer(r.scale.span)
+	<-t.C
+	quiet, err := p.finish()
+	if err != nil {
+		return nil, err
+	}
+	p = startPacer(user, s.clients, pacedRate, pacedKeys)
+	began := time.Now()
+	var wg sync.WaitGroup
+	errs := make([]error, r.scale.logins)
+	for i := range errs {
+		wg.Go(func() { _, errs[i] = logIn(ctx, s, i) })
+	}
+	wg.Wait()
+	took := time.Since(began)
+	during, err := p.finish()
+	if err := errors.Join(append(errs, err)...); err != nil {
+		return nil, err
+	}
+	return map[string]float64{"login.rate": float64(r.scale.logins) / took.Seconds(),
+		"login.put":  millis(during.percentile(0.99)),
+		"login.calm": float64(during.percentile(0.99)) / float64(quiet.percentile(0.99))}, nil
+}
+
+func (r *run) login(ctx context.Context) {
+	r.step(ctx, loginRows, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+		return nil, enableAuth(ctx, s)
+	})
+	r.step(ctx, loginRows, 1, r.logins)
+}
+
+var loginRows = []string{"login.calm", "login.put", "login.rate"}
