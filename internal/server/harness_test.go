@@ -365,7 +365,7 @@ func (n *node) putReq(r *pb.PutRequest) int64 {
 func (n *node) rangeOf(r *pb.RangeRequest) *mvcc.RangeResult {
 	n.t.Helper()
 	for {
-		res, err := n.m.Range(background(n.t), r)
+		res, err := n.m.Range(AsRoot(background(n.t)), r)
 		if err == nil {
 			return res
 		}

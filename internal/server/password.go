@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"golang.org/x/crypto/bcrypt"
 )
 
 // maxPasswordWaiters bounds the calls that wait for a password to be hashed.
@@ -14,9 +13,9 @@ import (
 const maxPasswordWaiters = 4096
 
 // passwords hashes and compares. Either takes tens of milliseconds of a CPU by
-// design, so fewer are at work than there are CPUs: a storm of logins leaves the
-// rest to the requests of those who are in. The others wait, in order, on the
-// goroutines of their calls.
+// design, so at most half of the CPUs are at it, and give way at every step: a
+// storm of logins leaves the rest to the requests of those who are in. The others
+// wait, in order, on the goroutines of their calls.
 type passwords struct {
 	cost    int
 	slots   chan struct{}
@@ -53,7 +52,7 @@ func (p *passwords) matches(ctx context.Context, hash []byte, password string) (
 		return false, err
 	}
 	defer done()
-	return bcrypt.CompareHashAndPassword(hash, []byte(password)) == nil, nil
+	return matchesHash(ctx, hash, password)
 }
 
 func (p *passwords) hash(ctx context.Context, password string) ([]byte, error) {
@@ -62,5 +61,5 @@ func (p *passwords) hash(ctx context.Context, password string) ([]byte, error) {
 		return nil, err
 	}
 	defer done()
-	return bcrypt.GenerateFromPassword([]byte(password), p.cost)
+	return hashPassword(ctx, password, p.cost)
 }

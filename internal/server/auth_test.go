@@ -1,0 +1,387 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/authpb"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/auth"
+)
+
+// again calls f until it succeeds or fails for a reason that stays.
+func (n *node) again(what string, f func(ctx context.Context) error) {
+	n.t.Helper()
+	var err error
+	eventually(n.t, what, func() bool {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		err = f(ctx)
+		return err == nil || !retried(err)
+	})
+	if err != nil {
+		n.t.Fatalf("%s at %s: %v", what, n.name, err)
+	}
+}
+
+// login returns the context of a user who has logged in at n.
+func (n *node) login(user, password string) context.Context {
+	n.t.Helper()
+	var token string
+	n.again(user+" logs in", func(ctx context.Context) error {
+		r, err := n.m.Authenticate(ctx, &pb.AuthenticateRequest{Name: user, Password: password})
+		token = r.GetToken()
+		return err
+	})
+	return WithToken(background(n.t), token)
+}
+
+func (n *node) permit(ctx context.Context, role, key, end string) {
+	n.t.Helper()
+	n.again("grant", func(context.Context) error {
+		_, err := n.m.RoleGrantPermission(ctx, &pb.AuthRoleGrantPermissionRequest{Name: role,
+			Perm: &authpb.Permission{PermType: authpb.Permission_READWRITE, Key: []byte(key), RangeEnd: []byte(end)}})
+		return err
+	})
+}
+
+// enableAuth adds root and the user u with the permission on the keys [a, b), and
+// turns authentication on. Passwords are those of the names.
+func (n *node) enableAuth() {
+	n.t.Helper()
+	for _, user := range []string{auth.Root, "u"} {
+		n.again("add "+user, func(ctx context.Context) error {
+			_, err := n.m.UserAdd(ctx, &pb.AuthUserAddRequest{Name: user, Password: user})
+			if errors.Is(err, auth.ErrUserAlreadyExist) {
+				return nil
+			}
+			return err
+		})
+		n.again("add role of "+user, func(ctx context.Context) error {
+			_, err := n.m.RoleAdd(ctx, &pb.AuthRoleAddRequest{Name: user})
+			if errors.Is(err, auth.ErrRoleAlreadyExist) {
+				return nil
+			}
+			return err
+		})
+		n.again("grant", func(ctx context.Context) error {
+			_, err := n.m.UserGrantRole(ctx, &pb.AuthUserGrantRoleRequest{User: user, Role: user})
+			return err
+		})
+	}
+	n.permit(background(n.t), "u", "a", "b")
+	n.again("enable", func(ctx context.Context) error {
+		_, err := n.m.AuthEnable(ctx, &pb.AuthEnableRequest{})
+		if errors.Is(err, auth.ErrUserEmpty) {
+			return nil // it is on
+		}
+		return err
+	})
+}
+
+func (n *node) putAs(ctx context.Context, key string) error {
+	var err error
+	eventually(n.t, "put "+key, func() bool {
+		_, err = n.m.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte("v")}, nil)
+		return err == nil || !retried(err)
+	})
+	return err
+}
+
+func (n *node) getAs(ctx context.Context, key string, serializable bool) error {
+	var err error
+	eventually(n.t, "get "+key, func() bool {
+		_, err = n.m.Range(ctx, &pb.RangeRequest{Key: []byte(key), Serializable: serializable})
+		return err == nil || !retried(err)
+	})
+	return err
+}
+
+// TestAuthEverywhere uses tokens of one member at once at another, and looks
+// whether all members refuse alike.
+func TestAuthEverywhere(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	c.follower().enableAuth()
+	for _, at := range c.nodes {
+		user := at.login("u", "u")
+		root := at.login(auth.Root, auth.Root)
+		for _, n := range c.nodes {
+			for _, x := range []struct {
+				what string
+				err  error
+				want error
+			}{
+				{"put", n.putAs(user, "a1"), nil},
+				{"put of others", n.putAs(user, "b"), auth.ErrPermissionDenied},
+				{"put by root", n.putAs(root, "b"), nil},
+				{"put by nobody", n.putAs(background(t), "a1"), auth.ErrUserEmpty},
+				{"get", n.getAs(user, "a1", false), nil},
+				{"local get of others", n.getAs(user, "b", true), auth.ErrPermissionDenied},
+				{"get by nobody", n.getAs(background(t), "a1", true), auth.ErrUserEmpty},
+				{"get with an invented token", n.getAs(WithToken(background(t), "abc.1"), "a1", true), auth.ErrInvalidAuthToken},
+				{"get with what is no token", n.getAs(WithToken(background(t), "abc"), "a1", true), auth.ErrInvalidAuthToken},
+				{"list", second(n.m.MemberList(background(t), false)), auth.ErrUserEmpty},
+				{"remove a member", second(n.m.MemberRemove(user, 1)), auth.ErrPermissionDenied},
+				{"promote a member", second(n.m.MemberPromote(user, 1)), auth.ErrPermissionDenied},
+				{"what the member does itself", n.getAs(AsRoot(background(t)), "b", true), nil},
+			} {
+				if !errors.Is(x.err, x.want) {
+					t.Errorf("%s at %s with a token of %s: got %v, want %v", x.what, n.name, at.name, x.err, x.want)
+				}
+			}
+		}
+	}
+	c.sameHash()
+}
+
+func second[T any](_ T, err error) error { return err }
+
+func TestLeasesOfOthers(t *testing.T) {
+	c := newCluster(t, 3, nil)
+	n := c.follower()
+	n.grant(7, 1000)
+	n.grant(8, 1000)
+	n.putReq(&pb.PutRequest{Key: []byte("a"), Lease: 7})
+	n.putReq(&pb.PutRequest{Key: []byte("z"), Lease: 8})
+	n.enableAuth()
+	for _, n := range c.nodes {
+		user, nobody := n.login("u", "u"), background(t)
+		for _, x := range []struct {
+			what string
+			err  error
+			want error
+		}{
+			{"renew", second(n.m.LeaseRenew(user, 7)), nil},
+			{"renew that of others", second(n.m.LeaseRenew(user, 8)), auth.ErrPermissionDenied},
+			{"renew as nobody", second(n.m.LeaseRenew(nobody, 7)), auth.ErrUserEmpty},
+			{"keys", second(n.m.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 7, Keys: true})), nil},
+			{"keys of others", second(n.m.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 8, Keys: true})), auth.ErrPermissionDenied},
+			{"time of others", second(n.m.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 8})), nil},
+			{"time as nobody", second(n.m.TimeToLive(nobody, &pb.LeaseTimeToLiveRequest{ID: 8})), auth.ErrUserEmpty},
+			{"list", second(n.m.LeaseLeases(user)), auth.ErrPermissionDenied},
+			{"revoke that of others", second(n.m.LeaseRevoke(user, &pb.LeaseRevokeRequest{ID: 8})), auth.ErrPermissionDenied},
+			{"hang a key on that of others", second(n.m.Put(user, &pb.PutRequest{Key: []byte("a"), Lease: 8}, nil)), auth.ErrPermissionDenied},
+			{"grant as nobody", second(n.m.LeaseGrant(nobody, &pb.LeaseGrantRequest{TTL: 60})), auth.ErrUserEmpty},
+		} {
+			if !errors.Is(x.err, x.want) && !retried(x.err) {
+				t.Errorf("%s at %s: got %v, want %v", x.what, n.name, x.err, x.want)
+			}
+		}
+	}
+	// The cluster itself ends leases, whoever may do what.
+	c.clk.ahead.Add(int64(3000 * time.Second))
+	for _, x := range c.nodes {
+		eventually(t, "the leases are gone on "+x.name, func() bool { return !x.m.lessor.Exists(7) && !x.m.lessor.Exists(8) })
+	}
+}
+
+// TestWatchEndsWithPermission revokes a permission between two puts: the watcher
+// gets the first, then its end, and never the second.
+func TestWatchEndsWithPermission(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	before := n.m.Hub().NewStream(background(t)) // opened while everybody may do anything
+	defer before.Close()
+	if err := n.m.CreateWatch(background(t), before, &pb.WatchCreateRequest{Key: []byte("z")}); err != nil {
+		t.Fatal(err)
+	}
+	n.enableAuth()
+	root := n.login(auth.Root, auth.Root)
+	n.permit(root, "u", "c", "")
+	user := n.login("u", "u")
+
+	ws := n.m.Hub().NewStream(user)
+	defer ws.Close()
+	for _, key := range []string{"a", "c", "z"} {
+		if err := n.m.CreateWatch(user, ws, &pb.WatchCreateRequest{Key: []byte(key)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, want := range []string{"created 0", "created 1", "created -1 " + rpctypes.ErrGRPCPermissionDenied.Error()} {
+		r, err := ws.Next(user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimSpace(fmt.Sprintf("created %d %s", r.WatchID, r.CancelReason)); !r.Created || got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	if r, err := before.Next(user); err != nil || !r.Created {
+		t.Fatalf("%+v, %v", r, err)
+	}
+	if r, err := before.Next(user); err != nil || !r.Canceled || r.CancelReason != rpctypes.ErrGRPCUserEmpty.Error() {
+		t.Errorf("the watcher of before: got %+v, %v", r, err)
+	}
+
+	for _, key := range []string{"a", "c"} {
+		if err := n.putAs(root, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n.again("revoke", func(context.Context) error {
+		_, err := n.m.RoleRevokePermission(root, &pb.AuthRoleRevokePermissionRequest{Role: "u", Key: []byte("a"), RangeEnd: []byte("b")})
+		return err
+	})
+	for _, key := range []string{"a", "c"} {
+		if err := n.putAs(root, key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	for len(got) < 4 {
+		r, err := ws.Next(user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, fmt.Sprintf("%d: %d events %s", r.WatchID, len(r.Events), r.CancelReason))
+	}
+	want := []string{"0: 1 events ", "1: 1 events ", "0: 0 events " + rpctypes.ErrGRPCPermissionDenied.Error(), "1: 1 events "}
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestAuthSurvives restarts a member and has another one catch up by snapshot.
+func TestAuthSurvives(t *testing.T) {
+	c := newCluster(t, 3, smallLog)
+	n := c.follower()
+	c.isolate(n)
+	c.fallBehind(n, "k")
+	var up *node
+	for _, x := range c.nodes {
+		if x != n {
+			up = x
+		}
+	}
+	up.enableAuth()
+	old := up.login("u", "u")
+	n.heal()
+	eventually(t, "the follower knows the users", func() bool { return n.m.auth.State().Enabled() })
+	if err := n.putAs(n.login("u", "u"), "a1"); err != nil {
+		t.Errorf("put at the one that got a snapshot: %v", err)
+	}
+	if err := n.putAs(n.login("u", "u"), "b"); !errors.Is(err, auth.ErrPermissionDenied) {
+		t.Errorf("put of others there: %v", err)
+	}
+
+	c.stop()
+	for _, x := range c.nodes {
+		x.mustStart()
+	}
+	for _, x := range c.nodes {
+		x.ready()
+	}
+	for _, x := range c.nodes {
+		if !x.m.auth.State().Enabled() {
+			t.Errorf("%s has forgotten that authentication is on", x.name)
+		}
+		if x.m.auth.Tokens().Len() != 0 {
+			t.Errorf("%s has %d tokens after a restart", x.name, x.m.auth.Tokens().Len())
+		}
+	}
+	if err := up.getAs(old, "a1", true); !errors.Is(err, auth.ErrInvalidAuthToken) {
+		t.Errorf("a token outlives a restart: %v", err)
+	}
+	if err := up.putAs(up.login("u", "u"), "a2"); err != nil {
+		t.Error(err)
+	}
+	c.sameHash()
+}
+
+// TestPasswordChangesDuringLogin logs in with the old password all the time. Once
+// the change is acknowledged, no token that came of the old one may be good.
+func TestPasswordChangesDuringLogin(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	n.enableAuth()
+	root := n.login(auth.Root, auth.Root)
+	for round := range 5 {
+		was, now := "u", fmt.Sprintf("new%d", round)
+		if round > 0 {
+			was = fmt.Sprintf("new%d", round-1)
+		}
+		var (
+			mu     sync.Mutex
+			tokens []string
+			wg     sync.WaitGroup
+		)
+		started := make(chan struct{}, 4)
+		for range 4 {
+			wg.Go(func() {
+				for {
+					r, err := n.m.Authenticate(background(t), &pb.AuthenticateRequest{Name: "u", Password: was})
+					if errors.Is(err, auth.ErrAuthFailed) {
+						return
+					}
+					if err != nil {
+						continue
+					}
+					mu.Lock()
+					tokens = append(tokens, r.Token)
+					mu.Unlock()
+					select {
+					case started <- struct{}{}:
+					default:
+					}
+				}
+			})
+		}
+		<-started
+		n.again("change the password", func(context.Context) error {
+			_, err := n.m.UserChangePassword(root, &pb.AuthUserChangePasswordRequest{Name: "u", Password: now})
+			return err
+		})
+		wg.Wait()
+		for _, token := range tokens {
+			if err := n.getAs(WithToken(background(t), token), "a", true); !errors.Is(err, auth.ErrInvalidAuthToken) {
+				t.Fatalf("a token of the password before is good for %v", err)
+			}
+		}
+	}
+}
+
+func TestPasswordsWaitTheirTurn(t *testing.T) {
+	stop := make(chan struct{})
+	p := newPasswords(4, stop)
+	for range cap(p.slots) {
+		p.slots <- struct{}{} // all are at work
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	p.waiting.Store(maxPasswordWaiters)
+	if _, err := p.hash(ctx, "x"); !errors.Is(err, ErrTooManyRequests) {
+		t.Errorf("one more than may wait: got %v", err)
+	}
+	p.waiting.Store(0)
+	waited := make(chan error, 1)
+	go func() {
+		_, err := p.hash(ctx, "x")
+		waited <- err
+	}()
+	eventually(t, "it waits", func() bool { return p.waiting.Load() == 1 })
+	cancel()
+	if err := <-waited; !errors.Is(err, context.Canceled) {
+		t.Errorf("a caller who is gone: got %v", err)
+	}
+	<-p.slots
+	hash, err := p.hash(context.Background(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for password, want := range map[string]bool{"x": true, "y": false} {
+		if ok, err := p.matches(context.Background(), hash, password); ok != want || err != nil {
+			t.Errorf("%s: got %v, %v", password, ok, err)
+		}
+	}
+	p.slots <- struct{}{}
+	close(stop)
+	if _, err := p.matches(context.Background(), hash, "x"); !errors.Is(err, rpctypes.ErrGRPCStopped) {
+		t.Errorf("a member that stops: got %v", err)
+	}
+}
