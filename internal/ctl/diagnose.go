@@ -3,13 +3,16 @@ package ctl
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/url"
+	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -57,7 +60,7 @@ func probe(ctx context.Context, endpoint string, tlsCfg *tls.Config) string {
 	network, addr, useTLS := dialTarget(endpoint, tlsCfg != nil)
 	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if err != nil {
-		return err.Error()
+		return err.Error() + whatToCheck(err)
 	}
 	defer conn.Close()
 	if !useTLS {
@@ -80,9 +83,40 @@ func probe(ctx context.Context, endpoint string, tlsCfg *tls.Config) string {
 		if errors.Is(err, io.EOF) || errors.As(err, &plain) {
 			return fmt.Sprintf("connects, but TLS fails: %v (a server without TLS needs an http:// endpoint)", err)
 		}
-		return fmt.Sprintf("connects, but TLS fails: %v", err)
+		return fmt.Sprintf("connects, but TLS fails: %v%s", err, whatToCheck(err))
 	}
 	return "accepts TLS connections, but gave no answer in time"
+}
+
+// whatToCheck is what usually is behind an error of a connection, in brackets;
+// empty when that is anybody's guess.
+func whatToCheck(err error) string {
+	var (
+		noName    *net.DNSError
+		authority x509.UnknownAuthorityError
+		host      x509.HostnameError
+		invalid   x509.CertificateInvalidError
+		alert     tls.AlertError
+	)
+	switch {
+	case errors.As(err, &noName):
+		return " (check the name in --endpoints)"
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return " (nobody listens there: is etcd running, and are --endpoints and its --listen-client-urls the same?)"
+	case errors.Is(err, os.ErrNotExist):
+		return " (there is no such socket: is etcd running?)"
+	case errors.As(err, &authority):
+		return " (give the CA that signed the server's certificate with --cacert)"
+	case errors.As(err, &host):
+		return " (use a name or an address that the server's certificate has)"
+	case errors.As(err, &invalid):
+		return " (check the dates of the server's certificate and this machine's clock)"
+	case errors.As(err, &alert):
+		return " (the server refuses this client: it may want a certificate, --cert and --key)"
+	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
+		return " (no answer at all: check the address, the network and its firewalls)"
+	}
+	return ""
 }
 
 // dialTarget reads an endpoint as the client does. withTLS: the client has a

@@ -68,8 +68,10 @@ func (a *app) rootCommand() *cobra.Command {
 	root.InitDefaultHelpFlag()
 	root.Flags().Lookup("help").Hidden = true
 
+	suggestFlags(root)
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		a.suggestCommand(cmd)
 		help(cmd, args)
 		if !cmd.HasAvailableSubCommands() {
 			fmt.Fprintln(cmd.OutOrStdout())

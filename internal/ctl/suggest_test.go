@@ -1,0 +1,48 @@
+package ctl
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+)
+
+func TestNearest(t *testing.T) {
+	names := []string{"grant", "revoke", "list", "keep-alive", "timetolive"}
+	for word, want := range map[string]string{
+		"grent": "grant", "gratn": "grant", "lst": "list", "keepalive": "keep-alive", "timetoliv": "timetolive",
+		"revoke": "revoke", "rev": "revoke", "frobnicate": "", "": "", "x": "",
+	} {
+		if got := nearest(word, names); got != want {
+			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		}
+	}
+}
+
+func TestWhatToCheck(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{&net.OpError{Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)}, "is etcd running"},
+		{&net.OpError{Err: &net.DNSError{IsNotFound: true}}, "check the name"},
+		{&net.OpError{Err: os.NewSyscallError("connect", syscall.ENOENT)}, "no such socket"},
+		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "--cacert"},
+		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}}}, "name or an address"},
+		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, "clock"},
+		{fmt.Errorf("remote error: %w", tls.AlertError(116)), "--cert and --key"},
+		{fmt.Errorf("dial: %w", context.DeadlineExceeded), "firewalls"},
+	} {
+		if got := whatToCheck(c.err); !strings.Contains(got, c.want) {
+			t.Errorf("whatToCheck(%v) = %q, want something with %q", c.err, got, c.want)
+		}
+	}
+	if got := whatToCheck(syscall.EPERM); got != "" {
+		t.Errorf("whatToCheck of something else = %q", got)
+	}
+}
