@@ -130,6 +130,8 @@ type Config struct {
 	LogLevel                    string        `json:"log-level"`
 	LogFormat                   string        `json:"log-format"`
 	LogOutputs                  []string      `json:"log-outputs"`
+	LogPackageLevels            string        `json:"log-package-levels"`
+	Debug                       bool          `json:"debug"` // LogLevel debug, by an older name
 	EnableLogRotation           bool          `json:"enable-log-rotation"`
 	LogRotationConfigJSON       string        `json:"log-rotation-config-json"`
 	WarningApplyDuration        time.Duration `json:"warning-apply-duration"`
@@ -141,6 +143,11 @@ type Config struct {
 	TracingServiceName          string        `json:"distributed-tracing-service-name"`
 	TracingInstanceID           string        `json:"distributed-tracing-instance-id"`
 	TracingSamplingRate         int           `json:"distributed-tracing-sampling-rate"` // per million
+
+	// Of etcd 3.4 and 3.5.
+	V2Discovery      string `json:"discovery"`
+	V2DiscoveryProxy string `json:"discovery-proxy"`
+	EnableV2         bool   `json:"enable-v2"`
 
 	// Unsafe.
 	ForceNewCluster bool `json:"force-new-cluster"`

@@ -200,7 +200,7 @@ func TestOutcomes(t *testing.T) {
 		{args: "--advertise-client-urls http://:2379", code: 1, msg: rejected, err: `--advertise-client-urls "http://:2379" must be in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket" (unexpected empty host (http://:2379))`},
 		{args: "--listen-client-urls http://127.0.0.1:1 --listen-client-http-urls http://127.0.0.1:1 --advertise-client-urls http://a:1", code: 1,
 			msg: "discovery failed", err: "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url http://127.0.0.1:1"},
-		{args: "--logger capnslog", code: 1, msg: rejected, err: "--logger=capnslog is removed in v3.5"},
+		{args: "--logger capnslog", code: -1},
 		{args: "--logger foo", code: 1, msg: rejected, err: `unknown logger option "foo"`},
 		{args: "--log-outputs default,stdout", code: 1, msg: rejected, err: `multi logoutput for "default" is not supported yet`},
 		{args: "--log-format x", code: 1, msg: rejected, err: "unknown log format: x, supported values json, console"},

@@ -26,12 +26,13 @@ const (
 	groupLogging    = "Logging"
 	groupTracing    = "Distributed tracing"
 	groupFeatures   = "Features"
+	groupLegacy     = "Of etcd 3.4 and 3.5"
 	groupUnsafe     = "Unsafe feature"
 )
 
 var groups = []string{
 	groupMember, groupClustering, groupSecurity, groupAuth, groupMonitoring,
-	groupLogging, groupTracing, groupFeatures, groupUnsafe,
+	groupLogging, groupTracing, groupFeatures, groupLegacy, groupUnsafe,
 }
 
 // option is one flag. Its environment variable and its line in --help follow
@@ -277,6 +278,17 @@ var options = []option{
 	{name: "snapshot-catchup-entries", group: groupFeatures, help: "Log entries kept behind a snapshot, so that a slow member needs no whole snapshot.",
 		field: func(c *Config) any { return &c.SnapshotCatchUpEntries }},
 
+	{name: "debug", group: groupLegacy, help: "The same as --log-level=debug.",
+		field: func(c *Config) any { return &c.Debug }},
+	{name: "log-package-levels", group: groupLegacy, help: "Log levels by package: etcdserver=DEBUG,raft=ERROR,*=INFO.",
+		field: func(c *Config) any { return &c.LogPackageLevels }},
+	{name: "discovery", group: groupLegacy, state: refused, help: "URL of a v2 discovery service; --discovery-token and --discovery-endpoints are its successors.",
+		field: func(c *Config) any { return &c.V2Discovery }},
+	{name: "discovery-proxy", group: groupLegacy, state: inert, help: "HTTP proxy on the way to that service.",
+		field: func(c *Config) any { return &c.V2DiscoveryProxy }},
+	{name: "enable-v2", group: groupLegacy, state: inert, help: "Serve the v2 API.",
+		field: func(c *Config) any { return &c.EnableV2 }},
+
 	{name: "force-new-cluster", group: groupUnsafe, help: "Start from local data as the only member of the cluster.",
 		field: func(c *Config) any { return &c.ForceNewCluster }},
 	{name: "unsafe-no-fsync", group: groupUnsafe, help: "Do not sync the log to disk. A crash loses data.",
@@ -290,6 +302,7 @@ type alias struct {
 }
 
 var aliases = []alias{
+	{old: "log-output", new: "log-outputs"},
 	{old: "experimental-bootstrap-defrag-threshold-megabytes", new: "bootstrap-defrag-threshold-megabytes"},
 	{old: "experimental-compact-hash-check-time", new: "compact-hash-check-time"},
 	{old: "experimental-compaction-batch-limit", new: "compaction-batch-limit"},

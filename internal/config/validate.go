@@ -57,7 +57,8 @@ func (c *Config) openLog(o logging.Options) error {
 	switch c.Logger {
 	case "zap":
 	case "capnslog":
-		return errors.New("--logger=capnslog is removed in v3.5")
+		o.Format = logging.FormatCapnslog
+		c.warn("--logger=capnslog was removed in etcd v3.5; lines have its form, use --logger=zap for JSON")
 	default:
 		return fmt.Errorf("unknown logger option %q", c.Logger)
 	}
@@ -66,7 +67,19 @@ func (c *Config) openLog(o logging.Options) error {
 		return err
 	}
 	o.Rotation = rotation
-	o.Level, o.Format, o.Outputs = c.LogLevel, c.LogFormat, c.LogOutputs
+	if o.Packages, err = logging.ParsePackageLevels(c.LogPackageLevels); err != nil {
+		return err
+	}
+	if c.LogPackageLevels != "" {
+		c.warn(fmt.Sprintf("Deprecated '--log-package-levels=%s' flag is set; use '--log-level' instead", c.LogPackageLevels))
+	}
+	if c.Debug {
+		c.LogLevel = "debug"
+		c.warn("Deprecated '--debug' flag is set to true (use '--log-level=debug' instead)")
+	}
+	if o.Level, o.Outputs = c.LogLevel, c.LogOutputs; o.Format == "" {
+		o.Format = c.LogFormat
+	}
 	lg, closeLog, err := logging.New(o)
 	if err != nil {
 		return err

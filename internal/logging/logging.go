@@ -32,6 +32,9 @@ const (
 const (
 	FormatJSON    = "json"
 	FormatConsole = "console"
+
+	// FormatCapnslog is that of etcd 3.4 with --logger=capnslog, the fields behind.
+	FormatCapnslog = "capnslog"
 )
 
 // A message and level pair is written 100 times in a second, and every 100th
@@ -46,6 +49,8 @@ type Options struct {
 	Level   string   // debug, info, warn, error, dpanic, panic, fatal; "" is info
 	Format  string   // json or console; "" is json
 	Outputs []string // see the Output constants; empty is {"default"}
+
+	Packages PackageLevels // below Level, or above it, for lines from certain packages
 
 	Rotation *Rotation // of the files among the outputs; nil is none
 
@@ -92,7 +97,10 @@ func New(o Options) (lg *zap.Logger, close func(), err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	core := zapcore.NewCore(encoder, sink, level)
+	core := zapcore.NewCore(encoder, sink, o.Packages.lowest(level))
+	if len(o.Packages) > 0 {
+		core = packageCore{core, o.Packages, level}
+	}
 	if !slices.Contains(outputs, OutputJournal) {
 		core = zapcore.NewSamplerWithOptions(core, time.Second, sampleFirst, sampleEvery)
 	}
@@ -133,8 +141,26 @@ func newEncoder(format string) (zapcore.Encoder, error) {
 		return zapcore.NewJSONEncoder(cfg), nil
 	case FormatConsole:
 		return zapcore.NewConsoleEncoder(cfg), nil
+	case FormatCapnslog:
+		return zapcore.NewConsoleEncoder(capnslog(cfg)), nil
 	}
 	return nil, fmt.Errorf("unknown log format: %s, supported values json, console", format)
+}
+
+// capnslog is the form of a line in etcd 3.4: time, a letter for the level, the
+// package, the message.
+func capnslog(cfg zapcore.EncoderConfig) zapcore.EncoderConfig {
+	cfg.ConsoleSeparator = " "
+	cfg.EncodeTime = zapcore.TimeEncoderOfLayout("2006-01-02 15:04:05.000000")
+	cfg.EncodeLevel = func(l zapcore.Level, out zapcore.PrimitiveArrayEncoder) {
+		letter := l.CapitalString()[:1]
+		if l > zapcore.ErrorLevel {
+			letter = "C"
+		}
+		out.AppendString(letter + " |")
+	}
+	cfg.EncodeCaller = func(c zapcore.EntryCaller, out zapcore.PrimitiveArrayEncoder) { out.AppendString(origin(c) + ":") }
+	return cfg
 }
 
 // openOutputs opens every output once and joins them. /dev/null anywhere
