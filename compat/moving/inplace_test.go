@@ -90,23 +90,31 @@ func hashes(t testing.TB, what string, ms []*harness.Member) {
 
 // A cluster of three changes in place, member by member, while it serves, and goes back.
 func TestClusterInPlace(t *testing.T) {
-	t.Parallel()
-	cl, err := harness.StartCluster(withLimit(t), t.TempDir(), []string{real36, real37, real36})
-	must(t, err)
-	t.Cleanup(cl.Kill)
-	fill(t, cl.Members[0], 500)
-	for i, m := range cl.Members {
-		end(t, m, i == 1)
-		write(t, cl.Members[(i+1)%3], "while away", m.Name())
-		become(t, m, etcd)
-		hashes(t, "with "+m.Name()+" ours", cl.Members)
-	}
-	for i, m := range cl.Members {
-		end(t, m, i == 2)
-		write(t, cl.Members[(i+1)%3], "while away", m.Name())
-		back(t, m)
-		become(t, m, real37)
-		hashes(t, "with "+m.Name()+" etcd's again", cl.Members)
+	for _, releases := range [][]string{{"etcd36", "etcd37", "etcd36"}, {"etcd35", "etcd35", "etcd35"}} {
+		t.Run(strings.Join(releases, ","), func(t *testing.T) {
+			t.Parallel()
+			var programs []string
+			for _, r := range releases {
+				programs = append(programs, *binaries[r])
+			}
+			cl, err := harness.StartCluster(withLimit(t), t.TempDir(), programs)
+			must(t, err)
+			t.Cleanup(cl.Kill)
+			fill(t, cl.Members[0], 500)
+			for i, m := range cl.Members {
+				end(t, m, i == 1)
+				write(t, cl.Members[(i+1)%3], "while away", m.Name())
+				become(t, m, etcd)
+				hashes(t, "with "+m.Name()+" ours", cl.Members)
+			}
+			for i, m := range cl.Members {
+				end(t, m, i == 2)
+				write(t, cl.Members[(i+1)%3], "while away", m.Name())
+				back(t, m)
+				become(t, m, real37)
+				hashes(t, "with "+m.Name()+" etcd's again", cl.Members)
+			}
+		})
 	}
 }
 

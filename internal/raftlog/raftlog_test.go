@@ -78,7 +78,7 @@ func state(term, vote, commit uint64) *raftpb.HardState { return hardState(term,
 
 func conf(ids ...uint64) *raftpb.ConfState { return &raftpb.ConfState{Voters: ids} }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

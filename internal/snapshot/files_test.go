@@ -162,6 +162,7 @@ func FuzzDecodeSnap(f *testing.F) {
 			_, _, _, _ = ParseV2Store(s.GetData())
 		}
 		_, _, _, _ = ParseV2Store(b)
+		_, _ = V2Key(b)
 	})
 }
 

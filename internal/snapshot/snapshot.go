@@ -274,29 +274,26 @@ const storageVersionKey = "storageVersion"
 // storageVersion returns the value of meta/storageVersion in a database for
 // etcd, nil for none. It tells etcd which releases may open the file: the one
 // that is stored, as long as it is not beyond the cluster's version, which is
-// also taken if none is stored. Releases before 3.6 do not know the field.
+// also taken if none is stored. Releases before 3.6 do not know the field. A
+// stored text that is no version stays what it is.
 func storageVersion(r engine.Reader, clusterVersion string) ([]byte, error) {
 	text, err := r.Get(nil, engine.Meta.K([]byte(storageVersionKey)))
-	if errors.Is(err, engine.ErrNotFound) {
-		text = []byte(clusterVersion)
-	} else if err != nil {
+	if err != nil && !errors.Is(err, engine.ErrNotFound) {
 		return nil, err
 	}
-	if len(text) == 0 {
+	stored := err == nil
+	cluster, err := membership.ParseVersion(clusterVersion)
+	decided := err == nil
+	v := cluster
+	if stored {
+		if v, err = membership.ParseVersion(string(text)); err != nil {
+			return text, nil
+		}
+		if decided && cluster.Less(v) {
+			v = cluster
+		}
+	} else if !decided {
 		return nil, nil
-	}
-	v, err := membership.ParseVersion(string(text))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", storageVersionKey, err)
-	}
-	if clusterVersion != "" {
-		c, err := membership.ParseVersion(clusterVersion)
-		if err != nil {
-			return nil, fmt.Errorf("cluster version: %w", err)
-		}
-		if c.Less(v) {
-			v = c
-		}
 	}
 	if v = v.MajorMinor(); v.Less(membership.Version{Major: 3, Minor: 6}) {
 		return nil, nil
