@@ -52,8 +52,7 @@ func (t *Transport) accept(w http.ResponseWriter, r *http.Request, method string
 		if errors.Is(err, errClusterMismatch) {
 			what = "request cluster ID mismatch"
 		}
-		t.warn(t.lg, what, zap.String("local-member-id", membership.FormatID(t.cfg.ID)),
-			zap.String("local-member-cluster-id", membership.FormatID(t.cfg.ClusterID)),
+		t.warn(t.lg, what, zap.String("local-member-cluster-id", membership.FormatID(t.cfg.ClusterID)),
 			zap.String("local-member-server-version", t.cfg.Version),
 			zap.String("local-member-server-minimum-cluster-version", membership.MinClusterVersion.String()),
 			zap.String("remote-peer-server-name", r.Header.Get(headerFrom)),
@@ -157,7 +156,7 @@ func (t *Transport) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "invalid from", http.StatusNotFound)
 		return
 	}
-	lg := t.lg.With(zap.String("local-member-id", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id-from", membership.FormatID(from)),
+	lg := t.lg.With(zap.String("remote-peer-id-from", membership.FormatID(from)),
 		zap.String("cluster-id", membership.FormatID(t.cfg.ClusterID)))
 	if t.cfg.Host.IsRemoved(from) {
 		t.warn(lg, "rejected stream from remote peer because it was removed")

@@ -30,8 +30,7 @@ func (p *peer) readStream(kind streamKind) {
 		} else if p.ctx.Err() == nil {
 			if what := refusal(err); what != "" && refused != err.Error() {
 				refused = err.Error()
-				p.lg.Warn(what, zap.String("local-member-id", membership.FormatID(p.t.cfg.ID)),
-					zap.String("local-member-cluster-id", membership.FormatID(p.t.cfg.ClusterID)), zap.Stringer("stream", kind), zap.Error(err))
+				p.lg.Warn(what, zap.String("local-member-cluster-id", membership.FormatID(p.t.cfg.ClusterID)), zap.Stringer("stream", kind), zap.Error(err))
 			}
 			if !errors.Is(err, errUnsupportedStream) {
 				p.status.deactivate("dial "+kind.String()+" stream", err)
