@@ -168,6 +168,42 @@ func TestSplit(t *testing.T) {
 	}
 }
 
+// TestSocketPeers runs clusters whose members know each other by socket files: one mixed with real
+// etcd, and one with TLS, which etcd does not do there.
+func TestSocketPeers(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		scheme   string
+		programs []string
+		flags    []string
+	}{
+		{"unix", []string{etcd, real, etcd}, nil},
+		{"unixs", []string{etcd, etcd, etcd}, []string{"--peer-auto-tls"}},
+	} {
+		t.Run(tt.scheme, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			ms := s.members(tt.programs...)
+			var initial []string
+			for _, m := range ms {
+				m.dir = filepath.Join(s.dir, "sockets")
+				initial = append(initial, m.name+"="+tt.scheme+"://"+m.name+":1")
+			}
+			for _, m := range ms {
+				m.initial = strings.Join(initial, ",")
+				peer, client := tt.scheme+"://"+m.name+":1", "http://"+m.client
+				m.flags = append(tt.flags[:len(tt.flags):len(tt.flags)], "--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer,
+					"--listen-client-urls="+client, "--advertise-client-urls="+client)
+				m.start()
+			}
+			for _, m := range ms {
+				m.waitReady(nil)
+			}
+			s.sameHash(ms, nil)
+		})
+	}
+}
+
 // TestHostile lets strangers at the ports of a cluster that requires certificates, while it works.
 func TestHostile(t *testing.T) {
 	t.Parallel()

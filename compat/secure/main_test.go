@@ -90,6 +90,7 @@ type member struct {
 	client, peer string // host:port
 	flags        []string
 	initial      string
+	dir          string // working directory; empty: one of its own
 	p            *child.Process
 }
 
@@ -124,7 +125,10 @@ func (m *member) start() {
 		// A busy machine must not elect in the middle of a test.
 		"--heartbeat-interval=200", "--election-timeout=2000",
 	}, m.flags...)
-	m.p = child.Start(m.s.T, child.Config{Program: m.program, Args: args, Dir: filepath.Join(m.s.dir, m.name)})
+	if m.dir == "" {
+		m.dir = filepath.Join(m.s.dir, m.name)
+	}
+	m.p = child.Start(m.s.T, child.Config{Program: m.program, Args: args, Dir: m.dir})
 }
 
 // stop ends the member gently.

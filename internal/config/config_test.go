@@ -3,6 +3,7 @@ package config
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -13,6 +14,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"quorate/internal/certs"
 )
 
 // result is one call of Parse, seen from outside.
@@ -623,4 +626,40 @@ func FuzzInitialCluster(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestCerts looks at what becomes of the TLS settings of the command line and of
+// the file.
+func TestCerts(t *testing.T) {
+	fromFlags := parse(t, strings.Fields("--cert-file c --key-file k --client-cert-file cc --client-key-file ck --trusted-ca-file ca --client-cert-auth "+
+		"--client-crl-file crl --client-cert-allowed-hostname a,b --peer-cert-file pc --peer-key-file pk --peer-client-cert-file pcc --peer-client-key-file pck "+
+		"--peer-trusted-ca-file pca --peer-client-cert-auth --peer-crl-file pcrl --peer-cert-allowed-cn x,z --peer-skip-client-san-verification "+
+		"--cipher-suites TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305 --tls-max-version TLS1.2"), nil, "")
+	fromFile := parse(t, nil, nil, `
+client-transport-security: {cert-file: c, key-file: k, client-cert-file: cc, client-key-file: ck, trusted-ca-file: ca, client-cert-auth: true, allowed-hostname: [a, b]}
+peer-transport-security: {cert-file: pc, key-file: pk, client-cert-file: pcc, client-key-file: pck, trusted-ca-file: pca, client-cert-auth: true, allowed-cn: [x, z], skip-client-san-verification: true}
+cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305]
+tls-max-version: TLS1.2
+`)
+	suites := []uint16{tls.TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256}
+	for i, r := range []result{fromFlags, fromFile} {
+		c := r.c
+		if c == nil {
+			t.Fatal(r.stderr)
+		}
+		client := certs.Options{CertFile: "c", KeyFile: "k", ClientCertFile: "cc", ClientKeyFile: "ck", TrustedCAFile: "ca", ClientCertAuth: true,
+			AllowedHostnames: []string{"a", "b"}, CipherSuites: suites, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, Logger: c.Log()}
+		peer := certs.Options{CertFile: "pc", KeyFile: "pk", ClientCertFile: "pcc", ClientKeyFile: "pck", TrustedCAFile: "pca", ClientCertAuth: true,
+			AllowedCNs: []string{"x", "z"}, SkipClientSANVerify: true, FlagPrefix: "peer-",
+			CipherSuites: suites, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, Logger: c.Log()}
+		if i == 0 { // the file has no key for them
+			client.CRLFile, peer.CRLFile = "crl", "pcrl"
+		}
+		if got := c.Certs(c.ClientTLS, ""); !reflect.DeepEqual(got, client) {
+			t.Errorf("clients: got\n%+v, want\n%+v", got, client)
+		}
+		if got := c.Certs(c.PeerTLS, "peer-"); !reflect.DeepEqual(got, peer) {
+			t.Errorf("members: got\n%+v, want\n%+v", got, peer)
+		}
+	}
 }
