@@ -135,7 +135,9 @@ func (o *observed) fill(ctx context.Context) error {
 	// The end of the watch reaches its counter soon after the client has gone.
 	lead.endWatch()
 	const ended = `grpc_server_handled_total{grpc_code="Canceled",grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"}`
-	for o.after == nil || o.after[0].values()[ended] == 0 || o.after[0].values()["etcd_debugging_mvcc_watch_stream_total"] != 0 {
+	const received = `grpc_server_msg_received_total{grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"}`
+	all := o.before[0].values()[received] + 3 // two watchers, and the end
+	for o.after == nil || o.after[0].values()[ended] == 0 || o.after[0].values()[received] < all || o.after[0].values()["etcd_debugging_mvcc_watch_stream_total"] != 0 {
 		if o.after, err = o.scrapes(ctx); err != nil {
 			return err
 		}

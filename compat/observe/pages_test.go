@@ -231,8 +231,37 @@ func single(t *testing.T, args ...string) (members [2]*harness.Member, metricsUR
 			t.Fatalf("server %c: %v", 'a'+i, errs[i])
 		}
 		t.Cleanup(func() { _ = m.Kill() })
+		if err := untilStored(ctx, m.ClientURL()); err != nil {
+			t.Fatalf("server %c: %v", 'a'+i, err)
+		}
 	}
 	return members, metricsURL
+}
+
+// untilStored waits until the member has written the version of its data, which real etcd does a
+// moment after it serves.
+func untilStored(ctx context.Context, base string) error {
+	for {
+		text, err := fetch(ctx, base, page{"GET", "/version", nil})
+		if err != nil || strings.Contains(text, `"storage":"3.7.0"`) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("storage version stays undecided: %w: %s", ctx.Err(), text)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// TestPagesAtDebug compares the pages that log level debug opens.
+func TestPagesAtDebug(t *testing.T) {
+	t.Parallel()
+	members, _ := single(t, "--log-level=debug")
+	// What is traced depends on the version of gRPC inside.
+	comparePages(t, [2]string{members[0].ClientURL(), members[1].ClientURL()}, slices.Concat(profiles[:6], []page{
+		{"GET", "/debug/requests", anyBody}, {"GET", "/debug/events", anyBody}, {"POST", "/debug/requests", anyBody},
+	}))
 }
 
 func TestPages(t *testing.T) {
