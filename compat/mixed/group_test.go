@@ -139,6 +139,23 @@ func (g *group) kill(m *member) {
 	}
 }
 
+// swap restarts a member with another kind of server on the same data. It is stopped gently: what a
+// release has last written about its storage may be lost by a kill, and the other one looks at it.
+func (g *group) swap(m *member, k *kind) {
+	g.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if err := m.proc.Stop(ctx); err != nil {
+		g.t.Fatal(err)
+	}
+	if err := m.proc.SetBinary(k.binary); err != nil {
+		g.t.Fatal(err)
+	}
+	m.kind = k
+	g.restart(m)
+	g.ready(m)
+}
+
 // ready waits until a member answers, and takes note of its id.
 func (g *group) ready(m *member) {
 	g.t.Helper()

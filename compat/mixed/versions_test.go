@@ -92,13 +92,7 @@ func TestDowngrade(t *testing.T) {
 		refused(m, pb.DowngradeRequest_ENABLE, "3.5", "downgrade job in progress")
 	}
 	for _, m := range []*member{g.members[0], g.members[2]} {
-		g.kill(m)
-		if err := m.proc.SetBinary(etcd36.binary); err != nil {
-			t.Fatal(err)
-		}
-		m.kind = etcd36
-		g.restart(m)
-		g.ready(m)
+		g.swap(m, etcd36)
 		put(t, m, "as 3.6/"+m.name, "v", 0)
 		g.makeLead(m)
 		g.equal()
@@ -108,13 +102,7 @@ func TestDowngrade(t *testing.T) {
 	g.version("3.6.0")
 	// And up again.
 	for _, m := range []*member{g.members[0], g.members[2]} {
-		g.kill(m)
-		if err := m.proc.SetBinary(etcd37.binary); err != nil {
-			t.Fatal(err)
-		}
-		m.kind = etcd37
-		g.restart(m)
-		g.ready(m)
+		g.swap(m, etcd37)
 	}
 	g.makeLead(mine)
 	g.version("3.7.0")
