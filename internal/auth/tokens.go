@@ -29,6 +29,7 @@ const (
 // password or with the user. Signed tokens (JWT) live with the client.
 type Tokens struct {
 	ttl    time.Duration
+	limit  int     // of simple tokens
 	signer *signer // nil for simple tokens
 	none   bool    // the configuration names no kind: nobody can log in
 
@@ -48,7 +49,7 @@ func NewSimpleTokens(ttl time.Duration) *Tokens {
 	if ttl <= 0 {
 		ttl = DefaultTTL
 	}
-	return &Tokens{ttl: ttl, by: map[string]*list.Element{}, order: list.New()}
+	return &Tokens{ttl: ttl, limit: maxTokens, by: map[string]*list.Element{}, order: list.New()}
 }
 
 // NewTokens reads the value of --auth-token, "simple" or "jwt" and options
@@ -116,7 +117,7 @@ func (t *Tokens) assign(user, prefix string, index uint64, now time.Time) (strin
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dropLocked(t.by[text])
-	if len(t.by) >= maxTokens {
+	if len(t.by) >= t.limit {
 		t.dropLocked(t.order.Front())
 	}
 	t.by[text] = t.order.PushBack(&simpleToken{text, user, now.Add(t.ttl)})

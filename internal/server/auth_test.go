@@ -2,6 +2,9 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"strings"
@@ -12,6 +15,9 @@ import (
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 
 	"quorate/internal/auth"
 )
@@ -383,5 +389,38 @@ func TestPasswordsWaitTheirTurn(t *testing.T) {
 	close(stop)
 	if _, err := p.matches(context.Background(), hash, "x"); !errors.Is(err, rpctypes.ErrGRPCStopped) {
 		t.Errorf("a member that stops: got %v", err)
+	}
+}
+
+// withCertificate is the context of a call over TLS by the owner of a certificate.
+func withCertificate(ctx context.Context, name string, md ...string) context.Context {
+	cert := &x509.Certificate{Subject: pkix.Name{CommonName: name}}
+	info := credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{cert}}}}
+	return metadata.NewIncomingContext(peer.NewContext(ctx, &peer.Peer{AuthInfo: info}), metadata.Pairs(md...))
+}
+
+func TestCertificateNamesUser(t *testing.T) {
+	c := newCluster(t, 1, func(cfg *Config) { cfg.ClientCertAuth = true })
+	n := c.nodes[0]
+	n.enableAuth()
+	token, _ := tokenOf(n.login(auth.Root, auth.Root))
+	for _, x := range []struct {
+		what string
+		ctx  context.Context
+		key  string
+		want error
+	}{
+		{"its own key", withCertificate(background(t), "u"), "a1", nil},
+		{"another key", withCertificate(background(t), "u"), "b", auth.ErrPermissionDenied},
+		{"an unknown user", withCertificate(background(t), "x"), "a1", auth.ErrPermissionDenied},
+		{"with a token, which counts", withCertificate(background(t), "u", "token", token), "b", nil},
+		{"with a bad token", withCertificate(background(t), "u", "token", "abc.1"), "a1", auth.ErrInvalidAuthToken},
+		{"by the gateway, whose certificate it is", withCertificate(background(t), "u", "grpcgateway-accept", "*/*"), "a1", auth.ErrUserEmpty},
+		{"a name that no entry can hold", withCertificate(background(t), "\xff"), "a1", errBadName},
+		{"no certificate", background(t), "a1", auth.ErrUserEmpty},
+	} {
+		if err := n.putAs(x.ctx, x.key); !errors.Is(err, x.want) {
+			t.Errorf("%s: got %v, want %v", x.what, err, x.want)
+		}
 	}
 }
