@@ -20,6 +20,7 @@ import (
 var order = []string{
 	"sim",
 	"ctl utl",
+	"suggest",
 	"rpc httpapi gateway join discovery",
 	"config",
 	"listen logging tracing certs",

@@ -8,6 +8,8 @@ import (
 	"github.com/spf13/pflag"
 
 	"go.etcd.io/etcd/api/v3/version"
+
+	"quorate/internal/suggest"
 )
 
 func init() {
@@ -68,10 +70,10 @@ func (a *app) rootCommand() *cobra.Command {
 	root.InitDefaultHelpFlag()
 	root.Flags().Lookup("help").Hidden = true
 
-	suggestFlags(root)
+	suggest.Flags(root)
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
-		a.suggestCommand(cmd)
+		suggest.Command(a.Stderr, cmd)
 		help(cmd, args)
 		if !cmd.HasAvailableSubCommands() {
 			fmt.Fprintln(cmd.OutOrStdout())

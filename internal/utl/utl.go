@@ -26,6 +26,7 @@ import (
 
 	"quorate/internal/datadir"
 	"quorate/internal/raftlog"
+	"quorate/internal/suggest"
 )
 
 func init() {
@@ -147,6 +148,12 @@ func (a *app) rootCommand() *cobra.Command {
 	}
 	root.AddCommand(a.snapshotCommand(), a.hashKVCommand(), a.defragCommand(), a.migrateCommand(),
 		a.versionCommand(), a.completionCommand())
+	suggest.Flags(root)
+	help := root.HelpFunc()
+	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
+		suggest.Command(a.Stderr, cmd)
+		help(cmd, args)
+	})
 	return root
 }
 

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+
+	"github.com/spf13/cobra"
 )
 
 func run(args ...string) (stdout, stderr string, code int) {
@@ -56,6 +58,34 @@ func TestCompletion(t *testing.T) {
 		stdout, stderr, code := run("completion", shell)
 		if code != 0 || !strings.Contains(stdout, "etcdutl") {
 			t.Errorf("completion %s: exit code %d, %d bytes, standard error %q", shell, code, len(stdout), stderr)
+		}
+	}
+}
+
+func TestSuggestions(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"snapshot", "restroe", "f"}, `Did you mean "etcdutl snapshot restore"?`},
+		{[]string{"snapshot", "status", "--write-uot=json"}, "Did you mean --write-out?"},
+		{[]string{"snapshto"}, "snapshot"},
+	} {
+		var out, errs bytes.Buffer
+		Run(Process{Args: c.args, Stdin: strings.NewReader(""), Stdout: &out, Stderr: &errs})
+		if !strings.Contains(errs.String(), c.want) {
+			t.Errorf("etcdutl %v says %q, want something with %q", c.args, errs.String(), c.want)
+		}
+	}
+}
+
+func TestEveryCommandHasAnExample(t *testing.T) {
+	todo := []*cobra.Command{(&app{}).rootCommand()}
+	for len(todo) > 0 {
+		cmd := todo[0]
+		todo = append(todo[1:], cmd.Commands()...)
+		if !strings.HasPrefix(cmd.Example, "  ") || cmd.Short == "" {
+			t.Errorf("%q has no example or no description", cmd.CommandPath())
 		}
 	}
 }

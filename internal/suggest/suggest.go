@@ -1,16 +1,24 @@
-package ctl
+// Package suggest finds the command or the flag that was probably meant.
+//
+// In: a command of one of the tools, and a word that it does not know. Out: a
+// line for standard error.
+//
+// Always true: what etcd's tools print and how they end stays as it is; the
+// suggestion comes below it, or beside it.
+package suggest
 
 import (
 	"fmt"
+	"io"
 	"strings"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 )
 
-// suggestFlags adds, below the error about a flag that does not exist, the one
+// Flags adds, below the error about a flag that does not exist, the one
 // that was probably meant.
-func suggestFlags(root *cobra.Command) {
+func Flags(root *cobra.Command) {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		name, ok := strings.CutPrefix(err.Error(), "unknown flag: --")
 		if !ok {
@@ -25,21 +33,21 @@ func suggestFlags(root *cobra.Command) {
 	})
 }
 
-// suggestCommand says what was probably meant by the word that follows a command
+// Command says on w what was probably meant by the word that follows a command
 // and is none of the commands below it. etcdctl prints its help then and ends
 // with 0; so do we.
-func (a *app) suggestCommand(cmd *cobra.Command) {
+func Command(w io.Writer, cmd *cobra.Command) {
 	words := cmd.Flags().Args()
 	if cmd.Runnable() || !cmd.HasParent() || len(words) == 0 {
 		return
 	}
-	fmt.Fprintf(a.Stderr, "unknown command %q for %q\n", words[0], cmd.CommandPath())
+	fmt.Fprintf(w, "unknown command %q for %q\n", words[0], cmd.CommandPath())
 	var names []string
 	for _, c := range cmd.Commands() {
 		names = append(names, c.Name())
 	}
 	if near := nearest(words[0], names); near != "" {
-		fmt.Fprintf(a.Stderr, "Did you mean %q?\n", cmd.CommandPath()+" "+near)
+		fmt.Fprintf(w, "Did you mean %q?\n", cmd.CommandPath()+" "+near)
 	}
 }
 

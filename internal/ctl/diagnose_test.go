@@ -12,18 +12,6 @@ import (
 	"testing"
 )
 
-func TestNearest(t *testing.T) {
-	names := []string{"grant", "revoke", "list", "keep-alive", "timetolive"}
-	for word, want := range map[string]string{
-		"grent": "grant", "gratn": "grant", "lst": "list", "keepalive": "keep-alive", "timetoliv": "timetolive",
-		"revoke": "revoke", "rev": "revoke", "frobnicate": "", "": "", "x": "",
-	} {
-		if got := nearest(word, names); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
-		}
-	}
-}
-
 func TestWhatToCheck(t *testing.T) {
 	for _, c := range []struct {
 		err  error
