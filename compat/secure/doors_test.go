@@ -1,8 +1,10 @@
 package secure
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
+	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -115,7 +117,14 @@ func gateway(t *testing.T, url string, c *tls.Config) string {
 		return err.Error()
 	}
 	defer resp.Body.Close()
-	b, _ := io.ReadAll(resp.Body)
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err.Error()
+	}
+	var compact bytes.Buffer
+	if json.Compact(&compact, b) == nil {
+		return compact.String() // the protobuf library draws blanks
+	}
 	return string(b)
 }
 
