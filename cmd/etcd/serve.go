@@ -193,18 +193,22 @@ func register(ctx context.Context, cfg *config.Config) (string, error) {
 	if !cfg.IsNewCluster() {
 		return "", errors.New("discovery URL should not be set when joining existing initial cluster")
 	}
-	tls, err := discoveryTLS(cfg)
+	r, err := discoveryRegister(cfg)
 	if err != nil {
 		return "", err
 	}
 	self := config.ClusterString(map[string][]url.URL{cfg.Name: cfg.AdvertisePeerURLs})
-	id := membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.Discovery.Token, nil)
+	return r.Join(ctx, membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.Discovery.Token, nil), self)
+}
+
+func discoveryRegister(cfg *config.Config) (discovery.Register, error) {
+	tls, err := discoveryTLS(cfg)
 	d := cfg.Discovery.Client
 	return discovery.Register{
 		Token: cfg.Discovery.Token, Endpoints: d.Endpoints, DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
 		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout, TLS: tls,
 		Username: d.Auth.Username, Password: d.Auth.Password, Logger: cfg.Log(),
-	}.Join(ctx, id, self)
+	}, err
 }
 
 // becomeVoter lets a member that joined as a learner vote once it has caught up.

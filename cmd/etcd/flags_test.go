@@ -1,0 +1,102 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"quorate/internal/config"
+	"quorate/internal/server"
+)
+
+func parse(t *testing.T, args string) *config.Config {
+	t.Helper()
+	var stderr strings.Builder
+	c, exit := config.Parse(append([]string{"etcd", "--data-dir", filepath.Join(t.TempDir(), "d")}, strings.Fields(args)...), nil, io.Discard, &stderr)
+	if exit != nil {
+		t.Fatalf("%s: exit %d: %s", args, exit.Code, stderr.String())
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// What a flag says arrives where it acts; what it does there is shown by the tests of that place.
+func TestFlagsReachTheMember(t *testing.T) {
+	for _, tc := range []struct {
+		args string
+		get  func(server.Config) any
+		want any
+	}{
+		{"--initial-election-tick-advance=false", func(c server.Config) any { return c.InitialTickAdvance }, false},
+		{"--pre-vote=false", func(c server.Config) any { return c.PreVote }, false},
+		{"--strict-reconfig-check=false", func(c server.Config) any { return c.StrictReconfig }, false},
+		{"--max-learners=3", func(c server.Config) any { return c.MaxLearners }, 3},
+		{"--snapshot-count=77", func(c server.Config) any { return c.SnapshotCount }, uint64(77)},
+		{"--snapshot-catchup-entries=78", func(c server.Config) any { return c.CatchUpEntries }, uint64(78)},
+		{"--heartbeat-interval=50 --election-timeout=600", func(c server.Config) any { return fmt.Sprint(c.Tick, c.ElectionTicks) }, "50ms 12"},
+		{"--max-request-bytes=1000", func(c server.Config) any { return c.MaxRequestBytes }, 1000},
+		{"--quota-backend-bytes=5000000", func(c server.Config) any { return c.Quota }, int64(5000000)},
+		{"--backend-batch-limit=9", func(c server.Config) any { return c.ApplyBatch }, 9},
+		{"--backend-batch-interval=1m", func(c server.Config) any { return c.FlushInterval }, time.Minute},
+		{"--backend-batch-interval=100ms", func(c server.Config) any { return c.FlushInterval }, 5 * time.Second},
+		{"--bootstrap-defrag-threshold-megabytes=3", func(c server.Config) any { return c.DefragThreshold }, int64(3 << 20)},
+		{"--downgrade-check-time=9s", func(c server.Config) any { return c.VersionInterval }, 9 * time.Second},
+		{"--raft-read-timeout=7s", func(c server.Config) any { return c.PeerReadTimeout }, 7 * time.Second},
+		{"--raft-write-timeout=8s", func(c server.Config) any { return c.PeerWriteTimeout }, 8 * time.Second},
+		{"--compaction-batch-limit=11", func(c server.Config) any { return c.CompactionBatch }, 11},
+		{"--compaction-sleep-interval=12ms", func(c server.Config) any { return c.CompactionSleep }, 12 * time.Millisecond},
+		{"--auto-compaction-mode=periodic --auto-compaction-retention=2", func(c server.Config) any { return c.AutoCompaction.Period }, 2 * time.Hour},
+		{"--auto-compaction-mode=revision --auto-compaction-retention=2", func(c server.Config) any { return c.AutoCompaction.Revisions }, int64(2)},
+		{"--corrupt-check-time=1h", func(c server.Config) any { return c.CorruptCheckTime }, time.Hour},
+		{"--feature-gates=CompactHashCheck=true --compact-hash-check-time=2m", func(c server.Config) any { return c.CompactHashCheckTime }, 2 * time.Minute},
+		{"--feature-gates=LeaseCheckpoint=true,LeaseCheckpointPersist=true", func(c server.Config) any { return c.LeaseCheckpoints && c.PersistCheckpoints }, true},
+		{"--feature-gates=PriorityRequest=true", func(c server.Config) any { return c.PriorityRequests }, true},
+		{"--feature-gates=SetMemberLocalAddr=true --initial-advertise-peer-urls=http://0.0.0.0:1,http://10.1.1.1:1 --initial-cluster=default=http://0.0.0.0:1,default=http://10.1.1.1:1",
+			func(c server.Config) any { return c.LocalIP.Equal(net.IPv4(10, 1, 1, 1)) }, true},
+		{"--auth-token-ttl=99", func(c server.Config) any { return c.AuthTokenTTL }, 99 * time.Second},
+		{"--bcrypt-cost=5", func(c server.Config) any { return c.BcryptCost }, 5},
+		{"--watch-progress-notify-interval=3s", func(c server.Config) any { return c.WatchProgress }, 3 * time.Second},
+		{"--warning-apply-duration=4s", func(c server.Config) any { return c.WarnApply }, 4 * time.Second},
+		{"--unsafe-no-fsync", func(c server.Config) any { return c.UnsafeNoFsync }, true},
+		{"--initial-cluster-token=tok", func(c server.Config) any { return c.InitialToken }, "tok"},
+		{"--initial-cluster-state=existing", func(c server.Config) any { return c.Existing }, true},
+	} {
+		c := parse(t, tc.args)
+		sc, err := memberConfig(t.Context(), c, false)
+		if err != nil {
+			t.Errorf("%s: %v", tc.args, err)
+			continue
+		}
+		if got := tc.get(sc); got != tc.want {
+			t.Errorf("%s: %v (%T), want %v (%T)", tc.args, got, got, tc.want, tc.want)
+		}
+		if inert := c.Inert(); len(inert) > 0 {
+			t.Errorf("%s: said to be without effect: %q", tc.args, inert)
+		}
+	}
+}
+
+func TestFlagsReachTheRegister(t *testing.T) {
+	c := parse(t, "--discovery-token=T --discovery-endpoints=http://a:1,http://b:1 --discovery-dial-timeout=1s --discovery-request-timeout=2s "+
+		"--discovery-keepalive-time=3s --discovery-keepalive-timeout=4s --discovery-user=u --discovery-password=p --discovery-insecure-skip-tls-verify=true --discovery-insecure-transport=false")
+	r, err := discoveryRegister(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r.TLS == nil || !r.TLS.InsecureSkipVerify {
+		t.Errorf("TLS %+v", r.TLS)
+	}
+	r.TLS, r.Logger = nil, nil
+	if got, want := fmt.Sprintf("%+v", r), "{Token:T Endpoints:[http://a:1 http://b:1] DialTimeout:1s RequestTimeout:2s KeepAliveTime:3s KeepAliveTimeout:4s TLS:<nil> Username:u Password:p Logger:<nil>}"; got != want {
+		t.Errorf("got %s\nwant %s", got, want)
+	}
+	for _, flag := range []string{"--discovery-cert=/does/not/exist --discovery-key=/does/not/exist", "--discovery-cacert=/does/not/exist"} {
+		if _, err := discoveryRegister(parse(t, "--discovery-token=T --discovery-endpoints=http://a:1 "+flag)); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
+			t.Errorf("%s: %v", flag, err)
+		}
+	}
+}
