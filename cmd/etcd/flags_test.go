@@ -1,13 +1,18 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"quorate/internal/config"
 	"quorate/internal/server"
@@ -98,5 +103,103 @@ func TestFlagsReachTheRegister(t *testing.T) {
 		if _, err := discoveryRegister(parse(t, "--discovery-token=T --discovery-endpoints=http://a:1 "+flag)); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
 			t.Errorf("%s: %v", flag, err)
 		}
+	}
+}
+
+// The flags of 3.4 to 3.6 that became feature gates switch these.
+func TestFormerFlagsSwitchGates(t *testing.T) {
+	c := parse(t, "--experimental-initial-corrupt-check=true --experimental-compact-hash-check-enabled=true --experimental-enable-lease-checkpoint=true "+
+		"--experimental-enable-lease-checkpoint-persist=true --experimental-stop-grpc-service-on-defrag=true")
+	for _, gate := range []string{config.InitialCorruptCheck, config.CompactHashCheck, config.LeaseCheckpoint, config.LeaseCheckpointPersist, config.NotServingOnDefrag} {
+		if !c.FeatureGates.Enabled(gate) {
+			t.Errorf("%s is off", gate)
+		}
+	}
+	if sc, err := memberConfig(t.Context(), c, true); err != nil || !sc.PersistCheckpoints || sc.CompactHashCheckTime != time.Minute {
+		t.Errorf("%+v, %v", sc, err)
+	}
+}
+
+func TestLogFlags(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "log")
+	c := parse(t, "--debug --log-format=console --log-outputs="+path+" --enable-log-rotation --log-rotation-config-json={\"maxsize\":1,\"maxbackups\":2}")
+	line := strings.Repeat("x", 64<<10)
+	c.Log().Debug("shown because of --debug")
+	for i := range 40 { // more than two megabytes
+		c.Log().Info(fmt.Sprint(i, line))
+	}
+	files, err := filepath.Glob(filepath.Dir(path) + "/*")
+	if err != nil || len(files) < 2 {
+		t.Errorf("nothing was rotated: %q, %v", files, err)
+	}
+	shown := false
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(b) > 1<<20 {
+			t.Errorf("%s has %d bytes, more than maxsize", f, len(b))
+		}
+		if bytes.Contains(b, []byte("{\"level\"")) {
+			t.Errorf("%s has JSON lines", f)
+		}
+		shown = shown || bytes.Contains(b, []byte("shown because of --debug"))
+	}
+	if !shown {
+		t.Error("--debug shows no debug line")
+	}
+}
+
+// With --socket-reuse-port or --socket-reuse-address on both sides, two processes can share a port, or
+// follow each other on it at once.
+func TestSocketOptions(t *testing.T) {
+	first := parse(t, "--socket-reuse-port --socket-reuse-address --listen-client-urls=http://127.0.0.1:0 --advertise-client-urls=http://x:1 --listen-peer-urls=http://127.0.0.1:0")
+	p := &process{cfg: first, lg: first.Log()}
+	if err := p.listen(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer p.closeListeners()
+	again := "http://" + p.peer[0].Addr().String()
+	share := parse(t, "--socket-reuse-port --listen-client-urls=http://127.0.0.1:0 --advertise-client-urls=http://x:1 --listen-peer-urls="+again)
+	q := &process{cfg: share, lg: share.Log()}
+	if err := q.listen(t.Context()); err != nil {
+		t.Errorf("with --socket-reuse-port: %v", err)
+	}
+	q.closeListeners()
+	alone := parse(t, "--listen-client-urls=http://127.0.0.1:0 --advertise-client-urls=http://x:1 --listen-peer-urls="+again)
+	r := &process{cfg: alone, lg: alone.Log()}
+	if err := r.listen(t.Context()); err == nil {
+		t.Error("the port is shared without having been asked for")
+	}
+	r.closeListeners()
+}
+
+// --memory-mlock locks the memory, or says why it cannot.
+func TestMemoryMlock(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("--memory-mlock is for Linux")
+	}
+	err := lockMemory()
+	if err != nil {
+		if !strings.Contains(err.Error(), "--memory-mlock") || !strings.Contains(err.Error(), "LimitMEMLOCK") {
+			t.Errorf("%v", err)
+		}
+		return
+	}
+	defer unix.Munlockall()
+	b, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(b, []byte("VmLck:\t       0 kB")) {
+		t.Errorf("no memory is locked:\n%s", b)
+	}
+}
+
+// Values that other versions knew are taken or refused as etcd 3.7 does.
+func TestFormerValues(t *testing.T) {
+	if c := parse(t, "--v2-deprecation=write-only --discovery-fallback=exit"); len(c.Inert()) > 0 {
+		t.Errorf("%q", c.Inert())
 	}
 }

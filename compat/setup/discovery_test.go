@@ -64,10 +64,10 @@ func TestDiscoverySRV(t *testing.T) {
 		child.Start(t, child.Config{Program: "ip", Dir: filepath.Join(dir, name), Args: machines.On(i, etcd, "--name", name, "--data-dir", filepath.Join(dir, name, "data"),
 			"--initial-advertise-peer-urls", "http://"+name+".example.test:2380", "--listen-peer-urls", "http://"+ip+":2380",
 			"--listen-client-urls", "http://"+ip+":2379,http://127.0.0.1:2379", "--advertise-client-urls", "http://"+name+".example.test:2379",
-			"--discovery-srv", "example.test", "--initial-cluster-token", "srv")})
+			"--discovery-srv", "example.test", "--discovery-srv-name", "prod", "--initial-cluster-token", "srv")})
 	}
 	child.Eventually(t, limit, "etcdctl finds the cluster by its domain", func() error {
-		out, err := machines.Run(20*time.Second, 1, etcdctl, "--discovery-srv", "example.test", "put", "greeting", "hello")
+		out, err := machines.Run(20*time.Second, 1, etcdctl, "--discovery-srv", "example.test", "--discovery-srv-name", "prod", "put", "greeting", "hello")
 		if err != nil || out != "OK\n" {
 			return fmt.Errorf("%q, %v", out, err)
 		}
@@ -124,7 +124,7 @@ func resolve(b []byte, machines child.Machines) []byte {
 	for i := 1; i <= int(machines); i++ {
 		host := machines.Name(i) + ".example.test."
 		switch name := q.Name.String(); {
-		case name == "_etcd-server._tcp.example.test." || name == "_etcd-client._tcp.example.test.":
+		case name == "_etcd-server-prod._tcp.example.test." || name == "_etcd-client-prod._tcp.example.test.":
 			known = true
 			port := uint16(2380)
 			if strings.HasPrefix(name, "_etcd-client") {

@@ -1,0 +1,61 @@
+package config
+
+import (
+	"bufio"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// Every flag that etcd has had since 3.4 is taken, and has a test that names it or a line in
+// docs/differences.md; those that etcd 3.7 has dropped and nobody misses are refused as it does.
+func TestEveryFlagIsAccountedFor(t *testing.T) {
+	const root = "../.."
+	differences, err := os.ReadFile(filepath.Join(root, "docs/differences.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Open("testdata/flags.txt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	fs := newFlagSet(Default())
+	listed := map[string]bool{}
+	for s := bufio.NewScanner(f); s.Scan(); {
+		fields := strings.Fields(s.Text())
+		if len(fields) == 0 || fields[0][0] == '#' {
+			continue
+		}
+		if len(fields) != 4 {
+			t.Fatalf("line %q", s.Text())
+		}
+		name, must, proof := fields[0], fields[1] == "S" || fields[2] == "3.7", fields[3]
+		listed[name] = true
+		if fs.Lookup(name) == nil {
+			if must || proof != "rejected" {
+				t.Errorf("--%s is not taken", name)
+			}
+			continue
+		}
+		switch proof {
+		case "rejected":
+			t.Errorf("--%s is taken, and said to be rejected", name)
+		case "differences":
+			if !strings.Contains(string(differences), "--"+name) {
+				t.Errorf("--%s has no effect test and no line in docs/differences.md", name)
+			}
+		default:
+			text, err := os.ReadFile(filepath.Join(root, proof))
+			if err != nil || !strings.Contains(string(text), strings.TrimPrefix(name, "peer-")) { // tests of TLS put the kind in front
+				t.Errorf("--%s: %s does not test it: %v", name, proof, err)
+			}
+		}
+	}
+	for _, o := range options {
+		if !listed[o.name] && o.name != "join" {
+			t.Errorf("--%s is not in testdata/flags.txt", o.name)
+		}
+	}
+}
