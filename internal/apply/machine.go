@@ -203,14 +203,19 @@ func (m *Machine) restore() error {
 	if err := m.lessor.Load(m.eng); err != nil {
 		return fmt.Errorf("load leases: %w", err)
 	}
-	var orphan error
+	orphans := 0
 	m.kv.Leases(func(key []byte, id int64) {
-		if err := m.lessor.Attach(id, key); err != nil && orphan == nil {
-			orphan = fmt.Errorf("attach key %q to lease %x: %w", key, id, err)
+		err := m.lessor.Attach(id, key)
+		if err == nil {
+			return
+		}
+		// A directory of etcd may hold such keys. They stay, as they do in etcd.
+		if orphans++; orphans == 1 {
+			m.lg.Error("failed to attach a lease", zap.String("lease-id", fmt.Sprintf("%016x", id)), zap.Binary("key", key), zap.Error(err))
 		}
 	})
-	if orphan != nil {
-		return orphan
+	if orphans > 1 {
+		m.lg.Error("further keys have leases that do not exist", zap.Int("keys", orphans-1))
 	}
 	if err := m.cluster.Load(m.eng); err != nil {
 		return fmt.Errorf("load membership: %w", err)

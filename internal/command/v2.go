@@ -46,6 +46,16 @@ func Modern(data []byte) []byte {
 	return b
 }
 
+// V2 tells whether an entry is a v2 request, and whether it writes to the v2 store for a client,
+// which no entry of today does.
+func V2(data []byte) (is, write bool) {
+	if !startsAsV2(data) {
+		return false, false
+	}
+	_, is, err := decodeV2(data)
+	return is, is && errors.Is(err, ErrV2Write)
+}
+
 // startsAsV2 reports, at the price of a glance, whether an entry may be a v2 request: nothing but
 // an id stands before field 2.
 func startsAsV2(data []byte) bool {

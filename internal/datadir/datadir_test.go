@@ -42,6 +42,7 @@ type directory struct {
 	storageVersion string
 	snap           []byte // Data of a .snap file at entry 3; nil: no file
 	changes        map[uint64]*raftpb.ConfChange
+	requests       map[uint64][]byte
 	keys           int
 }
 
@@ -67,6 +68,9 @@ func (d directory) make(t *testing.T, l Layout) {
 			if e.Data, err = proto.Marshal(cc); err != nil {
 				t.Fatal(err)
 			}
+		}
+		if d.requests[i] != nil {
+			e.Data = d.requests[i]
 		}
 		ents = append(ents, e)
 	}
@@ -250,14 +254,17 @@ func TestRefused(t *testing.T) {
 		damage func(*testing.T, Layout)
 		want   []string
 	}{
-		"newer storage":         {with(func(d *directory) { d.storageVersion, d.clusterVersion = "3.8.0", "" }), nil, []string{"member/snap/db", "storage version 3.8.0", "newer"}},
-		"newer cluster":         {with(func(d *directory) { d.clusterVersion = "4.0.0" }), nil, []string{"cluster version 4.0.0"}},
-		"old cluster":           {with(func(d *directory) { d.clusterVersion, d.storageVersion = "3.4.0", "" }), nil, []string{"start etcd 3.5"}},
-		"log ends early":        {with(func(d *directory) { d.applied = 30 }), nil, []string{"ends at entry 24"}},
-		"no log":                {plain, func(t *testing.T, l Layout) { must(t, l.FS.RemoveAll(l.WAL())) }, []string{"no raft log in data/member/wal", "--wal-dir"}},
-		"page of the store":     {plain, corrupt("snap/db", 2*4096), []string{"member/snap/db", "corrupt"}},
-		"record of the log":     {plain, corrupt("wal/0000000000000000-0000000000000000.wal", 200), []string{"0000000000000000-0000000000000000.wal", "corrupt"}},
-		"keys of the v2 API":    {with(func(d *directory) { d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(v2Keys) }), nil, []string{"0000000000000002-0000000000000003.snap", "/message"}},
+		"newer storage":      {with(func(d *directory) { d.storageVersion, d.clusterVersion = "3.8.0", "" }), nil, []string{"member/snap/db", "storage version 3.8.0", "newer"}},
+		"newer cluster":      {with(func(d *directory) { d.clusterVersion = "4.0.0" }), nil, []string{"cluster version 4.0.0"}},
+		"old cluster":        {with(func(d *directory) { d.clusterVersion, d.storageVersion = "3.4.0", "" }), nil, []string{"start etcd 3.5"}},
+		"log ends early":     {with(func(d *directory) { d.applied = 30 }), nil, []string{"ends at entry 24"}},
+		"no log":             {plain, func(t *testing.T, l Layout) { must(t, l.FS.RemoveAll(l.WAL())) }, []string{"no raft log in data/member/wal", "--wal-dir"}},
+		"page of the store":  {plain, corrupt("snap/db", 2*4096), []string{"member/snap/db", "corrupt"}},
+		"record of the log":  {plain, corrupt("wal/0000000000000000-0000000000000000.wal", 200), []string{"0000000000000000-0000000000000000.wal", "corrupt"}},
+		"keys of the v2 API": {with(func(d *directory) { d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(v2Keys) }), nil, []string{"0000000000000002-0000000000000003.snap", "/message"}},
+		"writes of the v2 API": {with(func(d *directory) {
+			d.storageVersion, d.clusterVersion, d.requests = "", "3.5.0", map[uint64][]byte{9: v2Put("/1/message")}
+		}), nil, []string{"entry 9", "v2 API"}},
 		"two stores":            {plain, func(t *testing.T, l Layout) { must(t, MakeDirs(l.FS, l.firstStore())) }, []string{"two stores"}},
 		"nonsense in STORE":     {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "a b")) }, []string{"member/STORE"}},
 		"parent dir in STORE":   {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "../x")) }, []string{"member/STORE"}},
@@ -284,6 +291,34 @@ func TestRefused(t *testing.T) {
 				t.Errorf("changed:\n%s\nwas\n%s", strings.Join(now, "\n"), strings.Join(before, "\n"))
 			}
 		})
+	}
+}
+
+// v2Put is an entry in which etcd 3.5 writes to its v2 store.
+func v2Put(path string) []byte {
+	r := []byte{0x08, 7, 0x12, 3}
+	r = append(r, "PUT"...)
+	r = append(r, 0x1a, byte(len(path)))
+	r = append(r, path...)
+	value := `{"name":"m","clientURLs":["http://a:2"]}`
+	r = append(r, 0x22, byte(len(value)))
+	return append(r, value...)
+}
+
+// A log of etcd 3.5 holds v2 requests in which members tell their names; etcd 3.7
+// ends at one, so none may lie behind the mark of a directory that it gets.
+func TestLeaveWithV2Requests(t *testing.T) {
+	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
+	d := plain
+	d.storageVersion, d.clusterVersion = "", "3.5.0"
+	d.requests = map[uint64][]byte{9: v2Put("/0/members/1f/attributes"), 22: v2Put("/0/members/1f/attributes")}
+	d.make(t, l)
+	must(t, takeOver(l))
+	if _, err := Leave(ctx, l, own, opt); err == nil || !strings.Contains(err.Error(), "entry 22") {
+		t.Errorf("to etcd 3.7: %v", err)
+	}
+	if _, err := Leave(ctx, l, membership.Version{Major: 3, Minor: 6}, opt); err != nil {
+		t.Errorf("to etcd 3.6: %v", err)
 	}
 }
 

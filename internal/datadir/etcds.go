@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 	"quorate/internal/membership"
@@ -32,8 +33,14 @@ type etcds struct {
 	// changes are the membership changes in the log, in order; only of a
 	// directory of etcd 3.5.
 	changes []change
-	snap    *raftpb.Snapshot // newest .snap file that the log knows; nil if none
+	// v2Writes are the entries of the log that write to the v2 store for clients;
+	// only of a directory of etcd 3.5.
+	v2Writes []uint64
+	snap     *raftpb.Snapshot // newest .snap file that the log knows; nil if none
 }
+
+// maxV2Writes bounds the v2 writes that are remembered.
+const maxV2Writes = 1024
 
 type change struct {
 	index uint64
@@ -98,7 +105,13 @@ func examine(ctx context.Context, l Layout, own membership.Version, lg *zap.Logg
 	if err := e.checkTogether(l); err != nil {
 		return nil, err
 	}
-	return e, e.readSnap(l, lg)
+	if err := e.readSnap(l, lg); err != nil {
+		return nil, err
+	}
+	if n := len(e.v2Writes); n > 0 && e.v2Writes[n-1] > e.snap.GetMetadata().GetIndex() {
+		return nil, fmt.Errorf("entry %d of the raft log in %s is a write of the v2 API, whose keys would be lost: move them with etcd 3.5 first", e.v2Writes[n-1], l.WAL())
+	}
+	return e, nil
 }
 
 func (e *etcds) checkVersion(own membership.Version) error {
@@ -146,10 +159,19 @@ func (e *etcds) checkTogether(l Layout) error {
 	return nil
 }
 
-// collect keeps the membership changes of the log.
+// collect keeps the membership changes and the v2 writes of the log.
 func (e *etcds) collect(index, _ uint64, t raftpb.EntryType, data []byte) error {
 	for n := len(e.changes); n > 0 && e.changes[n-1].index >= index; n-- {
 		e.changes = e.changes[:n-1] // replaced by another leader
+	}
+	for n := len(e.v2Writes); n > 0 && e.v2Writes[n-1] >= index; n-- {
+		e.v2Writes = e.v2Writes[:n-1]
+	}
+	if _, write := command.V2(data); write && t == raftpb.EntryNormal {
+		if len(e.v2Writes) == maxV2Writes {
+			e.v2Writes = e.v2Writes[:0] // one, the newest, says it all
+		}
+		e.v2Writes = append(e.v2Writes, index)
 	}
 	if t != raftpb.EntryConfChange {
 		return nil

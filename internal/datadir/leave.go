@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -122,6 +123,31 @@ func checkLeave(l Layout, eng engine.Reader, log *raftlog.Log, meta *raftpb.Snap
 	if v := c.Version(); v.Decided() && target.MajorMinor().Less(v.MajorMinor()) {
 		return fmt.Errorf("the cluster's version is %d.%d, on which etcd %d.%d does not start: run 'etcdctl downgrade enable %d.%d' on the running cluster first",
 			v.Major, v.Minor, target.Major, target.Minor, target.Major, target.Minor)
+	}
+	if target.Less(membership.Version{Major: 3, Minor: 7}) {
+		return nil
+	}
+	return checkEntries(l, log, index+1)
+}
+
+// checkEntries refuses a log that etcd 3.7 cannot read: from 3.5 it may hold v2
+// requests, which are behind us once the store is written.
+func checkEntries(l Layout, log *raftlog.Log, from uint64) error {
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
+	for from <= last {
+		ents, err := log.Entries(from, last+1, 4<<20)
+		if err != nil {
+			return err
+		}
+		for _, e := range ents {
+			if is, _ := command.V2(e.Data); is && e.GetType() == raftpb.EntryNormal {
+				return fmt.Errorf("entry %d of the raft log in %s is a v2 request of etcd 3.5, which etcd 3.7 cannot read: start the member once, then stop it", e.GetIndex(), l.WAL())
+			}
+		}
+		from += uint64(len(ents))
 	}
 	return nil
 }
