@@ -122,8 +122,8 @@ func TestForceNewClusterOfLearner(t *testing.T) {
 
 func TestForceNewClusterOfRemovedMember(t *testing.T) {
 	c := newCluster(t, 3, nil)
-	n := c.follower()
-	c.leader().remove(n.m.id)
+	n := c.leader()
+	n.remove(n.m.id) // asked itself: it answers when it has applied that
 	n.failed()
 	n.stop()
 	n.force = true
