@@ -59,3 +59,35 @@ func TestEveryFlagIsAccountedFor(t *testing.T) {
 		}
 	}
 }
+
+// The sample at the root is a configuration as it stands, with every key that it shows.
+func TestSample(t *testing.T) {
+	text, err := os.ReadFile("../../etcd.conf.yml.sample")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := parse(t, nil, nil, string(text))
+	if r.code != -1 {
+		t.Fatalf("exit %d: %s", r.code, r.stderr)
+	}
+	if err := r.c.VerifyBootstrap(t.Context()); err != nil {
+		t.Error(err)
+	}
+	// With what is commented out turned on, it says the same: these are the defaults.
+	var on strings.Builder
+	for line := range strings.Lines(string(text)) {
+		if key, _, ok := strings.Cut(strings.TrimPrefix(line, "#"), ":"); strings.HasPrefix(line, "#") && ok && !strings.HasPrefix(line, "# ") && !strings.ContainsAny(strings.TrimSpace(key), " ") {
+			line = line[1:]
+		}
+		on.WriteString(line)
+	}
+	full := parse(t, nil, nil, on.String())
+	if full.code != -1 {
+		t.Fatalf("with every key: exit %d: %s", full.code, full.stderr)
+	}
+	for _, o := range options {
+		if got, want := textOf(o, full.c), textOf(o, r.c); got != want && o.name != "feature-gates" {
+			t.Errorf("%s: the sample shows %q, the default is %q", o.name, got, want)
+		}
+	}
+}
