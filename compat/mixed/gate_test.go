@@ -270,3 +270,20 @@ func holds(pid int, socket string) bool {
 	}
 	return false
 }
+
+func TestFindSocket(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 11 1
+   1: 0100007F:9C40 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 12 1
+   2: 0100007F:1F90 0100007F:9C40 01 00000000:00000000 00:00000000 00000000     0        0 13 1
+   3: 0100007F:9C41 0100007F:1F90 06 00000000:00000000 03:00000000 00000000     0        0 0 3
+`
+	for _, c := range []struct {
+		from, to int
+		want     string
+	}{{40000, 8080, "socket:[12]"}, {8080, 40000, "socket:[13]"}, {40001, 8080, ""}, {1, 2, ""}} {
+		if got := findSocket(bufio.NewScanner(strings.NewReader(table)), c.from, c.to); got != c.want {
+			t.Errorf("from port %d to %d: got %q, want %q", c.from, c.to, got, c.want)
+		}
+	}
+}

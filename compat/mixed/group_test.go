@@ -107,8 +107,10 @@ func (g *group) make(k *kind) *member {
 	return m
 }
 
-// start starts the process of a member for the first time. Ports are chosen here, so that one
-// which is taken in the meantime costs nothing but another try.
+// portTaken is in the error of a member whose port was taken between choice and use.
+const portTaken = "address already in use"
+
+// start starts the process of a member at ports of its own; ready chooses others if it has to.
 func (g *group) start(m *member) {
 	g.t.Helper()
 	addrs, err := harness.FreeAddrs(2)
@@ -161,7 +163,11 @@ func (g *group) ready(m *member) {
 	g.t.Helper()
 	child.Eventually(g.t, limit, m.name+" answers", func() error {
 		if !m.proc.Running() {
-			g.t.Fatalf("%s has ended; its log ends with:\n%s", m.name, m.proc.LogTail(15))
+			if tail := m.proc.LogTail(15); !strings.Contains(tail, portTaken) {
+				g.t.Fatalf("%s has ended; its log ends with:\n%s", m.name, tail)
+			}
+			g.start(m)
+			g.rewire()
 		}
 		s, err := m.status()
 		if err == nil {
@@ -367,6 +373,9 @@ func (g *group) leader() *member {
 				return fmt.Errorf("%s follows %x, others %v", m, s.Leader, lead)
 			}
 			lead = g.members[i]
+		}
+		if lead == nil || !lead.proc.Running() {
+			return fmt.Errorf("all follow %v, which is gone", lead)
 		}
 		return nil
 	})

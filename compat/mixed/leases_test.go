@@ -27,7 +27,8 @@ type leaseLoad struct {
 }
 
 const (
-	keptTTL   = 60 // seconds; renewed every half second
+	keptTTL   = 60   // seconds; renewed every half second
+	longTTL   = 7200 // seconds; longer than any test
 	renewPace = 500 * time.Millisecond
 	churnPace = 100 * time.Millisecond
 )
@@ -117,7 +118,7 @@ func (s *leaseLoad) churn(ctx context.Context, r *rand.Rand) {
 		key := fmt.Sprintf("lease/%05d", n)
 		switch n % 3 {
 		case 0:
-			if s.grant(r, 600, key) != 0 {
+			if s.grant(r, longTTL, key) != 0 {
 				s.note(func() { s.there = append(s.there, key) })
 			}
 		case 1:
@@ -125,7 +126,7 @@ func (s *leaseLoad) churn(ctx context.Context, r *rand.Rand) {
 				s.note(func() { s.gone = append(s.gone, key) })
 			}
 		case 2:
-			id := s.grant(r, 600, key)
+			id := s.grant(r, longTTL, key)
 			if id == 0 || s.call(r, func(ctx context.Context, c *child.Client) error {
 				_, err := c.Lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: id})
 				return err

@@ -1,6 +1,7 @@
 package mixed
 
 import (
+	"context"
 	"fmt"
 	"strings"
 	"testing"
@@ -71,11 +72,10 @@ func TestDowngrade(t *testing.T) {
 	}
 	refused := func(m *member, action pb.DowngradeRequest_DowngradeAction, version, want string) {
 		t.Helper()
-		ctx, cancel := m.within()
-		defer cancel()
-		if _, err := m.client.Maintenance.Downgrade(ctx, &pb.DowngradeRequest{Action: action, Version: version}); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%v %s at %s: %v, want %q", action, version, m, err, want)
-		}
+		refuses(t, m, fmt.Sprintf("%v %s", action, version), want, func(ctx context.Context, c *child.Client) error {
+			_, err := c.Maintenance.Downgrade(ctx, &pb.DowngradeRequest{Action: action, Version: version})
+			return err
+		})
 	}
 	for _, lead := range g.members {
 		g.makeLead(lead)

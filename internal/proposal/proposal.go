@@ -43,7 +43,7 @@ type Pending struct {
 	// ConfChange marks Data as an encoded raftpb.ConfChange; Req is nil then.
 	ConfChange bool
 	// Repeat allows to propose the entry again while it has no outcome: a second
-	// copy in the log, however late, is refused.
+	// copy in the log, however late, is refused or changes nothing.
 	Repeat   bool
 	Start    time.Time
 	deadline time.Time
