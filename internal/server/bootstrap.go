@@ -93,7 +93,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	if err := m.openStore(id); err != nil {
 		return nil, err
 	}
-	m.removeRemains()
+	m.home().RemoveRemains(m.storeInUse)
 	if cfg.ForceNew {
 		err = m.forceNewCluster()
 	}
@@ -343,7 +343,7 @@ func (m *Member) openStore(id identity) error {
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	if err := m.checkTogether(eng, id); err != nil {
+	if err := m.homeOf(id).CheckTogether(eng); err != nil {
 		eng.Close()
 		return err
 	}
@@ -398,40 +398,6 @@ func (m *Member) openEngine(dir string) (engine.Engine, error) {
 			m.lg.Info("the store has room again; writes are accepted", zap.String("dir", dir))
 		}
 	}})
-}
-
-// checkTogether compares what the store has applied with what the log holds.
-func (m *Member) checkTogether(eng engine.Engine, id identity) error {
-	applied, term, err := apply.Position(eng)
-	if err != nil {
-		return err
-	}
-	first, err := m.log.FirstIndex()
-	if err != nil {
-		return err
-	}
-	last, err := m.log.LastIndex()
-	if err != nil {
-		return err
-	}
-	if err := checkOwner(eng, id); err != nil {
-		return fmt.Errorf("%w: --data-dir %s and --wal-dir %s do not belong together", err, m.cfg.DataDir, m.cfg.logDir())
-	}
-	switch {
-	case applied+1 < first:
-		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s begins at entry %d: one of them is not the current one",
-			m.cfg.storeDir(), applied, m.cfg.logDir(), first)
-	case applied > last:
-		return m.resumeInstall(eng, applied, term, last)
-	}
-	// A log that reaches as far may still be the one that an installed snapshot
-	// was to replace: its entries are then those of a leader that lost.
-	if got, err := m.log.Term(applied); err != nil {
-		return fmt.Errorf("term of applied entry %d: %w", applied, err)
-	} else if got != term {
-		return m.resumeInstall(eng, applied, term, last)
-	}
-	return nil
 }
 
 // build makes everything above the store.

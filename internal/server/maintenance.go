@@ -17,7 +17,6 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
-	"quorate/internal/raftlog"
 	"quorate/internal/transport"
 )
 
@@ -153,17 +152,10 @@ func (m *Member) truncateOnce() error {
 		return nil // a follower that is being sent a snapshot needs what follows it
 	}
 	index := applied - m.cfg.CatchUpEntries
-	term, err := m.log.Term(index)
-	if err != nil {
-		return fmt.Errorf("term of entry %d: %w", index, err)
-	}
-	if err := m.log.SaveMark(raftlog.SnapshotMark{Index: index, Term: term, ConfState: mach.ConfState()}); err != nil {
+	if err := m.home().Truncate(index, mach.ConfState()); err != nil {
 		return err
 	}
 	m.mark.Store(index)
-	if err := m.log.Compact(index); err != nil {
-		return err
-	}
 	m.lg.Info("compacted Raft logs", zap.Uint64("compact-index", index), zap.Uint64("applied-index", applied))
 	return nil
 }
@@ -258,13 +250,7 @@ func (m *Member) defragmentAtStart() {
 
 // raftSnapshot describes the state that a follower would be sent now.
 func (m *Member) raftSnapshot() (*raftpb.Snapshot, error) {
-	mach := m.mach()
-	index := mach.Applied()
-	term, err := m.log.Term(index)
-	if err != nil {
-		return nil, fmt.Errorf("term of applied entry %d: %w", index, err)
-	}
-	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: mach.ConfState()}}, nil
+	return m.home().Describe(m.mach())
 }
 
 // progress returns the match indexes if this member leads, nil otherwise.

@@ -305,7 +305,7 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 	for _, w := range works {
 		for _, e := range w.Entries {
 			x := apply.Entry{Entry: e}
-			if p := pendingOf(m.props, e); p != nil {
+			if p := PendingOf(m.props, e); p != nil {
 				x.Req, x.Local = p.Req, true
 			}
 			ents = append(ents, x)

@@ -1,10 +1,7 @@
 package server
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -15,10 +12,8 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/datadir"
-	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
-	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
 )
 
@@ -32,33 +27,6 @@ const (
 // releaseDelay keeps the log untouched for a while after a snapshot was sent, so
 // that the follower finds what came meanwhile. Only tests change it.
 var releaseDelay = 30 * time.Second
-
-var (
-	ownerKey   = engine.Local.K([]byte("owner"))
-	installKey = engine.Local.K([]byte("installed"))
-)
-
-// checkOwner compares the member that the store belongs to with the one that the
-// log belongs to, and marks a fresh store.
-func checkOwner(eng engine.Engine, id identity) error {
-	want := ownerOf(id)
-	got, err := eng.Get(nil, ownerKey)
-	switch {
-	case errors.Is(err, engine.ErrNotFound):
-		b := eng.NewBatch()
-		b.Set(ownerKey, want)
-		return b.Commit()
-	case err != nil:
-		return err
-	case !bytes.Equal(got, want):
-		return fmt.Errorf("the store is of member and cluster %x, the raft log of %x", got, want)
-	}
-	return nil
-}
-
-func ownerOf(id identity) []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, id.id), id.cluster)
-}
 
 // The owner file names the member and the cluster that a data directory is of,
 // so that a log of another member is refused before the store is opened, which
@@ -163,51 +131,12 @@ func (m *Member) snapshotOptions() snapshot.Options { return snapshot.Options{FS
 // receiveSnapshot stores the file of a snapshot that a peer sends and hands its
 // message to raft. The present state stays in use until raft accepts it.
 func (m *Member) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
-	fs := m.cfg.FS
-	path := m.receivedFile(msg.GetSnapshot().GetMetadata().GetIndex())
 	start := time.Now()
-	if err := saveStream(ctx, fs, path, fmt.Sprintf("%s.%d%s", path, m.received.Add(1), partSuffix), body); err != nil {
+	if err := m.home().Receive(ctx, msg.GetSnapshot().GetMetadata().GetIndex(), m.received.Add(1), body); err != nil {
 		return err
 	}
 	metrics.SnapDBSaveTotalDurationSeconds.Observe(time.Since(start).Seconds())
 	return host{m}.Process(msg)
-}
-
-func (m *Member) receivedFile(index uint64) string {
-	return m.cfg.FS.PathJoin(m.cfg.snapDir(), fmt.Sprintf("%016x%s", index, receivedSuffix))
-}
-
-const (
-	receivedSuffix = ".snap.db"
-	partSuffix     = ".part" // a file that is being received
-)
-
-// removeRemains removes what a process that ended during an installation has
-// left: stores that are not in use and received files. Open calls it when the
-// store in use is known to be good.
-func (m *Member) removeRemains() {
-	fs := m.cfg.FS
-	remove := func(dir string, remains func(name string) bool) {
-		names, err := fs.List(dir)
-		if err != nil {
-			m.lg.Warn("failed to look for remains of an installation", zap.String("dir", dir), zap.Error(err))
-		}
-		for _, name := range names {
-			if !remains(name) {
-				continue
-			}
-			path := fs.PathJoin(dir, name)
-			if err := fs.RemoveAll(path); err != nil {
-				m.lg.Warn("failed to remove what an installation has left", zap.String("path", path), zap.Error(err))
-			}
-		}
-	}
-	remove(m.cfg.snapDir(), func(name string) bool {
-		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix)
-	})
-	remove(m.cfg.memberDir(), func(name string) bool {
-		return name != fs.PathBase(m.storeInUse) && (name == fs.PathBase(m.cfg.storeDir()) || strings.HasPrefix(name, datadir.StorePrefix))
-	})
 }
 
 // install replaces the state by a snapshot that raft has accepted. It runs on
@@ -217,7 +146,7 @@ func (m *Member) install(w logWork) bool {
 	metrics.ServerSnapshotApplyInProgressTotal.Set(1)
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
 	m.lg.Info("installing a snapshot", zap.Uint64("index", meta.GetIndex()))
-	err := m.importSnapshot(meta)
+	err := m.home().Import(m.rootCtx, meta)
 	if err != nil && m.rootCtx.Err() != nil {
 		return false // the member is stopping; raft gets the snapshot again
 	}
@@ -233,7 +162,7 @@ func (m *Member) install(w logWork) bool {
 		}
 	}
 	if err == nil {
-		err = m.log.Reset(raftlog.SnapshotMark{Index: meta.GetIndex(), Term: meta.GetTerm(), ConfState: meta.GetConfState()})
+		err = m.home().ResetLog(meta)
 	}
 	if err == nil && (w.HardState != nil || len(w.Entries) > 0) {
 		err = m.log.Append(w.HardState, w.Entries, true)
@@ -247,48 +176,11 @@ func (m *Member) install(w logWork) bool {
 	return true
 }
 
-func (m *Member) importDir(index uint64) string { return m.layout().NewStore(index) }
-
-// importSnapshot makes a complete store of a received file, beside the one in use.
-func (m *Member) importSnapshot(meta *raftpb.SnapshotMetadata) error {
-	fs := m.cfg.FS
-	dir, file := m.importDir(meta.GetIndex()), m.receivedFile(meta.GetIndex())
-	if err := fs.RemoveAll(dir); err != nil {
-		return fmt.Errorf("remove remains of an earlier import: %w", err)
-	}
-	eng, err := m.openEngine(dir)
-	if err != nil {
-		return err
-	}
-	got, err := snapshot.Read(m.rootCtx, file, eng, m.snapshotOptions())
-	if err == nil && got.ConsistentIndex != meta.GetIndex() {
-		err = fmt.Errorf("the file %s holds the state of entry %d, its message says %d", file, got.ConsistentIndex, meta.GetIndex())
-	}
-	if err == nil {
-		b := eng.NewBatch()
-		b.Set(ownerKey, ownerOf(identity{id: m.id, cluster: m.cluster.ID()}))
-		b.Set(installKey, binary.BigEndian.AppendUint64(nil, meta.GetIndex()))
-		err = b.Commit()
-	}
-	if err == nil {
-		err = eng.Flush()
-	}
-	if cerr := eng.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
 // exchange puts the imported store into use; readers of the old one finish on
 // it. It runs on the apply goroutine.
 func (m *Member) exchange(meta *raftpb.SnapshotMetadata) error {
-	dir := m.importDir(meta.GetIndex())
-	eng, err := m.openEngine(dir)
+	eng, dir, err := m.home().Exchange(meta.GetIndex())
 	if err != nil {
-		return err
-	}
-	if err := m.layout().Use(dir); err != nil {
-		eng.Close()
 		return err
 	}
 	old := m.mach()
@@ -304,12 +196,12 @@ func (m *Member) exchange(meta *raftpb.SnapshotMetadata) error {
 	m.recheckWatches()
 	m.reads.Applied(mach.Applied())
 	m.syncPeers()
-	m.background(func() { m.retire(old, oldDir, m.receivedFile(meta.GetIndex())) })
+	m.background(func() { m.retire(old, oldDir, meta.GetIndex()) })
 	return nil
 }
 
 // retire closes a replaced store once its last reader is gone.
-func (m *Member) retire(old *apply.Machine, dir, file string) {
+func (m *Member) retire(old *apply.Machine, dir string, index uint64) {
 	old.Close()
 	for old.KV().OpenViews() > 0 {
 		if m.pause(m.rootCtx, viewsPoll) != nil {
@@ -319,10 +211,8 @@ func (m *Member) retire(old *apply.Machine, dir, file string) {
 	if err := old.Engine().Close(); err != nil {
 		m.lg.Warn("failed to close the replaced store", zap.Error(err))
 	}
-	for _, path := range []string{dir, file} {
-		if err := m.cfg.FS.RemoveAll(path); err != nil {
-			m.lg.Warn("failed to remove what a snapshot has replaced", zap.String("path", path), zap.Error(err))
-		}
+	if err := m.home().Retire(dir, index); err != nil {
+		m.lg.Warn("failed to remove what a snapshot has replaced", zap.String("path", dir), zap.Error(err))
 	}
 }
 
@@ -338,27 +228,4 @@ func (m *Member) syncPeers() {
 			m.tr.UpdatePeer(x.ID, x.PeerURLs)
 		}
 	}
-}
-
-// resumeInstall finishes an installation that ended between the exchange of the
-// store and the reset of the log. Anything else that leaves the log behind the
-// store, or with another entry where the store is, means that files are missing.
-func (m *Member) resumeInstall(eng engine.Engine, applied, term, last uint64) error {
-	v, err := eng.Get(nil, installKey)
-	if err != nil && !errors.Is(err, engine.ErrNotFound) {
-		return err
-	}
-	if err != nil || len(v) != 8 || binary.BigEndian.Uint64(v) != applied {
-		if applied <= last {
-			return fmt.Errorf("the store in %s has applied entry %d of term %d, but the raft log in %s has another entry there: one of them is not the current one",
-				m.cfg.memberDir(), applied, term, m.cfg.logDir())
-		}
-		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s ends at entry %d: log files are missing",
-			m.cfg.memberDir(), applied, m.cfg.logDir(), last)
-	}
-	cs, err := membership.LoadConfState(eng)
-	if err != nil {
-		return err
-	}
-	return m.log.Reset(raftlog.SnapshotMark{Index: applied, Term: term, ConfState: cs})
 }

@@ -214,15 +214,15 @@ func (c *Core) retryForwarded(now time.Time, tick bool) {
 func (c *Core) awaited(ents []*raftpb.Entry) []*raftpb.Entry {
 	var out []*raftpb.Entry
 	for _, e := range ents {
-		if pendingOf(c.props, e) != nil {
+		if PendingOf(c.props, e) != nil {
 			out = append(out, e)
 		}
 	}
 	return out
 }
 
-// pendingOf returns the local request that an entry carries, if any.
-func pendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
+// PendingOf returns the local request that an entry carries, if any.
+func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 	if len(e.Data) == 0 {
 		return nil
 	}

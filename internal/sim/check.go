@@ -66,6 +66,8 @@ type Result struct {
 	Trace  uint64 // hash of everything that happened
 	Events int
 	Acked  int // operations that were acknowledged
+	// Changes of the membership and installed snapshots.
+	Changes, Installed int
 }
 
 // Run lets members and clients live through a hostile world for d of simulated
@@ -93,7 +95,13 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	w.run(2 * requestTimeout)
 	w.checkMembers()
 	w.checkHistory()
-	res := Result{Trace: w.trace.sum, Events: w.trace.n}
+	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed}
+	for _, n := range w.changes {
+		res.Changes += n
+	}
+	for step, n := range w.torn {
+		tornSteps[step] += n
+	}
 	for _, c := range w.clients {
 		res.Acked += c.acked
 	}
@@ -127,23 +135,27 @@ func (w *World) populate(members, clients int) error {
 	return nil
 }
 
-// checkMembers compares the hashes of all members once they have the same
-// revision.
+// tornSteps counts the steps in which the power went, over all runs.
+var tornSteps = map[string]int{}
+
+// checkMembers compares the hashes of all members of the newest configuration
+// once they have applied the same.
 func (w *World) checkMembers() {
 	same := func() bool {
-		for _, n := range w.nodes {
-			if n.down || n.machine.Applied() != w.nodes[0].machine.Applied() {
+		members := w.members()
+		for _, n := range members {
+			if n.down || n.installing || n.machine.Applied() != members[0].machine.Applied() {
 				return false
 			}
 		}
-		return true
+		return len(members) > 0
 	}
 	if !w.runUntil(30*time.Second, same) {
 		w.fail("the members do not reach the same index after everything was healed")
 		return
 	}
 	var want uint32
-	for i, n := range w.nodes {
+	for i, n := range w.members() {
 		h, err := n.machine.KV().HashKV(context.Background(), 0)
 		if err != nil {
 			w.fail("hash of member %d: %w", n.index, err)
@@ -153,7 +165,7 @@ func (w *World) checkMembers() {
 		if i == 0 {
 			want = h.Hash
 		} else if h.Hash != want {
-			w.fail("member %d has hash %08x at revision %d, member 0 has %08x", n.index, h.Hash, h.HashRev, want)
+			w.fail("member %d has hash %08x at revision %d, the first has %08x", n.index, h.Hash, h.HashRev, want)
 		}
 	}
 }
@@ -172,7 +184,7 @@ func (w *World) checkHistory() {
 			keys[op.Input.(input).key] = true
 		}
 	}
-	v := w.nodes[0].machine.KV().View()
+	v := w.members()[0].machine.KV().View()
 	defer v.Close()
 	for k := range keys { // order does not matter: keys are checked apart
 		kv, err := v.Get([]byte(k), 0)

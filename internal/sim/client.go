@@ -65,7 +65,7 @@ func (c *client) next() {
 		in.op = "get"
 	}
 	n := c.w.nodes[c.w.rng.IntN(len(c.w.nodes))]
-	if n.down {
+	if n.down || !n.joined() {
 		c.pause()
 		return
 	}

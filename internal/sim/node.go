@@ -1,19 +1,16 @@
 package sim
 
 import (
-	"fmt"
-	"math/rand/v2"
+	"slices"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/apply"
-	"quorate/internal/command"
-	"quorate/internal/engine/mem"
+	"quorate/internal/datadir"
+	"quorate/internal/engine"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
@@ -27,7 +24,6 @@ import (
 const (
 	tick          = 100 * time.Millisecond
 	electionTicks = 10
-	logDir        = "wal"
 	segmentBytes  = 64 << 10
 	flushEvery    = 700 * time.Millisecond
 )
@@ -40,11 +36,13 @@ type node struct {
 	index     int
 	id        uint64
 	clusterID uint64
-	fs        *vfs.MemFS
-	eng       *mem.Engine
+	disk      *disk
 	down      bool
-	life      int // counts starts: events of an earlier life are void
+	removed   bool // for good
+	life      int  // counts starts: events of an earlier life are void
 
+	home    server.Home
+	dir     string // of the store in use
 	log     *raftlog.Log
 	machine *apply.Machine
 	core    *server.Core
@@ -53,31 +51,54 @@ type node struct {
 	ids     *proposal.IDs
 	cluster *membership.Cluster
 
-	logq    []raftnode.Append
-	logBusy bool
-	logFrom time.Duration // when the log write under way began
-	stalled time.Duration // until when no log write ends
-	applyq  []raftnode.Apply
-	applyBu bool
-	waiting []func() bool // what clients wait for; true when over
+	logq       []raftnode.Append
+	logBusy    bool
+	logFrom    time.Duration // when the log write under way began
+	stalled    time.Duration // until when no log write ends
+	installing bool          // a snapshot
+	mark       uint64        // index up to which the log is truncated
+	sending    int           // snapshots that were sent a moment ago
+	received   uint64        // transfers of snapshots that have begun
+	applyq     []applyWork
+	applyBu    bool
+	leaving    bool
+	waiting    []func() bool // what clients wait for; true when over
 }
 
+// applyWork is a run of committed entries, or the exchange of the whole state.
+type applyWork struct {
+	raftnode.Apply
+	swap func()
+}
+
+func isSnapshot(a raftnode.Append) bool { return a.Snapshot != nil }
+
+// newNode makes the disk of a member. A founder has the first entries in its log;
+// one that joins has none.
 func newNode(w *World, index int, id, clusterID uint64, first []*raftpb.Entry) (*node, error) {
-	n := &node{w: w, index: index, id: id, clusterID: clusterID, fs: vfs.NewCrashableMem(), eng: mem.New(), down: true}
-	log, err := raftlog.Create(n.fs, logDir, raftlog.Metadata{NodeID: id, ClusterID: clusterID}, logOptions)
+	n := &node{w: w, index: index, id: id, clusterID: clusterID, disk: newDisk(w), down: true}
+	l := n.layout()
+	if err := datadir.MakeDirs(n.disk, l.DataDir, l.Member(), l.Snap()); err != nil {
+		return nil, err
+	}
+	log, err := raftlog.Create(n.disk, l.WAL(), raftlog.Metadata{NodeID: id, ClusterID: clusterID}, logOptions)
 	if err != nil {
 		return nil, err
 	}
-	hs := &raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(len(first)))}
-	if err := log.Append(hs, first, true); err != nil {
-		return nil, err
+	if len(first) > 0 {
+		hs := &raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(len(first)))}
+		if err := log.Append(hs, first, true); err != nil {
+			return nil, err
+		}
 	}
 	return n, log.Close()
 }
 
+func (n *node) layout() datadir.Layout { return datadir.Layout{FS: n.disk, DataDir: "data"} }
+
 // start brings the member up from what its disk holds.
 func (n *node) start() {
-	if !n.down {
+	if !n.down || n.removed {
 		return
 	}
 	if err := n.open(); err != nil {
@@ -86,44 +107,52 @@ func (n *node) start() {
 	}
 	n.down = false
 	n.life++
+	n.noteConfig()
 	last, _ := n.log.LastIndex()
 	n.w.log("start %d applied=%d last=%d term=%d", n.index, n.machine.Applied(), last, n.core.Node().State().Term)
 	n.every(func() time.Duration { return n.w.between(tick*9/10, tick*11/10) }, func() {
 		now := n.w.time()
 		n.props.Expire(now, func(time.Time) error { return errTimeout })
 		in := server.Input{Ticks: 1}
-		if n.logBusy {
+		if n.logBusy && !n.installing {
 			in.LogStall = n.w.now - n.logFrom
 		}
 		n.step(in)
 	})
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
-		if err := n.eng.Flush(); err != nil {
+		if err := n.machine.Engine().Flush(); err != nil {
 			n.w.fail("flush member %d: %w", n.index, err)
 		}
 	})
 }
 
 func (n *node) open() (err error) {
-	if n.log, err = raftlog.Open(n.fs, logDir, logOptions); err != nil {
+	layout := n.layout()
+	if n.log, err = raftlog.Open(n.disk, layout.WAL(), logOptions); err != nil {
 		return err
 	}
 	lg := zap.NewNop()
-	n.cluster = membership.New(membership.Options{LocalID: n.id, ClusterID: n.clusterID, ServerVersion: membership.Version{Major: 3, Minor: 7}})
-	n.machine, err = apply.Open(n.eng, apply.Options{Cluster: n.cluster, Lessor: lease.New(2, lease.Options{}),
-		Now: n.w.time, Logger: lg, MVCC: mvcc.Options{Manual: true}})
+	n.home = server.Home{Layout: layout, Log: n.log, Member: n.id, Cluster: n.clusterID, OpenEngine: n.disk.openEngine, Logger: lg}
+	if n.dir, err = layout.Store(); err != nil {
+		return err
+	}
+	eng, err := n.disk.openEngine(n.dir)
 	if err != nil {
 		return err
 	}
-	applied := n.machine.Applied()
-	if last, _ := n.log.LastIndex(); last < applied {
-		return fmt.Errorf("the store has applied %d, the log ends at %d: the log has lost what it acknowledged", applied, last)
+	if err := n.home.CheckTogether(eng); err != nil {
+		return err
 	}
+	n.cluster = membership.New(membership.Options{LocalID: n.id, ClusterID: n.clusterID, ServerVersion: serverVersion})
+	if n.machine, err = n.openMachine(eng); err != nil {
+		return err
+	}
+	n.home.RemoveRemains(n.dir)
+	n.mark, n.installing, n.sending, n.leaving = n.log.Mark().Index, false, 0, false
+	applied := n.machine.Applied()
 	rn, err := raftnode.New(raftnode.Config{ID: n.id, ElectionTicks: electionTicks, HeartbeatTicks: 1, PreVote: true, Applied: applied,
-		Storage: server.NewStorage(n.log, n.machine.ConfState(), applied, func() (*raftpb.Snapshot, error) {
-			return nil, raft.ErrSnapshotTemporarilyUnavailable
-		}),
-		Logger: quiet{lg.Sugar()}})
+		Storage: server.NewStorage(n.log, n.machine.ConfState(), applied, func() (*raftpb.Snapshot, error) { return n.home.Describe(n.machine) }),
+		Logger:  quiet{lg.Sugar()}})
 	if err != nil {
 		return err
 	}
@@ -158,18 +187,38 @@ func (n *node) later(d time.Duration, do func()) {
 	})
 }
 
-// crash takes the power away: of what was not synced, a random part is left.
-func (n *node) crash() {
+func (n *node) openMachine(eng engine.Engine) (*apply.Machine, error) {
+	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: lease.New(2, lease.Options{}),
+		Now: n.w.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true}})
+}
+
+// crash takes the power away and leaves what is on left.
+func (n *node) crash(left *disk) {
 	n.w.log("crash %d applied=%d", n.index, n.machine.Applied())
+	n.stop()
+	n.disk = left
+}
+
+func (n *node) stop() {
 	n.down = true
-	n.fs = n.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: n.w.faults.TornWrites,
-		RNG: rand.New(rand.NewPCG(n.w.rng.Uint64(), n.w.rng.Uint64()))})
-	n.eng = n.eng.Crash()
 	n.machine.Close()
-	n.log.Close() // the old disk; frees its lock
+	n.log.Close() // frees its lock
 	n.props.FailAll(errCrashed)
 	n.reads.FailAll(errCrashed)
 	n.settleWaiting()
+}
+
+// leave ends a member that was removed, a moment after it has heard of that.
+func (n *node) leave() {
+	if n.leaving {
+		return
+	}
+	n.leaving = true
+	n.later(time.Second, func() {
+		n.w.log("removed %d", n.index)
+		n.removed = true
+		n.stop()
+	})
 }
 
 // step feeds the core and schedules what follows, as the real driver does with
@@ -177,10 +226,16 @@ func (n *node) crash() {
 func (n *node) step(in server.Input) {
 	eff := n.core.Step(n.w.time(), in)
 	for _, m := range eff.Send {
-		n.send(m)
+		if m.GetType() == raftpb.MsgSnap {
+			n.sendSnapshot(m)
+		} else {
+			n.send(m)
+		}
 	}
 	n.logq = append(n.logq, eff.Append...)
-	n.applyq = append(n.applyq, eff.Apply...)
+	for _, a := range eff.Apply {
+		n.applyq = append(n.applyq, applyWork{Apply: a})
+	}
 	n.kickLog()
 	n.kickApply()
 	n.settleWaiting()
@@ -200,26 +255,42 @@ func (n *node) writeLog() {
 		n.later(n.stalled-n.w.now, n.writeLog)
 		return
 	}
-	n.logBusy = false
 	works := n.logq
 	n.logq = nil
-	sync := false
-	for _, w := range works {
-		sync = sync || w.MustSync
+	n.write(works)
+}
+
+// write writes works in order, in runs between the snapshots.
+func (n *node) write(works []raftnode.Append) {
+	k := slices.IndexFunc(works, isSnapshot)
+	if k < 0 {
+		k = len(works)
 	}
-	var own []*raftpb.Message
-	for i, w := range works {
-		if w.Snapshot != nil {
-			n.w.fail("member %d was sent a snapshot that nobody has made", n.index)
-			return
-		}
-		if err := n.log.Append(w.HardState, w.Entries, sync && i == len(works)-1); err != nil {
+	sync := false
+	for _, a := range works[:k] {
+		sync = sync || a.MustSync
+	}
+	for i, a := range works[:k] {
+		if err := n.log.Append(a.HardState, a.Entries, sync && i == k-1); err != nil {
 			n.w.fail("append at member %d: %w", n.index, err)
 			return
 		}
 	}
-	for _, w := range works {
-		for _, r := range w.Responses {
+	if k < len(works) {
+		n.deliver(works[:k])
+		n.install(works[k], func() { n.write(works[k+1:]) })
+		return
+	}
+	n.logBusy = false
+	n.deliver(works)
+	n.kickLog()
+}
+
+// deliver sends what was waiting for durability.
+func (n *node) deliver(works []raftnode.Append) {
+	var own []*raftpb.Message
+	for _, a := range works {
+		for _, r := range a.Responses {
 			if r.GetTo() == n.id {
 				own = append(own, r)
 			} else {
@@ -237,38 +308,77 @@ func (n *node) kickApply() {
 	n.applyBu = true
 	n.later(n.w.between(0, n.w.faults.ApplyDelay), func() {
 		n.applyBu = false
-		works := n.applyq
-		n.applyq = nil
-		var (
-			ents []apply.Entry
-			acks []*raftpb.Message
-		)
-		for _, w := range works {
-			for _, e := range w.Entries {
-				x := apply.Entry{Entry: e}
-				if id, ok := command.PeekID(e.Data); ok && e.GetType() == raftpb.EntryNormal {
-					if p := n.props.Lookup(id); p != nil {
-						x.Req, x.Local = p.Req, true
-					}
-				}
-				ents = append(ents, x)
+		k := slices.IndexFunc(n.applyq, func(a applyWork) bool { return a.swap != nil })
+		if k == 0 {
+			swap := n.applyq[0].swap
+			n.applyq = n.applyq[1:]
+			if swap(); !n.down {
+				n.noteConfig()
+				n.kickApply()
 			}
-			acks = append(acks, w.Responses...)
-		}
-		out, err := n.machine.Apply(ents)
-		if err != nil {
-			n.w.fail("apply at member %d: %w", n.index, err)
 			return
 		}
-		n.w.log("apply %d index=%d rev=%d", n.index, out.Applied, out.Rev)
-		for _, r := range out.Results {
+		if k < 0 {
+			k = len(n.applyq)
+		}
+		works := n.applyq[:k]
+		n.applyq = n.applyq[k:]
+		n.apply(works)
+	})
+}
+
+func (n *node) apply(works []applyWork) {
+	var (
+		ents []apply.Entry
+		acks []*raftpb.Message
+	)
+	for _, a := range works {
+		for _, e := range a.Entries {
+			x := apply.Entry{Entry: e}
+			if p := server.PendingOf(n.props, e); p != nil {
+				x.Req, x.Local = p.Req, true
+			}
+			ents = append(ents, x)
+		}
+		acks = append(acks, a.Responses...)
+	}
+	out, err := n.machine.Apply(ents)
+	if err != nil {
+		n.w.fail("apply at member %d: %w", n.index, err)
+		return
+	}
+	n.w.log("apply %d index=%d rev=%d", n.index, out.Applied, out.Rev)
+	for _, e := range out.Members {
+		if e.Action != membership.Removed {
+			continue
+		}
+		if _, known := n.w.gone[e.Member.ID]; !known {
+			n.w.gone[e.Member.ID] = out.Applied
+		}
+		if e.Member.ID == n.id {
+			n.leave()
+		}
+	}
+	n.resolve(out.Results, false)
+	n.reads.Applied(out.Applied)
+	for n.machine.KV().Step() {
+	}
+	n.step(server.Input{Acks: acks, ConfChanges: out.ConfChanges})
+	n.resolve(out.Results, true)
+	n.settleWaiting()
+	n.noteConfig()
+	n.truncate()
+	if !n.down {
+		n.kickApply()
+	}
+}
+
+func (n *node) resolve(results []apply.Result, reconfigured bool) {
+	for _, r := range results {
+		if r.Reconfigured == reconfigured {
 			n.props.Resolve(r.ID, proposal.Result{Resp: r.Resp, Err: r.Err})
 		}
-		n.reads.Applied(out.Applied)
-		for n.machine.KV().Step() {
-		}
-		n.step(server.Input{Acks: acks, ConfChanges: out.ConfChanges})
-	})
+	}
 }
 
 // send puts a message on the network. It is copied through its wire form, as
@@ -276,7 +386,7 @@ func (n *node) kickApply() {
 func (n *node) send(m *raftpb.Message) {
 	w := n.w
 	to := w.byID[m.GetTo()]
-	if to == nil {
+	if to == nil || n.cluster.IsRemoved(to.id) {
 		return
 	}
 	b, err := proto.Marshal(m)
@@ -293,6 +403,10 @@ func (n *node) send(m *raftpb.Message) {
 	for range copies {
 		w.after(w.between(w.faults.MinDelay, w.faults.MaxDelay), func() {
 			if to.down || w.cut[[2]int{n.index, to.index}] {
+				return
+			}
+			if to.cluster.IsRemoved(n.id) {
+				n.later(0, n.leave) // is told so
 				return
 			}
 			got := &raftpb.Message{}

@@ -3,8 +3,10 @@
 // In: a seed. Out: a trace of everything that happened, and the history that
 // clients saw. Always true: one goroutine takes one event after the other from
 // one queue, and every choice comes from the seed, so a seed gives the same trace
-// each time. Disks lose what was not synced; the network delays, reorders,
-// loses and repeats messages; members crash and come back with what is left.
+// each time. Disks lose what was not synced, and hang; the network delays,
+// reorders, loses and repeats messages; members crash, also in the middle of
+// their file work, and come back with what is left; members are added, promoted
+// and removed; who fell behind gets a snapshot.
 //
 // The members are those of production from the core (server.Core) down to the
 // log; sockets, timers and goroutines are replaced by events, the engine by its
@@ -35,7 +37,11 @@ type Faults struct {
 	Crashes     time.Duration // mean time between crashes; 0 = none
 	Outage      time.Duration // greatest time that a partition or crash lasts
 	Stalls      time.Duration // mean time between log disks that hang, for up to twice Outage; 0 = none
-	TornWrites  int           // percent of unsynced blocks that survive a crash
+	// Reconfigs is the mean time between changes of the membership; 0 = none.
+	Reconfigs    time.Duration
+	TornSteps    float64 // share of the steps of file work in which the power goes
+	CutTransfers float64 // share of the snapshots whose connection is cut
+	TornWrites   int     // percent of unsynced blocks that survive a crash
 }
 
 // Hostile is the world of the standard runs.
@@ -43,6 +49,7 @@ var Hostile = Faults{
 	Loss: 0.02, Duplication: 0.02, MinDelay: 200 * time.Microsecond, MaxDelay: 30 * time.Millisecond,
 	SyncDelay: 8 * time.Millisecond, ApplyDelay: 4 * time.Millisecond,
 	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, Stalls: 7 * time.Second, TornWrites: 50,
+	Reconfigs: time.Second, TornSteps: 0.1, CutTransfers: 0.2,
 }
 
 type event struct {
@@ -72,20 +79,26 @@ func (q *events) Pop() any {
 
 // World is one simulated cluster with its clients.
 type World struct {
-	seed    uint64
-	rng     *rand.Rand
-	faults  Faults
-	now     time.Duration
-	seq     uint64
-	queue   events
-	nodes   []*node
-	byID    map[uint64]*node
-	cut     map[[2]int]bool // links, by the indexes of sender and receiver
-	clients []*client
-	calm    bool // no new faults
-	trace   traceHash
-	out     io.Writer // nil: the trace is only hashed
-	err     error     // first thing that went wrong
+	seed     uint64
+	rng      *rand.Rand
+	faults   Faults
+	now      time.Duration
+	seq      uint64
+	queue    events
+	nodes    []*node
+	byID     map[uint64]*node
+	cut      map[[2]int]bool // links, by the indexes of sender and receiver
+	clients  []*client
+	configs  map[uint64]string // by applied index
+	gone     map[uint64]uint64 // index at which a member was known to be removed
+	changing bool              // a change of the membership is under way
+	// What the run has met, to tell whether it proves anything.
+	changes, torn map[string]int
+	installed     int
+	calm          bool // no new faults
+	trace         traceHash
+	out           io.Writer // nil: the trace is only hashed
+	err           error     // first thing that went wrong
 }
 
 type traceHash struct {
@@ -95,7 +108,8 @@ type traceHash struct {
 
 func newWorld(seed uint64, f Faults, out io.Writer) *World {
 	return &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
-		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out}
+		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
+		configs: map[uint64]string{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
 }
 
 // log adds a line to the trace.
@@ -166,6 +180,7 @@ func (w *World) unleash() {
 	w.scheduleFault(w.faults.Partitions, w.partition)
 	w.scheduleFault(w.faults.Crashes, w.crash)
 	w.scheduleFault(w.faults.Stalls, w.stall)
+	w.scheduleFault(w.faults.Reconfigs, w.reconfigure)
 }
 
 func (w *World) scheduleFault(mean time.Duration, fault func()) {
@@ -216,7 +231,7 @@ func (w *World) crash() {
 		if n.down {
 			continue
 		}
-		n.crash()
+		n.crash(n.disk.crashed())
 		w.after(w.between(10*time.Millisecond, w.faults.Outage), n.start)
 	}
 }

@@ -38,17 +38,29 @@ func run(t *testing.T, seed uint64, f Faults) Result {
 }
 
 func TestSim(t *testing.T) {
+	var changes, installed int
 	for s := *seed; s < *seed+*seeds; s++ {
 		first := run(t, s, Hostile)
 		if first.Acked < 100 {
 			t.Errorf("seed %d: only %d operations were acknowledged; the run proves nothing", s, first.Acked)
 		}
-		if s == *seed {
+		changes, installed = changes+first.Changes, installed+first.Installed
+		if s < *seed+3 {
 			if again := run(t, s, Hostile); again != first {
 				t.Fatalf("seed %d gave two traces: %+v and %+v", s, first, again)
 			}
 		}
-		t.Logf("seed %d: %d events, %d operations acknowledged, trace %016x", s, first.Events, first.Acked, first.Trace)
+		t.Logf("seed %d: %d events, %d operations acknowledged, %d changes of the membership, %d snapshots installed, trace %016x",
+			s, first.Events, first.Acked, first.Changes, first.Installed, first.Trace)
+	}
+	t.Logf("steps in which the power went: %v", tornSteps)
+	if changes == 0 || installed == 0 {
+		t.Errorf("%d changes of the membership and %d installed snapshots: the runs prove nothing about them", changes, installed)
+	}
+	for _, step := range []string{"truncation", "reception", "import", "exchange", "reset of the log"} {
+		if *seeds >= 20 && tornSteps[step] == 0 {
+			t.Errorf("the power never went during %s; the runs prove nothing about that", step)
+		}
 	}
 }
 

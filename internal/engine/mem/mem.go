@@ -33,9 +33,17 @@ func New() *Engine { return &Engine{checkpoints: map[string]*node{}} }
 // Crash returns a new engine with the state of the last Flush: what a power
 // loss leaves. The old engine is closed.
 func (e *Engine) Crash() *Engine {
+	c := e.Durable()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.closed = true
+	return c
+}
+
+// Durable returns what Crash would, and leaves the engine alone.
+func (e *Engine) Durable() *Engine {
+	e.mu.RLock()
+	defer e.mu.RUnlock()
 	return fromRoot(e.durable, e.checkpoints)
 }
 

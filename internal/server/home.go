@@ -1,0 +1,245 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/datadir"
+	"quorate/internal/engine"
+	"quorate/internal/membership"
+	"quorate/internal/raftlog"
+	"quorate/internal/snapshot"
+)
+
+// Home is what a member has on disk, and the steps in which its parts change
+// together. Each step leaves what a crash in it, or right behind it, can be
+// recovered from by CheckTogether. Drivers decide when a step is taken and on
+// which goroutine; they take one at a time, but Receive at any time.
+type Home struct {
+	Layout          datadir.Layout
+	Log             *raftlog.Log
+	Member, Cluster uint64
+	OpenEngine      func(dir string) (engine.Engine, error)
+	Logger          *zap.Logger
+}
+
+const (
+	receivedSuffix = ".snap.db"
+	partSuffix     = ".part" // a file that is being received
+)
+
+var (
+	ownerKey   = engine.Local.K([]byte("owner"))
+	installKey = engine.Local.K([]byte("installed"))
+)
+
+func (m *Member) home() Home { return m.homeOf(identity{id: m.id, cluster: m.cluster.ID()}) }
+
+func (m *Member) homeOf(id identity) Home {
+	return Home{Layout: m.layout(), Log: m.log, Member: id.id, Cluster: id.cluster, OpenEngine: m.openEngine, Logger: m.lg}
+}
+
+// checkOwner compares the member that the store belongs to with the one that the
+// log belongs to, and marks a fresh store.
+func (h Home) checkOwner(eng engine.Engine) error {
+	want := h.owner()
+	got, err := eng.Get(nil, ownerKey)
+	switch {
+	case errors.Is(err, engine.ErrNotFound):
+		b := eng.NewBatch()
+		b.Set(ownerKey, want)
+		return b.Commit()
+	case err != nil:
+		return err
+	case !bytes.Equal(got, want):
+		return fmt.Errorf("the store is of member and cluster %x, the raft log of %x", got, want)
+	}
+	return nil
+}
+
+func (h Home) owner() []byte {
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, h.Member), h.Cluster)
+}
+
+// CheckTogether compares what the store has applied with what the log holds, and
+// finishes an installation that was interrupted.
+func (h Home) CheckTogether(eng engine.Engine) error {
+	applied, term, err := apply.Position(eng)
+	if err != nil {
+		return err
+	}
+	first, err := h.Log.FirstIndex()
+	if err != nil {
+		return err
+	}
+	last, err := h.Log.LastIndex()
+	if err != nil {
+		return err
+	}
+	if err := h.checkOwner(eng); err != nil {
+		return fmt.Errorf("%w: --data-dir %s and --wal-dir %s do not belong together", err, h.Layout.DataDir, h.Layout.WAL())
+	}
+	switch {
+	case applied+1 < first:
+		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s begins at entry %d: one of them is not the current one",
+			h.Layout.Member(), applied, h.Layout.WAL(), first)
+	case applied > last:
+		return h.resumeInstall(eng, applied, term, last)
+	}
+	// A log that reaches as far may still be the one that an installed snapshot
+	// was to replace: its entries are then those of a leader that lost.
+	if got, err := h.Log.Term(applied); err != nil {
+		return fmt.Errorf("term of applied entry %d: %w", applied, err)
+	} else if got != term {
+		return h.resumeInstall(eng, applied, term, last)
+	}
+	return nil
+}
+
+// resumeInstall finishes an installation that ended between the exchange of the
+// store and the reset of the log. Anything else that leaves the log behind the
+// store, or with another entry where the store is, means that files are missing.
+func (h Home) resumeInstall(eng engine.Engine, applied, term, last uint64) error {
+	v, err := eng.Get(nil, installKey)
+	if err != nil && !errors.Is(err, engine.ErrNotFound) {
+		return err
+	}
+	if err != nil || len(v) != 8 || binary.BigEndian.Uint64(v) != applied {
+		if applied <= last {
+			return fmt.Errorf("the store in %s has applied entry %d of term %d, but the raft log in %s has another entry there: one of them is not the current one",
+				h.Layout.Member(), applied, term, h.Layout.WAL())
+		}
+		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s ends at entry %d: log files are missing",
+			h.Layout.Member(), applied, h.Layout.WAL(), last)
+	}
+	cs, err := membership.LoadConfState(eng)
+	if err != nil {
+		return err
+	}
+	return h.Log.Reset(raftlog.SnapshotMark{Index: applied, Term: term, ConfState: cs})
+}
+
+// Receive stores a file that a peer sends. The present state stays in use until
+// raft has accepted the snapshot. number tells transfers apart that run at the
+// same time.
+func (h Home) Receive(ctx context.Context, index, number uint64, body io.Reader) error {
+	path := h.receivedFile(index)
+	return saveStream(ctx, h.Layout.FS, path, fmt.Sprintf("%s.%d%s", path, number, partSuffix), body)
+}
+
+func (h Home) receivedFile(index uint64) string {
+	return h.Layout.FS.PathJoin(h.Layout.Snap(), fmt.Sprintf("%016x%s", index, receivedSuffix))
+}
+
+// Import makes a complete store of a received file, beside the one in use.
+func (h Home) Import(ctx context.Context, meta *raftpb.SnapshotMetadata) error {
+	fs := h.Layout.FS
+	dir, file := h.Layout.NewStore(meta.GetIndex()), h.receivedFile(meta.GetIndex())
+	if err := fs.RemoveAll(dir); err != nil {
+		return fmt.Errorf("remove remains of an earlier import: %w", err)
+	}
+	eng, err := h.OpenEngine(dir)
+	if err != nil {
+		return err
+	}
+	got, err := snapshot.Read(ctx, file, eng, snapshot.Options{FS: h.Layout.FS})
+	if err == nil && got.ConsistentIndex != meta.GetIndex() {
+		err = fmt.Errorf("the file %s holds the state of entry %d, its message says %d", file, got.ConsistentIndex, meta.GetIndex())
+	}
+	if err == nil {
+		b := eng.NewBatch()
+		b.Set(ownerKey, h.owner())
+		b.Set(installKey, binary.BigEndian.AppendUint64(nil, meta.GetIndex()))
+		err = b.Commit()
+	}
+	if err == nil {
+		err = eng.Flush()
+	}
+	if cerr := eng.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// Exchange makes the imported store the one in use and opens it.
+func (h Home) Exchange(index uint64) (eng engine.Engine, dir string, err error) {
+	dir = h.Layout.NewStore(index)
+	if eng, err = h.OpenEngine(dir); err != nil {
+		return nil, dir, err
+	}
+	if err := h.Layout.Use(dir); err != nil {
+		eng.Close()
+		return nil, dir, err
+	}
+	return eng, dir, nil
+}
+
+// ResetLog lets the log begin behind an installed snapshot.
+func (h Home) ResetLog(meta *raftpb.SnapshotMetadata) error {
+	return h.Log.Reset(raftlog.SnapshotMark{Index: meta.GetIndex(), Term: meta.GetTerm(), ConfState: meta.GetConfState()})
+}
+
+// Truncate forgets the log up to index. The store must be flushed past it, and cs
+// be the configuration at index or later.
+func (h Home) Truncate(index uint64, cs *raftpb.ConfState) error {
+	term, err := h.Log.Term(index)
+	if err != nil {
+		return fmt.Errorf("term of entry %d: %w", index, err)
+	}
+	if err := h.Log.SaveMark(raftlog.SnapshotMark{Index: index, Term: term, ConfState: cs}); err != nil {
+		return err
+	}
+	return h.Log.Compact(index)
+}
+
+// Describe tells raft of the state that a follower would be sent now.
+func (h Home) Describe(mach *apply.Machine) (*raftpb.Snapshot, error) {
+	index := mach.Applied()
+	term, err := h.Log.Term(index)
+	if err != nil {
+		return nil, fmt.Errorf("term of applied entry %d: %w", index, err)
+	}
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: mach.ConfState()}}, nil
+}
+
+// Retire removes what an installed snapshot has replaced, and the file that it came in.
+func (h Home) Retire(dir string, index uint64) error {
+	return errors.Join(h.Layout.FS.RemoveAll(dir), h.Layout.FS.RemoveAll(h.receivedFile(index)))
+}
+
+// RemoveRemains removes what a process that ended during an installation has
+// left: stores that are not in use and received files. Open calls it when the
+// store in use is known to be good.
+func (h Home) RemoveRemains(inUse string) {
+	fs := h.Layout.FS
+	remove := func(dir string, remains func(name string) bool) {
+		names, err := fs.List(dir)
+		if err != nil {
+			h.Logger.Warn("failed to look for remains of an installation", zap.String("dir", dir), zap.Error(err))
+		}
+		for _, name := range names {
+			if !remains(name) {
+				continue
+			}
+			path := fs.PathJoin(dir, name)
+			if err := fs.RemoveAll(path); err != nil {
+				h.Logger.Warn("failed to remove what an installation has left", zap.String("path", path), zap.Error(err))
+			}
+		}
+	}
+	remove(h.Layout.Snap(), func(name string) bool {
+		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix)
+	})
+	remove(h.Layout.Member(), func(name string) bool {
+		return name != fs.PathBase(inUse) && (name == strings.TrimSuffix(datadir.StorePrefix, "-") || strings.HasPrefix(name, datadir.StorePrefix))
+	})
+}

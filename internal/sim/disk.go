@@ -1,0 +1,223 @@
+package sim
+
+import (
+	"errors"
+	"io"
+	"math/rand/v2"
+	"os"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/engine"
+	"quorate/internal/engine/mem"
+)
+
+// disk is what a member keeps when the power goes: files, of which it forgets
+// what was not synced, and stores, which go back to their last flush. It can be
+// told to take a picture of what a crash would leave in the middle of some file
+// work.
+type disk struct {
+	*vfs.MemFS
+	stores    map[string]*mem.Engine // by directory
+	countdown int                    // changes until the picture is taken; 0 = none
+	w         *World
+	picture   *disk
+}
+
+func newDisk(w *World) *disk {
+	return &disk{MemFS: vfs.NewCrashableMem(), stores: map[string]*mem.Engine{}, w: w}
+}
+
+// crashed returns the disk as a crash at this moment would leave it. The clone
+// that vfs makes draws for its files in the order of a map, so the draw is made
+// here, between the clones with nothing and with everything that was not synced.
+func (d *disk) crashed() *disk {
+	c := newDisk(d.w)
+	m := merger{
+		old: d.MemFS.CrashClone(vfs.CrashCloneCfg{}), now: d.MemFS.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}),
+		out: c.MemFS, take: func() bool { return d.w.rng.IntN(100) < d.w.faults.TornWrites },
+	}
+	if err := m.dir("/"); err != nil {
+		d.w.fail("crash a disk: %w", err)
+	}
+	for dir, e := range d.stores { // in no order: each depends on itself alone
+		if _, err := c.MemFS.Stat(dir); err == nil {
+			c.stores[dir] = e.Durable()
+		}
+	}
+	return c
+}
+
+// merger writes into out what is in old, and by chance what is in now.
+type merger struct {
+	old, now, out *vfs.MemFS
+	take          func() bool
+}
+
+func (m merger) dir(dir string) error {
+	before, err := m.old.List(dir)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	after, err := m.now.List(dir)
+	if err != nil {
+		return err // what is synced is there in both
+	}
+	slices.Sort(after) // holds before as well: an entry comes back if its removal was not synced
+	for _, name := range after {
+		path := m.out.PathJoin(dir, name)
+		if !slices.Contains(before, name) && !m.take() {
+			continue
+		}
+		if err := m.entry(path); err != nil {
+			return err
+		}
+	}
+	d, err := m.out.OpenDir(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (m merger) entry(path string) error {
+	info, err := m.now.Stat(path)
+	if err != nil {
+		return err
+	}
+	if info.IsDir() {
+		return errors.Join(m.out.MkdirAll(path, 0o700), m.dir(path))
+	}
+	b, err := read(m.now, path)
+	if err != nil {
+		return err
+	}
+	if old, err := read(m.old, path); err == nil {
+		const block = 4096
+		for i := 0; i < len(b); i += block {
+			if m.take() {
+				j := min(i+block, len(b))
+				old = append(old, make([]byte, max(0, j-len(old)))...)
+				copy(old[i:j], b[i:j])
+			}
+		}
+		b = old
+	}
+	f, err := m.out.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	return errors.Join(err, f.Sync(), f.Close())
+}
+
+func read(fs vfs.FS, path string) ([]byte, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+// changed counts a change of the files.
+func (d *disk) changed() {
+	if d.countdown > 0 {
+		if d.countdown--; d.countdown == 0 {
+			d.picture = d.crashed()
+		}
+	}
+}
+
+// openEngine opens the store in dir, with what was flushed when it was closed.
+func (d *disk) openEngine(dir string) (engine.Engine, error) {
+	e := d.stores[dir]
+	if e == nil {
+		if err := d.MemFS.MkdirAll(dir, 0o700); err != nil {
+			return nil, err
+		}
+		e = mem.New()
+	} else {
+		e = e.Durable()
+	}
+	d.stores[dir] = e
+	d.changed()
+	return e, nil
+}
+
+func (d *disk) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	f, err := d.MemFS.Create(name, c)
+	d.changed()
+	return diskFile{f, d}, err
+}
+
+func (d *disk) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	f, err := d.MemFS.OpenReadWrite(name, c, opts...)
+	return diskFile{f, d}, err
+}
+
+func (d *disk) OpenDir(name string) (vfs.File, error) {
+	f, err := d.MemFS.OpenDir(name)
+	return diskFile{f, d}, err
+}
+
+func (d *disk) Rename(from, to string) error {
+	defer d.changed()
+	return d.MemFS.Rename(from, to)
+}
+
+func (d *disk) Remove(name string) error {
+	defer d.changed()
+	return d.MemFS.Remove(name)
+}
+
+func (d *disk) RemoveAll(name string) error {
+	defer d.changed()
+	if e := d.stores[name]; e != nil {
+		if err := e.Close(); err != nil && !errors.Is(err, engine.ErrClosed) {
+			return err
+		}
+		delete(d.stores, name)
+	}
+	return d.MemFS.RemoveAll(name)
+}
+
+type diskFile struct {
+	vfs.File
+	d *disk
+}
+
+func (f diskFile) Sync() error {
+	defer f.d.changed()
+	return f.File.Sync()
+}
+
+func (f diskFile) SyncData() error {
+	defer f.d.changed()
+	return f.File.SyncData()
+}
+
+// attempt does one step of file work. Now and then the power goes in the middle of
+// it: then it returns false, and the member is down.
+func (n *node) attempt(step string, do func() error) bool {
+	w := n.w
+	if !w.calm && w.chance(w.faults.TornSteps) {
+		n.disk.countdown = 1 + w.rng.IntN(10)
+	}
+	err := do()
+	picture := n.disk.picture
+	n.disk.countdown, n.disk.picture = 0, nil
+	switch {
+	case picture != nil:
+		w.log("power lost at %d during %s", n.index, step)
+		w.torn[step]++
+		n.crash(picture)
+		w.after(w.between(10e6, w.faults.Outage), n.start)
+		return false
+	case err != nil:
+		w.fail("%s at member %d: %w", step, n.index, err)
+		return false
+	}
+	return true
+}

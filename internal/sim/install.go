@@ -1,0 +1,171 @@
+package sim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/datadir"
+	"quorate/internal/engine"
+	"quorate/internal/membership"
+	"quorate/internal/raftnode"
+	"quorate/internal/server"
+	"quorate/internal/snapshot"
+)
+
+// The log is truncated as eagerly as it can be, so that whoever was away for a
+// moment needs a snapshot.
+const (
+	truncateAfter = 60 // applied entries
+	catchUp       = 15 // entries left for slow followers
+	releaseDelay  = 2e9
+)
+
+var (
+	serverVersion = membership.Version{Major: 3, Minor: 7}
+	errCut        = errors.New("sim: the connection was cut")
+)
+
+// truncate forgets the log behind what the store has flushed.
+func (n *node) truncate() {
+	applied := n.machine.Applied()
+	if n.installing || n.sending > 0 || applied <= n.mark+truncateAfter {
+		return
+	}
+	ok := n.attempt("truncation", func() error {
+		if err := n.machine.Engine().Flush(); err != nil {
+			return err
+		}
+		return n.home.Truncate(applied-catchUp, n.machine.ConfState())
+	})
+	if ok {
+		n.mark = applied - catchUp
+	}
+}
+
+// sendSnapshot sends the state of the store as it is now. The transfer takes a
+// while and may be cut off in the middle.
+func (n *node) sendSnapshot(m *raftpb.Message) {
+	w := n.w
+	state := n.machine.Engine().NewSnapshot()
+	defer state.Close()
+	meta, data, err := datadir.Describe(state, serverVersion)
+	if err != nil {
+		w.fail("describe the state of member %d: %w", n.index, err)
+		return
+	}
+	m.Snapshot = &raftpb.Snapshot{Data: data, Metadata: meta}
+	var file bytes.Buffer
+	if _, err := snapshot.Write(context.Background(), &file, state, n.home.Layout.Snap(), snapshot.Options{FS: n.disk}); err != nil {
+		w.fail("write a snapshot of member %d: %w", n.index, err)
+		return
+	}
+	envelope, err := proto.Marshal(m)
+	if err != nil {
+		w.fail("encode snapshot message: %w", err)
+		return
+	}
+	n.sending++
+	n.later(releaseDelay, func() { n.sending-- })
+	report := func(ok bool) {
+		n.later(0, func() { n.step(server.Input{Snapshots: []server.SnapshotReport{{To: m.GetTo(), OK: ok}}}) })
+	}
+	body := io.Reader(bytes.NewReader(file.Bytes()))
+	if w.chance(w.faults.CutTransfers) {
+		body = io.MultiReader(io.LimitReader(body, int64(w.rng.IntN(file.Len()))), cutOff{})
+	}
+	w.after(w.between(w.faults.MaxDelay, 20*w.faults.MaxDelay), func() {
+		to := w.byID[m.GetTo()]
+		ok := to != nil && !to.down && !w.cut[[2]int{n.index, to.index}] && to.receiveSnapshot(envelope, body)
+		w.log("snapshot %d %d>%x %v", meta.GetIndex(), n.index, m.GetTo(), ok)
+		report(ok)
+	})
+}
+
+type cutOff struct{}
+
+func (cutOff) Read([]byte) (int, error) { return 0, errCut }
+
+// receiveSnapshot stores the file and hands the message to raft.
+func (n *node) receiveSnapshot(envelope []byte, body io.Reader) bool {
+	m := &raftpb.Message{}
+	if err := proto.Unmarshal(envelope, m); err != nil {
+		n.w.fail("decode snapshot message: %w", err)
+		return false
+	}
+	n.received++
+	cut := false
+	ok := n.attempt("reception", func() error {
+		err := n.home.Receive(context.Background(), m.GetSnapshot().GetMetadata().GetIndex(), n.received, body)
+		if cut = errors.Is(err, errCut); cut {
+			return nil
+		}
+		return err
+	})
+	if ok && !cut {
+		n.step(server.Input{Recv: []*raftpb.Message{m}})
+	}
+	return ok && !cut
+}
+
+// install replaces the state by a snapshot that raft has accepted, in the steps
+// of production. Other things happen between the steps.
+func (n *node) install(a raftnode.Append, then func()) {
+	meta := a.Snapshot.GetMetadata()
+	pause := func(do func()) { n.later(n.w.between(0, 10*n.w.faults.SyncDelay), do) }
+	n.installing = true
+	finish := func() {
+		ok := n.attempt("reset of the log", func() error {
+			if err := n.home.ResetLog(meta); err != nil || a.HardState == nil && len(a.Entries) == 0 {
+				return err
+			}
+			return n.log.Append(a.HardState, a.Entries, true)
+		})
+		if !ok {
+			return
+		}
+		n.installing, n.mark = false, meta.GetIndex()
+		n.w.installed++
+		n.w.log("installed %d at %d", meta.GetIndex(), n.index)
+		n.deliver([]raftnode.Append{a})
+		then()
+	}
+	pause(func() {
+		if !n.attempt("import", func() error { return n.home.Import(context.Background(), meta) }) {
+			return
+		}
+		pause(func() {
+			n.applyq = append(n.applyq, applyWork{swap: func() {
+				if n.exchange(meta.GetIndex()) {
+					pause(finish)
+				}
+			}})
+			n.kickApply()
+		})
+	})
+}
+
+func (n *node) exchange(index uint64) bool {
+	var eng engine.Engine
+	old, oldDir := n.machine, n.dir
+	ok := n.attempt("exchange", func() (err error) {
+		if eng, n.dir, err = n.home.Exchange(index); err != nil {
+			return err
+		}
+		n.machine, err = n.openMachine(eng)
+		return err
+	})
+	if !ok {
+		return false
+	}
+	old.Close()
+	n.reads.Applied(n.machine.Applied())
+	n.later(n.w.between(0, 10*n.w.faults.SyncDelay), func() {
+		n.attempt("removal of the replaced store", func() error { return n.home.Retire(oldDir, index) })
+	})
+	return true
+}

@@ -1,0 +1,167 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/membership"
+	"quorate/internal/proposal"
+	"quorate/internal/server"
+)
+
+// reconfigure changes the membership, one change at a time: it adds voters and
+// learners, promotes learners, and removes whom it likes, also the leader. The
+// cluster has three to five voters.
+func (w *World) reconfigure() {
+	var able []*node
+	for _, n := range w.nodes {
+		if !n.down && n.joined() {
+			able = append(able, n)
+		}
+	}
+	if w.changing || len(able) == 0 {
+		return
+	}
+	via := able[w.rng.IntN(len(able))]
+	var voters []*node
+	var learner *node
+	for _, x := range via.cluster.Members() {
+		n := w.byID[x.ID]
+		if n.machine == nil || !n.joined() && !x.IsLearner {
+			return // a voter that has yet to arrive: one worry at a time
+		}
+		if x.IsLearner {
+			learner = n
+		} else {
+			voters = append(voters, n)
+		}
+	}
+	switch {
+	case learner != nil && membership.LearnerInSync(via.machine.Applied(), learner.machine.Applied()):
+		w.propose(via, "promote", learner, must(membership.PromoteChange(learner.id)))
+	case learner != nil && w.rng.IntN(4) == 0:
+		w.propose(via, "remove", learner, membership.RemoveChange(learner.id))
+	case learner != nil:
+	case len(voters) > 4 || len(voters) > 3 && w.rng.IntN(2) == 0:
+		n := voters[w.rng.IntN(len(voters))]
+		w.propose(via, "remove", n, membership.RemoveChange(n.id))
+	default:
+		x := membership.NewMember([]string{fmt.Sprintf("http://m%d:2380", len(w.nodes))}, w.rng.IntN(2) == 0, w.time())
+		n, err := newNode(w, len(w.nodes), x.ID, via.clusterID, nil)
+		if err != nil {
+			w.fail("new member: %w", err)
+			return
+		}
+		w.nodes, w.byID[x.ID] = append(w.nodes, n), n
+		n.start()
+		w.propose(via, "add", n, must(membership.AddChange(x)))
+	}
+}
+
+func must(cc *raftpb.ConfChange, err error) *raftpb.ConfChange {
+	if err != nil {
+		panic(err) // members of our own making are encodable
+	}
+	return cc
+}
+
+// propose proposes one change at via, again and again as production does.
+func (w *World) propose(via *node, what string, n *node, cc *raftpb.ConfChange) {
+	id := via.ids.Next()
+	cc.Id = &id
+	data, err := proto.Marshal(cc)
+	if err != nil {
+		w.fail("encode change: %w", err)
+		return
+	}
+	p := &proposal.Pending{ID: id, Data: data, ConfChange: true}
+	if via.props.Admit(p, w.time(), requestTimeout) != nil {
+		return
+	}
+	w.changing = true
+	w.log("%s %d at %d", what, n.index, via.index)
+	over := false
+	via.wait(func() bool {
+		select {
+		case res := <-p.Done():
+			over, w.changing = true, false
+			w.log("%s %d: %v", what, n.index, res.Err)
+			if res.Err == nil {
+				w.changes[what]++
+			}
+			return true
+		default:
+			return false
+		}
+	})
+	var offer func()
+	offer = func() {
+		if !over {
+			via.step(server.Input{Propose: []*proposal.Pending{p}})
+			via.later(500*time.Millisecond, offer)
+		}
+	}
+	offer()
+}
+
+// joined reports whether the member knows itself as one of the cluster.
+func (n *node) joined() bool {
+	_, ok := n.cluster.Member(n.id)
+	return ok
+}
+
+// noteConfig compares the configuration of a member with that of others at the
+// same index, and with what raft works with.
+func (n *node) noteConfig() {
+	w, index := n.w, n.machine.Applied()
+	have := configText(n.machine.ConfState())
+	if want, ok := w.configs[index]; !ok {
+		w.configs[index] = have
+	} else if have != want {
+		w.fail("member %d has %s at index %d, another one has %s", n.index, have, index, want)
+	}
+	for _, id := range n.cluster.VoterIDs() {
+		if at, gone := w.gone[id]; gone && at <= index {
+			w.fail("member %d has the member %x at index %d, which was removed at %d", n.index, id, index, at)
+		}
+	}
+	if n.installing || slices.ContainsFunc(n.logq, isSnapshot) {
+		return // raft is ahead: it has the configuration of the snapshot already
+	}
+	st := n.core.Node().Status()
+	cs := &raftpb.ConfState{Voters: st.Config.Voters[0].Slice()}
+	for id := range st.Config.Learners {
+		cs.Learners = append(cs.Learners, id)
+	}
+	if raft := configText(cs); raft != have {
+		w.fail("member %d has %s at index %d, its raft works with %s", n.index, have, index, raft)
+	}
+}
+
+func configText(cs *raftpb.ConfState) string {
+	voters, learners := slices.Clone(cs.GetVoters()), slices.Clone(cs.GetLearners())
+	slices.Sort(voters)
+	slices.Sort(learners)
+	return fmt.Sprintf("voters %x learners %x", voters, learners)
+}
+
+// members returns those of the newest configuration.
+func (w *World) members() (out []*node) {
+	var newest *node
+	for _, n := range w.nodes {
+		if !n.down && (newest == nil || n.machine.Applied() > newest.machine.Applied()) {
+			newest = n
+		}
+	}
+	if newest == nil {
+		return nil
+	}
+	for _, x := range newest.cluster.Members() {
+		out = append(out, w.byID[x.ID])
+	}
+	return out
+}
