@@ -18,7 +18,9 @@ import (
 type Round struct {
 	done  chan struct{}
 	err   error // set before done closes
-	began time.Time
+	asked time.Time
+	// since is before the first reader joined, by no more than one round.
+	since time.Time
 }
 
 // Done closes when the readers of the round may read or have failed.
@@ -59,7 +61,9 @@ func (b *Batcher) Join() (r *Round, first bool) {
 	defer b.mu.Unlock()
 	if b.open == nil {
 		b.open = &Round{done: make(chan struct{})}
-		first = b.flight == nil
+		if first = b.flight == nil; !first {
+			b.open.since = b.flight.asked
+		}
 	}
 	return b.open, first
 }
@@ -74,7 +78,10 @@ func (b *Batcher) Start(now time.Time) []byte {
 	}
 	b.flight, b.open = b.open, nil
 	b.ids = b.ids[:0]
-	b.flight.began = now
+	b.flight.asked = now
+	if b.flight.since.IsZero() {
+		b.flight.since = now
+	}
 	return b.askLocked(now)
 }
 
@@ -87,7 +94,7 @@ func (b *Batcher) Retry(now time.Time, d, limit time.Duration, errTimeout error)
 	if b.flight == nil {
 		return nil, false
 	}
-	if limit > 0 && now.Sub(b.flight.began) >= limit {
+	if limit > 0 && now.Sub(b.flight.asked) >= limit {
 		b.flight.finish(errTimeout)
 		b.flight = nil
 		return nil, true
@@ -158,12 +165,12 @@ func (b *Batcher) FailInFlight(err error) (more bool) {
 	return b.open != nil
 }
 
-// FailOlder ends the rounds that began d or longer ago, also those that only wait
+// FailOlder ends the rounds whose readers may have waited for d or longer, also those that only wait
 // for apply, with err. more reports that readers wait to be started.
 func (b *Batcher) FailOlder(now time.Time, d time.Duration, err error) (failed int, more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	old := func(r *Round) bool { return now.Sub(r.began) >= d }
+	old := func(r *Round) bool { return now.Sub(r.since) >= d }
 	n := 0
 	for n < len(b.waiting) && old(b.waiting[n].round) { // they began in this order
 		b.waiting[n].round.finish(err)

@@ -146,10 +146,10 @@ func TestStalledLeader(t *testing.T) {
 				t.Errorf("seed %d: client %d has waited %v", s, c.id, c.slowest)
 			}
 		}
-		if acked < 100 {
+		if acked < 20 {
 			t.Errorf("seed %d: only %d operations were acknowledged beside the stalled member", s, acked)
 		}
-		w.run(limit)
+		w.run(2 * requestTimeout) // no operation may be missing from the history
 		w.checkMembers()
 		w.checkHistory()
 		if w.err != nil {
