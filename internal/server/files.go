@@ -14,9 +14,10 @@ const fileCategory = vfs.DiskWriteCategory("member")
 
 func isNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }
 
-// saveStream writes r to path by way of tmp, durable as a whole or not there. What
-// has come so far of a stream that breaks off is removed.
-func saveStream(ctx context.Context, fs vfs.FS, path, tmp string, r io.Reader) error {
+// saveStream writes r to tmp and then gives it the path that name returns, durable
+// as a whole or not there. What has come so far of a stream that breaks off is
+// removed.
+func saveStream(ctx context.Context, fs vfs.FS, tmp string, r io.Reader, name func() string) error {
 	f, err := fs.Create(tmp, fileCategory)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", tmp, err)
@@ -29,14 +30,14 @@ func saveStream(ctx context.Context, fs vfs.FS, path, tmp string, r io.Reader) e
 		err = cerr
 	}
 	if err == nil {
-		err = fs.Rename(tmp, path)
+		err = fs.Rename(tmp, name())
 	}
 	if err == nil {
-		err = syncDir(fs, fs.PathDir(path))
+		err = syncDir(fs, fs.PathDir(tmp))
 	}
 	if err != nil {
 		fs.Remove(tmp)
-		return fmt.Errorf("save %s: %w", path, err)
+		return fmt.Errorf("save %s: %w", tmp, err)
 	}
 	return nil
 }

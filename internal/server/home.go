@@ -6,7 +6,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
+	"slices"
 	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -132,18 +134,65 @@ func (h Home) resumeInstall(eng engine.Engine, applied, term, last uint64) error
 // raft has accepted the snapshot. number tells transfers apart that run at the
 // same time.
 func (h Home) Receive(ctx context.Context, index, number uint64, body io.Reader) error {
-	path := h.receivedFile(index)
-	return saveStream(ctx, h.Layout.FS, path, fmt.Sprintf("%s.%d%s", path, number, partSuffix), body)
+	fs, sum := h.Layout.FS, crc32.New(castagnoli)
+	part := fs.PathJoin(h.Layout.Snap(), fmt.Sprintf("%016x.%d%s", index, number, partSuffix))
+	return saveStream(ctx, fs, part, io.TeeReader(body, sum), func() string {
+		return fs.PathJoin(h.Layout.Snap(), fmt.Sprintf("%016x.%08x%s", index, sum.Sum32(), receivedSuffix))
+	})
 }
 
-func (h Home) receivedFile(index uint64) string {
-	return h.Layout.FS.PathJoin(h.Layout.Snap(), fmt.Sprintf("%016x%s", index, receivedSuffix))
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// received returns the files of a snapshot. The name of each holds the checksum
+// of what came over the network, since etcd's database file has none of its own.
+// There are several if the snapshot was sent more than once.
+func (h Home) received(index uint64) ([]string, error) {
+	fs := h.Layout.FS
+	names, err := fs.List(h.Layout.Snap())
+	if err != nil {
+		return nil, fmt.Errorf("look for the received snapshot: %w", err)
+	}
+	var paths []string
+	for _, name := range names {
+		if strings.HasPrefix(name, fmt.Sprintf("%016x.", index)) && strings.HasSuffix(name, receivedSuffix) {
+			paths = append(paths, fs.PathJoin(h.Layout.Snap(), name))
+		}
+	}
+	slices.Sort(paths)
+	return paths, nil
+}
+
+// checkReceived compares a received file with the checksum in its name.
+func (h Home) checkReceived(ctx context.Context, path string) error {
+	f, err := h.Layout.FS.Open(path)
+	if err != nil {
+		return fmt.Errorf("open received snapshot: %w", err)
+	}
+	defer f.Close()
+	sum := crc32.New(castagnoli)
+	if _, err := io.Copy(sum, contextReader{ctx, f}); err != nil {
+		return fmt.Errorf("read received snapshot %s: %w", path, err)
+	}
+	if !strings.HasSuffix(path, fmt.Sprintf(".%08x%s", sum.Sum32(), receivedSuffix)) {
+		return fmt.Errorf("the received snapshot %s has changed on disk: its checksum is %08x now", path, sum.Sum32())
+	}
+	return nil
 }
 
 // Import makes a complete store of a received file, beside the one in use.
 func (h Home) Import(ctx context.Context, meta *raftpb.SnapshotMetadata) error {
 	fs := h.Layout.FS
-	dir, file := h.Layout.NewStore(meta.GetIndex()), h.receivedFile(meta.GetIndex())
+	files, err := h.received(meta.GetIndex())
+	if err != nil {
+		return err
+	}
+	if len(files) == 0 {
+		return fmt.Errorf("there is no received snapshot of entry %d in %s", meta.GetIndex(), h.Layout.Snap())
+	}
+	dir, file := h.Layout.NewStore(meta.GetIndex()), files[0]
+	if err := h.checkReceived(ctx, file); err != nil {
+		return err
+	}
 	if err := fs.RemoveAll(dir); err != nil {
 		return fmt.Errorf("remove remains of an earlier import: %w", err)
 	}
@@ -213,7 +262,12 @@ func (h Home) Describe(mach *apply.Machine) (*raftpb.Snapshot, error) {
 
 // Retire removes what an installed snapshot has replaced, and the file that it came in.
 func (h Home) Retire(dir string, index uint64) error {
-	return errors.Join(h.Layout.FS.RemoveAll(dir), h.Layout.FS.RemoveAll(h.receivedFile(index)))
+	files, err := h.received(index)
+	errs := []error{err, h.Layout.FS.RemoveAll(dir)}
+	for _, file := range files {
+		errs = append(errs, h.Layout.FS.RemoveAll(file))
+	}
+	return errors.Join(errs...)
 }
 
 // RemoveRemains removes what a process that ended during an installation has

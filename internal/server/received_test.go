@@ -1,0 +1,58 @@
+package server
+
+import (
+	"bytes"
+	"io"
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/datadir"
+)
+
+// A byte of a received snapshot that changes before it is imported is noticed, whatever it stands for:
+// etcd's file has no checksums.
+func TestReceivedFileIsChecked(t *testing.T) {
+	fs := vfs.NewMem()
+	h := Home{Layout: datadir.Layout{FS: fs, DataDir: "data"}}
+	if err := fs.MkdirAll(h.Layout.Snap(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	content := bytes.Repeat([]byte("state of a whole cluster "), 10_000)
+	if err := h.Receive(t.Context(), 7, 1, bytes.NewReader(content)); err != nil {
+		t.Fatal(err)
+	}
+	if err := h.Receive(t.Context(), 8, 2, strings.NewReader("another")); err != nil {
+		t.Fatal(err)
+	}
+	files, err := h.received(7)
+	if err != nil || len(files) != 1 {
+		t.Fatalf("%q, %v", files, err)
+	}
+	if err := h.checkReceived(t.Context(), files[0]); err != nil {
+		t.Error(err)
+	}
+	for _, at := range []int{0, 1, 4096, len(content) / 2, len(content) - 1} {
+		changed := bytes.Clone(content)
+		changed[at] ^= 0x10
+		f, err := fs.Create(files[0], vfs.WriteCategoryUnspecified)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(f, bytes.NewReader(changed)); err != nil {
+			t.Fatal(err)
+		}
+		f.Close()
+		err = h.checkReceived(t.Context(), files[0])
+		if err == nil || !strings.Contains(err.Error(), files[0]) || !strings.Contains(err.Error(), "has changed on disk") {
+			t.Errorf("byte %d: %v", at, err)
+		}
+	}
+	if err := h.Retire("data/old", 7); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := fs.List(h.Layout.Snap()); err != nil || len(left) != 1 {
+		t.Errorf("%q is left, %v", left, err)
+	}
+}
