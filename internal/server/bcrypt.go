@@ -35,7 +35,7 @@ var errNoHash = errors.New("not a bcrypt hash")
 // splitHash takes "$2a$10$", salt and digest apart.
 func splitHash(hash []byte) (cost int, salt, digest []byte, err error) {
 	rest := hash
-	if len(rest) < 4 || rest[0] != '$' || rest[1] < '0' || rest[1] > '2' {
+	if len(rest) < 4 || rest[0] != '$' || rest[1] > '2' { // as the library: versions before ours are taken
 		return 0, nil, nil, errNoHash
 	}
 	rest = rest[2:]

@@ -47,7 +47,7 @@ func FuzzMatchesHash(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	for _, h := range []string{string(good), string(good) + "more", string(good[:59]), "", "$", "$2$04$", "$2y$04$" + string(good[7:]), "$3" + string(good[2:]), "$2a$99" + string(good[6:])} {
+	for _, h := range []string{string(good), string(good) + "more", string(good[:59]), "", "$", "$2$04$", "$2y$04$" + string(good[7:]), "$3" + string(good[2:]), "$2a$99" + string(good[6:]), "$\x1ba" + string(good[3:]) + "more"} {
 		f.Add([]byte(h), "x")
 	}
 	f.Fuzz(func(t *testing.T, hash []byte, password string) {
