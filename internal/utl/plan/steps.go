@@ -9,11 +9,14 @@ import (
 )
 
 func (o Options) steps() []Step {
-	steps := []Step{o.install(), o.prepare(), o.copy(), o.start(), o.checkUp(), o.more()}
+	steps := []Step{o.install(), o.prepare(), o.copy(), o.start(), o.checkUp()}
 	if len(o.Join) > 0 {
 		steps[3] = o.startJoining()
 	}
-	return steps
+	if isLoopback(o.Hosts[0].Address) {
+		return steps // no other host can reach it, so none can join
+	}
+	return append(steps, o.more())
 }
 
 // ssh is a command line that runs a script on a host as root. The script has no
@@ -30,7 +33,7 @@ func (o Options) scp(h Host, to string, files ...string) string {
 	for i, f := range files {
 		words[i] = o.local(f)
 	}
-	return "scp -p " + strings.Join(words, " ") + " root@" + host + ":" + to
+	return "scp -p " + strings.Join(words, " ") + " " + quote("root@"+host+":"+to)
 }
 
 // local is a path below Out as a word of a shell.
@@ -129,7 +132,7 @@ func (o Options) startJoining() Step {
 
 // etcdctl is the beginning of a command line for the cluster from here.
 func (o Options) etcdctl() string {
-	c := "etcdctl --endpoints " + o.clientURLs()
+	c := "etcdctl --endpoints " + quote(o.clientURLs())
 	if o.TLS {
 		c += " --cacert " + o.local("ca/"+caCert) + " --cert " + o.local("client/"+clientCert) + " --key " + o.local("client/"+clientKey)
 	}
@@ -150,14 +153,14 @@ func (o Options) checkUp() Step {
 
 // more tells how a host is added later.
 func (o Options) more() Step {
-	plan := "etcdutl cluster plan NAME=ADDRESS --join " + o.known() + o.again()
+	plan := "etcdutl cluster plan NAME=ADDRESS --join " + quote(o.known()) + o.again()
 	s := Step{Title: "Later, to add a host, plan it with --join", Commands: []string{plan},
 		Text: "Its member adds itself to the cluster; nothing changes on the other hosts."}
 	if o.TLS {
 		s.Text += " The authority in " + o.local("ca") + " signs its certificate."
 	} else {
 		s.Text += " The second line is the same started by hand, on the host."
-		s.Commands = append(s.Commands, "etcd --name NAME --data-dir "+o.DataDir+" --join "+o.known())
+		s.Commands = append(s.Commands, "etcd --name NAME --data-dir "+o.DataDir+" --join "+quote(o.known()))
 	}
 	return s
 }
