@@ -48,6 +48,7 @@ func parseStat(s string) (time.Duration, error) {
 // Memory is what /proc/PID/status says, in bytes.
 type Memory struct {
 	Resident int64 // VmRSS
+	Own      int64 // RssAnon: of it, what is no page of a file
 	Peak     int64 // VmHWM: highest resident size since the start or the last ResetPeak
 }
 
@@ -68,6 +69,8 @@ func parseStatus(s string) (Memory, error) {
 		switch name {
 		case "VmRSS":
 			to = &mem.Resident
+		case "RssAnon":
+			to = &mem.Own
 		case "VmHWM":
 			to = &mem.Peak
 		default:

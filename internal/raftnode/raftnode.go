@@ -30,6 +30,9 @@ var ErrDropped = raft.ErrProposalDropped
 const (
 	maxSizePerMsg   = 1 << 20
 	maxInflightMsgs = 512
+	// maxInflightBytes bounds what is under way to one follower beside the number
+	// of messages: entries may be large.
+	maxInflightBytes = 32 << 20
 	// maxApplyBytes bounds the committed entries that are handed out and not yet
 	// acknowledged by apply.
 	maxApplyBytes = 8 << 20
@@ -104,6 +107,7 @@ func New(c Config) (*Node, error) {
 		MaxSizePerMsg:            maxSizePerMsg,
 		MaxCommittedSizePerReady: maxApplyBytes,
 		MaxInflightMsgs:          maxInflightMsgs,
+		MaxInflightBytes:         maxInflightBytes,
 		CheckQuorum:              true,
 		PreVote:                  c.PreVote,
 		ReadOnlyOption:           raft.ReadOnlySafe,
