@@ -74,7 +74,7 @@ fuzz:
 cluster-test: build
 	cd compat && $(GO) test ./cluster -v -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -duration=$(FAULTS)
 
-setup-test: build $(ETCD37)
+setup-test: build $(ETCD37) $(ETCD35)
 	cd compat && $(GO) test ./setup -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
 
 secure: build $(ETCD37)

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
 	"net/http"
 	"net/url"
@@ -171,6 +172,9 @@ func initialCluster(ctx context.Context, cfg *config.Config, sc *server.Config) 
 	case len(cfg.Discovery.Client.Endpoints) > 0:
 		sc.InitialToken = cfg.Discovery.Token
 		cfg.InitialCluster, err = register(ctx, cfg)
+	case cfg.V2Discovery != "":
+		sc.InitialToken = cfg.V2Discovery
+		cfg.InitialCluster, err = registerV2(ctx, cfg)
 	case cfg.InitialCluster == "":
 		err = errors.New("initial cluster unset and no discovery endpoints found")
 	}
@@ -198,7 +202,25 @@ func register(ctx context.Context, cfg *config.Config) (string, error) {
 		return "", err
 	}
 	self := config.ClusterString(map[string][]url.URL{cfg.Name: cfg.AdvertisePeerURLs})
-	return r.Join(ctx, membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.Discovery.Token, nil), self)
+	cluster, err := r.Join(ctx, membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.Discovery.Token, nil), self)
+	if err != nil {
+		return "", fmt.Errorf("failed to join discovery cluster (%w)", err)
+	}
+	return cluster, nil
+}
+
+// registerV2 does the same in a service of the older kind.
+func registerV2(ctx context.Context, cfg *config.Config) (string, error) {
+	if !cfg.IsNewCluster() {
+		return "", errors.New("discovery URL should not be set when joining existing initial cluster")
+	}
+	cluster, err := discovery.V2{URL: cfg.V2Discovery, Proxy: cfg.V2DiscoveryProxy, Logger: cfg.Log()}.Join(ctx,
+		membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.V2Discovery, nil),
+		config.ClusterString(map[string][]url.URL{cfg.Name: cfg.AdvertisePeerURLs}))
+	if err != nil {
+		return "", fmt.Errorf("failed to join discovery cluster (%w)", err)
+	}
+	return cluster, nil
 }
 
 func discoveryRegister(cfg *config.Config) (discovery.Register, error) {

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -311,7 +313,11 @@ func converse(m *harness.Member, c socketCase) (string, error) {
 	}
 	if c.end {
 		var rest string
-		fmt.Fprintf(&out, "end: %v %q\n", websocket.Message.Receive(ws, &rest), rest)
+		err := websocket.Message.Receive(ws, &rest)
+		if errors.Is(err, syscall.ECONNRESET) {
+			err = io.EOF // whether bytes of ours were on their way when the other side closed is chance
+		}
+		fmt.Fprintf(&out, "end: %v %q\n", err, rest)
 	}
 	return out.String(), nil
 }
@@ -320,7 +326,16 @@ func TestWebsockets(t *testing.T) {
 	t.Parallel()
 	members := pair(t)
 	for _, c := range socketCases {
-		compare(t, c.name, func(i int) (string, error) { return converse(members[i], c) })
+		compare(t, c.name, func(i int) (string, error) {
+			for {
+				got, err := converse(members[i], c)
+				// A server that closes with bytes of ours unread may take its answer back with that.
+				if c.end && errors.Is(err, syscall.ECONNRESET) {
+					continue
+				}
+				return got, err
+			}
+		})
 	}
 }
 

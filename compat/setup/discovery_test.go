@@ -3,6 +3,7 @@ package setup
 import (
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -45,6 +46,47 @@ func TestDiscoveryRegister(t *testing.T) {
 	holds(t, h[2].client, "found", "yes")
 	start(h[4], etcd)
 	if code := h[4].proc.Wait(t, limit); code != 1 || !strings.Contains(h[4].proc.Output(), "discovery: cluster is full") {
+		t.Errorf("a fourth ends with %d:\n%s", code, h[4].proc.Tail(3))
+	}
+}
+
+// The same with a register of the older kind, in the v2 keys of a real etcd 3.5: two of ours and one
+// of that release found a cluster together.
+func TestDiscoveryV2(t *testing.T) {
+	t.Parallel()
+	h := newHosts(t, 5)
+	h[0].start(t, *realFlag35, "--advertise-client-urls", "http://"+h[0].client, "--initial-advertise-peer-urls", "http://"+h[0].peer,
+		"--initial-cluster", "a=http://"+h[0].peer, "--enable-v2")
+	token := "http://" + h[0].client + "/v2/keys/_etcd/registry/token-1"
+	child.Eventually(t, limit, "the size is written", func() error {
+		req, err := http.NewRequest(http.MethodPut, token+"/_config/size", strings.NewReader("value=3"))
+		if err != nil {
+			return err
+		}
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		if resp.StatusCode/100 != 2 {
+			return fmt.Errorf("%s", resp.Status)
+		}
+		return nil
+	})
+	start := func(x *host, program string) {
+		x.start(t, program, "--advertise-client-urls", "http://"+x.client, "--initial-advertise-peer-urls", "http://"+x.peer, "--discovery", token)
+	}
+	start(h[1], etcd)
+	start(h[2], *realFlag35)
+	start(h[3], etcd)
+	voters(t, h[1].client, 3)
+	if _, err := child.Dial(t, h[3].client).PutWithin(limit, "found", "yes"); err != nil {
+		t.Fatal(err)
+	}
+	holds(t, h[2].client, "found", "yes")
+	start(h[4], etcd)
+	if code := h[4].proc.Wait(t, limit); code != 1 || !strings.Contains(h[4].proc.Output(), "failed to join discovery cluster (discovery: cluster is full)") {
 		t.Errorf("a fourth ends with %d:\n%s", code, h[4].proc.Tail(3))
 	}
 }

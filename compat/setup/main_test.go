@@ -18,11 +18,12 @@ import (
 )
 
 var (
-	etcdFlag = flag.String("etcd", "", "server binary; empty: built from this tree")
-	ctlFlag  = flag.String("etcdctl", "", "etcdctl binary; empty: built from this tree")
-	utlFlag  = flag.String("etcdutl", "", "etcdutl binary; empty: built from this tree")
-	realFlag = flag.String("real", "../bin/etcd37", "real etcd 3.7")
-	required = flag.Bool("privileged", false, "fail, instead of leaving a test out, where this machine forbids network namespaces")
+	etcdFlag   = flag.String("etcd", "", "server binary; empty: built from this tree")
+	ctlFlag    = flag.String("etcdctl", "", "etcdctl binary; empty: built from this tree")
+	utlFlag    = flag.String("etcdutl", "", "etcdutl binary; empty: built from this tree")
+	realFlag   = flag.String("real", "../bin/etcd37", "real etcd 3.7")
+	realFlag35 = flag.String("real35", "../bin/etcd35", "real etcd 3.5, which serves the v2 API")
+	required   = flag.Bool("privileged", false, "fail, instead of leaving a test out, where this machine forbids network namespaces")
 )
 
 var etcd, etcdctl, etcdutl string // paths of the binaries
@@ -50,9 +51,11 @@ func run(m *testing.M) int {
 			return 1
 		}
 	}
-	if *realFlag, err = filepath.Abs(*realFlag); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 1
+	for _, path := range []*string{realFlag, realFlag35} {
+		if *path, err = filepath.Abs(*path); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
 	}
 	return m.Run()
 }

@@ -125,7 +125,7 @@ func decodeFile(data []byte) (*Config, error) {
 	if err := c.mergeOldNames(); err != nil {
 		return nil, err
 	}
-	if c.InitialCluster == Default().InitialCluster && (c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0) {
+	if c.InitialCluster == Default().InitialCluster && (c.V2Discovery != "" || c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0) {
 		c.InitialCluster = ""
 	}
 	if c.ClusterState == "" {

@@ -35,7 +35,7 @@ func (p *parser) settleJoin(c *Config) error {
 	if c.InitialCluster != "" && c.InitialCluster != Default().InitialCluster {
 		return errors.New("--join and --initial-cluster cannot be set at the same time: the cluster that is joined tells who its members are")
 	}
-	if c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0 {
+	if c.V2Discovery != "" || c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0 {
 		return errors.New("--join cannot be combined with discovery flags: it names the cluster")
 	}
 	if c.ForceNewCluster {

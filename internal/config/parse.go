@@ -174,7 +174,7 @@ func (p *parser) fromFlags(c *Config, fs *flag.FlagSet) (*Exit, error) {
 	if c.explicit["listen-client-urls"] && !c.explicit["advertise-client-urls"] {
 		c.AdvertiseClientURLs = nil
 	}
-	if !c.explicit["initial-cluster"] && (c.DiscoverySRV != "" || c.DiscoverySRVName != "" || len(c.Discovery.Client.Endpoints) > 0) {
+	if !c.explicit["initial-cluster"] && (c.V2Discovery != "" || c.DiscoverySRV != "" || c.DiscoverySRVName != "" || len(c.Discovery.Client.Endpoints) > 0) {
 		c.InitialCluster = ""
 	}
 	if err := c.mergeOldNames(); err != nil {

@@ -118,7 +118,10 @@ func (c *Config) checkBootstrap() error {
 		return fmt.Errorf("unexpected clusterState %q", c.ClusterState)
 	}
 	ways := 0
-	for _, given := range []bool{c.InitialCluster != "", c.DiscoverySRV != "", len(c.Discovery.Client.Endpoints) > 0} {
+	if c.V2DiscoveryProxy != "" && (c.Discovery.Token != "" || len(c.Discovery.Client.Endpoints) > 0) {
+		return errors.New("both v2 discovery settings (discovery, discovery-proxy) and v3 discovery settings (discovery-token, discovery-endpoints) are set")
+	}
+	for _, given := range []bool{c.InitialCluster != "", c.V2Discovery != "", c.DiscoverySRV != "", len(c.Discovery.Client.Endpoints) > 0} {
 		if given {
 			ways++
 		}

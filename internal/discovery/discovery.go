@@ -1,19 +1,19 @@
 // Package discovery finds the founders of a new cluster when they do not know
 // each other yet.
 //
-// In: a register in another etcd cluster (v3 discovery), or a DNS domain with SRV
-// records; the name and the peer URLs of this member. Out: the initial cluster,
+// In: a register in another etcd cluster (v3 discovery, or v2 discovery by HTTP),
+// or a DNS domain with SRV records; the name and the peer URLs of this member. Out: the initial cluster,
 // as --initial-cluster would give it. Always true: all founders that use one
 // register get the same answer, since the order in which they registered
 // decides, and the register is written once.
 package discovery
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -110,6 +110,8 @@ func (j *joining) key(parts ...string) string {
 	return strings.Join(append([]string{registry, j.Token}, parts...), "/")
 }
 
+func byCreation(a, b signed) int { return cmp.Compare(a.created, b.created) }
+
 // signed is one that has signed in.
 type signed struct {
 	id, peers string
@@ -193,7 +195,7 @@ func (j *joining) add(members []signed, key, value string, created int64) []sign
 		return members // written again: its place is that of its creation
 	}
 	members = append(members, signed{id, value, created})
-	slices.SortStableFunc(members, func(a, b signed) int { return int(min(max(a.created-b.created, math.MinInt32), math.MaxInt32)) })
+	slices.SortStableFunc(members, byCreation)
 	return members
 }
 

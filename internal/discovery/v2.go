@@ -1,0 +1,287 @@
+package discovery
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+)
+
+// Errors of the older kind of register.
+var (
+	ErrDuplicateID   = errors.New("discovery: found duplicate id")
+	ErrDuplicateName = errors.New("discovery: found duplicate name")
+	ErrBadEndpoint   = errors.New("discovery: bad discovery endpoint")
+	ErrInvalidURL    = errors.New("discovery: invalid URL")
+)
+
+const (
+	v2CallTimeout = 5 * time.Second
+	v2DialTimeout = 30 * time.Second
+	// maxV2Answer bounds what is read of an answer.
+	maxV2Answer = 4 << 20
+	// The pause after a failure doubles from the first to the last.
+	firstV2Pause = 2 * time.Second
+	lastV2Pause  = 256 * time.Second
+)
+
+// V2 is a register under a URL: a directory of the v2 keys API, as the public
+// discovery service and clusters of etcd up to 3.5 serve it.
+type V2 struct {
+	URL    string // the whole text is the token of the cluster
+	Proxy  string // HTTP proxy on the way there; empty is none
+	Logger *zap.Logger
+}
+
+// Join signs member id in with its part of the initial cluster (name=url,...),
+// waits for the others, and returns the whole. As long as the service cannot be
+// reached it tries again, until ctx ends.
+func (v V2) Join(ctx context.Context, id uint64, self string) (string, error) {
+	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: v2DialTimeout}).DialContext}
+	if v.Proxy != "" {
+		text := v.Proxy
+		if !strings.Contains(text, "://") {
+			text = "http://" + text
+		}
+		proxy, err := url.Parse(text)
+		if err != nil {
+			return "", fmt.Errorf("--discovery-proxy: %w", err)
+		}
+		transport.Proxy = http.ProxyURL(proxy)
+	}
+	defer transport.CloseIdleConnections()
+	j := &v2Joining{V2: v, client: &http.Client{Transport: transport}, id: membership.FormatID(id), self: self, pause: pause, next: firstV2Pause}
+	return j.run(ctx)
+}
+
+type v2Joining struct {
+	V2
+	client   *http.Client
+	id, self string
+	pause    func(context.Context, time.Duration) error
+	next     time.Duration // pause after the next failure
+}
+
+// v2Node is a key of the v2 API with what is below it.
+type v2Node struct {
+	Key           string   `json:"key"`
+	Value         string   `json:"value"`
+	Nodes         []v2Node `json:"nodes"`
+	CreatedIndex  uint64   `json:"createdIndex"`
+	ModifiedIndex uint64   `json:"modifiedIndex"`
+}
+
+// v2Error is an answer of the v2 API that reports an error.
+type v2Error struct {
+	Code    int    `json:"errorCode"`
+	Message string `json:"message"`
+	Cause   string `json:"cause"`
+	Index   uint64 `json:"index"`
+}
+
+func (e *v2Error) Error() string {
+	return fmt.Sprintf("%d: %s (%s) [%d]", e.Code, e.Message, e.Cause, e.Index)
+}
+
+const codeNodeExists = 105
+
+// unreachable is a failure after which trying again makes sense.
+type unreachable struct{ err error }
+
+func (e *unreachable) Error() string { return e.err.Error() }
+func (e *unreachable) Unwrap() error { return e.err }
+
+func (j *v2Joining) run(ctx context.Context) (string, error) {
+	if _, _, _, err := j.look(ctx); err != nil {
+		return "", err
+	}
+	created, err := j.sign(ctx)
+	if err != nil {
+		return "", err
+	}
+	j.Logger.Info("registered in the discovery service", zap.String("discovery-url", j.URL), zap.String("member-id", j.id), zap.String("peers", j.self))
+	// Until this server of the service shows it.
+	if _, _, err := j.retry(ctx, "waiting for other nodes", func() (*v2Node, uint64, error) {
+		return j.call(ctx, http.MethodGet, "/"+j.id, url.Values{"recursive": {"false"}, "wait": {"true"}, "waitIndex": {strconv.FormatUint(created, 10)}}, nil, 0)
+	}); err != nil {
+		return "", err
+	}
+	for {
+		size, members, index, err := j.look(ctx)
+		if err != nil {
+			return "", err
+		}
+		for len(members) < size {
+			j.Logger.Info("waiting for the other members in the discovery service", zap.Int("registered", len(members)), zap.Int("size", size))
+			node, _, err := j.call(ctx, http.MethodGet, "", url.Values{"recursive": {"true"}, "wait": {"true"}, "waitIndex": {strconv.FormatUint(index+1, 10)}}, nil, 0)
+			if err != nil {
+				break
+			}
+			index = node.ModifiedIndex
+			members = j.addNode(members, *node)
+		}
+		if len(members) < size {
+			if err := j.wait(ctx, "waiting for other nodes", errors.New("the watch has ended")); err != nil {
+				return "", err
+			}
+			continue
+		}
+		return j.cluster(members[:size])
+	}
+}
+
+// cluster joins what the members have written.
+func (j *v2Joining) cluster(members []signed) (string, error) {
+	if !has(members, j.id) {
+		return "", ErrFull
+	}
+	names := map[string]bool{}
+	peers := make([]string, len(members))
+	for i, m := range members {
+		peers[i] = m.peers
+		name, u, ok := strings.Cut(m.peers, "=")
+		if !ok || name == "" || u == "" {
+			return "", fmt.Errorf("%w: %q", ErrInvalidURL, m.peers)
+		}
+		if names[name] {
+			return "", ErrDuplicateName
+		}
+		names[name] = true
+	}
+	return strings.Join(peers, ","), nil
+}
+
+// look reads the size and who has signed in. A register that is full without this
+// member is an error.
+func (j *v2Joining) look(ctx context.Context) (size int, members []signed, index uint64, err error) {
+	plain := url.Values{"quorum": {"false"}, "recursive": {"false"}, "sorted": {"false"}}
+	node, _, err := j.retry(ctx, "cluster status check", func() (*v2Node, uint64, error) {
+		return j.call(ctx, http.MethodGet, "/"+sizeKey, plain, nil, v2CallTimeout)
+	})
+	if err != nil {
+		return 0, nil, 0, err
+	}
+	if size, err = strconv.Atoi(node.Value); err != nil || size <= 0 || size > maxMembers {
+		return 0, nil, 0, fmt.Errorf("%w: %q", ErrBadSize, node.Value)
+	}
+	dir, index, err := j.retry(ctx, "cluster status check", func() (*v2Node, uint64, error) {
+		return j.call(ctx, http.MethodGet, "", plain, nil, v2CallTimeout)
+	})
+	if err != nil {
+		return 0, nil, 0, err
+	}
+	for _, n := range dir.Nodes {
+		members = j.addNode(members, n)
+	}
+	if len(members) >= size && !has(members[:size], j.id) {
+		return size, members, index, ErrFull
+	}
+	return size, members, index, nil
+}
+
+func (j *v2Joining) addNode(members []signed, n v2Node) []signed {
+	id := n.Key[strings.LastIndexByte(n.Key, '/')+1:]
+	if strings.HasPrefix(id, "_") || has(members, id) {
+		return members
+	}
+	members = append(members, signed{id, n.Value, int64(n.CreatedIndex)})
+	slices.SortStableFunc(members, byCreation)
+	return members
+}
+
+// sign writes the entry of this member. It is not tried again: who cannot know
+// whether the first attempt arrived would find its own entry.
+func (j *v2Joining) sign(ctx context.Context) (created uint64, err error) {
+	node, _, err := j.call(ctx, http.MethodPut, "/"+j.id, url.Values{"prevExist": {"false"}}, url.Values{"value": {j.self}}, v2CallTimeout)
+	if known := (*v2Error)(nil); errors.As(err, &known) && known.Code == codeNodeExists {
+		return 0, ErrDuplicateID
+	}
+	if err != nil {
+		return 0, err
+	}
+	return node.CreatedIndex, nil
+}
+
+// call makes one request. limit 0 is none, for waits.
+func (j *v2Joining) call(ctx context.Context, method, key string, query, form url.Values, limit time.Duration) (*v2Node, uint64, error) {
+	if limit > 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, limit)
+		defer cancel()
+	}
+	req, err := http.NewRequestWithContext(ctx, method, strings.TrimSuffix(j.URL, "/")+key+"?"+query.Encode(), strings.NewReader(form.Encode()))
+	if err != nil {
+		return nil, 0, err
+	}
+	if form != nil {
+		req.Header.Set("Content-Type", "application/x-www-form-urlencoded")
+	}
+	resp, err := j.client.Do(req)
+	if err != nil {
+		return nil, 0, &unreachable{err}
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxV2Answer))
+	if err != nil {
+		return nil, 0, &unreachable{err}
+	}
+	if resp.StatusCode >= 500 {
+		return nil, 0, &unreachable{fmt.Errorf("the discovery service answers %s", resp.Status)}
+	}
+	return decodeV2(body, resp.Header.Get("X-Etcd-Index"))
+}
+
+// decodeV2 reads an answer of the v2 API.
+func decodeV2(body []byte, index string) (*v2Node, uint64, error) {
+	var answer struct {
+		v2Error
+		Node *v2Node `json:"node"`
+	}
+	if err := json.Unmarshal(body, &answer); err != nil {
+		return nil, 0, fmt.Errorf("%w: %w", ErrBadEndpoint, err)
+	}
+	if answer.Code != 0 {
+		return nil, 0, &answer.v2Error
+	}
+	if answer.Node == nil {
+		return nil, 0, ErrBadEndpoint
+	}
+	n, _ := strconv.ParseUint(index, 10, 64) // absent in answers to a wait
+	return answer.Node, n, nil
+}
+
+// retry repeats a request as long as the service cannot be reached.
+func (j *v2Joining) retry(ctx context.Context, reason string, f func() (*v2Node, uint64, error)) (*v2Node, uint64, error) {
+	for {
+		node, index, err := f()
+		if away := (*unreachable)(nil); err == nil || !errors.As(err, &away) {
+			return node, index, err
+		}
+		if werr := j.wait(ctx, reason, err); werr != nil {
+			return nil, 0, werr
+		}
+	}
+}
+
+func (j *v2Joining) wait(ctx context.Context, reason string, cause error) error {
+	j.Logger.Warn("failed to reach the discovery service; trying again", zap.String("discovery-url", j.URL), zap.String("reason", reason),
+		zap.Duration("pause", j.next), zap.Error(cause))
+	d := j.next
+	j.next = min(2*j.next, lastV2Pause)
+	if err := j.pause(ctx, d); err != nil {
+		return fmt.Errorf("discovery: %s: %w", reason, err)
+	}
+	return nil
+}
