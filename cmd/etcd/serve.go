@@ -175,8 +175,6 @@ func initialCluster(ctx context.Context, cfg *config.Config, sc *server.Config) 
 	case cfg.V2Discovery != "":
 		sc.InitialToken = cfg.V2Discovery
 		cfg.InitialCluster, err = registerV2(ctx, cfg)
-	case cfg.InitialCluster == "":
-		err = errors.New("initial cluster unset and no discovery endpoints found")
 	}
 	if err != nil {
 		return err
