@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"runtime"
 	"strconv"
+	"time"
 
 	"golang.org/x/crypto/bcrypt"
 	"golang.org/x/crypto/blowfish"
@@ -27,6 +28,12 @@ const (
 	digestBytes = 23 // the last of the 24 bytes has never been used
 	digestChars = 31
 	checkEvery  = 64 // steps between two looks at the context
+
+	// While others wait for their turn, which is a storm of logins, a hash rests for
+	// nearly as long as it works. On a machine of few CPUs the writes of those who are
+	// in would otherwise wait for the operating system to take one away from it.
+	restEvery = 8
+	rest      = 300 * time.Microsecond
 )
 
 // errNoHash is met for a stored hash that is none, which no password matches.
@@ -57,8 +64,8 @@ func splitHash(hash []byte) (cost int, salt, digest []byte, err error) {
 	return cost, salt, rest[saltChars:][:digestChars], nil
 }
 
-// stretch is the digest of a password.
-func stretch(ctx context.Context, password string, cost int, salt []byte) ([]byte, error) {
+// stretch is the digest of a password. crowded tells whether others wait for one.
+func stretch(ctx context.Context, password string, cost int, salt []byte, crowded func() bool) ([]byte, error) {
 	key := append([]byte(password), 0)
 	c, err := blowfish.NewSaltedCipher(key, salt)
 	if err != nil {
@@ -67,7 +74,11 @@ func stretch(ctx context.Context, password string, cost int, salt []byte) ([]byt
 	for i := range uint64(1) << cost {
 		blowfish.ExpandKey(key, c)
 		blowfish.ExpandKey(salt, c)
-		runtime.Gosched()
+		if i%restEvery == 0 && crowded() {
+			time.Sleep(rest)
+		} else {
+			runtime.Gosched()
+		}
 		if i%checkEvery == 0 && ctx.Err() != nil {
 			return nil, ctx.Err()
 		}
@@ -85,12 +96,12 @@ func stretch(ctx context.Context, password string, cost int, salt []byte) ([]byt
 }
 
 // matchesHash reports whether the password is the one that was hashed.
-func matchesHash(ctx context.Context, hash []byte, password string) (bool, error) {
+func matchesHash(ctx context.Context, hash []byte, password string, crowded func() bool) (bool, error) {
 	cost, salt, want, err := splitHash(hash)
 	if err != nil {
 		return false, nil
 	}
-	got, err := stretch(ctx, password, cost, salt)
+	got, err := stretch(ctx, password, cost, salt, crowded)
 	if err != nil {
 		return false, err
 	}
@@ -98,7 +109,7 @@ func matchesHash(ctx context.Context, hash []byte, password string) (bool, error
 }
 
 // hashPassword refuses what is longer than the 72 bytes that count.
-func hashPassword(ctx context.Context, password string, cost int) ([]byte, error) {
+func hashPassword(ctx context.Context, password string, cost int, crowded func() bool) ([]byte, error) {
 	if len(password) > 72 {
 		return nil, bcrypt.ErrPasswordTooLong
 	}
@@ -106,7 +117,7 @@ func hashPassword(ctx context.Context, password string, cost int) ([]byte, error
 	if _, err := rand.Read(salt); err != nil {
 		return nil, err
 	}
-	digest, err := stretch(ctx, password, cost, salt)
+	digest, err := stretch(ctx, password, cost, salt, crowded)
 	if err != nil {
 		return nil, err
 	}

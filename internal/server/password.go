@@ -13,8 +13,9 @@ import (
 const maxPasswordWaiters = 4096
 
 // passwords hashes and compares. Either takes tens of milliseconds of a CPU by
-// design, so at most half of the CPUs are at it, and give way at every step: a
-// storm of logins leaves the rest to the requests of those who are in. The others
+// design, so at most half of the CPUs are at it, give way at every step, and rest
+// while others wait: a storm of logins leaves the CPUs to the requests of those who
+// are in. The others
 // wait, in order, on the goroutines of their calls.
 type passwords struct {
 	cost    int
@@ -46,13 +47,16 @@ func (p *passwords) turn(ctx context.Context) (done func(), err error) {
 	}
 }
 
+// crowded reports whether calls wait for their turn.
+func (p *passwords) crowded() bool { return p.waiting.Load() > 0 }
+
 func (p *passwords) matches(ctx context.Context, hash []byte, password string) (bool, error) {
 	done, err := p.turn(ctx)
 	if err != nil {
 		return false, err
 	}
 	defer done()
-	return matchesHash(ctx, hash, password)
+	return matchesHash(ctx, hash, password, p.crowded)
 }
 
 func (p *passwords) hash(ctx context.Context, password string) ([]byte, error) {
@@ -61,5 +65,5 @@ func (p *passwords) hash(ctx context.Context, password string) ([]byte, error) {
 		return nil, err
 	}
 	defer done()
-	return hashPassword(ctx, password, p.cost)
+	return hashPassword(ctx, password, p.cost, p.crowded)
 }
