@@ -60,6 +60,9 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 		return nil, err
 	}
 	initialized := server.HasLog(cfg.LogDir())
+	if initialized && cfg.Discovers() && server.NeverRan(cfg.LogDir()) {
+		initialized = false // it ended before its first entries, and only those it is to meet know them
+	}
 	sc, err := memberConfig(ctx, cfg, initialized)
 	if err != nil {
 		return nil, err
@@ -84,6 +87,11 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 			Endpoints: config.URLStrings(cfg.Join), TLS: p.security.dialClients(), Name: cfg.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
 		})
 		if err != nil {
+			return nil, err
+		}
+	}
+	if cfg.Discovers() && !initialized {
+		if err := discover(ctx, cfg, &sc); err != nil {
 			return nil, err
 		}
 	}
@@ -157,16 +165,18 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 		return sc, nil
 	}
 	sc.JoinPatience = joinPatience
-	return sc, initialCluster(ctx, cfg, &sc)
+	if cfg.Joining() || cfg.Discovers() {
+		return sc, nil // start asks others, once the sockets are open
+	}
+	err := checkInitial(ctx, cfg, &sc)
+	return sc, err
 }
 
-// initialCluster finds out with whom a member without data is to found a cluster,
-// or whose it is to join, and checks it.
-func initialCluster(ctx context.Context, cfg *config.Config, sc *server.Config) error {
+// discover finds out with whom a member without data is to found a cluster. A
+// register takes a member once, so nothing that can be known before may fail later.
+func discover(ctx context.Context, cfg *config.Config, sc *server.Config) error {
 	var err error
 	switch {
-	case cfg.Joining():
-		return nil // start asks the cluster once the sockets are open
 	case cfg.DiscoverySRV != "":
 		cfg.InitialCluster, err = discovery.SRV(cfg.Log(), cfg.DiscoverySRV, cfg.DiscoverySRVName, cfg.Name, cfg.AdvertisePeerURLs)
 	case len(cfg.Discovery.Client.Endpoints) > 0:
@@ -179,6 +189,11 @@ func initialCluster(ctx context.Context, cfg *config.Config, sc *server.Config) 
 	if err != nil {
 		return err
 	}
+	return checkInitial(ctx, cfg, sc)
+}
+
+// checkInitial checks the cluster that a member without data is to found or join.
+func checkInitial(ctx context.Context, cfg *config.Config, sc *server.Config) error {
 	verify := cfg.VerifyJoin
 	if cfg.IsNewCluster() {
 		verify = func() error { return cfg.VerifyBootstrap(ctx) }
@@ -186,6 +201,7 @@ func initialCluster(ctx context.Context, cfg *config.Config, sc *server.Config) 
 	if err := verify(); err != nil {
 		return err
 	}
+	var err error
 	sc.Initial, err = membership.ParseInitialCluster(cfg.InitialCluster)
 	return err
 }

@@ -77,6 +77,13 @@ func TestDiscoveryV2(t *testing.T) {
 	start := func(x *host, program string) {
 		x.start(t, program, "--advertise-client-urls", "http://"+x.client, "--initial-advertise-peer-urls", "http://"+x.peer, "--discovery", token)
 	}
+	// One that cannot listen has not signed in, which it could do only once.
+	busy := *h[1]
+	busy.client = h[0].client
+	start(&busy, etcd)
+	if code := busy.proc.Wait(t, limit); code != 1 || !strings.Contains(busy.proc.Output(), "address already in use") {
+		t.Fatalf("on a port that is taken it ends with %d:\n%s", code, busy.proc.Tail(3))
+	}
 	start(h[1], etcd)
 	start(h[2], *realFlag35)
 	start(h[3], etcd)

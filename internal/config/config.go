@@ -6,7 +6,7 @@
 // process. Always true: names, defaults, precedence, messages and exit codes
 // are etcd 3.7's, so an unchanged unit file, static pod or script starts the
 // member and reads its errors as before. A setting that this server does not
-// act on is never swallowed: it is refused, or a warning names it at the start.
+// act on is never swallowed: a warning names it at the start.
 package config
 
 import (

@@ -67,8 +67,6 @@ func (s state) note() string {
 	switch s {
 	case inert:
 		return " (No effect in this version.)"
-	case refused:
-		return " (Refused in this version.)"
 	}
 	return ""
 }

@@ -20,6 +20,11 @@ const (
 // Joining reports whether the member is to add itself to a running cluster.
 func (c *Config) Joining() bool { return len(c.Join) > 0 }
 
+// Discovers reports whether the founders of the cluster find each other elsewhere.
+func (c *Config) Discovers() bool {
+	return c.V2Discovery != "" || c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0
+}
+
 // settleJoin fills in what a member that joins by --join need not be told: a
 // name, and URLs on the address by which the cluster can reach it. What was
 // given stays.
@@ -35,7 +40,7 @@ func (p *parser) settleJoin(c *Config) error {
 	if c.InitialCluster != "" && c.InitialCluster != Default().InitialCluster {
 		return errors.New("--join and --initial-cluster cannot be set at the same time: the cluster that is joined tells who its members are")
 	}
-	if c.V2Discovery != "" || c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0 {
+	if c.Discovers() {
 		return errors.New("--join cannot be combined with discovery flags: it names the cluster")
 	}
 	if c.ForceNewCluster {

@@ -13,7 +13,6 @@ type state int
 const (
 	effective state = iota
 	inert           // accepted and validated; a warning at the start says that it changes nothing
-	refused         // asking for it is an error: going on without it would be unsafe
 )
 
 // Groups of options, in the order of --help.

@@ -42,7 +42,7 @@ var (
 func (c *Config) validate() error {
 	checks := []func() error{
 		c.checkURLs, c.checkBootstrap, c.checkTimes, c.checkCompaction, c.checkTracing,
-		c.checkGates, c.checkName, c.checkTLSVersions, c.checkRefused,
+		c.checkGates, c.checkName, c.checkTLSVersions,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -249,18 +249,6 @@ func (c *Config) logRotation() (*logging.Rotation, error) {
 		return nil, fmt.Errorf("invalid log rotation config: %w", err)
 	}
 	return rotation, nil
-}
-
-// checkRefused refuses what is asked for and not there, where going on without
-// it would be trusted to be with it.
-func (c *Config) checkRefused() error {
-	defaults := Default()
-	for _, o := range options {
-		if o.state == refused && textOf(o, c) != textOf(o, defaults) {
-			return fmt.Errorf("--%s is set, and this version of Quorate does not support it; refusing to start without it", o.name)
-		}
-	}
-	return nil
 }
 
 // checkStart finds the mistakes that etcd reports as a failure to start: URLs

@@ -112,6 +112,13 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 // flags say who it is, and afterwards the log alone.
 func HasLog(dir string) bool { return raftlog.Exists(vfs.Default, dir) }
 
+// NeverRan reports whether the log in a directory has been made and nothing more:
+// its member ended at its first start, before it had any entry.
+func NeverRan(dir string) bool {
+	c, err := raftlog.Inspect(vfs.Default, dir, nil)
+	return err == nil && c.HardState.GetTerm() == 0 && c.Last == 0
+}
+
 // openLog opens the log of a member that has one, or decides who the member is
 // and makes it one.
 func (m *Member) openLog(ctx context.Context) (identity, error) {

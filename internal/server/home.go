@@ -260,12 +260,17 @@ func (h Home) Describe(mach *apply.Machine) (*raftpb.Snapshot, error) {
 	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: mach.ConfState()}}, nil
 }
 
-// Retire removes what an installed snapshot has replaced, and the file that it came in.
+// Retire removes what an installed snapshot has replaced, and every received file
+// of a state that is no newer: the one it came in, and those that raft had no use for.
 func (h Home) Retire(dir string, index uint64) error {
-	files, err := h.received(index)
-	errs := []error{err, h.Layout.FS.RemoveAll(dir)}
-	for _, file := range files {
-		errs = append(errs, h.Layout.FS.RemoveAll(file))
+	fs := h.Layout.FS
+	names, err := fs.List(h.Layout.Snap())
+	errs := []error{err, fs.RemoveAll(dir)}
+	newest := fmt.Sprintf("%016x", index)
+	for _, name := range names {
+		if strings.HasSuffix(name, receivedSuffix) && len(name) > len(newest) && name[:len(newest)] <= newest {
+			errs = append(errs, fs.RemoveAll(fs.PathJoin(h.Layout.Snap(), name)))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -7,8 +7,10 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/datadir"
+	"quorate/internal/raftlog"
 )
 
 // A byte of a received snapshot that changes before it is imported is noticed, whatever it stands for:
@@ -54,5 +56,29 @@ func TestReceivedFileIsChecked(t *testing.T) {
 	}
 	if left, err := fs.List(h.Layout.Snap()); err != nil || len(left) != 1 {
 		t.Errorf("%q is left, %v", left, err)
+	}
+}
+
+// A log that was made and nothing more is told from one whose member has run.
+func TestNeverRan(t *testing.T) {
+	dir := t.TempDir() + "/wal"
+	if NeverRan(dir) {
+		t.Error("there is no log")
+	}
+	log, err := raftlog.Create(vfs.Default, dir, raftlog.Metadata{NodeID: 1, ClusterID: 2}, raftlog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !NeverRan(dir) || !HasLog(dir) {
+		t.Error("a log without entries")
+	}
+	if err := log.Append(&raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(0))}, nil, true); err != nil {
+		t.Fatal(err)
+	}
+	if err := log.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if NeverRan(dir) {
+		t.Error("a member that has a term has run")
 	}
 }
