@@ -61,9 +61,10 @@ type Table struct {
 	maxCount, maxBytes int64
 	count, bytes       atomic.Int64
 	shard              [shards]struct {
-		mu sync.Mutex
-		m  map[uint64]*Pending
-		_  [40]byte // keep neighbours off one cache line
+		mu    sync.Mutex
+		m     map[uint64]*Pending
+		ended error    // what Close has left for those who come too late
+		_     [24]byte // keep neighbours off one cache line
 	}
 }
 
@@ -77,7 +78,8 @@ func NewTable(maxCount int, maxBytes int64) *Table {
 	return t
 }
 
-// Admit registers a request until Resolve, Fail or Expire ends it.
+// Admit registers a request until Resolve, Fail or Expire ends it. After Close
+// it returns the error given there.
 func (t *Table) Admit(p *Pending, now time.Time, timeout time.Duration) error {
 	if t.count.Add(1) > t.maxCount {
 		t.count.Add(-1)
@@ -93,10 +95,17 @@ func (t *Table) Admit(p *Pending, now time.Time, timeout time.Duration) error {
 	p.done = make(chan Result, 1)
 	s := &t.shard[p.ID%shards]
 	s.mu.Lock()
-	s.m[p.ID] = p
+	ended := s.ended
+	if ended == nil {
+		s.m[p.ID] = p
+		metrics.ServerProposalsPending.Inc()
+	}
 	s.mu.Unlock()
-	metrics.ServerProposalsPending.Inc()
-	return nil
+	if ended != nil {
+		t.bytes.Add(-n)
+		t.count.Add(-1)
+	}
+	return ended
 }
 
 func (t *Table) take(id uint64) *Pending {
@@ -156,8 +165,15 @@ func (t *Table) FailOlder(now time.Time, d time.Duration, err error) {
 	t.sweep(func(p *Pending) bool { return now.Sub(p.Start) >= d }, func(time.Time) error { return err })
 }
 
-// FailAll ends everything with err.
-func (t *Table) FailAll(err error) {
+// Close ends everything with err, now and from now on: nobody resolves what is
+// admitted after the member has stopped.
+func (t *Table) Close(err error) {
+	for i := range t.shard {
+		s := &t.shard[i]
+		s.mu.Lock()
+		s.ended = err
+		s.mu.Unlock()
+	}
 	t.sweep(func(*Pending) bool { return true }, func(time.Time) error { return err })
 }
 

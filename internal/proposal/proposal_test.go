@@ -76,9 +76,13 @@ func TestExpire(t *testing.T) {
 		t.Fatal("wrong request expired")
 	}
 	stopped := errors.New("stopped")
-	tab.FailAll(stopped)
+	tab.Close(stopped)
 	if r := <-fresh.Done(); r.Err != stopped {
 		t.Fatalf("got %v", r)
+	}
+	// One that was on its way in when the member stopped would wait for ever.
+	if err := tab.Admit(&Pending{ID: 3}, t0, time.Second); err != stopped || tab.Len() != 0 {
+		t.Fatalf("admitted after Close: %v, %d in flight", err, tab.Len())
 	}
 }
 

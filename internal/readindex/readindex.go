@@ -45,6 +45,7 @@ type Batcher struct {
 	sentAt  time.Time
 	waiting []confirmed // confirmed, waiting for apply; ascending by index
 	applied uint64
+	ended   error // what Close has left for those who come too late
 	nextID  func() uint64
 }
 
@@ -55,10 +56,16 @@ func New(nextID func() uint64, applied uint64) *Batcher {
 }
 
 // Join adds the caller to the open round. first reports that the round was
-// empty before, so the core has to be told that there is work.
+// empty before, so the core has to be told that there is work. After Close the
+// round is over, with the error given there.
 func (b *Batcher) Join() (r *Round, first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.ended != nil {
+		r = &Round{done: make(chan struct{})}
+		r.finish(b.ended)
+		return r, false
+	}
 	if b.open == nil {
 		b.open = &Round{done: make(chan struct{})}
 		if first = b.flight == nil; !first {
@@ -185,10 +192,12 @@ func (b *Batcher) FailOlder(now time.Time, d time.Duration, err error) (failed i
 	return n, b.flight == nil && b.open != nil
 }
 
-// FailAll ends every reader with err (the member stops).
-func (b *Batcher) FailAll(err error) {
+// Close ends every reader with err, now and from now on: nobody confirms a round
+// after the member has stopped.
+func (b *Batcher) Close(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.ended = err
 	for _, r := range []*Round{b.flight, b.open} {
 		if r != nil {
 			r.finish(err)

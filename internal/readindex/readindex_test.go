@@ -91,8 +91,11 @@ func TestFailures(t *testing.T) {
 	w, _ := b.Join()
 	b.Confirm(b.Start(t0), 10)
 	o, _ := b.Join()
-	b.FailAll(changed)
+	b.Close(changed)
 	if w.Err() != changed || o.Err() != changed {
-		t.Fatal("FailAll must end confirmed and open readers")
+		t.Fatal("Close must end confirmed and open readers")
+	}
+	if late, first := b.Join(); open(late) || first || late.Err() != changed {
+		t.Fatal("a reader that comes after Close would wait for ever")
 	}
 }

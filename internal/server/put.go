@@ -117,8 +117,10 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (res proposal.
 	if err := m.admit(p); err != nil {
 		return proposal.Result{}, err
 	}
-	if err := m.props.Admit(p, m.cfg.Clock.Now(), m.cfg.requestTimeout()); err != nil {
+	if err := m.props.Admit(p, m.cfg.Clock.Now(), m.cfg.requestTimeout()); errors.Is(err, proposal.ErrTooMany) {
 		return proposal.Result{}, ErrTooManyRequests
+	} else if err != nil {
+		return proposal.Result{}, err
 	}
 	m.proposed(p)
 	if p.Req != nil {

@@ -203,8 +203,8 @@ func (n *node) stop() {
 	n.down = true
 	n.machine.Close()
 	n.log.Close() // frees its lock
-	n.props.FailAll(errCrashed)
-	n.reads.FailAll(errCrashed)
+	n.props.Close(errCrashed)
+	n.reads.Close(errCrashed)
 	n.settleWaiting()
 }
 
