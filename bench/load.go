@@ -115,8 +115,9 @@ type pacer struct {
 	done chan struct{}
 
 	mu        sync.Mutex
-	latencies []time.Duration
-	err       error
+	latencies []time.Duration // of refused puts too
+	failed    int
+	err       error // of the first that was refused
 }
 
 const pacerClients = 256 // requests under way at most; beyond it the schedule slips and latency still counts from the due time
@@ -153,14 +154,19 @@ func startPacer(ctx context.Context, c *clients, perSecond int, keys int) *pacer
 				p.mu.Lock()
 				defer p.mu.Unlock()
 				p.latencies = append(p.latencies, time.Since(due))
-				p.err = errors.Join(p.err, err)
+				if err != nil {
+					if p.failed++; p.failed == 1 {
+						p.err = err
+					}
+				}
 			})
 		}
 	}()
 	return p
 }
 
-// finish stops the pacer, waits for what is under way and returns the sorted latencies.
+// finish stops the pacer, waits for what is under way and returns the sorted latencies. The error is
+// the first of a put, beside the latencies of all.
 func (p *pacer) finish() (outcome, error) {
 	close(p.stop)
 	<-p.done

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,7 +55,9 @@ func enableAuth(ctx context.Context, s *side) error {
 	return nil
 }
 
-// logins has many clients log in at once, with paced puts of one who is in before and meanwhile.
+// logins has many clients log in at once, with paced puts of one who is in before and meanwhile. A
+// put that is refused in the storm counts with the time that it took, a refused login not at all:
+// how many there were is in the log of the run.
 func (r *run) logins(ctx context.Context, s *side) (map[string]float64, error) {
 	user, err := logIn(ctx, s, 0)
 	if err != nil {
@@ -77,10 +80,23 @@ func (r *run) logins(ctx context.Context, s *side) (map[string]float64, error) {
 	wg.Wait()
 	took := time.Since(began)
 	during, err := p.finish()
-	if err := errors.Join(append(errs, err)...); err != nil {
+	if during.ops == 0 {
 		return nil, err
 	}
-	return map[string]float64{"login.rate": float64(r.scale.logins) / took.Seconds(),
+	in := 0
+	for _, err := range errs {
+		if err == nil {
+			in++
+		}
+	}
+	if in == 0 {
+		return nil, fmt.Errorf("nobody could log in: %w", errs[0])
+	}
+	if refused := r.scale.logins - in; refused > 0 || p.failed > 0 {
+		r.log("  %-5s refused %d of %d logins, %d of %d puts: %v", s.name, refused, r.scale.logins, p.failed, during.ops,
+			errors.Join(append(slices.DeleteFunc(errs, func(err error) bool { return err == nil })[:min(1, refused)], err)...))
+	}
+	return map[string]float64{"login.rate": float64(in) / took.Seconds(),
 		"login.put":  millis(during.percentile(0.99)),
 		"login.calm": float64(during.percentile(0.99)) / float64(quiet.percentile(0.99))}, nil
 }
