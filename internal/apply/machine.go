@@ -62,16 +62,16 @@ type Result struct {
 	refused      bool // before it counted as applied
 }
 
-// Slow is a request that took long to apply.
-type Slow struct {
+// Noted is a request that an operator should hear of.
+type Noted struct {
 	Req  *pb.InternalRaftRequest
 	Resp any
 	Err  error
 	Took time.Duration
 }
 
-// maxSlow bounds the slow requests that one run names.
-const maxSlow = 100
+// maxNoted bounds the requests of a kind that one run names.
+const maxNoted = 100
 
 // Outcome is what a run of entries has led to.
 type Outcome struct {
@@ -90,8 +90,8 @@ type Outcome struct {
 	QuotaExceeded bool
 	VersionSet    bool
 	// Slow are the requests that took longer than Options.WarnApply, each by
-	// itself.
-	Slow []Slow
+	// itself; Failed are those that were refused while they were applied.
+	Slow, Failed []Noted
 	// AuthChanged is set when users, roles or the use of them have changed.
 	AuthChanged bool
 	Applied     uint64
@@ -322,9 +322,13 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 	res.ID = command.ID(req)
 	if !res.refused {
 		took := m.opts.Now().Sub(start)
-		observe(command.Op(req), res.Err == nil, took)
-		if m.opts.WarnApply > 0 && took > m.opts.WarnApply && len(out.Slow) < maxSlow {
-			out.Slow = append(out.Slow, Slow{req, res.Resp, res.Err, took})
+		ok := res.Err == nil || errors.Is(res.Err, rpctypes.ErrGRPCCompacted)
+		observe(command.Op(req), ok, took)
+		if m.opts.WarnApply > 0 && took > m.opts.WarnApply && len(out.Slow) < maxNoted {
+			out.Slow = append(out.Slow, Noted{req, res.Resp, res.Err, took})
+		}
+		if !ok && len(out.Failed) < maxNoted {
+			out.Failed = append(out.Failed, Noted{req, res.Resp, res.Err, took})
 		}
 	}
 	if e.Local {

@@ -71,7 +71,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	m := &Member{cfg: cfg, lg: cfg.Logger}
+	m := &Member{cfg: cfg, lg: cfg.Logger, fewLines: limited(cfg.Logger)}
 	if err := m.openAuth(); err != nil {
 		return nil, err
 	}

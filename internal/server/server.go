@@ -145,13 +145,15 @@ func (c *Config) logDir() string {
 
 // Member is one running member.
 type Member struct {
-	cfg     Config
-	lg      *zap.Logger
-	id      uint64
-	cluster *membership.Cluster
-	log     *raftlog.Log
-	lessor  *lease.Lessor
-	auth    *auth.Store
+	cfg Config
+	lg  *zap.Logger
+	// fewLines is lg for what clients cause.
+	fewLines *zap.Logger
+	id       uint64
+	cluster  *membership.Cluster
+	log      *raftlog.Log
+	lessor   *lease.Lessor
+	auth     *auth.Store
 	// replayed is the index up to which the log was committed at the start.
 	replayed  uint64
 	passwords *passwords

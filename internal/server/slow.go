@@ -9,6 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/apply"
@@ -152,10 +153,22 @@ func revisionOf(res proposal.Result) int64 {
 	return 0
 }
 
-// applyTook is called at the end of a batch. Requests that were slow themselves
-// come one by one; what else took the time of the batch, such as its commit, is
+// limited is a logger for lines that clients can cause as fast as they like: of those that are
+// alike it writes 20 a second, and then one of a hundred.
+func limited(lg *zap.Logger) *zap.Logger {
+	return lg.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(c, time.Second, 20, 100)
+	}))
+}
+
+// applyTook is called at the end of a batch. Refused requests and those that were slow
+// themselves come one by one; what else took the time of the batch, such as its commit, is
 // told with its first request.
 func (m *Member) applyTook(ents []apply.Entry, out apply.Outcome, took time.Duration) {
+	for _, f := range out.Failed {
+		m.fewLines.Warn("failed to apply request", zap.Duration("took", f.Took),
+			zap.Stringer("request", &pb.InternalRaftStringer{Request: f.Req}), zap.String("response", responseSize(f.Resp)), zap.Error(f.Err))
+	}
 	if !m.isSlow(took) {
 		return
 	}

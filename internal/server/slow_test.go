@@ -20,7 +20,8 @@ import (
 // slowMember has what the lines about slow requests need, and its log.
 func slowMember(warn time.Duration) (*Member, *observer.ObservedLogs) {
 	core, logs := observer.New(zapcore.DebugLevel)
-	return &Member{cfg: Config{WarnApply: warn}, lg: zap.New(core)}, logs
+	lg := zap.New(core)
+	return &Member{cfg: Config{WarnApply: warn}, lg: lg, fewLines: limited(lg)}, logs
 }
 
 // line renders an entry with the fields whose values do not depend on time.
@@ -80,12 +81,15 @@ func TestSlowLines(t *testing.T) {
 			m.proposalTook(&proposal.Pending{Req: put, Start: at(0)}, proposal.Result{Err: errors.New("no")}, at(170))
 		}, nil},
 		{"slow request of a batch", func(m *Member) {
-			m.applyTook([]apply.Entry{entry(put), entry(put)}, apply.Outcome{Slow: []apply.Slow{{Req: put, Resp: &pb.PutResponse{}, Took: time.Second}}}, time.Second)
+			m.applyTook([]apply.Entry{entry(put), entry(put)}, apply.Outcome{Slow: []apply.Noted{{Req: put, Resp: &pb.PutResponse{}, Took: time.Second}}}, time.Second)
 		}, []string{`warn apply request took too long prefix= request=header:<ID:9> put:<key:"k" value_size:6> response=size:0`}},
 		{"slow commit of a batch", func(m *Member) {
 			m.applyTook([]apply.Entry{entry(nil), entry(put), entry(put)}, apply.Outcome{}, time.Second)
 		}, []string{`warn apply request took too long prefix=batch of 2 entries request=header:<ID:9> put:<key:"k" value_size:6> response=`}},
 		{"batch without requests", func(m *Member) { m.applyTook([]apply.Entry{entry(nil)}, apply.Outcome{}, time.Second) }, nil},
+		{"refused request", func(m *Member) {
+			m.applyTook([]apply.Entry{entry(put)}, apply.Outcome{Failed: []apply.Noted{{Req: put, Err: errors.New("no")}}}, 0)
+		}, []string{`warn failed to apply request request=header:<ID:9> put:<key:"k" value_size:6> response= error=no`}},
 		{"quick batch", func(m *Member) { m.applyTook([]apply.Entry{entry(put)}, apply.Outcome{}, 50*time.Millisecond) }, nil},
 	} {
 		m, logs := slowMember(50 * time.Millisecond)
@@ -101,5 +105,44 @@ func TestSlowLines(t *testing.T) {
 		if g, w := strings.Join(got, "\n"), strings.Join(tt.want, "\n"); g != w {
 			t.Errorf("%s:\ngot  %s\nwant %s", tt.name, g, w)
 		}
+	}
+}
+
+// A client can have a refused request for every one that it sends.
+func TestRefusedRequestsDoNotFillTheLog(t *testing.T) {
+	m, logs := slowMember(0)
+	put := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 9}, Put: &pb.PutRequest{Key: []byte("k")}}
+	for range 10_000 {
+		m.applyTook(nil, apply.Outcome{Failed: []apply.Noted{{Req: put, Err: errors.New("no")}}}, 0)
+	}
+	if n := logs.Len(); n < 1 || n > 1_000 {
+		t.Errorf("%d lines for 10,000 refused requests", n)
+	}
+}
+
+func TestRefusedRequestIsLogged(t *testing.T) {
+	core, logs := observer.New(zapcore.WarnLevel)
+	c := newCluster(t, 1, func(cfg *Config) { cfg.Logger = zap.New(core) })
+	refusals := func() (lines []string) {
+		for _, e := range logs.FilterMessage("failed to apply request").All() {
+			lines = append(lines, line(e))
+		}
+		return lines
+	}
+	m := c.nodes[0].m
+	if _, err := m.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: []byte("secret"), Lease: 7}, nil); err == nil {
+		t.Fatal("a put with a lease that does not exist was accepted")
+	}
+	c.nodes[0].put("k", "v")
+	if _, err := m.Compact(background(t), &pb.CompactionRequest{Revision: m.Rev()}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := m.Compact(background(t), &pb.CompactionRequest{Revision: 1}); err == nil {
+		t.Fatal("compacted what is compacted")
+	}
+	// The second refusal is no failure to etcd: the wish is fulfilled.
+	got := refusals()
+	if len(got) != 1 || !strings.Contains(got[0], "lease not found") || strings.Contains(got[0], "secret") {
+		t.Errorf("lines about refused requests: %q, want one about the lease", got)
 	}
 }
