@@ -25,6 +25,9 @@ import (
 func main() { os.Exit(run()) }
 
 func run() int {
+	if code, selected := runSubcommand(os.Args[1:], os.Stdout, os.Stderr); selected {
+		return code
+	}
 	cfg, exit := config.Parse(os.Args, os.Environ(), os.Stdout, os.Stderr)
 	if exit != nil {
 		return exit.Code
