@@ -21,12 +21,27 @@ var ErrV2Write = errors.New("command: the entry is a write of a client to the v2
 // method. Later versions do not use it.
 const fieldV2 protowire.Number = 2
 
-// v2Request is what counts of an etcdserverpb.Request, the proto2 message of the v2 API in which
-// members of etcd 3.5 and before also tell their names and the version of the cluster.
-type v2Request struct {
-	id                uint64 // 1
-	method, path, val string // 2, 3, 4
-	conditional       bool   // has prevValue 6, prevIndex 7 or prevExist 8
+// V2Request is etcdserverpb.Request, the proto2 message of the v2 API. Members of etcd 3.5 and
+// before also tell their names and the version of the cluster with it. Paths are those of the
+// store: keys of clients lie below /1.
+type V2Request struct {
+	ID         uint64 // 1
+	Method     string // 2: PUT, POST, DELETE, SYNC, QGET; GET and HEAD never enter the log
+	Path       string // 3
+	Val        string // 4
+	Dir        bool   // 5
+	PrevValue  string // 6, empty: no condition
+	PrevIndex  uint64 // 7, 0: no condition
+	PrevExist  *bool  // 8
+	Expiration int64  // 9, Unix ns, 0: none
+	Wait       bool   // 10
+	Since      uint64 // 11
+	Recursive  bool   // 12
+	Sorted     bool   // 13
+	Quorum     bool   // 14
+	Time       int64  // 15, Unix ns, the proposer's clock; etcd sets it for SYNC only
+	Stream     bool   // 16
+	Refresh    *bool  // 17
 }
 
 // Modern returns an entry of the same effect that members of 3.7 can read, which know no v2
@@ -72,43 +87,93 @@ func startsAsV2(data []byte) bool {
 // decodeV2 parses an entry as a v2 request, bare or inside an InternalRaftRequest, and returns the
 // request of today that does the same. ok is false if the entry is none.
 func decodeV2(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
-	var held []byte
-	found := false
-	for b := data; len(b) > 0; {
-		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return nil, false, nil
-		}
-		if num == fieldV2 && typ == protowire.BytesType {
-			v, m := protowire.ConsumeBytes(b[n:])
-			if m < 0 {
-				return nil, false, nil
-			}
-			held, found = v, true
-			break
-		}
-		m := protowire.ConsumeFieldValue(num, typ, b[n:])
-		if m < 0 {
-			return nil, false, nil
-		}
-		b = b[n+m:]
-	}
-	if !found {
-		return nil, false, nil
-	}
-	switch string(held) {
-	case "GET", "QGET", "HEAD", "PUT", "POST", "DELETE", "SYNC":
-		held = data // no method is a valid message
-	}
-	var r v2Request
-	if err := r.decode(held); err != nil {
-		return nil, true, err
+	r, ok, err := ParseV2(data)
+	if !ok || err != nil {
+		return nil, ok, err
 	}
 	req, err := r.today()
 	return req, true, err
 }
 
-func (r *v2Request) decode(b []byte) error {
+// ParseV2 parses an entry as a v2 request, bare or, as etcd up to 3.6 also reads it, inside an
+// InternalRaftRequest. ok is false if the entry is none.
+func ParseV2(data []byte) (r *V2Request, ok bool, err error) {
+	held, ok := findV2(data)
+	if !ok {
+		return nil, false, nil
+	}
+	r = new(V2Request)
+	if err := r.decode(held); err != nil {
+		return nil, true, err
+	}
+	return r, true, nil
+}
+
+// findV2 returns the v2 request in an entry.
+func findV2(data []byte) (held []byte, ok bool) {
+	for b := data; len(b) > 0; {
+		num, typ, n := protowire.ConsumeTag(b)
+		if n < 0 {
+			return nil, false
+		}
+		if num == fieldV2 && typ == protowire.BytesType {
+			v, m := protowire.ConsumeBytes(b[n:])
+			if m < 0 {
+				return nil, false
+			}
+			switch string(v) {
+			case "GET", "QGET", "HEAD", "PUT", "POST", "DELETE", "SYNC":
+				return data, true // no method is a valid message
+			}
+			return v, true
+		}
+		m := protowire.ConsumeFieldValue(num, typ, b[n:])
+		if m < 0 {
+			return nil, false
+		}
+		b = b[n+m:]
+	}
+	return nil, false
+}
+
+// Marshal returns the bytes that etcd 3.5 makes of r: every field that cannot be null is there.
+func (r *V2Request) Marshal() []byte {
+	b := make([]byte, 0, len(r.Method)+len(r.Path)+len(r.Val)+len(r.PrevValue)+96)
+	b = appendNumber(b, 1, r.ID)
+	b = appendText(b, 2, r.Method)
+	b = appendText(b, 3, r.Path)
+	b = appendText(b, 4, r.Val)
+	b = appendNumber(b, 5, protowire.EncodeBool(r.Dir))
+	b = appendText(b, 6, r.PrevValue)
+	b = appendNumber(b, 7, r.PrevIndex)
+	if r.PrevExist != nil {
+		b = appendNumber(b, 8, protowire.EncodeBool(*r.PrevExist))
+	}
+	b = appendNumber(b, 9, uint64(r.Expiration))
+	b = appendNumber(b, 10, protowire.EncodeBool(r.Wait))
+	b = appendNumber(b, 11, r.Since)
+	b = appendNumber(b, 12, protowire.EncodeBool(r.Recursive))
+	b = appendNumber(b, 13, protowire.EncodeBool(r.Sorted))
+	b = appendNumber(b, 14, protowire.EncodeBool(r.Quorum))
+	b = appendNumber(b, 15, uint64(r.Time))
+	b = appendNumber(b, 16, protowire.EncodeBool(r.Stream))
+	if r.Refresh != nil {
+		b = appendNumber(b, 17, protowire.EncodeBool(*r.Refresh))
+	}
+	return b
+}
+
+func appendNumber(b []byte, num protowire.Number, v uint64) []byte {
+	return protowire.AppendVarint(protowire.AppendTag(b, num, protowire.VarintType), v)
+}
+
+func appendText(b []byte, num protowire.Number, v string) []byte {
+	return protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), v)
+}
+
+// decode reads a bare request. Of a field that is there twice the last one counts; fields that
+// are not known, or of another wire type, are passed over.
+func (r *V2Request) decode(b []byte) error {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -122,46 +187,80 @@ func (r *v2Request) decode(b []byte) error {
 		switch typ {
 		case protowire.VarintType:
 			v, _ := protowire.ConsumeVarint(b)
-			switch num {
-			case 1:
-				r.id = v
-			case 7:
-				r.conditional = r.conditional || v != 0
-			case 8:
-				r.conditional = true
-			}
+			r.setNumber(num, v)
 		case protowire.BytesType:
 			v, _ := protowire.ConsumeBytes(b)
-			switch num {
-			case 2:
-				r.method = string(v)
-			case 3:
-				r.path = string(v)
-			case 4:
-				r.val = string(v)
-			case 6:
-				r.conditional = r.conditional || len(v) > 0
-			}
+			r.setText(num, v)
 		}
 		b = b[m:]
 	}
 	return nil
 }
 
+func (r *V2Request) setNumber(num protowire.Number, v uint64) {
+	set := v != 0
+	switch num {
+	case 1:
+		r.ID = v
+	case 5:
+		r.Dir = set
+	case 7:
+		r.PrevIndex = v
+	case 8:
+		r.PrevExist = &set
+	case 9:
+		r.Expiration = int64(v)
+	case 10:
+		r.Wait = set
+	case 11:
+		r.Since = v
+	case 12:
+		r.Recursive = set
+	case 13:
+		r.Sorted = set
+	case 14:
+		r.Quorum = set
+	case 15:
+		r.Time = int64(v)
+	case 16:
+		r.Stream = set
+	case 17:
+		r.Refresh = &set
+	}
+}
+
+func (r *V2Request) setText(num protowire.Number, v []byte) {
+	switch num {
+	case 2:
+		r.Method = string(v)
+	case 3:
+		r.Path = string(v)
+	case 4:
+		r.Val = string(v)
+	case 6:
+		r.PrevValue = string(v)
+	}
+}
+
+// conditional reports whether r is to be done only if the key is in a certain state.
+func (r *V2Request) conditional() bool {
+	return r.PrevValue != "" || r.PrevIndex != 0 || r.PrevExist != nil
+}
+
 // today translates the two requests that members make themselves. A read and a sweep of expired
-// keys change nothing that is kept here.
-func (r *v2Request) today() (*pb.InternalRaftRequest, error) {
-	req := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: r.id}}
+// keys change nothing of the membership.
+func (r *V2Request) today() (*pb.InternalRaftRequest, error) {
+	req := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: r.ID}}
 	switch {
-	case r.method == "QGET" || r.method == "SYNC":
+	case r.Method == "QGET" || r.Method == "SYNC":
 		req.DowngradeVersionTest = &pb.DowngradeVersionTestRequest{} // has no effect on anybody
 		return req, nil
-	case r.method != "PUT" || r.conditional:
-	case r.path == "/0/version":
-		req.ClusterVersionSet = &membershippb.ClusterVersionSetRequest{Ver: r.val}
+	case r.Method != "PUT" || r.conditional():
+	case r.Path == "/0/version":
+		req.ClusterVersionSet = &membershippb.ClusterVersionSetRequest{Ver: r.Val}
 		return req, nil
 	default:
-		name, ok := strings.CutPrefix(r.path, "/0/members/")
+		name, ok := strings.CutPrefix(r.Path, "/0/members/")
 		if !ok {
 			break
 		}
@@ -170,18 +269,18 @@ func (r *v2Request) today() (*pb.InternalRaftRequest, error) {
 		}
 		id, err := strconv.ParseUint(name, 16, 64)
 		if err != nil {
-			return nil, fmt.Errorf("decode v2 request for %q: %w", r.path, err)
+			return nil, fmt.Errorf("decode v2 request for %q: %w", r.Path, err)
 		}
 		var attr struct {
 			Name       string   `json:"name"`
 			ClientURLs []string `json:"clientURLs"`
 		}
-		if err := json.Unmarshal([]byte(r.val), &attr); err != nil {
-			return nil, fmt.Errorf("decode v2 request for %q: %w", r.path, err)
+		if err := json.Unmarshal([]byte(r.Val), &attr); err != nil {
+			return nil, fmt.Errorf("decode v2 request for %q: %w", r.Path, err)
 		}
 		req.ClusterMemberAttrSet = &membershippb.ClusterMemberAttrSetRequest{Member_ID: id,
 			MemberAttributes: &membershippb.Attributes{Name: attr.Name, ClientUrls: attr.ClientURLs}}
 		return req, nil
 	}
-	return nil, fmt.Errorf("%w: %s %.200q", ErrV2Write, r.method, r.path)
+	return nil, fmt.Errorf("%w: %s %.200q", ErrV2Write, r.Method, r.Path)
 }

@@ -1,8 +1,11 @@
 package command
 
 import (
+	"bytes"
 	"encoding/hex"
 	"errors"
+	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -19,6 +22,10 @@ var (
 		"280032003800480050005800600068007000780080" + "0100")
 	v2Version = unhex("0882c2b8d2bec0e89ce60112035055541a0a2f302f76657273696f6e2205332e352e30280032003800480050005800600068007000780080" + "0100")
 )
+
+// v2Every is a request with all fields, as 3.5 encodes it.
+var v2Every = unhex("08ac02" + "1203505554" + "1a042f312f61" + "220176" + "2801" + "320170" + "3809" + "4000" +
+	"48ffffffffffffffffff01" + "5001" + "5805" + "6001" + "6801" + "7001" + "784d" + "800101" + "880101")
 
 func unhex(s string) []byte {
 	b, err := hex.DecodeString(s)
@@ -111,14 +118,51 @@ func TestDecodeV2Refuses(t *testing.T) {
 	}
 }
 
+// What 3.5 has written comes out of Marshal again byte by byte, and every field survives.
+func TestV2RequestMarshal(t *testing.T) {
+	for name, data := range map[string][]byte{"attributes": v2Attributes, "version": v2Version, "conditions": v2Every} {
+		r, ok, err := ParseV2(data)
+		if err != nil || !ok {
+			t.Fatalf("%s: %v, %v", name, ok, err)
+		}
+		if got := r.Marshal(); !bytes.Equal(got, data) {
+			t.Errorf("%s: got %x, want %x", name, got, data)
+		}
+	}
+	r, _, _ := ParseV2(v2Every)
+	want := &V2Request{ID: 300, Method: "PUT", Path: "/1/a", Val: "v", Dir: true, PrevValue: "p", PrevIndex: 9, PrevExist: new(false),
+		Expiration: -1, Wait: true, Since: 5, Recursive: true, Sorted: true, Quorum: true, Time: 77, Stream: true, Refresh: new(true)}
+	if !reflect.DeepEqual(r, want) {
+		t.Errorf("got %+v, want %+v", r, want)
+	}
+	wrapped := protowire.AppendBytes([]byte{0x12}, v2Every)
+	if r, ok, err := ParseV2(wrapped); err != nil || !ok || !reflect.DeepEqual(r, want) {
+		t.Errorf("wrapped: got %+v, %v, %v, want %+v", r, ok, err, want)
+	}
+	for name, data := range map[string][]byte{"nothing": nil, "an id": {8, 1}, "a put": Encode(&pb.RequestHeader{ID: 1}, Put, []byte{0x0a, 1, 'k'})} {
+		if r, ok, err := ParseV2(data); ok || err != nil {
+			t.Errorf("%s: got %+v, %v, %v, want none", name, r, ok, err)
+		}
+	}
+}
+
+var methods = []string{"GET", "QGET", "HEAD", "PUT", "POST", "DELETE", "SYNC"}
+
 // FuzzDecodeV2 looks for entries that panic or become more than they say.
 func FuzzDecodeV2(f *testing.F) {
 	f.Add(v2Attributes)
 	f.Add(v2Version)
+	f.Add(v2Every)
 	f.Add(protowire.AppendBytes([]byte{0x12}, v2Attributes))
 	f.Add(v2Bytes(7, "SYNC", "", ""))
 	f.Add(v2Bytes(7, "PUT", "/1/a", "v", 0x40, 1))
 	f.Fuzz(func(t *testing.T, data []byte) {
+		if v, ok, err := ParseV2(data); ok && err == nil {
+			again, ok, err := ParseV2(v.Marshal())
+			if slices.Contains(methods, v.Method) && (!ok || err != nil || !reflect.DeepEqual(again, v)) {
+				t.Fatalf("%+v has become %+v, %v, %v", v, again, ok, err)
+			}
+		}
 		r, ok, err := decodeV2(data)
 		if !ok || err != nil {
 			return
