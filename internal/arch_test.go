@@ -32,7 +32,7 @@ var order = []string{
 	"mvcc",
 	"snapshot",
 	"watch",
-	"lease membership auth",
+	"lease membership auth legacy/v2store",
 	"command",
 	"wire rpc/v3lockpb rpc/v3electionpb",
 	"engine/pebble engine/mem engine/enginetest",
@@ -44,7 +44,7 @@ var order = []string{
 const module = "quorate/internal/"
 
 // core packages are handed the time and do no I/O: the simulator drives them.
-var core = []string{"proposal", "readindex", "raftnode", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "autocompact", "server/step.go", "server/stall.go"}
+var core = []string{"proposal", "readindex", "raftnode", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "legacy/v2store", "autocompact", "server/step.go", "server/stall.go"}
 
 // allowed are the places where core code may do what it must not do elsewhere,
 // each with its reason.

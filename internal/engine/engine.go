@@ -55,12 +55,19 @@ const (
 	Meta
 )
 
+// V2 is the tree of the v2 API, which etcd keeps in no bucket but in memory and in
+// the raft snapshot. It is state of the cluster, but no part of its hash.
+const V2 Bucket = 16
+
 // Local holds what belongs to this member's directory and to nothing else: it is
 // not hashed, not exported and not sent to other members.
 const Local Bucket = 32
 
 // String returns etcd's name of the bucket.
 func (b Bucket) String() string {
+	if b == V2 {
+		return "v2" // a name of ours
+	}
 	names := [...]string{"", "alarm", "auth", "authRoles", "authUsers", "cluster",
 		"key", "lease", "members", "members_removed", "meta"}
 	if int(b) >= len(names) {

@@ -1,0 +1,73 @@
+package v2store
+
+import (
+	"fmt"
+	"strings"
+)
+
+// historyEvents and historyBytes bound the history: etcd's number of events, and
+// what their records may take, which holds back only extraordinary values.
+const (
+	historyEvents = 1000
+	historyBytes  = 128 << 20
+)
+
+// history holds the newest events, one for each index from start on; those of the
+// membership are nil, as no client can see them.
+type history struct {
+	start  uint64 // index of the oldest, 0 as long as there is none
+	events []*Event
+	sizes  []int // of the records
+	bytes  int   // their sum
+}
+
+// add appends the event of an index and returns the indexes [from, to) of those
+// that had to go.
+func (h *history) add(e *Event, index uint64, size int) (from, to uint64) {
+	if len(h.events) == 0 {
+		h.start = index
+	}
+	h.events = append(h.events, e)
+	h.sizes = append(h.sizes, size)
+	h.bytes += size
+	from = h.start
+	for len(h.events) > historyEvents || h.bytes > historyBytes && len(h.events) > 1 {
+		h.bytes -= h.sizes[0]
+		h.events[0] = nil
+		h.events, h.sizes = h.events[1:], h.sizes[1:]
+		h.start++
+	}
+	return from, h.start
+}
+
+// since returns the events from an index on that a watcher of a path gets, at
+// most max of them. It fails if they have been cleared.
+func (h *history) since(p string, recursive bool, from uint64, max int) ([]*Event, *Error) {
+	if from < h.start {
+		return nil, NewError(CodeIndexCleared, fmt.Sprintf("the requested history has been cleared [%d/%d]", h.start, from), 0)
+	}
+	if from-h.start >= uint64(len(h.events)) {
+		return nil, nil
+	}
+	var out []*Event
+	for _, e := range h.events[from-h.start:] {
+		if len(out) < max && e != nil && !e.Refresh && remembered(e, p, recursive) {
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+// remembered tells whether a past event is for a watcher. This is wider than for
+// live ones, as in etcd: hidden nodes are not left out, and a removed directory is
+// compared as a string.
+func remembered(e *Event, p string, recursive bool) bool {
+	if e.Node.Key == p {
+		return true
+	}
+	if recursive && strings.HasPrefix(e.Node.Key, strings.TrimSuffix(p, "/")+"/") {
+		return true
+	}
+	gone := e.Action == Delete || e.Action == Expire
+	return gone && e.PrevNode != nil && e.PrevNode.Dir && strings.HasPrefix(p, e.PrevNode.Key)
+}

@@ -1,0 +1,274 @@
+// Package v2store is the tree of the v2 API, as replicated state.
+//
+// In: requests of the v2 API in log order and the steps of the membership, from one
+// goroutine, each with the engine batch of its entry. Out: events, for whoever asked
+// and for watchers, or the errors of the v2 API; readings of the tree, from any
+// goroutine. Always true: what the tree, its index, its history of events and its
+// counters of writes are is decided by the requests alone, with the times in them, so
+// all members hold the same; each is a record in the space engine.V2, written in
+// the batch of the request that changed it, so memory and records never disagree; a
+// request that is refused changes nothing but a counter.
+//
+// Keys of clients lie below /1, users and roles below /2. What etcd keeps below /0, the
+// membership, has its own home here; its changes only take their indexes
+// (Step). The index rises by one with each change, and the history holds the event of
+// each of the last indexes.
+package v2store
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"quorate/internal/engine"
+	"quorate/internal/metrics"
+)
+
+// What the tree may hold. The limits decide at apply, so they are the same for all
+// members.
+const (
+	// MaxBytes bounds the sum of the paths and values of all nodes.
+	MaxBytes = 256 << 20
+	// MaxNodes bounds their number.
+	MaxNodes = 1_000_000
+	// MaxPath bounds a path in bytes: it is a key of the engine, and of the database
+	// file in which snapshots travel, whose keys end at 32 KiB.
+	MaxPath = 32_000
+	// MaxDepth bounds the elements of a path.
+	MaxDepth = 1024
+)
+
+// Options are what a store needs from outside.
+type Options struct {
+	// Now is for what is left of a TTL in answers, and decides nothing.
+	Now func() time.Time
+	// RefuseDirUpdate tells whether an update of a directory, which prolongs its
+	// life, is refused, as it is by etcd 3.5 but by none before. All members must say the
+	// same at the same entry; nil: it is not.
+	RefuseDirUpdate func() bool
+}
+
+// Store is the tree. Apply, Step and Close belong to one goroutine; the rest is safe
+// for all.
+type Store struct {
+	opts Options
+
+	mu      sync.RWMutex // guards all below up to hub
+	root    *node
+	index   uint64
+	history history
+	stats   Stats // of writes
+	due     queue
+	nodes   int
+	bytes   int64
+
+	getsSuccess, getsFail atomic.Uint64
+	hub                   hub
+}
+
+func newStore(o Options) *Store {
+	s := &Store{opts: o, root: &node{children: map[string]*node{}}}
+	for _, name := range []string{"0", "1"} {
+		s.root.children[name] = &node{name: name, parent: s.root, children: map[string]*node{}}
+	}
+	s.hub.watchers = map[string]map[*Watcher]bool{}
+	return s
+}
+
+// Load returns the store that r holds, an empty one if it holds none. It fails with an
+// engine.CorruptionError on records that it could not have written.
+func Load(r engine.Reader, o Options) (_ *Store, err error) {
+	s := newStore(o)
+	lower, upper := engine.V2.Bounds()
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		return nil, fmt.Errorf("read bucket %v: %w", engine.V2, err)
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	now := o.Now().UnixNano()
+	// In the order of keys: events, state, nodes.
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.Value()
+		if err != nil {
+			return nil, fmt.Errorf("read bucket %v: %w", engine.V2, err)
+		}
+		if err := s.load(it.Key()[1:], v, now); err != nil {
+			return nil, &engine.CorruptionError{File: fmt.Sprintf("key %.200q of bucket %v", it.Key()[1:], engine.V2), Err: err}
+		}
+	}
+	if err := it.Error(); err != nil {
+		return nil, fmt.Errorf("read bucket %v: %w", engine.V2, err)
+	}
+	if n := uint64(len(s.history.events)); n > 0 && s.history.start+n-1 != s.index {
+		return nil, &engine.CorruptionError{File: fmt.Sprintf("bucket %v", engine.V2),
+			Err: fmt.Errorf("events up to %d, but the index is %d", s.history.start+n-1, s.index)}
+	}
+	// Times decide the order of expiry only when all nodes have their places.
+	s.root.each(func(n *node) {
+		if n.expire != 0 {
+			s.due.Push(n)
+		}
+	})
+	slices.SortFunc(s.due, byDue)
+	for i, n := range s.due {
+		n.due = i
+	}
+	return s, nil
+}
+
+// load takes one record in.
+func (s *Store) load(key, value []byte, now int64) error {
+	if len(key) == 0 {
+		return errors.New("an empty key")
+	}
+	switch rest := key[1:]; {
+	case key[0] == 'h' && len(rest) == 8:
+		return s.loadEvent(binary.BigEndian.Uint64(rest), value, now)
+	case key[0] == 'i' && len(rest) == 0:
+		return s.loadState(value)
+	case key[0] == 'n':
+		return s.loadNode(string(rest), value)
+	}
+	return errors.New("a key of no known form")
+}
+
+func (s *Store) loadEvent(index uint64, value []byte, now int64) error {
+	e, err := decodeEvent(value, index, now)
+	if err != nil {
+		return err
+	}
+	if n := uint64(len(s.history.events)); index == 0 || n > 0 && index != s.history.start+n {
+		return errors.New("the event before it is missing")
+	}
+	if len(s.history.events) >= historyEvents {
+		return errors.New("too many events")
+	}
+	s.history.add(e, index, len(value))
+	return nil
+}
+
+func (s *Store) loadState(value []byte) error {
+	d := decoder{b: value}
+	if v := d.byte(); d.err == nil && v != recordVersion {
+		return fmt.Errorf("version %d, but this server knows only %d", v, recordVersion)
+	}
+	s.index = d.uint()
+	for _, c := range s.stats.writes() {
+		*c = d.uint()
+	}
+	if d.err != nil {
+		return d.err
+	}
+	if len(d.b) > 0 {
+		return fmt.Errorf("%d bytes too many", len(d.b))
+	}
+	return nil
+}
+
+func (s *Store) loadNode(p string, value []byte) error {
+	n, err := decodeNode(value)
+	if err != nil {
+		return err
+	}
+	if clean(p) != p || readOnly(p) {
+		return errors.New("no path of a node")
+	}
+	if e := fits(p); e != nil {
+		return errors.New("the path is too long")
+	}
+	names := elements(p)
+	at := s.root
+	for _, name := range names[:len(names)-1] {
+		if at = at.children[name]; at == nil || !at.dir() {
+			return errors.New("the directory of the node is missing")
+		}
+	}
+	if n.created > s.index || n.modified > s.index {
+		return fmt.Errorf("the node is of index %d, but the index of the store is %d", max(n.created, n.modified), s.index)
+	}
+	n.name, n.parent = names[len(names)-1], at
+	at.children[n.name] = n
+	s.nodes++
+	s.bytes += size(p, n.value)
+	return nil
+}
+
+// putState writes the record that changes with every request.
+func (s *Store) putState(b engine.Batch) {
+	v := binary.AppendUvarint([]byte{recordVersion}, s.index)
+	for _, c := range s.stats.writes() {
+		v = binary.AppendUvarint(v, *c)
+	}
+	b.Set(stateKey, v)
+}
+
+// Get returns a node, and of a directory its children, in the order of their keys;
+// with recursive all that is below, too. Hidden nodes are left out. Errors are of
+// type *Error.
+func (s *Store) Get(p string, recursive, _ bool) (*Event, error) {
+	action := Get
+	if recursive {
+		action = "getRecursive"
+	}
+	metrics.DebuggingStoreReadsTotal.WithLabelValues(action).Inc()
+	p = clean(p)
+	now := s.opts.Now().UnixNano()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	n, e := s.find(p)
+	if e != nil {
+		s.getsFail.Add(1)
+		return nil, e
+	}
+	s.getsSuccess.Add(1)
+	out := &Event{Action: Get, Node: n.seen(p, now), EtcdIndex: s.index}
+	if n.dir() {
+		out.Node.Nodes = n.list(p, recursive, now)
+	}
+	return out, nil
+}
+
+// Index is the index of the last change.
+func (s *Store) Index() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.index
+}
+
+// HasTTL tells whether a node is there that will expire: only then the leader need
+// propose a SYNC.
+func (s *Store) HasTTL() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return len(s.due) > 0
+}
+
+// Step counts n changes of the membership, which in etcd are made in this tree.
+func (s *Store) Step(b engine.Batch, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for range n {
+		s.index++
+		s.remember(b, nil, 0)
+	}
+	s.putState(b)
+}
+
+// remember gives the newest index its place in the history.
+func (s *Store) remember(b engine.Batch, e *Event, at int64) {
+	v := appendEvent(nil, e, at)
+	b.Set(eventKey(s.index), v)
+	from, to := s.history.add(e, s.index, len(v))
+	for ; from < to; from++ {
+		b.Delete(eventKey(from))
+	}
+}
+
+// Close ends all watchers: when the member stops, and when another store takes this
+// one's place, as events between the two would be missed. Watchers that come
+// later end at once.
+func (s *Store) Close() { s.hub.end() }

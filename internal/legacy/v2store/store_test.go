@@ -1,0 +1,298 @@
+package v2store
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"quorate/internal/command"
+	"quorate/internal/engine"
+	"quorate/internal/engine/mem"
+)
+
+// start is the time of all requests that do not say another.
+var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// fixture is a store with the engine below it. As in a fresh cluster of one member the
+// first request of a client takes index 4.
+type fixture struct {
+	t   *testing.T
+	eng *mem.Engine
+	s   *Store
+}
+
+func options() Options { return Options{Now: func() time.Time { return start }} }
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{t: t, eng: mem.New()}
+	f.reload()
+	b := f.eng.NewBatch()
+	f.s.Step(b, 3)
+	f.commit(b)
+	return f
+}
+
+func (f *fixture) commit(b engine.Batch) {
+	f.t.Helper()
+	if err := b.Commit(); err != nil {
+		f.t.Fatal(err)
+	}
+}
+
+func (f *fixture) reload() {
+	f.t.Helper()
+	s, err := Load(f.eng, options())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	f.s = s
+}
+
+func (f *fixture) apply(r command.V2Request) (*Event, error) {
+	f.t.Helper()
+	if r.Time == 0 {
+		r.Time = start.UnixNano()
+	}
+	b := f.eng.NewBatch()
+	e, err := f.s.Apply(b, &r)
+	f.commit(b)
+	return e, err
+}
+
+// do applies a request and returns what the client would see, without the /1 of paths.
+func (f *fixture) do(r command.V2Request) string {
+	f.t.Helper()
+	return text(f.apply(r))
+}
+
+func (f *fixture) get(p string, recursive bool) string { return text(f.s.Get(p, recursive, true)) }
+
+func text(e *Event, err error) string {
+	var v any = e
+	if err != nil {
+		v = err
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		return err.Error()
+	}
+	return strings.ReplaceAll(string(b), `"/1`, `"`)
+}
+
+func put(p, v string) command.V2Request {
+	return command.V2Request{Method: "PUT", Path: "/1" + p, Val: v}
+}
+
+// with changes a request.
+func with(r command.V2Request, change func(*command.V2Request)) command.V2Request {
+	change(&r)
+	return r
+}
+
+func dir(r *command.V2Request)       { r.Dir = true }
+func exist(r *command.V2Request)     { r.PrevExist = new(true) }
+func absent(r *command.V2Request)    { r.PrevExist = new(false) }
+func recursive(r *command.V2Request) { r.Recursive = true }
+func refresh(r *command.V2Request)   { r.Refresh = new(true) }
+
+func ttl(s int64) func(*command.V2Request) {
+	return func(r *command.V2Request) { r.Expiration = start.Add(time.Duration(s) * time.Second).UnixNano() }
+}
+func value(v string) func(*command.V2Request)  { return func(r *command.V2Request) { r.PrevValue = v } }
+func index(i uint64) func(*command.V2Request)  { return func(r *command.V2Request) { r.PrevIndex = i } }
+func method(m string) func(*command.V2Request) { return func(r *command.V2Request) { r.Method = m } }
+
+func all(fs ...func(*command.V2Request)) func(*command.V2Request) {
+	return func(r *command.V2Request) {
+		for _, f := range fs {
+			f(r)
+		}
+	}
+}
+
+func expireAt(at time.Time) command.V2Request {
+	return command.V2Request{Method: "SYNC", Time: at.UnixNano()}
+}
+
+// records returns everything that the engine holds of the store.
+func records(t *testing.T, r engine.Reader) string {
+	t.Helper()
+	lower, upper := engine.V2.Bounds()
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.Value()
+		if err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&out, "%q %x\n", it.Key(), v)
+	}
+	if err := it.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return out.String()
+}
+
+// state is everything that a store tells: two that are equal in it are the same.
+func state(s *Store) string {
+	var out strings.Builder
+	fmt.Fprintf(&out, "index %d nodes %d bytes %d start %d stats %+v\n", s.index, s.nodes, s.bytes, s.history.start, *(&s.stats))
+	s.root.walk("/", func(p string, n *node) {
+		fmt.Fprintf(&out, "%s dir %v %q created %d modified %d expires %d\n", p, n.dir(), n.value, n.created, n.modified, n.expire)
+	})
+	for i, e := range s.history.events {
+		b, _ := json.Marshal(e)
+		fmt.Fprintf(&out, "%d %d %s %v\n", i, s.history.sizes[i], b, e != nil && e.Refresh)
+	}
+	var q []string
+	for _, n := range s.due {
+		q = append(q, n.path())
+	}
+	fmt.Fprintf(&out, "%d due\n", len(q))
+	return out.String()
+}
+
+func TestOperations(t *testing.T) {
+	type step struct {
+		r    command.V2Request
+		want string
+	}
+	exp := func(s int64) string { return start.Add(time.Duration(s) * time.Second).Format(time.RFC3339Nano) }
+	for name, steps := range map[string][]step{
+		"set": {
+			{put("/a", "1"), `{"action":"set","node":{"key":"/a","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{put("/a", "2"), `{"action":"set","node":{"key":"/a","value":"2","modifiedIndex":5,"createdIndex":5},"prevNode":{"key":"/a","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{put("/b/", ""), `{"action":"set","node":{"key":"/b","value":"","modifiedIndex":6,"createdIndex":6}}`},
+			{put("/a/x", "2"), `{"errorCode":104,"message":"Not a directory","cause":"/a","index":6}`},
+			{put("/a/x/y", "2"), `{"errorCode":104,"message":"Not a directory","cause":"/a","index":6}`},
+			{with(put("/d", "ignored"), dir), `{"action":"set","node":{"key":"/d","dir":true,"modifiedIndex":7,"createdIndex":7}}`},
+			{with(put("/d", ""), dir), `{"errorCode":102,"message":"Not a file","cause":"/d","index":7}`},
+			{put("/d", "v"), `{"errorCode":102,"message":"Not a file","cause":"/d","index":7}`},
+			{with(put("/a", ""), dir), `{"action":"set","node":{"key":"/a","dir":true,"modifiedIndex":8,"createdIndex":8},"prevNode":{"key":"/a","value":"2","modifiedIndex":5,"createdIndex":5}}`},
+			{put("", "v"), `{"errorCode":107,"message":"Root is read only","cause":"/","index":8}`},
+			{command.V2Request{Method: "PUT", Path: "/0/members/1"}, `{"errorCode":107,"message":"Root is read only","cause":"/","index":8}`},
+		},
+		"create": {
+			{with(put("/d/f", "1"), absent), `{"action":"create","node":{"key":"/d/f","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/d/f", "2"), absent), `{"errorCode":105,"message":"Key already exists","cause":"/d/f","index":4}`},
+			{with(put("/d", "2"), absent), `{"errorCode":105,"message":"Key already exists","cause":"/d","index":4}`},
+			{with(put("/d/f/g", "2"), absent), `{"errorCode":104,"message":"Not a directory","cause":"/d/f","index":4}`},
+			{with(put("/e", ""), all(absent, dir)), `{"action":"create","node":{"key":"/e","dir":true,"modifiedIndex":5,"createdIndex":5}}`},
+			{with(put("", ""), absent), `{"errorCode":107,"message":"Root is read only","cause":"/","index":5}`},
+			{with(put("/g", "3"), all(absent, index(9), value("x"))), `{"action":"create","node":{"key":"/g","value":"3","modifiedIndex":6,"createdIndex":6}}`},
+		},
+		"post": {
+			{with(put("/q", "1"), method("POST")), `{"action":"create","node":{"key":"/q/00000000000000000004","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/q", "2"), all(method("POST"), dir, ttl(9))), `{"action":"create","node":{"key":"/q/00000000000000000005","dir":true,"expiration":"` + exp(9) + `","ttl":9,"modifiedIndex":5,"createdIndex":5}}`},
+			{with(put("", "3"), method("POST")), `{"action":"create","node":{"key":"/00000000000000000006","value":"3","modifiedIndex":6,"createdIndex":6}}`},
+			{with(put("/00000000000000000006", "3"), method("POST")), `{"errorCode":104,"message":"Not a directory","cause":"/00000000000000000006","index":6}`},
+		},
+		"update": {
+			{with(put("/no/such", "1"), exist), `{"errorCode":100,"message":"Key not found","cause":"/no","index":3}`},
+			{with(put("/a", "1"), ttl(100)), `{"action":"set","node":{"key":"/a","value":"1","expiration":"` + exp(100) + `","ttl":100,"modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/a", ""), exist), `{"action":"update","node":{"key":"/a","value":"","modifiedIndex":5,"createdIndex":4},"prevNode":{"key":"/a","value":"1","expiration":"` + exp(100) + `","ttl":100,"modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/d", ""), dir), `{"action":"set","node":{"key":"/d","dir":true,"modifiedIndex":6,"createdIndex":6}}`},
+			{with(put("/d", "v"), exist), `{"errorCode":102,"message":"Not a file","cause":"/d","index":6}`},
+			{with(put("/d", ""), all(exist, ttl(5))), `{"action":"update","node":{"key":"/d","dir":true,"expiration":"` + exp(5) + `","ttl":5,"modifiedIndex":7,"createdIndex":6},"prevNode":{"key":"/d","dir":true,"modifiedIndex":6,"createdIndex":6}}`},
+			// The directory keeps its index.
+			{with(put("/d", ""), all(exist, ttl(6))), `{"action":"update","node":{"key":"/d","dir":true,"expiration":"` + exp(6) + `","ttl":6,"modifiedIndex":8,"createdIndex":6},"prevNode":{"key":"/d","dir":true,"expiration":"` + exp(5) + `","ttl":5,"modifiedIndex":6,"createdIndex":6}}`},
+			{with(put("", ""), exist), `{"errorCode":107,"message":"Root is read only","cause":"/","index":8}`},
+		},
+		"compare and swap": {
+			{put("/a", "1"), `{"action":"set","node":{"key":"/a","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/a", "2"), value("x")), `{"errorCode":101,"message":"Compare failed","cause":"[x != 1]","index":4}`},
+			{with(put("/a", "2"), index(9)), `{"errorCode":101,"message":"Compare failed","cause":"[9 != 4]","index":4}`},
+			{with(put("/a", "2"), all(exist, value("x"), index(9))), `{"errorCode":101,"message":"Compare failed","cause":"[x != 1] [9 != 4]","index":4}`},
+			{with(put("/a", "2"), all(exist, value("1"), index(4), ttl(7))), `{"action":"compareAndSwap","node":{"key":"/a","value":"2","expiration":"` + exp(7) + `","ttl":7,"modifiedIndex":5,"createdIndex":4},"prevNode":{"key":"/a","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/a", "3"), index(5)), `{"action":"compareAndSwap","node":{"key":"/a","value":"3","modifiedIndex":6,"createdIndex":4},"prevNode":{"key":"/a","value":"2","expiration":"` + exp(7) + `","ttl":7,"modifiedIndex":5,"createdIndex":4}}`},
+			{with(put("/b", "3"), index(5)), `{"errorCode":100,"message":"Key not found","cause":"/b","index":6}`},
+			{with(put("", "3"), index(5)), `{"errorCode":107,"message":"Root is read only","cause":"/","index":6}`},
+			{with(put("/d", ""), dir), `{"action":"set","node":{"key":"/d","dir":true,"modifiedIndex":7,"createdIndex":7}}`},
+			{with(put("/d", "3"), index(7)), `{"errorCode":102,"message":"Not a file","cause":"/d","index":7}`},
+		},
+		"delete": {
+			{put("/d/f", "1"), `{"action":"set","node":{"key":"/d/f","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{put("/d/_h", "1"), `{"action":"set","node":{"key":"/d/_h","value":"1","modifiedIndex":5,"createdIndex":5}}`},
+			{with(put("/d", ""), method("DELETE")), `{"errorCode":102,"message":"Not a file","cause":"/d","index":5}`},
+			{with(put("/d", ""), all(method("DELETE"), dir)), `{"errorCode":108,"message":"Directory not empty","cause":"/d","index":5}`},
+			{with(put("/d/f", ""), all(method("DELETE"), dir)), `{"action":"delete","node":{"key":"/d/f","modifiedIndex":6,"createdIndex":4},"prevNode":{"key":"/d/f","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/d", ""), all(method("DELETE"), dir)), `{"errorCode":108,"message":"Directory not empty","cause":"/d","index":6}`},
+			{with(put("/d", ""), all(method("DELETE"), recursive)), `{"action":"delete","node":{"key":"/d","dir":true,"modifiedIndex":7,"createdIndex":4},"prevNode":{"key":"/d","dir":true,"modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/d", ""), all(method("DELETE"), recursive)), `{"errorCode":100,"message":"Key not found","cause":"/d","index":7}`},
+			{with(put("", ""), all(method("DELETE"), recursive)), `{"errorCode":107,"message":"Root is read only","cause":"/","index":7}`},
+			{with(put("/e", ""), dir), `{"action":"set","node":{"key":"/e","dir":true,"modifiedIndex":8,"createdIndex":8}}`},
+			{with(put("/e", ""), all(method("DELETE"), dir)), `{"action":"delete","node":{"key":"/e","dir":true,"modifiedIndex":9,"createdIndex":8},"prevNode":{"key":"/e","dir":true,"modifiedIndex":8,"createdIndex":8}}`},
+		},
+		"compare and delete": {
+			{put("/a", "1"), `{"action":"set","node":{"key":"/a","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/a", ""), all(method("DELETE"), value("2"))), `{"errorCode":101,"message":"Compare failed","cause":"[2 != 1]","index":4}`},
+			{with(put("/b", ""), all(method("DELETE"), value("2"))), `{"errorCode":100,"message":"Key not found","cause":"/b","index":4}`},
+			{with(put("", ""), all(method("DELETE"), value("2"), recursive)), `{"errorCode":102,"message":"Not a file","cause":"","index":4}`},
+			{with(put("/a", ""), all(method("DELETE"), index(4))), `{"action":"compareAndDelete","node":{"key":"/a","modifiedIndex":5,"createdIndex":4},"prevNode":{"key":"/a","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+		},
+		"refresh": {
+			{with(put("/a", ""), all(refresh, ttl(5))), `{"errorCode":100,"message":"Key not found","cause":"/a","index":3}`},
+			{put("/a", "1"), `{"action":"set","node":{"key":"/a","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/a", ""), all(refresh, ttl(5))), `{"action":"set","node":{"key":"/a","value":"1","expiration":"` + exp(5) + `","ttl":5,"modifiedIndex":5,"createdIndex":5},"prevNode":{"key":"/a","value":"1","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/a", ""), all(refresh, exist, ttl(6))), `{"action":"update","node":{"key":"/a","value":"1","expiration":"` + exp(6) + `","ttl":6,"modifiedIndex":6,"createdIndex":5},"prevNode":{"key":"/a","value":"1","expiration":"` + exp(5) + `","ttl":5,"modifiedIndex":5,"createdIndex":5}}`},
+			{with(put("/a", ""), all(refresh, index(6), ttl(7))), `{"action":"compareAndSwap","node":{"key":"/a","value":"1","expiration":"` + exp(7) + `","ttl":7,"modifiedIndex":7,"createdIndex":5},"prevNode":{"key":"/a","value":"1","expiration":"` + exp(6) + `","ttl":6,"modifiedIndex":6,"createdIndex":5}}`},
+			{with(put("/d", ""), all(dir, ttl(7))), `{"action":"set","node":{"key":"/d","dir":true,"expiration":"` + exp(7) + `","ttl":7,"modifiedIndex":8,"createdIndex":8}}`},
+			{with(put("/d", ""), all(refresh, ttl(8))), `{"errorCode":102,"message":"Not a file","cause":"/d","index":8}`},
+			// Nothing else is refreshed.
+			{with(put("/a", ""), all(refresh, method("DELETE"))), `{"action":"delete","node":{"key":"/a","modifiedIndex":9,"createdIndex":5},"prevNode":{"key":"/a","value":"1","expiration":"` + exp(7) + `","ttl":7,"modifiedIndex":7,"createdIndex":5}}`},
+		},
+		"times": {
+			{with(put("/a", "1"), ttl(0)), `{"action":"set","node":{"key":"/a","value":"1","expiration":"` + exp(0) + `","modifiedIndex":4,"createdIndex":4}}`},
+			{with(put("/b", "1"), ttl(-40*365*86400)), `{"action":"set","node":{"key":"/b","value":"1","modifiedIndex":5,"createdIndex":5}}`},
+			{with(put("/b", "1"), all(exist, ttl(-40*365*86400))), `{"action":"update","node":{"key":"/b","value":"1","expiration":"` + exp(-40*365*86400) + `","ttl":-1261440000,"modifiedIndex":6,"createdIndex":5},"prevNode":{"key":"/b","value":"1","modifiedIndex":5,"createdIndex":5}}`},
+		},
+		"other methods": {
+			{command.V2Request{Method: "PATCH", Path: "/1/a"}, `{}`},
+			{command.V2Request{Method: "QGET", Path: "/1/a"}, `{"errorCode":100,"message":"Key not found","cause":"/a","index":3}`},
+			{command.V2Request{Method: "QGET", Path: "/"}, `{"action":"get","node":{"key":"/","dir":true,"nodes":[{"key":"/0","dir":true},{"key":"","dir":true}]}}`},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFixture(t)
+			for i, st := range steps {
+				if got := f.do(st.r); got != st.want {
+					t.Errorf("step %d, %s %s: got\n%s\nwant\n%s", i, st.r.Method, st.r.Path, got, st.want)
+				}
+				before := state(f.s)
+				if f.reload(); state(f.s) != before {
+					t.Fatalf("step %d: the records say\n%s\nthe memory\n%s", i, state(f.s), before)
+				}
+			}
+		})
+	}
+}
+
+func TestList(t *testing.T) {
+	f := newFixture(t)
+	for _, k := range []string{"/d/b/x", "/d/_hid/y", "/d/c", "/d/a", "/d/b/_z", "/d/b-"} {
+		f.do(put(k, "v"))
+	}
+	for _, c := range []struct {
+		path      string
+		recursive bool
+		want      string
+	}{
+		{"/1/d", false, `{"action":"get","node":{"key":"/d","dir":true,"nodes":[{"key":"/d/a","value":"v","modifiedIndex":7,"createdIndex":7},{"key":"/d/b","dir":true,"modifiedIndex":4,"createdIndex":4},{"key":"/d/b-","value":"v","modifiedIndex":9,"createdIndex":9},{"key":"/d/c","value":"v","modifiedIndex":6,"createdIndex":6}],"modifiedIndex":4,"createdIndex":4}}`},
+		{"/1/d/", true, `{"action":"get","node":{"key":"/d","dir":true,"nodes":[{"key":"/d/a","value":"v","modifiedIndex":7,"createdIndex":7},{"key":"/d/b","dir":true,"nodes":[{"key":"/d/b/x","value":"v","modifiedIndex":4,"createdIndex":4}],"modifiedIndex":4,"createdIndex":4},{"key":"/d/b-","value":"v","modifiedIndex":9,"createdIndex":9},{"key":"/d/c","value":"v","modifiedIndex":6,"createdIndex":6}],"modifiedIndex":4,"createdIndex":4}}`},
+		{"/1/d/_hid", true, `{"action":"get","node":{"key":"/d/_hid","dir":true,"nodes":[{"key":"/d/_hid/y","value":"v","modifiedIndex":5,"createdIndex":5}],"modifiedIndex":5,"createdIndex":5}}`},
+		{"/1/d/c/x", true, `{"errorCode":104,"message":"Not a directory","cause":"/d/c","index":9}`},
+		{"/1/e/c/x", true, `{"errorCode":100,"message":"Key not found","cause":"/e","index":9}`},
+		{"/1", false, `{"action":"get","node":{"key":"","dir":true,"nodes":[{"key":"/d","dir":true,"modifiedIndex":4,"createdIndex":4}]}}`},
+	} {
+		if got := f.get(c.path, c.recursive); got != c.want {
+			t.Errorf("%s: got\n%s\nwant\n%s", c.path, got, c.want)
+		}
+	}
+}
