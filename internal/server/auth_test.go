@@ -277,6 +277,11 @@ func TestAuthSurvives(t *testing.T) {
 		t.Errorf("put of others there: %v", err)
 	}
 
+	// A login that a member hears of only after its restart is new to it.
+	logins := n.m.mach().Applied()
+	for _, x := range c.nodes {
+		eventually(t, x.name+" has applied the logins", func() bool { return x.m.mach().Applied() >= logins })
+	}
 	c.stop()
 	for _, x := range c.nodes {
 		x.mustStart()
