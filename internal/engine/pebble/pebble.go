@@ -89,8 +89,14 @@ type store struct {
 	lock *pebble.Lock
 	disk *patientFS
 
-	closed    atomic.Bool
-	closing   chan struct{} // ends waits for disk space
+	// uses counts the calls, iterators and snapshots that need the database; Close
+	// waits for them, as Pebble would not survive a reader that comes too late.
+	uses    atomic.Int64
+	closed  atomic.Bool
+	once    sync.Once
+	unused  chan struct{} // closed when the engine is, and nobody uses it any more
+	closing chan struct{} // ends waits for disk space, compactions and iterations
+
 	fatalOnce sync.Once
 	fatal     chan struct{} // closed when the engine has stopped
 
@@ -107,7 +113,7 @@ type store struct {
 // ErrInUse, engine.CorruptionError, or the file system's.
 func Open(dir string, o Options) (engine.Engine, error) {
 	o = o.withDefaults()
-	s := &store{dir: dir, o: o, closing: make(chan struct{}), fatal: make(chan struct{})}
+	s := &store{dir: dir, o: o, unused: make(chan struct{}), closing: make(chan struct{}), fatal: make(chan struct{})}
 	s.disk = &patientFS{FS: o.FS, closing: s.closing, report: s.report, onSpace: o.OnSpace}
 	s.stale.Store(true)
 	if !o.ReadOnly {
@@ -240,24 +246,28 @@ func (s *store) wrap(err error) error {
 	return err
 }
 
-// guard turns Pebble's panic about a closed database into ErrClosed: a reader
-// may come late while a member stops.
-func guard(err *error) {
-	if r := recover(); r != nil {
-		if e, ok := r.(error); ok && errors.Is(e, pebble.ErrClosed) {
-			*err = engine.ErrClosed
-			return
-		}
-		panic(r)
+// use keeps the database open until done, unless it is being closed already.
+func (s *store) use() bool {
+	s.uses.Add(1)
+	if s.closed.Load() {
+		s.done()
+		return false
+	}
+	return true
+}
+
+func (s *store) done() {
+	if s.uses.Add(-1) == 0 && s.closed.Load() {
+		s.once.Do(func() { close(s.unused) })
 	}
 }
 
 // Get implements engine.Reader.
 func (s *store) Get(dst, key []byte) (out []byte, err error) {
-	if s.closed.Load() {
+	if !s.use() {
 		return dst, engine.ErrClosed
 	}
-	defer guard(&err)
+	defer s.done()
 	v, c, err := s.db.Get(key)
 	if err != nil {
 		return dst, s.wrap(err)
@@ -267,21 +277,26 @@ func (s *store) Get(dst, key []byte) (out []byte, err error) {
 }
 
 // NewIter implements engine.Reader.
-func (s *store) NewIter(lower, upper []byte) (it engine.Iterator, err error) {
-	if s.closed.Load() {
+func (s *store) NewIter(lower, upper []byte) (engine.Iterator, error) {
+	return s.newIter(s.db, lower, upper)
+}
+
+// newIter opens an iterator over the database or a snapshot of it.
+func (s *store) newIter(r pebble.Reader, lower, upper []byte) (engine.Iterator, error) {
+	if !s.use() {
 		return nil, engine.ErrClosed
 	}
-	defer guard(&err)
-	i, err := s.db.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
+	i, err := r.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
 	if err != nil {
+		s.done()
 		return nil, s.wrap(err)
 	}
-	return &iter{i, s}, nil
+	return &iter{it: i, s: s}, nil
 }
 
 // NewSnapshot implements engine.Engine.
 func (s *store) NewSnapshot() engine.Snapshot {
-	if s.closed.Load() {
+	if !s.use() {
 		return &snapshot{s: s}
 	}
 	return &snapshot{s: s, snap: s.db.NewSnapshot()}
@@ -291,11 +306,11 @@ func (s *store) NewSnapshot() engine.Snapshot {
 func (s *store) NewBatch() engine.Batch { return &batch{s: s, b: s.db.NewBatch()} }
 
 // Flush implements engine.Engine. On a full disk it waits for space.
-func (s *store) Flush() (err error) {
-	if s.closed.Load() {
+func (s *store) Flush() error {
+	if !s.use() {
 		return engine.ErrClosed
 	}
-	defer guard(&err)
+	defer s.done()
 	done, err := s.db.AsyncFlush()
 	if err != nil {
 		return s.wrap(err)
@@ -311,21 +326,37 @@ func (s *store) Flush() (err error) {
 }
 
 // Compact implements engine.Engine.
-func (s *store) Compact(ctx context.Context) (err error) {
-	if s.closed.Load() {
+func (s *store) Compact(ctx context.Context) error {
+	if !s.use() {
 		return engine.ErrClosed
 	}
-	defer guard(&err)
-	return s.wrap(s.db.Compact(ctx, []byte{0}, []byte{0xff}, false))
+	defer s.done()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-s.closing:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	err := s.db.Compact(ctx, []byte{0}, []byte{0xff}, false)
+	if err != nil && s.closed.Load() {
+		return engine.ErrClosed
+	}
+	return s.wrap(err)
 }
 
 // Checkpoint implements engine.Engine: it flushes, and then links the tables
 // into dir.
-func (s *store) Checkpoint(dir string) (err error) {
+func (s *store) Checkpoint(dir string) error {
+	if !s.use() {
+		return engine.ErrClosed
+	}
+	defer s.done()
 	if err := s.Flush(); err != nil {
 		return err
 	}
-	defer guard(&err)
 	if err := s.db.Checkpoint(dir); err != nil {
 		return fmt.Errorf("pebble: checkpoint %s: %w", dir, s.wrap(err))
 	}
@@ -338,25 +369,35 @@ func (s *store) Size() engine.Size {
 	s.sizeMu.Lock()
 	defer s.sizeMu.Unlock()
 	memory := max(s.unflushed.Load(), 0)
-	if s.closed.Load() || !s.stale.Swap(false) {
-		return engine.Size{Total: s.size.Total + memory, InUse: s.size.InUse + memory}
+	if s.stale.Load() && s.use() {
+		s.stale.Store(false)
+		m := s.db.Metrics()
+		s.done()
+		total := int64(m.DiskSpaceUsage())
+		live := m.Table.Local.LiveSize
+		garbage := m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
+		live -= min(garbage, live)
+		s.size = engine.Size{Total: total, InUse: min(int64(live), total)}
 	}
-	m := s.db.Metrics()
-	total := int64(m.DiskSpaceUsage())
-	live := m.Table.Local.LiveSize
-	garbage := m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
-	live -= min(garbage, live)
-	s.size = engine.Size{Total: total, InUse: min(int64(live), total)}
-	return engine.Size{Total: total + memory, InUse: s.size.InUse + memory}
+	return engine.Size{Total: s.size.Total + memory, InUse: s.size.InUse + memory}
 }
 
-// Close implements engine.Engine. What was not flushed is lost. With a full disk
-// or after a fatal error Pebble may not come to an end; then Close gives it up.
+// closePatience is how long Close waits for those who use the engine. A call or
+// an iteration ends at once; nobody should keep an iterator without using it.
+const closePatience = 30 * time.Second
+
+// Close implements engine.Engine. What was not flushed is lost. It waits for
+// calls, iterators and snapshots to end; an iterator finds nothing more, and
+// ErrClosed. With a full disk or after a fatal error Pebble may not come to an
+// end; then, as when somebody keeps an iterator, Close gives it up.
 func (s *store) Close() error {
 	if s.closed.Swap(true) {
 		return engine.ErrClosed
 	}
 	close(s.closing)
+	if s.uses.Load() == 0 {
+		s.once.Do(func() { close(s.unused) })
+	}
 	select {
 	case <-s.fatal:
 		return ErrFatal
@@ -366,14 +407,20 @@ func (s *store) Close() error {
 	go func() {
 		var err error
 		defer func() { done <- err }()
+		<-s.unused
 		err = s.db.Close()
 	}()
+	kept := time.After(closePatience)
 	for {
 		select {
 		case err := <-done:
 			return errors.Join(s.wrap(err), s.lock.Close())
 		case <-s.fatal:
 			return ErrFatal
+		case <-kept:
+			if n := s.uses.Load(); n > 0 {
+				return fmt.Errorf("pebble: close %s: %d iterators or snapshots are still open", s.dir, n)
+			}
 		case <-time.After(2 * time.Second):
 			if s.disk.full.Load() {
 				return fmt.Errorf("pebble: close %s: %w", s.dir, errFull)
@@ -382,20 +429,38 @@ func (s *store) Close() error {
 	}
 }
 
+// iter does not move any more once the engine is being closed.
 type iter struct {
-	it *pebble.Iterator
-	s  *store
+	it     *pebble.Iterator
+	s      *store
+	closed bool
 }
 
-func (i *iter) First() bool            { return i.it.First() }
-func (i *iter) Last() bool             { return i.it.Last() }
-func (i *iter) SeekGE(key []byte) bool { return i.it.SeekGE(key) }
-func (i *iter) Next() bool             { return i.it.Next() }
-func (i *iter) Prev() bool             { return i.it.Prev() }
-func (i *iter) Valid() bool            { return i.it.Valid() }
+func (i *iter) open() bool { return !i.s.closed.Load() }
+
+func (i *iter) First() bool            { return i.open() && i.it.First() }
+func (i *iter) Last() bool             { return i.open() && i.it.Last() }
+func (i *iter) SeekGE(key []byte) bool { return i.open() && i.it.SeekGE(key) }
+func (i *iter) Next() bool             { return i.open() && i.it.Next() }
+func (i *iter) Prev() bool             { return i.open() && i.it.Prev() }
+func (i *iter) Valid() bool            { return i.open() && i.it.Valid() }
 func (i *iter) Key() []byte            { return i.it.Key() }
-func (i *iter) Error() error           { return i.s.wrap(i.it.Error()) }
-func (i *iter) Close() error           { return i.s.wrap(i.it.Close()) }
+
+func (i *iter) Error() error {
+	if err := i.it.Error(); err != nil || i.open() {
+		return i.s.wrap(err)
+	}
+	return engine.ErrClosed
+}
+
+func (i *iter) Close() error {
+	if i.closed {
+		return nil
+	}
+	i.closed = true
+	defer i.s.done()
+	return i.s.wrap(i.it.Close())
+}
 
 func (i *iter) Value() ([]byte, error) {
 	v, err := i.it.ValueAndErr()
@@ -407,11 +472,10 @@ type snapshot struct {
 	snap *pebble.Snapshot // nil once closed
 }
 
-func (n *snapshot) Get(dst, key []byte) (out []byte, err error) {
-	if n.snap == nil {
+func (n *snapshot) Get(dst, key []byte) ([]byte, error) {
+	if n.snap == nil || n.s.closed.Load() {
 		return dst, engine.ErrClosed
 	}
-	defer guard(&err)
 	v, c, err := n.snap.Get(key)
 	if err != nil {
 		return dst, n.s.wrap(err)
@@ -420,25 +484,20 @@ func (n *snapshot) Get(dst, key []byte) (out []byte, err error) {
 	return dst, n.s.wrap(c.Close())
 }
 
-func (n *snapshot) NewIter(lower, upper []byte) (it engine.Iterator, err error) {
+func (n *snapshot) NewIter(lower, upper []byte) (engine.Iterator, error) {
 	if n.snap == nil {
 		return nil, engine.ErrClosed
 	}
-	defer guard(&err)
-	i, err := n.snap.NewIter(&pebble.IterOptions{LowerBound: lower, UpperBound: upper})
-	if err != nil {
-		return nil, n.s.wrap(err)
-	}
-	return &iter{i, n.s}, nil
+	return n.s.newIter(n.snap, lower, upper)
 }
 
-func (n *snapshot) Close() (err error) {
+func (n *snapshot) Close() error {
 	if n.snap == nil {
 		return nil
 	}
-	defer guard(&err)
 	snap := n.snap
 	n.snap = nil
+	defer n.s.done()
 	return n.s.wrap(snap.Close())
 }
 
@@ -466,14 +525,14 @@ func (b *batch) DeleteRange(lower, upper []byte) {
 
 func (b *batch) Len() int { return b.b.Len() }
 
-func (b *batch) Commit() (err error) {
+func (b *batch) Commit() error {
 	if b.err != nil {
 		return b.s.wrap(b.err)
 	}
-	if b.s.closed.Load() {
+	if !b.s.use() {
 		return engine.ErrClosed
 	}
-	defer guard(&err)
+	defer b.s.done()
 	n := int64(b.b.Len())
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return b.s.wrap(err)

@@ -272,6 +272,64 @@ func TestCloseWhileDiskFull(t *testing.T) {
 	}
 }
 
+// Close lets readers come to an end: what they have open finds nothing more.
+func TestCloseUnderReaders(t *testing.T) {
+	e := open1(t, "db", Options{FS: vfs.NewMem()})
+	fill(t, e, 500)
+	if err := e.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	snap := e.NewSnapshot()
+	var its []engine.Iterator
+	for _, r := range []engine.Reader{e, snap} {
+		it, err := r.NewIter(nil, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		its = append(its, it)
+	}
+	if !its[0].First() || !its[0].Next() { // the other one has not opened a file yet
+		t.Fatalf("nothing to read: %v", its[0].Error())
+	}
+	closed := make(chan error, 1)
+	go func() { closed <- e.Close() }()
+	for {
+		it, err := e.NewIter(nil, nil)
+		if errors.Is(err, engine.ErrClosed) {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		it.Close()
+	}
+	if its[0].Next() || its[1].First() {
+		t.Error("an iterator goes on while the engine is being closed")
+	}
+	if _, err := snap.Get(nil, []byte("a")); !errors.Is(err, engine.ErrClosed) {
+		t.Errorf("Get of a snapshot: %v, want ErrClosed", err)
+	}
+	for i, it := range its {
+		if err := it.Error(); !errors.Is(err, engine.ErrClosed) {
+			t.Errorf("iterator %d: %v, want ErrClosed", i, err)
+		}
+		if err := errors.Join(it.Close(), it.Close()); err != nil {
+			t.Errorf("close iterator %d: %v", i, err)
+		}
+	}
+	select {
+	case err := <-closed:
+		t.Errorf("Close: %v, while a snapshot is open", err)
+	default:
+	}
+	if err := snap.Close(); err != nil {
+		t.Errorf("close the snapshot: %v", err)
+	}
+	if err := <-closed; err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
 // A failing list of files stops the engine: it is reported as fatal, and nothing
 // waits for ever.
 func TestFatal(t *testing.T) {

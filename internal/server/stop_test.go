@@ -1,0 +1,145 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// everyCall makes each kind of call once, with whatever outcome.
+var everyCall = map[string]func(ctx context.Context, m *Member, i int){
+	"put": func(ctx context.Context, m *Member, i int) {
+		m.Put(ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "k%d", i%500), Value: []byte(strings.Repeat("v", 300))}, nil)
+	},
+	"delete": func(ctx context.Context, m *Member, i int) {
+		m.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: fmt.Appendf(nil, "k%d", i%500)}, nil)
+	},
+	"txn": func(ctx context.Context, m *Member, i int) {
+		m.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{opRange("k1"), opPut("t")}}, nil)
+	},
+	"read txn": func(ctx context.Context, m *Member, i int) {
+		m.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{opRange("k1"), opRange("k2")}}, nil)
+	},
+	"range": func(ctx context.Context, m *Member, i int) {
+		m.Range(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Serializable: i%2 == 0})
+	},
+	"range stream": func(ctx context.Context, m *Member, i int) {
+		m.RangeStream(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}, func([][]byte) error { return nil })
+	},
+	"compact": func(ctx context.Context, m *Member, i int) {
+		m.Compact(ctx, &pb.CompactionRequest{Revision: m.Rev() - 1, Physical: true})
+	},
+	"lease": func(ctx context.Context, m *Member, i int) {
+		r, err := m.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 1})
+		if err != nil {
+			return
+		}
+		m.LeaseRenew(ctx, r.ID)
+		m.TimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: r.ID, Keys: true})
+		m.LeaseLeases(ctx)
+		m.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: r.ID})
+	},
+	"members": func(ctx context.Context, m *Member, i int) {
+		m.MemberList(ctx, true)
+		m.MemberUpdate(ctx, 12345, []string{"http://127.0.0.1:1"})
+		m.MemberPromote(ctx, m.id)
+	},
+	"leader": func(ctx context.Context, m *Member, i int) {
+		for _, id := range m.cluster.VoterIDs() {
+			m.MoveLeader(ctx, id)
+		}
+	},
+	"hash": func(ctx context.Context, m *Member, i int) {
+		m.HashKV(ctx, 0)
+		m.Hash(ctx)
+	},
+	"snapshot": func(ctx context.Context, m *Member, i int) {
+		if f, _, err := m.SnapshotFile(ctx); err == nil {
+			io.Copy(io.Discard, f)
+			f.Close()
+		}
+	},
+	"maintenance": func(ctx context.Context, m *Member, i int) {
+		m.Defragment(ctx)
+		m.Alarm(ctx, &pb.AlarmRequest{})
+		m.RaftStatus()
+		m.Status(ctx)
+		m.Downgrade(ctx, &pb.DowngradeRequest{Action: pb.DowngradeRequest_VALIDATE, Version: "3.6"})
+	},
+	"users": func(ctx context.Context, m *Member, i int) {
+		m.UserAdd(ctx, &pb.AuthUserAddRequest{Name: fmt.Sprint("u", i%10), Password: "p"})
+		m.UserList(ctx, &pb.AuthUserListRequest{})
+		m.Authenticate(ctx, &pb.AuthenticateRequest{Name: "u1", Password: "p"})
+	},
+	"watch": func(ctx context.Context, m *Member, i int) {
+		s := m.Hub().NewStream(ctx)
+		defer s.Close()
+		m.CreateWatch(ctx, s, &pb.WatchCreateRequest{Key: []byte("k"), RangeEnd: []byte("l"), StartRevision: 1})
+		for range 3 {
+			if _, err := s.Next(ctx); err != nil {
+				return
+			}
+			s.Progress()
+		}
+	},
+}
+
+// Calls come at any moment of a stop, with contexts that never end, and all of
+// them must.
+func TestStopEndsEveryCall(t *testing.T) {
+	for _, size := range []int{1, 3} {
+		t.Run(fmt.Sprint(size, " members"), func(t *testing.T) {
+			c := newCluster(t, size, func(cfg *Config) { cfg.SnapshotCount, cfg.CatchUpEntries = 200, 100 })
+			n := c.leader()
+			for i := range 500 {
+				n.put(fmt.Sprint("k", i), "v")
+			}
+			var running sync.Map
+			var wg sync.WaitGroup
+			var stopped, calls atomic.Int64
+			for name, call := range everyCall {
+				for g := range 2 {
+					wg.Go(func() {
+						id := fmt.Sprint(name, " ", g)
+						for i := g; stopped.Load() == 0 || i%4 != 0; i++ {
+							running.Store(id, true)
+							call(context.Background(), n.m, i)
+							calls.Add(1)
+						}
+						running.Delete(id)
+					})
+				}
+			}
+			eventually(t, "calls are under way", func() bool { return calls.Load() > 500 })
+			done := make(chan struct{})
+			go func() {
+				n.m.Stop()
+				stopped.Store(1)
+				wg.Wait()
+				close(done)
+			}()
+			select {
+			case <-done:
+			case <-time.After(2 * patience):
+				var left []string
+				running.Range(func(k, _ any) bool { left = append(left, k.(string)); return true })
+				t.Fatalf("stopped=%d; these calls have not ended: %q", stopped.Load(), left)
+			}
+		})
+	}
+}
+
+func opRange(key string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte(key)}}}
+}
+
+func opPut(key string) *pb.RequestOp {
+	return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(key)}}}
+}
