@@ -21,7 +21,7 @@ var order = []string{
 	"sim",
 	"ctl utl",
 	"suggest",
-	"rpc httpapi gateway join discovery",
+	"rpc httpapi gateway join discovery proxy/tcprelay",
 	"config",
 	"listen logging tracing certs",
 	"server",

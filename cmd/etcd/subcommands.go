@@ -11,7 +11,9 @@ import (
 // subcommands are the programs besides the server. The name of one as first
 // argument selects it; anything else there is the server's, which knows no
 // subcommands.
-var subcommands = []func() *cobra.Command{}
+var subcommands = []func() *cobra.Command{
+	gatewayCommand,
+}
 
 // exitCode ends a subcommand that has said itself what is wrong.
 type exitCode int

@@ -17,6 +17,9 @@ const usage = `Usage:
     variables are ignored then. Durations in the file are whole nanoseconds:
     600000000000 for ten minutes.
 
+  etcd gateway
+    Pass TCP connections on to the members of a cluster.
+
   etcd --version
     Print the version.
 

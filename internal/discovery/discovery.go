@@ -1,9 +1,9 @@
 // Package discovery finds the founders of a new cluster when they do not know
-// each other yet.
+// each other yet, and the members of a running one for those in front of it.
 //
 // In: a register in another etcd cluster (v3 discovery, or v2 discovery by HTTP),
 // or a DNS domain with SRV records; the name and the peer URLs of this member. Out: the initial cluster,
-// as --initial-cluster would give it. Always true: all founders that use one
+// as --initial-cluster would give it, or client endpoints. Always true: all founders that use one
 // register get the same answer, since the order in which they registered
 // decides, and the register is written once.
 package discovery
