@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -20,6 +21,9 @@ const (
 	statusSuccess = "success"
 	statusError   = "error"
 )
+
+// v2CheckTimeout is etcd's for the read of [Options.CheckV2].
+const v2CheckTimeout = time.Second
 
 func handleHealth(mux *http.ServeMux, b Backend, o Options) {
 	mux.Handle("/health", healthHandler(b, o))
@@ -75,6 +79,14 @@ func unhealthy(ctx context.Context, b Backend, o Options, exclude []string, seri
 	}
 	if !serializable && b.Leader() == 0 {
 		return "RAFT NO LEADER"
+	}
+	if o.CheckV2 != nil {
+		ctx, cancel := context.WithTimeout(ctx, v2CheckTimeout)
+		defer cancel()
+		if err := o.CheckV2(ctx); err != nil {
+			return fmt.Sprintf("QGET ERROR:%s", rpctypes.ErrorDesc(err))
+		}
+		return ""
 	}
 	ctx, cancel := context.WithTimeout(ctx, o.RequestTimeout)
 	defer cancel()

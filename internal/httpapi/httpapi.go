@@ -54,6 +54,9 @@ type Options struct {
 	// certificate has a common name: they may believe to be that user, and are
 	// not. Nil means no.
 	RefuseNamed func() bool
+	// CheckV2 replaces the read behind /health when the v2 API is served: a read
+	// through the v2 store. Nil otherwise.
+	CheckV2 func(context.Context) error
 
 	// Extra serves more patterns, such as /v3/ for the JSON gateway.
 	Extra map[string]http.Handler

@@ -388,3 +388,29 @@ func TestPeer(t *testing.T) {
 	m.downgradeErr = errors.New("etcdserver: request timed out")
 	request{target: "/downgrade/enabled", status: 500, want: "failed linearized read: etcdserver: request timed out\n"}.run(t, h)
 }
+
+// With the v2 API, /health asks the v2 store, with serializable too, and nothing else.
+func TestHealthWithV2(t *testing.T) {
+	broken := errors.New("etcdserver: request timed out")
+	for _, tt := range []struct {
+		m   member
+		v2  error
+		r   request
+		why string
+	}{
+		{member{leader: 1, linearizable: broken}, nil, request{target: "/health", status: 200, want: `{"health":"true","reason":""}`}, "healthy"},
+		{member{leader: 1}, broken, request{target: "/health", status: 503, want: `{"health":"false","reason":"QGET ERROR:etcdserver: request timed out"}` + "\n"}, "the read fails"},
+		{member{}, broken, request{target: "/health?serializable=true", status: 503, want: `{"health":"false","reason":"QGET ERROR:etcdserver: request timed out"}` + "\n"}, "serializable"},
+		{member{}, nil, request{target: "/health", status: 503, want: `{"health":"false","reason":"RAFT NO LEADER"}` + "\n"}, "no leader"},
+		{member{}, broken, request{target: "/readyz", status: 200, want: "ok\n"}, "probes ask as ever"},
+	} {
+		o := options()
+		o.CheckV2 = func(ctx context.Context) error {
+			if _, ok := ctx.Deadline(); !ok {
+				return errors.New("read without an end")
+			}
+			return tt.v2
+		}
+		t.Run(tt.why, func(t *testing.T) { tt.r.run(t, NewClientHandler(&tt.m, o)) })
+	}
+}

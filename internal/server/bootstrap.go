@@ -450,7 +450,7 @@ func (m *Member) build(id identity) error {
 	m.tr, err = transport.New(transport.Config{
 		ID: id.id, ClusterID: id.cluster, PeerURLs: cfg.PeerURLs, Host: host{m}, Logger: m.lg,
 		DialTimeout: time.Second + cfg.electionTimeout(), TLS: cfg.PeerTLS, Version: Version,
-		LocalIP: cfg.LocalIP, ReadTimeout: cfg.PeerReadTimeout, WriteTimeout: cfg.PeerWriteTimeout,
+		LocalIP: cfg.LocalIP, ReadTimeout: cfg.PeerReadTimeout, WriteTimeout: cfg.PeerWriteTimeout, Stats: cfg.Stats,
 	})
 	if err != nil {
 		return err

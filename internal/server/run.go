@@ -142,6 +142,7 @@ func (m *Member) follow(eff Effects) {
 		m.lessor.Demote()
 	}
 	if st.Lead != raft.None {
+		m.led.Store(&leadership{st.Lead, m.cfg.Clock.Now()})
 		metrics.ServerLeaderChangesSeenTotal.Inc()
 	}
 	metrics.ServerHasLeader.Set(boolGauge(st.Lead != raft.None))

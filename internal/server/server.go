@@ -112,6 +112,7 @@ type Config struct {
 	CompactionSleep                   time.Duration
 	AutoCompaction                    AutoCompaction
 	WarnApply                         time.Duration
+	Stats                             bool                // count messages for SelfStats
 	PeerTLS                           transport.TLSSource // for https peers; nil is Go's default
 	UnsafeNoFsync                     bool
 	// CorruptCheckTime is the time between two comparisons of the members' data
@@ -180,6 +181,7 @@ type Member struct {
 
 	// What readers may know without asking the core.
 	term, lead, commit atomic.Uint64
+	led                atomic.Pointer[leadership]
 	leadLost           atomic.Int64 // unix nanoseconds of the last loss of a leader
 	lastTick           atomic.Int64
 	diskFull           atomic.Bool                   // the log finds no room

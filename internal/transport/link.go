@@ -134,6 +134,7 @@ func (l *link) writeHeartbeat() error {
 // queue, as lost.
 func (l *link) writeBatch() error {
 	batch := l.q.take()
+	began := time.Now()
 	b := l.begin()
 	var err error
 	for _, m := range batch {
@@ -153,6 +154,9 @@ func (l *link) writeBatch() error {
 	}
 	if err := l.flush(b); err != nil {
 		return err
+	}
+	if l.kind == kindMsgApp {
+		l.p.sendings.succeeded(len(batch), time.Since(began))
 	}
 	l.q.done(batch)
 	return nil

@@ -62,6 +62,7 @@ type peer struct {
 	stopped bool
 
 	pipeline  pipeline
+	sendings  sendings
 	proposals *queue // received proposals on their way to the Host
 
 	sentBytes, sentFailures, receivedBytes, receivedFailures prometheus.Counter

@@ -77,11 +77,13 @@ func (pl *pipeline) work() {
 
 func (pl *pipeline) post(m *raftpb.Message) {
 	p := pl.p
+	began := time.Now()
 	body, err := appendMessage(nil, m)
 	if err == nil {
 		err = p.post(pathRaft, "application/protobuf", body)
 	}
 	if err != nil {
+		p.sendings.failed(1)
 		if p.ctx.Err() == nil {
 			p.status.deactivate("post message", err)
 		}
@@ -94,6 +96,7 @@ func (pl *pipeline) post(m *raftpb.Message) {
 		return
 	}
 	p.status.activate()
+	p.sendings.succeeded(1, time.Since(began))
 	p.sentBytes.Add(float64(len(body)))
 	if m.GetType() == raftpb.MsgSnap {
 		p.t.reports.snapshot(p.id, true)

@@ -62,6 +62,7 @@ type Config struct {
 	ReadTimeout, WriteTimeout time.Duration
 	TLS                       TLSSource // for connections to https peers; nil is Go's default
 	Version                   string    // of this server, as in 3.7.3
+	Stats                     bool      // count messages with entries, see Stats
 }
 
 // Protocol constants, equal on all members, and bounds.
@@ -89,6 +90,7 @@ type Transport struct {
 	noise    *rate.Limiter // of warnings that others can cause as often as they like
 	streams  *http.Client  // for GET of streams: 5 s limit on each read and write
 	requests *http.Client  // for POST, connections are kept
+	stats    Stats
 
 	ctx    context.Context // ends with Stop
 	cancel context.CancelFunc
@@ -161,6 +163,7 @@ func (t *Transport) Send(msgs []*raftpb.Message) {
 				zap.String("peer-id", membership.FormatID(to)), zap.Stringer("type", m.GetType()))
 			continue
 		}
+		t.count(&t.stats.Sent, m)
 		p.send(m)
 	}
 }
@@ -321,5 +324,6 @@ func (t *Transport) deliver(m *raftpb.Message) error {
 	if err := checkMessage(m); err != nil {
 		return err
 	}
+	t.count(&t.stats.Received, m)
 	return t.cfg.Host.Process(m)
 }
