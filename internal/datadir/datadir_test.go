@@ -352,10 +352,12 @@ func TestMembershipOf35(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	d := plain
 	d.storageVersion, d.clusterVersion = "", "3.5.0"
-	d.snap = snapshot.V2Store([]snapshot.Member{
+	var err error
+	d.snap, err = snapshot.V2Store([]snapshot.Member{
 		{ID: memberID, Name: "m", PeerURLs: []string{"http://a:1"}, ClientURLs: []string{"http://a:2"}},
 		{ID: other, Name: "o", PeerURLs: []string{"http://o:1"}, ClientURLs: []string{"http://o:2"}},
-	}, nil, "3.5.0")
+	}, nil, "3.5.0", nil)
+	must(t, err)
 	add, err := membership.AddChange(membership.Member{ID: third, PeerURLs: []string{"http://t:1"}})
 	must(t, err)
 	late, err := membership.AddChange(membership.Member{ID: 0x5f, PeerURLs: []string{"http://l:1"}})

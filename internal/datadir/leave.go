@@ -212,5 +212,13 @@ func Describe(state engine.Reader, own membership.Version) (*raftpb.SnapshotMeta
 	if v := c.Version(); v.Decided() {
 		version = v.String()
 	}
-	return &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: cs}, snapshot.V2Store(members, c.RemovedIDs(), version), nil
+	keys := state
+	if c.Version().Decided() && !c.Version().Less(membership.Version{Major: 3, Minor: 6}) {
+		keys = nil // no member is of 3.5, and later ones end at keys of the v2 API
+	}
+	data, err := snapshot.V2Store(members, c.RemovedIDs(), version, keys)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: cs}, data, nil
 }

@@ -44,13 +44,17 @@ func (e *Event) IsCreated() bool {
 // Index is the index that the event took.
 func (e *Event) Index() uint64 { return e.Node.ModifiedIndex }
 
-// times fills in the expiration and what is left of it at the time at, in Unix ns.
+// times fills in the expiration and what is left of it at the time at, in Unix ns;
+// if that is not known, 0, the latter stays out.
 func (n *Node) times(expire, at int64) {
 	if expire == 0 {
 		return
 	}
 	t := time.Unix(0, expire).UTC()
-	n.Expiration, n.TTL = &t, left(expire, at)
+	n.Expiration = &t
+	if at != 0 {
+		n.TTL = left(expire, at)
+	}
 }
 
 // left is the time from at to expire in whole seconds, rounded up.

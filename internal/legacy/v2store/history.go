@@ -41,10 +41,14 @@ func (h *history) add(e *Event, index uint64, size int) (from, to uint64) {
 }
 
 // since returns the events from an index on that a watcher of a path gets, at
-// most max of them. It fails if they have been cleared.
-func (h *history) since(p string, recursive bool, from uint64, max int) ([]*Event, *Error) {
-	if from < h.start {
-		return nil, NewError(CodeIndexCleared, fmt.Sprintf("the requested history has been cleared [%d/%d]", h.start, from), 0)
+// most max of them. It fails if they have been cleared. current is the store's index.
+func (h *history) since(p string, recursive bool, from uint64, max int, current uint64) ([]*Event, *Error) {
+	start := h.start
+	if len(h.events) == 0 {
+		start = current + 1
+	}
+	if from < start {
+		return nil, NewError(CodeIndexCleared, fmt.Sprintf("the requested history has been cleared [%d/%d]", start, from), current)
 	}
 	if from-h.start >= uint64(len(h.events)) {
 		return nil, nil

@@ -42,9 +42,13 @@ const (
 	MaxDepth = 1024
 )
 
+// maxIndex is beyond what any store reaches, and far from where counting would wrap.
+const maxIndex = 1 << 62
+
 // Options are what a store needs from outside.
 type Options struct {
-	// Now is for what is left of a TTL in answers, and decides nothing.
+	// Now is for what is left of a TTL in answers, and decides nothing. A store that is only
+	// looked at may be without; it has no Get and no Apply.
 	Now func() time.Time
 	// RefuseDirUpdate tells whether an update of a directory, which prolongs its
 	// life, is refused, as it is by etcd 3.5 but by none before. All members must say the
@@ -89,7 +93,10 @@ func Load(r engine.Reader, o Options) (_ *Store, err error) {
 		return nil, fmt.Errorf("read bucket %v: %w", engine.V2, err)
 	}
 	defer func() { err = errors.Join(err, it.Close()) }()
-	now := o.Now().UnixNano()
+	now := int64(0)
+	if o.Now != nil {
+		now = o.Now().UnixNano()
+	}
 	// In the order of keys: events, state, nodes.
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.Value()
@@ -165,6 +172,9 @@ func (s *Store) loadState(value []byte) error {
 	}
 	if len(d.b) > 0 {
 		return fmt.Errorf("%d bytes too many", len(d.b))
+	}
+	if s.index > maxIndex {
+		return fmt.Errorf("index %d", s.index)
 	}
 	return nil
 }

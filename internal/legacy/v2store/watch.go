@@ -69,9 +69,8 @@ func (s *Store) Watch(p string, recursive, stream bool, since uint64) (*Watcher,
 	if stream {
 		most = historyEvents
 	}
-	past, e := s.history.since(p, recursive, since, most)
+	past, e := s.history.since(p, recursive, since, most, s.index)
 	if e != nil {
-		e.Index = s.index
 		return nil, e
 	}
 	w := &Watcher{hub: &s.hub, path: p, recursive: recursive, stream: stream, since: since, start: s.index}
