@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/config"
+	"quorate/internal/discovery"
 	"quorate/internal/listen"
 	"quorate/internal/logging"
 	"quorate/internal/server"
@@ -45,7 +46,18 @@ func run() int {
 		}
 	}
 	go paceGC(ctx)
+	proxy, err := cfg.CheckDataDir()
+	if err != nil {
+		return cfg.FatalExit(err).Code
+	}
+	if proxy {
+		return runProxy(ctx, cfg)
+	}
 	p, err := start(ctx, cfg)
+	if errors.Is(err, discovery.ErrFull) && cfg.FallsBackToProxy() {
+		lg.Warn("discovery cluster is full, falling back to proxy", zap.String("discovery-url", cfg.V2Discovery))
+		return runProxy(ctx, cfg)
+	}
 	if known := (*startError)(nil); errors.As(err, &known) {
 		return cfg.Fatal(known.msg, known.err).Code
 	}

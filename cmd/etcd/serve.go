@@ -56,9 +56,6 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 			p.closeListeners()
 		}
 	}()
-	if err := cfg.CheckDataDir(); err != nil {
-		return nil, err
-	}
 	initialized := server.HasLog(cfg.LogDir())
 	if initialized && cfg.Discovers() && server.NeverRan(cfg.LogDir()) {
 		initialized = false // it ended before its first entries, and only those it is to meet know them

@@ -2,6 +2,7 @@ package setup
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -95,6 +96,37 @@ func TestDiscoveryV2(t *testing.T) {
 	start(h[4], etcd)
 	if code := h[4].proc.Wait(t, limit); code != 1 || !strings.Contains(h[4].proc.Output(), "failed to join discovery cluster (discovery: cluster is full)") {
 		t.Errorf("a fourth ends with %d:\n%s", code, h[4].proc.Tail(3))
+	}
+	// If it is to, it becomes a proxy of the cluster, and is one from then on.
+	for range 2 {
+		h[4].start(t, etcd, "--discovery", token, "--discovery-fallback", "proxy")
+		proxied(t, h[4].client)
+		h[4].proc.Kill()
+	}
+}
+
+// proxied waits until a proxy passes a range of the JSON gateway on, and no gRPC.
+func proxied(t *testing.T, client string) {
+	t.Helper()
+	child.Eventually(t, limit, "the proxy passes requests on", func() error {
+		resp, err := http.Post("http://"+client+"/v3/kv/range", "application/json", strings.NewReader(`{"key":"Zm91bmQ="}`)) // found
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err == nil && !strings.Contains(string(b), `"value":"eWVz"`) { // yes
+			err = fmt.Errorf("%s: %s", resp.Status, b)
+		}
+		return err
+	})
+	resp, err := http.Get("http://" + client + "/v2/config/local/proxy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if b, err := io.ReadAll(resp.Body); err != nil || strings.Count(string(b), "http://") != 3 {
+		t.Errorf("the proxy knows %s %v, want three members", b, err)
 	}
 }
 

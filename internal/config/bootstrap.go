@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -242,17 +243,15 @@ func defaultHostIP() (string, error) {
 	return "", fmt.Errorf("could not find default route: %w", firstErr)
 }
 
-// CheckDataDir looks into the data directory. It warns about files that do not
-// belong, and refuses what a proxy of old has left.
-func (c *Config) CheckDataDir() error {
+// CheckDataDir looks into the data directory and warns about files that do not
+// belong. proxy tells that it is one of a proxy, whatever --proxy says, or that
+// it is empty and --proxy says so.
+func (c *Config) CheckDataDir() (proxy bool, err error) {
 	entries, err := os.ReadDir(c.DataDir)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return false, fmt.Errorf("list data directory: %w", err)
 	}
-	if err != nil {
-		return fmt.Errorf("list data directory: %w", err)
-	}
-	member, proxy := false, false
+	member := false
 	for _, e := range entries {
 		switch e.Name() {
 		case "member":
@@ -265,9 +264,26 @@ func (c *Config) CheckDataDir() error {
 	}
 	switch {
 	case member && proxy:
-		return errors.New("invalid datadir; both member and proxy directories exist")
-	case proxy:
-		return errors.New("v2 http proxy has already been deprecated in 3.6")
+		return false, errors.New("invalid datadir; both member and proxy directories exist")
+	case member && c.Proxy != ProxyOff:
+		c.lg.Warn("the data directory is one of a member: --proxy does not count", zap.String("data-dir", c.DataDir), zap.String("proxy", c.Proxy))
+		return false, nil
 	}
-	return nil
+	return proxy || !member && c.Proxy != ProxyOff, nil
+}
+
+// What --proxy may be.
+const (
+	ProxyOff      = "off"
+	ProxyReadOnly = "readonly"
+	ProxyOn       = "on"
+)
+
+// ProxyDir is where a proxy keeps what it knows.
+func (c *Config) ProxyDir() string { return filepath.Join(c.DataDir, "proxy") }
+
+// FallsBackToProxy reports whether a member that finds its cluster full is to
+// become a proxy of it.
+func (c *Config) FallsBackToProxy() bool {
+	return c.V2Discovery != "" && c.DiscoveryFallback == "proxy"
 }

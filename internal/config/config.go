@@ -148,6 +148,14 @@ type Config struct {
 	V2Discovery      string `json:"discovery"`
 	V2DiscoveryProxy string `json:"discovery-proxy"`
 	EnableV2         bool   `json:"enable-v2"`
+	Proxy            string `json:"proxy"` // ProxyOff, ProxyReadOnly or ProxyOn
+
+	// Of the proxy, in milliseconds. 0 is no limit for the last three.
+	ProxyFailureWaitMs     uint `json:"proxy-failure-wait"`
+	ProxyRefreshIntervalMs uint `json:"proxy-refresh-interval"`
+	ProxyDialTimeoutMs     uint `json:"proxy-dial-timeout"`
+	ProxyWriteTimeoutMs    uint `json:"proxy-write-timeout"`
+	ProxyReadTimeoutMs     uint `json:"proxy-read-timeout"`
 
 	// Unsafe.
 	ForceNewCluster bool `json:"force-new-cluster"`
@@ -242,6 +250,11 @@ func Default() *Config {
 		InitialClusterToken:        "etcd-cluster",
 		StrictReconfigCheck:        true,
 		DiscoveryFallback:          "exit",
+		Proxy:                      ProxyOff,
+		ProxyFailureWaitMs:         5000,
+		ProxyRefreshIntervalMs:     30000,
+		ProxyDialTimeoutMs:         1000,
+		ProxyWriteTimeoutMs:        5000,
 		Discovery: Discovery{Client: DiscoveryClient{
 			DialTimeout:      2 * time.Second,
 			RequestTimeout:   5 * time.Second,

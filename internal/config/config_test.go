@@ -222,6 +222,8 @@ func TestOutcomes(t *testing.T) {
 		{args: "--cipher-suites foo", code: 1, msg: "discovery failed", err: `unexpected TLS cipher suite "foo"`},
 		{args: "--enable-log-rotation", code: 1, msg: rejected, err: "--log-outputs requires a single file path when --log-rotate-config-json is defined"},
 		{args: "--log-outputs x --enable-log-rotation --log-rotation-config-json {", code: 1, msg: rejected, err: "improperly formatted log rotation config: unexpected end of JSON input"},
+		{args: "--discovery-fallback proxy --discovery http://h/t --listen-client-urls http://127.0.0.1:1", code: -1},
+		{args: "--proxy maybe", code: 2, msg: `invalid value "maybe" for flag -proxy: `},
 		{args: "--discovery-fallback proxy", code: 1, msg: rejected, err: `v2 proxy is deprecated, and --discovery-fallback can't be configured as "proxy"`},
 		{args: "--discovery-endpoints a --discovery-srv b", code: 1, msg: rejected, err: `multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv"`},
 		{args: "--discovery-token a", code: 1, msg: rejected, err: "both --discovery-token and --discovery-endpoints must be set"},
@@ -544,24 +546,30 @@ func TestUnsupportedArch(t *testing.T) {
 }
 
 func TestCheckDataDir(t *testing.T) {
-	dir := t.TempDir()
-	r := parse(t, []string{"--data-dir", filepath.Join(dir, "d")}, nil, "")
-	if err := r.c.CheckDataDir(); err != nil {
-		t.Errorf("missing directory: %v", err)
-	}
-	for _, step := range []struct {
-		make string
-		want string
+	for _, tt := range []struct {
+		proxy string // value of --proxy
+		there string // what is in the directory; nothing: there is none
+		want  string
 	}{
-		{"lost+found", "<nil>"},
-		{"member", "<nil>"},
-		{"proxy", "invalid datadir; both member and proxy directories exist"},
+		{"off", "", "false <nil>"},
+		{"on", "", "true <nil>"},
+		{"off", "lost+found", "false <nil>"},
+		{"readonly", "lost+found", "true <nil>"},
+		{"off", "member", "false <nil>"},
+		{"on", "member", "false <nil>"},
+		{"off", "proxy", "true <nil>"},
+		{"off", "member proxy", "false invalid datadir; both member and proxy directories exist"},
 	} {
-		if err := os.MkdirAll(filepath.Join(dir, "d", step.make), 0o700); err != nil {
-			t.Fatal(err)
+		dir := filepath.Join(t.TempDir(), "d")
+		for _, name := range strings.Fields(tt.there) {
+			if err := os.MkdirAll(filepath.Join(dir, name), 0o700); err != nil {
+				t.Fatal(err)
+			}
 		}
-		if got := fmt.Sprint(r.c.CheckDataDir()); got != step.want {
-			t.Errorf("after %s: %s, want %s", step.make, got, step.want)
+		r := parse(t, []string{"--data-dir", dir, "--proxy", tt.proxy}, nil, "")
+		proxy, err := r.c.CheckDataDir()
+		if got := fmt.Sprint(proxy, " ", err); got != tt.want {
+			t.Errorf("--proxy=%s with %s: %s, want %s", tt.proxy, tt.there, got, tt.want)
 		}
 	}
 }

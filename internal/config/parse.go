@@ -180,7 +180,7 @@ func (p *parser) fromFlags(c *Config, fs *flag.FlagSet) (*Exit, error) {
 	if err := c.mergeOldNames(); err != nil {
 		return nil, err
 	}
-	if c.DiscoveryFallback == "proxy" {
+	if c.DiscoveryFallback == "proxy" && c.V2Discovery == "" {
 		return nil, fmt.Errorf("v2 proxy is deprecated, and --discovery-fallback can't be configured as %q", "proxy")
 	}
 	err = p.finish(c)

@@ -153,7 +153,7 @@ func (c *Config) checkTimes() error {
 	if c.ElectionMs > maxElectionMs {
 		return fmt.Errorf("--election-timeout[%vms] is too long, and should be set less than %vms", c.ElectionMs, maxElectionMs)
 	}
-	if len(c.ListenClientURLs) > 0 && len(c.AdvertiseClientURLs) == 0 {
+	if len(c.ListenClientURLs) > 0 && len(c.AdvertiseClientURLs) == 0 && c.Proxy == ProxyOff && !c.FallsBackToProxy() {
 		return ErrAdvertiseClientURLs
 	}
 	return nil

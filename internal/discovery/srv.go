@@ -16,14 +16,36 @@ import (
 // this host under an advertised URL gets name, the others numbers. Either set of
 // records may be missing, not both.
 func SRV(lg *zap.Logger, domain, suffix, name string, advertised []url.URL) (string, error) {
-	return lookup(lg, domain, suffix, name, advertised,
-		func(scheme, service, name, dns string, urls []url.URL) ([]string, error) {
-			return srv.GetCluster(scheme, service, name, dns, urls)
-		})
+	return lookup(lg, domain, suffix, name, advertised, getCluster)
+}
+
+// SRVPeers is SRV for one who is none of the founders.
+func SRVPeers(lg *zap.Logger, domain, suffix string) (string, error) {
+	found, err := founders(lg, domain, suffix, "", nil, getCluster)
+	return strings.Join(found, ","), err
+}
+
+func getCluster(scheme, service, name, dns string, urls []url.URL) ([]string, error) {
+	return srv.GetCluster(scheme, service, name, dns, urls)
 }
 
 func lookup(lg *zap.Logger, domain, suffix, name string, advertised []url.URL,
 	get func(scheme, service, name, dns string, urls []url.URL) ([]string, error)) (string, error) {
+	found, err := founders(lg, domain, suffix, name, advertised, get)
+	if err != nil {
+		return "", err
+	}
+	for _, pair := range found {
+		if n, _, _ := strings.Cut(pair, "="); n == name {
+			return strings.Join(found, ","), nil
+		}
+	}
+	return "", fmt.Errorf("cannot find local etcd member %q in SRV records", name)
+}
+
+// founders are the parts of the initial cluster, of both kinds.
+func founders(lg *zap.Logger, domain, suffix, name string, advertised []url.URL,
+	get func(scheme, service, name, dns string, urls []url.URL) ([]string, error)) ([]string, error) {
 	if suffix != "" {
 		suffix = "-" + suffix
 	}
@@ -40,13 +62,7 @@ func lookup(lg *zap.Logger, domain, suffix, name string, advertised []url.URL,
 			zap.String("server-name", name), zap.String("discovery-srv", domain), zap.Strings("found-cluster", list), zap.Error(err))
 	}
 	if len(found) == 0 {
-		return "", fmt.Errorf("error setting up initial cluster: %w", errors.Join(errors.New("no SRV records of "+domain), failed))
+		return nil, fmt.Errorf("error setting up initial cluster: %w", errors.Join(errors.New("no SRV records of "+domain), failed))
 	}
-	cluster := strings.Join(found, ",")
-	for _, pair := range found {
-		if n, _, _ := strings.Cut(pair, "="); n == name {
-			return cluster, nil
-		}
-	}
-	return "", fmt.Errorf("cannot find local etcd member %q in SRV records", name)
+	return found, nil
 }

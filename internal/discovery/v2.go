@@ -49,6 +49,26 @@ type V2 struct {
 // waits for the others, and returns the whole. As long as the service cannot be
 // reached it tries again, until ctx ends.
 func (v V2) Join(ctx context.Context, id uint64, self string) (string, error) {
+	j, err := v.joining(membership.FormatID(id), self)
+	if err != nil {
+		return "", err
+	}
+	defer j.client.CloseIdleConnections()
+	return j.run(ctx)
+}
+
+// Observe waits until the register is full, without signing in, and returns the
+// initial cluster. It is for those who are no members.
+func (v V2) Observe(ctx context.Context) (string, error) {
+	j, err := v.joining("", "")
+	if err != nil {
+		return "", err
+	}
+	defer j.client.CloseIdleConnections()
+	return j.gather(ctx)
+}
+
+func (v V2) joining(id, self string) (*v2Joining, error) {
 	transport := &http.Transport{DialContext: (&net.Dialer{Timeout: v2DialTimeout}).DialContext}
 	if v.Proxy != "" {
 		text := v.Proxy
@@ -57,19 +77,17 @@ func (v V2) Join(ctx context.Context, id uint64, self string) (string, error) {
 		}
 		proxy, err := url.Parse(text)
 		if err != nil {
-			return "", fmt.Errorf("--discovery-proxy: %w", err)
+			return nil, fmt.Errorf("--discovery-proxy: %w", err)
 		}
 		transport.Proxy = http.ProxyURL(proxy)
 	}
-	defer transport.CloseIdleConnections()
-	j := &v2Joining{V2: v, client: &http.Client{Transport: transport}, id: membership.FormatID(id), self: self, pause: pause, next: firstV2Pause}
-	return j.run(ctx)
+	return &v2Joining{V2: v, client: &http.Client{Transport: transport}, id: id, self: self, pause: pause, next: firstV2Pause}, nil
 }
 
 type v2Joining struct {
 	V2
 	client   *http.Client
-	id, self string
+	id, self string // empty for one who only looks
 	pause    func(context.Context, time.Duration) error
 	next     time.Duration // pause after the next failure
 }
@@ -118,6 +136,11 @@ func (j *v2Joining) run(ctx context.Context) (string, error) {
 	}); err != nil {
 		return "", err
 	}
+	return j.gather(ctx)
+}
+
+// gather waits until all have signed in.
+func (j *v2Joining) gather(ctx context.Context) (string, error) {
 	for {
 		size, members, index, err := j.look(ctx)
 		if err != nil {
@@ -144,7 +167,7 @@ func (j *v2Joining) run(ctx context.Context) (string, error) {
 
 // cluster joins what the members have written.
 func (j *v2Joining) cluster(members []signed) (string, error) {
-	if !has(members, j.id) {
+	if j.id != "" && !has(members, j.id) {
 		return "", ErrFull
 	}
 	names := map[string]bool{}
@@ -185,7 +208,7 @@ func (j *v2Joining) look(ctx context.Context) (size int, members []signed, index
 	for _, n := range dir.Nodes {
 		members = j.addNode(members, n)
 	}
-	if len(members) >= size && !has(members[:size], j.id) {
+	if len(members) >= size && j.id != "" && !has(members[:size], j.id) {
 		return size, members, index, ErrFull
 	}
 	return size, members, index, nil

@@ -124,6 +124,36 @@ func TestV2(t *testing.T) {
 	}
 }
 
+// One who only looks waits for the founders, and learns the same as they.
+func TestV2Observe(t *testing.T) {
+	f := newV2Fake(t, "2")
+	look := func() string {
+		got, err := V2{URL: f.server.URL + "/tok", Logger: zap.NewNop()}.Observe(t.Context())
+		if err != nil {
+			t.Error(err)
+		}
+		return got
+	}
+	early := make(chan string)
+	go func() { early <- look() }()
+	founders := make(chan string)
+	for _, id := range []string{"a", "b"} {
+		go func() {
+			got, err := f.join(t.Context(), id, id+"=http://"+id+":1")
+			if err != nil {
+				t.Error(err)
+			}
+			founders <- got
+		}()
+	}
+	want := <-founders
+	for _, got := range []string{<-founders, <-early, look()} {
+		if got != want || strings.Count(got, "=") != 2 {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}
+
 func TestV2Refuses(t *testing.T) {
 	for _, tc := range []struct{ size, want string }{
 		{"", "100: Key not found (/_config/size) [7]"}, {"x", "discovery: size key is bad"}, {"0", "discovery: size key is bad"},

@@ -104,6 +104,19 @@ func NewMetricsHandler(b Backend, o Options) http.Handler {
 	return mux
 }
 
+// NewProxyHandler serves the client URLs of a v2 proxy: its own metrics, and
+// everything else by next, to which OPTIONS never comes.
+func NewProxyHandler(next http.Handler, cors []string) http.Handler {
+	mux := http.NewServeMux()
+	handleMetrics(mux)
+	mux.Handle("/", next)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !crossOrigin(w, r, cors) {
+			mux.ServeHTTP(w, r)
+		}
+	})
+}
+
 // NewServer wraps a handler with the limits that keep slow clients from holding
 // connections. Mistakes of clients are not logged.
 func NewServer(h http.Handler) *http.Server {

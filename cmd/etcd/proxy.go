@@ -1,0 +1,176 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/signal"
+	"slices"
+	"syscall"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/certs"
+	"quorate/internal/config"
+	"quorate/internal/discovery"
+	"quorate/internal/httpapi"
+	"quorate/internal/listen"
+	"quorate/internal/membership"
+	"quorate/internal/proxy/httpproxy"
+	"quorate/internal/transport"
+)
+
+const (
+	proxyMembersTimeout = 10 * time.Second // for one member to name all of them
+	proxyIdleConns      = 128              // kept to each member
+)
+
+// runProxy is no member but passes HTTP requests on to the members, until a
+// signal ends it.
+func runProxy(ctx context.Context, cfg *config.Config) int {
+	p, err := startProxy(ctx, cfg)
+	if known := (*startError)(nil); errors.As(err, &known) {
+		return cfg.Fatal(known.msg, known.err).Code
+	}
+	if err != nil {
+		return cfg.FatalExit(err).Code
+	}
+	defer p.closeListeners()
+	listen.NotifyReady(p.lg)
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	select {
+	case err := <-p.broken:
+		return cfg.Fatal("listener failed", err).Code
+	case s := <-signals:
+		p.lg.Info("received signal; shutting down", zap.String("signal", s.String()))
+		ctx, cancel := context.WithTimeout(ctx, drainTimeout)
+		defer cancel()
+		for _, s := range p.https {
+			if s.Shutdown(ctx) != nil {
+				s.Close() // watches do not end by themselves
+			}
+		}
+		return end(s)
+	}
+}
+
+// startProxy opens the client URLs once it is known who the members are.
+func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error) {
+	p := &process{cfg: cfg, lg: cfg.Log(), broken: make(chan error, 16)}
+	if p.security, err = openSecurity(cfg); err != nil {
+		return nil, err
+	}
+	toMembers, err := p.security.dialMembers(cfg)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			p.closeListeners()
+		}
+	}()
+	maxConns, err := listen.MaxConns(httpapi.FileLimit())
+	if err != nil {
+		return nil, err
+	}
+	err = p.openDoors(func(flag string, u url.URL, max int) (net.Listener, error) {
+		return listen.Listen(ctx, u, listen.Options{Flag: flag, Secure: true, MaxConns: max, ReusePort: cfg.ReusePort, ReuseAddress: cfg.ReuseAddress})
+	}, maxConns)
+	if err != nil {
+		return nil, err
+	}
+	peers, err := proxyPeers(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
+	o, to := proxyOptions(cfg)
+	client := transport.NewClient(p.security.dialPeers(), to.DialTimeout)
+	o.Peers = peers
+	o.Members = func(ctx context.Context, urls []string) ([]membership.Member, error) {
+		ms, _, err := client.Members(ctx, urls, proxyMembersTimeout)
+		return ms, err
+	}
+	to.TLS = toMembers
+	o.Transport = httpproxy.NewTransport(to)
+	proxy, err := httpproxy.New(o)
+	if err != nil {
+		return nil, err
+	}
+	p.lg.Info("proxy started", zap.String("data-dir", cfg.DataDir), zap.Bool("readonly", cfg.Proxy == config.ProxyReadOnly), zap.Strings("peer-urls", peers))
+	go proxy.Run(ctx)
+	handler := httpapi.NewProxyHandler(proxy, cfg.CORS)
+	if cfg.Proxy == config.ProxyReadOnly {
+		handler = httpproxy.ReadOnly(handler)
+	}
+	for _, d := range p.client {
+		d.grpc, d.http = false, true
+		p.serve(d, handler)
+	}
+	return p, nil
+}
+
+// proxyOptions are what the flags say about a proxy.
+func proxyOptions(cfg *config.Config) (httpproxy.Options, httpproxy.TransportOptions) {
+	return httpproxy.Options{Dir: cfg.ProxyDir(), Logger: cfg.Log(),
+			FailureWait: milliseconds(cfg.ProxyFailureWaitMs), Refresh: milliseconds(cfg.ProxyRefreshIntervalMs)},
+		httpproxy.TransportOptions{DialTimeout: milliseconds(cfg.ProxyDialTimeoutMs), ReadTimeout: milliseconds(cfg.ProxyReadTimeoutMs),
+			WriteTimeout: milliseconds(cfg.ProxyWriteTimeoutMs), MaxIdlePerEndpoint: proxyIdleConns}
+}
+
+func milliseconds(n uint) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// proxyPeers are the peer URLs of the members: those that an earlier run has
+// found count for more than what the flags say.
+func proxyPeers(ctx context.Context, cfg *config.Config) ([]string, error) {
+	if kept, err := httpproxy.Remembered(cfg.ProxyDir()); err != nil || len(kept) > 0 {
+		return kept, err
+	}
+	cluster, err := cfg.InitialCluster, error(nil)
+	switch {
+	case cfg.V2Discovery != "":
+		cluster, err = discovery.V2{URL: cfg.V2Discovery, Proxy: cfg.V2DiscoveryProxy, Logger: cfg.Log()}.Observe(ctx)
+	case cfg.DiscoverySRV != "":
+		cluster, err = discovery.SRVPeers(cfg.Log(), cfg.DiscoverySRV, cfg.DiscoverySRVName)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("find the members for --proxy: %w", err)
+	}
+	members, err := membership.ParseInitialCluster(cluster)
+	if err != nil {
+		return nil, err
+	}
+	var urls []string
+	for _, m := range members {
+		urls = append(urls, m.PeerURLs...)
+	}
+	if len(urls) == 0 {
+		return nil, errors.New("--proxy: nobody to pass requests on to: give --initial-cluster, --discovery or --discovery-srv")
+	}
+	slices.Sort(urls)
+	return urls, nil
+}
+
+// dialMembers is how a proxy reaches the client URLs of members: with the files
+// for clients, or else with those for peers.
+func (s security) dialMembers(cfg *config.Config) (*tls.Config, error) {
+	store := s.client
+	if t := cfg.ClientTLS; store == nil && (!t.Empty() || t.TrustedCAFile != "") {
+		var err error
+		if store, err = certs.Open(cfg.Certs(t, "")); err != nil {
+			return nil, err
+		}
+	}
+	if store == nil {
+		store = s.peer
+	}
+	if store == nil {
+		return nil, nil
+	}
+	return store.Client(), nil
+}

@@ -1,0 +1,223 @@
+// Package httpproxy is the v2 proxy: a process that is no member and passes
+// HTTP requests on to the members.
+//
+// In: requests on the client URLs, the peer URLs of some members. Out: the same
+// requests to a member that answers, and its answers as they come. Always true:
+// a request is given to another member only when the one before could not be
+// reached, so what a member has answered is final; the body of a request is in
+// memory, and bounded; the peer URLs of the cluster are kept in a file, which
+// counts for more than the flags at the next start.
+package httpproxy
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+)
+
+// maxBody bounds the body of a request; members take 10 MiB.
+const maxBody = 64 << 20
+
+// Options of a proxy. Dir, Members, Transport and Logger must be set.
+type Options struct {
+	Dir    string   // where the peer URLs are kept; made if need be
+	Peers  []string // peer URLs for the first start
+	Logger *zap.Logger
+	// Members asks the peer URLs, in order, for the members of the cluster.
+	Members func(ctx context.Context, peers []string) ([]membership.Member, error)
+	// Transport carries requests to members; NewTransport makes one.
+	Transport   http.RoundTripper
+	FailureWait time.Duration // a member that could not be reached is left out for so long
+	Refresh     time.Duration // time between two questions for the members
+}
+
+// Proxy passes requests on. It is an http.Handler, safe for concurrent use.
+type Proxy struct {
+	lg        *zap.Logger
+	dir       *directory
+	refresh   time.Duration
+	transport http.RoundTripper
+}
+
+// Remembered returns the peer URLs that an earlier run has left in dir; none if
+// there was none.
+func Remembered(dir string) ([]string, error) { return remembered(filepath.Join(dir, clusterFile)) }
+
+// New returns a proxy and writes the peer URLs down. Run keeps them up to date.
+func New(o Options) (*Proxy, error) {
+	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
+		return nil, fmt.Errorf("directory of the proxy: %w", err)
+	}
+	d := newDirectory(o, o.Peers)
+	if err := remember(d.file, o.Peers); err != nil {
+		return nil, fmt.Errorf("keep the peer URLs: %w", err)
+	}
+	return &Proxy{lg: o.Logger, dir: d, refresh: o.Refresh, transport: o.Transport}, nil
+}
+
+// Run asks for the members again and again until ctx ends.
+func (p *Proxy) Run(ctx context.Context) { p.dir.run(ctx, p.refresh) }
+
+// Endpoints are the client URLs of the members as far as known.
+func (p *Proxy) Endpoints() []string { return p.dir.urls() }
+
+// ServeHTTP passes a request on, or says why not.
+func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.URL.Path == "/v2/config/local/proxy" {
+		p.serveConfig(w, r)
+		return
+	}
+	began := time.Now()
+	metrics.ProxyRequestsTotal.WithLabelValues(method(r)).Inc()
+	code, whole := p.forward(w, r)
+	metrics.ProxyHandledTotal.WithLabelValues(method(r), strconv.Itoa(code)).Inc()
+	metrics.ProxyHandlingDurationSeconds.WithLabelValues(method(r)).Observe(time.Since(began).Seconds())
+	if !whole {
+		panic(http.ErrAbortHandler) // cuts the connection: the client must not take what it has for all
+	}
+}
+
+// ReadOnly lets GET alone through to next.
+func ReadOnly(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodGet {
+			w.WriteHeader(http.StatusNotImplemented)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// method is a label of series, of which clients must not make as many as they like.
+func method(r *http.Request) string {
+	switch r.Method {
+	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return r.Method
+	}
+	return "other"
+}
+
+func (p *Proxy) serveConfig(w http.ResponseWriter, r *http.Request) {
+	if r.Method != http.MethodGet {
+		w.Header().Set("Allow", http.MethodGet)
+		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+		return
+	}
+	endpoints := p.dir.urls()
+	// Nothing can be done about a client that does not listen.
+	json.NewEncoder(w).Encode(map[string][]string{"endpoints": endpoints})
+}
+
+// forward returns the status of the answer, and whether the client has got all of it.
+func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) (code int, whole bool) {
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		return p.refuse(w, r, "", http.StatusInternalServerError, fmt.Sprintf("failed to read request body: %v", err))
+	}
+	endpoints := p.dir.available()
+	if len(endpoints) == 0 {
+		return p.refuse(w, r, "zero_endpoints", http.StatusServiceUnavailable, "zero endpoints currently available")
+	}
+	for _, e := range endpoints {
+		resp, err := p.transport.RoundTrip(p.request(r, e, body))
+		if err == nil {
+			return answer(w, resp)
+		}
+		if r.Context().Err() != nil {
+			return statusClientGone, false
+		}
+		metrics.ProxyDroppedTotal.WithLabelValues(method(r), "failed_sending_request").Inc()
+		p.dir.failed(e, err)
+	}
+	return p.refuse(w, r, "failed_getting_response", http.StatusBadGateway, fmt.Sprintf("unable to get response from %d endpoint(s)", len(endpoints)))
+}
+
+// statusClientGone is only counted: nobody is there to get it.
+const statusClientGone = 499
+
+// ofHop are the headers between two hops, which are not passed on.
+var ofHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailers", "Transfer-Encoding", "Upgrade"}
+
+func (p *Proxy) request(r *http.Request, e *endpoint, body []byte) *http.Request {
+	out := r.Clone(r.Context())
+	out.RequestURI = ""
+	out.URL.Scheme, out.URL.Host = e.url.Scheme, e.url.Host
+	out.Body, out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	if len(body) == 0 {
+		out.Body = http.NoBody
+	}
+	out.Close = false
+	for _, h := range ofHop {
+		out.Header.Del(h)
+	}
+	if host, _, err := net.SplitHostPort(r.RemoteAddr); err == nil {
+		if prior := out.Header["X-Forwarded-For"]; len(prior) > 0 {
+			host = strings.Join(prior, ", ") + ", " + host
+		}
+		out.Header.Set("X-Forwarded-For", host)
+	}
+	return out
+}
+
+// ofBrowsers are headers that are the proxy's own affair; with those of the
+// member they would come twice, which a browser refuses.
+var ofBrowsers = []string{"Access-Control-Allow-Methods", "Access-Control-Allow-Origin", "Access-Control-Allow-Headers"}
+
+// answer passes the answer of a member on as it comes: events of a watch must not
+// wait for the next ones.
+func answer(w http.ResponseWriter, resp *http.Response) (code int, whole bool) {
+	defer resp.Body.Close()
+	for _, name := range slices.Concat(ofHop, ofBrowsers) {
+		resp.Header.Del(name)
+	}
+	maps.Copy(w.Header(), resp.Header)
+	w.WriteHeader(resp.StatusCode)
+	flush := http.NewResponseController(w)
+	if flush.Flush() != nil { // a watch is known to have begun by its headers
+		return resp.StatusCode, false
+	}
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := resp.Body.Read(buf)
+		if n > 0 {
+			if _, werr := w.Write(buf[:n]); werr != nil || flush.Flush() != nil {
+				return resp.StatusCode, false
+			}
+		}
+		if err != nil {
+			return resp.StatusCode, errors.Is(err, io.EOF)
+		}
+	}
+}
+
+func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, reason string, code int, why string) (int, bool) {
+	if reason != "" {
+		metrics.ProxyDroppedTotal.WithLabelValues(method(r), reason).Inc()
+	}
+	p.lg.Warn("cannot pass a request on", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("reason", why))
+	b, err := json.Marshal(map[string]string{"message": "httpproxy: " + why})
+	if err != nil {
+		return code, false
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	w.Write(b)
+	return code, true
+}
