@@ -31,6 +31,11 @@ func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 		res.Err = err
 	} else {
 		out.Members = append(out.Members, eff)
+		steps := 1
+		if eff.Action == membership.Removed {
+			steps = 2 // the member goes, and is noted among those that have gone
+		}
+		m.stepV2(b, steps)
 		res.Resp = &ConfChangeResult{Members: m.cluster.Members()}
 		if err := membership.PutConfState(b, m.ConfState()); err != nil {
 			return err
@@ -71,12 +76,16 @@ func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out 
 		} else if err != nil {
 			return Result{Err: err}
 		}
+		m.stepV2(b, 1)
 		out.VersionSet = true
 	case r.ClusterMemberAttrSet != nil:
 		a := r.ClusterMemberAttrSet
 		err := m.cluster.SetAttributes(b, a.GetMember_ID(), a.GetMemberAttributes().GetName(), a.GetMemberAttributes().GetClientUrls())
 		if err != nil {
 			return Result{Err: err}
+		}
+		if !m.cluster.IsRemoved(a.GetMember_ID()) {
+			m.stepV2(b, 1)
 		}
 	case r.DowngradeInfoSet != nil:
 		d := membership.Downgrade{Enabled: r.DowngradeInfoSet.GetEnabled(), Target: r.DowngradeInfoSet.GetVer()}

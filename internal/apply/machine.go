@@ -32,6 +32,7 @@ import (
 	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
+	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
@@ -45,6 +46,8 @@ type Entry struct {
 	*raftpb.Entry
 	// Req is the decoded request if the caller has it, nil otherwise.
 	Req *pb.InternalRaftRequest
+	// V2 is the same for a request of the v2 API.
+	V2 *command.V2Request
 	// Local tells that somebody on this member waits for the result; reads inside
 	// are executed only then.
 	Local bool
@@ -127,6 +130,7 @@ type Machine struct {
 	lessor  *lease.Lessor
 	cluster *membership.Cluster
 	auth    *auth.Store
+	v2      *v2store.Store
 	opts    Options
 	lg      *zap.Logger
 
@@ -192,6 +196,10 @@ func Open(eng engine.Engine, o Options) (*Machine, error) {
 	if err := m.restore(); err != nil {
 		m.kv.Close()
 		return nil, err
+	}
+	if err := m.loadV2(index); err != nil {
+		m.kv.Close()
+		return nil, fmt.Errorf("load the tree of the v2 API: %w", err)
 	}
 	m.applied.Store(index)
 	m.term = term
@@ -307,12 +315,20 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		out.NewTerm = true
 		return nil
 	}
-	req := e.Req
-	if req == nil {
+	req, v2 := e.Req, e.V2
+	if req == nil && v2 == nil {
 		var err error
-		if req, err = command.Decode(e.Data); err != nil {
+		if v2, _, err = command.ParseV2(e.Data); err != nil {
 			return err
 		}
+		if v2 == nil || !forV2(v2) {
+			if req, err = command.Decode(e.Data); err != nil {
+				return err
+			}
+		}
+	}
+	if req == nil {
+		return m.v2Request(b, e, v2, out)
 	}
 	start := m.opts.Now()
 	res := m.dispatch(b, e, req, out)

@@ -2,6 +2,7 @@ package apply
 
 import (
 	"sync"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -12,18 +13,31 @@ import (
 // whose series appear with their first use.
 var rare sync.Map // string → *[2]prometheus.Observer
 
-func rareObservers(op string) *[2]prometheus.Observer {
-	o, ok := rare.Load(op)
+func rareObservers(op string) *[2]prometheus.Observer { return observersOf(&rare, "v3", op) }
+
+// ofV2 is the same for requests of the v2 API, by method.
+var ofV2 sync.Map
+
+func observeV2(method string, ok bool, d time.Duration) {
+	i := 0
+	if ok {
+		i = 1
+	}
+	observersOf(&ofV2, "v2", method)[i].Observe(d.Seconds())
+}
+
+func observersOf(known *sync.Map, version, op string) *[2]prometheus.Observer {
+	o, ok := known.Load(op)
 	if !ok {
-		o, _ = rare.LoadOrStore(op, newObservers(op))
+		o, _ = known.LoadOrStore(op, newObservers(version, op))
 	}
 	return o.(*[2]prometheus.Observer)
 }
 
-func newObservers(op string) *[2]prometheus.Observer {
+func newObservers(version, op string) *[2]prometheus.Observer {
 	return &[2]prometheus.Observer{
-		metrics.ServerApplyDurationSeconds.WithLabelValues("v3", op, "false"),
-		metrics.ServerApplyDurationSeconds.WithLabelValues("v3", op, "true"),
+		metrics.ServerApplyDurationSeconds.WithLabelValues(version, op, "false"),
+		metrics.ServerApplyDurationSeconds.WithLabelValues(version, op, "true"),
 	}
 }
 
@@ -33,7 +47,7 @@ var observers = func() map[string]*[2]prometheus.Observer {
 	m := make(map[string]*[2]prometheus.Observer)
 	for _, op := range []string{"Put", "Txn", "DeleteRange", "Compaction", "LeaseGrant", "LeaseRevoke", "LeaseCheckpoint",
 		"Alarm", "ClusterVersionSet", "ClusterMemberAttrSet", "DowngradeInfoSet", "unknown"} {
-		m[op] = newObservers(op)
+		m[op] = newObservers("v3", op)
 	}
 	return m
 }()

@@ -12,10 +12,9 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// ErrV2Write is the cause of decoding an entry that writes to the v2 store. Members of etcd 3.6
-// end at such an entry as well; skipping it would lose the write without a word.
-var ErrV2Write = errors.New("command: the entry is a write of a client to the v2 store, which this version does not keep: " +
-	"move the data to the v3 API and start every member of etcd 3.5 with --enable-v2=false")
+// ErrV2Write is the cause of decoding an entry that writes to the tree of the v2 API: no request
+// of today means the same.
+var ErrV2Write = errors.New("command: the entry is a request to the tree of the v2 API")
 
 // fieldV2 holds, in an InternalRaftRequest up to 3.6, a v2 request, and in a v2 request the
 // method. Later versions do not use it.
@@ -45,13 +44,21 @@ type V2Request struct {
 }
 
 // Modern returns an entry of the same effect that members of 3.7 can read, which know no v2
-// requests: data itself, unless it is one. What cannot be translated stays as it is.
+// requests: data itself, unless it is one. What concerns the tree of the v2 API has no effect
+// on them; it is carried along for members of ours. What cannot be read stays as it is.
 func Modern(data []byte) []byte {
 	if !startsAsV2(data) {
 		return data
 	}
-	req, ok, err := decodeV2(data)
+	r, ok, err := ParseV2(data)
 	if !ok || err != nil {
+		return data
+	}
+	req, err := r.today()
+	if errors.Is(err, ErrV2Write) || err == nil && r.Method == "SYNC" {
+		return carry(r.ID, data)
+	}
+	if err != nil {
 		return data
 	}
 	b, err := EncodeRequest(req)
@@ -61,14 +68,19 @@ func Modern(data []byte) []byte {
 	return b
 }
 
-// V2 tells whether an entry is a v2 request, and whether it writes to the v2 store for a client,
-// which no entry of today does.
-func V2(data []byte) (is, write bool) {
-	if !startsAsV2(data) {
-		return false, false
+// V2 tells whether an entry is a v2 request, whether it is one for the tree of the v2 API, and
+// whether it is carried by an entry of today.
+func V2(data []byte) (is, write, carries bool) {
+	carries = carried(data) != nil
+	if !carries && !startsAsV2(data) {
+		return false, false, false
 	}
-	_, is, err := decodeV2(data)
-	return is, is && errors.Is(err, ErrV2Write)
+	r, is, err := ParseV2(data)
+	if !is || err != nil {
+		return is, false, carries
+	}
+	_, err = r.today()
+	return true, errors.Is(err, ErrV2Write) || r.Method == "SYNC", carries
 }
 
 // startsAsV2 reports, at the price of a glance, whether an entry may be a v2 request: nothing but
@@ -111,6 +123,9 @@ func ParseV2(data []byte) (r *V2Request, ok bool, err error) {
 
 // findV2 returns the v2 request in an entry.
 func findV2(data []byte) (held []byte, ok bool) {
+	if v := carried(data); v != nil {
+		data = v
+	}
 	for b := data; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -253,7 +268,7 @@ func (r *V2Request) today() (*pb.InternalRaftRequest, error) {
 	req := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: r.ID}}
 	switch {
 	case r.Method == "QGET" || r.Method == "SYNC":
-		req.DowngradeVersionTest = &pb.DowngradeVersionTestRequest{} // has no effect on anybody
+		req.DowngradeVersionTest = &pb.DowngradeVersionTestRequest{Ver: noEffectSince} // has no effect on anybody
 		return req, nil
 	case r.Method != "PUT" || r.conditional():
 	case r.Path == "/0/version":

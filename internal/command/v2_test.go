@@ -55,7 +55,7 @@ func TestDecodeV2(t *testing.T) {
 		ClusterMemberAttrSet: &membershippb.ClusterMemberAttrSetRequest{Member_ID: 0xc8ff3db1da86e639,
 			MemberAttributes: &membershippb.Attributes{Name: "default", ClientUrls: []string{"http://127.0.0.1:31979"}}}}
 	version := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: peeked + 1}, ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: "3.5.0"}}
-	nothing := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 7}, DowngradeVersionTest: &pb.DowngradeVersionTestRequest{}}
+	nothing := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 7}, DowngradeVersionTest: &pb.DowngradeVersionTestRequest{Ver: "3.6.0"}}
 	wrapped := protowire.AppendBytes([]byte{0x12}, v2Version) // field 2 of InternalRaftRequest up to 3.6
 	for name, c := range map[string]struct {
 		data []byte
@@ -77,7 +77,7 @@ func TestDecodeV2(t *testing.T) {
 
 // What members of 3.7 get instead of a v2 request is one of theirs; all else they get unchanged.
 func TestModern(t *testing.T) {
-	for name, data := range map[string][]byte{"attributes": v2Attributes, "version": v2Version, "wrapped": protowire.AppendBytes([]byte{0x12}, v2Version), "sweep": v2Bytes(7, "SYNC", "", "")} {
+	for name, data := range map[string][]byte{"attributes": v2Attributes, "version": v2Version, "wrapped": protowire.AppendBytes([]byte{0x12}, v2Version), "read": v2Bytes(7, "QGET", "/1/a", "")} {
 		want, err := Decode(data)
 		if err != nil {
 			t.Fatal(err)
@@ -90,10 +90,46 @@ func TestModern(t *testing.T) {
 			t.Errorf("%s: got %v, %v, want %v", name, got, err, want)
 		}
 	}
-	for name, data := range map[string][]byte{"nothing": nil, "an id": {8, 1}, "torn": {8, 0x80}, "a put": Encode(&pb.RequestHeader{ID: 1}, Put, []byte{0x0a, 1, 'k'}), "a write": v2Bytes(7, "PUT", "/1/a", "v")} {
+	for name, data := range map[string][]byte{"nothing": nil, "an id": {8, 1}, "torn": {8, 0x80}, "a put": Encode(&pb.RequestHeader{ID: 1}, Put, []byte{0x0a, 1, 'k'})} {
 		if got := Modern(data); string(got) != string(data) {
 			t.Errorf("%s has become %x", name, got)
 		}
+		if got := Plain(data); string(got) != string(data) {
+			t.Errorf("%s has become %x on the way back", name, got)
+		}
+	}
+}
+
+// What concerns the tree of the v2 API goes through members of etcd that know nothing of it: for
+// them it is a request without effect, for us and for members of 3.5 what it was.
+func TestCarry(t *testing.T) {
+	for _, data := range [][]byte{v2Bytes(7, "PUT", "/1/a", "v"), v2Bytes(1<<60, "POST", "/2/a", "v"), v2Bytes(7, "SYNC", "", "")} {
+		b := Modern(data)
+		foreign := &pb.InternalRaftRequest{}
+		if err := proto.Unmarshal(b, foreign); err != nil || foreign.DowngradeVersionTest.GetVer() != "3.6.0" || Op(foreign) != "unknown" {
+			t.Errorf("%x: others read %v, %v", data, foreign, err)
+		}
+		want, _, _ := ParseV2(data)
+		if got, ok, err := ParseV2(b); !ok || err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("%x: got %+v, %v, %v, want %+v", data, got, ok, err, want)
+		}
+		if id, ok := PeekID(b); !ok || id != want.ID {
+			t.Errorf("%x: peeked at %d, %v", data, id, ok)
+		}
+		if got := Plain(b); !bytes.Equal(got, data) {
+			t.Errorf("%x has come back as %x", data, got)
+		}
+		if again := Modern(b); !bytes.Equal(again, b) {
+			t.Errorf("%x was carried twice: %x", data, again)
+		}
+		for what, entry := range map[string][]byte{"bare": data, "carried": b} {
+			if is, write, carries := V2(entry); !is || !write || carries != (what == "carried") {
+				t.Errorf("%s %x: %v, %v, %v", what, data, is, write, carries)
+			}
+		}
+	}
+	if is, write, carries := V2(v2Version); !is || write || carries {
+		t.Errorf("the version: %v, %v, %v", is, write, carries)
 	}
 }
 
@@ -156,6 +192,7 @@ func FuzzDecodeV2(f *testing.F) {
 	f.Add(protowire.AppendBytes([]byte{0x12}, v2Attributes))
 	f.Add(v2Bytes(7, "SYNC", "", ""))
 	f.Add(v2Bytes(7, "PUT", "/1/a", "v", 0x40, 1))
+	f.Add(Modern(v2Bytes(7, "DELETE", "/1/a", "")))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		if v, ok, err := ParseV2(data); ok && err == nil {
 			again, ok, err := ParseV2(v.Marshal())

@@ -167,7 +167,7 @@ func (e *etcds) collect(index, _ uint64, t raftpb.EntryType, data []byte) error 
 	for n := len(e.v2Writes); n > 0 && e.v2Writes[n-1] >= index; n-- {
 		e.v2Writes = e.v2Writes[:n-1]
 	}
-	if _, write := command.V2(data); write && t == raftpb.EntryNormal {
+	if _, write, _ := command.V2(data); write && t == raftpb.EntryNormal {
 		if len(e.v2Writes) == maxV2Writes {
 			e.v2Writes = e.v2Writes[:0] // one, the newest, says it all
 		}

@@ -143,7 +143,7 @@ func checkEntries(l Layout, log *raftlog.Log, from uint64) error {
 			return err
 		}
 		for _, e := range ents {
-			if is, _ := command.V2(e.Data); is && e.GetType() == raftpb.EntryNormal {
+			if is, _, _ := command.V2(e.Data); is && e.GetType() == raftpb.EntryNormal {
 				return fmt.Errorf("entry %d of the raft log in %s is a v2 request of etcd 3.5, which etcd 3.7 cannot read: start the member once, then stop it", e.GetIndex(), l.WAL())
 			}
 		}

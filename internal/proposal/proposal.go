@@ -17,6 +17,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"quorate/internal/command"
 	"quorate/internal/metrics"
 )
 
@@ -39,6 +40,7 @@ type Result struct {
 type Pending struct {
 	ID   uint64
 	Req  *pb.InternalRaftRequest // decoded form, applied by the member that proposed it
+	V2   *command.V2Request      // instead of Req, for a request of the v2 API
 	Data []byte                  // encoded form, for the log
 	// ConfChange marks Data as an encoded raftpb.ConfChange; Req is nil then.
 	ConfChange bool

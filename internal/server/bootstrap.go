@@ -424,6 +424,7 @@ func (m *Member) build(id identity) error {
 	m.leaderChange.Store(&first)
 	m.rootCtx, m.cancel = context.WithCancel(context.Background())
 	m.passwords = newPasswords(cfg.BcryptCost, m.stop)
+	m.v2Peers = newV2Peers()
 	m.opened = cfg.Clock.Now()
 	m.lastTick.Store(m.opened.UnixNano())
 	node, err := raftnode.New(raftnode.Config{
@@ -480,6 +481,7 @@ func (m *Member) Start() {
 	go m.ticker()
 	m.background(func() { m.hub.Run(m.rootCtx) })
 	m.background(m.expireLeases)
+	m.background(m.expireV2)
 	m.background(m.truncateLog)
 	m.background(m.watchSize)
 	m.background(m.flushStore)
@@ -562,6 +564,7 @@ func (m *Member) Stop() {
 		m.props.Close(errStopped)
 		m.reads.Close(errStopped)
 		m.hub.Close()
+		m.mach().V2().Close()
 		m.wg.Wait()
 		m.mach().Close()
 		if m.Err() == nil {

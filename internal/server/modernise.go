@@ -14,32 +14,35 @@ import (
 // of one must find it in the log as it was made.
 var firstWithoutV2 = membership.Version{Major: 3, Minor: 6}
 
-// modernise translates the v2 requests of members of etcd 3.5 in what is sent to
-// later ones: a member of 3.7 would end at the first that it gets, and a log keeps
-// them long after the last member of 3.5 has gone. Raft compares entries by index
-// and term only.
+// modernise translates v2 requests in what is sent to members later than etcd 3.5: one
+// of 3.6 or 3.7 would end at the first that it gets, and a log keeps them long after
+// the last member of 3.5 has gone. What they mean nothing to is carried through them
+// to members of ours; for those of 3.5 it is unpacked again. Raft compares entries by
+// index and term only.
 func (m *Member) modernise(msgs []*raftpb.Message) []*raftpb.Message {
 	for _, msg := range msgs {
-		if msg.GetType() != raftpb.MsgApp || len(msg.Entries) == 0 {
+		if t := msg.GetType(); t != raftpb.MsgApp && t != raftpb.MsgProp || len(msg.Entries) == 0 {
 			continue
 		}
-		if ents := modernEntries(msg.Entries); ents != nil {
-			if v, known := m.tr.Version(msg.GetTo()); !known || !v.Less(firstWithoutV2) {
-				msg.Entries = ents // the slice is the log's, the message is ours
-			}
+		translate := command.Modern
+		if v, known := m.tr.Version(msg.GetTo()); known && v.Less(firstWithoutV2) {
+			translate = command.Plain
+		}
+		if ents := translated(msg.Entries, translate); ents != nil {
+			msg.Entries = ents // the slice is the log's, the message is ours
 		}
 	}
 	return msgs
 }
 
-// modernEntries returns a translated copy, nil if there is nothing to translate.
-func modernEntries(ents []*raftpb.Entry) []*raftpb.Entry {
+// translated returns a translated copy, nil if there is nothing to translate.
+func translated(ents []*raftpb.Entry, translate func([]byte) []byte) []*raftpb.Entry {
 	var out []*raftpb.Entry
 	for i, e := range ents {
 		if e.GetType() != raftpb.EntryNormal {
 			continue
 		}
-		data := command.Modern(e.Data)
+		data := translate(e.Data)
 		if len(data) == 0 || &data[0] == &e.Data[0] {
 			continue
 		}

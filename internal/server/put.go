@@ -168,7 +168,14 @@ func (m *Member) admit(p *proposal.Pending) error {
 		return rpctypes.ErrGRPCStopped
 	default:
 	}
-	if len(p.Data) > m.cfg.MaxRequestBytes {
+	if p.V2 != nil {
+		if len(p.Data) > maxV2Request {
+			return rpctypes.ErrGRPCRequestTooLarge
+		}
+		if (m.diskFull.Load() || m.storeFull.Load()) && p.V2.Method != v2Sync {
+			return rpctypes.ErrGRPCNoSpace
+		}
+	} else if len(p.Data) > m.cfg.MaxRequestBytes {
 		return rpctypes.ErrGRPCRequestTooLarge
 	}
 	gap := uint64(maxApplyGap)

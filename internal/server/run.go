@@ -307,7 +307,7 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 		for _, e := range w.Entries {
 			x := apply.Entry{Entry: e}
 			if p := PendingOf(m.props, e); p != nil {
-				x.Req, x.Local = p.Req, true
+				x.Req, x.V2, x.Local = p.Req, p.V2, true
 			}
 			ents = append(ents, x)
 		}

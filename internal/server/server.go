@@ -158,6 +158,7 @@ type Member struct {
 	// replayed is the index up to which the log was committed at the start.
 	replayed  uint64
 	passwords *passwords
+	v2Peers   *v2Peers
 	machine   atomic.Pointer[apply.Machine] // replaced as a whole when a snapshot is installed
 	hub       *watch.Hub
 	tr        *transport.Transport

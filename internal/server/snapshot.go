@@ -185,6 +185,7 @@ func (m *Member) exchange(meta *raftpb.SnapshotMetadata) error {
 	}
 	old := m.mach()
 	oldDir := m.storeInUse
+	hadV2 := old.V2().Written()
 	mach, err := m.openMachine(eng)
 	if err != nil {
 		eng.Close()
@@ -192,6 +193,9 @@ func (m *Member) exchange(meta *raftpb.SnapshotMetadata) error {
 	}
 	m.machine.Store(mach)
 	m.storeInUse = dir
+	if old.V2().Close(); hadV2 && !mach.V2().Written() {
+		m.lg.Error("the snapshot came from a member that keeps no data of the v2 API; this member has none either now: replace the members of etcd 3.6 and later, then this one")
+	}
 	m.hub.Restore(history{mach.KV()})
 	m.recheckWatches()
 	m.reads.Applied(mach.Applied())

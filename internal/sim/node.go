@@ -336,7 +336,7 @@ func (n *node) apply(works []applyWork) {
 		for _, e := range a.Entries {
 			x := apply.Entry{Entry: e}
 			if p := server.PendingOf(n.props, e); p != nil {
-				x.Req, x.Local = p.Req, true
+				x.Req, x.V2, x.Local = p.Req, p.V2, true
 			}
 			ents = append(ents, x)
 		}

@@ -325,8 +325,7 @@ func revisionKey(k []byte) bool {
 
 // Read reads a bbolt database of etcd into an engine, which must be empty, and
 // flushes it. Bytes behind the database, as the checksum of a backup, are
-// ignored. On an error the engine holds a part and must be thrown away; what
-// etcd's applied index is read from, the bucket meta, is written last.
+// ignored. On an error the engine holds a part and must be thrown away.
 func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta, error) {
 	o = o.withDefaults()
 	var meta Meta
@@ -335,6 +334,7 @@ func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta,
 	}
 	batch := eng.NewBatch()
 	pairs := int64(0)
+	var v2 v2Filter
 	r, err := openDB(ctx, path, o)
 	if err != nil {
 		batch.Discard()
@@ -352,6 +352,9 @@ func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta,
 		}
 		if pairs++; pairs%1024 == 0 {
 			progress(false)
+		}
+		if b == engine.V2 && !v2.take(key, value, &meta) {
+			return nil
 		}
 		batch.Set(b.K(key), value)
 		if batch.Len() < o.BatchBytes {

@@ -55,6 +55,8 @@ type Options struct {
 	PageSize int
 	// BatchBytes bounds the batches in which Read fills the engine; 0: 4 MiB.
 	BatchBytes int
+	// WithoutV2 leaves the tree of the v2 API out of databases that are written.
+	WithoutV2 bool
 	// Progress, unless nil, hears of what Read has done, after every 1024 pairs
 	// and at the end.
 	Progress func(Progress)
@@ -82,9 +84,10 @@ func (o Options) withDefaults() Options {
 
 const category = vfs.DiskWriteCategory("snapshot")
 
-// Buckets of the engine by name. Every database has all of them.
+// Buckets of the engine by name. Every database has all of them but v2, which is
+// there if there is anything in it.
 var bucketByName = func() map[string]engine.Bucket {
-	m := map[string]engine.Bucket{}
+	m := map[string]engine.Bucket{engine.V2.String(): engine.V2}
 	for b := engine.Alarm; b <= engine.Meta; b++ {
 		m[b.String()] = b
 	}
@@ -187,6 +190,11 @@ func Prepare(ctx context.Context, r engine.Reader, dir string, o Options) (_ *Fi
 			return nil, fmt.Errorf("bucket %v: %w", b, err)
 		}
 	}
+	if !o.WithoutV2 {
+		if err := writeV2(ctx, w, r, f.meta.ConsistentIndex); err != nil {
+			return nil, fmt.Errorf("bucket %v: %w", engine.V2, err)
+		}
+	}
 	if f.size, err = w.finish(); err != nil {
 		return nil, err
 	}
@@ -250,6 +258,62 @@ func writeBucket(ctx context.Context, w *dbWriter, r engine.Reader, b engine.Buc
 		return err
 	}
 	return w.bucket(b.String(), root)
+}
+
+// v2AtKey holds, in the bucket v2 of a database alone, the applied index of what is
+// in the bucket. Etcd keeps a bucket that it does not know as it is while all else
+// in its database goes on; what is not of the database's own applied index is old.
+var v2AtKey = []byte{0}
+
+// writeV2 copies the tree of the v2 API, if there is one.
+func writeV2(ctx context.Context, w *dbWriter, r engine.Reader, index uint64) (err error) {
+	lower, upper := engine.V2.Bounds()
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	if !it.First() {
+		return it.Error()
+	}
+	tree := w.tree()
+	if err := tree.add(v2AtKey, binary.BigEndian.AppendUint64(nil, index), 0); err != nil {
+		return err
+	}
+	n := 0
+	for ok := true; ok; ok = it.Next() {
+		if n++; n%1024 == 0 && ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		value, err := it.Value()
+		if err != nil {
+			return err
+		}
+		if err := tree.add(it.Key()[1:], value, 0); err != nil {
+			return err
+		}
+	}
+	if err := it.Error(); err != nil {
+		return err
+	}
+	root, err := tree.finish()
+	if err != nil {
+		return err
+	}
+	return w.bucket(engine.V2.String(), root)
+}
+
+// v2Filter takes the pairs of the bucket v2 of a database that is read.
+type v2Filter struct{ current bool }
+
+// take reports whether a pair belongs into the engine. The applied index is known by
+// then: the bucket meta comes before v2.
+func (f *v2Filter) take(key, value []byte, m *Meta) bool {
+	if string(key) == string(v2AtKey) {
+		f.current = len(value) == 8 && binary.BigEndian.Uint64(value) == m.ConsistentIndex
+		return false
+	}
+	return f.current
 }
 
 // Export writes what r reads as a bbolt database to path, durably and whole, and

@@ -133,6 +133,7 @@ type Versions struct {
 	Server  string `json:"etcdserver"`
 	Cluster string `json:"etcdcluster"` // "not_decided" before the first decision
 	Storage string `json:"storage"`     // empty before 3.6
+	Quorate string `json:"quorate"`     // empty for members of another program
 }
 
 // Version asks one member, under any of its peer URLs, for its versions.

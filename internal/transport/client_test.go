@@ -76,7 +76,7 @@ func TestQuestions(t *testing.T) {
 		t.Errorf("no answer: %v", err)
 	}
 	v, err := c.Version(ctx, urls, time.Second)
-	if err != nil || v != (Versions{"3.6.14", "3.6.0", "3.6.0"}) {
+	if err != nil || v != (Versions{Server: "3.6.14", Cluster: "3.6.0", Storage: "3.6.0"}) {
 		t.Errorf("version %v %v", v, err)
 	}
 	if on, err := c.DowngradeEnabled(ctx, urls, time.Second); !on || err != nil {

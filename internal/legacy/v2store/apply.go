@@ -54,6 +54,7 @@ func (s *Store) Apply(b engine.Batch, r *command.V2Request) (*Event, error) {
 		return nil, ErrMethod
 	}
 	c.refresh = r.Refresh != nil && *r.Refresh && (action == Set || action == Update || action == CompareAndSwap)
+	c.begin(b)
 	e, err := do()
 	c.count(action, err)
 	s.putState(b)

@@ -12,7 +12,7 @@ import (
 // The records of the space engine.V2. Numbers are unsigned varints, times signed
 // ones in Unix ns, texts a length and bytes.
 //
-//	"i"               state: version 1, index, and the counters of stats.go
+//	"i"               state: version 1, flags (1 written), index, and the counters of stats.go
 //	"n" path          node: flags (1 directory), created, modified, expiration; a file: its value
 //	"h" index (8, BE) event: action (0: a step of the membership, and nothing follows), flags,
 //	                  time of the event (0: not known), key, created; then as the flags say
@@ -20,6 +20,9 @@ import (
 // The root, /0 and /1 always exist and have no record.
 
 const recordVersion = 1
+
+// stateWritten is the flag of a tree that a client has written to.
+const stateWritten = 1
 
 var stateKey = engine.V2.K([]byte("i"))
 

@@ -64,6 +64,7 @@ type Store struct {
 	mu      sync.RWMutex // guards all below up to hub
 	root    *node
 	index   uint64
+	written bool // by a client, at any time
 	history history
 	stats   Stats // of writes
 	due     queue
@@ -163,6 +164,11 @@ func (s *Store) loadState(value []byte) error {
 	if v := d.byte(); d.err == nil && v != recordVersion {
 		return fmt.Errorf("version %d, but this server knows only %d", v, recordVersion)
 	}
+	flags := d.byte()
+	if flags&^stateWritten != 0 {
+		return fmt.Errorf("flags %#x", flags)
+	}
+	s.written = flags&stateWritten != 0
 	s.index = d.uint()
 	for _, c := range s.stats.writes() {
 		*c = d.uint()
@@ -209,7 +215,11 @@ func (s *Store) loadNode(p string, value []byte) error {
 
 // putState writes the record that changes with every request.
 func (s *Store) putState(b engine.Batch) {
-	v := binary.AppendUvarint([]byte{recordVersion}, s.index)
+	flags := byte(0)
+	if s.written {
+		flags = stateWritten
+	}
+	v := binary.AppendUvarint([]byte{recordVersion, flags}, s.index)
 	for _, c := range s.stats.writes() {
 		v = binary.AppendUvarint(v, *c)
 	}

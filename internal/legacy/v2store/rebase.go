@@ -1,0 +1,65 @@
+package v2store
+
+import (
+	"errors"
+
+	"quorate/internal/engine"
+)
+
+// Written tells whether a client has ever asked for a change, granted or not. Until
+// then the tree is its index alone.
+func (s *Store) Written() bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.written
+}
+
+// Rebase gives a tree that nobody has written to another index, as if so many steps
+// of the membership had led to it. Nothing of the tree is recorded then, and what
+// was is deleted in b, unless that is nil: the first write records all.
+func (s *Store) Rebase(b engine.Batch, index uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.written {
+		return
+	}
+	if b != nil {
+		lower, upper := engine.V2.Bounds()
+		b.DeleteRange(lower, upper)
+	}
+	s.index, s.history = index, history{}
+	for i := max(index, historyEvents) - historyEvents + 1; i <= index; i++ {
+		s.history.add(nil, i, 1)
+	}
+}
+
+// begin is called before the first write: it records the steps up to there, which
+// after a Rebase are in memory alone.
+func (s *Store) begin(b engine.Batch) {
+	if s.written {
+		return
+	}
+	s.written = true
+	for i := range s.history.events {
+		b.Set(eventKey(s.history.start+uint64(i)), appendEvent(nil, nil, 0))
+	}
+}
+
+// Records returns every record of the tree that r holds as a key and a value, in
+// order. Members that have applied the same hold the same.
+func Records(r engine.Reader) (out []string, err error) {
+	lower, upper := engine.V2.Bounds()
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.Value()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, string(it.Key()[1:]), string(v))
+	}
+	return out, it.Error()
+}
