@@ -1,0 +1,132 @@
+package transport
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+func TestURLRotation(t *testing.T) {
+	t.Parallel()
+	a, b := startNode(t, 1), startNode(t, 2)
+	dead := listen(t, "127.0.0.1:0")
+	deadURL := "http://" + dead.Addr().String()
+	dead.Close()
+	a.AddPeer(2, []string{deadURL, "not a url", b.url()})
+	b.AddPeer(1, []string{a.url()})
+	eventually(t, "streams over the second URL", func() bool { return b.linked(1) })
+	a.UpdatePeer(2, []string{deadURL})
+	a.UpdatePeer(2, []string{b.url()})
+	ms := travelling(2, 1)
+	b.Send(ms)
+	expect(t, a.host, ms)
+}
+
+// Without streams, messages go by POST, to peers and to remotes.
+func TestPipeline(t *testing.T) {
+	t.Parallel()
+	a, b := startNode(t, 1), startNode(t, 2)
+	a.AddRemote(2, []string{b.url()})
+	ms := travelling(1, 2)
+	a.Send(ms)
+	expect(t, b.host, ms)
+	// b has learned how to answer.
+	back := travelling(2, 1)
+	b.Send(back)
+	expect(t, a.host, back)
+	if a.ActivePeers() != 0 || !a.ActiveSince(2).IsZero() {
+		t.Error("a remote counts as a peer")
+	}
+	b.host.mu.Lock()
+	b.host.refuse = errors.New("not now")
+	b.host.mu.Unlock()
+	a.Send(ms[:1])
+	if id := receive(t, "unreachable", a.host.unreachable); id != 2 {
+		t.Errorf("unreachable %d", id)
+	}
+	// A snapshot message that has no database is not for this way.
+	a.Send([]*raftpb.Message{snapMessage(1, 2, 3)})
+	if r := receive(t, "snapshot report", a.host.snapshots); r != (snapshotReport{2, false}) {
+		t.Errorf("%+v", r)
+	}
+}
+
+// Somebody opens streams and does not read: Send does not block, memory is
+// bounded, the Host is told, and Stop is not held up.
+func TestStuckPeer(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, 1)
+	n.AddPeer(2, []string{"http://127.0.0.1:1"})
+	for _, kind := range []string{streamMsgApp, streamMessage} {
+		c, err := net.Dial("tcp", n.addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		fmt.Fprintf(c, "GET /raft/stream/%s/2 HTTP/1.1\r\nHost: x\r\n%s: 2\r\n%s: 3.7.0\r\n%s: 3.0.0\r\n%s: abc\r\n%s: 1\r\n\r\n",
+			kind, headerFrom, headerVersion, headerMinVersion, headerCluster, headerTo)
+	}
+	eventually(t, "both streams", func() bool { return n.linked(2) })
+	data := strings.Repeat("x", 4096)
+	start := time.Now()
+	for i := range uint64(4 * streamQueue) {
+		n.Send([]*raftpb.Message{msgApp(1, 1, i, 0, entry(1, i+1, data)),
+			{Type: raftpb.MsgHeartbeatResp.Enum(), From: new(uint64(1)), To: new(uint64(2)), Context: make([]byte, 4096)}})
+	}
+	if d := time.Since(start); d > 2*time.Second {
+		t.Errorf("sending took %v", d)
+	}
+	if id := receive(t, "unreachable", n.host.unreachable); id != 2 {
+		t.Errorf("unreachable %d", id)
+	}
+	for k := range n.table.Load().peers[2].links {
+		l := n.table.Load().peers[2].links[k].Load()
+		if l == nil {
+			continue
+		}
+		l.q.mu.Lock()
+		if waiting := len(l.q.msgs) + l.q.taken; waiting > streamQueue {
+			t.Errorf("%d messages wait", waiting)
+		}
+		l.q.mu.Unlock()
+	}
+	start = time.Now()
+	n.Stop()
+	if d := time.Since(start); d > 3*time.Second {
+		t.Errorf("stop took %v", d)
+	}
+}
+
+func TestPipelineBound(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, 1)
+	l := listen(t, "127.0.0.1:0") // accepts in the backlog and never answers
+	defer l.Close()
+	n.AddRemote(2, []string{"http://" + l.Addr().String()})
+	for range 3 * pipelineQueue {
+		n.Send([]*raftpb.Message{{Type: raftpb.MsgVote.Enum(), From: new(uint64(1)), To: new(uint64(2))}})
+	}
+	receive(t, "unreachable", n.host.unreachable)
+	pl := &n.table.Load().remotes[2].pipeline
+	pl.mu.Lock()
+	if len(pl.msgs) > pipelineQueue || pl.workers > pipelineWorkers {
+		t.Errorf("%d messages, %d workers", len(pl.msgs), pl.workers)
+	}
+	pl.mu.Unlock()
+}
+
+func TestRemotesAreBounded(t *testing.T) {
+	t.Parallel()
+	n := startNode(t, 1)
+	for id := range uint64(3 * maxRemotes) {
+		n.AddRemote(id, []string{"bad"})
+	}
+	if got := len(n.table.Load().remotes); got != maxRemotes {
+		t.Errorf("%d remotes", got)
+	}
+}
