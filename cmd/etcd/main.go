@@ -77,28 +77,17 @@ func run() int {
 			listen.NotifyReady(lg)
 		case <-p.member.Failed():
 			err := p.member.Err()
-			p.stop()
+			p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals)
 			if errors.Is(err, server.ErrRemoved) {
 				return 0
 			}
 			return cfg.FatalExit(err).Code
 		case err := <-p.broken:
-			p.stop()
+			p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals)
 			return cfg.Fatal("listener failed", err).Code
 		case s := <-signals:
 			lg.Info("received signal; shutting down", zap.String("signal", s.String()))
-			go func() {
-				// A second signal does not wait for a graceful end.
-				<-signals
-				os.Exit(1)
-			}()
-			stopped := make(chan struct{})
-			go func() { p.stop(); close(stopped) }()
-			select {
-			case <-stopped:
-			case <-time.After(cfg.RequestTimeout() + stopTimeout):
-				lg.Error("the member does not come to an end; ending the process", zap.String("data-dir", cfg.DataDir))
-			}
+			p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals)
 			return end(s)
 		}
 	}
@@ -108,6 +97,20 @@ func run() int {
 // that is full or stalls could hold it up for ever, and nothing depends on it:
 // what was acknowledged is in the log.
 const stopTimeout = 15 * time.Second
+
+// stopWithin stops the process, but gives up after limit. A signal meanwhile does
+// not wait for a graceful end.
+func (p *process) stopWithin(limit time.Duration, signals <-chan os.Signal) {
+	stopped := make(chan struct{})
+	go func() { p.stop(); close(stopped) }()
+	select {
+	case <-stopped:
+	case <-signals:
+		os.Exit(1)
+	case <-time.After(limit):
+		p.lg.Error("the member does not come to an end; ending the process", zap.String("data-dir", p.cfg.DataDir))
+	}
+}
 
 // end repeats the signal with its default action, so that whoever started the
 // process sees that it ended by it. Process 1 of a container has no default
