@@ -58,7 +58,7 @@ type Result struct {
 	ID   uint64
 	Resp any // response message of the request's kind, nil on error
 	Err  error
-	Done <-chan struct{} // physical end of a compaction, else nil
+	Done <-chan error // physical end of a compaction, as of mvcc.Store.Compact; else nil
 	// Reconfigured marks a membership change: raft must know that it is applied
 	// before the caller hears of it, or it would refuse the caller's next one.
 	Reconfigured bool

@@ -20,9 +20,9 @@ const trimLeaves = 100
 // compaction is the work that is left after Compact has set the new compact
 // revision: trim the index, delete the records, note that it is finished.
 type compaction struct {
-	rev, prev int64         // the compact revision and the one before, -1 for none
-	wait      []*epoch      // views that may still read what is to be deleted
-	done      chan struct{} // closed at the end
+	rev, prev int64      // the compact revision and the one before, -1 for none
+	wait      []*epoch   // views that may still read what is to be deleted
+	done      chan error // gets the outcome; capacity 1
 	began     time.Time
 	removed   int
 
@@ -38,10 +38,11 @@ type doomed struct {
 
 // Compact makes revisions that are not needed to read at rev and later
 // unreadable and has them deleted in the background, once the batch b is
-// committed and published. done closes when the records are deleted and
-// finishedCompactRev is written; if the Store is closed before, the next Open
-// goes on and done never closes. Errors: ErrCompacted, ErrFutureRev.
-func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan struct{}, err error) {
+// committed and published. done gets nil when the records are deleted and
+// finishedCompactRev is written, or the reason why only the next Open will go on:
+// an error of the engine, or engine.ErrClosed if the Store is closed before; then
+// it is closed. Errors: ErrCompacted, ErrFutureRev.
+func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -50,7 +51,7 @@ func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan struct{}, err er
 	case rev > s.rev:
 		return nil, ErrFutureRev
 	}
-	c := &compaction{rev: rev, prev: s.compactRev, done: make(chan struct{})}
+	c := &compaction{rev: rev, prev: s.compactRev, done: make(chan error, 1)}
 	if len(s.scheduled) == 0 && s.sweep.idle() {
 		// etcd keeps the hash of a compaction only if the one before was finished.
 		c.sum = &summing{}
@@ -60,6 +61,12 @@ func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan struct{}, err er
 	s.scheduled = append(s.scheduled, c)
 	s.dirty = true
 	return c.done, nil
+}
+
+// end tells the outcome.
+func (c *compaction) end(err error) {
+	c.done <- err
+	close(c.done)
 }
 
 // sweeper runs compactions one after the other, in bounded steps.
@@ -85,9 +92,13 @@ func (w *sweeper) idle() bool {
 func (w *sweeper) add(s *Store, c *compaction) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.stopped {
+		c.end(engine.ErrClosed)
+		return
+	}
 	c.began = s.o.Clock.Now()
 	w.jobs = append(w.jobs, c)
-	if w.running || w.stopped || s.o.Manual {
+	if w.running || s.o.Manual {
 		return
 	}
 	w.running = true
@@ -112,7 +123,8 @@ func (w *sweeper) pop(failed bool) {
 	w.failed = failed
 }
 
-// stop returns when the goroutine, if there is one, has ended.
+// stop returns when the goroutine, if there is one, has ended. What is left to do
+// ends with engine.ErrClosed.
 func (w *sweeper) stop() {
 	w.mu.Lock()
 	if !w.stopped {
@@ -124,6 +136,12 @@ func (w *sweeper) stop() {
 	if exited != nil {
 		<-exited
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, c := range w.jobs {
+		c.end(engine.ErrClosed)
+	}
+	w.jobs = nil
 }
 
 // run steps until nothing is left. The goroutine does not outlive its work.
@@ -172,6 +190,7 @@ func (s *Store) Step() bool {
 				zap.Int64("compact-revision", c.rev), zap.Error(err))
 		}
 		s.sweep.pop(true)
+		c.end(err)
 		return true
 	}
 	if finished {
@@ -258,7 +277,7 @@ func (s *Store) finish(c *compaction) {
 	s.o.Logger.Info("finished scheduled compaction",
 		zap.Int64("compact-revision", c.rev), zap.Duration("took", now.Sub(c.began)),
 		zap.Int("number-of-keys-compacted", c.removed))
-	close(c.done)
+	c.end(nil)
 }
 
 func millis(d time.Duration) float64 { return float64(d / time.Millisecond) }

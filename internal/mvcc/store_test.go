@@ -45,7 +45,7 @@ func apply(t *testing.T, s *Store, f func(t *Txn)) []Change {
 	return changes
 }
 
-func compact(t *testing.T, s *Store, rev int64) <-chan struct{} {
+func compact(t *testing.T, s *Store, rev int64) <-chan error {
 	t.Helper()
 	b := s.eng.NewBatch()
 	done, err := s.Compact(b, rev)
@@ -187,9 +187,33 @@ func TestCompactionWaitsForViews(t *testing.T) {
 	old.Close()
 	for s.Step() {
 	}
-	<-done
+	if err := <-done; err != nil {
+		t.Errorf("outcome: %v", err)
+	}
 	if n := records(t, s); n != 1 {
 		t.Errorf("%d records are left, want 1", n)
+	}
+}
+
+// Nobody waits for ever for a compaction that the end of the store has overtaken:
+// one that waits for a view, one behind it, and one that comes too late.
+func TestCloseEndsCompactions(t *testing.T) {
+	for _, manual := range []bool{false, true} {
+		_, s := openMem(t, Options{Manual: manual})
+		for range 5 {
+			apply(t, s, func(t *Txn) { t.Put([]byte("k"), nil, 0) })
+		}
+		v := s.View()
+		waiting := []<-chan error{compact(t, s, 3), compact(t, s, 4)}
+		s.Close()
+		waiting = append(waiting, compact(t, s, 5))
+		for i, done := range waiting {
+			if err := <-done; !errors.Is(err, engine.ErrClosed) {
+				t.Errorf("manual %v, compaction %d: %v, want ErrClosed", manual, i, err)
+			}
+		}
+		v.Close()
+		s.Close()
 	}
 }
 
@@ -214,7 +238,7 @@ func TestCompactionInBackground(t *testing.T) {
 		apply(t, s, func(t *Txn) { t.Put([]byte("k"), nil, 0) })
 	}
 	done := compact(t, s, 101)
-	wait := func(done <-chan struct{}) {
+	wait := func(done <-chan error) {
 		for {
 			select {
 			case <-done:
@@ -308,9 +332,12 @@ func TestCompactionFails(t *testing.T) {
 	for s.Step() {
 	}
 	select {
-	case <-done:
-		t.Fatal("done, but it failed")
+	case err := <-done:
+		if err == nil {
+			t.Fatal("done, but it failed")
+		}
 	default:
+		t.Fatal("nobody is told that it failed")
 	}
 	v := s.View()
 	if kv, err := v.Get([]byte("k"), 0); err != nil || kv == nil {
@@ -513,7 +540,7 @@ func TestConcurrency(t *testing.T) {
 		})
 	}
 	r := rand.New(rand.NewSource(9))
-	var last <-chan struct{}
+	var last <-chan error
 	for i := range revs {
 		b := s.eng.NewBatch()
 		for range 1 + r.Intn(3) {

@@ -28,9 +28,9 @@ var ErrTooMany = errors.New("proposal: too many requests in flight")
 type Result struct {
 	Resp any   // the response message of the request's kind
 	Err  error // the request was refused, the same way on every member
-	// Done closes when what the request started in the background has ended
-	// (a physical compaction); nil otherwise.
-	Done <-chan struct{}
+	// Done tells how what the request started in the background has ended (a
+	// physical compaction); nil otherwise.
+	Done <-chan error
 	// Began is when the batch began to be applied that the request is in; zero
 	// if it was not.
 	Began time.Time

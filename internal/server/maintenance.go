@@ -113,6 +113,8 @@ func (m *Member) transfer(ctx context.Context, target uint64) error {
 		case <-changed:
 		case <-ctx.Done():
 			return errTransferTimeout
+		case <-m.stop: // nobody tells this member any more
+			return rpctypes.ErrGRPCStopped
 		}
 	}
 }
@@ -136,11 +138,11 @@ func (m *Member) truncateLog() {
 func (m *Member) truncateOnce() error {
 	mach := m.mach()
 	applied := mach.Applied()
-	err := mach.Engine().Flush()
+	err := m.flush(m.rootCtx, mach.Engine())
 	m.logMu.Lock()
 	defer m.logMu.Unlock()
-	if m.mach() != mach {
-		return nil // a snapshot has replaced the store, and the log with it
+	if m.mach() != mach || m.rootCtx.Err() != nil {
+		return nil // a snapshot has replaced the store, and the log with it; or the member stops
 	}
 	if err != nil {
 		// Nothing is lost: the entries stay in the log. A full disk is the usual
@@ -224,7 +226,7 @@ func (m *Member) flushStore() {
 			continue
 		}
 		// A failure loses nothing, as the entries stay in the log; see truncateOnce.
-		if err := mach.Engine().Flush(); err != nil && m.rootCtx.Err() == nil && m.mach() == mach {
+		if err := m.flush(m.rootCtx, mach.Engine()); err != nil && m.rootCtx.Err() == nil && m.mach() == mach {
 			m.lg.Warn("cannot flush the store", zap.String("dir", m.cfg.storeDir()), zap.Error(err))
 			continue
 		}

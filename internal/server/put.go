@@ -13,6 +13,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/command"
+	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -47,18 +48,53 @@ func (m *Member) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.Comp
 		return nil, err
 	}
 	if r.Physical && res.Done != nil {
-		select {
-		case <-res.Done:
-			if err := m.mach().Engine().Flush(); err != nil {
-				return nil, fmt.Errorf("flush compaction: %w", err)
-			}
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		case <-m.stop:
-			return nil, rpctypes.ErrGRPCStopped
+		if err := m.awaitCompaction(ctx, res.Done); err != nil {
+			return nil, err
 		}
 	}
 	return res.Resp.(*pb.CompactionResponse), nil
+}
+
+// awaitCompaction waits until the records of a compaction are deleted for good.
+func (m *Member) awaitCompaction(ctx context.Context, done <-chan error) error {
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.stop:
+	}
+	switch {
+	case m.rootCtx.Err() != nil:
+		return rpctypes.ErrGRPCStopped
+	case errors.Is(err, engine.ErrClosed):
+		return nil // a received snapshot has replaced the store, and the records went with it
+	case err != nil:
+		return fmt.Errorf("compact: %w", err)
+	}
+	err = m.flush(ctx, m.mach().Engine())
+	switch {
+	case m.rootCtx.Err() != nil:
+		return rpctypes.ErrGRPCStopped
+	case err != nil && !ended(err) && !errors.Is(err, engine.ErrClosed):
+		return fmt.Errorf("flush compaction: %w", err)
+	}
+	return ctx.Err()
+}
+
+// flush makes durable what is committed to the engine. On a full disk it waits for
+// room, but neither longer than ctx nor into the end of the member.
+func (m *Member) flush(ctx context.Context, eng engine.Engine) error {
+	flushed := make(chan error, 1)
+	go func() { flushed <- eng.Flush() }()
+	select {
+	case err := <-flushed:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-m.rootCtx.Done():
+		return m.rootCtx.Err()
+	}
 }
 
 // write proposes a client request whose encoded form is raw; if that is missing
@@ -227,15 +263,17 @@ func (m *Member) raiseNoSpace() {
 }
 
 // background runs f beside the requests and lets Stop wait for it. It is for
-// work that ends when rootCtx does.
-func (m *Member) background(f func()) {
+// work that ends when rootCtx does. It reports false, and does not run f, once the
+// member stops.
+func (m *Member) background(f func()) bool {
 	m.bgMu.Lock()
 	defer m.bgMu.Unlock()
 	if m.rootCtx.Err() != nil {
-		return
+		return false
 	}
 	m.wg.Add(1)
 	go func() { defer m.wg.Done(); f() }()
+	return true
 }
 
 // readOnly reports whether a transaction can be answered without the log: it

@@ -200,7 +200,10 @@ func (m *Member) exchange(meta *raftpb.SnapshotMetadata) error {
 	m.recheckWatches()
 	m.reads.Applied(mach.Applied())
 	m.syncPeers()
-	m.background(func() { m.retire(old, oldDir, meta.GetIndex()) })
+	retire := func() { m.retire(old, oldDir, meta.GetIndex()) }
+	if !m.background(retire) {
+		retire() // the member stops, and waits for nobody else
+	}
 	return nil
 }
 
