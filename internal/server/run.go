@@ -365,6 +365,9 @@ func (m *Member) settle(out apply.Outcome, began time.Time) {
 	metrics.ServerProposalsAppliedTotal.Set(float64(out.Applied))
 	if out.NewTerm && m.isLeader() {
 		m.lessor.Promote(m.cfg.Clock.Now(), m.cfg.electionTimeout())
+		if !m.isLeader() { // lost meanwhile, and demoted perhaps before it was promoted
+			m.lessor.Demote()
+		}
 		select {
 		case m.decide <- struct{}{}:
 		default:

@@ -11,6 +11,9 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/apply"
+	"quorate/internal/raftnode"
 )
 
 // everyCall makes each kind of call once, with whatever outcome.
@@ -133,6 +136,73 @@ func TestStopEndsEveryCall(t *testing.T) {
 				t.Fatalf("stopped=%d; these calls have not ended: %q", stopped.Load(), left)
 			}
 		})
+	}
+}
+
+// A physical compaction answers also when its store has been replaced by a
+// received one before the records were deleted.
+func TestCompactionOfReplacedStore(t *testing.T) {
+	n := newCluster(t, 1, nil).nodes[0]
+	var rev int64
+	for range 3 {
+		rev = n.put("k", "v")
+	}
+	reader := n.m.kv().View() // the records have to wait for it
+	defer reader.Close()
+	compacted := make(chan error, 1)
+	go func() {
+		_, err := n.m.Compact(context.Background(), &pb.CompactionRequest{Revision: rev, Physical: true})
+		compacted <- err
+	}()
+	eventually(t, "the compaction is applied", func() bool { return n.m.kv().CompactRev() == rev })
+	select {
+	case err := <-compacted:
+		t.Errorf("got %v while a reader is in the way", err)
+	default:
+	}
+	n.m.mach().Close() // as retire does
+	select {
+	case err := <-compacted:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(patience):
+		t.Error("no answer")
+	}
+}
+
+// lateClock lets something happen the next time that somebody asks it.
+type lateClock struct {
+	skewed
+	meanwhile atomic.Pointer[func()]
+}
+
+func (c *lateClock) Now() time.Time {
+	if f := c.meanwhile.Swap(nil); f != nil {
+		(*f)()
+	}
+	return c.skewed.Now()
+}
+
+// Only a leader may expire leases. One that loses its office while it applies the
+// first entry of its term must not become their primary for good.
+func TestNoPrimaryAfterLeadership(t *testing.T) {
+	clk := &lateClock{}
+	n := newCluster(t, 1, func(cfg *Config) { cfg.Clock = clk }).nodes[0]
+	m := n.m
+	eventually(t, "the leader has the leases", m.lessor.IsPrimary)
+	m.Stop() // nothing happens but what the test does
+	m.lessor.Demote()
+	m.settle(apply.Outcome{NewTerm: true}, time.Time{})
+	if !m.lessor.IsPrimary() {
+		t.Fatal("a new leader does not become the primary")
+	}
+	m.lessor.Demote()
+	lost := func() { m.follow(Effects{State: raftnode.State{Lead: m.id + 1}}) }
+	clk.meanwhile.Store(&lost)
+	m.settle(apply.Outcome{NewTerm: true}, time.Time{})
+	if m.lessor.IsPrimary() {
+		t.Error("primary, but another member leads")
 	}
 }
 
