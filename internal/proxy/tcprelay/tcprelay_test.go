@@ -380,6 +380,24 @@ func TestRelayLinger(t *testing.T) {
 	}
 }
 
+// Nor is one that says nothing at all.
+func TestRelayLingerSilent(t *testing.T) {
+	hold := make(chan struct{})
+	defer close(hold)
+	w := start(t, Options{Linger: 50 * time.Millisecond}, server(t, func(c *net.TCPConn) {
+		io.WriteString(c, "hello\n")
+		<-hold
+	}))
+	c := w.open()
+	if got := line(t, c); got != "hello" {
+		t.Fatalf("got %q", got)
+	}
+	c.CloseWrite()
+	if _, err := c.Read(make([]byte, 1)); !closed(err) {
+		t.Errorf("got %v, want the end", err)
+	}
+}
+
 func TestRelayBound(t *testing.T) {
 	w := start(t, Options{MaxConns: 2}, server(t, says("a")))
 	first, second := w.open(), w.open()
