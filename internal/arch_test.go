@@ -21,6 +21,7 @@ var order = []string{
 	"sim",
 	"ctl utl",
 	"suggest",
+	"proxy/grpcproxy",
 	"rpc httpapi legacy/v2http gateway join discovery proxy/tcprelay proxy/httpproxy",
 	"config legacy/v2auth",
 	"listen logging tracing certs",

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"math"
@@ -194,25 +195,35 @@ func (p *process) serve(d *door, handler http.Handler) {
 	}
 }
 
-// clientHTTP is the HTTP server of a door. With TLS it speaks HTTP/2 as well,
-// and a gRPC client may have come to it that offered HTTP/1.1, too.
+// clientHTTP is the HTTP server of a door.
 func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
 	if d.accepts.TLS == nil {
 		return httpapi.NewServer(handler)
 	}
+	var calls *grpc.Server
 	if d.grpc {
+		calls = p.grpc
+	}
+	return mixedHTTP(handler, calls, d.accepts.TLS.Config, p.cfg.MaxConcurrentStreams)
+}
+
+// mixedHTTP is an HTTP server behind TLS. It speaks HTTP/2 as well, and a gRPC
+// client may have come to it that offered HTTP/1.1, too; calls serves it, if not
+// nil.
+func mixedHTTP(handler http.Handler, calls *grpc.Server, t *tls.Config, maxStreams uint32) *http.Server {
+	if calls != nil {
 		other := handler
 		handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-				p.grpc.ServeHTTP(w, r)
+				calls.ServeHTTP(w, r)
 				return
 			}
 			other.ServeHTTP(w, r)
 		})
 	}
 	s := httpapi.NewServer(handler)
-	s.TLSConfig = d.accepts.TLS.Config.Clone() // net/http looks at its ciphers, and at no more
+	s.TLSConfig = t.Clone() // net/http looks at its ciphers, and at no more
 	// Above that, net/http would take its own default.
-	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(min(p.cfg.MaxConcurrentStreams, math.MaxInt32))}
+	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(min(maxStreams, math.MaxInt32))}
 	return s
 }

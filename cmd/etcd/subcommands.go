@@ -13,6 +13,7 @@ import (
 // subcommands.
 var subcommands = []func() *cobra.Command{
 	gatewayCommand,
+	grpcProxyCommand,
 }
 
 // exitCode ends a subcommand that has said itself what is wrong.

@@ -48,7 +48,8 @@ func jsonOrNull(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-func handlePprof(mux *http.ServeMux) {
+// HandlePprof serves the profiles of the process.
+func HandlePprof(mux *http.ServeMux) {
 	if runtime.SetMutexProfileFraction(-1) == 0 {
 		runtime.SetMutexProfileFraction(mutexFraction)
 	}

@@ -80,11 +80,11 @@ func OptionsFrom(c *config.Config) Options {
 func NewClientHandler(b Backend, o Options) http.Handler {
 	mux := http.NewServeMux()
 	handleHealth(mux, b, o)
-	handleMetrics(mux)
+	HandleMetrics(mux, "/metrics")
 	mux.Handle("/version", versionHandler(b.Versions))
 	mux.Handle("/debug/vars", varsHandler(b.RaftStatus))
 	if o.EnablePprof {
-		handlePprof(mux)
+		HandlePprof(mux)
 	}
 	if o.EnableTrace {
 		handleTrace(mux)
@@ -100,7 +100,7 @@ func NewClientHandler(b Backend, o Options) http.Handler {
 func NewMetricsHandler(b Backend, o Options) http.Handler {
 	mux := http.NewServeMux()
 	handleHealth(mux, b, o)
-	handleMetrics(mux)
+	HandleMetrics(mux, "/metrics")
 	return mux
 }
 
@@ -108,7 +108,7 @@ func NewMetricsHandler(b Backend, o Options) http.Handler {
 // everything else by next, to which OPTIONS never comes.
 func NewProxyHandler(next http.Handler, cors []string) http.Handler {
 	mux := http.NewServeMux()
-	handleMetrics(mux)
+	HandleMetrics(mux, "/metrics")
 	mux.Handle("/", next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !crossOrigin(w, r, cors) {

@@ -29,11 +29,11 @@ var registerProcess = sync.OnceFunc(func() {
 	)
 })
 
-// handleMetrics answers /metrics with everything in the registry.
-func handleMetrics(mux *http.ServeMux) {
+// HandleMetrics answers path with everything in the registry.
+func HandleMetrics(mux *http.ServeMux, path string) {
 	registerProcess()
 	h := promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{})
-	mux.Handle("/metrics", promhttp.InstrumentMetricHandler(metrics.Registry, h))
+	mux.Handle(path, promhttp.InstrumentMetricHandler(metrics.Registry, h))
 }
 
 // SetInfo sets the series whose labels describe the process: versions, the ID

@@ -1,0 +1,243 @@
+package grpcproxy
+
+import (
+	"container/list"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/metrics"
+)
+
+const (
+	// cacheEntries is etcd's bound.
+	cacheEntries = 2048
+
+	// cacheBytes bounds the requests and answers together, cacheShare the part
+	// of it that one answer may take.
+	cacheBytes = 64 << 20
+	cacheShare = 16
+)
+
+// span is a range of keys: from key to before end; without end the key alone,
+// with end "\x00" all from key on.
+type span struct{ key, end string }
+
+func (s span) overlaps(o span) bool { return s.from(o) && o.from(s) }
+
+// from reports whether s does not end before o begins.
+func (s span) from(o span) bool {
+	switch s.end {
+	case "":
+		return s.key >= o.key
+	case "\x00":
+		return true
+	}
+	return s.end > o.key
+}
+
+// cache holds the answers that were used last, each for one token and request.
+// The answers are shared and must not be changed.
+//
+// An answer is stored only if nothing that it covers was invalidated while it
+// was on its way: reads in progress are known to the cache.
+type cache struct {
+	maxEntries int
+	maxBytes   int
+
+	mu        sync.Mutex
+	entries   map[cacheKey]*list.Element            // of *entry
+	used      *list.List                            // last used first
+	points    map[string]map[*list.Element]struct{} // entries of current reads of one key
+	ranges    map[*list.Element]struct{}            // entries of current reads of more
+	bytes     int
+	compacted int64
+	reading   map[*read]struct{}
+}
+
+type cacheKey struct{ token, request string }
+
+type entry struct {
+	key  cacheKey
+	span span
+	old  bool // of a named revision: no write makes it stale
+	resp *pb.RangeResponse
+	size int
+}
+
+// read is one that is on its way.
+type read struct {
+	c     *cache
+	key   cacheKey
+	span  span
+	rev   int64
+	stale bool // guarded by c.mu
+}
+
+func newCache(maxEntries, maxBytes int) *cache {
+	c := &cache{maxEntries: maxEntries, maxBytes: maxBytes, reading: map[*read]struct{}{}}
+	c.reset()
+	return c
+}
+
+func (c *cache) reset() {
+	c.entries, c.used, c.bytes = map[cacheKey]*list.Element{}, list.New(), 0
+	c.points, c.ranges = map[string]map[*list.Element]struct{}{}, map[*list.Element]struct{}{}
+	metrics.GRPCProxyCacheKeysTotal.Set(0)
+}
+
+// keyOf is the same for a linearizable read and a serializable one.
+func keyOf(token string, r *pb.RangeRequest) cacheKey {
+	if !r.Serializable {
+		r = proto.Clone(r).(*pb.RangeRequest)
+		r.Serializable = true
+	}
+	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(r) // a message that was decoded can be encoded
+	return cacheKey{token, string(b)}
+}
+
+// get returns nothing if there is nothing to answer with.
+func (c *cache) get(token string, r *pb.RangeRequest) (*pb.RangeResponse, error) {
+	key := keyOf(token, r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	e := c.entries[key]
+	if r.Revision > 0 && r.Revision < c.compacted {
+		if e != nil {
+			c.remove(e)
+		}
+		metrics.GRPCProxyCacheHitsTotal.Inc()
+		return nil, rpctypes.ErrGRPCCompacted
+	}
+	if e == nil {
+		metrics.GRPCProxyCacheMissesTotal.Inc()
+		return nil, nil
+	}
+	metrics.GRPCProxyCacheHitsTotal.Inc()
+	c.used.MoveToFront(e)
+	return e.Value.(*entry).resp, nil
+}
+
+// begin announces a read. It is to be ended, stored before or not.
+func (c *cache) begin(token string, r *pb.RangeRequest) *read {
+	d := &read{c: c, key: keyOf(token, r), span: span{string(r.Key), string(r.RangeEnd)}, rev: r.Revision}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reading[d] = struct{}{}
+	return d
+}
+
+func (d *read) end() {
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	delete(d.c.reading, d)
+}
+
+// store keeps the answer, unless it is stale already, too large, or older than
+// what is there.
+func (d *read) store(resp *pb.RangeResponse) {
+	n := &entry{key: d.key, span: d.span, old: d.rev > 0, resp: resp,
+		size: len(d.key.token) + len(d.key.request) + proto.Size(resp)}
+	c := d.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if d.stale || n.size > c.maxBytes/cacheShare || d.rev > 0 && d.rev <= c.compacted {
+		return
+	}
+	if e := c.entries[d.key]; e != nil {
+		if e.Value.(*entry).resp.GetHeader().GetRevision() > resp.GetHeader().GetRevision() {
+			return
+		}
+		c.remove(e)
+	}
+	e := c.used.PushFront(n)
+	c.entries[d.key] = e
+	c.bytes += n.size
+	switch {
+	case n.old:
+	case n.span.end == "":
+		if c.points[n.span.key] == nil {
+			c.points[n.span.key] = map[*list.Element]struct{}{}
+		}
+		c.points[n.span.key][e] = struct{}{}
+	default:
+		c.ranges[e] = struct{}{}
+	}
+	for len(c.entries) > c.maxEntries || c.bytes > c.maxBytes {
+		c.remove(c.used.Back())
+	}
+	metrics.GRPCProxyCacheKeysTotal.Set(float64(len(c.entries)))
+}
+
+func (c *cache) remove(e *list.Element) {
+	n := c.used.Remove(e).(*entry)
+	delete(c.entries, n.key)
+	delete(c.ranges, e)
+	if at := c.points[n.span.key]; at != nil {
+		delete(at, e)
+		if len(at) == 0 {
+			delete(c.points, n.span.key)
+		}
+	}
+	c.bytes -= n.size
+}
+
+// invalidate drops answers about the spans and makes reads of them that are on
+// their way not count. The function that it returns does the same again: a write
+// takes effect some time between the two.
+func (c *cache) invalidate(spans ...span) (again func()) {
+	drop := func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, s := range spans {
+			c.drop(s)
+		}
+		metrics.GRPCProxyCacheKeysTotal.Set(float64(len(c.entries)))
+	}
+	drop()
+	return drop
+}
+
+func (c *cache) drop(s span) {
+	for d := range c.reading {
+		d.stale = d.stale || d.rev <= 0 && d.span.overlaps(s)
+	}
+	if s.end == "" {
+		for e := range c.points[s.key] {
+			c.remove(e)
+		}
+	} else {
+		for key, at := range c.points {
+			if !s.overlaps(span{key, ""}) {
+				continue
+			}
+			for e := range at {
+				c.remove(e)
+			}
+		}
+	}
+	for e := range c.ranges {
+		if s.overlaps(e.Value.(*entry).span) {
+			c.remove(e)
+		}
+	}
+}
+
+// compact makes reads of older revisions fail.
+func (c *cache) compact(rev int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.compacted = max(c.compacted, rev)
+}
+
+// clear drops everything: what users may read has changed.
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.reset()
+	for d := range c.reading {
+		d.stale = true
+	}
+}

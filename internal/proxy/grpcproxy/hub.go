@@ -1,0 +1,349 @@
+package grpcproxy
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"quorate/internal/metrics"
+)
+
+const (
+	// mergeBelow is how many watchers a group may have to be merged into
+	// another. Moving many costs more than a watch of a member.
+	mergeBelow = 5
+
+	// watcherCost is about the memory of a watcher besides its key, and
+	// maxWatchers bounds all of them in bytes.
+	watcherCost = 512
+	maxWatchers = 256 << 20
+)
+
+// opener opens watches of members. A closed channel ends one.
+type opener interface {
+	Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan
+}
+
+// watched is what a group watches, and for whom.
+type watched struct {
+	span
+	caller
+}
+
+// hub lets watchers of the same keys share watches of members.
+//
+// A group is one watch of a member and the watchers that it feeds. Its next
+// revision divides what has been handed to all of them from what has not: it is
+// that of the last event and one, or what the member has vouched for. So a
+// watcher that begins at next or later may join, and the watchers of a group may
+// move to another of the same keys whose next is no later; what comes twice then
+// is dropped by the watcher, which knows its own next revision.
+//
+// One goroutine a group (pump) hands out what comes, and only it moves the
+// group's watchers away, between two responses. So a watcher is fed by one
+// goroutine at a time.
+type hub struct {
+	up  opener
+	lg  *zap.Logger
+	ctx context.Context
+	wg  sync.WaitGroup
+
+	mu     sync.Mutex
+	groups map[watched][]*group
+	memory int // of watchers
+}
+
+// group is guarded by its hub's mu.
+type group struct {
+	of       watched
+	cancel   context.CancelFunc
+	start    int64              // that was asked for; 0 is from now on
+	next     int64              // 0: not known before the first response
+	header   *pb.ResponseHeader // the last one; nil before the first response
+	watchers []*watcher
+}
+
+// watcher is one that a client has created.
+type watcher struct {
+	stream   *watchStream
+	id       int64
+	of       watched
+	start    int64
+	filters  []pb.WatchCreateRequest_FilterType
+	progress bool
+	prevKV   bool
+	fragment bool
+
+	next int64 // events before are not for it, 0 is not known yet; of the goroutine that feeds it
+
+	group *group // nil: none; guarded by the hub's mu
+	at    int    // in group.watchers; guarded by the hub's mu
+
+	header *pb.ResponseHeader // the last one sent; guarded by the stream's mu
+}
+
+func newHub(ctx context.Context, up opener, lg *zap.Logger) *hub {
+	return &hub{up: up, lg: lg, ctx: ctx, groups: map[watched][]*group{}}
+}
+
+// wait returns when all groups have ended. It is to be called after ctx has.
+func (h *hub) wait() {
+	h.mu.Lock()
+	h.mu.Unlock() // nobody who has seen ctx go on is still adding
+	h.wg.Wait()
+}
+
+func (w *watcher) cost() int { return watcherCost + len(w.of.key) + len(w.of.end) }
+
+// join finds a group for w or opens one. The reply to the create is sent, now or
+// when it comes. It fails when there are too many watchers.
+func (h *hub) join(w *watcher) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ctx.Err() != nil {
+		return errStopped
+	}
+	if h.memory+w.cost() > maxWatchers {
+		return rpctypes.ErrGRPCRequestTooManyRequests
+	}
+	h.memory += w.cost()
+	w.next = w.start
+	for _, g := range h.groups[w.of] {
+		if !g.admits(w) {
+			continue
+		}
+		if g.header != nil {
+			w.stream.created(w, g.header)
+		}
+		g.add(w)
+		metrics.GRPCProxyWatchersCoalescingTotal.Inc()
+		return nil
+	}
+	ctx, cancel := context.WithCancel(h.ctx)
+	g := &group{of: w.of, cancel: cancel, start: w.start, next: w.start}
+	g.add(w)
+	h.groups[w.of] = append(h.groups[w.of], g)
+	h.wg.Go(func() { h.pump(ctx, g) })
+	return nil
+}
+
+// admits reports whether w misses nothing in g, and gets the reply that it is
+// due: one that begins now must be told where now is.
+func (g *group) admits(w *watcher) bool {
+	if w.start == 0 {
+		return g.header == nil && g.start == 0
+	}
+	return g.next > 0 && w.start >= g.next
+}
+
+func (g *group) add(w *watcher) {
+	w.group, w.at = g, len(g.watchers)
+	g.watchers = append(g.watchers, w)
+}
+
+func (g *group) remove(w *watcher) {
+	last := len(g.watchers) - 1
+	g.watchers[w.at] = g.watchers[last]
+	g.watchers[w.at].at = w.at
+	g.watchers[last] = nil
+	g.watchers = g.watchers[:last]
+	w.group = nil
+}
+
+// leave ends the feeding of w. A group without watchers ends.
+func (h *hub) leave(w *watcher) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	g := w.group
+	if g == nil {
+		return
+	}
+	g.remove(w)
+	h.memory -= w.cost()
+	if len(g.watchers) == 0 {
+		h.drop(g)
+		return
+	}
+	metrics.GRPCProxyWatchersCoalescingTotal.Dec()
+}
+
+// drop forgets a group. h.mu is held.
+func (h *hub) drop(g *group) {
+	g.cancel()
+	left := slices.DeleteFunc(h.groups[g.of], func(o *group) bool { return o == g })
+	if len(left) == 0 {
+		delete(h.groups, g.of)
+		return
+	}
+	h.groups[g.of] = left
+}
+
+// pump hands out what comes from the member until the watch ends or nobody is
+// left.
+func (h *hub) pump(ctx context.Context, g *group) {
+	defer g.cancel()
+	responses := h.up.Watch(g.of.caller.as(ctx), g.of.key,
+		clientv3.WithRange(g.of.end), clientv3.WithRev(g.start), clientv3.WithPrevKV(),
+		clientv3.WithProgressNotify(), clientv3.WithCreatedNotify())
+	for r := range responses {
+		if r.Canceled {
+			h.fail(g, r)
+			return
+		}
+		for _, w := range h.advance(g, r) {
+			w.feed(r)
+		}
+		if h.merge(g) {
+			return
+		}
+	}
+	// The client of the cluster has ended, or nobody is left.
+	h.fail(g, clientv3.WatchResponse{Canceled: true})
+}
+
+// advance notes what r brings g up to and returns whom to hand it to.
+func (h *hub) advance(g *group, r clientv3.WatchResponse) []*watcher {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case len(r.Events) > 0:
+		g.next = max(g.next, r.Events[len(r.Events)-1].Kv.ModRevision+1)
+	case r.IsProgressNotify():
+		g.next = max(g.next, r.Header.Revision+1)
+	case r.Created && g.start == 0:
+		g.next = r.Header.GetRevision() + 1
+	}
+	g.header = r.Header
+	if n := len(g.watchers); n > 1 {
+		metrics.GRPCProxyEventsCoalescingTotal.Add(float64(n - 1))
+	}
+	return slices.Clone(g.watchers)
+}
+
+// merge moves the watchers of a small group to another and reports whether it
+// did. Nothing of g is on its way to them now.
+func (h *hub) merge(g *group) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	n := len(g.watchers)
+	if n == 0 {
+		return true // the last one has left, and taken the group with it
+	}
+	if n >= mergeBelow || g.next == 0 {
+		return false
+	}
+	for _, o := range h.groups[g.of] {
+		if o == g || o.header == nil || o.next > g.next {
+			continue
+		}
+		for _, w := range g.watchers {
+			o.add(w)
+		}
+		g.watchers = nil
+		h.drop(g)
+		metrics.GRPCProxyWatchersCoalescingTotal.Inc()
+		return true
+	}
+	return false
+}
+
+// fail tells the watchers of g that their watch has ended. If no member can be
+// asked any more, or the member has lost its leader, their streams end.
+func (h *hub) fail(g *group, r clientv3.WatchResponse) {
+	h.mu.Lock()
+	ws := g.watchers
+	g.watchers = nil
+	for _, w := range ws {
+		w.group = nil
+		h.memory -= w.cost()
+	}
+	if len(ws) > 0 {
+		h.drop(g)
+		metrics.GRPCProxyWatchersCoalescingTotal.Sub(float64(len(ws) - 1))
+	}
+	begun := g.header != nil
+	h.mu.Unlock()
+
+	err := r.Err()
+	for _, w := range ws {
+		switch {
+		case h.ctx.Err() != nil:
+			w.stream.end(errStopped)
+		case errors.Is(err, rpctypes.ErrNoLeader):
+			w.stream.end(rpctypes.ErrGRPCNoLeader)
+		case r.Header == nil:
+			w.stream.end(errLost)
+		case r.CompactRevision > 0 || begun:
+			w.stream.canceled(w, &pb.WatchResponse{Header: r.Header, WatchId: w.id, Canceled: true,
+				CompactRevision: r.CompactRevision, CancelReason: reasonOf(r, err)})
+		default:
+			w.stream.canceled(w, refusal(r.Header, reasonOf(r, err)))
+		}
+	}
+}
+
+// reasonOf is why a member has ended a watch, in its words.
+func reasonOf(r clientv3.WatchResponse, err error) string {
+	switch {
+	case r.CancelReason != "" || r.CompactRevision > 0:
+		return r.CancelReason
+	case errors.Is(err, rpctypes.ErrFutureRev):
+		return "" // the client's word for none
+	}
+	return rpctypes.ErrorDesc(err)
+}
+
+// feed hands r on to the client of w as far as it is for it.
+func (w *watcher) feed(r clientv3.WatchResponse) {
+	resp := &pb.WatchResponse{Header: r.Header, WatchId: w.id, Created: r.Created}
+	switch {
+	case r.Created:
+		if w.next == 0 {
+			w.next = r.Header.GetRevision() + 1
+		}
+	case r.IsProgressNotify():
+		if !w.progress {
+			return
+		}
+	default:
+		if resp.Events = w.events(r.Events); len(resp.Events) == 0 {
+			return
+		}
+	}
+	w.stream.push(w, resp)
+}
+
+// events returns those that are for w. They are shared and not changed.
+func (w *watcher) events(all []*clientv3.Event) []*mvccpb.Event {
+	var events []*mvccpb.Event
+	from := w.next
+	for _, e := range all {
+		if e.Kv.ModRevision < from {
+			continue
+		}
+		w.next = e.Kv.ModRevision + 1
+		if w.filters != nil && slices.Contains(w.filters, filterOf(e.Type)) {
+			continue
+		}
+		if e.PrevKv != nil && !w.prevKV {
+			e = &mvccpb.Event{Type: e.Type, Kv: e.Kv}
+		}
+		events = append(events, e)
+	}
+	return events
+}
+
+// filterOf is what leaves out events of a kind.
+func filterOf(t mvccpb.Event_EventType) pb.WatchCreateRequest_FilterType {
+	if t == mvccpb.DELETE {
+		return pb.WatchCreateRequest_NODELETE
+	}
+	return pb.WatchCreateRequest_NOPUT
+}
