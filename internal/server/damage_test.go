@@ -56,7 +56,7 @@ func (m *Member) contents(ctx context.Context, past int64) (c contents, err erro
 	}
 	for _, x := range ids.Leases {
 		id := x.ID
-		l, err := m.LeaseTimeToLive(ctx, id, true)
+		l, err := m.TimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
 		if err != nil {
 			return c, err
 		}

@@ -181,7 +181,7 @@ func TestLeaseClient(t *testing.T) {
 	old := httptest.NewServer(LeaseHandler(&leases{demoted: true}))
 	defer old.Close()
 	c := newClient(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	rounds := 0
 	leader := func(context.Context) ([]string, error) { // the leader moves after the first round

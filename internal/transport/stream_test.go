@@ -21,7 +21,7 @@ func TestReplacedStream(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1)
 	n.AddPeer(2, []string{"http://127.0.0.1:1"})
-	ctx, cancel := context.WithTimeout(context.Background(), 9*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	open := func() *http.Response {
 		req, _ := http.NewRequestWithContext(ctx, "GET", n.url()+"/raft/stream/message/2", nil)

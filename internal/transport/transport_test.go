@@ -99,12 +99,16 @@ type node struct {
 
 const testCluster = 0xabc
 
-func startNode(t *testing.T, id uint64) *node {
+func startNode(t *testing.T, id uint64, tune ...func(*Config)) *node {
 	n := &node{host: newHost()}
 	l := listen(t, "127.0.0.1:0")
 	n.addr = l.Addr().String()
 	var err error
-	n.Transport, err = New(Config{ID: id, ClusterID: testCluster, PeerURLs: []string{n.url()}, Host: n.host, Version: "3.7.3"})
+	cfg := Config{ID: id, ClusterID: testCluster, PeerURLs: []string{n.url()}, Host: n.host, Version: "3.7.3"}
+	for _, f := range tune {
+		f(&cfg)
+	}
+	n.Transport, err = New(cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,16 +173,19 @@ func (n *node) linked(id uint64) bool {
 	return p != nil && p.links[kindMsgApp].Load() != nil && p.links[kindMessage].Load() != nil
 }
 
+// patience bounds every wait for something that must happen.
+const patience = 30 * time.Second
+
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
-	deadline := time.After(9 * time.Second)
+	deadline := time.After(patience)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-deadline:
-			t.Fatalf("%s: not within 9 seconds", what)
+			t.Fatalf("%s: not within %v", what, patience)
 		}
 	}
 }
@@ -188,8 +195,8 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 	select {
 	case v := <-c:
 		return v
-	case <-time.After(9 * time.Second):
-		t.Fatalf("%s: nothing within 9 seconds", what)
+	case <-time.After(patience):
+		t.Fatalf("%s: nothing within %v", what, patience)
 		panic("unreachable")
 	}
 }
