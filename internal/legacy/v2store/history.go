@@ -6,7 +6,7 @@ import (
 )
 
 // historyEvents and historyBytes bound the history: etcd's number of events, and
-// what their records may take, which holds back only extraordinary values.
+// the sum of their keys and values, which holds back only extraordinary ones.
 const (
 	historyEvents = 1000
 	historyBytes  = 128 << 20
@@ -17,27 +17,40 @@ const (
 type history struct {
 	start  uint64 // index of the oldest, 0 as long as there is none
 	events []*Event
-	sizes  []int // of the records
-	bytes  int   // their sum
+	bytes  int // sum of what bulk says of them
 }
 
 // add appends the event of an index and returns the indexes [from, to) of those
 // that had to go.
-func (h *history) add(e *Event, index uint64, size int) (from, to uint64) {
+func (h *history) add(e *Event, index uint64) (from, to uint64) {
 	if len(h.events) == 0 {
 		h.start = index
 	}
 	h.events = append(h.events, e)
-	h.sizes = append(h.sizes, size)
-	h.bytes += size
+	h.bytes += bulk(e)
 	from = h.start
 	for len(h.events) > historyEvents || h.bytes > historyBytes && len(h.events) > 1 {
-		h.bytes -= h.sizes[0]
+		h.bytes -= bulk(h.events[0])
 		h.events[0] = nil
-		h.events, h.sizes = h.events[1:], h.sizes[1:]
+		h.events = h.events[1:]
 		h.start++
 	}
 	return from, h.start
+}
+
+// bulk is what an event counts against historyBytes. It is the same on all members, wherever
+// they have the event from.
+func bulk(e *Event) int {
+	if e == nil {
+		return 0
+	}
+	n := len(e.Node.Key)
+	for _, x := range []*Node{e.Node, e.PrevNode} {
+		if x != nil && x.Value != nil {
+			n += len(*x.Value)
+		}
+	}
+	return n
 }
 
 // since returns the events from an index on that a watcher of a path gets, at

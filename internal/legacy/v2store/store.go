@@ -155,7 +155,7 @@ func (s *Store) loadEvent(index uint64, value []byte, now int64) error {
 	if len(s.history.events) >= historyEvents {
 		return errors.New("too many events")
 	}
-	s.history.add(e, index, len(value))
+	s.history.add(e, index)
 	return nil
 }
 
@@ -280,9 +280,8 @@ func (s *Store) Step(b engine.Batch, n int) {
 
 // remember gives the newest index its place in the history.
 func (s *Store) remember(b engine.Batch, e *Event, at int64) {
-	v := appendEvent(nil, e, at)
-	b.Set(eventKey(s.index), v)
-	from, to := s.history.add(e, s.index, len(v))
+	b.Set(eventKey(s.index), appendEvent(nil, e, at))
+	from, to := s.history.add(e, s.index)
 	for ; from < to; from++ {
 		b.Delete(eventKey(from))
 	}

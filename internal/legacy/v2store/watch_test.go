@@ -186,9 +186,7 @@ func TestHistoryIsBounded(t *testing.T) {
 		}
 		before := state(f.s)
 		f.reload()
-		if state(f.s) != before {
-			t.Error("the records do not say what the memory does")
-		}
+		differ(t, "the records", state(f.s), before)
 	}
 	if n := strings.Count(records(t, f.eng), `"\x10h`); n != historyEvents {
 		t.Errorf("%d events are kept, want %d", n, historyEvents)
@@ -198,11 +196,12 @@ func TestHistoryIsBounded(t *testing.T) {
 // Records that take too much make the history shorter, but the newest event is always there.
 func TestHistoryBytes(t *testing.T) {
 	var h history
+	whole := strings.Repeat("x", historyBytes+1)
 	for i, c := range []struct {
 		size     int
 		from, to uint64
 	}{{historyBytes / 2, 1, 1}, {historyBytes / 2, 1, 1}, {1, 1, 2}, {historyBytes + 1, 2, 4}, {1, 4, 5}} {
-		from, to := h.add(nil, uint64(i+1), c.size)
+		from, to := h.add(&Event{Node: &Node{Key: whole[:c.size]}}, uint64(i+1))
 		if from != c.from || to != c.to || h.start != c.to || len(h.events) != i+2-int(c.to) {
 			t.Errorf("step %d: [%d, %d) has to go, %d from %d on stay; want [%d, %d)", i, from, to, len(h.events), h.start, c.from, c.to)
 		}
