@@ -54,10 +54,11 @@ func (s *Store) Apply(b engine.Batch, r *command.V2Request) (*Event, error) {
 		return nil, ErrMethod
 	}
 	c.refresh = r.Refresh != nil && *r.Refresh && (action == Set || action == Update || action == CompareAndSwap)
-	c.begin(b)
 	e, err := do()
 	c.count(action, err)
-	s.putState(b)
+	if s.written {
+		s.putState(b)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -90,8 +91,11 @@ func (c *change) plan(r *command.V2Request) (action string, do func() (*Event, *
 }
 
 func (c *change) count(action string, err *Error) {
-	c.stats.count(action, err)
 	metrics.DebuggingStoreWritesTotal.WithLabelValues(action).Inc()
+	if !c.written {
+		return // refused, see Written
+	}
+	c.stats.count(action, err)
 	if action == Create && err != nil && err.Code == CodeNotDir {
 		// etcd counts a file in the way of a create a second time.
 		c.stats.SetsFail++
@@ -398,6 +402,7 @@ func (c *change) event(action, p string, created uint64) *Event {
 // done gives an event, whose index is the store's by now, to the history and to
 // watchers. A refresh only takes its place in the history.
 func (c *change) done(e *Event, gone []string) *Event {
+	c.begin(c.b)
 	c.remember(c.b, e, c.at)
 	if !e.Refresh {
 		c.hub.notify(e, gone)

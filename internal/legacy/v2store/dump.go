@@ -230,12 +230,14 @@ func (d *Dump) Restore(b engine.Batch) error {
 			return err
 		}
 	}
+	s.written = s.nodes > 0
 	for _, e := range d.events() {
 		s.index = e.Node.ModifiedIndex
 		if strings.HasPrefix(e.Node.Key+"/", "/0/") {
 			s.remember(b, nil, 0)
 			continue
 		}
+		s.written = true
 		s.remember(b, &Event{Action: e.Action, Node: e.Node, PrevNode: e.PrevNode, Refresh: e.Refresh}, happened(e))
 	}
 	s.index = d.CurrentIndex

@@ -419,7 +419,7 @@ func FuzzLoad(f *testing.F) {
 	f.Fuzz(func(t *testing.T, event, key, value []byte) {
 		eng := mem.New()
 		b := eng.NewBatch()
-		b.Set(stateKey, append([]byte{recordVersion, 1}, make([]byte, len(new(Stats).writes()))...))
+		b.Set(stateKey, append([]byte{recordVersion, stateWritten, 1}, make([]byte, len(new(Stats).writes()))...))
 		b.Set(eventKey(1), event)
 		b.Set(append([]byte(stateKey[:1]), key...), value)
 		if err := b.Commit(); err != nil {

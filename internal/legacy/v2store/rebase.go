@@ -6,8 +6,9 @@ import (
 	"quorate/internal/engine"
 )
 
-// Written tells whether a client has ever asked for a change, granted or not. Until
-// then the tree is its index alone.
+// Written tells whether a client has ever changed something. Until then the tree is its
+// index alone; requests that are refused leave no trace. So a dump of another member, which
+// shows only what has happened, tells it as well.
 func (s *Store) Written() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -29,12 +30,12 @@ func (s *Store) Rebase(b engine.Batch, index uint64) {
 	}
 	s.index, s.history = index, history{}
 	for i := max(index, historyEvents) - historyEvents + 1; i <= index; i++ {
-		s.history.add(nil, i, 1)
+		s.history.add(nil, i)
 	}
 }
 
-// begin is called before the first write: it records the steps up to there, which
-// after a Rebase are in memory alone.
+// begin is called before the event of a change by a client is recorded. The first time it records the steps up to there,
+// which after a Rebase are in memory alone.
 func (s *Store) begin(b engine.Batch) {
 	if s.written {
 		return

@@ -310,3 +310,56 @@ func TestList(t *testing.T) {
 		}
 	}
 }
+
+// A tree that no client has changed holds its index alone, and may be given another. Refusals do not
+// change it; the first change records all.
+func TestWritten(t *testing.T) {
+	f := newFixture(t)
+	before := records(t, f.eng)
+	f.do(with(put("/a", "1"), exist))
+	f.do(with(put("/a", "1"), method("DELETE")))
+	f.do(expireAt(start))
+	if f.s.Written() || f.s.Stats() != (Stats{}) {
+		t.Errorf("written %v, %+v", f.s.Written(), f.s.Stats())
+	}
+	differ(t, "after refusals", records(t, f.eng), before)
+	b := f.eng.NewBatch()
+	f.s.Rebase(b, 1500)
+	f.commit(b)
+	differ(t, "after Rebase", records(t, f.eng), "")
+	if e, err := f.apply(put("/a", "1")); err != nil || e.Index() != 1501 || !f.s.Written() {
+		t.Errorf("got %+v, %v, written %v", e, err, f.s.Written())
+	}
+	b = f.eng.NewBatch()
+	f.s.Rebase(b, 7)
+	f.commit(b)
+	mine := state(f.s)
+	f.reload()
+	differ(t, "the records", state(f.s), mine)
+	if !f.s.Written() || f.s.Index() != 1501 {
+		t.Errorf("index %d, written %v", f.s.Index(), f.s.Written())
+	}
+	// What a dump shows, other members have noticed as well.
+	d := NewDump()
+	if err := d.Fill(f.eng); err != nil {
+		t.Fatal(err)
+	}
+	data, err := d.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := restored(t, data); !s.Written() {
+		t.Error("not written after a dump and back")
+	}
+	f = newFixture(t)
+	d = NewDump()
+	if err := d.Fill(f.eng); err != nil {
+		t.Fatal(err)
+	}
+	if data, err = d.Marshal(); err != nil {
+		t.Fatal(err)
+	}
+	if s, _ := restored(t, data); s.Written() || s.Index() != 3 {
+		t.Errorf("index %d, written %v after a dump of the membership and back", s.Index(), s.Written())
+	}
+}
