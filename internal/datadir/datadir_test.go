@@ -19,6 +19,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
@@ -261,10 +262,9 @@ func TestRefused(t *testing.T) {
 		"no log":             {plain, func(t *testing.T, l Layout) { must(t, l.FS.RemoveAll(l.WAL())) }, []string{"no raft log in data/member/wal", "--wal-dir"}},
 		"page of the store":  {plain, corrupt("snap/db", 2*4096), []string{"member/snap/db", "corrupt"}},
 		"record of the log":  {plain, corrupt("wal/0000000000000000-0000000000000000.wal", 200), []string{"0000000000000000-0000000000000000.wal", "corrupt"}},
-		"keys of the v2 API": {with(func(d *directory) { d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(v2Keys) }), nil, []string{"0000000000000002-0000000000000003.snap", "/message"}},
-		"writes of the v2 API": {with(func(d *directory) {
-			d.storageVersion, d.clusterVersion, d.requests = "", "3.5.0", map[uint64][]byte{9: v2Put("/1/message")}
-		}), nil, []string{"entry 9", "v2 API"}},
+		"more of the v2 API than there is room for": {with(func(d *directory) {
+			d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(strings.ReplaceAll(v2Keys, "message", strings.Repeat("m", v2store.MaxPath)))
+		}), nil, []string{".snap file", "v2 API", "longer than"}},
 		"two stores":            {plain, func(t *testing.T, l Layout) { must(t, MakeDirs(l.FS, l.firstStore())) }, []string{"two stores"}},
 		"nonsense in STORE":     {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "a b")) }, []string{"member/STORE"}},
 		"parent dir in STORE":   {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "../x")) }, []string{"member/STORE"}},
@@ -321,8 +321,6 @@ func TestLeaveWithV2Requests(t *testing.T) {
 		t.Errorf("to etcd 3.6: %v", err)
 	}
 }
-
-const v2Keys = `{"Root":{"Path":"/","Children":{"0":{"Path":"/0","Children":{}},"1":{"Path":"/1","Children":{"message":{"Path":"/1/message","Value":"hi"}}}}}}`
 
 // A snapshot that etcd has received and written down, but not put in place.
 func TestReceivedSnapshot(t *testing.T) {

@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
-	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 	"quorate/internal/membership"
@@ -33,14 +32,14 @@ type etcds struct {
 	// changes are the membership changes in the log, in order; only of a
 	// directory of etcd 3.5.
 	changes []change
-	// v2Writes are the entries of the log that write to the v2 store for clients;
-	// only of a directory of etcd 3.5.
-	v2Writes []uint64
-	snap     *raftpb.Snapshot // newest .snap file that the log knows; nil if none
+	// terms says which record of the log is the one that counts, where several have
+	// the same index; only of a directory of etcd 3.5.
+	terms []termRun
+	snap  *raftpb.Snapshot // newest .snap file that the log knows; nil if none
 }
 
-// maxV2Writes bounds the v2 writes that are remembered.
-const maxV2Writes = 1024
+// termRun are the entries from an index on that have the same term.
+type termRun struct{ from, term uint64 }
 
 type change struct {
 	index uint64
@@ -105,13 +104,7 @@ func examine(ctx context.Context, l Layout, own membership.Version, lg *zap.Logg
 	if err := e.checkTogether(l); err != nil {
 		return nil, err
 	}
-	if err := e.readSnap(l, lg); err != nil {
-		return nil, err
-	}
-	if n := len(e.v2Writes); n > 0 && e.v2Writes[n-1] > e.snap.GetMetadata().GetIndex() {
-		return nil, fmt.Errorf("entry %d of the raft log in %s is a write of the v2 API, whose keys would be lost: move them with etcd 3.5 first", e.v2Writes[n-1], l.WAL())
-	}
-	return e, nil
+	return e, e.readSnap(l, lg)
 }
 
 func (e *etcds) checkVersion(own membership.Version) error {
@@ -159,19 +152,16 @@ func (e *etcds) checkTogether(l Layout) error {
 	return nil
 }
 
-// collect keeps the membership changes and the v2 writes of the log.
-func (e *etcds) collect(index, _ uint64, t raftpb.EntryType, data []byte) error {
+// collect keeps the membership changes of the log and the terms of its entries.
+func (e *etcds) collect(index, term uint64, t raftpb.EntryType, data []byte) error {
 	for n := len(e.changes); n > 0 && e.changes[n-1].index >= index; n-- {
 		e.changes = e.changes[:n-1] // replaced by another leader
 	}
-	for n := len(e.v2Writes); n > 0 && e.v2Writes[n-1] >= index; n-- {
-		e.v2Writes = e.v2Writes[:n-1]
+	for n := len(e.terms); n > 0 && e.terms[n-1].from >= index; n-- {
+		e.terms = e.terms[:n-1]
 	}
-	if _, write, _ := command.V2(data); write && t == raftpb.EntryNormal {
-		if len(e.v2Writes) == maxV2Writes {
-			e.v2Writes = e.v2Writes[:0] // one, the newest, says it all
-		}
-		e.v2Writes = append(e.v2Writes, index)
+	if n := len(e.terms); n == 0 || e.terms[n-1].term != term {
+		e.terms = append(e.terms, termRun{index, term})
 	}
 	if t != raftpb.EntryConfChange {
 		return nil
@@ -206,13 +196,6 @@ func (e *etcds) readSnap(l Layout, lg *zap.Logger) error {
 		}
 		if err != nil {
 			return err
-		}
-		key, err := snapshot.V2Key(s.Data)
-		if err != nil {
-			return fmt.Errorf("%s: %w", path, err)
-		}
-		if key != "" {
-			return fmt.Errorf("%s holds keys of the v2 API (%s), which would be lost: move them with etcd 3.5 first ('etcdutl check v2store' finds them)", path, key[len("/1"):])
 		}
 		e.snap = s
 		return nil

@@ -72,7 +72,7 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 		return err
 	}
 	defer func() { err = errors.Join(err, eng.Close()) }()
-	meta, data, err := Describe(eng, o.Version)
+	meta, data, err := Describe(eng, o.Version, target.Less(withoutV2))
 	if err != nil {
 		return err
 	}
@@ -85,7 +85,7 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 	export := l.FS.PathJoin(l.Snap(), exportName)
 	start := time.Now()
 	o.Logger.Info("writing the store of etcd", zap.String("to", export), zap.Uint64("applied-index", meta.GetIndex()))
-	if _, err := snapshot.Export(ctx, eng, export, snapshot.Options{FS: l.FS}); err != nil {
+	if _, err := snapshot.Export(ctx, eng, export, snapshot.Options{FS: l.FS, WithoutV2: true}); err != nil {
 		return err
 	}
 	if meta.GetIndex() > 0 {
@@ -124,15 +124,16 @@ func checkLeave(l Layout, eng engine.Reader, log *raftlog.Log, meta *raftpb.Snap
 		return fmt.Errorf("the cluster's version is %d.%d, on which etcd %d.%d does not start: run 'etcdctl downgrade enable %d.%d' on the running cluster first",
 			v.Major, v.Minor, target.Major, target.Minor, target.Major, target.Minor)
 	}
-	if target.Less(membership.Version{Major: 3, Minor: 7}) {
-		return nil
+	if err := checkV2(eng, target, o); err != nil {
+		return err
 	}
-	return checkEntries(l, log, index+1)
+	return checkEntries(l, log, index+1, target)
 }
 
-// checkEntries refuses a log that etcd 3.7 cannot read: from 3.5 it may hold v2
-// requests, which are behind us once the store is written.
-func checkEntries(l Layout, log *raftlog.Log, from uint64) error {
+// checkEntries refuses a log that the target cannot read: it may hold v2 requests in
+// the form of 3.5, or carried in one of today, which are behind us once the store is
+// written.
+func checkEntries(l Layout, log *raftlog.Log, from uint64, target membership.Version) error {
 	last, err := log.LastIndex()
 	if err != nil {
 		return err
@@ -143,13 +144,28 @@ func checkEntries(l Layout, log *raftlog.Log, from uint64) error {
 			return err
 		}
 		for _, e := range ents {
-			if is, _, _ := command.V2(e.Data); is && e.GetType() == raftpb.EntryNormal {
-				return fmt.Errorf("entry %d of the raft log in %s is a v2 request of etcd 3.5, which etcd 3.7 cannot read: start the member once, then stop it", e.GetIndex(), l.WAL())
+			if e.GetType() == raftpb.EntryNormal && !readableBy(e.Data, target) {
+				return fmt.Errorf("entry %d of the raft log in %s is a v2 request in a form which etcd %d.%d cannot read: start the member once, then stop it",
+					e.GetIndex(), l.WAL(), target.Major, target.Minor)
 			}
 		}
 		from += uint64(len(ents))
 	}
 	return nil
+}
+
+// readableBy reports whether etcd of a release can read an entry, as far as v2
+// requests go: 3.5 reads them all as they are, 3.6 those of members about themselves,
+// 3.7 none.
+func readableBy(data []byte, target membership.Version) bool {
+	is, write, carried := command.V2(data)
+	switch {
+	case target.Less(withoutV2):
+		return !carried
+	case target.Less(membership.Version{Major: 3, Minor: 7}):
+		return !write || carried
+	}
+	return !is || carried
 }
 
 // finishLeave does the steps after which the directory is etcd's. Each may have
@@ -188,8 +204,10 @@ func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) 
 }
 
 // Describe reads from a state of the store what raft and members of etcd want to
-// know about it: its position, and the membership as the JSON of the v2 store.
-func Describe(state engine.Reader, own membership.Version) (*raftpb.SnapshotMetadata, []byte, error) {
+// know about it: its position, and the membership as the JSON of the v2 store. keys
+// puts the keys of the v2 API in as well, which members of etcd 3.5 need, and
+// later ones do not start on.
+func Describe(state engine.Reader, own membership.Version, keys bool) (*raftpb.SnapshotMetadata, []byte, error) {
 	index, term, err := apply.Position(state)
 	if err != nil {
 		return nil, nil, err
@@ -212,11 +230,11 @@ func Describe(state engine.Reader, own membership.Version) (*raftpb.SnapshotMeta
 	if v := c.Version(); v.Decided() {
 		version = v.String()
 	}
-	keys := state
-	if c.Version().Decided() && !c.Version().Less(membership.Version{Major: 3, Minor: 6}) {
-		keys = nil // no member is of 3.5, and later ones end at keys of the v2 API
+	var tree engine.Reader
+	if keys {
+		tree = state
 	}
-	data, err := snapshot.V2Store(members, c.RemovedIDs(), version, keys)
+	data, err := snapshot.V2Store(members, c.RemovedIDs(), version, tree)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -21,6 +21,9 @@ type Options struct {
 	Logger  *zap.Logger        // nil: none
 	// BatchBytes is handed to package snapshot; 0 is its default.
 	BatchBytes int
+	// DropV2 lets a directory go to a release of etcd that keeps no data of the v2
+	// API although there is some.
+	DropV2 bool
 }
 
 func (o Options) withDefaults() Options {
@@ -129,6 +132,9 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 		} else {
 			b.Discard()
 		}
+	}
+	if err == nil {
+		err = found.fillV2(ctx, t.l, eng, o, t.lg)
 	}
 	if err == nil {
 		err = eng.Flush()

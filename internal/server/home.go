@@ -179,9 +179,11 @@ func (h Home) checkReceived(ctx context.Context, path string) error {
 	return nil
 }
 
-// Import makes a complete store of a received file, beside the one in use.
-func (h Home) Import(ctx context.Context, meta *raftpb.SnapshotMetadata) error {
-	fs := h.Layout.FS
+// Import makes a complete store of a received file, beside the one in use. The tree of
+// the v2 API comes in the file from members of ours, and from those of etcd 3.5 in the
+// message.
+func (h Home) Import(ctx context.Context, snap *raftpb.Snapshot) error {
+	fs, meta := h.Layout.FS, snap.GetMetadata()
 	files, err := h.received(meta.GetIndex())
 	if err != nil {
 		return err
@@ -206,9 +208,13 @@ func (h Home) Import(ctx context.Context, meta *raftpb.SnapshotMetadata) error {
 	}
 	if err == nil {
 		b := eng.NewBatch()
-		b.Set(ownerKey, h.owner())
-		b.Set(installKey, binary.BigEndian.AppendUint64(nil, meta.GetIndex()))
-		err = b.Commit()
+		if err = datadir.RestoreV2(b, eng, got, snap.GetData()); err == nil {
+			b.Set(ownerKey, h.owner())
+			b.Set(installKey, binary.BigEndian.AppendUint64(nil, meta.GetIndex()))
+			err = b.Commit()
+		} else {
+			b.Discard()
+		}
 	}
 	if err == nil {
 		err = eng.Flush()

@@ -92,7 +92,8 @@ func (m *Member) completeSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 func (m *Member) sendSnapshot(msg *raftpb.Message) error {
 	state := m.mach().Engine().NewSnapshot()
 	defer state.Close()
-	meta, data, err := datadir.Describe(state, ownVersion)
+	v, known := m.tr.Version(msg.GetTo())
+	meta, data, err := datadir.Describe(state, ownVersion, known && v.Less(firstWithoutV2))
 	if err != nil {
 		return err
 	}
@@ -146,7 +147,7 @@ func (m *Member) install(w logWork) bool {
 	metrics.ServerSnapshotApplyInProgressTotal.Set(1)
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
 	m.lg.Info("installing a snapshot", zap.Uint64("index", meta.GetIndex()))
-	err := m.home().Import(m.rootCtx, meta)
+	err := m.home().Import(m.rootCtx, w.Snapshot)
 	if err != nil && m.rootCtx.Err() != nil {
 		return false // the member is stopping; raft gets the snapshot again
 	}

@@ -53,7 +53,7 @@ func (n *node) sendSnapshot(m *raftpb.Message) {
 	w := n.w
 	state := n.machine.Engine().NewSnapshot()
 	defer state.Close()
-	meta, data, err := datadir.Describe(state, serverVersion)
+	meta, data, err := datadir.Describe(state, serverVersion, false)
 	if err != nil {
 		w.fail("describe the state of member %d: %w", n.index, err)
 		return
@@ -135,7 +135,7 @@ func (n *node) install(a raftnode.Append, then func()) {
 		then()
 	}
 	pause(func() {
-		if !n.attempt("import", func() error { return n.home.Import(context.Background(), meta) }) {
+		if !n.attempt("import", func() error { return n.home.Import(context.Background(), a.Snapshot) }) {
 			return
 		}
 		pause(func() {

@@ -43,7 +43,7 @@ func short(v membership.Version) string { return fmt.Sprintf("%d.%d", v.Major, v
 
 type migrateFlags struct {
 	dataDir, walDir, target string
-	force, toEtcd           bool
+	force, toEtcd, dropV2   bool
 }
 
 func (a *app) migrateCommand() *cobra.Command {
@@ -80,7 +80,7 @@ Without it, sets the storage version of the directory, as etcd's etcdutl does.`)
 				return err
 			}
 			if f.toEtcd {
-				return a.toEtcd(cmd.Context(), l, target)
+				return a.toEtcd(cmd.Context(), l, target, f.dropV2)
 			}
 			return a.setStorageVersion(l, target, f.force)
 		}),
@@ -91,6 +91,7 @@ Without it, sets the storage version of the directory, as etcd's etcdutl does.`)
 	fs.StringVar(&f.target, "target-version", "", `Target etcd version to migrate contents of data dir. Minimal value 3.5. Format "X.Y" for example 3.6.`)
 	fs.BoolVar(&f.force, "force", false, "Ignore migration failure and forcefully override storage version. Not recommended.")
 	fs.BoolVar(&f.toEtcd, "to-etcd", false, "Make the directory one of etcd (of release --target-version, by default "+short(ownVersion())+")")
+	fs.BoolVar(&f.dropV2, "drop-v2", false, "With --to-etcd and a release since 3.6, which keeps no data of the v2 API: leave that data behind")
 	for _, n := range []string{"data-dir", "target-version"} {
 		if err := cmd.MarkFlagRequired(n); err != nil {
 			panic(err) // the flags are registered above
@@ -126,13 +127,13 @@ func checkDataDir(l datadir.Layout) error {
 	return err
 }
 
-func (a *app) toEtcd(ctx context.Context, l datadir.Layout, target membership.Version) error {
+func (a *app) toEtcd(ctx context.Context, l datadir.Layout, target membership.Version, dropV2 bool) error {
 	if own := ownVersion(); own.MajorMinor().Less(target) {
 		return badArgs("target version %q not supported. Maximal %q", short(target), short(own))
 	}
 	var aside string
 	err := a.patiently(func() (err error) {
-		aside, err = datadir.Leave(ctx, l, target, datadir.Options{Version: ownVersion(), Logger: a.lg})
+		aside, err = datadir.Leave(ctx, l, target, datadir.Options{Version: ownVersion(), Logger: a.lg, DropV2: dropV2})
 		return err
 	})
 	if err != nil {

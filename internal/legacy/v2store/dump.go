@@ -258,6 +258,7 @@ func (s *Store) restoreNode(b engine.Batch, dir, name string, x *DumpNode) error
 		return fmt.Errorf("%w: node %.200q is newer than the store's index %d", ErrDump, p, s.index)
 	}
 	if !readOnly(p) {
+		s.written = true
 		n := &node{created: x.CreatedIndex, modified: x.ModifiedIndex, value: x.Value}
 		if x.Children != nil {
 			n.children, n.value = map[string]*node{}, ""

@@ -1,0 +1,254 @@
+package datadir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/command"
+	"quorate/internal/engine"
+	"quorate/internal/engine/mem"
+	"quorate/internal/lease"
+	"quorate/internal/legacy/v2store"
+	"quorate/internal/membership"
+	"quorate/internal/mvcc"
+	"quorate/internal/raftlog"
+	"quorate/internal/snapshot"
+)
+
+// withoutV2 is the oldest release of etcd that keeps no data of the v2 API.
+var withoutV2 = membership.Version{Major: 3, Minor: 6}
+
+// RestoreV2 writes the tree of the v2 API that comes with a snapshot of etcd 3.5 to b:
+// eng holds its database, meta is what that says about itself, data the dump of the
+// v2 store beside it. It does nothing if the database brought the tree, which one
+// of ours does, or is of a later release, which has none.
+func RestoreV2(b engine.Batch, eng engine.Reader, meta snapshot.Meta, data []byte) error {
+	if meta.StorageVersion != "" || len(data) == 0 {
+		return nil
+	}
+	if there, err := holds(eng, engine.V2); err != nil || there {
+		return err
+	}
+	if err := restoreDump(b, data); err != nil {
+		return fmt.Errorf("data of the v2 API in the raft snapshot: %w", err)
+	}
+	return nil
+}
+
+// restoreDump writes the tree of a dump to b, unless that is of somebody who keeps no
+// tree and tells of the membership alone: its index does not count that.
+func restoreDump(b engine.Batch, data []byte) error {
+	d, err := v2store.ParseDump(data)
+	if err != nil || d.CurrentIndex <= 1 {
+		return err
+	}
+	return d.Restore(b)
+}
+
+func holds(r engine.Reader, b engine.Bucket) (there bool, err error) {
+	lower, upper := b.Bounds()
+	it, err := r.NewIter(lower, upper)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	there = it.First()
+	return there, it.Error()
+}
+
+// fillV2 brings the tree of the v2 API into the new store. Etcd 3.5 keeps it in memory:
+// it is in the newest .snap file as it was then, and moves on with the entries
+// behind that.
+func (e *etcds) fillV2(ctx context.Context, l Layout, eng engine.Engine, o Options, lg *zap.Logger) (err error) {
+	if !e.is35() {
+		return nil
+	}
+	scratch := mem.New()
+	defer scratch.Close()
+	if err := e.beginV2(scratch); err != nil {
+		return err
+	}
+	mach, err := apply.Open(scratch, apply.Options{
+		Cluster: membership.New(membership.Options{ServerVersion: o.Version, Aside: true}),
+		Lessor:  lease.New(1, lease.Options{}), MVCC: mvcc.Options{Manual: true}, Now: time.Now, Logger: zap.NewNop()})
+	if err != nil {
+		return err
+	}
+	defer mach.Close()
+	if err := e.replayV2(ctx, l, mach); err != nil {
+		return err
+	}
+	if !mach.V2().Written() && mach.V2().Index() == 0 {
+		return nil
+	}
+	lg.Info("took over the data of the v2 API", zap.Uint64("index", mach.V2().Index()), zap.Bool("written", mach.V2().Written()))
+	return copyBucket(ctx, eng, scratch, engine.V2, o.BatchBytes)
+}
+
+// beginV2 makes the state of the newest .snap file, as far as the tree depends on it.
+func (e *etcds) beginV2(eng engine.Engine) error {
+	if e.snap == nil {
+		return nil
+	}
+	members, removed, version, err := snapshot.ParseV2Store(e.snap.Data)
+	if err != nil {
+		return fmt.Errorf("membership in the newest .snap file: %w", err)
+	}
+	b := eng.NewBatch()
+	fill := func() error {
+		for _, m := range members {
+			x := membership.Member{ID: m.ID, Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.IsLearner}
+			if err := membership.Put(b, x); err != nil {
+				return err
+			}
+		}
+		for _, id := range removed {
+			b.Set(engine.MembersRemoved.K([]byte(membership.FormatID(id))), []byte("removed"))
+		}
+		if version != "" {
+			b.Set(engine.Cluster.K([]byte("clusterVersion")), []byte(version))
+		}
+		apply.SetPosition(b, e.snap.GetMetadata().GetIndex(), e.snap.GetMetadata().GetTerm())
+		if err := restoreDump(b, e.snap.Data); err != nil {
+			return fmt.Errorf("data of the v2 API in the newest .snap file: %w", err)
+		}
+		return nil
+	}
+	if err := fill(); err != nil {
+		b.Discard()
+		return err
+	}
+	return b.Commit()
+}
+
+// replayBytes bounds the entries that are applied in one batch.
+const replayBytes = 4 << 20
+
+// replayV2 applies the entries up to the state of the database that the tree is
+// concerned with: v2 requests, and what moves the membership.
+func (e *etcds) replayV2(ctx context.Context, l Layout, mach *apply.Machine) error {
+	var ents []apply.Entry
+	size := 0
+	flush := func() error {
+		if len(ents) == 0 {
+			return nil
+		}
+		_, err := mach.Apply(ents)
+		ents, size = ents[:0], 0
+		if err == nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+		return err
+	}
+	newest := mach.Applied()
+	_, err := raftlog.Inspect(l.FS, l.WAL(), func(index, term uint64, t raftpb.EntryType, data []byte) error {
+		if index <= newest || index > e.meta.ConsistentIndex || term != e.term(index) || !movesV2(t, data) {
+			return nil
+		}
+		newest = index
+		ents = append(ents, apply.Entry{Entry: &raftpb.Entry{Type: t.Enum(), Term: new(term), Index: new(index), Data: slices.Clone(data)}})
+		if size += len(data); size < replayBytes {
+			return nil
+		}
+		return flush()
+	})
+	if err == nil {
+		err = flush()
+	}
+	if err != nil {
+		return fmt.Errorf("replay the writes of the v2 API: %w", err)
+	}
+	return nil
+}
+
+// term is that of the entry that counts at an index of the log.
+func (e *etcds) term(index uint64) uint64 {
+	i := sort.Search(len(e.terms), func(i int) bool { return e.terms[i].from > index })
+	if i == 0 {
+		return 0
+	}
+	return e.terms[i-1].term
+}
+
+func movesV2(t raftpb.EntryType, data []byte) bool {
+	if t == raftpb.EntryConfChange {
+		return true
+	}
+	if len(data) == 0 {
+		return false
+	}
+	if is, _, _ := command.V2(data); is {
+		return true
+	}
+	r, err := command.Decode(data)
+	return err == nil && (r.ClusterVersionSet != nil || r.ClusterMemberAttrSet != nil)
+}
+
+// copyBucket copies the pairs of one bucket, in batches.
+func copyBucket(ctx context.Context, to engine.Engine, from engine.Reader, bucket engine.Bucket, batchBytes int) (err error) {
+	if batchBytes <= 0 {
+		batchBytes = 4 << 20
+	}
+	lower, upper := bucket.Bounds()
+	it, err := from.NewIter(lower, upper)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	b := to.NewBatch()
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.Value()
+		if err != nil {
+			b.Discard()
+			return err
+		}
+		if b.Set(it.Key(), v); b.Len() < batchBytes {
+			continue
+		}
+		if err := b.Commit(); err != nil {
+			return err
+		}
+		if b = to.NewBatch(); ctx.Err() != nil {
+			b.Discard()
+			return context.Cause(ctx)
+		}
+	}
+	if err := it.Error(); err != nil {
+		b.Discard()
+		return err
+	}
+	return b.Commit()
+}
+
+// checkV2 refuses to leave data of the v2 API behind without being told to.
+func checkV2(eng engine.Reader, target membership.Version, o Options) error {
+	if target.Less(withoutV2) || o.DropV2 {
+		return nil
+	}
+	d := v2store.NewDump()
+	if err := d.Fill(eng); err != nil {
+		return err
+	}
+	key := strings.TrimPrefix(d.ClientKey(), "/1")
+	if auth := d.Root.Child("2"); auth != nil && key == "" {
+		for _, dir := range auth.Children { // they stay when the last user and role have gone
+			if len(dir.Children) > 0 {
+				key = "users and roles"
+			}
+		}
+	}
+	if key != "" {
+		return fmt.Errorf("the store holds data of the v2 API (%s), which etcd %d.%d does not keep: go to etcd 3.5 (--target-version 3.5), "+
+			"delete the data through the API, or leave it behind with --drop-v2", key, target.Major, target.Minor)
+	}
+	return nil
+}
