@@ -58,7 +58,7 @@ unit:
 	$(GO) test ./...
 
 RACED := ./internal/server/... ./internal/watch/... ./internal/lease/... ./internal/mvcc/... ./internal/raftlog/... \
-	./internal/transport/... ./internal/rpc/... ./internal/proposal/... ./internal/auth/... ./internal/readindex/... ./internal/listen/... ./internal/certs/... ./internal/proxy/grpcproxy
+	./internal/transport/... ./internal/rpc/... ./internal/proposal/... ./internal/auth/... ./internal/readindex/... ./internal/listen/... ./internal/certs/... ./internal/proxy/...
 
 race:
 	$(GO) test -race $(RACED)
