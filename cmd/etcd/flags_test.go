@@ -66,6 +66,7 @@ func TestFlagsReachTheMember(t *testing.T) {
 		{"--bcrypt-cost=5", func(c server.Config) any { return c.BcryptCost }, 5},
 		{"--watch-progress-notify-interval=3s", func(c server.Config) any { return c.WatchProgress }, 3 * time.Second},
 		{"--warning-apply-duration=4s", func(c server.Config) any { return c.WarnApply }, 4 * time.Second},
+		{"--enable-v2", func(c server.Config) any { return c.Stats }, true},
 		{"--unsafe-no-fsync", func(c server.Config) any { return c.UnsafeNoFsync }, true},
 		{"--initial-cluster-token=tok", func(c server.Config) any { return c.InitialToken }, "tok"},
 		{"--initial-cluster-state=existing", func(c server.Config) any { return c.Existing }, true},

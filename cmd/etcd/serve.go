@@ -135,7 +135,7 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 		PersistCheckpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpointPersist),
 		WatchProgress:      cfg.WatchProgressNotifyInterval,
 		CompactionBatch:    cfg.CompactionBatchLimit, CompactionSleep: cfg.CompactionSleepInterval,
-		CorruptCheckTime: cfg.CorruptCheckTime, WarnApply: max(cfg.WarningApplyDuration, 1), UnsafeNoFsync: cfg.UnsafeNoFsync, Logger: cfg.Log(),
+		CorruptCheckTime: cfg.CorruptCheckTime, WarnApply: max(cfg.WarningApplyDuration, 1), Stats: cfg.EnableV2, UnsafeNoFsync: cfg.UnsafeNoFsync, Logger: cfg.Log(),
 	}
 	if cfg.FeatureGates.Enabled(config.CompactHashCheck) {
 		sc.CompactHashCheckTime = cfg.CompactHashCheckTime
@@ -271,6 +271,9 @@ func (p *process) serveClients() {
 	ho := httpapi.OptionsFrom(cfg)
 	if cfg.EnableGRPCGateway {
 		p.serveGateway(&ho)
+	}
+	if cfg.EnableV2 {
+		p.serveV2(&ho)
 	}
 	handler := httpapi.NewClientHandler(p.edge, ho)
 	for _, d := range p.client {

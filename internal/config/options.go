@@ -158,9 +158,9 @@ var options = []option{
 		field: func(c *Config) any { return &c.AutoCompactionRetention }},
 	{name: "auto-compaction-mode", group: groupClustering, help: "What the retention counts: 'periodic' time, in hours without a unit, or 'revision' revisions.",
 		field: func(c *Config) any { return &c.AutoCompactionMode }},
-	{name: "v2-deprecation", group: groupClustering, help: "Accepted and ignored, as in etcd since 3.6. Deprecated.",
+	{name: "v2-deprecation", group: groupClustering, help: "Without effect, as in etcd since 3.6; with --enable-v2 nothing but not-yet is allowed, as in 3.5. Deprecated.",
 		field: func(c *Config) any {
-			return enumsValue{&c.V2Deprecation, []string{"write-only", "write-only-skip-check", "write-only-drop-data", "gone"}}
+			return enumsValue{&c.V2Deprecation, []string{"not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"}}
 		}},
 
 	{name: "cert-file", group: groupSecurity, help: "Certificate for clients' connections.",
@@ -285,7 +285,7 @@ var options = []option{
 		field: func(c *Config) any { return &c.V2Discovery }},
 	{name: "discovery-proxy", group: groupLegacy, help: "HTTP proxy on the way to that service.",
 		field: func(c *Config) any { return &c.V2DiscoveryProxy }},
-	{name: "enable-v2", group: groupLegacy, state: inert, help: "Serve the v2 API.",
+	{name: "enable-v2", group: groupLegacy, help: "Serve the v2 API on client URLs, as etcd 3.5 does. Its keys are kept beside those of the v3 API. Deprecated.",
 		field: func(c *Config) any { return &c.EnableV2 }},
 	{name: "proxy", group: groupLegacy, help: "on or readonly: be no member but pass HTTP requests on to the members of --initial-cluster; off: be a member.",
 		field: func(c *Config) any { return enumValue{&c.Proxy, []string{ProxyOff, ProxyReadOnly, ProxyOn}} }},

@@ -42,12 +42,21 @@ var (
 func (c *Config) validate() error {
 	checks := []func() error{
 		c.checkURLs, c.checkBootstrap, c.checkTimes, c.checkCompaction, c.checkTracing,
-		c.checkGates, c.checkName, c.checkTLSVersions,
+		c.checkGates, c.checkName, c.checkTLSVersions, c.checkV2,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// checkV2 refuses to serve what is said to be out of use. Without the flag
+// --v2-deprecation says nothing: its default is that of etcd 3.7.
+func (c *Config) checkV2() error {
+	if c.EnableV2 && c.explicit["v2-deprecation"] && c.V2Deprecation != "" && c.V2Deprecation != "not-yet" {
+		return fmt.Errorf("--enable-v2 and --v2-deprecation=%s are mutually exclusive", c.V2Deprecation)
 	}
 	return nil
 }

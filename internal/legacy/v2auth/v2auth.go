@@ -49,6 +49,7 @@ const maxRetries = 16
 type Member interface {
 	// V2Do runs a request against the v2 tree; reads with the method GET are
 	// local, with QGET linearizable, and a write has been applied when it returns.
+	// It gives up after the time that a request has.
 	V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, error)
 	// V2HashPassword returns a bcrypt hash of cost 10. It waits for its turn, in
 	// a bounded queue.

@@ -27,8 +27,8 @@ func (h *handler) keys(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ctx, cancel := h.timeout(r)
-	defer cancel()
 	allowed, err := h.mayUseKeys(ctx, r, op.checked, op.req.Recursive)
+	cancel()
 	if err != nil {
 		h.writeKeyError(w, h.storeError(r, err))
 		return
@@ -41,11 +41,10 @@ func (h *handler) keys(w http.ResponseWriter, r *http.Request) {
 		metrics.HTTPReceivedTotal.WithLabelValues(op.label()).Inc()
 	}
 	if op.wait {
-		cancel() // a watch has no end
 		h.watch(w, r, op)
 		return
 	}
-	ev, err := h.b.V2Do(ctx, &op.req)
+	ev, err := h.b.V2Do(r.Context(), &op.req) // ends by itself, and knows better why
 	if err != nil {
 		h.failKeys(w, r, op, err)
 		return
