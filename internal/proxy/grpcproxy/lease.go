@@ -29,9 +29,14 @@ func newLeaseServer(p *Proxy) *leaseServer {
 		plain: newKeeper(p.ctx, caller{}, up.LeaseKeepAlive), strict: newKeeper(p.ctx, caller{requireLeader: true}, up.LeaseKeepAlive)}
 }
 
+// wait returns when nothing is sent any more. It is to be called after the
+// context of the proxy has ended.
 func (s *leaseServer) wait() {
-	s.plain.wg.Wait()
-	s.strict.wg.Wait()
+	for _, k := range []*keeper{s.plain, s.strict} {
+		k.mu.Lock()
+		k.mu.Unlock() // nobody who has seen the context go on is still starting it
+		k.wg.Wait()
+	}
 }
 
 func (s *leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
