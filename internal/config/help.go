@@ -20,6 +20,9 @@ const usage = `Usage:
   etcd gateway
     Pass TCP connections on to the members of a cluster.
 
+  etcd grpc-proxy
+    Serve the API in front of a cluster, with its answers and watches shared.
+
   etcd --version
     Print the version.
 
