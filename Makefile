@@ -111,7 +111,7 @@ auth-test: build $(ETCD37)
 gateway: build $(ETCD37)
 	cd compat && $(GO) test ./gateway -count=1 -timeout 10m
 
-proxies: build $(ETCD37)
+proxies: build $(ETCD37) $(REALTOOLS)
 	cd compat && $(GO) test ./proxies -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl
 
 differential: build $(ETCD37)

@@ -277,8 +277,10 @@ func (r *runningProxy) openTLS() error {
 		o.SkipServerVerify = true
 	}
 	var err error
-	if o.CipherSuites, err = tlsutil.GetCipherSuites(p.suites); err != nil {
-		return err
+	if len(p.suites) > 0 {
+		if o.CipherSuites, err = tlsutil.GetCipherSuites(p.suites); err != nil {
+			return err
+		}
 	}
 	o.MinVersion, _ = tlsutil.GetTLSVersion(p.minTLS) // both were checked
 	o.MaxVersion, _ = tlsutil.GetTLSVersion(p.maxTLS)
