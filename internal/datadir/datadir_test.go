@@ -255,13 +255,13 @@ func TestRefused(t *testing.T) {
 		damage func(*testing.T, Layout)
 		want   []string
 	}{
-		"newer storage":      {with(func(d *directory) { d.storageVersion, d.clusterVersion = "3.8.0", "" }), nil, []string{"member/snap/db", "storage version 3.8.0", "newer"}},
-		"newer cluster":      {with(func(d *directory) { d.clusterVersion = "4.0.0" }), nil, []string{"cluster version 4.0.0"}},
-		"old cluster":        {with(func(d *directory) { d.clusterVersion, d.storageVersion = "3.4.0", "" }), nil, []string{"start etcd 3.5"}},
-		"log ends early":     {with(func(d *directory) { d.applied = 30 }), nil, []string{"ends at entry 24"}},
-		"no log":             {plain, func(t *testing.T, l Layout) { must(t, l.FS.RemoveAll(l.WAL())) }, []string{"no raft log in data/member/wal", "--wal-dir"}},
-		"page of the store":  {plain, corrupt("snap/db", 2*4096), []string{"member/snap/db", "corrupt"}},
-		"record of the log":  {plain, corrupt("wal/0000000000000000-0000000000000000.wal", 200), []string{"0000000000000000-0000000000000000.wal", "corrupt"}},
+		"newer storage":     {with(func(d *directory) { d.storageVersion, d.clusterVersion = "3.8.0", "" }), nil, []string{"member/snap/db", "storage version 3.8.0", "newer"}},
+		"newer cluster":     {with(func(d *directory) { d.clusterVersion = "4.0.0" }), nil, []string{"cluster version 4.0.0"}},
+		"old cluster":       {with(func(d *directory) { d.clusterVersion, d.storageVersion = "3.4.0", "" }), nil, []string{"start etcd 3.5"}},
+		"log ends early":    {with(func(d *directory) { d.applied = 30 }), nil, []string{"ends at entry 24"}},
+		"no log":            {plain, func(t *testing.T, l Layout) { must(t, l.FS.RemoveAll(l.WAL())) }, []string{"no raft log in data/member/wal", "--wal-dir"}},
+		"page of the store": {plain, corrupt("snap/db", 2*4096), []string{"member/snap/db", "corrupt"}},
+		"record of the log": {plain, corrupt("wal/0000000000000000-0000000000000000.wal", 200), []string{"0000000000000000-0000000000000000.wal", "corrupt"}},
 		"more of the v2 API than there is room for": {with(func(d *directory) {
 			d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(strings.ReplaceAll(v2Keys, "message", strings.Repeat("m", v2store.MaxPath)))
 		}), nil, []string{".snap file", "v2 API", "longer than"}},

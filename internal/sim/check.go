@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/anishathalye/porcupine"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 )
 
@@ -155,7 +157,22 @@ func (w *World) checkMembers() {
 		return
 	}
 	var want uint32
+	var tree []string
 	for i, n := range w.members() {
+		records, err := v2store.Records(n.machine.Engine())
+		if err != nil {
+			w.fail("tree of the v2 API of member %d: %w", n.index, err)
+			return
+		}
+		if i == 0 {
+			tree = records
+		} else if !slices.Equal(records, tree) {
+			w.fail("member %d has another tree of the v2 API than the first:\n%q\n%q", n.index, records, tree)
+		}
+		if n.machine.V2().HasTTL() {
+			w.fail("member %d still has nodes that were to expire long ago", n.index)
+		}
+		w.log("tree %d index=%d", n.index, n.machine.V2().Index())
 		h, err := n.machine.KV().HashKV(context.Background(), 0)
 		if err != nil {
 			w.fail("hash of member %d: %w", n.index, err)
@@ -184,20 +201,14 @@ func (w *World) checkHistory() {
 			keys[op.Input.(input).key] = true
 		}
 	}
-	v := w.members()[0].machine.KV().View()
-	defer v.Close()
 	for k := range keys { // order does not matter: keys are checked apart
-		kv, err := v.Get([]byte(k), 0)
+		value, err := w.members()[0].value(k)
 		if err != nil {
 			w.fail("final read of %s: %w", k, err)
 			return
 		}
-		var kvs [][]byte
-		if kv != nil {
-			kvs = [][]byte{kv}
-		}
 		history = append(history, porcupine.Operation{ClientId: len(w.clients), Input: input{key: k, op: "get"},
-			Output: output{value: valueOf(kvs)}, Call: int64(w.now), Return: int64(w.now) + 1})
+			Output: output{value: value}, Call: int64(w.now), Return: int64(w.now) + 1})
 	}
 	switch porcupine.CheckOperationsTimeout(register, history, time.Minute) {
 	case porcupine.Illegal:

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"strings"
 	"time"
 
 	"github.com/anishathalye/porcupine"
@@ -11,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/command"
+	"quorate/internal/legacy/v2store"
 	"quorate/internal/proposal"
 	"quorate/internal/server"
 )
@@ -44,6 +46,13 @@ type input struct {
 	old   string // what cas expects
 }
 
+// v2Prefix begins the keys that live in the tree of the v2 API.
+const v2Prefix = "v2/"
+
+func (i input) v2() bool { return strings.HasPrefix(i.key, v2Prefix) }
+
+func v2Path(key string) string { return "/1/" + strings.TrimPrefix(key, v2Prefix) }
+
 type output struct {
 	value   string // of a get
 	swapped bool   // by a cas
@@ -64,14 +73,20 @@ func (c *client) next() {
 	default:
 		in.op = "get"
 	}
+	if c.w.rng.IntN(4) == 0 {
+		in.key = v2Prefix + in.key
+	}
 	n := c.w.nodes[c.w.rng.IntN(len(c.w.nodes))]
 	if n.down || !n.joined() {
 		c.pause()
 		return
 	}
-	if in.op == "get" {
+	switch {
+	case in.op == "get":
 		c.read(n, in)
-	} else {
+	case in.v2():
+		c.writeV2(n, in)
+	default:
 		c.write(n, in)
 	}
 }
@@ -115,7 +130,39 @@ func (c *client) write(n *node, in input) {
 		return
 	}
 	req.Header = &pb.RequestHeader{ID: id}
-	p := &proposal.Pending{ID: id, Req: req, Data: command.Encode(req.Header, kind, body)}
+	c.submit(n, in, &proposal.Pending{ID: id, Req: req, Data: command.Encode(req.Header, kind, body)}, func(res proposal.Result) output {
+		t, ok := res.Resp.(*pb.TxnResponse)
+		return output{unknown: res.Err != nil, swapped: ok && t.Succeeded}
+	})
+}
+
+// writeV2 is write by way of the v2 API. Some of the keys that it makes beside are to
+// expire.
+func (c *client) writeV2(n *node, in input) {
+	r := &command.V2Request{ID: n.ids.Next(), Method: "PUT", Path: v2Path(in.key), Val: in.value, PrevValue: in.old, Time: c.w.time().UnixNano()}
+	if c.w.rng.IntN(3) == 0 {
+		c.propose(n, &command.V2Request{ID: n.ids.Next(), Method: "POST", Path: "/1/brief", Val: in.value,
+			Expiration: c.w.time().Add(c.w.between(0, 2*time.Second)).UnixNano()})
+	}
+	c.submit(n, in, &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}, func(res proposal.Result) output {
+		var refused *v2store.Error
+		if errors.As(res.Err, &refused) {
+			return output{} // the comparison failed
+		}
+		return output{unknown: res.Err != nil, swapped: res.Err == nil}
+	})
+}
+
+// propose hands in a request whose outcome does not matter.
+func (c *client) propose(n *node, r *command.V2Request) {
+	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
+	if n.props.Admit(p, c.w.time(), requestTimeout) == nil {
+		n.step(server.Input{Propose: []*proposal.Pending{p}})
+	}
+}
+
+// submit proposes a write and notes what came of it.
+func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(proposal.Result) output) {
 	if n.props.Admit(p, c.w.time(), requestTimeout) != nil {
 		c.pause()
 		return
@@ -124,15 +171,7 @@ func (c *client) write(n *node, in input) {
 	n.wait(func() bool {
 		select {
 		case res := <-p.Done():
-			if res.Err != nil {
-				c.done(in, start, output{unknown: true})
-				return true
-			}
-			out := output{}
-			if t, ok := res.Resp.(*pb.TxnResponse); ok {
-				out.swapped = t.Succeeded
-			}
-			c.done(in, start, out)
+			c.done(in, start, outcome(res))
 			return true
 		default:
 			return false
@@ -155,17 +194,36 @@ func (c *client) read(n *node, in input) {
 			c.pause() // a read that failed has seen nothing
 			return true
 		}
-		v := n.machine.KV().View()
-		res, err := v.Range(&pb.RangeRequest{Key: []byte(in.key)})
-		v.Close()
+		value, err := n.value(in.key)
 		if err != nil {
 			c.w.fail("read at member %d: %w", n.index, err)
 			return true
 		}
-		c.done(in, start, output{value: valueOf(res.KVs)})
+		c.done(in, start, output{value: value})
 		return true
 	})
 	if first {
 		n.step(server.Input{ReadWanted: true})
 	}
+}
+
+// value is what the state machine holds under a key, "" if nothing.
+func (n *node) value(key string) (string, error) {
+	if strings.HasPrefix(key, v2Prefix) {
+		e, err := n.machine.V2().Get(v2Path(key), false, false)
+		var refused *v2store.Error
+		if errors.As(err, &refused) && refused.Code == v2store.CodeKeyNotFound {
+			return "", nil
+		} else if err != nil {
+			return "", err
+		}
+		return *e.Node.Value, nil
+	}
+	v := n.machine.KV().View()
+	defer v.Close()
+	res, err := v.Range(&pb.RangeRequest{Key: []byte(key)})
+	if err != nil {
+		return "", err
+	}
+	return valueOf(res.KVs), nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"quorate/internal/command"
 	"quorate/internal/membership"
 	"quorate/internal/server"
 )
@@ -49,23 +51,54 @@ func (l *crashLane) open() *server.Member {
 	return m
 }
 
-// write puts keys until the member stops, and compacts now and then.
+// put writes one key, of those below v2Prefix by way of the v2 API; the answer is nil
+// then.
+func (l *crashLane) put(m *server.Member, key, value string) (*pb.PutResponse, error) {
+	if strings.HasPrefix(key, v2Prefix) {
+		_, err := m.V2Do(context.Background(), &command.V2Request{Method: "PUT", Path: v2Path(key), Val: value})
+		return nil, err
+	}
+	return m.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(value)}, nil)
+}
+
+func (l *crashLane) get(m *server.Member, key string) string {
+	l.t.Helper()
+	if strings.HasPrefix(key, v2Prefix) {
+		e, err := m.V2Do(context.Background(), &command.V2Request{Method: "QGET", Path: v2Path(key)})
+		if err != nil {
+			return err.Error()
+		}
+		return *e.Node.Value
+	}
+	res, err := m.Range(context.Background(), &pb.RangeRequest{Key: []byte(key)})
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return valueOf(res.KVs)
+}
+
+// write puts keys until the member stops, and compacts now and then. The last writer
+// does so by way of the v2 API.
 func (l *crashLane) write(m *server.Member, writer int, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, uint64(writer)))
+	prefix := ""
+	if writer == crashWriters-1 {
+		prefix = v2Prefix
+	}
 	for n := 0; ; n++ {
-		key, value := fmt.Sprintf("w%d/k%d", writer, rng.IntN(40)), fmt.Sprintf("%d.%d.%d", seed, writer, n)
+		key, value := fmt.Sprintf("%sw%d/k%d", prefix, writer, rng.IntN(40)), fmt.Sprintf("%d.%d.%d", seed, writer, n)
 		// Until it is acknowledged the put may have happened or not.
 		l.mu.Lock()
 		delete(l.acked, key)
 		l.mu.Unlock()
-		resp, err := m.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(value)}, nil)
+		resp, err := l.put(m, key, value)
 		if err != nil {
 			return
 		}
 		l.mu.Lock()
 		l.acked[key] = value
 		l.mu.Unlock()
-		if rng.IntN(50) == 0 {
+		if resp != nil && rng.IntN(50) == 0 {
 			rev := resp.Header.Revision - 5
 			if _, err := m.Compact(context.Background(), &pb.CompactionRequest{Revision: rev}); err == nil {
 				l.mu.Lock()
@@ -91,11 +124,7 @@ func (l *crashLane) powerLoss() (acked map[string]string, compacted int64, disk 
 func (l *crashLane) check(m *server.Member, acked map[string]string, compacted int64) {
 	l.t.Helper()
 	for k, want := range acked {
-		res, err := m.Range(context.Background(), &pb.RangeRequest{Key: []byte(k)})
-		if err != nil {
-			l.t.Fatal(err)
-		}
-		if got := valueOf(res.KVs); got != want {
+		if got := l.get(m, k); got != want {
 			l.t.Fatalf("key %s is %q after the crash, %q was acknowledged", k, got, want)
 		}
 	}
@@ -110,8 +139,10 @@ func (l *crashLane) check(m *server.Member, acked map[string]string, compacted i
 	}
 }
 
+const crashWriters = 4
+
 func TestCrash(t *testing.T) {
-	const generations, writers = 6, 4
+	const generations = 6
 	for s := *seed; s < *seed+*seeds; s++ {
 		l := &crashLane{t: t, rng: rand.New(rand.NewPCG(s, 7)), fs: vfs.NewCrashableMem(), acked: map[string]string{}}
 		total := 0
@@ -119,7 +150,7 @@ func TestCrash(t *testing.T) {
 			m := l.open()
 			l.check(m, l.acked, l.compacted)
 			var wg sync.WaitGroup
-			for w := range writers {
+			for w := range crashWriters {
 				wg.Add(1)
 				go func() { defer wg.Done(); l.write(m, w, s*100+uint64(g)) }()
 			}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/apply"
+	"quorate/internal/command"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
@@ -119,11 +120,24 @@ func (n *node) start() {
 		}
 		n.step(in)
 	})
+	n.every(func() time.Duration { return n.w.between(400*time.Millisecond, 600*time.Millisecond) }, n.expireV2)
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
 		if err := n.machine.Engine().Flush(); err != nil {
 			n.w.fail("flush member %d: %w", n.index, err)
 		}
 	})
+}
+
+// expireV2 proposes, as a leader, to remove what has expired.
+func (n *node) expireV2() {
+	if n.core.Node().State().Lead != n.id || !n.machine.V2().HasTTL() {
+		return
+	}
+	r := &command.V2Request{ID: n.ids.Next(), Method: "SYNC", Time: n.w.time().UnixNano()}
+	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
+	if n.props.Admit(p, n.w.time(), requestTimeout) == nil {
+		n.step(server.Input{Propose: []*proposal.Pending{p}})
+	}
 }
 
 func (n *node) open() (err error) {
