@@ -53,11 +53,7 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	kinds := []*kind{etcd37, etcd36}
-	if *longFlag {
-		kinds = append(kinds, etcd35)
-	}
-	for _, k := range kinds {
+	for _, k := range []*kind{etcd37, etcd36, etcd35} {
 		if k.binary, err = filepath.Abs(filepath.Join(*realDir, k.name)); err == nil {
 			_, err = os.Stat(k.binary)
 		}
