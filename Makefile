@@ -12,7 +12,7 @@ ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 ETCDCTL35 := compat/bin/etcdctl35
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test differential gateway proxies observe tools compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test differential gateway v2 proxies observe tools compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -36,6 +36,7 @@ help:
 	@echo 'make tools         etcdctl 3.7, 3.5 and 3.4 against us, our etcdctl against real etcd 3.7.3: what they print, compared'
 	@echo 'make auth-test     users, roles and tokens in a cluster of ours and real members'
 	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
+	@echo 'make v2            the v2 API: answers of us and real etcd 3.5, compared; etcdctl with ETCDCTL_API=2'
 	@echo 'make proxies       etcd gateway and what else stands before a cluster: us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
@@ -47,7 +48,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway proxies observe tools auth-test failure-test cluster-test setup-test secure hostile-test mixed moving
+test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test secure hostile-test mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -113,6 +114,9 @@ gateway: build $(ETCD37)
 
 proxies: build $(ETCD37) $(REALTOOLS)
 	cd compat && $(GO) test ./proxies -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl
+
+v2: build $(ETCD35) $(ETCDCTL35)
+	cd compat && $(GO) test ./v2 -count=1 -timeout 10m
 
 differential: build $(ETCD37)
 	cd compat && $(GO) test ./differential -count=1 -timeout 10m
