@@ -84,6 +84,10 @@ func (e *etcds) fillV2(ctx context.Context, l Layout, eng engine.Engine, o Optio
 		return err
 	}
 	defer mach.Close()
+	if at := mach.Applied(); len(e.terms) > 0 && e.terms[0].from > at+1 && e.meta.ConsistentIndex > at {
+		lg.Error("the raft log does not reach back to the newest .snap file: what clients of the v2 API wrote between the two is missing",
+			zap.Uint64("snapshot-index", at), zap.Uint64("first-entry", e.terms[0].from))
+	}
 	if err := e.replayV2(ctx, l, mach); err != nil {
 		return err
 	}

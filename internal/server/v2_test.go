@@ -52,7 +52,7 @@ func (n *node) v2get(key string) string {
 	}
 }
 
-// v2Events takes the next events of a watcher.
+// v2Event takes the next event of a watcher.
 func v2Event(t *testing.T, w *v2store.Watcher) *v2store.Event {
 	t.Helper()
 	select {
@@ -70,6 +70,7 @@ func v2Event(t *testing.T, w *v2store.Watcher) *v2store.Event {
 func TestV2(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
+	eventually(t, "the cluster has a version", n.m.Capable)
 	if got := n.m.V2Index(); got != 3 {
 		t.Errorf("a new member begins at %d, want 3: it was added, has a name, and the cluster a version", got)
 	}
@@ -115,9 +116,9 @@ func TestV2(t *testing.T) {
 	}
 	n.mustStart()
 	n.ready()
-	// Telling its name again is a step.
-	if got := n.m.V2Index(); n.v2get("dir/a") != "one" || got != before+1 {
-		t.Errorf("after a restart: %q at %d, want one at %d", n.v2get("dir/a"), got, before+1)
+	// Telling its name again is a step, and it may do so more than once.
+	if got := n.m.V2Index(); n.v2get("dir/a") != "one" || got <= before {
+		t.Errorf("after a restart: %q at %d, was one at %d", n.v2get("dir/a"), got, before)
 	}
 	if e := n.v2history(t, 4); e.Node.Key != "/1/dir/a" || e.PrevNode != nil {
 		t.Errorf("the history has %+v", e)
