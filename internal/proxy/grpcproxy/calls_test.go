@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/naming/endpoints"
+	"go.etcd.io/etcd/client/v3/ordering"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/grpc"
@@ -123,6 +124,49 @@ func TestLasting(t *testing.T) {
 	cancel()
 	if l.Err() != nil {
 		t.Errorf("after the call: %v", l.Err())
+	}
+}
+
+// lagging answers with one revision after the other, and with the last for good.
+type lagging struct {
+	clientv3.KV
+	revs  []int64
+	calls int
+}
+
+func (l *lagging) Do(_ context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
+	h := head(l.revs[min(l.calls, len(l.revs)-1)])
+	l.calls++
+	if op.IsGet() {
+		return (&clientv3.GetResponse{Header: h}).OpResponse(), nil
+	}
+	return (&clientv3.PutResponse{Header: h}).OpResponse(), nil
+}
+
+// A read never goes back behind an answer; a write is made once in any case.
+func TestOrdering(t *testing.T) {
+	l := &lagging{revs: []int64{5, 7, 3, 4, 7, 2}}
+	o := &orderedKV{KV: l, endpoints: func() []string { return []string{"a", "b"} }}
+	for _, want := range []int64{5, 7, 7} { // the last after two tries
+		r, err := o.Get(context.Background(), "k")
+		if err != nil || r.Header.Revision != want {
+			t.Fatalf("%v, %v, want %d", r, err, want)
+		}
+	}
+	l.calls = 5
+	if _, err := o.Do(context.Background(), clientv3.OpPut("k", "v")); err != nil || l.calls != 6 {
+		t.Errorf("a write: %v, %d calls", err, l.calls-5)
+	}
+	if _, err := o.Get(context.Background(), "k"); !errors.Is(err, ordering.ErrNoGreaterRev) {
+		t.Errorf("all lag behind: %v", err)
+	}
+	if tries := l.calls - 6; tries != 1+2*triesPerEndpoint {
+		t.Errorf("%d tries", tries)
+	}
+	l.revs = append(l.revs, 8)
+	l.calls = 5 // the first try still lags, and this read has all its tries again
+	if r, err := o.Get(context.Background(), "k"); err != nil || r.Header.Revision != 8 {
+		t.Errorf("%v, %v", r, err)
 	}
 }
 

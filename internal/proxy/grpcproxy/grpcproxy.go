@@ -25,7 +25,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/leasing"
 	"go.etcd.io/etcd/client/v3/namespace"
-	"go.etcd.io/etcd/client/v3/ordering"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
@@ -91,7 +90,7 @@ func New(ctx context.Context, c *clientv3.Client, o Options) (*Proxy, error) {
 	p := &Proxy{o: o, lg: o.Logger, client: c}
 	p.ctx, p.stop = context.WithCancelCause(context.Background())
 	if o.Ordering {
-		c.KV = ordering.NewKV(c.KV, ordering.NewOrderViolationSwitchEndpointClosure(c))
+		c.KV = &orderedKV{KV: c.KV, endpoints: c.Endpoints}
 		if err := p.recoverOrder(ctx); err != nil {
 			p.Close()
 			return nil, err
