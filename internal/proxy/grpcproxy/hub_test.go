@@ -313,6 +313,18 @@ func TestWatchersShare(t *testing.T) {
 	c.expect("w0 rev=12 PUT@10 PUT@12", "w1 rev=12 PUT@10+prev PUT@12+prev")
 	d.expect("w0 rev=12 PUT@10 PUT@12", "w1 rev=12 PUT@12")
 
+	// One revision behind is behind.
+	e := b.connect()
+	e.create(&pb.WatchCreateRequest{StartRevision: 12})
+	late := b.open()
+	late.send(t, createdAt(12))
+	e.expect("w0 rev=12 created")
+	late.send(t, puts(12, 12))
+	e.expect("w0 rev=12 PUT@12")
+	late.expectEnd(t)
+	e.end()
+	e.expectEnd(context.Canceled)
+
 	// Behind the group: a watch of its own, which ends where the others are.
 	d.create(&pb.WatchCreateRequest{StartRevision: 6})
 	own := b.open()
@@ -530,6 +542,20 @@ func TestSlowClient(t *testing.T) {
 	good.expect("w0 rev=5000 PUT@5000")
 	if n := len(slow.s.queue); n != 0 {
 		t.Errorf("%d responses are kept for nobody", n)
+	}
+}
+
+// What is on its way to a watcher when it is cancelled does not come after the reply.
+func TestNothingAfterCancel(t *testing.T) {
+	b := newBench(t)
+	s := newWatchStream(t.Context(), b.hub, b.kv)
+	defer s.close()
+	w := &watcher{stream: s}
+	s.add(w)
+	s.cancelWatcher(w.id)
+	w.feed(puts(3, 3))
+	if n := len(s.queue); n != 1 || !s.queue[0].resp.Canceled {
+		t.Errorf("%d responses after a cancel", n)
 	}
 }
 
