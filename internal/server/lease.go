@@ -278,6 +278,8 @@ func (m *Member) pause(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	case <-m.stop:
 		return rpctypes.ErrGRPCStopped
+	case <-m.failed: // what is waited for may never come
+		return rpctypes.ErrGRPCStopped
 	}
 }
 

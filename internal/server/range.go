@@ -39,6 +39,8 @@ func (m *Member) barrier(ctx context.Context) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	case <-m.failed: // what the round waits for may never be applied here
+		return rpctypes.ErrGRPCStopped
 	}
 }
 

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -11,6 +12,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"quorate/internal/apply"
 	"quorate/internal/raftnode"
@@ -203,6 +205,38 @@ func TestNoPrimaryAfterLeadership(t *testing.T) {
 	m.settle(apply.Outcome{NewTerm: true}, time.Time{})
 	if m.lessor.IsPrimary() {
 		t.Error("primary, but another member leads")
+	}
+}
+
+// Nothing is applied on a member that has failed: reads that wait for it end, although
+// nobody has stopped it yet.
+func TestReadsOfFailedMember(t *testing.T) {
+	n := newCluster(t, 1, nil).nodes[0]
+	m := n.m
+	n.put("k", "v")
+	gate := make(chan struct{})
+	defer close(gate)
+	m.applyq.push(applyWork{swap: func() { <-gate }})
+	go m.Put(context.Background(), &pb.PutRequest{Key: []byte("k")}, nil)
+	eventually(t, "a write is committed and not applied", func() bool { return m.commit.Load() > m.mach().Applied() })
+	waits := map[string]func(context.Context) error{
+		"a barrier":            m.barrier,
+		"the wait for entries": m.waitApplied,
+	}
+	ended := make(chan string, len(waits))
+	for name, wait := range waits {
+		go func() { ended <- fmt.Sprint(name, ": ", wait(context.Background())) }()
+	}
+	m.fail(errors.New("the disk is gone"))
+	for range waits {
+		select {
+		case got := <-ended:
+			if !strings.HasSuffix(got, rpctypes.ErrGRPCStopped.Error()) {
+				t.Error(got)
+			}
+		case <-time.After(patience):
+			t.Fatal("somebody waits for what will not be applied")
+		}
 	}
 }
 
