@@ -448,7 +448,7 @@ func TestEtcdctl(t *testing.T) {
 	servers := pair(t)
 	for _, args := range ctl {
 		both(t, args, func(i int) (string, error) {
-			words := append([]string{"ETCDCTL_API=2", *flagCtl, "--no-sync", "--endpoints", servers[i].base}, strings.Fields(args)...)
+			words := append([]string{"ETCDCTL_API=2", *flagCtl, "--no-sync", "--timeout", "60s", "--total-timeout", "60s", "--endpoints", servers[i].base}, strings.Fields(args)...)
 			out, err := child.Run(limit, "env", words...)
 			out = strings.ReplaceAll(out, servers[i].base, "http://SERVER")
 			return fmt.Sprintf("%s%v", normalise("", out), err), nil
