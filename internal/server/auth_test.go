@@ -113,7 +113,7 @@ func (n *node) getAs(ctx context.Context, key string, serializable bool) error {
 // TestAuthEverywhere uses tokens of one member at once at another, and looks
 // whether all members refuse alike.
 func TestAuthEverywhere(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, calm)
 	c.follower().enableAuth()
 	for _, at := range c.nodes {
 		user := at.login("u", "u")
@@ -150,7 +150,7 @@ func TestAuthEverywhere(t *testing.T) {
 func second[T any](_ T, err error) error { return err }
 
 func TestLeasesOfOthers(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, calm)
 	n := c.follower()
 	n.grant(7, 1000)
 	n.grant(8, 1000)

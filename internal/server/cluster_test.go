@@ -13,7 +13,7 @@ import (
 )
 
 func TestThreeMembers(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, calm)
 	var watchers []*watcher
 	for _, n := range c.nodes {
 		watchers = append(watchers, n.watch("k/", 0))
@@ -60,7 +60,7 @@ func TestThreeMembers(t *testing.T) {
 }
 
 func TestMoveLeader(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, calm)
 	for range 3 {
 		lead, to := c.leader(), c.follower()
 		if err := to.m.MoveLeader(background(t), to.m.id); !errors.Is(err, rpctypes.ErrGRPCNotLeader) {

@@ -74,7 +74,7 @@ func (n *node) alarm(r *pb.AlarmRequest) *pb.AlarmResponse {
 }
 
 func TestInitialCorruptionCheck(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, calm)
 	lead, n := c.leader(), c.follower()
 	rev := lead.put("k", "v")
 	lead.put("l", "v")
@@ -218,7 +218,7 @@ func (c *cluster) compact(rev int64) {
 }
 
 func TestCompactHashCheck(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, calm)
 	lead, n := c.leader(), c.follower()
 	first := lead.put("k", "v")
 	c.compact(first)

@@ -19,7 +19,10 @@ func (n *node) alarms() string {
 }
 
 func TestQuota(t *testing.T) {
-	c := newCluster(t, 3, func(cfg *Config) { cfg.Quota, cfg.QuotaReported = 4<<20, 4<<20 })
+	c := newCluster(t, 3, func(cfg *Config) {
+		calm(cfg)
+		cfg.Quota, cfg.QuotaReported = 4<<20, 4<<20
+	})
 	n := c.follower()
 	value := bytes.Repeat([]byte("v"), 200<<10)
 	// trial returns the first answer that says more than that the machine is busy.

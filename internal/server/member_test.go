@@ -37,7 +37,7 @@ func (c *cluster) join(name string, via *node, learner bool) (*node, *pb.Member)
 }
 
 func TestLearner(t *testing.T) {
-	c := newCluster(t, 3, smallLog)
+	c := newCluster(t, 3, func(cfg *Config) { calm(cfg); smallLog(cfg) })
 	for i := range 200 { // more than the log keeps: the learner begins with a snapshot
 		c.nodes[0].put(fmt.Sprintf("k/%d", i), "v")
 	}
@@ -168,7 +168,10 @@ func TestMemberRemovedWhileDown(t *testing.T) {
 func TestStrictReconfig(t *testing.T) {
 	var strict atomic.Bool
 	strict.Store(true)
-	c := newCluster(t, 3, func(cfg *Config) { cfg.StrictReconfig = strict.Load() })
+	c := newCluster(t, 3, func(cfg *Config) {
+		calm(cfg)
+		cfg.StrictReconfig = strict.Load()
+	})
 	lead := c.leader()
 	// Members that have just met are not trusted yet.
 	if _, _, err := lead.m.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, false); !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {

@@ -228,7 +228,7 @@ func TestV2Cluster(t *testing.T) {
 
 // What a member says about itself decides whether the others accept writes.
 func TestV2Peers(t *testing.T) {
-	c := newCluster(t, 3, nil)
+	c := newCluster(t, 3, calm)
 	n, x := c.nodes[0], c.nodes[1]
 	// A leader that one member does not answer in time begins with the lowest version.
 	eventually(t, "the cluster has the version of its members", func() bool { return !n.m.cluster.Version().Less(firstWithoutV2) })
