@@ -116,3 +116,39 @@ func TestV2(t *testing.T) {
 	g.sameV2()
 	g.equal()
 }
+
+// A member of etcd 3.7 in a cluster that has used the v2 API lives with the log of that, and leads;
+// what it keeps nothing of is not written any more, until it has gone.
+func TestV2Beside(t *testing.T) {
+	t.Parallel()
+	g := found(t, []string{"--enable-v2"}, ours)
+	mine := g.members[0]
+	mine.v2(t, "PUT", "/kept", url.Values{"value": {"x"}})
+	mine.v2(t, "PUT", "/brief", url.Values{"value": {"x"}, "ttl": {"1"}})
+	child.Eventually(t, limit, "the key expires", func() error {
+		if a := mine.v2(t, "GET", "/brief", nil); a.Status != 404 {
+			return errors.New(a.Body)
+		}
+		return nil
+	})
+	g.args = nil // which it does not know
+	real := g.add(etcd37, false)
+	g.equal()
+	for _, lead := range []*member{mine, real} {
+		g.makeLead(lead)
+		child.Eventually(t, limit, "a write is refused while "+lead.name+" leads", func() error {
+			a, err := child.V2(limit, "PUT", mine.cfg.ClientAddr, "/refused", url.Values{"value": {"x"}})
+			if err == nil && (a.Status != 500 || !strings.Contains(a.Body, "keeps no data of the v2 API")) {
+				err = fmt.Errorf("status %d: %s", a.Status, a.Body)
+			}
+			return err
+		})
+		if a := mine.v2(t, "GET", "/?quorum=true", nil); !strings.Contains(a.Body, `"/kept"`) || strings.Contains(a.Body, `"/refused"`) {
+			t.Errorf("while %s leads there is %s", lead, a.Body)
+		}
+	}
+	g.makeLead(mine)
+	g.equal()
+	g.remove(real)
+	mine.v2(t, "PUT", "/late", url.Values{"value": {"x"}})
+}

@@ -566,3 +566,77 @@ func BenchmarkPrepare(b *testing.B) {
 		must(b, f.Close())
 	}
 }
+
+// The tree of the v2 API travels in the file as long as that is what it was written with: etcd,
+// which knows nothing of it, changes all else and leaves the bucket as it is.
+func TestV2Bucket(t *testing.T) {
+	fs := vfs.NewMem()
+	record := engine.V2.K([]byte("i"))
+	write := func(path string, index uint64, o Options) {
+		t.Helper()
+		eng := mem.New()
+		defer eng.Close()
+		b := eng.NewBatch()
+		b.Set(engine.Meta.K([]byte("consistent_index")), binary.BigEndian.AppendUint64(nil, index))
+		b.Set(record, []byte("tree"))
+		if err := b.Commit(); err != nil {
+			t.Fatal(err)
+		}
+		o.FS = fs
+		if _, err := Export(context.Background(), eng, path, o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	read := func(path string) string {
+		t.Helper()
+		eng := mem.New()
+		defer eng.Close()
+		if _, err := Read(context.Background(), path, eng, Options{FS: fs}); err != nil {
+			t.Fatal(err)
+		}
+		v, err := eng.Get(nil, record)
+		if err != nil {
+			return err.Error()
+		}
+		return string(v)
+	}
+	write("with", 7, Options{})
+	if got := read("with"); got != "tree" {
+		t.Errorf("got %q", got)
+	}
+	write("without", 7, Options{WithoutV2: true})
+	if got := read("without"); got != engine.ErrNotFound.Error() {
+		t.Errorf("of a file without: %q", got)
+	}
+	// As if etcd had applied more: the index is moved on, in the one place of the bucket meta.
+	b := readAll(t, fs, "with")
+	at := bytes.Index(b, append([]byte("consistent_index"), binary.BigEndian.AppendUint64(nil, 7)...))
+	if at < 0 {
+		t.Fatal("no index in the file")
+	}
+	b[at+len("consistent_index")+7] = 8
+	f, err := fs.Create("later", vfs.WriteCategoryUnspecified)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.Write(b); err != nil {
+		t.Fatal(err)
+	}
+	if got := read("later"); got != engine.ErrNotFound.Error() {
+		t.Errorf("of a file that has gone on without the tree: %q", got)
+	}
+}
+
+func readAll(t *testing.T, fs vfs.FS, path string) []byte {
+	t.Helper()
+	f, err := fs.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
