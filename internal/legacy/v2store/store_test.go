@@ -363,3 +363,33 @@ func TestWritten(t *testing.T) {
 		t.Errorf("index %d, written %v after a dump of the membership and back", s.Index(), s.Written())
 	}
 }
+
+// Nodes of the same time expire in the order of their paths, however they came.
+func TestOrderOfExpiry(t *testing.T) {
+	f := newFixture(t)
+	for _, k := range []string{"/c", "/a", "/d", "/b"} {
+		f.do(with(put(k, "1"), ttl(1)))
+	}
+	w := f.watch("/1", true, true, 0)
+	f.do(expireAt(start.Add(time.Second)))
+	if g, want := strings.Join(got(w), " "), "expire /a@8 expire /b@9 expire /c@10 expire /d@11"; g != want {
+		t.Errorf("got %s, want %s", g, want)
+	}
+}
+
+// As in etcd 3.5, some refusals count as successes, and a create below a file twice.
+func TestStats(t *testing.T) {
+	f := newFixture(t)
+	for _, r := range []command.V2Request{put("/a", "1"), put("/a/b", "1"), put("", "1"), with(put("/a/b", "1"), absent),
+		with(put("", ""), exist), with(put("", ""), index(1)), with(put("", ""), all(method("DELETE"), recursive)),
+		with(put("/d", ""), dir), with(put("/d", "v"), exist), with(put("/d", "v"), index(1)),
+		with(put("/a", ""), all(method("DELETE"), value("x"))), with(put("/d", ""), all(method("DELETE"), value("x"))),
+		with(put("/n", ""), all(method("DELETE"), value("x"))), with(put("/a", ""), index(1)), with(put("/n", ""), method("DELETE"))} {
+		f.do(r)
+	}
+	want := Stats{SetsSuccess: 2, SetsFail: 3, CreateFail: 1, UpdateSuccess: 2, CompareAndSwapSuccess: 1, CompareAndSwapFail: 2,
+		DeleteSuccess: 1, DeleteFail: 1, CompareAndDeleteSuccess: 2, CompareAndDeleteFail: 1}
+	if got := f.s.Stats(); got != want {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}

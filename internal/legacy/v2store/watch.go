@@ -159,7 +159,7 @@ func (h *hub) notify(e *Event, gone []string) {
 // tell sends e to the watchers of one path.
 func (h *hub) tell(e *Event, p string, gone bool) {
 	key := e.Node.Key
-	if p != key && hiddenBelow(p, key) {
+	if hiddenBelow(p, key) {
 		return
 	}
 	for w := range h.watchers[p] {
