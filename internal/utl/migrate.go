@@ -239,9 +239,15 @@ func logVersion(l datadir.Layout) (least membership.Version, err error) {
 		if index <= c.Mark.Index || t != raftpb.EntryNormal || len(data) == 0 {
 			return nil
 		}
+		if is, _, carried := command.V2(data); is {
+			if carried && least.Less(v3_6) {
+				least = v3_6 // 3.5 does not know the request that carries it
+			}
+			return nil
+		}
 		r, err := command.Decode(data)
 		if err != nil {
-			return nil // of a client of the v2 API, or of nobody that is known: no later release
+			return nil // of nobody that is known: no later release
 		}
 		v := v3_5
 		if t := r.DowngradeVersionTest; t != nil { // since 3.6, and names the release that it is about
