@@ -43,6 +43,7 @@ func authCall(b *script, method string, req, resp proto.Message) {
 }
 
 func authSection(b *script) {
+	b.settled()
 	var none message
 	b.wire("name of broken UTF-8", "/etcdserverpb.Auth/UserAdd", none.bytes(1, "\xff\xfe"), &pb.AuthUserAddResponse{})
 	enable := func() { authCall(b, "AuthEnable", &pb.AuthEnableRequest{}, &pb.AuthEnableResponse{}) }

@@ -27,6 +27,7 @@ func signedToken(head, claims, key string) string {
 
 // jwtSection has tokens that are signed and say themselves of which revision they are.
 func jwtSection(b *script) {
+	b.settled()
 	add := func(name string) {
 		authCall(b, "UserAdd", &pb.AuthUserAddRequest{Name: name, Password: name}, &pb.AuthUserAddResponse{})
 	}

@@ -90,6 +90,7 @@ func rawSection(b *script) {
 	txn("truncated inside", none.sub(2, message{0x12, 0x05, 0x0a}))
 	b.wire("truncated", "/etcdserverpb.Lease/LeaseGrant", message{0x08}, &pb.LeaseGrantResponse{})
 	b.wire("truncated", "/etcdserverpb.Maintenance/HashKV", message{0x08}, &pb.HashKVResponse{})
+	b.settled()
 	b.wire("unknown fields", "/etcdserverpb.Maintenance/Status", none.varint(7, 7), &pb.StatusResponse{})
 	b.wire("unknown fields", "/etcdserverpb.Lease/LeaseGrant", none.varint(1, 60).varint(2, 4321).bytes(9, "x"), &pb.LeaseGrantResponse{})
 	// Methods and services that do not exist.
