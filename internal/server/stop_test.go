@@ -15,6 +15,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"quorate/internal/apply"
+	"quorate/internal/command"
 	"quorate/internal/raftnode"
 )
 
@@ -82,6 +83,16 @@ var everyCall = map[string]func(ctx context.Context, m *Member, i int){
 		m.UserAdd(ctx, &pb.AuthUserAddRequest{Name: fmt.Sprint("u", i%10), Password: "p"})
 		m.UserList(ctx, &pb.AuthUserListRequest{})
 		m.Authenticate(ctx, &pb.AuthenticateRequest{Name: "u1", Password: "p"})
+	},
+	"v2": func(ctx context.Context, m *Member, i int) {
+		w, err := m.V2Watch("/1", true, true, 0)
+		if err != nil {
+			return
+		}
+		defer w.Close()
+		m.V2Do(ctx, &command.V2Request{Method: "PUT", Path: fmt.Sprint("/1/k", i%50), Val: "v"})
+		m.V2Do(ctx, &command.V2Request{Method: "GET", Path: "/1/k1", Quorum: true})
+		<-w.Events()
 	},
 	"watch": func(ctx context.Context, m *Member, i int) {
 		s := m.Hub().NewStream(ctx)
