@@ -90,6 +90,12 @@ func (n *node) enableAuth() {
 		}
 		return err
 	})
+	// A member that has not heard of it yet asks nobody who he is, and passes it on like that.
+	for _, x := range n.cluster.nodes {
+		if x.m != nil && x.handler.Load() != nil && !x.cut.Load() {
+			eventually(n.t, x.name+" knows that authentication is on", func() bool { return x.m.AuthEnabled() })
+		}
+	}
 }
 
 func (n *node) putAs(ctx context.Context, key string) error {
