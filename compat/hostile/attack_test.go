@@ -124,7 +124,7 @@ func (c *h2) headers(more ...hpack.HeaderField) []byte {
 // Frames that the protocol forbids, or allows and nobody sends in such numbers.
 func TestFrames(t *testing.T) {
 	t.Parallel()
-	v := newVictim(t)
+	v := startVictim(t, true, nil) // some of the floods are writes
 	floods := []struct {
 		name  string
 		count int
@@ -255,7 +255,7 @@ func TestSlowConnections(t *testing.T) {
 // Transactions that are too large, too many or too deep get an error and nothing more.
 func TestTransactions(t *testing.T) {
 	t.Parallel()
-	v := newVictim(t)
+	v := startVictim(t, true, nil) // it is a flood of writes
 	put := func(k string) *pb.RequestOp {
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte(k)}}}
 	}

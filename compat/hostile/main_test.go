@@ -82,17 +82,18 @@ func startVictim(t *testing.T, mayRefuse bool, args []string) *victim {
 	v.done.Go(func() {
 		for i := 0; run.Err() == nil; i++ {
 			_, err := v.good.PutWithin(limit/2, fmt.Sprintf("good/%d", i%100), "x")
-			if v.mayRefuse && err != nil && strings.Contains(err.Error(), "etcdserver: too many requests") {
-				continue
-			}
-			if err != nil {
+			switch {
+			case err == nil:
+				v.served.Add(1)
+			case v.mayRefuse && strings.Contains(err.Error(), "etcdserver: too many requests"):
+				// It asks again.
+			default:
 				select {
 				case v.failed <- err:
 				default:
 				}
 				return
 			}
-			v.served.Add(1)
 			// Not as fast as it can: it is a client, not a load.
 			select {
 			case <-time.After(10 * time.Millisecond):
