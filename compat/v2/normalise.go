@@ -14,7 +14,8 @@ var replacements = []struct {
 	by string
 }{
 	{regexp.MustCompile(`"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z"`), `"expiration":"TIME"`},
-	{regexp.MustCompile(`"ttl":-?\d+`), `"ttl":N`},
+	{regexp.MustCompile(`,"ttl":-\d+`), ``}, // overdue, which is left out up to a second
+	{regexp.MustCompile(`"ttl":\d+`), `"ttl":N`},
 }
 
 var statistics = []struct {
