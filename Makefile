@@ -64,6 +64,7 @@ RACED := ./internal/server/... ./internal/watch/... ./internal/lease/... ./inter
 race:
 	$(GO) test -race $(RACED)
 
+sim: SEEDS = 60
 sim:
 	$(GO) test ./internal/sim -run TestSim -count=1 -args -seed=$(SEED) -seeds=$(SEEDS)
 

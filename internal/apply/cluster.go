@@ -16,6 +16,14 @@ import (
 // ConfChangeResult is the Resp of a membership change: the members after it.
 type ConfChangeResult struct{ Members []membership.Member }
 
+// ConfChange is a membership change as raft is told of it: with the index of its
+// entry, since raft's configuration may be of a later one already, and with node id
+// 0 if it was refused.
+type ConfChange struct {
+	Index uint64
+	*raftpb.ConfChange
+}
+
 // confChange validates and applies a membership change. Raft hears of it in
 // either case, of a refused one with node id 0.
 func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
@@ -41,7 +49,7 @@ func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 			return err
 		}
 	}
-	out.ConfChanges = append(out.ConfChanges, cc)
+	out.ConfChanges = append(out.ConfChanges, ConfChange{e.GetIndex(), cc})
 	if e.Local {
 		out.Results = append(out.Results, res)
 	}

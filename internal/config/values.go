@@ -36,7 +36,7 @@ func (v urlsValue) String() string {
 type originsValue struct{ p *[]string }
 
 func (v originsValue) Set(s string) error {
-	if s == "*" || s == "" { // the default, as of now and as old guides state it
+	if s == "*" {
 		*v.p = []string{"*"}
 		return nil
 	}

@@ -121,6 +121,5 @@ func (r *Restore) writeLog(l Layout, commit uint64, o Options) (err error) {
 	if err := log.Append(hs, ents, true); err != nil {
 		return fmt.Errorf("write the first entries: %w", err)
 	}
-	// The entries make the members, the data come from the file.
-	return log.SaveMark(raftlog.SnapshotMark{Index: commit, Term: restoredTerm, ConfState: r.confState(), Alone: true})
+	return log.SaveMark(raftlog.SnapshotMark{Index: commit, Term: restoredTerm, ConfState: r.confState()})
 }

@@ -11,6 +11,13 @@
 // each durable before its Responses are delivered; the Applies likewise, in
 // order. Send may go out at once. A Response for this member comes back through
 // Step, one for a peer goes to the transport.
+//
+// There is one applied index: State.Applied, up to which the caller has acknowledged
+// what was applied. Until then raft may read an entry again, so the log is truncated
+// no further. raft's configuration has an index as well. It is that of the newest
+// membership change that raft was told of, or of a snapshot that raft has accepted,
+// which may overtake entries that are still to be applied: a change among those
+// is part of the snapshot and changes nothing in raft.
 package raftnode
 
 import (
@@ -80,7 +87,9 @@ type Effects struct {
 // State is what others may know about the node.
 type State struct {
 	Term, Lead, Commit uint64
-	Role               raft.StateType
+	// Applied is the index up to which Apply was acknowledged.
+	Applied uint64
+	Role    raft.StateType
 }
 
 // Node is a raft.RawNode with asynchronous storage writes.
@@ -88,6 +97,8 @@ type Node struct {
 	id         uint64
 	rn         *raft.RawNode
 	term, vote uint64 // as of the last Append handed out
+	conf       uint64 // index of raft's configuration
+	due        Effects
 	state      State
 }
 
@@ -116,14 +127,14 @@ func New(c Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote()}
+	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote(), conf: c.Applied}
 	n.refresh()
 	return n, nil
 }
 
 func (n *Node) refresh() {
 	st := n.rn.BasicStatus()
-	n.state = State{Term: st.HardState.GetTerm(), Commit: st.HardState.GetCommit(), Lead: st.Lead, Role: st.RaftState}
+	n.state = State{Term: st.HardState.GetTerm(), Commit: st.HardState.GetCommit(), Applied: st.Applied, Lead: st.Lead, Role: st.RaftState}
 }
 
 // State returns the state as of the last call that changed it.
@@ -173,6 +184,10 @@ func (n *Node) Step(m *raftpb.Message) error {
 	case raftpb.MsgHup, raftpb.MsgBeat, raftpb.MsgCheckQuorum, raftpb.MsgUnreachable, raftpb.MsgSnapStatus,
 		raftpb.MsgStorageAppend, raftpb.MsgStorageApply:
 		return raft.ErrStepLocalMsg
+	case raftpb.MsgSnap:
+		err := n.rn.Step(m)
+		n.collect() // the index of the configuration that raft may have taken over
+		return err
 	}
 	return n.rn.Step(m)
 }
@@ -181,12 +196,16 @@ func (n *Node) Step(m *raftpb.Message) error {
 // same context, or never (no leader).
 func (n *Node) ReadIndex(ctx []byte) { n.rn.ReadIndex(ctx) }
 
-// ApplyConfChange puts a committed membership change into effect. A refused
-// change is passed with node id 0 and changes nothing.
-func (n *Node) ApplyConfChange(cc *raftpb.ConfChange) *raftpb.ConfState {
-	cs := n.rn.ApplyConfChange(cc)
+// ApplyConfChange puts the membership change of a committed entry into effect,
+// unless raft's configuration is of that entry or a later one. A refused change is
+// passed with node id 0 and changes nothing.
+func (n *Node) ApplyConfChange(index uint64, cc *raftpb.ConfChange) {
+	if index <= n.conf {
+		return
+	}
+	n.conf = index
+	n.rn.ApplyConfChange(cc)
 	n.refresh()
-	return cs
 }
 
 // Transfer asks the leader to hand leadership to another voter.
@@ -243,7 +262,15 @@ func (n *Node) Status() raft.Status { return n.rn.Status() }
 
 // Effects collects everything that has become due since the last call.
 func (n *Node) Effects() Effects {
-	var e Effects
+	n.collect()
+	e := n.due
+	n.due = Effects{}
+	return e
+}
+
+// collect adds to due what raft has ready.
+func (n *Node) collect() {
+	e := &n.due
 	for n.rn.HasReady() {
 		rd := n.rn.Ready()
 		for _, m := range rd.Messages {
@@ -259,7 +286,6 @@ func (n *Node) Effects() Effects {
 		e.Reads = append(e.Reads, rd.ReadStates...)
 	}
 	n.refresh()
-	return e
 }
 
 func (n *Node) appendOf(m *raftpb.Message) Append {
@@ -273,6 +299,7 @@ func (n *Node) appendOf(m *raftpb.Message) Append {
 	}
 	if m.Snapshot != nil && !raft.IsEmptySnap(m.Snapshot) {
 		a.Snapshot, a.MustSync = m.Snapshot, true
+		n.conf = m.Snapshot.GetMetadata().GetIndex()
 	}
 	return a
 }

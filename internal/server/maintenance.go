@@ -120,7 +120,9 @@ func (m *Member) transfer(ctx context.Context, target uint64) error {
 }
 
 // truncateLog forgets log entries that every crash can do without: the engine
-// is flushed past them and slow followers still find CatchUpEntries.
+// is flushed past them and slow followers still find CatchUpEntries. raft may read
+// what it does not count as applied, also while the store has it already, so its
+// index decides.
 func (m *Member) truncateLog() {
 	for {
 		select {
@@ -137,7 +139,7 @@ func (m *Member) truncateLog() {
 
 func (m *Member) truncateOnce() error {
 	mach := m.mach()
-	applied := mach.Applied()
+	applied := m.acked.Load() // the store has applied as much, or a snapshot has just replaced it
 	err := m.flush(m.rootCtx, mach.Engine())
 	m.logMu.Lock()
 	defer m.logMu.Unlock()

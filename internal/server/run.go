@@ -127,6 +127,14 @@ func (m *Member) onTick() {
 func (m *Member) follow(eff Effects) {
 	st := eff.State
 	m.term.Store(st.Term)
+	m.acked.Store(st.Applied)
+	if st.Applied > m.wanted+m.cfg.SnapshotCount {
+		m.wanted = st.Applied
+		select {
+		case m.truncate <- struct{}{}:
+		default: // one is under way and will see what was applied
+		}
+	}
 	if st.Commit > m.commit.Load() {
 		m.commit.Store(st.Commit)
 		metrics.ServerProposalsCommittedTotal.Set(float64(st.Commit))
@@ -260,7 +268,6 @@ func (m *Member) deliver(works []logWork) {
 // applyAll applies committed entries, all that wait as one batch within bounds.
 func (m *Member) applyAll() {
 	defer m.loopWG.Done()
-	var since uint64 // applied entries since the log was last truncated
 	for {
 		works := m.applyq.take(m.halt)
 		if works == nil {
@@ -279,24 +286,15 @@ func (m *Member) applyAll() {
 				}
 				n++
 			}
-			applied, ok := m.applyBatch(works[:n])
-			if !ok {
+			if !m.applyBatch(works[:n]) {
 				return
 			}
-			since += applied
 			works = works[n:]
-		}
-		if since > m.cfg.SnapshotCount {
-			since = 0
-			select {
-			case m.truncate <- struct{}{}:
-			default: // one is under way and will see what was applied
-			}
 		}
 	}
 }
 
-func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
+func (m *Member) applyBatch(works []applyWork) (ok bool) {
 	total := 0
 	for _, w := range works {
 		total += len(w.Entries)
@@ -309,9 +307,6 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 			if p := PendingOf(m.props, e); p != nil {
 				x.Req, x.V2, x.Local = p.Req, p.V2, true
 			}
-			if m.noteApplied != nil {
-				m.noteApplied(&x)
-			}
 			ents = append(ents, x)
 		}
 		acks = append(acks, w.Responses...)
@@ -322,13 +317,13 @@ func (m *Member) applyBatch(works []applyWork) (n uint64, ok bool) {
 	}
 	for chunk := range slices.Chunk(ents, limit) {
 		if !m.applyEntries(chunk) {
-			return 0, false
+			return false
 		}
 	}
 	if len(acks) > 0 {
 		m.event(func(in *Input) { in.Acks = append(in.Acks, acks...) })
 	}
-	return uint64(len(ents)), true
+	return true
 }
 
 // applyEntries applies entries in one batch of the engine and tells everyone.

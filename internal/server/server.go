@@ -168,15 +168,14 @@ type Member struct {
 	events     []watch.Event
 	storeInUse string
 	taken      *datadir.Takeover // of a start on a directory of etcd, else nil
-	// noteApplied, of tests, sees every entry as it is about to be applied.
-	noteApplied func(*apply.Entry)
-	props       *proposal.Table
-	reads       *readindex.Batcher
-	ids         *proposal.IDs
+	props      *proposal.Table
+	reads      *readindex.Batcher
+	ids        *proposal.IDs
 
 	in      *inbox
 	coreMu  sync.Mutex  // whoever holds it drives core; taken by drive and Stop alone
 	halted  bool        // guarded by coreMu: the core is not driven any more
+	wanted  uint64      // guarded by coreMu: applied index for which a truncation was last asked for
 	logBusy atomic.Bool // a log write is under way
 	logMu   sync.Mutex  // one at a time replaces or truncates the log
 	logq    *queue[logWork]
@@ -184,6 +183,7 @@ type Member struct {
 
 	// What readers may know without asking the core.
 	term, lead, commit atomic.Uint64
+	acked              atomic.Uint64 // index up to which raft knows that entries are applied
 	led                atomic.Pointer[leadership]
 	leadLost           atomic.Int64 // unix nanoseconds of the last loss of a leader
 	lastTick           atomic.Int64

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/apply"
 	"quorate/internal/command"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -23,7 +24,7 @@ type Input struct {
 	LogStall    time.Duration
 	Recv        []*raftpb.Message // from peers
 	Acks        []*raftpb.Message // responses of the local log and apply
-	ConfChanges []*raftpb.ConfChange
+	ConfChanges []apply.ConfChange
 	Propose     []*proposal.Pending
 	ReadWanted  bool
 	Unreachable []uint64
@@ -109,7 +110,7 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 	// Membership first: the acknowledgement that follows lets raft elect and
 	// count with it.
 	for _, cc := range in.ConfChanges {
-		c.node.ApplyConfChange(cc)
+		c.node.ApplyConfChange(cc.Index, cc.ConfChange)
 	}
 	for _, m := range in.Acks {
 		c.node.Step(m) // a response of a term that has passed is refused, rightly
@@ -221,25 +222,19 @@ func (c *Core) awaited(ents []*raftpb.Entry) []*raftpb.Entry {
 	return out
 }
 
-// PendingOf returns the local request that an entry carries, if any: the number finds
-// it, the bytes decide. What members apply must be what is in the log, and an entry
-// that happens to have the number of a request of ours is none.
+// PendingOf returns the local request that an entry carries, if any.
 func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 	if len(e.Data) == 0 {
 		return nil
 	}
-	var id uint64
-	ok, change := false, e.GetType() == raftpb.EntryConfChange
-	if change {
-		id, ok = command.ConfChangeID(e.Data)
-	} else {
-		id, ok = command.PeekID(e.Data)
-	}
-	if !ok {
+	if e.GetType() == raftpb.EntryConfChange {
+		if id, ok := command.ConfChangeID(e.Data); ok {
+			return props.Lookup(id)
+		}
 		return nil
 	}
-	if p := props.Lookup(id); p != nil && p.ConfChange == change && p.Carries(e.Data) {
-		return p
+	if id, ok := command.PeekID(e.Data); ok {
+		return props.Lookup(id)
 	}
 	return nil
 }

@@ -70,6 +70,9 @@ type Result struct {
 	Acked  int // operations that were acknowledged
 	// Changes of the membership and installed snapshots.
 	Changes, Installed int
+	// Overtaken are the membership changes that were applied behind a snapshot that
+	// raft had accepted; Beside, the truncations in the middle of a run of apply.
+	Overtaken, Beside int
 }
 
 // Run lets members and clients live through a hostile world for d of simulated
@@ -97,7 +100,7 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	w.run(2 * requestTimeout)
 	w.checkMembers()
 	w.checkHistory()
-	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed}
+	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside}
 	for _, n := range w.changes {
 		res.Changes += n
 	}
@@ -133,6 +136,16 @@ func (w *World) populate(members, clients int) error {
 	}
 	for i := range clients {
 		w.clients = append(w.clients, &client{w: w, id: i, keys: 4})
+	}
+	return nil
+}
+
+// leader returns a member that takes itself for the leader.
+func (w *World) leader() *node {
+	for _, n := range w.nodes {
+		if st := n.core.Node().State(); st.Lead == n.id {
+			return n
+		}
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
@@ -20,8 +21,9 @@ import (
 // The log is truncated as eagerly as it can be, so that whoever was away for a
 // moment needs a snapshot.
 const (
-	truncateAfter = 60 // applied entries
-	catchUp       = 15 // entries left for slow followers
+	truncateAfter = 30 // applied entries
+	catchUp       = 4  // entries left for slow followers
+	truncateEvery = 50 * time.Millisecond
 	releaseDelay  = 2e9
 )
 
@@ -30,11 +32,19 @@ var (
 	errCut        = errors.New("sim: the connection was cut")
 )
 
-// truncate forgets the log behind what the store has flushed.
+// truncate forgets the log behind what raft counts as applied and the store has
+// flushed. It goes on beside apply, which may be in the middle of a run.
 func (n *node) truncate() {
-	applied := n.machine.Applied()
+	applied := n.core.Node().State().Applied
+	if applied > n.machine.Applied() {
+		n.w.fail("raft of member %d counts entry %d as applied, its store has applied %d", n.index, applied, n.machine.Applied())
+		return
+	}
 	if n.installing || n.sending > 0 || applied <= n.mark+truncateAfter {
 		return
+	}
+	if n.machine.Applied() > applied {
+		n.w.beside++
 	}
 	ok := n.attempt("truncation", func() error {
 		if err := n.machine.Engine().Flush(); err != nil {

@@ -56,6 +56,7 @@ type node struct {
 	logBusy    bool
 	logFrom    time.Duration // when the log write under way began
 	stalled    time.Duration // until when no log write ends
+	applyStall time.Duration // until when nothing is applied
 	installing bool          // a snapshot
 	mark       uint64        // index up to which the log is truncated
 	sending    int           // snapshots that were sent a moment ago
@@ -121,6 +122,7 @@ func (n *node) start() {
 		n.step(in)
 	})
 	n.every(func() time.Duration { return n.w.between(400*time.Millisecond, 600*time.Millisecond) }, n.expireV2)
+	n.every(func() time.Duration { return n.w.between(truncateEvery/2, truncateEvery*2) }, n.truncate)
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
 		if err := n.machine.Engine().Flush(); err != nil {
 			n.w.fail("flush member %d: %w", n.index, err)
@@ -171,9 +173,6 @@ func (n *node) open() (err error) {
 		return err
 	}
 	n.ids = proposal.NewIDs(n.id, n.w.time())
-	if n.w.faults.SameIDs {
-		n.ids = proposal.NewIDs(uint64(n.life), epoch)
-	}
 	n.props = proposal.NewTable(1000, 1<<20)
 	n.reads = readindex.New(n.ids.Next, applied)
 	n.core = server.NewCore(server.CoreConfig{Node: rn, Proposals: n.props, Reads: n.reads,
@@ -323,7 +322,7 @@ func (n *node) kickApply() {
 		return
 	}
 	n.applyBu = true
-	n.later(n.w.between(0, n.w.faults.ApplyDelay), func() {
+	n.laterApply(func() {
 		n.applyBu = false
 		k := slices.IndexFunc(n.applyq, func(a applyWork) bool { return a.swap != nil })
 		if k == 0 {
@@ -344,6 +343,19 @@ func (n *node) kickApply() {
 	})
 }
 
+// laterApply runs do when the store has had time to and does not hang.
+func (n *node) laterApply(do func()) {
+	n.later(n.w.between(0, n.w.faults.ApplyDelay), func() { n.unlessApplyStalls(do) })
+}
+
+func (n *node) unlessApplyStalls(do func()) {
+	if n.w.now < n.applyStall {
+		n.later(n.applyStall-n.w.now, func() { n.unlessApplyStalls(do) })
+		return
+	}
+	do()
+}
+
 func (n *node) apply(works []applyWork) {
 	var (
 		ents []apply.Entry
@@ -355,11 +367,36 @@ func (n *node) apply(works []applyWork) {
 			if p := server.PendingOf(n.props, e); p != nil {
 				x.Req, x.V2, x.Local = p.Req, p.V2, true
 			}
-			n.noteApplied(&x)
 			ents = append(ents, x)
 		}
 		acks = append(acks, a.Responses...)
 	}
+	n.applyBu = true
+	n.applyEntries(ents, func() {
+		n.applyBu = false
+		n.step(server.Input{Acks: acks})
+		if !n.down {
+			n.kickApply()
+		}
+	})
+}
+
+// applyEntries applies a run in one or several batches of the engine, and runs then
+// behind the last.
+func (n *node) applyEntries(ents []apply.Entry, then func()) {
+	if len(ents) == 0 {
+		then()
+		return
+	}
+	k := len(ents)
+	if k > 1 && n.w.rng.IntN(2) == 0 {
+		k = 1 + n.w.rng.IntN(k-1)
+	}
+	n.applyBatch(ents[:k])
+	n.laterApply(func() { n.applyEntries(ents[k:], then) })
+}
+
+func (n *node) applyBatch(ents []apply.Entry) {
 	out, err := n.machine.Apply(ents)
 	if err != nil {
 		n.w.fail("apply at member %d: %w", n.index, err)
@@ -381,26 +418,13 @@ func (n *node) apply(works []applyWork) {
 	n.reads.Applied(out.Applied)
 	for n.machine.KV().Step() {
 	}
-	n.step(server.Input{Acks: acks, ConfChanges: out.ConfChanges})
+	if n.installing || slices.ContainsFunc(n.logq, isSnapshot) {
+		n.w.overtaken += len(out.ConfChanges)
+	}
+	n.step(server.Input{ConfChanges: out.ConfChanges})
 	n.resolve(out.Results, true)
 	n.settleWaiting()
 	n.noteConfig()
-	n.truncate()
-	if !n.down {
-		n.kickApply()
-	}
-}
-
-// noteApplied compares what a member is about to apply with what others have applied
-// at the same index.
-func (n *node) noteApplied(e *apply.Entry) {
-	index, digest := e.GetIndex(), e.Digest()
-	if first, ok := n.w.applied[index]; !ok {
-		n.w.applied[index] = digest
-	} else if digest != first {
-		n.w.fail("member %d applies something else at index %d than another one did (term %d, of a client here: %v)",
-			n.index, index, e.GetTerm(), e.Local)
-	}
 }
 
 func (n *node) resolve(results []apply.Result, reconfigured bool) {

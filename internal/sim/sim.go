@@ -37,21 +37,19 @@ type Faults struct {
 	Crashes     time.Duration // mean time between crashes; 0 = none
 	Outage      time.Duration // greatest time that a partition or crash lasts
 	Stalls      time.Duration // mean time between log disks that hang, for up to twice Outage; 0 = none
+	ApplyStalls time.Duration // mean time between stores that hang, likewise
 	// Reconfigs is the mean time between changes of the membership; 0 = none.
 	Reconfigs    time.Duration
 	TornSteps    float64 // share of the steps of file work in which the power goes
 	CutTransfers float64 // share of the snapshots whose connection is cut
 	TornWrites   int     // percent of unsynced blocks that survive a crash
-	// SameIDs lets members hand out the same numbers for their requests, as they do in
-	// real life with bad luck, or when somebody forges entries.
-	SameIDs bool
 }
 
 // Hostile is the world of the standard runs.
 var Hostile = Faults{
 	Loss: 0.02, Duplication: 0.02, MinDelay: 200 * time.Microsecond, MaxDelay: 30 * time.Millisecond,
 	SyncDelay: 8 * time.Millisecond, ApplyDelay: 4 * time.Millisecond,
-	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, Stalls: 7 * time.Second, TornWrites: 50,
+	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, Stalls: 7 * time.Second, ApplyStalls: 5 * time.Second, TornWrites: 50,
 	Reconfigs: time.Second, TornSteps: 0.1, CutTransfers: 0.2,
 }
 
@@ -93,12 +91,13 @@ type World struct {
 	cut      map[[2]int]bool // links, by the indexes of sender and receiver
 	clients  []*client
 	configs  map[uint64]string // by applied index
-	applied  map[uint64]uint64 // digest of what was applied, by index
 	gone     map[uint64]uint64 // index at which a member was known to be removed
 	changing bool              // a change of the membership is under way
 	// What the run has met, to tell whether it proves anything.
 	changes, torn map[string]int
 	installed     int
+	overtaken     int  // membership changes that were applied when raft had accepted a snapshot of a later state
+	beside        int  // truncations of the log while raft did not know of all that was applied
 	calm          bool // no new faults
 	trace         traceHash
 	out           io.Writer // nil: the trace is only hashed
@@ -113,7 +112,7 @@ type traceHash struct {
 func newWorld(seed uint64, f Faults, out io.Writer) *World {
 	return &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
 		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
-		configs: map[uint64]string{}, applied: map[uint64]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
+		configs: map[uint64]string{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
 }
 
 // log adds a line to the trace.
@@ -184,6 +183,7 @@ func (w *World) unleash() {
 	w.scheduleFault(w.faults.Partitions, w.partition)
 	w.scheduleFault(w.faults.Crashes, w.crash)
 	w.scheduleFault(w.faults.Stalls, w.stall)
+	w.scheduleFault(w.faults.ApplyStalls, w.stallApply)
 	w.scheduleFault(w.faults.Reconfigs, w.reconfigure)
 }
 
@@ -203,15 +203,24 @@ func (w *World) scheduleFault(mean time.Duration, fault func()) {
 // partition cuts one member off, or only one direction of one link.
 func (w *World) partition() {
 	a := w.rng.IntN(len(w.nodes))
-	links := [][2]int{{a, (a + 1 + w.rng.IntN(len(w.nodes)-1)) % len(w.nodes)}}
 	if w.rng.IntN(2) == 0 {
-		links = nil
-		for b := range w.nodes {
-			if b != a {
-				links = append(links, [2]int{a, b}, [2]int{b, a})
-			}
+		w.cutOff(a)
+		return
+	}
+	w.cutLinks([][2]int{{a, (a + 1 + w.rng.IntN(len(w.nodes)-1)) % len(w.nodes)}})
+}
+
+func (w *World) cutOff(a int) {
+	var links [][2]int
+	for b := range w.nodes {
+		if b != a {
+			links = append(links, [2]int{a, b}, [2]int{b, a})
 		}
 	}
+	w.cutLinks(links)
+}
+
+func (w *World) cutLinks(links [][2]int) {
 	for _, l := range links {
 		w.cut[l] = true
 	}
@@ -253,6 +262,30 @@ func (w *World) stall() {
 	}
 }
 
+// stallApply lets the store of one member hang, get a little done, and hang again. Often
+// the member is cut off as well for a part of that: then it campaigns in the middle
+// of a run of apply, or it is sent a snapshot while entries from before still wait
+// for its store.
+func (w *World) stallApply() {
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	first, breath, second := w.between(0, 2*w.faults.Outage), w.between(0, 2*w.faults.ApplyDelay), w.between(0, 2*w.faults.Outage)
+	hang := func(d time.Duration) {
+		if !w.calm {
+			n.applyStall = w.now + d
+			w.log("stall of apply %d until %v", n.index, n.applyStall)
+		}
+	}
+	hang(first)
+	w.after(first+breath, func() { hang(second) })
+	if w.rng.IntN(3) > 0 {
+		w.after(w.between(0, first+second), func() {
+			if !w.calm {
+				w.cutOff(n.index)
+			}
+		})
+	}
+}
+
 // heal ends all faults and brings everyone back.
 func (w *World) heal() {
 	w.calm = true
@@ -260,6 +293,7 @@ func (w *World) heal() {
 	clear(w.cut)
 	for _, n := range w.nodes {
 		n.stalled = min(n.stalled, w.now+w.faults.Outage)
+		n.applyStall = min(n.applyStall, w.now+w.faults.Outage)
 		if n.down {
 			n.start()
 		}

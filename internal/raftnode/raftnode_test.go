@@ -1,0 +1,90 @@
+package raftnode
+
+import (
+	"slices"
+	"testing"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+type quiet struct{}
+
+func (quiet) Debug(...any)            {}
+func (quiet) Debugf(string, ...any)   {}
+func (quiet) Info(...any)             {}
+func (quiet) Infof(string, ...any)    {}
+func (quiet) Warning(...any)          {}
+func (quiet) Warningf(string, ...any) {}
+func (quiet) Error(...any)            {}
+func (quiet) Errorf(string, ...any)   {}
+func (quiet) Fatal(v ...any)          { panic(v) }
+func (quiet) Fatalf(s string, v ...any) {
+	panic(s)
+}
+func (quiet) Panic(v ...any)            { panic(v) }
+func (quiet) Panicf(s string, v ...any) { panic(s) }
+
+// newNode returns node 1 of the given voters with an empty log.
+func newNode(t *testing.T, voters ...uint64) (*Node, *raft.MemoryStorage) {
+	t.Helper()
+	st := raft.NewMemoryStorage()
+	if err := st.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(1)), Term: new(uint64(1)),
+		ConfState: &raftpb.ConfState{Voters: voters}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := st.SetHardState(&raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(1))}); err != nil {
+		t.Fatal(err)
+	}
+	n, err := New(Config{ID: 1, ElectionTicks: 10, HeartbeatTicks: 1, Storage: st, Applied: 1, Logger: quiet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n, st
+}
+
+func voters(n *Node) []uint64 {
+	ids := n.Status().Config.Voters[0].Slice()
+	slices.Sort(ids)
+	return ids
+}
+
+func change(typ raftpb.ConfChangeType, id uint64) *raftpb.ConfChange {
+	return &raftpb.ConfChange{Type: typ.Enum(), NodeId: new(id)}
+}
+
+// A membership change from before the snapshot that raft has accepted is part of it.
+func TestConfChangeBehindSnapshot(t *testing.T) {
+	n, _ := newNode(t, 1, 2)
+	n.ApplyConfChange(5, change(raftpb.ConfChangeAddNode, 3))
+	if got := voters(n); !slices.Equal(got, []uint64{1, 2, 3}) {
+		t.Fatalf("voters %v after a change", got)
+	}
+	err := n.Step(&raftpb.Message{Type: raftpb.MsgSnap.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(2)),
+		Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(20)), Term: new(uint64(2)),
+			ConfState: &raftpb.ConfState{Voters: []uint64{1, 2, 4}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, cc := range []struct {
+		index uint64
+		*raftpb.ConfChange
+		want []uint64
+	}{
+		{10, change(raftpb.ConfChangeAddLearnerNode, 4), []uint64{1, 2, 4}}, // a learner then
+		{20, change(raftpb.ConfChangeRemoveNode, 2), []uint64{1, 2, 4}},
+		{21, change(raftpb.ConfChangeRemoveNode, 2), []uint64{1, 4}},
+	} {
+		n.ApplyConfChange(cc.index, cc.ConfChange)
+		if got := voters(n); !slices.Equal(got, cc.want) {
+			t.Errorf("voters %v after the change of entry %d, want %v", got, cc.index, cc.want)
+		}
+	}
+	e := n.Effects()
+	if !slices.ContainsFunc(e.Append, func(a Append) bool { return a.Snapshot.GetMetadata().GetIndex() == 20 && a.MustSync }) {
+		t.Error("the snapshot is not among the effects")
+	}
+	if again := n.Effects(); len(again.Append)+len(again.Send)+len(again.Apply) > 0 {
+		t.Errorf("effects handed out twice: %+v", again)
+	}
+}

@@ -1,0 +1,64 @@
+package server
+
+import (
+	"fmt"
+	"sync"
+	"testing"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// The store is ahead of what raft counts as applied for as long as raft has not heard
+// of it. The log is truncated by raft's index: raft reads what it takes for
+// unapplied when it campaigns.
+func TestTruncationWaitsForRaft(t *testing.T) {
+	c := newCluster(t, 3, func(cfg *Config) { cfg.CatchUpEntries = 1 })
+	f := c.follower()
+	lead := c.leader()
+	lead.put("k", "v")
+	// A store that is busy for a moment: what comes meanwhile is applied before raft
+	// hears of any of it.
+	busy, done := make(chan struct{}), make(chan struct{})
+	f.m.applyq.push(applyWork{swap: func() { close(busy); <-done }})
+	<-busy
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 20 {
+				lead.m.Put(background(t), &pb.PutRequest{Key: fmt.Appendf(nil, "k/%d/%d", i, j)}, nil)
+			}
+		})
+	}
+	wg.Wait()
+	last := lead.m.mach().Applied()
+	eventually(t, "all of it waits for the store", func() bool {
+		at, _ := f.m.log.LastIndex()
+		return at >= last && f.m.commit.Load() >= last
+	})
+	f.m.coreMu.Lock()
+	close(done)
+	eventually(t, "some of it is applied", func() bool { return f.m.mach().Applied() > f.m.core.Node().State().Applied+10 })
+	if err := f.m.truncateOnce(); err != nil {
+		t.Error(err)
+	}
+	first, _ := f.m.log.FirstIndex()
+	if applied := f.m.core.Node().State().Applied; first > applied+1 {
+		t.Errorf("the log begins at entry %d, raft has applied entry %d", first, applied)
+	}
+	f.m.coreMu.Unlock()
+	f.m.drive()
+	c.isolate(lead)
+	eventually(t, "somebody else leads", func() bool {
+		l := f.m.Leader()
+		return l != 0 && l != lead.m.id
+	})
+	lead.heal()
+	eventually(t, "the log is truncated", func() bool {
+		if err := f.m.truncateOnce(); err != nil {
+			t.Fatal(err)
+		}
+		first, _ := f.m.log.FirstIndex()
+		return first > last-10
+	})
+	c.sameHash()
+}
