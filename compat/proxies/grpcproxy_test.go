@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -20,6 +21,7 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/metadata"
 
 	"quorate/compat/child"
 	"quorate/compat/harness"
@@ -460,7 +462,56 @@ get a
 	}
 	w := p.begin(t, etcdctl, "--user alice:a watch a --rev 1")
 	w.prints(t, "a watch of one's own key", "PUT\na\n1\nPUT\na\n2\n")
+
+	// Leases are kept for whoever may keep them, and who may not ends alone.
+	lease := grantLease(t, p, "root:r")
+	compareKept(t, p, lease)
 	compare(t, pair, etcdctl, "--user root:r auth disable\nget b")
+}
+
+// grantLease returns the id of a lease as etcdctl prints it.
+func grantLease(t *testing.T, p *grpcProxy, user string) string {
+	t.Helper()
+	out, err := exec.Command(etcdctl, "--endpoints", p.addr, "--user", user, "lease", "grant", "600").Output()
+	words := strings.Fields(string(out))
+	if err != nil || len(words) < 2 {
+		t.Fatalf("lease grant: %v, %s", err, out)
+	}
+	return words[1]
+}
+
+// compareKept keeps a lease with a key of root alive through p, while others who may not, try to.
+func compareKept(t *testing.T, p *grpcProxy, lease string) {
+	t.Helper()
+	if got := p.ctl(t, etcdctl, "--user root:r put kept 3 --lease "+lease); got.Code != 0 {
+		t.Fatalf("put with a lease: %+v", got)
+	}
+	c := child.Dial(t, p.addr)
+	token, err := pb.NewAuthClient(c.Conn).Authenticate(t.Context(), &pb.AuthenticateRequest{Name: "root", Password: "r"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := strconv.ParseInt(lease, 16, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := c.Lease.LeaseKeepAlive(metadata.AppendToOutgoingContext(t.Context(), "token", token.Token))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, other := range []string{"", "--user root:r", "--user alice:a", ""} {
+		if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: id}); err != nil {
+			t.Fatal(err)
+		}
+		if r, err := stream.Recv(); err != nil || r.TTL != 600 {
+			t.Fatalf("keepalive with a token: %v, %v", r, err)
+		}
+		command := strings.TrimSpace(other + " lease keep-alive --once " + lease)
+		got, want := p.ctl(t, etcdctl, command), ctlAt(t, etcdctl, p.member.ClientAddr(), command)
+		if got != want {
+			t.Errorf("%s through the proxy: %+v, without it %+v", command, got, want)
+		}
+	}
 }
 
 // The wrappers around the key space leave behind them what real etcd's leave.

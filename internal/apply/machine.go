@@ -315,17 +315,9 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		out.NewTerm = true
 		return nil
 	}
-	req, v2 := e.Req, e.V2
-	if req == nil && v2 == nil {
-		var err error
-		if v2, _, err = command.ParseV2(e.Data); err != nil {
-			return err
-		}
-		if v2 == nil || !forV2(v2) {
-			if req, err = command.Decode(e.Data); err != nil {
-				return err
-			}
-		}
+	req, v2, err := e.contents()
+	if err != nil {
+		return err
 	}
 	if req == nil {
 		return m.v2Request(b, e, v2, out)

@@ -97,8 +97,8 @@ type Config struct {
 	Discovery           Discovery `json:"discovery-config"`
 	DiscoverySRV        string    `json:"discovery-srv"`
 	DiscoverySRVName    string    `json:"discovery-srv-name"`
-	DiscoveryFallback   string    `json:"-"`
-	V2Deprecation       string    `json:"v2-deprecation"` // ignored, as in etcd
+	DiscoveryFallback   string    `json:"discovery-fallback"` // exit or proxy
+	V2Deprecation       string    `json:"v2-deprecation"`     // ignored, as in etcd
 
 	// Compaction, watch, corruption checks.
 	AutoCompactionMode          string        `json:"auto-compaction-mode"`

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
+	_ "embed"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -231,7 +232,8 @@ func TestOutcomes(t *testing.T) {
 		{args: "--log-outputs x --enable-log-rotation --log-rotation-config-json {", code: 1, msg: rejected, err: "improperly formatted log rotation config: unexpected end of JSON input"},
 		{args: "--discovery-fallback proxy --discovery http://h/t --listen-client-urls http://127.0.0.1:1", code: -1},
 		{args: "--proxy maybe", code: 2, msg: `invalid value "maybe" for flag -proxy: `},
-		{args: "--discovery-fallback proxy", code: 1, msg: rejected, err: `v2 proxy is deprecated, and --discovery-fallback can't be configured as "proxy"`},
+		{args: "--discovery-fallback proxy", code: -1, msg: "--discovery-fallback=proxy changes nothing without --discovery"},
+		{file: "discovery-fallback: proxy", code: -1, msg: "--discovery-fallback=proxy changes nothing without --discovery"},
 		{args: "--discovery-endpoints a --discovery-srv b", code: 1, msg: rejected, err: `multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv"`},
 		{args: "--discovery-token a", code: 1, msg: rejected, err: "both --discovery-token and --discovery-endpoints must be set"},
 
@@ -256,6 +258,9 @@ func TestOutcomes(t *testing.T) {
 		{file: "advertise-client-urls: foo", code: 1, msg: "unexpected error setting up advertise-peer-urls: URL scheme must be http, https, unix, or unixs: foo"},
 		{file: "listen-peer-urls: [a]", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go struct field configYAML.configJSON.listen-peer-urls of type string"},
 		{file: "grpc-keepalive-min-time: 5s", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal string into Go struct field configYAML.Config.grpc-keepalive-min-time of type time.Duration"},
+		{file: "discovery-fallback: foo", code: 1, msg: rejected, err: `unexpected discovery-fallback "foo"`},
+		{file: "proxy: foo", code: 1, msg: rejected, err: `unexpected proxy "foo"`},
+		{file: "proxy: ''\ndiscovery-fallback: ''", code: -1},
 		{file: "initial-cluster-state: foo", code: 1, msg: rejected, err: `unexpected clusterState "foo"`},
 		{file: "feature-gates: X=true", code: 1, msg: rejected, err: "unrecognized feature gate: X"},
 		{file: "no-such-key: 1", code: -1, msg: "loaded server configuration, other configuration command line flags and environment variables will be ignored if provided"},
@@ -379,7 +384,7 @@ func TestHelpAndVersion(t *testing.T) {
 // is the flag's name, for every option that has one.
 func TestEveryFileKey(t *testing.T) {
 	nested := map[string]string{
-		"socket-reuse-port": "", "socket-reuse-address": "", "raft-read-timeout": "", "raft-write-timeout": "", "discovery-fallback": "",
+		"socket-reuse-port": "", "socket-reuse-address": "", "raft-read-timeout": "", "raft-write-timeout": "",
 	}
 	known := map[string]bool{}
 	var collect func(rt reflect.Type)
@@ -675,4 +680,47 @@ tls-max-version: TLS1.2
 			t.Errorf("members: got\n%+v, want\n%+v", got, peer)
 		}
 	}
+}
+
+// What old guides state as defaults is taken: each alone and all together, as
+// flags and as environment variables.
+func TestClassicDefaults(t *testing.T) {
+	t.Chdir(t.TempDir())
+	var environ []string
+	for _, arg := range classic(t) {
+		name, value, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
+		environ = append(environ, envName(name)+"="+value)
+		args, env := []string{arg}, environ[len(environ)-1:]
+		if name == "listen-client-urls" { // every etcd wants the other one beside it
+			args, env = append(args, "--advertise-client-urls="+value), append(slices.Clone(env), "ETCD_ADVERTISE_CLIENT_URLS="+value)
+		}
+		for _, r := range []result{parse(t, args, nil, ""), parse(t, nil, env, "")} {
+			if r.code != -1 {
+				t.Errorf("%s: exit %d: %s", arg, r.code, r.stderr)
+			}
+		}
+	}
+	for _, r := range []result{parse(t, classic(t), nil, ""), parse(t, nil, environ, "")} {
+		if r.code != -1 {
+			t.Fatalf("all together: exit %d: %s", r.code, r.stderr)
+		}
+		if len(r.c.Inert()) > 0 {
+			t.Errorf("without effect: %q", r.c.Inert())
+		}
+	}
+}
+
+//go:embed testdata/classic.txt
+var classicText string
+
+// classic is --flag=value of every flag of the guides.
+func classic(t *testing.T) []string {
+	t.Helper()
+	var args []string
+	for l := range strings.Lines(classicText) {
+		if l = strings.TrimSpace(l); l != "" && !strings.HasPrefix(l, "#") {
+			args = append(args, l)
+		}
+	}
+	return args
 }

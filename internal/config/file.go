@@ -128,6 +128,9 @@ func decodeFile(data []byte) (*Config, error) {
 	if c.InitialCluster == Default().InitialCluster && (c.V2Discovery != "" || c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0) {
 		c.InitialCluster = ""
 	}
+	if c.Proxy == "" {
+		c.Proxy = ProxyOff
+	}
 	if c.ClusterState == "" {
 		c.ClusterState = StateNew
 	}

@@ -180,9 +180,6 @@ func (p *parser) fromFlags(c *Config, fs *flag.FlagSet) (*Exit, error) {
 	if err := c.mergeOldNames(); err != nil {
 		return nil, err
 	}
-	if c.DiscoveryFallback == "proxy" && c.V2Discovery == "" {
-		return nil, fmt.Errorf("v2 proxy is deprecated, and --discovery-fallback can't be configured as %q", "proxy")
-	}
 	err = p.finish(c)
 	c.warnDeprecated()
 	return nil, err
@@ -207,6 +204,10 @@ func (p *parser) finish(c *Config) error {
 	}
 	if err := c.openLog(logging.Options{Stdout: p.stdout, Stderr: p.stderr}); err != nil {
 		return err
+	}
+	if c.DiscoveryFallback == "proxy" && c.V2Discovery == "" {
+		// The default up to etcd 3.5, which old units and guides state.
+		c.warn("--discovery-fallback=proxy changes nothing without --discovery")
 	}
 	if err := p.settleJoin(c); err != nil {
 		return err

@@ -87,8 +87,12 @@ var oldSuites = map[string]uint16{
 	"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305": tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 }
 
-// cipherSuites returns the ids of suites by their names; nil for none.
+// cipherSuites returns the ids of suites by their names; nil for none, which an
+// empty text is, too.
 func cipherSuites(names []string) ([]uint16, error) {
+	if len(names) == 1 && names[0] == "" {
+		return nil, nil
+	}
 	var ids []uint16
 	for _, name := range names {
 		id, known := oldSuites[name]

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -125,6 +126,12 @@ func (c *Config) checkURLs() error {
 func (c *Config) checkBootstrap() error {
 	if c.ClusterState != StateNew && c.ClusterState != StateExisting {
 		return fmt.Errorf("unexpected clusterState %q", c.ClusterState)
+	}
+	if !slices.Contains([]string{"", "exit", "proxy"}, c.DiscoveryFallback) {
+		return fmt.Errorf("unexpected discovery-fallback %q", c.DiscoveryFallback)
+	}
+	if !slices.Contains([]string{ProxyOff, ProxyReadOnly, ProxyOn}, c.Proxy) {
+		return fmt.Errorf("unexpected proxy %q", c.Proxy)
 	}
 	ways := 0
 	if c.V2DiscoveryProxy != "" && (c.Discovery.Token != "" || len(c.Discovery.Client.Endpoints) > 0) {

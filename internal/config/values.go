@@ -36,7 +36,7 @@ func (v urlsValue) String() string {
 type originsValue struct{ p *[]string }
 
 func (v originsValue) Set(s string) error {
-	if s == "*" {
+	if s == "*" || s == "" { // the default, as of now and as old guides state it
 		*v.p = []string{"*"}
 		return nil
 	}

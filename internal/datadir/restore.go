@@ -121,5 +121,6 @@ func (r *Restore) writeLog(l Layout, commit uint64, o Options) (err error) {
 	if err := log.Append(hs, ents, true); err != nil {
 		return fmt.Errorf("write the first entries: %w", err)
 	}
-	return log.SaveMark(raftlog.SnapshotMark{Index: commit, Term: restoredTerm, ConfState: r.confState()})
+	// The entries make the members, the data come from the file.
+	return log.SaveMark(raftlog.SnapshotMark{Index: commit, Term: restoredTerm, ConfState: r.confState(), Alone: true})
 }

@@ -28,7 +28,7 @@ func TestRestore(t *testing.T) {
 		must(t, RestoreInto(ctx, l, r, opt))
 		c, err := raftlog.Inspect(fs, l.WAL(), nil)
 		must(t, err)
-		if c.Metadata != (raftlog.Metadata{NodeID: founders[1].ID, ClusterID: cluster}) || c.Last != 2 || c.Mark.Index != 2 || c.Mark.Term != 1 ||
+		if c.Metadata != (raftlog.Metadata{NodeID: founders[1].ID, ClusterID: cluster}) || c.First != 3 || c.Last != 2 || c.Mark.Index != 2 || c.Mark.Term != 1 ||
 			c.HardState.GetCommit() != 2 || c.HardState.GetVote() != founders[0].ID {
 			t.Errorf("log: %+v", c)
 		}

@@ -2,6 +2,7 @@ package proposal
 
 import (
 	"errors"
+	"quorate/internal/command"
 	"sync"
 	"testing"
 	"time"
@@ -86,12 +87,48 @@ func TestExpire(t *testing.T) {
 	}
 }
 
+// Members whose ids differ in the upper bits alone, and that start at one moment, are far
+// from handing out the same numbers; so is a member that starts again.
 func TestIDs(t *testing.T) {
-	g := NewIDs(0xabcd1234, time.UnixMilli(0x123456789a))
-	if got, want := g.Next(), uint64(0x1234123456789a01); got != want {
-		t.Fatalf("first id %x, want %x", got, want)
+	const far = 1 << 40 // requests
+	now := time.UnixMilli(0x123456789a)
+	runs := []*IDs{NewIDs(0x1234, now), NewIDs(1<<48|0x1234, now), NewIDs(1<<63|0x1234, now), NewIDs(0x1235, now),
+		NewIDs(0x1234, now.Add(1)), NewIDs(0x1234, now.Add(time.Hour)), NewIDs(0, time.Unix(0, 0))}
+	for i, g := range runs {
+		first := g.Next()
+		if next := g.Next(); next != first+1 {
+			t.Errorf("run %d: %x comes after %x", i, next, first)
+		}
+		for j := range i {
+			other := runs[j].next.Load()
+			if first-other < far || other-first < far {
+				t.Errorf("runs %d and %d begin at %x and %x", j, i, other, first)
+			}
+		}
 	}
-	if got, want := g.Next(), uint64(0x1234123456789a02); got != want {
-		t.Fatalf("second id %x, want %x", got, want)
+	end := &IDs{}
+	end.next.Store(1<<64 - 1)
+	if id := end.Next(); id != 1 {
+		t.Errorf("the number after the last is %x, want 1", id)
+	}
+}
+
+func TestCarries(t *testing.T) {
+	v2 := &command.V2Request{ID: 7, Method: "PUT", Path: "/1/a", Val: "b"}
+	for _, tt := range []struct {
+		p    *Pending
+		data []byte
+		want bool
+	}{
+		{&Pending{Data: []byte("ab")}, []byte("ab"), true},
+		{&Pending{Data: []byte("ab")}, []byte("ac"), false},
+		{&Pending{Data: []byte("ab")}, []byte("abc"), false},
+		{&Pending{Data: v2.Marshal(), V2: v2}, v2.Marshal(), true},
+		{&Pending{Data: v2.Marshal(), V2: v2}, command.Modern(v2.Marshal()), true},
+		{&Pending{Data: v2.Marshal(), V2: v2}, command.Modern((&command.V2Request{ID: 7, Method: "PUT", Path: "/1/a", Val: "c"}).Marshal()), false},
+	} {
+		if got := tt.p.Carries(tt.data); got != tt.want {
+			t.Errorf("%q carries %q: %v, want %v", tt.p.Data, tt.data, got, tt.want)
+		}
 	}
 }

@@ -426,7 +426,7 @@ func (l *Log) takeSpare() (vfs.File, string, error) {
 // SaveMark records durably that the state up to m.Index is held elsewhere. The
 // index must be in the log; a restart begins with the newest mark. Marking an
 // index proves that it is committed, so the hard state's commit is raised to it
-// if it is lower.
+// if it is lower. Behind a mark that stands alone the log begins anew.
 func (l *Log) SaveMark(m SnapshotMark) error {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
@@ -451,8 +451,11 @@ func (l *Log) SaveMark(m SnapshotMark) error {
 		return err
 	}
 	l.mu.Lock()
+	defer l.mu.Unlock()
 	l.mark, l.hs = m, hs
-	l.mu.Unlock()
+	if m.Alone {
+		l.table.compact(m.Index)
+	}
 	return nil
 }
 

@@ -211,7 +211,7 @@ func workload(t *testing.T, l *Log, h *history, rng *rand.Rand, ops int) {
 			s.mark = at
 			h.push(s)
 			h.mu.Unlock()
-			must(t, l.SaveMark(SnapshotMark{at, s.terms[at-s.base], conf(7)}))
+			must(t, l.SaveMark(SnapshotMark{Index: at, Term: s.terms[at-s.base], ConfState: conf(7)}))
 			h.ack()
 			must(t, l.Compact(at-min(at, uint64(rng.IntN(4)))))
 		default: // a snapshot is received
@@ -224,7 +224,7 @@ func workload(t *testing.T, l *Log, h *history, rng *rand.Rand, ops int) {
 			h.mu.Lock()
 			h.push(n)
 			h.mu.Unlock()
-			must(t, l.Reset(SnapshotMark{at, term, conf(7)}))
+			must(t, l.Reset(SnapshotMark{Index: at, Term: term, ConfState: conf(7)}))
 			h.ack()
 		}
 	}
@@ -372,7 +372,7 @@ func TestDiskFull(t *testing.T) {
 				// Once a short write over the remains of a longer one.
 				attempt(func() error { return l.Append(state(1, 7, i-1), run(i, i+3, 1, 300), true) })
 			}
-			attempt(func() error { return l.SaveMark(SnapshotMark{20, 1, conf(7)}) })
+			attempt(func() error { return l.SaveMark(SnapshotMark{Index: 20, Term: 1, ConfState: conf(7)}) })
 			attempt(func() error { return l.Append(state(1, 7, 28), run(33, 60, 1, 300), true) })
 			if got, want := show(l), "1..60 t0@0 t1@1 hs=1/7/28 mark=20/1[7]"; got != want {
 				t.Fatalf("got %s, want %s", got, want)
@@ -383,7 +383,7 @@ func TestDiskFull(t *testing.T) {
 				t.Fatalf("part %d, operation %d, restart: got %s, want %s", part, nth, got, want)
 			}
 			verify(t, l, 300)
-			attempt(func() error { return l.Reset(SnapshotMark{100, 2, conf(7)}) })
+			attempt(func() error { return l.Reset(SnapshotMark{Index: 100, Term: 2, ConfState: conf(7)}) })
 			l = reopen(t, l)
 			if got, want := show(l), "101..100 t2@100 hs=2/0/100 mark=100/2[7]"; got != want {
 				t.Fatalf("part %d, operation %d, reset: got %s, want %s", part, nth, got, want)
@@ -444,9 +444,9 @@ func TestFailedWrite(t *testing.T) {
 			broken = false
 			for name, f := range map[string]func() error{
 				"Append":   func() error { return l.Append(nil, run(4, 5, 1, 100), true) },
-				"SaveMark": func() error { return l.SaveMark(SnapshotMark{1, 1, conf(7)}) },
+				"SaveMark": func() error { return l.SaveMark(SnapshotMark{Index: 1, Term: 1, ConfState: conf(7)}) },
 				"Compact":  func() error { return l.Compact(0) },
-				"Reset":    func() error { return l.Reset(SnapshotMark{9, 1, conf(7)}) },
+				"Reset":    func() error { return l.Reset(SnapshotMark{Index: 9, Term: 1, ConfState: conf(7)}) },
 			} {
 				if err := f(); !errors.Is(err, ErrFailed) {
 					t.Errorf("%s after the failure: %v, want ErrFailed", name, err)
@@ -658,7 +658,7 @@ func TestReaders(t *testing.T) {
 			at := next - 10
 			mt, err := l.Term(at)
 			must(t, err)
-			must(t, l.SaveMark(SnapshotMark{at, mt, conf(7)}))
+			must(t, l.SaveMark(SnapshotMark{Index: at, Term: mt, ConfState: conf(7)}))
 			must(t, l.Compact(at-5))
 		}
 	}

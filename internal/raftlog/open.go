@@ -279,7 +279,8 @@ func (r *replay) revert() {
 // snapshot takes a mark. One that fits the entries leaves them alone. One that
 // does not stands for a snapshot that was received and replaced them all. One
 // older than all of them says nothing about them, unless a segment was begun
-// for it: the older segments are then remainders, of which some may be gone.
+// for it: the older segments are then remainders, of which some may be gone. One
+// that stands alone lets the log begin behind it.
 func (r *replay) snapshot(data []byte) error {
 	m, err := decodeMark(data)
 	if err != nil {
@@ -297,9 +298,21 @@ func (r *replay) snapshot(data []byte) error {
 		}
 		t.reset(m.Index, m.Term)
 	}
+	if m.Index > 0 && m.Index <= r.hs.GetCommit() && (m.Alone || r.restored(m)) {
+		t.compact(m.Index)
+	}
 	r.marks = append(r.marks, m)
 	r.prune()
 	return nil
+}
+
+// restored reports whether a mark was written by a restore, of etcd or of ours: it
+// stands behind the entries that found a cluster, when nobody has led it yet, and
+// the state there is that of a backup. A log that was not restored has no mark of
+// the founders' term, or one where all has come from these entries.
+func (r *replay) restored(m SnapshotMark) bool {
+	const foundersTerm = 1
+	return m.Term == foundersTerm && m.Index == r.table.last() && r.table.first == 1
 }
 
 // newest returns the position of the newest valid mark, -1 if there is none. A

@@ -71,6 +71,9 @@ type Metadata struct{ NodeID, ClusterID uint64 }
 type SnapshotMark struct {
 	Index, Term uint64
 	ConfState   *raftpb.ConfState // membership at Index; nil only at index 0 or in logs of etcd before 3.5
+	// Alone says that the entries up to Index do not make the state at Index, as
+	// after a restore. They are never served: the log begins behind them.
+	Alone bool
 }
 
 // Defaults of Options.

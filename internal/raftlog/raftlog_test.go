@@ -154,10 +154,15 @@ func TestLog(t *testing.T) {
 		return func(l *Log) error { return l.Append(hs, nil, false) }
 	}
 	mark := func(index, term uint64, ids ...uint64) func(*Log) error {
-		return func(l *Log) error { return l.SaveMark(SnapshotMark{index, term, conf(ids...)}) }
+		return func(l *Log) error { return l.SaveMark(SnapshotMark{Index: index, Term: term, ConfState: conf(ids...)}) }
+	}
+	alone := func(index, term uint64, ids ...uint64) func(*Log) error {
+		return func(l *Log) error {
+			return l.SaveMark(SnapshotMark{Index: index, Term: term, ConfState: conf(ids...), Alone: true})
+		}
 	}
 	reset := func(index, term uint64, ids ...uint64) func(*Log) error {
-		return func(l *Log) error { return l.Reset(SnapshotMark{index, term, conf(ids...)}) }
+		return func(l *Log) error { return l.Reset(SnapshotMark{Index: index, Term: term, ConfState: conf(ids...)}) }
 	}
 	compact := func(i uint64) func(*Log) error { return func(l *Log) error { return l.Compact(i) } }
 
@@ -197,6 +202,11 @@ func TestLog(t *testing.T) {
 			{mark(5, 1, 7), "1..9 t0@0 t1@1 hs=1/7/5 mark=5/1[7]"},
 			{app(state(2, 0, 3)), "1..9 t0@0 t1@1 hs=2/0/5 mark=5/1[7]"},
 		}, "1..9 t0@0 t1@1 hs=2/0/5 mark=5/1[7]"},
+		{"mark that stands alone", []step{
+			{app(state(2, 7, 3), run(1, 9, 2, 10)...), "1..9 t0@0 t2@1 hs=2/7/3 mark=0/0[]"},
+			{alone(5, 2, 7), "6..9 t2@5 hs=2/7/5 mark=5/2[7]"},
+			{mark(7, 2, 7), "6..9 t2@5 hs=2/7/7 mark=7/2[7]"},
+		}, "6..9 t2@5 hs=2/7/7 mark=7/2[7]"},
 		{"reset of an empty log", []step{
 			{reset(100, 3, 7, 8), "101..100 t3@100 hs=3/0/100 mark=100/3[7 8]"},
 			{app(state(3, 7, 101), entry(101, 3, 10)), "101..101 t3@100 hs=3/7/101 mark=100/3[7 8]"},
@@ -271,7 +281,7 @@ func TestSegments(t *testing.T) {
 			at := next - 8
 			mt, err := l.Term(at)
 			must(t, err)
-			must(t, l.SaveMark(SnapshotMark{at, mt, conf(7)}))
+			must(t, l.SaveMark(SnapshotMark{Index: at, Term: mt, ConfState: conf(7)}))
 			must(t, l.Compact(at-5))
 			if first, _ := l.FirstIndex(); first != at-4 {
 				t.Fatalf("FirstIndex() = %d after Compact(%d)", first, at-5)
@@ -412,7 +422,7 @@ func TestDisk(t *testing.T) {
 	for i := uint64(21); i < 400; i++ {
 		must(t, l.Append(nil, run(i, i, 1, 100), true))
 	}
-	must(t, l.SaveMark(SnapshotMark{390, 1, conf(7)}))
+	must(t, l.SaveMark(SnapshotMark{Index: 390, Term: 1, ConfState: conf(7)}))
 	must(t, l.Compact(390))
 	verify(t, l, 100)
 	segs, err := listSegments(fs, dir)

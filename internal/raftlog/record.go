@@ -217,12 +217,12 @@ func decodeRecord(b []byte) (Record, error) {
 
 // fields decodes a message whose fields are varints, except at most one field
 // of bytes, into the arrays indexed by field number. Any other field is refused:
-// nothing has been added to these messages since they exist, so it is the sign
-// of another record type.
-func fields(b []byte, nums *[5]uint64, set *[5]bool, bytesField protowire.Number) (data []byte, err error) {
+// etcd has added nothing to these messages since they exist, and we only
+// markAlone, so it is the sign of another record type.
+func fields(b []byte, nums *fieldNums, set *fieldSet, bytesField protowire.Number) (data []byte, err error) {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
-		if n < 0 || num > 4 || set[num] {
+		if n < 0 || num > 4 && (num != markAlone || bytesField != markConfState) || set[num] {
 			return nil, errEncoding
 		}
 		set[num] = true
@@ -255,8 +255,8 @@ type entryFields struct {
 }
 
 func decodeEntry(b []byte) (entryFields, error) {
-	var nums [5]uint64
-	var set [5]bool
+	var nums fieldNums
+	var set fieldSet
 	data, err := fields(b, &nums, &set, 4)
 	e := entryFields{typ: nums[1], term: nums[2], index: nums[3], hasType: set[1], data: data}
 	switch {
@@ -281,8 +281,8 @@ func appendHardState(b []byte, hs *raftpb.HardState) []byte {
 }
 
 func decodeHardState(b []byte) (*raftpb.HardState, error) {
-	var nums [5]uint64
-	var set [5]bool
+	var nums fieldNums
+	var set fieldSet
 	_, err := fields(b, &nums, &set, 0)
 	if err != nil {
 		return nil, err
@@ -305,8 +305,8 @@ func appendMetadata(b []byte, md Metadata) []byte {
 }
 
 func decodeMetadata(b []byte) (Metadata, error) {
-	var nums [5]uint64
-	var set [5]bool
+	var nums fieldNums
+	var set fieldSet
 	if _, err := fields(b, &nums, &set, 0); err != nil {
 		return Metadata{}, err
 	}
@@ -316,11 +316,25 @@ func decodeMetadata(b []byte) (Metadata, error) {
 	return Metadata{NodeID: nums[1], ClusterID: nums[2]}, nil
 }
 
+// Fields of a mark. markAlone is ours: etcd passes over it.
+const (
+	markConfState = 3
+	markAlone     = 15
+)
+
+type (
+	fieldNums [markAlone + 1]uint64
+	fieldSet  [markAlone + 1]bool
+)
+
 func appendMark(b []byte, m SnapshotMark) ([]byte, error) {
 	b = append(b, 0x08)
 	b = binary.AppendUvarint(b, m.Index)
 	b = append(b, 0x10)
 	b = binary.AppendUvarint(b, m.Term)
+	if m.Alone {
+		b = append(b, markAlone<<3, 1)
+	}
 	if m.ConfState == nil {
 		return b, nil
 	}
@@ -334,16 +348,16 @@ func appendMark(b []byte, m SnapshotMark) ([]byte, error) {
 }
 
 func decodeMark(b []byte) (SnapshotMark, error) {
-	var nums [5]uint64
-	var set [5]bool
-	data, err := fields(b, &nums, &set, 3)
+	var nums fieldNums
+	var set fieldSet
+	data, err := fields(b, &nums, &set, markConfState)
 	if err != nil {
 		return SnapshotMark{}, err
 	}
 	if set[4] {
 		return SnapshotMark{}, fmt.Errorf("%w: not a snapshot mark", errEncoding)
 	}
-	m := SnapshotMark{Index: nums[1], Term: nums[2]}
+	m := SnapshotMark{Index: nums[1], Term: nums[2], Alone: nums[markAlone] != 0}
 	if set[3] {
 		m.ConfState = &raftpb.ConfState{}
 		if err := proto.Unmarshal(data, m.ConfState); err != nil {

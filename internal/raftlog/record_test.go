@@ -208,7 +208,7 @@ func TestEtcdFiles(t *testing.T) {
 				t.Fatalf("continued: got  %s\nwant %s", got, want)
 			}
 			verify(t, l, 24)
-			must(t, l.SaveMark(SnapshotMark{25, 3, conf(7)}))
+			must(t, l.SaveMark(SnapshotMark{Index: 25, Term: 3, ConfState: conf(7)}))
 			must(t, l.Compact(25))
 			l = reopen(t, l)
 			if first, _ := l.FirstIndex(); first != 23 && first != 24 {

@@ -32,7 +32,15 @@ func (b *logBuilder) flush() {
 }
 
 func (b *logBuilder) mark(index, term uint64) *logBuilder {
-	data, err := appendMark(nil, SnapshotMark{Index: index, Term: term})
+	return b.write(SnapshotMark{Index: index, Term: term})
+}
+
+func (b *logBuilder) alone(index, term uint64) *logBuilder {
+	return b.write(SnapshotMark{Index: index, Term: term, Alone: true})
+}
+
+func (b *logBuilder) write(m SnapshotMark) *logBuilder {
+	data, err := appendMark(nil, m)
 	must(b.t, err)
 	b.buf, b.crc = appendRecord(b.buf, b.crc, TypeSnapshot, data)
 	return b
@@ -99,6 +107,21 @@ func TestReplay(t *testing.T) {
 		{"newest mark beyond the commit", func(b *logBuilder) {
 			b.file(0, 0).mark(0, 0).entries(1, 30, 1).state(1, 7, 10).mark(10, 1).mark(20, 1)
 		}, "1..30 t0@0 t1@1 hs=1/7/10 mark=10/1[]"},
+		{"restored by etcd", func(b *logBuilder) {
+			b.file(0, 0).mark(0, 0).entries(1, 3, 1).state(1, 7, 3).mark(3, 1)
+		}, "4..3 t1@3 hs=1/7/3 mark=3/1[]"},
+		{"restored by etcd, continued", func(b *logBuilder) {
+			b.file(0, 0).mark(0, 0).entries(1, 3, 1).state(1, 7, 3).mark(3, 1).entries(4, 9, 2).state(2, 7, 8).mark(6, 2)
+		}, "4..9 t1@3 t2@4 hs=2/7/8 mark=6/2[]"},
+		{"founded, with a mark behind the founders' entries", func(b *logBuilder) {
+			b.file(0, 0).mark(0, 0).entries(1, 3, 1).entries(4, 9, 2).state(2, 7, 8).mark(5, 2)
+		}, "1..9 t0@0 t1@1 t2@4 hs=2/7/8 mark=5/2[]"},
+		{"a mark that stands alone", func(b *logBuilder) {
+			b.file(0, 0).mark(0, 0).entries(1, 9, 2).state(2, 7, 8).alone(5, 2).mark(7, 2)
+		}, "6..9 t2@5 hs=2/7/8 mark=7/2[]"},
+		{"a mark that stands alone, beyond the commit", func(b *logBuilder) {
+			b.file(0, 0).mark(0, 0).entries(1, 9, 2).state(2, 7, 4).alone(5, 2)
+		}, "1..9 t0@0 t2@1 hs=2/7/4 mark=0/0[]"},
 
 		{"gap", func(b *logBuilder) { b.file(0, 0).mark(0, 0).entries(1, 3, 1).entries(5, 5, 1) }, "gap between entries: 5 after 3"},
 		{"gap behind the mark", func(b *logBuilder) {

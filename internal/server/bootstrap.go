@@ -179,7 +179,9 @@ func (m *Member) resume(ctx context.Context, store string, hasStore bool) (ident
 		return identity{}, err
 	}
 	if !hasStore && first > 1 {
-		return identity{}, fmt.Errorf("there is no store in %s, and the raft log in %s begins at entry %d only: check --data-dir and --wal-dir", store, cfg.logDir(), first)
+		return identity{}, fmt.Errorf("there is no store in %s, and the raft log in %s begins at entry %d: what was before it is missing; check --data-dir and --wal-dir. "+
+			"If the store is lost, remove this member from its cluster and add it again with an empty directory, or restore a backup with 'etcdutl snapshot restore'",
+			store, cfg.logDir(), first)
 	}
 	m.warnOtherCluster(md)
 	if err := m.makeHome(id); err != nil {
@@ -365,7 +367,7 @@ func (m *Member) openStore(id identity) error {
 		eng.Close()
 		return err
 	}
-	if err := m.finishTakeOver(); err != nil {
+	if err := m.finishTakeOver(mach.ConfState()); err != nil {
 		mach.Close()
 		eng.Close()
 		return err

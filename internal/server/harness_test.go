@@ -19,6 +19,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/apply"
 	"quorate/internal/clock"
 	"quorate/internal/httpapi"
 	"quorate/internal/membership"
@@ -80,6 +81,24 @@ type cluster struct {
 	cuts  sync.Map // ids of the members that are cut off
 	clk   *skewed
 	tune  func(*Config)
+	// What was applied at each index, by whoever came first.
+	appliedMu sync.Mutex
+	applied   map[uint64]uint64
+	opened    func(*Member) // before a member starts, if set
+	forked    bool          // a second cluster is made of a member: indexes mean nothing any more
+}
+
+// noteApplied compares what a member is about to apply with what the others have
+// applied at the same index.
+func (c *cluster) noteApplied(name string, e *apply.Entry) {
+	digest := e.Digest()
+	c.appliedMu.Lock()
+	defer c.appliedMu.Unlock()
+	if first, ok := c.applied[e.GetIndex()]; ok && first != digest && !c.forked {
+		c.t.Errorf("%s applies something else at index %d than another member did (term %d, of a client of its own: %v)", name, e.GetIndex(), e.GetTerm(), e.Local)
+	} else if !ok {
+		c.applied[e.GetIndex()] = digest
+	}
 }
 
 type connKey struct{}
@@ -199,6 +218,11 @@ func (n *node) start() error {
 	if err != nil {
 		return err
 	}
+	m.noteApplied = func(e *apply.Entry) { n.cluster.noteApplied(n.name, e) }
+	n.cluster.forked = n.cluster.forked || n.force
+	if n.cluster.opened != nil {
+		n.cluster.opened(m)
+	}
 	leases := transport.LeaseHandler(m)
 	h := httpapi.NewPeerHandler(backend{m}, httpapi.PeerOptions{Logger: testLogger, RequestTimeout: 5 * time.Second,
 		Raft: m.Transport().Handler(), Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases}})
@@ -258,7 +282,7 @@ func newCluster(t *testing.T, size int, tune func(*Config)) *cluster {
 // prepareCluster makes the places of a new cluster; launch founds it there.
 func prepareCluster(t *testing.T, size int, tune func(*Config)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, clk: &skewed{}, tune: tune}
+	c := &cluster{t: t, clk: &skewed{}, tune: tune, applied: map[uint64]uint64{}}
 	var initial []membership.InitialMember
 	for i := range size {
 		n := c.newNode(fmt.Sprintf("m%d", i))

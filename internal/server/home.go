@@ -243,6 +243,21 @@ func (h Home) ResetLog(meta *raftpb.SnapshotMetadata) error {
 	return h.Log.Reset(raftlog.SnapshotMark{Index: meta.GetIndex(), Term: meta.GetTerm(), ConfState: meta.GetConfState()})
 }
 
+// BeginLog lets the log begin behind index, the state of which was taken over from
+// etcd: that did not come about by the entries before it alone if the cluster was
+// restored from a snapshot file, if etcd has dropped the data of the v2 API, or if
+// the membership was repaired. A follower without this state is sent all of it.
+func (h Home) BeginLog(index uint64, cs *raftpb.ConfState) error {
+	if index == 0 {
+		return nil
+	}
+	term, err := h.Log.Term(index)
+	if err != nil {
+		return fmt.Errorf("term of entry %d: %w", index, err)
+	}
+	return h.Log.SaveMark(raftlog.SnapshotMark{Index: index, Term: term, ConfState: cs, Alone: true})
+}
+
 // Truncate forgets the log up to index. The store must be flushed past it, and cs
 // be the configuration at index or later.
 func (h Home) Truncate(index uint64, cs *raftpb.ConfState) error {

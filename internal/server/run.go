@@ -307,6 +307,9 @@ func (m *Member) applyBatch(works []applyWork) (ok bool) {
 			if p := PendingOf(m.props, e); p != nil {
 				x.Req, x.V2, x.Local = p.Req, p.V2, true
 			}
+			if m.noteApplied != nil {
+				m.noteApplied(&x)
+			}
 			ents = append(ents, x)
 		}
 		acks = append(acks, w.Responses...)

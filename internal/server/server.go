@@ -168,9 +168,11 @@ type Member struct {
 	events     []watch.Event
 	storeInUse string
 	taken      *datadir.Takeover // of a start on a directory of etcd, else nil
-	props      *proposal.Table
-	reads      *readindex.Batcher
-	ids        *proposal.IDs
+	// noteApplied, of tests, sees every entry as it is about to be applied.
+	noteApplied func(*apply.Entry)
+	props       *proposal.Table
+	reads       *readindex.Batcher
+	ids         *proposal.IDs
 
 	in      *inbox
 	coreMu  sync.Mutex  // whoever holds it drives core; taken by drive and Stop alone

@@ -222,19 +222,25 @@ func (c *Core) awaited(ents []*raftpb.Entry) []*raftpb.Entry {
 	return out
 }
 
-// PendingOf returns the local request that an entry carries, if any.
+// PendingOf returns the local request that an entry carries, if any: the number finds
+// it, the bytes decide. What members apply must be what is in the log, and an entry
+// that happens to have the number of a request of ours is none.
 func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 	if len(e.Data) == 0 {
 		return nil
 	}
-	if e.GetType() == raftpb.EntryConfChange {
-		if id, ok := command.ConfChangeID(e.Data); ok {
-			return props.Lookup(id)
-		}
+	var id uint64
+	ok, change := false, e.GetType() == raftpb.EntryConfChange
+	if change {
+		id, ok = command.ConfChangeID(e.Data)
+	} else {
+		id, ok = command.PeekID(e.Data)
+	}
+	if !ok {
 		return nil
 	}
-	if id, ok := command.PeekID(e.Data); ok {
-		return props.Lookup(id)
+	if p := props.Lookup(id); p != nil && p.ConfChange == change && p.Carries(e.Data) {
+		return p
 	}
 	return nil
 }

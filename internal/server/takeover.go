@@ -2,7 +2,9 @@ package server
 
 import (
 	"context"
+	"fmt"
 
+	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	"quorate/internal/datadir"
@@ -22,9 +24,12 @@ func (m *Member) takeOver(ctx context.Context) (err error) {
 	return err
 }
 
-func (m *Member) finishTakeOver() error {
+func (m *Member) finishTakeOver(cs *raftpb.ConfState) error {
 	if m.taken == nil {
 		return nil
+	}
+	if err := m.home().BeginLog(m.taken.Index, cs); err != nil {
+		return fmt.Errorf("let the raft log begin where the store of etcd was taken over: %w", err)
 	}
 	if err := m.taken.Finish(); err != nil {
 		return err

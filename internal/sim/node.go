@@ -173,6 +173,9 @@ func (n *node) open() (err error) {
 		return err
 	}
 	n.ids = proposal.NewIDs(n.id, n.w.time())
+	if n.w.faults.SameIDs {
+		n.ids = proposal.NewIDs(uint64(n.life), epoch)
+	}
 	n.props = proposal.NewTable(1000, 1<<20)
 	n.reads = readindex.New(n.ids.Next, applied)
 	n.core = server.NewCore(server.CoreConfig{Node: rn, Proposals: n.props, Reads: n.reads,
@@ -367,6 +370,7 @@ func (n *node) apply(works []applyWork) {
 			if p := server.PendingOf(n.props, e); p != nil {
 				x.Req, x.V2, x.Local = p.Req, p.V2, true
 			}
+			n.noteApplied(&x)
 			ents = append(ents, x)
 		}
 		acks = append(acks, a.Responses...)
@@ -425,6 +429,18 @@ func (n *node) applyBatch(ents []apply.Entry) {
 	n.resolve(out.Results, true)
 	n.settleWaiting()
 	n.noteConfig()
+}
+
+// noteApplied compares what a member is about to apply with what others have applied
+// at the same index.
+func (n *node) noteApplied(e *apply.Entry) {
+	index, digest := e.GetIndex(), e.Digest()
+	if first, ok := n.w.applied[index]; !ok {
+		n.w.applied[index] = digest
+	} else if digest != first {
+		n.w.fail("member %d applies something else at index %d than another one did (term %d, of a client here: %v)",
+			n.index, index, e.GetTerm(), e.Local)
+	}
 }
 
 func (n *node) resolve(results []apply.Result, reconfigured bool) {

@@ -43,6 +43,9 @@ type Faults struct {
 	TornSteps    float64 // share of the steps of file work in which the power goes
 	CutTransfers float64 // share of the snapshots whose connection is cut
 	TornWrites   int     // percent of unsynced blocks that survive a crash
+	// SameIDs lets members hand out the same numbers for their requests, as they do in
+	// real life with bad luck, or when somebody forges entries.
+	SameIDs bool
 }
 
 // Hostile is the world of the standard runs.
@@ -91,6 +94,7 @@ type World struct {
 	cut      map[[2]int]bool // links, by the indexes of sender and receiver
 	clients  []*client
 	configs  map[uint64]string // by applied index
+	applied  map[uint64]uint64 // digest of what was applied, by index
 	gone     map[uint64]uint64 // index at which a member was known to be removed
 	changing bool              // a change of the membership is under way
 	// What the run has met, to tell whether it proves anything.
@@ -112,7 +116,7 @@ type traceHash struct {
 func newWorld(seed uint64, f Faults, out io.Writer) *World {
 	return &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
 		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
-		configs: map[uint64]string{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
+		configs: map[uint64]string{}, applied: map[uint64]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
 }
 
 // log adds a line to the trace.

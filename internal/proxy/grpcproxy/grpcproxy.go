@@ -4,8 +4,8 @@
 //
 // In: calls of clients, a client of the cluster, the values of the flags. Out:
 // the members' answers. Reads that may be stale come out of a bounded cache,
-// watches of one range share a watch of a member, and all keepalives share a
-// stream. Always true: a client gets no answer that its own token would not
+// watches of one range share a watch of a member, and the keepalives of a token
+// share a stream. Always true: a client gets no answer that its own token would not
 // have got; every event of a watch comes once and in order, whichever shared
 // watch carries it; a write through the proxy is never followed by a cached
 // answer from before it; every wait ends when the client goes or the proxy

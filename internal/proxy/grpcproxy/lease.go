@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"sync"
 	"time"
 
@@ -20,24 +21,17 @@ type leaseServer struct {
 	up     pb.LeaseClient
 	lessor clientv3.Lease // with the namespace taken into account
 
-	plain, strict *keeper // strict is for those who want to hear that the leader is lost
+	keepers *keepers
 }
 
 func newLeaseServer(p *Proxy) *leaseServer {
 	up := pb.NewLeaseClient(p.client.ActiveConnection())
-	return &leaseServer{up: up, lessor: p.client.Lease,
-		plain: newKeeper(p.ctx, caller{}, up.LeaseKeepAlive), strict: newKeeper(p.ctx, caller{requireLeader: true}, up.LeaseKeepAlive)}
+	return &leaseServer{up: up, lessor: p.client.Lease, keepers: newKeepers(p.ctx, up.LeaseKeepAlive)}
 }
 
 // wait returns when nothing is sent any more. It is to be called after the
 // context of the proxy has ended.
-func (s *leaseServer) wait() {
-	for _, k := range []*keeper{s.plain, s.strict} {
-		k.mu.Lock()
-		k.mu.Unlock() // nobody who has seen the context go on is still starting it
-		k.wg.Wait()
-	}
-}
+func (s *leaseServer) wait() { s.keepers.wait() }
 
 func (s *leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
 	return s.up.LeaseGrant(ctx, r)
@@ -78,15 +72,11 @@ func (r *renewals) answer(a *pb.LeaseKeepAliveResponse) { r.out <- a } // there 
 
 // LeaseKeepAlive answers each request with what the member says to it.
 func (s *leaseServer) LeaseKeepAlive(client grpc.BidiStreamingServer[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]) error {
-	k := s.plain
-	if callerOf(client.Context()).requireLeader {
-		k = s.strict
-	}
 	ctx, cancel := context.WithCancelCause(client.Context())
 	defer cancel(nil)
 	r := &renewals{places: make(chan struct{}, maxRenewals), out: make(chan *pb.LeaseKeepAliveResponse, maxRenewals), cancel: cancel}
-	k.enter(r)
-	defer k.leave(r)
+	k := s.keepers.enter(callerOf(ctx), r)
+	defer s.keepers.leave(k, r)
 	go func() {
 		// It ends with the call at the latest.
 		for {
@@ -133,27 +123,81 @@ func (s *leaseServer) LeaseKeepAlive(client grpc.BidiStreamingServer[pb.LeaseKee
 	return nil
 }
 
-// keeper sends the keepalives of all clients over one stream to a member. One
-// that is on its way already serves everybody who asks for the same lease.
-type keeper struct {
-	as   caller
-	open func(context.Context, ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error)
+type keepAliveOpener func(context.Context, ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error)
+
+// keepers has a keeper for each caller that has streams: members decide by the
+// token whose lease may be renewed, and whoever is refused must not take others
+// with it.
+type keepers struct {
+	open keepAliveOpener
 	ctx  context.Context
 	wg   sync.WaitGroup
+
+	mu  sync.Mutex
+	all map[caller]*keeper // bounded by the streams of clients
+}
+
+func newKeepers(ctx context.Context, open keepAliveOpener) *keepers {
+	return &keepers{open: open, ctx: ctx, all: map[caller]*keeper{}}
+}
+
+// enter finds the keeper of c, or starts one, and tells it of r.
+func (ks *keepers) enter(c caller, r *renewals) *keeper {
+	ks.mu.Lock()
+	defer ks.mu.Unlock()
+	k := ks.all[c]
+	if k == nil {
+		k = newKeeper(ks.ctx, c, ks.open)
+		ks.all[c] = k
+		if ks.ctx.Err() == nil {
+			ks.wg.Go(k.run)
+		}
+	}
+	k.enter(r)
+	return k
+}
+
+// leave forgets r with all that it waits for. A keeper ends with its last stream.
+func (ks *keepers) leave(k *keeper, r *renewals) {
+	ks.mu.Lock()
+	defer ks.mu.Unlock()
+	if k.leave(r) == 0 {
+		k.end()
+		delete(ks.all, k.as)
+	}
+}
+
+func (ks *keepers) wait() {
+	ks.mu.Lock()
+	ks.mu.Unlock() // nobody who has seen the context go on is still starting one
+	ks.wg.Wait()
+}
+
+// keeper sends the keepalives of all streams of a caller over one stream to a
+// member. One that is on its way already serves everybody who asks for the same
+// lease. Members answer in the order of the requests, so what a stream ends with
+// belongs to the first that has no answer.
+type keeper struct {
+	as   caller
+	open keepAliveOpener
+	ctx  context.Context
+	end  context.CancelFunc
 
 	mu      sync.Mutex
 	streams map[*renewals]struct{}
 	waiting map[int64][]*renewals // by lease; bounded by the places of the streams
 	queue   []int64               // leases in waiting that are not sent yet
+	sent    []int64               // those that are, oldest first
 	filled  chan struct{}         // has a place for who sends, cap 1
-	running bool
 }
 
 // keeperPause is between two streams that fail.
 const keeperPause = 200 * time.Millisecond
 
-func newKeeper(ctx context.Context, as caller, open func(context.Context, ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error)) *keeper {
-	return &keeper{as: as, open: open, ctx: ctx, streams: map[*renewals]struct{}{}, waiting: map[int64][]*renewals{}, filled: make(chan struct{}, 1)}
+func newKeeper(ctx context.Context, as caller, open keepAliveOpener) *keeper {
+	k := &keeper{as: as, open: open, streams: map[*renewals]struct{}{}, waiting: map[int64][]*renewals{}, filled: make(chan struct{}, 1)}
+	k.ctx, k.end = context.WithCancel(ctx)
+	return k
 }
 
 func (k *keeper) enter(r *renewals) {
@@ -162,11 +206,12 @@ func (k *keeper) enter(r *renewals) {
 	k.streams[r] = struct{}{}
 }
 
-// leave forgets r with all that it waits for.
-func (k *keeper) leave(r *renewals) {
+// leave returns how many streams there still are.
+func (k *keeper) leave(r *renewals) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	delete(k.streams, r)
+	return len(k.streams)
 }
 
 func (k *keeper) renew(r *renewals, id int64) {
@@ -181,10 +226,6 @@ func (k *keeper) renew(r *renewals, id int64) {
 	}
 	k.queue = append(k.queue, id)
 	k.wake()
-	if !k.running {
-		k.running = true
-		k.wg.Go(k.run)
-	}
 }
 
 func (k *keeper) wake() {
@@ -194,15 +235,19 @@ func (k *keeper) wake() {
 	}
 }
 
-// run keeps a stream open from the first keepalive on. When it breaks and nobody
-// is there, the next keepalive starts it again.
+// run keeps a stream open from the first keepalive on.
 func (k *keeper) run() {
-	for k.goesOn() {
+	select {
+	case <-k.filled:
+		k.wake()
+	case <-k.ctx.Done():
+	}
+	for k.ctx.Err() == nil {
 		err := k.talk()
-		if k.as.requireLeader && errors.Is(rpctypes.Error(err), rpctypes.ErrNoLeader) || !mayPass(err) {
-			k.fail(err)
+		if k.ctx.Err() != nil {
+			return
 		}
-		k.again()
+		k.settle(err)
 		select {
 		case <-time.After(keeperPause):
 		case <-k.ctx.Done():
@@ -210,11 +255,35 @@ func (k *keeper) run() {
 	}
 }
 
-func (k *keeper) goesOn() bool {
+// settle tells those whom err is about. What else waits is sent again.
+func (k *keeper) settle(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.running = k.ctx.Err() == nil && len(k.streams) > 0
-	return k.running
+	switch {
+	case errors.Is(rpctypes.Error(err), rpctypes.ErrNoLeader) && k.as.requireLeader:
+		// Those who are waiting for nothing want to hear of it as well.
+		for r := range k.streams {
+			k.refuse(r, err)
+		}
+	case mayPass(err):
+	case status.Code(err) == codes.PermissionDenied && len(k.sent) > 0:
+		for _, r := range k.waiting[k.sent[0]] {
+			k.refuse(r, err)
+		}
+	default:
+		for _, rs := range k.waiting {
+			for _, r := range rs {
+				k.refuse(r, err)
+			}
+		}
+	}
+	k.again()
+}
+
+// refuse ends a stream. k.mu is held.
+func (k *keeper) refuse(r *renewals, err error) {
+	r.cancel(err)
+	delete(k.streams, r)
 }
 
 // mayPass reports whether a stream that ended with err may be tried again. As
@@ -227,22 +296,9 @@ func mayPass(err error) bool {
 	return errors.Is(err, io.EOF)
 }
 
-func (k *keeper) fail(err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	for r := range k.streams {
-		r.cancel(err)
-	}
-	clear(k.streams)
-	clear(k.waiting)
-	k.queue = nil
-}
-
-// again puts all that waits into the queue.
+// again puts all that waits into the queue. k.mu is held.
 func (k *keeper) again() {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.queue = k.queue[:0]
+	k.queue, k.sent = k.queue[:0], nil
 	for id, rs := range k.waiting {
 		if k.wanted(rs) {
 			k.queue = append(k.queue, id)
@@ -271,7 +327,7 @@ func (k *keeper) talk() error {
 		return err
 	}
 	failed := make(chan error, 1)
-	k.wg.Go(func() {
+	go func() { // k.talk waits for it
 		for {
 			a, err := up.Recv()
 			if err != nil {
@@ -281,7 +337,7 @@ func (k *keeper) talk() error {
 			}
 			k.answer(a)
 		}
-	})
+	}()
 	for {
 		id, ok := k.next()
 		if !ok {
@@ -306,6 +362,7 @@ func (k *keeper) next() (id int64, ok bool) {
 		return 0, false
 	}
 	id, k.queue = k.queue[0], k.queue[1:]
+	k.sent = append(k.sent, id)
 	return id, true
 }
 
@@ -318,4 +375,7 @@ func (k *keeper) answer(a *pb.LeaseKeepAliveResponse) {
 		}
 	}
 	delete(k.waiting, a.ID)
+	if i := slices.Index(k.sent, a.ID); i >= 0 {
+		k.sent = slices.Delete(k.sent, i, i+1)
+	}
 }

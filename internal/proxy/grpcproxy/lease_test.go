@@ -111,12 +111,29 @@ func newLeaseBench(t *testing.T) *leaseBench {
 		b.opened <- u
 		return u, nil
 	}
-	b.server = &leaseServer{plain: newKeeper(ctx, caller{}, open), strict: newKeeper(ctx, caller{requireLeader: true}, open)}
+	b.server = &leaseServer{keepers: newKeepers(ctx, open)}
 	t.Cleanup(func() {
 		stop()
 		b.server.wait()
 	})
 	return b
+}
+
+// keeper waits until there is one for c.
+func (b *leaseBench) keeper(c caller) *keeper {
+	b.t.Helper()
+	ks := b.server.keepers
+	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
+		ks.mu.Lock()
+		k := ks.all[c]
+		ks.mu.Unlock()
+		if k != nil {
+			return k
+		}
+		if time.Now().After(deadline) {
+			b.t.Fatalf("nobody keeps leases for %+v", c)
+		}
+	}
 }
 
 // connect returns a client and what its call ends with.
@@ -160,9 +177,9 @@ func TestKeepAlivesShare(t *testing.T) {
 	d, _ := b.connect()
 	put(t, c.in, 7)
 	up := get(t, b.opened)
-	b.server.plain.waitingFor(t, 7, 1)
+	b.keeper(caller{}).waitingFor(t, 7, 1)
 	put(t, d.in, 7)
-	b.server.plain.waitingFor(t, 7, 2)
+	b.keeper(caller{}).waitingFor(t, 7, 2)
 	put(t, d.in, 8)
 	if id := get(t, up.sent); id != 7 {
 		t.Fatalf("sent %d", id)
@@ -234,7 +251,7 @@ func TestKeepAliveEnds(t *testing.T) {
 	if md, _ := metadata.FromOutgoingContext(strictUp.ctx); first(md, rpctypes.MetadataRequireLeaderKey) != rpctypes.MetadataHasLeader {
 		t.Error("the member is not told that a leader is required")
 	}
-	b.server.strict.enterWait(t, 2)
+	b.keeper(caller{requireLeader: true}).enterWait(t, 2)
 	put(t, strictUp.back, any(error(rpctypes.ErrGRPCNoLeader)))
 	for _, done := range []<-chan error{strictDone, idleDone} {
 		if err := get(t, done); !errors.Is(err, rpctypes.ErrGRPCNoLeader) {
@@ -253,11 +270,67 @@ func TestKeepAliveEnds(t *testing.T) {
 	}
 	other, otherDone := b.connect()
 	put(t, other.in, 9)
+	plainUp = get(t, b.opened) // the one before has ended with its last client
 	get(t, plainUp.sent)
 	put(t, plainUp.back, any(error(rpctypes.ErrGRPCInvalidAuthToken)))
 	if err := get(t, otherDone); !errors.Is(err, rpctypes.ErrGRPCInvalidAuthToken) {
 		t.Errorf("refused: %v", err)
 	}
+}
+
+// Members go by the token. Who is refused ends alone: other callers keep their
+// streams, and so does who asks with the same token for another lease.
+func TestKeepAliveCallers(t *testing.T) {
+	b := newLeaseBench(t)
+	open := func(token string, id int64) (*leaseClient, <-chan error, *upLeases) {
+		t.Helper()
+		c, done := b.connect(rpctypes.TokenFieldNameGRPC, token)
+		put(t, c.in, id)
+		up := get(t, b.opened)
+		if md, _ := metadata.FromOutgoingContext(up.ctx); first(md, rpctypes.TokenFieldNameGRPC) != token {
+			t.Errorf("the member is told %v, want the token %q", md, token)
+		}
+		if got := get(t, up.sent); got != id {
+			t.Fatalf("sent %d", got)
+		}
+		return c, done, up
+	}
+	alice, _, aliceUp := open("alice", 1)
+	_, bobDone, bobUp := open("bob", 2)
+	other, _ := b.connect(rpctypes.TokenFieldNameGRPC, "bob")
+	put(t, other.in, 3)
+	if id := get(t, bobUp.sent); id != 3 {
+		t.Fatalf("sent %d", id)
+	}
+	put(t, bobUp.back, any(error(rpctypes.ErrGRPCPermissionDenied))) // answers the first, 2
+	if err := get(t, bobDone); !errors.Is(err, rpctypes.ErrGRPCPermissionDenied) {
+		t.Errorf("not permitted: %v", err)
+	}
+	bobUp = get(t, b.opened)
+	if id := get(t, bobUp.sent); id != 3 {
+		t.Fatalf("sent %d again", id)
+	}
+	put(t, bobUp.back, any(renewed(3, 30)))
+	get(t, other.out)
+	put(t, aliceUp.back, any(renewed(1, 10)))
+	get(t, alice.out)
+	if len(b.opened) != 0 {
+		t.Error("one more stream to a member")
+	}
+
+	// A token that is not valid any more ends those who ask with it.
+	put(t, alice.in, 1)
+	get(t, aliceUp.sent)
+	put(t, other.in, 3)
+	get(t, bobUp.sent)
+	put(t, bobUp.back, any(error(rpctypes.ErrGRPCInvalidAuthToken)))
+	get(t, other.ctx.Done())
+	put(t, aliceUp.back, any(renewed(1, 10)))
+	get(t, alice.out)
+
+	// With its last stream, the stream to the member ends.
+	alice.end()
+	get(t, aliceUp.ctx.Done())
 }
 
 // enterWait waits until n streams are known.
@@ -287,8 +360,8 @@ func TestKeepAliveBound(t *testing.T) {
 	for range maxRenewals {
 		get(t, up.sent)
 	}
-	b.server.plain.waitingFor(t, maxRenewals, 0)
-	b.server.plain.waitingFor(t, maxRenewals-1, 1)
+	b.keeper(caller{}).waitingFor(t, maxRenewals, 0)
+	b.keeper(caller{}).waitingFor(t, maxRenewals-1, 1)
 	put(t, up.back, any(renewed(5, 50)))
 	get(t, c.out) // which makes room
 	if id := get(t, up.sent); id != maxRenewals {

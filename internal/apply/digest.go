@@ -1,0 +1,58 @@
+package apply
+
+import (
+	"encoding/binary"
+	"hash/fnv"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/command"
+)
+
+// contents returns what is applied of a normal entry that is not empty: the request that
+// the caller has, or that of the entry's bytes.
+func (e *Entry) contents() (req *pb.InternalRaftRequest, v2 *command.V2Request, err error) {
+	if e.Req != nil || e.V2 != nil {
+		return e.Req, e.V2, nil
+	}
+	if v2, _, err = command.ParseV2(e.Data); err != nil {
+		return nil, nil, err
+	}
+	if v2 != nil && forV2(v2) {
+		return nil, v2, nil
+	}
+	req, err = command.Decode(e.Data)
+	return req, nil, err
+}
+
+// Digest is a number for what is really applied of an entry: of two members that apply
+// different things at one index, it differs, whether the bytes of the entry do or a
+// request that one of them applies in their place. It is for checks; apply has no use
+// for it.
+func (e *Entry) Digest() uint64 {
+	h := fnv.New64a()
+	var head [16]byte
+	binary.BigEndian.PutUint64(head[:], e.GetTerm())
+	binary.BigEndian.PutUint64(head[8:], uint64(e.GetType()))
+	h.Write(head[:])
+	if e.GetType() != raftpb.EntryNormal || len(e.Data) == 0 {
+		h.Write(e.Data)
+		return h.Sum64()
+	}
+	req, v2, err := e.contents()
+	switch {
+	case err != nil:
+		h.Write(e.Data)
+	case req == nil:
+		h.Write(v2.Marshal())
+	default:
+		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
+		if err != nil {
+			b = []byte(err.Error())
+		}
+		h.Write(b)
+	}
+	return h.Sum64()
+}
