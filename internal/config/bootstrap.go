@@ -13,14 +13,14 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/transport"
 )
 
-const (
-	// resolveTimeout bounds the wait for names of members to resolve: in a
-	// cluster that is just being started the names may come later.
-	resolveTimeout = 30 * time.Second
-	resolveRetry   = time.Second
-)
+// resolveTimeout bounds the wait for names of members to resolve: in a cluster
+// that is just being started the names may come later.
+const resolveTimeout = 30 * time.Second
 
 // ParseInitialCluster reads name=url,name=url into the sorted URLs of each
 // name. A name that stands more than once has several URLs.
@@ -107,7 +107,7 @@ func noDuplicates(cluster map[string][]url.URL) error {
 	seen := map[string]bool{}
 	for _, urls := range cluster {
 		for i := range urls {
-			if u := urls[i].String(); seen[u] {
+			if u := membership.CanonicalURL(urls[i].String()); seen[u] {
 				return fmt.Errorf("initial cluster %s has duplicate url", ClusterString(cluster))
 			} else {
 				seen[u] = true
@@ -124,12 +124,12 @@ func (c *Config) advertisedMatches(ctx context.Context, listed []url.URL) error 
 	slices.SortFunc(advertised, func(a, b url.URL) int { return strings.Compare(a.String(), b.String()) })
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	mismatch := c.sameURLs(ctx, advertised, listed)
-	if mismatch == nil {
+	adv, lst := URLStrings(advertised), URLStrings(listed)
+	same, mismatch := transport.SameURLs(ctx, c.lg, adv, lst)
+	if same {
 		return nil
 	}
-	adv, lst := URLStrings(advertised), URLStrings(listed)
-	if missing := without(lst, adv); len(missing) > 0 {
+	if missing := membership.AbsentURLs(lst, adv); len(missing) > 0 {
 		for i := range missing {
 			missing[i] = c.Name + "=" + missing[i]
 		}
@@ -137,87 +137,10 @@ func (c *Config) advertisedMatches(ctx context.Context, listed []url.URL) error 
 			strings.Join(missing, ","), strings.Join(adv, ","), mismatch)
 	}
 	self := ClusterString(map[string][]url.URL{c.Name: advertised})
-	if missing := without(adv, lst); len(missing) > 0 {
+	if missing := membership.AbsentURLs(adv, lst); len(missing) > 0 {
 		return fmt.Errorf("--initial-advertise-peer-urls has %s but missing from --initial-cluster=%s", strings.Join(missing, ","), self)
 	}
 	return fmt.Errorf("failed to resolve %s to match --initial-cluster=%s (%w)", strings.Join(adv, ","), self, mismatch)
-}
-
-// without returns the distinct texts of a that are not in b, in order.
-func without(a, b []string) []string {
-	var missing []string
-	for _, s := range a {
-		if !slices.Contains(b, s) && !slices.Contains(missing, s) {
-			missing = append(missing, s)
-		}
-	}
-	return missing
-}
-
-// sameURLs returns nil when both lists name the same endpoints, as texts or
-// after their hosts have been resolved.
-func (c *Config) sameURLs(ctx context.Context, a, b []url.URL) error {
-	if len(a) != len(b) {
-		return fmt.Errorf("len(%q) != len(%q)", URLStrings(a), URLStrings(b))
-	}
-	if slices.Equal(URLStrings(a), URLStrings(b)) {
-		return nil
-	}
-	ra, err := c.resolveAll(ctx, a)
-	if err != nil {
-		return err
-	}
-	rb, err := c.resolveAll(ctx, b)
-	if err != nil {
-		return err
-	}
-	for i := range ra {
-		if ra[i] != rb[i] {
-			return fmt.Errorf("resolved urls: %q != %q", ra[i], rb[i])
-		}
-	}
-	return nil
-}
-
-// resolveAll returns the URLs with hosts resolved, sorted.
-func (c *Config) resolveAll(ctx context.Context, urls []url.URL) ([]string, error) {
-	resolved := make([]string, len(urls))
-	for i, u := range urls {
-		host, err := c.resolveHost(ctx, u)
-		if err != nil {
-			return nil, fmt.Errorf("failed to resolve %q (%w)", u.String(), err)
-		}
-		u.Host = host
-		resolved[i] = u.String()
-	}
-	slices.Sort(resolved)
-	return resolved, nil
-}
-
-// resolveHost resolves the host of u, retrying until ctx ends. Addresses, unix
-// sockets and localhost stand for themselves.
-func (c *Config) resolveHost(ctx context.Context, u url.URL) (string, error) {
-	if isUnix(u) || u.Hostname() == "localhost" || net.ParseIP(u.Hostname()) != nil {
-		return u.Host, nil
-	}
-	for {
-		addrs, err := net.DefaultResolver.LookupIPAddr(ctx, u.Hostname())
-		if err == nil && len(addrs) > 0 {
-			host := hostPort(addrs[0].String(), u.Port())
-			c.lg.Info("resolved URL Host", zap.String("url", u.String()), zap.String("host", u.Host), zap.String("resolved-addr", host))
-			return host, nil
-		}
-		if err == nil {
-			err = errors.New("no addresses")
-		}
-		c.lg.Warn("failed to resolve URL Host", zap.String("url", u.String()), zap.String("host", u.Host),
-			zap.Duration("retry-interval", resolveRetry), zap.Error(err))
-		select {
-		case <-ctx.Done():
-			return "", err
-		case <-time.After(resolveRetry):
-		}
-	}
 }
 
 func hostPort(host, port string) string {

@@ -463,6 +463,11 @@ func TestVerifyBootstrap(t *testing.T) {
 	}{
 		{"m1", "http://10.0.0.1:1", "m1=http://10.0.0.1:1,m2=http://10.0.0.2:1", ""},
 		{"m1", "http://10.0.0.1:1,http://10.0.0.3:1", "m1=http://10.0.0.3:1,m1=http://10.0.0.1:1", ""},
+		{"m1", "http://[fd00:20::2]:1", "m1=http://[fd00:20::0002]:1", ""},
+		{"m1", "http://[fd00:20::2]:1,http://[fd00:20::3]:1", "m1=http://[FD00:20::3]:1,m1=http://[fd00:20:0:0:0:0:0:2]:1", ""},
+		{"m1", "http://[fd00:20::2]:1,http://[fd00:20::3]:1", "m1=http://[fd00:20::02]:1",
+			`--initial-advertise-peer-urls has http://[fd00:20::3]:1 but missing from --initial-cluster=m1=http://[fd00:20::2]:1,m1=http://[fd00:20::3]:1`},
+		{"m1", "http://[fd00:20::2]:1", "m1=http://[fd00:20::2]:1,m2=http://[fd00:20::02]:1", "initial cluster m1=http://[fd00:20::2]:1,m2=http://[fd00:20::02]:1 has duplicate url"},
 		{"m1", "http://10.0.0.1:1", "m2=http://10.0.0.1:1", `couldn't find local name "m1" in the initial cluster configuration`},
 		{"m1", "http://10.0.0.1:1", "m1=http://10.0.0.1:1,m2=http://10.0.0.1:1", "initial cluster m1=http://10.0.0.1:1,m2=http://10.0.0.1:1 has duplicate url"},
 		{"m1", "http://10.0.0.1:1", "m1=http://10.0.0.2:1",

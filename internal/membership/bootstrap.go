@@ -66,10 +66,10 @@ func CheckInitial(ms []InitialMember, localName string) error {
 	seen := make(map[string]bool)
 	for _, m := range ms {
 		for _, u := range m.PeerURLs {
-			if seen[u] {
+			if seen[CanonicalURL(u)] {
 				return fmt.Errorf("initial cluster %s has duplicate url", FormatInitialCluster(ms))
 			}
-			seen[u] = true
+			seen[CanonicalURL(u)] = true
 		}
 	}
 	return nil
@@ -91,14 +91,14 @@ func CheckAdvertised(ms []InitialMember, localName string, advertised []string, 
 		return nil
 	}
 	advFlag := FormatInitialCluster([]InitialMember{{Name: localName, PeerURLs: adv}})
-	if missing := absent(initial, adv); len(missing) > 0 {
+	if missing := AbsentURLs(initial, adv); len(missing) > 0 {
 		for i := range missing {
 			missing[i] = localName + "=" + missing[i]
 		}
 		return fmt.Errorf("--initial-cluster has %s but missing from --initial-advertise-peer-urls=%s (%w)",
 			strings.Join(missing, ","), strings.Join(adv, ","), errOrUnequal(err))
 	}
-	if missing := absent(adv, initial); len(missing) > 0 {
+	if missing := AbsentURLs(adv, initial); len(missing) > 0 {
 		return fmt.Errorf("--initial-advertise-peer-urls has %s but missing from --initial-cluster=%s",
 			strings.Join(missing, ","), advFlag)
 	}
@@ -110,17 +110,6 @@ func errOrUnequal(err error) error {
 		return errors.New("URLs differ")
 	}
 	return err
-}
-
-// absent returns what is in a and not in b.
-func absent(a, b []string) []string {
-	var out []string
-	for _, u := range a {
-		if !slices.Contains(b, u) {
-			out = append(out, u)
-		}
-	}
-	return out
 }
 
 // Founders returns the members of a new cluster, sorted by id, and its id.

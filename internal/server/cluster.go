@@ -52,6 +52,9 @@ func (m *Member) MemberAdd(ctx context.Context, peerURLs []string, learner bool)
 		}
 	}
 	x := membership.NewMember(peerURLs, learner, m.cfg.Clock.Now())
+	if err := membership.CheckURLs(m.cluster.Members(), x.ID, peerURLs); err != nil {
+		return nil, nil, mapMembership(err)
+	}
 	cc, err := membership.AddChange(x)
 	if err != nil {
 		return nil, nil, err
@@ -87,6 +90,11 @@ func (m *Member) MemberUpdate(ctx context.Context, id uint64, peerURLs []string)
 	}
 	if id == 0 {
 		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	if _, ok := m.cluster.Member(id); ok {
+		if err := membership.CheckURLs(m.cluster.Members(), id, peerURLs); err != nil {
+			return nil, mapMembership(err)
+		}
 	}
 	cc, err := membership.UpdateChange(id, peerURLs)
 	if err != nil {

@@ -145,6 +145,8 @@ func TestSameURLs(t *testing.T) {
 		{"http://a:1 http://b:1", "http://b:1 http://a:1", true},
 		{"http://127.0.0.1:1", "http://127.0.0.1:1", true},
 		{"http://[::1]:1", "http://[0:0:0:0:0:0:0:1]:1", true},
+		{"http://[fd00::2]:1", "http://[FD00::0002]:01", true},
+		{"http://no-such-host.invalid:1", "http://NO-such-host.invalid:1", true},
 		{"http://127.0.0.1:1", "http://127.0.0.1:2", false},
 		{"http://127.0.0.1:1", "https://127.0.0.1:1", false},
 		{"http://localhost:1", "http://127.0.0.1:1", false},

@@ -2,6 +2,7 @@ package transport
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -10,6 +11,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"quorate/internal/membership"
 )
 
 // resolveRetry is the pause between two tries to resolve a host name: in a
@@ -50,18 +53,13 @@ func SameURLs(ctx context.Context, lg *zap.Logger, a, b []string) (bool, error) 
 	return true, nil
 }
 
-// normalURLs parses URLs; an address in the host is brought to its usual form.
+// normalURLs parses URLs in their usual spelling.
 func normalURLs(list []string) ([]*url.URL, error) {
 	var us []*url.URL
 	for _, s := range list {
-		u, err := url.Parse(s)
+		u, err := url.Parse(membership.CanonicalURL(s))
 		if err != nil {
 			return nil, fmt.Errorf("failed to parse string to URL: %q", s)
-		}
-		if host, port, err := net.SplitHostPort(u.Host); err == nil {
-			if ip := net.ParseIP(host); ip != nil {
-				u.Host = net.JoinHostPort(ip.String(), port)
-			}
 		}
 		us = append(us, u)
 	}
@@ -93,10 +91,16 @@ func resolve(ctx context.Context, lg *zap.Logger, u *url.URL) error {
 	for {
 		addrs, err := net.DefaultResolver.LookupIPAddr(ctx, host)
 		if err == nil && len(addrs) > 0 {
+			was := *u
 			u.Host = net.JoinHostPort(addrs[0].String(), port)
+			lg.Info("resolved URL Host", zap.String("url", was.String()), zap.String("host", was.Host), zap.String("resolved-addr", u.Host))
 			return nil
 		}
-		lg.Warn("failed to resolve URL host", zap.String("url", u.String()), zap.Error(err))
+		if err == nil {
+			err = errors.New("no addresses")
+		}
+		lg.Warn("failed to resolve URL Host", zap.String("url", u.String()), zap.String("host", u.Host),
+			zap.Duration("retry-interval", resolveRetry), zap.Error(err))
 		select {
 		case <-ctx.Done():
 			return err

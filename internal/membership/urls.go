@@ -1,0 +1,61 @@
+package membership
+
+import (
+	"net/netip"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+)
+
+// CanonicalURL is u as it is compared with others: addresses, names and ports can
+// be spelt in several ways. What is stored, sent or made into an id stays as it
+// was given, since members of etcd go by the text.
+func CanonicalURL(u string) string {
+	p, err := url.Parse(u)
+	if err != nil || p.Host == "" || strings.HasPrefix(p.Scheme, "unix") {
+		return u
+	}
+	host, port := strings.ToLower(p.Hostname()), p.Port()
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.Unmap().String()
+	}
+	if strings.Contains(host, ":") {
+		host = "[" + host + "]"
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err == nil {
+		port = strconv.FormatUint(n, 10)
+	}
+	if port != "" {
+		host += ":" + port
+	}
+	p.Host = host
+	return p.String()
+}
+
+// AbsentURLs returns the distinct URLs of a that are not in b, in order.
+func AbsentURLs(a, b []string) []string {
+	var out []string
+	for _, u := range a {
+		if !hasURL(b, u) && !hasURL(out, u) {
+			out = append(out, u)
+		}
+	}
+	return out
+}
+
+func hasURL(list []string, u string) bool {
+	return slices.ContainsFunc(list, func(o string) bool { return CanonicalURL(o) == CanonicalURL(u) })
+}
+
+// CheckURLs refuses peer URLs for the member id that another of ms has, however
+// they are spelt. It is for proposals: apply goes by the text, as all members of
+// a cluster, those of etcd too, have to decide alike there.
+func CheckURLs(ms []Member, id uint64, urls []string) error {
+	for _, m := range ms {
+		if m.ID != id && slices.ContainsFunc(urls, func(u string) bool { return hasURL(m.PeerURLs, u) }) {
+			return ErrPeerURLExists
+		}
+	}
+	return nil
+}
