@@ -17,7 +17,7 @@ func (s *Store) Written() bool {
 
 // Rebase gives a tree that nobody has written to another index, as if so many steps
 // of the membership had led to it. Nothing of the tree is recorded then, and what
-// was is deleted in b, unless that is nil: the first write records all.
+// was is deleted in b, unless that is nil: the first write or Step records all.
 func (s *Store) Rebase(b engine.Batch, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -28,7 +28,7 @@ func (s *Store) Rebase(b engine.Batch, index uint64) {
 		lower, upper := engine.V2.Bounds()
 		b.DeleteRange(lower, upper)
 	}
-	s.index, s.history = index, history{}
+	s.index, s.history, s.loose = index, history{}, true
 	for i := max(index, historyEvents) - historyEvents + 1; i <= index; i++ {
 		s.history.add(nil, i)
 	}
@@ -41,6 +41,12 @@ func (s *Store) begin(b engine.Batch) {
 		return
 	}
 	s.written = true
+	s.record(b)
+}
+
+// record writes down the steps which after a Rebase are in memory alone.
+func (s *Store) record(b engine.Batch) {
+	s.loose = false
 	for i := range s.history.events {
 		b.Set(eventKey(s.history.start+uint64(i)), appendEvent(nil, nil, 0))
 	}

@@ -65,6 +65,7 @@ type Store struct {
 	root    *node
 	index   uint64
 	written bool // by a client, at any time
+	loose   bool // the history up to index is not recorded
 	history history
 	stats   Stats // of writes
 	due     queue
@@ -271,6 +272,9 @@ func (s *Store) HasTTL() bool {
 func (s *Store) Step(b engine.Batch, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.loose {
+		s.record(b)
+	}
 	for range n {
 		s.index++
 		s.remember(b, nil, 0)
