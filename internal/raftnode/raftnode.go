@@ -100,11 +100,14 @@ type Node struct {
 	conf       uint64 // index of raft's configuration
 	due        Effects
 	state      State
+	storage    raft.Storage
+	only       uint64            // the only voter of raft's configuration; 0 if there are more, or none
+	held       []*raftpb.Message // reads that wait until the only voter knows what is committed
 }
 
 // New starts a node from what its storage holds.
 func New(c Config) (*Node, error) {
-	hs, _, err := c.Storage.InitialState()
+	hs, cs, err := c.Storage.InitialState()
 	if err != nil {
 		return nil, fmt.Errorf("read initial raft state: %w", err)
 	}
@@ -127,7 +130,7 @@ func New(c Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote(), conf: c.Applied}
+	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote(), conf: c.Applied, storage: c.Storage, only: onlyVoter(cs)}
 	n.refresh()
 	return n, nil
 }
@@ -188,13 +191,70 @@ func (n *Node) Step(m *raftpb.Message) error {
 		err := n.rn.Step(m)
 		n.collect() // the index of the configuration that raft may have taken over
 		return err
+	case raftpb.MsgReadIndex:
+		return n.read(m)
 	}
 	return n.rn.Step(m)
 }
 
 // ReadIndex asks for a read barrier; the answer comes in Effects.Reads under the
 // same context, or never (no leader).
-func (n *Node) ReadIndex(ctx []byte) { n.rn.ReadIndex(ctx) }
+func (n *Node) ReadIndex(ctx []byte) {
+	// It can only be dropped, which is the case of no leader.
+	_ = n.read(&raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: ctx}}})
+}
+
+// maxHeld bounds the reads that wait; those beyond are dropped and asked for again.
+const maxHeld = 1024
+
+// read passes a read barrier on. raft answers at once when there is one voter, which
+// it takes for the leader itself and for one that knows all that is committed. A
+// leader that was removed is not that voter, and no longer knows what is written.
+// And one that has just been elected knows what is committed only when its first
+// entry is: before, what an earlier leader has acknowledged may be in its log alone.
+func (n *Node) read(m *raftpb.Message) error {
+	if n.only == 0 || !n.Leading() {
+		return n.rn.Step(m)
+	}
+	switch {
+	case n.only != n.id || len(n.held) >= maxHeld && !n.committedInTerm():
+		return nil
+	case !n.committedInTerm():
+		n.held = append(n.held, m)
+		return nil
+	}
+	return n.rn.Step(m)
+}
+
+// committedInTerm reports whether an entry of the present term is committed, at the
+// only voter, whose log on disk holds all that is.
+func (n *Node) committedInTerm() bool {
+	st := n.rn.BasicStatus()
+	term, err := n.storage.Term(st.HardState.GetCommit())
+	return err == nil && term == st.HardState.GetTerm()
+}
+
+// release passes on the reads that no longer have to wait, or never will be answered.
+func (n *Node) release() {
+	if len(n.held) == 0 || n.Leading() && n.only == n.id && !n.committedInTerm() {
+		return
+	}
+	held := n.held
+	n.held = nil
+	if !n.Leading() {
+		return // those who wait ask the next leader
+	}
+	for _, m := range held {
+		_ = n.read(m) // as in ReadIndex
+	}
+}
+
+func onlyVoter(cs *raftpb.ConfState) uint64 {
+	if len(cs.GetVoters()) != 1 || len(cs.GetVotersOutgoing()) > 0 {
+		return 0
+	}
+	return cs.GetVoters()[0]
+}
 
 // ApplyConfChange puts the membership change of a committed entry into effect,
 // unless raft's configuration is of that entry or a later one. A refused change is
@@ -204,7 +264,7 @@ func (n *Node) ApplyConfChange(index uint64, cc *raftpb.ConfChange) {
 		return
 	}
 	n.conf = index
-	n.rn.ApplyConfChange(cc)
+	n.only = onlyVoter(n.rn.ApplyConfChange(cc))
 	n.refresh()
 }
 
@@ -271,6 +331,7 @@ func (n *Node) Effects() Effects {
 // collect adds to due what raft has ready.
 func (n *Node) collect() {
 	e := &n.due
+	n.release()
 	for n.rn.HasReady() {
 		rd := n.rn.Ready()
 		for _, m := range rd.Messages {
@@ -300,6 +361,7 @@ func (n *Node) appendOf(m *raftpb.Message) Append {
 	if m.Snapshot != nil && !raft.IsEmptySnap(m.Snapshot) {
 		a.Snapshot, a.MustSync = m.Snapshot, true
 		n.conf = m.Snapshot.GetMetadata().GetIndex()
+		n.only = onlyVoter(m.Snapshot.GetMetadata().GetConfState())
 	}
 	return a
 }
