@@ -89,7 +89,7 @@ func (a *app) flagsFromEnv(fs *pflag.FlagSet, own ...string) error {
 			onCommandLine[name] = true
 			return
 		}
-		v := a.Getenv(name)
+		v := a.getenv(name)
 		if v == "" {
 			return
 		}

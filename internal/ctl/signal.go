@@ -6,10 +6,10 @@ import (
 	"os/signal"
 )
 
-// UntilSignal is a context that ends when the process gets one of the signals.
+// untilSignal is a context that ends when the process gets one of the signals.
 // Until stop is called, they have no other effect.
-func (p Process) UntilSignal(sigs ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
-	notify := p.Notify
+func (a *app) untilSignal(sigs ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
+	notify := a.Notify
 	if notify == nil {
 		notify = signal.Notify
 	}

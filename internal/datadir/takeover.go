@@ -24,6 +24,9 @@ type Options struct {
 	// DropV2 lets a directory go to a release of etcd that keeps no data of the v2
 	// API although there is some.
 	DropV2 bool
+	// OpenEngine opens the store that a restore fills; nil: a Pebble one. The
+	// simulator has its own.
+	OpenEngine func(dir string) (engine.Engine, error)
 }
 
 func (o Options) withDefaults() Options {

@@ -2,14 +2,11 @@ package server
 
 import (
 	"context"
-	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
-	"quorate/internal/apply"
 	"quorate/internal/membership"
-	"quorate/internal/mvcc"
 )
 
 // firstEqualReads is the release from which all members decide alike about a
@@ -35,7 +32,7 @@ func (m *Member) checkReads(ctx context.Context, r *pb.TxnRequest) error {
 			if _, err := m.mayRange(ctx, read); err != nil {
 				return err
 			}
-			if read.Revision == 0 {
+			if read.Revision <= 0 {
 				continue
 			}
 			if !current { // this member may be behind what the client has seen elsewhere
@@ -44,11 +41,10 @@ func (m *Member) checkReads(ctx context.Context, r *pb.TxnRequest) error {
 				}
 				current = true
 			}
-			kv := m.kv()
-			switch err := apply.CheckRead(read, kv.PublishedRev(), kv.CompactRev()); {
-			case errors.Is(err, mvcc.ErrFutureRev):
+			switch kv := m.kv(); {
+			case read.Revision > kv.PublishedRev():
 				return rpctypes.ErrGRPCFutureRev
-			case errors.Is(err, mvcc.ErrCompacted):
+			case read.Revision < kv.CompactRev():
 				return rpctypes.ErrGRPCCompacted
 			}
 		}

@@ -73,6 +73,7 @@ type Result struct {
 	// Overtaken are the membership changes that were applied behind a snapshot that
 	// raft had accepted; Beside, the truncations in the middle of a run of apply.
 	Overtaken, Beside int
+	Did               map[string]int // changes by their name
 }
 
 // Run lets members and clients live through a hostile world for d of simulated
@@ -100,7 +101,12 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	w.run(2 * requestTimeout)
 	w.checkMembers()
 	w.checkHistory()
-	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside}
+	return w.result(), w.err
+}
+
+// result counts what the run has met.
+func (w *World) result() Result {
+	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Did: w.changes}
 	for _, n := range w.changes {
 		res.Changes += n
 	}
@@ -110,7 +116,7 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	for _, c := range w.clients {
 		res.Acked += c.acked
 	}
-	return res, w.err
+	return res
 }
 
 func (w *World) populate(members, clients int) error {
@@ -223,10 +229,13 @@ func (w *World) checkHistory() {
 		history = append(history, porcupine.Operation{ClientId: len(w.clients), Input: input{key: k, op: "get"},
 			Output: output{value: value}, Call: int64(w.now), Return: int64(w.now) + 1})
 	}
-	switch porcupine.CheckOperationsTimeout(register, history, time.Minute) {
-	case porcupine.Illegal:
-		w.fail("the history is not linearizable: an acknowledged operation was lost or seen out of order")
-	case porcupine.Unknown:
-		w.fail("the history could not be checked within a minute")
+	for _, part := range register.Partition(history) {
+		key := part[0].Input.(input).key
+		switch porcupine.CheckOperationsTimeout(register, part, time.Minute) {
+		case porcupine.Illegal:
+			w.fail("the history of %s is not linearizable: an acknowledged operation was lost or seen out of order", key)
+		case porcupine.Unknown:
+			w.fail("the history of %s could not be checked within a minute", key)
+		}
 	}
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 )
@@ -134,7 +135,7 @@ func (d *disk) changed() {
 func (d *disk) openEngine(dir string) (engine.Engine, error) {
 	e := d.stores[dir]
 	if e == nil {
-		if err := d.MemFS.MkdirAll(dir, 0o700); err != nil {
+		if err := datadir.MakeDirs(d.MemFS, dir); err != nil { // durably, as Pebble does
 			return nil, err
 		}
 		e = mem.New()

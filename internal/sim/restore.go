@@ -1,0 +1,230 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/anishathalye/porcupine"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/datadir"
+	"quorate/internal/membership"
+	"quorate/internal/snapshot"
+)
+
+// restore ends everyone, and lets a new cluster of size members begin with the state
+// of the most advanced one, as it is in a snapshot file. The clients must be at rest:
+// what a request that is under way comes to is not known behind it.
+func (w *World) restore(size int) error {
+	var newest *node
+	for _, n := range w.nodes {
+		if !n.down && (newest == nil || n.machine.Applied() > newest.machine.Applied()) {
+			newest = n
+		}
+	}
+	const backup = "backup.db"
+	if _, err := snapshot.Export(context.Background(), newest.machine.Engine(), backup, snapshot.Options{FS: newest.disk}); err != nil {
+		return fmt.Errorf("write a snapshot file: %w", err)
+	}
+	file, err := read(newest.disk, backup)
+	if err != nil {
+		return err
+	}
+	for _, n := range w.nodes {
+		if !n.down {
+			n.stop()
+		}
+		n.removed = true
+	}
+	clear(w.configs)
+	clear(w.applied)
+	clear(w.gone)
+	w.changing = false
+	w.forgetV2()
+
+	var initial []membership.InitialMember
+	for i := range size {
+		initial = append(initial, membership.InitialMember{Name: fmt.Sprintf("m%d", i), PeerURLs: []string{fmt.Sprintf("http://m%d:2380", len(w.nodes)+i)}})
+	}
+	founders, cluster, err := membership.Founders(initial, fmt.Sprintf("restored-%d", len(w.nodes)))
+	if err != nil {
+		return err
+	}
+	w.log("restore %d bytes of %d into %d members", len(file), newest.index, size)
+	for _, f := range founders {
+		n := &node{w: w, index: len(w.nodes), id: f.ID, clusterID: cluster, disk: newDisk(w), down: true}
+		if err := n.restoreFrom(file, founders); err != nil {
+			return fmt.Errorf("restore member %d: %w", n.index, err)
+		}
+		w.nodes, w.byID[f.ID] = append(w.nodes, n), n
+		n.start()
+	}
+	w.changes["restore"]++
+	return nil
+}
+
+func (n *node) restoreFrom(file []byte, founders []membership.Member) error {
+	const path = "restore.db"
+	f, err := n.disk.Create(path, vfs.WriteCategoryUnspecified)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(file); err != nil {
+		return err
+	}
+	if err := f.Close(); err != nil {
+		return err
+	}
+	return datadir.RestoreInto(context.Background(), n.layout(),
+		datadir.Restore{File: path, LocalID: n.id, ClusterID: n.clusterID, Founders: founders},
+		datadir.Options{Version: serverVersion, OpenEngine: n.disk.openEngine})
+}
+
+// forgetV2 drops what clients have seen of the v2 API, of which a restore keeps
+// nothing.
+func (w *World) forgetV2() {
+	for _, c := range w.clients {
+		var kept []porcupine.Operation
+		for _, op := range c.history {
+			if !op.Input.(input).v2() {
+				kept = append(kept, op)
+			}
+		}
+		c.history = kept
+	}
+}
+
+// rest lets the clients stop and waits until all that they have begun is over.
+func (w *World) rest() {
+	for _, c := range w.clients {
+		c.stopped = true
+	}
+	w.run(2 * requestTimeout)
+}
+
+// work lets the clients go on.
+func (w *World) work() {
+	for _, c := range w.clients {
+		c.stopped = false
+		c.pause()
+	}
+}
+
+// RunOrders restores clusters, adds, promotes, removes and restarts members in an
+// order that the seed chooses, while clients work, and after each step compares what
+// all members hold.
+func RunOrders(seed uint64, steps, clients int, f Faults, out io.Writer) (Result, error) {
+	w := newWorld(seed, f, out)
+	if err := w.populate(1+w.rng.IntN(3), clients); err != nil {
+		return Result{}, err
+	}
+	for _, n := range w.nodes {
+		n.start()
+	}
+	w.work()
+	w.run(5 * time.Second)
+	for i := range steps {
+		if i == 0 || w.rng.IntN(6) == 0 {
+			w.rest()
+			if err := w.restore(1 + w.rng.IntN(2)); err != nil {
+				return Result{}, err
+			}
+			w.work()
+		} else {
+			w.change()
+		}
+		w.run(w.between(0, 3*time.Second))
+		w.rest()
+		w.checkMembers()
+		if w.err != nil {
+			break
+		}
+		w.work()
+	}
+	w.rest()
+	w.checkMembers()
+	w.checkHistory()
+	return w.result(), w.err
+}
+
+// change takes one step in the membership, or restarts a member.
+func (w *World) change() {
+	members := w.members()
+	var learner *node
+	for _, n := range members {
+		if n.isLearner() {
+			learner = n
+		}
+	}
+	n := members[w.rng.IntN(len(members))]
+	switch k := w.rng.IntN(6); {
+	case k == 0:
+		w.log("restart %d", n.index)
+		n.stop()
+		n.start()
+		w.changes["restart"]++
+	case k == 1:
+		n.crash(n.disk.crashed())
+		w.after(w.between(0, time.Second), n.start)
+		w.changes["crash"]++
+	case k == 2 && learner != nil:
+		w.insist("promote", learner, must(membership.PromoteChange(learner.id)), func(via *node) bool {
+			x, _ := via.cluster.Member(learner.id)
+			return !x.IsLearner
+		})
+	case k <= 3 && n == learner || k <= 3 && len(members) > 2 || k <= 3 && len(members) == 2 && learner == nil:
+		w.insist("remove", n, membership.RemoveChange(n.id), func(via *node) bool { return via.cluster.IsRemoved(n.id) })
+		w.runUntil(5*time.Second, func() bool { return n.removed })
+		if !n.removed { // nobody is left who tells it
+			n.stop()
+			n.removed = true
+		}
+	case len(members) < 5:
+		w.join(n, learner == nil && w.rng.IntN(2) == 0)
+	}
+}
+
+func (n *node) isLearner() bool {
+	x, _ := n.cluster.Member(n.id)
+	return x.IsLearner
+}
+
+// join adds a new member, and waits until it knows itself.
+func (w *World) join(via *node, learner bool) {
+	x := membership.NewMember([]string{fmt.Sprintf("http://m%d:2380", len(w.nodes))}, learner, w.time())
+	n, err := newNode(w, len(w.nodes), x.ID, via.clusterID, nil)
+	if err != nil {
+		w.fail("new member: %w", err)
+		return
+	}
+	w.nodes, w.byID[x.ID] = append(w.nodes, n), n
+	n.start()
+	w.insist("add", n, must(membership.AddChange(x)), func(via *node) bool {
+		_, ok := via.cluster.Member(n.id)
+		return ok
+	})
+	if !w.runUntil(time.Minute, func() bool { return !n.down && n.joined() }) {
+		w.fail("member %d was added and has not arrived", n.index)
+	}
+}
+
+// insist proposes a change, again if need be, until somebody shows its effect.
+func (w *World) insist(what string, n *node, cc *raftpb.ConfChange, effect func(via *node) bool) {
+	for end := w.now + time.Minute; w.now < end && w.err == nil; w.run(100 * time.Millisecond) {
+		for _, via := range w.nodes {
+			if via.down || !via.joined() || via == n && what == "add" {
+				continue
+			}
+			if effect(via) {
+				return
+			}
+			if !w.changing {
+				w.propose(via, what, n, cc)
+			}
+		}
+	}
+	w.fail("%s of member %d does not come about", what, n.index)
+}
