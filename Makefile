@@ -86,7 +86,7 @@ secure: build $(ETCD37)
 hostile-test: build
 	cd compat && $(GO) test ./hostile -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
-failure-test: build $(ETCD37)
+failure-test: build $(ETCD37) $(ETCD35)
 	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
 mixed: build $(ETCD37) $(ETCD36)

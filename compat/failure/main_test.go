@@ -13,12 +13,13 @@ import (
 )
 
 var (
-	etcdFlag = flag.String("etcd", "", "server binary; empty: built from this tree")
-	realFlag = flag.String("real", "../bin/etcd37", "real etcd to compare exit codes with; not compared when there is none")
-	required = flag.Bool("privileged", false, "fail, instead of leaving a test out, where this machine forbids to mount a file system")
+	etcdFlag   = flag.String("etcd", "", "server binary; empty: built from this tree")
+	realFlag   = flag.String("real", "../bin/etcd37", "real etcd to compare exit codes with; not compared when there is none")
+	real35Flag = flag.String("real35", "../bin/etcd35", "real etcd 3.5, whose directory is taken over; not if there is none")
+	required   = flag.Bool("privileged", false, "fail, instead of leaving a test out, where this machine forbids to mount a file system")
 )
 
-var etcd, real string // paths of the binaries; real is empty if there is none
+var etcd, real, real35 string // paths of the binaries; those of real etcd are empty if there is none
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -36,9 +37,11 @@ func run(m *testing.M) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	if abs, err := filepath.Abs(*realFlag); err == nil {
-		if _, err := os.Stat(abs); err == nil {
-			real = abs
+	for path, to := range map[string]*string{*realFlag: &real, *real35Flag: &real35} {
+		if abs, err := filepath.Abs(path); err == nil {
+			if _, err := os.Stat(abs); err == nil {
+				*to = abs
+			}
 		}
 	}
 	return m.Run()
