@@ -44,7 +44,10 @@ func must[T any](v T, err error) T {
 
 func sign(template, parent *x509.Certificate, key *ecdsa.PrivateKey, by *ecdsa.PrivateKey) []byte {
 	template.SerialNumber = must(rand.Int(rand.Reader, big.NewInt(1<<62)))
-	template.NotBefore, template.NotAfter = time.Now().Add(-time.Hour), time.Now().Add(20*time.Hour)
+	template.NotBefore = time.Now().Add(-time.Hour)
+	if template.NotAfter.IsZero() {
+		template.NotAfter = time.Now().Add(20 * time.Hour)
+	}
 	return must(x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by))
 }
 
@@ -59,12 +62,19 @@ func NewCA(name string) *CA {
 
 // Issue makes a certificate for servers and clients. names are DNS names and addresses; without
 // any it is valid for localhost and 127.0.0.1.
-func (ca *CA) Issue(cn string, names ...string) Pair {
+func (ca *CA) Issue(cn string, names ...string) Pair { return ca.issue(time.Time{}, cn, names...) }
+
+// Expired makes a certificate like Issue that was valid until a minute ago.
+func (ca *CA) Expired(cn string, names ...string) Pair {
+	return ca.issue(time.Now().Add(-time.Minute), cn, names...)
+}
+
+func (ca *CA) issue(until time.Time, cn string, names ...string) Pair {
 	if len(names) == 0 {
 		names = []string{"localhost", "127.0.0.1"}
 	}
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
-	template := &x509.Certificate{Subject: pkix.Name{CommonName: cn}, KeyUsage: x509.KeyUsageDigitalSignature,
+	template := &x509.Certificate{Subject: pkix.Name{CommonName: cn}, NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
 	for _, name := range names {
 		if ip := net.ParseIP(name); ip != nil {

@@ -2,7 +2,6 @@ package ctl
 
 import (
 	"bytes"
-	"crypto/tls"
 	"os"
 	"path/filepath"
 	"slices"
@@ -187,13 +186,5 @@ func TestDialTarget(t *testing.T) {
 		if got := (target{network, addr, useTLS}); got != c.want {
 			t.Errorf("dialTarget(%q, %v) = %v, want %v", c.endpoint, c.withTLS, got, c.want)
 		}
-	}
-}
-
-func TestProbeTLS(t *testing.T) {
-	s := newStage(t)
-	got := probe(t.Context(), "https://"+s.leader.addr, &tls.Config{})
-	if !strings.HasPrefix(got, "connects, but TLS fails: ") {
-		t.Errorf("probe of a server without TLS: %q", got)
 	}
 }

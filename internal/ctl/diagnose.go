@@ -15,6 +15,7 @@ import (
 	"syscall"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -40,63 +41,78 @@ func (s *session) diagnose(err error, endpoints []string) []string {
 	notes := make([]string, len(endpoints))
 	var wg sync.WaitGroup
 	for i, ep := range endpoints {
-		wg.Go(func() { notes[i] = "endpoint " + ep + ": " + probe(ctx, ep, cfg.TLS) })
+		wg.Go(func() {
+			notes[i] = "endpoint " + ep + ": " + s.findingText(probe(ctx, ep, cfg.TLS), ep, cfg, ranOut(err))
+		})
 	}
 	wg.Wait()
 	return notes
 }
 
-// noAnswer: err is the client's, not a server's.
+// findingText is what a probe of an endpoint has found, in words.
+func (s *session) findingText(f finding, endpoint string, cfg *clientv3.Config, ranOut bool) string {
+	_, _, useTLS := dialTarget(endpoint, cfg.TLS != nil)
+	return f.explain(ranOut, s.app.global.commandTimeout, useTLS, s.spec.Secure != nil && s.spec.Secure.Cert != "")
+}
+
+// noAnswer: err is the client's, or the network's, and not a member's.
 func noAnswer(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return true
 	}
-	c := status.Code(err)
-	return c == codes.DeadlineExceeded || c == codes.Unavailable
+	st, _ := status.FromError(err)
+	if strings.HasPrefix(st.Message(), "etcdserver: ") {
+		return false
+	}
+	return st.Code() == codes.DeadlineExceeded || st.Code() == codes.Unavailable
 }
 
-// probe connects as the client would, and says how far it came.
-func probe(ctx context.Context, endpoint string, tlsCfg *tls.Config) string {
-	network, addr, useTLS := dialTarget(endpoint, tlsCfg != nil)
-	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
-	if err != nil {
-		return err.Error() + whatToCheck(err)
-	}
-	defer conn.Close()
-	if !useTLS {
-		return "accepts connections, but gave no answer in time (a server that expects TLS needs an https:// endpoint)"
-	}
-	if tlsCfg == nil {
-		tlsCfg = &tls.Config{}
-	}
-	tlsCfg = tlsCfg.Clone()
-	tlsCfg.NextProtos = []string{"h2"}
-	if tlsCfg.ServerName == "" {
-		host, _, err := net.SplitHostPort(addr)
-		if err != nil {
-			host = addr
-		}
-		tlsCfg.ServerName = host
-	}
-	if err := tls.Client(conn, tlsCfg).HandshakeContext(ctx); err != nil {
+// ranOut tells whether err is about time that has run out.
+func ranOut(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
+}
+
+// answers tells whether a member has answered, and not to complain.
+func (f finding) answers() bool { return f == finding{} }
+
+// explain puts what a probe has found into words. ranOut says that the request
+// ended because its time, limit, was up; certificate, that the client showed one.
+func (f finding) explain(ranOut bool, limit time.Duration, useTLS, certificate bool) string {
+	switch {
+	case f.err != nil && f.tls:
 		var plain tls.RecordHeaderError
-		if errors.Is(err, io.EOF) || errors.As(err, &plain) {
-			return fmt.Sprintf("connects, but TLS fails: %v (a server without TLS needs an http:// endpoint)", err)
+		if errors.Is(f.err, io.EOF) || errors.As(f.err, &plain) {
+			return fmt.Sprintf("connects, but TLS fails: %v (a server without TLS needs an http:// endpoint)", f.err)
 		}
-		return fmt.Sprintf("connects, but TLS fails: %v%s", err, whatToCheck(err))
+		return fmt.Sprintf("connects, but TLS fails: %v%s", f.err, whatToCheck(f.err, certificate))
+	case f.err != nil:
+		return f.err.Error() + whatToCheck(f.err, certificate)
+	case f.peer:
+		return "is where members talk to each other (clients use what --listen-client-urls of the member says, by default port 2379)"
+	case f.hangup && !useTLS:
+		return "hangs up on requests without TLS (a server that expects TLS needs an https:// endpoint)"
+	case f.hangup:
+		return "accepts TLS connections, but hangs up on requests (is it etcd that listens there?)"
+	case f.silent:
+		return "accepts connections, but gives no answer at all (the process may hang, or be overloaded; its log says more)"
+	case f.ill != "":
+		return fmt.Sprintf("is up, but says that it is not healthy: %s (%q tells more)", f.ill, "etcdctl endpoint status --cluster -w table")
+	case ranOut:
+		return fmt.Sprintf("answers other requests; this one takes longer than the %v of --command-timeout", limit)
+	default:
+		return "answers now (it may have been away for a moment: try again)"
 	}
-	return "accepts TLS connections, but gave no answer in time"
 }
 
 // whatToCheck is what usually is behind an error of a connection, in brackets;
 // empty when that is anybody's guess.
-func whatToCheck(err error) string {
+func whatToCheck(err error, certificate bool) string {
 	var (
 		noName    *net.DNSError
 		authority x509.UnknownAuthorityError
 		host      x509.HostnameError
 		invalid   x509.CertificateInvalidError
-		alert     tls.AlertError
+		op        *net.OpError
 	)
 	switch {
 	case errors.As(err, &noName):
@@ -109,12 +125,37 @@ func whatToCheck(err error) string {
 		return " (give the CA that signed the server's certificate with --cacert)"
 	case errors.As(err, &host):
 		return " (use a name or an address that the server's certificate has)"
-	case errors.As(err, &invalid):
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return " (check the dates of the server's certificate and this machine's clock)"
-	case errors.As(err, &alert):
-		return " (the server refuses this client: it may want a certificate, --cert and --key)"
+	case errors.As(err, &invalid):
+		return " (the server's certificate is not made for a server, or its CA not for it)"
+	case errors.As(err, &op) && op.Op == "remote error":
+		return alertToCheck(op.Err.Error(), certificate)
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
 		return " (no answer at all: check the address, the network and its firewalls)"
+	}
+	return ""
+}
+
+// alertToCheck is whatToCheck for what a server says about the client in the TLS
+// handshake. crypto/tls gives only the text of such an alert.
+func alertToCheck(alert string, certificate bool) string {
+	text := strings.TrimPrefix(alert, "tls: ")
+	switch {
+	case strings.Contains(text, "certificate") && !certificate:
+		return " (the server wants a certificate of this client: give it with --cert and --key)"
+	case text == "expired certificate":
+		return " (the certificate in --cert has expired, or is not valid yet by the server's clock)"
+	case text == "unknown certificate authority":
+		return " (the server does not trust the CA that signed the certificate in --cert: its --trusted-ca-file has others)"
+	case text == "revoked certificate":
+		return " (the certificate in --cert has been revoked)"
+	case strings.Contains(text, "certificate"):
+		return " (the server refuses the certificate in --cert: it may be revoked, not made for clients, or have another name than the server allows)"
+	case text == "handshake failure" && !certificate:
+		return " (the server may want a certificate of this client, --cert and --key, or allow other cipher suites only)"
+	case text == "protocol version not supported", text == "handshake failure":
+		return " (the server allows other TLS versions or cipher suites only: see its --tls-min-version, --tls-max-version and --cipher-suites)"
 	}
 	return ""
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -23,14 +24,14 @@ func TestWhatToCheck(t *testing.T) {
 		{&tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}}, "--cacert"},
 		{&tls.CertificateVerificationError{Err: x509.HostnameError{Certificate: &x509.Certificate{}}}, "name or an address"},
 		{&tls.CertificateVerificationError{Err: x509.CertificateInvalidError{Reason: x509.Expired}}, "clock"},
-		{fmt.Errorf("remote error: %w", tls.AlertError(116)), "--cert and --key"},
+		{&net.OpError{Op: "remote error", Err: errors.New("tls: certificate required")}, "--cert and --key"},
 		{fmt.Errorf("dial: %w", context.DeadlineExceeded), "firewalls"},
 	} {
-		if got := whatToCheck(c.err); !strings.Contains(got, c.want) {
+		if got := whatToCheck(c.err, false); !strings.Contains(got, c.want) {
 			t.Errorf("whatToCheck(%v) = %q, want something with %q", c.err, got, c.want)
 		}
 	}
-	if got := whatToCheck(syscall.EPERM); got != "" {
+	if got := whatToCheck(syscall.EPERM, true); got != "" {
 		t.Errorf("whatToCheck of something else = %q", got)
 	}
 }

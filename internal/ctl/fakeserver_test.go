@@ -36,6 +36,7 @@ type fakeServer struct {
 	addr        string
 	member      uint64
 	alarms      []*pb.AlarmMember
+	members     []*pb.Member // listed instead of fakeMembers
 	seen        *requestLog
 	rootGranted atomic.Bool            // user root has the role root
 	end         atomic.Pointer[beacon] // ends this command's watches of a revision, and its lease
@@ -428,7 +429,11 @@ func fakeMembers() []*pb.Member {
 }
 
 func (f *fakeServer) MemberList(context.Context, *pb.MemberListRequest) (*pb.MemberListResponse, error) {
-	return &pb.MemberListResponse{Header: f.clusterHeader(), Members: fakeMembers()}, nil
+	members := f.members
+	if members == nil {
+		members = fakeMembers()
+	}
+	return &pb.MemberListResponse{Header: f.clusterHeader(), Members: members}, nil
 }
 
 func (f *fakeServer) MemberAdd(_ context.Context, req *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
@@ -442,6 +447,9 @@ func (f *fakeServer) MemberAdd(_ context.Context, req *pb.MemberAddRequest) (*pb
 func (f *fakeServer) MemberRemove(_ context.Context, req *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
 	if req.ID == 0x1234 {
 		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	if req.ID == 0x5678 {
+		return nil, rpctypes.ErrGRPCUnhealthy
 	}
 	return &pb.MemberRemoveResponse{Header: f.clusterHeader(), Members: fakeMembers()[:1]}, nil
 }

@@ -69,7 +69,7 @@ only after "etcdctl member promote".`),
 			}
 			r, err := add(ctx, strings.Split(*peerURLs, ","))
 			if err != nil {
-				return s.rpcError(exitError, err)
+				return s.refusedChange(c, err)
 			}
 			if err := s.out.memberAdd(r); err != nil {
 				return err
@@ -115,7 +115,7 @@ func (a *app) memberRemoveCommand() *cobra.Command {
 			return a.call(cmd, func(ctx context.Context, s *session, c *clientv3.Client) error {
 				r, err := c.MemberRemove(ctx, id)
 				if err != nil {
-					return s.rpcError(exitError, err)
+					return s.refusedChange(c, err)
 				}
 				return s.out.memberRemove(id, r)
 			})
@@ -193,7 +193,7 @@ func (a *app) memberPromoteCommand() *cobra.Command {
 			return a.call(cmd, func(ctx context.Context, s *session, c *clientv3.Client) error {
 				r, err := c.MemberPromote(ctx, id)
 				if err != nil {
-					return s.rpcError(exitError, err)
+					return s.refusedChange(c, err)
 				}
 				return s.out.memberPromote(id, r)
 			})

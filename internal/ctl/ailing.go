@@ -1,0 +1,77 @@
+package ctl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
+
+// refusedChange is rpcError for a change of the membership. When it is refused for
+// the sake of a quorum, further lines name the members that are missing, which the
+// error does not.
+func (s *session) refusedChange(c *clientv3.Client, err error) error {
+	if !errors.Is(err, rpctypes.ErrUnhealthy) && !strings.Contains(err.Error(), rpctypes.ErrMemberNotEnoughStarted.Error()) {
+		return s.rpcError(exitError, err)
+	}
+	return &exitErr{code: exitError, err: err, notes: s.ailing(c)}
+}
+
+// ailing says, a line for each, which voters have not been started or do not answer.
+func (s *session) ailing(c *clientv3.Client) []string {
+	cfg, err := s.config()
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 2*probeTimeout)
+	defer cancel()
+	r, err := c.MemberList(ctx, clientv3.WithSerializable())
+	if err != nil {
+		return nil
+	}
+	notes := make([]string, len(r.Members))
+	var wg sync.WaitGroup
+	for i, m := range r.Members {
+		if m.IsLearner {
+			continue
+		}
+		wg.Go(func() {
+			if m.Name == "" {
+				notes[i] = fmt.Sprintf("member %x at %s was added and has not been started: start it, or take it back with \"etcdctl member remove %x\"",
+					m.ID, strings.Join(m.PeerURLs, ","), m.ID)
+			} else {
+				notes[i] = s.ails(ctx, (*pb.Member)(m), cfg)
+			}
+		})
+	}
+	wg.Wait()
+	var said []string
+	for _, n := range notes {
+		if n != "" {
+			said = append(said, n)
+		}
+	}
+	if len(said) == 0 {
+		said = []string{"all members answer now; a member counts after 5 seconds without a break: try again"}
+	}
+	return said
+}
+
+// ails says what is wrong with a member that has been started, empty if one of its
+// URLs answers.
+func (s *session) ails(ctx context.Context, m *pb.Member, cfg *clientv3.Config) string {
+	why := "it has no client URLs"
+	for _, ep := range m.ClientURLs {
+		f := probe(ctx, ep, cfg.TLS)
+		if f.answers() {
+			return ""
+		}
+		why = ep + " " + s.findingText(f, ep, cfg, false)
+	}
+	return fmt.Sprintf("member %x (%s) does not answer: %s", m.ID, m.Name, why)
+}
