@@ -43,7 +43,7 @@ help:
 	@echo 'make clean         remove bin/ and the data of make run'
 
 build:
-	$(GO) build -o $(BIN)/ ./cmd/...
+	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
 
 run: build
 	@scripts/run-cluster

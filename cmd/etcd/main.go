@@ -58,11 +58,8 @@ func run() int {
 		lg.Warn("discovery cluster is full, falling back to proxy", zap.String("discovery-url", cfg.V2Discovery))
 		return runProxy(ctx, cfg)
 	}
-	if known := (*startError)(nil); errors.As(err, &known) {
-		return cfg.Fatal(known.msg, known.err).Code
-	}
 	if err != nil {
-		return cfg.FatalExit(err).Code
+		return notStarted(cfg, err)
 	}
 	// Until here a signal ends the process at once: a start may wait for peers,
 	// names or room on a disk, and can be broken off anywhere.
@@ -81,7 +78,7 @@ func run() int {
 			if errors.Is(err, server.ErrRemoved) {
 				return 0
 			}
-			return cfg.FatalExit(err).Code
+			return cfg.Fatal("the member has failed", err).Code
 		case err := <-p.broken:
 			p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals)
 			return cfg.Fatal("listener failed", err).Code

@@ -34,11 +34,8 @@ const (
 // signal ends it.
 func runProxy(ctx context.Context, cfg *config.Config) int {
 	p, err := startProxy(ctx, cfg)
-	if known := (*startError)(nil); errors.As(err, &known) {
-		return cfg.Fatal(known.msg, known.err).Code
-	}
 	if err != nil {
-		return cfg.FatalExit(err).Code
+		return notStarted(cfg, err)
 	}
 	defer p.closeListeners()
 	listen.NotifyReady(p.lg)

@@ -20,15 +20,6 @@ type security struct {
 	peer, client *certs.Store // nil: nothing was configured, or no URL asks for it
 }
 
-// startError is a failure that etcd reports under a text of its own.
-type startError struct {
-	msg string
-	err error
-}
-
-func (e *startError) Error() string { return e.err.Error() }
-func (e *startError) Unwrap() error { return e.err }
-
 // openSecurity reads the certificates, and generates those that are to be.
 func openSecurity(cfg *config.Config) (security, error) {
 	var s security

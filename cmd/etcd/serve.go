@@ -56,7 +56,10 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 			p.closeListeners()
 		}
 	}()
-	initialized := server.HasLog(cfg.LogDir())
+	initialized, err := server.HasLog(cfg.LogDir())
+	if err != nil {
+		return nil, err
+	}
 	if initialized && cfg.Discovers() && server.NeverRan(cfg.LogDir()) {
 		initialized = false // it ended before its first entries, and only those it is to meet know them
 	}
@@ -184,7 +187,7 @@ func discover(ctx context.Context, cfg *config.Config, sc *server.Config) error 
 		cfg.InitialCluster, err = registerV2(ctx, cfg)
 	}
 	if err != nil {
-		return err
+		return &discoveryError{err}
 	}
 	return checkInitial(ctx, cfg, sc)
 }

@@ -142,7 +142,7 @@ func TestDamagedLog(t *testing.T) {
 				}
 				flip(t, wal, off+where)
 				defer flip(t, wal, off+where)
-				s.refuses(t, nil, wal, fmt.Sprintf("offset %d", off))
+				s.refuses(t, nil, wal, fmt.Sprintf("offset %d", off), "remove this member from its cluster and add it again")
 			})
 		}
 		t.Run(fmt.Sprintf("stopped by kill %v, last write cut short", kill), func(t *testing.T) {
@@ -325,7 +325,8 @@ func rename(t *testing.T, from, to string) {
 	}
 }
 
-// A second process on the directory of a running member must end; the first must not notice.
+// A second process on the directory of a running member waits, and changes nothing; the first does
+// not notice. TestRollingRestart has what comes then.
 func TestDirectoryInUse(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -336,7 +337,16 @@ func TestDirectoryInUse(t *testing.T) {
 	second := newSite(t)
 	second.data = s.data
 	p.Signal(syscall.SIGSTOP) // so that only the second can change anything
-	second.refuses(t, nil, s.data, "in use")
+	before := child.Look(t, s.data)
+	waiting := second.start(t, etcd)
+	says(t, waiting, "another process uses the data directory; waiting until it ends")
+	waiting.Signal(syscall.SIGTERM)
+	if code := waiting.Wait(t, limit); code != 128+int(syscall.SIGTERM) {
+		t.Errorf("a signal ends the one that waits with %d", code)
+	}
+	if diff := before.Changed(child.Look(t, s.data)); diff != "" {
+		t.Errorf("the data directory has changed:\n%s", diff)
+	}
 	p.Signal(syscall.SIGCONT)
 	if v, _, err := c.GetWithin(limit, "k"); err != nil || v != "v" {
 		t.Errorf("the running member answers %q, %v", v, err)

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"math/rand/v2"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -117,6 +119,20 @@ func TestFullDisk(t *testing.T) {
 	defer cancel()
 	if _, err := c.Maintenance.Status(ctx, &pb.StatusRequest{}); err != nil {
 		t.Errorf("status: %v", err)
+	}
+	for page, want := range map[string]struct {
+		code int
+		text string
+	}{"readyz": {503, "[-]disk_space failed: a disk is full: all writes are refused until it has room"}, "livez": {200, "ok"}} {
+		resp, err := http.Get("http://" + d.client + "/" + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != want.code || !strings.Contains(string(body), want.text) {
+			t.Errorf("/%s on the full disk: %s %s %v", page, resp.Status, body, err)
+		}
 	}
 	gone := "fill-000001"
 	if r, err := c.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte(gone)}); err != nil || r.Deleted != 1 {

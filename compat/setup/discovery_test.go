@@ -46,7 +46,8 @@ func TestDiscoveryRegister(t *testing.T) {
 	}
 	holds(t, h[2].client, "found", "yes")
 	start(h[4], etcd)
-	if code := h[4].proc.Wait(t, limit); code != 1 || !strings.Contains(h[4].proc.Output(), "discovery: cluster is full") {
+	if code := h[4].proc.Wait(t, limit); code != 1 || !strings.Contains(h[4].proc.Output(), "discovery: cluster is full") ||
+		!strings.Contains(h[4].proc.Output(), `"msg":"do not reuse discovery token; generate a new one to bootstrap a cluster"`) {
 		t.Errorf("a fourth ends with %d:\n%s", code, h[4].proc.Tail(3))
 	}
 }

@@ -170,6 +170,10 @@ func defaultHostIP() (string, error) {
 // belong. proxy tells that it is one of a proxy, whatever --proxy says, or that
 // it is empty and --proxy says so.
 func (c *Config) CheckDataDir() (proxy bool, err error) {
+	c.warnOpen(c.DataDir)
+	if c.WALDir != "" {
+		c.warnOpen(c.WALDir)
+	}
 	entries, err := os.ReadDir(c.DataDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, fmt.Errorf("list data directory: %w", err)
@@ -193,6 +197,17 @@ func (c *Config) CheckDataDir() (proxy bool, err error) {
 		return false, nil
 	}
 	return proxy || !member && c.Proxy != ProxyOff, nil
+}
+
+// privateDir is the mode of directories that hold data of clients.
+const privateDir = os.ModeDir | 0o700
+
+// warnOpen warns about a directory that other users may look into.
+func (c *Config) warnOpen(dir string) {
+	if info, err := os.Stat(dir); err == nil && info.IsDir() && info.Mode().Perm() != privateDir.Perm() {
+		c.lg.Warn("check file permission", zap.Error(fmt.Errorf("directory %q exist, but the permission is %q. The recommended permission is %q to prevent possible unprivileged access to the data",
+			dir, info.Mode(), privateDir.Perm())))
+	}
 }
 
 // What --proxy may be.

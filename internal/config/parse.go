@@ -368,7 +368,7 @@ func (p *parser) applyEnv(fs *flag.FlagSet) (*Exit, error) {
 		switch {
 		case used[name]:
 		case onCommandLine[name]:
-			p.early.WithOptions(zap.WithFatalHook(keepRunning{})).Fatal(
+			p.early.WithOptions(zap.WithFatalHook(keepRunning{}), zap.AddStacktrace(zapcore.FatalLevel+1)).Fatal(
 				"conflicting environment variable is shadowed by corresponding command-line flag (either unset environment variable or disable flag))",
 				zap.String("environment-variable", name))
 			return &Exit{exitError}, nil
@@ -399,13 +399,13 @@ func (p *parser) checkArch() *Exit {
 	return nil
 }
 
-// FatalExit logs why the member cannot start as etcd does, whatever the reason.
-// The process is to end with code 1.
-func (c *Config) FatalExit(err error) *Exit { return c.Fatal("discovery failed", err) }
+// FatalExit logs why the member cannot start. The process is to end with code 1.
+func (c *Config) FatalExit(err error) *Exit { return c.Fatal("failed to start etcd", err) }
 
-// Fatal is FatalExit for the reasons that etcd has a text of their own for.
+// Fatal is FatalExit for reasons with a text of their own. There is no stack
+// trace: it would lead to here, whatever the reason.
 func (c *Config) Fatal(msg string, err error) *Exit {
-	c.lg.WithOptions(zap.WithFatalHook(keepRunning{})).Fatal(msg, zap.Error(err))
+	c.lg.WithOptions(zap.WithFatalHook(keepRunning{}), zap.AddStacktrace(zapcore.FatalLevel+1)).Fatal(msg, zap.Error(err))
 	c.lg.Sync()
 	return &Exit{exitError}
 }

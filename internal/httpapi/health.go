@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,6 +37,7 @@ func handleHealth(mux *http.ServeMux, b Backend, o Options) {
 		{"linearizable_read", readCheck(b, false)},
 		{"non_learner", learnerCheck(b)},
 	}}
+	readyz.quiet = []check{{"disk_space", roomCheck(b)}}
 	livez.install(mux)
 	readyz.install(mux)
 }
@@ -150,12 +152,23 @@ func learnerCheck(b Backend) func(context.Context) error {
 	}
 }
 
+func roomCheck(b Backend) func(context.Context) error {
+	return func(context.Context) error {
+		if b.NoRoom() {
+			return errors.New("a disk is full: all writes are refused until it has room")
+		}
+		return nil
+	}
+}
+
 // probe is /livez or /readyz: its path runs all checks that are not excluded,
-// in order, and the path below it with a check's name runs that one.
+// in order, and the path below it with a check's name runs that one. Those that
+// etcd does not know are quiet: they are seen only when they fail.
 type probe struct {
 	kind   string
 	lg     *zap.Logger
 	checks []check
+	quiet  []check
 }
 
 func (p probe) install(mux *http.ServeMux) {
@@ -163,7 +176,7 @@ func (p probe) install(mux *http.ServeMux) {
 	mux.Handle(root, p.handler(root, func(r *http.Request) []check {
 		return p.without(r.URL.Query()["exclude"])
 	}))
-	for _, c := range p.checks {
+	for _, c := range append(slices.Clone(p.checks), p.quiet...) {
 		path := root + "/" + c.name
 		mux.Handle(path, p.handler(path, func(*http.Request) []check { return []check{c} }))
 	}
@@ -180,6 +193,12 @@ func (p probe) without(exclude []string) []check {
 	delete(excluded, "")
 	for _, c := range p.checks {
 		if !excluded[c.name] {
+			left = append(left, c)
+		}
+		delete(excluded, c.name)
+	}
+	for _, c := range p.quiet {
+		if !excluded[c.name] && c.run(context.Background()) != nil {
 			left = append(left, c)
 		}
 		delete(excluded, c.name)

@@ -35,6 +35,8 @@ type Backend interface {
 	// CheckRead reads at most one key, as a linearizable read or from local
 	// data, and returns why that failed. It is not subject to authentication.
 	CheckRead(ctx context.Context, serializable bool) error
+	// NoRoom reports whether all writes are refused because a disk is full.
+	NoRoom() bool
 	// Versions returns the version of the cluster and of the stored data, such
 	// as 3.7.0; empty when not decided.
 	Versions() (cluster, storage string)

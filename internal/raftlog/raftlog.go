@@ -183,8 +183,18 @@ type Log struct {
 
 // Exists reports whether the directory holds a log.
 func Exists(fs vfs.FS, dir string) bool {
+	there, err := Probe(fs, dir)
+	return err == nil && there
+}
+
+// Probe is Exists for those who must not take a directory that they cannot read
+// for an empty one.
+func Probe(fs vfs.FS, dir string) (bool, error) {
 	segs, err := listSegments(fs, dir)
-	return err == nil && len(segs) > 0
+	if err == nil || isNotExist(err) {
+		return len(segs) > 0, nil
+	}
+	return false, err
 }
 
 // Create makes an empty log in dir, which must not hold one. The log appears

@@ -81,9 +81,16 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 			m.abandonTakeOver()
 		}
 	}()
-	id, err := m.openLog(ctx)
+	var id identity
+	err = datadir.Await(ctx, m.layout(), m.lg, func() (err error) {
+		if id, err = m.openLog(ctx); err != nil {
+			m.abandonTakeOver()
+			m.taken = nil
+		}
+		return err
+	})
 	if err != nil {
-		return nil, err
+		return nil, withWayOut(err)
 	}
 	defer func() {
 		if err != nil {
@@ -91,7 +98,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 		}
 	}()
 	if err := m.openStore(id); err != nil {
-		return nil, err
+		return nil, withWayOut(err)
 	}
 	m.home().RemoveRemains(m.storeInUse)
 	if cfg.ForceNew {
@@ -110,7 +117,17 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 
 // HasLog reports whether a member has begun in a log directory. Until then the
 // flags say who it is, and afterwards the log alone.
-func HasLog(dir string) bool { return raftlog.Exists(vfs.Default, dir) }
+func HasLog(dir string) (bool, error) {
+	there, err := raftlog.Probe(vfs.Default, dir)
+	if err != nil {
+		return false, errLogDir(dir, err)
+	}
+	return there, nil
+}
+
+func errLogDir(dir string, err error) error {
+	return fmt.Errorf("look for a raft log in %s: %w: the user that this process runs as must be able to read and write --data-dir and --wal-dir", dir, err)
+}
 
 // NeverRan reports whether the log in a directory has been made and nothing more:
 // its member ended at its first start, before it had any entry.
@@ -133,7 +150,11 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 	}
 	_, err = cfg.FS.Stat(store)
 	hasStore := err == nil
-	if raftlog.Exists(cfg.FS, cfg.logDir()) {
+	hasLog, err := raftlog.Probe(cfg.FS, cfg.logDir())
+	if err != nil {
+		return identity{}, errLogDir(cfg.logDir(), err)
+	}
+	if hasLog {
 		if m.log, err = raftlog.Open(cfg.FS, cfg.logDir(), opts); err != nil {
 			return identity{}, fmt.Errorf("open raft log: %w", err)
 		}
@@ -180,8 +201,7 @@ func (m *Member) resume(ctx context.Context, store string, hasStore bool) (ident
 	}
 	if !hasStore && first > 1 {
 		return identity{}, fmt.Errorf("there is no store in %s, and the raft log in %s begins at entry %d: what was before it is missing; check --data-dir and --wal-dir. "+
-			"If the store is lost, remove this member from its cluster and add it again with an empty directory, or restore a backup with 'etcdutl snapshot restore'",
-			store, cfg.logDir(), first)
+			"If the store is lost, %s", store, cfg.logDir(), first, wayOut)
 	}
 	m.warnOtherCluster(md)
 	if err := m.makeHome(id); err != nil {
@@ -271,7 +291,10 @@ func (m *Member) found(ctx context.Context) (identity, error) {
 		if running, _, err := m.peers.Members(ctx, remotes, foundTimeout); err == nil {
 			for _, x := range running {
 				if x.ID == id.id && len(x.ClientURLs) > 0 {
-					return identity{}, fmt.Errorf("member %s has already been bootstrapped", membership.FormatID(id.id))
+					return identity{}, fmt.Errorf("member %s has already been bootstrapped: there is no data of it in %s, and its cluster knows it. "+
+						"Start it with the --data-dir and --wal-dir that it had; if they are lost, remove the member ('etcdctl member remove %[1]s'), "+
+						"add it again ('etcdctl member add') and start it with --initial-cluster-state=existing and an empty --data-dir",
+						membership.FormatID(id.id), m.cfg.DataDir)
 				}
 			}
 		}
@@ -337,7 +360,15 @@ func (m *Member) joinOnce(ctx context.Context) (_ identity, listed bool, _ error
 	if err := membership.CheckJoin(versions, ownVersion, downgrading); err != nil {
 		return id, true, err
 	}
-	return id, true, membership.CheckLearners(running, m.cfg.MaxLearners)
+	return id, true, m.checkLearners(running)
+}
+
+func (m *Member) checkLearners(ms []membership.Member) error {
+	if err := membership.CheckLearners(ms, m.cfg.MaxLearners); err != nil {
+		return fmt.Errorf("%w: there are more than --max-learners=%d: give this member a --max-learners as high as that of the others, or promote or remove learners first",
+			err, m.cfg.MaxLearners)
+	}
+	return nil
 }
 
 // openStore opens the engine and the state machine and checks that they and the
@@ -389,7 +420,7 @@ func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
 	}
 	err = m.cluster.CheckVersion(m.cluster.Version())
 	if err == nil {
-		err = membership.CheckLearners(m.cluster.Members(), cfg.MaxLearners)
+		err = m.checkLearners(m.cluster.Members())
 	}
 	if err != nil {
 		mach.Close()

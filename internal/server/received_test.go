@@ -69,7 +69,7 @@ func TestNeverRan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !NeverRan(dir) || !HasLog(dir) {
+	if there, err := HasLog(dir); !NeverRan(dir) || !there || err != nil {
 		t.Error("a log without entries")
 	}
 	if err := log.Append(&raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(0))}, nil, true); err != nil {

@@ -268,6 +268,9 @@ func (m *Member) Rev() int64 { return m.kv().PublishedRev() }
 // Leader returns the id of the leader, 0 if none is known.
 func (m *Member) Leader() uint64 { return m.lead.Load() }
 
+// NoRoom reports whether all writes are refused because a disk is full.
+func (m *Member) NoRoom() bool { return m.diskFull.Load() || m.storeFull.Load() }
+
 // IsLearner reports whether this member does not vote.
 func (m *Member) IsLearner() bool { return m.cluster.IsLocalLearner() }
 

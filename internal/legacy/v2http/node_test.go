@@ -130,6 +130,7 @@ func (m *node) LeaderStats() []byte {
 	return []byte(`{"leader":"8e9e05c52164694d","followers":{}}`)
 }
 
+func (m *node) NoRoom() bool                 { return false }
 func (m *node) ClusterID() uint64            { return 0xcdf818194e3a8c32 }
 func (m *node) Term() uint64                 { return 2 }
 func (m *node) CommittedIndex() uint64       { return m.commit.Load() }

@@ -1,0 +1,132 @@
+package failure
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"quorate/compat/child"
+)
+
+// A process that is started on a directory which another one still uses waits until that has ended,
+// and goes on with what it left: as with rolling restarts, where the two may overlap. The first is
+// ours or etcd's, and ends by a signal or at once.
+func TestRollingRestart(t *testing.T) {
+	t.Parallel()
+	for name, binary := range binaries() {
+		for how, signal := range map[string]syscall.Signal{"stopped": syscall.SIGTERM, "killed": syscall.SIGKILL} {
+			t.Run(name+" "+how, func(t *testing.T) {
+				t.Parallel()
+				s := newSite(t)
+				first := s.start(t, binary)
+				c := child.Dial(t, s.client)
+				child.Eventually(t, limit, "the first answers", func() error { _, err := c.PutWithin(limit, "k", "v"); return err })
+				second := s.start(t, etcd, "--listen-client-urls=http://"+s.more[0], "--advertise-client-urls=http://"+s.more[0], "--listen-peer-urls=http://"+s.more[1])
+				says(t, second, "another process uses the data directory; waiting until it ends")
+				if _, err := c.PutWithin(limit, "k", "w"); err != nil {
+					t.Errorf("the first is disturbed: %v", err)
+				}
+				first.Signal(signal)
+				d := child.Dial(t, s.more[0])
+				child.Eventually(t, limit, "the second answers", func() error {
+					if !second.Running() {
+						t.Fatalf("the second ended with %d:\n%s", second.Code(), second.Tail(5))
+					}
+					value, _, err := d.GetWithin(limit, "k")
+					if err == nil && value != "w" {
+						err = fmt.Errorf("it has %q", value)
+					}
+					return err
+				})
+			})
+		}
+	}
+}
+
+// A directory that other users may look into is warned about, in etcd's words.
+func TestOpenDirectory(t *testing.T) {
+	t.Parallel()
+	for name, binary := range binaries() {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			if err := os.Mkdir(s.data, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.Chmod(s.data, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			p := s.start(t, binary)
+			says(t, p, `"msg":"check file permission","error":"directory \"`+s.data+`\" exist, but the permission is \"drwxr-xr-x\". The recommended permission is \"-rwx------\" to prevent possible unprivileged access to the data"`)
+		})
+	}
+}
+
+// A log that this user may not read is not taken for one that is missing: nothing is founded, and the
+// directory is named.
+func TestUnreadableLog(t *testing.T) {
+	t.Parallel()
+	for _, where := range []string{"the log", "what is above it"} {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t)
+			above := filepath.Join(s.dir, "above")
+			wal := filepath.Join(above, "wal")
+			p, c := s.serve(t, "--wal-dir="+wal)
+			if _, err := c.PutWithin(limit, "k", "v"); err != nil {
+				t.Fatal(err)
+			}
+			p.Kill()
+			hidden := wal
+			if where != "the log" {
+				hidden = above
+			}
+			program, args := etcd, s.args("--wal-dir="+wal)
+			if os.Geteuid() == 0 {
+				// Root may read everything: somebody else is asked.
+				for dir := s.dir; dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
+					if err := os.Chmod(dir, 0o755); err != nil {
+						t.Fatal(err)
+					}
+				}
+				child.Must(t, "chown", "-R", "65534", s.data)
+				copied := filepath.Join(s.dir, "etcd")
+				child.Must(t, "cp", etcd, copied)
+				program, args = "setpriv", append([]string{"--reuid=65534", "--clear-groups", copied}, args...)
+			}
+			if err := os.Chmod(hidden, 0); err != nil {
+				t.Fatal(err)
+			}
+			p = child.Start(t, child.Config{Program: program, Args: args, Dir: filepath.Join(s.dir, "run")})
+			code := p.Wait(t, limit)
+			said := strings.Join(child.Reasons(p.Output()), "\n")
+			if code != 1 || !strings.Contains(said, "permission denied") || !strings.Contains(said, wal) || !strings.Contains(said, "--wal-dir") {
+				t.Errorf("exit code %d, and it says:\n%s", code, said)
+			}
+			if err := os.Chmod(hidden, 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if os.Geteuid() == 0 {
+				child.Must(t, "chown", "-R", "0", s.data)
+			}
+			_, c = s.serve(t, "--wal-dir="+wal)
+			if value, _, err := c.GetWithin(limit, "k"); err != nil || value != "v" {
+				t.Errorf("afterwards: %q, %v", value, err)
+			}
+		})
+	}
+}
+
+// A failure at the start gives its reason, and no trace of where in the program it was found.
+func TestNoStackTrace(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	p := s.start(t, etcd, "--auto-compaction-retention=abc")
+	p.Wait(t, limit)
+	if out := p.Output(); strings.Contains(out, "stacktrace") || !strings.Contains(out, `"msg":"failed to start etcd"`) {
+		t.Errorf("it says:\n%s", out)
+	}
+}

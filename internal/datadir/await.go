@@ -1,0 +1,46 @@
+package datadir
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/raftlog"
+)
+
+const (
+	awaitPoll = 50 * time.Millisecond
+	// awaitRepeat is after how long etcd says that the store is locked.
+	awaitRepeat = 10 * time.Second
+)
+
+// Await calls open until it fails with something else than that another process
+// uses the directory, as when a new process is started while the old one still
+// ends. It says so, and waits until ctx ends.
+func Await(ctx context.Context, l Layout, lg *zap.Logger, open func() error) error {
+	began, said := time.Now(), time.Time{}
+	for {
+		err := open()
+		if !errors.Is(err, ErrInUse) && !errors.Is(err, raftlog.ErrInUse) {
+			if err == nil && !said.IsZero() {
+				lg.Info("the data directory is free", zap.String("data-dir", l.DataDir), zap.Duration("took", time.Since(began)))
+			}
+			return err
+		}
+		switch {
+		case said.IsZero():
+			lg.Warn("another process uses the data directory; waiting until it ends", zap.String("data-dir", l.DataDir), zap.Error(err))
+			said = time.Now()
+		case time.Since(said) >= awaitRepeat:
+			lg.Info("db file is flocked by another process, or taking too long", zap.String("path", l.Member()), zap.Duration("took", time.Since(began)))
+			said = time.Now()
+		}
+		select {
+		case <-ctx.Done():
+			return errors.Join(ctx.Err(), err)
+		case <-time.After(awaitPoll):
+		}
+	}
+}
