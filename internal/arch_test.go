@@ -31,7 +31,7 @@ var order = []string{
 	"transport raftlog",
 	"apply",
 	"mvcc",
-	"snapshot",
+	"snapshot boltdb",
 	"watch",
 	"lease membership auth legacy/v2store",
 	"command",

@@ -146,7 +146,7 @@ func (a *app) rootCommand() *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("write-out", formats); err != nil {
 		panic(err) // the flag is registered above
 	}
-	root.AddCommand(a.clusterCommand(), a.snapshotCommand(), a.hashKVCommand(), a.defragCommand(), a.migrateCommand(),
+	root.AddCommand(a.clusterCommand(), a.snapshotCommand(), a.hashKVCommand(), a.defragCommand(), a.migrateCommand(), a.backupCommand(),
 		a.versionCommand(), a.completionCommand())
 	suggest.Flags(root)
 	help := root.HelpFunc()

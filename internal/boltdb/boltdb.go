@@ -1,0 +1,249 @@
+// Package boltdb changes a database of etcd where it lies, for tools: everything that
+// a server of ours reads or writes of it goes through package snapshot.
+//
+// In: the path of a database that no server uses. Out: the same database with another
+// storage version or other members, or a copy of it. Always true: bbolt keeps its
+// file whole whenever the process ends; a copy is complete and on the disk when its
+// name appears; what bbolt panics about is an error that names the file.
+package boltdb
+
+import (
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+
+	"quorate/internal/membership"
+)
+
+// ErrInUse is wrapped by errors about a database that another process has open.
+var ErrInUse = errors.New("in use by another process")
+
+// Names in the database, which are etcd's.
+var (
+	meta            = []byte("meta")
+	consistentIndex = []byte("consistent_index")
+	term            = []byte("term")
+	storageVersion  = []byte("storageVersion")
+	members         = []byte("members")
+	membersRemoved  = []byte("members_removed")
+	cluster         = []byte("cluster")
+)
+
+// compactBytes bounds the transactions of Defrag.
+const compactBytes = 4 << 20
+
+// DB is an open database.
+type DB struct {
+	db   *bolt.DB
+	path string
+}
+
+// Open opens a database and waits for at most so long, or for ever if that is 0, for
+// another process to let go of it.
+func Open(path string, wait time.Duration) (*DB, error) {
+	if _, err := os.Stat(path); err != nil { // bbolt would make one
+		return nil, err
+	}
+	return open(path, &bolt.Options{Timeout: wait, FreelistType: bolt.FreelistMapType})
+}
+
+// Create makes an empty database, which must not exist.
+func Create(path string) (*DB, error) {
+	return open(path, &bolt.Options{OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		return os.OpenFile(name, flag|os.O_EXCL, mode)
+	}})
+}
+
+func open(path string, o *bolt.Options) (d *DB, err error) {
+	defer caught(path, &err)
+	db, err := bolt.Open(path, 0o600, o)
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return nil, fmt.Errorf("lock %s: %w", path, ErrInUse)
+	case err != nil:
+		return nil, fmt.Errorf("open %s: %w", path, err)
+	}
+	return &DB{db, path}, nil
+}
+
+// Close gives the database free.
+func (d *DB) Close() error { return d.db.Close() }
+
+// caught makes an error of what bbolt panics about: damaged pages.
+func caught(path string, err *error) {
+	if p := recover(); p != nil {
+		*err = fmt.Errorf("%s: %v", path, p)
+	}
+}
+
+// StorageVersion returns the release that the files are for, "" if the database does
+// not say, and the term of its newest entry, 0 if it does not say that.
+func (d *DB) StorageVersion() (version string, newest uint64, err error) {
+	defer caught(d.path, &err)
+	err = d.db.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket(meta)
+		if b == nil {
+			return nil
+		}
+		version = string(b.Get(storageVersion))
+		if v := b.Get(term); len(v) == 8 {
+			newest = binary.BigEndian.Uint64(v)
+		}
+		return nil
+	})
+	return version, newest, err
+}
+
+// SetStorageVersion writes the release that the files are for; "" takes it away.
+func (d *DB) SetStorageVersion(version string) error {
+	return d.update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(meta)
+		if err != nil {
+			return err
+		}
+		if version == "" {
+			return b.Delete(storageVersion)
+		}
+		return b.Put(storageVersion, []byte(version))
+	})
+}
+
+// SetPosition writes which entry is the newest that the database has applied.
+func (d *DB) SetPosition(index, t uint64) error {
+	return d.update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(meta)
+		if err != nil {
+			return err
+		}
+		return errors.Join(b.Put(consistentIndex, binary.BigEndian.AppendUint64(nil, index)), b.Put(term, binary.BigEndian.AppendUint64(nil, t)))
+	})
+}
+
+// ReplaceMembers makes list the members, and forgets who was removed and what version
+// the cluster has.
+func (d *DB) ReplaceMembers(list []membership.Member) error {
+	return d.update(func(tx *bolt.Tx) error {
+		for _, name := range [][]byte{members, membersRemoved, cluster} {
+			if err := tx.DeleteBucket(name); err != nil && !errors.Is(err, berrors.ErrBucketNotFound) {
+				return err
+			}
+			if _, err := tx.CreateBucket(name); err != nil {
+				return err
+			}
+		}
+		for _, m := range list {
+			v, err := json.Marshal(m)
+			if err != nil {
+				return err
+			}
+			if err := tx.Bucket(members).Put([]byte(membership.FormatID(m.ID)), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (d *DB) update(f func(tx *bolt.Tx) error) (err error) {
+	defer caught(d.path, &err)
+	if err := d.db.Update(f); err != nil {
+		return fmt.Errorf("write %s: %w", d.path, err)
+	}
+	return nil
+}
+
+// Copy writes the database at from, which is only read, to a new file. It waits as
+// Open does.
+func Copy(from, to string, wait time.Duration) (err error) {
+	defer caught(from, &err)
+	if _, err := os.Stat(from); err != nil {
+		return err
+	}
+	src, err := open(from, &bolt.Options{ReadOnly: true, Timeout: wait})
+	if err != nil {
+		return err
+	}
+	defer src.Close()
+	return replace(to, func(f *os.File) error {
+		return src.db.View(func(tx *bolt.Tx) error {
+			_, err := tx.WriteTo(f)
+			return err
+		})
+	})
+}
+
+// Sizes of a database: of its file, and of what is used in it.
+type Sizes struct{ Total, InUse int64 }
+
+func (d *DB) sizes() (s Sizes, err error) {
+	defer caught(d.path, &err)
+	err = d.db.View(func(tx *bolt.Tx) error {
+		s.Total = tx.Size()
+		s.InUse = s.Total - int64(d.db.Stats().FreePageN)*int64(d.db.Info().PageSize)
+		return nil
+	})
+	return s, err
+}
+
+// Defrag writes the database anew, without its free pages, and puts that in its
+// place. It returns the sizes before and after.
+func Defrag(path string, wait time.Duration) (before, after Sizes, err error) {
+	defer caught(path, &err)
+	d, err := Open(path, wait)
+	if err != nil {
+		return before, after, err
+	}
+	defer d.Close() // keeps its lock, on the old file, until the new one is in place
+	if before, err = d.sizes(); err != nil {
+		return before, after, err
+	}
+	err = replace(path, func(f *os.File) error {
+		dst, err := bolt.Open(f.Name(), 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, OpenFile: func(string, int, os.FileMode) (*os.File, error) { return dup(f) }})
+		if err != nil {
+			return err
+		}
+		if err := bolt.Compact(dst, d.db, compactBytes); err != nil {
+			return errors.Join(err, dst.Close())
+		}
+		n := &DB{dst, path}
+		after, err = n.sizes()
+		return errors.Join(err, dst.Close())
+	})
+	return before, after, err
+}
+
+// dup opens the file again, since bbolt closes what it is given.
+func dup(f *os.File) (*os.File, error) { return os.OpenFile(f.Name(), os.O_RDWR, 0o600) }
+
+// replace writes a file under a temporary name, which etcd and this program remove at
+// a start, and moves it to path when it is complete and on the disk.
+func replace(path string, write func(f *os.File) error) error {
+	f, err := os.CreateTemp(filepath.Dir(path), "db.tmp.*")
+	if err != nil {
+		return err
+	}
+	err = write(f)
+	if err == nil {
+		err = f.Sync()
+	}
+	err = errors.Join(err, f.Close())
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		os.Remove(f.Name())
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}
