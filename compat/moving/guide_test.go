@@ -161,7 +161,9 @@ func (h *hosts) up() {
 	}
 }
 
-// TestGuide runs the commands of docs/migrating-from-etcd.md.
+// TestGuide runs the commands of docs/migrating-from-etcd.md, and prints what clients have met
+// meanwhile. What members of etcd do to their clients is not judged: they drop what others pass on
+// to them while they hand over.
 func TestGuide(t *testing.T) {
 	t.Parallel()
 	h := newHosts(t)
@@ -179,13 +181,17 @@ func TestGuide(t *testing.T) {
 		back    int // hosts that go back; a replaced member makes each next one wait for seconds
 	}{{"1. Member by member", 1}, {"2. In place", 3}} {
 		b := blocks(t, c.section)
+		w := child.StartWriters(t, h.addrs[:3], 6, limit)
 		for i := range 3 {
 			h.run(i, b["host"])
 		}
+		t.Logf("%s: %v", c.section, w.Stop())
 		check(c.section)
+		w = child.StartWriters(t, h.addrs[:3], 6, limit)
 		for i := range c.back {
 			h.run(i, b["host-back"])
 		}
+		t.Logf("%s, and back: %v", c.section, w.Stop())
 		check(c.section + ", and back")
 	}
 	b := blocks(t, "3. By a snapshot file")

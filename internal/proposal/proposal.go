@@ -37,7 +37,8 @@ type Result struct {
 	Began time.Time
 }
 
-// Pending is one request in flight. Its fields do not change after Admit.
+// Pending is one request in flight. Its fields do not change after Admit,
+// but for what Handed notes.
 type Pending struct {
 	ID   uint64
 	Req  *pb.InternalRaftRequest // decoded form, applied by the member that proposed it
@@ -50,7 +51,9 @@ type Pending struct {
 	Repeat   bool
 	Start    time.Time
 	deadline time.Time
-	done     chan Result // capacity 1: the resolver never waits
+	// handed is when raft took the entry last, as unix nanoseconds, 0 before.
+	handed atomic.Int64
+	done   chan Result // capacity 1: the resolver never waits
 }
 
 // Carries reports whether data, the data of an entry with the number of p, is what p
@@ -59,6 +62,9 @@ type Pending struct {
 func (p *Pending) Carries(data []byte) bool {
 	return bytes.Equal(p.Data, data) || p.V2 != nil && bytes.Equal(p.Data, command.Plain(data))
 }
+
+// Handed notes that raft has taken the entry.
+func (p *Pending) Handed(now time.Time) { p.handed.Store(now.UnixNano()) }
 
 // Done delivers the outcome.
 func (p *Pending) Done() <-chan Result { return p.done }
@@ -173,6 +179,14 @@ func (t *Table) Expire(now time.Time, why func(start time.Time) error) {
 // they have left.
 func (t *Table) FailOlder(now time.Time, d time.Duration, err error) {
 	t.sweep(func(p *Pending) bool { return now.Sub(p.Start) >= d }, func(time.Time) error { return err })
+}
+
+// FailHanded ends all requests that raft took before a time, and not again since.
+func (t *Table) FailHanded(before time.Time, err error) {
+	t.sweep(func(p *Pending) bool {
+		at := p.handed.Load()
+		return at != 0 && at < before.UnixNano()
+	}, func(time.Time) error { return err })
 }
 
 // Close ends everything with err, now and from now on: nobody resolves what is

@@ -298,6 +298,32 @@ func (n *Node) Successor(avoid uint64) uint64 {
 	return best
 }
 
+// Heir returns the voter that is best placed to lead next, 0 if there is none: of
+// those that a leader has heard of lately, the one with the most of the log; for a
+// follower, the node itself, as it knows of nobody else.
+func (n *Node) Heir() uint64 {
+	st := n.rn.Status()
+	if st.RaftState != raft.StateLeader {
+		if _, votes := st.Config.Voters.IDs()[n.id]; votes {
+			return n.id
+		}
+		return 0
+	}
+	var best uint64
+	for _, voters := range st.Config.Voters {
+		for _, id := range voters.Slice() {
+			pr, ok := st.Progress[id]
+			if ok && id != n.id && pr.RecentActive && (best == 0 || pr.Match > st.Progress[best].Match) {
+				best = id
+			}
+		}
+	}
+	return best
+}
+
+// Lead returns the leader, 0 if none is known; State may be of before the last input.
+func (n *Node) Lead() uint64 { return n.rn.BasicStatus().Lead }
+
 // Leading reports whether the node leads; State may be of before the last input.
 func (n *Node) Leading() bool { return n.rn.BasicStatus().RaftState == raft.StateLeader }
 

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
@@ -469,8 +470,8 @@ func (m *Member) build(id identity) error {
 		return err
 	}
 	m.core = NewCore(CoreConfig{Node: node, Proposals: m.props, Reads: m.reads, ReadRetry: readRetry,
-		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrChanged: errLeaderChanged,
-		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit()})
+		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrLost: rpctypes.ErrGRPCTimeoutDueToLeaderFail, ErrChanged: errLeaderChanged,
+		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit(), HandOver: cfg.electionTimeout()})
 	m.commit.Store(node.State().Commit)
 	m.acked.Store(node.State().Applied)
 	m.wanted = node.State().Applied
@@ -630,46 +631,4 @@ func (m *Member) lastFlush() error {
 		}
 	}
 	return raftlog.ErrNoSpace
-}
-
-// HandOver transfers leadership, if this member has it, to the voter that has
-// been connected longest. It returns when that one leads, when the connection to
-// it is lost, or after the request timeout.
-func (m *Member) HandOver() {
-	if !m.isLeader() || m.Err() != nil {
-		return
-	}
-	var (
-		best  uint64
-		since time.Time
-	)
-	for _, id := range m.cluster.VoterIDs() {
-		if t := m.tr.ActiveSince(id); id != m.id && !t.IsZero() && (best == 0 || t.Before(since)) {
-			best, since = id, t
-		}
-	}
-	if best == 0 {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.requestTimeout())
-	defer cancel()
-	go func() {
-		poll := time.NewTicker(m.cfg.electionTimeout())
-		defer poll.Stop()
-		for {
-			select {
-			case <-poll.C:
-				if !m.tr.ActiveSince(best).Equal(since) {
-					cancel() // it is stopping as well, or gone
-				}
-			case <-m.failed:
-				cancel()
-			case <-ctx.Done():
-				return
-			}
-		}
-	}()
-	if err := m.transfer(ctx, best); err != nil {
-		m.lg.Warn("leadership transfer failed", zap.Error(err))
-	}
 }

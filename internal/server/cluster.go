@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -80,7 +81,26 @@ func (m *Member) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, err
 			return nil, mapMembership(err)
 		}
 	}
-	return m.reconfigure(ctx, membership.RemoveChange(id))
+	all, err := m.reconfigure(ctx, membership.RemoveChange(id))
+	if err != nil && id == m.id && m.learnedRemoval(err) {
+		// The others have cut it off before it heard of its removal through the log.
+		return slices.DeleteFunc(apiMembers(m.cluster.Members()), func(x *pb.Member) bool { return x.ID == id }), nil
+	}
+	return all, err
+}
+
+// learnedRemoval reports whether a request has failed because this member was
+// told that it is removed.
+func (m *Member) learnedRemoval(err error) bool {
+	if !errors.Is(err, errStopped) {
+		return false
+	}
+	select {
+	case <-m.failed:
+		return errors.Is(m.failErr, ErrRemoved)
+	case <-m.stop:
+		return errors.Is(m.Err(), ErrRemoved)
+	}
 }
 
 // MemberUpdate gives a member new peer URLs.

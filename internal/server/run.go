@@ -344,7 +344,12 @@ func (m *Member) applyEntries(ents []apply.Entry) bool {
 	}
 	m.event(func(in *Input) {
 		in.ConfChanges = append(in.ConfChanges, out.ConfChanges...)
-		in.Then = append(in.Then, func() { m.resolve(out.Results, start, true) })
+		in.Then = append(in.Then, func() {
+			m.resolve(out.Results, start, true)
+			if m.cluster.IsRemoved(m.id) {
+				m.giveUp()
+			}
+		})
 	})
 	return true
 }

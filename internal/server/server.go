@@ -244,6 +244,7 @@ func (m *Member) fail(err error) {
 	m.failOnce.Do(func() {
 		m.failErr = err
 		defer close(m.failed)
+		m.giveUp()
 		if errors.Is(err, ErrRemoved) { // as it was told to, which is no error of anybody
 			m.lg.Warn("server error", zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
 			m.lg.Warn("data-dir used by this member must be removed", zap.String("data-dir", m.cfg.DataDir))
@@ -251,6 +252,13 @@ func (m *Member) fail(err error) {
 		}
 		m.lg.Error("member cannot go on", zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
 	})
+}
+
+// giveUp ends what waits for the log or for a quorum, now and from now on: this
+// member will not hear of either again, and its clients should turn to another.
+func (m *Member) giveUp() {
+	m.props.Close(errStopped)
+	m.reads.Close(errStopped)
 }
 
 // ClusterID returns the cluster's id.

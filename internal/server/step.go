@@ -77,6 +77,7 @@ type Core struct {
 	readRetry, readLimit time.Duration
 	errRead, errChanged  error
 	stall                stallPolicy
+	departure            departure
 	readsWait            bool // readers have joined who wait for a round to be started
 }
 
@@ -88,18 +89,23 @@ type CoreConfig struct {
 	ReadRetry  time.Duration
 	ReadLimit  time.Duration
 	ErrTimeout error // what a reader gets after ReadLimit
+	ErrLost    error // what a writer gets whose request a former leader has taken with it
 	ErrChanged error // what readers get when the leader changes under them
 	// A log write that takes longer than StallAfter makes a leader hand over; 0:
 	// never. StallLimit is how long requests then wait on a member whose log write
 	// hangs while the others go on; they end with ErrTimeout.
 	StallAfter, StallLimit time.Duration
+	// HandOver is how long the removal of a leader waits for it to hand over first,
+	// and how long after a change of leaders the requests that were under way to the
+	// former one may still have an outcome.
+	HandOver time.Duration
 }
 
 // NewCore returns a member at rest.
 func NewCore(c CoreConfig) *Core {
 	return &Core{node: c.Node, props: c.Proposals, reads: c.Reads, lead: c.Node.State().Lead,
 		readRetry: c.ReadRetry, readLimit: c.ReadLimit, errRead: c.ErrTimeout, errChanged: c.ErrChanged,
-		stall: stallPolicy{after: c.StallAfter, limit: c.StallLimit}}
+		stall: stallPolicy{after: c.StallAfter, limit: c.StallLimit}, departure: departure{patience: c.HandOver, errLost: c.ErrLost}}
 }
 
 // Node gives the driver access to what only a leader knows, between steps.
@@ -129,18 +135,20 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 		c.node.ReportSnapshot(s.To, s.OK)
 	}
 	stall := c.tick(now, in)
+	c.departure.tick(in.Ticks)
+	c.failLost(now)
 	if in.Campaign {
 		c.node.Campaign()
 	}
 	if in.TransferTo != 0 {
 		c.node.Transfer(in.TransferTo)
 	}
-	c.propose(in.Propose)
+	c.propose(now, in.Propose)
 	e := Effects{Effects: c.node.Effects(), State: c.node.State(), Stall: stall}
 	for _, ask := range in.AskStatus {
 		ask <- c.node.Status()
 	}
-	c.followLeader(&e)
+	c.followLeader(now, &e)
 	c.askReads(now, in, &e)
 	return e
 }
@@ -163,7 +171,7 @@ const (
 
 // receive hands a message to raft. One that makes no sense here is dropped.
 func (c *Core) receive(now time.Time, m *raftpb.Message) {
-	err := c.node.Step(m)
+	err := c.offer(now, m)
 	if m.GetType() == raftpb.MsgProp && errors.Is(err, raftnode.ErrDropped) {
 		c.keep(now, m, false)
 	}
@@ -200,7 +208,7 @@ func (c *Core) retryForwarded(now time.Time, tick bool) {
 			if f.paced {
 				again.Entries = c.awaited(f.msg.Entries)
 			}
-			wait = len(again.Entries) > 0 && errors.Is(c.node.Step(again), raftnode.ErrDropped)
+			wait = len(again.Entries) > 0 && errors.Is(c.offer(now, again), raftnode.ErrDropped)
 		}
 		if wait {
 			c.forwarded = append(c.forwarded, f)
@@ -245,8 +253,9 @@ func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 	return nil
 }
 
-// propose hands what is held and what is new to raft, in order of arrival.
-func (c *Core) propose(fresh []*proposal.Pending) {
+// propose hands what is held and what is new to raft, in order of arrival; only a
+// removal of the leader may have to wait.
+func (c *Core) propose(now time.Time, fresh []*proposal.Pending) {
 	if len(fresh) == 0 && (len(c.held) == 0 || c.node.State().Lead == raft.None) {
 		return
 	}
@@ -265,29 +274,35 @@ func (c *Core) propose(fresh []*proposal.Pending) {
 		}
 		c.held = nil
 	}
+	all = c.holdRemovals(now, all)
 	ents := make([]raftnode.Entry, len(all))
 	for i, p := range all {
 		ents[i] = raftnode.Entry{Data: p.Data, ConfChange: p.ConfChange}
 	}
 	taken, err := c.node.Propose(ents)
+	for _, p := range all[:taken] {
+		p.Handed(now)
+	}
 	if err != nil {
-		c.held = append([]*proposal.Pending(nil), all[taken:]...)
+		c.held = append(c.held, all[taken:]...)
 	}
 }
 
-func (c *Core) followLeader(e *Effects) {
+func (c *Core) followLeader(now time.Time, e *Effects) {
 	lead := e.State.Lead
 	if lead == c.lead {
 		return
 	}
 	c.lead = lead
+	c.departure.ledBy(now, lead)
 	if lead == raft.None {
 		return
 	}
 	e.LeaderChanged = true
 	c.reads.FailInFlight(c.errChanged)
-	if len(c.held) > 0 {
-		c.propose(nil)
+	if len(c.held) > 0 || len(c.forwarded) > 0 {
+		c.retryForwarded(now, false)
+		c.propose(now, nil)
 		c.more(e)
 	}
 }

@@ -179,8 +179,8 @@ func (n *node) open() (err error) {
 	n.props = proposal.NewTable(1000, 1<<20)
 	n.reads = readindex.New(n.ids.Next, applied)
 	n.core = server.NewCore(server.CoreConfig{Node: rn, Proposals: n.props, Reads: n.reads,
-		ReadRetry: 500 * time.Millisecond, ReadLimit: requestTimeout, ErrTimeout: errTimeout, ErrChanged: errChanged,
-		StallAfter: electionTicks * tick, StallLimit: (2*electionTicks - 2) * tick})
+		ReadRetry: 500 * time.Millisecond, ReadLimit: requestTimeout, ErrTimeout: errTimeout, ErrLost: errTimeout, ErrChanged: errChanged,
+		StallAfter: electionTicks * tick, StallLimit: (2*electionTicks - 2) * tick, HandOver: electionTicks * tick})
 	n.logq, n.applyq, n.logBusy, n.applyBu, n.waiting = nil, nil, false, false, nil
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -40,6 +41,7 @@ type link struct {
 
 	once sync.Once
 	quit chan struct{}
+	last atomic.Bool // no other stream follows: write what waits before the end
 }
 
 func newLink(p *peer, kind streamKind, conn net.Conn, header []byte) *link {
@@ -113,6 +115,9 @@ func (l *link) writeAll() error {
 		case <-gone:
 			err = errPeerClosed
 		case <-l.quit:
+			if l.last.Load() {
+				_ = l.writeBatch() // what is lost stays counted
+			}
 			return nil
 		}
 		if err != nil {

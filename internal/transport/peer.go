@@ -172,6 +172,7 @@ func (p *peer) stop() {
 	p.mu.Unlock()
 	for k := range p.links {
 		if l := p.links[k].Load(); l != nil {
+			l.last.Store(true)
 			l.close()
 		}
 	}

@@ -1,0 +1,180 @@
+package server
+
+import (
+	"testing"
+	"time"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/proposal"
+	"quorate/internal/raftnode"
+	"quorate/internal/readindex"
+
+	"google.golang.org/protobuf/proto"
+)
+
+// leadingCore is the core of member 1 of three, which leads; the messages that it sends are returned
+// by each step.
+func leadingCore(t *testing.T) (*Core, *proposal.Table, func(Input) Effects) {
+	t.Helper()
+	store := raft.NewMemoryStorage()
+	if err := store.ApplySnapshot(&raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(1)), Term: new(uint64(1)),
+		ConfState: &raftpb.ConfState{Voters: []uint64{1, 2, 3}}}}); err != nil {
+		t.Fatal(err)
+	}
+	node, err := raftnode.New(raftnode.Config{ID: 1, ElectionTicks: 10, HeartbeatTicks: 1, Storage: store, Applied: 1, Logger: raftLogger{zap.NewNop().Sugar()}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	props := proposal.NewTable(100, 1<<20)
+	id := uint64(0)
+	c := NewCore(CoreConfig{Node: node, Proposals: props, Reads: readindex.New(func() uint64 { id++; return id }, 1), HandOver: time.Second, ReadLimit: time.Hour, ErrLost: errStopped})
+	now := time.Unix(1000, 0)
+	step := func(in Input) Effects {
+		t.Helper()
+		for range in.Ticks {
+			now = now.Add(100 * time.Millisecond)
+		}
+		e := c.Step(now, in)
+		for _, a := range e.Append { // the disk is at once
+			if err := store.Append(a.Entries); err != nil {
+				t.Fatal(err)
+			}
+			for _, r := range a.Responses {
+				if r.GetTo() == 1 {
+					x := c.Step(now, Input{Acks: []*raftpb.Message{r}})
+					e.Send, e.Apply, e.State = append(e.Send, x.Send...), append(e.Apply, x.Apply...), x.State
+				} else {
+					e.Send = append(e.Send, r)
+				}
+			}
+		}
+		return e
+	}
+	e := step(Input{Campaign: true})
+	term := e.State.Term
+	e = step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgVoteResp.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: &term}}})
+	if !c.Node().Leading() {
+		t.Fatalf("member 1 does not lead: %+v", e.State)
+	}
+	// Both others have everything, and are heard of.
+	last, _ := store.LastIndex()
+	for _, from := range []uint64{2, 3} {
+		step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgAppResp.Enum(), From: &from, To: new(uint64(1)), Term: &term, Index: &last}}})
+	}
+	return c, props, step
+}
+
+func removal(t *testing.T, props *proposal.Table, of uint64) *proposal.Pending {
+	t.Helper()
+	cc := membership.RemoveChange(of)
+	cc.Id = new(uint64(77))
+	data, err := proto.Marshal(cc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proposal.Pending{ID: 77, Data: data, ConfChange: true, Repeat: true}
+	if err := props.Admit(p, time.Unix(1000, 0), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func proposes(e Effects) bool {
+	for _, a := range e.Append {
+		for _, x := range a.Entries {
+			if x.GetType() == raftpb.EntryConfChange {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// A leader that is to be removed asks another member to lead, whoever it hears of the removal from.
+// Only when nobody does is it removed as it is.
+func TestRemovalOfLeaderWaits(t *testing.T) {
+	for _, from := range []string{"a client", "a follower"} {
+		t.Run(from, func(t *testing.T) {
+			c, props, step := leadingCore(t)
+			p := removal(t, props, 1)
+			in := Input{Propose: []*proposal.Pending{p}}
+			if from == "a follower" {
+				in = Input{Recv: []*raftpb.Message{{Type: raftpb.MsgProp.Enum(), From: new(uint64(2)), To: new(uint64(1)),
+					Entries: []*raftpb.Entry{{Type: raftpb.EntryConfChange.Enum(), Data: p.Data}}}}}
+			}
+			e := step(in)
+			asked := uint64(0)
+			for _, m := range e.Send {
+				if m.GetType() == raftpb.MsgTimeoutNow {
+					asked = m.GetTo()
+				}
+			}
+			if asked == 0 || proposes(e) {
+				t.Fatalf("asked member %d to lead; proposed the removal: %v", asked, proposes(e))
+			}
+			for i := range 30 {
+				if e = step(Input{Ticks: 1}); proposes(e) {
+					if i < 8 {
+						t.Errorf("removed after %d ticks, and nobody had the time to lead", i+1)
+					}
+					return
+				}
+				if !c.Node().Leading() {
+					t.Fatalf("member 1 has lost the lead after %d ticks", i+1)
+				}
+			}
+			t.Error("nobody else can lead, and the removal was not proposed")
+		})
+	}
+}
+
+// The removal of another member than the leader does not wait.
+func TestRemovalOfFollowerDoesNotWait(t *testing.T) {
+	_, props, step := leadingCore(t)
+	if e := step(Input{Propose: []*proposal.Pending{removal(t, props, 2)}}); !proposes(e) {
+		t.Error("the removal of a follower was not proposed")
+	}
+}
+
+// What a former leader has been given and nobody has applied is told to those who wait.
+func TestRequestsOfFormerLeaderFail(t *testing.T) {
+	c, props, step := leadingCore(t)
+	p := &proposal.Pending{ID: 5, Data: []byte("x")}
+	if err := props.Admit(p, time.Unix(1000, 0), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	step(Input{Propose: []*proposal.Pending{p}})
+	term := c.Node().State().Term + 1
+	step(Input{Ticks: 1})
+	step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), To: new(uint64(1)), Term: &term}}})
+	later := &proposal.Pending{ID: 6, Data: []byte("y")}
+	if err := props.Admit(later, time.Unix(1000, 0), time.Hour); err != nil {
+		t.Fatal(err)
+	}
+	step(Input{Ticks: 1, Propose: []*proposal.Pending{later}})
+	for range 9 {
+		select {
+		case r := <-p.Done():
+			t.Fatalf("ended at once: %v", r.Err)
+		default:
+		}
+		step(Input{Ticks: 1, Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), To: new(uint64(1)), Term: &term}}})
+	}
+	select {
+	case r := <-p.Done():
+		if r.Err != errStopped {
+			t.Errorf("ended with %v", r.Err)
+		}
+	default:
+		t.Error("nobody told the one who waits for a former leader")
+	}
+	select {
+	case r := <-later.Done():
+		t.Errorf("what the present leader was given ended with %v", r.Err)
+	default:
+	}
+}
