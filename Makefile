@@ -33,7 +33,7 @@ help:
 	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
-	@echo 'make tools         etcdctl 3.7, 3.5 and 3.4 against us, our etcdctl against real etcd 3.7.3: what they print, compared'
+	@echo 'make tools         etcdctl 3.7, 3.5 and 3.4 against us, our etcdctl against real etcd: what they print, compared'
 	@echo 'make auth-test     users, roles and tokens in a cluster of ours and real members'
 	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
 	@echo 'make v2            the v2 API: answers of us and real etcd 3.5, compared; etcdctl with ETCDCTL_API=2'
@@ -122,7 +122,7 @@ v2: build $(ETCD35) $(ETCDCTL35)
 differential: build $(ETCD37)
 	cd compat && $(GO) test ./differential -count=1 -timeout 10m
 
-tools: build $(ETCD37) $(REALTOOLS) $(ETCDCTL35)
+tools: build $(ETCD37) $(ETCD35) $(REALTOOLS) $(ETCDCTL35)
 	cd compat && $(GO) test ./tools -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl
 
 $(ETCDCTL35):

@@ -18,6 +18,8 @@ var rules = []struct {
 	{regexp.MustCompile(`(took(?:"?:"| = | )|"Took" : )[0-9.]+(?:ns|µs|ms|s)`), "${1}DURATION"},
 	{regexp.MustCompile(`(remaining)\(\d+s\)`), "$1(SECONDS)"},
 	{regexp.MustCompile(`("ttl":|"TTL" : )\d+(,"granted-ttl":[1-9]|\n"GrantedTTL" : [1-9])`), "${1}SECONDS${2}"},
+	{regexp.MustCompile(`"expiration":"[^"]*","ttl":\d+`), `"expiration":"TIME","ttl":SECONDS`},
+	{regexp.MustCompile(`(?m)^(TTL: )[1-9]\d*$`), "${1}SECONDS"},
 	// how long an ID is that a sentence pads
 	{regexp.MustCompile(`\bMember +`), "Member "},
 	// how large a database and a log are
@@ -85,10 +87,14 @@ func lines(stream, text string) string {
 	return out.String()
 }
 
-// logs keeps of JSON log lines what does not change from run to run.
+// logs keeps of JSON log lines what does not change from run to run. What stty says, with which
+// real tools hide passwords, is left out.
 func logs(text string) string {
 	var out strings.Builder
 	for line := range strings.Lines(text) {
+		if strings.HasPrefix(line, "stty: ") {
+			continue
+		}
 		var l struct{ Level, Logger, Msg string }
 		if strings.HasPrefix(line, `{"level"`) && json.Unmarshal([]byte(line), &l) == nil {
 			line = fmt.Sprintf("log %s %s: %s\n", l.Level, l.Logger, l.Msg)

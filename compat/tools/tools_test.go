@@ -24,8 +24,7 @@ var (
 )
 
 const (
-	bin        = "../bin"
-	realServer = bin + "/etcd37"
+	bin = "../bin"
 
 	// With this token the server's ID is small, so that it is the first in every list of members.
 	token = "tools-8944"
@@ -59,38 +58,55 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
+// suite is the transcripts of one tool.
+type suite struct {
+	dir    string   // below testdata
+	tool   string   // the real one
+	server string   // the real one that it was recorded with
+	ours   bool     // our tool prints the same
+	v2     bool     // of the v2 API
+	env    []string // of every command
+}
+
+var suites = []suite{
+	{dir: "etcdctl37", tool: "etcdctl37", server: "etcd37", ours: true},
+	{dir: "etcdctl35", tool: "etcdctl35", server: "etcd37"},
+	{dir: "etcdctl34", tool: "etcdctl34", server: "etcd37"},
+	{dir: "etcdctl35-v2", tool: "etcdctl35", server: "etcd35", ours: true, v2: true, env: []string{"ETCDCTL_API=2"}},
+}
+
 // Every tool prints the same, whichever server answers.
 func TestTranscripts(t *testing.T) {
-	for _, tool := range []string{"etcdctl37", "etcdctl35", "etcdctl34"} {
-		binary := filepath.Join(bin, tool)
-		if _, err := os.Stat(binary); err != nil {
-			if tool == "etcdctl34" {
+	for _, u := range suites {
+		tool, server := filepath.Join(bin, u.tool), filepath.Join(bin, u.server)
+		if _, err := os.Stat(tool); err != nil {
+			if u.tool == "etcdctl34" {
 				t.Logf("etcdctl 3.4 was not there, so nothing is shown about it (make -C compat etcdctl34 fetches it): %v", err)
 				continue
 			}
 			t.Fatalf("%v (make -C compat builds it)", err)
 		}
-		transcripts, err := filepath.Glob(filepath.Join("testdata", tool, "*.txt"))
+		transcripts, err := filepath.Glob(filepath.Join("testdata", u.dir, "*.txt"))
 		if err != nil || len(transcripts) == 0 {
-			t.Fatalf("no transcripts of %s (%v)", tool, err)
+			t.Fatalf("no transcripts of %s (%v)", u.dir, err)
 		}
 		for _, file := range transcripts {
-			name := tool + "/" + strings.TrimSuffix(filepath.Base(file), ".txt")
+			name := u.dir + "/" + strings.TrimSuffix(filepath.Base(file), ".txt")
 			if *record {
-				t.Run(name, func(t *testing.T) { play(t, file, binary, realServer) })
+				t.Run(name, func(t *testing.T) { u.play(t, file, tool, server) })
 				continue
 			}
-			t.Run(name+"/our server", func(t *testing.T) { t.Parallel(); play(t, file, binary, ourServer) })
-			if tool == "etcdctl37" {
-				t.Run(name+"/our tool and real etcd", func(t *testing.T) { t.Parallel(); play(t, file, ourTool, realServer) })
-				t.Run(name+"/our tool and server", func(t *testing.T) { t.Parallel(); play(t, file, ourTool, ourServer) })
+			t.Run(name+"/our server", func(t *testing.T) { t.Parallel(); u.play(t, file, tool, ourServer) })
+			if u.ours {
+				t.Run(name+"/our tool and real etcd", func(t *testing.T) { t.Parallel(); u.play(t, file, ourTool, server) })
+				t.Run(name+"/our tool and server", func(t *testing.T) { t.Parallel(); u.play(t, file, ourTool, ourServer) })
 			}
 		}
 	}
 }
 
 // play performs a transcript and compares, or records.
-func play(t *testing.T, file, tool, server string) {
+func (u suite) play(t *testing.T, file, tool, server string) {
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -99,10 +115,18 @@ func play(t *testing.T, file, tool, server string) {
 	if tool, err = filepath.Abs(tool); err != nil {
 		t.Fatal(err)
 	}
-	s := &stage{binary: tool, tmp: t.TempDir()}
-	s.serve(t, server)
+	s := &stage{binary: tool, tmp: t.TempDir(), env: u.env}
+	var flags []string
+	if u.v2 {
+		s.scheme = "http://"
+		flags = []string{"--enable-v2"}
+	}
+	s.serve(t, server, flags...)
 	if strings.Contains(script, "$EP2") {
-		s.serve(t, server)
+		s.serve(t, server, flags...)
+	}
+	if u.v2 {
+		s.settle(t)
 	}
 	got, err := s.perform(script)
 	if err != nil {
@@ -121,11 +145,11 @@ func play(t *testing.T, file, tool, server string) {
 
 // serve starts one member more. All have the same name and advertise the same peer URL, whoever
 // they are, and so the same IDs.
-func (s *stage) serve(t *testing.T, binary string) {
+func (s *stage) serve(t *testing.T, binary string, flags ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	m, err := harness.StartSingle(ctx, harness.Config{Binary: binary, Dir: t.TempDir(), Name: "m1", AdvertisePeerURL: "http://127.0.0.1:12380", Token: token})
+	m, err := harness.StartSingle(ctx, harness.Config{Binary: binary, Dir: t.TempDir(), Name: "m1", AdvertisePeerURL: "http://127.0.0.1:12380", Token: token, Args: flags})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,6 +161,25 @@ func (s *stage) serve(t *testing.T, binary string) {
 	s.servers = append(s.servers, m.ClientAddr())
 	for _, id := range []uint64{r.Header.ClusterId, r.Header.MemberId} {
 		s.known = append(s.known, fmt.Sprintf("%x", id), fmt.Sprintf("%016x", id), fmt.Sprint(id))
+	}
+}
+
+// settle waits until the indexes of the v2 API of all servers are those of a cluster that has
+// just been founded.
+func (s *stage) settle(t *testing.T) {
+	t.Helper()
+	deadline := time.Now().Add(limit)
+	for _, addr := range s.servers {
+		for {
+			answer, err := child.V2(limit, "GET", addr, "/", nil)
+			if err == nil && answer.Index == 3 {
+				break
+			}
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the index is %d, not 3 (%v)", addr, answer.Index, err)
+			}
+			time.Sleep(10 * time.Millisecond)
+		}
 	}
 }
 

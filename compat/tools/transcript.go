@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -19,6 +20,7 @@ import (
 //	env NAME=VALUE     a variable for the next command
 //	< LINE             a line of its standard input
 //	hold               leave its standard input open
+//	brief              of its standard output, only the first line: what follows is help
 //	$ get foo          the command. $EP1 and $EP2 are servers, $TMP is a directory, $id1 is the
 //	                   first ID that was printed, $id2 the second
 //	& NAME get foo     the same, in the background
@@ -28,7 +30,7 @@ import (
 //	finish NAME        wait until it has ended; what it printed follows
 //	1| TEXT            a line of standard output
 //	1" "TEXT"          standard output that is not lines of text, quoted
-//	2| TEXT            a line of standard error, logs without time and place
+//	2| TEXT            a line of standard error, logs without time and place; 2" as 1"
 //	= 4                the exit code, if it is not 0
 
 // limit is how long a command may take, on a machine that is busy with other things.
@@ -37,7 +39,9 @@ const limit = 60 * time.Second
 // stage is where a transcript is performed.
 type stage struct {
 	binary  string   // etcdctl
+	env     []string // for every command
 	servers []string // host:port
+	scheme  string   // before host:port in ETCDCTL_ENDPOINTS
 	known   []string // IDs that are the same in every run, in all notations
 	tmp     string
 
@@ -50,6 +54,7 @@ type command struct {
 	env   []string
 	input []string
 	hold  bool
+	brief bool
 }
 
 // perform runs a transcript's commands and returns it with what they did. On an error the
@@ -68,7 +73,7 @@ func (s *stage) perform(script string) (transcript string, err error) {
 		mark, rest, _ := strings.Cut(line, " ")
 		name, text, _ := strings.Cut(rest, " ")
 		switch mark {
-		case "1|", `1"`, "2|", "=":
+		case "1|", `1"`, "2|", `2"`, "=":
 			continue // what the last recording said
 		}
 		out.WriteString(line + "\n")
@@ -79,6 +84,8 @@ func (s *stage) perform(script string) (transcript string, err error) {
 			cue.input = append(cue.input, s.expand(rest))
 		case "hold":
 			cue.hold = true
+		case "brief":
+			cue.brief = true
 		case "$":
 			p, err := s.start(cue, rest)
 			if err != nil {
@@ -120,14 +127,17 @@ func (s *stage) perform(script string) (transcript string, err error) {
 	return out.String(), nil
 }
 
+// ownEndpoints tells that a command says itself where the server is.
+var ownEndpoints = regexp.MustCompile(`--endpoint|--peers|-C |ETCDCTL_(ENDPOINT|PEERS)`)
+
 // start starts a command, which is ended at the limit.
 func (s *stage) start(c command, line string) (*process, error) {
-	p := &process{stdout: newScreen(), done: make(chan struct{})}
+	p := &process{stdout: newScreen(), done: make(chan struct{}), brief: c.brief}
 	p.cmd = exec.Command(s.binary, splitWords(s.expand(line))...)
 	p.cmd.Dir = s.tmp
-	p.cmd.Env = append(c.env, "ETCDCTL_ENDPOINTS="+s.servers[0])
-	if strings.Contains(line, "--endpoints") {
-		p.cmd.Env = c.env
+	p.cmd.Env = slices.Concat(s.env, c.env)
+	if !ownEndpoints.MatchString(line + " " + strings.Join(c.env, " ")) {
+		p.cmd.Env = append(p.cmd.Env, "ETCDCTL_ENDPOINTS="+s.scheme+s.servers[0])
 	}
 	for _, e := range os.Environ() {
 		if !strings.HasPrefix(e, "ETCDCTL_") {
@@ -165,6 +175,7 @@ type process struct {
 	stdout *screen
 	stderr bytes.Buffer // read when done is closed
 	done   chan struct{}
+	brief  bool
 }
 
 func (p *process) end() *process {
@@ -177,7 +188,11 @@ func (p *process) end() *process {
 func (s *stage) result(p *process) string {
 	<-p.done
 	var out strings.Builder
-	out.WriteString(lines("1", s.conceal(p.stdout.String())))
+	stdout := p.stdout.String()
+	if first, _, more := strings.Cut(stdout, "\n"); p.brief && more {
+		stdout = first + "\n"
+	}
+	out.WriteString(lines("1", s.conceal(stdout)))
 	out.WriteString(lines("2", s.conceal(logs(p.stderr.String()))))
 	code := p.cmd.ProcessState.ExitCode()
 	if w := p.cmd.ProcessState.Sys().(syscall.WaitStatus); w.Signaled() {

@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"errors"
 	"fmt"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -9,6 +8,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 )
@@ -29,31 +29,42 @@ type ConfChange struct {
 func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 	cc := &raftpb.ConfChange{}
 	if err := proto.Unmarshal(e.Data, cc); err != nil {
-		return fmt.Errorf("decode configuration change: %w", err)
+		id, _ := command.ConfChangeID(e.Data)
+		m.refuseChange(e, &raftpb.ConfChange{Id: &id}, fmt.Errorf("decode configuration change: %w", err), out)
+		return nil
 	}
 	res := Result{ID: cc.GetId(), Reconfigured: true}
 	eff, err := m.cluster.Apply(b, cc)
 	if err != nil {
-		m.lg.Warn("refused a configuration change", zap.String("member-id", membership.FormatID(cc.GetNodeId())), zap.Error(err))
-		cc.NodeId = new(uint64(0))
-		res.Err = err
-	} else {
-		out.Members = append(out.Members, eff)
-		steps := 1
-		if eff.Action == membership.Removed {
-			steps = 2 // the member goes, and is noted among those that have gone
-		}
-		m.stepV2(b, steps)
-		res.Resp = &ConfChangeResult{Members: m.cluster.Members()}
-		if err := membership.PutConfState(b, m.ConfState()); err != nil {
-			return err
-		}
+		m.refuseChange(e, cc, err, out)
+		return nil
+	}
+	out.Members = append(out.Members, eff)
+	steps := 1
+	if eff.Action == membership.Removed {
+		steps = 2 // the member goes, and is noted among those that have gone
+	}
+	m.stepV2(b, steps)
+	res.Resp = &ConfChangeResult{Members: m.cluster.Members()}
+	if err := membership.PutConfState(b, m.ConfState()); err != nil {
+		return err
 	}
 	out.ConfChanges = append(out.ConfChanges, ConfChange{e.GetIndex(), cc})
 	if e.Local {
 		out.Results = append(out.Results, res)
 	}
 	return nil
+}
+
+// refuseChange answers a membership change with an error; raft hears of one that
+// concerns nobody.
+func (m *Machine) refuseChange(e *Entry, cc *raftpb.ConfChange, err error, out *Outcome) {
+	m.lg.Warn("refused a configuration change", zap.Uint64("index", e.GetIndex()), zap.String("member-id", membership.FormatID(cc.GetNodeId())), zap.Error(err))
+	cc.NodeId = new(uint64(0))
+	out.ConfChanges = append(out.ConfChanges, ConfChange{e.GetIndex(), cc})
+	if e.Local {
+		out.Results = append(out.Results, Result{ID: cc.GetId(), Reconfigured: true, Err: err})
+	}
 }
 
 // ConfState derives raft's configuration from the membership.
@@ -78,10 +89,10 @@ func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out 
 		if err != nil {
 			return Result{Err: err}
 		}
-		var low *membership.VersionTooLowError
-		if err := m.cluster.SetVersion(b, v); errors.As(err, &low) {
-			return fatal(err)
-		} else if err != nil {
+		if err := m.cluster.SetVersion(b, v); err != nil {
+			// The leader raises the version when all members speak it. Whoever does otherwise
+			// must not end the members that cannot.
+			m.lg.Error("refused a cluster version", zap.Stringer("version", v), zap.Error(err))
 			return Result{Err: err}
 		}
 		m.stepV2(b, 1)
@@ -96,7 +107,10 @@ func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out 
 			m.stepV2(b, 1)
 		}
 	case r.DowngradeInfoSet != nil:
-		d := membership.Downgrade{Enabled: r.DowngradeInfoSet.GetEnabled(), Target: r.DowngradeInfoSet.GetVer()}
+		d := membership.Downgrade{Enabled: r.DowngradeInfoSet.GetEnabled()}
+		if d.Enabled {
+			d.Target = r.DowngradeInfoSet.GetVer()
+		}
 		if err := m.cluster.SetDowngrade(b, d); err != nil {
 			return Result{Err: err}
 		}

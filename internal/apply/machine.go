@@ -7,7 +7,8 @@
 // tell raft and the transport. Always true: the applied index is in the batch
 // that holds the entry's effect, so the two cannot disagree after a crash; an
 // entry that was applied before is skipped; every decision depends on the log
-// alone, so all members take the same one.
+// alone, so all members take the same one; what the log holds ends no member: an
+// entry that cannot be applied is answered with an error and changes nothing.
 //
 // One entry runs straight down:
 // decode, alarms, permissions, quota, mvcc, lease, applied index, commit.
@@ -40,6 +41,9 @@ import (
 
 // ErrConfChangeV2 is met in no log that etcd wrote: joint consensus is not used.
 var ErrConfChangeV2 = errors.New("apply: the log holds a joint configuration change, which etcd never writes")
+
+// errEntryType is the same for types that raft does not know either.
+var errEntryType = errors.New("apply: the log holds an entry of an unknown type")
 
 // Entry is one committed entry.
 type Entry struct {
@@ -305,9 +309,13 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 	switch e.GetType() {
 	case raftpb.EntryConfChange:
 		return m.confChange(b, e, out)
+	case raftpb.EntryConfChangeV2:
+		m.refuseChange(e, &raftpb.ConfChange{}, ErrConfChangeV2, out)
+		return nil
 	case raftpb.EntryNormal:
 	default:
-		return ErrConfChangeV2
+		m.refuse(e, errEntryType, out)
+		return nil
 	}
 	if len(e.Data) == 0 {
 		// A leader's first entry of its term, or a membership change that raft
@@ -317,10 +325,12 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 	}
 	req, v2, err := e.contents()
 	if err != nil {
-		return err
+		m.refuse(e, err, out)
+		return nil
 	}
 	if req == nil {
-		return m.v2Request(b, e, v2, out)
+		m.v2Request(b, e, v2, out)
+		return nil
 	}
 	start := m.opts.Now()
 	res := m.dispatch(b, e, req, out)
@@ -343,6 +353,16 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		out.Results = append(out.Results, res)
 	}
 	return nil
+}
+
+// refuse passes over an entry that no member can make sense of. Whoever put it into
+// the log, it must not end the members: they would end again at every start.
+func (m *Machine) refuse(e *Entry, err error, out *Outcome) {
+	m.lg.Error("passed over an entry of the log that cannot be applied; all members of this release do",
+		zap.Uint64("index", e.GetIndex()), zap.Uint64("term", e.GetTerm()), zap.Stringer("type", e.GetType()), zap.Int("size", len(e.Data)), zap.Error(err))
+	if id, ok := command.PeekID(e.Data); ok && e.Local {
+		out.Results = append(out.Results, Result{ID: id, Err: err})
+	}
 }
 
 // errFatal marks errors that are not an answer to the client but the end of

@@ -55,26 +55,22 @@ func requestError(err error) error {
 	return nil
 }
 
-// checkPut decides whether the put may run in the state before its transaction.
+// checkPut decides whether the put may run in the state before its transaction. The
+// lease comes before the key, which clients can see.
 func (m *Machine) checkPut(t *mvcc.Txn, r *pb.PutRequest) error {
+	if r.Lease != 0 && !m.lessor.Exists(r.Lease) {
+		return rpctypes.ErrGRPCLeaseNotFound
+	}
 	if r.IgnoreValue || r.IgnoreLease {
 		if _, ok := t.Lookup(r.Key); !ok {
 			return rpctypes.ErrGRPCKeyNotFound
 		}
-	}
-	if r.Lease != 0 && !m.lessor.Exists(r.Lease) {
-		return rpctypes.ErrGRPCLeaseNotFound
 	}
 	return nil
 }
 
 // putIn writes one key. On an error nothing was written.
 func (m *Machine) putIn(t *mvcc.Txn, r *pb.PutRequest) (*pb.PutResponse, error) {
-	// Alone, a put looks at its lease first; in the check pass of a transaction
-	// the key comes first. etcd's two orders, both visible to clients.
-	if r.Lease != 0 && !m.lessor.Exists(r.Lease) {
-		return nil, rpctypes.ErrGRPCLeaseNotFound
-	}
 	if err := m.checkPut(t, r); err != nil {
 		return nil, err
 	}

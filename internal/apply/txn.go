@@ -19,23 +19,12 @@ type view interface {
 }
 
 // txn runs in three passes: compare everything in the state before, check the
-// chosen operations in the same state, then execute. Only the last one writes,
-// so a transaction that is refused has changed nothing.
+// chosen operations in the same state, then execute. Only the last one writes, and
+// what the second could not foresee is taken back, so a transaction that is refused
+// has changed nothing.
 func (m *Machine) txn(b engine.Batch, r *pb.TxnRequest, local bool, out *Outcome) Result {
 	t := m.kv.Begin(b)
-	path, err := choose(t, r, nil)
-	if err == nil {
-		_, err = m.check(t, r, path)
-	}
-	var resp *pb.TxnResponse
-	if err == nil {
-		x := executor{m: m, v: t, t: t, local: local}
-		resp, _, err = x.run(r, path)
-		if err != nil && requestError(err) != nil {
-			// The check pass lets nothing through that can be refused here.
-			err = fatal(err).Err
-		}
-	}
+	resp, err := m.txnIn(t, r, local)
 	m.finish(t, out)
 	if err != nil {
 		return answer(err)
@@ -44,11 +33,42 @@ func (m *Machine) txn(b engine.Batch, r *pb.TxnRequest, local bool, out *Outcome
 	return Result{Resp: resp}
 }
 
+func (m *Machine) txnIn(t *mvcc.Txn, r *pb.TxnRequest, local bool) (*pb.TxnResponse, error) {
+	path, err := choose(t, r, nil)
+	if err != nil {
+		return nil, err
+	}
+	c := checker{m: m, t: t}
+	if _, err := c.check(r, path); err != nil {
+		return nil, err
+	}
+	if c.unsure() {
+		t.Savepoint()
+	}
+	x := executor{m: m, v: t, t: t, local: local}
+	resp, _, err := x.run(r, path)
+	switch {
+	case err == nil:
+		return resp, nil
+	case requestError(err) == nil:
+		return nil, err
+	case c.unsure():
+		t.Rollback()
+		return nil, err
+	}
+	return nil, fatal(err).Err // the check lets nothing else through that can be refused
+}
+
 // ReadTxn runs a transaction that only reads against a view.
 func ReadTxn(v *mvcc.View, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 	path, err := choose(v, r, nil)
 	if err != nil {
 		return nil, err
+	}
+	for _, op := range branch(r, path[0]) {
+		if err := CheckRead(op.GetRequestRange(), v.Rev(), v.CompactRev()); err != nil {
+			return nil, requestError(err)
+		}
 	}
 	x := executor{v: v, local: true}
 	resp, _, err := x.run(r, path)
@@ -164,19 +184,34 @@ func decide(r pb.Compare_CompareResult, order int) bool {
 	return true // a relation that is unknown constrains nothing, as in etcd
 }
 
-// check refuses what cannot run in the state before the transaction. It
-// returns the decisions it has not used.
-func (m *Machine) check(t *mvcc.Txn, r *pb.TxnRequest, path []bool) ([]bool, error) {
+// checker refuses what cannot run in the state before the transaction.
+type checker struct {
+	m       *Machine
+	t       *mvcc.Txn
+	deletes bool // there is a delete in what was checked
+	relies  bool // there is a put that needs its key to be there
+}
+
+// unsure reports whether the transaction may still be refused while it runs: it may
+// delete a key, and then put it and keep what it had.
+func (c *checker) unsure() bool { return c.deletes && c.relies }
+
+// check goes through the chosen operations of r. It returns the decisions it has
+// not used.
+func (c *checker) check(r *pb.TxnRequest, path []bool) ([]bool, error) {
 	ok, path := path[0], path[1:]
 	for _, op := range branch(r, ok) {
 		var err error
 		switch q := op.Request.(type) {
 		case *pb.RequestOp_RequestPut:
-			err = m.checkPut(t, q.RequestPut)
+			c.relies = c.relies || q.RequestPut.GetIgnoreValue() || q.RequestPut.GetIgnoreLease()
+			err = c.m.checkPut(c.t, q.RequestPut)
+		case *pb.RequestOp_RequestDeleteRange:
+			c.deletes = true
 		case *pb.RequestOp_RequestRange:
-			err = checkRevision(t, q.RequestRange.GetRevision())
+			err = CheckRead(q.RequestRange, c.t.Rev(), c.t.CompactRev())
 		case *pb.RequestOp_RequestTxn:
-			path, err = m.check(t, q.RequestTxn, path)
+			path, err = c.check(q.RequestTxn, path)
 		}
 		if err != nil {
 			return nil, err
@@ -185,11 +220,17 @@ func (m *Machine) check(t *mvcc.Txn, r *pb.TxnRequest, path []bool) ([]bool, err
 	return path, nil
 }
 
-func checkRevision(t *mvcc.Txn, rev int64) error {
-	if rev > t.Rev() {
+// CheckRead judges the revision that a read in a transaction names, where current is
+// the newest one and compacted the one below which nothing can be read, -1 if there was
+// no compaction. Unlike a read by itself, it cannot ask for the current state by a
+// negative number: that is below what is left, as every member of etcd decides.
+func CheckRead(r *pb.RangeRequest, current, compacted int64) error {
+	switch rev := r.GetRevision(); {
+	case rev == 0:
+		return nil
+	case rev > current:
 		return mvcc.ErrFutureRev
-	}
-	if rev > 0 && rev < t.CompactRev() {
+	case rev < compacted:
 		return mvcc.ErrCompacted
 	}
 	return nil

@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"errors"
 	"strings"
 
 	"quorate/internal/command"
@@ -78,16 +77,12 @@ func forV2(r *command.V2Request) bool {
 
 // v2Request applies a write to the tree, or a sweep of what has expired. Alarms do not
 // hold it up, as in etcd; the tree has bounds of its own.
-func (m *Machine) v2Request(b engine.Batch, e *Entry, r *command.V2Request, out *Outcome) error {
+func (m *Machine) v2Request(b engine.Batch, e *Entry, r *command.V2Request, out *Outcome) {
 	start := m.opts.Now()
 	res := Result{ID: r.ID}
 	ev, err := m.v2.Apply(b, r)
 	if ev != nil {
 		res.Resp = ev
-	}
-	var refused *v2store.Error
-	if err != nil && !errors.As(err, &refused) {
-		return err
 	}
 	if err != nil {
 		res.Err = err
@@ -96,5 +91,4 @@ func (m *Machine) v2Request(b engine.Batch, e *Entry, r *command.V2Request, out 
 	if e.Local {
 		out.Results = append(out.Results, res)
 	}
-	return nil
 }

@@ -3,8 +3,10 @@ package auth
 import (
 	"cmp"
 	"slices"
+	"sync"
 
 	"go.etcd.io/etcd/api/v3/authpb"
+	"go.etcd.io/etcd/pkg/v3/adt"
 )
 
 // span is the keys from begin, inclusive, to end, exclusive. An open span has no
@@ -17,14 +19,26 @@ type span struct {
 // spans are sorted, and no two of them overlap or touch.
 type spans []span
 
+// keys are those that a user may touch.
+type keys struct {
+	// spans answer nearly all questions.
+	spans spans
+	// granted are the ranges as they were granted, in the order in which etcd puts them
+	// into its tree of intervals. The tree answers where a range ends before it begins:
+	// what follows for that is decided by its shape.
+	granted []adt.Interval
+	odd     bool // such a range is among those granted
+	tree    func() adt.IntervalTree
+}
+
 // permissions is what the roles of a user add up to.
-type permissions struct{ read, write spans }
+type permissions struct{ read, write keys }
 
 // openEnd is how requests and permissions write "and everything after it".
 const openEnd = "\x00"
 
 // spanOf returns the keys of a permission or a request. ok is false for a range
-// that holds no key; etcd stores none.
+// that holds no key; etcd grants none.
 func spanOf(key, end []byte) (s span, ok bool) {
 	s = span{begin: string(key), end: string(end)}
 	switch s.end {
@@ -36,26 +50,68 @@ func spanOf(key, end []byte) (s span, ok bool) {
 	return s, s.begin != "" && (s.open || s.begin < s.end)
 }
 
+// intervalOf is the same for the tree, which cannot say that a range holds no key.
+func intervalOf(key, end []byte) adt.Interval {
+	switch {
+	case len(end) == 0:
+		return adt.NewBytesAffinePoint(key)
+	case string(end) == openEnd:
+		end = nil
+	}
+	return adt.NewBytesAffineInterval(key, end)
+}
+
+func (k *keys) add(p *authpb.Permission) {
+	s, ok := spanOf(p.Key, p.RangeEnd)
+	if ok {
+		k.spans = append(k.spans, s)
+	}
+	k.odd = k.odd || !ok
+	k.granted = append(k.granted, intervalOf(p.Key, p.RangeEnd))
+}
+
+func (k *keys) done() {
+	k.spans = join(k.spans)
+	granted := k.granted
+	k.tree = sync.OnceValue(func() adt.IntervalTree {
+		t := adt.NewIntervalTree()
+		for _, x := range granted {
+			t.Insert(x, nil)
+		}
+		return t
+	})
+}
+
+// cover reports whether every key of a request is among k.
+func (k *keys) cover(key, end []byte) bool {
+	want, ok := spanOf(key, end)
+	switch {
+	case ok && !k.odd:
+		return k.spans.cover(want)
+	case len(end) == 0:
+		return k.tree().Intersects(intervalOf(key, nil))
+	}
+	return k.tree().Contains(intervalOf(key, end))
+}
+
 // merge adds up the permissions of roles.
 func merge(roles []*authpb.Role) *permissions {
 	p := &permissions{}
 	for _, r := range roles {
 		for _, perm := range r.KeyPermission {
-			s, ok := spanOf(perm.Key, perm.RangeEnd)
-			if !ok {
-				continue
-			}
 			switch perm.PermType {
 			case authpb.Permission_READ:
-				p.read = append(p.read, s)
+				p.read.add(perm)
 			case authpb.Permission_WRITE:
-				p.write = append(p.write, s)
+				p.write.add(perm)
 			case authpb.Permission_READWRITE:
-				p.read, p.write = append(p.read, s), append(p.write, s)
+				p.read.add(perm)
+				p.write.add(perm)
 			}
 		}
 	}
-	p.read, p.write = join(p.read), join(p.write)
+	p.read.done()
+	p.write.done()
 	return p
 }
 
@@ -76,10 +132,8 @@ func join(s spans) spans {
 	return slices.Clip(out)
 }
 
-// cover reports whether every key of a request lies in s. A range that ends
-// before it begins is judged by its first key, as etcd does.
-func (s spans) cover(key, end []byte) bool {
-	want, _ := spanOf(key, end)
+// cover reports whether all of want lies in s.
+func (s spans) cover(want span) bool {
 	i, found := slices.BinarySearchFunc(s, want.begin, func(x span, key string) int { return cmp.Compare(x.begin, key) })
 	if !found {
 		i--

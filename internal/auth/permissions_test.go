@@ -3,6 +3,7 @@ package auth
 import (
 	"bytes"
 	"math/rand/v2"
+	"slices"
 	"testing"
 
 	"go.etcd.io/etcd/api/v3/authpb"
@@ -74,7 +75,19 @@ func TestCoverAgainstEveryKey(t *testing.T) {
 			}
 		}
 		s := merge([]*authpb.Role{role}).read
+		sane := merge([]*authpb.Role{{KeyPermission: slices.DeleteFunc(role.KeyPermission, func(p *authpb.Permission) bool { return !validRange(p.Key, p.RangeEnd) })}}).read
 		for from := range letters {
+			for to := range letters { // the tree of etcd and the spans agree about what both know
+				key, end := []byte(letter(from)), []byte(letter(to))
+				if to == 0 {
+					end = []byte{0}
+				} else if to <= from {
+					continue
+				}
+				if got, want := sane.cover(key, end), sane.tree().Contains(intervalOf(key, end)); got != want {
+					t.Fatalf("%v: [%q, %q): got %v, in the tree %v", role.KeyPermission, key, end, got, want)
+				}
+			}
 			for to := from + 1; to < letters; to++ {
 				want := true
 				for i := from; i < to; i++ {
@@ -87,6 +100,24 @@ func TestCoverAgainstEveryKey(t *testing.T) {
 			if got, want := s.cover([]byte(letter(from)), nil), held[from] || from >= openFrom; got != want {
 				t.Fatalf("%v: %s: got %v, want %v", role.KeyPermission, letter(from), got, want)
 			}
+		}
+	}
+}
+
+// TestBackwards holds what etcd 3.7.3 answers about ranges that end before they begin.
+func TestBackwards(t *testing.T) {
+	const rw = authpb.Permission_READWRITE
+	for _, c := range []struct {
+		granted  []*authpb.Permission
+		key, end string
+		want     bool
+	}{
+		{[]*authpb.Permission{grant(rw, "b", ""), grant(rw, "c", "z")}, "d", "a", false},
+		{[]*authpb.Permission{grant(rw, "c", "z")}, "d", "a", true},
+		{[]*authpb.Permission{grant(rw, "c", "z"), grant(rw, "b", "")}, "d", "a", true},
+	} {
+		if got := merge([]*authpb.Role{{KeyPermission: c.granted}}).write.cover([]byte(c.key), []byte(c.end)); got != c.want {
+			t.Errorf("%v gives [%q, %q): %v", c.granted, c.key, c.end, got)
 		}
 	}
 }

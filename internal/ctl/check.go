@@ -125,7 +125,7 @@ func (s *session) checkPerf(f *checkFlags, l perfLoad) error {
 	}
 
 	// An interrupt ends the load early; what was written is deleted all the same.
-	interrupted, stop := s.app.untilSignal(os.Interrupt)
+	interrupted, stop := s.app.UntilSignal(os.Interrupt)
 	defer stop()
 	ctx, cancel := context.WithTimeout(interrupted, l.duration)
 	defer cancel()

@@ -41,8 +41,8 @@ func OSProcess() Process {
 	return Process{Args: os.Args[1:], Env: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 }
 
-// getenv is os.Getenv on p.Env.
-func (p Process) getenv(name string) string {
+// Getenv is os.Getenv on p.Env.
+func (p Process) Getenv(name string) string {
 	for _, e := range p.Env {
 		if k, v, ok := strings.Cut(e, "="); ok && k == name {
 			return v
@@ -108,6 +108,7 @@ func Run(p Process) int {
 		if !strings.HasPrefix(err.Error(), "unknown command") {
 			fmt.Fprintln(p.Stderr, cmd.UsageString())
 		}
+		explainOldCommand(p.Stderr, err, p.Args)
 		return exitError
 	}
 	return a.code

@@ -89,7 +89,7 @@ func (a *app) flagsFromEnv(fs *pflag.FlagSet, own ...string) error {
 			onCommandLine[name] = true
 			return
 		}
-		v := a.getenv(name)
+		v := a.Getenv(name)
 		if v == "" {
 			return
 		}

@@ -56,7 +56,7 @@ func (s *session) lock(c *clientv3.Client, name string, ttl int, command []strin
 	if err != nil {
 		return s.rpcError(exitError, err)
 	}
-	ctx, stop := s.app.untilSignal(syscall.SIGINT, syscall.SIGTERM)
+	ctx, stop := s.app.UntilSignal(syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	m := concurrency.NewMutex(alive, name)
 	if err := m.Lock(ctx); err != nil {
@@ -143,7 +143,7 @@ instead.`),
 		if err != nil {
 			return s.rpcError(exitError, err)
 		}
-		ctx, stop := a.untilSignal(syscall.SIGINT, syscall.SIGTERM)
+		ctx, stop := a.UntilSignal(syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		if *listen {
 			return s.observe(ctx, alive, args[0])

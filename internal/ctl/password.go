@@ -7,19 +7,25 @@ import (
 	"strings"
 )
 
-// askPassword prompts on standard output and reads one line of standard input,
-// which a terminal does not show. Blanks around a password do not count.
+// askPassword is AskPassword where blanks around a password do not count.
 func (a *app) askPassword(prompt string) (string, error) {
-	fmt.Fprint(a.Stdout, prompt)
-	if f, ok := a.Stdin.(*os.File); ok {
-		defer hideInput(f)()
-	}
-	line, err := readLine(a.Stdin)
-	fmt.Fprintln(a.Stdout)
+	line, err := a.AskPassword(prompt)
 	if err != nil {
 		return "", fmt.Errorf("failed during password entry: %w", err)
 	}
 	return strings.TrimSpace(line), nil
+}
+
+// AskPassword prompts on standard output and reads one line of standard input,
+// which a terminal does not show.
+func (p Process) AskPassword(prompt string) (string, error) {
+	fmt.Fprint(p.Stdout, prompt)
+	if f, ok := p.Stdin.(*os.File); ok {
+		defer hideInput(f)()
+	}
+	line, err := readLine(p.Stdin)
+	fmt.Fprintln(p.Stdout)
+	return strings.TrimSuffix(line, "\r"), err
 }
 
 // readLine reads up to a newline or the end, and no byte further: what follows

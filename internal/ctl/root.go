@@ -2,6 +2,7 @@ package ctl
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -71,6 +72,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.Flags().Lookup("help").Hidden = true
 
 	suggest.Flags(root)
+	explainOldFlags(root)
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
 		suggest.Command(a.Stderr, cmd)
@@ -81,6 +83,11 @@ func (a *app) rootCommand() *cobra.Command {
 		fmt.Fprintln(cmd.OutOrStdout(), `Use "etcdctl options" for the global flags, which every command takes.`)
 	})
 	return root
+}
+
+// Knows tells whether word is a command.
+func Knows(word string) bool {
+	return slices.ContainsFunc(new(app).rootCommand().Commands(), func(c *cobra.Command) bool { return c.Name() == word || c.HasAlias(word) })
 }
 
 func (a *app) versionCommand() *cobra.Command {

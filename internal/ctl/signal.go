@@ -6,10 +6,10 @@ import (
 	"os/signal"
 )
 
-// untilSignal is a context that ends when the process gets one of the signals.
+// UntilSignal is a context that ends when the process gets one of the signals.
 // Until stop is called, they have no other effect.
-func (a *app) untilSignal(sigs ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
-	notify := a.Notify
+func (p Process) UntilSignal(sigs ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
+	notify := p.Notify
 	if notify == nil {
 		notify = signal.Notify
 	}

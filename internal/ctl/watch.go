@@ -94,7 +94,7 @@ watches, and a line "progress" asks how far they have come.`),
 
 // watchEnv is the key, and perhaps the end of the range, of the environment.
 func (a *app) watchEnv() ([]string, error) {
-	key, end := a.getenv(envWatchKey), a.getenv(envWatchRangeEnd)
+	key, end := a.Getenv(envWatchKey), a.Getenv(envWatchRangeEnd)
 	switch {
 	case key == "" && end != "":
 		return nil, badArgs("ETCDCTL_WATCH_KEY is empty but got ETCDCTL_WATCH_RANGE_END=%q", end)

@@ -141,7 +141,11 @@ type Batch interface {
 
 // Size tells how much disk the engine takes, in bytes.
 type Size struct {
-	Total int64 // physical size
+	// Total is what the files take that hold the store as it is now. Those that a
+	// flush or a compaction is writing, and those that it has replaced and that go
+	// as soon as nobody reads them, do not count: they would make a store look larger
+	// while it shrinks.
+	Total int64
 	InUse int64 // estimate of what live data needs
 }
 

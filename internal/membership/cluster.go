@@ -273,8 +273,8 @@ func (c *Cluster) SetAttributes(b engine.Batch, id uint64, name string, clientUR
 	return nil
 }
 
-// VersionTooLowError says that the cluster has moved to a version that this
-// server does not speak. The member must stop.
+// VersionTooLowError says that the cluster's version is one that this server does not
+// speak. A member does not start with a store of such a version.
 type VersionTooLowError struct{ Server, Cluster Version }
 
 func (e *VersionTooLowError) Error() string {
@@ -307,8 +307,14 @@ func (c *Cluster) CheckVersion(v Version) error {
 	return nil
 }
 
-// SetDowngrade applies the state of the cluster downgrade.
+// SetDowngrade applies the state of the cluster downgrade. A target that is no version
+// is refused: what is stored must be readable at the next start.
 func (c *Cluster) SetDowngrade(b engine.Batch, d Downgrade) error {
+	if d.Enabled {
+		if _, err := ParseVersion(d.Target); err != nil {
+			return fmt.Errorf("%w: %w", ErrDowngradeTarget, err)
+		}
+	}
 	if err := putDowngrade(b, d); err != nil {
 		return err
 	}

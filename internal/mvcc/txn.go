@@ -33,6 +33,9 @@ type Txn struct {
 	// changes is the part of the store's slab that this transaction has filled.
 	changes []Change
 	key     [1 + TombstoneLen]byte
+	// saved is the index as Savepoint found it, and overlaid the records beside it.
+	saved    *kid
+	overlaid int
 
 	// Counts of calls for the metrics, and bytes put.
 	ranges, puts, deletes, size int
@@ -43,7 +46,7 @@ type Txn struct {
 func (s *Store) Begin(b engine.Batch) *Txn {
 	s.mu.Lock()
 	t := &s.txn
-	t.s, t.b, t.begin = s, b, s.rev
+	t.s, t.b, t.begin, t.saved = s, b, s.rev, nil
 	t.ranges, t.puts, t.deletes, t.size = 0, 0, 0, 0
 	if len(s.slab) == cap(s.slab) {
 		s.slab = make([]Change, 0, 32)
@@ -114,10 +117,27 @@ func (t *Txn) del(key []byte) {
 	t.record(Change{Rev: rev, Key: k, KV: kv, Delete: true, PrevLease: ch.prevLease})
 }
 
-// record adds the change to batch, overlay and result.
+// Savepoint lets Rollback undo what the transaction does from here on. Nothing must
+// have been changed yet. It costs a copy of each node of the index that is changed.
+func (t *Txn) Savepoint() {
+	root := t.s.tree.root
+	t.saved, t.overlaid = &root, len(t.s.overlay)
+	t.s.tree.gen++ // what the saved root holds is not changed in place
+}
+
+// Rollback undoes everything since Savepoint, as if the transaction had only read.
+func (t *Txn) Rollback() {
+	s := t.s
+	s.tree.root, t.saved = *t.saved, nil
+	clear(s.overlay[t.overlaid:])
+	s.overlay = s.overlay[:t.overlaid]
+	clear(t.changes)
+	t.changes = t.changes[:0]
+	t.puts, t.deletes, t.size = 0, 0, 0
+}
+
+// record adds the change to overlay and result; End writes it to the batch.
 func (t *Txn) record(c Change) Change {
-	k := append(t.key[:0], byte(engine.Key))
-	t.b.Set(AppendRevision(k, c.Rev, c.Delete), c.KV)
 	t.s.overlay = append(t.s.overlay, pending{c.Rev, c.KV})
 	t.changes = append(t.changes, c)
 	return c
@@ -143,6 +163,10 @@ func (t *Txn) Get(key []byte) ([]byte, error) {
 func (t *Txn) End() []Change {
 	s := t.s
 	changes := t.changes
+	for i := range changes {
+		c := &changes[i]
+		t.b.Set(AppendRevision(append(t.key[:0], byte(engine.Key)), c.Rev, c.Delete), c.KV)
+	}
 	if n := len(changes); n > 0 {
 		s.rev = t.begin + 1
 		s.dirty = true
@@ -154,7 +178,7 @@ func (t *Txn) End() []Change {
 	}
 	changes = changes[:len(changes):len(changes)]
 	ranges, puts, deletes, size := t.ranges, t.puts, t.deletes, t.size
-	t.b, t.changes = nil, nil
+	t.b, t.changes, t.saved = nil, nil, nil
 	s.mu.Unlock()
 	observe(ranges, puts, deletes, size)
 	return changes

@@ -106,7 +106,7 @@ func TestRefusals(t *testing.T) {
 		{"put at the end of a deleted range", &pb.TxnRequest{Success: ops(del("a", "c"), put("c", ""))}, nil},
 		{"put in one of overlapping deletes", &pb.TxnRequest{Success: ops(del("a", "z"), del("b", "c"), put("x", ""))}, rpctypes.ErrGRPCDuplicateKey},
 		{"overlapping deletes", &pb.TxnRequest{Success: ops(del("a", "c"), del("b", "d"), del("b", ""))}, nil},
-		{"put above an open-ended delete", &pb.TxnRequest{Success: ops(del("a", "\x00"), put("b", ""))}, nil},
+		{"put above an open-ended delete", &pb.TxnRequest{Success: ops(del("a", "\x00"), put("b", ""))}, rpctypes.ErrGRPCDuplicateKey},
 		{"put in a reversed delete", &pb.TxnRequest{Success: ops(del("c", "a"), put("b", ""), put("c", ""))}, nil},
 		{"put in both branches of a nested txn", &pb.TxnRequest{Success: ops(txn(ops(put("a", "")), ops(put("a", ""))))}, nil},
 		{"put in a branch and outside", &pb.TxnRequest{Success: ops(put("a", ""), txn(nil, ops(put("a", ""))))}, rpctypes.ErrGRPCDuplicateKey},

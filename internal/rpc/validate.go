@@ -126,8 +126,24 @@ func checkFlat(ops []*pb.RequestOp) error {
 	return err
 }
 
-// span is the keys [from, to).
+// span is the keys [from, to); all from from on if to is nil.
 type span struct{ from, to []byte }
+
+// ends compares the ends of two spans.
+func (s span) ends(o span) int {
+	switch {
+	case s.to == nil && o.to == nil:
+		return 0
+	case s.to == nil:
+		return 1
+	case o.to == nil:
+		return -1
+	}
+	return bytes.Compare(s.to, o.to)
+}
+
+// reaches reports whether key lies before the end of s.
+func (s span) reaches(key []byte) bool { return s.to == nil || bytes.Compare(key, s.to) < 0 }
 
 // writes is what a list of operations may write: the keys put, sorted and each
 // once, and the ranges deleted, sorted and disjoint.
@@ -142,8 +158,9 @@ type writes struct {
 // The rules are etcd's to the letter. The two branches of a nested transaction
 // exclude each other, so a key may be put in both. A put in a nested
 // transaction meets the deletes of its own list and of the nested ones before
-// it, not of those after. A delete with the open end "\0" is an interval that
-// ends before it begins, and meets nothing.
+// it, not of those after. One is not: etcd takes a delete with the open end "\0" for
+// one that ends before it begins. Here it meets what it deletes: members of etcd end
+// for good at a put that relies on a key which such a delete has taken away.
 //
 // Keys and ranges are kept sorted and are merged list by list, so the whole
 // takes O(n log n) for a flat list, and for nested ones a merge per nested
@@ -152,7 +169,7 @@ func overlaps(ops []*pb.RequestOp) (writes, error) {
 	var w writes
 	for _, op := range ops {
 		if d := op.GetRequestDeleteRange(); d != nil {
-			if s := deleted(d); bytes.Compare(s.from, s.to) < 0 {
+			if s := deleted(d); s.reaches(s.from) { // the others delete nothing, and meet nothing
 				w.dels = append(w.dels, s)
 			}
 		}
@@ -203,11 +220,16 @@ func overlaps(ops []*pb.RequestOp) (writes, error) {
 }
 
 func deleted(d *pb.DeleteRangeRequest) span {
-	if len(d.RangeEnd) != 0 {
+	switch {
+	case openEnded(d.RangeEnd):
+		return span{from: d.Key}
+	case len(d.RangeEnd) != 0:
 		return span{d.Key, d.RangeEnd}
 	}
 	return span{d.Key, append(slices.Clip(d.Key), 0)}
 }
+
+func openEnded(end []byte) bool { return len(end) == 1 && end[0] == 0 }
 
 // join joins sorted spans that touch, in place.
 func join(s []span) []span {
@@ -216,8 +238,8 @@ func join(s []span) []span {
 	}
 	out := s[:1]
 	for _, x := range s[1:] {
-		if last := &out[len(out)-1]; bytes.Compare(x.from, last.to) <= 0 {
-			if bytes.Compare(x.to, last.to) > 0 {
+		if last := &out[len(out)-1]; last.to == nil || bytes.Compare(x.from, last.to) <= 0 {
+			if x.ends(*last) > 0 {
 				last.to = x.to
 			}
 		} else {
@@ -275,7 +297,7 @@ func meet(keys [][]byte, spans []span) bool {
 		switch {
 		case bytes.Compare(keys[0], spans[0].from) < 0:
 			keys = keys[1:]
-		case bytes.Compare(keys[0], spans[0].to) >= 0:
+		case !spans[0].reaches(keys[0]):
 			spans = spans[1:]
 		default:
 			return true

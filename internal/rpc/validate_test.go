@@ -8,6 +8,8 @@ import (
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/etcd/pkg/v3/adt"
 )
 
 // slowOverlaps is overlaps written down as plainly as the rules are: every put
@@ -15,7 +17,7 @@ import (
 func slowOverlaps(o []*pb.RequestOp) (puts map[string]bool, dels []span, dup bool) {
 	hit := func(k string) bool {
 		for _, d := range dels {
-			if string(d.from) <= k && k < string(d.to) {
+			if string(d.from) <= k && (d.to == nil || k < string(d.to)) {
 				return true
 			}
 		}
@@ -62,6 +64,57 @@ func slowOverlaps(o []*pb.RequestOp) (puts map[string]bool, dels []span, dup boo
 	return puts, dels, false
 }
 
+// overlapsInTree is overlaps with etcd's own tree of intervals.
+func overlapsInTree(ops []*pb.RequestOp) (puts map[string]bool, dels adt.IntervalTree, err error) {
+	puts, dels = map[string]bool{}, adt.NewIntervalTree()
+	add := func(key string) error {
+		if puts[key] || dels.Intersects(adt.NewStringAffinePoint(key)) {
+			return rpctypes.ErrGRPCDuplicateKey
+		}
+		puts[key] = true
+		return nil
+	}
+	for _, op := range ops {
+		if d := op.GetRequestDeleteRange(); d != nil {
+			s := deleted(d)
+			dels.Insert(adt.NewStringAffineInterval(string(s.from), string(s.to)), nil)
+		}
+	}
+	for _, op := range ops {
+		t := op.GetRequestTxn()
+		if t == nil {
+			continue
+		}
+		yes, yesDels, err := overlapsInTree(t.Success)
+		if err != nil {
+			return nil, nil, err
+		}
+		no, noDels, err := overlapsInTree(t.Failure)
+		if err != nil {
+			return nil, nil, err
+		}
+		for key := range no {
+			yes[key] = true // both branches may put a key
+		}
+		for key := range yes {
+			if err := add(key); err != nil {
+				return nil, nil, err
+			}
+		}
+		everything := adt.NewStringAffineInterval("\x00", "")
+		dels.Union(yesDels, everything)
+		dels.Union(noDels, everything)
+	}
+	for _, op := range ops {
+		if p := op.GetRequestPut(); p != nil {
+			if err := add(string(p.Key)); err != nil {
+				return nil, nil, err
+			}
+		}
+	}
+	return puts, dels, nil
+}
+
 func randomOps(rnd *rand.Rand, depth int) (out []*pb.RequestOp) {
 	key := func() string { return fmt.Sprintf("%02d", rnd.IntN(60)) }
 	for range rnd.IntN(5) {
@@ -90,6 +143,9 @@ func TestOverlapsAgainstPlainRules(t *testing.T) {
 	for i := range 20_000 {
 		o := randomOps(rnd, 3)
 		w, err := overlaps(o)
+		if _, _, inTree := overlapsInTree(o); inTree != err {
+			t.Fatalf("case %d: got %v, in the tree %v for %v", i, err, inTree, o)
+		}
 		puts, dels, dup := slowOverlaps(o)
 		if (err != nil) != dup {
 			t.Fatalf("case %d: got %v, want duplicate %v for %v", i, err, dup, o)
@@ -110,7 +166,7 @@ func TestOverlapsAgainstPlainRules(t *testing.T) {
 			key := fmt.Appendf(nil, "%02d", k)
 			want := false
 			for _, d := range dels {
-				want = want || bytes.Compare(d.from, key) <= 0 && bytes.Compare(key, d.to) < 0
+				want = want || bytes.Compare(d.from, key) <= 0 && d.reaches(key)
 			}
 			if got := meet([][]byte{key}, w.dels); got != want {
 				t.Fatalf("case %d: key %s deleted: got %v, want %v", i, key, got, want)
@@ -119,6 +175,29 @@ func TestOverlapsAgainstPlainRules(t *testing.T) {
 	}
 	if found < 2000 || found > 18_000 {
 		t.Errorf("%d of 20000 cases hold duplicates; the cases say little", found)
+	}
+}
+
+// TestOddDeletes holds what etcd 3.7.3 answers, but for those with an open end.
+func TestOddDeletes(t *testing.T) {
+	for _, c := range []struct {
+		ops []*pb.RequestOp
+		dup bool
+	}{
+		{[]*pb.RequestOp{del("a", "\x00"), put("k", "")}, true},
+		{[]*pb.RequestOp{del("l", "\x00"), put("k", "")}, false},
+		{[]*pb.RequestOp{txn([]*pb.RequestOp{del("a", "\x00")}, nil), put("k", "")}, true},
+		{[]*pb.RequestOp{put("k", ""), txn(nil, []*pb.RequestOp{del("a", "\x00")})}, true},
+		{[]*pb.RequestOp{txn([]*pb.RequestOp{put("k", "")}, nil), txn([]*pb.RequestOp{del("a", "\x00")}, nil)}, false},
+		{[]*pb.RequestOp{del("d", "a"), put("d", "")}, false},
+		{[]*pb.RequestOp{del("d", "a"), put("c", "")}, false},
+		{[]*pb.RequestOp{del("d", "a"), put("a", "")}, false},
+		{[]*pb.RequestOp{del("d", "d"), put("d", "")}, false},
+		{[]*pb.RequestOp{del("d", "a"), del("a", "\x00"), put("b", "")}, true},
+	} {
+		if err := checkTxn(&pb.TxnRequest{Failure: c.ops}, 128); (err != nil) != c.dup {
+			t.Errorf("%v: %v, want a duplicate: %v", c.ops, err, c.dup)
+		}
 	}
 }
 

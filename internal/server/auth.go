@@ -424,13 +424,18 @@ func (m *Member) UserDelete(ctx context.Context, r *pb.AuthUserDeleteRequest) (*
 	return answered[pb.AuthUserDeleteResponse](m.propose(ctx, &pb.InternalRaftRequest{AuthUserDelete: r}))
 }
 
-// UserChangePassword gives a user another password; the log gets its hash.
+// UserChangePassword gives a user another password; the log gets its hash. Without a
+// password it is the hash that the client has sent, and without that either none:
+// nobody can log in as the user then. The hash of the empty password would let in
+// everybody.
 func (m *Member) UserChangePassword(ctx context.Context, r *pb.AuthUserChangePasswordRequest) (*pb.AuthUserChangePasswordResponse, error) {
-	hash, err := m.passwords.hash(ctx, r.Password)
-	if err != nil {
-		return nil, err
+	if r.Password != "" {
+		hash, err := m.passwords.hash(ctx, r.Password)
+		if err != nil {
+			return nil, err
+		}
+		r.HashedPassword, r.Password = base64.StdEncoding.EncodeToString(hash), ""
 	}
-	r.HashedPassword, r.Password = base64.StdEncoding.EncodeToString(hash), ""
 	return answered[pb.AuthUserChangePasswordResponse](m.propose(ctx, &pb.InternalRaftRequest{AuthUserChangePassword: r}))
 }
 

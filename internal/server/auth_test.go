@@ -5,8 +5,10 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/base64"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +17,7 @@ import (
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"golang.org/x/crypto/bcrypt"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
@@ -191,6 +194,58 @@ func TestLeasesOfOthers(t *testing.T) {
 	c.clk.ahead.Add(int64(3000 * time.Second))
 	for _, x := range c.nodes {
 		eventually(t, "the leases are gone on "+x.name, func() bool { return !x.m.lessor.Exists(7) && !x.m.lessor.Exists(8) })
+	}
+}
+
+// TestPasswordsWithoutPassword changes and adds users in all the ways that leave the
+// password out, and then tries to log in.
+func TestPasswordsWithoutPassword(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	n.enableAuth()
+	root := n.login(auth.Root, auth.Root)
+	hash, err := bcrypt.GenerateFromPassword([]byte("new"), bcrypt.MinCost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	encoded := base64.StdEncoding.EncodeToString(hash)
+	for _, x := range []struct {
+		name   string
+		add    *pb.AuthUserAddRequest
+		change *pb.AuthUserChangePasswordRequest
+		err    error
+		opens  []string // the passwords that log in, of those tried
+	}{
+		{"changed", &pb.AuthUserAddRequest{Password: "old"}, &pb.AuthUserChangePasswordRequest{Password: "new"}, nil, []string{"new"}},
+		{"nothing", &pb.AuthUserAddRequest{Password: "old"}, &pb.AuthUserChangePasswordRequest{}, nil, nil},
+		{"hash", &pb.AuthUserAddRequest{Password: "old"}, &pb.AuthUserChangePasswordRequest{HashedPassword: encoded}, nil, []string{"new"}},
+		{"both", &pb.AuthUserAddRequest{Password: "old"}, &pb.AuthUserChangePasswordRequest{Password: "other", HashedPassword: encoded}, nil, []string{"other"}},
+		{"no hash", &pb.AuthUserAddRequest{Password: "old"}, &pb.AuthUserChangePasswordRequest{HashedPassword: "!"}, auth.ErrNoPasswordUser, []string{"old"}},
+		{"hash of nothing known", &pb.AuthUserAddRequest{Password: "old"}, &pb.AuthUserChangePasswordRequest{HashedPassword: "b2xk"}, nil, nil},
+		{"no password stays none", &pb.AuthUserAddRequest{Options: &authpb.UserAddOptions{NoPassword: true}}, &pb.AuthUserChangePasswordRequest{Password: "new"}, nil, nil},
+		{"added with a hash", &pb.AuthUserAddRequest{Password: "old", HashedPassword: encoded}, nil, nil, []string{"old"}},
+		{"added with nothing", &pb.AuthUserAddRequest{HashedPassword: encoded}, nil, nil, []string{""}}, // etcdctl asks for one
+	} {
+		x.add.Name = x.name
+		if _, err := n.m.UserAdd(root, x.add); err != nil {
+			t.Fatal(err)
+		}
+		root = n.login(auth.Root, auth.Root)
+		if x.change != nil {
+			x.change.Name = x.name
+			if _, err := n.m.UserChangePassword(root, x.change); !errors.Is(err, x.err) {
+				t.Errorf("%s: %v, want %v", x.name, err, x.err)
+			}
+		}
+		var opens []string
+		for _, password := range []string{"", "old", "new", "other", encoded, string(hash)} {
+			if _, err := n.m.Authenticate(background(t), &pb.AuthenticateRequest{Name: x.name, Password: password}); err == nil {
+				opens = append(opens, password)
+			}
+		}
+		if !slices.Equal(opens, x.opens) {
+			t.Errorf("%s: %q log in, want %q", x.name, opens, x.opens)
+		}
 	}
 }
 

@@ -2,11 +2,14 @@ package server
 
 import (
 	"context"
+	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/apply"
 	"quorate/internal/membership"
+	"quorate/internal/mvcc"
 )
 
 // firstEqualReads is the release from which all members decide alike about a
@@ -32,7 +35,7 @@ func (m *Member) checkReads(ctx context.Context, r *pb.TxnRequest) error {
 			if _, err := m.mayRange(ctx, read); err != nil {
 				return err
 			}
-			if read.Revision <= 0 {
+			if read.Revision == 0 {
 				continue
 			}
 			if !current { // this member may be behind what the client has seen elsewhere
@@ -41,10 +44,11 @@ func (m *Member) checkReads(ctx context.Context, r *pb.TxnRequest) error {
 				}
 				current = true
 			}
-			switch kv := m.kv(); {
-			case read.Revision > kv.PublishedRev():
+			kv := m.kv()
+			switch err := apply.CheckRead(read, kv.PublishedRev(), kv.CompactRev()); {
+			case errors.Is(err, mvcc.ErrFutureRev):
 				return rpctypes.ErrGRPCFutureRev
-			case read.Revision < kv.CompactRev():
+			case errors.Is(err, mvcc.ErrCompacted):
 				return rpctypes.ErrGRPCCompacted
 			}
 		}

@@ -42,13 +42,23 @@ func Command(w io.Writer, cmd *cobra.Command) {
 		return
 	}
 	fmt.Fprintf(w, "unknown command %q for %q\n", words[0], cmd.CommandPath())
+	if near := Below(cmd, words[0]); near != "" {
+		fmt.Fprintf(w, "Did you mean %q?\n", near)
+	}
+}
+
+// Below is the command below cmd that was probably meant by a word, written out
+// from the name of the tool on. None: "".
+func Below(cmd *cobra.Command, word string) string {
 	var names []string
 	for _, c := range cmd.Commands() {
 		names = append(names, c.Name())
 	}
-	if near := nearest(words[0], names); near != "" {
-		fmt.Fprintf(w, "Did you mean %q?\n", cmd.CommandPath()+" "+near)
+	near := nearest(word, names)
+	if near == "" {
+		return ""
 	}
+	return cmd.CommandPath() + " " + near
 }
 
 // nearest is the name that takes the fewest edits to make of word, at most a

@@ -484,6 +484,19 @@ func testSize(t *testing.T, s *Subject) {
 	if got.Total < before.Total+1<<20 || got.InUse < 1<<20 || got.InUse > got.Total {
 		t.Errorf("Size after 2 MB: %+v, before %+v", got, before)
 	}
+
+	// Also at once, while somebody still reads what was replaced.
+	it, err := s.Engine.NewIter(nil, nil)
+	must(t, err)
+	defer it.Close()
+	it.First()
+	b := s.Engine.NewBatch()
+	b.DeleteRange([]byte("0100"), []byte("0500"))
+	must(t, b.Commit())
+	must(t, s.Engine.Compact(t.Context()))
+	if full := got; s.Engine.Size().Total > full.Total-1<<20 {
+		t.Errorf("Size after 1.6 MB were deleted and the rest compacted: %+v, before %+v", s.Engine.Size(), full)
+	}
 }
 
 func testClosed(t *testing.T, s *Subject) {

@@ -373,13 +373,21 @@ func (s *store) Size() engine.Size {
 		s.stale.Store(false)
 		m := s.db.Metrics()
 		s.done()
-		total := int64(m.DiskSpaceUsage())
+		total := int64(m.DiskSpaceUsage() - passing(m))
 		live := m.Table.Local.LiveSize
 		garbage := m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
 		live -= min(garbage, live)
 		s.size = engine.Size{Total: total, InUse: min(int64(live), total)}
 	}
 	return engine.Size{Total: s.size.Total + memory, InUse: s.size.InUse + memory}
+}
+
+// passing is the part of the disk space in use that belongs to files which are
+// being written or wait for their removal.
+func passing(m *pebble.Metrics) uint64 {
+	tables, blobs := &m.Table.Local, &m.BlobFiles.Local
+	return tables.ObsoleteSize + tables.ZombieSize + blobs.ObsoleteSize + blobs.ZombieSize +
+		m.WAL.ObsoletePhysicalSize + uint64(m.Compact.InProgressBytes)
 }
 
 // closePatience is how long Close waits for those who use the engine. A call or

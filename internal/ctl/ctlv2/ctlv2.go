@@ -1,0 +1,275 @@
+// Package ctlv2 is etcdctl with ETCDCTL_API=2: the commands of the v2 API, as
+// etcd 3.5 had them last.
+//
+// In: a [ctl.Process], whose command line is read as Go's flag package reads one.
+// Out: what the command prints, the requests it makes of the v2 API, and the exit
+// code of the process.
+//
+// Always true: output, error texts and exit codes are those of etcdctl 3.5. Help
+// texts are our own, and what is said beyond etcdctl's words stands on further
+// lines of standard error.
+package ctlv2
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"go.etcd.io/etcd/api/v3/version"
+	client "go.etcd.io/etcd/client/v2"
+
+	"quorate/internal/ctl"
+	"quorate/internal/suggest"
+)
+
+// Env is the variable that chooses the API, API its value for this package. Any
+// other is nothing to etcdctl 3.7.
+const (
+	Env = "ETCDCTL_API"
+	API = "2"
+)
+
+// Exit codes. Scripts depend on them; they are etcdctl's.
+const (
+	exitError         = 1
+	exitBadConnection = 2
+	exitNoSuchCommand = 3
+	exitServerError   = 4
+	exitNotHealthy    = 5
+	exitBadArgs       = 128
+)
+
+// failure ends a command with an exit code. Its text goes to standard error as
+// it is; an empty one means that everything has been said.
+type failure struct {
+	code int
+	text string
+}
+
+func (f *failure) Error() string { return f.text }
+
+// plain is a failure with code 1 that says no more than what is given.
+func plain(format string, a ...any) error {
+	return &failure{exitError, fmt.Sprintf(format, a...) + "\n"}
+}
+
+// badArgs refuses the arguments of a command.
+func badArgs(text string) error { return refused(exitBadArgs, errors.New(text)) }
+
+// refused ends a command with the error of a request. The two blanks are
+// etcdctl's.
+func refused(code int, err error) error {
+	text := fmt.Sprintln("Error: ", err)
+	var cluster *client.ClusterError
+	if errors.As(err, &cluster) {
+		text += cluster.Detail() + "\n"
+	}
+	if errors.Is(err, client.ErrInvalidJSON) {
+		text += "Members answer the v2 API if they were started with --enable-v2; for the v3 API, leave ETCDCTL_API unset.\n"
+	}
+	return &failure{code, text}
+}
+
+// tool is one run of etcdctl.
+type tool struct {
+	ctl.Process
+	code int
+
+	debug, noSync, insecureDiscovery bool
+	output                           string
+	discoverySRV                     string
+	endpoints, endpoint, peers       string
+	certFile, keyFile, caFile        string
+	username                         string
+	timeout, totalTimeout            time.Duration
+}
+
+// globals are the flags that stand before the command.
+func (t *tool) globals() *flagSet {
+	fs := newFlagSet("etcdctl")
+	fs.BoolVar(&t.debug, "debug", false, "print each request as a command line of curl, on standard error")
+	fs.BoolVar(&t.noSync, "no-sync", false, "talk to the given endpoints only, not to those that the members advertise")
+	fs.StringVar(&t.output, "output", "simple", "output format: simple, extended or json")
+	fs.alias("o", "output")
+	fs.StringVar(&t.discoverySRV, "discovery-srv", "", "domain whose SRV records list the endpoints")
+	fs.alias("D", "discovery-srv")
+	fs.BoolVar(&t.insecureDiscovery, "insecure-discovery", false, "accept SRV records of endpoints without TLS")
+	fs.StringVar(&t.peers, "peers", "", "old name of --endpoints")
+	fs.alias("C", "peers")
+	fs.StringVar(&t.endpoint, "endpoint", "", "old name of --endpoints")
+	fs.StringVar(&t.endpoints, "endpoints", "", "where the members listen, comma separated (default "+defaultEndpoints+")")
+	fs.StringVar(&t.certFile, "cert-file", "", "file with the client's TLS certificate")
+	fs.StringVar(&t.keyFile, "key-file", "", "file with the client's TLS key")
+	fs.StringVar(&t.caFile, "ca-file", "", "file with the CA certificates that vouch for the servers")
+	fs.StringVar(&t.username, "username", "", "name[:password] to authenticate as (asks for a password if there is none)")
+	fs.alias("u", "username")
+	fs.DurationVar(&t.timeout, "timeout", 2*time.Second, "how long one request may take, connecting counted")
+	fs.DurationVar(&t.totalTimeout, "total-timeout", 5*time.Second, "how long a command may take; a watch takes what it takes")
+	return fs
+}
+
+// Run executes one command line and returns the exit code of the process.
+func Run(p ctl.Process) int {
+	// The commands of v2 have to be written out. cobra keeps this switch in a
+	// variable of its package, which ctl turns on.
+	cobra.EnablePrefixMatching = false
+
+	// What exec-watch starts may be another etcdctl.
+	p.Env = slices.DeleteFunc(slices.Clone(p.Env), func(e string) bool { return strings.HasPrefix(e, Env+"=") })
+	t := &tool{Process: p}
+	globals := t.globals()
+	showVersion := globals.Bool("version", false, "print the version")
+	globals.alias("v", "version")
+	root := t.root()
+	globals.show(root)
+
+	if err := globals.parse(p.Args, false); err != nil {
+		t.report(t.misused(root, err))
+		return t.code
+	}
+	switch {
+	case globals.help:
+		_ = root.Help() // what Stdout does not take is nobody's to know
+		return 0
+	case *showVersion:
+		fmt.Fprintln(p.Stdout, "etcdctl version:", version.Version)
+		fmt.Fprintln(p.Stdout, "API version: 2")
+		return 0
+	}
+	root.SetArgs(append([]string{}, globals.Args()...)) // of nil cobra would make os.Args
+	if err := root.Execute(); err != nil {
+		t.report(plain("%v", err))
+	}
+	return t.code
+}
+
+func (t *tool) report(err error) {
+	if err == nil {
+		return
+	}
+	var f *failure
+	if !errors.As(err, &f) {
+		f = &failure{exitError, err.Error() + "\n"}
+	}
+	t.code = f.code
+	fmt.Fprint(t.Stderr, f.text)
+}
+
+// misused shows how a command is used, after what was wrong about it.
+func (t *tool) misused(cmd *cobra.Command, err error) error {
+	head := "Incorrect Usage: "
+	if cmd.HasSubCommands() {
+		head = "Incorrect Usage. "
+		if clash := new(clashError); errors.As(err, &clash) {
+			head = ""
+		}
+	}
+	fmt.Fprintf(t.Stdout, "%s%v\n\n", head, err)
+	_ = cmd.Help()
+	return plain("%v", err)
+}
+
+func (t *tool) root() *cobra.Command {
+	root := t.group("etcdctl", "Reads and changes what a cluster holds under the v2 API. Flags for all commands stand before the command.",
+		t.getCommand(), t.lsCommand(), t.setCommand(), t.mkCommand(), t.updateCommand(), t.rmCommand(),
+		t.mkdirCommand(), t.setdirCommand(), t.updatedirCommand(), t.rmdirCommand(),
+		t.watchCommand(), t.execWatchCommand(),
+		t.clusterHealthCommand(), t.memberCommand(), t.importCommand(),
+		t.userCommand(), t.roleCommand(), t.authCommand())
+	root.CompletionOptions.DisableDefaultCmd = true
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetIn(t.Stdin)
+	root.SetOut(t.Stdout)
+	root.SetErr(t.Stderr)
+	root.SetHelpCommand(&cobra.Command{
+		Use: "help [command]", Aliases: []string{"h"}, Short: "Shows the commands, or how one of them is used",
+		DisableFlagParsing: true,
+		Run: func(_ *cobra.Command, args []string) {
+			if len(args) == 0 {
+				_ = root.Help()
+				return
+			}
+			if cmd := child(root, args[0]); cmd != nil {
+				_ = cmd.Help()
+				return
+			}
+			t.report(t.unknown(root, args[0]))
+		},
+	})
+	return root
+}
+
+// group is a command of which only those below it do anything.
+func (t *tool) group(name, short string, below ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: name, Short: short, DisableFlagParsing: true, Args: cobra.ArbitraryArgs}
+	fs := newFlagSet(name)
+	cmd.Run = func(cmd *cobra.Command, args []string) {
+		if err := fs.parse(args, false); err != nil {
+			t.report(t.misused(cmd, err))
+			return
+		}
+		if args = fs.Args(); fs.help || len(args) == 0 {
+			_ = cmd.Help()
+			return
+		}
+		if args[0] != "help" && args[0] != "h" {
+			t.report(t.unknown(cmd, args[0]))
+			return
+		}
+		if len(args) == 1 {
+			_ = cmd.Help()
+		} else if c := child(cmd, args[1]); c != nil {
+			_ = c.Help()
+		} else {
+			t.report(t.unknown(cmd, args[1]))
+		}
+	}
+	cmd.AddCommand(below...)
+	return cmd
+}
+
+// leaf is a command that does something. flags adds to its flags and may be nil.
+func (t *tool) leaf(use, short string, flags func(fs *flagSet), run func(args []string) error) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, DisableFlagParsing: true, DisableFlagsInUseLine: true}
+	fs := newFlagSet(cmd.Name())
+	if flags != nil {
+		flags(fs)
+	}
+	fs.show(cmd)
+	cmd.Run = func(cmd *cobra.Command, args []string) {
+		switch err := fs.parse(args, true); {
+		case err != nil:
+			t.report(t.misused(cmd, err))
+		case fs.help:
+			_ = cmd.Help()
+		default:
+			t.report(run(fs.Args()))
+		}
+	}
+	return cmd
+}
+
+func child(cmd *cobra.Command, name string) *cobra.Command {
+	for _, c := range cmd.Commands() {
+		if c.Name() == name || c.HasAlias(name) {
+			return c
+		}
+	}
+	return nil
+}
+
+// unknown refuses a word that is no command below cmd, and says what was
+// probably meant.
+func (t *tool) unknown(cmd *cobra.Command, word string) error {
+	text := fmt.Sprintf("No help topic for '%s'\n", word)
+	if !cmd.HasParent() && ctl.Knows(word) {
+		text += fmt.Sprintf("%q is a command of the v3 API: leave ETCDCTL_API unset for it.\n", word)
+	} else if near := suggest.Below(cmd, word); near != "" {
+		text += fmt.Sprintf("Did you mean %q?\n", near)
+	}
+	return &failure{exitNoSuchCommand, text}
+}
