@@ -42,7 +42,10 @@ func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) 
 	}
 	if next == nil && len(ents) == 0 && !(mustSync && l.pending) {
 		if mustSync && l.unsynced {
-			return l.sync()
+			if err := l.sync(); err != nil {
+				return err
+			}
+			return l.noteSynced()
 		}
 		return nil
 	}
@@ -52,6 +55,9 @@ func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) 
 	}
 	if mustSync {
 		if err := l.sync(); err != nil {
+			return err
+		}
+		if err := l.noteSynced(); err != nil {
 			return err
 		}
 	}
@@ -137,22 +143,23 @@ func (l *Log) setHardState(hs *raftpb.HardState) {
 // are. It begins a new segment first if they do not fit, so that the write
 // itself stays within space that is reserved.
 func (l *Log) writeGroup(hs *raftpb.HardState, ents []*raftpb.Entry) ([]slot, error) {
-	need := int64(recordOverhead + 32) // the state
+	need := int64(2*recordOverhead + 32) // the state, and what says that all before is synced
 	for _, e := range ents {
 		need += int64(entrySize(e)) + recordOverhead
 	}
-	if err := l.makeRoom(need); err != nil {
+	if err := l.makeRoom(need, l.markRoom()); err != nil {
 		return nil, err
 	}
 	slots := make([]slot, 0, len(ents))
 	seq := uint32(l.tailSeg.seq)
-	off, crc := l.tailOff, l.crc
-	w := groupWriter{l: l, buf: l.buf[:0], off: off}
+	w := groupWriter{l: l, buf: l.appendSynced(l.buf[:0]), off: l.tailOff}
+	off, crc := l.tailOff+int64(len(w.buf)), l.crc
 	for _, e := range ents {
 		s := slot{term: e.GetTerm(), off8: uint32(off / 8), seq: seq, before: crc, size: uint32(entrySize(e))}
 		slots = append(slots, s)
 		n := len(w.buf)
 		w.buf, crc = appendEntryFrame(w.buf, crc, e)
+		l.doubtful = l.doubtful || doubtful(w.buf[n:], off)
 		off += int64(len(w.buf) - n)
 		if len(w.buf) >= flushBytes {
 			if err := w.flush(false); err != nil {
@@ -165,7 +172,9 @@ func (l *Log) writeGroup(hs *raftpb.HardState, ents []*raftpb.Entry) ([]slot, er
 	}
 	if hs != nil {
 		var state [32]byte
+		n := len(w.buf)
 		w.buf, crc = appendRecord(w.buf, crc, TypeState, appendHardState(state[:0], hs))
+		l.doubtful = l.doubtful || doubtful(w.buf[n:], off)
 	}
 	if err := w.flush(true); err != nil {
 		return nil, err
@@ -179,12 +188,12 @@ func (l *Log) writeGroup(hs *raftpb.HardState, ents []*raftpb.Entry) ([]slot, er
 
 // writeRecords writes records that are not entries; encode appends them to b.
 func (l *Log) writeRecords(need int64, encode func(b []byte, crc uint32) ([]byte, uint32)) error {
-	if err := l.makeRoom(need); err != nil {
+	if err := l.makeRoom(need+recordOverhead, 0); err != nil {
 		return err
 	}
 	w := groupWriter{l: l, off: l.tailOff}
 	var crc uint32
-	w.buf, crc = encode(l.buf[:0], l.crc)
+	w.buf, crc = encode(l.appendSynced(l.buf[:0]), l.crc)
 	if err := w.flush(true); err != nil {
 		return err
 	}
@@ -219,7 +228,7 @@ func (w *groupWriter) flush(end bool) error {
 	}
 	metrics.DiskWALWriteBytesTotal.Add(float64(n))
 	l.zeroed = max(l.zeroed, zeroed)
-	l.unsynced = true
+	l.unsynced, l.noted = true, false
 	w.off += int64(n)
 	w.buf = w.buf[:0]
 	if end {
@@ -248,9 +257,15 @@ func (w *groupWriter) undo(to int64, cause error) error {
 
 var zeros [zeroAhead]byte
 
+// markRoom is what entries leave free at the end of a segment. On a full disk there
+// is no new segment; a mark must have its place nevertheless, for without a newer
+// one no old segment can go and make room.
+func (l *Log) markRoom() int64 { return min(16<<10, l.opts.SegmentBytes/16) }
+
 // makeRoom makes the tail take need more bytes without asking the disk for
-// space.
-func (l *Log) makeRoom(need int64) error {
+// space, and leaves so many behind them.
+func (l *Log) makeRoom(need, leave int64) error {
+	need += leave
 	if l.tailOff+need <= l.tailCap {
 		return nil
 	}
@@ -345,6 +360,7 @@ func (l *Log) cut(index uint64, extra func(b []byte, crc uint32) ([]byte, uint32
 		l.lg.Warn("failed to trim a log segment", zap.String("path", l.tailPath()), zap.Error(err))
 	}
 	l.tail, l.tailSeg, l.pending, l.unsynced = f, next, false, false
+	l.doubtful, l.noted = false, true // the head says what is synced
 	l.mu.Lock()
 	l.segs = append(l.segs, next)
 	l.mu.Unlock()
@@ -451,12 +467,12 @@ func (l *Log) SaveMark(m SnapshotMark) error {
 		return err
 	}
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.mark, l.hs = m, hs
 	if m.Alone {
 		l.table.compact(m.Index)
 	}
-	return nil
+	l.mu.Unlock()
+	return l.noteSynced()
 }
 
 // writeMark writes the state, if it is new, and the mark.
@@ -467,10 +483,15 @@ func (l *Log) writeMark(m SnapshotMark, hs *raftpb.HardState) error {
 	}
 	withState := hs != l.hs || l.pending
 	err = l.writeRecords(int64(len(data)+2*recordOverhead+32), func(b []byte, crc uint32) ([]byte, uint32) {
+		off, n := l.tailOff+int64(len(b)), len(b)
 		if withState && hs != nil {
 			b, crc = appendRecord(b, crc, TypeState, appendHardState(nil, hs))
+			l.doubtful = l.doubtful || doubtful(b[n:], off)
+			off, n = off+int64(len(b)-n), len(b)
 		}
-		return appendRecord(b, crc, TypeSnapshot, data)
+		b, crc = appendRecord(b, crc, TypeSnapshot, data)
+		l.doubtful = l.doubtful || doubtful(b[n:], off)
+		return b, crc
 	})
 	if err == nil {
 		l.pending = false

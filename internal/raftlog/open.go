@@ -123,10 +123,10 @@ func (l *Log) openTail(r *replay, s segment) error {
 		return fmt.Errorf("raftlog: read %s behind offset %d: %w", path, end, err)
 	}
 	if dirt > end {
-		if is, err := changed(f, path, end, size, crc); err != nil {
+		if reason, err := changed(f, path, end, size, crc); err != nil {
 			return err
-		} else if is {
-			return &CorruptError{File: path, Offset: end, Err: errChanged}
+		} else if reason != nil {
+			return &CorruptError{File: path, Offset: end, Err: reason}
 		}
 		// r.finish refuses a log that has lost what it says is committed. Do not
 		// touch the file before that is known.

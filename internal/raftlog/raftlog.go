@@ -167,6 +167,8 @@ type Log struct {
 	tailHead int64    // size of the head records of the tail
 	crc      uint32   // running checksum at tailOff
 	unsynced bool     // the tail has writes that are not synced
+	doubtful bool     // a frame that was written since noteSynced could be taken for torn
+	noted    bool     // the last record says that all before it is synced
 	pending  bool     // hs is newer than the log's last state record
 	buf      []byte   // write buffer, kept between calls
 	failed   error    // set once, then every write returns it

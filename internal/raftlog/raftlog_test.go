@@ -315,7 +315,7 @@ func TestSegments(t *testing.T) {
 	for _, s := range segs {
 		st, err := fs.Stat("wal/" + s.name())
 		must(t, err)
-		if st.Size() > 5200 {
+		if st.Size() > 5500 { // with what is left for a mark
 			t.Errorf("%s has %d bytes, want at most a segment", s.name(), st.Size())
 		}
 	}

@@ -108,10 +108,10 @@ func scanSegment(f vfs.File, path string, size int64, last bool, crc uint32,
 		return off, crc, &CorruptError{File: path, Offset: off, Err: err}
 	}
 	cut := func() (int64, uint32, error) {
-		if is, err := changed(f, path, off, size, crc); err != nil {
+		if reason, err := changed(f, path, off, size, crc); err != nil {
 			return off, crc, err
-		} else if is {
-			return bad(errChanged)
+		} else if reason != nil {
+			return bad(reason)
 		}
 		return off, crc, errTorn
 	}

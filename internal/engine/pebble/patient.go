@@ -2,6 +2,7 @@ package pebble
 
 import (
 	"errors"
+	"os"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -9,23 +10,60 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-var errFull = errors.New("no space left on device")
+var errFull error = syscall.ENOSPC
 
 // patientFS waits when the disk is full: a write that fails for want of space
 // is reported and tried again until there is space. So a full disk stalls
 // flushes, and in the end writers, but fails none; Pebble itself would retry a
 // failed flush without a pause, and give up for good if it was the list of files
 // that did not fit.
+//
+// What fails for another reason is not tried again here: the owner hears of it
+// and stops the member. Until it has, Pebble goes on trying, and patientFS lets it
+// do so once a second instead of as fast as it can. The same holds for a sync that
+// finds no room, which must not be repeated: its pages may be gone.
 type patientFS struct {
 	vfs.FS
-	closing <-chan struct{}
+	closing <-chan struct{} // ends waits
+	giveUp  <-chan struct{} // does so, too
 	report  func(error)
 	onSpace func(full bool)
 	full    atomic.Bool
+	broken  atomic.Bool // something failed for good
+	hold    atomic.Bool // the next attempt waits
+}
+
+// brokenPause is between attempts that are not worth much. Only tests change it.
+var brokenPause = time.Second
+
+// failed slows down the attempts that follow a failure of a flush or compaction.
+func (p *patientFS) failed(err error) {
+	if errors.Is(err, syscall.ENOSPC) {
+		p.hold.Store(true)
+	} else {
+		p.broken.Store(true)
+	}
+}
+
+// pause returns false if the engine has no time to wait.
+func (p *patientFS) pause(d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-p.closing:
+	case <-p.giveUp:
+	}
+	time.Sleep(20 * time.Millisecond) // Pebble tries again at once until it is closed
+	return false
 }
 
 // retry runs f until it does not fail for want of space, or the engine closes.
 func (p *patientFS) retry(f func() error) error {
+	if p.broken.Load() || p.hold.Swap(false) {
+		p.pause(brokenPause)
+	}
 	for pause := 20 * time.Millisecond; ; pause = min(2*pause, time.Second) {
 		err := f()
 		if !errors.Is(err, syscall.ENOSPC) {
@@ -38,12 +76,7 @@ func (p *patientFS) retry(f func() error) error {
 			p.report(err)
 			p.onSpace(true)
 		}
-		t := time.NewTimer(pause)
-		select {
-		case <-t.C:
-		case <-p.closing:
-			t.Stop()
-			time.Sleep(20 * time.Millisecond) // Pebble tries again at once until it is closed
+		if !p.pause(pause) {
 			return err
 		}
 	}
@@ -80,6 +113,10 @@ func (p *patientFS) Link(oldname, newname string) error {
 
 func (p *patientFS) Rename(oldname, newname string) error {
 	return p.retry(func() error { return p.FS.Rename(oldname, newname) })
+}
+
+func (p *patientFS) MkdirAll(dir string, perm os.FileMode) error {
+	return p.retry(func() error { return p.FS.MkdirAll(dir, perm) })
 }
 
 type patientFile struct {

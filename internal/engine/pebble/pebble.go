@@ -21,6 +21,7 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -34,9 +35,15 @@ import (
 // one, has the directory open.
 var ErrInUse = errors.New("pebble: directory is in use")
 
-// ErrFatal marks a background error after which the engine does nothing more: a
-// write to its list of files failed, so it cannot tell what is durable. The
-// member must stop; what was flushed before is safe.
+// ErrFailed marks the error of a flush or compaction that failed for another
+// reason than want of space. What is committed stays readable and in memory, but
+// the engine may never be able to write it down: the member must stop. What was
+// flushed before is safe.
+var ErrFailed = errors.New("pebble: engine cannot write")
+
+// ErrFatal marks an error after which the engine does nothing more: a write to its
+// list of files failed, so it cannot tell what is durable. The member must stop;
+// what was flushed before is safe.
 var ErrFatal = errors.New("pebble: engine has stopped")
 
 // Options of an engine; zero values are defaults.
@@ -47,11 +54,17 @@ type Options struct {
 	Logger        *zap.Logger
 	// ReadOnly opens an engine that exists and changes nothing on the disk.
 	ReadOnly bool
-	// OnBackgroundError hears of failed flushes and compactions, which Pebble
-	// retries, of a full disk, for which writes wait, and of errors that wrap
-	// ErrFatal. It is called from any goroutine and must not call the engine. If
-	// it is nil, errors are logged and a fatal one ends the process.
+	// OnBackgroundError hears of failed flushes and compactions, of a full disk, for
+	// which writes wait, of damage that a reader has met, and of errors that wrap
+	// ErrFatal. It is called from any goroutine and must not call the engine. If it
+	// is nil, errors are logged.
 	OnBackgroundError func(error)
+	// OnFailure hears once that the engine cannot go on, with an error that wraps
+	// ErrFailed or ErrFatal. It is called like OnBackgroundError. If it is nil, a
+	// fatal error ends the process unless OnBackgroundError hears of it.
+	OnFailure func(error)
+	// GiveUp, when it is closed, ends waits for space on the disk: what waits fails.
+	GiveUp <-chan struct{}
 	// OnSpace hears that a write found no room on the disk, true, and that one
 	// found room again, false. Until then flushes wait, and batches as soon as the
 	// memtables are full. It is called like OnBackgroundError.
@@ -99,6 +112,9 @@ type store struct {
 
 	fatalOnce sync.Once
 	fatal     chan struct{} // closed when the engine has stopped
+	failOnce  sync.Once
+	failed    chan struct{} // closed when failure is set
+	failure   error
 
 	// stale says that files have changed since size was computed.
 	stale atomic.Bool
@@ -113,8 +129,9 @@ type store struct {
 // ErrInUse, engine.CorruptionError, or the file system's.
 func Open(dir string, o Options) (engine.Engine, error) {
 	o = o.withDefaults()
-	s := &store{dir: dir, o: o, unused: make(chan struct{}), closing: make(chan struct{}), fatal: make(chan struct{})}
-	s.disk = &patientFS{FS: o.FS, closing: s.closing, report: s.report, onSpace: o.OnSpace}
+	s := &store{dir: dir, o: o, unused: make(chan struct{}), closing: make(chan struct{}),
+		fatal: make(chan struct{}), failed: make(chan struct{})}
+	s.disk = &patientFS{FS: o.FS, closing: s.closing, giveUp: o.GiveUp, report: s.report, onSpace: o.OnSpace}
 	s.stale.Store(true)
 	if !o.ReadOnly {
 		if err := s.disk.MkdirAll(dir, 0o700); err != nil {
@@ -185,7 +202,7 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
 	stale := func() { s.stale.Store(true) }
 	o.EventListener = &pebble.EventListener{
-		BackgroundError: func(err error) { s.report(s.wrap(err)) },
+		BackgroundError: func(err error) { s.backgroundError(s.wrap(err)) },
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.report(&engine.CorruptionError{File: i.Path, Err: i.Details})
 		},
@@ -208,17 +225,47 @@ func (s *store) report(err error) {
 		s.o.OnBackgroundError(err)
 		return
 	}
-	if errors.Is(err, ErrFatal) {
+	if errors.Is(err, ErrFatal) && s.o.OnFailure == nil {
 		s.o.Logger.Fatal("storage engine has stopped", zap.Error(err))
 	}
 	s.o.Logger.Error("storage engine", zap.Error(err))
+}
+
+// backgroundError judges the error of a flush or compaction. Pebble tries again
+// whatever it was; only want of space is worth that.
+func (s *store) backgroundError(err error) {
+	if s.closed.Load() {
+		return // it was told to end
+	}
+	s.disk.failed(err)
+	if errors.Is(err, syscall.ENOSPC) {
+		s.report(err)
+		return
+	}
+	s.fail(fmt.Errorf("%w: %w", ErrFailed, err))
+}
+
+// fail tells the owner, once, that the engine cannot go on.
+func (s *store) fail(err error) {
+	s.failOnce.Do(func() {
+		s.failure = err
+		close(s.failed)
+		s.report(err)
+		if s.o.OnFailure != nil {
+			s.o.OnFailure(err)
+		}
+	})
 }
 
 // die is called instead of a return to code that cannot go on.
 func (s *store) die(err error) {
 	s.fatalOnce.Do(func() {
 		close(s.fatal)
-		s.report(fmt.Errorf("%w: %w", ErrFatal, err))
+		if err = fmt.Errorf("%w: %w", ErrFatal, err); s.isFailed() {
+			s.report(err) // the owner has been told already
+		} else {
+			s.fail(err)
+		}
 	})
 	runtime.Goexit()
 }
@@ -305,6 +352,15 @@ func (s *store) NewSnapshot() engine.Snapshot {
 // NewBatch implements engine.Engine.
 func (s *store) NewBatch() engine.Batch { return &batch{s: s, b: s.db.NewBatch()} }
 
+func (s *store) isFailed() bool {
+	select {
+	case <-s.failed:
+		return true
+	default:
+		return false
+	}
+}
+
 // Flush implements engine.Engine. On a full disk it waits for space.
 func (s *store) Flush() error {
 	if !s.use() {
@@ -320,6 +376,8 @@ func (s *store) Flush() error {
 		return nil
 	case <-s.fatal:
 		return ErrFatal
+	case <-s.failed:
+		return s.failure
 	case <-s.closing:
 		return engine.ErrClosed
 	}
@@ -337,12 +395,17 @@ func (s *store) Compact(ctx context.Context) error {
 		select {
 		case <-s.closing:
 			cancel()
+		case <-s.failed:
+			cancel()
 		case <-ctx.Done():
 		}
 	}()
 	err := s.db.Compact(ctx, []byte{0}, []byte{0xff}, false)
-	if err != nil && s.closed.Load() {
+	switch {
+	case err != nil && s.closed.Load():
 		return engine.ErrClosed
+	case err != nil && s.isFailed():
+		return s.failure
 	}
 	return s.wrap(err)
 }
@@ -541,12 +604,36 @@ func (b *batch) Commit() error {
 		return engine.ErrClosed
 	}
 	defer b.s.done()
+	if b.s.disk.full.Load() || b.s.disk.broken.Load() {
+		if err := b.s.awaitFlush(); err != nil {
+			return err
+		}
+	}
 	n := int64(b.b.Len())
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return b.s.wrap(err)
 	}
 	b.s.unflushed.Add(n)
 	return b.s.wrap(b.b.Close())
+}
+
+// awaitFlush waits while the disk takes nothing and there is no memory left for
+// what is committed: inside of Pebble nothing could end that wait.
+func (s *store) awaitFlush() error {
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for s.unflushed.Load() > s.o.MemTableBytes && (s.disk.full.Load() || s.isFailed()) {
+		select {
+		case <-s.failed:
+			return s.failure
+		case <-s.closing:
+			return engine.ErrClosed
+		case <-s.o.GiveUp:
+			return errFull
+		case <-poll.C:
+		}
+	}
+	return nil
 }
 
 func (b *batch) Discard() { b.keep(b.b.Close()) }
