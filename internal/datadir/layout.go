@@ -215,10 +215,16 @@ func readSmall(fs vfs.FS, path string) (string, error) {
 	return string(b), nil
 }
 
+const tmpSuffix = ".tmp"
+
+// IsTemp reports whether a file of this name, below Member, is one that WriteFile was
+// writing: when nobody is, it is what a crash has left.
+func IsTemp(name string) bool { return strings.HasSuffix(name, tmpSuffix) }
+
 // WriteFile replaces a small file: after a crash it has its old or its new
 // content.
 func WriteFile(fs vfs.FS, path string, content []byte) error {
-	tmp := path + ".tmp"
+	tmp := path + tmpSuffix
 	f, err := fs.Create(tmp, fileCategory)
 	if err != nil {
 		return fmt.Errorf("create %s: %w", tmp, err)

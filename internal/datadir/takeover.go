@@ -157,6 +157,12 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 // its first step the take-over can only be finished, which Begin does if a crash
 // comes between.
 func (t *Takeover) Finish() error {
+	if p, err := t.l.readPointer(); err == nil && p.task == putAside { // a call before this one found no room
+		if err := finishPutAside(t.l, p, t.lg); err != nil {
+			return err
+		}
+		return t.unlock()
+	}
 	aside, err := t.l.freeName(fmt.Sprintf("snap.etcd-%016x", t.Index))
 	if err != nil {
 		return err

@@ -405,10 +405,14 @@ func (l *Log) prepareSpare() {
 // newSpare alternates between two names, as etcd does, so that a new file is
 // never made under the name of the one that was renamed last.
 func (l *Log) newSpare() *spare {
-	name := fmt.Sprintf("%d.tmp", l.spareSeq%2)
+	name := spareName(l.spareSeq % spareNames)
 	l.spareSeq++
 	return &spare{fs: l.fs, path: l.fs.PathJoin(l.dir, name), done: make(chan struct{})}
 }
+
+const spareNames = 2
+
+func spareName(i int) string { return fmt.Sprintf("%d.tmp", i) }
 
 func (s *spare) make(size int64) {
 	s.file, s.err = allocate(s.fs, s.path, size)

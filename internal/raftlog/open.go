@@ -57,7 +57,18 @@ func (l *Log) open() error {
 	l.md, l.rawMD = r.md, r.rawMD
 	l.hs, l.mark, l.table = r.hs, r.mark, r.table
 	l.removeRemainders(segs[:len(segs)-len(l.segs)])
+	l.removeSpares()
 	return nil
+}
+
+// removeSpares removes segments that were being prepared when the process ended.
+func (l *Log) removeSpares() {
+	for i := range spareNames {
+		path := l.fs.PathJoin(l.dir, spareName(i))
+		if err := l.fs.Remove(path); err != nil && !isNotExist(err) {
+			l.lg.Warn("failed to remove an unused log segment", zap.String("path", path), zap.Error(err))
+		}
+	}
 }
 
 // removeRemainders removes segments before a gap. The log does without them, as

@@ -164,7 +164,7 @@ func TestMarkOnFullDisk(t *testing.T) {
 		}
 	}
 	for at := next - 5; at < next-1; at++ {
-		must(t, l.SaveMark(SnapshotMark{at, 1, conf(7)}))
+		must(t, l.SaveMark(SnapshotMark{Index: at, Term: 1, ConfState: conf(7)}))
 	}
 	must(t, l.Compact(next-2))
 	if len(l.segs) > 2 {

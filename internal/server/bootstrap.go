@@ -72,13 +72,15 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	if cfg.Logger == nil {
 		cfg.Logger = zap.NewNop()
 	}
-	m := &Member{cfg: cfg, lg: cfg.Logger, fewLines: limited(cfg.Logger)}
+	m := &Member{cfg: cfg, lg: cfg.Logger, fewLines: limited(cfg.Logger), failed: make(chan struct{})}
+	m.rootCtx, m.cancel = context.WithCancel(context.Background())
 	if err := m.openAuth(); err != nil {
 		return nil, err
 	}
 	m.peers = transport.NewClient(cfg.PeerTLS, time.Second+cfg.electionTimeout())
 	defer func() {
 		if err != nil {
+			m.cancel()
 			m.abandonTakeOver()
 		}
 	}()
@@ -98,10 +100,10 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 			m.log.Close()
 		}
 	}()
-	if err := m.openStore(id); err != nil {
+	if err := m.openStore(ctx, id); err != nil {
 		return nil, withWayOut(err)
 	}
-	m.home().RemoveRemains(m.storeInUse)
+	m.home().RemoveRemains(m.storeDir())
 	if cfg.ForceNew {
 		err = m.forceNewCluster()
 	}
@@ -156,7 +158,10 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 		return identity{}, errLogDir(cfg.logDir(), err)
 	}
 	if hasLog {
-		if m.log, err = raftlog.Open(cfg.FS, cfg.logDir(), opts); err != nil {
+		if err := m.patiently(ctx, "repair of the raft log", cfg.logDir(), func() (err error) {
+			m.log, err = raftlog.Open(cfg.FS, cfg.logDir(), opts)
+			return err
+		}); err != nil {
 			return identity{}, fmt.Errorf("open raft log: %w", err)
 		}
 		id, err := m.resume(ctx, store, hasStore)
@@ -172,14 +177,17 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 	if err != nil {
 		return identity{}, err
 	}
-	if err := datadir.MakeDirs(cfg.FS, filepath.Dir(cfg.logDir())); err != nil {
-		return identity{}, err
-	}
-	if m.log, err = raftlog.Create(cfg.FS, cfg.logDir(), raftlog.Metadata{NodeID: id.id, ClusterID: id.cluster}, opts); err != nil {
+	if err := m.patiently(ctx, "the raft log", cfg.logDir(), func() error {
+		err := datadir.MakeDirs(cfg.FS, filepath.Dir(cfg.logDir()))
+		if err == nil {
+			m.log, err = raftlog.Create(cfg.FS, cfg.logDir(), raftlog.Metadata{NodeID: id.id, ClusterID: id.cluster}, opts)
+		}
+		return err
+	}); err != nil {
 		return identity{}, fmt.Errorf("create raft log: %w", err)
 	}
-	if err = m.makeHome(id); err == nil {
-		err = m.writeFirst(id)
+	if err = m.makeHome(ctx, id); err == nil {
+		err = m.writeFirst(ctx, id)
 	}
 	if err != nil {
 		m.log.Close()
@@ -205,7 +213,7 @@ func (m *Member) resume(ctx context.Context, store string, hasStore bool) (ident
 			"If the store is lost, %s", store, cfg.logDir(), first, wayOut)
 	}
 	m.warnOtherCluster(md)
-	if err := m.makeHome(id); err != nil {
+	if err := m.makeHome(ctx, id); err != nil {
 		return identity{}, err
 	}
 	hs, _, err := m.log.InitialState()
@@ -223,24 +231,26 @@ func (m *Member) resume(ctx context.Context, store string, hasStore bool) (ident
 			zap.String("wal-dir", cfg.logDir()), zap.String("member-id", membership.FormatID(id.id)), zap.Error(err))
 		return id, nil
 	}
-	return fresh, m.writeFirst(fresh)
+	return fresh, m.writeFirst(ctx, fresh)
 }
 
 // makeHome makes the directories of the member and notes in them whose they are.
-func (m *Member) makeHome(id identity) error {
-	if err := datadir.MakeDirs(m.cfg.FS, m.cfg.DataDir, m.cfg.memberDir(), m.cfg.snapDir()); err != nil {
-		return err
-	}
-	return m.writeOwnerFile(id)
+func (m *Member) makeHome(ctx context.Context, id identity) error {
+	return m.patiently(ctx, "the data directory", m.cfg.DataDir, func() error {
+		if err := datadir.MakeDirs(m.cfg.FS, m.cfg.DataDir, m.cfg.memberDir(), m.cfg.snapDir()); err != nil {
+			return err
+		}
+		return m.writeOwnerFile(id)
+	})
 }
 
 // writeFirst writes the entries with which every founder begins.
-func (m *Member) writeFirst(id identity) error {
+func (m *Member) writeFirst(ctx context.Context, id identity) error {
 	if len(id.entries) == 0 {
 		return nil
 	}
 	hs := &raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(len(id.entries)))}
-	if err := m.log.Append(hs, id.entries, true); err != nil {
+	if err := m.patiently(ctx, "the raft log", m.cfg.logDir(), func() error { return m.log.Append(hs, id.entries, true) }); err != nil {
 		return fmt.Errorf("write the first entries: %w", err)
 	}
 	return nil
@@ -374,7 +384,7 @@ func (m *Member) checkLearners(ms []membership.Member) error {
 
 // openStore opens the engine and the state machine and checks that they and the
 // log belong together.
-func (m *Member) openStore(id identity) error {
+func (m *Member) openStore(ctx context.Context, id identity) error {
 	cfg := &m.cfg
 	dir, err := m.currentStore()
 	if err != nil {
@@ -384,7 +394,7 @@ func (m *Member) openStore(id identity) error {
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	if err := m.homeOf(id).CheckTogether(eng); err != nil {
+	if err := m.patiently(ctx, "the raft log", cfg.logDir(), func() error { return m.homeOf(id).CheckTogether(eng) }); err != nil {
 		eng.Close()
 		return err
 	}
@@ -394,22 +404,22 @@ func (m *Member) openStore(id identity) error {
 	minTTL := (3*int64(cfg.ElectionTicks)/2*cfg.Tick.Nanoseconds() + int64(time.Second) - 1) / int64(time.Second)
 	m.replayed = m.log.HardState().GetCommit()
 	m.lessor = lease.New(minTTL, lease.Options{Checkpoints: cfg.LeaseCheckpoints, CheckpointInterval: cfg.CheckpointInterval})
-	mach, err := m.openMachine(eng)
+	mach, err := m.openMachine(eng, dir)
 	if err != nil {
 		eng.Close()
 		return err
 	}
-	if err := m.finishTakeOver(mach.ConfState()); err != nil {
+	if err := m.patiently(ctx, "taking over the directory of etcd", cfg.DataDir, func() error { return m.finishTakeOver(mach.ConfState()) }); err != nil {
 		mach.Close()
 		eng.Close()
 		return err
 	}
 	m.machine.Store(mach)
-	m.storeInUse = dir
+	m.storeInUse.Store(&dir)
 	return nil
 }
 
-func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
+func (m *Member) openMachine(eng engine.Engine, dir string) (*apply.Machine, error) {
 	cfg := &m.cfg
 	mach, err := apply.Open(eng, apply.Options{
 		Cluster: m.cluster, Lessor: m.lessor, Auth: m.auth, Replayed: m.replayed, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
@@ -417,7 +427,7 @@ func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
 		MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatch, CompactionPause: cfg.CompactionSleep, Logger: m.lg},
 	})
 	if err != nil {
-		return nil, fmt.Errorf("load store %s: %w", cfg.storeDir(), err)
+		return nil, fmt.Errorf("load store %s: %w", dir, err)
 	}
 	err = m.cluster.CheckVersion(m.cluster.Version())
 	if err == nil {
@@ -431,7 +441,7 @@ func (m *Member) openMachine(eng engine.Engine) (*apply.Machine, error) {
 }
 
 func (m *Member) openEngine(dir string) (engine.Engine, error) {
-	return pebble.Open(dir, pebble.Options{FS: m.cfg.FS, Logger: m.lg, OnSpace: func(full bool) {
+	return pebble.Open(dir, pebble.Options{FS: m.cfg.FS, Logger: m.lg, GiveUp: m.rootCtx.Done(), OnFailure: func(err error) { m.storeFailed(dir, err) }, OnSpace: func(full bool) {
 		m.storeFull.Store(full)
 		if full {
 			m.lg.Error("no room for the store: writes are refused until there is; free space on its disk", zap.String("dir", dir))
@@ -453,10 +463,9 @@ func (m *Member) build(id identity) error {
 	m.in = &inbox{}
 	m.logq, m.applyq = newQueue[logWork](), newQueue[applyWork]()
 	m.truncate, m.decide = make(chan struct{}, 1), make(chan struct{}, 1)
-	m.readyc, m.stop, m.halt, m.failed = make(chan struct{}), make(chan struct{}), make(chan struct{}), make(chan struct{})
+	m.readyc, m.stop, m.halt = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	first := make(chan struct{})
 	m.leaderChange.Store(&first)
-	m.rootCtx, m.cancel = context.WithCancel(context.Background())
 	m.passwords = newPasswords(cfg.BcryptCost, m.stop)
 	m.v2Peers = newV2Peers()
 	m.opened = cfg.Clock.Now()

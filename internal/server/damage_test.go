@@ -170,7 +170,7 @@ func TestChangedByteAnywhere(t *testing.T) {
 	for i := range 30 { // the newest is in the log alone
 		n.put(fmt.Sprintf("k/%03d", i), strings.Repeat("\x00", 40*i))
 	}
-	if err := n.m.layout().Use(n.m.cfg.storeDir()); err != nil { // as after a snapshot
+	if err := n.m.layout().Use(n.m.storeDir()); err != nil { // as after a snapshot
 		t.Fatal(err)
 	}
 	want, err := n.m.contents(ctx, past)

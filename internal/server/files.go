@@ -6,8 +6,11 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/metrics"
 )
 
 const fileCategory = vfs.DiskWriteCategory("member")
@@ -24,7 +27,9 @@ func saveStream(ctx context.Context, fs vfs.FS, tmp string, r io.Reader, name fu
 	}
 	_, err = io.Copy(f, contextReader{ctx, r})
 	if err == nil {
+		start := time.Now()
 		err = f.Sync()
+		metrics.SnapDBFsyncDurationSeconds.Observe(time.Since(start).Seconds())
 	}
 	if cerr := f.Close(); err == nil {
 		err = cerr

@@ -296,15 +296,16 @@ func (h Home) Retire(dir string, index uint64) error {
 	return errors.Join(errs...)
 }
 
-// RemoveRemains removes what a process that ended during an installation has
-// left: stores that are not in use and received files. Open calls it when the
-// store in use is known to be good.
+// RemoveRemains removes what a process that ended in the middle of something has
+// left: stores that are not in use, snapshots that came in or were being made, and
+// files that were to replace another. Open calls it when the store in use is known to
+// be good.
 func (h Home) RemoveRemains(inUse string) {
 	fs := h.Layout.FS
 	remove := func(dir string, remains func(name string) bool) {
 		names, err := fs.List(dir)
 		if err != nil {
-			h.Logger.Warn("failed to look for remains of an installation", zap.String("dir", dir), zap.Error(err))
+			h.Logger.Warn("failed to look for what a crash has left", zap.String("dir", dir), zap.Error(err))
 		}
 		for _, name := range names {
 			if !remains(name) {
@@ -312,14 +313,15 @@ func (h Home) RemoveRemains(inUse string) {
 			}
 			path := fs.PathJoin(dir, name)
 			if err := fs.RemoveAll(path); err != nil {
-				h.Logger.Warn("failed to remove what an installation has left", zap.String("path", path), zap.Error(err))
+				h.Logger.Warn("failed to remove what a crash has left", zap.String("path", path), zap.Error(err))
 			}
 		}
 	}
 	remove(h.Layout.Snap(), func(name string) bool {
-		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix)
+		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix) || snapshot.IsTemp(name)
 	})
 	remove(h.Layout.Member(), func(name string) bool {
-		return name != fs.PathBase(inUse) && (name == strings.TrimSuffix(datadir.StorePrefix, "-") || strings.HasPrefix(name, datadir.StorePrefix))
+		return datadir.IsTemp(name) ||
+			name != fs.PathBase(inUse) && (name == strings.TrimSuffix(datadir.StorePrefix, "-") || strings.HasPrefix(name, datadir.StorePrefix))
 	})
 }

@@ -130,8 +130,9 @@ func (m *Member) truncateLog() {
 		case <-m.rootCtx.Done():
 			return
 		}
-		if err := m.truncateOnce(); err != nil {
-			m.fail(fmt.Errorf("truncate raft log: %w", err))
+		err := m.patiently(m.rootCtx, "truncation of the raft log", m.cfg.logDir(), m.truncateOnce)
+		if err != nil && m.rootCtx.Err() == nil {
+			m.diskFailed(fmt.Errorf("truncate raft log: %w", err))
 			return
 		}
 	}
@@ -149,7 +150,7 @@ func (m *Member) truncateOnce() error {
 	if err != nil {
 		// Nothing is lost: the entries stay in the log. A full disk is the usual
 		// cause and ends when there is room.
-		m.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", m.cfg.storeDir()), zap.Error(err))
+		m.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", m.storeDir()), zap.Error(err))
 		return nil
 	}
 	if m.snapshots.Load() > 0 || applied <= m.mark.Load()+m.cfg.CatchUpEntries {
@@ -229,7 +230,7 @@ func (m *Member) flushStore() {
 		}
 		// A failure loses nothing, as the entries stay in the log; see truncateOnce.
 		if err := m.flush(m.rootCtx, mach.Engine()); err != nil && m.rootCtx.Err() == nil && m.mach() == mach {
-			m.lg.Warn("cannot flush the store", zap.String("dir", m.cfg.storeDir()), zap.Error(err))
+			m.lg.Warn("cannot flush the store", zap.String("dir", m.storeDir()), zap.Error(err))
 			continue
 		}
 		flushed = applied

@@ -30,9 +30,7 @@ type applyWork struct {
 const (
 	// maxApplyBytes bounds the entries that become one engine batch.
 	maxApplyBytes = 4 << 20
-	// diskRetry is how often a log that found no room tries again.
-	diskRetry = 500 * time.Millisecond
-	readRetry = 500 * time.Millisecond
+	readRetry     = 500 * time.Millisecond
 )
 
 // The core has no goroutine of its own: whoever brings it something to do and
@@ -217,7 +215,7 @@ func (m *Member) appendAll(works []logWork) bool {
 				break
 			}
 			if !errors.Is(err, raftlog.ErrNoSpace) {
-				m.fail(err)
+				m.diskFailed(err)
 				return false
 			}
 			if !m.waitForSpace(err) {
@@ -229,22 +227,6 @@ func (m *Member) appendAll(works []logWork) bool {
 		m.lg.Info("the raft log has room again; writes are accepted")
 	}
 	return true
-}
-
-// waitForSpace pauses until the log should be tried again. Nothing of the write
-// that failed is in the log and nobody was told that it is, so waiting loses
-// nothing; meanwhile new writes are refused (put.go).
-func (m *Member) waitForSpace(err error) bool {
-	if m.diskFull.CompareAndSwap(false, true) {
-		m.lg.Error("no room for the raft log: writes are refused until there is; free space on its disk",
-			zap.String("dir", m.cfg.logDir()), zap.Error(err))
-	}
-	select {
-	case <-time.After(diskRetry):
-		return true
-	case <-m.halt:
-		return false
-	}
 }
 
 // deliver sends what was waiting for durability.
@@ -334,7 +316,10 @@ func (m *Member) applyEntries(ents []apply.Entry) bool {
 	start := m.cfg.Clock.Now()
 	out, err := m.mach().Apply(ents)
 	if err != nil {
-		m.fail(err)
+		waited := m.rootCtx.Err() != nil && noRoom(err) // for room, and is told to stop
+		if !waited && !m.failing.Load() {
+			m.fail(err)
+		}
 		return false
 	}
 	m.applyTook(ents, out, m.cfg.Clock.Now().Sub(start))

@@ -134,7 +134,6 @@ func (c *Config) requestTimeout() time.Duration { return 5*time.Second + 2*c.ele
 func (c *Config) stallLimit() time.Duration { return 2*c.electionTimeout() - 2*c.Tick }
 
 func (c *Config) memberDir() string { return filepath.Join(c.DataDir, "member") }
-func (c *Config) storeDir() string  { return filepath.Join(c.memberDir(), "store") }
 func (c *Config) snapDir() string   { return filepath.Join(c.memberDir(), "snap") }
 
 func (c *Config) logDir() string {
@@ -156,17 +155,16 @@ type Member struct {
 	lessor   *lease.Lessor
 	auth     *auth.Store
 	// replayed is the index up to which the log was committed at the start.
-	replayed  uint64
-	passwords *passwords
-	v2Peers   *v2Peers
-	machine   atomic.Pointer[apply.Machine] // replaced as a whole when a snapshot is installed
-	hub       *watch.Hub
-	tr        *transport.Transport
-	peers     *transport.Client // questions to peers outside the streams
-	core      *Core
-	// Of the apply goroutine alone: scratch, and the directory of the store.
-	events     []watch.Event
-	storeInUse string
+	replayed   uint64
+	passwords  *passwords
+	v2Peers    *v2Peers
+	machine    atomic.Pointer[apply.Machine] // replaced as a whole when a snapshot is installed
+	hub        *watch.Hub
+	tr         *transport.Transport
+	peers      *transport.Client // questions to peers outside the streams
+	core       *Core
+	events     []watch.Event // scratch of the apply goroutine
+	storeInUse atomic.Pointer[string]
 	taken      *datadir.Takeover // of a start on a directory of etcd, else nil
 	// noteApplied, of tests, sees every entry as it is about to be applied.
 	noteApplied func(*apply.Entry)
@@ -210,6 +208,7 @@ type Member struct {
 	halt     chan struct{} // closed when ticks, log and apply may end
 	failOnce sync.Once
 	failed   chan struct{}
+	failing  atomic.Bool // a disk fails, and the member will
 	failErr  error
 	stopOnce sync.Once
 	// Of the ticker alone: the log write that it saw last, and how often.
@@ -295,6 +294,9 @@ func (m *Member) isLeader() bool { return m.lead.Load() == m.id }
 
 func (m *Member) mach() *apply.Machine { return m.machine.Load() }
 func (m *Member) kv() *mvcc.Store      { return m.mach().KV() }
+
+// storeDir returns the directory of the store in use.
+func (m *Member) storeDir() string { return *m.storeInUse.Load() }
 
 // timeoutError tells a client as well as the member knows why a request that
 // began at start got no answer in time.

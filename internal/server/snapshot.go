@@ -13,6 +13,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/datadir"
+	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/snapshot"
@@ -81,6 +82,7 @@ func (m *Member) completeSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 			defer m.snapshots.Add(-1)
 			if err := m.sendSnapshot(msg); err != nil {
 				m.lg.Warn("failed to send a snapshot", zap.String("to", membership.FormatID(msg.GetTo())), zap.Error(err))
+				m.pauseTransfer(m.rootCtx, err)
 				host{m}.ReportSnapshot(msg.GetTo(), false)
 				return
 			}
@@ -145,6 +147,7 @@ func (m *Member) snapshotOptions() snapshot.Options { return snapshot.Options{FS
 func (m *Member) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
 	start := time.Now()
 	if err := m.home().Receive(ctx, msg.GetSnapshot().GetMetadata().GetIndex(), m.received.Add(1), body); err != nil {
+		m.pauseTransfer(ctx, err)
 		return err
 	}
 	metrics.SnapDBSaveTotalDurationSeconds.Observe(time.Since(start).Seconds())
@@ -173,11 +176,15 @@ func (m *Member) install(w logWork) bool {
 			return false
 		}
 	}
+	logStep := func(step func() error) error { return m.patiently(m.rootCtx, "the raft log", m.cfg.logDir(), step) }
 	if err == nil {
-		err = m.home().ResetLog(meta)
+		err = logStep(func() error { return m.home().ResetLog(meta) })
 	}
 	if err == nil && (w.HardState != nil || len(w.Entries) > 0) {
-		err = m.log.Append(w.HardState, w.Entries, true)
+		err = logStep(func() error { return m.log.Append(w.HardState, w.Entries, true) })
+	}
+	if err != nil && m.rootCtx.Err() != nil && noRoom(err) {
+		return false // the next start finishes it
 	}
 	if err != nil {
 		m.fail(fmt.Errorf("install snapshot %d: %w", meta.GetIndex(), err))
@@ -191,20 +198,27 @@ func (m *Member) install(w logWork) bool {
 // exchange puts the imported store into use; readers of the old one finish on
 // it. It runs on the apply goroutine.
 func (m *Member) exchange(meta *raftpb.SnapshotMetadata) error {
-	eng, dir, err := m.home().Exchange(meta.GetIndex())
+	var (
+		eng engine.Engine
+		dir string
+	)
+	err := m.patiently(m.rootCtx, "installing a snapshot", m.cfg.memberDir(), func() (err error) {
+		eng, dir, err = m.home().Exchange(meta.GetIndex())
+		return err
+	})
 	if err != nil {
 		return err
 	}
 	old := m.mach()
-	oldDir := m.storeInUse
+	oldDir := m.storeDir()
 	hadV2 := old.V2().Written()
-	mach, err := m.openMachine(eng)
+	mach, err := m.openMachine(eng, dir)
 	if err != nil {
 		eng.Close()
 		return err
 	}
 	m.machine.Store(mach)
-	m.storeInUse = dir
+	m.storeInUse.Store(&dir)
 	if old.V2().Close(); hadV2 && !mach.V2().Written() {
 		m.lg.Error("the snapshot came from a member that keeps no data of the v2 API; this member has none either now: replace the members of etcd 3.6 and later, then this one")
 	}

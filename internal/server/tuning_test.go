@@ -50,7 +50,7 @@ func TestStoreIsFlushedByTime(t *testing.T) {
 	wrote := n.m.mach().Applied()
 	eventually(t, "the store on disk has it", func() bool {
 		disk := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{}) // what a crash would leave
-		eng, err := pebble.Open(n.m.storeInUse, pebble.Options{FS: disk, Logger: testLogger})
+		eng, err := pebble.Open(n.m.storeDir(), pebble.Options{FS: disk, Logger: testLogger})
 		if err != nil {
 			t.Fatal(err)
 		}

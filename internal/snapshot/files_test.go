@@ -2,17 +2,12 @@ package snapshot
 
 import (
 	"bytes"
-	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"reflect"
-	"strings"
-	"syscall"
 	"testing"
-	"testing/iotest"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
@@ -191,60 +186,6 @@ func TestNames(t *testing.T) {
 	}
 	if got, want := DBName(0x1234), "0000000000001234.snap.db"; got != want {
 		t.Errorf("DBName = %s, want %s", got, want)
-	}
-}
-
-func list(t *testing.T, fs vfs.FS) string {
-	t.Helper()
-	names, err := fs.List("snap")
-	must(t, err)
-	var b strings.Builder
-	for _, want := range []string{"db", DBName(5), DBName(9), "tmp"} {
-		for _, n := range names {
-			if n == want || want == "tmp" && strings.Contains(n, "tmp") {
-				b.WriteString(n + " ")
-			}
-		}
-	}
-	return b.String()
-}
-
-func TestSaveDB(t *testing.T) {
-	fs := vfs.NewMem()
-	must(t, fs.MkdirAll("snap", 0o700))
-	o := Options{FS: fs}
-	n, err := SaveDB(ctx, "snap", 9, strings.NewReader("database"), o)
-	must(t, err)
-	if n != 8 {
-		t.Errorf("%d bytes, want 8", n)
-	}
-	// The one that is there stays.
-	_, err = SaveDB(ctx, "snap", 9, strings.NewReader("another"), o)
-	must(t, err)
-	f, err := fs.Open("snap/" + DBName(9))
-	must(t, err)
-	if b, _ := io.ReadAll(f); string(b) != "database" {
-		t.Errorf("content %q, want the first", b)
-	}
-	must(t, f.Close())
-	// One that breaks off leaves nothing.
-	if _, err := SaveDB(ctx, "snap", 5, io.MultiReader(strings.NewReader("data"), iotest.ErrReader(syscall.ECONNRESET)), o); !errors.Is(err, syscall.ECONNRESET) {
-		t.Errorf("broken body: %v", err)
-	}
-	c, cancel := context.WithCancel(ctx)
-	cancel()
-	if _, err := SaveDB(c, "snap", 5, strings.NewReader("data"), o); !errors.Is(err, context.Canceled) {
-		t.Errorf("cancelled: %v", err)
-	}
-	if got, want := list(t, fs), DBName(9)+" "; got != want {
-		t.Errorf("files %q, want %q", got, want)
-	}
-	for _, n := range []string{"db", "tmp123", "db.tmp.1", DBName(5)} {
-		put(t, fs, "snap/"+n, nil)
-	}
-	must(t, Clean("snap", 9, o))
-	if got, want := list(t, fs), "db "+DBName(9)+" "; got != want {
-		t.Errorf("after Clean: files %q, want %q", got, want)
 	}
 }
 

@@ -160,8 +160,7 @@ func (f *File) Close() error {
 // tmpSeq makes the names of temporary files of this process differ.
 var tmpSeq atomic.Uint64
 
-// tmpPath returns a path in dir that begins with "tmp": what a crash leaves
-// behind under such a name is removed by Clean.
+// tmpPath returns a path in dir that IsTemp knows.
 func tmpPath(fs vfs.FS, dir string) string {
 	return fs.PathJoin(dir, fmt.Sprintf("tmp%d-%d", os.Getpid(), tmpSeq.Add(1)))
 }
