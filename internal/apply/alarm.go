@@ -4,12 +4,18 @@ import (
 	"slices"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 )
+
+// ErrAlarmAction is the answer to a request that neither lists nor raises nor clears
+// alarms. Members of etcd end at it, so there is no text of theirs.
+var ErrAlarmAction = status.Error(codes.InvalidArgument, "etcdserver: unknown alarm action")
 
 // alarm lists, raises or clears alarms. Raising twice and clearing what is not
 // there are no errors.
@@ -53,6 +59,8 @@ func (m *Machine) alarm(b engine.Batch, r *pb.AlarmRequest) Result {
 		resp.Alarms = []*pb.AlarmMember{all[i]}
 		gaugeAlarm(all[i], 0)
 		m.setAlarms(slices.Delete(slices.Clone(all), i, i+1))
+	default:
+		return Result{Err: ErrAlarmAction}
 	}
 	return Result{Resp: resp}
 }

@@ -373,3 +373,11 @@ func TestPutKeepsLostLease(t *testing.T) {
 		t.Errorf("%+v", out)
 	}
 }
+
+func TestUnknownAlarmAction(t *testing.T) {
+	r := newReplica(t)
+	out := r.must(today(t, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: 7, MemberID: 1, Alarm: pb.AlarmType_NOSPACE}}))
+	if out.Results[0].Err != ErrAlarmAction || out.Results[0].Resp != nil || len(r.m.Alarms()) > 0 {
+		t.Errorf("%+v, alarms %v", out.Results[0], r.m.Alarms())
+	}
+}

@@ -366,6 +366,8 @@ func TestPeer(t *testing.T) {
 		{target: "/members/", status: 404, want: notFound},
 		{target: "/members/promote/1", status: 405, want: "Method Not Allowed\n", header: "Allow: POST"},
 		{method: "POST", target: "/members/promote/x", status: 404, want: "member x not found in cluster\n", header: id},
+		{method: "POST", target: "/members/promote/", status: 404, want: "member  not found in cluster\n", header: id},
+		{method: "POST", target: "/members/promote/a/b", status: 404, want: "member a/b not found in cluster\n", header: id},
 		{method: "POST", target: "/members/promote/18446744073709551615", send: "Authorization: tok", status: 200, want: "[]\n"},
 		{target: "/members/hashkv", status: 400, want: "error unmarshalling request\n"},
 		{target: "/members/hashkv", body: `{"revision":6}`, status: 400, want: "mvcc: required revision is a future revision\n"},

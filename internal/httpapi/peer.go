@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -68,7 +69,7 @@ func NewPeerHandler(b PeerBackend, o PeerOptions) http.Handler {
 	p := &peerHandlers{b: b, o: o}
 	mux := http.NewServeMux()
 	mux.HandleFunc("/members", p.members)
-	mux.HandleFunc("/members/promote/{id}", p.promote)
+	mux.HandleFunc(promotePrefix, p.promote)
 	mux.HandleFunc("/members/hashkv", p.hashKV)
 	mux.HandleFunc("/downgrade/enabled", p.downgradeEnabled)
 	mux.Handle("/version", versionHandler(b.Versions))
@@ -109,12 +110,15 @@ func writeJSONLine(w http.ResponseWriter, data []byte) {
 	w.Write(append(data[:len(data):len(data)], '\n'))
 }
 
+// promotePrefix stands before a member id; whatever else follows is no member.
+const promotePrefix = "/members/promote/"
+
 func (p *peerHandlers) promote(w http.ResponseWriter, r *http.Request) {
 	if !allow(w, r, http.MethodPost) {
 		return
 	}
 	w.Header().Set(clusterHeader, p.clusterID())
-	text := r.PathValue("id")
+	text := strings.TrimPrefix(r.URL.Path, promotePrefix)
 	id, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {
 		http.Error(w, fmt.Sprintf("member %s not found in cluster", text), http.StatusNotFound)

@@ -80,7 +80,7 @@ func EncodeMembers(ms []Member) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encode members: %w", err)
 	}
-	return append(b, '\n'), nil
+	return b, nil
 }
 
 // DecodeMembers reads the body of the peer endpoint /members and returns the

@@ -303,7 +303,7 @@ members_removed/5 = removed`)
 		t.Errorf("loaded %+v, want %+v", l.st.Load(), c.st.Load())
 	}
 	js := string(must(l.JSON()))
-	if want := `[{"id":1,"peerURLs":["http://a:1"]},{"id":2,"peerURLs":["http://b:1","http://b:2"],"name":"b","clientURLs":["http://b:9"]},{"id":31,"peerURLs":["http://c:1"]}]` + "\n"; js != want {
+	if want := `[{"id":1,"peerURLs":["http://a:1"]},{"id":2,"peerURLs":["http://b:1","http://b:2"],"name":"b","clientURLs":["http://b:9"]},{"id":31,"peerURLs":["http://c:1"]}]`; js != want {
 		t.Errorf("json %s want %s", js, want)
 	}
 	if got := must(DecodeMembers([]byte(js))); !reflect.DeepEqual(got, l.Members()) {

@@ -201,7 +201,7 @@ func (m *model) rangeKeys(req *pb.RangeRequest) (modelResult, error) {
 		pb.RangeRequest_CREATE:  func(a, b *mvccpb.KeyValue) bool { return a.CreateRevision < b.CreateRevision },
 		pb.RangeRequest_VERSION: func(a, b *mvccpb.KeyValue) bool { return a.Version < b.Version },
 	}[req.SortTarget]
-	sort.SliceStable(res.kvs, func(i, j int) bool {
+	sort.Slice(res.kvs, func(i, j int) bool { // etcd's sort is not stable either, and clients see it
 		if req.SortOrder == pb.RangeRequest_DESCEND {
 			i, j = j, i
 		}

@@ -203,6 +203,25 @@ func filtered(req *pb.RangeRequest, m meta) bool {
 // sorted answers a request with a sort order or filters. Everything but VALUE
 // is sorted by what the index knows, and only what the limit leaves is read.
 func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev int64) error {
+	picks := r.picked(res, req, root, s, rev)
+	if req.SortTarget == pb.RangeRequest_VALUE {
+		return r.sortedByValue(res, req, picks)
+	}
+	if req.KeysOnly {
+		var room slab
+		for _, p := range picks {
+			res.KVs = append(res.KVs, keyOnly(&room, p))
+		}
+		return nil
+	}
+	var err error
+	res.KVs, err = r.records(revisions(picks))
+	return err
+}
+
+// picked selects the keys of the answer and sorts them, unless that is done by their
+// values; the limit is applied then, too.
+func (r *reader) picked(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev int64) []pick {
 	limit := int(max(req.Limit, 0))
 	// Without an order etcd reads one key more than the limit, in key order, and
 	// sorts only those. Clients can see it, so it is the same here.
@@ -233,42 +252,47 @@ func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span
 		root.ascend(s, rev, collect)
 	}
 	if req.SortTarget == pb.RangeRequest_VALUE {
-		return r.sortedByValue(res, req, picks)
+		return picks
 	}
 	if by := order(req.SortTarget); by != nil {
-		slices.SortStableFunc(picks, func(a, b pick) int {
-			if desc {
-				a, b = b, a
-			}
-			return by(a, b)
-		})
+		sortAs(picks, desc, by)
 	}
 	if limit > 0 && len(picks) > limit {
 		picks, res.More = picks[:limit], true
 	}
-	if req.KeysOnly {
-		var room slab
-		for _, p := range picks {
-			res.KVs = append(res.KVs, keyOnly(&room, p))
-		}
-		return nil
-	}
-	var err error
-	res.KVs, err = r.records(revisions(picks))
-	return err
+	return picks
 }
 
-func order(t pb.RangeRequest_SortTarget) func(a, b pick) int {
+func order(t pb.RangeRequest_SortTarget) func(a, b *pick) bool {
 	switch t {
 	case pb.RangeRequest_VERSION:
-		return func(a, b pick) int { return cmp.Compare(a.version, b.version) }
+		return func(a, b *pick) bool { return a.version < b.version }
 	case pb.RangeRequest_CREATE:
-		return func(a, b pick) int { return cmp.Compare(a.create, b.create) }
+		return func(a, b *pick) bool { return a.create < b.create }
 	case pb.RangeRequest_MOD:
-		return func(a, b pick) int { return cmp.Compare(a.mod, b.mod) }
+		return func(a, b *pick) bool { return a.mod < b.mod }
 	}
 	return nil
 }
+
+// sortAs sorts what is in key order with the algorithm of etcd. Which of two equals
+// comes first follows from that, and a limit shows it.
+func sortAs[T any](list []T, desc bool, less func(a, b *T) bool) {
+	var by sort.Interface = &sorter[T]{list, less}
+	if desc {
+		by = sort.Reverse(by)
+	}
+	sort.Sort(by)
+}
+
+type sorter[T any] struct {
+	list []T
+	less func(a, b *T) bool
+}
+
+func (s *sorter[T]) Len() int           { return len(s.list) }
+func (s *sorter[T]) Less(i, j int) bool { return s.less(&s.list[i], &s.list[j]) }
+func (s *sorter[T]) Swap(i, j int)      { s.list[i], s.list[j] = s.list[j], s.list[i] }
 
 func revisions(picks []pick) []Revision {
 	revs := make([]Revision, len(picks))
@@ -292,12 +316,7 @@ func (r *reader) sortedByValue(res *RangeResult, req *pb.RangeRequest, picks []p
 		}
 		list[i] = valued{kv, rec.value}
 	}
-	slices.SortStableFunc(list, func(a, b valued) int {
-		if req.SortOrder == pb.RangeRequest_DESCEND {
-			a, b = b, a
-		}
-		return bytes.Compare(a.value, b.value)
-	})
+	sortAs(list, req.SortOrder == pb.RangeRequest_DESCEND, func(a, b *valued) bool { return bytes.Compare(a.value, b.value) < 0 })
 	if limit := int(max(req.Limit, 0)); limit > 0 && len(list) > limit {
 		list, res.More = list[:limit], true
 	}
@@ -494,9 +513,10 @@ const (
 	maxChunk   = 1 << 17
 )
 
-// RangeStream answers a request without sort order and filters in pieces: emit
-// gets records in key order, immutable, in pieces of about maxBytes. Memory is
-// bounded by twice maxBytes plus one record. The larger the piece, the more
+// RangeStream answers a request in pieces of about maxBytes: emit gets immutable
+// records, in key order unless the request sorts. Memory is bounded by twice maxBytes plus one
+// record, and by what the index knows of the keys if they are sorted; only sorting
+// by value holds the whole answer. The larger the piece, the more
 // sequential the reading: 16 MiB costs half of 1 MiB if keys were not
 // written in their order. count and more are as in RangeResult.
 func (v *View) RangeStream(req *pb.RangeRequest, maxBytes int, emit func(kvs [][]byte) error) (count int64, more bool, err error) {
@@ -506,51 +526,96 @@ func (v *View) RangeStream(req *pb.RangeRequest, maxBytes int, emit func(kvs [][
 	if err != nil {
 		return 0, false, err
 	}
-	if len(req.RangeEnd) == 0 || req.CountOnly || custom(req) {
+	maxBytes = max(maxBytes, 1)
+	whole := len(req.RangeEnd) == 0 || req.CountOnly
+	if whole || custom(req) && req.SortTarget == pb.RangeRequest_VALUE {
 		res, err := r.rangeKeys(req)
 		if err != nil || len(res.KVs) == 0 {
 			return resCount(res), false, err
 		}
-		return res.Count, res.More, emit(res.KVs)
+		return res.Count, res.More, emitParts(res.KVs, maxBytes, emit)
 	}
 	root, s := r.at(rev), makeSpan(req.Key, req.RangeEnd)
+	st := stream{r: &r, keysOnly: req.KeysOnly, maxBytes: maxBytes, emit: emit}
+	if custom(req) {
+		res := &RangeResult{}
+		picks := r.picked(res, req, root, s, rev)
+		err := st.run(int64(len(picks)), func(n int) []pick { return picks[:n] }, func(n int) { picks = picks[n:] })
+		return res.Count, res.More, err
+	}
 	count = root.count(s, rev)
 	left := count
 	if req.Limit > 0 && req.Limit < left {
 		left, more = req.Limit, true
 		r.pin(rev)
 	}
-	maxBytes = max(maxBytes, 1)
-	for n := firstChunk; left > 0; {
-		n = int(min(int64(n), left, maxChunk))
-		picks := make([]pick, 0, n)
+	var picks []pick
+	err = st.run(left, func(n int) []pick {
+		picks = make([]pick, 0, n)
 		root.ascend(s, rev, func(nd *node, i int, m meta) bool {
 			picks = append(picks, pick{m, nd.key(i)})
 			return len(picks) < n
 		})
-		kvs, size, err := r.chunk(picks, req.KeysOnly, 2*maxBytes)
+		return picks
+	}, func(n int) { s.lo = append(append(make([]byte, 0, 64), picks[n-1].key...), 0) })
+	if err != nil {
+		return 0, false, err
+	}
+	return count, more, nil
+}
+
+// stream hands records out in pieces.
+type stream struct {
+	r        *reader
+	keysOnly bool
+	maxBytes int
+	emit     func(kvs [][]byte) error
+}
+
+// run emits left records: next returns the next n of them, and passed is told how
+// many have gone.
+func (st stream) run(left int64, next func(n int) []pick, passed func(n int)) error {
+	for n := firstChunk; left > 0; {
+		n = int(min(int64(n), left, maxChunk))
+		kvs, size, err := st.r.chunk(next(n), st.keysOnly, 2*st.maxBytes)
 		if errors.Is(err, errTooMuch) {
 			n = max(n/2, 1)
 			continue
 		}
 		if err != nil {
-			return 0, false, err
+			return err
 		}
-		if err := emit(kvs); err != nil {
-			return 0, false, err
+		if err := st.emit(kvs); err != nil {
+			return err
 		}
 		if left -= int64(len(kvs)); left > 0 {
 			metrics.MVCCRangeTotal.Inc() // each piece counts as a range; the first has
 		}
-		s.lo = append(append(make([]byte, 0, 64), picks[len(picks)-1].key...), 0)
+		passed(len(kvs))
 		switch {
-		case size > maxBytes:
+		case size > st.maxBytes:
 			n = max(n/2, 1)
-		case 2*size <= maxBytes:
+		case 2*size <= st.maxBytes:
 			n *= 2
 		}
 	}
-	return count, more, nil
+	return nil
+}
+
+// emitParts hands out what is in memory already, in pieces of about maxBytes.
+func emitParts(kvs [][]byte, maxBytes int, emit func(kvs [][]byte) error) error {
+	for len(kvs) > 0 {
+		n, size := 0, 0
+		for n < len(kvs) && (n == 0 || size+len(kvs[n]) <= maxBytes) {
+			size += len(kvs[n])
+			n++
+		}
+		if err := emit(kvs[:n:n]); err != nil {
+			return err
+		}
+		kvs = kvs[n:]
+	}
+	return nil
 }
 
 func resCount(res *RangeResult) int64 {

@@ -811,3 +811,38 @@ func TestEpoch(t *testing.T) {
 		t.Error("an empty epoch does not drain at its end")
 	}
 }
+
+// TestOrderAmongEquals holds what etcd 3.7.3 answers where more keys are equal than a limit
+// leaves.
+func TestOrderAmongEquals(t *testing.T) {
+	_, s := openMem(t, Options{})
+	put := func(key, value string) { apply(t, s, func(t *Txn) { t.Put([]byte(key), []byte(value), 0) }) }
+	for _, k := range []int{11, 14, 15, 19, 20, 22, 27, 29, 30, 33} {
+		put(fmt.Sprint("put", k), "v")
+	}
+	for k := 10; k < 35; k++ {
+		put(fmt.Sprint("put", k), fmt.Sprint("w", k%3))
+	}
+	v := s.View()
+	defer v.Close()
+	for _, c := range []struct {
+		target pb.RangeRequest_SortTarget
+		order  pb.RangeRequest_SortOrder
+		want   string
+	}{
+		{pb.RangeRequest_VERSION, pb.RangeRequest_DESCEND, " put20 put11 put33 put30"},
+		{pb.RangeRequest_VALUE, pb.RangeRequest_ASCEND, " put18 put33 put12 put30"},
+	} {
+		res, err := v.Range(&pb.RangeRequest{Key: []byte("put"), RangeEnd: []byte("puu"), SortTarget: c.target, SortOrder: c.order, Limit: 4})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for _, kv := range res.KVs {
+			got += " " + string(decode(t, kv).Key)
+		}
+		if got != c.want {
+			t.Errorf("by %v, %v: got%s, want%s", c.target, c.order, got, c.want)
+		}
+	}
+}

@@ -31,11 +31,8 @@ func checkRangeStream(r *pb.RangeRequest) error {
 	if err := checkRange(r); err != nil {
 		return err
 	}
-	// etcd lets a target without an order pass; it means nothing here.
-	if r.SortOrder == pb.RangeRequest_NONE {
-		r.SortTarget = pb.RangeRequest_KEY
-	}
-	if r.SortTarget != pb.RangeRequest_KEY || r.SortOrder == pb.RangeRequest_DESCEND {
+	// A target without an order passes, as in etcd.
+	if r.SortOrder != pb.RangeRequest_NONE && (r.SortTarget != pb.RangeRequest_KEY || r.SortOrder == pb.RangeRequest_DESCEND) {
 		return errStreamSort
 	}
 	if r.MinModRevision != 0 || r.MaxModRevision != 0 || r.MinCreateRevision != 0 || r.MaxCreateRevision != 0 {
