@@ -216,7 +216,8 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// The storage version of a directory changes as etcd's does.
+// The storage version of a directory, of ours or of etcd, changes as etcd's tool changes that of
+// etcd: the same refusals for every target.
 func TestStorageVersion(t *testing.T) {
 	t.Parallel()
 	ours, theirs := start(t, etcd), start(t, real37)
@@ -224,28 +225,93 @@ func TestStorageVersion(t *testing.T) {
 		fill(t, m, 100)
 		end(t, m, false)
 	}
-	both := func(want int, args ...string) {
+	etcds := filepath.Join(t.TempDir(), "etcds") // the same, for our tool
+	done(t, "cp", "-r", theirs.DataDir(), etcds)
+	forced := false
+	all := func(want int, args ...string) {
 		t.Helper()
-		a := tool(t, etcdutl, append([]string{"migrate", "--data-dir", ours.DataDir()}, args...)...)
 		b := tool(t, realutl, append([]string{"migrate", "--data-dir", theirs.DataDir()}, args...)...)
-		if a.code != want || b.code != want || why(a) != why(b) {
-			t.Errorf("migrate %q: code %d, %q; real: code %d, %q", args, a.code, why(a), b.code, why(b))
+		for _, dir := range []string{ours.DataDir(), etcds} {
+			a := tool(t, etcdutl, append([]string{"migrate", "--data-dir", dir}, args...)...)
+			if a.code != want || b.code != want || a.stdout != b.stdout || why(a) != why(b) || said(a) != said(b) {
+				t.Errorf("migrate %q of %s: code %d, %q, %q\nreal: code %d, %q, %q", args, dir, a.code, why(a), said(a), b.code, why(b), said(b))
+			}
+			if forced = forced || args[len(args)-1] == "--force"; forced {
+				continue // ours takes what the cluster's version allows
+			}
+			r := status(t, etcdutl, dir)
+			if w := status(t, realutl, filepath.Join(theirs.DataDir(), "member/snap/db")); r != w {
+				t.Errorf("after migrate %q %s has the storage version %q, etcd's %q", args, dir, r, w)
+			}
 		}
 	}
-	both(0, "--target-version", "3.7")
-	both(1, "--target-version", "3.8")
-	both(1, "--target-version", "4.0")
-	both(0, "--target-version", "3.6")
-	version := strings.Split(strings.TrimSpace(done(t, etcdutl, "snapshot", "status", ours.DataDir())), ", ")
-	if got := version[len(version)-1]; got != "3.6.0" {
-		t.Errorf("storage version %q, want 3.6.0", got)
+	all(0, "--target-version", "3.7")
+	all(1, "--target-version", "3.8")
+	all(1, "--target-version", "4.0")
+	all(128, "--target-version", "3.4")
+	all(128, "--target-version", "3.6.0")
+	all(128, "--target-version", "3.x")
+	all(128, "--target-version", "-3.6")
+	all(0, "--target-version", "3.6")
+	all(0, "--target-version", "3.6")
+	all(0, "--target-version", "3.5")
+	all(1, "--target-version", "3.9")
+	all(0, "--target-version", "3.7")
+	all(0, "--target-version", "3.9", "--force")
+	all(1, "--target-version", "3.8")
+	all(0, "--target-version", "3.5", "--force")
+	all(0, "--target-version", "3.7")
+	for _, dir := range []string{ours.DataDir(), etcds, theirs.DataDir()} {
+		must(t, os.Rename(filepath.Join(dir, "member/wal"), filepath.Join(dir, "member/aside")))
 	}
-	both(0, "--target-version", "3.5")
-	both(0, "--target-version", "3.7")
-	both(0, "--target-version", "3.9", "--force")
+	all(0, "--target-version", "3.7") // no need to look at the log
+	for _, dir := range []string{ours.DataDir(), etcds, theirs.DataDir()} {
+		if r := tool(t, map[bool]string{true: realutl, false: etcdutl}[dir == theirs.DataDir()], "migrate", "--data-dir", dir, "--target-version", "3.6"); r.code != 1 ||
+			!strings.HasPrefix(why(r), "Error: failed to get the lastest snapshot: ") {
+			t.Errorf("%s without a log: code %d, %s", dir, r.code, why(r))
+		}
+		must(t, os.Rename(filepath.Join(dir, "member/aside"), filepath.Join(dir, "member/wal")))
+	}
 	become(t, ours, etcd)
 	end(t, ours, false)
 	if r := tool(t, etcdutl, "migrate", "--to-etcd", "--target-version", "3.6", "--data-dir", ours.DataDir()); r.code != 1 || !strings.Contains(r.stderr, "etcdctl downgrade enable 3.6") {
 		t.Errorf("to etcd 3.6 from a cluster of version 3.7: %+v", r)
 	}
+
+	// defrag of etcd's directory leaves what it was.
+	must(t, theirs.Restart())
+	must(t, theirs.WaitReady(withLimit(t)))
+	want := look(t, theirs, 0)
+	r := tool(t, etcdutl, "defrag", "--data-dir", theirs.DataDir(), "--timeout", "200ms")
+	if r.code != 1 || !strings.Contains(r.stderr, "in use by another process") {
+		t.Errorf("defrag of a running etcd's directory: %+v", r)
+	}
+	end(t, theirs, false)
+	if r := tool(t, etcdutl, "defrag", "--data-dir", theirs.DataDir()); r.code != 0 || !strings.Contains(said(r), "finished defragmenting directory") {
+		t.Errorf("defrag of etcd's directory: %+v", r)
+	}
+	must(t, theirs.Restart())
+	must(t, theirs.WaitReady(withLimit(t)))
+	same(t, "after our defrag", look(t, theirs, 0), want)
+}
+
+// said is the messages of a tool's log lines.
+func said(r result) string {
+	var out []string
+	for line := range strings.Lines(r.stderr) {
+		if f := strings.Split(strings.TrimSpace(line), "\t"); len(f) >= 4 && !strings.Contains(f[3], ".go:") { // those of the database have a name before
+			out = append(out, f[1]+" "+f[3])
+		}
+	}
+	return strings.Join(out, "; ")
+}
+
+// status is the storage version that snapshot status prints.
+func status(t *testing.T, program, path string) string {
+	t.Helper()
+	f := strings.Split(strings.TrimSpace(done(t, program, "snapshot", "status", path)), ", ")
+	if len(f) < 5 {
+		return ""
+	}
+	return f[4]
 }

@@ -193,8 +193,8 @@ func (d *DB) sizes() (s Sizes, err error) {
 }
 
 // Defrag writes the database anew, without its free pages, and puts that in its
-// place. It returns the sizes before and after.
-func Defrag(path string, wait time.Duration) (before, after Sizes, err error) {
+// place. It returns the sizes before and after; begin hears of the former first.
+func Defrag(path string, wait time.Duration, begin func(before Sizes)) (before, after Sizes, err error) {
 	defer caught(path, &err)
 	d, err := Open(path, wait)
 	if err != nil {
@@ -204,6 +204,7 @@ func Defrag(path string, wait time.Duration) (before, after Sizes, err error) {
 	if before, err = d.sizes(); err != nil {
 		return before, after, err
 	}
+	begin(before)
 	err = replace(path, func(f *os.File) error {
 		dst, err := bolt.Open(f.Name(), 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, OpenFile: func(string, int, os.FileMode) (*os.File, error) { return dup(f) }})
 		if err != nil {

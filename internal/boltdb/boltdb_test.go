@@ -79,7 +79,7 @@ func TestInPlace(t *testing.T) {
 	}
 	copied := filepath.Join(t.TempDir(), "copy")
 	must(t, Copy(path, copied, time.Second))
-	before, after, err := Defrag(path, time.Second)
+	before, after, err := Defrag(path, time.Second, func(Sizes) {})
 	must(t, err)
 	st, err := os.Stat(path)
 	must(t, err)
@@ -117,7 +117,7 @@ func TestDamaged(t *testing.T) {
 			b[i] ^= 0x5a
 		}
 		must(t, os.WriteFile(path, b, 0o600))
-		if _, _, err := Defrag(path, time.Second); err != nil {
+		if _, _, err := Defrag(path, time.Second, func(Sizes) {}); err != nil {
 			t.Logf("damaged at %d: %v", at, err)
 		}
 	}

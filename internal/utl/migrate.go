@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/coreos/go-semver/semver"
+	"github.com/dustin/go-humanize"
 	"github.com/spf13/cobra"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -17,6 +18,7 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 
 	"quorate/internal/apply"
+	"quorate/internal/boltdb"
 	"quorate/internal/command"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
@@ -105,13 +107,11 @@ func parseTarget(text string) (membership.Version, error) {
 	if strings.Count(text, ".") != 1 {
 		return membership.Version{}, badArgs(`wrong target version format, expected "X.Y", got %q`, text)
 	}
-	major, minor, _ := strings.Cut(text, ".")
-	ma, err1 := strconv.ParseUint(major, 10, 32)
-	mi, err2 := strconv.ParseUint(minor, 10, 32)
-	if err := errors.Join(err1, err2); err != nil {
+	sv, err := semver.NewVersion(text + ".0")
+	if err != nil {
 		return membership.Version{}, badArgs("failed to parse target version: %w", err)
 	}
-	v := membership.Version{Major: ma, Minor: mi}
+	v := membership.Version{Major: uint64(max(sv.Major, 0)), Minor: uint64(max(sv.Minor, 0))}
 	if v.Less(v3_5) {
 		return v, badArgs("target version %q not supported. Minimal \"3.5\"", short(v))
 	}
@@ -143,27 +143,89 @@ func (a *app) toEtcd(ctx context.Context, l datadir.Layout, target membership.Ve
 	return nil
 }
 
+// versioned is a store, of ours or of etcd, that says for which release its files are.
+type versioned interface {
+	// StorageVersion returns the release, "" if the store does not say, and the term of
+	// the newest entry that it holds, 0 if it does not say that.
+	StorageVersion() (version string, term uint64, err error)
+	// SetStorageVersion writes the release durably; "" takes it away.
+	SetStorageVersion(version string) error
+	Close() error
+}
+
+// ourStore is a store of ours as versioned.
+type ourStore struct{ engine.Engine }
+
+var storageVersionKey = engine.Meta.K([]byte("storageVersion"))
+
+func (s ourStore) StorageVersion() (string, uint64, error) {
+	text, err := snapshot.StorageVersion(s.Engine)
+	if err != nil {
+		return "", 0, err
+	}
+	stored, err := s.Get(nil, storageVersionKey)
+	if err != nil && !errors.Is(err, engine.ErrNotFound) {
+		return "", 0, err
+	}
+	if v, err := membership.ParseVersion(string(stored)); err == nil && ownVersion().Less(v) {
+		text = string(stored) // by force
+	}
+	_, term, err := apply.Position(s.Engine)
+	return text, term, err
+}
+
+func (s ourStore) SetStorageVersion(version string) error {
+	if version == "" {
+		version = v3_5.String() // nothing stored means the cluster's version here
+	}
+	b := s.NewBatch()
+	b.Set(storageVersionKey, []byte(version))
+	if err := b.Commit(); err != nil {
+		return err
+	}
+	return s.Flush()
+}
+
+// openVersioned opens the store of a directory, of ours or of etcd.
+func (a *app) openVersioned(l datadir.Layout) (v versioned, err error) {
+	kind, err := l.Kind()
+	if err != nil {
+		return nil, err
+	}
+	if kind == datadir.Etcds {
+		return boltdb.Open(l.DB(), a.lockTimeout)
+	}
+	err = a.patiently(func() error {
+		eng, err := datadir.OpenStore(l, a.lg)
+		v = ourStore{eng}
+		return err
+	})
+	return v, err
+}
+
 // setStorageVersion is etcd's migrate: it writes down for which release the files
 // are, after checking that this release can read the log.
 func (a *app) setStorageVersion(l datadir.Layout, target membership.Version, force bool) (err error) {
-	var eng engine.Engine
-	err = a.patiently(func() error {
-		eng, err = datadir.OpenStore(l, a.lg)
-		return err
-	})
+	store, err := a.openVersioned(l)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, eng.Close()) }()
-	current, err := storedVersion(eng)
+	defer func() { err = errors.Join(err, store.Close()) }()
+	current, err := storedVersion(store)
 	if err != nil {
+		a.lg.Error("failed to detect storage version. Please make sure you are using data dir from etcd v3.5 and older")
 		return err
 	}
 	if current == target {
 		a.lg.Info("storage version up-to-date", zap.String("storage-version", short(current)))
 		return nil
 	}
-	if err := a.planVersion(l, current, target); err != nil {
+	least, err := logVersion(l)
+	if err != nil {
+		a.lg.Error("Failed to finalize config", zap.Error(err))
+		return err
+	}
+	if err := a.planVersion(current, target, least); err != nil {
 		if !force {
 			return err
 		}
@@ -174,48 +236,51 @@ func (a *app) setStorageVersion(l datadir.Layout, target membership.Version, for
 			a.lg.Warn("forcefully set storage version", zap.String("storage-version", short(target)))
 		}
 	}
-	b := eng.NewBatch()
-	b.Set(engine.Meta.K([]byte("storageVersion")), []byte(target.String()))
-	if err := b.Commit(); err != nil {
-		return err
+	text := target.String()
+	if target.Less(v3_6) {
+		text = "" // 3.6 brought it
 	}
-	return eng.Flush()
+	return store.SetStorageVersion(text)
 }
 
 // storedVersion returns the release that the files are for. Those from before
 // 3.6 do not say.
-func storedVersion(eng engine.Reader) (membership.Version, error) {
-	text, err := snapshot.StorageVersion(eng)
-	if err != nil {
+func storedVersion(s versioned) (membership.Version, error) {
+	text, term, err := s.StorageVersion()
+	switch {
+	case err != nil:
 		return membership.Version{}, err
-	}
-	if text == "" {
-		_, term, err := apply.Position(eng)
-		if err == nil && term == 0 {
-			err = errors.New("missing term information")
-		}
-		return v3_5, err
+	case text == "" && term == 0:
+		return membership.Version{}, errors.New("missing term information")
+	case text == "":
+		return v3_5, nil
 	}
 	v, err := membership.ParseVersion(text)
 	return v.MajorMinor(), err
 }
 
-func (a *app) planVersion(l datadir.Layout, current, target membership.Version) error {
+// planVersion refuses what etcd refuses; least is what the log needs.
+func (a *app) planVersion(current, target, least membership.Version) error {
 	if current.Major != target.Major {
+		a.lg.Error("Changing major storage version is not supported",
+			zap.Stringer("storage-version", current), zap.Stringer("target-storage-version", target))
 		return errors.New("cannot create migration plan: changing major storage version is not supported")
 	}
-	if own := ownVersion().MajorMinor(); own.Less(target) {
-		return fmt.Errorf("cannot create migration plan: version %q is not supported", membership.Version{Major: own.Major, Minor: own.Minor + 1})
+	for v := current; v != target; {
+		step := v // the later of the two releases of a step, which has to be known
+		if v.Less(target) {
+			step.Minor++
+			v.Minor++
+		} else {
+			v.Minor--
+		}
+		if step.Less(v3_6) || ownVersion().MajorMinor().Less(step) {
+			return fmt.Errorf("cannot create migration plan: version %q is not supported", step)
+		}
 	}
-	if target.Less(current) {
-		least, err := logVersion(l)
-		if err != nil {
-			return fmt.Errorf("failed to read wal: %w", err)
-		}
-		if target.Less(least) {
-			return fmt.Errorf("cannot downgrade storage, WAL contains newer entries, as the target version (%s) is lower than the version (%s) detected from WAL logs",
-				target, least)
-		}
+	if target.Less(current) && target.Less(least) {
+		return fmt.Errorf("cannot downgrade storage, WAL contains newer entries, as the target version (%s) is lower than the version (%s) detected from WAL logs",
+			target, least)
 	}
 	for v := current; v != target; {
 		if v.Less(target) {
@@ -223,7 +288,7 @@ func (a *app) planVersion(l datadir.Layout, current, target membership.Version) 
 		} else {
 			v.Minor--
 		}
-		a.lg.Info("updated storage version", zap.String("new-storage-version", v.String()))
+		a.lg.Info("updated storage version", zap.Stringer("new-storage-version", v))
 	}
 	return nil
 }
@@ -232,8 +297,11 @@ func (a *app) planVersion(l datadir.Layout, current, target membership.Version) 
 // newest mark of the log; the zero version if there is none.
 func logVersion(l datadir.Layout) (least membership.Version, err error) {
 	c, err := raftlog.Inspect(l.FS, l.WAL(), nil)
+	if errors.Is(err, raftlog.ErrNotFound) {
+		return least, fmt.Errorf("failed to get the lastest snapshot: %w", err)
+	}
 	if err != nil {
-		return least, err
+		return least, fmt.Errorf("failed to read wal: %w", err)
 	}
 	_, err = raftlog.Inspect(l.FS, l.WAL(), func(index, _ uint64, t raftpb.EntryType, data []byte) error {
 		if index <= c.Mark.Index || t != raftpb.EntryNormal || len(data) == 0 {
@@ -263,6 +331,9 @@ func logVersion(l datadir.Layout) (least membership.Version, err error) {
 		}
 		return nil
 	})
+	if err != nil {
+		err = fmt.Errorf("failed to read wal: %w", err)
+	}
 	return least, err
 }
 
@@ -292,6 +363,11 @@ func (a *app) defrag(ctx context.Context, dir string) (err error) {
 	if err := checkDataDir(l); err != nil {
 		return err
 	}
+	if kind, err := l.Kind(); err != nil {
+		return err
+	} else if kind == datadir.Etcds {
+		return a.defragEtcds(l.DB())
+	}
 	var eng engine.Engine
 	err = a.patiently(func() error {
 		eng, err = datadir.OpenStore(l, a.lg)
@@ -301,11 +377,38 @@ func (a *app) defrag(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, eng.Close()) }()
-	start, before := time.Now(), eng.Size().Total
+	start, before := time.Now(), sizesOf(eng)
+	a.defragmenting(l.Member(), before)
 	if err := eng.Compact(ctx); err != nil {
 		return err
 	}
-	a.lg.Info("finished defragmenting directory", zap.String("path", l.Member()), zap.Int64("current-db-size-bytes-diff", eng.Size().Total-before),
-		zap.Int64("current-db-size-bytes", eng.Size().Total), zap.Duration("took", time.Since(start)))
+	a.defragmented(l.Member(), before, sizesOf(eng), time.Since(start))
 	return nil
+}
+
+func sizesOf(eng engine.Engine) boltdb.Sizes {
+	s := eng.Size()
+	return boltdb.Sizes{Total: s.Total, InUse: s.InUse}
+}
+
+// defragEtcds defragments a database of etcd.
+func (a *app) defragEtcds(db string) error {
+	start := time.Now()
+	before, after, err := boltdb.Defrag(db, a.lockTimeout, func(before boltdb.Sizes) { a.defragmenting(db, before) })
+	if err == nil {
+		a.defragmented(db, before, after, time.Since(start))
+	}
+	return err
+}
+
+func (a *app) defragmenting(path string, s boltdb.Sizes) {
+	a.lg.Info("defragmenting", zap.String("path", path), zap.Int64("current-db-size-bytes", s.Total), zap.String("current-db-size", humanize.Bytes(uint64(s.Total))),
+		zap.Int64("current-db-size-in-use-bytes", s.InUse), zap.String("current-db-size-in-use", humanize.Bytes(uint64(s.InUse))))
+}
+
+func (a *app) defragmented(path string, before, s boltdb.Sizes, took time.Duration) {
+	a.lg.Info("finished defragmenting directory", zap.String("path", path), zap.Int64("current-db-size-bytes-diff", s.Total-before.Total),
+		zap.Int64("current-db-size-bytes", s.Total), zap.String("current-db-size", humanize.Bytes(uint64(s.Total))),
+		zap.Int64("current-db-size-in-use-bytes-diff", s.InUse-before.InUse),
+		zap.Int64("current-db-size-in-use-bytes", s.InUse), zap.String("current-db-size-in-use", humanize.Bytes(uint64(s.InUse))), zap.Duration("took", took))
 }
