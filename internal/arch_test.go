@@ -20,11 +20,10 @@ import (
 var order = []string{
 	"sim",
 	"ctl utl",
-	"suggest",
 	"proxy/grpcproxy",
 	"rpc httpapi legacy/v2http gateway join discovery proxy/tcprelay proxy/httpproxy",
 	"config legacy/v2auth",
-	"listen logging tracing certs",
+	"listen logging tracing certs suggest",
 	"server",
 	"datadir",
 	"proposal readindex raftnode autocompact",

@@ -130,22 +130,45 @@ func Open(o Options) (*Store, error) {
 func (s *Store) openPairs() error {
 	o := &s.o
 	if o.CertFile == "" || o.KeyFile == "" {
-		return fmt.Errorf("KeyFile and CertFile must both be present[key: %v, cert: %v]", o.KeyFile, o.CertFile)
+		return fmt.Errorf("KeyFile and CertFile must both be present[key: %v, cert: %v]: --%[3]skey-file and --%[3]scert-file", o.KeyFile, o.CertFile, o.FlagPrefix)
 	}
 	s.own = watch(s, parsePair, file{"cert-file", o.CertFile}, file{"key-file", o.KeyFile})
+	s.own.check = s.outOfDate
 	if _, err := s.own.get(); err != nil {
 		return err
 	}
 	if (o.ClientCertFile == "") != (o.ClientKeyFile == "") {
 		// The bracket is etcd's.
-		return fmt.Errorf("ClientKeyFile and ClientCertFile must both be present or both absent: key: %v, cert: %v]", o.ClientKeyFile, o.ClientCertFile)
+		return fmt.Errorf("ClientKeyFile and ClientCertFile must both be present or both absent: key: %v, cert: %v]: --%[3]sclient-key-file and --%[3]sclient-cert-file", o.ClientKeyFile, o.ClientCertFile, o.FlagPrefix)
 	}
 	if o.ClientCertFile == "" {
 		return nil
 	}
 	s.client = watch(s, parsePair, file{"client-cert-file", o.ClientCertFile}, file{"client-key-file", o.ClientKeyFile})
+	s.client.check = s.outOfDate
 	_, err := s.client.get()
 	return err
+}
+
+// soon is how long before its end a certificate is mentioned.
+const soon = 7 * 24 * time.Hour
+
+// outOfDate says that a certificate of our own is refused by others, or soon will
+// be; empty for others.
+func (s *Store) outOfDate(pair *tls.Certificate) string {
+	cert := pair.Leaf
+	now := s.o.Now()
+	switch {
+	case cert == nil:
+		return ""
+	case now.After(cert.NotAfter):
+		return fmt.Sprintf("the certificate of this member expired at %s: whoever verifies it refuses the connection", cert.NotAfter.UTC().Format(time.RFC3339))
+	case now.Before(cert.NotBefore):
+		return fmt.Sprintf("the certificate of this member is not valid before %s: whoever verifies it refuses the connection", cert.NotBefore.UTC().Format(time.RFC3339))
+	case cert.NotAfter.Sub(now) < soon && cert.NotAfter.Sub(cert.NotBefore) > 2*soon:
+		return fmt.Sprintf("the certificate of this member expires at %s", cert.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return ""
 }
 
 func parsePair(content [][]byte) (*tls.Certificate, error) {

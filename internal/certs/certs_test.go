@@ -265,6 +265,34 @@ func TestClientWithoutPair(t *testing.T) {
 	}
 }
 
+// A certificate of one's own that others refuse is mentioned when it is read.
+func TestOutOfDate(t *testing.T) {
+	p := newPlace(t)
+	for _, tt := range []struct {
+		name string
+		leaf certstest.Leaf
+		want string
+	}{{"good", certstest.Leaf{}, ""}, {"expired", certstest.Leaf{Expired: true}, "the certificate of this member expired at "}} {
+		p.pair(tt.name, tt.leaf)
+		o := p.o
+		o.CertFile, o.KeyFile, o.FlagPrefix = p.path(tt.name+".pem"), p.path(tt.name+".key"), "peer-"
+		p.log.TakeAll()
+		if _, err := Open(o); err != nil {
+			t.Fatal(err)
+		}
+		said := p.log.FilterLevelExact(zap.WarnLevel).All()
+		if tt.want == "" {
+			if len(said) > 0 {
+				t.Errorf("%s: %v", tt.name, said)
+			}
+			continue
+		}
+		if len(said) != 1 || !strings.HasPrefix(said[0].Message, tt.want) || said[0].ContextMap()["flag"] != "--peer-cert-file" {
+			t.Errorf("%s: %v", tt.name, said)
+		}
+	}
+}
+
 func TestOpenErrors(t *testing.T) {
 	p := newPlace(t)
 	p.pair("other", certstest.Leaf{})
@@ -273,18 +301,18 @@ func TestOpenErrors(t *testing.T) {
 		change func(o *Options)
 		want   string
 	}{
-		{func(o *Options) { o.KeyFile = "" }, "KeyFile and CertFile must both be present[key: , cert: " + p.path("server.pem") + "]"},
-		{func(o *Options) { o.CertFile = "" }, "KeyFile and CertFile must both be present[key: " + p.path("server.key") + ", cert: ]"},
-		{func(o *Options) { o.CertFile = "/none/c" }, "open /none/c: no such file or directory"},
+		{func(o *Options) { o.KeyFile = "" }, "KeyFile and CertFile must both be present[key: , cert: " + p.path("server.pem") + "]: --peer-key-file and --peer-cert-file"},
+		{func(o *Options) { o.CertFile = "" }, "KeyFile and CertFile must both be present[key: " + p.path("server.key") + ", cert: ]: --peer-key-file and --peer-cert-file"},
+		{func(o *Options) { o.CertFile = "/none/c" }, "--peer-cert-file: open /none/c: no such file or directory"},
 		{func(o *Options) { o.CertFile = p.path("bad.pem") },
 			"--peer-cert-file=" + p.path("bad.pem") + " --peer-key-file=" + p.path("server.key") + ": tls: failed to find any PEM data in certificate input"},
 		{func(o *Options) { o.KeyFile = p.path("other.key") },
 			"--peer-cert-file=" + p.path("server.pem") + " --peer-key-file=" + p.path("other.key") + ": tls: private key does not match public key"},
-		{func(o *Options) { o.ClientCertFile = "/c" }, "ClientKeyFile and ClientCertFile must both be present or both absent: key: , cert: /c]"},
-		{func(o *Options) { o.ClientCertFile, o.ClientKeyFile = "/none/c", "/none/k" }, "open /none/c: no such file or directory"},
+		{func(o *Options) { o.ClientCertFile = "/c" }, "ClientKeyFile and ClientCertFile must both be present or both absent: key: , cert: /c]: --peer-client-key-file and --peer-client-cert-file"},
+		{func(o *Options) { o.ClientCertFile, o.ClientKeyFile = "/none/c", "/none/k" }, "--peer-client-cert-file: open /none/c: no such file or directory"},
 		{func(o *Options) { o.AllowedCNs, o.AllowedHostnames = []string{"a"}, []string{"b"} },
 			`AllowedCNs and AllowedHostnames are mutually exclusive (cns=["a"], hostnames=["b"])`},
-		{func(o *Options) { o.TrustedCAFile = "/none/ca" }, "open /none/ca: no such file or directory"},
+		{func(o *Options) { o.TrustedCAFile = "/none/ca" }, "--peer-trusted-ca-file: open /none/ca: no such file or directory"},
 		{func(o *Options) { o.TrustedCAFile = p.path("bad.pem") }, "--peer-trusted-ca-file=" + p.path("bad.pem") + ": no certificate in the file"},
 		{func(o *Options) { o.TrustedCAFile = p.path("server.key") }, "--peer-trusted-ca-file=" + p.path("server.key") + ": x509: malformed tbs certificate"},
 	} {

@@ -38,6 +38,7 @@ type file struct{ flag, path string }
 type watched[T any] struct {
 	files []file
 	parse func(content [][]byte) (T, error)
+	check func(T) string // what the log is told about a new value; nil: nothing
 	lg    *zap.Logger
 	now   func() time.Time
 	flags string // prefix
@@ -121,6 +122,11 @@ func (w *watched[T]) look(now time.Time) {
 	if w.state.Load() != nil {
 		w.lg.Info("took over changed TLS files", zap.Strings("files", w.paths()))
 	}
+	if w.check != nil {
+		if text := w.check(value); text != "" {
+			w.lg.Warn(text, zap.Strings("files", w.paths()), zap.String("flag", "--"+w.flags+w.files[0].flag))
+		}
+	}
 	w.sum, w.said = sum, ""
 	w.state.Store(&outcome[T]{value: value})
 }
@@ -143,7 +149,7 @@ func (w *watched[T]) stat() ([]stamp, error) {
 		info, err := os.Stat(f.path)
 		if err != nil {
 			// As if it had been opened; so does the text read.
-			return nil, fmt.Errorf("open %s: %w", f.path, unwrapPath(err))
+			return nil, w.at(f, fmt.Errorf("open %s: %w", f.path, unwrapPath(err)))
 		}
 		if info.Size() > maxFileBytes {
 			return nil, w.named(fmt.Errorf("%d bytes, more than %d", info.Size(), maxFileBytes))
@@ -165,7 +171,7 @@ func (w *watched[T]) read() ([][]byte, error) {
 	for i, f := range w.files {
 		b, err := os.ReadFile(f.path)
 		if err != nil {
-			return nil, err
+			return nil, w.at(f, err)
 		}
 		content[i] = b
 	}
@@ -179,6 +185,11 @@ func sumOf(content [][]byte) [sha256.Size]byte {
 		h.Write(b)
 	}
 	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// at puts the flag of f before an error that names its file.
+func (w *watched[T]) at(f file, err error) error {
+	return fmt.Errorf("--%s%s: %w", w.flags, f.flag, err)
 }
 
 // named puts the flags and files before an error that does not say where it is.

@@ -263,6 +263,9 @@ func TestOutcomes(t *testing.T) {
 		{file: "proxy: ''\ndiscovery-fallback: ''", code: -1},
 		{file: "initial-cluster-state: foo", code: 1, msg: rejected, err: `unexpected clusterState "foo"`},
 		{file: "feature-gates: X=true", code: 1, msg: rejected, err: "unrecognized feature gate: X"},
+		{file: "listen-client-url: http://127.0.0.1:1", code: -1, msg: `"the configuration file has a key that means nothing","key":"listen-client-url","did-you-mean":"listen-client-urls"`},
+		{file: "client-transport-security:\n  cert-fil: x", code: -1, msg: `"key":"client-transport-security.cert-fil","did-you-mean":"client-transport-security.cert-file"`},
+		{file: "no-such-key: 1", code: -1, msg: `"the configuration file has a key that means nothing","key":"no-such-key"`},
 		{file: "no-such-key: 1", code: -1, msg: "loaded server configuration, other configuration command line flags and environment variables will be ignored if provided"},
 		{file: `{"name": "m1", "log-outputs": ["stderr"]}`, code: -1},
 		{file: "listen-client-urls: http://127.0.0.1:1", code: -1}, // no requirement to advertise in a file

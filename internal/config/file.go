@@ -2,14 +2,19 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net/url"
 	"os"
+	"reflect"
+	"slices"
 	"strings"
 
 	"go.uber.org/zap"
 	"sigs.k8s.io/yaml"
+
+	"quorate/internal/suggest"
 )
 
 // maxFileBytes bounds the configuration file; what is larger is none.
@@ -116,6 +121,7 @@ func decodeFile(data []byte) (*Config, error) {
 	for key := range keys {
 		c.explicit[key] = true
 	}
+	c.warnUnknown("", keys, reflect.TypeFor[configYAML]())
 	if err := c.takeOldKeys(keys); err != nil {
 		return nil, err
 	}
@@ -138,6 +144,54 @@ func decodeFile(data []byte) (*Config, error) {
 		c.SelfSignedCertValidity = 1
 	}
 	return c, nil
+}
+
+// warnUnknown warns about keys of the file, or of a section of it, that mean
+// nothing here, and names what was probably meant. etcd passes them over.
+func (c *Config) warnUnknown(section string, keys map[string]json.RawMessage, of reflect.Type) {
+	known := map[string]reflect.Type{}
+	collectKeys(of, known)
+	if section == "" {
+		for _, a := range aliases {
+			known[cmp.Or(a.fileKey, a.old)] = nil
+		}
+		for _, a := range gateAliases {
+			known[a.old] = nil
+		}
+	}
+	for _, key := range sortedKeys(keys) {
+		t, ok := known[key]
+		if !ok && slices.ContainsFunc(sortedKeys(known), func(k string) bool { return strings.EqualFold(k, key) }) {
+			continue // the decoder takes it
+		}
+		if !ok {
+			fields := []zap.Field{zap.String("key", section+key)}
+			if near := suggest.Nearest(key, sortedKeys(known)); near != "" {
+				fields = append(fields, zap.String("did-you-mean", section+near))
+			}
+			c.warn("the configuration file has a key that means nothing", fields...)
+			continue
+		}
+		var inner map[string]json.RawMessage
+		if t != nil && t.Kind() == reflect.Struct && json.Unmarshal(keys[key], &inner) == nil {
+			c.warnUnknown(section+key+".", inner, t)
+		}
+	}
+}
+
+// collectKeys adds the keys of the fields of a struct, with the types of those
+// that are sections.
+func collectKeys(of reflect.Type, known map[string]reflect.Type) {
+	for i := range of.NumField() {
+		f := of.Field(i)
+		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
+		switch {
+		case f.Anonymous && key == "":
+			collectKeys(f.Type, known)
+		case key != "" && key != "-":
+			known[key] = f.Type
+		}
+	}
 }
 
 // takeOldKeys decodes the values of keys that an option had while it was

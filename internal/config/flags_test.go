@@ -99,6 +99,9 @@ func TestSample(t *testing.T) {
 	if full.code != -1 {
 		t.Fatalf("with every key: exit %d: %s", full.code, full.stderr)
 	}
+	if unknown := full.logged("the configuration file has a key that means nothing"); len(unknown) > 0 {
+		t.Errorf("the sample has keys that mean nothing: %v", unknown)
+	}
 	for _, o := range options {
 		if got, want := textOf(o, full.c), textOf(o, r.c); got != want && o.name != "feature-gates" {
 			t.Errorf("%s: the sample shows %q, the default is %q", o.name, got, want)

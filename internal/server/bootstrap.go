@@ -104,6 +104,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 		return nil, withWayOut(err)
 	}
 	m.home().RemoveRemains(m.storeDir())
+	m.warnOtherName()
 	if cfg.ForceNew {
 		err = m.forceNewCluster()
 	}
@@ -268,6 +269,16 @@ func (m *Member) warnOtherCluster(md raftlog.Metadata) {
 		m.lg.Warn("--initial-cluster and --initial-cluster-token are ignored: the data directory belongs to a member already",
 			zap.String("data-dir", m.cfg.DataDir), zap.String("member-id", membership.FormatID(md.NodeID)),
 			zap.String("cluster-id", membership.FormatID(md.ClusterID)), zap.String("cluster-id-of-the-flags", membership.FormatID(cluster)))
+	}
+}
+
+// warnOtherName tells when the data directory is that of a member with another
+// name, as when --data-dir was mixed up: the cluster will know it by the new one.
+func (m *Member) warnOtherName() {
+	x, ok := m.cluster.Member(m.id)
+	if ok && x.Name != "" && x.Name != m.cfg.Name {
+		m.lg.Warn("the data directory is that of a member with another name, which gets the name of --name; check --data-dir and --name",
+			zap.String("data-dir", m.cfg.DataDir), zap.String("member-id", membership.FormatID(m.id)), zap.String("name-in-the-directory", x.Name), zap.String("name", m.cfg.Name))
 	}
 }
 

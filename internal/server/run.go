@@ -112,9 +112,9 @@ func (m *Member) proposed(p *proposal.Pending) {
 func (m *Member) onTick() {
 	now := m.cfg.Clock.Now()
 	since := now.UnixNano() - m.lastTick.Swap(now.UnixNano())
-	if since > 2*m.cfg.Tick.Nanoseconds() && m.isLeader() {
+	if others := len(m.cluster.Members()) - 1; since > 2*m.cfg.Tick.Nanoseconds() && others > 0 && m.isLeader() {
 		// A tick is a heartbeat to everybody else; this one is late.
-		metrics.ServerHeartbeatSendFailuresTotal.Add(float64(len(m.cluster.Members()) - 1))
+		metrics.ServerHeartbeatSendFailuresTotal.Add(float64(others))
 		m.lg.Warn("leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk",
 			zap.Duration("heartbeat-interval", m.cfg.Tick), zap.Duration("expected-duration", 2*m.cfg.Tick), zap.Duration("exceeded-duration", time.Duration(since)-2*m.cfg.Tick))
 	}

@@ -26,7 +26,7 @@ func Flags(root *cobra.Command) {
 		}
 		var names []string
 		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
-		if near := nearest(name, names); near != "" {
+		if near := Nearest(name, names); near != "" {
 			return fmt.Errorf("%w\nDid you mean --%s?", err, near)
 		}
 		return err
@@ -54,17 +54,17 @@ func Below(cmd *cobra.Command, word string) string {
 	for _, c := range cmd.Commands() {
 		names = append(names, c.Name())
 	}
-	near := nearest(word, names)
+	near := Nearest(word, names)
 	if near == "" {
 		return ""
 	}
 	return cmd.CommandPath() + " " + near
 }
 
-// nearest is the name that takes the fewest edits to make of word, at most a
+// Nearest is the name that takes the fewest edits to make of word, at most a
 // third of its letters (but one always), or one that word begins. Of several it
 // is the first. None: "".
-func nearest(word string, names []string) string {
+func Nearest(word string, names []string) string {
 	best, fewest := "", max(1, len(word)/3)+1
 	for _, name := range names {
 		if d := edits(word, name); d < fewest {

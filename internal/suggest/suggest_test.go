@@ -8,8 +8,8 @@ func TestNearest(t *testing.T) {
 		"grent": "grant", "gratn": "grant", "lst": "list", "keepalive": "keep-alive", "timetoliv": "timetolive",
 		"revoke": "revoke", "rev": "revoke", "frobnicate": "", "": "", "x": "",
 	} {
-		if got := nearest(word, names); got != want {
-			t.Errorf("nearest(%q) = %q, want %q", word, got, want)
+		if got := Nearest(word, names); got != want {
+			t.Errorf("Nearest(%q) = %q, want %q", word, got, want)
 		}
 	}
 }
