@@ -38,7 +38,7 @@ var order = []string{
 	"engine/pebble engine/mem engine/enginetest",
 	"engine",
 	"metrics",
-	"clock",
+	"clock crash",
 }
 
 const module = "quorate/internal/"

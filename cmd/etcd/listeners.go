@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"quorate/internal/config"
+	"quorate/internal/crash"
 	"quorate/internal/httpapi"
 	"quorate/internal/listen"
 	"quorate/internal/transport"
@@ -118,6 +119,7 @@ func (p *process) closeListeners() {
 }
 
 func (p *process) serveHTTP(s *http.Server, l net.Listener) {
+	s.Handler = crash.Handler(s.Handler) // net/http would recover it
 	p.https = append(p.https, s)
 	go func() {
 		if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/config"
+	"quorate/internal/crash"
 	"quorate/internal/discovery"
 	"quorate/internal/listen"
 	"quorate/internal/logging"
@@ -36,6 +37,7 @@ func run() int {
 	defer cfg.Close()
 	lg := cfg.Log()
 	logging.SetGlobal(lg, cfg.LogLevel == "debug")
+	crash.SetLogger(lg)
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/crash"
 	"quorate/internal/engine"
 	"quorate/internal/metrics"
 )
@@ -103,7 +104,7 @@ func (w *sweeper) add(s *Store, c *compaction) {
 	}
 	w.running = true
 	w.exited = make(chan struct{})
-	go w.run(s)
+	go crash.Guarded(func() { w.run(s) })()
 }
 
 func (w *sweeper) head() *compaction {

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/crash"
 	"quorate/internal/metrics"
 )
 
@@ -399,7 +400,8 @@ func (l *Log) prepareSpare() {
 		return
 	}
 	l.spare = l.newSpare()
-	go l.spare.make(l.opts.SegmentBytes)
+	spare := l.spare
+	go crash.Guarded(func() { spare.make(l.opts.SegmentBytes) })()
 }
 
 // newSpare alternates between two names, as etcd does, so that a new file is

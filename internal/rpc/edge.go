@@ -15,6 +15,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"quorate/internal/crash"
 	"quorate/internal/wire"
 )
 
@@ -127,6 +128,7 @@ func unaryWith[Q, R any](e *edge, full, name string, seriesOf func() *methodSeri
 	return grpc.MethodDesc{
 		MethodName: name,
 		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
+			defer crash.Guard()
 			in := new(struct { // one allocation
 				call unaryCall
 				req  Q
@@ -184,6 +186,7 @@ func learnerMayServe(req any) bool {
 // interceptUnary does for the methods of generated services what unary does
 // for ours, which do not come here.
 func (e *edge) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	defer crash.Guard()
 	series := e.seriesOf(info.FullMethod, false, false)
 	start := time.Now()
 	series.started.Inc()
@@ -235,6 +238,7 @@ func (s *stream) RecvMsg(m any) error {
 const fullSnapshot = "/" + maintenanceService + "/Snapshot"
 
 func (e *edge) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	defer crash.Guard()
 	s := &stream{ServerStream: ss, ctx: ss.Context(), series: e.seriesOf(info.FullMethod, info.IsClientStream, info.IsServerStream)}
 	start := time.Now()
 	s.series.started.Inc()

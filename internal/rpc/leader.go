@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/crash"
 )
 
 // leaderWatch cuts streams that were opened on condition that there is a
@@ -36,7 +38,7 @@ func (w *leaderWatch) add(cut context.CancelCauseFunc) (forget func()) {
 	w.streams[c] = struct{}{}
 	if !w.running {
 		w.running = true
-		go w.run()
+		go crash.Guarded(w.run)()
 	}
 	return func() {
 		w.mu.Lock()

@@ -9,6 +9,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/crash"
 )
 
 const leaseService = "etcdserverpb.Lease"
@@ -75,7 +77,7 @@ func (e *edge) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.L
 // which ends when the stream does.
 func (e *edge) leaseKeepAlive(_ any, s grpc.ServerStream) error {
 	end := make(chan error, 1)
-	go func() { end <- e.renewAll(s) }()
+	go crash.Guarded(func() { end <- e.renewAll(s) })()
 	select {
 	case err := <-end:
 		return err

@@ -10,6 +10,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"quorate/internal/crash"
 	"quorate/internal/metrics"
 	"quorate/internal/watch"
 )
@@ -32,6 +33,7 @@ func (e *edge) watch(_ any, ss grpc.ServerStream) error {
 	defer ws.Close()
 	received := make(chan error, 1)
 	go func() {
+		defer crash.Guard()
 		// A client that has said all it has to say keeps its watchers.
 		if err := e.receiveWatch(s, ws); err != nil {
 			received <- err

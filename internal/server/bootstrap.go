@@ -17,6 +17,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/clock"
+	"quorate/internal/crash"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
@@ -640,7 +641,7 @@ func (m *Member) Stop() {
 // for some until the engine is closed.
 func (m *Member) lastFlush() error {
 	flushed := make(chan error, 1)
-	go func() { flushed <- m.mach().Engine().Flush() }()
+	go crash.Guarded(func() { flushed <- m.mach().Engine().Flush() })()
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
 	for !m.storeFull.Load() {

@@ -13,6 +13,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/command"
+	"quorate/internal/crash"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -86,7 +87,7 @@ func (m *Member) awaitCompaction(ctx context.Context, done <-chan error) error {
 // room, but neither longer than ctx nor into the end of the member.
 func (m *Member) flush(ctx context.Context, eng engine.Engine) error {
 	flushed := make(chan error, 1)
-	go func() { flushed <- eng.Flush() }()
+	go crash.Guarded(func() { flushed <- eng.Flush() })()
 	select {
 	case err := <-flushed:
 		return err
@@ -272,7 +273,7 @@ func (m *Member) background(f func()) bool {
 		return false
 	}
 	m.wg.Add(1)
-	go func() { defer m.wg.Done(); f() }()
+	go crash.Guarded(func() { defer m.wg.Done(); f() })()
 	return true
 }
 

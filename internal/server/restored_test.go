@@ -30,9 +30,7 @@ func (n *node) restore() {
 	check(err)
 	check(eng.Close())
 	check(n.fs.RemoveAll(l.DataDir))
-	n.cluster.appliedMu.Lock()
-	clear(n.cluster.applied)
-	n.cluster.appliedMu.Unlock()
+	n.cluster.newHistory()
 	n.initial, n.existing = []membership.InitialMember{{Name: n.name, PeerURLs: []string{n.url}}}, false
 	founders, cluster, err := membership.Founders(n.initial, "restored")
 	check(err)

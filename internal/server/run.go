@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/crash"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -46,15 +47,23 @@ func (m *Member) drive() {
 		if !m.coreMu.TryLock() {
 			return // the holder looks into the inbox again after it has let go
 		}
-		for !m.halted && m.in.pending() {
-			m.step(m.in.take())
-		}
-		halted := m.halted
+		halted := m.empty()
 		m.coreMu.Unlock()
 		if halted {
 			return
 		}
 	}
+}
+
+// empty steps the core until the inbox is empty, and reports whether it is driven
+// no more. A panic ends the process before the lock is let go: the core may be
+// anywhere between two states, and the goroutine may be one that others recover.
+func (m *Member) empty() (halted bool) {
+	defer crash.Guard()
+	for !m.halted && m.in.pending() {
+		m.step(m.in.take())
+	}
+	return m.halted
 }
 
 // event hands something to the core and drives it.
@@ -84,6 +93,7 @@ func (m *Member) step(in Input) {
 // ticker lets raft's time pass. It also picks up proposals that wait for a log
 // write which does not end.
 func (m *Member) ticker() {
+	defer crash.Guard()
 	defer m.loopWG.Done()
 	ticker := time.NewTicker(m.cfg.Tick)
 	defer ticker.Stop()
@@ -169,6 +179,7 @@ func boolGauge(b bool) float64 {
 // writeLog makes appends durable, all that wait with one sync, and delivers
 // what was waiting for that.
 func (m *Member) writeLog() {
+	defer crash.Guard()
 	defer m.loopWG.Done()
 	for {
 		m.logBusy.Store(false)
@@ -249,6 +260,7 @@ func (m *Member) deliver(works []logWork) {
 
 // applyAll applies committed entries, all that wait as one batch within bounds.
 func (m *Member) applyAll() {
+	defer crash.Guard()
 	defer m.loopWG.Done()
 	for {
 		works := m.applyq.take(m.halt)

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/crash"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
@@ -104,6 +105,7 @@ func (m *Member) sendSnapshot(msg *raftpb.Message) error {
 	r, w := io.Pipe()
 	written := make(chan error, 1)
 	go func() {
+		defer crash.Guard()
 		_, err := snapshot.Write(m.rootCtx, w, state, m.cfg.snapDir(), m.snapshotOptions())
 		w.CloseWithError(err)
 		written <- err

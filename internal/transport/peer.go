@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/crash"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 )
@@ -85,9 +86,9 @@ func (t *Transport) startPeer(id uint64, urls []string, streams bool) *peer {
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	p.setURLs(urls)
 	if streams {
-		p.wg.Go(func() { p.readStream(kindMsgApp) })
-		p.wg.Go(func() { p.readStream(kindMessage) })
-		p.wg.Go(p.processProposals)
+		p.wg.Go(crash.Guarded(func() { p.readStream(kindMsgApp) }))
+		p.wg.Go(crash.Guarded(func() { p.readStream(kindMessage) }))
+		p.wg.Go(crash.Guarded(p.processProposals))
 		p.wg.Go(func() { p.probe("ROUND_TRIPPER_RAFT_MESSAGE", t.streams) })
 		p.wg.Go(func() { p.probe("ROUND_TRIPPER_SNAPSHOT", t.requests) })
 	}
@@ -161,7 +162,7 @@ func (p *peer) attach(l *link) bool {
 	if old := p.links[l.kind].Swap(l); old != nil {
 		old.close()
 	}
-	p.wg.Go(l.run)
+	p.wg.Go(crash.Guarded(l.run))
 	return true
 }
 

@@ -13,6 +13,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"quorate/internal/crash"
 )
 
 // pipelineTimeout ends a POST to a peer that takes the request and does not
@@ -40,7 +42,7 @@ func (pl *pipeline) push(m *raftpb.Message) bool {
 	pl.msgs = append(pl.msgs, m)
 	if pl.workers < pipelineWorkers {
 		pl.workers++
-		pl.p.wg.Go(pl.work)
+		pl.p.wg.Go(crash.Guarded(pl.work))
 	}
 	return true
 }

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/crash"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 )
@@ -46,7 +47,7 @@ func (p *peer) sendSnapshot(m *raftpb.Message, body io.ReadCloser) bool {
 	if p.stopped {
 		return false
 	}
-	p.wg.Go(func() { p.transferSnapshot(m, body) })
+	p.wg.Go(crash.Guarded(func() { p.transferSnapshot(m, body) }))
 	return true
 }
 
