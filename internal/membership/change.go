@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 // Why a configuration change is refused. The texts are etcd's and reach clients.
@@ -120,6 +121,25 @@ func decodeChange(cc *raftpb.ConfChange) (m Member, action Action, err error) {
 		action = Promoted
 	}
 	return ctx.Member, action, nil
+}
+
+// DecodeChange returns the change in the data of an entry that is to be proposed. It
+// refuses those that no member proposes; in the log they would be decided by each
+// member for itself, and some end at them.
+func DecodeChange(data []byte) (*raftpb.ConfChange, error) {
+	cc := &raftpb.ConfChange{}
+	if err := proto.Unmarshal(data, cc); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrMalformedChange, err)
+	}
+	m, action, err := decodeChange(cc)
+	if err != nil {
+		return nil, err
+	}
+	learner := cc.GetType() == raftpb.ConfChangeAddLearnerNode
+	if action == Added && m.IsLearner != learner || action == Promoted && learner {
+		return nil, fmt.Errorf("%w: %v of a member that is a learner: %v", ErrMalformedChange, cc.GetType(), m.IsLearner)
+	}
+	return cc, nil
 }
 
 // check decides whether the change may be applied to s.

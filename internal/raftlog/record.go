@@ -259,16 +259,28 @@ func decodeEntry(b []byte) (entryFields, error) {
 	var set fieldSet
 	data, err := fields(b, &nums, &set, 4)
 	e := entryFields{typ: nums[1], term: nums[2], index: nums[3], hasType: set[1], data: data}
-	switch {
-	case err != nil:
-	case e.index == 0 || e.term == 0:
-		err = fmt.Errorf("%w: entry without index or term", errEncoding)
-	case e.typ > uint64(raftpb.EntryConfChangeV2):
-		err = fmt.Errorf("%w: entry type %d", errEncoding, e.typ)
-	case e.typ == uint64(raftpb.EntryConfChange) && len(data) == 0:
-		err = fmt.Errorf("%w: empty configuration change", errEncoding)
+	if err == nil {
+		err = checkEntry(e.typ, e.term, e.index, len(data))
 	}
 	return e, err
+}
+
+// checkEntry refuses what could be taken for a record of another type.
+func checkEntry(typ, term, index uint64, size int) error {
+	switch {
+	case index == 0 || term == 0:
+		return fmt.Errorf("%w: entry without index or term", errEncoding)
+	case typ > uint64(raftpb.EntryConfChangeV2):
+		return fmt.Errorf("%w: entry type %d", errEncoding, typ)
+	case typ == uint64(raftpb.EntryConfChange) && size == 0:
+		return fmt.Errorf("%w: empty configuration change", errEncoding)
+	}
+	return nil
+}
+
+// CheckEntry refuses an entry that could be written, but not read again.
+func CheckEntry(e *raftpb.Entry) error {
+	return checkEntry(uint64(int64(e.GetType())), e.GetTerm(), e.GetIndex(), len(e.Data))
 }
 
 func appendHardState(b []byte, hs *raftpb.HardState) []byte {

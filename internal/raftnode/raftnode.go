@@ -21,6 +21,7 @@
 package raftnode
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -103,6 +104,11 @@ type Node struct {
 	storage    raft.Storage
 	only       uint64            // the only voter of raft's configuration; 0 if there are more, or none
 	held       []*raftpb.Message // reads that wait until the only voter knows what is committed
+	// As of what was handed out: the last index of the log, and the newest round of
+	// reads that heartbeats have asked for as a leader of readTerm.
+	last                uint64
+	moved               bool // the log may end elsewhere by now
+	readTerm, readRound uint64
 }
 
 // New starts a node from what its storage holds.
@@ -130,7 +136,11 @@ func New(c Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("start raft: %w", err)
 	}
-	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote(), conf: c.Applied, storage: c.Storage, only: onlyVoter(cs)}
+	last, err := c.Storage.LastIndex()
+	if err != nil {
+		return nil, fmt.Errorf("read last index: %w", err)
+	}
+	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote(), conf: c.Applied, storage: c.Storage, only: onlyVoter(cs), last: last}
 	n.refresh()
 	return n, nil
 }
@@ -180,13 +190,11 @@ func (n *Node) Propose(ents []Entry) (taken int, err error) {
 	return taken, nil
 }
 
-// Step takes a message of a peer or a response of the local log or apply.
-// Messages that make no sense here are dropped with an error.
+// Step takes a response of the local log or apply, or proposals that were given back;
+// what comes from peers takes Receive. Messages that make no sense here are dropped
+// with an error.
 func (n *Node) Step(m *raftpb.Message) error {
 	switch m.GetType() {
-	case raftpb.MsgHup, raftpb.MsgBeat, raftpb.MsgCheckQuorum, raftpb.MsgUnreachable, raftpb.MsgSnapStatus,
-		raftpb.MsgStorageAppend, raftpb.MsgStorageApply:
-		return raft.ErrStepLocalMsg
 	case raftpb.MsgSnap:
 		err := n.rn.Step(m)
 		n.collect() // the index of the configuration that raft may have taken over
@@ -367,12 +375,25 @@ func (n *Node) collect() {
 			case raft.LocalApplyThread:
 				e.Apply = append(e.Apply, Apply{Entries: m.Entries, Responses: m.Responses})
 			default:
+				n.noteRound(m)
 				e.Send = append(e.Send, m)
 			}
 		}
 		e.Reads = append(e.Reads, rd.ReadStates...)
 	}
+	n.moved = false
 	n.refresh()
+}
+
+// noteRound remembers the newest round of reads.
+func (n *Node) noteRound(m *raftpb.Message) {
+	if m.GetType() != raftpb.MsgHeartbeat || len(m.Context) != 8 {
+		return
+	}
+	if m.GetTerm() != n.readTerm {
+		n.readTerm, n.readRound = m.GetTerm(), 0
+	}
+	n.readRound = max(n.readRound, binary.LittleEndian.Uint64(m.Context))
 }
 
 func (n *Node) appendOf(m *raftpb.Message) Append {
@@ -388,6 +409,10 @@ func (n *Node) appendOf(m *raftpb.Message) Append {
 		a.Snapshot, a.MustSync = m.Snapshot, true
 		n.conf = m.Snapshot.GetMetadata().GetIndex()
 		n.only = onlyVoter(m.Snapshot.GetMetadata().GetConfState())
+		n.last = m.Snapshot.GetMetadata().GetIndex()
+	}
+	if k := len(m.Entries); k > 0 {
+		n.last = m.Entries[k-1].GetIndex()
 	}
 	return a
 }

@@ -77,7 +77,7 @@ func (c *Core) offer(now time.Time, m *raftpb.Message) error {
 			}
 		}
 	}
-	return c.node.Step(m)
+	return c.node.Receive(m)
 }
 
 // holdRemovals keeps back the proposals that have to wait and returns the others.

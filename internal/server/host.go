@@ -3,11 +3,13 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/membership"
+	"quorate/internal/raftnode"
 	"quorate/internal/transport"
 )
 
@@ -22,11 +24,14 @@ type host struct{ m *Member }
 
 var _ transport.Host = host{}
 
-// Process queues a message of a peer for the core. A message is dropped when the
+// Process looks at a message of a peer and queues it for the core. A message is dropped when the
 // queue is full; raft sends again what it still needs.
 func (h host) Process(msg *raftpb.Message) error {
 	if h.m.cluster.IsRemoved(msg.GetFrom()) {
 		return ErrRemoved
+	}
+	if err := raftnode.Check(msg, h.m.id); err != nil {
+		return err
 	}
 	if !h.m.in.receive(msg) {
 		return errInboxFull
@@ -60,6 +65,9 @@ func (h host) IsRemoved(id uint64) bool { return h.m.cluster.IsRemoved(id) }
 func (h host) SelfRemoved(error) { h.m.fail(ErrRemoved) }
 
 func (h host) ReceiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
+	if err := raftnode.Check(msg, h.m.id); err != nil {
+		return fmt.Errorf("%w: %w", transport.ErrSnapshotNotProcessed, err)
+	}
 	return h.m.receiveSnapshot(ctx, msg, body)
 }
 

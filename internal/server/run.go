@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -76,6 +77,12 @@ func (m *Member) event(f func(*Input)) {
 // coreMu.
 func (m *Member) step(in Input) {
 	eff := m.core.Step(m.cfg.Clock.Now(), in)
+	if eff.LostLog != nil {
+		m.halted = true // not one more vote or acknowledgement
+		m.fail(fmt.Errorf("%w; remove this member from the cluster (etcdctl member remove %s), and add it again with an empty --data-dir",
+			eff.LostLog, membership.FormatID(m.id)))
+		return
+	}
 	m.tr.Send(m.modernise(m.completeSnapshots(eff.Send)))
 	m.logq.push(eff.Append...)
 	for _, a := range eff.Apply {

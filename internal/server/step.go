@@ -22,7 +22,7 @@ type Input struct {
 	// LogStall, which comes with ticks, is how long the log write has been under
 	// way that the disk does not finish; 0 without one.
 	LogStall    time.Duration
-	Recv        []*raftpb.Message // from peers
+	Recv        []*raftpb.Message // from peers; raftnode.Check has passed them
 	Acks        []*raftpb.Message // responses of the local log and apply
 	ConfChanges []apply.ConfChange
 	Propose     []*proposal.Pending
@@ -53,6 +53,9 @@ type Effects struct {
 	LeaderChanged bool
 	State         raftnode.State
 	Stall         Stall
+	// LostLog is set when the member must not go on: others count on what its log does
+	// not hold any more. The other effects are not to be carried out then.
+	LostLog *raftnode.LostLogError
 }
 
 // Core is one member without its disk, network, clock and threads. The real
@@ -78,6 +81,7 @@ type Core struct {
 	errRead, errChanged  error
 	stall                stallPolicy
 	departure            departure
+	lostLog              *raftnode.LostLogError
 	readsWait            bool // readers have joined who wait for a round to be started
 }
 
@@ -144,7 +148,7 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 		c.node.Transfer(in.TransferTo)
 	}
 	c.propose(now, in.Propose)
-	e := Effects{Effects: c.node.Effects(), State: c.node.State(), Stall: stall}
+	e := Effects{Effects: c.node.Effects(), State: c.node.State(), Stall: stall, LostLog: c.lostLog}
 	for _, ask := range in.AskStatus {
 		ask <- c.node.Status()
 	}
@@ -175,6 +179,7 @@ func (c *Core) receive(now time.Time, m *raftpb.Message) {
 	if m.GetType() == raftpb.MsgProp && errors.Is(err, raftnode.ErrDropped) {
 		c.keep(now, m, false)
 	}
+	errors.As(err, &c.lostLog)
 }
 
 func (c *Core) keep(now time.Time, m *raftpb.Message, paced bool) {

@@ -39,8 +39,10 @@ type node struct {
 	clusterID uint64
 	disk      *disk
 	down      bool
-	removed   bool // for good
-	life      int  // counts starts: events of an earlier life are void
+	removed   bool                   // for good
+	outdated  bool                   // its disk is an old copy, put there by a test
+	lost      *raftnode.LostLogError // why it has ended for good
+	life      int                    // counts starts: events of an earlier life are void
 
 	home    server.Home
 	dir     string // of the store in use
@@ -100,7 +102,7 @@ func (n *node) layout() datadir.Layout { return datadir.Layout{FS: n.disk, DataD
 
 // start brings the member up from what its disk holds.
 func (n *node) start() {
-	if !n.down || n.removed {
+	if !n.down || n.removed || n.lost != nil {
 		return
 	}
 	if err := n.open(); err != nil {
@@ -244,6 +246,15 @@ func (n *node) leave() {
 // its goroutines.
 func (n *node) step(in server.Input) {
 	eff := n.core.Step(n.w.time(), in)
+	if eff.LostLog != nil {
+		n.lost = eff.LostLog
+		n.w.log("ended %d: %v", n.index, eff.LostLog)
+		if !n.outdated {
+			n.w.fail("member %d ends: %w", n.index, eff.LostLog)
+		}
+		n.stop()
+		return
+	}
 	for _, m := range eff.Send {
 		if m.GetType() == raftpb.MsgSnap {
 			n.sendSnapshot(m)
@@ -482,6 +493,10 @@ func (n *node) send(m *raftpb.Message) {
 			got := &raftpb.Message{}
 			if err := proto.Unmarshal(b, got); err != nil {
 				w.fail("decode message: %w", err)
+				return
+			}
+			if err := raftnode.Check(got, to.id); err != nil {
+				w.fail("member %d sent to %d: %w", n.index, to.index, err)
 				return
 			}
 			w.log("%d>%d %v term=%d index=%d n=%d", n.index, to.index, got.GetType(), got.GetTerm(), got.GetIndex(), len(got.Entries))

@@ -4,11 +4,13 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
 )
 
 func TestURLRotation(t *testing.T) {
@@ -27,6 +29,19 @@ func TestURLRotation(t *testing.T) {
 	expect(t, a.host, ms)
 }
 
+// posted is how messages arrive by POST: a heartbeat tells no commit index there, as
+// anybody may have sent it.
+func posted(ms []*raftpb.Message) []*raftpb.Message {
+	out := slices.Clone(ms)
+	for i, m := range out {
+		if m.GetType() == raftpb.MsgHeartbeat {
+			out[i] = proto.Clone(m).(*raftpb.Message)
+			out[i].Commit = nil
+		}
+	}
+	return out
+}
+
 // Without streams, messages go by POST, to peers and to remotes.
 func TestPipeline(t *testing.T) {
 	t.Parallel()
@@ -34,11 +49,11 @@ func TestPipeline(t *testing.T) {
 	a.AddRemote(2, []string{b.url()})
 	ms := travelling(1, 2)
 	a.Send(ms)
-	expect(t, b.host, ms)
+	expect(t, b.host, posted(ms))
 	// b has learned how to answer.
 	back := travelling(2, 1)
 	b.Send(back)
-	expect(t, a.host, back)
+	expect(t, a.host, posted(back))
 	if a.ActivePeers() != 0 || !a.ActiveSince(2).IsZero() {
 		t.Error("a remote counts as a peer")
 	}

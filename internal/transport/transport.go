@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
 
+	"quorate/internal/crash"
 	"quorate/internal/membership"
 )
 
@@ -24,7 +25,8 @@ import (
 type Host interface {
 	// Process hands a message of a peer to the raft loop. It must return soon:
 	// while it does not, nothing more is read from that peer. A message that
-	// cannot be taken is dropped with an error; raft will send it again.
+	// cannot be taken is dropped with an error; raft will send it again. The message is
+	// decoded and for this member; what it says may make no sense at all.
 	Process(m *raftpb.Message) error
 	// ReportUnreachable says that messages to a peer were dropped.
 	ReportUnreachable(id uint64)
@@ -37,7 +39,7 @@ type Host interface {
 	IsRemoved(id uint64) bool
 	// ReceiveSnapshot stores the database that body streams, durably, and then
 	// hands m, a MsgSnap, to the raft loop; an error of that second step wraps
-	// ErrSnapshotNotProcessed. A body that was cut off fails to read. ctx ends
+	// ErrSnapshotNotProcessed, as does one about m itself. A body that was cut off fails to read. ctx ends
 	// when the transport stops.
 	ReceiveSnapshot(ctx context.Context, m *raftpb.Message, body io.Reader) error
 	// SelfRemoved says that a peer answered that this member was removed from
@@ -138,7 +140,7 @@ func New(cfg Config) (*Transport, error) {
 	t.reports = newReporter(t.lg, cfg.Host)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.table.Store(&peerTable{peers: map[uint64]*peer{}, remotes: map[uint64]*peer{}})
-	t.wg.Go(func() { t.reports.run(t.ctx.Done()) })
+	t.wg.Go(crash.Guarded(func() { t.reports.run(t.ctx.Done()) }))
 	return t, nil
 }
 
@@ -320,9 +322,6 @@ func (t *Transport) deliver(m *raftpb.Message) error {
 	}
 	if t.cfg.Host.IsRemoved(m.GetFrom()) {
 		return fmt.Errorf("transport: message from removed member %s", membership.FormatID(m.GetFrom()))
-	}
-	if err := checkMessage(m); err != nil {
-		return err
 	}
 	t.count(&t.stats.Received, m)
 	return t.cfg.Host.Process(m)
