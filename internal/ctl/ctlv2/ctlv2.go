@@ -178,7 +178,7 @@ func (t *tool) root() *cobra.Command {
 		t.getCommand(), t.lsCommand(), t.setCommand(), t.mkCommand(), t.updateCommand(), t.rmCommand(),
 		t.mkdirCommand(), t.setdirCommand(), t.updatedirCommand(), t.rmdirCommand(),
 		t.watchCommand(), t.execWatchCommand(),
-		t.clusterHealthCommand(), t.memberCommand(), t.importCommand(),
+		t.clusterHealthCommand(), t.memberCommand(), t.backupCommand(), t.importCommand(),
 		t.userCommand(), t.roleCommand(), t.authCommand())
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true

@@ -182,7 +182,7 @@ func TestHelp(t *testing.T) {
 			paths = append(paths, c.Name()+" "+below.Name())
 		}
 	}
-	want := strings.Split("auth,auth disable,auth enable,cluster-health,exec-watch,get,import,ls,member,member add,member list,member remove,member update,"+
+	want := strings.Split("auth,auth disable,auth enable,backup,cluster-health,exec-watch,get,import,ls,member,member add,member list,member remove,member update,"+
 		"mk,mkdir,rm,rmdir,role,role add,role get,role grant,role list,role remove,role revoke,set,setdir,update,updatedir,"+
 		"user,user add,user get,user grant,user list,user passwd,user remove,user revoke,watch", ",")
 	slices.Sort(paths)
