@@ -12,7 +12,7 @@ ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 ETCDCTL35 := compat/bin/etcdctl35
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test differential gateway v2 proxies observe tools compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe tools compat bench clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -30,6 +30,7 @@ help:
 	@echo 'make moving        directories and snapshot files from real etcd 3.5, 3.6, 3.7 to us and back, HashKV equal'
 	@echo 'make secure        TLS: certificates and authorities replaced under load, rules, generated ones, ports, wrong files'
 	@echo 'make hostile-test  a member under malformed frames, slow connections, huge requests and endless watches'
+	@echo 'make h2            the HTTP/2 server under h2spec and the interop cases of gRPC, beside grpc-go'
 	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
@@ -48,7 +49,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test secure hostile-test mixed moving
+test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test secure hostile-test h2 mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -59,7 +60,7 @@ unit:
 	$(GO) test ./...
 
 RACED := ./internal/server/... ./internal/watch/... ./internal/lease/... ./internal/mvcc/... ./internal/raftlog/... \
-	./internal/transport/... ./internal/rpc/... ./internal/proposal/... ./internal/auth/... ./internal/readindex/... ./internal/listen/... ./internal/certs/... ./internal/legacy/... ./internal/proxy/...
+	./internal/transport/... ./internal/h2/... ./internal/rpc/... ./internal/proposal/... ./internal/auth/... ./internal/readindex/... ./internal/listen/... ./internal/certs/... ./internal/legacy/... ./internal/proxy/...
 
 race:
 	$(GO) test -race $(RACED)
@@ -85,6 +86,9 @@ secure: build $(ETCD37)
 
 hostile-test: build
 	cd compat && $(GO) test ./hostile -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
+
+h2:
+	cd compat/h2 && $(GO) test . -count=1 -timeout 10m
 
 failure-test: build $(ETCD37) $(ETCD35)
 	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd

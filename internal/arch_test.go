@@ -22,6 +22,7 @@ var order = []string{
 	"ctl utl",
 	"proxy/grpcproxy",
 	"rpc httpapi legacy/v2http gateway join discovery proxy/tcprelay proxy/httpproxy",
+	"h2",
 	"config legacy/v2auth",
 	"listen logging tracing certs suggest",
 	"server",

@@ -1,0 +1,152 @@
+package h2
+
+import (
+	"encoding/base64"
+	"fmt"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+)
+
+// fieldList is a block of headers on its way out. It uses HPACK's static table
+// and no other: what that costs in bytes is less than the encoder and its lock
+// would cost in time, and blocks may be made beforehand.
+type fieldList struct {
+	block []byte
+	size  int64 // as HTTP/2 counts it
+}
+
+const (
+	status200   = 0x88 // ":status: 200" in the static table
+	nameStatus  = 0x08 // ":status" with a value that is not indexed
+	emptyTable  = 0x20 // the dynamic table has no room
+	fieldExtra  = 32   // what a field counts beyond its name and value
+	grpcStatus  = "grpc-status"
+	grpcMessage = "grpc-message"
+	grpcDetails = "grpc-status-details-bin"
+)
+
+// The header and trailer of a call that succeeds, without metadata.
+var (
+	plainHeader, plainTrailer []byte
+	plainSize                 int64 // of the longer one
+)
+
+func init() {
+	var h, t fieldList
+	h.head("")
+	t.status(okStatus)
+	plainHeader, plainTrailer, plainSize = h.block, t.block, max(h.size, t.size)
+}
+
+func (l *fieldList) count(name, value string) {
+	l.size += int64(len(name)+len(value)) + fieldExtra
+}
+
+// add appends a field as a literal that is in no table.
+func (l *fieldList) add(name, value string) {
+	l.count(name, value)
+	l.block = appendText(append(l.block, 0), name)
+	l.block = appendText(l.block, value)
+}
+
+// head appends what each answer begins with.
+func (l *fieldList) head(subtype string) {
+	l.count(":status", "200")
+	l.block = append(l.block, status200)
+	l.contentType(subtype)
+}
+
+func (l *fieldList) contentType(subtype string) {
+	v := baseContentType
+	if subtype != "" {
+		v += "+" + subtype
+	}
+	l.add("content-type", v)
+}
+
+// early appends the whole answer to a call that is not made.
+func (l *fieldList) early(http int, subtype string, st *status.Status) {
+	l.count(":status", "200")
+	l.block = appendText(append(l.block, nameStatus), strconv.Itoa(http))
+	l.contentType(subtype)
+	l.status(st)
+}
+
+func (l *fieldList) status(st *status.Status) {
+	var f statusFields
+	f.of(st)
+	for _, x := range f {
+		l.add(x.Name, x.Value)
+	}
+}
+
+// statusFields are the fields of a trailer that tell how a call has ended.
+type statusFields []hpack.HeaderField
+
+func (f *statusFields) of(st *status.Status) {
+	*f = append(*f, hpack.HeaderField{Name: grpcStatus, Value: strconv.Itoa(int(st.Code()))},
+		hpack.HeaderField{Name: grpcMessage, Value: encodeMessage(st.Message())})
+	if p := st.Proto(); len(p.GetDetails()) > 0 {
+		if b, err := proto.Marshal(p); err == nil {
+			*f = append(*f, hpack.HeaderField{Name: grpcDetails, Value: base64.RawStdEncoding.EncodeToString(b)})
+		}
+	}
+}
+
+func (l *fieldList) metadata(md metadata.MD) {
+	for name, values := range md {
+		if reserved(name) {
+			continue // gRPC's own; clients would not know what to think
+		}
+		for _, v := range values {
+			l.add(name, encodeMetadata(name, v))
+		}
+	}
+}
+
+// appendText appends a string of HPACK, without Huffman's code: a length in
+// seven bits and more, and the bytes.
+func appendText(b []byte, s string) []byte {
+	n := len(s)
+	if n < 127 {
+		return append(append(b, byte(n)), s...)
+	}
+	b = append(b, 127)
+	for n -= 127; n >= 128; n >>= 7 {
+		b = append(b, byte(n)|128)
+	}
+	return append(append(b, byte(n)), s...)
+}
+
+// encodeMessage makes the text of a status fit for a header: what is not
+// printable ASCII is percent-encoded, and what is not UTF-8 replaced.
+func encodeMessage(s string) string {
+	plain := true
+	for i := 0; i < len(s) && plain; i++ {
+		plain = isPlain(s[i])
+	}
+	if plain {
+		return s
+	}
+	var out strings.Builder
+	for len(s) > 0 {
+		r, n := utf8.DecodeRuneInString(s)
+		for _, b := range []byte(string(r)) {
+			if n == 1 && isPlain(b) {
+				out.WriteByte(b)
+			} else {
+				fmt.Fprintf(&out, "%%%02X", b)
+			}
+		}
+		s = s[n:]
+	}
+	return out.String()
+}
+
+func isPlain(b byte) bool { return ' ' <= b && b <= '~' && b != '%' }

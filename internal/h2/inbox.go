@@ -1,0 +1,236 @@
+package h2
+
+import (
+	"bytes"
+	"encoding/binary"
+	"io"
+	"sync"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/status"
+)
+
+// prefixLen is the length of what gRPC puts before a message: a flag for
+// compression and four bytes of length.
+const prefixLen = 5
+
+// message is one message as it came.
+type message struct {
+	data       []byte
+	compressed bool
+}
+
+// inbox puts the messages of a stream together. feed and end belong to the
+// goroutine that reads the connection, next to the handler's.
+type inbox struct {
+	max    int // bytes of a message
+	prefix [prefixLen]byte
+	have   int  // bytes of the prefix
+	coming bool // the prefix is complete and its message is not
+	want   int  // length of that message
+	cur    message
+
+	mu    sync.Mutex
+	queue []message
+	ended error // what comes behind the queue: io.EOF, or what was wrong
+	wake  chan struct{}
+}
+
+// feed takes the payload of a DATA frame. It calls begin with the length of each
+// message that this is not all of.
+func (b *inbox) feed(p []byte, begin func(missing int)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended != nil {
+		return
+	}
+	for len(p) > 0 {
+		if !b.coming {
+			n := copy(b.prefix[b.have:], p)
+			b.have += n
+			p = p[n:]
+			if b.have < prefixLen || !b.start(len(p), begin) {
+				return
+			}
+		}
+		n := min(len(p), b.want-len(b.cur.data))
+		b.cur.data = append(b.cur.data, p[:n]...)
+		p = p[n:]
+		b.complete()
+	}
+	if b.coming {
+		b.complete()
+	}
+}
+
+// firstAlloc bounds what is set aside for a message before it comes.
+const firstAlloc = 64 << 10
+
+// start judges a complete prefix; at hand are the bytes behind it.
+func (b *inbox) start(atHand int, begin func(missing int)) bool {
+	n := binary.BigEndian.Uint32(b.prefix[1:])
+	if int64(n) > int64(b.max) {
+		b.endLocked(status.Errorf(codes.ResourceExhausted, "grpc: received message larger than max (%d vs. %d)", n, b.max))
+		return false
+	}
+	if b.prefix[0] > 1 {
+		b.endLocked(status.Errorf(codes.Internal, "grpc: received unexpected payload format %d", b.prefix[0]))
+		return false
+	}
+	b.coming, b.want, b.have = true, int(n), 0
+	b.cur = message{compressed: b.prefix[0] == 1}
+	if n > 0 {
+		b.cur.data = make([]byte, 0, min(int(n), max(atHand, firstAlloc)))
+	}
+	if int(n) > atHand {
+		begin(int(n) - atHand)
+	}
+	b.complete()
+	return true
+}
+
+func (b *inbox) complete() {
+	if b.coming && len(b.cur.data) == b.want {
+		b.queue = append(b.queue, b.cur)
+		b.coming, b.cur = false, message{}
+		b.signal()
+	}
+}
+
+// end says that nothing more comes, with io.EOF after the client has said so.
+func (b *inbox) end(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if err == io.EOF && (b.coming || b.have > 0) {
+		err = status.Error(codes.Internal, io.ErrUnexpectedEOF.Error())
+	}
+	b.endLocked(err)
+}
+
+func (b *inbox) endLocked(err error) {
+	if b.ended == nil {
+		b.ended = err
+		b.signal()
+	}
+}
+
+func (b *inbox) signal() {
+	if b.wake != nil {
+		select {
+		case b.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// next waits for a message. cancelled ends the wait with an error.
+func (b *inbox) next(cancelled <-chan struct{}, reason func() error) (message, error) {
+	for {
+		b.mu.Lock()
+		if len(b.queue) > 0 {
+			m := b.queue[0]
+			b.queue[0] = message{}
+			if b.queue = b.queue[1:]; len(b.queue) == 0 {
+				b.queue = nil
+			}
+			b.mu.Unlock()
+			return m, nil
+		}
+		err := b.ended
+		if err == nil && b.wake == nil {
+			b.wake = make(chan struct{}, 1)
+		}
+		wake := b.wake
+		b.mu.Unlock()
+		if err != nil {
+			return message{}, err
+		}
+		select {
+		case <-wake:
+		case <-cancelled:
+			return message{}, reason()
+		}
+	}
+}
+
+// only returns the one message of a call that has one, once the client has ended
+// its side.
+func (b *inbox) only() (message, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case len(b.queue) > 1:
+		return message{}, errManyRequests
+	case b.ended != io.EOF:
+		return message{}, b.ended
+	case len(b.queue) == 0:
+		return message{}, errNoRequest
+	}
+	m := b.queue[0]
+	b.queue = nil
+	return m, nil
+}
+
+// over reports whether nothing more is taken.
+func (b *inbox) over() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ended != nil
+}
+
+// broken returns why a call of one request cannot go on, whatever else comes.
+func (b *inbox) broken() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case b.ended != nil && b.ended != io.EOF:
+		return b.ended
+	case len(b.queue) > 1:
+		return errManyRequests
+	}
+	return nil
+}
+
+var (
+	errNoRequest    = status.Error(codes.Internal, "cardinality violation: received no request message from non-client-streaming RPC")
+	errManyRequests = status.Error(codes.Internal, "cardinality violation: received multiple request messages for non-client-streaming RPC")
+)
+
+// open returns what a message says, in memory that belongs to the caller.
+func (m message) open(name string, limit int) ([]byte, error) {
+	if !m.compressed {
+		return m.data, nil
+	}
+	if name == "" || name == encoding.Identity {
+		return nil, status.Error(codes.Internal, "grpc: compressed flag set with identity or empty encoding")
+	}
+	c := encoding.GetCompressor(name)
+	if c == nil {
+		return nil, noDecompressor(name)
+	}
+	return decompress(c, m.data, limit)
+}
+
+func noDecompressor(name string) error {
+	return status.Errorf(codes.Unimplemented, "grpc: Decompressor is not installed for grpc-encoding %q", name)
+}
+
+// decompress stops at the limit, however much more there is.
+func decompress(c encoding.Compressor, data []byte, limit int) ([]byte, error) {
+	r, err := c.Decompress(bytes.NewReader(data))
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "grpc: failed to decompress the message: %v", err)
+	}
+	if closer, ok := r.(io.Closer); ok {
+		defer closer.Close()
+	}
+	out, err := io.ReadAll(io.LimitReader(r, int64(limit)+1))
+	if err != nil {
+		return nil, status.Errorf(codes.Internal, "grpc: failed to read decompressed data: %v", err)
+	}
+	if len(out) > limit {
+		return nil, status.Errorf(codes.ResourceExhausted, "grpc: received message after decompression larger than max %d", limit)
+	}
+	return out, nil
+}

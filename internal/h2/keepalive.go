@@ -1,0 +1,176 @@
+package h2
+
+import (
+	"errors"
+	"net"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// pingPolicy judges the pings of a client. What it has been sent since the last
+// one excuses a ping; otherwise it may come only so often.
+type pingPolicy struct {
+	excused bool // guarded by the lock of the connection
+	last    time.Time
+	strikes int
+}
+
+// pingsAllowed is called when data or headers are sent.
+func (c *conn) pingsAllowed() { c.pings.excused = true }
+
+func (c *conn) ping(f *frame) error {
+	switch {
+	case f.stream != 0:
+		return &connError{codeProtocol, "PING on a stream"}
+	case len(f.payload) != 8:
+		return &connError{codeFrameSize, "PING of the wrong length"}
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.has(flagAck) {
+		if string(f.payload) == string(drainPing[:]) && c.drain1 {
+			c.drainSeen()
+		}
+		return nil
+	}
+	c.control(func(b []byte) []byte { return appendPing(b, flagAck, f.payload) })
+	now := time.Now()
+	least := c.srv.o.KeepaliveMinTime
+	if len(c.streams) == 0 {
+		least = quietPing
+	}
+	switch {
+	case c.pings.excused:
+		c.pings.excused, c.pings.strikes = false, 0
+	case c.pings.last.Add(least).After(now):
+		c.pings.strikes++
+	}
+	c.pings.last = now
+	if c.pings.strikes > pingStrikes {
+		return &connError{codeEnhanceYourCalm, "too_many_pings"}
+	}
+	return nil
+}
+
+// drainPing follows the first GOAWAY; its answer shows that the client has seen
+// that.
+var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n', 'i', 'n', 'g'}
+
+// drain ends a connection in peace: a GOAWAY that names no stream asks the client
+// for no more; once the client has seen it, or after a while, a second one says
+// which of its streams were the last; the connection closes when these have ended.
+func (c *conn) drain(why string) {
+	c.mu.Lock()
+	if c.drain1 || c.err != nil {
+		c.mu.Unlock()
+		return
+	}
+	c.drain1 = true
+	c.w.buf = appendPing(appendGoAway(c.w.buf, maxStreamID, codeNo, why), 0, drainPing[:])
+	c.flushElsewhere()
+	c.mu.Unlock()
+	wait := time.NewTimer(drainTimeout)
+	defer wait.Stop()
+	select {
+	case <-c.drainAck:
+	case <-wait.C:
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err != nil {
+		return
+	}
+	c.drain2 = true
+	c.w.buf = appendGoAway(c.w.buf, c.maxID, codeNo, why)
+	c.flushElsewhere()
+	if len(c.streams) == 0 {
+		c.closeWhenWritten()
+	}
+}
+
+// drainSeen is called when the client has seen the first GOAWAY, or will never
+// see it. c.mu is held.
+func (c *conn) drainSeen() {
+	select {
+	case <-c.drainAck:
+	default:
+		close(c.drainAck)
+	}
+}
+
+// keepalive looks now and then whether a silent client is still there.
+type keepalive struct {
+	last  atomic.Int64 // unix nanoseconds of the newest read
+	timer *time.Timer  // guarded by the lock of the connection
+	asked bool         // a ping is on its way; of the timer alone
+	left  time.Duration
+}
+
+func (k *keepalive) read() { k.last.Store(time.Now().UnixNano()) }
+
+func (k *keepalive) stop() {
+	if k.timer != nil {
+		k.timer.Stop()
+	}
+}
+
+func (c *conn) startKeepalive() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		seen := c.alive.last.Load()
+		c.alive.timer = time.AfterFunc(c.srv.o.KeepaliveTime, func() { c.look(seen) })
+	}
+}
+
+// look pings a client that has said nothing since seen, and closes the connection
+// when it has not answered in time.
+func (c *conn) look(seen int64) {
+	k, o := &c.alive, &c.srv.o
+	next := o.KeepaliveTime
+	switch last := k.last.Load(); {
+	case last > seen:
+		k.asked, seen = false, last
+		next = time.Until(time.Unix(0, last).Add(o.KeepaliveTime))
+	case k.asked && k.left <= 0:
+		c.close(errKeepalive)
+		return
+	default:
+		if !k.asked {
+			c.mu.Lock()
+			c.w.buf = appendPing(c.w.buf, 0, make([]byte, 8))
+			c.flushElsewhere()
+			c.mu.Unlock()
+			k.asked, k.left = true, o.KeepaliveTimeout
+		}
+		next = min(o.KeepaliveTime, k.left)
+		k.left -= next
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		k.timer = time.AfterFunc(max(next, 0), func() { c.look(seen) })
+	}
+}
+
+var errKeepalive = errors.New("h2: keepalive ping not acked in time")
+
+// limitSilence lets the kernel end a connection whose peer has not acknowledged
+// data for so long, as gRPC does.
+func limitSilence(nc net.Conn, d time.Duration) {
+	if under, ok := nc.(interface{ NetConn() net.Conn }); ok {
+		nc = under.NetConn()
+	}
+	raw, ok := nc.(syscall.Conn)
+	if !ok {
+		return
+	}
+	if rc, err := raw.SyscallConn(); err == nil {
+		rc.Control(func(fd uintptr) {
+			unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(d.Milliseconds())) // fails on sockets that are not TCP
+		})
+	}
+}

@@ -1,0 +1,339 @@
+package h2
+
+import (
+	"encoding/base64"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/net/http/httpguts"
+	"golang.org/x/net/http2/hpack"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+// request is what the headers of a call say.
+type request struct {
+	path       string
+	subtype    string // of the content type: what follows application/grpc+
+	encoding   string // of its messages
+	md         metadata.MD
+	timeout    time.Duration
+	hasTimeout bool
+}
+
+// refusal is why a call is not made. Without a status the stream is reset with
+// code; with one the client is told, in an answer of HTTP's status.
+type refusal struct {
+	code   errCode
+	status *status.Status
+	http   int
+}
+
+// headerBlock collects the fields of one block of headers.
+type headerBlock struct {
+	dec       *hpack.Decoder
+	fields    []hpack.HeaderField
+	limit     int // of the fields' sizes together, as HTTP/2 counts them
+	left      int
+	truncated bool   // there were more fields than that
+	malformed string // why the block is none of HTTP/2
+	regular   bool   // a field that is no pseudo header has come
+	encoded   int    // bytes of the block so far, with those of its frames
+	fragments int
+}
+
+func newHeaderBlock(limit int) *headerBlock {
+	h := &headerBlock{limit: limit}
+	h.dec = hpack.NewDecoder(4096, h.add)
+	h.dec.SetMaxStringLength(limit)
+	return h
+}
+
+func (h *headerBlock) begin() {
+	clear(h.fields)
+	h.fields = h.fields[:0]
+	h.left, h.truncated, h.malformed, h.regular, h.encoded, h.fragments = h.limit, false, "", false, 0, 0
+	h.dec.SetEmitEnabled(true)
+}
+
+func (h *headerBlock) add(f hpack.HeaderField) {
+	switch pseudo := strings.HasPrefix(f.Name, ":"); {
+	case !httpguts.ValidHeaderFieldValue(f.Value):
+		h.malformed = "invalid header field value"
+	case pseudo && h.regular:
+		h.malformed = "pseudo header field after regular"
+	case !pseudo && !validName(f.Name):
+		h.malformed = "invalid header field name"
+	case !pseudo:
+		h.regular = true
+	}
+	if h.left -= int(f.Size()); h.left < 0 {
+		h.truncated = true
+	}
+	if h.truncated || h.malformed != "" {
+		h.dec.SetEmitEnabled(false)
+		return
+	}
+	h.fields = append(h.fields, f)
+}
+
+// validName reports whether a name may stand on the wire: a token without
+// capital letters.
+func validName(name string) bool {
+	if name == "" {
+		return false
+	}
+	for _, r := range name {
+		if !httpguts.IsTokenRune(r) || 'A' <= r && r <= 'Z' {
+			return false
+		}
+	}
+	return true
+}
+
+// fragment decodes a part of the block. The whole of it counts against a bound,
+// so that a client cannot go on for ever.
+func (h *headerBlock) fragment(b []byte) error {
+	h.encoded += len(b) + frameHeadLen
+	h.fragments++
+	if h.encoded > 2*h.limit || h.fragments > 1 && (h.truncated || h.malformed != "") {
+		return &connError{codeProtocol, "header list too large"}
+	}
+	if _, err := h.dec.Write(b); err != nil {
+		return &connError{codeCompression, err.Error()}
+	}
+	return nil
+}
+
+// end ends the block. An error ends the connection.
+func (h *headerBlock) end() error {
+	if err := h.dec.Close(); err != nil {
+		return &connError{codeCompression, err.Error()}
+	}
+	if h.malformed == "" && !h.truncated {
+		h.malformed = checkPseudo(h.fields)
+	}
+	return nil
+}
+
+// checkPseudo looks at the pseudo headers of a request, which stand first: each
+// once, and none that only an answer may have.
+func checkPseudo(fields []hpack.HeaderField) string {
+	for i, f := range fields {
+		switch f.Name {
+		case ":method", ":path", ":scheme", ":authority", ":protocol":
+		default:
+			if strings.HasPrefix(f.Name, ":") {
+				return "invalid pseudo header"
+			}
+			return ""
+		}
+		for _, earlier := range fields[:i] {
+			if earlier.Name == f.Name {
+				return "duplicate pseudo header"
+			}
+		}
+	}
+	return ""
+}
+
+const baseContentType = "application/grpc"
+
+func contentSubtype(v string) (subtype string, ok bool) {
+	rest, ok := strings.CutPrefix(v, baseContentType)
+	switch {
+	case !ok:
+		return "", false
+	case rest == "":
+		return "", true
+	case rest[0] == '+' || rest[0] == ';':
+		return rest[1:], true
+	}
+	return "", false
+}
+
+// reserved reports whether a header belongs to gRPC or HTTP/2, and not to the
+// metadata of the call.
+func reserved(name string) bool {
+	switch name {
+	case "content-type", "user-agent", "grpc-message-type", "grpc-encoding", "grpc-message", "grpc-status", "grpc-timeout", "te":
+		return true
+	}
+	return strings.HasPrefix(name, ":")
+}
+
+// parseRequest reads the headers of a call. A call that is refused may still have
+// a subtype, for the answer.
+func parseRequest(fields []hpack.HeaderField) (request, *refusal) {
+	r := request{md: make(metadata.MD, len(fields))}
+	var method, contentType string
+	var isGRPC, connection bool
+	var malformed *status.Status
+	for _, f := range fields {
+		switch f.Name {
+		case "content-type":
+			subtype, ok := contentSubtype(f.Value)
+			if !ok {
+				contentType = f.Value
+				continue
+			}
+			r.subtype, isGRPC = subtype, true
+			r.md[f.Name] = append(r.md[f.Name], f.Value)
+		case "grpc-encoding":
+			r.encoding = f.Value
+		case ":method":
+			method = f.Value
+		case ":path":
+			r.path = f.Value
+		case "grpc-timeout":
+			r.hasTimeout = true
+			var err error
+			if r.timeout, err = parseTimeout(f.Value); err != nil {
+				malformed = status.Newf(codes.Internal, "malformed grpc-timeout: %v", err)
+			}
+		case "connection": // a header of HTTP/1
+			connection = true
+		default:
+			if reserved(f.Name) && f.Name != ":authority" && f.Name != "user-agent" {
+				continue
+			}
+			v, err := decodeMetadata(f.Name, f.Value)
+			if err != nil {
+				malformed = status.Newf(codes.Internal, "malformed binary metadata %q in header %q: %v", f.Value, f.Name, err)
+				continue
+			}
+			r.md[f.Name] = append(r.md[f.Name], v)
+		}
+	}
+	return r, r.judge(method, contentType, isGRPC, connection, malformed)
+}
+
+// judge says whether the call may be made, in grpc-go's order of checks.
+func (r *request) judge(method, contentType string, isGRPC, connection bool, malformed *status.Status) *refusal {
+	authorities, hosts := r.md[":authority"], r.md["host"]
+	switch {
+	case len(authorities) > 1 || len(hosts) > 1:
+		return &refusal{status: status.Newf(codes.Internal, "num values of :authority: %v, num values of host: %v, both must only have 1 value as per HTTP/2 spec",
+			len(authorities), len(hosts)), http: http.StatusBadRequest}
+	case connection:
+		return &refusal{code: codeProtocol}
+	case !isGRPC:
+		return &refusal{status: status.Newf(codes.InvalidArgument, "invalid gRPC request content-type %q", contentType), http: http.StatusUnsupportedMediaType}
+	case malformed != nil:
+		return &refusal{status: malformed, http: http.StatusBadRequest}
+	}
+	delete(r.md, "host")
+	if len(authorities) == 0 && len(hosts) == 0 {
+		return &refusal{status: status.New(codes.Internal, "no host or :authority header present"), http: http.StatusBadRequest}
+	}
+	if len(authorities) == 0 {
+		r.md[":authority"] = hosts
+	}
+	switch {
+	case method != http.MethodPost:
+		return &refusal{status: status.Newf(codes.Internal, "Received a HEADERS frame with :method %q which should be POST", method), http: http.StatusMethodNotAllowed}
+	case r.hasTimeout && r.timeout <= 0:
+		return &refusal{status: status.New(codes.DeadlineExceeded, "context deadline exceeded"), http: http.StatusOK}
+	}
+	return nil
+}
+
+// parseTimeout reads the value of grpc-timeout: up to eight digits and a unit.
+func parseTimeout(s string) (time.Duration, error) {
+	switch {
+	case len(s) < 2:
+		return 0, fmt.Errorf("transport: timeout string is too short: %q", s)
+	case len(s) > 9:
+		return 0, fmt.Errorf("transport: timeout string is too long: %q", s)
+	}
+	unit, ok := timeoutUnits[s[len(s)-1]]
+	if !ok {
+		return 0, fmt.Errorf("transport: timeout unit is not recognized: %q", s)
+	}
+	n, err := strconv.ParseUint(s[:len(s)-1], 10, 64)
+	if err != nil {
+		return 0, err
+	}
+	if n > uint64(math.MaxInt64/unit) {
+		return math.MaxInt64, nil
+	}
+	return time.Duration(n) * unit, nil
+}
+
+var timeoutUnits = map[byte]time.Duration{'H': time.Hour, 'M': time.Minute, 'S': time.Second,
+	'm': time.Millisecond, 'u': time.Microsecond, 'n': time.Nanosecond}
+
+const binarySuffix = "-bin"
+
+func decodeMetadata(name, v string) (string, error) {
+	if !strings.HasSuffix(name, binarySuffix) {
+		return v, nil
+	}
+	enc := base64.RawStdEncoding
+	if len(v)%4 == 0 { // padded, or in no need of it
+		enc = base64.StdEncoding
+	}
+	b, err := enc.DecodeString(v)
+	return string(b), err
+}
+
+func encodeMetadata(name, v string) string {
+	if strings.HasSuffix(name, binarySuffix) {
+		return base64.RawStdEncoding.EncodeToString([]byte(v))
+	}
+	return v
+}
+
+// requests keeps the metadata of the last call of a connection: those of a
+// client's calls are mostly the same.
+type requests struct {
+	fields []hpack.HeaderField
+	last   request
+}
+
+// parse is parseRequest with a memory. Metadata that is handed out twice is never
+// changed by anybody.
+func (c *requests) parse(fields []hpack.HeaderField) (request, *refusal) {
+	if sameButFor(c.fields, fields) {
+		r := c.last
+		return r, c.vary(&r, fields)
+	}
+	r, refused := parseRequest(fields)
+	if refused == nil {
+		c.fields = append(c.fields[:0], fields...)
+		c.last = r
+	}
+	return r, refused
+}
+
+// sameButFor compares fields but for the values of those that vary from call to
+// call without being metadata.
+func sameButFor(a, b []hpack.HeaderField) bool {
+	return len(a) > 0 && slices.EqualFunc(a, b, func(x, y hpack.HeaderField) bool {
+		return x.Name == y.Name && (x.Value == y.Value || x.Name == ":path" || x.Name == "grpc-timeout")
+	})
+}
+
+func (c *requests) vary(r *request, fields []hpack.HeaderField) *refusal {
+	for _, f := range fields {
+		switch f.Name {
+		case ":path":
+			r.path = f.Value
+		case "grpc-timeout":
+			var err error
+			if r.timeout, err = parseTimeout(f.Value); err != nil {
+				return &refusal{status: status.Newf(codes.Internal, "malformed grpc-timeout: %v", err), http: http.StatusBadRequest}
+			}
+			if r.timeout <= 0 {
+				return &refusal{status: status.New(codes.DeadlineExceeded, "context deadline exceeded"), http: http.StatusOK}
+			}
+		}
+	}
+	return nil
+}

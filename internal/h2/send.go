@@ -1,0 +1,375 @@
+package h2
+
+import (
+	"context"
+	"errors"
+	"reflect"
+
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/status"
+)
+
+func sameMap(a, b metadata.MD) bool {
+	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
+}
+
+// sender walks over a message and its prefix.
+type sender struct {
+	prefix []byte
+	msg    mem.BufferSlice
+	left   int
+	at     int // in msg[0]
+}
+
+func newSender(prefix []byte, msg mem.BufferSlice) sender {
+	return sender{prefix: prefix, msg: msg, left: len(prefix) + msg.Len()}
+}
+
+// appendTo appends the next n bytes, of which there are as many.
+func (p *sender) appendTo(b []byte, n int) []byte {
+	p.left -= n
+	k := min(n, len(p.prefix))
+	b = append(b, p.prefix[:k]...)
+	p.prefix = p.prefix[k:]
+	n -= k
+	for n > 0 {
+		part := p.msg[0].ReadOnlyData()[p.at:]
+		k := min(n, len(part))
+		b = append(b, part[:k]...)
+		if n -= k; k == len(part) {
+			p.msg, p.at = p.msg[1:], 0
+		} else {
+			p.at += k
+		}
+	}
+	return b
+}
+
+// send sends a message. msg is freed.
+func (c *conn) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more bool) error {
+	defer msg.Free()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !s.flow.headerSent && !s.flow.done {
+		if err := c.appendHeader(s); err != nil {
+			return err
+		}
+	}
+	if err := c.sendData(s, newSender(prefix[:], msg)); err != nil {
+		return err
+	}
+	if !more || len(c.w.buf) >= outBytes {
+		c.flush()
+	}
+	return nil
+}
+
+// sendData appends a message as DATA frames, as fast as the client and the socket
+// let it. c.mu is held, but not while it waits.
+func (c *conn) sendData(s *Stream, p sender) error {
+	for p.left > 0 {
+		if s.flow.done || c.err != nil {
+			return c.endOf(s)
+		}
+		switch {
+		case c.windowOf(s) <= 0:
+			c.flush()
+			if c.windowOf(s) <= 0 && !s.flow.done && c.err == nil {
+				c.wait(s, waitsForWindow)
+			}
+			continue
+		case c.window <= 0 || len(c.w.buf) >= outBytes:
+			c.flush()
+			if (c.window <= 0 || len(c.w.buf) >= outBytes) && !s.flow.done && c.err == nil {
+				c.wait(s, waitsForConn)
+			}
+			continue
+		}
+		n := int(min(int64(min(p.left, frameBytes)), c.windowOf(s), c.window))
+		c.w.buf = p.appendTo(appendFrameHead(c.w.buf, n, frameData, 0, s.id), n)
+		s.flow.credit -= int64(n)
+		c.window -= int64(n)
+		c.pingsAllowed()
+	}
+	if len(c.waiting) > 0 && c.window > 0 && len(c.w.buf) < outBytes {
+		c.wakeNext() // there is still room
+	}
+	return nil
+}
+
+// windowOf is what the client lets a stream send.
+func (c *conn) windowOf(s *Stream) int64 { return c.initialWindow + s.flow.credit }
+
+// wait lets the sender of a stream sleep until something has changed. c.mu is
+// held before and after.
+func (c *conn) wait(s *Stream, why waitState) {
+	if s.flow.ready == nil {
+		s.flow.ready = make(chan struct{}, 1)
+	}
+	s.flow.waits = why
+	switch why {
+	case waitsForConn:
+		c.waiting = append(c.waiting, s)
+	case waitsForWindow:
+		c.windowless++
+	}
+	c.mu.Unlock()
+	<-s.flow.ready
+	c.mu.Lock()
+}
+
+// wake ends the wait of a stream. c.mu is held.
+func (c *conn) wake(s *Stream) {
+	switch s.flow.waits {
+	case waitsNot:
+		return
+	case waitsForWindow:
+		c.windowless--
+	}
+	s.flow.waits = waitsNot
+	s.flow.ready <- struct{}{} // has room: nobody wakes a stream twice
+}
+
+// wakeNext wakes the stream that has waited for the connection the longest. It
+// wakes the next one itself if it leaves room.
+func (c *conn) wakeNext() {
+	for len(c.waiting) > 0 {
+		s := c.waiting[0]
+		c.waiting[0] = nil
+		if c.waiting = c.waiting[1:]; len(c.waiting) == 0 {
+			c.waiting = nil
+		}
+		if s.flow.waits == waitsForConn && !s.flow.done {
+			c.wake(s)
+			return
+		}
+	}
+}
+
+// windowChanged wakes a sender that the client had left without a window.
+func (c *conn) windowChanged(s *Stream) {
+	if s.flow.waits == waitsForWindow && c.windowOf(s) > 0 {
+		c.wake(s)
+	}
+}
+
+// endOf is why a stream takes no more messages.
+func (c *conn) endOf(s *Stream) error {
+	if c.err != nil {
+		return errClosing
+	}
+	if errors.Is(s.Err(), context.DeadlineExceeded) {
+		return errDeadline
+	}
+	return errCanceled
+}
+
+// reply answers a unary call that has succeeded.
+func (c *conn) reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice) {
+	defer msg.Free()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.flow.done {
+		return
+	}
+	err := error(nil)
+	if !s.flow.headerSent {
+		err = c.appendHeader(s)
+	}
+	if err == nil {
+		err = c.sendData(s, newSender(prefix[:], msg))
+	}
+	if err == nil {
+		c.appendStatus(s, okStatus)
+	}
+	c.flush()
+}
+
+// finish ends a call with a status.
+func (c *conn) finish(s *Stream, st *status.Status) {
+	c.mu.Lock()
+	n := len(c.w.buf)
+	c.appendStatus(s, st)
+	c.w.controls += len(c.w.buf) - n // a client can cause many without reading any
+	c.flushElsewhere()
+	c.mu.Unlock()
+	s.cancel(context.Canceled)
+}
+
+func (c *conn) setHeader(s *Stream, md metadata.MD) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.flow.headerSent || s.flow.done {
+		return errHeaderSent
+	}
+	s.flow.header = metadata.Join(s.flow.header, md)
+	return nil
+}
+
+func (c *conn) setTrailer(s *Stream, md metadata.MD) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s.flow.trailer = metadata.Join(s.flow.trailer, md)
+}
+
+func (c *conn) sendHeader(s *Stream, md metadata.MD) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case s.flow.done || c.err != nil:
+		return c.endOf(s)
+	case s.flow.headerSent:
+		return errHeaderTwice
+	}
+	s.flow.header = metadata.Join(s.flow.header, md)
+	if err := c.appendHeader(s); err != nil {
+		return err
+	}
+	c.flush()
+	return nil
+}
+
+// appendHeader appends the header of an answer. c.mu is held.
+func (c *conn) appendHeader(s *Stream) error {
+	s.flow.headerSent = true
+	c.pingsAllowed()
+	if s.compressor == nil && len(s.flow.header) == 0 && s.req.subtype == "" && c.takesPlain() {
+		c.w.buf = appendHeaders(c.w.buf, plainHeader, false, s.id)
+		return nil
+	}
+	var l fieldList
+	c.beginBlock(&l)
+	l.head(s.req.subtype)
+	if s.compressor != nil {
+		l.add("grpc-encoding", s.req.encoding)
+	}
+	l.metadata(s.flow.header)
+	if !c.takes(&l) {
+		c.refuseHeaders(s)
+		return errHeaderList
+	}
+	c.w.buf = appendHeaders(c.w.buf, l.block, false, s.id)
+	return nil
+}
+
+// appendStatus ends a stream with a status, unless it has ended. c.mu is held.
+func (c *conn) appendStatus(s *Stream, st *status.Status) {
+	if s.flow.done || c.err != nil {
+		return
+	}
+	if !s.flow.headerSent && len(s.flow.header) > 0 && c.appendHeader(s) != nil {
+		return
+	}
+	if st == okStatus && s.flow.headerSent && len(s.flow.trailer) == 0 && c.takesPlain() {
+		c.w.buf = appendHeaders(c.w.buf, plainTrailer, true, s.id)
+	} else {
+		var l fieldList
+		c.beginBlock(&l)
+		if !s.flow.headerSent {
+			l.head(s.req.subtype)
+		}
+		l.status(st)
+		l.metadata(s.flow.trailer)
+		if !c.takes(&l) {
+			c.refuseHeaders(s)
+			return
+		}
+		c.w.buf = appendHeaders(c.w.buf, l.block, true, s.id)
+	}
+	if !s.flow.clientEnded {
+		c.w.buf = appendReset(c.w.buf, s.id, codeNo)
+	}
+	c.pingsAllowed()
+	c.forget(s)
+}
+
+// refuseHeaders resets a stream whose client does not take headers that long.
+func (c *conn) refuseHeaders(s *Stream) {
+	c.w.buf = appendReset(c.w.buf, s.id, codeInternal)
+	c.forget(s)
+}
+
+// beginBlock begins a block of headers. The dynamic table of the client's decoder
+// is never used; a client that has made its own smaller expects to hear that this
+// end knows.
+func (c *conn) beginBlock(l *fieldList) {
+	if c.tableShrunk {
+		c.tableShrunk = false
+		l.block = append(l.block, emptyTable)
+	}
+}
+
+// takes reports whether a list of fields is within what the client takes.
+func (c *conn) takes(l *fieldList) bool { return c.maxHeaders < 0 || l.size <= c.maxHeaders }
+
+// takesPlain reports whether a block may be sent that was made beforehand.
+func (c *conn) takesPlain() bool {
+	return !c.tableShrunk && (c.maxHeaders < 0 || c.maxHeaders >= plainSize)
+}
+
+// extend gives a stream a window for a message that is longer than its own, or
+// puts it in the row of those who wait for one.
+func (c *conn) extend(s *Stream, missing int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if n := missing - int(s.flow.recvWindow); n > 0 && !s.flow.done {
+		s.flow.wants = n
+		c.wanting = append(c.wanting, s)
+		c.extendNext()
+	}
+}
+
+func (c *conn) extendNext() {
+	for len(c.wanting) > 0 && (c.extended == 0 || c.extended+c.wanting[0].flow.wants <= extendedBytes) {
+		s := c.wanting[0]
+		c.wanting = c.wanting[1:]
+		if s.flow.done {
+			continue
+		}
+		n := s.flow.wants
+		s.flow.wants = 0
+		s.flow.extended += n
+		s.flow.recvWindow += int64(n)
+		c.extended += n
+		c.control(func(b []byte) []byte { return appendWindowUpdate(b, s.id, uint32(n)) })
+	}
+}
+
+// withdraw takes back what a stream was given beyond its window.
+func (c *conn) withdraw(s *Stream) {
+	c.extended -= s.flow.extended
+	s.flow.extended, s.flow.wants = 0, 0
+	c.extendNext()
+}
+
+// taken gives the window back that a message of n bytes had taken up.
+func (c *conn) taken(s *Stream, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.flow.done {
+		return
+	}
+	k := min(n, s.flow.unread)
+	s.flow.unread -= k
+	c.held -= k
+	if beyond := min(n, s.flow.extended); beyond > 0 {
+		// Its window was made for this message and goes with it.
+		s.flow.extended -= beyond
+		c.extended -= beyond
+		n -= beyond
+		c.extendNext()
+	}
+	c.giveBack(s, n)
+	c.flushElsewhere()
+}
+
+func (c *conn) giveBack(s *Stream, n int) {
+	s.flow.consumed += n
+	if s.flow.consumed >= streamWindow/4 && !s.flow.clientEnded {
+		s.flow.recvWindow += int64(s.flow.consumed)
+		k := uint32(s.flow.consumed)
+		s.flow.consumed = 0
+		c.control(func(b []byte) []byte { return appendWindowUpdate(b, s.id, k) })
+	}
+}

@@ -1,0 +1,419 @@
+package h2
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/gzip"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
+)
+
+// rawCodec sends and receives bytes as they are.
+type rawCodec struct{}
+
+func (rawCodec) Name() string { return "proto" }
+func (rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	return mem.BufferSlice{mem.SliceBuffer(*v.(*[]byte))}, nil
+}
+func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	*v.(*[]byte) = data.Materialize()
+	return nil
+}
+
+var _ encoding.CodecV2 = rawCodec{}
+
+// call is what the test handlers see of either server.
+type call interface {
+	Context() context.Context
+	SetHeader(metadata.MD) error
+	SendHeader(metadata.MD) error
+	setTrailer(metadata.MD)
+	recv() ([]byte, error)
+	send([]byte) error
+}
+
+// testUnary answers what its request asks for.
+func testUnary(c call, req []byte) ([]byte, error) {
+	word, rest, _ := strings.Cut(string(req), " ")
+	switch word {
+	case "fail":
+		return nil, status.Error(codes.FailedPrecondition, rest)
+	case "error":
+		return nil, errors.New(rest)
+	case "meta":
+		c.SetHeader(metadata.Pairs("a", "1", "b-bin", "\x00\x01"))
+		c.setTrailer(metadata.Pairs("t", "2"))
+		md, _ := metadata.FromIncomingContext(c.Context())
+		return []byte(fmt.Sprint(md.Get("x"), md.Get("y-bin"), md.Get(":authority"), md.Get("user-agent"), md.Get("content-type"))), nil
+	case "wait":
+		<-c.Context().Done()
+		return nil, c.Context().Err()
+	case "deadline":
+		_, ok := c.Context().Deadline()
+		return []byte(fmt.Sprint(ok)), nil
+	case "big":
+		var n int
+		fmt.Sscan(rest, &n)
+		return bytes.Repeat([]byte("x"), n), nil
+	case "peer":
+		p, ok := peer.FromContext(c.Context())
+		return []byte(fmt.Sprint(ok, p.Addr != nil, p.LocalAddr != nil)), nil
+	}
+	return append([]byte("re: "), req...), nil
+}
+
+// testStream echoes, until it is told to end.
+func testStream(c call) error {
+	for {
+		b, err := c.recv()
+		if err == io.EOF {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		switch word, rest, _ := strings.Cut(string(b), " "); word {
+		case "end":
+			return status.Error(codes.Aborted, rest)
+		case "many":
+			var n int
+			fmt.Sscan(rest, &n)
+			for i := range n {
+				if err := c.send(fmt.Appendf(nil, "%d", i)); err != nil {
+					return err
+				}
+			}
+			continue
+		case "header":
+			c.SendHeader(metadata.Pairs("early", "1"))
+			continue
+		}
+		if err := c.send(b); err != nil {
+			return err
+		}
+	}
+}
+
+type ourCall struct{ *Stream }
+
+func (c ourCall) setTrailer(md metadata.MD) { c.SetTrailer(md) }
+func (c ourCall) recv() ([]byte, error)     { return c.Recv() }
+func (c ourCall) send(b []byte) error       { return c.Send(mem.BufferSlice{mem.SliceBuffer(b)}, false) }
+func unaryOf(s *Stream, req []byte) (mem.BufferSlice, error) {
+	b, err := testUnary(ourCall{s}, req)
+	if err != nil {
+		return nil, err
+	}
+	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
+}
+
+func newTestServer(t *testing.T, o Options) (*Server, string) {
+	t.Helper()
+	srv := New(o)
+	srv.HandleUnary("/test.S/Unary", unaryOf)
+	srv.HandleStream("/test.S/Stream", func(s *Stream) error { return testStream(ourCall{s}) })
+	srv.HandleStream("/test.S/Idle", func(s *Stream) error {
+		<-s.Context().Done()
+		return nil
+	})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(l) }()
+	t.Cleanup(func() {
+		srv.Stop()
+		if err := <-served; err != ErrServerStopped {
+			t.Errorf("Serve returned %v", err)
+		}
+	})
+	return srv, l.Addr().String()
+}
+
+func dial(t *testing.T, addr string, opts ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	opts = append([]grpc.DialOption{grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{}), grpc.MaxCallRecvMsgSize(1<<30), grpc.MaxCallSendMsgSize(1<<30))}, opts...)
+	cc, err := grpc.NewClient("passthrough:///"+addr, opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { cc.Close() })
+	return cc
+}
+
+func unary(ctx context.Context, cc *grpc.ClientConn, req string, opts ...grpc.CallOption) (string, error) {
+	in, out := []byte(req), []byte(nil)
+	err := cc.Invoke(ctx, "/test.S/Unary", &in, &out, opts...)
+	return string(out), err
+}
+
+func background(t *testing.T) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestUnary(t *testing.T) {
+	_, addr := newTestServer(t, Options{Workers: 2})
+	cc := dial(t, addr, grpc.WithUserAgent("tester"))
+	ctx := metadata.AppendToOutgoingContext(background(t), "x", "1", "x", "2", "y-bin", "\xff\x00")
+	var header, trailer metadata.MD
+	for _, tt := range []struct {
+		req, want string
+		code      codes.Code
+		text      string
+	}{
+		{"hello", "re: hello", codes.OK, ""},
+		{"", "re: ", codes.OK, ""},
+		{"fail äö 100%\n", "", codes.FailedPrecondition, "äö 100%\n"},
+		{"error oops", "", codes.Unknown, "oops"},
+		{"meta", "[1 2] [\xff\x00] [" + addr + "] [tester grpc-go/" + grpc.Version + "] [application/grpc+proto]", codes.OK, ""},
+		{"deadline", "true", codes.OK, ""},
+		{"peer", "true true true", codes.OK, ""},
+		{"hello again", "re: hello again", codes.OK, ""},
+	} {
+		got, err := unary(ctx, cc, tt.req, grpc.Header(&header), grpc.Trailer(&trailer))
+		if st := status.Convert(err); got != tt.want || st.Code() != tt.code || st.Message() != tt.text {
+			t.Errorf("%q: got %q, %v; want %q, %v %q", tt.req, got, err, tt.want, tt.code, tt.text)
+		}
+		if tt.req == "meta" && (fmt.Sprint(header["a"], header["b-bin"], trailer["t"]) != "[1] [\x00\x01] [2]") {
+			t.Errorf("header %q, trailer %q", header, trailer)
+		}
+	}
+}
+
+func TestSizes(t *testing.T) {
+	_, addr := newTestServer(t, Options{MaxMessage: 3 << 20})
+	for _, opts := range [][]grpc.DialOption{nil, {grpc.WithInitialWindowSize(1 << 20), grpc.WithInitialConnWindowSize(1 << 22)}} {
+		cc := dial(t, addr, opts...)
+		ctx := background(t)
+		var wg sync.WaitGroup
+		for _, n := range []int{1, 1000, frameBytes - prefixLen, frameBytes, streamWindow, streamWindow + 1, 200_000, 2_500_000} {
+			for range 3 {
+				wg.Go(func() {
+					req := strings.Repeat("y", n)
+					if got, err := unary(ctx, cc, req); err != nil || got != "re: "+req {
+						t.Errorf("request of %d bytes: %d bytes back, %v", n, len(got), err)
+					}
+					if got, err := unary(ctx, cc, fmt.Sprint("big ", n)); err != nil || len(got) != n {
+						t.Errorf("answer of %d bytes: %d, %v", n, len(got), err)
+					}
+				})
+			}
+		}
+		wg.Wait()
+		_, err := unary(ctx, cc, strings.Repeat("z", 3<<20+1))
+		if st := status.Convert(err); st.Code() != codes.ResourceExhausted || st.Message() != "grpc: received message larger than max (3145729 vs. 3145728)" {
+			t.Errorf("message beyond the limit: %v", err)
+		}
+	}
+}
+
+func TestGzip(t *testing.T) {
+	_, addr := newTestServer(t, Options{MaxMessage: 1 << 20})
+	cc := dial(t, addr)
+	ctx := background(t)
+	for _, n := range []int{0, 10, 500_000} {
+		req := strings.Repeat("a", n)
+		if got, err := unary(ctx, cc, req, grpc.UseCompressor("gzip")); err != nil || got != "re: "+req {
+			t.Errorf("%d bytes: got %d, %v", n, len(got), err)
+		}
+	}
+	_, err := unary(ctx, cc, strings.Repeat("a", 1<<20+1), grpc.UseCompressor("gzip"))
+	if st := status.Convert(err); st.Code() != codes.ResourceExhausted || st.Message() != "grpc: received message after decompression larger than max 1048576" {
+		t.Errorf("bomb: %v", err)
+	}
+}
+
+func openStream(t *testing.T, ctx context.Context, cc *grpc.ClientConn) grpc.ClientStream {
+	t.Helper()
+	s, err := cc.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/test.S/Stream")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func TestStream(t *testing.T) {
+	_, addr := newTestServer(t, Options{})
+	cc := dial(t, addr)
+	s := openStream(t, background(t), cc)
+	exchange := func(req, want string) {
+		t.Helper()
+		b := []byte(req)
+		if err := s.SendMsg(&b); err != nil {
+			t.Fatal(err)
+		}
+		var got []byte
+		if err := s.RecvMsg(&got); err != nil || string(got) != want {
+			t.Fatalf("%q: got %q, %v", req, got, err)
+		}
+	}
+	exchange("one", "one")
+	exchange(strings.Repeat("n", 300_000), strings.Repeat("n", 300_000))
+	exchange("many 20000", "0")
+	for i := 1; i < 20000; i++ {
+		var got []byte
+		if err := s.RecvMsg(&got); err != nil || string(got) != fmt.Sprint(i) {
+			t.Fatalf("message %d: %q, %v", i, got, err)
+		}
+	}
+	// Windows last: far more than all of them together.
+	for i := range 3000 {
+		exchange(fmt.Sprint(i, strings.Repeat("w", 1000)), fmt.Sprint(i, strings.Repeat("w", 1000)))
+	}
+	b := []byte("end of it")
+	s.SendMsg(&b)
+	if err := s.RecvMsg(&b); status.Code(err) != codes.Aborted || status.Convert(err).Message() != "of it" {
+		t.Fatalf("end: %v", err)
+	}
+	s = openStream(t, background(t), cc)
+	s.CloseSend()
+	if err := s.RecvMsg(&b); err != io.EOF {
+		t.Fatalf("half close: %v", err)
+	}
+}
+
+func TestCancel(t *testing.T) {
+	srv, addr := newTestServer(t, Options{})
+	seen := make(chan error, 1)
+	srv.HandleUnary("/test.S/Wait", func(s *Stream, _ []byte) (mem.BufferSlice, error) {
+		seen <- nil
+		<-s.Context().Done()
+		seen <- s.Context().Err()
+		return nil, s.Context().Err()
+	})
+	cc := dial(t, addr)
+	ctx, cancel := context.WithCancel(background(t))
+	go func() {
+		<-seen
+		cancel()
+	}()
+	in, out := []byte{}, []byte{}
+	if err := cc.Invoke(ctx, "/test.S/Wait", &in, &out); status.Code(err) != codes.Canceled {
+		t.Errorf("cancelled: %v", err)
+	}
+	if err := <-seen; err != context.Canceled {
+		t.Errorf("the handler saw %v", err)
+	}
+	ctx, cancel = context.WithTimeout(background(t), 50*time.Millisecond)
+	defer cancel()
+	if err := cc.Invoke(ctx, "/test.S/Wait", &in, &out); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("deadline: %v", err)
+	}
+	<-seen
+	if err := <-seen; err != context.DeadlineExceeded && err != context.Canceled { // the client may be first to say so
+		t.Errorf("the handler saw %v", err)
+	}
+}
+
+// A client that takes no more of one stream holds up neither the other streams of
+// its connection nor, with a large answer each, a stop.
+func TestSlowReader(t *testing.T) {
+	srv, addr := newTestServer(t, Options{})
+	cc := dial(t, addr, grpc.WithStaticStreamWindowSize(64<<10), grpc.WithStaticConnWindowSize(1<<20))
+	ctx := background(t)
+	for range 4 {
+		s := openStream(t, ctx, cc)
+		b := []byte("many 1000000")
+		s.SendMsg(&b)
+		if err := s.RecvMsg(&b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range 100 {
+		if got, err := unary(ctx, cc, "hello"); err != nil || got != "re: hello" {
+			t.Fatalf("%q, %v", got, err)
+		}
+	}
+	srv.Stop()
+}
+
+func TestGracefulStop(t *testing.T) {
+	srv, addr := newTestServer(t, Options{})
+	cc := dial(t, addr)
+	s := openStream(t, background(t), cc)
+	b := []byte("hello")
+	s.SendMsg(&b)
+	s.RecvMsg(&b)
+	stopped := make(chan struct{})
+	go func() {
+		srv.GracefulStop()
+		close(stopped)
+	}()
+	for !srv.ending() {
+		time.Sleep(time.Millisecond)
+	}
+	b = []byte("still here")
+	if err := s.SendMsg(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RecvMsg(&b); err != nil || string(b) != "still here" {
+		t.Fatalf("%q, %v", b, err)
+	}
+	select {
+	case <-stopped:
+		t.Fatal("the server did not wait for the stream")
+	default:
+	}
+	s.CloseSend()
+	if err := s.RecvMsg(&b); err != io.EOF {
+		t.Fatal(err)
+	}
+	<-stopped
+	if _, err := unary(background(t), cc, "hello"); status.Code(err) != codes.Unavailable {
+		t.Fatalf("after the stop: %v", err)
+	}
+}
+
+func TestMany(t *testing.T) {
+	_, addr := newTestServer(t, Options{Workers: 8})
+	var wg sync.WaitGroup
+	for c := range 4 {
+		cc := dial(t, addr)
+		for g := range 25 {
+			wg.Go(func() {
+				for i := range 200 {
+					req := fmt.Sprint(c, g, i)
+					if got, err := unary(context.Background(), cc, req); err != nil || got != "re: "+req {
+						t.Errorf("%q: %q, %v", req, got, err)
+						return
+					}
+				}
+			})
+		}
+	}
+	wg.Wait()
+}
+
+func TestContext(t *testing.T) {
+	c := &callContext{values: context.Background()}
+	child, cancel := context.WithCancelCause(c)
+	defer cancel(nil)
+	ran := make(chan struct{})
+	stop := c.AfterFunc(func() { close(ran) })
+	c.cancel(context.DeadlineExceeded)
+	<-ran
+	<-child.Done()
+	if stop() || c.Err() != context.DeadlineExceeded || child.Err() != context.DeadlineExceeded || context.Cause(c) != context.DeadlineExceeded {
+		t.Errorf("%v, %v, %v", c.Err(), child.Err(), context.Cause(c))
+	}
+	<-c.Done()
+}
