@@ -12,10 +12,10 @@ import (
 	"strings"
 
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	"quorate/internal/config"
 	"quorate/internal/crash"
+	"quorate/internal/h2"
 	"quorate/internal/httpapi"
 	"quorate/internal/listen"
 	"quorate/internal/transport"
@@ -130,7 +130,7 @@ func (p *process) serveHTTP(s *http.Server, l net.Listener) {
 
 func (p *process) serveGRPC(l net.Listener) {
 	go func() {
-		if err := p.grpc.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+		if err := p.grpc.Serve(l); err != nil && !errors.Is(err, h2.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
 			p.report(fmt.Errorf("serve %s: %w", l.Addr(), err))
 		}
 	}()
@@ -202,7 +202,7 @@ func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
 	if d.accepts.TLS == nil {
 		return httpapi.NewServer(handler)
 	}
-	var calls *grpc.Server
+	var calls http.Handler
 	if d.grpc {
 		calls = p.grpc
 	}
@@ -212,7 +212,7 @@ func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
 // mixedHTTP is an HTTP server behind TLS. It speaks HTTP/2 as well, and a gRPC
 // client may have come to it that offered HTTP/1.1, too; calls serves it, if not
 // nil.
-func mixedHTTP(handler http.Handler, calls *grpc.Server, t *tls.Config, maxStreams uint32) *http.Server {
+func mixedHTTP(handler http.Handler, calls http.Handler, t *tls.Config, maxStreams uint32) *http.Server {
 	if calls != nil {
 		other := handler
 		handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -15,6 +15,7 @@ import (
 
 	"quorate/internal/config"
 	"quorate/internal/discovery"
+	"quorate/internal/h2"
 	"quorate/internal/httpapi"
 	"quorate/internal/join"
 	"quorate/internal/listen"
@@ -37,7 +38,7 @@ type process struct {
 
 	muxes []*listen.Mux
 	https []*http.Server
-	grpc  *grpc.Server
+	grpc  *h2.Server
 
 	pipe    *listen.Pipe     // to grpc without a port; nil without a gateway
 	gateway *grpc.ClientConn // through the pipe
@@ -267,7 +268,6 @@ func (p *process) serveClients() {
 		KeepaliveMinTime: cfg.GRPCKeepAliveMinTime, KeepaliveInterval: cfg.GRPCKeepAliveInterval, KeepaliveTimeout: cfg.GRPCKeepAliveTimeout,
 		ElectionTimeout: cfg.ElectionTimeout(), NotServingOnDefrag: cfg.FeatureGates.Enabled(config.NotServingOnDefrag), WarnUnaryDuration: cfg.WarningUnaryRequestDuration,
 		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
-		GRPC: []grpc.ServerOption{grpc.Creds(rpc.ListenerCredentials())},
 	}
 	p.trace(&o)
 	p.grpc = rpc.NewServer(o, p.member).Server

@@ -34,7 +34,7 @@ func (p *process) openTracing(ctx context.Context, cfg *config.Config) error {
 func (p *process) trace(o *rpc.Options) {
 	if p.tracing != nil {
 		o.Tracer = p.tracing.Tracer()
-		o.GRPC = append(o.GRPC, p.tracing.ServerOption())
+		o.Stats = p.tracing.Calls()
 	}
 }
 

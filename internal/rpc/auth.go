@@ -3,17 +3,15 @@ package rpc
 import (
 	"context"
 
-	"google.golang.org/grpc"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 const authService = "etcdserverpb.Auth"
 
-func (e *edge) authDesc() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: authService,
-		Methods: []grpc.MethodDesc{
+func (e *edge) authDesc() service {
+	return service{
+		name: authService,
+		methods: []method{
 			unary(e, authService, "AuthEnable", filled(e, e.b.AuthEnable)),
 			unary(e, authService, "AuthDisable", filled(e, e.b.AuthDisable)),
 			unary(e, authService, "AuthStatus", filled(e, e.b.AuthStatus)),

@@ -3,8 +3,6 @@ package rpc
 import (
 	"context"
 
-	"google.golang.org/grpc"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/types"
@@ -12,10 +10,10 @@ import (
 
 const clusterService = "etcdserverpb.Cluster"
 
-func (e *edge) clusterDesc() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: clusterService,
-		Methods: []grpc.MethodDesc{
+func (e *edge) clusterDesc() service {
+	return service{
+		name: clusterService,
+		methods: []method{
 			unary(e, clusterService, "MemberAdd", e.memberAdd),
 			unary(e, clusterService, "MemberRemove", e.memberRemove),
 			unary(e, clusterService, "MemberUpdate", e.memberUpdate),

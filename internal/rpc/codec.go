@@ -3,7 +3,9 @@ package rpc
 import (
 	"fmt"
 
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -13,15 +15,11 @@ import (
 	"quorate/internal/wire"
 )
 
-// codec turns messages into bytes and back. The types below are the hot ones;
-// every other message goes through protobuf.
+// decode and encode turn bytes into messages and back. The types below are the hot
+// ones; every other message goes through protobuf.
 //
-// gRPC copies what it sends into its write buffer in any case, so small pieces
+// What is sent is copied into the connection's buffer in any case, so small pieces
 // are gathered here and large stored values are handed over as they are.
-type codec struct{}
-
-// Name is the content-subtype "proto", as clients expect.
-func (codec) Name() string { return "proto" }
 
 // Requests as they come in: the decoded form, and the bytes that it shares.
 type (
@@ -68,60 +66,45 @@ type (
 	encoded mem.BufferSlice
 )
 
-func (c codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if u, ok := v.(*unaryCall); ok {
-		u.err = c.Unmarshal(data, u.req)
-		return nil
-	}
-	metrics.NetworkClientGRPCReceivedBytesTotal.Add(float64(data.Len()))
+// decode decodes a message. b belongs to the message then.
+func decode(b []byte, v any) error {
+	metrics.NetworkClientGRPCReceivedBytesTotal.Add(float64(len(b)))
 	switch m := v.(type) {
 	case *putCall:
-		m.raw = own(data)
-		return wire.DecodePut(m.raw, &m.req)
+		m.raw = b
+		return wire.DecodePut(b, &m.req)
 	case *rangeCall:
-		return wire.DecodeRange(own(data), &m.req)
+		return wire.DecodeRange(b, &m.req)
 	case *txnCall:
-		m.raw = own(data)
-		return wire.DecodeTxn(m.raw, &m.req)
+		m.raw = b
+		return wire.DecodeTxn(b, &m.req)
 	case *deleteCall:
-		m.raw = own(data)
-		return wire.DecodeDeleteRange(m.raw, &m.req)
+		m.raw = b
+		return wire.DecodeDeleteRange(b, &m.req)
 	case *keepAliveCall:
-		return wire.DecodeLeaseKeepAlive(own(data), &m.req)
+		return wire.DecodeLeaseKeepAlive(b, &m.req)
 	case *watchCall:
-		return wire.DecodeWatch(own(data), &m.req)
+		return wire.DecodeWatch(b, &m.req)
 	case proto.Message:
-		buf := data.MaterializeToBuffer(&pool)
-		defer buf.Free()
-		return proto.Unmarshal(buf.ReadOnlyData(), m)
+		return proto.Unmarshal(b, m)
 	}
 	return fmt.Errorf("rpc: cannot decode into %T", v)
 }
 
-// unaryCall is a unary request on its way in. gRPC answers a request that it
-// cannot decode by itself, in words that are not those of the gRPC inside etcd
-// 3.7; so the codec keeps the error for the handler to answer.
-type unaryCall struct {
-	req any
-	err error
-}
-
-// own returns the bytes of data in memory that belongs to the caller. gRPC
-// reads a frame of up to a kilobyte into fresh memory, which it hands over as a
-// SliceBuffer; larger ones are pooled and have to be copied.
-func own(data mem.BufferSlice) []byte {
-	if len(data) == 1 {
-		if b, ok := data[0].(mem.SliceBuffer); ok {
-			return b[:len(b):len(b)]
-		}
+// decodeRequest decodes the request of a unary call; the error has the words of the
+// gRPC inside etcd 3.7, which later ones have changed.
+func decodeRequest(b []byte, v any) error {
+	if err := decode(b, v); err != nil {
+		return status.Errorf(codes.Internal, "grpc: error unmarshalling request: %v", err)
 	}
-	return data.Materialize()
+	return nil
 }
 
-func (codec) Marshal(v any) (mem.BufferSlice, error) {
+// encode encodes a message; the caller frees it.
+func encode(v any) (mem.BufferSlice, error) {
 	out, err := marshal(v)
 	if err != nil {
-		return nil, err
+		return nil, status.Errorf(codes.Internal, "grpc: error while marshaling: %v", err)
 	}
 	metrics.NetworkClientGRPCSentBytesTotal.Add(float64(out.Len()))
 	return out, nil

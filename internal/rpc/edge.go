@@ -9,9 +9,8 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
-	"google.golang.org/grpc/status"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -108,9 +107,8 @@ func (e *edge) bare() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: e.clusterID, MemberId: e.memberID, RaftTerm: e.b.Term()}
 }
 
-// unary describes a method whose request is decoded into a Q. The handlers do
-// not go through gRPC's interceptors, which cost several allocations a call.
-func unary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) grpc.MethodDesc {
+// unary describes a method whose request is decoded into a Q.
+func unary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) method {
 	full := "/" + service + "/" + name
 	series := newMethodSeries(service, grpc.MethodInfo{Name: name}, e.o.Extensive)
 	e.methods[full] = series
@@ -119,50 +117,32 @@ func unary[Q, R any](e *edge, service, name string, call func(context.Context, *
 
 // lateUnary is unary for the services whose series appear with the first call,
 // as they do in etcd.
-func lateUnary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) grpc.MethodDesc {
+func lateUnary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) method {
 	full := "/" + service + "/" + name
 	return unaryWith(e, full, name, func() *methodSeries { return e.seriesOf(full, false, false) }, call)
 }
 
-func unaryWith[Q, R any](e *edge, full, name string, seriesOf func() *methodSeries, call func(context.Context, *Q) (R, error)) grpc.MethodDesc {
-	return grpc.MethodDesc{
-		MethodName: name,
-		Handler: func(_ any, ctx context.Context, decode func(any) error, _ grpc.UnaryServerInterceptor) (any, error) {
-			defer crash.Guard()
-			in := new(struct { // one allocation
-				call unaryCall
-				req  Q
-			})
-			req := &in.req
-			in.call.req = req
-			if err := decode(&in.call); err != nil {
-				return nil, err
-			}
-			if in.call.err != nil {
-				return nil, status.Errorf(codes.Internal, "grpc: error unmarshalling request: %v", in.call.err)
-			}
-			start := time.Now()
-			series := seriesOf()
-			series.started.Inc()
-			series.received.Inc()
-			resp, err := admitted(e, ctx, req, call)
-			took := time.Since(start)
-			series.sent.Inc()
-			if series.seconds != nil {
-				series.seconds.Observe(took.Seconds())
-			}
-			if took > e.o.WarnUnaryDuration || e.o.debug {
-				e.logRequest(ctx, full, start, took, req, resp)
-			}
-			if err != nil {
-				err = toStatus(err)
-				series.done(err)
-				return nil, err
-			}
-			series.done(nil)
-			return resp, nil
-		},
-	}
+func unaryWith[Q, R any](e *edge, full, name string, seriesOf func() *methodSeries, call func(context.Context, *Q) (R, error)) method {
+	return method{name: name, unary: func(ctx context.Context, b []byte) (mem.BufferSlice, error) {
+		defer crash.Guard()
+		req := new(Q)
+		if err := decodeRequest(b, req); err != nil {
+			return nil, err
+		}
+		start := time.Now()
+		series := seriesOf()
+		series.started.Inc()
+		series.received.Inc()
+		resp, err := admitted(e, ctx, req, call)
+		e.wasCarriedOut(ctx, full, series, start, req, resp)
+		if err != nil {
+			err = toStatus(err)
+			series.done(err)
+			return nil, err
+		}
+		series.done(nil)
+		return encode(resp)
+	}}
 }
 
 func admitted[Q, R any](e *edge, ctx context.Context, req *Q, call func(context.Context, *Q) (R, error)) (resp R, err error) {
@@ -181,88 +161,6 @@ func learnerMayServe(req any) bool {
 		return true
 	}
 	return false
-}
-
-// interceptUnary does for the methods of generated services what unary does
-// for ours, which do not come here.
-func (e *edge) interceptUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	defer crash.Guard()
-	series := e.seriesOf(info.FullMethod, false, false)
-	start := time.Now()
-	series.started.Inc()
-	series.received.Inc()
-	resp, err := any(nil), error(nil)
-	if _, err = e.admit(ctx, e.unaryVersions, learnerMayServe(req)); err == nil {
-		resp, err = handler(ctx, req)
-	}
-	took := time.Since(start)
-	series.sent.Inc()
-	if series.seconds != nil {
-		series.seconds.Observe(took.Seconds())
-	}
-	if took > e.o.WarnUnaryDuration || e.o.debug {
-		e.logRequest(ctx, info.FullMethod, start, took, req, resp)
-	}
-	if err != nil {
-		err = toStatus(err)
-		series.done(err)
-		return nil, err
-	}
-	series.done(nil)
-	return resp, nil
-}
-
-// stream counts the messages of a streaming call and can be cut. Attempts count
-// as messages, also those that fail and the one that sees the end of the stream:
-// that is what the interceptor of the ecosystem does, here and in unary calls.
-type stream struct {
-	grpc.ServerStream
-	ctx    context.Context
-	series *methodSeries
-}
-
-func (s *stream) Context() context.Context { return s.ctx }
-
-func (s *stream) SendMsg(m any) error {
-	s.series.sent.Inc()
-	return s.ServerStream.SendMsg(m)
-}
-
-func (s *stream) RecvMsg(m any) error {
-	err := s.ServerStream.RecvMsg(m)
-	s.series.received.Inc()
-	return err
-}
-
-// fullSnapshot is the only stream that a learner serves.
-const fullSnapshot = "/" + maintenanceService + "/Snapshot"
-
-func (e *edge) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	defer crash.Guard()
-	s := &stream{ServerStream: ss, ctx: ss.Context(), series: e.seriesOf(info.FullMethod, info.IsClientStream, info.IsServerStream)}
-	start := time.Now()
-	s.series.started.Inc()
-	needLeader, err := e.admit(s.ctx, e.streamVersions, info.FullMethod == fullSnapshot)
-	if err == nil {
-		if needLeader {
-			ctx, cancel := context.WithCancelCause(s.ctx)
-			s.ctx = ctx
-			forget := e.leaders.add(cancel)
-			err = handler(srv, s)
-			forget()
-			cancel(nil)
-		} else {
-			err = handler(srv, s)
-		}
-	}
-	if err != nil {
-		err = toStatus(err)
-	}
-	s.series.done(err)
-	if s.series.seconds != nil {
-		s.series.seconds.Observe(time.Since(start).Seconds())
-	}
-	return err
 }
 
 // endOf is the error of a stream whose context is done: the reason why it was

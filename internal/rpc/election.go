@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/grpc"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"quorate/internal/rpc/v3electionpb"
@@ -20,16 +18,16 @@ var (
 	errNoneElected   = errors.New("election: no leader")
 )
 
-func (e *edge) electionDesc() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: electionService,
-		Methods: []grpc.MethodDesc{
+func (e *edge) electionDesc() service {
+	return service{
+		name: electionService,
+		methods: []method{
 			lateUnary(e, electionService, "Campaign", e.campaign),
 			lateUnary(e, electionService, "Proclaim", e.proclaim),
 			lateUnary(e, electionService, "Leader", e.electedLeader),
 			lateUnary(e, electionService, "Resign", e.resign),
+			{name: "Observe", stream: e.observe, fromServer: true},
 		},
-		Streams: []grpc.StreamDesc{{StreamName: "Observe", Handler: e.observe, ServerStreams: true}},
 	}
 }
 
@@ -146,7 +144,7 @@ func (e *edge) electedLeader(ctx context.Context, req *v3electionpb.LeaderReques
 
 // observe tells the leader and its values, one leader after the other. A read or
 // a watch that fails ends the stream without an error, as it does in etcd.
-func (e *edge) observe(_ any, s grpc.ServerStream) error {
+func (e *edge) observe(s *stream) error {
 	req := new(v3electionpb.LeaderRequest)
 	if err := s.RecvMsg(req); err != nil {
 		return err

@@ -21,6 +21,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"quorate/internal/clock"
+	"quorate/internal/h2"
 	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 	"quorate/internal/watch"
@@ -364,7 +365,7 @@ func serve(t testing.TB, o Options, b Backend) func(context.Context, string) (ne
 	go func() { done <- s.Serve(lis) }()
 	t.Cleanup(func() {
 		s.Stop()
-		if err := <-done; err != nil {
+		if err := <-done; err != h2.ErrServerStopped {
 			t.Errorf("Serve: %v", err)
 		}
 	})

@@ -3,24 +3,22 @@ package rpc
 import (
 	"context"
 
-	"google.golang.org/grpc"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
 const kvService = "etcdserverpb.KV"
 
-func (e *edge) kvDesc() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: kvService,
-		Methods: []grpc.MethodDesc{
+func (e *edge) kvDesc() service {
+	return service{
+		name: kvService,
+		methods: []method{
 			unary(e, kvService, "Range", e.getRange),
 			unary(e, kvService, "Put", e.put),
 			unary(e, kvService, "DeleteRange", e.deleteRange),
 			unary(e, kvService, "Txn", e.txn),
 			unary(e, kvService, "Compact", rootOnly(e, e.compact)),
+			{name: "RangeStream", stream: e.rangeStream, fromServer: true},
 		},
-		Streams: []grpc.StreamDesc{{StreamName: "RangeStream", Handler: e.rangeStream, ServerStreams: true}},
 	}
 }
 
@@ -36,7 +34,7 @@ func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) 
 }
 
 // rangeStream holds one chunk back, because the last one tells how it ended.
-func (e *edge) rangeStream(_ any, s grpc.ServerStream) error {
+func (e *edge) rangeStream(s *stream) error {
 	c := new(rangeCall)
 	if err := s.RecvMsg(c); err != nil {
 		return err

@@ -5,8 +5,6 @@ import (
 	"errors"
 	"io"
 
-	"google.golang.org/grpc"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
@@ -15,16 +13,16 @@ import (
 
 const leaseService = "etcdserverpb.Lease"
 
-func (e *edge) leaseDesc() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: leaseService,
-		Methods: []grpc.MethodDesc{
+func (e *edge) leaseDesc() service {
+	return service{
+		name: leaseService,
+		methods: []method{
 			unary(e, leaseService, "LeaseGrant", e.leaseGrant),
 			unary(e, leaseService, "LeaseRevoke", e.leaseRevoke),
 			unary(e, leaseService, "LeaseTimeToLive", e.leaseTimeToLive),
 			unary(e, leaseService, "LeaseLeases", e.leaseLeases),
+			{name: "LeaseKeepAlive", stream: e.leaseKeepAlive, fromServer: true, fromClient: true},
 		},
-		Streams: []grpc.StreamDesc{{StreamName: "LeaseKeepAlive", Handler: e.leaseKeepAlive, ServerStreams: true, ClientStreams: true}},
 	}
 }
 
@@ -75,7 +73,7 @@ func (e *edge) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.L
 // leaseKeepAlive answers each request in turn. Receiving does not end when the
 // stream is cut for want of a leader, so the loop has a goroutine of its own,
 // which ends when the stream does.
-func (e *edge) leaseKeepAlive(_ any, s grpc.ServerStream) error {
+func (e *edge) leaseKeepAlive(s *stream) error {
 	end := make(chan error, 1)
 	go crash.Guarded(func() { end <- e.renewAll(s) })()
 	select {
@@ -86,7 +84,7 @@ func (e *edge) leaseKeepAlive(_ any, s grpc.ServerStream) error {
 	}
 }
 
-func (e *edge) renewAll(s grpc.ServerStream) error {
+func (e *edge) renewAll(s *stream) error {
 	for {
 		c := new(keepAliveCall)
 		if err := s.RecvMsg(c); errors.Is(err, io.EOF) {

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 
-	"google.golang.org/grpc"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"quorate/internal/rpc/v3lockpb"
 )
@@ -14,10 +12,10 @@ const lockService = "v3lockpb.Lock"
 
 var errSessionExpired = errors.New("mutex: session is expired")
 
-func (e *edge) lockDesc() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: lockService,
-		Methods: []grpc.MethodDesc{
+func (e *edge) lockDesc() service {
+	return service{
+		name: lockService,
+		methods: []method{
 			lateUnary(e, lockService, "Lock", e.lock),
 			lateUnary(e, lockService, "Unlock", e.unlock),
 		},

@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
@@ -84,7 +83,7 @@ func (s *requestStats) of(req, resp any) {
 
 // streamFailed logs and counts the failure of a stream, unless the client has
 // ended it.
-func (e *edge) streamFailed(s grpc.ServerStream, direction, api string, err error) {
+func (e *edge) streamFailed(s *stream, direction, api string, err error) {
 	if s.Context().Err() != nil || clientGone(err) {
 		e.lg.Debug("stream ended by its client", zap.String("api", api), zap.String("while", direction), zap.Error(err))
 		return

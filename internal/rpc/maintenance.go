@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"quorate/internal/wire"
@@ -16,10 +15,10 @@ import (
 
 const maintenanceService = "etcdserverpb.Maintenance"
 
-func (e *edge) maintenanceDesc() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: maintenanceService,
-		Methods: []grpc.MethodDesc{
+func (e *edge) maintenanceDesc() service {
+	return service{
+		name: maintenanceService,
+		methods: []method{
 			unary(e, maintenanceService, "Alarm", e.alarm),
 			unary(e, maintenanceService, "Status", e.status),
 			unary(e, maintenanceService, "Defragment", rootOnly(e, e.defragment)),
@@ -27,8 +26,8 @@ func (e *edge) maintenanceDesc() *grpc.ServiceDesc {
 			unary(e, maintenanceService, "HashKV", rootOnly(e, e.hashKV)),
 			unary(e, maintenanceService, "MoveLeader", rootOnly(e, e.moveLeader)),
 			unary(e, maintenanceService, "Downgrade", rootOnly(e, e.downgrade)),
+			{name: "Snapshot", stream: e.snapshot, fromServer: true},
 		},
-		Streams: []grpc.StreamDesc{{StreamName: "Snapshot", Handler: e.snapshot, ServerStreams: true}},
 	}
 }
 
@@ -116,7 +115,7 @@ const snapshotChunk = 32 << 10
 
 // snapshot sends the file in pieces and then its SHA-256, which clients keep at
 // the end of the file and check when they restore it.
-func (e *edge) snapshot(_ any, s grpc.ServerStream) (err error) {
+func (e *edge) snapshot(s *stream) (err error) {
 	if err := s.RecvMsg(new(pb.SnapshotRequest)); err != nil {
 		return err
 	}

@@ -1,14 +1,11 @@
 package rpc
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"testing"
 
-	"google.golang.org/grpc"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/test/bufconn"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -95,43 +92,28 @@ func TestSeries(t *testing.T) {
 	}
 }
 
-// lateService answers one method with what it gets.
-func lateService(s grpc.ServiceRegistrar) {
-	s.RegisterService(&grpc.ServiceDesc{
-		ServiceName: "example.Late",
-		Methods: []grpc.MethodDesc{{MethodName: "Echo", Handler: func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
-			req := new(pb.PutRequest)
-			if err := decode(req); err != nil {
-				return nil, err
-			}
-			return intercept(ctx, req, &grpc.UnaryServerInfo{FullMethod: "/example.Late/Echo"}, func(_ context.Context, req any) (any, error) { return req, nil })
-		}}},
-	}, nil)
-}
-
-// TestLateService checks that a service that is registered after NewServer is
-// admitted and counted.
-func TestLateService(t *testing.T) {
+// TestGeneratedService checks that a service whose code was generated for gRPC's
+// server is admitted and counted like the others.
+func TestGeneratedService(t *testing.T) {
 	f := newFake(t)
-	lis := bufconn.Listen(1 << 16)
-	s := NewServer(testOptions(), f)
-	lateService(s)
-	go s.Serve(lis)
-	t.Cleanup(s.Stop)
-	conn := dialRaw(t, func(ctx context.Context, _ string) (net.Conn, error) { return lis.DialContext(ctx) })
-	var resp pb.PutRequest
-	if err := conn.Invoke(testContext(t), "/example.Late/Echo", &pb.PutRequest{Lease: 5}, &resp); err != nil || resp.Lease != 5 {
-		t.Errorf("got %v, %v", &resp, err)
+	conn := dialRaw(t, serve(t, testOptions(), f))
+	health := healthpb.NewHealthClient(conn)
+	before := counted(seriesHandled.WithLabelValues("unary", "grpc.health.v1.Health", "Check", "OK"))
+	if r, err := health.Check(testContext(t), &healthpb.HealthCheckRequest{}); err != nil || r.Status != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("got %v, %v", r, err)
 	}
-	if got := counted(seriesHandled.WithLabelValues("unary", "example.Late", "Echo", "OK")); got != 1 {
+	if got := counted(seriesHandled.WithLabelValues("unary", "grpc.health.v1.Health", "Check", "OK")) - before; got != 1 {
 		t.Errorf("counted %v calls, want 1", got)
 	}
-	seriesHandled.DeletePartialMatch(prometheus.Labels{"grpc_service": "example.Late"})
-	for _, v := range []*prometheus.CounterVec{seriesStarted, seriesReceived, seriesSent} {
-		v.DeletePartialMatch(prometheus.Labels{"grpc_service": "example.Late"})
+	w, err := health.Watch(testContext(t), &healthpb.HealthCheckRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if r, err := w.Recv(); err != nil || r.Status != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("got %v, %v", r, err)
 	}
 	f.capable.Store(false)
-	if err := conn.Invoke(testContext(t), "/example.Late/Echo", &pb.PutRequest{}, &resp); status.Convert(err).Message() != "etcdserver: not capable" {
+	if _, err := health.Check(testContext(t), &healthpb.HealthCheckRequest{}); status.Convert(err).Message() != "etcdserver: not capable" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -6,10 +6,11 @@ import (
 
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/stats"
+
+	"quorate/internal/h2"
 )
 
 // Options of a Server.
@@ -40,8 +41,8 @@ type Options struct {
 	Logger *zap.Logger
 	// Tracer makes a span for each request; nil means none.
 	Tracer trace.Tracer
-	// GRPC are options beyond these, such as credentials.
-	GRPC []grpc.ServerOption
+	// Stats is told of each call, for tracing; nil means nobody.
+	Stats stats.Handler
 
 	debug bool // log every request
 }
@@ -74,11 +75,9 @@ func (h healthSwitch) set(serving bool) {
 	h.SetServingStatus(everything, s)
 }
 
-// Server is the gRPC server of one member. More services may be registered
-// before it serves; their calls are admitted and counted like all others, but
-// their errors and headers are their own business.
+// Server is the gRPC server of one member.
 type Server struct {
-	*grpc.Server
+	*h2.Server
 	// Health answers SERVING from the start. Its Shutdown makes it say
 	// NOT_SERVING for good.
 	Health *health.Server
@@ -113,53 +112,29 @@ func NewServer(o Options, b Backend) *Server {
 		leaders:        &leaderWatch{leader: b.Leader, every: o.ElectionTimeout, streams: make(map[*cutter]struct{})},
 		health:         healthSwitch{health.NewServer(), o.Logger},
 	}
-	s := grpc.NewServer(append(e.grpcOptions(), o.GRPC...)...)
-	for _, d := range []*grpc.ServiceDesc{e.kvDesc(), e.watchDesc(), e.leaseDesc(), e.clusterDesc(), e.maintenanceDesc(), e.authDesc()} {
-		s.RegisterService(d, nil)
-	}
-	healthpb.RegisterHealthServer(s, e.health)
-	for service, info := range s.GetServiceInfo() {
-		for _, m := range info.Methods {
-			if full := "/" + service + "/" + m.Name; e.methods[full] == nil {
-				e.methods[full] = newMethodSeries(service, m, o.Extensive)
-			}
-		}
-	}
-	s.RegisterService(e.lockDesc(), nil) // after the series were made: theirs come with their use
-	s.RegisterService(e.electionDesc(), nil)
+	s := h2.New(e.serverOptions())
+	e.registerAll(s, []service{e.kvDesc(), e.watchDesc(), e.leaseDesc(), e.clusterDesc(), e.maintenanceDesc(), e.authDesc(),
+		e.generated(&healthpb.Health_ServiceDesc, e.health)}, []service{e.lockDesc(), e.electionDesc()})
 	e.health.set(true)
 	return &Server{Server: s, Health: e.health.Server}
 }
 
 // streamWorkers is the number of goroutines that wait for calls, with stacks
 // that have grown already; more calls than that get fresh goroutines. Growing
-// the stack was a fifth of what a call costs. With 100 clients, 128 measured
-// better than 16 and 512. Fixed flow-control windows, shared write buffers and
-// other buffer sizes made no difference beyond the noise.
+// the stack was a fifth of what a call costs.
 const streamWorkers = 128
 
-func (e *edge) grpcOptions() []grpc.ServerOption {
+func (e *edge) serverOptions() h2.Options {
 	o := &e.o
-	opts := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(codec{}),
-		grpc.UnaryInterceptor(e.interceptUnary),
-		grpc.StreamInterceptor(e.interceptStream),
-		grpc.MaxRecvMsgSize(int(o.MaxRequestBytes) + messageOverhead),
-		grpc.MaxSendMsgSize(math.MaxInt32),
-		grpc.MaxHeaderListSize(maxHeaderBytes),
-		grpc.NumStreamWorkers(streamWorkers),
-	}
 	if o.MaxConcurrentStreams == math.MaxUint32 {
 		o.MaxConcurrentStreams = defaultStreams
 	}
-	if o.MaxConcurrentStreams > 0 {
-		opts = append(opts, grpc.MaxConcurrentStreams(o.MaxConcurrentStreams))
+	return h2.Options{
+		MaxMessage: int(o.MaxRequestBytes) + messageOverhead,
+		MaxStreams: o.MaxConcurrentStreams,
+		MaxHeaders: maxHeaderBytes,
+		// A time that is 0 is gRPC's own.
+		KeepaliveMinTime: o.KeepaliveMinTime, KeepaliveTime: o.KeepaliveInterval, KeepaliveTimeout: o.KeepaliveTimeout,
+		Workers: streamWorkers,
 	}
-	if o.KeepaliveMinTime > 0 {
-		opts = append(opts, grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: o.KeepaliveMinTime}))
-	}
-	if o.KeepaliveInterval > 0 && o.KeepaliveTimeout > 0 {
-		opts = append(opts, grpc.KeepaliveParams(keepalive.ServerParameters{Time: o.KeepaliveInterval, Timeout: o.KeepaliveTimeout}))
-	}
-	return opts
 }

@@ -6,8 +6,6 @@ import (
 	"io"
 	"time"
 
-	"google.golang.org/grpc"
-
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"quorate/internal/crash"
@@ -17,18 +15,17 @@ import (
 
 const watchService = "etcdserverpb.Watch"
 
-func (e *edge) watchDesc() *grpc.ServiceDesc {
-	return &grpc.ServiceDesc{
-		ServiceName: watchService,
-		Streams:     []grpc.StreamDesc{{StreamName: "Watch", Handler: e.watch, ServerStreams: true, ClientStreams: true}},
+func (e *edge) watchDesc() service {
+	return service{
+		name:    watchService,
+		methods: []method{{name: "Watch", stream: e.watch, fromServer: true, fromClient: true}},
 	}
 }
 
 // watch sends on the goroutine of the call and receives on one of its own.
 // Whichever ends first ends the other: the receiver by closing the queue, the
 // sender by ending the call, which makes the receiver's RecvMsg fail.
-func (e *edge) watch(_ any, ss grpc.ServerStream) error {
-	s := ss.(*stream) // as the interceptor has made it
+func (e *edge) watch(s *stream) error {
 	ws := e.b.Hub().NewStream(s.Context())
 	defer ws.Close()
 	received := make(chan error, 1)
@@ -61,7 +58,7 @@ func (e *edge) watch(_ any, ss grpc.ServerStream) error {
 }
 
 // receiveWatch takes requests until the client has no more, or an error.
-func (e *edge) receiveWatch(s grpc.ServerStream, ws *watch.Stream) error {
+func (e *edge) receiveWatch(s *stream, ws *watch.Stream) error {
 	for {
 		c := new(watchCall)
 		if err := s.RecvMsg(c); errors.Is(err, io.EOF) {
@@ -87,17 +84,15 @@ func (e *edge) receiveWatch(s grpc.ServerStream, ws *watch.Stream) error {
 
 // watchSender sends the responses of one watch stream.
 type watchSender struct {
-	e     *edge
-	s     *stream
-	batch *batcher // nil until there is a use for it
-	plain bool     // batches are out of the question
+	e *edge
+	s *stream
 }
 
 // sendWatch sends what is queued until the stream ends. It takes all that is
 // there at a time, so that small responses can travel together.
 func (e *edge) sendWatch(s *stream, ws *watch.Stream) error {
 	ctx := s.Context()
-	out := watchSender{e: e, s: s}
+	out := watchSender{e, s}
 	for {
 		r, err := ws.Next(ctx)
 		if err != nil {
@@ -127,7 +122,9 @@ func (w *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, e
 			return events, err
 		}
 		events += len(r.Events)
-		if err := w.send(r, h, more); err != nil {
+		// Watchers of one stream that see the same event make a row of small
+		// messages; those that are there together go out together.
+		if err := w.s.send(&watchReply{header: h, res: r}, more); err != nil {
 			w.e.streamFailed(w.s, "send", "watch", err)
 			return events, err
 		}
@@ -137,42 +134,3 @@ func (w *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, e
 		r = next
 	}
 }
-
-// send sends r, or adds it to a batch, which is sent when it is full or when
-// there is nothing more for it.
-func (w *watchSender) send(r watch.Response, h watch.Header, more bool) error {
-	size := watchHead
-	for _, ev := range r.Events {
-		size += len(ev)
-	}
-	size += len(r.CancelReason)
-	began := w.batch != nil && w.batch.count > 0
-	if w.plain || size >= batchPart || !more && !began {
-		if began {
-			if err := w.batch.flush(); err != nil {
-				return err
-			}
-		}
-		return w.s.SendMsg(&watchReply{header: h, res: r})
-	}
-	if w.batch == nil {
-		if w.batch = newBatcher(w.s); w.batch == nil {
-			w.plain = true
-			return w.s.SendMsg(&watchReply{header: h, res: r})
-		}
-	}
-	if !w.batch.fits(size) {
-		if err := w.batch.flush(); err != nil {
-			return err
-		}
-	}
-	w.batch.add(r.AppendTo(w.batch.next(), h))
-	if more {
-		return nil
-	}
-	return w.batch.flush()
-}
-
-// watchHead is the most that a response takes beside its events and the reason
-// of its end: a header of four numbers, three more numbers, and flags.
-const watchHead = 96

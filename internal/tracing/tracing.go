@@ -17,7 +17,7 @@ import (
 	"go.opentelemetry.io/otel/sdk/resource"
 	sdk "go.opentelemetry.io/otel/sdk/trace"
 	"go.opentelemetry.io/otel/trace"
-	"google.golang.org/grpc"
+	"google.golang.org/grpc/stats"
 )
 
 // scope names the spans' instrumentation, as dashboards know it.
@@ -63,13 +63,13 @@ func Open(ctx context.Context, o Options) (*Provider, error) {
 // Tracer makes the spans of requests.
 func (p *Provider) Tracer() trace.Tracer { return p.sdk.Tracer(scope) }
 
-// ServerOption gives each gRPC call a span, within the caller's trace if it has
-// sent one.
-func (p *Provider) ServerOption() grpc.ServerOption {
-	return grpc.StatsHandler(otelgrpc.NewServerHandler(
+// Calls gives each gRPC call that it is told of a span, within the caller's trace
+// if it has sent one.
+func (p *Provider) Calls() stats.Handler {
+	return otelgrpc.NewServerHandler(
 		otelgrpc.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})),
 		otelgrpc.WithTracerProvider(p.sdk),
-	))
+	)
 }
 
 // Close sends what waits, until ctx is done.

@@ -1,0 +1,261 @@
+package rpc
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
+	"google.golang.org/grpc/status"
+
+	"quorate/internal/crash"
+	"quorate/internal/h2"
+)
+
+// service is a service of the API and its methods.
+type service struct {
+	name    string
+	methods []method
+}
+
+// method is one method: of one request and one answer, both encoded, or a stream.
+type method struct {
+	name                   string
+	unary                  func(ctx context.Context, req []byte) (mem.BufferSlice, error)
+	stream                 func(s *stream) error
+	fromClient, fromServer bool // what a stream has any number of
+}
+
+func (m method) info() grpc.MethodInfo {
+	return grpc.MethodInfo{Name: m.name, IsClientStream: m.fromClient, IsServerStream: m.fromServer}
+}
+
+// register adds the methods of a service to the server.
+func (e *edge) register(s *h2.Server, of service) {
+	for _, m := range of.methods {
+		full := "/" + of.name + "/" + m.name
+		if m.unary != nil {
+			call := e.observed(full, m.unary)
+			s.HandleUnary(full, func(s *h2.Stream, req []byte) (mem.BufferSlice, error) { return call(s.Context(), req) })
+			continue
+		}
+		s.HandleStream(full, func(s *h2.Stream) error { return e.runStream(full, m, s) })
+	}
+}
+
+// seriesFor makes the series of a service's methods before the first call.
+func (e *edge) seriesFor(of service) {
+	for _, m := range of.methods {
+		if full := "/" + of.name + "/" + m.name; e.methods[full] == nil {
+			e.methods[full] = newMethodSeries(of.name, m.info(), e.o.Extensive)
+		}
+	}
+}
+
+// generated makes a service of one whose code was generated for gRPC's server.
+// Its calls are admitted and counted like all others.
+func (e *edge) generated(d *grpc.ServiceDesc, impl any) service {
+	out := service{name: d.ServiceName}
+	for _, m := range d.Methods {
+		out.methods = append(out.methods, method{name: m.MethodName, unary: func(ctx context.Context, req []byte) (mem.BufferSlice, error) {
+			resp, err := m.Handler(impl, ctx, func(v any) error { return decodeRequest(req, v) },
+				func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+					return e.carryOut(ctx, "/"+d.ServiceName+"/"+m.MethodName, req, next)
+				})
+			if err != nil {
+				return nil, err
+			}
+			return encode(resp)
+		}})
+	}
+	for _, m := range d.Streams {
+		out.methods = append(out.methods, method{name: m.StreamName, fromClient: m.ClientStreams, fromServer: m.ServerStreams,
+			stream: func(s *stream) error { return m.Handler(impl, s) }})
+	}
+	return out
+}
+
+// carryOut makes a unary call: it admits, counts, times and logs it.
+func (e *edge) carryOut(ctx context.Context, full string, req any, call grpc.UnaryHandler) (resp any, err error) {
+	defer crash.Guard()
+	series := e.seriesOf(full, false, false)
+	start := time.Now()
+	series.started.Inc()
+	series.received.Inc()
+	if _, err = e.admit(ctx, e.unaryVersions, learnerMayServe(req)); err == nil {
+		resp, err = call(ctx, req)
+	}
+	e.wasCarriedOut(ctx, full, series, start, req, resp)
+	if err != nil {
+		resp, err = nil, toStatus(err)
+	}
+	series.done(err)
+	return resp, err
+}
+
+func (e *edge) wasCarriedOut(ctx context.Context, full string, series *methodSeries, start time.Time, req, resp any) {
+	took := time.Since(start)
+	series.sent.Inc()
+	if series.seconds != nil {
+		series.seconds.Observe(took.Seconds())
+	}
+	if took > e.o.WarnUnaryDuration || e.o.debug {
+		e.logRequest(ctx, full, start, took, req, resp)
+	}
+}
+
+// runStream carries out a streaming call.
+func (e *edge) runStream(full string, m method, hs *h2.Stream) (err error) {
+	defer crash.Guard()
+	s := &stream{h2: hs, ctx: hs.Context(), series: e.seriesOf(full, m.fromClient, m.fromServer), once: !m.fromClient}
+	if e.o.Stats != nil {
+		s.ctx = e.beginStats(s.ctx, full, m.fromClient, m.fromServer)
+		s.stats = e.o.Stats
+		defer func(start time.Time) { e.endStats(s.ctx, start, err) }(time.Now())
+	}
+	start := time.Now()
+	s.series.started.Inc()
+	needLeader, err := e.admit(s.ctx, e.streamVersions, full == fullSnapshot)
+	if err == nil {
+		if needLeader {
+			ctx, cancel := context.WithCancelCause(s.ctx)
+			s.ctx = ctx
+			forget := e.leaders.add(cancel)
+			err = m.stream(s)
+			forget()
+			cancel(nil)
+		} else {
+			err = m.stream(s)
+		}
+	}
+	if err != nil {
+		err = toStatus(err)
+	}
+	s.series.done(err)
+	if s.series.seconds != nil {
+		s.series.seconds.Observe(time.Since(start).Seconds())
+	}
+	return err
+}
+
+// stream is one streaming call: it decodes and counts its messages and can be cut.
+// Attempts count as messages, also those that fail and the one that sees the end
+// of the stream: that is what the interceptor of the ecosystem does, here and in
+// unary calls.
+type stream struct {
+	h2     *h2.Stream
+	ctx    context.Context
+	series *methodSeries
+	once   bool // the client sends one message
+	ended  bool // and has
+	stats  stats.Handler
+}
+
+var _ grpc.ServerStream = (*stream)(nil) // for generated services
+
+// Context is that of the call. It may end before the client's does.
+func (s *stream) Context() context.Context { return s.ctx }
+
+// SetHeader, SendHeader and SetTrailer are gRPC's.
+func (s *stream) SetHeader(md metadata.MD) error  { return s.h2.SetHeader(md) }
+func (s *stream) SendHeader(md metadata.MD) error { return s.h2.SendHeader(md) }
+func (s *stream) SetTrailer(md metadata.MD)       { s.h2.SetTrailer(md) }
+
+// SendMsg sends a message. It waits while the client takes no more.
+func (s *stream) SendMsg(m any) error { return s.send(m, false) }
+
+// send is SendMsg; where more is set, another message follows at once and both
+// may go out together.
+func (s *stream) send(m any, more bool) error {
+	s.series.sent.Inc()
+	b, err := encode(m)
+	if err != nil {
+		return err
+	}
+	if s.stats != nil {
+		s.stats.HandleRPC(s.ctx, &stats.OutPayload{Payload: m, Length: b.Len(), SentTime: time.Now()})
+	}
+	return s.h2.Send(b, more)
+}
+
+// RecvMsg decodes the client's next message into m; io.EOF when there is none.
+func (s *stream) RecvMsg(m any) error {
+	err := s.recv(m)
+	s.series.received.Inc()
+	return err
+}
+
+func (s *stream) recv(m any) error {
+	var b []byte
+	var err error
+	switch {
+	case !s.once:
+		b, err = s.h2.Recv()
+	case s.ended:
+		return io.EOF
+	default:
+		s.ended = true
+		b, err = s.h2.RecvOnly()
+	}
+	if err != nil {
+		return err
+	}
+	if err := decode(b, m); err != nil {
+		return status.Errorf(codes.Internal, "grpc: failed to unmarshal the received message: %v", err)
+	}
+	if s.stats != nil {
+		s.stats.HandleRPC(s.ctx, &stats.InPayload{Payload: m, Length: len(b), RecvTime: time.Now()})
+	}
+	return nil
+}
+
+// fullSnapshot is the only stream that a learner serves.
+const fullSnapshot = "/" + maintenanceService + "/Snapshot"
+
+// observed tells Options.Stats of a unary call; without that it is the call itself.
+func (e *edge) observed(full string, call func(context.Context, []byte) (mem.BufferSlice, error)) func(context.Context, []byte) (mem.BufferSlice, error) {
+	if e.o.Stats == nil {
+		return call
+	}
+	return func(ctx context.Context, req []byte) (resp mem.BufferSlice, err error) {
+		ctx = e.beginStats(ctx, full, false, false)
+		start := time.Now()
+		e.o.Stats.HandleRPC(ctx, &stats.InPayload{Length: len(req), RecvTime: start})
+		resp, err = call(ctx, req)
+		if err == nil {
+			e.o.Stats.HandleRPC(ctx, &stats.OutPayload{Length: resp.Len(), SentTime: time.Now()})
+		}
+		e.endStats(ctx, start, err)
+		return resp, err
+	}
+}
+
+func (e *edge) beginStats(ctx context.Context, full string, fromClient, fromServer bool) context.Context {
+	ctx = e.o.Stats.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: full})
+	md, _ := metadata.FromIncomingContext(ctx)
+	e.o.Stats.HandleRPC(ctx, &stats.InHeader{FullMethod: full, Header: md})
+	e.o.Stats.HandleRPC(ctx, &stats.Begin{BeginTime: time.Now(), IsClientStream: fromClient, IsServerStream: fromServer})
+	return ctx
+}
+
+func (e *edge) endStats(ctx context.Context, start time.Time, err error) {
+	e.o.Stats.HandleRPC(ctx, &stats.End{BeginTime: start, EndTime: time.Now(), Error: err})
+}
+
+// registerAll adds all services. Those after the first list get their series with
+// their first call, as in etcd.
+func (e *edge) registerAll(s *h2.Server, now, late []service) {
+	for _, x := range now {
+		e.seriesFor(x)
+		e.register(s, x)
+	}
+	for _, x := range late {
+		e.register(s, x)
+	}
+	e.lg.Debug("gRPC services registered", zap.Int("services", len(now)+len(late)))
+}
