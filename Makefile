@@ -6,13 +6,14 @@ SEED    ?= 1
 SEEDS   ?= 20
 FUZZTIME ?= 3s
 FAULTS  ?= 60s
+MILLIONS ?= 1,10
 ETCD37  := compat/bin/etcd37
 ETCD36  := compat/bin/etcd36
 ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 ETCDCTL35 := compat/bin/etcdctl35
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe tools compat bench clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe tools compat bench bench-groups bench-millions clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -41,6 +42,8 @@ help:
 	@echo 'make proxies       etcd gateway and what else stands before a cluster: us and real etcd 3.7.3, compared'
 	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
+	@echo 'make bench-groups BENCH=pinned,quota   some groups of its rows; the figures of the others stay'
+	@echo 'make bench-millions what 1 and 10 million keys need; MILLIONS=1,10,30'
 	@echo 'make clean         remove bin/ and the data of make run'
 
 build:
@@ -134,6 +137,12 @@ $(ETCDCTL35):
 
 bench: build $(ETCD37)
 	cd bench && $(GO) run . -ours $(CURDIR)/$(BIN)/etcd -etcd $(CURDIR)/$(ETCD37) -scale full -out $(CURDIR)/docs/performance.md
+
+bench-groups: build $(ETCD37)
+	cd bench && $(GO) run . -ours $(CURDIR)/$(BIN)/etcd -etcd $(CURDIR)/$(ETCD37) -scale full -rows $(BENCH) -out $(CURDIR)/docs/performance.md
+
+bench-millions: build
+	cd bench && $(GO) run . -ours $(CURDIR)/$(BIN)/etcd -millions $(MILLIONS) -out $(CURDIR)/docs/performance.md
 
 clean:
 	rm -rf $(BIN) run

@@ -159,7 +159,7 @@ func TestWriteDocumentReplacesOnlyTheTable(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, table := range []string{"table one", "table two"} {
-		if err := writeDocument(path, table); err != nil {
+		if err := rewriteDocument(path, beginMark, endMark, func(string) (string, error) { return table, nil }); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -174,7 +174,48 @@ func TestWriteDocumentReplacesOnlyTheTable(t *testing.T) {
 	if err := os.WriteFile(path, []byte("no markers"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := writeDocument(path, "x"); err == nil {
+	if err := rewriteDocument(path, beginMark, endMark, func(string) (string, error) { return "x", nil }); err == nil {
 		t.Error("a document without markers: got no error")
+	}
+}
+
+// A run of some groups puts their rows in and leaves the figures of the others alone.
+func TestMergeKeepsOtherGroups(t *testing.T) {
+	s := scales["full"]
+	sides := [2]*side{{binary: "ours"}, {binary: "etcd"}}
+	put := func(ids map[string][2]float64) []line {
+		r := newResults()
+		for id, v := range ids {
+			r.add(0, map[string]float64{id: v[0]})
+			r.add(1, map[string]float64{id: v[1]})
+		}
+		return r.lines(s)
+	}
+	day := func(d int) time.Time { return time.Date(2026, 11, d, 0, 0, 0, 0, time.UTC) }
+	old := report(put(map[string][2]float64{"put1.cpu": {111, 222}, "login.put": {3, 4}, "list10.cpu": {5, 6}}), s, sides, day(1), time.Minute)
+	got, err := merge(old, put(map[string][2]float64{"login.put": {33, 44}}), s, []string{"login"}, sides, day(2))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err = merge(got, put(map[string][2]float64{"pinned.put.cpu": {7, 8}, "login.put": {333, 444}}), s, []string{"login", "pinned"}, sides, day(3))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"2026-11-01", "| 111 | 222 |", "| 333 | 444 |", "| 5.00 | 6.00 |", "| 7.00 | 8.00 |",
+		apart + "login, 2026-11-03", apart + "pinned, 2026-11-03"} {
+		if strings.Count(got, want) != 1 {
+			t.Errorf("%q is there %d times in\n%s", want, strings.Count(got, want), got)
+		}
+	}
+	for _, gone := range []string{"33.0", "2026-11-02"} {
+		if strings.Contains(got, gone) {
+			t.Errorf("%q is still there in\n%s", gone, got)
+		}
+	}
+	if strings.Index(got, "put, 1 member, 100 clients") > strings.Index(got, "pinned to one CPU") {
+		t.Error("the rows have lost their order")
+	}
+	if _, err := merge(old, nil, scales["small"], []string{"login"}, sides, day(4)); err == nil {
+		t.Error("figures of another scale are mixed")
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -31,18 +32,20 @@ func mainErr() (bool, error) {
 	out := flag.String("out", "", "document whose table is rewritten (default: print only)")
 	only := flag.String("rows", "", "comma-separated groups of rows: "+strings.Join(groupNames(), ", ")+" (default all)")
 	size := flag.String("scale", "full", "full or small")
+	many := flag.String("millions", "", "measure instead what ours needs for these numbers of million keys, such as 1,10")
 	dir := flag.String("dir", "", "directory on the disk to measure (default: the system's temporary one)")
 	flag.Parse()
 	s, known := scales[*size]
 	switch {
-	case *ours == "" || *etcd == "" || flag.NArg() > 0:
+	case *ours == "" || *etcd == "" && *many == "" || flag.NArg() > 0:
 		return false, errors.New("-ours and -etcd are required and nothing else is; see -h")
 	case !known:
 		return false, fmt.Errorf("unknown scale %q", *size)
-	case *only != "" && *out != "":
-		return false, errors.New("-rows measures a part, and -out would write a table without the rest")
 	}
 	for _, p := range []string{*ours, *etcd} {
+		if p == "" {
+			continue
+		}
 		if _, err := os.Stat(p); err != nil {
 			return false, fmt.Errorf("server binary: %w", err)
 		}
@@ -74,6 +77,9 @@ func mainErr() (bool, error) {
 		}
 		r.sides[i] = &side{index: i, name: [...]string{"ours", "etcd"}[i], binary: p}
 	}
+	if *many != "" {
+		return true, r.runMillions(ctx, *many, *out, began)
+	}
 	for _, g := range groups {
 		if len(chosen) == 0 || slices.Contains(chosen, g.name) {
 			r.group(ctx, g)
@@ -85,12 +91,40 @@ func mainErr() (bool, error) {
 	lines := r.res.lines(s)
 	table := report(lines, s, r.sides, time.Now(), time.Since(began))
 	fmt.Print(table)
-	if *out != "" {
-		if err := writeDocument(*out, table); err != nil {
-			return false, err
-		}
+	switch {
+	case *out != "" && len(chosen) > 0:
+		err = rewriteDocument(*out, beginMark, endMark, func(old string) (string, error) {
+			return merge(old, lines, s, chosen, r.sides, time.Now())
+		})
+	case *out != "":
+		err = rewriteDocument(*out, beginMark, endMark, func(string) (string, error) { return table, nil })
+	}
+	if err != nil {
+		return false, err
 	}
 	return !slices.ContainsFunc(lines, func(l line) bool { return !l.pass() }), nil
+}
+
+// runMillions measures the numbers of million keys in list.
+func (r *run) runMillions(ctx context.Context, list, out string, began time.Time) error {
+	var numbers []int
+	for _, text := range strings.Split(list, ",") {
+		n, err := strconv.Atoi(text)
+		if err != nil || n < 1 {
+			return fmt.Errorf("-millions: %q is no number of million keys", text)
+		}
+		numbers = append(numbers, n)
+	}
+	sizes, err := r.millions(ctx, numbers)
+	if err != nil {
+		return err
+	}
+	table := millionsReport(sizes, r.sides[0].binary, time.Now(), time.Since(began))
+	fmt.Print(table)
+	if out == "" {
+		return nil
+	}
+	return rewriteDocument(out, millionsBegin, millionsEnd, func(string) (string, error) { return table, nil })
 }
 
 func groupNames() []string {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 )
@@ -28,8 +29,7 @@ func report(ls []line, s scale, sides [2]*side, now time.Time, took time.Duratio
 	b.WriteString("\n| work | unit | ours | etcd | ratio | budget | required now | verdict |\n")
 	b.WriteString("|---|---|---:|---:|---:|---:|---:|---|\n")
 	for _, l := range ls {
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s |\n", l.title, l.unit,
-			number(l.ours), number(l.etcd), l.ratioText(), l.bound(l.budget), l.bound(l.required), l.verdict())
+		b.WriteString(l.markdown() + "\n")
 	}
 	for _, l := range ls {
 		if l.err != "" {
@@ -109,19 +109,84 @@ func describeBinary(path string) string {
 	return name
 }
 
-// writeDocument replaces what stands between the markers; the prose around them is kept.
-func writeDocument(path, table string) error {
+// markdown renders the row of a line.
+func (l line) markdown() string {
+	return fmt.Sprintf("| %s | %s | %s | %s | %s | %s | %s | %s |", l.title, l.unit,
+		number(l.ours), number(l.etcd), l.ratioText(), l.bound(l.budget), l.bound(l.required), l.verdict())
+}
+
+// apart begins the lines that say which groups were measured in a run of their own.
+const apart = "Measured apart from the rest: "
+
+// merge puts the rows of some groups into a table that has been written before, and
+// keeps the figures of the others.
+func merge(old string, ls []line, s scale, groups []string, sides [2]*side, now time.Time) (string, error) {
+	if !strings.Contains(old, "Scale `"+s.name+"`") {
+		return "", fmt.Errorf("the document has no table of scale %s into which to put the groups %s", s.name, strings.Join(groups, ", "))
+	}
+	var head, tail []string
+	rowOf := map[string]string{} // by title
+	inTable := false
+	for _, text := range strings.Split(strings.TrimSpace(old), "\n") {
+		if strings.HasPrefix(text, "|---") {
+			head, inTable = append(head, text), true
+			continue
+		}
+		title, isRow := strings.CutPrefix(text, "| ")
+		title, _, _ = strings.Cut(title, " | ")
+		switch {
+		case isRow && inTable:
+			rowOf[title] = text
+		case strings.HasPrefix(text, apart):
+			if name, _, _ := strings.Cut(strings.TrimPrefix(text, apart), ","); !slices.Contains(groups, name) {
+				tail = append(tail, text)
+			}
+		case !inTable:
+			head = append(head, text)
+		case strings.Contains(text, " failed: "):
+			if title, _, _ := strings.Cut(text, " failed: "); !slices.ContainsFunc(ls, func(l line) bool { return l.title == title }) {
+				tail = append(tail, text)
+			}
+		}
+	}
+	for _, l := range ls {
+		rowOf[l.title] = l.markdown()
+		if l.err != "" {
+			tail = append(tail, l.title+" failed: "+firstLine(l.err))
+		}
+	}
+	for _, g := range groups {
+		tail = append(tail, fmt.Sprintf("%s%s, %s, ours %s.", apart, g, now.Format("2006-01-02"), describeBinary(sides[0].binary)))
+	}
+	out := head
+	for _, w := range rows {
+		if text, ok := rowOf[expand(w.title, s)]; ok {
+			out = append(out, text)
+		}
+	}
+	for _, text := range tail {
+		out = append(out, "", text)
+	}
+	return strings.Join(out, "\n") + "\n", nil
+}
+
+// rewriteDocument replaces what stands between two markers; the prose around them is
+// kept.
+func rewriteDocument(path, begin, end string, change func(old string) (string, error)) error {
 	doc, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read document: %w", err)
 	}
-	before, rest, ok := strings.Cut(string(doc), beginMark)
-	_, after, ok2 := strings.Cut(rest, endMark)
+	before, rest, ok := strings.Cut(string(doc), begin)
+	old, after, ok2 := strings.Cut(rest, end)
 	if !ok || !ok2 {
 		return fmt.Errorf("%s has no markers for the table", path)
 	}
-	text := before + beginMark + "\n\n" + table + "\n" + endMark + after
-	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+	table, err := change(old)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path, []byte(before+begin+"\n\n"+table+"\n"+end+after), 0o644); err != nil {
 		return fmt.Errorf("write document: %w", err)
 	}
 	return nil

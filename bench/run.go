@@ -84,24 +84,31 @@ type group struct {
 	conns   int
 	steps   func(r *run, ctx context.Context)
 	rows    []string
+	// confine, if set, is called before the servers start, and what it returns when
+	// they have ended.
+	confine func(r *run) (undo func(), err error)
 }
 
 var overloadRows = []string{"overload.goodput", "overload.rate", "overload.leaders", "overload.health", "overload.peak"}
 
 var groups = []group{
 	{"single", 1, 10, (*run).single, []string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99", "alone.p50",
-		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "watch.cpu", "watch.p50"}},
-	{"three", 3, 12, (*run).three, append([]string{"put3.cpu", "put3.rate", "put3.p99"}, overloadRows...)},
-	{"login", 1, 10, (*run).login, loginRows},
-	{"list", 1, 4, (*run).list, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak", "all.resident"}},
+		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "watch.cpu", "watch.p50"}, nil},
+	{"three", 3, 12, (*run).three, append([]string{"put3.cpu", "put3.rate", "put3.p99"}, overloadRows...), nil},
+	{"login", 1, 10, (*run).login, loginRows, nil},
+	{"list", 1, 4, (*run).list, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak", "all.resident"}, nil},
 	{"big", 1, 10, (*run).big, []string{"load.rate", "mem.loaded", "mem.restarted", "list1000.cpu", "list1000.p50",
-		"restart.term", "restart.kill", "compact.time", "compact.p99", "defrag.time", "defrag.pause"}},
+		"restart.term", "restart.kill", "compact.time", "compact.p99", "defrag.time", "defrag.pause"}, nil},
+	{"pinned", 1, 10, (*run).pinned, pinnedRows, pin},
+	{"quota", 1, 10, (*run).quota, quotaRows, throttle},
 }
 
 // group starts both sides fresh, runs the steps and takes everything down again.
 func (r *run) group(ctx context.Context, g group) {
 	r.log("group %s", g.name)
+	afterwards := func() {}
 	defer func() {
+		defer func() { afterwards() }()
 		for _, s := range r.sides {
 			if s.clients != nil {
 				s.clients.close()
@@ -115,6 +122,17 @@ func (r *run) group(ctx context.Context, g group) {
 			r.log("remove data of %s: %v", g.name, err)
 		}
 	}()
+	if g.confine != nil {
+		undo, err := g.confine(r)
+		if errors.Is(err, errSkipped) {
+			r.log("  %v", err)
+			return
+		} else if err != nil {
+			r.fail(g.rows, err)
+			return
+		}
+		afterwards = undo
+	}
 	for _, s := range r.sides {
 		if err := r.start(ctx, s, g); err != nil {
 			r.fail(g.rows, fmt.Errorf("%s: %w", s.name, err))

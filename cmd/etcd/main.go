@@ -30,6 +30,7 @@ func run() int {
 	if code, selected := runSubcommand(os.Args[1:], os.Stdout, os.Stderr); selected {
 		return code
 	}
+	spareProc()
 	cfg, exit := config.Parse(os.Args, os.Environ(), os.Stdout, os.Stderr)
 	if exit != nil {
 		return exit.Code

@@ -197,6 +197,121 @@ func TestFullLogDisk(t *testing.T) {
 	d.verify(t, c)
 }
 
+// The same while the log is truncated all the time: what would make room must not end
+// the member for want of it.
+func TestTruncationOnFullLogDisk(t *testing.T) {
+	t.Parallel()
+	if !child.Isolated(t, *required, "-etcd="+etcd) {
+		return
+	}
+	d := newDisk(t, 66) // one segment and no spare one
+	d.flags = []string{"--wal-dir=" + filepath.Join(d.mount, "wal"), "--snapshot-count=50", "--snapshot-catchup-entries=10"}
+	p, c := d.serve(t, d.flags...)
+	d.putUntilFull(t, c)
+	d.value = d.value[:64] // smaller writes find their place, and are truncated again
+	d.putUntilFull(t, c)
+	d.verify(t, c)
+	if !p.Running() {
+		t.Fatalf("the member ended with code %d:\n%s", p.Code(), p.Tail(5))
+	}
+	p.Kill()
+	p = d.startFull(t)
+	d.free(t)
+	child.Eventually(t, limit, "writes succeed once there is room", func() error { return d.put(c) })
+	d.verify(t, c)
+	d.endsBySignal(t, p)
+	_, c = d.serve(t, d.flags...)
+	d.verify(t, c)
+}
+
+// A store that cannot create files any more, as on a disk that fails, is read-only or
+// over a quota, ends its member with the reason. Until then it is not tried in a loop,
+// and another member leads.
+func TestStoreGone(t *testing.T) {
+	t.Parallel()
+	if !child.Isolated(t, *required, "-etcd="+etcd) {
+		return
+	}
+	child.Must(t, "ip", "link", "set", "lo", "up")
+	data := filepath.Join(t.TempDir(), "data")
+	c := startTrio(t, data)
+	id := c.lead(t)
+	store := filepath.Join(data, "member", "store")
+	if err := os.Rename(store, filepath.Join(data, "moved")); err != nil {
+		t.Fatal(err)
+	}
+	value := strings.Repeat("x", 1<<20)
+	for i := 0; c.procs[0].Running() && i < 200; i++ { // until the store has to write
+		_, _ = c.clients[0].PutWithin(10*time.Second, fmt.Sprint("k", i%10), value)
+	}
+	if code := c.procs[0].Wait(t, limit); code != 1 {
+		t.Errorf("exit code %d, want 1", code)
+	}
+	out := c.procs[0].Output()
+	for _, want := range []string{"handing over leadership", store, "no such file or directory"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("%q is not in the log:\n%s", want, c.procs[0].Tail(10))
+		}
+	}
+	if n := strings.Count(out, "no such file or directory"); n > 50 {
+		t.Errorf("the log speaks of it %d times", n)
+	}
+	child.Eventually(t, limit, "another member leads", func() error {
+		st, err := c.status(1)
+		if err == nil && (st.Leader == 0 || st.Leader == id) {
+			err = fmt.Errorf("%x leads", st.Leader)
+		}
+		return err
+	})
+	if !strings.Contains(out, "leader changed") || strings.Contains(out, "leadership transfer failed") {
+		t.Errorf("leadership was not handed over:\n%s", c.procs[0].Tail(10))
+	}
+	for i := 1; i < 3; i++ {
+		child.Eventually(t, limit, fmt.Sprintf("m%d goes on", i), func() error {
+			_, err := c.clients[i].PutWithin(10*time.Second, "after", "1")
+			return err
+		})
+	}
+}
+
+// What a member that is killed while it hands out a snapshot leaves is gone after the
+// next start.
+func TestKilledInSnapshot(t *testing.T) {
+	s := newSite(t)
+	p, c := s.serve(t)
+	for i := range 30 {
+		v := make([]byte, 1<<20)
+		r := rand.NewPCG(uint64(i), 1)
+		for j := range v {
+			v[j] = byte(r.Uint64())
+		}
+		if _, err := c.PutWithin(limit, fmt.Sprint("k", i), string(v)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	st, err := c.Maintenance.Snapshot(ctx, &pb.SnapshotRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := st.Recv(); err != nil { // the rest stays where it is
+		t.Fatal(err)
+	}
+	p.Kill()
+	_, c = s.serve(t)
+	names, err := os.ReadDir(filepath.Join(s.data, "member", "snap"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, n := range names {
+		t.Errorf("%s is left", n.Name())
+	}
+	if _, found, err := c.GetWithin(limit, "k29"); err != nil || !found {
+		t.Errorf("k29: %v, %v", found, err)
+	}
+}
+
 // A member whose disk has become read-only does not start, and says so.
 func TestReadOnlyDisk(t *testing.T) {
 	t.Parallel()
