@@ -146,6 +146,9 @@ const (
 
 // Kind looks at the directory.
 func (l Layout) Kind() (Kind, error) {
+	if err := l.errRestoring(); err != nil {
+		return Empty, err
+	}
 	p, err := l.readPointer()
 	if err != nil {
 		return Empty, err

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"os"
+	"strings"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -31,18 +33,89 @@ type Restore struct {
 	BumpRevision int64
 }
 
-// RestoreInto makes the directories of l, which must not exist or be empty. What a
-// crash or an error leaves of them is of no use and must be removed by the caller.
-func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error) {
-	o = o.withDefaults()
-	if err := MakeDirs(l.FS, l.DataDir, l.Member(), l.Snap(), l.FS.PathDir(l.WAL())); err != nil {
+// A restore that was interrupted leaves a directory on which nothing can start. The
+// note RESTORING stands in it from the first step to the last, and says where the log
+// was to be.
+
+func (l Layout) restoring() string { return l.FS.PathJoin(l.Member(), "RESTORING") }
+
+// errRestoring returns an error if a restore into the directory was interrupted.
+func (l Layout) errRestoring() error {
+	there, err := exists(l.FS, l.restoring())
+	if err == nil && there {
+		err = fmt.Errorf("a restore into %s was interrupted: run 'etcdutl snapshot restore' again, which begins anew", l.DataDir)
+	}
+	return err
+}
+
+// RemoveInterrupted removes what an interrupted restore has left of the directories
+// of l. It reports whether there was anything of that kind.
+func RemoveInterrupted(l Layout) (bool, error) {
+	wal, err := ReadNote(l.FS, l.restoring())
+	if errors.Is(err, os.ErrNotExist) {
+		return l.removeBegun()
+	}
+	if err != nil {
+		return false, err
+	}
+	return true, l.removeRestored(strings.TrimSpace(wal))
+}
+
+// removeBegun removes what a restore leaves that has not written its note yet.
+func (l Layout) removeBegun() (bool, error) {
+	for dir, only := range map[string]string{l.DataDir: l.FS.PathBase(l.Member()), l.Member(): l.FS.PathBase(l.restoring()) + tmpSuffix} {
+		names, err := l.FS.List(dir)
+		if errors.Is(err, os.ErrNotExist) {
+			return false, nil
+		}
+		if err != nil || len(names) > 1 || len(names) == 1 && names[0] != only {
+			return false, err
+		}
+	}
+	return true, l.FS.RemoveAll(l.Member())
+}
+
+// removeRestored removes the directories of a restore, the one with the note last.
+func (l Layout) removeRestored(wal string) error {
+	if err := errors.Join(l.FS.RemoveAll(wal), l.FS.RemoveAll(wal+".tmp")); err != nil {
 		return err
 	}
-	open := o.OpenEngine
-	if open == nil {
-		open = func(dir string) (engine.Engine, error) { return pebble.Open(dir, pebbleOptions(l, o.Logger)) }
+	names, err := l.FS.List(l.Member())
+	if err != nil {
+		return err
 	}
-	eng, err := open(l.firstStore())
+	for _, name := range names {
+		if path := l.FS.PathJoin(l.Member(), name); path != l.restoring() {
+			if err := l.FS.RemoveAll(path); err != nil {
+				return err
+			}
+		}
+	}
+	if err := syncDir(l.FS, l.Member()); err != nil {
+		return err
+	}
+	return errors.Join(l.FS.RemoveAll(l.Member()), syncDir(l.FS, l.DataDir))
+}
+
+// RestoreInto makes the directories of l, which must not exist or be empty. What an
+// error leaves of them is removed; what a crash leaves, by RemoveInterrupted.
+func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error) {
+	o = o.withDefaults()
+	if err := MakeDirs(l.FS, l.DataDir, l.Member()); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, l.removeRestored(l.WAL()))
+		}
+	}()
+	if err := WriteNote(l.FS, l.restoring(), l.WAL()+"\n"); err != nil {
+		return err
+	}
+	if err := MakeDirs(l.FS, l.Snap(), l.FS.PathDir(l.WAL())); err != nil {
+		return err
+	}
+	eng, err := pebble.Open(l.firstStore(), pebbleOptions(l, o.Logger))
 	if err != nil {
 		return err
 	}
@@ -53,8 +126,13 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 	if err := syncDir(l.FS, l.Member()); err != nil {
 		return err
 	}
-	// The log comes last: without it no server starts on what there is.
-	return r.writeLog(l, commit, o)
+	if err := r.writeLog(l, commit, o); err != nil {
+		return err
+	}
+	if err := l.FS.Remove(l.restoring()); err != nil {
+		return err
+	}
+	return syncDir(l.FS, l.Member())
 }
 
 const restoredTerm = 1

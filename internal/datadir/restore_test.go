@@ -2,6 +2,7 @@ package datadir
 
 import (
 	"slices"
+	"strings"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -64,5 +65,73 @@ func TestRestore(t *testing.T) {
 	r := Restore{File: src.DB(), Founders: founders, BumpRevision: 1<<63 - 1}
 	if err := RestoreInto(ctx, Layout{FS: fs, DataDir: "other"}, r, opt); err == nil {
 		t.Error("a revision beyond the last one is accepted")
+	}
+	if names, err := fs.List("other"); err != nil || len(names) > 0 {
+		t.Errorf("a restore that failed leaves %q, %v", names, err)
+	}
+}
+
+// A restore that ends anywhere is begun anew by the next one; no server and no tool
+// takes what it leaves for a member.
+func TestCrashDuringRestore(t *testing.T) {
+	founders, cluster, err := membership.Founders([]membership.InitialMember{{Name: "a", PeerURLs: []string{"http://a:1"}}}, "token")
+	must(t, err)
+	r := Restore{File: "src/member/snap/db", LocalID: founders[0].ID, ClusterID: cluster, Founders: founders}
+	var want uint32
+	prepare := func(l Layout) {
+		plain.make(t, Layout{FS: l.FS, DataDir: "src"})
+		syncAll(t, l.FS, "src")
+		must(t, syncDir(l.FS, ""))
+	}
+	work := func(l Layout) error { l.WALDir = "log/wal"; return RestoreInto(ctx, l, r, opt) }
+	interrupted := 0
+	crashes(t, prepare, work, func(l Layout, n int64) {
+		l.WALDir = "log/wal"
+		there, err := RemoveInterrupted(l)
+		if err != nil {
+			t.Fatalf("crash at %d: %v", n, err)
+		}
+		kind, err := l.Kind()
+		if err != nil {
+			t.Fatalf("crash at %d: %v", n, err)
+		}
+		if there {
+			interrupted++
+			for _, dir := range []string{l.Member(), l.WAL()} {
+				if is, err := exists(l.FS, dir); is || err != nil {
+					t.Fatalf("crash at %d: %s is left, %v", n, dir, err)
+				}
+			}
+		}
+		if kind != Ours { // else it had come to its end
+			if err := work(l); err != nil {
+				t.Fatalf("crash at %d: restored again: %v", n, err)
+			}
+		}
+		if sum := sumStore(t, l); want == 0 {
+			want = sum
+		} else if sum != want {
+			t.Fatalf("crash at %d: the store has sum %x, want %x", n, sum, want)
+		}
+		if c, err := raftlog.Inspect(l.FS, l.WAL(), nil); err != nil || c.Mark.Index != 1 {
+			t.Fatalf("crash at %d: log %+v, %v", n, c, err)
+		}
+	})
+	if interrupted < 20 {
+		t.Errorf("only %d crashes in the middle", interrupted)
+	}
+}
+
+func TestInterruptedRestoreIsRefused(t *testing.T) {
+	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
+	must(t, MakeDirs(l.FS, l.Member()))
+	must(t, WriteNote(l.FS, l.restoring(), "log/wal\n"))
+	for what, do := range map[string]func() error{
+		"a start": func() error { _, err := Begin(ctx, l, opt); return err },
+		"a tool":  func() error { _, err := OpenStore(l, opt.withDefaults().Logger); return err },
+	} {
+		if err := do(); err == nil || !strings.Contains(err.Error(), "run 'etcdutl snapshot restore' again") {
+			t.Errorf("%s: %v", what, err)
+		}
 	}
 }

@@ -103,6 +103,11 @@ func (a *app) restore(ctx context.Context, file string, f restoreFlags) error {
 	if l.WALDir == "" {
 		l.WALDir = filepath.Join(l.DataDir, "member", "wal")
 	}
+	if there, err := datadir.RemoveInterrupted(l); err != nil {
+		return fmt.Errorf("remove what an interrupted restore has left: %w", err)
+	} else if there {
+		a.lg.Info("removed what an interrupted restore has left", zap.String("data-dir", l.DataDir))
+	}
 	if names, err := os.ReadDir(l.DataDir); err == nil && len(names) > 0 || err != nil && !errors.Is(err, os.ErrNotExist) {
 		return fmt.Errorf("data-dir %q not empty or could not be read", l.DataDir)
 	}
