@@ -31,7 +31,7 @@ help:
 	@echo 'make moving        directories and snapshot files from real etcd 3.5, 3.6, 3.7 to us and back, HashKV equal'
 	@echo 'make secure        TLS: certificates and authorities replaced under load, rules, generated ones, ports, wrong files'
 	@echo 'make hostile-test  a member under malformed frames, slow connections, huge requests and endless watches'
-	@echo 'make h2            the HTTP/2 server under h2spec and the interop cases of gRPC, beside grpc-go'
+	@echo 'make h2            the HTTP/2 server under h2spec and the interop cases of gRPC, beside grpc-go; clients of other stacks where compat/h2/clients/install has brought them'
 	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
@@ -90,8 +90,8 @@ secure: build $(ETCD37)
 hostile-test: build
 	cd compat && $(GO) test ./hostile -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
-h2:
-	cd compat/h2 && $(GO) test . -count=1 -timeout 10m
+h2: build
+	cd compat/h2 && $(GO) test . -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
 failure-test: build $(ETCD37) $(ETCD35)
 	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
