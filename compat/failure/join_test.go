@@ -95,7 +95,8 @@ func TestJoin(t *testing.T) {
 			join := sites[1]
 			peers := "--initial-cluster=m0=http://" + sites[0].peer + ",m1=http://"
 			existing := []string{"--name=m1", "--initial-cluster-state=existing"}
-			join.refused(t, binary, append(existing, peers+join.peer), "member count is unequal")
+			join.refused(t, binary, append(existing, peers+join.peer), "member count is unequal",
+				"the cluster has no member at http://"+join.peer+", which is m1 in --initial-cluster: it has to be added first")
 
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
@@ -105,7 +106,8 @@ func TestJoin(t *testing.T) {
 				return err
 			})
 			other := join.more[0]
-			join.refused(t, binary, append(existing, peers+other, "--initial-advertise-peer-urls=http://"+other), "no match found for existing member")
+			join.refused(t, binary, append(existing, peers+other, "--initial-advertise-peer-urls=http://"+other), "no match found for existing member",
+				"at http://"+join.peer+", which was added and has not been started; the cluster is --initial-cluster=")
 
 			// With what was announced it joins, and has the data.
 			p := join.start(t, binary, append(existing, peers+join.peer)...)

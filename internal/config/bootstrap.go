@@ -98,7 +98,11 @@ func (c *Config) VerifyJoin() error {
 
 func (c *Config) hasLocalMember(cluster map[string][]url.URL) error {
 	if cluster[c.Name] == nil {
-		return fmt.Errorf("couldn't find local name %q in the initial cluster configuration", c.Name)
+		var unnamed []string
+		for _, u := range cluster[""] {
+			unnamed = append(unnamed, u.String())
+		}
+		return membership.NoLocalName(c.Name, unnamed)
 	}
 	return nil
 }

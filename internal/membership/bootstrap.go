@@ -61,7 +61,7 @@ func FormatInitialCluster(ms []InitialMember) string {
 // local name is listed and no URL comes twice.
 func CheckInitial(ms []InitialMember, localName string) error {
 	if !slices.ContainsFunc(ms, func(m InitialMember) bool { return m.Name == localName }) {
-		return fmt.Errorf("couldn't find local name %q in the initial cluster configuration", localName)
+		return NoLocalName(localName, unnamed(ms))
 	}
 	seen := make(map[string]bool)
 	for _, m := range ms {

@@ -353,11 +353,14 @@ func (m *Member) joinOnce(ctx context.Context) (_ identity, listed bool, _ error
 	}
 	resolving, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	matched, err := membership.MatchExisting(m.cfg.Initial, running, func(a, b []string) (bool, error) {
-		return transport.SameURLs(resolving, m.lg, a, b)
-	})
+	same := func(a, b []string) (bool, error) { return transport.SameURLs(resolving, m.lg, a, b) }
+	matched, err := membership.MatchExisting(m.cfg.Initial, running, same)
 	if err != nil {
-		return identity{}, false, fmt.Errorf("error validating peerURLs %s: %w", membership.Describe(cluster, running), err)
+		err = fmt.Errorf("error validating peerURLs %s: %w", membership.Describe(cluster, running), err)
+		if text := membership.ExplainMismatch(m.cfg.Initial, running, same); text != "" {
+			err = fmt.Errorf("%w (%s)", err, text)
+		}
+		return identity{}, false, err
 	}
 	id := identity{cluster: cluster}
 	for _, x := range matched {
