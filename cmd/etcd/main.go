@@ -87,7 +87,10 @@ func run() int {
 			return cfg.Fatal("listener failed", err).Code
 		case s := <-signals:
 			lg.Info("received signal; shutting down", zap.String("signal", s.String()))
-			p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals)
+			target, downgrade := p.member.DowngradeTarget()
+			if p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals) && downgrade {
+				leaver{p.memberConfig, lg, notifyStopping}.leave(target, signals)
+			}
 			return end(s)
 		}
 	}
@@ -99,17 +102,19 @@ func run() int {
 const stopTimeout = 15 * time.Second
 
 // stopWithin stops the process, but gives up after limit. A signal meanwhile does
-// not wait for a graceful end.
-func (p *process) stopWithin(limit time.Duration, signals <-chan os.Signal) {
+// not wait for a graceful end. It reports whether the member has ended.
+func (p *process) stopWithin(limit time.Duration, signals <-chan os.Signal) bool {
 	stopped := make(chan struct{})
 	go func() { p.stop(); close(stopped) }()
 	select {
 	case <-stopped:
+		return true
 	case <-signals:
 		os.Exit(1)
 	case <-time.After(limit):
 		p.lg.Error("the member does not come to an end; ending the process", zap.String("data-dir", p.cfg.DataDir))
 	}
+	return false
 }
 
 // end repeats the signal with its default action, so that whoever started the

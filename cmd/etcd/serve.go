@@ -31,6 +31,8 @@ type process struct {
 	lg     *zap.Logger
 	member *server.Member
 	edge   *edge
+	// memberConfig is what the member was opened with.
+	memberConfig server.Config
 
 	security      security
 	peer, metrics []net.Listener
@@ -96,6 +98,7 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 			return nil, err
 		}
 	}
+	p.memberConfig = sc
 	if p.member, err = server.Open(ctx, sc); err != nil {
 		return nil, err
 	}

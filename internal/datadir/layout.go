@@ -81,6 +81,9 @@ const (
 	putAside task = "put-aside"
 	// leave: etcd's files are complete; the store goes aside.
 	leave task = "leave-to-etcd"
+	// left: etcd's files lie beside the store, for whichever of the two starts next. The
+	// name is what the database looks like as long as etcd has not opened it.
+	left task = "left-for-etcd"
 )
 
 func (l Layout) readPointer() (pointer, error) {
@@ -98,7 +101,7 @@ func (l Layout) readPointer() (pointer, error) {
 	p := pointer{store: words[0]}
 	if len(words) == 3 {
 		p.task, p.name = task(words[1]), words[2]
-		if p.task != putAside && p.task != leave {
+		if p.task != putAside && p.task != leave && p.task != left {
 			return pointer{}, fmt.Errorf("%s names work that this version does not know: %q", l.pointerFile(), words[1])
 		}
 	}
@@ -161,7 +164,9 @@ func (l Layout) Kind() (Kind, error) {
 	switch {
 	case err != nil:
 		return Empty, err
-	case p.task != none:
+	case p.task == left && etcds:
+		return Etcds, nil // Begin looks closer
+	case p.task != none && p.task != left:
 		return Moving, nil
 	case ours && etcds:
 		return Both, nil

@@ -4,9 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
+	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
@@ -41,14 +46,17 @@ func Leave(ctx context.Context, l Layout, target membership.Version, o Options) 
 	case p.task == leave:
 		return finishLeave(l, p, o.Logger)
 	case p.task == putAside:
-		return "", fmt.Errorf("%s is being taken over from etcd: start the server on it once, which finishes it", l.DataDir)
+		return "", l.errTaking()
 	case kind == Both:
 		return "", l.errBoth()
+	case p.task == left && kind == Etcds: // the files are there; the store has only to go
 	case kind == Etcds:
 		return "", fmt.Errorf("%s is a directory of etcd already", l.DataDir)
 	}
-	if err := prepareLeave(ctx, l, target, o); err != nil {
-		return "", err
+	if p.task != left || kind != Etcds {
+		if err := prepareLeave(ctx, l, target, o); err != nil {
+			return "", err
+		}
 	}
 	if p.name, err = l.freeName("store.quorate"); err != nil {
 		return "", err
@@ -58,6 +66,107 @@ func Leave(ctx context.Context, l Layout, target membership.Version, o Options) 
 		return "", err
 	}
 	return finishLeave(l, p, o.Logger)
+}
+
+// LeaveBeside writes etcd's files as Leave does, and leaves the store in use beside
+// them, for whichever of the two starts next: Begin goes on with the store unless etcd
+// has run, and takes over what etcd has made of its files if it has. An error, a
+// crash or the end of ctx leaves the directory as it was, apart from what the next
+// start removes.
+func LeaveBeside(ctx context.Context, l Layout, target membership.Version, o Options) error {
+	o = o.withDefaults()
+	p, err := l.readPointer()
+	if err != nil {
+		return err
+	}
+	kind, err := l.Kind()
+	switch {
+	case err != nil:
+		return err
+	case p.task == putAside:
+		return l.errTaking()
+	case p.task == leave:
+		return l.errLeaving()
+	case kind == Both:
+		return l.errBoth()
+	case kind != Ours:
+		return fmt.Errorf("there is no store in %s", l.Member())
+	}
+	if err := prepareLeave(ctx, l, target, o); err != nil {
+		return err
+	}
+	export := l.FS.PathJoin(l.Snap(), exportName)
+	p.task = left
+	if p.name, err = look(l.FS, export); err != nil {
+		return err
+	}
+	if err := l.writePointer(p); err != nil { // first, or there would be two stores and nothing to tell which one counts
+		return err
+	}
+	if err := rename(l.FS, export, l.DB()); err != nil {
+		return fmt.Errorf("put the store of etcd in place: %w", err)
+	}
+	o.Logger.Info("etcd may be started on the directory, or this program again", zap.String("data-dir", l.DataDir),
+		zap.String("release", fmt.Sprintf("%d.%d", target.Major, target.Minor)))
+	return nil
+}
+
+func (l Layout) errTaking() error {
+	return fmt.Errorf("%s is being taken over from etcd: start the server on it once, which finishes it", l.DataDir)
+}
+
+// look returns what tells whether etcd has opened a database since: it begins a
+// transaction then, and writes that to one of the first two pages.
+func look(fs vfs.FS, path string) (string, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return "", err
+	}
+	sum := crc32.New(castagnoli)
+	if _, err := io.Copy(sum, io.LimitReader(f, 2*int64(os.Getpagesize()))); err != nil {
+		return "", fmt.Errorf("read %s: %w", path, err)
+	}
+	return fmt.Sprintf("%x-%08x", st.Size(), sum.Sum32()), nil
+}
+
+// untouched reports whether etcd has not opened the database that was left for it.
+// What it may have written to the log nevertheless is for our store as well.
+func (l Layout) untouched(p pointer) (bool, error) {
+	now, err := look(l.FS, l.DB())
+	return now == p.name, err
+}
+
+// removeLeft removes the files that were left for etcd, also those of an attempt that
+// came to no end, from a directory whose store goes on.
+func removeLeft(l Layout, p pointer) error {
+	names, err := l.FS.List(l.Snap())
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	removed := false
+	for _, name := range names {
+		if _, _, ok := snapshot.ParseSnapName(name); !ok && name != exportName && (name != "db" || p.task != left) {
+			continue
+		}
+		if err := removeIfThere(l.FS, l.FS.PathJoin(l.Snap(), name)); err != nil {
+			return err
+		}
+		removed = true
+	}
+	if removed {
+		if err := syncDir(l.FS, l.Snap()); err != nil {
+			return err
+		}
+	}
+	if p.task != left {
+		return nil
+	}
+	return l.writePointer(pointer{store: p.store})
 }
 
 // prepareLeave writes etcd's files beside ours.
@@ -85,7 +194,10 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 	export := l.FS.PathJoin(l.Snap(), exportName)
 	start := time.Now()
 	o.Logger.Info("writing the store of etcd", zap.String("to", export), zap.Uint64("applied-index", meta.GetIndex()))
-	if _, err := snapshot.Export(ctx, eng, export, snapshot.Options{FS: l.FS, WithoutV2: true}); err != nil {
+	written := &counted{Reader: eng}
+	stop := written.report(o)
+	_, err = snapshot.Export(ctx, written, export, snapshot.Options{FS: l.FS, WithoutV2: true})
+	if stop(); err != nil {
 		return err
 	}
 	if meta.GetIndex() > 0 {
@@ -99,6 +211,51 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 	}
 	o.Logger.Info("wrote the store of etcd", zap.String("to", export), zap.Duration("took", time.Since(start)))
 	return nil
+}
+
+// counted counts the pairs that are read.
+type counted struct {
+	engine.Reader
+	pairs atomic.Int64
+}
+
+func (c *counted) NewIter(lower, upper []byte) (engine.Iterator, error) {
+	it, err := c.Reader.NewIter(lower, upper)
+	return &countedIter{it, c}, err
+}
+
+type countedIter struct {
+	engine.Iterator
+	c *counted
+}
+
+func (i *countedIter) Next() bool {
+	i.c.pairs.Add(1)
+	return i.Iterator.Next()
+}
+
+// report tells of the progress every other second, until stop is called.
+func (c *counted) report(o Options) (stop func()) {
+	done := make(chan struct{})
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ticker := time.NewTicker(2 * time.Second)
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				n := c.pairs.Load()
+				o.Logger.Info("writing the store of etcd", zap.Int64("keys", n))
+				if o.Working != nil {
+					o.Working(fmt.Sprintf("writing the store of etcd: %d keys", n))
+				}
+			case <-done:
+				return
+			}
+		}
+	}()
+	return func() { close(done); <-ended }
 }
 
 // checkLeave refuses what etcd could not start on.

@@ -189,20 +189,17 @@ func (r *Restore) confState() *raftpb.ConfState {
 	return cs
 }
 
+// writeLog makes a log that begins behind the entries that would make the members. They
+// are left out: etcd, started on the directory by mistake, would take them for all
+// there is.
 func (r *Restore) writeLog(l Layout, commit uint64, o Options) (err error) {
-	ents, err := membership.BootstrapEntries(r.Founders)
-	if err != nil {
-		return err
-	}
 	log, err := raftlog.Create(l.FS, l.WAL(), raftlog.Metadata{NodeID: r.LocalID, ClusterID: r.ClusterID}, raftlog.Options{NoBackground: true, Logger: o.Logger})
 	if err != nil {
 		return fmt.Errorf("create raft log: %w", err)
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	hs := &raftpb.HardState{Term: new(uint64(restoredTerm)), Vote: new(r.Founders[0].ID), Commit: new(commit)}
-	if err := log.Append(hs, ents, true); err != nil {
-		return fmt.Errorf("write the first entries: %w", err)
+	if err := log.Reset(raftlog.SnapshotMark{Index: commit, Term: restoredTerm, ConfState: r.confState(), Alone: true}); err != nil {
+		return fmt.Errorf("begin the raft log: %w", err)
 	}
-	// The entries make the members, the data come from the file.
-	return log.SaveMark(raftlog.SnapshotMark{Index: commit, Term: restoredTerm, ConfState: r.confState(), Alone: true})
+	return log.Append(&raftpb.HardState{Term: new(uint64(restoredTerm)), Vote: new(r.Founders[0].ID), Commit: new(commit)}, nil, true)
 }

@@ -24,6 +24,9 @@ type Options struct {
 	// DropV2 lets a directory go to a release of etcd that keeps no data of the v2
 	// API although there is some.
 	DropV2 bool
+	// Working, unless nil, hears every other second how far a move has come that writes
+	// etcd's files.
+	Working func(status string)
 	// OpenEngine opens the store that a restore fills; nil: a Pebble one. The
 	// simulator has its own.
 	OpenEngine func(dir string) (engine.Engine, error)
@@ -71,6 +74,8 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 		return nil, finishPutAside(l, p, o.Logger)
 	case kind == Both:
 		return nil, l.errBoth()
+	case kind == Ours:
+		return nil, removeLeft(l, p)
 	case kind != Etcds:
 		return nil, nil
 	}
@@ -90,6 +95,15 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 	}()
 	if err := lockFile(db); err != nil {
 		return nil, fmt.Errorf("lock %s: %w: is etcd still running on it?", l.DB(), err)
+	}
+	if p.task == left {
+		if untouched, err := l.untouched(p); err != nil {
+			return nil, err
+		} else if untouched {
+			o.Logger.Info("etcd has not started on the files that were left for it; going on with the store", zap.String("store", p.store))
+			return nil, errors.Join(removeLeft(l, p), t.unlock())
+		}
+		o.Logger.Info("etcd has run on the files that were left for it; taking them over again", zap.String("data-dir", l.DataDir))
 	}
 	found, err := examine(ctx, l, o.Version, o.Logger)
 	if err != nil {
@@ -203,7 +217,7 @@ func (t *Takeover) Abandon() error {
 		return nil
 	}
 	var errs []error
-	if p, err := t.l.readPointer(); err != nil || p.task != none {
+	if p, err := t.l.readPointer(); err != nil || p.task == putAside {
 		return t.unlock() // Finish has begun
 	}
 	if t.Dir != "" {

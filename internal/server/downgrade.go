@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/membershippb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/datadir"
 	"quorate/internal/membership"
 )
 
@@ -57,6 +59,27 @@ func (m *Member) downgradeTarget(version membership.Version, text string) (membe
 		return target, rpctypes.ErrGRPCDowngradeInProcess
 	}
 	return target, nil
+}
+
+// DowngradeTarget returns the release to which the cluster is being downgraded; not
+// ok if it is not, or if that is none before this one.
+func (m *Member) DowngradeTarget() (target membership.Version, ok bool) {
+	d := m.cluster.Downgrade()
+	if !d.Enabled {
+		return target, false
+	}
+	target, err := membership.ParseVersion(d.Target)
+	return target, err == nil && target.Less(ownVersion.MajorMinor())
+}
+
+// LeaveFor writes etcd's files of a release into the directory of a member that has
+// been stopped, beside its store. Working hears how far that has come.
+func (c *Config) LeaveFor(ctx context.Context, target membership.Version, working func(status string)) error {
+	l := c.layout()
+	if l.FS == nil {
+		l.FS = vfs.Default
+	}
+	return datadir.LeaveBeside(ctx, l, target, datadir.Options{Version: ownVersion, Logger: c.Logger, Working: working})
 }
 
 // short is the form X.Y in which clients see a cluster version.
