@@ -2,13 +2,17 @@ package datadir
 
 import (
 	"errors"
+	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
+	bolt "go.etcd.io/bbolt"
 )
 
 // crashes runs work on a disk that loses its power before write operation n, for
@@ -145,4 +149,121 @@ func TestAbandon(t *testing.T) {
 	if now := tree(t, l.FS, "data"); strings.Join(now, "\n") != strings.Join(before, "\n") {
 		t.Errorf("left:\n%s\nwas\n%s", strings.Join(now, "\n"), strings.Join(before, "\n"))
 	}
+}
+
+// Wherever the power goes while etcd's files are written beside the store, the store
+// is the one in use or etcd's files are whole, and the next start of ours goes on
+// with the store and leaves nothing of theirs.
+func TestCrashDuringLeaveBeside(t *testing.T) {
+	var want uint32
+	prepare := func(l Layout) {
+		plain.make(t, l)
+		must(t, takeOver(l))
+		must(t, l.FS.RemoveAll(l.FS.PathJoin(l.Member(), "snap.etcd-000000000000001e")))
+		syncAll(t, l.FS, "data")
+		must(t, syncDir(l.FS, ""))
+		want = sumStore(t, l)
+	}
+	work := func(l Layout) error { return LeaveBeside(ctx, l, own, opt) }
+	clean := func(l Layout, n int64) {
+		t.Helper()
+		if kind, err := l.Kind(); err != nil || kind != Ours {
+			t.Fatalf("crash at %d: kind %v, %v", n, kind, err)
+		}
+		if got := sumStore(t, l); got != want {
+			t.Fatalf("crash at %d: the store has sum %x, want %x", n, got, want)
+		}
+		for _, name := range tree(t, l.FS, l.Snap()) {
+			if strings.Contains(name, "export") || strings.Contains(name, "/snap/db") || strings.Contains(name, ".snap") {
+				t.Fatalf("crash at %d: %s is left", n, name)
+			}
+		}
+	}
+	n := crashes(t, prepare, work, func(l Layout, n int64) {
+		kind, err := l.Kind()
+		if err != nil || kind != Ours && kind != Etcds {
+			t.Fatalf("crash at %d: kind %v, %v", n, kind, err)
+		}
+		if kind == Etcds {
+			if got := sumDB(t, l); got != want {
+				t.Fatalf("crash at %d: etcd's file has sum %x, want %x", n, got, want)
+			}
+		}
+		for range 2 {
+			tk, err := Begin(ctx, l, opt)
+			if tk != nil || err != nil {
+				t.Fatalf("crash at %d: begin %v, %v", n, tk, err)
+			}
+			clean(l, n)
+		}
+		must(t, work(l))
+		if got := sumDB(t, l); got != want {
+			t.Fatalf("crash at %d: etcd's file has sum %x, want %x", n, got, want)
+		}
+	})
+	if n < 20 {
+		t.Errorf("only %d operations", n)
+	}
+}
+
+// A database that etcd has opened since is taken over again, also if that is broken off.
+func TestLeftAndUsed(t *testing.T) {
+	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
+	plain.make(t, l)
+	must(t, takeOver(l))
+	want := sumStore(t, l)
+	must(t, LeaveBeside(ctx, l, own, opt))
+	b, err := readFile(l.FS, l.DB())
+	must(t, err)
+	// What etcd does first is a transaction: the older of the two meta pages becomes
+	// the newer one.
+	writeAll(t, l.FS, l.DB(), nextTransaction(t, b))
+	tk, err := Begin(ctx, l, opt)
+	must(t, err)
+	if tk == nil {
+		t.Fatal("nothing is taken over")
+	}
+	must(t, tk.Abandon())
+	if kind, err := l.Kind(); err != nil || kind != Etcds {
+		t.Fatalf("kind %v, %v", kind, err)
+	}
+	must(t, takeOver(l))
+	if got := sumStore(t, l); got != want {
+		t.Errorf("the store has sum %x, want %x", got, want)
+	}
+	if dir, err := l.Store(); err != nil || l.FS.PathBase(dir) == "store" {
+		t.Errorf("the store in use is %s, %v", dir, err)
+	}
+	if kind, err := l.Kind(); err != nil || kind != Ours {
+		t.Errorf("kind %v, %v", kind, err)
+	}
+}
+
+func readFile(fs vfs.FS, path string) ([]byte, error) {
+	f, err := fs.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return io.ReadAll(f)
+}
+
+func writeAll(t *testing.T, fs vfs.FS, path string, b []byte) {
+	t.Helper()
+	must(t, WriteFile(fs, path, b))
+}
+
+// nextTransaction returns a database with the same content and another newest
+// transaction.
+func nextTransaction(t *testing.T, b []byte) []byte {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "db")
+	must(t, os.WriteFile(path, b, 0o600))
+	db, err := bolt.Open(path, 0o600, nil)
+	must(t, err)
+	must(t, db.Update(func(*bolt.Tx) error { return nil }))
+	must(t, db.Close())
+	out, err := os.ReadFile(path)
+	must(t, err)
+	return out
 }
