@@ -107,7 +107,11 @@ func generate(hosts []string, validity time.Duration) (certPEM, keyPEM []byte, n
 
 // writeFile leaves either the whole file or none.
 func writeFile(path string, content []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	tmp := path + ".tmp" // always the same, so that what a crash leaves is replaced by the next try
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -7,9 +7,12 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/datadir"
+	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
 )
 
@@ -56,6 +59,29 @@ func TestReceivedFileIsChecked(t *testing.T) {
 	}
 	if left, err := fs.List(h.Layout.Snap()); err != nil || len(left) != 1 {
 		t.Errorf("%q is left, %v", left, err)
+	}
+}
+
+// The sync of a received snapshot is timed.
+func TestReceivedSyncIsTimed(t *testing.T) {
+	count := func() uint64 {
+		var m dto.Metric
+		if err := metrics.SnapDBFsyncDurationSeconds.(prometheus.Metric).Write(&m); err != nil {
+			t.Fatal(err)
+		}
+		return m.GetHistogram().GetSampleCount()
+	}
+	fs := vfs.NewMem()
+	h := Home{Layout: datadir.Layout{FS: fs, DataDir: "data"}}
+	if err := fs.MkdirAll(h.Layout.Snap(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	before := count()
+	if err := h.Receive(t.Context(), 7, 1, strings.NewReader("state")); err != nil {
+		t.Fatal(err)
+	}
+	if got := count() - before; got != 1 {
+		t.Errorf("%d syncs in etcd_snap_db_fsync_duration_seconds, want 1", got)
 	}
 }
 

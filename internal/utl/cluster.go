@@ -177,7 +177,11 @@ func writeFiles(dir string, files []plan.File, force bool) (written int, err err
 // writeFile leaves the whole file under its name or what was there before, and
 // never shows a key to others, not even for a moment.
 func writeFile(path string, content []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	tmp := path + ".tmp" // always the same, so that what a crash leaves is replaced by the next try
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
