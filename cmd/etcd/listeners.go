@@ -204,7 +204,7 @@ func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
 	}
 	var calls http.Handler
 	if d.grpc {
-		calls = p.grpc
+		calls = p.grpc.Server
 	}
 	return mixedHTTP(handler, calls, d.accepts.TLS.Config, p.cfg.MaxConcurrentStreams)
 }

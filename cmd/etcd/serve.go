@@ -15,7 +15,6 @@ import (
 
 	"quorate/internal/config"
 	"quorate/internal/discovery"
-	"quorate/internal/h2"
 	"quorate/internal/httpapi"
 	"quorate/internal/join"
 	"quorate/internal/listen"
@@ -40,7 +39,7 @@ type process struct {
 
 	muxes []*listen.Mux
 	https []*http.Server
-	grpc  *h2.Server
+	grpc  *rpc.Server
 
 	pipe    *listen.Pipe     // to grpc without a port; nil without a gateway
 	gateway *grpc.ClientConn // through the pipe
@@ -273,7 +272,7 @@ func (p *process) serveClients() {
 		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
 	}
 	p.trace(&o)
-	p.grpc = rpc.NewServer(o, p.member).Server
+	p.grpc = rpc.NewServer(o, p.member)
 	ho := httpapi.OptionsFrom(cfg)
 	if cfg.EnableGRPCGateway {
 		p.serveGateway(&ho)
@@ -307,7 +306,11 @@ func (p *process) stop() {
 			p.grpc.GracefulStop()
 			close(drained)
 		}()
-		p.member.Hub().Close() // watch streams never end by themselves
+		p.grpc.EndStreams()
+		p.member.Hub().Close()
+		if p.member.Leader() == 0 {
+			p.member.GiveUp() // nobody will answer what waits
+		}
 		select {
 		case <-drained:
 		case <-time.After(drainTimeout):

@@ -37,6 +37,16 @@ type edge struct {
 
 	leaders *leaderWatch
 	health  healthSwitch
+
+	stopping context.Context // ends with EndStreams, for the reason that clients get
+}
+
+// until returns the context of a call that ends, with the reason, when end does.
+// The caller calls done after the call.
+func until(end, ctx context.Context) (_ context.Context, cut context.CancelCauseFunc, done func()) {
+	ctx, cut = context.WithCancelCause(ctx)
+	forget := context.AfterFunc(end, func() { cut(context.Cause(end)) })
+	return ctx, cut, func() { forget(); cut(nil) }
 }
 
 // admit decides whether a call may go on, as far as that depends on the member

@@ -34,6 +34,8 @@ func (e *edge) electionDesc() service {
 // campaign waits until the caller's key is the oldest below the name of the
 // election. A candidate that campaigns again changes its value.
 func (e *edge) campaign(ctx context.Context, req *v3electionpb.CampaignRequest) (*v3electionpb.CampaignResponse, error) {
+	ctx, _, done := until(e.stopping, ctx)
+	defer done()
 	c, err := e.newClaim(ctx, req.Name, req.Lease)
 	if err != nil {
 		return nil, err

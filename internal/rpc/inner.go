@@ -90,12 +90,12 @@ func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f fun
 	ws := e.b.Hub().NewStream(ctx)
 	defer ws.Close()
 	if err := e.b.CreateWatch(ctx, ws, req); err != nil {
-		return asWatcher(ctx, err)
+		return e.asWatcher(ctx, err)
 	}
 	for {
 		r, err := ws.Next(ctx)
 		if err != nil {
-			return asWatcher(ctx, err)
+			return e.asWatcher(ctx, err)
 		}
 		if r.Canceled {
 			return canceledWatch(r)
@@ -114,11 +114,14 @@ func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f fun
 }
 
 // asWatcher is the error of a watcher whose stream has ended.
-func asWatcher(ctx context.Context, err error) error {
+func (e *edge) asWatcher(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return endOf(ctx)
 	}
 	if errors.Is(err, watch.ErrClosed) {
+		if e.stopping.Err() != nil { // ctx is about to end
+			return context.Cause(e.stopping)
+		}
 		return errLostWatcher
 	}
 	return err

@@ -24,6 +24,8 @@ func (e *edge) lockDesc() service {
 
 // lock waits until the caller's key is the oldest below the name of the lock.
 func (e *edge) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.LockResponse, error) {
+	ctx, _, done := until(e.stopping, ctx)
+	defer done()
 	c, err := e.newClaim(ctx, req.Name, req.Lease)
 	if err != nil {
 		return nil, err

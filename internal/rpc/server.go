@@ -1,9 +1,11 @@
 package rpc
 
 import (
+	"context"
 	"math"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.opentelemetry.io/otel/trace"
 	"go.uber.org/zap"
 	"google.golang.org/grpc/health"
@@ -81,7 +83,15 @@ type Server struct {
 	// Health answers SERVING from the start. Its Shutdown makes it say
 	// NOT_SERVING for good.
 	Health *health.Server
+
+	endStreams context.CancelCauseFunc
 }
+
+// EndStreams ends the calls that could last for ever, now and from now on, as the
+// member stops: keepalives, watches, those who wait for a lock or follow an
+// election. What comes to an end by itself, such as the sending of a snapshot, is
+// left to a graceful stop.
+func (s *Server) EndStreams() { s.endStreams(rpctypes.ErrGRPCStopped) }
 
 // NewServer makes a server that answers from b. The caller serves listeners
 // with it and stops it.
@@ -99,7 +109,9 @@ func NewServer(o Options, b Backend) *Server {
 		b = traced{b, o.Tracer}
 	}
 	o.debug = o.Logger.Core().Enabled(zap.DebugLevel)
+	stopping, endStreams := context.WithCancelCause(context.Background())
 	e := &edge{
+		stopping:       stopping,
 		b:              b,
 		o:              o,
 		lg:             o.Logger,
@@ -116,7 +128,7 @@ func NewServer(o Options, b Backend) *Server {
 	e.registerAll(s, []service{e.kvDesc(), e.watchDesc(), e.leaseDesc(), e.clusterDesc(), e.maintenanceDesc(), e.authDesc(),
 		e.generated(&healthpb.Health_ServiceDesc, e.health)}, []service{e.lockDesc(), e.electionDesc()})
 	e.health.set(true)
-	return &Server{Server: s, Health: e.health.Server}
+	return &Server{Server: s, Health: e.health.Server, endStreams: endStreams}
 }
 
 // streamWorkers is the number of goroutines that wait for calls, with stacks

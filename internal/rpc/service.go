@@ -122,16 +122,7 @@ func (e *edge) runStream(full string, m method, hs *h2.Stream) (err error) {
 	s.series.started.Inc()
 	needLeader, err := e.admit(s.ctx, e.streamVersions, full == fullSnapshot)
 	if err == nil {
-		if needLeader {
-			ctx, cancel := context.WithCancelCause(s.ctx)
-			s.ctx = ctx
-			forget := e.leaders.add(cancel)
-			err = m.stream(s)
-			forget()
-			cancel(nil)
-		} else {
-			err = m.stream(s)
-		}
+		err = e.endure(s, needLeader, full == fullSnapshot || full == rangeStream, m.stream)
 	}
 	if err != nil {
 		err = toStatus(err)
@@ -139,6 +130,29 @@ func (e *edge) runStream(full string, m method, hs *h2.Stream) (err error) {
 	s.series.done(err)
 	if s.series.seconds != nil {
 		s.series.seconds.Observe(time.Since(start).Seconds())
+	}
+	return err
+}
+
+// endure runs a stream until it ends, its leader is lost, or the server stops;
+// ends tells that it comes to an end by itself.
+func (e *edge) endure(s *stream, needLeader, ends bool, run func(*stream) error) error {
+	if ends && !needLeader {
+		return run(s)
+	}
+	stopping := e.stopping
+	if ends {
+		stopping = context.Background()
+	}
+	ctx, cut, done := until(stopping, s.ctx)
+	defer done()
+	s.ctx = ctx
+	if needLeader {
+		defer e.leaders.add(cut)()
+	}
+	err := run(s)
+	if stopping.Err() != nil {
+		return context.Cause(stopping) // whatever the service makes of it
 	}
 	return err
 }
@@ -214,8 +228,12 @@ func (s *stream) recv(m any) error {
 	return nil
 }
 
-// fullSnapshot is the only stream that a learner serves.
-const fullSnapshot = "/" + maintenanceService + "/Snapshot"
+// fullSnapshot is the only stream that a learner serves, and rangeStream another
+// one that comes to an end by itself.
+const (
+	fullSnapshot = "/" + maintenanceService + "/Snapshot"
+	rangeStream  = "/" + kvService + "/RangeStream"
+)
 
 // observed tells Options.Stats of a unary call; without that it is the call itself.
 func (e *edge) observed(full string, call func(context.Context, []byte) (mem.BufferSlice, error)) func(context.Context, []byte) (mem.BufferSlice, error) {

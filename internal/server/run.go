@@ -351,7 +351,7 @@ func (m *Member) applyEntries(ents []apply.Entry) bool {
 		in.Then = append(in.Then, func() {
 			m.resolve(out.Results, start, true)
 			if m.cluster.IsRemoved(m.id) {
-				m.giveUp()
+				m.GiveUp()
 			}
 		})
 	})

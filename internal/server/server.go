@@ -243,7 +243,7 @@ func (m *Member) fail(err error) {
 	m.failOnce.Do(func() {
 		m.failErr = err
 		defer close(m.failed)
-		m.giveUp()
+		m.GiveUp()
 		if errors.Is(err, ErrRemoved) { // as it was told to, which is no error of anybody
 			m.lg.Warn("server error", zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
 			m.lg.Warn("data-dir used by this member must be removed", zap.String("data-dir", m.cfg.DataDir))
@@ -253,9 +253,9 @@ func (m *Member) fail(err error) {
 	})
 }
 
-// giveUp ends what waits for the log or for a quorum, now and from now on: this
+// GiveUp ends what waits for the log or for a quorum, now and from now on: this
 // member will not hear of either again, and its clients should turn to another.
-func (m *Member) giveUp() {
+func (m *Member) GiveUp() {
 	m.props.Close(errStopped)
 	m.reads.Close(errStopped)
 }
