@@ -1,6 +1,9 @@
 package h2
 
-import "runtime"
+import (
+	"runtime"
+	"sync"
+)
 
 // flusher is the way to the socket: frames wait in buf, and one goroutine at a
 // time writes them. Guarded by the lock of the connection.
@@ -21,6 +24,35 @@ const (
 	// hands that on.
 	flushTurns = 4
 )
+
+// largeBuffer takes what waits for the socket on a busy connection: more than
+// outBytes by no more than a frame and what goes with it.
+type largeBuffer [outBytes + 2*frameBytes]byte
+
+var largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
+
+// room makes room for n bytes in the buffer. A connection borrows a large buffer
+// for as long as it has much to write.
+func (c *conn) room(n int) {
+	if have := len(c.w.buf) + n; have <= cap(c.w.buf) || have <= keepBuffer || have > len(largeBuffer{}) {
+		return // append will see to it
+	}
+	large := largeBuffers.Get().(*largeBuffer)
+	old := c.w.buf
+	c.w.buf = append(large[:0], old...)
+	giveBackBuffer(old)
+}
+
+// giveBackBuffer returns what is kept of a buffer that has been used: small ones.
+func giveBackBuffer(b []byte) []byte {
+	switch {
+	case cap(b) <= keepBuffer:
+		return b[:0]
+	case cap(b) == len(largeBuffer{}):
+		largeBuffers.Put((*largeBuffer)(b[:cap(b)]))
+	}
+	return nil
+}
 
 // flush writes what waits unless somebody does. c.mu is held, but not while
 // writing.
@@ -78,12 +110,10 @@ func (c *conn) flushSome(turns int) bool {
 		c.quota.Broadcast()
 	}
 	c.w.busy = false
-	if cap(c.w.buf) > keepBuffer {
-		c.w.buf = nil
+	if len(c.w.buf) == 0 {
+		c.w.buf = giveBackBuffer(c.w.buf)
 	}
-	if cap(c.w.spare) > keepBuffer {
-		c.w.spare = nil
-	}
+	c.w.spare = giveBackBuffer(c.w.spare)
 	if c.w.closing && c.err == nil {
 		go c.close(errDrained)
 	}

@@ -209,6 +209,8 @@ func (t *httpCall) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, 
 	return t.write(s, prefix, msg, more)
 }
 
+func (t *httpCall) sendInPlace(*Stream, Appender, int, bool) (bool, error) { return false, nil }
+
 func (t *httpCall) write(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more bool) error {
 	if t.done {
 		return s.ended()

@@ -2,6 +2,7 @@ package h2
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"reflect"
 
@@ -65,6 +66,37 @@ func (c *conn) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more
 	return nil
 }
 
+// sendInPlace sends a message that is encoded where it waits for the socket, if
+// that is possible now.
+func (c *conn) sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	most += prefixLen
+	if s.compressor != nil || most > frameBytes || s.flow.done || c.err != nil ||
+		int64(most) > c.windowOf(s) || int64(most) > c.window || len(c.w.buf) >= outBytes {
+		return false, nil
+	}
+	if !s.flow.headerSent {
+		if err := c.appendHeader(s); err != nil {
+			return true, err
+		}
+	}
+	c.room(most + frameHeadLen)
+	at := len(c.w.buf)
+	c.w.buf = append(appendFrameHead(c.w.buf, 0, frameData, 0, s.id), make([]byte, prefixLen)...)
+	c.w.buf = m.AppendTo(c.w.buf)
+	n := len(c.w.buf) - at - frameHeadLen
+	c.w.buf[at], c.w.buf[at+1], c.w.buf[at+2] = byte(n>>16), byte(n>>8), byte(n)
+	binary.BigEndian.PutUint32(c.w.buf[at+frameHeadLen+1:], uint32(n-prefixLen))
+	s.flow.credit -= int64(n)
+	c.window -= int64(n)
+	c.pingsAllowed()
+	if !more || len(c.w.buf) >= outBytes {
+		c.flush()
+	}
+	return true, nil
+}
+
 // sendData appends a message as DATA frames, as fast as the client and the socket
 // let it. c.mu is held, but not while it waits.
 func (c *conn) sendData(s *Stream, p sender) error {
@@ -87,6 +119,7 @@ func (c *conn) sendData(s *Stream, p sender) error {
 			continue
 		}
 		n := int(min(int64(min(p.left, frameBytes)), c.windowOf(s), c.window))
+		c.room(n + frameHeadLen)
 		c.w.buf = p.appendTo(appendFrameHead(c.w.buf, n, frameData, 0, s.id), n)
 		s.flow.credit -= int64(n)
 		c.window -= int64(n)

@@ -417,3 +417,48 @@ func TestContext(t *testing.T) {
 	}
 	<-c.Done()
 }
+
+type text string
+
+func (t text) AppendTo(b []byte) []byte { return append(b, t...) }
+
+// Messages that encode themselves arrive like others, whether there is room for them
+// at once or not.
+func TestSendSmall(t *testing.T) {
+	srv, addr := newTestServer(t, Options{})
+	const n = 5000
+	srv.HandleStream("/test.S/Small", func(s *Stream) error {
+		for i := range n {
+			size := i % 300
+			if i%500 == 0 {
+				size = frameBytes + i // more than fits one frame
+			}
+			if err := s.SendSmall(text(strings.Repeat("s", size)), size+10, i%7 != 0); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	for _, opts := range [][]grpc.CallOption{nil, {grpc.UseCompressor("gzip")}} {
+		cc := dial(t, addr, grpc.WithStaticStreamWindowSize(64<<10), grpc.WithStaticConnWindowSize(64<<10))
+		s, err := cc.NewStream(background(t), &grpc.StreamDesc{ServerStreams: true}, "/test.S/Small", opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.SendMsg(new([]byte))
+		s.CloseSend()
+		for i := range n {
+			var got []byte
+			want := i % 300
+			if i%500 == 0 {
+				want = frameBytes + i
+			}
+			if err := s.RecvMsg(&got); err != nil || len(got) != want {
+				t.Fatalf("message %d: %d bytes, %v; want %d", i, len(got), err, want)
+			}
+		}
+		if err := s.RecvMsg(new([]byte)); err != io.EOF {
+			t.Fatal(err)
+		}
+	}
+}

@@ -67,6 +67,9 @@ type transport interface {
 	// send sends a message with its prefix. It returns when the message waits for
 	// the socket whole, and does not flush if more follows at once.
 	send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more bool) error
+	// sendInPlace is send for a message that encodes itself; where that cannot be it
+	// does nothing.
+	sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool, err error)
 	// finish sends the status unless the stream has ended before.
 	finish(s *Stream, st *status.Status)
 	// reply is send and finish in one, for calls that succeed with one message.
@@ -165,8 +168,21 @@ func (s *Stream) Send(msg mem.BufferSlice, more bool) error {
 	return err
 }
 
-// Compressed reports whether messages are packed before they are sent.
-func (s *Stream) Compressed() bool { return s.compressor != nil }
+// Appender is a message that encodes itself.
+type Appender interface{ AppendTo(b []byte) []byte }
+
+// SendSmall is Send for a message of at most most bytes, which is encoded where it
+// waits for the socket if that can be.
+func (s *Stream) SendSmall(m Appender, most int, more bool) error {
+	ok, err := s.t.sendInPlace(s, m, most, more)
+	if !ok {
+		return s.Send(mem.BufferSlice{mem.SliceBuffer(m.AppendTo(make([]byte, 0, most)))}, more)
+	}
+	if err != nil {
+		s.t.finish(s, statusOf(err))
+	}
+	return err
+}
 
 // pack returns a message as it goes out.
 func (s *Stream) pack(msg mem.BufferSlice) (prefix [prefixLen]byte, out mem.BufferSlice, err error) {

@@ -54,6 +54,9 @@ func (*noop) IsLearner() bool   { return false }
 func (*noop) Capable() bool     { return true }
 func (n *noop) Rev() int64      { return n.rev.Load() }
 func (n *noop) Hub() *watch.Hub { return n.hub }
+func (n *noop) CreateWatch(_ context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
+	return ws.Create(r)
+}
 
 func (n *noop) Put(_ context.Context, r *pb.PutRequest, _ []byte) (*pb.PutResponse, error) {
 	rev := n.rev.Add(1)

@@ -59,8 +59,9 @@ type (
 		id, ttl int64
 	}
 	watchReply struct {
-		header watch.Header
-		res    watch.Response
+		header  watch.Header
+		res     watch.Response
+		encoded int // length, once it is
 	}
 	// encoded is a message in wire format. Sending it passes it on.
 	encoded mem.BufferSlice
@@ -320,4 +321,25 @@ func (m *watchReply) marshal() mem.BufferSlice {
 		size += len(ev)
 	}
 	return assemble(m.res.AppendHead(head[:0], m.header), 0, m.res.Events, size, nil)
+}
+
+// watchHead is the most that a response takes beside its events and the reason
+// of its end: a header of four numbers, three more numbers, and flags.
+const watchHead = 96
+
+// most is a bound of the encoded length.
+func (m *watchReply) most() int {
+	n := watchHead + len(m.res.CancelReason)
+	for _, ev := range m.res.Events {
+		n += len(ev)
+	}
+	return n
+}
+
+// AppendTo encodes the response.
+func (m *watchReply) AppendTo(b []byte) []byte {
+	n := len(b)
+	b = m.res.AppendTo(b, m.header)
+	m.encoded = len(b) - n
+	return b
 }

@@ -15,6 +15,7 @@ import (
 
 	"quorate/internal/crash"
 	"quorate/internal/h2"
+	"quorate/internal/metrics"
 )
 
 // service is a service of the API and its methods.
@@ -196,6 +197,25 @@ func (s *stream) send(m any, more bool) error {
 	}
 	return s.h2.Send(b, more)
 }
+
+// sendWatch is send for responses of watches, of which there may be very many: small
+// ones are encoded where they wait for the socket.
+func (s *stream) sendWatch(r *watchReply, more bool) error {
+	most := r.most()
+	if most > smallResponse || s.stats != nil {
+		return s.send(r, more)
+	}
+	s.series.sent.Inc()
+	err := s.h2.SendSmall(r, most, more)
+	if err == nil {
+		metrics.NetworkClientGRPCSentBytesTotal.Add(float64(r.encoded))
+	}
+	return err
+}
+
+// smallResponse is the size up to which a copy is cheaper than the pieces of a
+// response that is sent from where its events are.
+const smallResponse = 4 << 10
 
 // RecvMsg decodes the client's next message into m; io.EOF when there is none.
 func (s *stream) RecvMsg(m any) error {

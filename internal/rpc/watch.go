@@ -84,15 +84,16 @@ func (e *edge) receiveWatch(s *stream, ws *watch.Stream) error {
 
 // watchSender sends the responses of one watch stream.
 type watchSender struct {
-	e *edge
-	s *stream
+	e     *edge
+	s     *stream
+	reply watchReply
 }
 
 // sendWatch sends what is queued until the stream ends. It takes all that is
 // there at a time, so that small responses can travel together.
 func (e *edge) sendWatch(s *stream, ws *watch.Stream) error {
 	ctx := s.Context()
-	out := watchSender{e, s}
+	out := watchSender{e: e, s: s}
 	for {
 		r, err := ws.Next(ctx)
 		if err != nil {
@@ -124,7 +125,8 @@ func (w *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, e
 		events += len(r.Events)
 		// Watchers of one stream that see the same event make a row of small
 		// messages; those that are there together go out together.
-		if err := w.s.send(&watchReply{header: h, res: r}, more); err != nil {
+		w.reply = watchReply{header: h, res: r}
+		if err := w.s.sendWatch(&w.reply, more); err != nil {
 			w.e.streamFailed(w.s, "send", "watch", err)
 			return events, err
 		}
