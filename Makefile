@@ -40,7 +40,7 @@ help:
 	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
 	@echo 'make v2            the v2 API: answers of us and real etcd 3.5, compared; etcdctl with ETCDCTL_API=2'
 	@echo 'make proxies       etcd gateway and what else stands before a cluster: us and real etcd 3.7.3, compared'
-	@echo 'make differential  one script against us and real etcd 3.7.3, answers compared'
+	@echo 'make differential  one script, and SEEDS=n lists of random operations from SEED on, against us and real etcd, answers compared'
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
 	@echo 'make bench-groups BENCH=pinned,quota   some groups of its rows; the figures of the others stay'
 	@echo 'make bench-millions what 1 and 10 million keys need; MILLIONS=1,10,30'
@@ -126,8 +126,8 @@ proxies: build $(ETCD37) $(REALTOOLS)
 v2: build $(ETCD35) $(ETCDCTL35)
 	cd compat && $(GO) test ./v2 -count=1 -timeout 10m
 
-differential: build $(ETCD37)
-	cd compat && $(GO) test ./differential -count=1 -timeout 10m
+differential: build $(ETCD37) $(ETCD36) $(ETCD35)
+	cd compat && $(GO) test ./differential -count=1 -timeout 20m -args -seed=$(SEED) -seeds=$(SEEDS)
 
 tools: build $(ETCD37) $(ETCD35) $(REALTOOLS) $(ETCDCTL35)
 	cd compat && $(GO) test ./tools -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl

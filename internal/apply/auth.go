@@ -211,7 +211,7 @@ func (m *Machine) authRead(e *Entry, r *pb.InternalRaftRequest) (resp any, err e
 }
 
 func (m *Machine) authenticate(e *Entry, r *pb.InternalAuthenticateRequest) Result {
-	token, err := m.auth.Authenticate(r.Name, r.SimpleToken, e.GetIndex(), m.opts.Now(), e.GetIndex() <= m.opts.Replayed)
+	token, err := m.auth.Authenticate(r.Name, r.SimpleToken, e.GetIndex(), m.opts.Now())
 	if err != nil {
 		return Result{Err: err}
 	}

@@ -110,10 +110,7 @@ type Options struct {
 	Lessor  *lease.Lessor
 	// Auth is filled from the engine like the two above; nil: one with simple tokens.
 	Auth *auth.Store
-	// Replayed is the index up to which entries were committed when the member
-	// started: the tokens that they gave are gone.
-	Replayed uint64
-	MVCC     mvcc.Options
+	MVCC mvcc.Options
 	// Quota is the size in bytes at which writes raise NOSPACE; 0 or less: none.
 	Quota int64
 	// PersistCheckpoints stores the remaining TTL with the lease record even in

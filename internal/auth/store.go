@@ -220,20 +220,16 @@ func (s *Store) Disable(b engine.Batch) {
 }
 
 // Authenticate gives the user a token. Its password has been checked by the
-// member that the user asked. index is that of the entry, prefix comes from it.
-// replayed says that the entry was applied before a restart: those tokens are
-// gone. A token that is signed is made by the member that was asked; the result
-// is empty then.
-func (s *Store) Authenticate(user, prefix string, index uint64, now time.Time, replayed bool) (token string, err error) {
+// member that the user asked. index is that of the entry, prefix comes from it; an
+// entry that is applied again after a restart gives the same token again. A token that is
+// signed is made by the member that was asked; the result is empty then.
+func (s *Store) Authenticate(user, prefix string, index uint64, now time.Time) (token string, err error) {
 	if !s.next.enabled {
 		return "", ErrAuthNotEnabled
 	}
 	a := s.next.users[user]
 	if a == nil || a.user.Options.GetNoPassword() {
 		return "", ErrAuthFailed
-	}
-	if replayed {
-		return "", nil
 	}
 	return s.tokens.assign(user, prefix, index, now)
 }

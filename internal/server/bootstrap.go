@@ -417,7 +417,6 @@ func (m *Member) openStore(ctx context.Context, id identity) error {
 	m.cluster = membership.New(membership.Options{LocalID: id.id, ClusterID: id.cluster, ServerVersion: ownVersion,
 		MaxLearners: cfg.MaxLearners, Logger: m.lg})
 	minTTL := (3*int64(cfg.ElectionTicks)/2*cfg.Tick.Nanoseconds() + int64(time.Second) - 1) / int64(time.Second)
-	m.replayed = m.log.HardState().GetCommit()
 	m.lessor = lease.New(minTTL, lease.Options{Checkpoints: cfg.LeaseCheckpoints, CheckpointInterval: cfg.CheckpointInterval})
 	mach, err := m.openMachine(eng, dir)
 	if err != nil {
@@ -437,7 +436,7 @@ func (m *Member) openStore(ctx context.Context, id identity) error {
 func (m *Member) openMachine(eng engine.Engine, dir string) (*apply.Machine, error) {
 	cfg := &m.cfg
 	mach, err := apply.Open(eng, apply.Options{
-		Cluster: m.cluster, Lessor: m.lessor, Auth: m.auth, Replayed: m.replayed, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
+		Cluster: m.cluster, Lessor: m.lessor, Auth: m.auth, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
 		Now: cfg.Clock.Now, WarnApply: cfg.WarnApply, Logger: m.lg,
 		MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatch, CompactionPause: cfg.CompactionSleep, Logger: m.lg},
 	})

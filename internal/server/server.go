@@ -148,14 +148,12 @@ type Member struct {
 	cfg Config
 	lg  *zap.Logger
 	// fewLines is lg for what clients cause.
-	fewLines *zap.Logger
-	id       uint64
-	cluster  *membership.Cluster
-	log      *raftlog.Log
-	lessor   *lease.Lessor
-	auth     *auth.Store
-	// replayed is the index up to which the log was committed at the start.
-	replayed   uint64
+	fewLines   *zap.Logger
+	id         uint64
+	cluster    *membership.Cluster
+	log        *raftlog.Log
+	lessor     *lease.Lessor
+	auth       *auth.Store
 	passwords  *passwords
 	v2Peers    *v2Peers
 	machine    atomic.Pointer[apply.Machine] // replaced as a whole when a snapshot is installed
