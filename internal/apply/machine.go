@@ -465,9 +465,15 @@ func Cost(r *pb.InternalRaftRequest) int64 {
 	return 0
 }
 
-// OverQuota reports whether the store has no room for n more bytes.
+// OverQuota reports whether the store has no room for n more bytes. The size that
+// is known is believed only when it says that there is room: it may be from before
+// a compaction.
 func (m *Machine) OverQuota(n int64) bool {
-	return m.opts.Quota > 0 && n > 0 && m.size.Load()+n > m.opts.Quota
+	if m.opts.Quota <= 0 || n <= 0 || m.size.Load()+n <= m.opts.Quota {
+		return false
+	}
+	m.SetSize(m.eng.Size().Total)
+	return m.size.Load()+n > m.opts.Quota
 }
 
 // SetSize tells the machine the physical size of its engine, in bytes.

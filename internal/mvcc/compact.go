@@ -1,10 +1,12 @@
 package mvcc
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.uber.org/zap"
@@ -21,9 +23,10 @@ const trimLeaves = 100
 // compaction is the work that is left after Compact has set the new compact
 // revision: trim the index, delete the records, note that it is finished.
 type compaction struct {
-	rev, prev int64      // the compact revision and the one before, -1 for none
-	wait      []*epoch   // views that may still read what is to be deleted
-	done      chan error // gets the outcome; capacity 1
+	rev, prev int64         // the compact revision and the one before, -1 for none
+	wait      []*epoch      // views that may still read what is to be deleted
+	done      chan error    // gets the outcome; capacity 1
+	over      chan struct{} // closed then
 	began     time.Time
 	removed   int
 
@@ -52,7 +55,7 @@ func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan error, err error
 	case rev > s.rev:
 		return nil, ErrFutureRev
 	}
-	c := &compaction{rev: rev, prev: s.compactRev, done: make(chan error, 1)}
+	c := &compaction{rev: rev, prev: s.compactRev, done: make(chan error, 1), over: make(chan struct{})}
 	if len(s.scheduled) == 0 && s.sweep.idle() {
 		// etcd keeps the hash of a compaction only if the one before was finished.
 		c.sum = &summing{}
@@ -68,7 +71,26 @@ func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan error, err error
 func (c *compaction) end(err error) {
 	c.done <- err
 	close(c.done)
+	close(c.over)
 }
+
+// AwaitCompactions returns once the records of every compaction that was published
+// before are deleted, or when ctx ends.
+func (s *Store) AwaitCompactions(ctx context.Context) error {
+	c := s.sweep.last()
+	if c == nil {
+		return nil
+	}
+	select {
+	case <-c.over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Compactions counts the compactions that have come to an end since Open.
+func (s *Store) Compactions() int64 { return s.sweep.ended.Load() }
 
 // sweeper runs compactions one after the other, in bounded steps.
 type sweeper struct {
@@ -79,6 +101,17 @@ type sweeper struct {
 	stopped bool
 	stopc   chan struct{}
 	exited  chan struct{}
+	ended   atomic.Int64
+}
+
+// last returns the compaction that ends after all others, nil if there is none.
+func (w *sweeper) last() *compaction {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.jobs) == 0 {
+		return nil
+	}
+	return w.jobs[len(w.jobs)-1]
 }
 
 func (w *sweeper) init() { w.stopc = make(chan struct{}) }
@@ -192,6 +225,7 @@ func (s *Store) Step() bool {
 		}
 		s.sweep.pop(true)
 		c.end(err)
+		s.sweep.ended.Add(1)
 		return true
 	}
 	if finished {
@@ -279,6 +313,7 @@ func (s *Store) finish(c *compaction) {
 		zap.Int64("compact-revision", c.rev), zap.Duration("took", now.Sub(c.began)),
 		zap.Int("number-of-keys-compacted", c.removed))
 	c.end(nil)
+	s.sweep.ended.Add(1)
 }
 
 func millis(d time.Duration) float64 { return float64(d / time.Millisecond) }

@@ -37,7 +37,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	s.publish(s.rev, s.compactRev)
 	s.observeState()
 	if scheduled > finished {
-		s.sweep.add(s, &compaction{rev: scheduled, prev: finished, done: make(chan error, 1)})
+		s.sweep.add(s, &compaction{rev: scheduled, prev: finished, done: make(chan error, 1), over: make(chan struct{})})
 	}
 	return s, nil
 }

@@ -72,12 +72,13 @@ func (m *Member) Hash(ctx context.Context) (uint32, error) {
 	return h, err
 }
 
-// Defragment rewrites the store to give space back. It runs beside the traffic.
+// Defragment rewrites the store to give space back, also that of compactions which
+// were asked for before. It runs beside the traffic.
 func (m *Member) Defragment(ctx context.Context) error {
 	metrics.DiskDefragInflight.Set(1)
 	defer metrics.DiskDefragInflight.Set(0)
 	start := time.Now()
-	if err := m.mach().Engine().Compact(ctx); err != nil {
+	if err := m.reclaim(ctx, m.mach()); err != nil {
 		return err
 	}
 	metrics.DiskBackendDefragDurationSeconds.Observe(time.Since(start).Seconds())
@@ -188,26 +189,6 @@ func (m *Member) raftStatus(ctx context.Context) (st raft.Status, ok bool) {
 
 // Transport returns the peer transport.
 func (m *Member) Transport() *transport.Transport { return m.tr }
-
-// watchSize keeps the size of the store known to the quota and to metrics, and
-// forgets tokens whose time is over.
-func (m *Member) watchSize() {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	for {
-		mach := m.mach()
-		size := mach.Engine().Size()
-		mach.SetSize(size.Total)
-		m.auth.Tokens().Expire(m.cfg.Clock.Now())
-		metrics.MVCCDBTotalSizeInBytes.Set(float64(size.Total))
-		metrics.MVCCDBTotalSizeInUseInBytes.Set(float64(size.InUse))
-		select {
-		case <-ticker.C:
-		case <-m.rootCtx.Done():
-			return
-		}
-	}
-}
 
 // flushStore writes the engine's memory to disk at the interval that was asked for.
 func (m *Member) flushStore() {

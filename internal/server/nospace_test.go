@@ -1,0 +1,71 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+)
+
+// The documented way out of a full store, as a script runs it: compact, defragment, disarm, write.
+// Nothing waits in between for a size to become known.
+func TestRecoveryFromNoSpace(t *testing.T) {
+	for _, physical := range []bool{false, true} {
+		c := newCluster(t, 1, func(cfg *Config) { cfg.Quota = 8 << 20 })
+		n := c.nodes[0]
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		value := make([]byte, 256<<10)
+		rand.NewChaCha8([32]byte{}).Read(value) // which does not compress
+		put := func() error {
+			_, err := n.m.Put(ctx, &pb.PutRequest{Key: []byte("k"), Value: bytes.Clone(value)}, nil)
+			return err
+		}
+		for round := range 4 {
+			full := false
+			for range 80 {
+				if full = put() != nil; full {
+					break
+				}
+			}
+			if !full {
+				t.Fatalf("round %d: the store takes more than its quota", round)
+			}
+			eventually(t, "the alarm is raised", func() bool { return len(n.m.Alarms()) == 1 })
+			if _, err := n.m.Compact(ctx, &pb.CompactionRequest{Revision: n.m.Rev(), Physical: physical}); err != nil {
+				t.Fatal(err)
+			}
+			if err := n.m.Defragment(ctx); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := n.m.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: n.m.id}); err != nil {
+				t.Fatal(err)
+			}
+			if err := put(); err != nil {
+				t.Fatalf("round %d: after the recovery: %v", round, err)
+			}
+			if a := n.m.Alarms(); len(a) > 0 {
+				t.Fatalf("round %d: %v", round, a)
+			}
+		}
+	}
+}
+
+// After a compaction alone, the size falls by itself.
+func TestSizeFallsByItself(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	value := make([]byte, 256<<10)
+	rand.NewChaCha8([32]byte{}).Read(value)
+	for range 64 {
+		n.putReq(&pb.PutRequest{Key: []byte("k"), Value: value})
+	}
+	before := n.m.mach().Engine().Size().Total
+	if _, err := n.m.Compact(context.Background(), &pb.CompactionRequest{Revision: n.m.Rev()}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the store is small", func() bool { return n.m.mach().Engine().Size().Total < before/4 })
+}
