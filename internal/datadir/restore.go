@@ -115,7 +115,11 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 	if err := MakeDirs(l.FS, l.Snap(), l.FS.PathDir(l.WAL())); err != nil {
 		return err
 	}
-	eng, err := pebble.Open(l.firstStore(), pebbleOptions(l, o.Logger))
+	open := o.OpenEngine
+	if open == nil {
+		open = func(dir string) (engine.Engine, error) { return pebble.Open(dir, pebbleOptions(l, o.Logger)) }
+	}
+	eng, err := open(l.firstStore())
 	if err != nil {
 		return err
 	}
