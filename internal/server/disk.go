@@ -99,30 +99,10 @@ func (m *Member) diskFailed(err error) {
 		if m.lead.Load() != raft.None && m.isLeader() {
 			m.lg.Error("the disk fails: handing over leadership before this member ends",
 				zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
-			m.handOverNow()
+			m.HandOver()
 		}
 		m.fail(err)
 	}()
-}
-
-// handOverNow gives leadership to the voter that has most of the log, if it takes it
-// within the time in which raft lets it.
-func (m *Member) handOverNow() {
-	ctx, cancel := context.WithTimeout(m.rootCtx, m.cfg.electionTimeout())
-	defer cancel()
-	st, _ := m.raftStatus(ctx)
-	var to, match uint64
-	for id, pr := range st.Progress {
-		if id != m.id && !pr.IsLearner && pr.RecentActive && (to == raft.None || pr.Match > match) {
-			to, match = id, pr.Match
-		}
-	}
-	if to == raft.None {
-		return
-	}
-	if err := m.transfer(ctx, to); err != nil {
-		m.lg.Warn("leadership transfer failed", zap.Error(err))
-	}
 }
 
 // noRoom reports whether a step on the log or beside it may be taken again.
