@@ -221,6 +221,7 @@ func (c *copier) asOf35() error {
 // finishDB leaves the only member in the database; without data of the v3 API it is
 // empty otherwise.
 func (c *copier) finishDB(hs *raftpb.HardState) (err error) {
+	c.Logger.Info(trimming)
 	var db *boltdb.DB
 	if c.V3 {
 		db, err = boltdb.Open(c.To.DB(), c.Wait)

@@ -127,6 +127,10 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 	if err := errors.Join(r.fill(ctx, l, eng, commit, o), eng.Close()); err != nil {
 		return err
 	}
+	for _, m := range r.Founders {
+		o.Logger.Info("added member", zap.String("cluster-id", membership.FormatID(r.ClusterID)), zap.String("local-member-id", "0"),
+			zap.String("added-peer-id", membership.FormatID(m.ID)), zap.Strings("added-peer-peer-urls", m.PeerURLs), zap.Bool("added-peer-is-learner", m.IsLearner))
+	}
 	if err := syncDir(l.FS, l.Member()); err != nil {
 		return err
 	}
@@ -157,8 +161,13 @@ func (r *Restore) fill(ctx context.Context, l Layout, eng engine.Engine, commit 
 	return eng.Flush()
 }
 
-// rewrite makes the store that of a member of the new cluster.
+// trimming is etcd's line about a store that gets other members.
+const trimming = "Trimming membership information from the backend..."
+
+// rewrite makes the store that of a member of the new cluster. Scripts look for
+// etcd's lines about it.
 func (r *Restore) rewrite(eng engine.Reader, b engine.Batch, commit uint64, lg *zap.Logger) error {
+	lg.Info(trimming)
 	if err := membership.Replace(b, r.Founders); err != nil {
 		return err
 	}
