@@ -226,7 +226,9 @@ func expect(t *testing.T, h *host, want []*raftpb.Message) {
 	left := slices.Clone(want)
 	for len(left) > 0 {
 		m := receive(t, fmt.Sprintf("%d more messages", len(left)), h.msgs)
-		i := slices.IndexFunc(left, func(w *raftpb.Message) bool { return proto.Equal(m, w) })
+		i := slices.IndexFunc(left, func(w *raftpb.Message) bool {
+			return proto.Equal(m, w) || proto.Equal(m, posted([]*raftpb.Message{w})[0])
+		})
 		if i < 0 {
 			t.Fatalf("unexpected %v", m)
 		}
