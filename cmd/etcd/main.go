@@ -56,7 +56,9 @@ func run() int {
 	if proxy {
 		return runProxy(ctx, cfg)
 	}
-	p, err := start(ctx, cfg)
+	starting := listen.BeginStart()
+	defer starting.End()
+	p, err := start(ctx, cfg, starting)
 	if errors.Is(err, discovery.ErrFull) && cfg.FallsBackToProxy() {
 		lg.Warn("discovery cluster is full, falling back to proxy", zap.String("discovery-url", cfg.V2Discovery))
 		return runProxy(ctx, cfg)
@@ -69,11 +71,13 @@ func run() int {
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	ready := p.member.Ready()
+	starting.Follow(p.member.StartStatus)
 	for {
 		select {
 		case <-ready:
 			ready = nil
 			p.serveClients()
+			starting.End()
 			listen.NotifyReady(lg)
 		case <-p.member.Failed():
 			err := p.member.Err()
@@ -87,6 +91,7 @@ func run() int {
 			return cfg.Fatal("listener failed", err).Code
 		case s := <-signals:
 			lg.Info("received signal; shutting down", zap.String("signal", s.String()))
+			starting.End()
 			target, downgrade := p.member.DowngradeTarget()
 			if p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals) && downgrade {
 				leaver{p.memberConfig, lg, notifyStopping}.leave(target, signals)

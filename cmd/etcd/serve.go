@@ -51,7 +51,7 @@ type process struct {
 
 // start opens the listeners, prepares the member and lets it take part in the
 // cluster. Clients are let in later, by serveClients.
-func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
+func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (_ *process, err error) {
 	p := &process{cfg: cfg, lg: cfg.Log(), broken: make(chan error, 16)}
 	defer func() {
 		if err != nil {
@@ -84,7 +84,9 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 		p.lg.Warn("--unsafe-no-fsync: writes are acknowledged before they are on disk; a crash of the machine loses them, and may leave this member with less than it told the others; never use it where data counts",
 			zap.String("data-dir", cfg.DataDir))
 	}
+	sc.Working = starting.Status
 	if cfg.Joining() && !initialized {
+		starting.Status("asking the cluster to add this member")
 		sc.Initial, err = join.Enter(ctx, join.Options{
 			Endpoints: config.URLStrings(cfg.Join), TLS: p.security.dialClients(), Name: cfg.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
 		})
@@ -93,6 +95,7 @@ func start(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 		}
 	}
 	if cfg.Discovers() && !initialized {
+		starting.Status("waiting for the founders of the cluster")
 		if err := discover(ctx, cfg, &sc); err != nil {
 			return nil, err
 		}

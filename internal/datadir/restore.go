@@ -146,7 +146,7 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 const restoredTerm = 1
 
 func (r *Restore) fill(ctx context.Context, l Layout, eng engine.Engine, commit uint64, o Options) error {
-	_, err := snapshot.Read(ctx, r.File, eng, snapshot.Options{FS: l.FS, BatchBytes: o.BatchBytes, Progress: reporter(o.Logger, r.File)})
+	_, err := snapshot.Read(ctx, r.File, eng, snapshot.Options{FS: l.FS, BatchBytes: o.BatchBytes, Progress: reporter(o.Logger, r.File, o.Working)})
 	if err != nil {
 		return err
 	}

@@ -24,8 +24,7 @@ type Options struct {
 	// DropV2 lets a directory go to a release of etcd that keeps no data of the v2
 	// API although there is some.
 	DropV2 bool
-	// Working, unless nil, hears every other second how far a move has come that writes
-	// etcd's files.
+	// Working, unless nil, hears every other second how far a move has come.
 	Working func(status string)
 	// OpenEngine opens the store that a restore fills; nil: a Pebble one. The
 	// simulator has its own.
@@ -134,7 +133,7 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 		return err
 	}
 	pairs := int64(0)
-	report := reporter(t.lg, found.db)
+	report := reporter(t.lg, found.db, o.Working)
 	meta, err := snapshot.Read(ctx, found.db, eng, snapshot.Options{FS: fs, BatchBytes: o.BatchBytes, Progress: func(p snapshot.Progress) {
 		pairs = p.Pairs
 		report(p)

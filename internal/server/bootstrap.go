@@ -405,6 +405,7 @@ func (m *Member) openStore(ctx context.Context, id identity) error {
 	if err != nil {
 		return err
 	}
+	m.working("opening the store and its index")
 	eng, err := m.openEngine(dir)
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)

@@ -119,9 +119,11 @@ type Config struct {
 	// by the leader, 0 for none; CompactHashCheckTime that between two comparisons
 	// of the hashes taken at compactions, 0 for none.
 	CorruptCheckTime, CompactHashCheckTime time.Duration
-	FS                                     vfs.FS // nil: the machine's
-	Clock                                  clock.Clock
-	Logger                                 *zap.Logger
+	// Working, unless nil, hears what a start is doing that may take long.
+	Working func(status string)
+	FS      vfs.FS // nil: the machine's
+	Clock   clock.Clock
+	Logger  *zap.Logger
 }
 
 func (c *Config) electionTimeout() time.Duration { return c.Tick * time.Duration(c.ElectionTicks) }

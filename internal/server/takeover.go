@@ -20,8 +20,29 @@ func (m *Member) layout() datadir.Layout { return m.cfg.layout() }
 // directory holds. The new store is used from here on; etcd's stays as it is until
 // finishTakeOver, when the log and the store have been opened and fit.
 func (m *Member) takeOver(ctx context.Context) (err error) {
-	m.taken, err = datadir.Begin(ctx, m.layout(), datadir.Options{Version: ownVersion, Logger: m.lg})
+	m.taken, err = datadir.Begin(ctx, m.layout(), datadir.Options{Version: ownVersion, Logger: m.lg, Working: m.cfg.Working})
 	return err
+}
+
+// working tells what a start is doing.
+func (m *Member) working(status string) {
+	if m.cfg.Working != nil {
+		m.cfg.Working(status)
+	}
+}
+
+// StartStatus tells what a member waits for that has been started and is not ready.
+func (m *Member) StartStatus() string {
+	applied, commit := m.mach().Applied(), m.commit.Load()
+	switch {
+	case applied < commit && m.received.Load() > 0 && m.Leader() != 0:
+		return fmt.Sprintf("getting the state of the cluster: entry %d of %d is applied", applied, commit)
+	case applied < commit:
+		return fmt.Sprintf("replaying the raft log: entry %d of %d is applied", applied, commit)
+	case m.Leader() == 0:
+		return "waiting for a leader, which needs a quorum of members"
+	}
+	return "telling the cluster the name of this member"
 }
 
 func (m *Member) finishTakeOver(cs *raftpb.ConfState) error {
