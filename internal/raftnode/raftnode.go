@@ -195,6 +195,8 @@ func (n *Node) Propose(ents []Entry) (taken int, err error) {
 // with an error.
 func (n *Node) Step(m *raftpb.Message) error {
 	switch m.GetType() {
+	case raftpb.MsgStorageApplyResp:
+		n.checkApplied(m.Entries)
 	case raftpb.MsgSnap:
 		err := n.rn.Step(m)
 		n.collect() // the index of the configuration that raft may have taken over
@@ -203,6 +205,16 @@ func (n *Node) Step(m *raftpb.Message) error {
 		return n.read(m)
 	}
 	return n.rn.Step(m)
+}
+
+// checkApplied makes sure that raft has heard of every membership change up to what is
+// acknowledged as applied: it counts and elects with them from then on.
+func (n *Node) checkApplied(ents []*raftpb.Entry) {
+	for _, e := range ents {
+		if e.GetType() == raftpb.EntryConfChange && e.GetIndex() > n.conf {
+			panic(fmt.Sprintf("raftnode: entry %d is acknowledged as applied before raft was told of its membership change", e.GetIndex()))
+		}
+	}
 }
 
 // ReadIndex asks for a read barrier; the answer comes in Effects.Reads under the

@@ -88,3 +88,65 @@ func TestConfChangeBehindSnapshot(t *testing.T) {
 		t.Errorf("effects handed out twice: %+v", again)
 	}
 }
+
+// A vote or a term that is not durable before it is told could be given twice.
+func TestWhatMustSync(t *testing.T) {
+	n, st := newNode(t, 1, 2, 3)
+	message := func(typ raftpb.MessageType, term uint64) *raftpb.Message {
+		return &raftpb.Message{Type: typ.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(term), Index: new(uint64(1)), LogTerm: new(uint64(1))}
+	}
+	entry := message(raftpb.MsgApp, 6)
+	entry.Entries = []*raftpb.Entry{{Term: new(uint64(6)), Index: new(uint64(2)), Data: []byte("x")}}
+	commit := message(raftpb.MsgHeartbeat, 6)
+	commit.Commit = new(uint64(2))
+	for _, x := range []struct {
+		what string
+		m    *raftpb.Message
+		term uint64
+		vote uint64
+		sync bool
+	}{
+		{"a vote", message(raftpb.MsgVote, 5), 5, 2, true}, // nobody leads yet
+		{"a term", message(raftpb.MsgHeartbeat, 6), 6, 0, true},
+		{"entries", entry, 6, 0, true},
+		{"a commit index", commit, 6, 0, false},
+	} {
+		n.Step(x.m)
+		var got []Append
+		for range 3 {
+			e := n.Effects()
+			for _, a := range e.Append {
+				st.Append(a.Entries)
+				for _, r := range a.Responses {
+					if r.GetTo() == 1 {
+						n.Step(r)
+					}
+				}
+			}
+			got = append(got, e.Append...)
+		}
+		i := slices.IndexFunc(got, func(a Append) bool { return a.HardState != nil || len(a.Entries) > 0 })
+		if i < 0 {
+			t.Fatalf("%s: nothing to write", x.what)
+		}
+		if got[i].MustSync != x.sync {
+			t.Errorf("%s: sync %v", x.what, got[i].MustSync)
+		}
+		if hs := got[i].HardState; hs != nil && (hs.GetTerm() != x.term || hs.GetVote() != x.vote) {
+			t.Errorf("%s: state %v, want term %d and vote %d", x.what, hs, x.term, x.vote)
+		}
+	}
+}
+
+// A run is acknowledged when raft knows of its membership changes, not before.
+func TestAcknowledgedBeforeConfChange(t *testing.T) {
+	ack := &raftpb.Message{Type: raftpb.MsgStorageApplyResp.Enum(), From: new(raft.LocalApplyThread), To: new(uint64(1)), Term: new(uint64(0)),
+		Entries: []*raftpb.Entry{{Type: raftpb.EntryConfChange.Enum(), Term: new(uint64(1)), Index: new(uint64(2))}}}
+	defer func() {
+		if recover() == nil {
+			t.Error("the acknowledgement was taken")
+		}
+	}()
+	n, _ := newNode(t, 1, 2)
+	n.Step(ack)
+}

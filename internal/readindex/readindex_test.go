@@ -99,3 +99,31 @@ func TestFailures(t *testing.T) {
 		t.Fatal("a reader that comes after Close would wait for ever")
 	}
 }
+
+// An answer that comes late, or a second time, belongs to a round that is over. The one in
+// flight was asked for after it, and its readers may have seen what came between.
+func TestLateAnswersConfirmNothing(t *testing.T) {
+	b := New(ids(), 0)
+	var old [][]byte
+	for range 6 { // ids of all kinds
+		r, _ := b.Join()
+		asked := [][]byte{b.Start(t0)}
+		if again, _ := b.Retry(t0, 0, 0, nil); again != nil {
+			asked = append(asked, again)
+		}
+		for _, ctx := range old {
+			if b.Confirm(ctx, 0); !open(r) {
+				t.Fatalf("round %x was confirmed by the answer to %x", asked, ctx)
+			}
+		}
+		for _, ctx := range [][]byte{nil, {0}, append([]byte{1}, asked[0]...)} {
+			if b.Confirm(ctx, 0); !open(r) {
+				t.Fatalf("round %x was confirmed by %x", asked, ctx)
+			}
+		}
+		if b.Confirm(asked[len(asked)-1], 0); open(r) {
+			t.Fatal("its own answer does not confirm the round")
+		}
+		old = append(old, asked...)
+	}
+}

@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/replica"
 )
 
 // The store is ahead of what raft counts as applied for as long as raft has not heard
@@ -19,7 +21,7 @@ func TestTruncationWaitsForRaft(t *testing.T) {
 	// A store that is busy for a moment: what comes meanwhile is applied before raft
 	// hears of any of it.
 	busy, done := make(chan struct{}), make(chan struct{})
-	f.m.applyq.push(applyWork{swap: func() { close(busy); <-done }})
+	f.m.applyq.push(replica.Work{Swap: func() { close(busy); <-done }})
 	<-busy
 	var wg sync.WaitGroup
 	for i := range 8 {

@@ -29,6 +29,7 @@ import (
 	"quorate/internal/raftlog"
 	"quorate/internal/raftnode"
 	"quorate/internal/readindex"
+	"quorate/internal/replica"
 	"quorate/internal/transport"
 	"quorate/internal/watch"
 )
@@ -476,7 +477,7 @@ func (m *Member) build(id identity) error {
 	m.props = proposal.NewTable(maxPending, maxPendingBytes)
 	m.reads = readindex.New(m.ids.Next, applied)
 	m.in = &inbox{}
-	m.logq, m.applyq = newQueue[logWork](), newQueue[applyWork]()
+	m.logq, m.applyq = newQueue[raftnode.Append](), newQueue[replica.Work]()
 	m.truncate, m.decide = make(chan struct{}, 1), make(chan struct{}, 1)
 	m.readyc, m.stop, m.halt = make(chan struct{}), make(chan struct{}), make(chan struct{})
 	first := make(chan struct{})

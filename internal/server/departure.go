@@ -90,7 +90,7 @@ func (c *Core) holdRemovals(now time.Time, all []*proposal.Pending) []*proposal.
 	rest := slices.Clone(all[:first])
 	for _, p := range all[first:] {
 		if waits(p) {
-			c.held = append(c.held, p)
+			c.held.Keep([]*proposal.Pending{p}, 0)
 		} else {
 			rest = append(rest, p)
 		}

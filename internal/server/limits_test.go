@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"quorate/internal/mvcc"
+	"quorate/internal/replica"
 )
 
 func (n *node) alarms() string {
@@ -173,7 +174,7 @@ func TestApplyStalls(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
 	stalled, goOn := make(chan struct{}), make(chan struct{})
-	n.m.applyq.push(applyWork{swap: func() { close(stalled); <-goOn }})
+	n.m.applyq.push(replica.Work{Swap: func() { close(stalled); <-goOn }})
 	<-stalled
 	var wg sync.WaitGroup
 	var mu sync.Mutex

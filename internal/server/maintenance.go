@@ -17,6 +17,7 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
+	"quorate/internal/replica"
 	"quorate/internal/transport"
 )
 
@@ -154,10 +155,10 @@ func (m *Member) truncateOnce() error {
 		m.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", m.storeDir()), zap.Error(err))
 		return nil
 	}
-	if m.snapshots.Load() > 0 || applied <= m.mark.Load()+m.cfg.CatchUpEntries {
+	index, ok := replica.TruncateTo(applied, m.mark.Load(), m.cfg.CatchUpEntries)
+	if !ok || m.snapshots.Load() > 0 {
 		return nil // a follower that is being sent a snapshot needs what follows it
 	}
-	index := applied - m.cfg.CatchUpEntries
 	if err := m.home().Truncate(index, mach.ConfState()); err != nil {
 		return err
 	}

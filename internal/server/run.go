@@ -3,7 +3,6 @@ package server
 import (
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -16,18 +15,9 @@ import (
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 	"quorate/internal/raftlog"
-	"quorate/internal/raftnode"
+	"quorate/internal/replica"
 	"quorate/internal/watch"
 )
-
-type logWork = raftnode.Append
-
-// applyWork is a run of committed entries, or the exchange of the whole state
-// between two runs.
-type applyWork struct {
-	raftnode.Apply
-	swap func()
-}
 
 const (
 	// maxApplyBytes bounds the entries that become one engine batch.
@@ -86,7 +76,7 @@ func (m *Member) step(in Input) {
 	m.tr.Send(m.modernise(m.completeSnapshots(eff.Send)))
 	m.logq.push(eff.Append...)
 	for _, a := range eff.Apply {
-		m.applyq.push(applyWork{Apply: a})
+		m.applyq.push(replica.Work{Apply: a})
 	}
 	m.follow(eff)
 	if in.LogStall > 0 {
@@ -197,48 +187,46 @@ func (m *Member) writeLog() {
 		}
 		m.logBusy.Store(true)
 		for len(works) > 0 {
-			n := 0
-			for n < len(works) && works[n].Snapshot == nil {
-				n++
-			}
-			if n == 0 {
-				if !m.install(works[0]) {
-					return
-				}
-				n = 1
-			} else if !m.appendAll(works[:n]) {
+			var w replica.Write
+			w, works = replica.NextWrite(works)
+			if !m.write(&w) {
 				return
 			}
-			m.deliver(works[:n])
-			works = works[n:]
 		}
 	}
 }
 
-// appendAll writes the works in order; the last write syncs for all.
-func (m *Member) appendAll(works []logWork) bool {
-	defer m.timeLog()()
-	sync := false
-	for _, w := range works {
-		sync = sync || w.MustSync
-	}
-	for i, w := range works {
-		last := i == len(works)-1
-		if !last && w.HardState == nil && len(w.Entries) == 0 {
-			continue
+// write does one piece of work for the log and delivers what was waiting for it.
+func (m *Member) write(w *replica.Write) bool {
+	if w.Snapshot() == nil {
+		if !m.writeGroup(w) {
+			return false
 		}
-		for {
-			err := m.log.Append(w.HardState, w.Entries, sync && last)
-			if err == nil {
-				break
-			}
-			if !errors.Is(err, raftlog.ErrNoSpace) {
-				m.diskFailed(err)
-				return false
-			}
-			if !m.waitForSpace(err) {
-				return false
-			}
+		m.deliver(w.Messages(m.id))
+		return true
+	}
+	i := w.Install()
+	if !m.install(i) {
+		return false
+	}
+	m.deliver(i.Messages(m.id))
+	return true
+}
+
+// writeGroup makes a group of writes durable.
+func (m *Member) writeGroup(w *replica.Write) bool {
+	defer m.timeLog()()
+	for {
+		err := w.To(m.log)
+		if err == nil {
+			break
+		}
+		if !errors.Is(err, raftlog.ErrNoSpace) {
+			m.diskFailed(err)
+			return false
+		}
+		if !m.waitForSpace(err) {
+			return false
 		}
 	}
 	if m.diskFull.CompareAndSwap(true, false) {
@@ -248,17 +236,7 @@ func (m *Member) appendAll(works []logWork) bool {
 }
 
 // deliver sends what was waiting for durability.
-func (m *Member) deliver(works []logWork) {
-	var own, out []*raftpb.Message
-	for _, w := range works {
-		for _, r := range w.Responses {
-			if r.GetTo() == m.id {
-				own = append(own, r)
-			} else {
-				out = append(out, r)
-			}
-		}
-	}
+func (m *Member) deliver(own, out []*raftpb.Message) {
 	m.tr.Send(out)
 	if len(own) > 0 {
 		m.event(func(in *Input) { in.Acks = append(in.Acks, own...) })
@@ -269,69 +247,35 @@ func (m *Member) deliver(works []logWork) {
 func (m *Member) applyAll() {
 	defer crash.Guard()
 	defer m.loopWG.Done()
+	local := func(e *raftpb.Entry) *proposal.Pending { return PendingOf(m.props, e) }
 	for {
 		works := m.applyq.take(m.halt)
 		if works == nil {
 			return
 		}
 		for len(works) > 0 {
-			if works[0].swap != nil {
-				works[0].swap()
+			var run *replica.Run
+			if run, works = replica.NextRun(works, maxApplyBytes, local); run == nil {
+				works[0].Swap()
 				works = works[1:]
-				continue
-			}
-			n, size := 0, 0
-			for n < len(works) && works[n].swap == nil && (n == 0 || size < maxApplyBytes) {
-				for _, e := range works[n].Entries {
-					size += len(e.Data)
-				}
-				n++
-			}
-			if !m.applyBatch(works[:n]) {
+			} else if !m.applyRun(run) {
 				return
 			}
-			works = works[n:]
 		}
 	}
 }
 
-func (m *Member) applyBatch(works []applyWork) (ok bool) {
-	total := 0
-	for _, w := range works {
-		total += len(w.Entries)
-	}
-	ents := make([]apply.Entry, 0, total)
-	var acks []*raftpb.Message
-	for _, w := range works {
-		for _, e := range w.Entries {
-			x := apply.Entry{Entry: e}
-			if p := PendingOf(m.props, e); p != nil {
-				x.Req, x.V2, x.Local = p.Req, p.V2, true
-			}
-			if m.noteApplied != nil {
-				m.noteApplied(&x)
-			}
-			ents = append(ents, x)
-		}
-		acks = append(acks, w.Responses...)
-	}
-	limit := max(1, len(ents))
-	if m.cfg.ApplyBatch > 0 {
-		limit = m.cfg.ApplyBatch
-	}
-	for chunk := range slices.Chunk(ents, limit) {
-		if !m.applyEntries(chunk) {
+func (m *Member) applyRun(run *replica.Run) bool {
+	for ents := run.Batch(m.cfg.ApplyBatch); ents != nil; ents = run.Batch(m.cfg.ApplyBatch) {
+		if !m.applyEntries(run, ents) {
 			return false
 		}
-	}
-	if len(acks) > 0 {
-		m.event(func(in *Input) { in.Acks = append(in.Acks, acks...) })
 	}
 	return true
 }
 
 // applyEntries applies entries in one batch of the engine and tells everyone.
-func (m *Member) applyEntries(ents []apply.Entry) bool {
+func (m *Member) applyEntries(run *replica.Run, ents []apply.Entry) bool {
 	start := m.cfg.Clock.Now()
 	out, err := m.mach().Apply(ents)
 	if err != nil {
@@ -343,11 +287,15 @@ func (m *Member) applyEntries(ents []apply.Entry) bool {
 	}
 	m.applyTook(ents, out, m.cfg.Clock.Now().Sub(start))
 	m.settle(out, start)
-	if len(out.ConfChanges) == 0 {
+	changes, acks := run.Applied(out)
+	if len(changes)+len(acks) == 0 {
 		return true
 	}
 	m.event(func(in *Input) {
-		in.ConfChanges = append(in.ConfChanges, out.ConfChanges...)
+		in.ConfChanges, in.Acks = append(in.ConfChanges, changes...), append(in.Acks, acks...)
+		if len(changes) == 0 {
+			return
+		}
 		in.Then = append(in.Then, func() {
 			m.resolve(out.Results, start, true)
 			if m.cluster.IsRemoved(m.id) {

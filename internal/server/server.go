@@ -33,7 +33,9 @@ import (
 	"quorate/internal/mvcc"
 	"quorate/internal/proposal"
 	"quorate/internal/raftlog"
+	"quorate/internal/raftnode"
 	"quorate/internal/readindex"
+	"quorate/internal/replica"
 	"quorate/internal/transport"
 	"quorate/internal/watch"
 )
@@ -178,8 +180,8 @@ type Member struct {
 	wanted  uint64      // guarded by coreMu: applied index for which a truncation was last asked for
 	logBusy atomic.Bool // a log write is under way
 	logMu   sync.Mutex  // one at a time replaces or truncates the log
-	logq    *queue[logWork]
-	applyq  *queue[applyWork]
+	logq    *queue[raftnode.Append]
+	applyq  *queue[replica.Work]
 
 	// What readers may know without asking the core.
 	term, lead, commit atomic.Uint64

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -17,6 +18,7 @@ import (
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
+	"quorate/internal/replica"
 	"quorate/internal/snapshot"
 )
 
@@ -158,43 +160,56 @@ func (m *Member) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body 
 
 // install replaces the state by a snapshot that raft has accepted. It runs on
 // the log's goroutine; the exchange itself happens between two runs of apply.
-func (m *Member) install(w logWork) bool {
-	meta := w.Snapshot.GetMetadata()
+func (m *Member) install(i *replica.Install) bool {
+	index := i.Snapshot().GetMetadata().GetIndex()
 	metrics.ServerSnapshotApplyInProgressTotal.Set(1)
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
-	m.lg.Info("installing a snapshot", zap.Uint64("index", meta.GetIndex()))
-	err := m.home().Import(m.rootCtx, w.Snapshot)
-	if err != nil && m.rootCtx.Err() != nil {
-		return false // the member is stopping; raft gets the snapshot again
-	}
-	m.logMu.Lock() // no truncation may measure the old store against the new log
-	defer m.logMu.Unlock()
-	if err == nil {
-		done := make(chan error, 1)
-		m.applyq.push(applyWork{swap: func() { done <- m.exchange(meta) }})
-		select {
-		case err = <-done:
-		case <-m.halt:
-			return false
+	m.lg.Info("installing a snapshot", zap.Uint64("index", index))
+	locked := false
+	for stage := i.Stage(); stage != replica.Installed; stage = i.Stage() {
+		if stage != replica.Import && !locked {
+			m.logMu.Lock() // no truncation may measure the old store against the new log
+			defer m.logMu.Unlock()
+			locked = true
 		}
+		err := m.installStage(i)
+		switch {
+		case err == nil:
+			i.Done()
+			continue
+		case m.rootCtx.Err() != nil && (stage == replica.Import || noRoom(err)), errors.Is(err, errHalted):
+		default:
+			m.fail(fmt.Errorf("install snapshot %d: %s: %w", index, stage, err))
+		}
+		return false // a member that is stopping gets the snapshot again, or finishes at its next start
 	}
-	logStep := func(step func() error) error { return m.patiently(m.rootCtx, "the raft log", m.cfg.logDir(), step) }
-	if err == nil {
-		err = logStep(func() error { return m.home().ResetLog(meta) })
-	}
-	if err == nil && (w.HardState != nil || len(w.Entries) > 0) {
-		err = logStep(func() error { return m.log.Append(w.HardState, w.Entries, true) })
-	}
-	if err != nil && m.rootCtx.Err() != nil && noRoom(err) {
-		return false // the next start finishes it
-	}
-	if err != nil {
-		m.fail(fmt.Errorf("install snapshot %d: %w", meta.GetIndex(), err))
-		return false
-	}
-	m.mark.Store(meta.GetIndex())
-	m.lg.Info("installed a snapshot", zap.Uint64("index", meta.GetIndex()))
+	m.mark.Store(index)
+	m.lg.Info("installed a snapshot", zap.Uint64("index", index))
 	return true
+}
+
+var errHalted = errors.New("the member is stopping")
+
+func (m *Member) installStage(i *replica.Install) error {
+	meta := i.Snapshot().GetMetadata()
+	logStep := func(step func() error) error { return m.patiently(m.rootCtx, "the raft log", m.cfg.logDir(), step) }
+	switch i.Stage() {
+	case replica.Import:
+		return m.home().Import(m.rootCtx, i.Snapshot())
+	case replica.Exchange:
+		done := make(chan error, 1)
+		m.applyq.push(replica.Work{Swap: func() { done <- m.exchange(meta) }})
+		select {
+		case err := <-done:
+			return err
+		case <-m.halt:
+			return errHalted
+		}
+	case replica.Reset:
+		return logStep(func() error { return m.home().ResetLog(meta) })
+	default:
+		return logStep(func() error { return i.Follow(m.log) })
+	}
 }
 
 // exchange puts the imported store into use; readers of the old one finish on

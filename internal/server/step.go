@@ -2,7 +2,6 @@ package server
 
 import (
 	"errors"
-	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -65,9 +64,7 @@ type Core struct {
 	node  *raftnode.Node
 	props *proposal.Table
 	reads *readindex.Batcher
-	// held are proposals that came while there was no leader to give them to, in
-	// order. They are bounded by the limits of props and leave with their expiry.
-	held []*proposal.Pending
+	held  proposal.Held // while there was no leader to give them to
 	// forwarded are proposals of followers that came when nobody could take them,
 	// above all while leadership is being handed over, and proposals of any member
 	// that could not be sent to the leader. Their senders do not hear of it, and
@@ -261,36 +258,19 @@ func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 // propose hands what is held and what is new to raft, in order of arrival; only a
 // removal of the leader may have to wait.
 func (c *Core) propose(now time.Time, fresh []*proposal.Pending) {
-	if len(fresh) == 0 && (len(c.held) == 0 || c.node.State().Lead == raft.None) {
+	if len(fresh) == 0 && (c.held.Empty() || c.node.State().Lead == raft.None) {
 		return
 	}
-	all := fresh
-	if len(c.held) > 0 {
-		all = all[:0:0]
-		for _, p := range c.held {
-			if c.props.Lookup(p.ID) == p { // else it has expired meanwhile
-				all = append(all, p)
-			}
-		}
-		for _, p := range fresh {
-			if !p.Repeat || !slices.Contains(all, p) { // else it is being held already
-				all = append(all, p)
-			}
-		}
-		c.held = nil
-	}
-	all = c.holdRemovals(now, all)
+	all := c.holdRemovals(now, c.held.With(fresh, c.props))
 	ents := make([]raftnode.Entry, len(all))
 	for i, p := range all {
 		ents[i] = raftnode.Entry{Data: p.Data, ConfChange: p.ConfChange}
 	}
-	taken, err := c.node.Propose(ents)
+	taken, _ := c.node.Propose(ents)
 	for _, p := range all[:taken] {
 		p.Handed(now)
 	}
-	if err != nil {
-		c.held = append(c.held, all[taken:]...)
-	}
+	c.held.Keep(all, taken)
 }
 
 func (c *Core) followLeader(now time.Time, e *Effects) {
@@ -305,7 +285,7 @@ func (c *Core) followLeader(now time.Time, e *Effects) {
 	}
 	e.LeaderChanged = true
 	c.reads.FailInFlight(c.errChanged)
-	if len(c.held) > 0 || len(c.forwarded) > 0 {
+	if !c.held.Empty() || len(c.forwarded) > 0 {
 		c.retryForwarded(now, false)
 		c.propose(now, nil)
 		c.more(e)

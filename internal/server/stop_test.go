@@ -17,6 +17,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/command"
 	"quorate/internal/raftnode"
+	"quorate/internal/replica"
 )
 
 // everyCall makes each kind of call once, with whatever outcome.
@@ -227,7 +228,7 @@ func TestReadsOfFailedMember(t *testing.T) {
 	n.put("k", "v")
 	gate := make(chan struct{})
 	defer close(gate)
-	m.applyq.push(applyWork{swap: func() { <-gate }})
+	m.applyq.push(replica.Work{Swap: func() { <-gate }})
 	go m.Put(context.Background(), &pb.PutRequest{Key: []byte("k")}, nil)
 	eventually(t, "a write is committed and not applied", func() bool { return m.commit.Load() > m.mach().Applied() })
 	waits := map[string]func(context.Context) error{

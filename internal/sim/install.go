@@ -13,7 +13,7 @@ import (
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
-	"quorate/internal/raftnode"
+	"quorate/internal/replica"
 	"quorate/internal/server"
 	"quorate/internal/snapshot"
 )
@@ -40,20 +40,21 @@ func (n *node) truncate() {
 		n.w.fail("raft of member %d counts entry %d as applied, its store has applied %d", n.index, applied, n.machine.Applied())
 		return
 	}
-	if n.installing || n.sending > 0 || applied <= n.mark+truncateAfter {
+	index, ok := replica.TruncateTo(applied, n.mark, catchUp)
+	if !ok || n.installing || n.sending > 0 || applied <= n.mark+truncateAfter {
 		return
 	}
 	if n.machine.Applied() > applied {
 		n.w.beside++
 	}
-	ok := n.attempt("truncation", func() error {
+	ok = n.attempt("truncation", func() error {
 		if err := n.machine.Engine().Flush(); err != nil {
 			return err
 		}
-		return n.home.Truncate(applied-catchUp, n.machine.ConfState())
+		return n.home.Truncate(index, n.machine.ConfState())
 	})
 	if ok {
-		n.mark = applied - catchUp
+		n.mark = index
 	}
 }
 
@@ -122,41 +123,39 @@ func (n *node) receiveSnapshot(envelope []byte, body io.Reader) bool {
 	return ok && !cut
 }
 
-// install replaces the state by a snapshot that raft has accepted, in the steps
-// of production. Other things happen between the steps.
-func (n *node) install(a raftnode.Append, then func()) {
-	meta := a.Snapshot.GetMetadata()
-	pause := func(do func()) { n.later(n.w.between(0, 10*n.w.faults.SyncDelay), do) }
+// install replaces the state by a snapshot that raft has accepted, in the stages of
+// production. Other things happen between them.
+func (n *node) install(i *replica.Install, then func()) {
+	index := i.Snapshot().GetMetadata().GetIndex()
 	n.installing = true
-	finish := func() {
-		ok := n.attempt("reset of the log", func() error {
-			if err := n.home.ResetLog(meta); err != nil || a.HardState == nil && len(a.Entries) == 0 {
-				return err
-			}
-			return n.log.Append(a.HardState, a.Entries, true)
-		})
-		if !ok {
-			return
+	pause := func(do func()) { n.later(n.w.between(0, 10*n.w.faults.SyncDelay), do) }
+	var next func()
+	done := func(ok bool) {
+		if ok {
+			i.Done()
+			pause(next)
 		}
-		n.installing, n.mark = false, meta.GetIndex()
-		n.w.installed++
-		n.w.log("installed %d at %d", meta.GetIndex(), n.index)
-		n.deliver([]raftnode.Append{a})
-		then()
 	}
-	pause(func() {
-		if !n.attempt("import", func() error { return n.home.Import(context.Background(), a.Snapshot) }) {
-			return
-		}
-		pause(func() {
-			n.applyq = append(n.applyq, applyWork{swap: func() {
-				if n.exchange(meta.GetIndex()) {
-					pause(finish)
-				}
-			}})
+	next = func() {
+		switch i.Stage() {
+		case replica.Import:
+			done(n.attempt("import", func() error { return n.home.Import(context.Background(), i.Snapshot()) }))
+		case replica.Exchange:
+			n.applyq = append(n.applyq, replica.Work{Swap: func() { done(n.exchange(index)) }})
 			n.kickApply()
-		})
-	})
+		case replica.Reset:
+			done(n.attempt("reset of the log", func() error { return n.home.ResetLog(i.Snapshot().GetMetadata()) }))
+		case replica.Follow:
+			done(n.attempt("writes behind a reset", func() error { return i.Follow(n.log) }))
+		case replica.Installed:
+			n.installing, n.mark = false, index
+			n.w.installed++
+			n.w.log("installed %d at %d", index, n.index)
+			n.deliver(i.Messages(n.id))
+			then()
+		}
+	}
+	pause(next)
 }
 
 func (n *node) exchange(index uint64) bool {

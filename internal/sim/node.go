@@ -19,6 +19,7 @@ import (
 	"quorate/internal/raftlog"
 	"quorate/internal/raftnode"
 	"quorate/internal/readindex"
+	"quorate/internal/replica"
 	"quorate/internal/server"
 )
 
@@ -43,6 +44,7 @@ type node struct {
 	outdated  bool                   // its disk is an old copy, put there by a test
 	lost      *raftnode.LostLogError // why it has ended for good
 	life      int                    // counts starts: events of an earlier life are void
+	said      promised
 
 	home    server.Home
 	dir     string // of the store in use
@@ -63,16 +65,10 @@ type node struct {
 	mark       uint64        // index up to which the log is truncated
 	sending    int           // snapshots that were sent a moment ago
 	received   uint64        // transfers of snapshots that have begun
-	applyq     []applyWork
+	applyq     []replica.Work
 	applyBu    bool
 	leaving    bool
 	waiting    []func() bool // what clients wait for; true when over
-}
-
-// applyWork is a run of committed entries, or the exchange of the whole state.
-type applyWork struct {
-	raftnode.Apply
-	swap func()
 }
 
 func isSnapshot(a raftnode.Append) bool { return a.Snapshot != nil }
@@ -111,6 +107,7 @@ func (n *node) start() {
 	}
 	n.down = false
 	n.life++
+	n.checkPromises()
 	n.noteConfig()
 	last, _ := n.log.LastIndex()
 	n.w.log("start %d applied=%d last=%d term=%d", n.index, n.machine.Applied(), last, n.core.Node().State().Term)
@@ -264,7 +261,7 @@ func (n *node) step(in server.Input) {
 	}
 	n.logq = append(n.logq, eff.Append...)
 	for _, a := range eff.Apply {
-		n.applyq = append(n.applyq, applyWork{Apply: a})
+		n.applyq = append(n.applyq, replica.Work{Apply: a})
 	}
 	n.kickLog()
 	n.kickApply()
@@ -290,43 +287,32 @@ func (n *node) writeLog() {
 	n.write(works)
 }
 
-// write writes works in order, in runs between the snapshots.
+// write does what waits for the log, one piece of work after the other.
 func (n *node) write(works []raftnode.Append) {
-	k := slices.IndexFunc(works, isSnapshot)
-	if k < 0 {
-		k = len(works)
-	}
-	sync := false
-	for _, a := range works[:k] {
-		sync = sync || a.MustSync
-	}
-	for i, a := range works[:k] {
-		if err := n.log.Append(a.HardState, a.Entries, sync && i == k-1); err != nil {
+	for len(works) > 0 {
+		var w replica.Write
+		w, works = replica.NextWrite(works)
+		if w.Snapshot() != nil {
+			n.install(w.Install(), func() { n.write(works) })
+			return
+		}
+		if err := w.To(n.log); err != nil {
 			n.w.fail("append at member %d: %w", n.index, err)
 			return
 		}
-	}
-	if k < len(works) {
-		n.deliver(works[:k])
-		n.install(works[k], func() { n.write(works[k+1:]) })
-		return
+		n.deliver(w.Messages(n.id))
 	}
 	n.logBusy = false
-	n.deliver(works)
 	n.kickLog()
 }
 
 // deliver sends what was waiting for durability.
-func (n *node) deliver(works []raftnode.Append) {
-	var own []*raftpb.Message
-	for _, a := range works {
-		for _, r := range a.Responses {
-			if r.GetTo() == n.id {
-				own = append(own, r)
-			} else {
-				n.send(r)
-			}
-		}
+func (n *node) deliver(own, out []*raftpb.Message) {
+	for _, m := range append(slices.Clone(own), out...) {
+		n.promise(m)
+	}
+	for _, m := range out {
+		n.send(m)
 	}
 	n.step(server.Input{Acks: own})
 }
@@ -338,24 +324,26 @@ func (n *node) kickApply() {
 	n.applyBu = true
 	n.laterApply(func() {
 		n.applyBu = false
-		k := slices.IndexFunc(n.applyq, func(a applyWork) bool { return a.swap != nil })
-		if k == 0 {
-			swap := n.applyq[0].swap
-			n.applyq = n.applyq[1:]
-			if swap(); !n.down {
-				n.noteConfig()
-				n.kickApply()
-			}
+		var run *replica.Run
+		run, n.applyq = replica.NextRun(n.applyq, maxRunBytes, n.local)
+		if run != nil {
+			n.applyBu = true
+			n.apply(run)
 			return
 		}
-		if k < 0 {
-			k = len(n.applyq)
+		swap := n.applyq[0].Swap
+		n.applyq = n.applyq[1:]
+		if swap(); !n.down {
+			n.noteConfig()
+			n.kickApply()
 		}
-		works := n.applyq[:k]
-		n.applyq = n.applyq[k:]
-		n.apply(works)
 	})
 }
+
+// maxRunBytes lets a run end where others wait, now and then.
+const maxRunBytes = 4 << 10
+
+func (n *node) local(e *raftpb.Entry) *proposal.Pending { return server.PendingOf(n.props, e) }
 
 // laterApply runs do when the store has had time to and does not hang.
 func (n *node) laterApply(do func()) {
@@ -370,48 +358,28 @@ func (n *node) unlessApplyStalls(do func()) {
 	do()
 }
 
-func (n *node) apply(works []applyWork) {
-	var (
-		ents []apply.Entry
-		acks []*raftpb.Message
-	)
-	for _, a := range works {
-		for _, e := range a.Entries {
-			x := apply.Entry{Entry: e}
-			if p := server.PendingOf(n.props, e); p != nil {
-				x.Req, x.V2, x.Local = p.Req, p.V2, true
-			}
-			n.noteApplied(&x)
-			ents = append(ents, x)
-		}
-		acks = append(acks, a.Responses...)
+// apply applies a run in one or several batches of the engine, with pauses in between.
+func (n *node) apply(run *replica.Run) {
+	limit := 0
+	if k := run.Len(); k > 1 && n.w.rng.IntN(2) == 0 {
+		limit = 1 + n.w.rng.IntN(k-1)
 	}
-	n.applyBu = true
-	n.applyEntries(ents, func() {
-		n.applyBu = false
-		n.step(server.Input{Acks: acks})
-		if !n.down {
-			n.kickApply()
+	ents := run.Batch(limit)
+	for i := range ents {
+		n.noteApplied(&ents[i])
+	}
+	n.applyBatch(run, ents)
+	n.laterApply(func() {
+		if run.Len() > 0 {
+			n.apply(run)
+			return
 		}
+		n.applyBu = false
+		n.kickApply()
 	})
 }
 
-// applyEntries applies a run in one or several batches of the engine, and runs then
-// behind the last.
-func (n *node) applyEntries(ents []apply.Entry, then func()) {
-	if len(ents) == 0 {
-		then()
-		return
-	}
-	k := len(ents)
-	if k > 1 && n.w.rng.IntN(2) == 0 {
-		k = 1 + n.w.rng.IntN(k-1)
-	}
-	n.applyBatch(ents[:k])
-	n.laterApply(func() { n.applyEntries(ents[k:], then) })
-}
-
-func (n *node) applyBatch(ents []apply.Entry) {
+func (n *node) applyBatch(run *replica.Run, ents []apply.Entry) {
 	out, err := n.machine.Apply(ents)
 	if err != nil {
 		n.w.fail("apply at member %d: %w", n.index, err)
@@ -436,7 +404,8 @@ func (n *node) applyBatch(ents []apply.Entry) {
 	if n.installing || slices.ContainsFunc(n.logq, isSnapshot) {
 		n.w.overtaken += len(out.ConfChanges)
 	}
-	n.step(server.Input{ConfChanges: out.ConfChanges})
+	changes, acks := run.Applied(out)
+	n.step(server.Input{ConfChanges: changes, Acks: acks})
 	n.resolve(out.Results, true)
 	n.settleWaiting()
 	n.noteConfig()

@@ -94,6 +94,7 @@ type World struct {
 	cut      map[[2]int]bool // links, by the indexes of sender and receiver
 	clients  []*client
 	configs  map[uint64]string // by applied index
+	votes    map[ballot]uint64
 	applied  map[uint64]uint64 // digest of what was applied, by index
 	gone     map[uint64]uint64 // index at which a member was known to be removed
 	changing bool              // a change of the membership is under way
@@ -116,7 +117,7 @@ type traceHash struct {
 func newWorld(seed uint64, f Faults, out io.Writer) *World {
 	return &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
 		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
-		configs: map[uint64]string{}, applied: map[uint64]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
+		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
 }
 
 // log adds a line to the trace.

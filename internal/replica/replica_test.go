@@ -1,0 +1,212 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/apply"
+	"quorate/internal/proposal"
+	"quorate/internal/raftnode"
+)
+
+// fakeLog notes what is written and fails when it is told to.
+type fakeLog struct {
+	got  []string
+	fail error
+}
+
+func (l *fakeLog) Append(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) error {
+	if l.fail != nil {
+		return l.fail
+	}
+	l.got = append(l.got, fmt.Sprintf("term %d entries %d sync %v", hs.GetTerm(), len(ents), mustSync))
+	return nil
+}
+
+func entries(from, to uint64) (ents []*raftpb.Entry) {
+	for i := from; i <= to; i++ {
+		ents = append(ents, &raftpb.Entry{Index: new(i), Term: new(uint64(1)), Data: []byte("xxxx")})
+	}
+	return ents
+}
+
+func answer(to, term uint64) *raftpb.Message {
+	return &raftpb.Message{To: new(to), Term: new(term)}
+}
+
+func state(term uint64) *raftpb.HardState { return &raftpb.HardState{Term: new(term)} }
+
+func TestGroup(t *testing.T) {
+	synced := raftnode.Append{HardState: state(2), Entries: entries(1, 3), MustSync: true, Responses: []*raftpb.Message{answer(1, 2), answer(2, 2)}}
+	commit := raftnode.Append{HardState: state(3), Responses: []*raftpb.Message{answer(3, 3)}}
+	nothing := raftnode.Append{Responses: []*raftpb.Message{answer(1, 4)}}
+	snap := raftnode.Append{Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(9))}}}
+	for name, x := range map[string]struct {
+		works []raftnode.Append
+		want  []string
+		rest  int
+	}{
+		"one":                            {[]raftnode.Append{synced}, []string{"term 2 entries 3 sync true"}, 0},
+		"any write that must, syncs":     {[]raftnode.Append{synced, commit}, []string{"term 2 entries 3 sync false", "term 3 entries 0 sync true"}, 0},
+		"also if nothing is behind":      {[]raftnode.Append{synced, nothing}, []string{"term 2 entries 3 sync false", "term 0 entries 0 sync true"}, 0},
+		"nothing must":                   {[]raftnode.Append{commit, nothing, commit}, []string{"term 3 entries 0 sync false", "term 3 entries 0 sync false"}, 0},
+		"a snapshot ends the group":      {[]raftnode.Append{synced, snap, commit}, []string{"term 2 entries 3 sync true"}, 2},
+		"the last decides for all of it": {[]raftnode.Append{commit, synced}, []string{"term 3 entries 0 sync false", "term 2 entries 3 sync true"}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, rest := NextWrite(x.works)
+			l := &fakeLog{}
+			if err := w.To(l); err != nil || !slices.Equal(l.got, x.want) {
+				t.Errorf("wrote %q, %v; want %q", l.got, err, x.want)
+			}
+			if len(rest) != x.rest {
+				t.Errorf("%d works are left, want %d", len(rest), x.rest)
+			}
+			own, out := w.Messages(1)
+			sent := 0
+			for _, a := range x.works[:len(x.works)-x.rest] {
+				sent += len(a.Responses)
+			}
+			if len(own)+len(out) != sent || slices.ContainsFunc(own, func(m *raftpb.Message) bool { return m.GetTo() != 1 }) {
+				t.Errorf("messages %v and %v, want %d in all", own, out, sent)
+			}
+		})
+	}
+}
+
+func mustPanic(t *testing.T, what string, f func()) {
+	t.Helper()
+	defer func() {
+		if recover() == nil {
+			t.Errorf("%s: no panic", what)
+		}
+	}()
+	f()
+}
+
+// A full disk is tried again from where it failed, and nothing goes out before.
+func TestGroupAgain(t *testing.T) {
+	w, _ := NextWrite([]raftnode.Append{{HardState: state(1)}, {Entries: entries(1, 2), MustSync: true, Responses: []*raftpb.Message{answer(2, 1)}}})
+	l := &fakeLog{fail: errors.New("full")}
+	for range 2 {
+		if err := w.To(l); !errors.Is(err, l.fail) {
+			t.Fatal(err)
+		}
+		mustPanic(t, "messages of what is not written", func() { w.Messages(1) })
+	}
+	l.fail = nil
+	if err := w.To(l); err != nil || len(l.got) != 2 {
+		t.Fatalf("%v: wrote %q", err, l.got)
+	}
+	if _, out := w.Messages(1); len(out) != 1 {
+		t.Errorf("messages %v", out)
+	}
+}
+
+func TestInstall(t *testing.T) {
+	w, rest := NextWrite([]raftnode.Append{
+		{Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(9))}}, HardState: state(4), Entries: entries(10, 11), MustSync: true, Responses: []*raftpb.Message{answer(2, 4)}},
+		{Entries: entries(12, 12), MustSync: true}})
+	if w.Snapshot().GetMetadata().GetIndex() != 9 || len(rest) != 1 {
+		t.Fatalf("%+v, %d left", w, len(rest))
+	}
+	i := w.Install()
+	l := &fakeLog{}
+	var stages []Stage
+	for ; i.Stage() != Installed; i.Done() {
+		mustPanic(t, "messages before the end", func() { i.Messages(1) })
+		if stages = append(stages, i.Stage()); i.Stage() == Follow {
+			if err := i.Follow(l); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	// The store first: a log that begins behind the store could not be brought forward.
+	if want := []Stage{Import, Exchange, Reset, Follow}; !slices.Equal(stages, want) {
+		t.Errorf("stages %q, want %q", stages, want)
+	}
+	if want := []string{"term 4 entries 2 sync true"}; !slices.Equal(l.got, want) {
+		t.Errorf("wrote %q, want %q", l.got, want)
+	}
+	if _, out := i.Messages(1); len(out) != 1 {
+		t.Errorf("messages %v", out)
+	}
+}
+
+// The acknowledgement of a run comes with its last batch, and the membership changes of
+// each batch no later.
+func TestRun(t *testing.T) {
+	works := []Work{
+		{Apply: raftnode.Apply{Entries: entries(1, 3), Responses: []*raftpb.Message{answer(1, 1)}}},
+		{Apply: raftnode.Apply{Entries: entries(4, 5), Responses: []*raftpb.Message{answer(1, 2)}}},
+		{Swap: func() {}},
+		{Apply: raftnode.Apply{Entries: entries(6, 6)}},
+	}
+	none := func(*raftpb.Entry) *proposal.Pending { return nil }
+	for limit := range 7 {
+		r, rest := NextRun(works, 1<<20, none)
+		if len(rest) != 2 || r.Len() != 5 {
+			t.Fatalf("%d works are left, %d entries", len(rest), r.Len())
+		}
+		next := uint64(1)
+		for ents := r.Batch(limit); ents != nil; ents = r.Batch(limit) {
+			if limit > 0 && len(ents) > limit {
+				t.Fatalf("%d entries in a batch of %d", len(ents), limit)
+			}
+			for _, e := range ents {
+				if e.GetIndex() != next {
+					t.Fatalf("entry %d, want %d", e.GetIndex(), next)
+				}
+				next++
+			}
+			changes, acks := r.Applied(apply.Outcome{ConfChanges: []apply.ConfChange{{Index: next - 1}}})
+			if len(changes) != 1 || changes[0].Index != next-1 {
+				t.Errorf("changes %v", changes)
+			}
+			if want := 2 * b2i(next == 6); len(acks) != want {
+				t.Errorf("limit %d: %d acknowledgements behind entry %d, want %d", limit, len(acks), next-1, want)
+			}
+		}
+		if next != 6 {
+			t.Errorf("limit %d: handed out up to %d", limit, next-1)
+		}
+	}
+	if r, rest := NextRun(works[2:], 1<<20, none); r != nil || len(rest) != 2 {
+		t.Errorf("an exchange was passed over: %v, %d", r, len(rest))
+	}
+	if r, rest := NextRun(works, 10, none); r.Len() != 3 || len(rest) != 3 {
+		t.Errorf("a run of %d entries, %d works left: more than its bytes", r.Len(), len(rest))
+	}
+	p := &proposal.Pending{ID: 7}
+	r, _ := NextRun(works, 1<<20, func(e *raftpb.Entry) *proposal.Pending {
+		if e.GetIndex() == 2 {
+			return p
+		}
+		return nil
+	})
+	if ents := r.Batch(0); !ents[1].Local || ents[0].Local {
+		t.Error("the request of this member is not with its entry")
+	}
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func TestTruncateTo(t *testing.T) {
+	for _, x := range []struct {
+		acked, mark, keep, want uint64
+		ok                      bool
+	}{{100, 0, 10, 90, true}, {100, 90, 10, 0, false}, {100, 89, 10, 90, true}, {5, 0, 10, 0, false}} {
+		if got, ok := TruncateTo(x.acked, x.mark, x.keep); got != x.want || ok != x.ok {
+			t.Errorf("%+v: %d, %v", x, got, ok)
+		}
+	}
+}

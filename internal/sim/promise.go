@@ -1,0 +1,65 @@
+package sim
+
+import (
+	"go.etcd.io/raft/v3/raftpb"
+)
+
+// ballot is one vote of one member.
+type ballot struct{ member, term uint64 }
+
+// promised is what a member has said to others, or counts itself, because it was
+// durable.
+type promised struct {
+	term, vote uint64 // vote is that in term, 0 for none
+}
+
+// promise notes what follows from a message that waited for durability. No member
+// votes for two candidates in a term, also if it has crashed in between.
+func (n *node) promise(m *raftpb.Message) {
+	p := &n.said
+	switch m.GetType() {
+	case raftpb.MsgVoteResp:
+		if m.GetReject() {
+			return
+		}
+		b := ballot{n.id, m.GetTerm()}
+		if old, voted := n.w.votes[b]; voted && old != m.GetTo() {
+			n.w.fail("member %d votes for %x in term %d, in which it has voted for %x", n.index, m.GetTo(), b.term, old)
+		}
+		n.w.votes[b] = m.GetTo()
+		if m.GetTerm() >= p.term {
+			*p = promised{m.GetTerm(), m.GetTo()}
+		}
+		n.w.unsettle(n)
+	case raftpb.MsgAppResp:
+		if m.GetTerm() > p.term {
+			*p = promised{term: m.GetTerm()}
+		}
+	}
+}
+
+// checkPromises compares what a member has said with what it finds on its disk.
+func (n *node) checkPromises() {
+	hs, p := n.log.HardState(), n.said
+	switch {
+	case n.outdated: // a test has put another disk in
+	case hs.GetTerm() < p.term:
+		n.w.fail("member %d has answered in term %d and starts in term %d", n.index, p.term, hs.GetTerm())
+	case hs.GetTerm() == p.term && p.vote != 0 && hs.GetVote() != p.vote:
+		n.w.fail("member %d has voted for %x in term %d and starts with a vote for %x", n.index, p.vote, p.term, hs.GetVote())
+	}
+}
+
+// unsettle lets the power go at a member that has just voted, now and then.
+func (w *World) unsettle(n *node) {
+	if w.calm || w.faults.Crashes == 0 || w.rng.IntN(8) > 0 {
+		return
+	}
+	life := n.life
+	w.after(w.between(0, w.faults.MaxDelay), func() {
+		if n.life == life && !n.down && !w.calm {
+			n.crash(n.disk.crashed())
+			w.after(w.between(10e6, w.faults.Outage), n.start)
+		}
+	})
+}
