@@ -103,7 +103,7 @@ mixed-long: build $(ETCD37) $(ETCD36) $(ETCD35)
 	cd compat && $(GO) test ./mixed -v -count=1 -timeout 30m -args -long -etcd=$(CURDIR)/$(BIN)/etcd
 
 moving: build $(ETCD37) $(ETCD36) $(ETCD35) $(REALTOOLS)
-	cd compat && $(GO) test ./moving -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
+	cd compat && $(GO) test ./moving -count=1 -timeout 15m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
 
 $(ETCD37) $(ETCD36) $(ETCD35) $(REALTOOLS):
 	$(MAKE) -C compat bin/$(@F)

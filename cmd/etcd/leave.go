@@ -37,7 +37,11 @@ func (l leaver) leave(target membership.Version, signals <-chan os.Signal) {
 	case s := <-signals:
 		l.lg.Warn("received signal; giving up", zap.String("signal", s.String()))
 		cancel()
-		err = <-done
+		select {
+		case err = <-done:
+		case <-time.After(giveUp): // a full disk, say; the next start removes what there is
+			err = context.Canceled
+		}
 	}
 	if err != nil {
 		l.lg.Error("etcd cannot be started on the directory, this program can; run 'etcdutl migrate --to-etcd' when the reason is gone",
@@ -46,6 +50,9 @@ func (l leaver) leave(target membership.Version, signals <-chan os.Signal) {
 	}
 	l.notify("stopped; the directory is for etcd " + release + " or this program")
 }
+
+// giveUp is how long the work may take to end once it is not wanted any more.
+const giveUp = 5 * time.Second
 
 // extension is how long systemd is asked to wait for the next status at a stop.
 const extension = 30 * time.Second

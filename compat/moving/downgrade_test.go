@@ -2,6 +2,7 @@ package moving
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -223,4 +224,42 @@ func TestKilledWhileLeaving(t *testing.T) {
 	back(t, m, "--target-version=3.6") // by hand as well
 	become(t, m, real36)
 	same(t, "on etcd", look(t, m, want.Rev), want)
+}
+
+// systemd hears what a stop during a downgrade does, and is asked for time.
+func TestLeavingTellsSystemd(t *testing.T) {
+	t.Parallel()
+	socket := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	must(t, err)
+	defer conn.Close()
+	heard := make(chan string, 100)
+	go func() {
+		defer close(heard)
+		for b := make([]byte, 4096); ; {
+			n, err := conn.Read(b)
+			if err != nil {
+				return
+			}
+			heard <- string(b[:n])
+		}
+	}()
+	m, err := harness.StartSingle(withLimit(t), harness.Config{Binary: etcd, Dir: t.TempDir(), Env: []string{"NOTIFY_SOCKET=" + socket}})
+	must(t, err)
+	t.Cleanup(func() { m.Kill() })
+	version(t, m, "3.7", false)
+	done(t, etcdctl, "--endpoints="+m.ClientURL(), "downgrade", "enable", "3.6")
+	version(t, m, "3.6", true)
+	end(t, m, false)
+	must(t, conn.SetReadDeadline(time.Now().Add(time.Second))) // all has been sent by now
+	var all []string
+	for s := range heard {
+		all = append(all, s)
+	}
+	text := strings.Join(all, "\n--\n")
+	for _, want := range []string{"READY=1", "STOPPING=1", "STATUS=writing the files of etcd 3.6", "EXTEND_TIMEOUT_USEC=", "STATUS=stopped; the directory is for etcd 3.6 or this program"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("systemd has not heard %q:\n%s", want, text)
+		}
+	}
 }
