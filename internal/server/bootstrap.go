@@ -530,6 +530,9 @@ func (m *Member) build(id identity) error {
 	metrics.ServerID.WithLabelValues(membership.FormatID(id.id)).Set(1)
 	metrics.ServerQuotaBackendBytes.Set(float64(cfg.QuotaReported))
 	metrics.ServerIsLearner.Set(boolGauge(m.cluster.IsLocalLearner()))
+	if m.built.Store(true); m.failing.Load() {
+		m.GiveUp() // the store has failed meanwhile
+	}
 	return nil
 }
 

@@ -189,6 +189,7 @@ type Member struct {
 	led                atomic.Pointer[leadership]
 	leadLost           atomic.Int64 // unix nanoseconds of the last loss of a leader
 	lastTick           atomic.Int64
+	built              atomic.Bool                   // there is something to give up
 	diskFull           atomic.Bool                   // the log finds no room
 	logSince           atomic.Int64                  // when the log write under way began, as time since opened; 0 without one
 	stalled            atomic.Pointer[string]        // what was said about the log write that hangs
@@ -258,6 +259,9 @@ func (m *Member) fail(err error) {
 // GiveUp ends what waits for the log or for a quorum, now and from now on: this
 // member will not hear of either again, and its clients should turn to another.
 func (m *Member) GiveUp() {
+	if !m.built.Load() {
+		return // nobody waits yet; build does it
+	}
 	m.props.Close(errStopped)
 	m.reads.Close(errStopped)
 }
