@@ -108,7 +108,10 @@ func (m *Member) sendSnapshot(msg *raftpb.Message) error {
 	written := make(chan error, 1)
 	go func() {
 		defer crash.Guard()
-		_, err := snapshot.Write(m.rootCtx, w, state, m.cfg.snapDir(), m.snapshotOptions())
+		image, err := snapshot.Measure(m.rootCtx, state, m.snapshotOptions())
+		if err == nil {
+			err = image.WriteTo(m.rootCtx, m.progressOf(w, membership.FormatID(msg.GetTo()), image.Size()))
+		}
 		w.CloseWithError(err)
 		written <- err
 	}()
@@ -127,21 +130,67 @@ func (m *Member) sendSnapshot(msg *raftpb.Message) error {
 	return nil
 }
 
-// SnapshotFile writes the store, as it is now, as a database file of etcd and
-// opens it. Closing it removes it.
+// SnapshotFile is the store, as it is now, as a database file of etcd. Its pages
+// are made as they are read; nothing is written anywhere. It must be closed.
 func (m *Member) SnapshotFile(ctx context.Context) (io.ReadCloser, int64, error) {
 	state := m.mach().Engine().NewSnapshot()
-	defer state.Close()
-	start := time.Now()
-	f, err := snapshot.Prepare(ctx, state, m.cfg.snapDir(), m.snapshotOptions())
+	start := m.cfg.Clock.Now()
+	image, err := snapshot.Measure(ctx, state, m.snapshotOptions())
 	if err != nil {
+		state.Close()
 		return nil, 0, err
 	}
-	metrics.DiskBackendSnapshotDurationSeconds.Observe(time.Since(start).Seconds())
-	return struct {
-		io.Reader
-		io.Closer
-	}{f.NewReader(), f}, f.Size(), nil
+	ctx, cancel := context.WithCancel(ctx)
+	r, w := io.Pipe()
+	f := &snapshotFile{PipeReader: r, cancel: cancel, written: make(chan struct{})}
+	go func() {
+		defer crash.Guard()
+		defer close(f.written)
+		defer state.Close()
+		w.CloseWithError(image.WriteTo(ctx, m.progressOf(w, "a client", image.Size())))
+		metrics.DiskBackendSnapshotDurationSeconds.Observe(m.cfg.Clock.Now().Sub(start).Seconds())
+	}()
+	return f, image.Size(), nil
+}
+
+// snapshotFile is a database that is made while it is read.
+type snapshotFile struct {
+	*io.PipeReader
+	cancel  context.CancelFunc
+	written chan struct{}
+}
+
+// Close ends the making, and returns when the state is not used any more.
+func (f *snapshotFile) Close() error {
+	f.cancel()
+	err := f.PipeReader.Close()
+	<-f.written
+	return err
+}
+
+// progressOf passes on what is written of a snapshot, and logs how far that is.
+func (m *Member) progressOf(w io.Writer, to string, size int64) io.Writer {
+	return &snapshotProgress{w: w, size: size, lg: m.lg.With(zap.String("to", to)), said: time.Now()}
+}
+
+type snapshotProgress struct {
+	w          io.Writer
+	lg         *zap.Logger
+	size, sent int64
+	said       time.Time
+}
+
+// progressPeriod is the time between two lines about one snapshot.
+const progressPeriod = 5 * time.Second
+
+func (p *snapshotProgress) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	p.sent += int64(n)
+	if time.Since(p.said) >= progressPeriod {
+		p.said = time.Now()
+		p.lg.Info("sending a snapshot goes on", zap.Int64("sent-bytes", p.sent), zap.Int64("bytes", p.size), zap.Int64("percent", 100*p.sent/max(p.size, 1)))
+	}
+	return n, err
 }
 
 func (m *Member) snapshotOptions() snapshot.Options { return snapshot.Options{FS: m.cfg.FS} }

@@ -71,7 +71,7 @@ func (n *node) sendSnapshot(m *raftpb.Message) {
 	}
 	m.Snapshot = &raftpb.Snapshot{Data: data, Metadata: meta}
 	var file bytes.Buffer
-	if _, err := snapshot.Write(context.Background(), &file, state, n.home.Layout.Snap(), snapshot.Options{FS: n.disk}); err != nil {
+	if _, err := snapshot.Write(context.Background(), &file, state, snapshot.Options{FS: n.disk}); err != nil {
 		w.fail("write a snapshot of member %d: %w", n.index, err)
 		return
 	}

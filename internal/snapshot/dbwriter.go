@@ -6,9 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"io"
 	"math"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // Layout of bbolt's pages. All numbers are little endian.
@@ -38,27 +37,52 @@ var (
 // maxKeyBytes is bbolt's limit.
 const maxKeyBytes = 32768
 
-// dbWriter writes a bbolt database front to back: the pages of one bucket's tree
-// after another's, each page as soon as it is full, and the two meta pages last,
-// at the front. bbolt itself would need random writes and, for a large store,
-// many transactions; written in order, every page is full and is written once.
+// dbWriter writes a bbolt database front to back: the two meta pages, and the pages
+// of one bucket's tree after another's, each as soon as it is full. bbolt itself
+// would need random writes and, for a large store, many transactions; written in
+// order, every page is full and is written once. The meta pages tell where the root
+// is and how many pages there are, which is known only at the end: a database is
+// measured first, by a writer without an output, and then written.
 type dbWriter struct {
-	f        vfs.File
-	w        *bufio.Writer
+	w        *bufio.Writer // nil: the database is only measured
 	pageSize int
 	next     uint64 // id of the next page
 	root     *treeWriter
 	page     []byte // the page being put together
 }
 
-func newDBWriter(f vfs.File, pageSize int) (*dbWriter, error) {
+// extent is what the meta pages of a database say about it.
+type extent struct{ root, pages uint64 }
+
+// measureDB begins to measure a database.
+func measureDB(pageSize int) (*dbWriter, error) {
 	if pageSize < 1024 || pageSize > 65536 || pageSize&(pageSize-1) != 0 {
 		return nil, errPageSize
 	}
-	w := &dbWriter{f: f, w: bufio.NewWriterSize(f, 256<<10), pageSize: pageSize, next: 2}
+	w := &dbWriter{pageSize: pageSize, next: 2}
 	w.root = w.tree()
-	_, err := w.w.Write(make([]byte, 2*pageSize)) // room for the meta pages
-	return w, err
+	return w, nil
+}
+
+// writeDB begins to write a database that was measured.
+func writeDB(out io.Writer, pageSize int, x extent) (*dbWriter, error) {
+	w, err := measureDB(pageSize)
+	if err != nil {
+		return nil, err
+	}
+	w.w = bufio.NewWriterSize(out, 256<<10)
+	// The newer of the two is the one with the greater transaction id; both
+	// describe the same tree.
+	for i, txid := range []uint64{2, 1} {
+		page := make([]byte, pageSize)
+		binary.LittleEndian.PutUint64(page, uint64(i))
+		binary.LittleEndian.PutUint16(page[8:], flagMeta)
+		putMeta(page[pageHeaderBytes:], uint32(pageSize), x.root, x.pages, txid)
+		if _, err := w.w.Write(page); err != nil {
+			return nil, err
+		}
+	}
+	return w, nil
 }
 
 // tree begins the tree of a bucket.
@@ -76,27 +100,16 @@ func (w *dbWriter) bucket(name string, root uint64) error {
 	return w.root.add([]byte(name), value, elementBucket)
 }
 
-// finish completes the database and returns its length.
-func (w *dbWriter) finish() (int64, error) {
-	root, err := w.root.finish()
-	if err != nil {
-		return 0, err
+// finish completes the database.
+func (w *dbWriter) finish() (x extent, err error) {
+	if x.root, err = w.root.finish(); err != nil {
+		return extent{}, err
 	}
-	if err := w.w.Flush(); err != nil {
-		return 0, err
+	x.pages = w.next
+	if w.w != nil {
+		err = w.w.Flush()
 	}
-	// The newer of the two is the one with the greater transaction id; both
-	// describe the same tree.
-	for i, txid := range []uint64{2, 1} {
-		page := make([]byte, pageHeaderBytes+metaBytes)
-		binary.LittleEndian.PutUint64(page, uint64(i))
-		binary.LittleEndian.PutUint16(page[8:], flagMeta)
-		putMeta(page[pageHeaderBytes:], uint32(w.pageSize), root, w.next, txid)
-		if _, err := w.f.WriteAt(page, int64(i*w.pageSize)); err != nil {
-			return 0, err
-		}
-	}
-	return int64(w.next) * int64(w.pageSize), nil
+	return x, err
 }
 
 func putMeta(b []byte, pageSize uint32, root, pages, txid uint64) {
@@ -118,10 +131,14 @@ func metaSum(b []byte) uint64 {
 }
 
 // emit writes one page, with as many overflow pages as it takes, and returns its
-// id. put fills in the elements; data follows them.
-func (w *dbWriter) emit(flags uint16, count int, data []byte, put func(i int, elem []byte, pos uint32)) (uint64, error) {
+// id. put fills in the elements; data follows them, and bytes that were skipped count.
+func (w *dbWriter) emit(flags uint16, count int, data []byte, skipped int, put func(i int, elem []byte, pos uint32)) (uint64, error) {
 	elems := pageHeaderBytes + elementBytes*count
-	pages := (elems + len(data) + w.pageSize - 1) / w.pageSize
+	pages := (elems + len(data) + skipped + w.pageSize - 1) / w.pageSize
+	if w.w == nil {
+		w.next += uint64(pages)
+		return w.next - uint64(pages), nil
+	}
 	size := pages * w.pageSize
 	if cap(w.page) < size {
 		w.page = make([]byte, size)
@@ -161,6 +178,8 @@ type pending struct {
 	elems []element
 	data  []byte // keys, in a leaf each followed by its value
 	full  int    // pages of this level that are written
+	// skipped are bytes of values that are not in data, as they are only measured.
+	skipped int
 }
 
 type element struct {
@@ -169,7 +188,9 @@ type element struct {
 	child      uint64 // branch
 }
 
-func (p *pending) size() int { return pageHeaderBytes + elementBytes*len(p.elems) + len(p.data) }
+func (p *pending) size() int {
+	return pageHeaderBytes + elementBytes*len(p.elems) + len(p.data) + p.skipped
+}
 
 func (p *pending) firstKey() []byte { return p.data[:p.elems[0].key] }
 
@@ -182,6 +203,7 @@ func (p *pending) take(n int) {
 	p.elems = p.elems[:copy(p.elems, p.elems[n:])]
 	p.data = p.data[:copy(p.data, p.data[bytes:])]
 	p.full++
+	p.skipped = 0
 	if len(p.data) == 0 && cap(p.data) > 1<<20 {
 		p.data = nil
 	}
@@ -204,6 +226,10 @@ func (t *treeWriter) add(key, value []byte, flags uint32) error {
 			return err
 		}
 	}
+	if t.w.w == nil {
+		p.skipped += len(value)
+		value = nil
+	}
 	p.elems = append(p.elems, element{key: len(key), value: len(value), flags: flags})
 	p.data = append(append(p.data, key...), value...)
 	return nil
@@ -212,7 +238,7 @@ func (t *treeWriter) add(key, value []byte, flags uint32) error {
 func (t *treeWriter) flushLeaf() error {
 	p := &t.leaf
 	off := 0
-	id, err := t.w.emit(flagLeaf, len(p.elems), p.data, func(i int, elem []byte, pos uint32) {
+	id, err := t.w.emit(flagLeaf, len(p.elems), p.data, p.skipped, func(i int, elem []byte, pos uint32) {
 		e := p.elems[i]
 		binary.LittleEndian.PutUint32(elem, e.flags)
 		binary.LittleEndian.PutUint32(elem[4:], pos+uint32(off))
@@ -257,7 +283,7 @@ func (t *treeWriter) flushBranch(level, n int) error {
 		bytes += e.key
 	}
 	off := 0
-	id, err := t.w.emit(flagBranch, n, p.data[:bytes], func(i int, elem []byte, pos uint32) {
+	id, err := t.w.emit(flagBranch, n, p.data[:bytes], 0, func(i int, elem []byte, pos uint32) {
 		e := p.elems[i]
 		binary.LittleEndian.PutUint32(elem, pos+uint32(off))
 		binary.LittleEndian.PutUint32(elem[4:], uint32(e.key))

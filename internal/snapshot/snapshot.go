@@ -132,29 +132,65 @@ func (m *Meta) add(b engine.Bucket, key, value []byte) error {
 	return nil
 }
 
-// File is a database that has been written to a temporary file. It can be read
-// any number of times until Close removes it.
-type File struct {
-	fs   vfs.FS
-	path string
-	f    vfs.File
-	size int64
+// Image is a state that has been measured as a database: its length is known, and
+// nothing is written yet. It needs neither a disk nor memory of its size.
+type Image struct {
+	r    engine.Reader
+	o    Options
+	x    extent
 	meta Meta
 }
 
 // Size returns the length of the database in bytes.
-func (f *File) Size() int64 { return f.size }
+func (i *Image) Size() int64 { return int64(i.x.pages) * int64(i.o.PageSize) }
 
 // Meta returns what the database says about itself.
-func (f *File) Meta() Meta { return f.meta }
+func (i *Image) Meta() Meta { return i.meta }
 
-// NewReader returns a reader of the whole database. Readers may be used side by
-// side; none may be used after Close.
-func (f *File) NewReader() io.Reader { return io.NewSectionReader(f.f, 0, f.size) }
+// Measure makes an image of what r reads, which must be at a point in time and stay
+// open as long as the image is used. ctx ends the work early.
+func Measure(ctx context.Context, r engine.Reader, o Options) (*Image, error) {
+	i := &Image{r: r, o: o.withDefaults()}
+	w, err := measureDB(i.o.PageSize)
+	if err == nil {
+		i.x, i.meta, err = writeAll(ctx, w, r, i.o)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("snapshot: measure the database: %w", err)
+	}
+	return i, nil
+}
 
-// Close removes the file.
-func (f *File) Close() error {
-	return errors.Join(f.f.Close(), f.fs.Remove(f.path))
+// WriteTo writes the database to out, front to back; it may be called again.
+func (i *Image) WriteTo(ctx context.Context, out io.Writer) error {
+	w, err := writeDB(out, i.o.PageSize, i.x)
+	if err != nil {
+		return fmt.Errorf("snapshot: write the database: %w", err)
+	}
+	x, _, err := writeAll(ctx, w, i.r, i.o)
+	if err == nil && x != i.x {
+		err = fmt.Errorf("it was measured as %v and came to %v", i.x, x)
+	}
+	if err != nil {
+		return fmt.Errorf("snapshot: write the database: %w", err)
+	}
+	return nil
+}
+
+// writeAll writes, or measures, everything that r reads.
+func writeAll(ctx context.Context, w *dbWriter, r engine.Reader, o Options) (x extent, meta Meta, err error) {
+	for b := engine.Alarm; b <= engine.Meta; b++ {
+		if err := writeBucket(ctx, w, r, b, &meta); err != nil {
+			return x, meta, fmt.Errorf("bucket %v: %w", b, err)
+		}
+	}
+	if !o.WithoutV2 {
+		if err := writeV2(ctx, w, r, meta.ConsistentIndex); err != nil {
+			return x, meta, fmt.Errorf("bucket %v: %w", engine.V2, err)
+		}
+	}
+	x, err = w.finish()
+	return x, meta, err
 }
 
 // tmpSeq makes the names of temporary files of this process differ.
@@ -163,41 +199,6 @@ var tmpSeq atomic.Uint64
 // tmpPath returns a path in dir that IsTemp knows.
 func tmpPath(fs vfs.FS, dir string) string {
 	return fs.PathJoin(dir, fmt.Sprintf("tmp%d-%d", os.Getpid(), tmpSeq.Add(1)))
-}
-
-// Prepare writes what r reads as a bbolt database into a temporary file in dir.
-// r must be a point-in-time reader. ctx ends the work early.
-func Prepare(ctx context.Context, r engine.Reader, dir string, o Options) (_ *File, err error) {
-	o = o.withDefaults()
-	path := tmpPath(o.FS, dir)
-	out, err := o.FS.OpenReadWrite(path, category)
-	if err != nil {
-		return nil, fmt.Errorf("snapshot: create %s: %w", path, err)
-	}
-	f := &File{fs: o.FS, path: path, f: out}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("snapshot: write database to %s: %w", path, errors.Join(err, f.Close()))
-		}
-	}()
-	w, err := newDBWriter(out, o.PageSize)
-	if err != nil {
-		return nil, err
-	}
-	for b := engine.Alarm; b <= engine.Meta; b++ {
-		if err := writeBucket(ctx, w, r, b, &f.meta); err != nil {
-			return nil, fmt.Errorf("bucket %v: %w", b, err)
-		}
-	}
-	if !o.WithoutV2 {
-		if err := writeV2(ctx, w, r, f.meta.ConsistentIndex); err != nil {
-			return nil, fmt.Errorf("bucket %v: %w", engine.V2, err)
-		}
-	}
-	if f.size, err = w.finish(); err != nil {
-		return nil, err
-	}
-	return f, nil
 }
 
 // writeBucket copies one bucket. Buckets must be written in order of their names.
@@ -319,17 +320,25 @@ func (f *v2Filter) take(key, value []byte, m *Meta) bool {
 // returns what it says about itself.
 func Export(ctx context.Context, r engine.Reader, path string, o Options) (Meta, error) {
 	o = o.withDefaults()
-	f, err := Prepare(ctx, r, o.FS.PathDir(path), o)
+	i, err := Measure(ctx, r, o)
 	if err != nil {
 		return Meta{}, err
 	}
-	if err := errors.Join(f.f.Sync(), f.f.Close()); err != nil {
-		return Meta{}, fmt.Errorf("snapshot: write %s: %w", path, errors.Join(err, removeIfThere(o.FS, f.path)))
+	tmp := tmpPath(o.FS, o.FS.PathDir(path))
+	f, err := o.FS.Create(tmp, category)
+	if err != nil {
+		return Meta{}, fmt.Errorf("snapshot: create %s: %w", tmp, err)
 	}
-	if err := publish(o.FS, f.path, path); err != nil {
+	if err = i.WriteTo(ctx, f); err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return Meta{}, fmt.Errorf("snapshot: write %s: %w", path, errors.Join(err, removeIfThere(o.FS, tmp)))
+	}
+	if err := publish(o.FS, tmp, path); err != nil {
 		return Meta{}, fmt.Errorf("snapshot: write %s: %w", path, err)
 	}
-	return f.meta, nil
+	return i.meta, nil
 }
 
 const storageVersionKey = "storageVersion"
@@ -364,14 +373,12 @@ func storageVersion(r engine.Reader, clusterVersion string) ([]byte, error) {
 	return []byte(v.String()), nil
 }
 
-// Write writes what r reads as a bbolt database to w, by way of a temporary
-// file in dir, and returns its length in bytes. Use Prepare where the length is
-// needed first.
-func Write(ctx context.Context, w io.Writer, r engine.Reader, dir string, o Options) (int64, error) {
-	f, err := Prepare(ctx, r, dir, o)
+// Write writes what r reads as a bbolt database to w and returns its length in
+// bytes. Use Measure where the length is needed first.
+func Write(ctx context.Context, w io.Writer, r engine.Reader, o Options) (int64, error) {
+	i, err := Measure(ctx, r, o)
 	if err != nil {
 		return 0, err
 	}
-	n, err := io.Copy(w, f.NewReader())
-	return n, errors.Join(err, f.Close())
+	return i.Size(), i.WriteTo(ctx, w)
 }
