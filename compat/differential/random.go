@@ -6,8 +6,10 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"math/rand/v2"
+	"net/http"
 	"slices"
 	"strings"
 	"time"
@@ -27,7 +29,8 @@ import (
 // randomOp is an operation that a seed has made.
 type randomOp struct {
 	op
-	restart bool // the servers are killed and started again instead
+	restart bool   // the servers are killed and started again instead
+	web     string // method and path of a request to the peer port instead
 	// uneven marks what members of etcd 3.5 and 3.6 decide differently among themselves if one
 	// of them proposes it.
 	uneven bool
@@ -48,8 +51,13 @@ var knownHash = base64.StdEncoding.EncodeToString([]byte("$2a$04$LiE1NPni7HuR5ca
 func randomOps(seed uint64, n int, states bool) []randomOp {
 	c := &chance{Rand: rand.New(rand.NewPCG(seed, 7)), states: states}
 	var ops []randomOp
+	if c.yes(2) { // enough equals for an order among them
+		for _, i := range c.Perm(30) {
+			ops = append(ops, c.call("KV/Put", &pb.PutRequest{Key: fmt.Appendf(nil, "k%02d", i), Value: c.value()}, "", false))
+		}
+	}
 	if c.IntN(3) > 0 {
-		ops = c.withUsers()
+		ops = append(ops, c.withUsers()...)
 	}
 	for len(ops) < n {
 		o := c.next()
@@ -179,6 +187,11 @@ func (c *chance) del() *pb.DeleteRangeRequest {
 
 func (c *chance) txn(depth int, deletes bool) *pb.TxnRequest {
 	r := &pb.TxnRequest{}
+	if c.yes(8) { // which of two things that are missing is named
+		p := &pb.PutRequest{Key: c.key(), IgnoreValue: true, Lease: int64(1 + c.IntN(4))}
+		r.Success = []*pb.RequestOp{opPut(p)}
+		return r
+	}
 	for range c.IntN(3) {
 		x := &pb.Compare{Key: c.key(), Target: pb.Compare_CompareTarget(c.IntN(5)), Result: pb.Compare_CompareResult(c.IntN(4))}
 		if c.yes(2) {
@@ -275,6 +288,9 @@ func (c *chance) next() randomOp {
 			return c.cluster(user)
 		case c.yes(2):
 			return randomOp{op: op{name: "restart"}, restart: true}
+		case !c.states:
+			web := c.pick("GET", "GET", "POST", "PUT") + " " + c.pick("/members", "/members", "/members/", "/members/promote/", "/members/promote/1", "/members/promote/x", "/members/promote", "/members/hashkv", "/version", "/downgrade/enabled", "/")
+			return randomOp{op: op{name: "peer port: " + web}, web: web}
 		}
 	}
 }
@@ -492,6 +508,29 @@ func (s *session) outcome(req, resp proto.Message, err error) answer {
 		})
 	}
 	return s.answerOf(resp, err)
+}
+
+// ask sends a request to the peer port of a server.
+func ask(ctx context.Context, url, web string) answer {
+	method, path, _ := strings.Cut(web, " ")
+	req, err := http.NewRequestWithContext(ctx, method, url+path, nil)
+	if err != nil {
+		return failed(err)
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return answer{{"error", "an error"}} // its text names the port
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body)
+	var a answer
+	a.add("status", "%s", resp.Status)
+	a.add("type", "%s", resp.Header.Get("Content-Type"))
+	if path == "/version" {
+		body = nil // ours says that it is ours
+	}
+	a.add("body", "%s, %v", quote(body), err)
+	return a
 }
 
 func (c *chance) stream(r *pb.RangeRequest, user string) randomOp {

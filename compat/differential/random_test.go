@@ -108,7 +108,9 @@ func (r *runner) run(ops []randomOp) (at int, lines []string) {
 		var answers [2]answer
 		for j, m := range members {
 			octx, cancel := context.WithTimeout(ctx, opTimeout)
-			if op.restart {
+			if op.web != "" {
+				answers[j] = ask(octx, m.PeerURL(), op.web)
+			} else if op.restart {
 				m.Kill()
 				err := m.Restart()
 				if err != nil {
