@@ -73,6 +73,7 @@ type Result struct {
 	// Overtaken are the membership changes that were applied behind a snapshot that
 	// raft had accepted; Beside, the truncations in the middle of a run of apply.
 	Overtaken, Beside int
+	Refused           int            // writes of a log that found no room
 	Did               map[string]int // changes by their name
 }
 
@@ -106,7 +107,7 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 
 // result counts what the run has met.
 func (w *World) result() Result {
-	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Did: w.changes}
+	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Refused: w.refused, Did: w.changes}
 	for _, n := range w.changes {
 		res.Changes += n
 	}

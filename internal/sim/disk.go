@@ -1,11 +1,15 @@
 package sim
 
 import (
+	"bytes"
 	"errors"
 	"io"
 	"math/rand/v2"
 	"os"
 	"slices"
+	"strings"
+	"syscall"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -24,6 +28,7 @@ type disk struct {
 	countdown int                    // changes until the picture is taken; 0 = none
 	w         *World
 	picture   *disk
+	full      time.Duration // until then there is no room for the raft log
 }
 
 func newDisk(w *World) *disk {
@@ -35,6 +40,7 @@ func newDisk(w *World) *disk {
 // here, between the clones with nothing and with everything that was not synced.
 func (d *disk) crashed() *disk {
 	c := newDisk(d.w)
+	c.full = d.full
 	m := merger{
 		old: d.MemFS.CrashClone(vfs.CrashCloneCfg{}), now: d.MemFS.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}),
 		out: c.MemFS, take: func() bool { return d.w.rng.IntN(100) < d.w.faults.TornWrites },
@@ -147,20 +153,37 @@ func (d *disk) openEngine(dir string) (engine.Engine, error) {
 	return e, nil
 }
 
+// noRoom refuses what makes a file of the log larger while the disk is full.
+func (d *disk) noRoom(name string) error {
+	if d.w.now >= d.full || !strings.Contains(name, "/wal/") {
+		return nil
+	}
+	d.w.refused++
+	return syscall.ENOSPC
+}
+
 func (d *disk) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	if err := d.noRoom(name); err != nil {
+		return nil, err
+	}
 	f, err := d.MemFS.Create(name, c)
 	d.changed()
-	return diskFile{f, d}, err
+	return diskFile{f, d, name}, err
 }
 
 func (d *disk) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {
+	if _, err := d.MemFS.Stat(name); err != nil {
+		if err := d.noRoom(name); err != nil {
+			return nil, err
+		}
+	}
 	f, err := d.MemFS.OpenReadWrite(name, c, opts...)
-	return diskFile{f, d}, err
+	return diskFile{f, d, name}, err
 }
 
 func (d *disk) OpenDir(name string) (vfs.File, error) {
 	f, err := d.MemFS.OpenDir(name)
-	return diskFile{f, d}, err
+	return diskFile{f, d, name}, err
 }
 
 func (d *disk) Rename(from, to string) error {
@@ -186,7 +209,21 @@ func (d *disk) RemoveAll(name string) error {
 
 type diskFile struct {
 	vfs.File
-	d *disk
+	d    *disk
+	name string
+}
+
+// WriteAt writes a part or nothing while there is no room, as on file systems that
+// copy what is overwritten. Zeros have their place.
+func (f diskFile) WriteAt(b []byte, off int64) (int, error) {
+	if len(bytes.Trim(b, "\x00")) == 0 {
+		return f.File.WriteAt(b, off)
+	}
+	if full := f.d.noRoom(f.name); full != nil {
+		n, err := f.File.WriteAt(b[:f.d.w.rng.IntN(2)*len(b)/2], off)
+		return n, errors.Join(full, err)
+	}
+	return f.File.WriteAt(b, off)
 }
 
 func (f diskFile) Sync() error {

@@ -13,6 +13,7 @@ import (
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
+	"quorate/internal/raftlog"
 	"quorate/internal/replica"
 	"quorate/internal/server"
 	"quorate/internal/snapshot"
@@ -47,13 +48,18 @@ func (n *node) truncate() {
 	if n.machine.Applied() > applied {
 		n.w.beside++
 	}
+	full := false
 	ok = n.attempt("truncation", func() error {
 		if err := n.machine.Engine().Flush(); err != nil {
 			return err
 		}
-		return n.home.Truncate(index, n.machine.ConfState())
+		err := n.home.Truncate(index, n.machine.ConfState())
+		if full = errors.Is(err, raftlog.ErrNoSpace); full {
+			return nil // the next one finds room
+		}
+		return err
 	})
-	if ok {
+	if ok && !full {
 		n.mark = index
 	}
 }
@@ -136,6 +142,21 @@ func (n *node) install(i *replica.Install, then func()) {
 			pause(next)
 		}
 	}
+	patiently := func(step string, do func() error) { // a stage that may find no room
+		full := false
+		ok := n.attempt(step, func() error {
+			err := do()
+			if full = errors.Is(err, raftlog.ErrNoSpace); full {
+				return nil
+			}
+			return err
+		})
+		if ok && full {
+			n.later(diskRetry, next)
+			return
+		}
+		done(ok)
+	}
 	next = func() {
 		switch i.Stage() {
 		case replica.Import:
@@ -144,9 +165,9 @@ func (n *node) install(i *replica.Install, then func()) {
 			n.applyq = append(n.applyq, replica.Work{Swap: func() { done(n.exchange(index)) }})
 			n.kickApply()
 		case replica.Reset:
-			done(n.attempt("reset of the log", func() error { return n.home.ResetLog(i.Snapshot().GetMetadata()) }))
+			patiently("reset of the log", func() error { return n.home.ResetLog(i.Snapshot().GetMetadata()) })
 		case replica.Follow:
-			done(n.attempt("writes behind a reset", func() error { return i.Follow(n.log) }))
+			patiently("writes behind a reset", func() error { return i.Follow(n.log) })
 		case replica.Installed:
 			n.installing, n.mark = false, index
 			n.w.installed++

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"slices"
 	"time"
 
@@ -101,7 +102,10 @@ func (n *node) start() {
 	if !n.down || n.removed || n.lost != nil {
 		return
 	}
-	if err := n.open(); err != nil {
+	if err := n.open(); errors.Is(err, raftlog.ErrNoSpace) {
+		n.w.after(diskRetry, n.start)
+		return
+	} else if err != nil {
 		n.w.fail("start member %d: %w", n.index, err)
 		return
 	}
@@ -296,14 +300,35 @@ func (n *node) write(works []raftnode.Append) {
 			n.install(w.Install(), func() { n.write(works) })
 			return
 		}
-		if err := w.To(n.log); err != nil {
-			n.w.fail("append at member %d: %w", n.index, err)
+		if !n.writeTo(w, works) {
 			return
 		}
-		n.deliver(w.Messages(n.id))
 	}
 	n.logBusy = false
 	n.kickLog()
+}
+
+// diskRetry is how long a write waits that has found no room.
+const diskRetry = 100 * time.Millisecond
+
+// writeTo does one piece of work for the log, when there is room for it. It returns
+// false if it goes on later, also with the rest, or not at all.
+func (n *node) writeTo(w replica.Write, rest []raftnode.Append) bool {
+	err := w.To(n.log)
+	switch {
+	case errors.Is(err, raftlog.ErrNoSpace):
+		n.later(diskRetry, func() {
+			if n.writeTo(w, rest) {
+				n.write(rest)
+			}
+		})
+	case err != nil:
+		n.w.fail("append at member %d: %w", n.index, err)
+	default:
+		n.deliver(w.Messages(n.id))
+		return true
+	}
+	return false
 }
 
 // deliver sends what was waiting for durability.

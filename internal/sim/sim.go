@@ -38,6 +38,7 @@ type Faults struct {
 	Outage      time.Duration // greatest time that a partition or crash lasts
 	Stalls      time.Duration // mean time between log disks that hang, for up to twice Outage; 0 = none
 	ApplyStalls time.Duration // mean time between stores that hang, likewise
+	FullDisks   time.Duration // mean time between log disks that are full, for up to Outage; 0 = none
 	// Reconfigs is the mean time between changes of the membership; 0 = none.
 	Reconfigs    time.Duration
 	TornSteps    float64 // share of the steps of file work in which the power goes
@@ -52,7 +53,7 @@ type Faults struct {
 var Hostile = Faults{
 	Loss: 0.02, Duplication: 0.02, MinDelay: 200 * time.Microsecond, MaxDelay: 30 * time.Millisecond,
 	SyncDelay: 8 * time.Millisecond, ApplyDelay: 4 * time.Millisecond,
-	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, Stalls: 7 * time.Second, ApplyStalls: 5 * time.Second, TornWrites: 50,
+	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, Stalls: 7 * time.Second, ApplyStalls: 5 * time.Second, FullDisks: 6 * time.Second, TornWrites: 50,
 	Reconfigs: time.Second, TornSteps: 0.1, CutTransfers: 0.2,
 }
 
@@ -102,6 +103,7 @@ type World struct {
 	changes, torn map[string]int
 	installed     int
 	overtaken     int  // membership changes that were applied when raft had accepted a snapshot of a later state
+	refused       int  // writes of a log that found no room
 	beside        int  // truncations of the log while raft did not know of all that was applied
 	calm          bool // no new faults
 	trace         traceHash
@@ -189,6 +191,7 @@ func (w *World) unleash() {
 	w.scheduleFault(w.faults.Crashes, w.crash)
 	w.scheduleFault(w.faults.Stalls, w.stall)
 	w.scheduleFault(w.faults.ApplyStalls, w.stallApply)
+	w.scheduleFault(w.faults.FullDisks, w.fillDisk)
 	w.scheduleFault(w.faults.Reconfigs, w.reconfigure)
 }
 
@@ -291,6 +294,13 @@ func (w *World) stallApply() {
 	}
 }
 
+// fillDisk leaves no room for the raft log of one member.
+func (w *World) fillDisk() {
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	n.disk.full = w.now + w.between(0, w.faults.Outage)
+	w.log("full disk %d until %v", n.index, n.disk.full)
+}
+
 // heal ends all faults and brings everyone back.
 func (w *World) heal() {
 	w.calm = true
@@ -299,6 +309,7 @@ func (w *World) heal() {
 	for _, n := range w.nodes {
 		n.stalled = min(n.stalled, w.now+w.faults.Outage)
 		n.applyStall = min(n.applyStall, w.now+w.faults.Outage)
+		n.disk.full = min(n.disk.full, w.now+w.faults.Outage)
 		if n.down {
 			n.start()
 		}

@@ -43,7 +43,7 @@ func simulate(t *testing.T, seed uint64, run func(out *bytes.Buffer) (Result, er
 }
 
 func TestSim(t *testing.T) {
-	var changes, installed, overtaken, beside int
+	var changes, installed, overtaken, beside, refused int
 	for s := *seed; s < *seed+*seeds; s++ {
 		world := Hostile
 		world.SameIDs = s%3 == 0
@@ -52,7 +52,7 @@ func TestSim(t *testing.T) {
 			t.Errorf("seed %d: only %d operations were acknowledged; the run proves nothing", s, first.Acked)
 		}
 		changes, installed = changes+first.Changes, installed+first.Installed
-		overtaken, beside = overtaken+first.Overtaken, beside+first.Beside
+		overtaken, beside, refused = overtaken+first.Overtaken, beside+first.Beside, refused+first.Refused
 		if s < *seed+3 {
 			if again := run(t, s, world); again.Trace != first.Trace {
 				t.Fatalf("seed %d gave two traces: %+v and %+v", s, first, again)
@@ -69,6 +69,10 @@ func TestSim(t *testing.T) {
 	if *seeds >= 60 && (overtaken == 0 || beside == 0) {
 		t.Errorf("%d membership changes were applied behind a snapshot, %d truncations came in the middle of a run of apply; the runs prove nothing about that", overtaken, beside)
 	}
+	t.Logf("%d writes of logs found no room", refused)
+	if *seeds >= 10 && refused == 0 {
+		t.Error("no disk was full: the runs prove nothing about that")
+	}
 	for _, step := range []string{"truncation", "reception", "import", "exchange", "reset of the log"} {
 		if *seeds >= 60 && tornSteps[step] == 0 {
 			t.Errorf("the power never went during %s; the runs prove nothing about that", step)
@@ -80,7 +84,7 @@ func TestSim(t *testing.T) {
 // order, and compares what the members hold after each step.
 func TestSimOrders(t *testing.T) {
 	calm := Hostile
-	calm.Crashes, calm.Partitions, calm.Stalls, calm.Reconfigs = 0, 0, 0, 0 // these come in the order of the seed
+	calm.Crashes, calm.Partitions, calm.Stalls, calm.FullDisks, calm.Reconfigs = 0, 0, 0, 0, 0 // these come in the order of the seed
 	done := map[string]int{}
 	for s := *seed; s < *seed+*seeds; s++ {
 		order := func() Result {
