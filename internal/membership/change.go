@@ -18,6 +18,8 @@ var (
 	ErrPeerURLExists    = errors.New("membership: peerURL exists")
 	ErrMemberNotLearner = errors.New("membership: can only promote a learner member")
 	ErrTooManyLearners  = errors.New("membership: too many learner members in cluster")
+	// ErrLastVoter is no error of etcd, whose members all end at such a removal, for good.
+	ErrLastVoter = errors.New("membership: the last voting member cannot be removed")
 	// ErrMalformedChange is a change that no member of any release proposes: an
 	// unknown type, a context that is not JSON or names another member.
 	ErrMalformedChange = errors.New("membership: malformed configuration change")
@@ -170,6 +172,9 @@ func (s *state) check(cc *raftpb.ConfChange, m Member, action Action, maxLearner
 		if !exists {
 			return ErrIDNotFound
 		}
+		if s.lastVoter(m.ID) {
+			return ErrLastVoter
+		}
 	case Updated:
 		if !exists {
 			return ErrIDNotFound
@@ -194,6 +199,13 @@ func (s *state) usesURL(m Member) bool {
 		}
 	}
 	return false
+}
+
+// lastVoter reports whether nobody but the member with the id votes.
+func (s *state) lastVoter(id uint64) bool {
+	n, _, _ := voters(s.members, id, nil)
+	all, _, _ := voters(s.members, 0, nil)
+	return all == 1 && n == 0
 }
 
 func (s *state) learners() int {

@@ -1,6 +1,10 @@
 package membership
 
-import "errors"
+import (
+	"errors"
+
+	"go.etcd.io/raft/v3/raftpb"
+)
 
 // Why the strict reconfiguration check refuses to propose a change. The texts
 // are etcd's and reach clients.
@@ -8,6 +12,55 @@ var (
 	ErrNotEnoughStarted = errors.New("etcdserver: re-configuration failed due to not enough started members")
 	ErrUnhealthy        = errors.New("etcdserver: unhealthy cluster")
 )
+
+// Rules are what the strict reconfiguration check goes by, at the moment it is asked.
+type Rules struct {
+	Strict bool
+	// Connected reports a member that is the local one or has been reachable without a
+	// break for 5 seconds, Reachable one that is the local one or reachable at all.
+	Connected, Reachable func(id uint64) bool
+	// InSync reports a learner that has caught up; nil where nobody can tell.
+	InSync func(id uint64) bool
+}
+
+// ErrLearnerNotReady refuses to promote a learner that has not caught up.
+var ErrLearnerNotReady = errors.New("etcdserver: can only promote a learner member which is in sync with leader")
+
+// MayPropose decides whether a change may enter the log now. It must be asked each time
+// that the change is proposed: another one may have been applied since the last time.
+// What Apply refuses in any case passes, for whoever waits to be told so.
+func (c *Cluster) MayPropose(cc *raftpb.ConfChange, r Rules) error {
+	m, action, err := decodeChange(cc)
+	if err != nil {
+		return err
+	}
+	s := c.st.Load()
+	i, exists := s.find(m.ID)
+	switch action {
+	case Added:
+		if r.Strict && !exists {
+			return CheckAdd(s.members, m.IsLearner, r.Connected)
+		}
+	case Promoted:
+		if !exists || !s.members[i].IsLearner {
+			return nil
+		}
+		if r.InSync != nil && !r.InSync(m.ID) {
+			return ErrLearnerNotReady
+		}
+		if r.Strict {
+			return CheckPromote(s.members)
+		}
+	case Removed:
+		if s.lastVoter(m.ID) {
+			return ErrNotEnoughStarted
+		}
+		if r.Strict && exists {
+			return CheckRemove(s.members, m.ID, r.Connected, !r.Reachable(m.ID))
+		}
+	}
+	return nil
+}
 
 func quorum(n int) int { return n/2 + 1 }
 

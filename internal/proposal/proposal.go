@@ -48,7 +48,9 @@ type Pending struct {
 	ConfChange bool
 	// Repeat allows to propose the entry again while it has no outcome: a second
 	// copy in the log, however late, is refused or changes nothing.
-	Repeat   bool
+	Repeat bool
+	// Allowed, if set, is asked before the entry is proposed again.
+	Allowed  func() error
 	Start    time.Time
 	deadline time.Time
 	// handed is when raft took the entry last, as unix nanoseconds, 0 before.

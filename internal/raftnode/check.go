@@ -176,7 +176,11 @@ func (n *Node) Receive(m *raftpb.Message) error {
 		return err
 	}
 	n.moved = n.moved || len(m.Entries) > 0
-	return n.Step(m)
+	err := n.Step(m)
+	if err == nil && m.GetType() == raftpb.MsgProp {
+		n.noteChange(m)
+	}
+	return err
 }
 
 // checkAgainst compares a message with the state of the node.

@@ -106,9 +106,12 @@ type Node struct {
 	held       []*raftpb.Message // reads that wait until the only voter knows what is committed
 	// As of what was handed out: the last index of the log, and the newest round of
 	// reads that heartbeats have asked for as a leader of readTerm.
-	last                uint64
-	moved               bool // the log may end elsewhere by now
-	readTerm, readRound uint64
+	last  uint64
+	moved bool // the log may end elsewhere by now
+	// changeAt is an index up to which the log of the leader of changeTerm may hold changes of
+	// the membership that are not applied.
+	changeAt, changeTerm uint64
+	readTerm, readRound  uint64
 }
 
 // New starts a node from what its storage holds.
@@ -150,6 +153,9 @@ func (n *Node) refresh() {
 	n.state = State{Term: st.HardState.GetTerm(), Commit: st.HardState.GetCommit(), Applied: st.Applied, Lead: st.Lead, Role: st.RaftState}
 }
 
+// ID returns the member that the node is of.
+func (n *Node) ID() uint64 { return n.id }
+
 // State returns the state as of the last call that changed it.
 func (n *Node) State() State { return n.state }
 
@@ -186,8 +192,31 @@ func (n *Node) Propose(ents []Entry) (taken int, err error) {
 			return taken, err
 		}
 		taken += len(batch)
+		n.noteChange(m)
 	}
 	return taken, nil
+}
+
+// ChangePending reports whether the log of this leader may hold a change of the
+// membership that is not applied. Raft makes empty entries of further ones until it is.
+func (n *Node) ChangePending() bool {
+	st := n.rn.BasicStatus()
+	if term := st.HardState.GetTerm(); term != n.changeTerm {
+		n.collect()
+		n.changeTerm, n.changeAt = term, n.last // what former leaders have left
+	}
+	return n.changeAt > st.Applied
+}
+
+// noteChange takes note of a proposal that raft has taken.
+func (n *Node) noteChange(m *raftpb.Message) {
+	for _, e := range m.Entries {
+		if e.GetType() == raftpb.EntryConfChange {
+			n.collect()
+			n.changeAt = max(n.changeAt, n.last)
+			return
+		}
+	}
 }
 
 // Step takes a response of the local log or apply, or proposals that were given back;

@@ -75,6 +75,9 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 		cfg.Logger = zap.NewNop()
 	}
 	m := &Member{cfg: cfg, lg: cfg.Logger, fewLines: limited(cfg.Logger), failed: make(chan struct{})}
+	// There from the start: a disk may fail before all is built, and fail ends them.
+	m.props = proposal.NewTable(maxPending, maxPendingBytes)
+	m.reads = readindex.New(func() uint64 { return m.ids.Next() }, 0)
 	m.rootCtx, m.cancel = context.WithCancel(context.Background())
 	if err := m.openAuth(); err != nil {
 		return nil, err
@@ -474,8 +477,7 @@ func (m *Member) build(id identity) error {
 	applied := mach.Applied()
 	m.mark.Store(m.log.Mark().Index)
 	m.ids = proposal.NewIDs(id.id, cfg.Clock.Now())
-	m.props = proposal.NewTable(maxPending, maxPendingBytes)
-	m.reads = readindex.New(m.ids.Next, applied)
+	m.reads.Applied(applied)
 	m.in = &inbox{}
 	m.logq, m.applyq = newQueue[raftnode.Append](), newQueue[replica.Work]()
 	m.truncate, m.decide = make(chan struct{}, 1), make(chan struct{}, 1)
@@ -494,7 +496,7 @@ func (m *Member) build(id identity) error {
 	if err != nil {
 		return err
 	}
-	m.core = NewCore(CoreConfig{Node: node, Proposals: m.props, Reads: m.reads, ReadRetry: readRetry,
+	m.core = NewCore(CoreConfig{Node: node, Gate: m.mayChange, Proposals: m.props, Reads: m.reads, ReadRetry: readRetry,
 		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrLost: rpctypes.ErrGRPCTimeoutDueToLeaderFail, ErrChanged: errLeaderChanged,
 		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit(), HandOver: cfg.electionTimeout()})
 	m.commit.Store(node.State().Commit)

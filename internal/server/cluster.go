@@ -18,7 +18,6 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
-	"quorate/internal/transport"
 )
 
 // MemberList returns the members sorted by id.
@@ -47,18 +46,16 @@ func (m *Member) MemberAdd(ctx context.Context, peerURLs []string, learner bool)
 	if err := m.RequireRoot(ctx); err != nil {
 		return nil, nil, err
 	}
-	if m.cfg.StrictReconfig {
-		if err := membership.CheckAdd(m.cluster.Members(), learner, m.connected); err != nil {
-			return nil, nil, mapMembership(err)
-		}
-	}
 	x := membership.NewMember(peerURLs, learner, m.cfg.Clock.Now())
-	if err := membership.CheckURLs(m.cluster.Members(), x.ID, peerURLs); err != nil {
-		return nil, nil, mapMembership(err)
-	}
 	cc, err := membership.AddChange(x)
 	if err != nil {
 		return nil, nil, err
+	}
+	if err := m.mayChange(cc, nil); err != nil {
+		return nil, nil, mapMembership(err)
+	}
+	if err := membership.CheckURLs(m.cluster.Members(), x.ID, peerURLs); err != nil {
+		return nil, nil, mapMembership(err)
 	}
 	all, err := m.reconfigure(ctx, cc)
 	if err != nil {
@@ -75,13 +72,11 @@ func (m *Member) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, err
 	if _, ok := m.cluster.Member(id); !ok {
 		return nil, rpctypes.ErrGRPCMemberNotFound
 	}
-	if m.cfg.StrictReconfig {
-		down := id != m.id && m.tr.ActiveSince(id).IsZero()
-		if err := membership.CheckRemove(m.cluster.Members(), id, m.connected, down); err != nil {
-			return nil, mapMembership(err)
-		}
+	cc := membership.RemoveChange(id)
+	if err := m.mayChange(cc, nil); err != nil {
+		return nil, mapMembership(err)
 	}
-	all, err := m.reconfigure(ctx, membership.RemoveChange(id))
+	all, err := m.reconfigure(ctx, cc)
 	if err != nil && id == m.id && m.learnedRemoval(err) {
 		// The others have cut it off before it heard of its removal through the log.
 		return slices.DeleteFunc(apiMembers(m.cluster.Members()), func(x *pb.Member) bool { return x.ID == id }), nil
@@ -179,19 +174,22 @@ func (m *Member) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, erro
 	if match == nil {
 		return nil, rpctypes.ErrGRPCNotLeader
 	}
-	if !membership.LearnerInSync(match[m.id], match[id]) {
-		return nil, rpctypes.ErrGRPCLearnerNotReady
-	}
-	if m.cfg.StrictReconfig {
-		if err := membership.CheckPromote(m.cluster.Members()); err != nil {
-			return nil, mapMembership(err)
-		}
-	}
 	cc, err := membership.PromoteChange(id)
 	if err != nil {
 		return nil, err
 	}
+	inSync := func(id uint64) bool { return membership.LearnerInSync(match[m.id], match[id]) }
+	if err := m.mayChange(cc, inSync); err != nil {
+		return nil, mapMembership(err)
+	}
 	return m.reconfigure(ctx, cc)
+}
+
+// mayChange decides whether a change may be proposed as the membership is now. The core
+// of the leader asks again (gate.go).
+func (m *Member) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
+	return m.cluster.MayPropose(cc, membership.Rules{Strict: m.cfg.StrictReconfig, Connected: m.connected, InSync: inSync,
+		Reachable: func(id uint64) bool { return id == m.id || !m.tr.ActiveSince(id).IsZero() }})
 }
 
 // connected reports whether a member has been reachable for a while.
@@ -214,7 +212,13 @@ func (m *Member) reconfigure(ctx context.Context, cc *raftpb.ConfChange) ([]*pb.
 	res, err := m.submit(ctx, &proposal.Pending{ID: id, Data: data, ConfChange: true,
 		// A late copy of an addition, removal or promotion is refused; one of an
 		// update would undo a later update.
-		Repeat: cc.GetType() != raftpb.ConfChangeUpdateNode})
+		Repeat: cc.GetType() != raftpb.ConfChangeUpdateNode,
+		Allowed: func() error {
+			if m.isLeader() {
+				return nil // its core is asked
+			}
+			return m.mayChange(cc, nil)
+		}})
 	if err != nil {
 		return nil, mapMembership(err)
 	}
@@ -237,7 +241,8 @@ var membershipErrors = map[error]error{
 	membership.ErrPeerURLExists:    rpctypes.ErrGRPCPeerURLExist,
 	membership.ErrMemberNotLearner: rpctypes.ErrGRPCMemberNotLearner,
 	membership.ErrTooManyLearners:  rpctypes.ErrGRPCTooManyLearners,
-	transport.ErrLearnerNotReady:   rpctypes.ErrGRPCLearnerNotReady,
+	membership.ErrLastVoter:        errNotEnoughStarted,
+	membership.ErrLearnerNotReady:  rpctypes.ErrGRPCLearnerNotReady,
 	membership.ErrUnhealthy:        rpctypes.ErrGRPCUnhealthy,
 	// etcd sends this one as code Unknown, without the code that it declares.
 	membership.ErrNotEnoughStarted: errNotEnoughStarted,

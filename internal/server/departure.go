@@ -1,15 +1,11 @@
 package server
 
 import (
-	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
-
-	"quorate/internal/proposal"
-	"quorate/internal/raftnode"
 )
 
 // A leader that is removed while it leads leaves the others to find out by an
@@ -65,37 +61,6 @@ func (c *Core) failLost(now time.Time) {
 	}
 	c.props.FailHanded(d.followed, d.errLost)
 	d.followed = time.Time{}
-}
-
-// offer hands a message of a peer to raft. It refuses a proposal that has to wait
-// with raftnode.ErrDropped, as raft itself does.
-func (c *Core) offer(now time.Time, m *raftpb.Message) error {
-	if m.GetType() == raftpb.MsgProp && c.node.Leading() {
-		for _, e := range m.Entries {
-			if e.GetType() == raftpb.EntryConfChange && c.awaitsHandOver(now, e.Data) {
-				return raftnode.ErrDropped
-			}
-		}
-	}
-	return c.node.Receive(m)
-}
-
-// holdRemovals keeps back the proposals that have to wait and returns the others.
-func (c *Core) holdRemovals(now time.Time, all []*proposal.Pending) []*proposal.Pending {
-	waits := func(p *proposal.Pending) bool { return p.ConfChange && c.awaitsHandOver(now, p.Data) }
-	first := slices.IndexFunc(all, waits)
-	if first < 0 {
-		return all
-	}
-	rest := slices.Clone(all[:first])
-	for _, p := range all[first:] {
-		if waits(p) {
-			c.held.Keep([]*proposal.Pending{p}, 0)
-		} else {
-			rest = append(rest, p)
-		}
-	}
-	return rest
 }
 
 // awaitsHandOver reports whether a membership change has to wait because it

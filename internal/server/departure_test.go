@@ -52,6 +52,10 @@ func leadingCore(t *testing.T) (*Core, *proposal.Table, func(Input) Effects) {
 				}
 			}
 		}
+		for _, a := range e.Apply { // so is the state machine
+			x := c.Step(now, Input{Acks: a.Responses})
+			e.Send, e.State = append(e.Send, x.Send...), x.State
+		}
 		return e
 	}
 	e := step(Input{Campaign: true})

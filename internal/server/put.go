@@ -172,12 +172,13 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (res proposal.
 	}
 	var again <-chan time.Time
 	if p.Repeat {
-		// A leader that has yet to apply the membership change before this one makes an
-		// empty entry of it, and nobody hears of that.
+		// A leader of etcd that has yet to apply the membership change before this one makes
+		// an empty entry of it, and one of ours may refuse it; nobody here hears of that.
 		t := time.NewTicker(repeatAfter)
 		defer t.Stop()
 		again = t.C
 	}
+	refused := false
 	for {
 		select {
 		case res = <-p.Done():
@@ -187,7 +188,21 @@ func (m *Member) submit(ctx context.Context, p *proposal.Pending) (res proposal.
 			metrics.ServerProposalsFailedTotal.Inc()
 			return proposal.Result{}, ctx.Err()
 		case <-again:
-			m.proposed(p)
+			if p.Allowed == nil {
+				m.proposed(p)
+				continue
+			}
+			// What was allowed once may not be any more: others have made changes. An earlier
+			// copy that is on its way has the time until the next turn.
+			err := p.Allowed()
+			if err != nil && refused {
+				m.props.Forget(p.ID)
+				metrics.ServerProposalsFailedTotal.Inc()
+				return proposal.Result{}, err
+			}
+			if refused = err != nil; !refused {
+				m.proposed(p)
+			}
 		}
 	}
 }

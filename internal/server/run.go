@@ -276,6 +276,11 @@ func (m *Member) applyRun(run *replica.Run) bool {
 
 // applyEntries applies entries in one batch of the engine and tells everyone.
 func (m *Member) applyEntries(run *replica.Run, ents []apply.Entry) bool {
+	if m.noteApplied != nil {
+		for i := range ents {
+			m.noteApplied(&ents[i])
+		}
+	}
 	start := m.cfg.Clock.Now()
 	out, err := m.mach().Apply(ents)
 	if err != nil {

@@ -78,6 +78,7 @@ type Core struct {
 	errRead, errChanged  error
 	stall                stallPolicy
 	departure            departure
+	gate                 gate
 	lostLog              *raftnode.LostLogError
 	readsWait            bool // readers have joined who wait for a round to be started
 }
@@ -96,6 +97,9 @@ type CoreConfig struct {
 	// never. StallLimit is how long requests then wait on a member whose log write
 	// hangs while the others go on; they end with ErrTimeout.
 	StallAfter, StallLimit time.Duration
+	// Gate is asked by a leader whether a change of the membership may be proposed now;
+	// nil lets all pass.
+	Gate func(cc *raftpb.ConfChange, inSync func(id uint64) bool) error
 	// HandOver is how long the removal of a leader waits for it to hand over first,
 	// and how long after a change of leaders the requests that were under way to the
 	// former one may still have an outcome.
@@ -106,7 +110,7 @@ type CoreConfig struct {
 func NewCore(c CoreConfig) *Core {
 	return &Core{node: c.Node, props: c.Proposals, reads: c.Reads, lead: c.Node.State().Lead,
 		readRetry: c.ReadRetry, readLimit: c.ReadLimit, errRead: c.ErrTimeout, errChanged: c.ErrChanged,
-		stall: stallPolicy{after: c.StallAfter, limit: c.StallLimit}, departure: departure{patience: c.HandOver, errLost: c.ErrLost}}
+		stall: stallPolicy{after: c.StallAfter, limit: c.StallLimit}, departure: departure{patience: c.HandOver, errLost: c.ErrLost}, gate: c.Gate}
 }
 
 // Node gives the driver access to what only a leader knows, between steps.
@@ -172,20 +176,33 @@ const (
 
 // receive hands a message to raft. One that makes no sense here is dropped.
 func (c *Core) receive(now time.Time, m *raftpb.Message) {
-	err := c.offer(now, m)
+	for _, x := range c.offer(now, m) {
+		c.keep(now, x, false)
+	}
+}
+
+// take hands a message to raft and returns an error if that is a proposal which may be
+// taken later.
+func (c *Core) take(m *raftpb.Message) error {
+	err := c.node.Receive(m)
 	if m.GetType() == raftpb.MsgProp && errors.Is(err, raftnode.ErrDropped) {
-		c.keep(now, m, false)
+		return err
 	}
 	errors.As(err, &c.lostLog)
+	return nil
 }
 
 func (c *Core) keep(now time.Time, m *raftpb.Message, paced bool) {
+	c.keepUntil(now.Add(c.readLimit), m, paced)
+}
+
+func (c *Core) keepUntil(until time.Time, m *raftpb.Message, paced bool) {
 	n := 0
 	for _, e := range m.Entries {
 		n += len(e.Data)
 	}
-	if len(c.forwarded) < maxForwarded && c.forwardedBytes+n <= maxForwardedBytes {
-		c.forwarded = append(c.forwarded, forwarded{m, n, now.Add(c.readLimit), paced})
+	if len(c.forwarded) < maxForwarded && c.forwardedBytes+n <= maxForwardedBytes && !c.waitsAlready(m) {
+		c.forwarded = append(c.forwarded, forwarded{m, n, until, paced})
 		c.forwardedBytes += n
 	}
 }
@@ -203,18 +220,20 @@ func (c *Core) retryForwarded(now time.Time, tick bool) {
 		if !now.Before(f.until) {
 			continue
 		}
-		wait := f.paced && !tick
-		if !wait {
-			// It is ours to send now.
-			again := &raftpb.Message{Type: raftpb.MsgProp.Enum(), Entries: f.msg.Entries}
-			if f.paced {
-				again.Entries = c.awaited(f.msg.Entries)
-			}
-			wait = len(again.Entries) > 0 && errors.Is(c.offer(now, again), raftnode.ErrDropped)
+		if f.paced && !tick {
+			c.keepUntil(f.until, f.msg, true)
+			continue
 		}
-		if wait {
-			c.forwarded = append(c.forwarded, f)
-			c.forwardedBytes += f.bytes
+		// It is ours to send now.
+		again := &raftpb.Message{Type: raftpb.MsgProp.Enum(), Entries: f.msg.Entries}
+		if f.paced {
+			again.Entries = c.awaited(f.msg.Entries)
+		}
+		if len(again.Entries) == 0 {
+			continue
+		}
+		for _, x := range c.offer(now, again) {
+			c.keepUntil(f.until, x, f.paced)
 		}
 	}
 }
@@ -255,13 +274,13 @@ func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 	return nil
 }
 
-// propose hands what is held and what is new to raft, in order of arrival; only a
-// removal of the leader may have to wait.
+// propose hands what is held and what is new to raft, in order of arrival; only changes
+// of the membership may have to wait.
 func (c *Core) propose(now time.Time, fresh []*proposal.Pending) {
 	if len(fresh) == 0 && (c.held.Empty() || c.node.State().Lead == raft.None) {
 		return
 	}
-	all := c.holdRemovals(now, c.held.With(fresh, c.props))
+	all := c.sift(now, c.held.With(fresh, c.props))
 	ents := make([]raftnode.Entry, len(all))
 	for i, p := range all {
 		ents[i] = raftnode.Entry{Data: p.Data, ConfChange: p.ConfChange}

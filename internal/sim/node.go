@@ -183,7 +183,7 @@ func (n *node) open() (err error) {
 	n.reads = readindex.New(n.ids.Next, applied)
 	n.core = server.NewCore(server.CoreConfig{Node: rn, Proposals: n.props, Reads: n.reads,
 		ReadRetry: 500 * time.Millisecond, ReadLimit: requestTimeout, ErrTimeout: errTimeout, ErrLost: errTimeout, ErrChanged: errChanged,
-		StallAfter: electionTicks * tick, StallLimit: (2*electionTicks - 2) * tick, HandOver: electionTicks * tick})
+		StallAfter: electionTicks * tick, StallLimit: (2*electionTicks - 2) * tick, HandOver: electionTicks * tick, Gate: n.mayChange})
 	n.logq, n.applyq, n.logBusy, n.applyBu, n.waiting = nil, nil, false, false, nil
 	return nil
 }
@@ -414,6 +414,9 @@ func (n *node) applyBatch(run *replica.Run, ents []apply.Entry) {
 	for _, e := range out.Members {
 		if e.Action != membership.Removed {
 			continue
+		}
+		if len(n.cluster.VoterIDs()) == 0 {
+			n.w.fail("member %d has applied the removal of the last voter", n.index)
 		}
 		if _, known := n.w.gone[e.Member.ID]; !known {
 			n.w.gone[e.Member.ID] = out.Applied

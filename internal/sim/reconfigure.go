@@ -13,9 +13,9 @@ import (
 	"quorate/internal/server"
 )
 
-// reconfigure changes the membership, one change at a time: it adds voters and
-// learners, promotes learners, and removes whom it likes, also the leader. The
-// cluster has three to five voters.
+// reconfigure changes the membership: it adds voters and learners, promotes learners,
+// and removes whom it likes, also the leader. The cluster has three to five voters, or
+// a few less: now and then a second change is asked for while the first is under way.
 func (w *World) reconfigure() {
 	var able []*node
 	for _, n := range w.nodes {
@@ -23,7 +23,7 @@ func (w *World) reconfigure() {
 			able = append(able, n)
 		}
 	}
-	if w.changing || len(able) == 0 {
+	if w.changing > 1 || w.changing > 0 && w.rng.IntN(3) > 0 || len(able) == 0 {
 		return
 	}
 	via := able[w.rng.IntN(len(able))]
@@ -82,13 +82,14 @@ func (w *World) propose(via *node, what string, n *node, cc *raftpb.ConfChange) 
 	if via.props.Admit(p, w.time(), requestTimeout) != nil {
 		return
 	}
-	w.changing = true
+	w.changing++
 	w.log("%s %d at %d", what, n.index, via.index)
 	over := false
 	via.wait(func() bool {
 		select {
 		case res := <-p.Done():
-			over, w.changing = true, false
+			over = true
+			w.changing = max(0, w.changing-1) // the world may have begun anew
 			w.log("%s %d: %v", what, n.index, res.Err)
 			if res.Err == nil {
 				w.changes[what]++
@@ -106,6 +107,15 @@ func (w *World) propose(via *node, what string, n *node, cc *raftpb.ConfChange) 
 		}
 	}
 	offer()
+}
+
+// mayChange is the gate of the core, as of production.
+func (n *node) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
+	up := func(id uint64) bool {
+		x := n.w.byID[id]
+		return x != nil && !x.down && !n.w.cut[[2]int{x.index, n.index}]
+	}
+	return n.cluster.MayPropose(cc, membership.Rules{Strict: n.w.strict, Connected: up, Reachable: up, InSync: inSync})
 }
 
 // joined reports whether the member knows itself as one of the cluster.

@@ -42,7 +42,7 @@ func (w *World) restore(size int) error {
 	clear(w.configs)
 	clear(w.applied)
 	clear(w.gone)
-	w.changing = false
+	w.changing = 0
 	w.forgetV2()
 
 	var initial []membership.InitialMember
@@ -221,7 +221,7 @@ func (w *World) insist(what string, n *node, cc *raftpb.ConfChange, effect func(
 			if effect(via) {
 				return
 			}
-			if !w.changing {
+			if w.changing == 0 {
 				w.propose(via, what, n, cc)
 			}
 		}

@@ -98,7 +98,8 @@ type World struct {
 	votes    map[ballot]uint64
 	applied  map[uint64]uint64 // digest of what was applied, by index
 	gone     map[uint64]uint64 // index at which a member was known to be removed
-	changing bool              // a change of the membership is under way
+	changing int               // changes of the membership that are under way
+	strict   bool              // the check of changes is
 	// What the run has met, to tell whether it proves anything.
 	changes, torn map[string]int
 	installed     int

@@ -19,13 +19,11 @@ import (
 // many keys.
 const maxAnswer = 100 << 20
 
-// errLearnerNotReady has the text by which a caller knows the 412.
-var errLearnerNotReady = errors.New("etcdserver: can only promote a learner member which is in sync with leader")
-
 // Errors of questions that callers tell apart.
 var (
-	// ErrLearnerNotReady is returned by Promote: the learner's log is too far behind.
-	ErrLearnerNotReady = errLearnerNotReady
+	// ErrLearnerNotReady is returned by Promote: the learner's log is too far behind. By
+	// its text a caller knows the 412.
+	ErrLearnerNotReady = membership.ErrLearnerNotReady
 	// ErrPeerTimeout is returned when a peer answered that it ran out of time.
 	ErrPeerTimeout = errors.New("transport: peer ran out of time")
 )

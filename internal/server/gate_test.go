@@ -1,0 +1,144 @@
+package server
+
+import (
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/membership"
+	"quorate/internal/replica"
+)
+
+// hang lets the apply goroutine of a member wait until the returned function is called.
+func (n *node) hang() (release func()) {
+	busy, done := make(chan struct{}), make(chan struct{})
+	n.m.applyq.push(replica.Work{Swap: func() { close(busy); <-done }})
+	<-busy
+	release = sync.OnceFunc(func() { close(done) })
+	n.cluster.t.Cleanup(release)
+	return release
+}
+
+// together starts changes of the membership at one moment and gives their errors. Each
+// passes the strict check when it is asked for, as n has applied none by then.
+func together(t *testing.T, n *node, changes ...func() error) []error {
+	t.Helper()
+	release := n.hang()
+	errs := make([]error, len(changes))
+	var wg sync.WaitGroup
+	for i, f := range changes {
+		waiting := n.m.props.Len()
+		wg.Go(func() { errs[i] = f() })
+		eventually(t, "the change is proposed", func() bool { return n.m.props.Len() > waiting })
+	}
+	release()
+	wg.Wait()
+	return errs
+}
+
+func strict(cfg *Config) { calm(cfg); cfg.StrictReconfig = true }
+
+func connectedAll(t *testing.T, c *cluster) {
+	t.Helper()
+	c.leader()
+	c.clk.ahead.Add(int64(6 * time.Second))
+	for _, n := range c.nodes {
+		for _, o := range c.nodes {
+			eventually(t, "connected for 5 s", func() bool { return n.m.connected(o.m.id) })
+		}
+	}
+}
+
+// Two members, each of which somebody removes at the same moment: one stays.
+func TestRemoveBoth(t *testing.T) {
+	c := newCluster(t, 2, strict)
+	connectedAll(t, c)
+	lead, other := c.leader(), c.follower()
+	errs := together(t, lead,
+		func() error { _, err := lead.m.MemberRemove(background(t), other.m.id); return err },
+		func() error { _, err := lead.m.MemberRemove(background(t), lead.m.id); return err })
+	if errs[0] != nil || !errors.Is(errs[1], errNotEnoughStarted) {
+		t.Errorf("removals of two members at once: %v", errs)
+	}
+	if ids := lead.m.cluster.MemberIDs(); len(ids) != 1 || ids[0] != lead.m.id || lead.m.Err() != nil {
+		t.Errorf("members %x, the last one ended with %v", ids, lead.m.Err())
+	}
+	lead.put("k", "v")
+}
+
+// Without the strict check the last member stays all the same.
+func TestLastVoterStays(t *testing.T) {
+	c := newCluster(t, 1, calm)
+	n := c.nodes[0]
+	if _, err := n.m.MemberRemove(background(t), n.m.id); !errors.Is(err, errNotEnoughStarted) {
+		t.Errorf("removal of the only member: %v", err)
+	}
+	// Past all that asks: the entry is in the log.
+	ask := n.m.core.gate
+	n.m.event(func(in *Input) { in.Then = append(in.Then, func() { n.m.core.gate = nil }) })
+	if _, err := n.m.reconfigure(background(t), membership.RemoveChange(n.m.id)); !errors.Is(err, errNotEnoughStarted) {
+		t.Errorf("removal of the only member in the log: %v", err)
+	}
+	n.m.event(func(in *Input) { in.Then = append(in.Then, func() { n.m.core.gate = ask }) })
+	n.put("k", "v")
+	n.stop()
+	n.mustStart()
+	n.ready()
+	if got := n.get("k"); got != "v" {
+		t.Errorf("k is %q", got)
+	}
+}
+
+// A second addition is refused while the first member has not started, also if both were
+// asked for at once, through whatever member.
+func TestAddTwo(t *testing.T) {
+	for _, through := range []string{"leader", "follower"} {
+		t.Run(through, func(t *testing.T) {
+			c := newCluster(t, 2, strict)
+			connectedAll(t, c)
+			lead := c.leader()
+			n := lead
+			if through == "follower" {
+				n = c.follower()
+			}
+			add := func(url string) func() error {
+				return func() error { _, _, err := n.m.MemberAdd(background(t), []string{url}, false); return err }
+			}
+			errs := together(t, n, add("http://x:1"), add("http://x:2"))
+			if (errs[0] == nil) == (errs[1] == nil) {
+				t.Fatalf("additions at once: %v", errs)
+			}
+			for _, err := range errs {
+				if err != nil && !errors.Is(err, errNotEnoughStarted) && !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
+					t.Errorf("the other addition: %v", err)
+				}
+			}
+			if k := len(lead.m.cluster.Members()); k != 3 {
+				t.Errorf("%d members, want 3", k)
+			}
+		})
+	}
+}
+
+// An update waits for the change before it, too; it is not lost.
+func TestUpdateWaits(t *testing.T) {
+	c := newCluster(t, 2, calm)
+	lead, other := c.leader(), c.follower()
+	errs := together(t, lead,
+		func() error { _, _, err := lead.m.MemberAdd(background(t), []string{"http://x:1"}, true); return err },
+		func() error {
+			_, err := lead.m.MemberUpdate(background(t), other.m.id, []string{other.url, "http://x:2"})
+			return err
+		})
+	for _, err := range errs {
+		if err != nil {
+			t.Error(err)
+		}
+	}
+	if x, _ := lead.m.cluster.Member(other.m.id); len(x.PeerURLs) != 2 {
+		t.Errorf("the member has the URLs %v", x.PeerURLs)
+	}
+}
