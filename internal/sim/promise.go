@@ -52,7 +52,7 @@ func (n *node) checkPromises() {
 
 // unsettle lets the power go at a member that has just voted, now and then.
 func (w *World) unsettle(n *node) {
-	if w.calm || w.faults.Crashes == 0 || w.rng.IntN(8) > 0 {
+	if w.calm || w.faults.Crashes == 0 || w.rng.IntN(16) > 0 {
 		return
 	}
 	life := n.life
