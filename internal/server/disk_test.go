@@ -176,6 +176,20 @@ func TestFailingStore(t *testing.T) {
 	}
 }
 
+// One that fails while its member is being opened makes that an error: the rest of the
+// member does not exist yet.
+func TestFailingStoreAtStart(t *testing.T) {
+	c, disks := newFaultyCluster(t, 1, nil)
+	c.launch()
+	n := c.nodes[0]
+	n.put("k", "v")
+	n.stop()
+	disks[n].set("/store/", syscall.EIO)
+	if err := n.start(); err == nil || !strings.Contains(err.Error(), syscall.EIO.Error()) {
+		t.Fatalf("start: %v", err)
+	}
+}
+
 // The same for the log, whose failed write is final.
 func TestFailingLogHandsOver(t *testing.T) {
 	c, disks := newFaultyCluster(t, 3, calm)

@@ -151,11 +151,32 @@ func Open(dir string, o Options) (engine.Engine, error) {
 	if err := checkOptions(o.FS, dir, opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
 	}
-	if s.db, err = open(dir, opts); err != nil {
+	if s.db, err = s.openOrFail(dir, opts); err != nil {
 		err = s.wrap(err)
 		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
 	}
 	return s, nil
+}
+
+// openOrFail is open that ends when the engine has failed. Pebble would wait, for
+// ever, for a flush that it tries again; what it holds is left to it, as the process
+// has no use for another attempt.
+func (s *store) openOrFail(dir string, o *pebble.Options) (*pebble.DB, error) {
+	type opened struct {
+		db  *pebble.DB
+		err error
+	}
+	done := make(chan opened, 1)
+	go func() {
+		db, err := open(dir, o)
+		done <- opened{db, err}
+	}()
+	select {
+	case r := <-done:
+		return r.db, r.err
+	case <-s.failed:
+		return nil, s.failure
+	}
 }
 
 // open turns the panics with which Pebble meets some damaged files into errors.
