@@ -11,6 +11,7 @@ package proposal
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"sync"
 	"sync/atomic"
@@ -171,16 +172,22 @@ func (t *Table) Fail(id uint64, err error) { t.Resolve(id, Result{Err: err}) }
 // Forget drops a request whose caller has gone away.
 func (t *Table) Forget(id uint64) { t.take(id) }
 
-// Expire ends all requests whose time is up with the error that why returns for
-// the start time of each.
+// Expire ends all requests whose time is up: with the error that why returns for
+// the start time of each, or with context.DeadlineExceeded if raft never took it,
+// because there was no leader; that one will surely not be committed.
 func (t *Table) Expire(now time.Time, why func(start time.Time) error) {
-	t.sweep(func(p *Pending) bool { return now.After(p.deadline) }, why)
+	t.sweep(func(p *Pending) bool { return now.After(p.deadline) }, func(p *Pending) error {
+		if p.handed.Load() == 0 {
+			return context.DeadlineExceeded
+		}
+		return why(p.Start)
+	})
 }
 
 // FailOlder ends all requests that began d or longer ago with err, whatever time
 // they have left.
 func (t *Table) FailOlder(now time.Time, d time.Duration, err error) {
-	t.sweep(func(p *Pending) bool { return now.Sub(p.Start) >= d }, func(time.Time) error { return err })
+	t.sweep(func(p *Pending) bool { return now.Sub(p.Start) >= d }, func(*Pending) error { return err })
 }
 
 // FailHanded ends all requests that raft took before a time, and not again since.
@@ -188,7 +195,7 @@ func (t *Table) FailHanded(before time.Time, err error) {
 	t.sweep(func(p *Pending) bool {
 		at := p.handed.Load()
 		return at != 0 && at < before.UnixNano()
-	}, func(time.Time) error { return err })
+	}, func(*Pending) error { return err })
 }
 
 // Close ends everything with err, now and from now on: nobody resolves what is
@@ -200,10 +207,10 @@ func (t *Table) Close(err error) {
 		s.ended = err
 		s.mu.Unlock()
 	}
-	t.sweep(func(*Pending) bool { return true }, func(time.Time) error { return err })
+	t.sweep(func(*Pending) bool { return true }, func(*Pending) error { return err })
 }
 
-func (t *Table) sweep(match func(*Pending) bool, why func(time.Time) error) {
+func (t *Table) sweep(match func(*Pending) bool, why func(*Pending) error) {
 	for i := range t.shard {
 		s := &t.shard[i]
 		var out []*Pending
@@ -218,7 +225,7 @@ func (t *Table) sweep(match func(*Pending) bool, why func(time.Time) error) {
 		for _, p := range out {
 			t.released(p)
 			metrics.ServerProposalsFailedTotal.Inc()
-			p.done <- Result{Err: why(p.Start)}
+			p.done <- Result{Err: why(p)}
 		}
 	}
 }

@@ -1,6 +1,7 @@
 package proposal
 
 import (
+	"context"
 	"errors"
 	"quorate/internal/command"
 	"sync"
@@ -60,8 +61,10 @@ func TestLimits(t *testing.T) {
 
 func TestExpire(t *testing.T) {
 	tab := NewTable(10, 100)
-	old, fresh := &Pending{ID: 1}, &Pending{ID: 2}
+	old, fresh, held := &Pending{ID: 1}, &Pending{ID: 2}, &Pending{ID: 4}
 	tab.Admit(old, t0, time.Second)
+	old.Handed(t0)
+	tab.Admit(held, t0, time.Second)
 	tab.Admit(fresh, t0.Add(time.Second), time.Second)
 	late := errors.New("late")
 	tab.Expire(t0.Add(1500*time.Millisecond), func(start time.Time) error {
@@ -72,6 +75,9 @@ func TestExpire(t *testing.T) {
 	})
 	if r := <-old.Done(); r.Err != late {
 		t.Fatalf("got %v", r)
+	}
+	if r := <-held.Done(); r.Err != context.DeadlineExceeded {
+		t.Fatalf("one that raft never took: %v", r)
 	}
 	if tab.Lookup(2) != fresh || tab.Lookup(1) != nil {
 		t.Fatal("wrong request expired")

@@ -40,6 +40,9 @@ func asClient(err error) error {
 		return nil
 	}
 	s := status.Convert(toStatus(err))
+	if s.Code() == codes.DeadlineExceeded { // none of etcd's own
+		return s.Err()
+	}
 	if rpctypes.Error(s.Err()) != s.Err() {
 		return status.Error(codes.Unknown, s.Message())
 	}

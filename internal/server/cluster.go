@@ -147,7 +147,7 @@ func (m *Member) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, er
 			}
 		}
 		if err := m.pause(ctx, forwardPause); err != nil {
-			return nil, err
+			return nil, m.leaderless(err)
 		}
 	}
 }

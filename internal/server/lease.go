@@ -241,9 +241,18 @@ func (m *Member) otherLeader(ctx context.Context) ([]string, error) {
 			return urls, nil
 		}
 		if err := m.pause(ctx, forwardPause); err != nil {
-			return nil, err
+			return nil, m.leaderless(err)
 		}
 	}
+}
+
+// leaderless makes the error of a wait for the leader that took too long what it
+// is if there is none.
+func (m *Member) leaderless(err error) error {
+	if errors.Is(err, rpctypes.ErrGRPCTimeout) && m.Leader() == 0 {
+		return rpctypes.ErrGRPCNoLeader
+	}
+	return err
 }
 
 func (m *Member) leaseError(ctx context.Context, err error) error {
@@ -251,7 +260,7 @@ func (m *Member) leaseError(ctx context.Context, err error) error {
 	case errors.Is(err, lease.ErrLeaseNotFound):
 		return rpctypes.ErrGRPCLeaseNotFound
 	case err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded):
-		return rpctypes.ErrGRPCTimeout
+		return m.leaderless(rpctypes.ErrGRPCTimeout)
 	}
 	return err
 }
