@@ -374,6 +374,8 @@ func (c *chance) auth(user string, damage bool) randomOp {
 func (c *chance) maintenance(user string) randomOp {
 	call := func(method string, m proto.Message) randomOp { return c.call("Maintenance/"+method, m, user, false) }
 	switch n := c.IntN(12); {
+	case n < 2 && c.states: // 3.5 ends at types that it does not know
+		return call("Alarm", &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: uint64(c.IntN(3)), Alarm: pb.AlarmType(c.IntN(3))})
 	case n < 2:
 		return call("Alarm", &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: uint64(c.IntN(3)), Alarm: pb.AlarmType(c.IntN(4) * c.IntN(2))})
 	case n < 6:

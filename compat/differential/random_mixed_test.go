@@ -106,7 +106,7 @@ func (r *mixedRunner) run(seed uint64, ops []randomOp) (at int, what string) {
 		}
 		for k, m := range c.Members {
 			if !m.Running() {
-				return i, fmt.Sprintf("member %d has ended: %s", k, m.LogTail(5))
+				return i, fmt.Sprintf("member %d has ended: %s", k, lastWords(m))
 			}
 		}
 		if what := r.differ(ctx, members); what != "" {
@@ -114,6 +114,15 @@ func (r *mixedRunner) run(seed uint64, ops []randomOp) (at int, what string) {
 		}
 	}
 	return 0, ""
+}
+
+// lastWords is what a member has written before the stack of its panic.
+func lastWords(m *harness.Member) string {
+	log := m.LogTail(80)
+	if i := strings.LastIndex(log, "panic"); i >= 0 {
+		log = log[max(0, i-1500):min(len(log), i+1000)]
+	}
+	return log
 }
 
 // differ compares what members hold.
