@@ -206,7 +206,8 @@ func (c *Cluster) Validate(cc *raftpb.ConfChange) error {
 // Apply validates a committed change and applies it to the membership and to
 // b. On an error nothing is changed.
 func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
-	s, eff, err := c.st.Load().after(cc, c.maxLearners)
+	before := c.st.Load()
+	s, eff, err := before.after(cc, c.maxLearners)
 	if err != nil {
 		return Effect{}, err
 	}
@@ -220,11 +221,29 @@ func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
 	if eff.Action == Removed && !c.aside {
 		metrics.NetworkKnownPeers.WithLabelValues(FormatID(c.localID), FormatID(m.ID)).Set(0)
 	}
-	c.lg.Info("applied a configuration change",
-		zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)),
-		zap.Stringer("type", cc.GetType()), zap.String("member-id", FormatID(m.ID)),
-		zap.Strings("peer-urls", m.PeerURLs), zap.Bool("is-learner", m.IsLearner))
+	if eff.Action == Removed {
+		if i, ok := before.find(m.ID); ok {
+			m = before.members[i] // the change names the id alone
+		}
+	}
+	c.logChange(eff.Action, m)
 	return eff, nil
+}
+
+// logChange tells of a change with etcd's message and fields for it.
+func (c *Cluster) logChange(a Action, m Member) {
+	lg := c.lg.With(zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)))
+	id, urls, learner := FormatID(m.ID), m.PeerURLs, m.IsLearner
+	switch a {
+	case Added:
+		lg.Info("added member", zap.String("added-peer-id", id), zap.Strings("added-peer-peer-urls", urls), zap.Bool("added-peer-is-learner", learner))
+	case Promoted:
+		lg.Info("promote member", zap.String("promoted-member-id", id))
+	case Removed:
+		lg.Info("removed member", zap.String("removed-remote-peer-id", id), zap.Strings("removed-remote-peer-urls", urls), zap.Bool("removed-remote-peer-is-learner", learner))
+	case Updated:
+		lg.Info("updated member", zap.String("updated-remote-peer-id", id), zap.Strings("updated-remote-peer-urls", urls), zap.Bool("updated-remote-peer-is-learner", learner))
+	}
 }
 
 // after validates a change and returns the membership with it.
@@ -259,7 +278,8 @@ func (c *Cluster) SetAttributes(b engine.Batch, id uint64, name string, clientUR
 	i, ok := s.find(id)
 	if !ok {
 		if s.removed[id] {
-			c.lg.Warn("skipped the attributes of a removed member", zap.String("member-id", FormatID(id)))
+			c.lg.Warn("skipped attributes update of removed member", zap.String("cluster-id", FormatID(c.clusterID)),
+				zap.String("local-member-id", FormatID(c.localID)), zap.String("updated-peer-id", FormatID(id)))
 			return nil
 		}
 		return fmt.Errorf("set attributes of member %s: %w", FormatID(id), ErrIDNotFound)
@@ -293,8 +313,12 @@ func (c *Cluster) SetVersion(b engine.Batch, v Version) error {
 	n.version = v
 	putVersion(b, v)
 	c.publish(&n)
-	c.lg.Info("set the cluster version", zap.String("cluster-id", FormatID(c.clusterID)),
-		zap.Stringer("from", s.version), zap.Stringer("to", v))
+	lg := c.lg.With(zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)))
+	if s.version == (Version{}) {
+		lg.Info("set initial cluster version", zap.String("cluster-version", v.cluster()))
+	} else {
+		lg.Info("updated cluster version", zap.String("from", s.version.cluster()), zap.String("to", v.cluster()))
+	}
 	return nil
 }
 

@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"go.uber.org/zap"
+
 	"quorate/internal/engine"
 )
 
@@ -91,6 +93,13 @@ func (c *Cluster) Load(r engine.Reader) error {
 		return err
 	}
 	c.publish(s)
+	for _, m := range s.members {
+		c.lg.Info("recovered/added member from store", zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)),
+			zap.String("recovered-remote-peer-id", FormatID(m.ID)), zap.Strings("recovered-remote-peer-urls", m.PeerURLs), zap.Bool("recovered-remote-peer-is-learner", m.IsLearner))
+	}
+	if s.version.Decided() {
+		c.lg.Info("set cluster version from store", zap.String("cluster-version", s.version.cluster()))
+	}
 	return nil
 }
 

@@ -50,6 +50,9 @@ func (v Version) String() string {
 // Decided reports whether v is a version at all.
 func (v Version) Decided() bool { return v != Version{} }
 
+// cluster is v as logs tell the version of a cluster.
+func (v Version) cluster() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+
 // MajorMinor returns v without patch and pre-release: the form in which
 // cluster versions are kept.
 func (v Version) MajorMinor() Version { return Version{Major: v.Major, Minor: v.Minor} }

@@ -514,6 +514,7 @@ func (m *Member) build(id identity) error {
 	m.tr, err = transport.New(transport.Config{
 		ID: id.id, ClusterID: id.cluster, PeerURLs: cfg.PeerURLs, Host: host{m}, Logger: m.lg,
 		DialTimeout: time.Second + cfg.electionTimeout(), TLS: cfg.PeerTLS, Version: Version,
+		Name:    func(id uint64) string { x, _ := m.cluster.Member(id); return x.Name },
 		LocalIP: cfg.LocalIP, ReadTimeout: cfg.PeerReadTimeout, WriteTimeout: cfg.PeerWriteTimeout, Stats: cfg.Stats,
 	})
 	if err != nil {

@@ -207,7 +207,7 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	failed := func(label, text string, code int) {
 		metrics.NetworkSnapshotReceiveFailures.WithLabelValues(label).Inc()
 		if text != "" {
-			t.lg.Warn("failed to receive database snapshot", zap.String("remote-snapshot-sender-id", label), zap.String("error", text))
+			t.lg.Warn("failed to save incoming database snapshot", t.localID(), zap.String("remote-snapshot-sender-id", label), zap.String("error", text))
 			http.Error(w, text, code)
 		}
 	}
@@ -233,8 +233,8 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	inflight := metrics.NetworkSnapshotReceiveInflightsTotal.WithLabelValues(from)
 	inflight.Inc()
 	defer inflight.Dec()
-	lg := t.lg.With(zap.String("remote-snapshot-sender-id", from), zap.Uint64("incoming-snapshot-index", m.GetSnapshot().GetMetadata().GetIndex()))
-	lg.Info("receiving database snapshot")
+	lg := t.lg.With(t.localID(), zap.String("remote-snapshot-sender-id", from), zap.Uint64("incoming-snapshot-index", m.GetSnapshot().GetMetadata().GetIndex()))
+	lg.Info("receiving database snapshot", zap.Int64("incoming-snapshot-message-size-bytes", body.n))
 	if err := t.receiveSnapshot(m, body); err != nil {
 		text := fmt.Sprintf("failed to save KV snapshot (%v)", err)
 		if errors.Is(err, ErrSnapshotNotProcessed) {
@@ -246,7 +246,7 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 	metrics.NetworkSnapshotReceiveSuccess.WithLabelValues(from).Inc()
 	metrics.NetworkSnapshotReceiveTotalDurationSeconds.WithLabelValues(from).Observe(time.Since(start).Seconds())
-	lg.Info("received database snapshot", zap.Int64("bytes", body.n), zap.Duration("took", time.Since(start)))
+	lg.Info("received and saved database snapshot", zap.Int64("incoming-snapshot-size-bytes", body.n), zap.Duration("download-took", time.Since(start)))
 }
 
 // receiveSnapshot looks at the message as deliver does and gives it to the Host.

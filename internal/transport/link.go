@@ -72,7 +72,8 @@ func (l *link) watch() <-chan struct{} {
 
 func (l *link) run() {
 	l.p.status.activate()
-	l.p.lg.Info("established stream to the peer", zap.Stringer("stream", l.kind))
+	what := zap.String("stream-writer-type", l.kind.label())
+	l.p.lg.Info("established TCP streaming connection with remote peer", what)
 	err := l.writeAll()
 	l.p.links[l.kind].CompareAndSwap(l, nil)
 	taken, waiting := l.q.close()
@@ -83,13 +84,18 @@ func (l *link) run() {
 	for _, m := range waiting {
 		l.p.unsent(m)
 	}
-	if err == nil {
-		l.finish()
-	} else {
+	switch {
+	case err != nil:
 		l.p.status.deactivate("write "+l.kind.String()+" stream", err)
+		l.p.lg.Warn("lost TCP streaming connection with remote peer", what, l.p.called(), zap.Error(err))
+	case l.p.isStopped():
+		l.finish()
+		l.p.lg.Info("stopped TCP streaming connection with remote peer", what)
+	default: // by another one
+		l.finish()
+		l.p.lg.Warn("closed TCP streaming connection with remote peer", what)
 	}
 	l.conn.Close()
-	l.p.lg.Warn("closed stream to the peer", zap.Stringer("stream", l.kind), zap.Error(err))
 }
 
 // writeAll writes batches and heartbeats until the link is closed (nil) or a

@@ -32,6 +32,14 @@ func (k streamKind) String() string {
 	return streamMessage
 }
 
+// label is what the log calls a stream of the kind.
+func (k streamKind) label() string {
+	if k == kindMsgApp {
+		return "stream MsgApp v2"
+	}
+	return "stream Message"
+}
+
 func (k streamKind) newEncoder() encoder {
 	if k == kindMsgApp {
 		return &appEncoder{}
@@ -74,14 +82,15 @@ func (t *Transport) startPeer(id uint64, urls []string, streams bool) *peer {
 	name := membership.FormatID(id)
 	p := &peer{
 		t: t, id: id, name: name,
-		lg:               t.lg.With(zap.String("remote-peer-id", name)),
-		status:           newStatus(t.lg, t.cfg.ID, id),
+		lg:               t.lg.With(zap.String("local-member-id", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id", name)),
+		status:           newStatus(t.lg, t.cfg.ID, id, t.cfg.Name),
 		proposals:        newQueue(proposalQueue),
 		sentBytes:        metrics.NetworkPeerSentBytesTotal.WithLabelValues(name),
 		sentFailures:     metrics.NetworkPeerSentFailuresTotal.WithLabelValues(name),
 		receivedBytes:    metrics.NetworkPeerReceivedBytesTotal.WithLabelValues(name),
 		receivedFailures: metrics.NetworkPeerReceivedFailuresTotal.WithLabelValues(name),
 	}
+	t.lg.Info("starting remote peer", zap.String("remote-peer-id", name))
 	p.pipeline.p = p
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	p.setURLs(urls)
@@ -92,6 +101,7 @@ func (t *Transport) startPeer(id uint64, urls []string, streams bool) *peer {
 		p.wg.Go(func() { p.probe("ROUND_TRIPPER_RAFT_MESSAGE", t.streams) })
 		p.wg.Go(func() { p.probe("ROUND_TRIPPER_SNAPSHOT", t.requests) })
 	}
+	t.lg.Info("started remote peer", zap.String("remote-peer-id", name))
 	return p
 }
 
@@ -151,6 +161,25 @@ func (p *peer) dropped(m *raftpb.Message) {
 	}
 }
 
+// called is the name of the peer, as far as it is known, for the log.
+func (p *peer) called() zap.Field { return nameField(p.t.cfg.Name, p.id) }
+
+func nameField(name func(id uint64) string, id uint64) zap.Field {
+	if name == nil {
+		return zap.Skip()
+	}
+	if n := name(id); n != "" {
+		return zap.String("remote-peer-name", n)
+	}
+	return zap.Skip()
+}
+
+func (p *peer) isStopped() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.stopped
+}
+
 // attach makes l the stream of its kind to the peer and closes the one before.
 // It reports false if the peer is stopped.
 func (p *peer) attach(l *link) bool {
@@ -168,6 +197,8 @@ func (p *peer) attach(l *link) bool {
 
 // stop closes the connections and waits for the goroutines.
 func (p *peer) stop() {
+	p.t.lg.Info("stopping remote peer", zap.String("remote-peer-id", p.name))
+	defer p.t.lg.Info("stopped remote peer", zap.String("remote-peer-id", p.name))
 	p.mu.Lock()
 	p.stopped = true
 	p.mu.Unlock()

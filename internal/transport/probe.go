@@ -15,7 +15,8 @@ import (
 
 const (
 	probeReport       = 30 * time.Second // between reports on a healthy peer
-	probeReportSick   = 5 * time.Second  // and on one that does not answer
+	probeReportSick   = 5 * time.Second  // and on one that does not answer, first;
+	probeReportMax    = 5 * time.Minute  // the pause doubles up to this
 	maxClockDiff      = time.Second
 	maxProbeAnswer    = 4 << 10
 	probeSmoothing    = 8 // a new round trip time counts one eighth
@@ -31,6 +32,7 @@ func (p *peer) probe(name string, c *http.Client) {
 	var (
 		srtt     time.Duration
 		reported time.Time
+		sick     = probeReportSick
 	)
 	for {
 		select {
@@ -50,15 +52,18 @@ func (p *peer) probe(name string, c *http.Client) {
 		}
 		interval := probeReport
 		if err != nil {
-			interval = probeReportSick
+			interval = sick
+		} else {
+			sick = probeReportSick
 		}
 		if time.Since(reported) < interval {
 			continue
 		}
 		reported = time.Now()
-		lg := p.lg.With(zap.String("round-tripper-name", name), zap.Duration("rtt", srtt))
+		lg := p.lg.With(zap.String("round-tripper-name", name), p.called(), zap.Duration("rtt", srtt))
 		if err != nil {
 			lg.Warn("prober detected unhealthy status", zap.Error(err))
+			sick = min(2*sick, probeReportMax)
 			continue
 		}
 		if diff.Abs() > maxClockDiff {

@@ -30,7 +30,7 @@ func (p *peer) readStream(kind streamKind) {
 		} else if p.ctx.Err() == nil {
 			if what := refusal(err); what != "" && refused != err.Error() {
 				refused = err.Error()
-				p.lg.Warn(what, zap.String("local-member-cluster-id", membership.FormatID(p.t.cfg.ClusterID)), zap.Stringer("stream", kind), zap.Error(err))
+				p.lg.Warn(what, zap.String("local-member-cluster-id", membership.FormatID(p.t.cfg.ClusterID)), zap.String("stream-reader-type", kind.label()), p.called(), zap.Error(err))
 			}
 			if !errors.Is(err, errUnsupportedStream) {
 				p.status.deactivate("dial "+kind.String()+" stream", err)
@@ -60,7 +60,7 @@ func refusal(err error) string {
 func (p *peer) readFrom(kind streamKind, body io.ReadCloser) error {
 	defer body.Close()
 	p.status.activate()
-	p.lg.Info("established stream from the peer", zap.Stringer("stream", kind))
+	p.lg.Info("established TCP streaming connection with remote peer", zap.String("stream-reader-type", kind.label()))
 	r := bufio.NewReaderSize(body, streamBuffer)
 	var dec decoder = plainDecoder{r}
 	if kind == kindMsgApp {
@@ -72,9 +72,11 @@ func (p *peer) readFrom(kind streamKind, body io.ReadCloser) error {
 		if err != nil {
 			// An end is the peer closing or replacing the stream; whether it is
 			// gone shows the next dial.
-			if p.ctx.Err() == nil && err != io.EOF && !errors.Is(err, net.ErrClosed) {
-				p.status.deactivate("read "+kind.String()+" stream", err)
-				p.lg.Warn("lost stream from the peer", zap.Stringer("stream", kind), zap.Error(err))
+			if p.ctx.Err() == nil {
+				p.lg.Warn("lost TCP streaming connection with remote peer", zap.String("stream-reader-type", kind.label()), p.called(), zap.Error(err))
+				if err != io.EOF && !errors.Is(err, net.ErrClosed) {
+					p.status.deactivate("read "+kind.String()+" stream", err)
+				}
 			}
 			return err
 		}

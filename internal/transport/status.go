@@ -1,6 +1,7 @@
 package transport
 
 import (
+	"fmt"
 	"sync"
 	"time"
 
@@ -15,13 +16,15 @@ import (
 type status struct {
 	lg            *zap.Logger
 	local, remote string
+	id            uint64
+	name          func(id uint64) string // see Config
 
 	mu    sync.Mutex
 	since time.Time // zero while unreachable
 }
 
-func newStatus(lg *zap.Logger, local, remote uint64) *status {
-	return &status{lg: lg, local: membership.FormatID(local), remote: membership.FormatID(remote)}
+func newStatus(lg *zap.Logger, local, remote uint64, name func(id uint64) string) *status {
+	return &status{lg: lg, local: membership.FormatID(local), remote: membership.FormatID(remote), id: remote, name: name}
 }
 
 func (s *status) activate() {
@@ -29,7 +32,7 @@ func (s *status) activate() {
 	defer s.mu.Unlock()
 	if s.since.IsZero() {
 		s.since = time.Now()
-		s.lg.Info("peer became active", zap.String("peer-id", s.remote))
+		s.lg.Info("peer became active", zap.String("peer-id", s.remote), nameField(s.name, s.id))
 		metrics.NetworkActivePeers.WithLabelValues(s.local, s.remote).Inc()
 	}
 }
@@ -43,7 +46,8 @@ func (s *status) deactivate(action string, err error) {
 		return
 	}
 	s.since = time.Time{}
-	s.lg.Warn("peer became inactive", zap.String("peer-id", s.remote), zap.String("failed", action), zap.Error(err))
+	s.lg.Warn("peer became inactive (message send to peer failed)", zap.String("peer-id", s.remote), nameField(s.name, s.id),
+		zap.Error(fmt.Errorf("failed to %s with %s: %w", action, s.remote, err)))
 	metrics.NetworkActivePeers.WithLabelValues(s.local, s.remote).Dec()
 	metrics.NetworkDisconnectedPeersTotal.WithLabelValues(s.local, s.remote).Inc()
 }
