@@ -238,7 +238,7 @@ func (r *runningProxy) open() error {
 	}
 	r.proxy, err = grpcproxy.New(context.Background(), client, grpcproxy.Options{
 		AdvertiseClientURL: p.advertise, ResolverPrefix: p.resolverPrefix, ResolverTTL: p.resolverTTL,
-		Namespace: p.namespace, LeasingPrefix: p.leasing, Ordering: p.ordering, LogCalls: p.logCalls, Logger: r.lg,
+		Namespace: p.namespace, LeasingPrefix: p.leasing, Ordering: p.ordering, LogCalls: p.logCalls, SyncInterval: p.sync, Logger: r.lg,
 	})
 	if err != nil {
 		return err
@@ -263,7 +263,7 @@ func (r *runningProxy) open() error {
 // openTLS reads the certificates of the listeners, or generates one.
 func (r *runningProxy) openTLS() error {
 	p := r.flags
-	o := certs.Options{CertFile: p.certFile, KeyFile: p.keyFile, TrustedCAFile: p.trustedCA, CRLFile: p.crl, Logger: r.lg}
+	o := certs.Options{CertFile: p.certFile, KeyFile: p.keyFile, TrustedCAFile: p.trustedCA, CRLFile: p.crl, Unflagged: true, Logger: r.lg}
 	given := p.certFile != "" || p.keyFile != "" || p.trustedCA != ""
 	if !given && !p.autoTLS {
 		return nil
@@ -348,7 +348,7 @@ func (r *runningProxy) dial() (*clientv3.Client, error) {
 		return nil, clientv3.ErrNoAvailableEndpoints
 	}
 	if p.cert != "" || p.key != "" || p.ca != "" || p.skipVerify {
-		store, err := certs.Open(certs.Options{CertFile: p.cert, KeyFile: p.key, TrustedCAFile: p.ca, SkipServerVerify: p.skipVerify, Logger: r.lg})
+		store, err := certs.Open(certs.Options{CertFile: p.cert, KeyFile: p.key, TrustedCAFile: p.ca, SkipServerVerify: p.skipVerify, Unflagged: true, Logger: r.lg})
 		if err != nil {
 			return nil, err
 		}
@@ -364,7 +364,7 @@ func (r *runningProxy) dial() (*clientv3.Client, error) {
 		r.lg.Info("gRPC proxy client TLS", zap.String("cert", p.cert), zap.String("key", p.key), zap.String("cacert", p.ca))
 	}
 	return clientv3.New(clientv3.Config{
-		Endpoints: endpoints, AutoSyncInterval: p.sync, DialTimeout: dialLimit, TLS: r.upstream,
+		Endpoints: endpoints, DialTimeout: dialLimit, TLS: r.upstream,
 		DialKeepAliveTime: max(p.dialTime, 0), DialKeepAliveTimeout: max(p.dialLimit, 0), PermitWithoutStream: p.pingWithoutStream,
 		MaxCallSendMsgSize: max(p.maxSend, 0), MaxCallRecvMsgSize: max(p.maxReceive, 0),
 		DialOptions: grpcproxy.DialOptions(p.maxSend, p.maxReceive), Logger: r.lg.Named("client"),

@@ -163,7 +163,7 @@ func discoveryTLS(cfg *config.Config) (*tls.Config, error) {
 	if d.InsecureTransport && d.Cert == "" && d.Key == "" && d.CACert == "" && !d.InsecureSkipVerify {
 		return nil, nil
 	}
-	s, err := certs.Open(certs.Options{CertFile: d.Cert, KeyFile: d.Key, TrustedCAFile: d.CACert, ServerName: d.ServerName,
+	s, err := certs.Open(certs.Options{Unflagged: true, CertFile: d.Cert, KeyFile: d.Key, TrustedCAFile: d.CACert, ServerName: d.ServerName,
 		SkipServerVerify: d.InsecureSkipVerify, FlagPrefix: "discovery-", Logger: cfg.Log()})
 	if err != nil {
 		return nil, err

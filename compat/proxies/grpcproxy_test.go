@@ -390,6 +390,68 @@ func TestGRPCProxyStreams(t *testing.T) {
 	}
 }
 
+// A request for progress is answered behind the proxy as in front of it: once what the client watches
+// has come as far, which is how an API server of Kubernetes knows that its cache is fresh.
+func TestGRPCProxyProgress(t *testing.T) {
+	t.Parallel()
+	for name, addr := range func() map[string]string {
+		p := startGRPCProxy(t, "ours", etcd, startMember(t))
+		return map[string]string{"through the proxy": p.addr, "at the member": p.member.ClientAddr()}
+	}() {
+		t.Run(name, func(t *testing.T) {
+			c := child.Dial(t, addr)
+			ctx, cancel := context.WithTimeout(t.Context(), limit)
+			defer cancel()
+			w, err := c.Watcher.Watch(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, key := range []string{"a", "b"} {
+				if err := w.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CreateRequest{CreateRequest: &pb.WatchCreateRequest{Key: []byte(key)}}}); err != nil {
+					t.Fatal(err)
+				}
+				if r, err := w.Recv(); err != nil || !r.Created {
+					t.Fatalf("create: %v, %v", r, err)
+				}
+			}
+			for range 10 {
+				put, err := c.Put(ctx, &pb.PutRequest{Key: []byte("a"), Value: []byte("v")})
+				if err != nil {
+					t.Fatal(err)
+				}
+				other, err := c.Put(ctx, &pb.PutRequest{Key: []byte("unwatched"), Value: []byte("v")})
+				if err != nil {
+					t.Fatal(err)
+				}
+				seen := false
+				for reached := int64(0); reached < other.Header.Revision; {
+					if err := w.Send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}}); err != nil {
+						t.Fatal(err)
+					}
+					for answered := false; !answered; {
+						r, err := w.Recv()
+						if err != nil {
+							t.Fatal(err)
+						}
+						for _, e := range r.Events {
+							seen = seen || e.Kv.ModRevision == put.Header.Revision
+						}
+						if answered = len(r.Events) == 0; answered {
+							if r.WatchId != -1 {
+								t.Fatalf("answer %v", r)
+							}
+							reached = r.Header.Revision
+						}
+					}
+				}
+				if !seen {
+					t.Fatal("told to have come to a revision before its event")
+				}
+			}
+		})
+	}
+}
+
 // keepAlive renews a lease, on a stream of its own that the client ends before the answer comes,
 // and returns its TTL.
 func keepAlive(t *testing.T, c *child.Client, id int64) int64 {
@@ -819,5 +881,24 @@ func TestGRPCProxyMistakes(t *testing.T) {
 		if got != (outcome{1, "", text}) {
 			t.Errorf("%s: %+v, want %q", args, got, text)
 		}
+	}
+}
+
+// With --endpoints-auto-sync-interval the members take the place of --endpoints, and the log names them.
+func TestGRPCProxySync(t *testing.T) {
+	t.Parallel()
+	m := startMember(t)
+	_, port, _ := strings.Cut(m.ClientAddr(), ":")
+	for name, program := range both() {
+		p := child.Start(t, child.Config{Program: program, Dir: filepath.Join(t.TempDir(), "proxy-"+name), Args: []string{
+			"grpc-proxy", "start", "--listen-addr", "127.0.0.1:0", "--endpoints", "localhost:" + port, "--endpoints-auto-sync-interval", "1s"}})
+		child.Eventually(t, limit, name+" uses the member's own URL", func() error {
+			for line := range strings.Lines(p.Output()) {
+				if strings.Contains(line, m.ClientAddr()) {
+					return nil
+				}
+			}
+			return errors.New("not said yet")
+		})
 	}
 }

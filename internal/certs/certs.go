@@ -52,6 +52,7 @@ type Options struct {
 	SkipServerVerify       bool     // accept every server: the certificates of generated pairs cannot be verified
 
 	FlagPrefix string           // "peer-" or "": how messages name the flags
+	Unflagged  bool             // the files were not given by these flags, and messages name the files alone
 	Logger     *zap.Logger      // nil logs nothing
 	Now        func() time.Time // nil is time.Now
 	Resolver   Resolver         // nil is the machine's
@@ -130,7 +131,7 @@ func Open(o Options) (*Store, error) {
 func (s *Store) openPairs() error {
 	o := &s.o
 	if o.CertFile == "" || o.KeyFile == "" {
-		return fmt.Errorf("KeyFile and CertFile must both be present[key: %v, cert: %v]: --%[3]skey-file and --%[3]scert-file", o.KeyFile, o.CertFile, o.FlagPrefix)
+		return s.about("key-file and --%scert-file", fmt.Errorf("KeyFile and CertFile must both be present[key: %v, cert: %v]", o.KeyFile, o.CertFile))
 	}
 	s.own = watch(s, parsePair, file{"cert-file", o.CertFile}, file{"key-file", o.KeyFile})
 	s.own.check = s.outOfDate
@@ -139,7 +140,7 @@ func (s *Store) openPairs() error {
 	}
 	if (o.ClientCertFile == "") != (o.ClientKeyFile == "") {
 		// The bracket is etcd's.
-		return fmt.Errorf("ClientKeyFile and ClientCertFile must both be present or both absent: key: %v, cert: %v]: --%[3]sclient-key-file and --%[3]sclient-cert-file", o.ClientKeyFile, o.ClientCertFile, o.FlagPrefix)
+		return s.about("client-key-file and --%sclient-cert-file", fmt.Errorf("ClientKeyFile and ClientCertFile must both be present or both absent: key: %v, cert: %v]", o.ClientKeyFile, o.ClientCertFile))
 	}
 	if o.ClientCertFile == "" {
 		return nil
@@ -148,6 +149,14 @@ func (s *Store) openPairs() error {
 	s.client.check = s.outOfDate
 	_, err := s.client.get()
 	return err
+}
+
+// about adds to an error which flags it is about.
+func (s *Store) about(flags string, err error) error {
+	if s.o.Unflagged {
+		return err
+	}
+	return fmt.Errorf("%w: --%s"+flags, err, s.o.FlagPrefix, s.o.FlagPrefix)
 }
 
 // soon is how long before its end a certificate is mentioned.

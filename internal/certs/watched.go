@@ -42,6 +42,7 @@ type watched[T any] struct {
 	lg    *zap.Logger
 	now   func() time.Time
 	flags string // prefix
+	plain bool   // name no flags
 
 	state atomic.Pointer[outcome[T]] // nil before the first look
 	next  atomic.Int64               // Unix nanoseconds of the next look
@@ -71,7 +72,7 @@ func (a stamp) equal(b stamp) bool {
 }
 
 func watch[T any](s *Store, parse func([][]byte) (T, error), files ...file) *watched[T] {
-	return &watched[T]{files: files, parse: parse, lg: s.o.Logger, now: s.o.Now, flags: s.o.FlagPrefix}
+	return &watched[T]{files: files, parse: parse, lg: s.o.Logger, now: s.o.Now, flags: s.o.FlagPrefix, plain: s.o.Unflagged}
 }
 
 // get returns the value in force. It fails only if there has never been one.
@@ -189,6 +190,9 @@ func sumOf(content [][]byte) [sha256.Size]byte {
 
 // at puts the flag of f before an error that names its file.
 func (w *watched[T]) at(f file, err error) error {
+	if w.plain {
+		return err
+	}
 	return fmt.Errorf("--%s%s: %w", w.flags, f.flag, err)
 }
 

@@ -41,7 +41,8 @@ type Options struct {
 	Namespace          string
 	LeasingPrefix      string
 	Ordering           bool
-	LogCalls           bool // every message, in and out
+	LogCalls           bool          // every message, in and out
+	SyncInterval       time.Duration // between two questions who the members are; 0: Endpoints stay as they are
 
 	Logger *zap.Logger
 }
@@ -117,6 +118,9 @@ func New(ctx context.Context, c *clientv3.Client, o Options) (*Proxy, error) {
 	p.cluster = newClusterServer(p)
 	if o.ResolverPrefix != "" {
 		p.wg.Go(p.register)
+	}
+	if o.SyncInterval > 0 {
+		p.wg.Go(p.followMembers)
 	}
 	return p, nil
 }

@@ -29,6 +29,9 @@ const (
 // opener opens watches of members. A closed channel ends one.
 type opener interface {
 	Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan
+	// RequestProgress has all watches that were opened with the metadata of ctx
+	// told how far they have come, once they have caught up.
+	RequestProgress(ctx context.Context) error
 }
 
 // watched is what a group watches, and for whom.
@@ -197,10 +200,17 @@ func (h *hub) pump(ctx context.Context, g *group) {
 			h.fail(g, r)
 			return
 		}
-		for _, w := range h.advance(g, r) {
+		ws := h.advance(g, r)
+		for _, w := range ws {
 			w.feed(r)
+			if r.Created {
+				w.stream.askAgain(w)
+			}
 		}
 		if h.merge(g) {
+			for _, w := range ws {
+				w.stream.askAgain(w)
+			}
 			return
 		}
 	}
@@ -309,6 +319,7 @@ func (w *watcher) feed(r clientv3.WatchResponse) {
 			w.next = r.Header.GetRevision() + 1
 		}
 	case r.IsProgressNotify():
+		w.stream.progressed(w, r.Header)
 		if !w.progress {
 			return
 		}

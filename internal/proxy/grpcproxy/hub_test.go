@@ -26,7 +26,10 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 30 * time.Second
 
 // member opens watches that the test feeds.
-type member struct{ opened chan *opened }
+type member struct {
+	opened chan *opened
+	asked  chan context.Context // for progress
+}
 
 type opened struct {
 	ctx   context.Context
@@ -34,6 +37,11 @@ type opened struct {
 	rev   int64
 	token string
 	out   chan clientv3.WatchResponse
+}
+
+func (m *member) RequestProgress(ctx context.Context) error {
+	m.asked <- ctx
+	return nil
 }
 
 func (m *member) Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan {
@@ -121,7 +129,7 @@ type bench struct {
 }
 
 func newBench(t *testing.T) *bench {
-	b := &bench{t: t, member: &member{make(chan *opened, 100)}, kv: &reader{}}
+	b := &bench{t: t, member: &member{make(chan *opened, 100), make(chan context.Context, 100)}, kv: &reader{}}
 	ctx, stop := context.WithCancel(context.Background())
 	b.stop = stop
 	b.hub = newHub(ctx, b.member, zap.NewNop())
@@ -606,4 +614,58 @@ func TestPieces(t *testing.T) {
 	if n := len(q.pieces()); n != 1 {
 		t.Errorf("%d pieces for a client that wants one", n)
 	}
+}
+
+func (c *client) requestProgress() context.Context {
+	c.b.t.Helper()
+	c.request(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
+	return get(c.b.t, c.b.asked)
+}
+
+func progressAt(rev int64) clientv3.WatchResponse { return clientv3.WatchResponse{Header: head(rev)} }
+
+// A request for progress is answered once, when every watch that carries one of
+// the client's watchers has told how far it is, with the lowest of these
+// revisions and after the events up to there.
+func TestProgressRequest(t *testing.T) {
+	b := newBench(t)
+	c := b.connect(rpctypes.TokenFieldNameGRPC, "alice")
+	c.create(&pb.WatchCreateRequest{WatchId: 1})
+	one := b.open()
+	one.send(t, createdAt(5))
+	c.expect("w1 rev=5 created")
+	c.create(&pb.WatchCreateRequest{WatchId: 2, Key: []byte("other")})
+	two := b.open()
+	two.send(t, createdAt(5))
+	c.expect("w2 rev=5 created")
+
+	if md, _ := metadata.FromOutgoingContext(c.requestProgress()); first(md, rpctypes.TokenFieldNameGRPC) != "alice" || len(md) != 1 {
+		t.Errorf("members are asked with %v; the watches were opened with the token alone", md)
+	}
+	one.send(t, progressAt(10))
+	one.send(t, puts(12, 12))
+	c.expect("w1 rev=12 PUT@12")
+	two.send(t, puts(11, 11))
+	two.send(t, progressAt(12))
+	c.expect("w2 rev=11 PUT@11", "w-1 rev=10")
+
+	// One that comes, or goes, while others are waited for.
+	c.requestProgress()
+	one.send(t, progressAt(13))
+	c.create(&pb.WatchCreateRequest{WatchId: 3, Key: []byte("third"), StartRevision: 2})
+	three := b.open()
+	get(t, b.asked)
+	three.send(t, createdAt(13))
+	get(t, b.asked) // again, as it is there only now
+	c.expect("w3 rev=13 created")
+	c.cancel(2)
+	c.expect("w2 rev=11 canceled compacted=0 \"\"")
+	three.send(t, puts(13, 7))
+	three.send(t, progressAt(14))
+	c.expect("w3 rev=13 PUT@7", "w-1 rev=13")
+
+	// Progress that nobody has asked for goes to those who want it, as ever.
+	three.send(t, progressAt(15))
+	three.send(t, puts(16, 16))
+	c.expect("w3 rev=16 PUT@16")
 }

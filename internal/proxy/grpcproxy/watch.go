@@ -59,7 +59,9 @@ type watchStream struct {
 	room   chan struct{} // the same for those that wait to fill, cap 1
 
 	mu       sync.Mutex
-	watchers map[int64]*watcher // nil after the end
+	watchers map[int64]*watcher    // nil after the end
+	awaited  map[*watcher]struct{} // have to hear of their progress until the client's request is answered; nil: none
+	reached  *pb.ResponseHeader    // the lowest revision that one of them has reached, nil: none has yet
 	nextID   int64
 	queue    []queued
 	bytes    int
@@ -108,7 +110,7 @@ func (s *watchStream) close() {
 	s.cancel(nil)
 	s.mu.Lock()
 	ws := s.watchers
-	s.watchers, s.queue = nil, nil
+	s.watchers, s.queue, s.awaited = nil, nil, nil
 	s.mu.Unlock()
 	for _, w := range ws {
 		s.hub.leave(w)
@@ -136,8 +138,83 @@ func (s *watchStream) receive(client watchClient) error {
 			s.create(r.GetCreateRequest())
 		case r.GetCancelRequest() != nil:
 			s.cancelWatcher(r.GetCancelRequest().WatchId)
+		case r.GetProgressRequest() != nil:
+			s.requestProgress()
 		}
-		// A request for progress is left out, as etcd's proxy does.
+	}
+}
+
+// requestProgress has the members tell how far the watches have come that carry
+// this client's watchers. The client gets one answer, with the lowest of their
+// revisions: it has everything up to there. A request beside one that waits asks
+// the members again and is answered with it.
+func (s *watchStream) requestProgress() {
+	s.mu.Lock()
+	if len(s.watchers) == 0 {
+		s.mu.Unlock()
+		s.progressOfNothing()
+		return
+	}
+	if s.awaited == nil {
+		s.awaited, s.reached = make(map[*watcher]struct{}, len(s.watchers)), nil
+		for _, w := range s.watchers {
+			s.awaited[w] = struct{}{}
+		}
+	}
+	s.mu.Unlock()
+	s.askProgress()
+}
+
+// askProgress asks the members. Its metadata is that of the watches.
+func (s *watchStream) askProgress() {
+	ctx, cancel := context.WithCancel(s.caller.as(s.hub.ctx))
+	defer cancel()
+	defer context.AfterFunc(s.ctx, cancel)()
+	_ = s.hub.up.RequestProgress(ctx) // without a member there is no answer, as on a direct stream
+}
+
+// askAgain asks the members once more if w is waited for: the watch that carries
+// it now may not have been there when they were asked.
+func (s *watchStream) askAgain(w *watcher) {
+	s.mu.Lock()
+	_, awaited := s.awaited[w]
+	s.mu.Unlock()
+	if awaited {
+		s.askProgress()
+	}
+}
+
+// progressOfNothing answers a client that watches nothing.
+func (s *watchStream) progressOfNothing() {
+	r, err := s.kv.Do(s.caller.as(s.ctx), rangeOp(&pb.RangeRequest{Key: []byte{0}, Serializable: true, CountOnly: true, Limit: 1}))
+	if err == nil && r.Get() != nil {
+		s.reply(&pb.WatchResponse{Header: r.Get().Header, WatchId: clientv3.InvalidWatchID})
+	}
+}
+
+// progressed notes that w has been sent everything up to the header's revision.
+func (s *watchStream) progressed(w *watcher, header *pb.ResponseHeader) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.awaited[w]; !ok {
+		return
+	}
+	if s.reached == nil || header.GetRevision() < s.reached.GetRevision() {
+		s.reached = header
+	}
+	s.notAwaited(w)
+}
+
+// notAwaited answers the request for progress when w was the last that it waited
+// for. s.mu is held.
+func (s *watchStream) notAwaited(w *watcher) {
+	delete(s.awaited, w)
+	if s.awaited == nil || len(s.awaited) > 0 {
+		return
+	}
+	s.awaited = nil
+	if s.reached != nil {
+		s.enqueue(&pb.WatchResponse{Header: s.reached, WatchId: clientv3.InvalidWatchID}, false)
 	}
 }
 
@@ -172,6 +249,7 @@ func (s *watchStream) create(r *pb.WatchCreateRequest) {
 	if gone {
 		s.hub.leave(w) // close has not seen it
 	}
+	s.askAgain(w)
 }
 
 // objection is why a watcher cannot be created, "" if it may be tried.
@@ -212,6 +290,9 @@ func (s *watchStream) add(w *watcher) bool {
 		return false
 	}
 	s.watchers[w.id] = w
+	if s.awaited != nil {
+		s.awaited[w] = struct{}{}
+	}
 	return true
 }
 
@@ -227,6 +308,7 @@ func (s *watchStream) cancelWatcher(id int64) {
 		}
 		delete(s.watchers, id)
 		s.enqueue(&pb.WatchResponse{Header: header, WatchId: id, Canceled: true}, false)
+		s.notAwaited(w)
 	}
 	s.mu.Unlock()
 	if w != nil {
@@ -251,6 +333,7 @@ func (s *watchStream) canceled(w *watcher, last *pb.WatchResponse) {
 	if s.watchers[w.id] == w {
 		delete(s.watchers, w.id)
 		s.enqueue(last, false)
+		s.notAwaited(w)
 	}
 }
 

@@ -1,0 +1,42 @@
+package grpcproxy
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// syncTimeout bounds one question for the members.
+const syncTimeout = 5 * time.Second
+
+// followMembers uses the members of the cluster as endpoints, and asks for them
+// again and again. It says what it uses whenever that has changed.
+func (p *Proxy) followMembers() {
+	tick := time.NewTicker(p.o.SyncInterval)
+	defer tick.Stop()
+	var used []string
+	for {
+		select {
+		case <-tick.C:
+		case <-p.ctx.Done():
+			return
+		}
+		ctx, cancel := context.WithTimeout(p.ctx, syncTimeout)
+		err := p.client.Sync(ctx)
+		cancel()
+		if err != nil {
+			if !errors.Is(err, context.Canceled) {
+				p.lg.Info("Auto sync endpoints failed.", zap.Error(err))
+			}
+			continue
+		}
+		now := slices.Sorted(slices.Values(p.client.Endpoints()))
+		if !slices.Equal(now, used) {
+			p.lg.Info("using the members of the cluster as endpoints", zap.Strings("endpoints", now))
+			used = now
+		}
+	}
+}
