@@ -111,7 +111,7 @@ $(ETCD37) $(ETCD36) $(ETCD35) $(REALTOOLS):
 compat:
 	$(MAKE) -C compat
 
-observe: build $(ETCD37)
+observe: build $(ETCD37) $(REALTOOLS)
 	cd compat && $(GO) test ./observe -count=1 -timeout 10m
 
 auth-test: build $(ETCD37)

@@ -39,6 +39,7 @@ func (p *process) listen(ctx context.Context) error {
 		return listen.Listen(ctx, u, listen.Options{Flag: flag, Secure: true, MaxConns: max,
 			ReusePort: p.cfg.ReusePort, ReuseAddress: p.cfg.ReuseAddress})
 	}
+	p.lg.Info("configuring peer listeners", zap.Strings("listen-peer-urls", config.URLStrings(p.cfg.ListenPeerURLs)))
 	for _, u := range p.cfg.ListenPeerURLs {
 		l, err := open("listen-peer-urls", u, 0)
 		if err != nil {
@@ -53,6 +54,7 @@ func (p *process) listen(ctx context.Context) error {
 		}
 		p.peer[len(p.peer)-1] = listen.NewListener(l, listen.Accepts{TLS: p.security.peerTLS(p.lg)})
 	}
+	p.lg.Info("configuring client listeners", zap.Strings("listen-client-urls", config.URLStrings(p.cfg.ListenClientURLs)))
 	if err := p.openDoors(open, maxConns); err != nil {
 		return err
 	}

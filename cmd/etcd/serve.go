@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -65,6 +66,11 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	if initialized && cfg.Discovers() && server.NeverRan(cfg.LogDir()) {
 		initialized = false // it ended before its first entries, and only those it is to meet know them
 	}
+	if initialized {
+		p.lg.Info("server has already been initialized", zap.String("data-dir", cfg.DataDir), zap.String("dir-type", "member"))
+	} else {
+		p.lg.Info("Initialize and start etcd server", zap.String("data-dir", cfg.DataDir), zap.String("dir-type", "empty"))
+	}
 	sc, err := memberConfig(ctx, cfg, initialized)
 	if err != nil {
 		return nil, err
@@ -111,15 +117,32 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 			return nil, err
 		}
 	}
+	p.lg.Info("starting etcd server", zap.String("local-member-id", membership.FormatID(p.member.MemberID())), zap.String("local-server-version", config.EtcdVersion),
+		zap.String("cluster-id", membership.FormatID(p.member.ClusterID())), zap.String("cluster-version", clusterVersion(p.member)))
+	if quota, limited := cfg.Quota(); limited {
+		p.lg.Info("enabled backend quota", zap.String("quota-name", "v3-applier"), zap.Int64("quota-size-bytes", quota), zap.String("quota-size", humanize.Bytes(uint64(quota))))
+	}
 	p.edge = &edge{Member: p.member}
 	httpapi.SetInfo(p.member.MemberID(), cfg.FeatureGates.List())
 	p.servePeers()
 	p.member.Start()
 	p.serveMetrics()
+	p.lg.Info("now serving peer/client/metrics", zap.String("local-member-id", membership.FormatID(p.member.MemberID())),
+		zap.Strings("initial-advertise-peer-urls", config.URLStrings(cfg.AdvertisePeerURLs)), zap.Strings("listen-peer-urls", config.URLStrings(cfg.ListenPeerURLs)),
+		zap.Strings("advertise-client-urls", config.URLStrings(cfg.AdvertiseClientURLs)), zap.Strings("listen-client-urls", config.URLStrings(cfg.ListenClientURLs)),
+		zap.Strings("listen-metrics-urls", config.URLStrings(cfg.ListenMetricsURLs)))
 	if cfg.Joining() {
 		go p.becomeVoter(ctx)
 	}
 	return p, nil
+}
+
+// clusterVersion is what the log says of a version that may not be decided.
+func clusterVersion(m *server.Member) string {
+	if v := m.Cluster().Version(); v.Decided() {
+		return fmt.Sprintf("%d.%d", v.Major, v.Minor)
+	}
+	return "to_be_decided"
 }
 
 // joinPatience is how long the other members may take to learn of one that has
@@ -319,6 +342,10 @@ func (p *process) stop() {
 		case <-time.After(drainTimeout):
 			p.grpc.Stop()
 		}
+	}
+	for _, l := range p.peer {
+		p.lg.Info("stopping serving peer traffic", zap.String("address", l.Addr().String()))
+		defer p.lg.Info("stopped serving peer traffic", zap.String("address", l.Addr().String()))
 	}
 	p.member.Stop()
 	for _, m := range p.muxes {

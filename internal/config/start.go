@@ -59,8 +59,32 @@ func (c *Config) LogStart(initialized bool) {
 		zap.Duration("auto-compaction-retention", retention),
 		zap.String("auto-compaction-interval", retention.String()),
 		zap.String("discovery-token", c.Discovery.Token),
+		zap.Bool("initial-corrupt-check", c.FeatureGates.Enabled(InitialCorruptCheck)),
+		zap.String("local-address", c.localAddress()),
+		zap.String("v2-deprecation", c.V2Deprecation),
+		zap.String("discovery-dial-timeout", c.Discovery.Client.DialTimeout.String()),
+		zap.String("discovery-request-timeout", c.Discovery.Client.RequestTimeout.String()),
+		zap.String("discovery-keepalive-time", c.Discovery.Client.KeepAliveTime.String()),
+		zap.String("discovery-keepalive-timeout", c.Discovery.Client.KeepAliveTimeout.String()),
+		zap.Bool("discovery-insecure-transport", c.Discovery.Client.Secure.InsecureTransport),
+		zap.Bool("discovery-insecure-skip-tls-verify", c.Discovery.Client.Secure.InsecureSkipVerify),
+		zap.String("discovery-cert", c.Discovery.Client.Secure.Cert),
+		zap.String("discovery-key", c.Discovery.Client.Secure.Key),
+		zap.String("discovery-cacert", c.Discovery.Client.Secure.CACert),
+		zap.String("discovery-user", c.Discovery.Client.Auth.Username),
 		zap.String("discovery-endpoints", strings.Join(c.Discovery.Client.Endpoints, ",")),
 		zap.String("downgrade-check-interval", c.DowngradeCheckTime.String()),
 		zap.Int("max-learners", c.MaxLearners),
 	)
+}
+
+// localAddress is what connections to other members come from, if that was asked for.
+func (c *Config) localAddress() string {
+	if !c.FeatureGates.Enabled(SetMemberLocalAddr) {
+		return ""
+	}
+	if ip := c.LocalIP(); ip != nil {
+		return ip.String()
+	}
+	return ""
 }

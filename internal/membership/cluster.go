@@ -226,6 +226,8 @@ func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
 			m = before.members[i] // the change names the id alone
 		}
 	}
+	c.lg.Info("applied a configuration change through raft", zap.String("local-member-id", FormatID(c.localID)),
+		zap.Stringer("raft-conf-change", cc.GetType()), zap.String("raft-conf-change-node-id", FormatID(m.ID)))
 	c.logChange(eff.Action, m)
 	return eff, nil
 }
@@ -319,6 +321,7 @@ func (c *Cluster) SetVersion(b engine.Batch, v Version) error {
 	} else {
 		lg.Info("updated cluster version", zap.String("from", s.version.cluster()), zap.String("to", v.cluster()))
 	}
+	c.lg.Info("enabled capabilities for version", zap.String("cluster-version", v.cluster()))
 	return nil
 }
 

@@ -173,8 +173,11 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 		id, err := m.resume(ctx, store, hasStore)
 		if err != nil {
 			m.log.Close()
+			return id, err
 		}
-		return id, err
+		m.lg.Info("restarting local member", zap.String("cluster-id", membership.FormatID(id.cluster)), zap.String("local-member-id", membership.FormatID(id.id)),
+			zap.Uint64("commit-index", m.log.HardState().GetCommit()))
+		return id, nil
 	}
 	if hasStore {
 		return identity{}, fmt.Errorf("the store in %s has no raft log in %s: check --wal-dir and --data-dir", store, cfg.logDir())
@@ -197,8 +200,10 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 	}
 	if err != nil {
 		m.log.Close()
+		return id, err
 	}
-	return id, err
+	m.lg.Info("starting local member", zap.String("local-member-id", membership.FormatID(id.id)), zap.String("cluster-id", membership.FormatID(id.cluster)))
+	return id, nil
 }
 
 // resume checks that the log and the data directory are of one member before
@@ -410,10 +415,12 @@ func (m *Member) openStore(ctx context.Context, id identity) error {
 		return err
 	}
 	m.working("opening the store and its index")
+	start := time.Now()
 	eng, err := m.openEngine(dir)
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
+	m.lg.Info("opened backend db", zap.String("path", dir), zap.Duration("took", time.Since(start)))
 	if err := m.patiently(ctx, "the raft log", cfg.logDir(), func() error { return m.homeOf(id).CheckTogether(eng) }); err != nil {
 		eng.Close()
 		return err
@@ -491,7 +498,7 @@ func (m *Member) build(id identity) error {
 	node, err := raftnode.New(raftnode.Config{
 		ID: id.id, ElectionTicks: cfg.ElectionTicks, HeartbeatTicks: 1, PreVote: cfg.PreVote,
 		Storage: NewStorage(m.log, mach.ConfState(), applied, m.raftSnapshot),
-		Applied: applied, Logger: raftLogger{m.lg.Sugar()},
+		Applied: applied, Logger: raftLogger{m.lg.Named("raft").Sugar()},
 	})
 	if err != nil {
 		return err
@@ -591,6 +598,9 @@ func (m *Member) advanceTicks() {
 			return
 		}
 		if m.tr.ActivePeers() > 1 {
+			m.lg.Info("initialized peer connections; fast-forwarding election ticks", m.localID(), zap.Int("forward-ticks", n-2),
+				zap.Duration("forward-duration", time.Duration(n-2)*m.cfg.Tick), zap.Int("election-ticks", n),
+				zap.Duration("election-timeout", m.cfg.electionTimeout()), zap.Int("active-remote-members", m.tr.ActivePeers()))
 			m.event(func(in *Input) { in.Ticks += n - 2 })
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -261,8 +262,8 @@ func (m *Member) announce() {
 		cancel()
 		switch {
 		case err == nil:
-			m.lg.Info("published local member to cluster through raft", zap.String("local-member-id", membership.FormatID(m.id)),
-				zap.String("name", m.cfg.Name), zap.Strings("client-urls", m.cfg.ClientURLs),
+			m.lg.Info("published local member to cluster through raft", m.localID(), zap.String("local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", m.cfg.Name, m.cfg.ClientURLs)),
+				zap.Duration("publish-timeout", m.cfg.requestTimeout()), zap.String("name", m.cfg.Name), zap.Strings("client-urls", m.cfg.ClientURLs),
 				zap.String("cluster-id", membership.FormatID(m.cluster.ID())))
 			m.awaitVersion()
 			close(m.readyc)
@@ -324,9 +325,18 @@ func (m *Member) decideVersion() {
 		return
 	}
 	if change {
+		to := fmt.Sprintf("%d.%d", next.Major, next.Minor)
+		if from := m.cluster.Version(); from.Decided() {
+			m.lg.Info("updating cluster version using v3 API", zap.String("from", fmt.Sprintf("%d.%d", from.Major, from.Minor)), zap.String("to", to))
+		} else {
+			m.lg.Info("setting up initial cluster version using v3 API", zap.String("cluster-version", to))
+		}
 		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}})
 		if err != nil && !ended(err) {
 			m.lg.Warn("failed to set the cluster version", zap.Stringer("version", next), zap.Error(err))
+		}
+		if err == nil {
+			m.lg.Info("cluster version is updated", zap.String("cluster-version", to))
 		}
 	}
 	if target, err := membership.ParseVersion(d.Target); d.Enabled && err == nil && membership.DowngradeDone(servers, target) {
@@ -349,10 +359,14 @@ func (m *Member) memberVersions() []string {
 		}
 		v, err := m.peers.Version(m.rootCtx, x.PeerURLs, versionTimeout)
 		if err != nil {
-			m.lg.Warn("failed to reach the peer for its version", zap.String("remote-member-id", membership.FormatID(x.ID)),
-				zap.Strings("peer-urls", x.PeerURLs), zap.Error(err))
+			if m.unreached.due(x.ID, time.Now()) {
+				m.lg.Warn("failed to reach the peer URL", zap.String("address", strings.Join(x.PeerURLs, ",")),
+					zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))
+				m.lg.Warn("failed to get version", zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))
+			}
 			continue
 		}
+		m.unreached.forget(x.ID)
 		out[i] = v.Server
 	}
 	return out

@@ -15,6 +15,7 @@ import (
 // over within the request timeout.
 func (m *Member) HandOver() {
 	if !m.isLeader() || m.Err() != nil {
+		m.lg.Info("skipped leadership transfer; local server is not leader", m.localID(), zap.String("current-leader-member-id", membership.FormatID(m.Leader())))
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), m.cfg.requestTimeout())
@@ -27,7 +28,7 @@ func (m *Member) HandOver() {
 		}
 		tried[to] = true
 		if err := m.handOverTo(ctx, to, since); err != nil {
-			m.lg.Warn("leadership transfer failed", zap.String("transferee-member-id", membership.FormatID(to)), zap.Error(err))
+			m.lg.Warn("leadership transfer failed", m.localID(), zap.String("transferee-member-id", membership.FormatID(to)), zap.Error(err))
 		}
 	}
 	// The others learn who leads from its first message. What they send here until

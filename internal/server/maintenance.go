@@ -7,6 +7,7 @@ import (
 	"hash/crc32"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/raft/v3"
@@ -79,11 +80,12 @@ func (m *Member) Defragment(ctx context.Context) error {
 	metrics.DiskDefragInflight.Set(1)
 	defer metrics.DiskDefragInflight.Set(0)
 	start := time.Now()
+	m.lg.Info("starting defragment")
 	if err := m.reclaim(ctx, m.mach()); err != nil {
 		return err
 	}
 	metrics.DiskBackendDefragDurationSeconds.Observe(time.Since(start).Seconds())
-	m.lg.Info("finished defragmenting", zap.Duration("took", time.Since(start)))
+	m.lg.Info("finished defragment", zap.Duration("took", time.Since(start)))
 	return nil
 }
 
@@ -103,12 +105,15 @@ func (m *Member) MoveLeader(ctx context.Context, target uint64) error {
 var errTransferTimeout = errors.New("etcdserver: request timed out, leader transfer took too long")
 
 func (m *Member) transfer(ctx context.Context, target uint64) error {
-	m.lg.Info("leadership transfer starting", zap.String("current-leader-member-id", membership.FormatID(m.id)),
+	start, old := time.Now(), m.id
+	m.lg.Info("leadership transfer starting", m.localID(), zap.String("current-leader-member-id", membership.FormatID(m.id)),
 		zap.String("transferee-member-id", membership.FormatID(target)))
 	m.event(func(in *Input) { in.TransferTo = target })
 	for {
 		changed := *m.leaderChange.Load()
 		if m.Leader() == target {
+			m.lg.Info("leadership transfer finished", m.localID(), zap.String("old-leader-member-id", membership.FormatID(old)),
+				zap.String("new-leader-member-id", membership.FormatID(target)), zap.Duration("took", time.Since(start)))
 			return nil
 		}
 		select {
@@ -142,6 +147,8 @@ func (m *Member) truncateLog() {
 
 func (m *Member) truncateOnce() error {
 	mach := m.mach()
+	m.lg.Info("triggering snapshot", m.localID(), zap.Uint64("local-member-applied-index", m.acked.Load()),
+		zap.Uint64("local-member-snapshot-index", m.mark.Load()), zap.Uint64("local-member-snapshot-count", m.cfg.SnapshotCount), zap.Bool("snapshot-forced", false))
 	applied := m.acked.Load() // the store has applied as much, or a snapshot has just replaced it
 	err := m.flush(m.rootCtx, mach.Engine())
 	m.logMu.Lock()
@@ -155,6 +162,7 @@ func (m *Member) truncateOnce() error {
 		m.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", m.storeDir()), zap.Error(err))
 		return nil
 	}
+	m.lg.Info("saved snapshot to disk", zap.Uint64("snapshot-index", applied))
 	index, ok := replica.TruncateTo(applied, m.mark.Load(), m.cfg.CatchUpEntries)
 	if !ok || m.snapshots.Load() > 0 {
 		return nil // a follower that is being sent a snapshot needs what follows it
@@ -227,7 +235,9 @@ func (m *Member) defragmentAtStart() {
 	}
 	size := m.mach().Engine().Size()
 	if free := size.Total - size.InUse; free < m.cfg.DefragThreshold {
-		m.lg.Info("skipping bootstrap defragmentation", zap.Int64("freeable-bytes", max(0, free)), zap.Int64("threshold-bytes", m.cfg.DefragThreshold))
+		m.lg.Info("Skipping defragmentation", zap.Int64("current-db-size-bytes", size.Total), zap.String("current-db-size", humanize.Bytes(uint64(size.Total))),
+			zap.Int64("current-db-size-in-use-bytes", size.InUse), zap.String("current-db-size-in-use", humanize.Bytes(uint64(size.InUse))),
+			zap.Int64("bootstrap-defrag-threshold-bytes", m.cfg.DefragThreshold), zap.String("bootstrap-defrag-threshold", humanize.Bytes(uint64(m.cfg.DefragThreshold))))
 		return
 	}
 	if err := m.Defragment(m.rootCtx); err != nil && m.rootCtx.Err() == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
@@ -15,7 +16,6 @@ import (
 	"quorate/internal/command"
 	"quorate/internal/crash"
 	"quorate/internal/engine"
-	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 )
@@ -273,8 +273,8 @@ func (m *Member) raiseNoSpace() {
 			m.lg.Warn("failed to raise the NOSPACE alarm; the next write tries again", zap.Error(err))
 			return
 		}
-		m.lg.Warn("the store has reached --quota-backend-bytes: raised the NOSPACE alarm; compact, then disarm it",
-			zap.String("local-member-id", membership.FormatID(m.id)), zap.Int64("quota-backend-bytes", m.cfg.Quota))
+		m.lg.Warn("message exceeded backend quota; raising alarm", m.localID(), zap.Int64("quota-size-bytes", m.cfg.Quota),
+			zap.String("quota-size", humanize.Bytes(uint64(m.cfg.Quota))), zap.String("way-out", "compact, defragment, then disarm the alarm"))
 	})
 }
 

@@ -160,10 +160,20 @@ func (m *Member) follow(eff Effects) {
 	}
 	metrics.ServerHasLeader.Set(boolGauge(st.Lead != raft.None))
 	metrics.ServerIsLeader.Set(boolGauge(st.Lead == m.id))
-	m.lg.Info("leader changed", zap.String("local-member-id", membership.FormatID(m.id)),
-		zap.String("from", membership.FormatID(old)), zap.String("to", membership.FormatID(st.Lead)), zap.Uint64("term", st.Term))
+	m.lg.Named("raft").Info(leaderLine(m.id, old, st.Lead, st.Term))
 	next := make(chan struct{})
 	close(*m.leaderChange.Swap(&next))
+}
+
+// leaderLine is what etcd says when another member leads.
+func leaderLine(id, old, lead, term uint64) string {
+	switch {
+	case lead == raft.None:
+		return fmt.Sprintf("raft.node: %x lost leader %x at term %d", id, old, term)
+	case old == raft.None:
+		return fmt.Sprintf("raft.node: %x elected leader %x at term %d", id, lead, term)
+	}
+	return fmt.Sprintf("raft.node: %x changed leader from %x to %x at term %d", id, old, lead, term)
 }
 
 func boolGauge(b bool) float64 {

@@ -149,8 +149,9 @@ func (c *Config) logDir() string {
 
 // Member is one running member.
 type Member struct {
-	cfg Config
-	lg  *zap.Logger
+	cfg       Config
+	lg        *zap.Logger
+	unreached fading // members that did not tell their version; of the goroutine that asks
 	// fewLines is lg for what clients cause.
 	fewLines   *zap.Logger
 	id         uint64

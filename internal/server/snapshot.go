@@ -115,11 +115,14 @@ func (m *Member) sendSnapshot(msg *raftpb.Message) error {
 		w.CloseWithError(err)
 		written <- err
 	}()
-	m.lg.Info("sending a snapshot", zap.String("to", membership.FormatID(msg.GetTo())), zap.Uint64("index", meta.GetIndex()))
+	m.lg.Info("sending merged snapshot", zap.String("from", membership.FormatID(m.id)), zap.String("to", membership.FormatID(msg.GetTo())), zap.Uint64("index", meta.GetIndex()))
+	start := time.Now()
 	m.tr.SendSnapshot(msg, r)
 	if err := <-written; err != nil {
 		return err
 	}
+	m.lg.Info("sent merged snapshot", zap.String("from", membership.FormatID(m.id)), zap.String("to", membership.FormatID(msg.GetTo())),
+		zap.Uint64("index", meta.GetIndex()), zap.Duration("took", time.Since(start)))
 	// A member of etcd that begins with a snapshot counts nothing as applied until
 	// an entry follows it, and until then refuses its own announcement as one of too
 	// many requests. Where nobody writes, this is that entry: it changes nothing.
@@ -213,7 +216,9 @@ func (m *Member) install(i *replica.Install) bool {
 	index := i.Snapshot().GetMetadata().GetIndex()
 	metrics.ServerSnapshotApplyInProgressTotal.Set(1)
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
-	m.lg.Info("installing a snapshot", zap.Uint64("index", index))
+	meta := i.Snapshot().GetMetadata()
+	m.lg.Info("applying snapshot", zap.Uint64("current-applied-index", m.mach().Applied()),
+		zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
 	locked := false
 	for stage := i.Stage(); stage != replica.Installed; stage = i.Stage() {
 		if stage != replica.Import && !locked {
@@ -233,7 +238,8 @@ func (m *Member) install(i *replica.Install) bool {
 		return false // a member that is stopping gets the snapshot again, or finishes at its next start
 	}
 	m.mark.Store(index)
-	m.lg.Info("installed a snapshot", zap.Uint64("index", index))
+	m.lg.Info("applied snapshot", zap.Uint64("current-applied-index", m.mach().Applied()),
+		zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
 	return true
 }
 

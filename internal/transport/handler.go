@@ -163,7 +163,7 @@ func (t *Transport) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "invalid from", http.StatusNotFound)
 		return
 	}
-	lg := t.lg.With(zap.String("remote-peer-id-from", membership.FormatID(from)),
+	lg := t.lg.With(t.localID(), zap.String("remote-peer-id-stream-handler", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id-from", membership.FormatID(from)),
 		zap.String("cluster-id", membership.FormatID(t.cfg.ClusterID)))
 	if t.cfg.Host.IsRemoved(from) {
 		t.warn(lg, "rejected stream from remote peer because it was removed")
