@@ -195,8 +195,8 @@ func TestForceNewClusterWithUncommittedRemoval(t *testing.T) {
 	n.put("k/after", "v")
 }
 
-// insertRemoval puts a removal of the member behind what its log knows to be committed,
-// and moves up what was there. committed says whether the log knows the same of it.
+// insertRemoval puts a removal of the member behind its log, as committed, or in front
+// of the last entry, which nobody knows to be committed.
 func (n *node) insertRemoval(committed bool) {
 	n.t.Helper()
 	log, err := raftlog.Open(n.fs, "data/member/wal", raftlog.Options{NoBackground: true})
@@ -205,13 +205,17 @@ func (n *node) insertRemoval(committed bool) {
 	}
 	defer log.Close()
 	hs := log.HardState()
-	next, term := hs.GetCommit()+1, hs.GetTerm()
+	last, _ := log.LastIndex()
+	next, term := last, hs.GetTerm()
+	if committed {
+		next++
+	}
 	data, err := proto.Marshal(membership.RemoveChange(n.m.id))
 	if err != nil {
 		n.t.Fatal(err)
 	}
 	ents := []*raftpb.Entry{{Type: raftpb.EntryConfChange.Enum(), Term: new(term), Index: new(next), Data: data}}
-	if last, _ := log.LastIndex(); last >= next {
+	if last >= next {
 		behind, err := log.Entries(next, last+1, 1<<20)
 		if err != nil {
 			n.t.Fatal(err)
@@ -255,10 +259,10 @@ func TestForceNewClusterOfLearner(t *testing.T) {
 
 // A member that knows of its removal is none that a cluster can be made of.
 func TestForceNewClusterOfRemovedMember(t *testing.T) {
-	c := newCluster(t, 1, nil)
+	c := newCluster(t, 3, nil)
 	n := c.leader()
 	n.put("k", "v")
-	n.stop()
+	c.stop()
 	n.insertRemoval(true)
 	n.force = true
 	if err := n.start(); err == nil || !strings.Contains(err.Error(), "--force-new-cluster") || !strings.Contains(err.Error(), membership.ErrLocalRemoved.Error()) {
