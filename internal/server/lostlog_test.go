@@ -1,0 +1,41 @@
+package server
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/membership"
+)
+
+// A follower that comes back with an empty directory, or with an old copy of it, ends with
+// the reason and the way out, as soon as its leader tells what it has acknowledged.
+func TestLostLog(t *testing.T) {
+	for _, lost := range []string{"emptied", "old copy"} {
+		t.Run(lost, func(t *testing.T) {
+			c := newCluster(t, 3, calm)
+			lead, n := c.leader(), c.follower()
+			lead.put("before", "v")
+			c.sameHash()
+			disk := vfs.FS(vfs.NewCrashableMem())
+			if lost == "old copy" {
+				disk = n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})
+			}
+			for range 10 {
+				lead.put("after", "v")
+			}
+			c.sameHash()
+			id := n.m.id
+			n.crash()
+			n.fs, n.existing = disk, true
+			n.mustStart()
+			<-n.m.Failed()
+			if err := n.m.Err(); err == nil || !strings.Contains(err.Error(), "data directory is lost, or it is an old copy") ||
+				!strings.Contains(err.Error(), "etcdctl member remove "+membership.FormatID(id)) {
+				t.Errorf("ended with %v", err)
+			}
+			lead.put("k", "v")
+		})
+	}
+}
