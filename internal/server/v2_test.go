@@ -70,7 +70,7 @@ func v2Event(t *testing.T, w *v2store.Watcher) *v2store.Event {
 func TestV2(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
-	eventually(t, "the cluster has a version", n.m.Capable)
+	eventually(t, "the cluster has a version", func() bool { return n.m.Capable() && n.m.V2Index() >= 3 })
 	if got := n.m.V2Index(); got != 3 {
 		t.Errorf("a new member begins at %d, want 3: it was added, has a name, and the cluster a version", got)
 	}
