@@ -162,7 +162,8 @@ func TestWatchEnds(t *testing.T) {
 	if err := s.RecvMsg(new([]byte)); status.Code(err) != codes.Canceled {
 		t.Errorf("canceled by the client: got %v", err)
 	}
-	waitFor(t, "a canceled stream to be counted", func() bool { return count(codes.Canceled) == canceled+1 })
+	// Streams of tests before this one may be counted late, too.
+	waitFor(t, "a canceled stream to be counted", func() bool { return count(codes.Canceled) > canceled })
 
 	s = open(testContext(t))
 	f.hub.Close()
