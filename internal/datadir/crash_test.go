@@ -1,6 +1,7 @@
 package datadir
 
 import (
+	"context"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -13,6 +14,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	bolt "go.etcd.io/bbolt"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // crashes runs work on a disk that loses its power before write operation n, for
@@ -145,7 +148,7 @@ func TestAbandon(t *testing.T) {
 	before := tree(t, l.FS, "data")
 	tk, err := Begin(ctx, l, opt)
 	must(t, err)
-	must(t, errors.Join(WriteFile(l.FS, l.Owner(), []byte("x")), tk.Abandon(), tk.Abandon()))
+	must(t, errors.Join(WriteFile(l.FS, l.Owner(), []byte("x")), tk.Abandon(nil), tk.Abandon(nil)))
 	if now := tree(t, l.FS, "data"); strings.Join(now, "\n") != strings.Join(before, "\n") {
 		t.Errorf("left:\n%s\nwas\n%s", strings.Join(now, "\n"), strings.Join(before, "\n"))
 	}
@@ -223,7 +226,7 @@ func TestLeftAndUsed(t *testing.T) {
 	if tk == nil {
 		t.Fatal("nothing is taken over")
 	}
-	must(t, tk.Abandon())
+	must(t, tk.Abandon(nil))
 	if kind, err := l.Kind(); err != nil || kind != Etcds {
 		t.Fatalf("kind %v, %v", kind, err)
 	}
@@ -266,4 +269,58 @@ func nextTransaction(t *testing.T, b []byte) []byte {
 	out, err := os.ReadFile(path)
 	must(t, err)
 	return out
+}
+
+// A take-over that is called off keeps what it has copied, and the next one goes on from
+// there; a database that etcd has changed meanwhile is copied from its beginning.
+func TestTakeOverGoesOn(t *testing.T) {
+	big := plain
+	big.keys = 40_000
+	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
+	big.make(t, l)
+	straight := Layout{FS: vfs.NewMem(), DataDir: "data"}
+	big.make(t, straight)
+	must(t, takeOver(straight))
+	want := sumStore(t, straight)
+
+	reads := 0
+	stopAt := func(n int) error {
+		c, cancel := context.WithCancel(ctx)
+		defer cancel()
+		reads = 0
+		stopping := l
+		stopping.FS = errorfs.Wrap(l.FS, errorfs.InjectorFunc(func(op errorfs.Op) error {
+			if op.Kind == errorfs.OpFileReadAt && op.Path == l.DB() {
+				if reads++; reads == n {
+					cancel()
+				}
+			}
+			return nil
+		}))
+		_, err := Begin(c, stopping, Options{Version: own, BatchBytes: 4 << 10})
+		return err
+	}
+	// Half of the reads look at the database, the others copy it.
+	if err := stopAt(1 << 30); err != nil {
+		t.Fatal(err)
+	}
+	total := reads
+	must(t, l.FS.RemoveAll(l.NewStore(big.applied)))
+	if err := stopAt(total - total/8); !errors.Is(err, context.Canceled) {
+		t.Fatalf("called off at %d of %d: %v", reads, total, err)
+	}
+	if kind, err := l.Kind(); err != nil || kind != Etcds {
+		t.Fatalf("kind %v, %v", kind, err)
+	}
+	core, logs := observer.New(zap.InfoLevel)
+	tk, err := Begin(ctx, l, Options{Version: own, Logger: zap.New(core)})
+	must(t, err)
+	copied := logs.FilterMessage("copied the store of etcd").All()
+	if len(copied) != 1 || copied[0].ContextMap()["keys-from-earlier-attempts"].(int64) < 1000 {
+		t.Errorf("nothing was gone on with: %v", logs.All())
+	}
+	must(t, errors.Join(tk.Finish(), tk.Abandon(nil)))
+	if got := sumStore(t, l); got != want {
+		t.Errorf("the store has sum %x, want %x", got, want)
+	}
 }

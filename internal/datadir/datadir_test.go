@@ -155,7 +155,7 @@ func takeOver(l Layout) error {
 	if err != nil || tk == nil {
 		return err
 	}
-	return errors.Join(tk.Finish(), tk.Abandon())
+	return errors.Join(tk.Finish(), tk.Abandon(nil))
 }
 
 // tree lists every file with its checksum.

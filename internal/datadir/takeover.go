@@ -89,7 +89,7 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 	t.lock = db
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, t.Abandon())
+			err = errors.Join(err, t.Abandon(err))
 		}
 	}()
 	if err := lockFile(db); err != nil {
@@ -125,19 +125,15 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 	}
 	t.lg.Info("taking over the store of etcd", zap.String("from", found.db), zap.String("into", t.Dir),
 		zap.String("release", found.release()), zap.Int64("bytes", size), zap.Uint64("applied-index", t.Index))
-	if err := fs.RemoveAll(t.Dir); err != nil {
-		return fmt.Errorf("remove remains of an earlier attempt: %w", err)
-	}
-	eng, err := pebble.Open(t.Dir, pebbleOptions(t.l, t.lg))
-	if err != nil {
-		return err
-	}
-	pairs := int64(0)
+	var pairs, resumed int64
 	report := reporter(t.lg, found.db, o.Working)
-	meta, err := snapshot.Read(ctx, found.db, eng, snapshot.Options{FS: fs, BatchBytes: o.BatchBytes, Progress: func(p snapshot.Progress) {
-		pairs = p.Pairs
+	eng, meta, err := t.copy(ctx, found, snapshot.Options{FS: fs, Resume: true, BatchBytes: o.BatchBytes, Progress: func(p snapshot.Progress) {
+		pairs, resumed = p.Pairs, p.Resumed
 		report(p)
 	}})
+	if eng == nil {
+		return err
+	}
 	if err == nil && meta.ConsistentIndex != t.Index {
 		err = fmt.Errorf("%s has changed while it was read", found.db)
 	}
@@ -162,8 +158,36 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 		return fmt.Errorf("sync %s: %w", t.l.Member(), err)
 	}
 	t.lg.Info("copied the store of etcd", zap.String("into", t.Dir), zap.Uint64("percent", 100), zap.Int64("keys", pairs),
-		zap.Duration("took", time.Since(start)))
+		zap.Int64("keys-from-earlier-attempts", resumed), zap.Duration("took", time.Since(start)))
 	return nil
+}
+
+// copy copies the database into the store at t.Dir and returns that, open, unless it
+// cannot be opened. It goes on with what an earlier attempt has left there, if that was
+// a copy of the same database; anything else is thrown away.
+func (t *Takeover) copy(ctx context.Context, found *etcds, o snapshot.Options) (engine.Engine, snapshot.Meta, error) {
+	for again := false; ; again = true {
+		eng, err := pebble.Open(t.Dir, pebbleOptions(t.l, t.lg))
+		var meta snapshot.Meta
+		if err == nil {
+			if meta, err = snapshot.Read(ctx, found.db, eng, o); err == nil || again || ctx.Err() != nil || !leftBehind(err) {
+				return eng, meta, err
+			}
+			err = eng.Close()
+		} else if again || ctx.Err() != nil {
+			return nil, meta, err
+		}
+		t.lg.Info("beginning anew: what an earlier attempt has left is of no use", zap.String("path", t.Dir), zap.Error(err))
+		if err := t.l.FS.RemoveAll(t.Dir); err != nil {
+			return nil, meta, fmt.Errorf("remove remains of an earlier attempt: %w", err)
+		}
+	}
+}
+
+// leftBehind reports whether a copy has failed because of what it was to go on from.
+func leftBehind(err error) bool {
+	var damaged *engine.CorruptionError
+	return errors.Is(err, snapshot.ErrNotEmpty) || errors.Is(err, snapshot.ErrOtherFile) || errors.As(err, &damaged)
 }
 
 // Finish makes the new store the one in use and puts etcd's files aside. After
@@ -210,8 +234,10 @@ func finishPutAside(l Layout, p pointer, lg *zap.Logger) error {
 	return nil
 }
 
-// Abandon removes what Begin has made. It does nothing after Finish.
-func (t *Takeover) Abandon() error {
+// Abandon removes what Begin has made, because of an error. When that is that the
+// start was called off, what was copied stays, and the next start goes on from there.
+// It does nothing after Finish.
+func (t *Takeover) Abandon(because error) error {
 	if t.lock == nil {
 		return nil
 	}
@@ -219,7 +245,7 @@ func (t *Takeover) Abandon() error {
 	if p, err := t.l.readPointer(); err != nil || p.task == putAside {
 		return t.unlock() // Finish has begun
 	}
-	if t.Dir != "" {
+	if t.Dir != "" && !errors.Is(because, context.Canceled) {
 		errs = append(errs, t.l.FS.RemoveAll(t.Dir))
 	}
 	if !t.hadOwner {

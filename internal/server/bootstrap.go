@@ -86,13 +86,13 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	defer func() {
 		if err != nil {
 			m.cancel()
-			m.abandonTakeOver()
+			m.abandonTakeOver(err)
 		}
 	}()
 	var id identity
 	err = datadir.Await(ctx, m.layout(), m.lg, func() (err error) {
 		if id, err = m.openLog(ctx); err != nil {
-			m.abandonTakeOver()
+			m.abandonTakeOver(err)
 			m.taken = nil
 		}
 		return err

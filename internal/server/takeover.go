@@ -59,11 +59,12 @@ func (m *Member) finishTakeOver(cs *raftpb.ConfState) error {
 	return nil
 }
 
-func (m *Member) abandonTakeOver() {
+// abandonTakeOver undoes a take-over because of an error of the start.
+func (m *Member) abandonTakeOver(because error) {
 	if m.taken == nil {
 		return
 	}
-	if err := m.taken.Abandon(); err != nil {
+	if err := m.taken.Abandon(because); err != nil {
 		m.lg.Warn("failed to remove what a take-over of etcd's store has left", zap.String("path", m.taken.Dir), zap.Error(err))
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -31,6 +32,7 @@ type dbReader struct {
 	pageSize int64
 	pages    uint64 // ids below it may be used
 	root     uint64
+	txid     uint64   // of the newest transaction
 	used     []uint64 // bit i: page i has been read; none belongs to two places
 	reads    int
 	visited  uint64 // pages read, with overflow pages
@@ -86,7 +88,7 @@ func (r *dbReader) findMeta(size int64) error {
 			continue
 		}
 		if !found || txid > newest {
-			found, newest = true, txid
+			found, newest, r.txid = true, txid, txid
 			r.pageSize, r.root, r.pages = pageSize, le.Uint64(m[16:]), le.Uint64(m[40:])
 		}
 	}
@@ -94,6 +96,14 @@ func (r *dbReader) findMeta(size int64) error {
 		return &CorruptError{File: r.path, Err: fmt.Errorf("%w: no valid meta page", errDatabase)}
 	}
 	return nil
+}
+
+// identity tells the database, as it is now, from others and from what it was before:
+// bbolt counts its transactions and writes what they change to other pages.
+func (r *dbReader) identity() []byte {
+	b := binary.AppendUvarint(nil, r.txid)
+	b = binary.AppendUvarint(b, r.root)
+	return binary.AppendUvarint(b, r.pages)
 }
 
 // page reads a page with its overflow pages. The result is valid until the next
@@ -325,60 +335,112 @@ func revisionKey(k []byte) bool {
 
 // Read reads a bbolt database of etcd into an engine, which must be empty, and
 // flushes it. Bytes behind the database, as the checksum of a backup, are
-// ignored. On an error the engine holds a part and must be thrown away.
+// ignored. On an error the engine holds a part and must be thrown away, or, with
+// Options.Resume, filled further by another Read of the same database: a read that
+// is stopped, or a crash, costs what was not flushed yet.
 func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta, error) {
 	o = o.withDefaults()
-	var meta Meta
-	if err := checkEmpty(eng); err != nil {
-		return meta, err
-	}
-	batch := eng.NewBatch()
-	pairs := int64(0)
-	var v2 v2Filter
 	r, err := openDB(ctx, path, o)
 	if err != nil {
-		batch.Discard()
-		return meta, err
-	}
-	defer r.f.Close()
-	progress := func(done bool) {
-		if o.Progress != nil {
-			o.Progress(Progress{Pairs: pairs, Pages: r.visited, AllPages: r.pages, Done: done})
-		}
-	}
-	err = r.known(func(b engine.Bucket, key, value []byte) error {
-		if err := meta.add(b, key, value); err != nil {
-			return &CorruptError{File: path, Err: fmt.Errorf("bucket %v: %w", b, err)}
-		}
-		if pairs++; pairs%1024 == 0 {
-			progress(false)
-		}
-		if b == engine.V2 && !v2.take(key, value, &meta) {
-			return nil
-		}
-		batch.Set(b.K(key), value)
-		if batch.Len() < o.BatchBytes {
-			return nil
-		}
-		full := batch
-		batch = eng.NewBatch()
-		return full.Commit()
-	})
-	if err != nil {
-		batch.Discard()
 		return Meta{}, err
 	}
-	if err := batch.Commit(); err != nil {
+	defer r.f.Close()
+	c := copying{eng: eng, o: o, r: r, batch: eng.NewBatch()}
+	if err := c.begin(); err != nil {
+		c.batch.Discard()
+		return Meta{}, err
+	}
+	if err := r.known(c.pair); err != nil {
+		c.batch.Discard()
+		if o.Resume && ctx.Err() != nil {
+			err = errors.Join(err, eng.Flush()) // the next one goes on from here
+		}
+		return Meta{}, err
+	}
+	if c.pairs < c.had {
+		c.batch.Discard()
+		return Meta{}, fmt.Errorf("snapshot: %w than %s: more than is in it", ErrOtherFile, path)
+	}
+	if err := c.commit(); err != nil {
 		return Meta{}, fmt.Errorf("snapshot: fill the engine from %s: %w", path, err)
 	}
 	if err := eng.Flush(); err != nil {
 		return Meta{}, fmt.Errorf("snapshot: flush the engine filled from %s: %w", path, err)
 	}
-	progress(true)
-	return meta, nil
+	c.progress(true)
+	return c.meta, nil
 }
 
-// openDB opens a database. The caller closes the reader's file.
+// copying fills an engine from a database. Every batch says how far the database is
+// copied with it, so what a crash leaves in the engine is what its note says: the
+// engine writes batches to its files in order.
+type copying struct {
+	eng   engine.Engine
+	o     Options
+	r     *dbReader
+	batch engine.Batch
+	meta  Meta
+	v2    v2Filter
+	pairs int64 // read so far
+	had   int64 // of these, that were in the engine
+}
+
+// copiedKey holds what was copied into an engine: the database, and how many pairs.
+var copiedKey = engine.Local.K([]byte("copied"))
+
+// begin finds out where to begin.
+func (c *copying) begin() error {
+	if !c.o.Resume {
+		return checkEmpty(c.eng)
+	}
+	note, err := c.eng.Get(nil, copiedKey)
+	if errors.Is(err, engine.ErrNotFound) {
+		return checkEmpty(c.eng)
+	}
+	if err != nil {
+		return err
+	}
+	had, n := binary.Uvarint(note)
+	if n <= 0 || !bytes.Equal(note[n:], c.r.identity()) || had > math.MaxInt64 {
+		return fmt.Errorf("snapshot: %w than %s", ErrOtherFile, c.r.path)
+	}
+	c.had = int64(had)
+	return nil
+}
+
+// pair takes one pair of the database. What the engine has already is only looked at.
+func (c *copying) pair(b engine.Bucket, key, value []byte) error {
+	if err := c.meta.add(b, key, value); err != nil {
+		return &CorruptError{File: c.r.path, Err: fmt.Errorf("bucket %v: %w", b, err)}
+	}
+	if c.pairs++; c.pairs%1024 == 0 {
+		c.progress(false)
+	}
+	if b == engine.V2 && !c.v2.take(key, value, &c.meta) || c.pairs <= c.had {
+		return nil
+	}
+	c.batch.Set(b.K(key), value)
+	if c.batch.Len() < c.o.BatchBytes {
+		return nil
+	}
+	return c.commit()
+}
+
+func (c *copying) commit() error {
+	if c.o.Resume {
+		c.batch.Set(copiedKey, append(binary.AppendUvarint(nil, uint64(c.pairs)), c.r.identity()...))
+	}
+	full := c.batch
+	c.batch = c.eng.NewBatch()
+	return full.Commit()
+}
+
+func (c *copying) progress(done bool) {
+	if c.o.Progress != nil {
+		c.o.Progress(Progress{Pairs: c.pairs, Resumed: min(c.had, c.pairs), Pages: c.r.visited, AllPages: c.r.pages, Done: done})
+	}
+}
+
 func openDB(ctx context.Context, path string, o Options) (*dbReader, error) {
 	f, err := o.FS.Open(path, vfs.SequentialReadsOption)
 	if err != nil {

@@ -30,8 +30,11 @@ import (
 	"quorate/internal/membership"
 )
 
-// ErrNotEmpty is wrapped by errors of Read if the engine holds anything.
-var ErrNotEmpty = errors.New("engine is not empty")
+// Errors of Read: the engine holds something, or a part of another file.
+var (
+	ErrNotEmpty  = errors.New("engine is not empty")
+	ErrOtherFile = errors.New("engine holds a part of another file")
+)
 
 // CorruptError names a file whose bytes cannot be what a database or a snapshot
 // file consists of.
@@ -55,6 +58,10 @@ type Options struct {
 	PageSize int
 	// BatchBytes bounds the batches in which Read fills the engine; 0: 4 MiB.
 	BatchBytes int
+	// Resume lets Read go on where an earlier one of the same file has ended, in a
+	// store that holds what that one has left. The store keeps a note of the file and
+	// of how far it was read.
+	Resume bool
 	// WithoutV2 leaves the tree of the v2 API out of databases that are written.
 	WithoutV2 bool
 	// Progress, unless nil, hears of what Read has done, after every 1024 pairs
@@ -65,6 +72,7 @@ type Options struct {
 // Progress of a Read.
 type Progress struct {
 	Pairs           int64  // read so far, of all buckets
+	Resumed         int64  // of these, what an earlier Read had put into the engine
 	Pages, AllPages uint64 // read so far, and in the file; free pages are never read
 	Done            bool   // everything is read, and durable in the engine
 }
