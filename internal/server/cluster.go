@@ -189,8 +189,33 @@ func (m *Member) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, erro
 // mayChange decides whether a change may be proposed as the membership is now. The core
 // of the leader asks again (gate.go).
 func (m *Member) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
-	return m.cluster.MayPropose(cc, membership.Rules{Strict: m.cfg.StrictReconfig, Connected: m.connected, InSync: inSync,
+	err := m.cluster.MayPropose(cc, membership.Rules{Strict: m.cfg.StrictReconfig, Connected: m.connected, InSync: inSync,
 		Reachable: func(id uint64) bool { return id == m.id || !m.tr.ActiveSince(id).IsZero() }})
+	if errors.Is(err, membership.ErrNotEnoughStarted) || errors.Is(err, membership.ErrUnhealthy) {
+		m.tellRejected(cc, err)
+	}
+	return err
+}
+
+// tellRejected logs that the strict check refuses a change, in etcd's words.
+func (m *Member) tellRejected(cc *raftpb.ConfChange, err error) {
+	what, reason := "add", "not enough healthy members"
+	member := zap.String("requested-member-remove-id", membership.FormatID(cc.GetNodeId()))
+	unhealthy := errors.Is(err, membership.ErrUnhealthy)
+	switch cc.GetType() {
+	case raftpb.ConfChangeRemoveNode:
+		if what = "remove"; unhealthy {
+			reason = "local member has not been connected to all peers, reconfigure breaks active quorum"
+			member = zap.String("requested-member-remove", membership.FormatID(cc.GetNodeId()))
+		}
+	default:
+		if _, known := m.cluster.Member(cc.GetNodeId()); known {
+			what = "promote"
+		} else if member = zap.String("requested-member-add", string(cc.Context)); unhealthy {
+			reason = "local member has not been connected to majority peers, reconfigure breaks active quorum"
+		}
+	}
+	m.fewLines.Warn("rejecting member "+what+" request; "+reason, m.localID(), member, zap.Error(err))
 }
 
 // connected reports whether a member has been reachable for a while.

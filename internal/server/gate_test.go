@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"quorate/internal/membership"
 	"quorate/internal/replica"
@@ -71,10 +73,17 @@ func TestRemoveBoth(t *testing.T) {
 
 // Without the strict check the last member stays all the same.
 func TestLastVoterStays(t *testing.T) {
-	c := newCluster(t, 1, calm)
+	c := prepareCluster(t, 1, calm)
+	core, logs := observer.New(zap.WarnLevel)
+	c.opened = func(m *Member) { m.fewLines = zap.New(core) }
+	c.launch()
 	n := c.nodes[0]
 	if _, err := n.m.MemberRemove(background(t), n.m.id); !errors.Is(err, errNotEnoughStarted) {
 		t.Errorf("removal of the only member: %v", err)
+	}
+	if got := logs.FilterMessage("rejecting member remove request; not enough healthy members").All(); len(got) == 0 ||
+		got[0].ContextMap()["requested-member-remove-id"] != membership.FormatID(n.m.id) {
+		t.Errorf("logged %v", logs.All())
 	}
 	// Past all that asks: the entry is in the log.
 	ask := n.m.core.gate
