@@ -38,7 +38,7 @@ func Check(m *raftpb.Message, id uint64) error {
 	switch from := m.GetFrom(); {
 	case m.GetTo() != id:
 		return malformed("to member %x", m.GetTo())
-	case from == raft.None, from == id, from == raft.LocalAppendThread, from == raft.LocalApplyThread:
+	case from == raft.None, from == raft.LocalAppendThread, from == raft.LocalApplyThread, from == id && !passedOn(m):
 		return malformed("from %x", from)
 	case len(m.Responses) > 0:
 		return malformed("with responses")
@@ -58,6 +58,12 @@ func Check(m *raftpb.Message, id uint64) error {
 		}
 	}
 	return checkBody(m)
+}
+
+// passedOn reports whether a message is of a kind that a member passes on to the leader
+// in the name of whom it came from. That one may have become the leader meanwhile.
+func passedOn(m *raftpb.Message) bool {
+	return m.GetType() == raftpb.MsgProp || m.GetType() == raftpb.MsgReadIndex
 }
 
 func checkBody(m *raftpb.Message) error {

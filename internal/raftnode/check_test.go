@@ -216,7 +216,8 @@ func TestCheck(t *testing.T) {
 		ok bool
 	}{
 		"a proposal":                     {prop(entry(0, 0, "x")), true},
-		"no entry":                       {prop(), false}, // panic
+		"a proposal that comes back":     {with(prop(entry(0, 0, "x")), func(m *raftpb.Message) { m.From = new(uint64(self)) }), true}, // from a former leader
+		"no entry":                       {prop(), false},                                                                              // panic
 		"an empty entry":                 {prop(&raftpb.Entry{}), false},
 		"a proposal with a term":         {with(prop(entry(0, 0, "x")), func(m *raftpb.Message) { m.Term = new(uint64(2)) }), false}, // panic
 		"an undecodable change":          {prop(conf([]byte{0xff})), false},                                                          // panic

@@ -150,6 +150,11 @@ func (n *node) open() (err error) {
 	if n.log, err = raftlog.Open(n.disk, layout.WAL(), logOptions); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			n.log.Close() // frees its lock for the next attempt
+		}
+	}()
 	lg := zap.NewNop()
 	n.home = server.Home{Layout: layout, Log: n.log, Member: n.id, Cluster: n.clusterID, OpenEngine: n.disk.openEngine, Logger: lg}
 	if n.dir, err = layout.Store(); err != nil {
@@ -160,7 +165,7 @@ func (n *node) open() (err error) {
 		return err
 	}
 	if err := n.home.CheckTogether(eng); err != nil {
-		return err
+		return errors.Join(err, eng.Close())
 	}
 	n.cluster = membership.New(membership.Options{LocalID: n.id, ClusterID: n.clusterID, ServerVersion: serverVersion})
 	if n.machine, err = n.openMachine(eng); err != nil {
