@@ -263,7 +263,7 @@ func TestStoreGone(t *testing.T) {
 		}
 		return err
 	})
-	if !strings.Contains(out, "leader changed") || strings.Contains(out, "leadership transfer failed") {
+	if !strings.Contains(out, "lost leader") && !strings.Contains(out, "changed leader from") || strings.Contains(out, "leadership transfer failed") {
 		t.Errorf("leadership was not handed over:\n%s", c.procs[0].Tail(10))
 	}
 	for i := 1; i < 3; i++ {

@@ -163,7 +163,7 @@ func (t *Transport) serveStream(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "invalid from", http.StatusNotFound)
 		return
 	}
-	lg := t.lg.With(t.localID(), zap.String("remote-peer-id-stream-handler", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id-from", membership.FormatID(from)),
+	lg := t.lg.With(zap.String("remote-peer-id-stream-handler", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id-from", membership.FormatID(from)),
 		zap.String("cluster-id", membership.FormatID(t.cfg.ClusterID)))
 	if t.cfg.Host.IsRemoved(from) {
 		t.warn(lg, "rejected stream from remote peer because it was removed")
@@ -207,7 +207,7 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	failed := func(label, text string, code int) {
 		metrics.NetworkSnapshotReceiveFailures.WithLabelValues(label).Inc()
 		if text != "" {
-			t.lg.Warn("failed to save incoming database snapshot", t.localID(), zap.String("remote-snapshot-sender-id", label), zap.String("error", text))
+			t.lg.Warn("failed to save incoming database snapshot", zap.String("remote-snapshot-sender-id", label), zap.String("error", text))
 			http.Error(w, text, code)
 		}
 	}
@@ -233,7 +233,7 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	inflight := metrics.NetworkSnapshotReceiveInflightsTotal.WithLabelValues(from)
 	inflight.Inc()
 	defer inflight.Dec()
-	lg := t.lg.With(t.localID(), zap.String("remote-snapshot-sender-id", from), zap.Uint64("incoming-snapshot-index", m.GetSnapshot().GetMetadata().GetIndex()))
+	lg := t.lg.With(zap.String("remote-snapshot-sender-id", from), zap.Uint64("incoming-snapshot-index", m.GetSnapshot().GetMetadata().GetIndex()))
 	lg.Info("receiving database snapshot", zap.Int64("incoming-snapshot-message-size-bytes", body.n))
 	if err := t.receiveSnapshot(m, body); err != nil {
 		text := fmt.Sprintf("failed to save KV snapshot (%v)", err)

@@ -82,7 +82,7 @@ func (t *Transport) startPeer(id uint64, urls []string, streams bool) *peer {
 	name := membership.FormatID(id)
 	p := &peer{
 		t: t, id: id, name: name,
-		lg:               t.lg.With(zap.String("local-member-id", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id", name)),
+		lg:               t.lg.With(zap.String("remote-peer-id", name)),
 		status:           newStatus(t.lg, t.cfg.ID, id, t.cfg.Name),
 		proposals:        newQueue(proposalQueue),
 		sentBytes:        metrics.NetworkPeerSentBytesTotal.WithLabelValues(name),

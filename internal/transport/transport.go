@@ -181,7 +181,7 @@ func (t *Transport) AddPeer(id uint64, urls []string) {
 		gone = table.remotes[id]
 		delete(table.remotes, id)
 		table.peers[id] = t.startPeer(id, urls, true)
-		t.lg.Info("added remote peer", t.localID(), zap.String("remote-peer-id", membership.FormatID(id)), zap.Strings("remote-peer-urls", urls))
+		t.lg.Info("added remote peer", zap.String("remote-peer-id", membership.FormatID(id)), zap.Strings("remote-peer-urls", urls))
 		return gone
 	})
 }
@@ -198,7 +198,7 @@ func (t *Transport) AddRemote(id uint64, urls []string) {
 			return nil
 		}
 		table.remotes[id] = t.startPeer(id, urls, false)
-		t.lg.Info("added new remote peer", t.localID(), zap.String("remote-peer-id", membership.FormatID(id)), zap.Strings("remote-peer-urls", urls))
+		t.lg.Info("added new remote peer", zap.String("remote-peer-id", membership.FormatID(id)), zap.Strings("remote-peer-urls", urls))
 		return nil
 	})
 }
@@ -221,7 +221,7 @@ func (t *Transport) UpdatePeer(id uint64, urls []string) {
 		return
 	}
 	p.setURLs(urls)
-	t.lg.Info("updated remote peer", t.localID(), zap.String("updated-remote-peer-id", membership.FormatID(id)), zap.Strings("updated-remote-peer-urls", urls))
+	t.lg.Info("updated remote peer", zap.String("updated-remote-peer-id", membership.FormatID(id)), zap.Strings("updated-remote-peer-urls", urls))
 }
 
 // RemovePeer stops talking to a member. Nothing is sent to it from now on; a
@@ -235,7 +235,7 @@ func (t *Transport) RemovePeer(id uint64) {
 			delete(table.remotes, id)
 		}
 		if p != nil {
-			t.lg.Info("removed remote peer", t.localID(), zap.String("removed-remote-peer-id", membership.FormatID(id)))
+			t.lg.Info("removed remote peer", zap.String("removed-remote-peer-id", membership.FormatID(id)))
 		}
 		return p
 	})
@@ -249,10 +249,6 @@ func (t *Transport) RemoveAllPeers() {
 			t.RemovePeer(id)
 		}
 	}
-}
-
-func (t *Transport) localID() zap.Field {
-	return zap.String("local-member-id", membership.FormatID(t.cfg.ID))
 }
 
 // change replaces the table by what fn makes of a copy, and stops the peer that
