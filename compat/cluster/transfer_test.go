@@ -203,7 +203,7 @@ func installs(t *testing.T, m *harness.Member) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return strings.Count(string(text), "installing a snapshot")
+	return strings.Count(string(text), "applying snapshot")
 }
 
 // equal waits until all members have the same at one revision.

@@ -50,7 +50,7 @@ func TestSnapshotToFollower(t *testing.T) {
 // snapshotLine is what a member logs when it is about to take over a snapshot.
 func snapshotLine(m *member) string {
 	if m.kind == ours {
-		return "installing a snapshot"
+		return "applying snapshot"
 	}
 	return "received and saved database snapshot"
 }
