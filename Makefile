@@ -96,7 +96,7 @@ h2: build
 failure-test: build $(ETCD37) $(ETCD35)
 	cd compat && $(GO) test ./failure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
 
-mixed: build $(ETCD37) $(ETCD36)
+mixed: build $(ETCD37) $(ETCD36) $(ETCD35)
 	cd compat && $(GO) test ./mixed -count=1 -timeout 10m -parallel 4 -args -etcd=$(CURDIR)/$(BIN)/etcd
 
 mixed-long: build $(ETCD37) $(ETCD36) $(ETCD35)
