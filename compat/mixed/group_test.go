@@ -505,6 +505,7 @@ func (g *group) strain(seed uint64) {
 // verdict ends the load and checks all that was recorded.
 func (g *group) verdict() {
 	g.t.Helper()
+	g.held.enough(g)
 	took := g.load.Since()
 	g.load.Stop()
 	g.held.settle(g)
