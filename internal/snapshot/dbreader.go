@@ -33,6 +33,8 @@ type dbReader struct {
 	pages    uint64 // ids below it may be used
 	root     uint64
 	txid     uint64   // of the newest transaction
+	size     int64    // of the file
+	changed  int64    // when the file was, in Unix nanoseconds
 	used     []uint64 // bit i: page i has been read; none belongs to two places
 	reads    int
 	visited  uint64 // pages read, with overflow pages
@@ -49,7 +51,7 @@ func newDBReader(ctx context.Context, f vfs.File, path string) (*dbReader, error
 	if err != nil {
 		return nil, fmt.Errorf("snapshot: stat %s: %w", path, err)
 	}
-	r := &dbReader{ctx: ctx, f: f, path: path}
+	r := &dbReader{ctx: ctx, f: f, path: path, size: st.Size(), changed: st.ModTime().UnixNano()}
 	if err := r.findMeta(st.Size()); err != nil {
 		return nil, err
 	}
@@ -103,7 +105,10 @@ func (r *dbReader) findMeta(size int64) error {
 func (r *dbReader) identity() []byte {
 	b := binary.AppendUvarint(nil, r.txid)
 	b = binary.AppendUvarint(b, r.root)
-	return binary.AppendUvarint(b, r.pages)
+	b = binary.AppendUvarint(b, r.pages)
+	// Another database put in its place may have the same numbers, as restored ones have.
+	b = binary.AppendVarint(b, r.size)
+	return binary.AppendVarint(b, r.changed)
 }
 
 // page reads a page with its overflow pages. The result is valid until the next

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -107,6 +109,11 @@ func TestResumeRefused(t *testing.T) {
 	}
 	if _, err := Read(context.Background(), other, eng, Options{Resume: true}); !errors.Is(err, ErrOtherFile) {
 		t.Errorf("another database: %v", err)
+	}
+	later := time.Now().Add(time.Minute) // another file in its place, with the same numbers
+	must(t, os.Chtimes(path, later, later))
+	if _, err := Read(context.Background(), path, eng, Options{Resume: true}); !errors.Is(err, ErrOtherFile) {
+		t.Errorf("a file of another time: %v", err)
 	}
 	if _, err := Read(context.Background(), path, eng, Options{}); !errors.Is(err, ErrNotEmpty) {
 		t.Errorf("without resuming: %v", err)
