@@ -158,7 +158,7 @@ func (r *Restore) fill(ctx context.Context, l Layout, eng engine.Engine, commit 
 	if err := b.Commit(); err != nil {
 		return err
 	}
-	return eng.Flush()
+	return eng.Flush(ctx)
 }
 
 // trimming is etcd's line about a store that gets other members.

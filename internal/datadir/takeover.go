@@ -149,7 +149,7 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 		err = found.fillV2(ctx, t.l, eng, o, t.lg)
 	}
 	if err == nil {
-		err = eng.Flush()
+		err = eng.Flush(ctx)
 	}
 	if err = errors.Join(err, eng.Close()); err != nil {
 		return err

@@ -155,8 +155,9 @@ type Engine interface {
 	NewBatch() Batch
 	NewSnapshot() Snapshot
 	// Flush makes every batch that was committed before the call durable. It
-	// runs beside commits and reads and may take seconds.
-	Flush() error
+	// runs beside commits and reads and may take seconds, on a full disk until
+	// there is room; when ctx ends it returns ctx's error and may still happen.
+	Flush(ctx context.Context) error
 	// Compact rewrites the store to reclaim space, in steps beside the traffic,
 	// until done or ctx ends.
 	Compact(ctx context.Context) error

@@ -1,6 +1,7 @@
 package mvcc
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
 	"math/rand"
@@ -42,7 +43,7 @@ func benchStore(b *testing.B, eng engine.Engine, n int) *Store {
 		b.Fatal(err)
 	}
 	benchFill(b, s, 0, n, 100)
-	if err := eng.Flush(); err != nil {
+	if err := eng.Flush(context.Background()); err != nil {
 		b.Fatal(err)
 	}
 	return s
@@ -116,12 +117,12 @@ type nullEngine struct{ engine.Engine }
 
 type nullBatch struct{ engine.Batch }
 
-func (nullEngine) NewBatch() engine.Batch    { return nullBatch{} }
-func (nullBatch) Set([]byte, []byte)         {}
-func (nullBatch) Delete([]byte)              {}
-func (nullBatch) Commit() error              { return nil }
-func (nullBatch) DeleteRange([]byte, []byte) {}
-func (n nullEngine) Flush() error            { return nil }
+func (nullEngine) NewBatch() engine.Batch        { return nullBatch{} }
+func (nullBatch) Set([]byte, []byte)             {}
+func (nullBatch) Delete([]byte)                  {}
+func (nullBatch) Commit() error                  { return nil }
+func (nullBatch) DeleteRange([]byte, []byte)     {}
+func (n nullEngine) Flush(context.Context) error { return nil }
 
 func BenchmarkPutIndexOnly(b *testing.B) {
 	for _, group := range []int{1, 100} {

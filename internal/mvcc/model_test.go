@@ -582,7 +582,7 @@ func (w *world) run(steps int) {
 		case n < 96:
 			w.checkRecords()
 		case n < 98:
-			if err := w.eng.Flush(); err != nil {
+			if err := w.eng.Flush(context.Background()); err != nil {
 				w.t.Fatal(err)
 			}
 			w.kept = w.m.clone()

@@ -277,7 +277,7 @@ func TestCompactionResumes(t *testing.T) {
 	if n := records(t, s); n == 100 || n <= 18 {
 		t.Fatalf("%d records: not in the middle", n)
 	}
-	if err := eng.Flush(); err != nil {
+	if err := eng.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	s, err := Open(eng.Crash(), Options{Manual: true})

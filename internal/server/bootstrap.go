@@ -660,8 +660,10 @@ func (m *Member) Stop() {
 // lastFlush flushes the store, unless it finds no room: then a flush would wait
 // for some until the engine is closed.
 func (m *Member) lastFlush() error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
 	flushed := make(chan error, 1)
-	go crash.Guarded(func() { flushed <- m.mach().Engine().Flush() })()
+	go crash.Guarded(func() { flushed <- m.mach().Engine().Flush(ctx) })()
 	poll := time.NewTicker(50 * time.Millisecond)
 	defer poll.Stop()
 	for !m.storeFull.Load() {

@@ -142,7 +142,7 @@ func TestChangedByteAnywhere(t *testing.T) {
 	ctx := background(t)
 	flush := func() {
 		t.Helper()
-		if err := n.m.mach().Engine().Flush(); err != nil {
+		if err := n.m.mach().Engine().Flush(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 	}

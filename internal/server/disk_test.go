@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -150,7 +151,7 @@ func TestFailingStore(t *testing.T) {
 			n.put("k/before", "1")
 			disks[n].set("/store/", errno)
 			flushed := make(chan error, 1)
-			go func() { flushed <- n.m.mach().Engine().Flush() }()
+			go func() { flushed <- n.m.mach().Engine().Flush(context.Background()) }()
 			select {
 			case <-n.m.Failed():
 			case <-time.After(patience):

@@ -217,7 +217,7 @@ func (h Home) Import(ctx context.Context, snap *raftpb.Snapshot) error {
 		}
 	}
 	if err == nil {
-		err = eng.Flush()
+		err = eng.Flush(ctx)
 	}
 	if cerr := eng.Close(); err == nil {
 		err = cerr

@@ -86,16 +86,10 @@ func (m *Member) awaitCompaction(ctx context.Context, done <-chan error) error {
 // flush makes durable what is committed to the engine. On a full disk it waits for
 // room, but neither longer than ctx nor into the end of the member.
 func (m *Member) flush(ctx context.Context, eng engine.Engine) error {
-	flushed := make(chan error, 1)
-	go crash.Guarded(func() { flushed <- eng.Flush() })()
-	select {
-	case err := <-flushed:
-		return err
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-m.rootCtx.Done():
-		return m.rootCtx.Err()
-	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(m.rootCtx, cancel)()
+	return eng.Flush(ctx)
 }
 
 // write proposes a client request whose encoded form is raw; if that is missing

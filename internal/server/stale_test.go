@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"encoding/binary"
 	"strings"
 	"testing"
@@ -35,7 +36,7 @@ func TestStoreBesideAnotherLog(t *testing.T) {
 		if err := b.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		if err := eng.Flush(); err != nil {
+		if err := eng.Flush(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 		if err := eng.Close(); err != nil {

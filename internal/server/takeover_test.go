@@ -30,7 +30,7 @@ func (n *node) handOver(change func(b engine.Batch)) {
 		if err := b.Commit(); err != nil {
 			n.t.Fatal(err)
 		}
-		if err := eng.Flush(); err != nil {
+		if err := eng.Flush(context.Background()); err != nil {
 			n.t.Fatal(err)
 		}
 		if err := eng.Close(); err != nil {

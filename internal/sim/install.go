@@ -50,7 +50,7 @@ func (n *node) truncate() {
 	}
 	full := false
 	ok = n.attempt("truncation", func() error {
-		if err := n.machine.Engine().Flush(); err != nil {
+		if err := n.machine.Engine().Flush(context.Background()); err != nil {
 			return err
 		}
 		err := n.home.Truncate(index, n.machine.ConfState())

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"time"
@@ -127,7 +128,7 @@ func (n *node) start() {
 	n.every(func() time.Duration { return n.w.between(400*time.Millisecond, 600*time.Millisecond) }, n.expireV2)
 	n.every(func() time.Duration { return n.w.between(truncateEvery/2, truncateEvery*2) }, n.truncate)
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
-		if err := n.machine.Engine().Flush(); err != nil {
+		if err := n.machine.Engine().Flush(context.Background()); err != nil {
 			n.w.fail("flush member %d: %w", n.index, err)
 		}
 	})

@@ -358,7 +358,7 @@ func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta,
 	if err := r.known(c.pair); err != nil {
 		c.batch.Discard()
 		if o.Resume && ctx.Err() != nil {
-			err = errors.Join(err, eng.Flush()) // the next one goes on from here
+			err = errors.Join(err, eng.Flush(context.WithoutCancel(ctx))) // the next one goes on from here
 		}
 		return Meta{}, err
 	}
@@ -369,7 +369,7 @@ func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta,
 	if err := c.commit(); err != nil {
 		return Meta{}, fmt.Errorf("snapshot: fill the engine from %s: %w", path, err)
 	}
-	if err := eng.Flush(); err != nil {
+	if err := eng.Flush(context.WithoutCancel(ctx)); err != nil {
 		return Meta{}, fmt.Errorf("snapshot: flush the engine filled from %s: %w", path, err)
 	}
 	c.progress(true)

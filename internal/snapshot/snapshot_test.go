@@ -456,7 +456,7 @@ type drain struct {
 
 func (d *drain) NewIter(lower, upper []byte) (engine.Iterator, error) { return &synthetic{}, nil }
 func (d *drain) NewBatch() engine.Batch                               { return &drainBatch{d: d} }
-func (d *drain) Flush() error                                         { return nil }
+func (d *drain) Flush(context.Context) error                          { return nil }
 
 type drainBatch struct {
 	engine.Batch

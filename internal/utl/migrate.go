@@ -183,7 +183,7 @@ func (s ourStore) SetStorageVersion(version string) error {
 	if err := b.Commit(); err != nil {
 		return err
 	}
-	return s.Flush()
+	return s.Flush(context.Background())
 }
 
 // openVersioned opens the store of a directory, of ours or of etcd.

@@ -122,7 +122,7 @@ func testGetSetDelete(t *testing.T, s *Subject) {
 	commit(t, e, "a", "2", "c", "-", "never", "-")
 	wantGet(t, e, "a", "2")
 	wantGet(t, e, "c", "-")
-	must(t, e.Flush())
+	must(t, e.Flush(context.Background()))
 	wantGet(t, e, "a", "2")
 	wantGet(t, e, "c", "-")
 	must(t, e.Compact(context.Background()))
@@ -177,7 +177,7 @@ func testCopies(t *testing.T, s *Subject) {
 func testIterator(t *testing.T, s *Subject) {
 	e := s.Engine
 	commit(t, e, "b", "1", "d", "2", "f", "3")
-	must(t, e.Flush()) // half on disk, half in memory
+	must(t, e.Flush(context.Background())) // half on disk, half in memory
 	commit(t, e, "c", "4", "d", "5", "h", "6")
 	for _, tt := range []struct {
 		lower, upper []byte
@@ -233,7 +233,7 @@ func testIteratorState(t *testing.T, s *Subject) {
 	it, err := e.NewIter(nil, nil)
 	must(t, err)
 	commit(t, e, "a", "-", "b", "3", "c", "4")
-	must(t, e.Flush())
+	must(t, e.Flush(context.Background()))
 	var got string
 	for ok := it.First(); ok; ok = it.Next() {
 		v, err := it.Value()
@@ -251,7 +251,7 @@ func testSnapshot(t *testing.T, s *Subject) {
 	commit(t, e, "a", "1", "b", "2")
 	snap := e.NewSnapshot()
 	commit(t, e, "a", "9", "b", "-", "c", "3")
-	must(t, e.Flush())
+	must(t, e.Flush(context.Background()))
 	must(t, e.Compact(context.Background()))
 	wantGet(t, snap, "a", "1")
 	wantGet(t, snap, "c", "-")
@@ -270,7 +270,7 @@ func testSnapshot(t *testing.T, s *Subject) {
 func testDeleteRange(t *testing.T, s *Subject) {
 	e := s.Engine
 	commit(t, e, "a", "1", "b", "2", "c", "3", "d", "4")
-	must(t, e.Flush())
+	must(t, e.Flush(context.Background()))
 	b := e.NewBatch()
 	b.DeleteRange([]byte("b"), []byte("d"))
 	b.DeleteRange([]byte("z"), []byte("a")) // empty range
@@ -280,7 +280,7 @@ func testDeleteRange(t *testing.T, s *Subject) {
 	}
 	wantGet(t, e, "b", "-")
 	commit(t, e, "c", "5")
-	must(t, e.Flush())
+	must(t, e.Flush(context.Background()))
 	if got := dump(t, e, nil, nil); got != "a=1 c=5 d=4 " {
 		t.Errorf("contents %q", got)
 	}
@@ -341,7 +341,7 @@ func testModel(t *testing.T, s *Subject) {
 		}
 		must(t, b.Commit())
 		if r.Intn(20) == 0 {
-			must(t, s.Engine.Flush())
+			must(t, s.Engine.Flush(context.Background()))
 		}
 		k := fmt.Sprintf("k%03d", r.Intn(200))
 		if v, ok := m[k]; ok {
@@ -373,7 +373,7 @@ func testCrash(t *testing.T, s *Subject) {
 			must(t, b.Commit())
 			states, maps = append(states, render(m)), append(maps, clone(m))
 			if r.Intn(25) == 0 {
-				must(t, s.Engine.Flush())
+				must(t, s.Engine.Flush(context.Background()))
 				states, maps = states[len(states)-1:], maps[len(maps)-1:]
 			}
 		}
@@ -404,7 +404,7 @@ func testCheckpoint(t *testing.T, s *Subject) {
 	dir := s.Dir("copy")
 	must(t, s.Engine.Checkpoint(dir))
 	commit(t, s.Engine, "a", "9", "c", "3")
-	must(t, s.Engine.Flush())
+	must(t, s.Engine.Flush(context.Background()))
 	if err := s.Engine.Checkpoint(dir); err == nil {
 		t.Error("Checkpoint into a directory that exists: no error")
 	}
@@ -435,7 +435,7 @@ func testConcurrency(t *testing.T, s *Subject) {
 					t.Errorf("Commit: %v", err)
 				}
 				if i%100 == 50 {
-					if err := e.Flush(); err != nil {
+					if err := e.Flush(context.Background()); err != nil {
 						t.Errorf("Flush: %v", err)
 					}
 				}
@@ -479,7 +479,7 @@ func testSize(t *testing.T, s *Subject) {
 		r.Read(value)
 		commit(t, s.Engine, fmt.Sprintf("%04d", i), string(value))
 	}
-	must(t, s.Engine.Flush())
+	must(t, s.Engine.Flush(context.Background()))
 	got := s.Engine.Size()
 	if got.Total < before.Total+1<<20 || got.InUse < 1<<20 || got.InUse > got.Total {
 		t.Errorf("Size after 2 MB: %+v, before %+v", got, before)
@@ -514,7 +514,7 @@ func testClosed(t *testing.T, s *Subject) {
 	if err := b.Commit(); !errors.Is(err, engine.ErrClosed) {
 		t.Errorf("Commit: %v", err)
 	}
-	if err := e.Flush(); !errors.Is(err, engine.ErrClosed) {
+	if err := e.Flush(context.Background()); !errors.Is(err, engine.ErrClosed) {
 		t.Errorf("Flush: %v", err)
 	}
 	if err := e.Compact(context.Background()); !errors.Is(err, engine.ErrClosed) {

@@ -111,7 +111,10 @@ func (e *Engine) NewSnapshot() engine.Snapshot {
 func (e *Engine) NewBatch() engine.Batch { return &batch{e: e} }
 
 // Flush implements engine.Engine: the present state becomes what a crash leaves.
-func (e *Engine) Flush() error {
+func (e *Engine) Flush(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.closed {

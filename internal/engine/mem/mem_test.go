@@ -1,6 +1,7 @@
 package mem
 
 import (
+	"context"
 	"testing"
 
 	"quorate/internal/engine"
@@ -36,7 +37,7 @@ func TestCrashIsExact(t *testing.T) {
 			t.Fatal(err)
 		}
 		if k == "a" {
-			if err := e.Flush(); err != nil {
+			if err := e.Flush(context.Background()); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -90,7 +90,7 @@ func TestFailingDisk(t *testing.T) {
 				e := open1(t, "db", Options{FS: fs, MemTableBytes: 64 << 10, OnFailure: func(err error) { told <- err }})
 				fill(t, e, 100)
 				fs.bad.Store(true)
-				if err := e.Flush(); !errors.Is(err, ErrFailed) || !errors.Is(err, errno) {
+				if err := e.Flush(context.Background()); !errors.Is(err, ErrFailed) || !errors.Is(err, errno) {
 					t.Errorf("Flush: %v, want ErrFailed for %v", err, errno)
 				}
 				if err := <-told; !errors.Is(err, ErrFailed) || !errors.Is(err, errno) {
@@ -129,7 +129,7 @@ func TestFailingCompaction(t *testing.T) {
 	e := open1(t, "db", Options{FS: fs, OnFailure: func(err error) { told <- err }})
 	for range 2 {
 		fill(t, e, 100) // tables that overlap
-		if err := e.Flush(); err != nil {
+		if err := e.Flush(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -158,7 +158,7 @@ func TestSyncWithoutRoom(t *testing.T) {
 	}, OnFailure: func(err error) { t.Errorf("failed: %v", err) }})
 	fill(t, e, 100)
 	fs.bad.Store(true)
-	if err := e.Flush(); err != nil {
+	if err := e.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if n := fs.attempts.Load(); n != 1 {

@@ -28,6 +28,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
+	"quorate/internal/crash"
 	"quorate/internal/engine"
 )
 
@@ -116,6 +117,8 @@ type store struct {
 	failed    chan struct{} // closed when failure is set
 	failure   error
 
+	flushTurn chan struct{} // holds one element while a flush is being begun
+
 	// stale says that files have changed since size was computed.
 	stale atomic.Bool
 	// unflushed is about how many bytes were committed and are in memtables only;
@@ -130,7 +133,7 @@ type store struct {
 func Open(dir string, o Options) (engine.Engine, error) {
 	o = o.withDefaults()
 	s := &store{dir: dir, o: o, unused: make(chan struct{}), closing: make(chan struct{}),
-		fatal: make(chan struct{}), failed: make(chan struct{})}
+		fatal: make(chan struct{}), failed: make(chan struct{}), flushTurn: make(chan struct{}, 1)}
 	s.disk = &patientFS{FS: o.FS, closing: s.closing, giveUp: o.GiveUp, report: s.report, onSpace: o.OnSpace}
 	s.stale.Store(true)
 	if !o.ReadOnly {
@@ -383,25 +386,57 @@ func (s *store) isFailed() bool {
 }
 
 // Flush implements engine.Engine. On a full disk it waits for space.
-func (s *store) Flush() error {
-	if !s.use() {
-		return engine.ErrClosed
-	}
-	defer s.done()
-	done, err := s.db.AsyncFlush()
-	if err != nil {
-		return s.wrap(err)
+func (s *store) Flush(ctx context.Context) error {
+	if err := ctx.Err(); err != nil {
+		return err
 	}
 	select {
-	case <-done:
-		return nil
-	case <-s.fatal:
-		return ErrFatal
-	case <-s.failed:
-		return s.failure
+	case s.flushTurn <- struct{}{}:
+	case <-ctx.Done():
+		return ctx.Err()
 	case <-s.closing:
 		return engine.ErrClosed
 	}
+	if !s.use() {
+		<-s.flushTurn
+		return engine.ErrClosed
+	}
+	// Pebble begins a flush behind the commits, which on a full disk stand. One call
+	// at a time waits there: callers that give up leave no goroutines behind.
+	begun := make(chan begunFlush, 1)
+	go crash.Guarded(func() {
+		defer s.done()
+		defer func() { <-s.flushTurn }()
+		var f begunFlush
+		f.done, f.err = s.db.AsyncFlush()
+		begun <- f
+	})()
+	var done <-chan struct{}
+	for {
+		select {
+		case f := <-begun:
+			if f.err != nil {
+				return s.wrap(f.err)
+			}
+			begun, done = nil, f.done
+		case <-done:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-s.fatal:
+			return ErrFatal
+		case <-s.failed:
+			return s.failure
+		case <-s.closing:
+			return engine.ErrClosed
+		}
+	}
+}
+
+// begunFlush is what Pebble says at the beginning of a flush: done is closed at its end.
+type begunFlush struct {
+	done <-chan struct{}
+	err  error
 }
 
 // Compact implements engine.Engine.
@@ -438,7 +473,7 @@ func (s *store) Checkpoint(dir string) error {
 		return engine.ErrClosed
 	}
 	defer s.done()
-	if err := s.Flush(); err != nil {
+	if err := s.Flush(context.Background()); err != nil {
 		return err
 	}
 	if err := s.db.Checkpoint(dir); err != nil {

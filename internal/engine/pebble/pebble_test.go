@@ -1,6 +1,7 @@
 package pebble
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -9,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -58,7 +60,7 @@ func TestRealDirectory(t *testing.T) {
 	if _, err := Open(dir, Options{}); !errors.Is(err, ErrInUse) || !strings.Contains(err.Error(), dir) {
 		t.Errorf("second Open: %v, want ErrInUse naming %s", err, dir)
 	}
-	if err := e.Flush(); err != nil {
+	if err := e.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Close(); err != nil {
@@ -110,7 +112,7 @@ func TestCorruption(t *testing.T) {
 			e := open1(t, dir, Options{})
 			for range 5 {
 				fill(t, e, 2000)
-				if err := e.Flush(); err != nil {
+				if err := e.Flush(context.Background()); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -166,7 +168,7 @@ func TestMissingTable(t *testing.T) {
 	dir := t.TempDir()
 	e := open1(t, dir, Options{})
 	fill(t, e, 100)
-	if err := e.Flush(); err != nil {
+	if err := e.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Close(); err != nil {
@@ -225,7 +227,7 @@ func TestDiskFull(t *testing.T) {
 	fill(t, e, 500)
 	fs.full.Store(true)
 	flushed := make(chan error, 1)
-	go func() { flushed <- e.Flush() }()
+	go func() { flushed <- e.Flush(context.Background()) }()
 	if err := <-reported; !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("reported %v", err)
 	}
@@ -240,7 +242,7 @@ func TestDiskFull(t *testing.T) {
 	if err := <-flushed; err != nil {
 		t.Fatal(err)
 	}
-	if err := e.Flush(); err != nil {
+	if err := e.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	if err := e.Close(); err != nil {
@@ -262,7 +264,7 @@ func TestCloseWhileDiskFull(t *testing.T) {
 	fill(t, e, 500)
 	fs.full.Store(true)
 	flushed := make(chan error, 1)
-	go func() { flushed <- e.Flush() }()
+	go func() { flushed <- e.Flush(context.Background()) }()
 	<-reported
 	if err := e.Close(); err != nil && !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("Close: %v", err)
@@ -272,11 +274,52 @@ func TestCloseWhileDiskFull(t *testing.T) {
 	}
 }
 
+// Callers of Flush that give up on a full disk leave nothing behind: one call at a
+// time waits in Pebble.
+func TestFlushGivenUp(t *testing.T) {
+	fs := &fullFS{FS: vfs.NewMem()}
+	reported := make(chan struct{})
+	var once sync.Once
+	e := open1(t, "db", Options{FS: fs, OnBackgroundError: func(error) { once.Do(func() { close(reported) }) }})
+	fill(t, e, 500)
+	fs.full.Store(true)
+	flushed := make(chan error, 1)
+	go func() { flushed <- e.Flush(context.Background()) }()
+	<-reported
+	before := runtime.NumGoroutine()
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for range 200 {
+		wg.Go(func() {
+			if err := e.Flush(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("Flush: %v, want %v", err, context.Canceled)
+			}
+		})
+	}
+	cancel()
+	wg.Wait()
+	for range 200 {
+		if err := e.Flush(ctx); !errors.Is(err, context.Canceled) {
+			t.Errorf("Flush: %v, want %v", err, context.Canceled)
+		}
+	}
+	if n := runtime.NumGoroutine(); n > before+20 {
+		t.Errorf("%d goroutines before the calls, %d after them", before, n)
+	}
+	fs.full.Store(false)
+	if err := <-flushed; err != nil {
+		t.Error(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // Close lets readers come to an end: what they have open finds nothing more.
 func TestCloseUnderReaders(t *testing.T) {
 	e := open1(t, "db", Options{FS: vfs.NewMem()})
 	fill(t, e, 500)
-	if err := e.Flush(); err != nil {
+	if err := e.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	snap := e.NewSnapshot()
@@ -342,7 +385,7 @@ func TestFatal(t *testing.T) {
 	}})
 	fill(t, e, 10)
 	fs.bad.Store(true)
-	if err := e.Flush(); !errors.Is(err, ErrFatal) {
+	if err := e.Flush(context.Background()); !errors.Is(err, ErrFatal) {
 		t.Errorf("Flush: %v, want ErrFatal", err)
 	}
 	if err := <-fatal; !strings.Contains(err.Error(), "MANIFEST") {
@@ -388,7 +431,7 @@ func TestManifestDamage(t *testing.T) {
 	e := open1(t, "db", Options{FS: fs})
 	for range 3 {
 		fill(t, e, 10)
-		if err := e.Flush(); err != nil {
+		if err := e.Flush(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -1,6 +1,7 @@
 package v2store
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -326,7 +327,7 @@ func beside(t *testing.T, next func() byte, more func() bool) {
 	calm := newFixture(t)
 	m := &model{index: 3, nodes: map[string]entry{"/1": {dir: true}}}
 	now := start.UnixNano()
-	if err := f.eng.Flush(); err != nil {
+	if err := f.eng.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
 	var since []command.V2Request // the log after the last flush
@@ -353,7 +354,7 @@ func beside(t *testing.T, next func() byte, more func() bool) {
 			}
 			differ(t, "after a loss of power", state(f.s), before)
 		case 2, 3:
-			if err := f.eng.Flush(); err != nil {
+			if err := f.eng.Flush(context.Background()); err != nil {
 				t.Fatal(err)
 			}
 			since = nil
