@@ -46,7 +46,7 @@ var order = []string{
 const module = "quorate/internal/"
 
 // core packages are handed the time and do no I/O: the simulator drives them.
-var core = []string{"proposal", "readindex", "raftnode", "replica", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "legacy/v2store", "autocompact", "server/step.go", "server/stall.go", "server/gate.go"}
+var core = []string{"proposal", "readindex", "raftnode", "replica", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "legacy/v2store", "autocompact"}
 
 // allowed are the places where core code may do what it must not do elsewhere,
 // each with its reason.

@@ -9,12 +9,14 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/dustin/go-humanize"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
 	"quorate/internal/config"
+	"quorate/internal/datadir"
 	"quorate/internal/discovery"
 	"quorate/internal/httpapi"
 	"quorate/internal/join"
@@ -59,11 +61,11 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 			p.closeListeners()
 		}
 	}()
-	initialized, err := server.HasLog(cfg.LogDir())
+	initialized, err := datadir.HasLog(vfs.Default, cfg.LogDir())
 	if err != nil {
 		return nil, err
 	}
-	if initialized && cfg.Discovers() && server.NeverRan(cfg.LogDir()) {
+	if initialized && cfg.Discovers() && datadir.NeverRan(cfg.LogDir()) {
 		initialized = false // it ended before its first entries, and only those it is to meet know them
 	}
 	if initialized {

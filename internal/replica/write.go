@@ -1,13 +1,3 @@
-// Package replica orders the work that follows from the steps of consensus: writes to
-// the log, runs of committed entries, the installation of a snapshot, truncation.
-//
-// In: what raftnode has handed out, and that a piece of work is done. Out: the next
-// piece of work, and what may go out because of it. Always true: nothing that waits
-// for durability goes out before it is durable; raft hears that entries are applied
-// when all of their run is, and of their membership changes no later; an installation
-// leaves what a crash between any two of its stages can be recovered from. There is no
-// goroutine, lock, clock or file in it: the two drivers, of production and of the
-// simulator, carry the work out, one piece of a kind at a time.
 package replica
 
 import (

@@ -124,27 +124,6 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	return m, nil
 }
 
-// HasLog reports whether a member has begun in a log directory. Until then the
-// flags say who it is, and afterwards the log alone.
-func HasLog(dir string) (bool, error) {
-	there, err := raftlog.Probe(vfs.Default, dir)
-	if err != nil {
-		return false, errLogDir(dir, err)
-	}
-	return there, nil
-}
-
-func errLogDir(dir string, err error) error {
-	return fmt.Errorf("look for a raft log in %s: %w: the user that this process runs as must be able to read and write --data-dir and --wal-dir", dir, err)
-}
-
-// NeverRan reports whether the log in a directory has been made and nothing more:
-// its member ended at its first start, before it had any entry.
-func NeverRan(dir string) bool {
-	c, err := raftlog.Inspect(vfs.Default, dir, nil)
-	return err == nil && c.HardState.GetTerm() == 0 && c.Last == 0
-}
-
 // openLog opens the log of a member that has one, or decides who the member is
 // and makes it one.
 func (m *Member) openLog(ctx context.Context) (identity, error) {
@@ -159,9 +138,9 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 	}
 	_, err = cfg.FS.Stat(store)
 	hasStore := err == nil
-	hasLog, err := raftlog.Probe(cfg.FS, cfg.logDir())
+	hasLog, err := datadir.HasLog(cfg.FS, cfg.logDir())
 	if err != nil {
-		return identity{}, errLogDir(cfg.logDir(), err)
+		return identity{}, err
 	}
 	if hasLog {
 		if err := m.patiently(ctx, "repair of the raft log", cfg.logDir(), func() (err error) {
@@ -485,7 +464,7 @@ func (m *Member) build(id identity) error {
 	m.mark.Store(m.log.Mark().Index)
 	m.ids = proposal.NewIDs(id.id, cfg.Clock.Now())
 	m.reads.Applied(applied)
-	m.in = &inbox{}
+	m.in = &replica.Inbox{}
 	m.logq, m.applyq = newQueue[raftnode.Append](), newQueue[replica.Work]()
 	m.truncate, m.decide = make(chan struct{}, 1), make(chan struct{}, 1)
 	m.readyc, m.stop, m.halt = make(chan struct{}), make(chan struct{}), make(chan struct{})
@@ -497,13 +476,13 @@ func (m *Member) build(id identity) error {
 	m.lastTick.Store(m.opened.UnixNano())
 	node, err := raftnode.New(raftnode.Config{
 		ID: id.id, ElectionTicks: cfg.ElectionTicks, HeartbeatTicks: 1, PreVote: cfg.PreVote,
-		Storage: NewStorage(m.log, mach.ConfState(), applied, m.raftSnapshot),
-		Applied: applied, Logger: raftLogger{m.lg.Named("raft").Sugar()},
+		Storage: raftnode.NewStorage(m.log, mach.ConfState(), applied, m.raftSnapshot),
+		Applied: applied, Logger: raftnode.NewLogger(m.lg),
 	})
 	if err != nil {
 		return err
 	}
-	m.core = NewCore(CoreConfig{Node: node, Gate: m.mayChange, Proposals: m.props, Reads: m.reads, ReadRetry: readRetry,
+	m.core = replica.NewCore(replica.CoreConfig{Node: node, Gate: m.mayChange, Proposals: m.props, Reads: m.reads, ReadRetry: readRetry,
 		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrLost: rpctypes.ErrGRPCTimeoutDueToLeaderFail, ErrChanged: errLeaderChanged,
 		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit(), HandOver: cfg.electionTimeout()})
 	m.commit.Store(node.State().Commit)
@@ -601,7 +580,7 @@ func (m *Member) advanceTicks() {
 			m.lg.Info("initialized peer connections; fast-forwarding election ticks", m.localID(), zap.Int("forward-ticks", n-2),
 				zap.Duration("forward-duration", time.Duration(n-2)*m.cfg.Tick), zap.Int("election-ticks", n),
 				zap.Duration("election-timeout", m.cfg.electionTimeout()), zap.Int("active-remote-members", m.tr.ActivePeers()))
-			m.event(func(in *Input) { in.Ticks += n - 2 })
+			m.event(func(in *replica.Input) { in.Ticks += n - 2 })
 			return
 		}
 	}
@@ -614,7 +593,7 @@ func (m *Member) electSelf() {
 		if voters := m.cluster.VoterIDs(); len(voters) > 1 {
 			return
 		} else if len(voters) == 1 && voters[0] == m.id {
-			m.event(func(in *Input) { in.Campaign = true })
+			m.event(func(in *replica.Input) { in.Campaign = true })
 		}
 		if m.pause(m.rootCtx, applyPoll) != nil {
 			return

@@ -107,7 +107,7 @@ func copyDisk(t *testing.T, from vfs.FS, changed string, f func([]byte)) *vfs.Me
 		if err := to.MkdirAll(to.PathDir(path), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		out, err := to.Create(path, fileCategory)
+		out, err := to.Create(path, vfs.DiskWriteCategory("member"))
 		if err == nil {
 			_, err = out.Write(b)
 		}

@@ -16,6 +16,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"quorate/internal/datadir"
 	"quorate/internal/engine/pebble"
 )
 
@@ -294,16 +295,16 @@ func TestInstallOnFullDisk(t *testing.T) {
 // What came of a snapshot that found no room does not take the room of others.
 func TestReceivedPartGoes(t *testing.T) {
 	fs := &faultyFS{MemFS: vfs.NewMem()}
-	if err := fs.MkdirAll("snap", 0o700); err != nil {
+	home := datadir.Home{Layout: datadir.Layout{FS: fs, DataDir: "data"}}
+	if err := fs.MkdirAll(home.Layout.Snap(), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	body := io.MultiReader(strings.NewReader("first"), &then{func() { fs.full(t, "snap") }}, strings.NewReader("second"))
-	err := saveStream(t.Context(), fs, "snap/1.part", body, func() string { return "snap/1.snap.db" })
-	if !errors.Is(err, syscall.ENOSPC) {
-		t.Errorf("saveStream: %v", err)
+	if err := home.Receive(t.Context(), 1, 1, body); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("Receive: %v", err)
 	}
-	if names, _ := fs.List("snap"); len(names) > 0 {
-		t.Errorf("%q are left", names)
+	if names, err := fs.List(home.Layout.Snap()); err != nil || len(names) > 0 {
+		t.Errorf("%q are left (%v)", names, err)
 	}
 }
 

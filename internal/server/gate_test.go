@@ -9,8 +9,11 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/membership"
+	"quorate/internal/proposal"
+	"quorate/internal/raftnode"
 	"quorate/internal/replica"
 )
 
@@ -86,12 +89,23 @@ func TestLastVoterStays(t *testing.T) {
 		t.Errorf("logged %v", logs.All())
 	}
 	// Past all that asks: the entry is in the log.
-	ask := n.m.core.gate
-	n.m.event(func(in *Input) { in.Then = append(in.Then, func() { n.m.core.gate = nil }) })
-	if _, err := n.m.reconfigure(background(t), membership.RemoveChange(n.m.id)); !errors.Is(err, errNotEnoughStarted) {
-		t.Errorf("removal of the only member in the log: %v", err)
+	cc := membership.RemoveChange(n.m.id)
+	cc.Id = new(n.m.ids.Next())
+	data, err := proto.Marshal(cc)
+	if err != nil {
+		t.Fatal(err)
 	}
-	n.m.event(func(in *Input) { in.Then = append(in.Then, func() { n.m.core.gate = ask }) })
+	p := &proposal.Pending{ID: cc.GetId(), Data: data, ConfChange: true}
+	if err := n.m.props.Admit(p, n.m.cfg.Clock.Now(), patience); err != nil {
+		t.Fatal(err)
+	}
+	n.m.event(func(in *replica.Input) {
+		in.Then = append(in.Then, func() { n.m.core.Node().Propose([]raftnode.Entry{{Data: data, ConfChange: true}}) })
+	})
+	n.m.event(func(*replica.Input) {}) // a step that collects what follows
+	if res := <-p.Done(); !errors.Is(mapMembership(res.Err), errNotEnoughStarted) {
+		t.Errorf("removal of the only member in the log: %v", res.Err)
+	}
 	n.put("k", "v")
 	n.stop()
 	n.mustStart()

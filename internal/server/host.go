@@ -10,6 +10,7 @@ import (
 
 	"quorate/internal/membership"
 	"quorate/internal/raftnode"
+	"quorate/internal/replica"
 	"quorate/internal/transport"
 )
 
@@ -33,7 +34,7 @@ func (h host) Process(msg *raftpb.Message) error {
 	if err := raftnode.Check(msg, h.m.id); err != nil {
 		return err
 	}
-	if !h.m.in.receive(msg) {
+	if !h.m.in.Receive(msg) {
 		return errInboxFull
 	}
 	h.m.drive()
@@ -41,23 +42,17 @@ func (h host) Process(msg *raftpb.Message) error {
 }
 
 func (h host) ReportUnreachable(id uint64) {
-	h.m.event(func(in *Input) {
-		if len(in.Unreachable) < maxInboxMessages {
-			in.Unreachable = append(in.Unreachable, id)
-		}
-	})
+	h.m.in.Unreachable(id)
+	h.m.drive()
 }
 
 func (h host) Returned(msg *raftpb.Message) {
-	h.m.event(func(in *Input) {
-		if len(in.Returned) < maxForwarded {
-			in.Returned = append(in.Returned, msg)
-		}
-	})
+	h.m.in.Returned(msg)
+	h.m.drive()
 }
 
 func (h host) ReportSnapshot(id uint64, ok bool) {
-	h.m.event(func(in *Input) { in.Snapshots = append(in.Snapshots, SnapshotReport{To: id, OK: ok}) })
+	h.m.event(func(in *replica.Input) { in.Snapshots = append(in.Snapshots, replica.SnapshotReport{To: id, OK: ok}) })
 }
 
 func (h host) IsRemoved(id uint64) bool { return h.m.cluster.IsRemoved(id) }

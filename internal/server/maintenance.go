@@ -108,7 +108,7 @@ func (m *Member) transfer(ctx context.Context, target uint64) error {
 	start, old := time.Now(), m.id
 	m.lg.Info("leadership transfer starting", m.localID(), zap.String("current-leader-member-id", membership.FormatID(m.id)),
 		zap.String("transferee-member-id", membership.FormatID(target)))
-	m.event(func(in *Input) { in.TransferTo = target })
+	m.event(func(in *replica.Input) { in.TransferTo = target })
 	for {
 		changed := *m.leaderChange.Load()
 		if m.Leader() == target {
@@ -185,7 +185,7 @@ func (m *Member) RaftStatus() raft.Status {
 // raftStatus asks the core; not ok on a member that stops or when ctx ends.
 func (m *Member) raftStatus(ctx context.Context) (st raft.Status, ok bool) {
 	ask := make(chan raft.Status, 1)
-	m.event(func(in *Input) { in.AskStatus = append(in.AskStatus, ask) })
+	m.event(func(in *replica.Input) { in.AskStatus = append(in.AskStatus, ask) })
 	select {
 	case st = <-ask:
 		return st, true

@@ -16,6 +16,7 @@ import (
 	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/membership"
+	"quorate/internal/replica"
 )
 
 const crashChild = "QUORATE_CRASH_CHILD"
@@ -34,7 +35,7 @@ func panicInCore() {
 	m.Start()
 	<-m.Ready()
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		m.event(func(in *Input) { in.Then = append(in.Then, func() { panic("the core is broken") }) })
+		m.event(func(in *replica.Input) { in.Then = append(in.Then, func() { panic("the core is broken") }) })
 	}))
 	http.Get(s.URL)
 }

@@ -14,6 +14,7 @@ import (
 	"quorate/internal/auth"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
+	"quorate/internal/replica"
 )
 
 // barrier waits until a read here sees every write that was acknowledged before
@@ -26,7 +27,7 @@ func (m *Member) barrier(ctx context.Context) error {
 	}
 	round, first := m.reads.Join()
 	if first {
-		m.event(func(in *Input) { in.ReadWanted = true })
+		m.event(func(in *replica.Input) { in.ReadWanted = true })
 	}
 	select {
 	case <-round.Done():

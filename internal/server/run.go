@@ -34,7 +34,7 @@ const (
 // drive steps the core if nobody else does. When it returns, everything that was
 // in the inbox at the call has been taken or will be by the present driver.
 func (m *Member) drive() {
-	for m.in.pending() {
+	for m.in.Pending() {
 		if !m.coreMu.TryLock() {
 			return // the holder looks into the inbox again after it has let go
 		}
@@ -51,21 +51,21 @@ func (m *Member) drive() {
 // anywhere between two states, and the goroutine may be one that others recover.
 func (m *Member) empty() (halted bool) {
 	defer crash.Guard()
-	for !m.halted && m.in.pending() {
-		m.step(m.in.take())
+	for !m.halted && m.in.Pending() {
+		m.step(m.in.Take())
 	}
 	return m.halted
 }
 
 // event hands something to the core and drives it.
-func (m *Member) event(f func(*Input)) {
-	m.in.add(f)
+func (m *Member) event(f func(*replica.Input)) {
+	m.in.Add(f)
 	m.drive()
 }
 
 // step runs the core once and passes on what follows, in order. The caller holds
 // coreMu.
-func (m *Member) step(in Input) {
+func (m *Member) step(in replica.Input) {
 	eff := m.core.Step(m.cfg.Clock.Now(), in)
 	if eff.LostLog != nil {
 		m.halted = true // not one more vote or acknowledgement
@@ -99,7 +99,7 @@ func (m *Member) ticker() {
 		case <-ticker.C:
 			m.onTick()
 			stall := m.watchLog()
-			m.event(func(in *Input) { in.Ticks, in.LogStall = in.Ticks+1, stall })
+			m.event(func(in *replica.Input) { in.Ticks, in.LogStall = in.Ticks+1, stall })
 		case <-m.halt:
 			return
 		}
@@ -110,7 +110,7 @@ func (m *Member) ticker() {
 // request waits for the end of that: it could not be written before, and it
 // shares a step, a message and a sync with all others that come meanwhile.
 func (m *Member) proposed(p *proposal.Pending) {
-	m.in.add(func(in *Input) { in.Propose = append(in.Propose, p) })
+	m.in.Add(func(in *replica.Input) { in.Propose = append(in.Propose, p) })
 	if !m.logBusy.Load() {
 		m.drive()
 	}
@@ -129,7 +129,7 @@ func (m *Member) onTick() {
 }
 
 // follow makes the new state of the core known.
-func (m *Member) follow(eff Effects) {
+func (m *Member) follow(eff replica.Effects) {
 	st := eff.State
 	m.term.Store(st.Term)
 	m.acked.Store(st.Applied)
@@ -249,7 +249,7 @@ func (m *Member) writeGroup(w *replica.Write) bool {
 func (m *Member) deliver(own, out []*raftpb.Message) {
 	m.tr.Send(out)
 	if len(own) > 0 {
-		m.event(func(in *Input) { in.Acks = append(in.Acks, own...) })
+		m.event(func(in *replica.Input) { in.Acks = append(in.Acks, own...) })
 	}
 }
 
@@ -257,7 +257,7 @@ func (m *Member) deliver(own, out []*raftpb.Message) {
 func (m *Member) applyAll() {
 	defer crash.Guard()
 	defer m.loopWG.Done()
-	local := func(e *raftpb.Entry) *proposal.Pending { return PendingOf(m.props, e) }
+	local := func(e *raftpb.Entry) *proposal.Pending { return replica.PendingOf(m.props, e) }
 	for {
 		works := m.applyq.take(m.halt)
 		if works == nil {
@@ -306,7 +306,7 @@ func (m *Member) applyEntries(run *replica.Run, ents []apply.Entry) bool {
 	if len(changes)+len(acks) == 0 {
 		return true
 	}
-	m.event(func(in *Input) {
+	m.event(func(in *replica.Input) {
 		in.ConfChanges, in.Acks = append(in.ConfChanges, changes...), append(in.Acks, acks...)
 		if len(changes) == 0 {
 			return

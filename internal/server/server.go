@@ -8,7 +8,7 @@
 // that waits at once.
 //
 // Entry points are put.go, range.go, lease.go, auth.go, maintenance.go and cluster.go;
-// step.go is the deterministic part, run.go has every goroutine.
+// run.go has every goroutine and drives the core of package replica.
 package server
 
 import (
@@ -165,7 +165,7 @@ type Member struct {
 	hub        *watch.Hub
 	tr         *transport.Transport
 	peers      *transport.Client // questions to peers outside the streams
-	core       *Core
+	core       *replica.Core
 	events     []watch.Event // scratch of the apply goroutine
 	storeInUse atomic.Pointer[string]
 	taken      *datadir.Takeover // of a start on a directory of etcd, else nil
@@ -175,7 +175,7 @@ type Member struct {
 	reads       *readindex.Batcher
 	ids         *proposal.IDs
 
-	in      *inbox
+	in      *replica.Inbox
 	coreMu  sync.Mutex  // whoever holds it drives core; taken by drive and Stop alone
 	halted  bool        // guarded by coreMu: the core is not driven any more
 	wanted  uint64      // guarded by coreMu: applied index for which a truncation was last asked for

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -45,7 +46,7 @@ func ownerText(id identity) string {
 
 func (m *Member) readOwnerFile() (string, error) {
 	text, err := datadir.ReadNote(m.cfg.FS, m.ownerFile())
-	if isNotExist(err) {
+	if errors.Is(err, os.ErrNotExist) {
 		return "", nil
 	}
 	return text, err

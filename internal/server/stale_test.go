@@ -31,7 +31,7 @@ func TestStoreBesideAnotherLog(t *testing.T) {
 		b := eng.NewBatch()
 		b.Set(engine.Meta.K([]byte("term")), binary.BigEndian.AppendUint64(nil, term+1))
 		if installed {
-			b.Set(installKey, binary.BigEndian.AppendUint64(nil, applied))
+			b.Set(engine.Local.K([]byte("installed")), binary.BigEndian.AppendUint64(nil, applied))
 		}
 		if err := b.Commit(); err != nil {
 			t.Fatal(err)

@@ -212,7 +212,7 @@ func TestNoPrimaryAfterLeadership(t *testing.T) {
 		t.Fatal("a new leader does not become the primary")
 	}
 	m.lessor.Demote()
-	lost := func() { m.follow(Effects{State: raftnode.State{Lead: m.id + 1}}) }
+	lost := func() { m.follow(replica.Effects{State: raftnode.State{Lead: m.id + 1}}) }
 	clk.meanwhile.Store(&lost)
 	m.settle(apply.Outcome{NewTerm: true}, time.Time{})
 	if m.lessor.IsPrimary() {

@@ -69,6 +69,12 @@ func (m *Member) abandonTakeOver(because error) {
 	}
 }
 
+func (m *Member) home() datadir.Home { return m.homeOf(identity{id: m.id, cluster: m.cluster.ID()}) }
+
+func (m *Member) homeOf(id identity) datadir.Home {
+	return datadir.Home{Layout: m.layout(), Log: m.log, Member: id.id, Cluster: id.cluster, OpenEngine: m.openEngine, Logger: m.lg}
+}
+
 // currentStore returns the directory of the store in use.
 func (m *Member) currentStore() (string, error) {
 	if m.taken != nil {

@@ -14,7 +14,7 @@ import (
 	"quorate/internal/command"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/proposal"
-	"quorate/internal/server"
+	"quorate/internal/replica"
 )
 
 const requestTimeout = 7 * time.Second
@@ -157,7 +157,7 @@ func (c *client) writeV2(n *node, in input) {
 func (c *client) propose(n *node, r *command.V2Request) {
 	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
 	if n.props.Admit(p, c.w.time(), requestTimeout) == nil {
-		n.step(server.Input{Propose: []*proposal.Pending{p}})
+		n.step(replica.Input{Propose: []*proposal.Pending{p}})
 	}
 }
 
@@ -177,7 +177,7 @@ func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(pro
 			return false
 		}
 	})
-	n.step(server.Input{Propose: []*proposal.Pending{p}})
+	n.step(replica.Input{Propose: []*proposal.Pending{p}})
 }
 
 func (c *client) read(n *node, in input) {
@@ -203,7 +203,7 @@ func (c *client) read(n *node, in input) {
 		return true
 	})
 	if first {
-		n.step(server.Input{ReadWanted: true})
+		n.step(replica.Input{ReadWanted: true})
 	}
 }
 

@@ -15,7 +15,6 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/replica"
-	"quorate/internal/server"
 	"quorate/internal/snapshot"
 )
 
@@ -89,7 +88,7 @@ func (n *node) sendSnapshot(m *raftpb.Message) {
 	n.sending++
 	n.later(releaseDelay, func() { n.sending-- })
 	report := func(ok bool) {
-		n.later(0, func() { n.step(server.Input{Snapshots: []server.SnapshotReport{{To: m.GetTo(), OK: ok}}}) })
+		n.later(0, func() { n.step(replica.Input{Snapshots: []replica.SnapshotReport{{To: m.GetTo(), OK: ok}}}) })
 	}
 	body := io.Reader(bytes.NewReader(file.Bytes()))
 	if w.chance(w.faults.CutTransfers) {
@@ -124,7 +123,7 @@ func (n *node) receiveSnapshot(envelope []byte, body io.Reader) bool {
 		return err
 	})
 	if ok && !cut {
-		n.step(server.Input{Recv: []*raftpb.Message{m}})
+		n.step(replica.Input{Recv: []*raftpb.Message{m}})
 	}
 	return ok && !cut
 }

@@ -22,7 +22,6 @@ import (
 	"quorate/internal/raftnode"
 	"quorate/internal/readindex"
 	"quorate/internal/replica"
-	"quorate/internal/server"
 )
 
 const (
@@ -48,11 +47,11 @@ type node struct {
 	life      int                    // counts starts: events of an earlier life are void
 	said      promised
 
-	home    server.Home
+	home    datadir.Home
 	dir     string // of the store in use
 	log     *raftlog.Log
 	machine *apply.Machine
-	core    *server.Core
+	core    *replica.Core
 	props   *proposal.Table
 	reads   *readindex.Batcher
 	ids     *proposal.IDs
@@ -119,7 +118,7 @@ func (n *node) start() {
 	n.every(func() time.Duration { return n.w.between(tick*9/10, tick*11/10) }, func() {
 		now := n.w.time()
 		n.props.Expire(now, func(time.Time) error { return errTimeout })
-		in := server.Input{Ticks: 1}
+		in := replica.Input{Ticks: 1}
 		if n.logBusy && !n.installing {
 			in.LogStall = n.w.now - n.logFrom
 		}
@@ -142,7 +141,7 @@ func (n *node) expireV2() {
 	r := &command.V2Request{ID: n.ids.Next(), Method: "SYNC", Time: n.w.time().UnixNano()}
 	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
 	if n.props.Admit(p, n.w.time(), requestTimeout) == nil {
-		n.step(server.Input{Propose: []*proposal.Pending{p}})
+		n.step(replica.Input{Propose: []*proposal.Pending{p}})
 	}
 }
 
@@ -157,7 +156,7 @@ func (n *node) open() (err error) {
 		}
 	}()
 	lg := zap.NewNop()
-	n.home = server.Home{Layout: layout, Log: n.log, Member: n.id, Cluster: n.clusterID, OpenEngine: n.disk.openEngine, Logger: lg}
+	n.home = datadir.Home{Layout: layout, Log: n.log, Member: n.id, Cluster: n.clusterID, OpenEngine: n.disk.openEngine, Logger: lg}
 	if n.dir, err = layout.Store(); err != nil {
 		return err
 	}
@@ -176,7 +175,7 @@ func (n *node) open() (err error) {
 	n.mark, n.installing, n.sending, n.leaving = n.log.Mark().Index, false, 0, false
 	applied := n.machine.Applied()
 	rn, err := raftnode.New(raftnode.Config{ID: n.id, ElectionTicks: electionTicks, HeartbeatTicks: 1, PreVote: true, Applied: applied,
-		Storage: server.NewStorage(n.log, n.machine.ConfState(), applied, func() (*raftpb.Snapshot, error) { return n.home.Describe(n.machine) }),
+		Storage: raftnode.NewStorage(n.log, n.machine.ConfState(), applied, func() (*raftpb.Snapshot, error) { return n.home.Describe(n.machine) }),
 		Logger:  quiet{lg.Sugar()}})
 	if err != nil {
 		return err
@@ -187,7 +186,7 @@ func (n *node) open() (err error) {
 	}
 	n.props = proposal.NewTable(1000, 1<<20)
 	n.reads = readindex.New(n.ids.Next, applied)
-	n.core = server.NewCore(server.CoreConfig{Node: rn, Proposals: n.props, Reads: n.reads,
+	n.core = replica.NewCore(replica.CoreConfig{Node: rn, Proposals: n.props, Reads: n.reads,
 		ReadRetry: 500 * time.Millisecond, ReadLimit: requestTimeout, ErrTimeout: errTimeout, ErrLost: errTimeout, ErrChanged: errChanged,
 		StallAfter: electionTicks * tick, StallLimit: (2*electionTicks - 2) * tick, HandOver: electionTicks * tick, Gate: n.mayChange})
 	n.logq, n.applyq, n.logBusy, n.applyBu, n.waiting = nil, nil, false, false, nil
@@ -251,7 +250,7 @@ func (n *node) leave() {
 
 // step feeds the core and schedules what follows, as the real driver does with
 // its goroutines.
-func (n *node) step(in server.Input) {
+func (n *node) step(in replica.Input) {
 	eff := n.core.Step(n.w.time(), in)
 	if eff.LostLog != nil {
 		n.lost = eff.LostLog
@@ -345,7 +344,7 @@ func (n *node) deliver(own, out []*raftpb.Message) {
 	for _, m := range out {
 		n.send(m)
 	}
-	n.step(server.Input{Acks: own})
+	n.step(replica.Input{Acks: own})
 }
 
 func (n *node) kickApply() {
@@ -374,7 +373,7 @@ func (n *node) kickApply() {
 // maxRunBytes lets a run end where others wait, now and then.
 const maxRunBytes = 4 << 10
 
-func (n *node) local(e *raftpb.Entry) *proposal.Pending { return server.PendingOf(n.props, e) }
+func (n *node) local(e *raftpb.Entry) *proposal.Pending { return replica.PendingOf(n.props, e) }
 
 // laterApply runs do when the store has had time to and does not hang.
 func (n *node) laterApply(do func()) {
@@ -439,7 +438,7 @@ func (n *node) applyBatch(run *replica.Run, ents []apply.Entry) {
 		n.w.overtaken += len(out.ConfChanges)
 	}
 	changes, acks := run.Applied(out)
-	n.step(server.Input{ConfChanges: changes, Acks: acks})
+	n.step(replica.Input{ConfChanges: changes, Acks: acks})
 	n.resolve(out.Results, true)
 	n.settleWaiting()
 	n.noteConfig()
@@ -503,7 +502,7 @@ func (n *node) send(m *raftpb.Message) {
 				return
 			}
 			w.log("%d>%d %v term=%d index=%d n=%d", n.index, to.index, got.GetType(), got.GetTerm(), got.GetIndex(), len(got.Entries))
-			to.step(server.Input{Recv: []*raftpb.Message{got}})
+			to.step(replica.Input{Recv: []*raftpb.Message{got}})
 		})
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 	"quorate/internal/membership"
 	"quorate/internal/proposal"
-	"quorate/internal/server"
+	"quorate/internal/replica"
 )
 
 // reconfigure changes the membership: it adds voters and learners, promotes learners,
@@ -102,7 +102,7 @@ func (w *World) propose(via *node, what string, n *node, cc *raftpb.ConfChange) 
 	var offer func()
 	offer = func() {
 		if !over {
-			via.step(server.Input{Propose: []*proposal.Pending{p}})
+			via.step(replica.Input{Propose: []*proposal.Pending{p}})
 			via.later(500*time.Millisecond, offer)
 		}
 	}

@@ -8,7 +8,7 @@
 // their file work, and come back with what is left; members are added, promoted
 // and removed; who fell behind gets a snapshot.
 //
-// The members are those of production from the core (server.Core) down to the
+// The members are those of production from the core (replica.Core) down to the
 // log; sockets, timers and goroutines are replaced by events, the engine by its
 // memory twin.
 package sim

@@ -1,4 +1,4 @@
-package server
+package replica
 
 import (
 	"errors"
@@ -14,6 +14,12 @@ import (
 	"quorate/internal/readindex"
 )
 
+var (
+	errTimeout = errors.New("timed out")
+	errChanged = errors.New("the leader has changed")
+	errLost    = errors.New("the leader took it with it")
+)
+
 // coreOf returns the core of member 1 of three, which do not exist.
 func coreOf(t *testing.T) (*Core, *proposal.Table, *readindex.Batcher) {
 	t.Helper()
@@ -26,14 +32,14 @@ func coreOf(t *testing.T) (*Core, *proposal.Table, *readindex.Batcher) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	node, err := raftnode.New(raftnode.Config{ID: 1, ElectionTicks: 10, HeartbeatTicks: 1, PreVote: true, Storage: st, Applied: 1, Logger: raftLogger{zap.NewNop().Sugar()}})
+	node, err := raftnode.New(raftnode.Config{ID: 1, ElectionTicks: 10, HeartbeatTicks: 1, PreVote: true, Storage: st, Applied: 1, Logger: raftnode.NewLogger(zap.NewNop())})
 	if err != nil {
 		t.Fatal(err)
 	}
 	var n uint64
 	props, reads := proposal.NewTable(100, 1<<20), readindex.New(func() uint64 { n++; return n }, 1)
-	return NewCore(CoreConfig{Node: node, Proposals: props, Reads: reads, ReadRetry: readRetry, ReadLimit: time.Minute,
-		ErrTimeout: errReadTimeout, ErrChanged: errLeaderChanged}), props, reads
+	return NewCore(CoreConfig{Node: node, Proposals: props, Reads: reads, ReadRetry: 500 * time.Millisecond, ReadLimit: time.Minute,
+		ErrTimeout: errTimeout, ErrChanged: errChanged}), props, reads
 }
 
 // hears lets the core hear of a leader.
@@ -99,7 +105,7 @@ func TestReadsAtChangeOfLeader(t *testing.T) {
 	e := c.Step(now, hears(3, 3))
 	select {
 	case <-first.Done():
-		if !errors.Is(first.Err(), errLeaderChanged) {
+		if !errors.Is(first.Err(), errChanged) {
 			t.Errorf("the round in flight ended with %v", first.Err())
 		}
 	default:

@@ -1,4 +1,4 @@
-package server
+package datadir
 
 import (
 	"bytes"
@@ -11,7 +11,6 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"go.etcd.io/raft/v3/raftpb"
 
-	"quorate/internal/datadir"
 	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
 )
@@ -20,7 +19,7 @@ import (
 // etcd's file has no checksums.
 func TestReceivedFileIsChecked(t *testing.T) {
 	fs := vfs.NewMem()
-	h := Home{Layout: datadir.Layout{FS: fs, DataDir: "data"}}
+	h := Home{Layout: Layout{FS: fs, DataDir: "data"}}
 	if err := fs.MkdirAll(h.Layout.Snap(), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +71,7 @@ func TestReceivedSyncIsTimed(t *testing.T) {
 		return m.GetHistogram().GetSampleCount()
 	}
 	fs := vfs.NewMem()
-	h := Home{Layout: datadir.Layout{FS: fs, DataDir: "data"}}
+	h := Home{Layout: Layout{FS: fs, DataDir: "data"}}
 	if err := fs.MkdirAll(h.Layout.Snap(), 0o700); err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +94,7 @@ func TestNeverRan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if there, err := HasLog(dir); !NeverRan(dir) || !there || err != nil {
+	if there, err := HasLog(vfs.Default, dir); !NeverRan(dir) || !there || err != nil {
 		t.Error("a log without entries")
 	}
 	if err := log.Append(&raftpb.HardState{Term: new(uint64(1)), Vote: new(uint64(0)), Commit: new(uint64(0))}, nil, true); err != nil {

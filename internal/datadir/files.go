@@ -1,21 +1,15 @@
-package server
+package datadir
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"quorate/internal/metrics"
 )
-
-const fileCategory = vfs.DiskWriteCategory("member")
-
-func isNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }
 
 // saveStream writes r to tmp and then gives it the path that name returns, durable
 // as a whole or not there. What has come so far of a stream that breaks off is
@@ -45,18 +39,6 @@ func saveStream(ctx context.Context, fs vfs.FS, tmp string, r io.Reader, name fu
 		return fmt.Errorf("save %s: %w", tmp, err)
 	}
 	return nil
-}
-
-func syncDir(fs vfs.FS, dir string) error {
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }
 
 type contextReader struct {

@@ -1,4 +1,4 @@
-package server
+package replica
 
 import (
 	"testing"
@@ -25,13 +25,13 @@ func leadingCore(t *testing.T) (*Core, *proposal.Table, func(Input) Effects) {
 		ConfState: &raftpb.ConfState{Voters: []uint64{1, 2, 3}}}}); err != nil {
 		t.Fatal(err)
 	}
-	node, err := raftnode.New(raftnode.Config{ID: 1, ElectionTicks: 10, HeartbeatTicks: 1, Storage: store, Applied: 1, Logger: raftLogger{zap.NewNop().Sugar()}})
+	node, err := raftnode.New(raftnode.Config{ID: 1, ElectionTicks: 10, HeartbeatTicks: 1, Storage: store, Applied: 1, Logger: raftnode.NewLogger(zap.NewNop())})
 	if err != nil {
 		t.Fatal(err)
 	}
 	props := proposal.NewTable(100, 1<<20)
 	id := uint64(0)
-	c := NewCore(CoreConfig{Node: node, Proposals: props, Reads: readindex.New(func() uint64 { id++; return id }, 1), HandOver: time.Second, ReadLimit: time.Hour, ErrLost: errStopped})
+	c := NewCore(CoreConfig{Node: node, Proposals: props, Reads: readindex.New(func() uint64 { id++; return id }, 1), HandOver: time.Second, ReadLimit: time.Hour, ErrLost: errLost})
 	now := time.Unix(1000, 0)
 	step := func(in Input) Effects {
 		t.Helper()
@@ -170,7 +170,7 @@ func TestRequestsOfFormerLeaderFail(t *testing.T) {
 	}
 	select {
 	case r := <-p.Done():
-		if r.Err != errStopped {
+		if r.Err != errLost {
 			t.Errorf("ended with %v", r.Err)
 		}
 	default:

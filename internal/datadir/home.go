@@ -1,4 +1,4 @@
-package server
+package datadir
 
 import (
 	"bytes"
@@ -15,7 +15,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
-	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -27,7 +26,7 @@ import (
 // recovered from by CheckTogether. Drivers decide when a step is taken and on
 // which goroutine; they take one at a time, but Receive at any time.
 type Home struct {
-	Layout          datadir.Layout
+	Layout          Layout
 	Log             *raftlog.Log
 	Member, Cluster uint64
 	OpenEngine      func(dir string) (engine.Engine, error)
@@ -43,12 +42,6 @@ var (
 	ownerKey   = engine.Local.K([]byte("owner"))
 	installKey = engine.Local.K([]byte("installed"))
 )
-
-func (m *Member) home() Home { return m.homeOf(identity{id: m.id, cluster: m.cluster.ID()}) }
-
-func (m *Member) homeOf(id identity) Home {
-	return Home{Layout: m.layout(), Log: m.log, Member: id.id, Cluster: id.cluster, OpenEngine: m.openEngine, Logger: m.lg}
-}
 
 // checkOwner compares the member that the store belongs to with the one that the
 // log belongs to, and marks a fresh store.
@@ -141,8 +134,6 @@ func (h Home) Receive(ctx context.Context, index, number uint64, body io.Reader)
 	})
 }
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // received returns the files of a snapshot. The name of each holds the checksum
 // of what came over the network, since etcd's database file has none of its own.
 // There are several if the snapshot was sent more than once.
@@ -208,7 +199,7 @@ func (h Home) Import(ctx context.Context, snap *raftpb.Snapshot) error {
 	}
 	if err == nil {
 		b := eng.NewBatch()
-		if err = datadir.RestoreV2(b, eng, got, snap.GetData()); err == nil {
+		if err = RestoreV2(b, eng, got, snap.GetData()); err == nil {
 			b.Set(ownerKey, h.owner())
 			b.Set(installKey, binary.BigEndian.AppendUint64(nil, meta.GetIndex()))
 			err = b.Commit()
@@ -321,7 +312,7 @@ func (h Home) RemoveRemains(inUse string) {
 		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix) || snapshot.IsTemp(name)
 	})
 	remove(h.Layout.Member(), func(name string) bool {
-		return datadir.IsTemp(name) ||
-			name != fs.PathBase(inUse) && (name == strings.TrimSuffix(datadir.StorePrefix, "-") || strings.HasPrefix(name, datadir.StorePrefix))
+		return IsTemp(name) ||
+			name != fs.PathBase(inUse) && (name == strings.TrimSuffix(StorePrefix, "-") || strings.HasPrefix(name, StorePrefix))
 	})
 }

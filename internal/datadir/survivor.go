@@ -1,0 +1,113 @@
+package datadir
+
+import (
+	"fmt"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/membership"
+	"quorate/internal/raftlog"
+)
+
+// Survivor is a member that goes on alone, for a cluster that has lost its quorum.
+type Survivor struct {
+	Log      *raftlog.Log
+	Cluster  *membership.Cluster
+	Applied  uint64 // index that its store has applied
+	PeerURLs []string
+}
+
+// SurvivorPlan is what is to be written to the log of a survivor: entries, with the
+// hard state that commits all of the log. Everything in the log stays.
+type SurvivorPlan struct {
+	WALCommit uint64 // as the log states it
+	Commit    uint64 // as far as is proved
+	Unproven  uint64 // entries behind that
+	Spared    uint64 // index of a removal of the survivor that is left out, 0 for none
+	Entries   []*raftpb.Entry
+	State     *raftpb.HardState
+}
+
+// Plan returns what makes the survivor the only member. Errors: the log's.
+//
+// Nobody is left who could say which of the last entries are committed, and the
+// log says it late: a commit index is not synced, and a follower hears of it after
+// the client does. An entry that was acknowledged is in the log of every member of
+// some quorum, so whatever this member may have acknowledged, alone or with others,
+// is kept with all there is. An entry that was not acknowledged has told its client
+// nothing or that its time was up; it may take effect.
+func (s Survivor) Plan() (SurvivorPlan, error) {
+	var p SurvivorPlan
+	hs, _, err := s.Log.InitialState()
+	if err != nil {
+		return p, fmt.Errorf("read hard state: %w", err)
+	}
+	last, err := s.Log.LastIndex()
+	if err != nil {
+		return p, err
+	}
+	p.WALCommit = hs.GetCommit()
+	p.Commit = max(p.WALCommit, s.Applied) // what is applied was committed
+	p.Unproven = last - p.Commit
+	pending, err := s.pending(&p, last)
+	if err != nil {
+		return p, err
+	}
+	changes, err := s.Cluster.LeaveAlone(pending, s.PeerURLs)
+	if err != nil {
+		return p, err
+	}
+	term := max(hs.GetTerm(), 1)
+	for _, cc := range changes {
+		data, err := proto.Marshal(cc)
+		if err != nil {
+			return p, fmt.Errorf("encode configuration change: %w", err)
+		}
+		last++
+		p.Entries = append(p.Entries, &raftpb.Entry{Type: raftpb.EntryConfChange.Enum(), Term: new(term), Index: new(last), Data: data})
+	}
+	p.State = &raftpb.HardState{Term: new(term), Vote: new(hs.GetVote()), Commit: new(last)}
+	return p, nil
+}
+
+// pendingBytes bounds what is read of the log at a time.
+const pendingBytes = 4 << 20
+
+// pending returns the membership changes in the log that are not applied. A removal
+// of the survivor itself counts only if it is known to be committed; otherwise an
+// empty entry takes its place, and what is behind it is written again.
+func (s Survivor) pending(p *SurvivorPlan, last uint64) ([]*raftpb.ConfChange, error) {
+	var changes []*raftpb.ConfChange
+	for next := s.Applied + 1; next <= last; {
+		ents, err := s.Log.Entries(next, last+1, pendingBytes)
+		if err != nil {
+			return nil, fmt.Errorf("read the entries that are not applied: %w", err)
+		}
+		for _, e := range ents {
+			cc := confChangeOf(e)
+			if cc != nil && cc.GetType() == raftpb.ConfChangeRemoveNode && cc.GetNodeId() == s.Cluster.LocalID() && e.GetIndex() > p.Commit {
+				p.Spared = e.GetIndex()
+				e, cc = &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Term: new(e.GetTerm()), Index: new(e.GetIndex())}, nil
+			}
+			if cc != nil {
+				changes = append(changes, cc)
+			}
+			if p.Spared > 0 {
+				p.Entries = append(p.Entries, e)
+			}
+		}
+		next += uint64(len(ents))
+	}
+	return changes, nil
+}
+
+// confChangeOf returns the membership change that an entry is, nil if it is none or if
+// it cannot be read, which apply has to answer for.
+func confChangeOf(e *raftpb.Entry) *raftpb.ConfChange {
+	cc := &raftpb.ConfChange{}
+	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.Data, cc) != nil {
+		return nil
+	}
+	return cc
+}
