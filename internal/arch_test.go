@@ -40,7 +40,7 @@ var order = []string{
 	"engine/pebble engine/mem engine/enginetest",
 	"engine",
 	"metrics",
-	"clock crash",
+	"clock crash build",
 }
 
 const module = "quorate/internal/"

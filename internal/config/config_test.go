@@ -367,13 +367,13 @@ func TestHelpAndVersion(t *testing.T) {
 
 	version := parse(t, []string{"--version"}, nil, "")
 	lines := strings.Split(version.stdout, "\n")
-	if version.code != 0 || len(lines) != 6 {
+	if version.code != 0 || len(lines) != 7 {
 		t.Fatalf("--version: exit %d, %q", version.code, version.stdout)
 	}
 	if strings.Fields(lines[0])[2] != "3.7.3" || lines[0] != "etcd Version: 3.7.3" {
 		t.Errorf("first line %q", lines[0])
 	}
-	for i, prefix := range []string{"etcd Version: ", "Git SHA: ", "Go Version: go1.", "Go OS/Arch: ", "Quorate Version: "} {
+	for i, prefix := range []string{"etcd Version: ", "Git SHA: ", "Go Version: go1.", "Go OS/Arch: ", "Quorate Version: ", "Commit Date: "} {
 		if !strings.HasPrefix(lines[i], prefix) {
 			t.Errorf("line %d is %q, want %q...", i+1, lines[i], prefix)
 		}

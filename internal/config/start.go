@@ -5,6 +5,8 @@ import (
 	"strings"
 
 	"go.uber.org/zap"
+
+	"quorate/internal/build"
 )
 
 // LogStart writes the line that says what the member runs with.
@@ -17,8 +19,8 @@ func (c *Config) LogStart(initialized bool) {
 	}
 	c.lg.Info("starting an etcd server",
 		zap.String("etcd-version", EtcdVersion),
-		zap.String("quorate-version", QuorateVersion),
-		zap.String("git-sha", GitSHA()),
+		zap.String("quorate-version", build.Version),
+		zap.String("git-sha", build.Commit()),
 		zap.String("go-version", runtime.Version()),
 		zap.String("go-os", runtime.GOOS),
 		zap.String("go-arch", runtime.GOARCH),

@@ -10,6 +10,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/version"
 
+	"quorate/internal/build"
 	"quorate/internal/suggest"
 )
 
@@ -70,6 +71,10 @@ func (a *app) rootCommand() *cobra.Command {
 	root.PersistentFlags().VisitAll(func(f *pflag.Flag) { f.Hidden = true })
 	root.InitDefaultHelpFlag()
 	root.Flags().Lookup("help").Hidden = true
+	root.Flags().Bool("version", false, "print the version, and which build this is")
+	root.Flags().Lookup("version").Hidden = true
+	root.Version = build.ToolVersion("etcdctl")
+	root.SetVersionTemplate("{{.Version}}")
 
 	suggest.Flags(root)
 	explainOldFlags(root)

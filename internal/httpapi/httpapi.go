@@ -16,6 +16,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/build"
 	"quorate/internal/config"
 )
 
@@ -147,7 +148,7 @@ func versionHandler(versions func() (cluster, storage string)) http.HandlerFunc 
 		if !allow(w, r, http.MethodGet) {
 			return
 		}
-		v := body{Server: config.EtcdVersion, Quorate: config.QuorateVersion}
+		v := body{Server: config.EtcdVersion, Quorate: build.Version}
 		v.Cluster, v.Storage = versions()
 		if v.Cluster == "" {
 			v.Cluster = "not_decided"

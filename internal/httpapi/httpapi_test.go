@@ -20,6 +20,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/build"
 	"quorate/internal/config"
 	"quorate/internal/metrics"
 )
@@ -211,7 +212,7 @@ func TestHealthSeries(t *testing.T) {
 
 func TestClientPaths(t *testing.T) {
 	version := func(cluster, storage string) string {
-		return fmt.Sprintf(`{"etcdserver":"3.7.3","etcdcluster":%q,"storage":%q,"quorate":%q}`, cluster, storage, config.QuorateVersion)
+		return fmt.Sprintf(`{"etcdserver":"3.7.3","etcdcluster":%q,"storage":%q,"quorate":%q}`, cluster, storage, build.Version)
 	}
 	h := NewClientHandler(&member{cluster: "3.7.0"}, options())
 	for _, r := range []request{

@@ -24,6 +24,7 @@ import (
 	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
 
+	"quorate/internal/build"
 	"quorate/internal/datadir"
 	"quorate/internal/raftlog"
 	"quorate/internal/suggest"
@@ -146,6 +147,9 @@ func (a *app) rootCommand() *cobra.Command {
 	if err := root.RegisterFlagCompletionFunc("write-out", formats); err != nil {
 		panic(err) // the flag is registered above
 	}
+	root.Flags().Bool("version", false, "print the version, and which build this is")
+	root.Version = build.ToolVersion("etcdutl")
+	root.SetVersionTemplate("{{.Version}}")
 	root.AddCommand(a.clusterCommand(), a.snapshotCommand(), a.hashKVCommand(), a.defragCommand(), a.migrateCommand(), a.backupCommand(),
 		a.versionCommand(), a.completionCommand())
 	suggest.Flags(root)
