@@ -137,9 +137,9 @@ func (p *proxyFlags) check() error {
 	case err != nil:
 		return fmt.Errorf("tls-max-version is invalid: %w", err)
 	case high != 0 && low > high:
-		return fmt.Errorf("min version (%s) is greater than max version (%s)", p.minTLS, p.maxTLS)
+		return fmt.Errorf("min version (%s) is greater than max version (%s): --tls-min-version and --tls-max-version", p.minTLS, p.maxTLS)
 	case low == tls.VersionTLS13 && len(p.suites) > 0:
-		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled")
+		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled: leave out --listen-cipher-suites, or lower --tls-min-version")
 	}
 	return nil
 }
@@ -221,7 +221,7 @@ func (r *runningProxy) open() error {
 	if err != nil {
 		return err
 	}
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", p.listen)
+	l, err := listen.TCP(context.Background(), "listen-addr", p.listen)
 	if err != nil {
 		return err
 	}
@@ -263,7 +263,7 @@ func (r *runningProxy) open() error {
 // openTLS reads the certificates of the listeners, or generates one.
 func (r *runningProxy) openTLS() error {
 	p := r.flags
-	o := certs.Options{CertFile: p.certFile, KeyFile: p.keyFile, TrustedCAFile: p.trustedCA, CRLFile: p.crl, Unflagged: true, Logger: r.lg}
+	o := certs.Options{CertFile: p.certFile, KeyFile: p.keyFile, TrustedCAFile: p.trustedCA, CRLFile: p.crl, Logger: r.lg}
 	given := p.certFile != "" || p.keyFile != "" || p.trustedCA != ""
 	if !given && !p.autoTLS {
 		return nil
@@ -279,7 +279,7 @@ func (r *runningProxy) openTLS() error {
 	var err error
 	if len(p.suites) > 0 {
 		if o.CipherSuites, err = tlsutil.GetCipherSuites(p.suites); err != nil {
-			return err
+			return fmt.Errorf("%w: --listen-cipher-suites", err)
 		}
 	}
 	o.MinVersion, _ = tlsutil.GetTLSVersion(p.minTLS) // both were checked
@@ -288,7 +288,7 @@ func (r *runningProxy) openTLS() error {
 		return err
 	}
 	if !r.secure.CanListen() {
-		return fmt.Errorf("cannot listen on TLS for %s: KeyFile and CertFile are not presented", p.listen)
+		return certs.CannotListen(p.listen, "--trusted-ca-file asks for TLS", o.Flags)
 	}
 	r.lg.Info("gRPC proxy server TLS", zap.String("cert-file", o.CertFile), zap.String("key-file", o.KeyFile),
 		zap.String("trusted-ca-file", o.TrustedCAFile), zap.String("client-crl-file", o.CRLFile))
@@ -333,7 +333,7 @@ func (r *runningProxy) dial() (*clientv3.Client, error) {
 	p := r.flags
 	endpoints := p.endpoints
 	if p.domain != "" {
-		found, _, err := discovery.Clients{Domain: p.domain, Suffix: p.suffix, Insecure: p.insecureDiscovery, TrustedCAFile: p.ca}.Find(r.lg)
+		found, _, err := discovery.Clients{Domain: p.domain, Suffix: p.suffix, Insecure: p.insecureDiscovery, TrustedCAFile: p.ca, Flags: certs.FlagNames{Client: true}}.Find(r.lg)
 		if err != nil {
 			return nil, err
 		}
@@ -348,7 +348,7 @@ func (r *runningProxy) dial() (*clientv3.Client, error) {
 		return nil, clientv3.ErrNoAvailableEndpoints
 	}
 	if p.cert != "" || p.key != "" || p.ca != "" || p.skipVerify {
-		store, err := certs.Open(certs.Options{CertFile: p.cert, KeyFile: p.key, TrustedCAFile: p.ca, SkipServerVerify: p.skipVerify, Unflagged: true, Logger: r.lg})
+		store, err := certs.Open(certs.Options{CertFile: p.cert, KeyFile: p.key, TrustedCAFile: p.ca, SkipServerVerify: p.skipVerify, Flags: certs.FlagNames{Client: true}, Logger: r.lg})
 		if err != nil {
 			return nil, err
 		}
@@ -376,14 +376,14 @@ func (r *runningProxy) dial() (*clientv3.Client, error) {
 func checkNameless(certFile, keyFile string) error {
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
-		return err
+		return fmt.Errorf("--cert=%s --key=%s: %w", certFile, keyFile, err)
 	}
 	leaf, err := x509.ParseCertificate(pair.Certificate[0])
 	if err != nil {
-		return fmt.Errorf("%s: %w", certFile, err)
+		return fmt.Errorf("--cert=%s: %w", certFile, err)
 	}
 	if cn := leaf.Subject.CommonName; cn != "" {
-		return fmt.Errorf("cert has non empty Common Name (%s): %s", cn, certFile)
+		return fmt.Errorf("cert has non empty Common Name (%s): %s: --cert: members would take every client of the proxy for that user; use a certificate without a common name", cn, certFile)
 	}
 	return nil
 }

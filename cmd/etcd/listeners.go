@@ -13,6 +13,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/certs"
 	"quorate/internal/config"
 	"quorate/internal/crash"
 	"quorate/internal/h2"
@@ -50,7 +51,7 @@ func (p *process) listen(ctx context.Context) error {
 			continue
 		}
 		if p.security.peer == nil || !p.security.peer.CanListen() {
-			return fmt.Errorf("cannot listen on TLS for %s: KeyFile and CertFile are not presented", l.Addr())
+			return certs.CannotListen(l.Addr().String(), "--listen-peer-urls="+u.String()+" asks for TLS", certs.FlagNames{Prefix: "peer-"})
 		}
 		p.peer[len(p.peer)-1] = listen.NewListener(l, listen.Accepts{TLS: p.security.peerTLS(p.lg)})
 	}

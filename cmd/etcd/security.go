@@ -163,8 +163,8 @@ func discoveryTLS(cfg *config.Config) (*tls.Config, error) {
 	if d.InsecureTransport && d.Cert == "" && d.Key == "" && d.CACert == "" && !d.InsecureSkipVerify {
 		return nil, nil
 	}
-	s, err := certs.Open(certs.Options{Unflagged: true, CertFile: d.Cert, KeyFile: d.Key, TrustedCAFile: d.CACert, ServerName: d.ServerName,
-		SkipServerVerify: d.InsecureSkipVerify, FlagPrefix: "discovery-", Logger: cfg.Log()})
+	s, err := certs.Open(certs.Options{CertFile: d.Cert, KeyFile: d.Key, TrustedCAFile: d.CACert, ServerName: d.ServerName,
+		SkipServerVerify: d.InsecureSkipVerify, Flags: certs.FlagNames{Prefix: "discovery-", Client: true}, Logger: cfg.Log()})
 	if err != nil {
 		return nil, err
 	}

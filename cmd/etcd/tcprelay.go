@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -79,7 +80,7 @@ func (g *gatewayFlags) run() int {
 		fmt.Println(err)
 		return 1
 	}
-	l, err := net.Listen("tcp", g.listen)
+	l, err := listen.TCP(context.Background(), "listen-addr", g.listen)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1

@@ -89,7 +89,7 @@ func TestRefusals(t *testing.T) {
 		refusal{name: "client port in use", prepare: occupy(0), code: 1,
 			args: func(s *site) []string { return nil },
 			want: func(s *site) []string {
-				return []string{"--listen-client-urls=http://" + s.client, "address already in use"}
+				return []string{"--listen-client-urls=http://" + s.client, "address already in use", "choose another port"}
 			}, real: 1, say: "address already in use"},
 		refusal{name: "peer port in use", prepare: occupy(1), code: 1,
 			args: func(s *site) []string { return nil },
@@ -97,7 +97,7 @@ func TestRefusals(t *testing.T) {
 				return []string{"--listen-peer-urls=http://" + s.peer, "address already in use"}
 			}, real: 1, say: "address already in use"},
 		refusal{name: "address of another machine", args: flags("--listen-client-urls=http://192.0.2.7:1", "--advertise-client-urls=http://192.0.2.7:1"), code: 1,
-			want: words("--listen-client-urls=http://192.0.2.7:1", "cannot assign requested address"), real: 1, say: "cannot assign requested address"},
+			want: words("--listen-client-urls=http://192.0.2.7:1", "cannot assign requested address", "no interface of this machine has the address"), real: 1, say: "cannot assign requested address"},
 		refusal{name: "one port twice", code: 1,
 			args: func(s *site) []string { return []string{"--listen-client-urls=http://" + s.peer} },
 			want: func(s *site) []string {

@@ -821,11 +821,22 @@ func TestGRPCProxyTLS(t *testing.T) {
 	if out := auto.ctl(t, etcdctl, "get a", "--insecure-skip-tls-verify", "--insecure-transport=false"); out.Stdout != "a\n1\n" {
 		t.Errorf("with a generated certificate: %+v", out)
 	}
-	for _, args := range [][]string{upstream("named"), upstream("none"), {"--cert=" + files.File("named.pem")}, {"--cacert=" + files.File("none.pem")}} {
-		args = append([]string{"grpc-proxy", "start", "--listen-addr=127.0.0.1:0"}, args...)
-		if ours, want := end(t, etcd, args...), end(t, realEtcd, args...); ours != want {
+	for _, x := range []struct {
+		args []string
+		flag string // that ours names
+	}{
+		{upstream("named"), ": --cert:"}, {upstream("none"), "--cert: open"},
+		{[]string{"--cert=" + files.File("named.pem")}, ": --key and --cert"}, {[]string{"--cacert=" + files.File("none.pem")}, "--cacert: open"},
+	} {
+		args := append([]string{"grpc-proxy", "start", "--listen-addr=127.0.0.1:0"}, x.args...)
+		if ours, want := end(t, etcd, args...), end(t, realEtcd, args...); ours.differs(want, x.flag) {
 			t.Errorf("%q:\n%+v\nreal etcd:\n%+v", args, ours, want)
 		}
+	}
+	// Real etcd says it in a log line.
+	const say = "cannot listen on TLS for 127.0.0.1:0: KeyFile and CertFile are not presented: --trusted-ca-file asks for TLS; give --cert-file and --key-file, or --auto-tls"
+	if got := end(t, etcd, "grpc-proxy", "start", "--listen-addr=127.0.0.1:0", "--trusted-ca-file="+files.File("ca.pem")); got.Code != 1 || !strings.Contains(got.Stderr, say) {
+		t.Errorf("authorities without a certificate: %+v", got)
 	}
 }
 
@@ -837,6 +848,15 @@ func TestGRPCProxyMistakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer taken.Close()
+	// The flag that ours names.
+	named := map[string]string{
+		"start --tls-min-version=TLS1.3 --tls-max-version=TLS1.2":                            ": --tls-min-version and --tls-max-version",
+		"start --tls-min-version=TLS1.3 --listen-cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA": ": leave out --listen-cipher-suites, or lower --tls-min-version",
+		"start --auto-tls --self-signed-cert-validity=0":                                     ": --self-signed-cert-validity",
+		"start --listen-addr=abc":                                                            ": --listen-addr",
+		"start --listen-addr=127.0.0.1:99999":                                                ": --listen-addr",
+		"start extra --listen-addr=" + taken.Addr().String():                                 ": --listen-addr: another process or another flag has it",
+	}
 	for _, args := range []string{
 		"",
 		"other",
@@ -862,19 +882,19 @@ func TestGRPCProxyMistakes(t *testing.T) {
 		"start --listen-addr=127.0.0.1:0 --max-recv-bytes=5",
 	} {
 		words := append([]string{"grpc-proxy"}, strings.Fields(args)...)
-		if ours, want := end(t, etcd, words...), end(t, realEtcd, words...); ours != want {
+		if ours, want := end(t, etcd, words...), end(t, realEtcd, words...); ours.differs(want, named[args]) {
 			t.Errorf("%s:\n%+v\nreal etcd:\n%+v", args, ours, want)
 		}
 	}
 	// What real etcd says in the middle of a log line, or with a time, or not at all.
 	for args, text := range map[string]string{
-		"--cert-file=none.pem":                                       "KeyFile and CertFile must both be present[key: , cert: none.pem]",
-		"--cert-file=none.pem --key-file=none.key":                   "open none.pem: no such file or directory",
+		"--cert-file=none.pem":                                       "KeyFile and CertFile must both be present[key: , cert: none.pem]: --key-file and --cert-file",
+		"--cert-file=none.pem --key-file=none.key":                   "--cert-file: open none.pem: no such file or directory",
 		"--trusted-ca-file=" + os.DevNull:                            "--trusted-ca-file=/dev/null: no certificate in the file",
-		"--cert-file=a --key-file=b --listen-cipher-suites=TLS_NONE": `unexpected TLS cipher suite "TLS_NONE"`,
+		"--cert-file=a --key-file=b --listen-cipher-suites=TLS_NONE": `unexpected TLS cipher suite "TLS_NONE": --listen-cipher-suites`,
 		"--metrics-addr=%zz":                                         `cannot parse "%zz"`,
 		"--metrics-addr=127.0.0.1:0":                                 `cannot parse "127.0.0.1:0"`,
-		"--metrics-addr=https://127.0.0.1:0":                         `--metrics-addr=https://127.0.0.1:0: no TLS for scheme "https"`,
+		"--metrics-addr=https://127.0.0.1:0":                         `--metrics-addr=https://127.0.0.1:0: no TLS for scheme "https" without --cert-file and --key-file`,
 		"--metrics-addr=localhost":                                   `--metrics-addr=localhost: cannot listen with scheme ""`,
 	} {
 		got := end(t, etcd, append([]string{"grpc-proxy", "start", "--listen-addr=127.0.0.1:0"}, strings.Fields(args)...)...)

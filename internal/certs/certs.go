@@ -18,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -51,11 +52,10 @@ type Options struct {
 	ServerName             string   // what servers are verified as; empty is the host that is dialled
 	SkipServerVerify       bool     // accept every server: the certificates of generated pairs cannot be verified
 
-	FlagPrefix string           // "peer-" or "": how messages name the flags
-	Unflagged  bool             // the files were not given by these flags, and messages name the files alone
-	Logger     *zap.Logger      // nil logs nothing
-	Now        func() time.Time // nil is time.Now
-	Resolver   Resolver         // nil is the machine's
+	Flags    FlagNames        // how messages name the flags
+	Logger   *zap.Logger      // nil logs nothing
+	Now      func() time.Time // nil is time.Now
+	Resolver Resolver         // nil is the machine's
 }
 
 // Resolver finds names of addresses and addresses of names.
@@ -106,7 +106,8 @@ func Open(o Options) (*Store, error) {
 			return nil, err
 		}
 		if len(o.AllowedCNs) > 0 && len(o.AllowedHostnames) > 0 {
-			return nil, fmt.Errorf("AllowedCNs and AllowedHostnames are mutually exclusive (cns=%q, hostnames=%q)", o.AllowedCNs, o.AllowedHostnames)
+			return nil, s.about(fmt.Errorf("AllowedCNs and AllowedHostnames are mutually exclusive (cns=%q, hostnames=%q)", o.AllowedCNs, o.AllowedHostnames),
+				"cert-allowed-cn", "cert-allowed-hostname")
 		}
 	}
 	if o.TrustedCAFile != "" {
@@ -116,11 +117,7 @@ func Open(o Options) (*Store, error) {
 		}
 	}
 	if o.CRLFile != "" {
-		name := "client-crl-file"
-		if o.FlagPrefix != "" {
-			name = "crl-file"
-		}
-		s.revoked = watch(s, parseCRL, file{name, o.CRLFile})
+		s.revoked = watch(s, parseCRL, file{"crl-file", o.CRLFile})
 		if _, err := s.revoked.get(); err != nil {
 			o.Logger.Error(textUnusable, zap.String("file", o.CRLFile), zap.Error(err))
 		}
@@ -131,7 +128,7 @@ func Open(o Options) (*Store, error) {
 func (s *Store) openPairs() error {
 	o := &s.o
 	if o.CertFile == "" || o.KeyFile == "" {
-		return s.about("key-file and --%scert-file", fmt.Errorf("KeyFile and CertFile must both be present[key: %v, cert: %v]", o.KeyFile, o.CertFile))
+		return s.about(fmt.Errorf("KeyFile and CertFile must both be present[key: %v, cert: %v]", o.KeyFile, o.CertFile), "key-file", "cert-file")
 	}
 	s.own = watch(s, parsePair, file{"cert-file", o.CertFile}, file{"key-file", o.KeyFile})
 	s.own.check = s.outOfDate
@@ -140,7 +137,8 @@ func (s *Store) openPairs() error {
 	}
 	if (o.ClientCertFile == "") != (o.ClientKeyFile == "") {
 		// The bracket is etcd's.
-		return s.about("client-key-file and --%sclient-cert-file", fmt.Errorf("ClientKeyFile and ClientCertFile must both be present or both absent: key: %v, cert: %v]", o.ClientKeyFile, o.ClientCertFile))
+		return s.about(fmt.Errorf("ClientKeyFile and ClientCertFile must both be present or both absent: key: %v, cert: %v]", o.ClientKeyFile, o.ClientCertFile),
+			"client-key-file", "client-cert-file")
 	}
 	if o.ClientCertFile == "" {
 		return nil
@@ -151,12 +149,40 @@ func (s *Store) openPairs() error {
 	return err
 }
 
-// about adds to an error which flags it is about.
-func (s *Store) about(flags string, err error) error {
-	if s.o.Unflagged {
-		return err
+// about adds to an error which two flags it is about.
+func (s *Store) about(err error, a, b string) error {
+	return fmt.Errorf("%w: %s and %s", err, s.o.Flags.name(a), s.o.Flags.name(b))
+}
+
+// FlagNames say by which flags the files were given.
+type FlagNames struct {
+	Prefix string // "peer-", say; a listener's files for clients have none
+	// Client is for the files of one who connects, and is no member: cert, key and
+	// cacert, as etcdctl's.
+	Client bool
+}
+
+// name is how a message names the flag of the file that peers give by --peer- and
+// name.
+func (f FlagNames) name(name string) string {
+	if f.Client {
+		switch name {
+		case "cert-file", "key-file":
+			name = name[:len(name)-len("-file")]
+		case "trusted-ca-file":
+			name = "cacert"
+		}
+	} else if f.Prefix == "" && (name == "crl-file" || strings.HasPrefix(name, "cert-allowed-")) {
+		name = "client-" + name
 	}
-	return fmt.Errorf("%w: --%s"+flags, err, s.o.FlagPrefix, s.o.FlagPrefix)
+	return "--" + f.Prefix + name
+}
+
+// CannotListen says, in etcd's words, that there is no certificate for a listener
+// that is to speak TLS, which flags name one, and which flag asks for the listener.
+func CannotListen(addr, because string, f FlagNames) error {
+	return fmt.Errorf("cannot listen on TLS for %s: %w: %s; give %s and %s, or %s to have a certificate generated, or listen without TLS",
+		addr, errNotPresented, because, f.name("cert-file"), f.name("key-file"), f.name("auto-tls"))
 }
 
 // soon is how long before its end a certificate is mentioned.

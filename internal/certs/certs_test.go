@@ -275,7 +275,7 @@ func TestOutOfDate(t *testing.T) {
 	}{{"good", certstest.Leaf{}, ""}, {"expired", certstest.Leaf{Expired: true}, "the certificate of this member expired at "}} {
 		p.pair(tt.name, tt.leaf)
 		o := p.o
-		o.CertFile, o.KeyFile, o.FlagPrefix = p.path(tt.name+".pem"), p.path(tt.name+".key"), "peer-"
+		o.CertFile, o.KeyFile, o.Flags.Prefix = p.path(tt.name+".pem"), p.path(tt.name+".key"), "peer-"
 		p.log.TakeAll()
 		if _, err := Open(o); err != nil {
 			t.Fatal(err)
@@ -311,17 +311,44 @@ func TestOpenErrors(t *testing.T) {
 		{func(o *Options) { o.ClientCertFile = "/c" }, "ClientKeyFile and ClientCertFile must both be present or both absent: key: , cert: /c]: --peer-client-key-file and --peer-client-cert-file"},
 		{func(o *Options) { o.ClientCertFile, o.ClientKeyFile = "/none/c", "/none/k" }, "--peer-client-cert-file: open /none/c: no such file or directory"},
 		{func(o *Options) { o.AllowedCNs, o.AllowedHostnames = []string{"a"}, []string{"b"} },
-			`AllowedCNs and AllowedHostnames are mutually exclusive (cns=["a"], hostnames=["b"])`},
+			`AllowedCNs and AllowedHostnames are mutually exclusive (cns=["a"], hostnames=["b"]): --peer-cert-allowed-cn and --peer-cert-allowed-hostname`},
 		{func(o *Options) { o.TrustedCAFile = "/none/ca" }, "--peer-trusted-ca-file: open /none/ca: no such file or directory"},
 		{func(o *Options) { o.TrustedCAFile = p.path("bad.pem") }, "--peer-trusted-ca-file=" + p.path("bad.pem") + ": no certificate in the file"},
 		{func(o *Options) { o.TrustedCAFile = p.path("server.key") }, "--peer-trusted-ca-file=" + p.path("server.key") + ": x509: malformed tbs certificate"},
 	} {
 		o := p.o
-		o.FlagPrefix = "peer-"
+		o.Flags.Prefix = "peer-"
 		tt.change(&o)
 		if _, err := Open(o); err == nil || err.Error() != tt.want {
 			t.Errorf("got  %v\nwant %s", err, tt.want)
 		}
+	}
+}
+
+// Each file is named by the flag that gave it, whoever the files are for, and a listener without a
+// certificate says which flags name one.
+func TestFlagNames(t *testing.T) {
+	for _, tt := range []struct {
+		flags FlagNames
+		want  string
+	}{
+		{FlagNames{}, "--cert-file --key-file --trusted-ca-file --client-crl-file --client-cert-file --client-cert-allowed-hostname"},
+		{FlagNames{Prefix: "peer-"}, "--peer-cert-file --peer-key-file --peer-trusted-ca-file --peer-crl-file --peer-client-cert-file --peer-cert-allowed-hostname"},
+		{FlagNames{Client: true}, "--cert --key --cacert --crl-file --client-cert-file --cert-allowed-hostname"},
+		{FlagNames{Prefix: "discovery-", Client: true}, "--discovery-cert --discovery-key --discovery-cacert --discovery-crl-file --discovery-client-cert-file --discovery-cert-allowed-hostname"},
+	} {
+		var got []string
+		for _, name := range []string{"cert-file", "key-file", "trusted-ca-file", "crl-file", "client-cert-file", "cert-allowed-hostname"} {
+			got = append(got, tt.flags.name(name))
+		}
+		if got := strings.Join(got, " "); got != tt.want {
+			t.Errorf("%+v: %s\nwant %s", tt.flags, got, tt.want)
+		}
+	}
+	const want = "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented: --listen-peer-urls=https://127.0.0.1:1 asks for TLS;" +
+		" give --peer-cert-file and --peer-key-file, or --peer-auto-tls to have a certificate generated, or listen without TLS"
+	if got := CannotListen("127.0.0.1:1", "--listen-peer-urls=https://127.0.0.1:1 asks for TLS", FlagNames{Prefix: "peer-"}).Error(); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
 	}
 }
 

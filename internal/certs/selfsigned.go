@@ -19,7 +19,7 @@ import (
 )
 
 // ErrNoValidity is returned for a generated certificate of no validity.
-var ErrNoValidity = errors.New("selfSignedCertValidity is invalid,it should be greater than 0")
+var ErrNoValidity = errors.New("selfSignedCertValidity is invalid,it should be greater than 0: --self-signed-cert-validity")
 
 // year is etcd's, without leap days.
 const year = 365 * 24 * time.Hour

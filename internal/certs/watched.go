@@ -41,8 +41,7 @@ type watched[T any] struct {
 	check func(T) string // what the log is told about a new value; nil: nothing
 	lg    *zap.Logger
 	now   func() time.Time
-	flags string // prefix
-	plain bool   // name no flags
+	flags FlagNames
 
 	state atomic.Pointer[outcome[T]] // nil before the first look
 	next  atomic.Int64               // Unix nanoseconds of the next look
@@ -72,7 +71,7 @@ func (a stamp) equal(b stamp) bool {
 }
 
 func watch[T any](s *Store, parse func([][]byte) (T, error), files ...file) *watched[T] {
-	return &watched[T]{files: files, parse: parse, lg: s.o.Logger, now: s.o.Now, flags: s.o.FlagPrefix, plain: s.o.Unflagged}
+	return &watched[T]{files: files, parse: parse, lg: s.o.Logger, now: s.o.Now, flags: s.o.Flags}
 }
 
 // get returns the value in force. It fails only if there has never been one.
@@ -125,7 +124,7 @@ func (w *watched[T]) look(now time.Time) {
 	}
 	if w.check != nil {
 		if text := w.check(value); text != "" {
-			w.lg.Warn(text, zap.Strings("files", w.paths()), zap.String("flag", "--"+w.flags+w.files[0].flag))
+			w.lg.Warn(text, zap.Strings("files", w.paths()), zap.String("flag", w.flags.name(w.files[0].flag)))
 		}
 	}
 	w.sum, w.said = sum, ""
@@ -190,10 +189,7 @@ func sumOf(content [][]byte) [sha256.Size]byte {
 
 // at puts the flag of f before an error that names its file.
 func (w *watched[T]) at(f file, err error) error {
-	if w.plain {
-		return err
-	}
-	return fmt.Errorf("--%s%s: %w", w.flags, f.flag, err)
+	return fmt.Errorf("%s: %w", w.flags.name(f.flag), err)
 }
 
 // named puts the flags and files before an error that does not say where it is.
@@ -203,8 +199,7 @@ func (w *watched[T]) named(err error) error {
 		if i > 0 {
 			b.WriteString(" ")
 		}
-		prefix := w.flags
-		fmt.Fprintf(&b, "--%s%s=%s", prefix, f.flag, f.path)
+		fmt.Fprintf(&b, "%s=%s", w.flags.name(f.flag), f.path)
 	}
 	return fmt.Errorf("%s: %w", b.String(), err)
 }

@@ -225,9 +225,12 @@ func TestOutcomes(t *testing.T) {
 			err: "cannot specify both flags: --experimental-enable-lease-checkpoint=true and --feature-gates=LeaseCheckpoint=false at the same time, please just use --feature-gates=LeaseCheckpoint=false"},
 		{args: "--experimental-compaction-batch-limit=1 --compaction-batch-limit=2", code: 1, msg: rejected,
 			err: "cannot set --experimental-compaction-batch-limit and --compaction-batch-limit at the same time, please use --compaction-batch-limit only"},
-		{args: "--tls-min-version TLS1.1", code: 1, msg: rejected, err: `unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3)`},
-		{args: "--tls-min-version TLS1.3 --tls-max-version TLS1.2", code: 1, msg: rejected, err: "min version (TLS1.3) is greater than max version (TLS1.2)"},
-		{args: "--cipher-suites foo", code: 1, msg: "failed to start etcd", err: `unexpected TLS cipher suite "foo"`},
+		{args: "--tls-min-version TLS1.1", code: 1, msg: rejected, err: `unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3): --tls-min-version`},
+		{args: "--tls-min-version TLS1.3 --tls-max-version TLS1.2", code: 1, msg: rejected, err: "min version (TLS1.3) is greater than max version (TLS1.2): --tls-min-version and --tls-max-version"},
+		{args: "--cipher-suites foo", code: 1, msg: "failed to start etcd", err: `unexpected TLS cipher suite "foo": --cipher-suites`},
+		{args: "--cipher-suites TLS_AES_128_GCM_SHA265", code: 1, msg: "failed to start etcd",
+			err: `unexpected TLS cipher suite "TLS_AES_128_GCM_SHA265"; is "TLS_AES_128_GCM_SHA256" meant?: --cipher-suites`},
+		{args: "--tls-max-version TLS1.4", code: 1, msg: rejected, err: `unexpected TLS version "TLS1.4" (must be one of: TLS1.2, TLS1.3): --tls-max-version`},
 		{args: "--enable-log-rotation", code: 1, msg: rejected, err: "--log-outputs requires a single file path when --log-rotate-config-json is defined"},
 		{args: "--log-outputs x --enable-log-rotation --log-rotation-config-json {", code: 1, msg: rejected, err: "improperly formatted log rotation config: unexpected end of JSON input"},
 		{args: "--discovery-fallback proxy --discovery http://h/t --listen-client-urls http://127.0.0.1:1", code: -1},
@@ -239,17 +242,17 @@ func TestOutcomes(t *testing.T) {
 
 		{args: "--auth-token simple", code: -1},
 		{args: "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://a:1", code: 1, msg: "failed to start etcd",
-			err: "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"},
+			err: "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme, or --auto-tls"},
 		{args: "--listen-client-urls unixs:///s --advertise-client-urls https://a:1", code: 1, msg: "failed to start etcd",
-			err: "TLS key/cert (--cert-file, --key-file) must be provided for client url unixs:///s with HTTPS scheme"},
+			err: "TLS key/cert (--cert-file, --key-file) must be provided for client url unixs:///s with HTTPS scheme, or --auto-tls"},
 		{args: "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://a:1 --auto-tls", code: -1},
 		{args: "--listen-client-urls https://127.0.0.1:1 --advertise-client-urls https://a:1 --cert-file /c", code: -1},
 		{args: "--listen-client-http-urls https://127.0.0.1:2379 --listen-client-urls http://127.0.0.1:2379 --advertise-client-urls http://a:1 --auto-tls", code: 1, msg: "failed to start etcd",
 			err: "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url https://127.0.0.1:2379"},
 		{args: "--cipher-suites TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305,TLS_RSA_WITH_RC4_128_SHA", code: -1},
-		{args: "--tls-min-version TLS1.3 --cipher-suites TLS_RSA_WITH_RC4_128_SHA", code: 1, msg: rejected, err: "cipher suites cannot be configured when only TLS1.3 is enabled"},
+		{args: "--tls-min-version TLS1.3 --cipher-suites TLS_RSA_WITH_RC4_128_SHA", code: 1, msg: rejected, err: "cipher suites cannot be configured when only TLS1.3 is enabled: leave out --cipher-suites, or lower --tls-min-version"},
 		{args: "--tls-min-version= --tls-max-version=TLS1.2", code: -1},
-		{args: "--listen-metrics-urls https://127.0.0.1:1", code: 1, msg: "failed to start etcd", err: "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"},
+		{args: "--listen-metrics-urls https://127.0.0.1:1", code: 1, msg: "failed to start etcd", err: "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url, or --auto-tls: --listen-metrics-urls=https://127.0.0.1:1"},
 
 		// The file.
 		{args: "--config-file /does/not/exist", code: 1, msg: rejected, err: "open /does/not/exist: no such file or directory"},
@@ -676,7 +679,7 @@ tls-max-version: TLS1.2
 		client := certs.Options{CertFile: "c", KeyFile: "k", ClientCertFile: "cc", ClientKeyFile: "ck", TrustedCAFile: "ca", ClientCertAuth: true,
 			AllowedHostnames: []string{"a", "b"}, CipherSuites: suites, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, Logger: c.Log()}
 		peer := certs.Options{CertFile: "pc", KeyFile: "pk", ClientCertFile: "pcc", ClientKeyFile: "pck", TrustedCAFile: "pca", ClientCertAuth: true,
-			AllowedCNs: []string{"x", "z"}, SkipClientSANVerify: true, FlagPrefix: "peer-",
+			AllowedCNs: []string{"x", "z"}, SkipClientSANVerify: true, Flags: certs.FlagNames{Prefix: "peer-"},
 			CipherSuites: suites, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, Logger: c.Log()}
 		if i == 0 { // the file has no key for them
 			client.CRLFile, peer.CRLFile = "crl", "pcrl"

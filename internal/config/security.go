@@ -2,13 +2,13 @@ package config
 
 import (
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net/url"
 	"slices"
 
 	"quorate/internal/certs"
 	"quorate/internal/listen"
+	"quorate/internal/suggest"
 )
 
 // Empty reports whether there is no certificate. Certificates that are to be
@@ -32,7 +32,7 @@ func (c *Config) Certs(t TLS, prefix string) certs.Options {
 		TrustedCAFile: t.TrustedCAFile, ClientCertAuth: t.ClientCertAuth, CRLFile: t.CRLFile,
 		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames, SkipClientSANVerify: t.SkipClientSANVerify,
 		CipherSuites: suites, MinVersion: low, MaxVersion: high,
-		FlagPrefix: prefix, Logger: c.lg,
+		Flags: certs.FlagNames{Prefix: prefix}, Logger: c.lg,
 	}
 }
 
@@ -43,12 +43,12 @@ func IsSecure(u url.URL) bool { return isSecure(u) }
 // ciphers that nobody knows.
 func (c *Config) checkSecurity() error {
 	if _, err := cipherSuites(c.CipherSuites); err != nil {
-		return err
+		return fmt.Errorf("%w: --cipher-suites", err)
 	}
 	noCert := c.ClientTLS.Empty() && !c.ClientTLS.AutoTLS
 	for _, u := range slices.Concat(c.ListenClientURLs, c.ListenClientHTTPURLs) {
 		if isSecure(u) && noCert {
-			return fmt.Errorf("TLS key/cert (--cert-file, --key-file) must be provided for client url %s with HTTPS scheme", u.String())
+			return fmt.Errorf("TLS key/cert (--cert-file, --key-file) must be provided for client url %s with HTTPS scheme, or --auto-tls", u.String())
 		}
 	}
 	for _, u := range c.ListenClientHTTPURLs {
@@ -63,7 +63,7 @@ func (c *Config) checkSecurity() error {
 	}
 	for _, u := range c.ListenMetricsURLs {
 		if isSecure(u) && noCert {
-			return errors.New("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url")
+			return fmt.Errorf("client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url, or --auto-tls: --listen-metrics-urls=%s", u.String())
 		}
 	}
 	return nil
@@ -102,9 +102,21 @@ func cipherSuites(names []string) ([]uint16, error) {
 			}
 		}
 		if !known {
-			return nil, fmt.Errorf("unexpected TLS cipher suite %q", name)
+			err := fmt.Errorf("unexpected TLS cipher suite %q", name)
+			if nearest := suggest.Nearest(name, suiteNames()); nearest != "" {
+				err = fmt.Errorf("%w; is %q meant?", err, nearest)
+			}
+			return nil, err
 		}
 		ids = append(ids, id)
 	}
 	return ids, nil
+}
+
+func suiteNames() []string {
+	var names []string
+	for _, s := range slices.Concat(tls.CipherSuites(), tls.InsecureCipherSuites()) {
+		names = append(names, s.Name)
+	}
+	return names
 }

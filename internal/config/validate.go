@@ -225,17 +225,17 @@ func (c *Config) checkName() error {
 func (c *Config) checkTLSVersions() error {
 	low, err := tlsVersion(c.TLSMinVersion)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: --tls-min-version", err)
 	}
 	high, err := tlsVersion(c.TLSMaxVersion)
 	if err != nil {
-		return err
+		return fmt.Errorf("%w: --tls-max-version", err)
 	}
 	if high != 0 && low > high {
-		return fmt.Errorf("min version (%s) is greater than max version (%s)", c.TLSMinVersion, c.TLSMaxVersion)
+		return fmt.Errorf("min version (%s) is greater than max version (%s): --tls-min-version and --tls-max-version", c.TLSMinVersion, c.TLSMaxVersion)
 	}
 	if low == tls.VersionTLS13 && len(c.CipherSuites) > 0 {
-		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled")
+		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled: leave out --cipher-suites, or lower --tls-min-version")
 	}
 	return nil
 }

@@ -24,6 +24,7 @@ type Clients struct {
 	Domain, Suffix string // as in --discovery-srv and --discovery-srv-name
 	Insecure       bool   // take every record as it is
 	TrustedCAFile  string // vouches for the endpoints; "" means the roots of the machine
+	Flags          certs.FlagNames
 
 	lookup func(service, domain, suffix string) (*srv.SRVClients, error) // nil is DNS
 }
@@ -69,7 +70,7 @@ func (c Clients) Find(lg *zap.Logger) (urls []string, records []net.SRV, err err
 // verify says of each URL why it is not to be trusted, nil if it is.
 func (c Clients) verify(urls []string) []error {
 	reasons := make([]error, len(urls))
-	store, err := certs.Open(certs.Options{Unflagged: true, TrustedCAFile: c.TrustedCAFile, ServerName: strings.TrimSuffix(c.Domain, ".")})
+	store, err := certs.Open(certs.Options{Flags: c.Flags, TrustedCAFile: c.TrustedCAFile, ServerName: strings.TrimSuffix(c.Domain, ".")})
 	var wg sync.WaitGroup
 	for i, u := range urls {
 		addr, https := strings.CutPrefix(u, "https://")

@@ -30,7 +30,7 @@ const reservedFiles = 150
 
 // ErrTooFewFiles is returned when the process may not open enough files to
 // serve clients at all.
-var ErrTooFewFiles = errors.New("file descriptor limit of etcd process is too low; please set higher")
+var ErrTooFewFiles = fmt.Errorf("file descriptor limit of etcd process is too low; please set higher: more than %d, with ulimit -n or LimitNOFILE= of the unit", reservedFiles)
 
 // Options say how to open a socket.
 type Options struct {
@@ -56,7 +56,7 @@ func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
 	switch u.Scheme {
 	case "https", "unixs":
 		if !o.Secure {
-			return nil, fmt.Errorf("--%s=%s: no TLS for scheme %q", o.Flag, u.String(), u.Scheme)
+			return nil, fmt.Errorf("--%s=%s: no TLS for scheme %q without --cert-file and --key-file", o.Flag, u.String(), u.Scheme)
 		}
 	case "http", "unix":
 	default:
@@ -64,18 +64,42 @@ func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
 	}
 	if network == "unix" {
 		if err := removeStaleSocket(addr); err != nil {
-			return nil, fmt.Errorf("--%s=%s: %w", o.Flag, u.String(), err)
+			return nil, fmt.Errorf("--%s=%s: %w%s", o.Flag, u.String(), err, wayOut(err))
 		}
 	}
 	lc := net.ListenConfig{KeepAlive: keepAlive, Control: o.control}
 	l, err := lc.Listen(ctx, network, addr)
 	if err != nil {
-		return nil, fmt.Errorf("--%s=%s: %w", o.Flag, u.String(), err)
+		return nil, fmt.Errorf("--%s=%s: %w%s", o.Flag, u.String(), err, wayOut(err))
 	}
 	if o.MaxConns > 0 {
 		l = netutil.LimitListener(l, o.MaxConns)
 	}
 	return l, nil
+}
+
+// TCP opens the address that a flag gives as host:port. Errors begin with the text
+// that etcd has.
+func TCP(ctx context.Context, flag, addr string) (net.Listener, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("%w: --%s%s", err, flag, wayOut(err))
+	}
+	return l, nil
+}
+
+// wayOut is what to do about a socket that cannot be opened; empty if the reason
+// says it.
+func wayOut(err error) string {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return ": another process or another flag has it; end that process, or choose another port"
+	case errors.Is(err, syscall.EADDRNOTAVAIL):
+		return ": no interface of this machine has the address; listen on one that has it, or on 0.0.0.0"
+	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
+		return ": this user may not; choose another port (one above 1023) or path, or give the process the right"
+	}
+	return ""
 }
 
 // Address is where u is listened on: host and port, or the path of a socket

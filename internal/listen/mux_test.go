@@ -327,14 +327,19 @@ func TestListenErrors(t *testing.T) {
 		u    url.URL
 		want string
 	}{
-		{url.URL{Scheme: "http", Host: l.Addr().String()}, "--listen-peer-urls=http://" + l.Addr().String() + ": listen tcp " + l.Addr().String() + ": bind: address already in use"},
-		{url.URL{Scheme: "https", Host: "127.0.0.1:0"}, `--listen-peer-urls=https://127.0.0.1:0: no TLS for scheme "https"`},
+		{url.URL{Scheme: "http", Host: l.Addr().String()}, "--listen-peer-urls=http://" + l.Addr().String() + ": listen tcp " + l.Addr().String() + ": bind: address already in use: another process or another flag has it; end that process, or choose another port"},
+		{url.URL{Scheme: "http", Host: "192.0.2.7:1"}, "--listen-peer-urls=http://192.0.2.7:1: listen tcp 192.0.2.7:1: bind: cannot assign requested address: no interface of this machine has the address; listen on one that has it, or on 0.0.0.0"},
+		{url.URL{Scheme: "https", Host: "127.0.0.1:0"}, `--listen-peer-urls=https://127.0.0.1:0: no TLS for scheme "https" without --cert-file and --key-file`},
 		{url.URL{Scheme: "unix", Path: file}, "--listen-peer-urls=unix://" + file + ": " + file + " is there and is not a socket"},
 	} {
 		_, err := Listen(context.Background(), tt.u, Options{Flag: "listen-peer-urls"})
 		if err == nil || err.Error() != tt.want {
 			t.Errorf("got  %v\nwant %s", err, tt.want)
 		}
+	}
+	want := "listen tcp " + l.Addr().String() + ": bind: address already in use: --listen-addr: another process or another flag has it; end that process, or choose another port"
+	if _, err := TCP(context.Background(), "listen-addr", l.Addr().String()); err == nil || err.Error() != want {
+		t.Errorf("got  %v\nwant %s", err, want)
 	}
 }
 
