@@ -61,12 +61,14 @@ check:
 
 unit:
 	$(GO) test ./...
+	cd bench && $(GO) test ./...
 
 RACED := ./internal/server/... ./internal/watch/... ./internal/lease/... ./internal/mvcc/... ./internal/raftlog/... \
 	./internal/transport/... ./internal/h2/... ./internal/rpc/... ./internal/proposal/... ./internal/auth/... ./internal/readindex/... ./internal/listen/... ./internal/certs/... ./internal/legacy/... ./internal/proxy/...
 
 race:
 	$(GO) test -race $(RACED)
+	cd bench && $(GO) test -race ./lean
 
 sim: SEEDS = 60
 sim:

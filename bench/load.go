@@ -9,21 +9,17 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
+	"quorate/bench/lean"
 )
 
 // clients is a set of connections to one side.
-type clients struct{ conns []*grpc.ClientConn }
+type clients struct{ conns []*lean.Conn }
 
-// dial opens n connections, spread evenly over the addresses.
-func dial(addrs []string, n int) (*clients, error) {
+// dial opens n connections, spread evenly over the addresses. o is that of each.
+func dial(ctx context.Context, addrs []string, n int, o lean.Options) (*clients, error) {
 	c := &clients{}
 	for i := range n {
-		conn, err := grpc.NewClient("passthrough:///"+addrs[i%len(addrs)],
-			grpc.WithTransportCredentials(insecure.NewCredentials()),
-			grpc.WithDefaultCallOptions(callOptions...),
-			grpc.WithInitialWindowSize(1<<20), grpc.WithInitialConnWindowSize(1<<21))
+		conn, err := lean.Dial(ctx, addrs[i%len(addrs)], o)
 		if err != nil {
 			c.close()
 			return nil, fmt.Errorf("connect: %w", err)
@@ -36,6 +32,13 @@ func dial(addrs []string, n int) (*clients, error) {
 func (c *clients) close() {
 	for _, conn := range c.conns {
 		conn.Close()
+	}
+}
+
+// abort ends all calls that are in progress.
+func (c *clients) abort(why error) {
+	for _, conn := range c.conns {
+		conn.Abort(why)
 	}
 }
 
@@ -58,38 +61,79 @@ func (o outcome) percentile(p float64) time.Duration {
 // callTimeout bounds one request; the slowest legitimate one is a physical compaction.
 const callTimeout = 3 * time.Minute
 
-// closedLoop lets n clients send one request after the other for d. request appends the bytes
-// of the seq-th request to b; sequence numbers are unique over all clients.
-func closedLoop(ctx context.Context, c *clients, n int, d time.Duration, method string, request func(b []byte, seq int) []byte) (outcome, error) {
-	var (
-		wg   sync.WaitGroup
-		seq  atomic.Int64
-		errs = make([]error, n)
-		all  = make([][]time.Duration, n)
-	)
-	start := time.Now()
-	end := start.Add(d)
-	for i := range n {
-		wg.Go(func() {
-			conn := c.conns[i%len(c.conns)]
-			for {
-				began := time.Now()
-				if !began.Before(end) {
-					return
-				}
-				// A fresh buffer: grpc may hold on to the bytes after the call has returned.
-				b := request(make([]byte, 0, 512), int(seq.Add(1)-1))
-				if errs[i] = call(ctx, conn, method, b, &reply{}); errs[i] != nil {
-					return
-				}
-				all[i] = append(all[i], time.Since(began))
-			}
-		})
+// loop is n clients that send one request after the other.
+type loop struct {
+	method string
+	// request appends the bytes of the seq-th request; sequence numbers are unique over all clients.
+	request func(b []byte, seq int) []byte
+	// refused tells which errors end only the request, after which a client rests for the time returned.
+	refused func(err error) (rest time.Duration, ok bool)
+
+	end  time.Time
+	seq  atomic.Int64
+	left sync.WaitGroup
+}
+
+// looper is one client of a loop. It goes on from where an answer is read: nobody is woken for that.
+type looper struct {
+	*loop
+	conn      *lean.Conn
+	call      lean.Call
+	began     time.Time
+	latencies []time.Duration
+	err       error
+}
+
+func (l *looper) next() {
+	l.began = time.Now()
+	if !l.began.Before(l.end) {
+		l.left.Done()
+		return
 	}
-	wg.Wait()
+	if err := l.conn.Start(&l.call, l.method, l.append, true); err != nil {
+		l.err = err
+		l.left.Done()
+	}
+}
+
+func (l *looper) append(b []byte) []byte { return l.request(b, int(l.seq.Add(1)-1)) }
+
+func (l *looper) ended(err error) {
+	if err == nil {
+		l.latencies = append(l.latencies, time.Since(l.began))
+		l.next()
+		return
+	}
+	if l.refused != nil {
+		if rest, ok := l.refused(err); ok {
+			time.AfterFunc(rest, l.next)
+			return
+		}
+	}
+	l.err = err
+	l.left.Done()
+}
+
+// run lets n clients work for d.
+func (l *loop) run(ctx context.Context, c *clients, n int, d time.Duration) (outcome, error) {
+	defer context.AfterFunc(ctx, func() { c.abort(ctx.Err()) })()
+	late := time.AfterFunc(d+callTimeout, func() { c.abort(errors.New("a request takes too long")) })
+	defer late.Stop()
+	all := make([]looper, n)
+	start := time.Now()
+	l.end = start.Add(d)
+	l.left.Add(n)
+	for i := range all {
+		all[i].loop, all[i].conn = l, c.conns[i%len(c.conns)]
+		all[i].call.OnEnd = all[i].ended
+		all[i].next()
+	}
+	l.left.Wait()
 	o := outcome{elapsed: time.Since(start)}
-	for _, l := range all {
-		o.latencies = append(o.latencies, l...)
+	var errs []error
+	for i := range all {
+		o.latencies = append(o.latencies, all[i].latencies...)
+		errs = append(errs, all[i].err)
 	}
 	o.ops = len(o.latencies)
 	slices.Sort(o.latencies)
@@ -102,10 +146,17 @@ func closedLoop(ctx context.Context, c *clients, n int, d time.Duration, method 
 	return o, nil
 }
 
-func call(ctx context.Context, conn *grpc.ClientConn, method string, b []byte, r *reply) error {
+// closedLoop lets n clients send one request after the other for d.
+func closedLoop(ctx context.Context, c *clients, n int, d time.Duration, method string, request func(b []byte, seq int) []byte) (outcome, error) {
+	return (&loop{method: method, request: request}).run(ctx, c, n, d)
+}
+
+func call(ctx context.Context, conn *lean.Conn, method string, b []byte, r *reply) error {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	return conn.Invoke(ctx, method, b, r)
+	a, err := conn.Do(ctx, method, b, r.keep)
+	r.size, r.body = a.Size, a.Body
+	return err
 }
 
 // pacer sends puts at a fixed rate until it is stopped, whatever the answers' delay: a member
@@ -122,7 +173,7 @@ type pacer struct {
 
 const pacerClients = 256 // requests under way at most; beyond it the schedule slips and latency still counts from the due time
 
-func startPacer(ctx context.Context, c *clients, perSecond int, keys int) *pacer {
+func startPacer(c *clients, perSecond int, keys int) *pacer {
 	p := &pacer{stop: make(chan struct{}), done: make(chan struct{})}
 	slots := make(chan struct{}, pacerClients)
 	go func() {
@@ -147,19 +198,27 @@ func startPacer(ctx context.Context, c *clients, perSecond int, keys int) *pacer
 			case slots <- struct{}{}:
 			}
 			due := due // of this put; the outer one moves on
-			wg.Go(func() {
-				defer func() { <-slots }()
-				b := putRequest(make([]byte, 0, 512), keyAt(make([]byte, 0, keySize), "paced", i%keys), valueAt(make([]byte, 256), uint64(i)))
-				err := call(ctx, c.conns[i%len(c.conns)], methodPut, b, &reply{})
+			wg.Add(1)
+			done := func(err error) {
 				p.mu.Lock()
-				defer p.mu.Unlock()
 				p.latencies = append(p.latencies, time.Since(due))
 				if err != nil {
 					if p.failed++; p.failed == 1 {
 						p.err = err
 					}
 				}
-			})
+				p.mu.Unlock()
+				<-slots
+				wg.Done()
+			}
+			err := c.conns[i%len(c.conns)].Start(&lean.Call{OnEnd: done}, methodPut, func(b []byte) []byte {
+				var key [keySize]byte
+				var value [256]byte
+				return putRequest(b, keyAt(key[:], "paced", i%keys), valueAt(value[:], uint64(i)))
+			}, true)
+			if err != nil {
+				done(err)
+			}
 		}
 	}()
 	return p

@@ -8,8 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"quorate/bench/lean"
 )
 
 const authMethod = "/etcdserverpb.Auth/"
@@ -20,11 +21,11 @@ func userAndPassword() []byte {
 	return appendBytes(appendBytes(nil, 1, []byte(loginName)), 2, []byte(loginPassword))
 }
 
-// logIn gets a token, which the returned context carries.
-func logIn(ctx context.Context, s *side, conn int) (context.Context, error) {
+// logIn gets a token.
+func logIn(ctx context.Context, s *side, conn int) (string, error) {
 	r := &reply{keep: true}
 	if err := call(ctx, s.clients.conns[conn%len(s.clients.conns)], authMethod+"Authenticate", userAndPassword(), r); err != nil {
-		return nil, err
+		return "", err
 	}
 	var token []byte
 	err := walk(r.body, func(n protowire.Number, _ protowire.Type, v []byte) {
@@ -33,9 +34,9 @@ func logIn(ctx context.Context, s *side, conn int) (context.Context, error) {
 		}
 	})
 	if err != nil || len(token) == 0 {
-		return nil, fmt.Errorf("the answer to a login has no token (%w)", err)
+		return "", fmt.Errorf("the answer to a login has no token (%w)", err)
 	}
-	return metadata.AppendToOutgoingContext(ctx, "token", string(token)), nil
+	return string(token), nil
 }
 
 // enableAuth makes the user root and turns authentication on.
@@ -59,18 +60,23 @@ func enableAuth(ctx context.Context, s *side) error {
 // put that is refused in the storm counts with the time that it took, a refused login not at all:
 // how many there were is in the log of the run.
 func (r *run) logins(ctx context.Context, s *side) (map[string]float64, error) {
-	user, err := logIn(ctx, s, 0)
+	token, err := logIn(ctx, s, 0)
 	if err != nil {
 		return nil, err
 	}
-	p := startPacer(user, s.clients, pacedRate, pacedKeys)
+	user, err := dial(ctx, s.addrs(), len(s.clients.conns), lean.Options{Fields: [][2]string{{"token", token}}})
+	if err != nil {
+		return nil, err
+	}
+	defer user.close()
+	p := startPacer(user, pacedRate, pacedKeys)
 	t := time.NewTimer(r.scale.span)
 	<-t.C
 	quiet, err := p.finish()
 	if err != nil {
 		return nil, err
 	}
-	p = startPacer(user, s.clients, pacedRate, pacedKeys)
+	p = startPacer(user, pacedRate, pacedKeys)
 	began := time.Now()
 	var wg sync.WaitGroup
 	errs := make([]error, r.scale.logins)

@@ -33,8 +33,21 @@ func mainErr() (bool, error) {
 	only := flag.String("rows", "", "comma-separated groups of rows: "+strings.Join(groupNames(), ", ")+" (default all)")
 	size := flag.String("scale", "full", "full or small")
 	many := flag.String("millions", "", "measure instead what ours needs for these numbers of million keys, such as 1,10")
+	load := flag.String("load", "", "only load the servers of -addrs: "+drivenNames())
+	addrs := flag.String("addrs", "", "comma-separated client addresses of servers that run already")
+	callers := flag.Int("clients", 100, "clients of -load")
+	conns := flag.Int("conns", 10, "connections of -load")
+	span := flag.Duration("for", 10*time.Second, "how long -load lasts")
 	dir := flag.String("dir", "", "directory on the disk to measure (default: the system's temporary one)")
 	flag.Parse()
+	if *load != "" {
+		if *addrs == "" || flag.NArg() > 0 {
+			return false, errors.New("-load needs -addrs; see -h")
+		}
+		ctx, stop := signal.NotifyContext(context.Background(), endSignals...)
+		defer stop()
+		return true, drive(ctx, strings.Split(*addrs, ","), *load, *callers, *conns, *span)
+	}
 	s, known := scales[*size]
 	switch {
 	case *ours == "" || *etcd == "" && *many == "" || flag.NArg() > 0:

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"math"
 	"os"
@@ -12,8 +11,6 @@ import (
 	"runtime"
 	"strings"
 	"time"
-
-	"google.golang.org/grpc"
 )
 
 // What a server needs for so many million keys: ours alone, since this is about
@@ -118,22 +115,9 @@ func (r *run) million(ctx context.Context, keys int) (z size, err error) {
 
 // saveSnapshot reads a whole snapshot and returns its length.
 func saveSnapshot(ctx context.Context, c *clients) (n int64, err error) {
-	st, err := c.conns[0].NewStream(ctx, &grpc.StreamDesc{ServerStreams: true}, methodSnap)
-	if err != nil {
-		return 0, err
-	}
-	if err := errors.Join(st.SendMsg([]byte{}), st.CloseSend()); err != nil {
-		return 0, err
-	}
-	for {
-		r := &reply{}
-		if err := st.RecvMsg(r); err == io.EOF {
-			return n, nil
-		} else if err != nil {
-			return n, err
-		}
-		n += int64(r.size)
-	}
+	r := &reply{}
+	err = call(ctx, c.conns[0], methodSnap, nil, r)
+	return int64(r.size), err
 }
 
 // onDisk returns the megabytes that files below dir have.

@@ -154,7 +154,7 @@ func (r *run) confined(ctx context.Context, prefix string) {
 		if err := preload(ctx, s.clients, "defrag", 0, r.scale.listKeys, 256, 0); err != nil {
 			return nil, err
 		}
-		p := startPacer(ctx, s.clients, pacedRate, pacedKeys)
+		p := startPacer(s.clients, pacedRate, pacedKeys)
 		t := time.NewTimer(r.scale.span)
 		derr := call(ctx, s.clients.conns[1], methodDefrag, nil, &reply{})
 		<-t.C

@@ -7,10 +7,9 @@ import (
 	"net/http"
 	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"google.golang.org/grpc/status"
+	"quorate/bench/lean"
 )
 
 // overloadFactor is how many times the clients that saturate a cluster come at once.
@@ -60,37 +59,11 @@ func (r *run) overload(ctx context.Context, s *side) (map[string]float64, error)
 // crowd is puts by n clients; only what is acknowledged counts, and what is refused is tried
 // again after a pause.
 func (r *run) crowd(ctx context.Context, s *side, n int, d time.Duration) (outcome, error) {
-	var (
-		wg   sync.WaitGroup
-		seq  atomic.Int64
-		done atomic.Int64
-		errs = make([]error, n)
-	)
-	began := time.Now()
-	for i := range n {
-		wg.Go(func() {
-			conn := s.clients.conns[i%len(s.clients.conns)]
-			for time.Since(began) < d {
-				var key [keySize]byte
-				var value [256]byte
-				k := int(seq.Add(1))
-				b := putRequest(make([]byte, 0, 512), keyAt(key[:], "put", k%100_000), valueAt(value[:], uint64(k)))
-				switch err := call(ctx, conn, methodPut, b, &reply{}); {
-				case err == nil:
-					done.Add(1)
-				case status.Convert(err).Message() == "etcdserver: too many requests":
-					t := time.NewTimer(refusedPause)
-					<-t.C
-				default:
-					errs[i] = err
-					return
-				}
-			}
-		})
-	}
-	wg.Wait()
-	o := outcome{ops: int(done.Load()), elapsed: time.Since(began)}
-	return o, errors.Join(errs...)
+	l := &loop{method: methodPut, request: putAt, refused: func(err error) (time.Duration, bool) {
+		var st *lean.Status
+		return refusedPause, errors.As(err, &st) && st.Message == "etcdserver: too many requests"
+	}}
+	return l.run(ctx, s.clients, n, d)
 }
 
 // watchHealth asks every member for its health, over HTTP, ten times a second. The function that

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"syscall"
 	"time"
 
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"quorate/bench/lean"
 	"quorate/compat/harness"
 )
 
@@ -51,8 +50,12 @@ type side struct {
 	binary  string
 	cluster *harness.Cluster
 	clients *clients
+	options lean.Options       // of connections
 	scratch map[string]float64 // handed from one step to the next
 }
+
+// addrs are where the load goes.
+func (s *side) addrs() []string { return s.cluster.ClientAddrs() }
 
 func (s *side) member() *harness.Member { return s.cluster.Members[0] }
 
@@ -139,6 +142,12 @@ func (r *run) group(ctx context.Context, g group) {
 			return
 		}
 	}
+	for _, s := range r.sides {
+		if err := agree(ctx, s); err != nil {
+			r.fail(g.rows, fmt.Errorf("%s: %w", s.name, err))
+			return
+		}
+	}
 	g.steps(r, ctx)
 }
 
@@ -155,7 +164,7 @@ func (r *run) start(ctx context.Context, s *side, g group) error {
 	if err != nil {
 		return err
 	}
-	s.clients, err = dial(s.cluster.ClientAddrs(), g.conns)
+	s.clients, err = dial(ctx, s.addrs(), g.conns, s.options)
 	return err
 }
 
@@ -205,11 +214,27 @@ func megabytes(n int64) float64               { return float64(n) / 1e6 }
 
 // puts is the 100-client put load; sequence numbers start anew, so keys are overwritten.
 func (r *run) puts(ctx context.Context, s *side, n int, d time.Duration) (outcome, error) {
-	return closedLoop(ctx, s.clients, n, d, methodPut, func(b []byte, seq int) []byte {
-		var key [keySize]byte
-		var value [256]byte
-		return putRequest(b, keyAt(key[:], "put", seq%100_000), valueAt(value[:], uint64(seq)))
+	return closedLoop(ctx, s.clients, n, d, methodPut, putAt)
+}
+
+// gets is the load of many clients that read single keys out of the first n of "read".
+func (r *run) gets(ctx context.Context, s *side, n int, serializable bool) (outcome, error) {
+	return closedLoop(ctx, s.clients, r.scale.clients, r.scale.span, methodRange, func(b []byte, seq int) []byte {
+		return getAt(b, seq, n, serializable)
 	})
+}
+
+// getAt appends the seq-th read, of a key out of the first n.
+func getAt(b []byte, seq, n int, serializable bool) []byte {
+	var key [keySize]byte
+	return rangeRequest(b, keyAt(key[:], "read", seq*7919%n), rangeOptions{serializable: serializable})
+}
+
+// putAt appends the seq-th put of 256 bytes.
+func putAt(b []byte, seq int) []byte {
+	var key [keySize]byte
+	var value [256]byte
+	return putRequest(b, keyAt(key[:], "put", seq%100_000), valueAt(value[:], uint64(seq)))
 }
 
 func (r *run) single(ctx context.Context) {
@@ -236,16 +261,13 @@ func (r *run) single(ctx context.Context) {
 	}{{"get.lin", false}, {"get.ser", true}} {
 		r.step(ctx, []string{kind.id, kind.id + ".rate"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
 			o, cpu, err := r.loaded(s, func() (outcome, error) {
-				return closedLoop(ctx, s.clients, r.scale.clients, r.scale.span, methodRange, func(b []byte, seq int) []byte {
-					var key [keySize]byte
-					return rangeRequest(b, keyAt(key[:], "read", seq*7919%readKeys), rangeOptions{serializable: kind.serializable})
-				})
+				return r.gets(ctx, s, readKeys, kind.serializable)
 			})
 			return map[string]float64{kind.id: micros(cpu, max(1, o.ops)), kind.id + ".rate": o.perSecond()}, err
 		})
 	}
 	r.step(ctx, []string{"watch.cpu", "watch.p50"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
-		return fanOut(ctx, s, r.scale.watchers, r.scale.span)
+		return r.fanOut(ctx, s)
 	})
 }
 
@@ -274,7 +296,7 @@ func (r *run) lists(ctx context.Context, s *side, prefix string, o rangeOptions)
 		return outcome{}, 0, err
 	}
 	return r.loaded(s, func() (outcome, error) {
-		return closedLoop(ctx, s.clients, 1, r.scale.span, methodRange, func([]byte, int) []byte { return request })
+		return closedLoop(ctx, s.clients, 1, r.scale.span, methodRange, func(b []byte, _ int) []byte { return append(b, request...) })
 	})
 }
 
@@ -373,7 +395,7 @@ func (r *run) restart(ctx context.Context, s *side, gentle bool) (time.Duration,
 	// The old connections would wait out their back-off before they try again.
 	s.clients.close()
 	var err error
-	s.clients, err = dial(s.cluster.ClientAddrs(), len(s.clients.conns))
+	s.clients, err = dial(ctx, s.addrs(), len(s.clients.conns), s.options)
 	return took, err
 }
 
@@ -438,7 +460,7 @@ func (r *run) big(ctx context.Context) {
 		return compaction(ctx, s, r.scale.span)
 	})
 	r.step(ctx, []string{"defrag.time", "defrag.pause"}, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
-		p := startPacer(ctx, s.clients, pacedRate, pacedKeys)
+		p := startPacer(s.clients, pacedRate, pacedKeys)
 		began := time.Now()
 		derr := call(ctx, s.clients.conns[1], methodDefrag, nil, &reply{})
 		took := time.Since(began)
@@ -469,7 +491,7 @@ const (
 
 // compaction compacts everything, with paced puts before and during it.
 func compaction(ctx context.Context, s *side, quietSpan time.Duration) (map[string]float64, error) {
-	p := startPacer(ctx, s.clients, pacedRate, pacedKeys)
+	p := startPacer(s.clients, pacedRate, pacedKeys)
 	t := time.NewTimer(quietSpan)
 	<-t.C
 	quiet, err := p.finish()
@@ -480,7 +502,7 @@ func compaction(ctx context.Context, s *side, quietSpan time.Duration) (map[stri
 	if err != nil {
 		return nil, err
 	}
-	p = startPacer(ctx, s.clients, pacedRate, pacedKeys)
+	p = startPacer(s.clients, pacedRate, pacedKeys)
 	began := time.Now()
 	cerr := call(ctx, s.clients.conns[1], methodCompact, compactRequest(rev), &reply{})
 	took := time.Since(began)
@@ -490,92 +512,6 @@ func compaction(ctx context.Context, s *side, quietSpan time.Duration) (map[stri
 	}
 	return map[string]float64{"compact.time": took.Seconds(),
 		"compact.p99": float64(during.percentile(0.99)) / float64(quiet.percentile(0.99))}, nil
-}
-
-// fanOut lets one client write a key that all watchers watch; each put waits until the last
-// watcher has the one before.
-func fanOut(ctx context.Context, s *side, watchers int, span time.Duration) (map[string]float64, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	key := []byte("watched")
-	streams := len(s.clients.conns)
-	perStream := watchers / streams
-	arrivals := make(chan int, 4096)
-	errs := make(chan error, streams)
-	created := make(chan struct{}, watchers)
-	for _, conn := range s.clients.conns {
-		st, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, methodWatch)
-		if err != nil {
-			return nil, err
-		}
-		for range perStream {
-			if err := st.SendMsg(watchCreate(key)); err != nil {
-				return nil, err
-			}
-		}
-		go func() {
-			for {
-				r := &reply{keep: true}
-				if err := st.RecvMsg(r); err != nil {
-					errs <- err
-					return
-				}
-				n, isCreated, err := countEvents(r.body)
-				if err != nil {
-					errs <- err
-					return
-				}
-				if isCreated {
-					created <- struct{}{}
-				}
-				if n > 0 {
-					arrivals <- n
-				}
-			}
-		}()
-	}
-	deadline := time.NewTimer(time.Minute)
-	defer deadline.Stop()
-	for range perStream * streams {
-		select {
-		case <-created:
-		case err := <-errs:
-			return nil, err
-		case <-deadline.C:
-			return nil, errors.New("watchers were not created within a minute")
-		}
-	}
-	before, err := s.cpu()
-	if err != nil {
-		return nil, err
-	}
-	events := 0
-	var o outcome
-	value := make([]byte, 256)
-	for end := time.Now().Add(span); time.Now().Before(end); o.ops++ {
-		began := time.Now()
-		if err := call(ctx, s.clients.conns[0], methodPut, putRequest(nil, key, valueAt(value, uint64(o.ops))), &reply{}); err != nil {
-			return nil, err
-		}
-		for got := 0; got < perStream*streams; {
-			select {
-			case n := <-arrivals:
-				got += n
-				events += n
-			case err := <-errs:
-				return nil, err
-			case <-deadline.C:
-				return nil, fmt.Errorf("put %d reached only %d watchers", o.ops, got)
-			}
-		}
-		o.latencies = append(o.latencies, time.Since(began))
-	}
-	after, err := s.cpu()
-	if err != nil {
-		return nil, err
-	}
-	slices.Sort(o.latencies)
-	return map[string]float64{"watch.cpu": micros(after-before, events), "watch.p50": millis(o.percentile(0.5))}, nil
 }
 
 // endSignals end the run at the next request.

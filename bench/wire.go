@@ -2,10 +2,7 @@ package main
 
 import (
 	"encoding/binary"
-	"fmt"
 
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -27,36 +24,6 @@ type reply struct {
 	keep bool
 	size int
 	body []byte
-}
-
-// codec sends []byte as it is and fills *reply.
-type codec struct{}
-
-// The name decides the content type; "proto" is what every client of etcd sends.
-func (codec) Name() string { return "proto" }
-
-func (codec) Marshal(v any) (mem.BufferSlice, error) {
-	b, ok := v.([]byte)
-	if !ok {
-		return nil, fmt.Errorf("marshal: unexpected type %T", v)
-	}
-	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
-}
-
-func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	r, ok := v.(*reply)
-	if !ok {
-		return fmt.Errorf("unmarshal: unexpected type %T", v)
-	}
-	r.size = data.Len()
-	if r.keep {
-		r.body = data.Materialize()
-	}
-	return nil
-}
-
-var callOptions = []grpc.CallOption{
-	grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(1 << 31), grpc.MaxCallSendMsgSize(1 << 31),
 }
 
 func appendBytes(b []byte, n protowire.Number, v []byte) []byte {
@@ -173,7 +140,15 @@ const keySize = 32
 
 // keyAt is the i-th key of a data set: 32 bytes, in key order as i rises.
 func keyAt(b []byte, prefix string, i int) []byte {
-	return fmt.Appendf(b[:0], "%s/%0*d", prefix, keySize-len(prefix)-1, i)
+	b = append(append(b[:0], prefix...), '/')
+	for range keySize - len(b) {
+		b = append(b, '0')
+	}
+	for at := keySize - 1; i > 0; at-- {
+		b[at] = byte('0' + i%10)
+		i /= 10
+	}
+	return b
 }
 
 const valueAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"

@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"syscall"
+	"time"
+
+	"quorate/bench/lean"
+)
+
+// A load on a server that runs already, such as one that is being profiled.
+
+const driveKeys = 10_000
+
+// driven are the loads that can be had, each with a request of its own.
+var driven = []struct {
+	name, method string
+	request      func(b []byte, seq int) []byte
+}{
+	{"put", methodPut, putAt},
+	{"get", methodRange, func(b []byte, seq int) []byte { return getAt(b, seq, driveKeys, false) }},
+	{"serializable", methodRange, func(b []byte, seq int) []byte { return getAt(b, seq, driveKeys, true) }},
+	{"list", methodRange, func(b []byte, seq int) []byte {
+		return rangeRequest(b, []byte("read/"), rangeOptions{end: []byte("read0"), limit: 500})
+	}},
+	{"watch", methodWatch, nil},
+}
+
+func drivenNames() string {
+	var names []string
+	for _, d := range driven {
+		names = append(names, d.name)
+	}
+	return strings.Join(names, ", ")
+}
+
+// drive loads the servers at addrs and tells what came of it, and what it cost this process.
+func drive(ctx context.Context, addrs []string, name string, n, conns int, d time.Duration) error {
+	i := slices.IndexFunc(driven, func(x struct {
+		name, method string
+		request      func(b []byte, seq int) []byte
+	}) bool {
+		return x.name == name
+	})
+	if i < 0 {
+		return fmt.Errorf("unknown load %q; there are %s", name, drivenNames())
+	}
+	c, err := dial(ctx, addrs, conns, lean.Options{})
+	if err != nil {
+		return err
+	}
+	defer c.close()
+	if name != "put" {
+		if err := preload(ctx, c, "read", 0, driveKeys, 256, 0); err != nil {
+			return err
+		}
+	}
+	before := ownCPU()
+	var o outcome
+	if what := driven[i]; what.request != nil {
+		o, err = closedLoop(ctx, c, n, d, what.method, what.request)
+	} else {
+		f, err := openFan(c, n)
+		if err != nil {
+			return err
+		}
+		before = ownCPU()
+		var events int
+		if o, events, err = f.load(ctx, d); err != nil {
+			return err
+		}
+		fmt.Printf("%d events, %.2f µs each of the generator\n", events, micros(ownCPU()-before, max(1, events)))
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%s, %d clients on %d connections: %.0f/s, p50 %.3f ms, p99 %.3f ms, generator %.2f µs an operation\n", name, n, conns,
+		float64(o.ops)/d.Seconds(), millis(o.percentile(0.5)), millis(o.percentile(0.99)), micros(ownCPU()-before, max(1, o.ops)))
+	return nil
+}
+
+// ownCPU is what this process has used so far.
+func ownCPU() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
