@@ -197,11 +197,10 @@ type runningProxy struct {
 	lg     *zap.Logger
 	broken chan error
 
-	secure    *certs.Store // of the listeners; nil: without TLS
-	generated bool         // the certificate is; it cannot be verified
-	sockets   []net.Listener
-	mux       *listen.Mux
-	metrics   net.Listener // nil: none
+	secure  *certs.Store // of the listeners; nil: without TLS
+	sockets []net.Listener
+	mux     *listen.Mux
+	metrics net.Listener // nil: none
 
 	upstream *tls.Config      // to members; nil: without TLS
 	self     *clientv3.Client // nil: no address is advertised

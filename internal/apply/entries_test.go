@@ -245,10 +245,10 @@ func (r *replica) dump() string {
 		fmt.Fprintf(&s, "%v %q=%q\n", engine.Bucket(it.Key()[0]), it.Key()[1:], v)
 	}
 	// What is kept in memory beside it, which a restart makes anew.
-	for _, l := range r.m.Lessor().List() {
-		fmt.Fprintf(&s, "lease %d %d %q\n", l.ID, l.TTL, r.m.Lessor().Keys(l.ID))
+	for _, l := range r.m.lessor.List() {
+		fmt.Fprintf(&s, "lease %d %d %q\n", l.ID, l.TTL, r.m.lessor.Keys(l.ID))
 	}
-	st := r.m.Auth().Next()
+	st := r.m.auth.Next()
 	fmt.Fprintf(&s, "auth %v %d %q %q\n", st.Enabled(), st.Revision(), st.Users(), st.Roles())
 	c := r.m.opts.Cluster
 	fmt.Fprintf(&s, "cluster %v %v %v %v\n", c.Members(), c.RemovedIDs(), c.Version(), c.Downgrade())

@@ -247,12 +247,6 @@ func (m *Machine) restore() error {
 // KV returns the key space, for readers.
 func (m *Machine) KV() *mvcc.Store { return m.kv }
 
-// Lessor returns the leases.
-func (m *Machine) Lessor() *lease.Lessor { return m.lessor }
-
-// Auth returns the users and roles.
-func (m *Machine) Auth() *auth.Store { return m.auth }
-
 // Engine returns the engine under the machine.
 func (m *Machine) Engine() engine.Engine { return m.eng }
 

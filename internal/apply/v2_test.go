@@ -15,6 +15,7 @@ import (
 
 	"quorate/internal/command"
 	"quorate/internal/engine"
+	"quorate/internal/engine/enginetest"
 	"quorate/internal/engine/mem"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2store"
@@ -85,7 +86,7 @@ func (r *replica) must(entries ...*raftpb.Entry) Outcome {
 
 func (r *replica) records() []string {
 	r.t.Helper()
-	out, err := v2store.Records(r.eng)
+	out, err := enginetest.Records(r.eng, engine.V2)
 	if err != nil {
 		r.t.Fatal(err)
 	}

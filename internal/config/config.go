@@ -317,9 +317,6 @@ func (c *Config) RequestTimeout() time.Duration {
 // MemberDir is where everything of this member is kept.
 func (c *Config) MemberDir() string { return filepath.Join(c.DataDir, "member") }
 
-// SnapDir is where etcd keeps its snapshots and its database.
-func (c *Config) SnapDir() string { return filepath.Join(c.MemberDir(), "snap") }
-
 // LogDir is where the raft log is kept.
 func (c *Config) LogDir() string {
 	if c.WALDir != "" {

@@ -12,6 +12,7 @@ import (
 
 	"quorate/internal/command"
 	"quorate/internal/engine"
+	"quorate/internal/engine/enginetest"
 	"quorate/internal/engine/mem"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
@@ -39,7 +40,7 @@ func openV2(t *testing.T, l Layout) (*v2store.Store, []string) {
 	defer eng.Close()
 	s, err := v2store.Load(eng, v2store.Options{Now: time.Now})
 	must(t, err)
-	records, err := v2store.Records(eng)
+	records, err := enginetest.Records(eng, engine.V2)
 	must(t, err)
 	return s, records
 }
@@ -102,7 +103,7 @@ func TestV2Takeover(t *testing.T) {
 	must(t, err)
 	snap, err := snapshot.LoadSnap(l.FS.PathJoin(l.Snap(), snapshot.SnapName(2, 20)), snapshot.Options{FS: l.FS})
 	must(t, err)
-	if key, err := snapshot.V2Key(snap.Data); err != nil || key != "/1/dir" {
+	if key, err := clientKey(snap.Data); err != nil || key != "/1/dir" {
 		t.Errorf("etcd 3.5 gets %q, %v", key, err)
 	}
 	must(t, takeOver(l))
@@ -182,7 +183,7 @@ func TestV2Dropped(t *testing.T) {
 	must(t, err)
 	snap, err := snapshot.LoadSnap(l.FS.PathJoin(l.Snap(), snapshot.SnapName(2, 20)), snapshot.Options{FS: l.FS})
 	must(t, err)
-	if key, err := snapshot.V2Key(snap.Data); err != nil || key != "" {
+	if key, err := clientKey(snap.Data); err != nil || key != "" {
 		t.Errorf("etcd 3.6 gets %q, %v", key, err)
 	}
 }
@@ -191,4 +192,13 @@ func newMem(t *testing.T) engine.Engine {
 	eng := mem.New()
 	t.Cleanup(func() { eng.Close() })
 	return eng
+}
+
+// clientKey returns the first key that clients wrote in a dump of the v2 store.
+func clientKey(dump []byte) (string, error) {
+	d, err := v2store.ParseDump(dump)
+	if err != nil {
+		return "", err
+	}
+	return d.ClientKey(), nil
 }

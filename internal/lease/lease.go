@@ -476,22 +476,6 @@ func (l *Lessor) CheckpointsDue(now time.Time) []Checkpoint {
 	return out
 }
 
-// NextEvent returns when Expired or CheckpointsDue next has something to say,
-// if nothing changes until then.
-func (l *Lessor) NextEvent() (at time.Time, ok bool) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	if len(l.wakes.items) > 0 {
-		at, ok = l.wakes.items[0].wake, true
-	}
-	if len(l.dues.items) > 0 {
-		if due := l.dues.items[0].due; !ok || due.Before(at) {
-			at, ok = due, true
-		}
-	}
-	return at, ok
-}
-
 // startLocked sets the expiry and queues the lease for it.
 func (l *Lessor) startLocked(x *lease, expiry time.Time) {
 	x.expiry, x.wake = expiry, expiry

@@ -169,7 +169,7 @@ func (w *world) run(cmd string) string {
 	case "due":
 		return fmt.Sprintln(w.l.CheckpointsDue(now))
 	case "nextevent":
-		t, ok := w.l.NextEvent()
+		t, ok := w.l.nextEvent()
 		if !ok {
 			return "never\n"
 		}
@@ -460,7 +460,7 @@ func TestConcurrent(t *testing.T) {
 				l.List()
 				l.Expired(now, 10)
 				l.CheckpointsDue(now)
-				l.NextEvent()
+				l.nextEvent()
 			}
 		})
 	}
@@ -516,4 +516,20 @@ func FuzzDecodeRecord(f *testing.F) {
 			t.Errorf("%v came back as %v, %v", x, back, err)
 		}
 	})
+}
+
+// nextEvent returns when Expired or CheckpointsDue next has something to say,
+// if nothing changes until then.
+func (l *Lessor) nextEvent() (at time.Time, ok bool) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if len(l.wakes.items) > 0 {
+		at, ok = l.wakes.items[0].wake, true
+	}
+	if len(l.dues.items) > 0 {
+		if due := l.dues.items[0].due; !ok || due.Before(at) {
+			at, ok = due, true
+		}
+	}
+	return at, ok
 }

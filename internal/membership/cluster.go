@@ -111,16 +111,6 @@ func (c *Cluster) Member(id uint64) (Member, bool) {
 	return s.members[i], true
 }
 
-// MemberByName returns the first member, by id, with the name.
-func (c *Cluster) MemberByName(name string) (Member, bool) {
-	for _, m := range c.Members() {
-		if m.Name == name {
-			return m, true
-		}
-	}
-	return Member{}, false
-}
-
 // MemberIDs returns the ids of all members, ascending.
 func (c *Cluster) MemberIDs() []uint64 { return c.ids(func(Member) bool { return true }) }
 
@@ -135,11 +125,6 @@ func (c *Cluster) ids(keep func(Member) bool) []uint64 {
 		}
 	}
 	return ids
-}
-
-// Voters returns the members that vote, sorted by id.
-func (c *Cluster) Voters() []Member {
-	return slices.DeleteFunc(slices.Clone(c.Members()), func(m Member) bool { return m.IsLearner })
 }
 
 // IsRemoved reports whether a member with the id was in the cluster and is
@@ -161,26 +146,6 @@ func (c *Cluster) RemovedIDs() []uint64 {
 func (c *Cluster) IsLocalLearner() bool {
 	m, ok := c.Member(c.localID)
 	return ok && m.IsLearner
-}
-
-// ClientURLs returns the client URLs of all members, sorted.
-func (c *Cluster) ClientURLs() []string {
-	var us []string
-	for _, m := range c.Members() {
-		us = append(us, m.ClientURLs...)
-	}
-	slices.Sort(us)
-	return us
-}
-
-// PeerURLs returns the peer URLs of all members, sorted.
-func (c *Cluster) PeerURLs() []string {
-	var us []string
-	for _, m := range c.Members() {
-		us = append(us, m.PeerURLs...)
-	}
-	slices.Sort(us)
-	return us
 }
 
 // Version returns the cluster version, the zero Version before it is decided.

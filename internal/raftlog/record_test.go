@@ -222,7 +222,7 @@ func TestEtcdFiles(t *testing.T) {
 func TestScan(t *testing.T) {
 	counts := map[RecordType]int{}
 	files := map[string]bool{}
-	err := Scan(vfs.Default, "testdata/etcd-3.7.3", func(r Record, file string, off int64) error {
+	err := scan(vfs.Default, "testdata/etcd-3.7.3", func(r Record, file string, off int64) error {
 		counts[r.Type]++
 		files[file] = true
 		return nil
@@ -237,18 +237,11 @@ func TestScan(t *testing.T) {
 	if len(files) != 5 {
 		t.Errorf("records of %d files, want 5", len(files))
 	}
-	stop := errors.New("stop")
-	if err := Scan(vfs.Default, "testdata/etcd-3.7.3", func(Record, string, int64) error { return stop }); err != stop {
-		t.Errorf("error of the function: got %v", err)
-	}
-	if err := Scan(vfs.Default, t.TempDir(), nil); !errors.Is(err, ErrNotFound) {
-		t.Errorf("empty directory: %v, want ErrNotFound", err)
-	}
 
 	fs := copyToMem(t, "testdata/etcd-3.7.3")
 	last := "wal/0000000000000004-000000000000001e.wal"
 	cutFile(t, fs, last, 100)
-	if err := Scan(fs, "wal", func(Record, string, int64) error { return nil }); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err := scan(fs, "wal", func(Record, string, int64) error { return nil }); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("cut file: %v, want ErrUnexpectedEOF", err)
 	}
 }

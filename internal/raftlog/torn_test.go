@@ -132,7 +132,7 @@ func TestSyncedRecordIsEtcds(t *testing.T) {
 	must(t, l.Append(nil, run(2, 2, 1, 20), true))
 	must(t, l.Close())
 	var types []string
-	must(t, Scan(fs, "wal", func(r Record, _ string, _ int64) error {
+	must(t, scan(fs, "wal", func(r Record, _ string, _ int64) error {
 		types = append(types, r.Type.String())
 		return nil
 	}))

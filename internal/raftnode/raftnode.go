@@ -22,7 +22,6 @@ package raftnode
 
 import (
 	"encoding/binary"
-	"errors"
 	"fmt"
 
 	"go.etcd.io/raft/v3"
@@ -457,6 +456,3 @@ func (n *Node) appendOf(m *raftpb.Message) Append {
 	}
 	return a
 }
-
-// IsDropped reports whether err means that the proposal was not taken.
-func IsDropped(err error) bool { return errors.Is(err, ErrDropped) }

@@ -75,9 +75,6 @@ func (m *Member) V2Watch(path string, recursive, stream bool, since uint64) (*v2
 	return m.v2().Watch(path, recursive, stream, since)
 }
 
-// V2Index returns the number of changes of the v2 tree.
-func (m *Member) V2Index() uint64 { return m.v2().Index() }
-
 // V2Stats returns the counters of the v2 tree as JSON.
 func (m *Member) V2Stats() []byte { return m.v2().StatsJSON() }
 

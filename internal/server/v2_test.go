@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"quorate/internal/command"
+	"quorate/internal/engine"
+	"quorate/internal/engine/enginetest"
 	"quorate/internal/legacy/v2store"
 )
 
@@ -70,8 +72,8 @@ func v2Event(t *testing.T, w *v2store.Watcher) *v2store.Event {
 func TestV2(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
-	eventually(t, "the cluster has a version", func() bool { return n.m.Capable() && n.m.V2Index() >= 3 })
-	if got := n.m.V2Index(); got != 3 {
+	eventually(t, "the cluster has a version", func() bool { return n.m.Capable() && n.m.v2().Index() >= 3 })
+	if got := n.m.v2().Index(); got != 3 {
 		t.Errorf("a new member begins at %d, want 3: it was added, has a name, and the cluster a version", got)
 	}
 	w, err := n.m.V2Watch("/1/dir", true, true, 0)
@@ -103,7 +105,7 @@ func TestV2(t *testing.T) {
 	if ev := n.v2do(command.V2Request{Method: "DELETE", Path: "/1/big"}); ev.Action != v2store.Delete {
 		t.Errorf("got %+v", ev)
 	}
-	before := n.m.V2Index()
+	before := n.m.v2().Index()
 	n.stop()
 	if e, ok := <-w.Events(); ok {
 		t.Errorf("after the stop the watcher got %+v", e)
@@ -117,7 +119,7 @@ func TestV2(t *testing.T) {
 	n.mustStart()
 	n.ready()
 	// Telling its name again is a step, and it may do so more than once.
-	if got := n.m.V2Index(); n.v2get("dir/a") != "one" || got <= before {
+	if got := n.m.v2().Index(); n.v2get("dir/a") != "one" || got <= before {
 		t.Errorf("after a restart: %q at %d, was one at %d", n.v2get("dir/a"), got, before)
 	}
 	if e := n.v2history(t, 4); e.Node.Key != "/1/dir/a" || e.PrevNode != nil {
@@ -166,7 +168,7 @@ func v2records(t *testing.T, m *Member) string {
 	t.Helper()
 	eng := m.mach().Engine().NewSnapshot()
 	defer eng.Close()
-	out, err := v2store.Records(eng)
+	out, err := enginetest.Records(eng, engine.V2)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,7 +11,8 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
 
-	"quorate/internal/legacy/v2store"
+	"quorate/internal/engine"
+	"quorate/internal/engine/enginetest"
 	"quorate/internal/membership"
 )
 
@@ -179,7 +180,7 @@ func (w *World) checkMembers() {
 	var want uint32
 	var tree []string
 	for i, n := range w.members() {
-		records, err := v2store.Records(n.machine.Engine())
+		records, err := enginetest.Records(n.machine.Engine(), engine.V2)
 		if err != nil {
 			w.fail("tree of the v2 API of member %d: %w", n.index, err)
 			return

@@ -76,7 +76,11 @@ func (n *node) sendSnapshot(m *raftpb.Message) {
 	}
 	m.Snapshot = &raftpb.Snapshot{Data: data, Metadata: meta}
 	var file bytes.Buffer
-	if _, err := snapshot.Write(context.Background(), &file, state, snapshot.Options{FS: n.disk}); err != nil {
+	image, err := snapshot.Measure(context.Background(), state, snapshot.Options{FS: n.disk})
+	if err == nil {
+		err = image.WriteTo(context.Background(), &file)
+	}
+	if err != nil {
 		w.fail("write a snapshot of member %d: %w", n.index, err)
 		return
 	}

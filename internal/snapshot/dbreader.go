@@ -471,25 +471,8 @@ func (r *dbReader) some(want func(name string) bool, fn func(b engine.Bucket, ke
 		func(_ string, key, value []byte) error { return fn(b, key, value) })
 }
 
-// Walk calls fn for every pair of the database at path, bucket by bucket in the
-// order of their names and by key. It checks the structure of what it reads; key
-// and value are valid during the call only.
-func Walk(ctx context.Context, path string, o Options, fn func(b engine.Bucket, key, value []byte) error) error {
-	r, err := openDB(ctx, path, o.withDefaults())
-	if err != nil {
-		return err
-	}
-	defer r.f.Close()
-	return r.known(fn)
-}
-
-// ReadMeta returns what the database at path says about itself. It reads the
-// whole tree, so what it accepts has a sound structure.
-func ReadMeta(ctx context.Context, path string, o Options) (Meta, error) {
-	return readMeta(ctx, path, o, func(name string) bool { return bucketByName[name] != 0 })
-}
-
-// PeekMeta is ReadMeta, but reads only the two small buckets that it needs.
+// PeekMeta returns what the database at path says about itself, from the two small
+// buckets that say it.
 func PeekMeta(ctx context.Context, path string, o Options) (Meta, error) {
 	return readMeta(ctx, path, o, func(name string) bool {
 		return name == engine.Meta.String() || name == engine.Cluster.String()

@@ -20,10 +20,18 @@ import (
 	"quorate/internal/metrics"
 )
 
-// ErrNoSnapshot is wrapped by errors of NewestSnap if there is none to be had.
-var ErrNoSnapshot = errors.New("no available snapshot")
+const (
+	snapSuffix = ".snap"
+	dbSuffix   = ".snap.db"
+)
 
-const snapSuffix = ".snap"
+// DBName returns the name under which etcd keeps a database received from a peer
+// until it is installed.
+func DBName(index uint64) string { return fmt.Sprintf("%016x%s", index, dbSuffix) }
+
+// IsTemp reports whether a file of this name is one that this package was writing:
+// when nobody is, it is what a crash has left.
+func IsTemp(name string) bool { return strings.HasPrefix(name, "tmp") }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
@@ -181,31 +189,4 @@ func Snaps(dir string, o Options) ([]string, error) {
 	slices.Sort(names)
 	slices.Reverse(names)
 	return names, nil
-}
-
-// NewestSnap returns the newest snapshot in dir whose term and index ok accepts
-// (nil accepts all). A file that is damaged is renamed to end in .broken and
-// passed over, as etcd does.
-func NewestSnap(dir string, o Options, ok func(term, index uint64) bool) (*raftpb.Snapshot, error) {
-	o = o.withDefaults()
-	names, err := Snaps(dir, o)
-	if err != nil {
-		return nil, err
-	}
-	for _, n := range names {
-		path := o.FS.PathJoin(dir, n)
-		s, err := LoadSnap(path, o)
-		var ce *CorruptError
-		switch {
-		case errors.As(err, &ce):
-			if err := o.FS.Rename(path, path+".broken"); err != nil {
-				return nil, fmt.Errorf("snapshot: rename %s: %w", path, err)
-			}
-		case err != nil:
-			return nil, err
-		case ok == nil || ok(s.GetMetadata().GetTerm(), s.GetMetadata().GetIndex()):
-			return s, nil
-		}
-	}
-	return nil, fmt.Errorf("snapshot: %s: %w", dir, ErrNoSnapshot)
 }

@@ -152,9 +152,6 @@ type Image struct {
 // Size returns the length of the database in bytes.
 func (i *Image) Size() int64 { return int64(i.x.pages) * int64(i.o.PageSize) }
 
-// Meta returns what the database says about itself.
-func (i *Image) Meta() Meta { return i.meta }
-
 // Measure makes an image of what r reads, which must be at a point in time and stay
 // open as long as the image is used. ctx ends the work early.
 func Measure(ctx context.Context, r engine.Reader, o Options) (*Image, error) {
@@ -379,14 +376,4 @@ func storageVersion(r engine.Reader, clusterVersion string) ([]byte, error) {
 		return nil, nil
 	}
 	return []byte(v.String()), nil
-}
-
-// Write writes what r reads as a bbolt database to w and returns its length in
-// bytes. Use Measure where the length is needed first.
-func Write(ctx context.Context, w io.Writer, r engine.Reader, o Options) (int64, error) {
-	i, err := Measure(ctx, r, o)
-	if err != nil {
-		return 0, err
-	}
-	return i.Size(), i.WriteTo(ctx, w)
 }

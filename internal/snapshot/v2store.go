@@ -106,17 +106,6 @@ func ParseV2Store(data []byte) (members []Member, removed []uint64, clusterVersi
 	return members, removed, clusterVersion, nil
 }
 
-// V2Key returns the path of a key in a dump of the v2 store that is not part of
-// the membership: data that clients wrote through etcd's API of version 2. It is
-// empty if there is none.
-func V2Key(data []byte) (string, error) {
-	d, err := v2store.ParseDump(data)
-	if err != nil {
-		return "", fmt.Errorf("snapshot: %w", err)
-	}
-	return d.ClientKey(), nil
-}
-
 func parseID(name string) (uint64, error) {
 	id, err := strconv.ParseUint(name, 16, 64)
 	if err != nil {

@@ -84,7 +84,7 @@ func TestStopIsFinal(t *testing.T) {
 	a.Stop()
 	a.AddPeer(3, []string{b.url()})
 	a.AddRemote(4, []string{b.url()})
-	a.RemoveAllPeers()
+	a.RemovePeer(2)
 	a.Send(travelling(1, 2))
 	a.SendSnapshot(snapMessage(1, 2, 1), &zeros{1, io.EOF})
 	if a.ActivePeers() != 0 {
@@ -98,7 +98,7 @@ func TestRemoveAndAddAgain(t *testing.T) {
 	a, b := startNode(t, 1), startNode(t, 2)
 	connect(t, a, b)
 	for range 3 {
-		a.RemoveAllPeers()
+		a.RemovePeer(2)
 		a.Send(travelling(1, 2)) // to nobody
 		a.AddPeer(2, []string{b.url()})
 		eventually(t, "streams", func() bool { return a.linked(2) && b.linked(1) })

@@ -241,16 +241,6 @@ func (t *Transport) RemovePeer(id uint64) {
 	})
 }
 
-// RemoveAllPeers stops talking to all members and remotes.
-func (t *Transport) RemoveAllPeers() {
-	table := t.table.Load()
-	for _, ps := range []map[uint64]*peer{table.peers, table.remotes} {
-		for id := range ps {
-			t.RemovePeer(id)
-		}
-	}
-}
-
 // change replaces the table by what fn makes of a copy, and stops the peer that
 // fn took out of it.
 func (t *Transport) change(fn func(*peerTable) *peer) {

@@ -363,9 +363,6 @@ func TestEncoding(t *testing.T) {
 		if got := r.AppendTo(nil, testHeader); !bytes.Equal(got, want) {
 			t.Errorf("%+v: got %x, want %x", r, got, want)
 		}
-		if want := !r.Created && !r.Canceled; r.IsProgress() != want {
-			t.Errorf("%+v: progress %v, want %v", r, !want, want)
-		}
 	}
 	kv := &mvccpb.KeyValue{Key: []byte("k"), Value: bytes.Repeat([]byte("v"), 300), CreateRevision: 3, ModRevision: 5, Version: 2, Lease: -1}
 	prev := &mvccpb.KeyValue{Key: []byte("k"), ModRevision: 4}

@@ -27,12 +27,6 @@ type Header struct {
 	ClusterID, MemberID, RaftTerm uint64
 }
 
-// IsProgress reports whether the response only tells a revision: everything up
-// to it has been sent.
-func (r *Response) IsProgress() bool {
-	return len(r.Events) == 0 && !r.Created && !r.Canceled
-}
-
 // Size returns the length of the encoded WatchResponse.
 func (r *Response) Size(h Header) int {
 	n := len(r.AppendHead(nil, h))

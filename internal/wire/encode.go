@@ -190,11 +190,6 @@ func AppendRange(b []byte, m *pb.RangeResponse) []byte {
 	return AppendRangeTail(b, m.GetMore(), m.GetCount())
 }
 
-// SizeRangeTail is the size of the last two fields of a RangeResponse.
-func SizeRangeTail(more bool, count int64) int {
-	return sizeBool(more) + sizeInt(uint64(count))
-}
-
 // AppendRangeTail appends the last two fields of a RangeResponse.
 func AppendRangeTail(b []byte, more bool, count int64) []byte {
 	return appendInt(appendBool(b, v3, more), v4, uint64(count))

@@ -527,3 +527,21 @@ func testClosed(t *testing.T, s *Subject) {
 		t.Errorf("second Close: %v", err)
 	}
 }
+
+// Records lists a bucket: each key, without the byte of the bucket, and its value
+// behind it.
+func Records(r engine.Reader, bucket engine.Bucket) (out []string, err error) {
+	it, err := r.NewIter(bucket.Bounds())
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		v, err := it.Value()
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, string(it.Key()[1:]), string(v))
+	}
+	return out, it.Error()
+}

@@ -198,17 +198,8 @@ func (d *Dump) ClientKey() string {
 	return path.Join("/1", slices.Sorted(maps.Keys(n.Children))[0])
 }
 
-// Restore makes b replace what an engine holds of the store by what a dump holds, the membership
+// Restore makes b replace what an engine holds of the store by what the dump holds, the membership
 // aside. The error is an ErrDump; b must be thrown away then.
-func Restore(b engine.Batch, dump []byte) error {
-	d, err := ParseDump(dump)
-	if err != nil {
-		return err
-	}
-	return d.Restore(b)
-}
-
-// Restore is the function Restore for a dump that has been parsed.
 func (d *Dump) Restore(b engine.Batch) error {
 	if d.CurrentIndex > maxIndex {
 		return fmt.Errorf("%w: index %d", ErrDump, d.CurrentIndex)

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 )
 
@@ -24,11 +25,19 @@ func etcdDump(t testing.TB) []byte {
 	return b
 }
 
+func restore(b engine.Batch, dump []byte) error {
+	d, err := ParseDump(dump)
+	if err != nil {
+		return err
+	}
+	return d.Restore(b)
+}
+
 func restored(t testing.TB, dump []byte) (*Store, *mem.Engine) {
 	t.Helper()
 	eng := mem.New()
 	b := eng.NewBatch()
-	if err := Restore(b, dump); err != nil {
+	if err := restore(b, dump); err != nil {
 		t.Fatal(err)
 	}
 	if err := b.Commit(); err != nil {
@@ -177,7 +186,7 @@ func TestRestoreRefuses(t *testing.T) {
 		`{"Root":{},"x":[` + strings.Repeat("{},", 1_200_000) + `{}]}`,
 	} {
 		b := mem.New().NewBatch()
-		if err := Restore(b, []byte(s)); !errors.Is(err, ErrDump) {
+		if err := restore(b, []byte(s)); !errors.Is(err, ErrDump) {
 			t.Errorf("%.80s: got %v, want ErrDump", s, err)
 		}
 	}
@@ -214,7 +223,7 @@ func FuzzRestore(f *testing.F) {
 	f.Fuzz(func(t *testing.T, data []byte) {
 		eng := mem.New()
 		b := eng.NewBatch()
-		if err := Restore(b, data); err != nil {
+		if err := restore(b, data); err != nil {
 			if !errors.Is(err, ErrDump) {
 				t.Fatalf("not an ErrDump: %v", err)
 			}

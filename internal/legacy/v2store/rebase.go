@@ -1,8 +1,6 @@
 package v2store
 
 import (
-	"errors"
-
 	"quorate/internal/engine"
 )
 
@@ -50,23 +48,4 @@ func (s *Store) record(b engine.Batch) {
 	for i := range s.history.events {
 		b.Set(eventKey(s.history.start+uint64(i)), appendEvent(nil, nil, 0))
 	}
-}
-
-// Records returns every record of the tree that r holds as a key and a value, in
-// order. Members that have applied the same hold the same.
-func Records(r engine.Reader) (out []string, err error) {
-	lower, upper := engine.V2.Bounds()
-	it, err := r.NewIter(lower, upper)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, it.Close()) }()
-	for ok := it.First(); ok; ok = it.Next() {
-		v, err := it.Value()
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, string(it.Key()[1:]), string(v))
-	}
-	return out, it.Error()
 }

@@ -8,13 +8,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// Scan calls fn for every record of a log in order, with the name of its file
-// and its offset there, for tools. It takes no lock and changes nothing, so it
-// may run beside an open log. Data is valid during the call only.
-//
-// The error is *CorruptError for damage, wraps io.ErrUnexpectedEOF if the last
-// write was cut short (all before it was passed to fn), or is the error of fn.
-func Scan(fs vfs.FS, dir string, fn func(r Record, file string, offset int64) error) error {
+// scan calls fn for every record of a log in order, with the name of its file and
+// its offset there.
+func scan(fs vfs.FS, dir string, fn func(r Record, file string, offset int64) error) error {
 	segs, err := listSegments(fs, dir)
 	if err != nil {
 		return err
