@@ -75,6 +75,7 @@ func (b Backup) Make(ctx context.Context, o Options) error {
 	if kind == Etcds {
 		err = c.fromEtcd(ctx)
 	} else {
+		c.ours = true
 		err = c.fromOurs(ctx)
 	}
 	if err != nil {
@@ -87,6 +88,7 @@ type copier struct {
 	Backup
 	Options
 	only membership.Member
+	ours bool // what is copied is of this program
 }
 
 func (c *copier) confState() *raftpb.ConfState { return &raftpb.ConfState{Voters: []uint64{c.only.ID}} }
@@ -289,8 +291,14 @@ func (c *copier) writeLog(ctx context.Context, from *raftlog.Contents, meta *raf
 	if err != nil {
 		return err
 	}
+	// All of it is committed in the cluster that a backup becomes: it has no other member
+	// who could object, and what the old one had acknowledged is among it.
+	last, err := log.LastIndex()
+	if err != nil {
+		return err
+	}
 	hs := from.HardState
-	return log.Append(&raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(max(hs.GetCommit(), index))}, nil, true)
+	return log.Append(&raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(last)}, nil, true)
 }
 
 func (c *copier) translateEntry(e *raftpb.Entry) *raftpb.Entry {
@@ -317,6 +325,8 @@ func (c *copier) translateEntry(e *raftpb.Entry) *raftpb.Entry {
 		return e
 	case r.ClusterMemberAttrSet != nil:
 		return nothing("ignoring cluster_member_attr_set")
+	case c.ours && r.ClusterVersionSet != nil:
+		return nothing("ignoring cluster_version_set") // as in the state: the new cluster finds its own
 	case !c.V3 && r.Header != nil:
 		return nothing("ignoring v3 raft entry")
 	}

@@ -38,7 +38,9 @@ const (
 
 // directory describes a directory of etcd to be made.
 type directory struct {
-	applied, last  uint64 // entries in the store and in the log, of term 2
+	applied, last  uint64   // entries in the store and in the log, of term 2
+	commit         uint64   // that the log states; 0: all
+	voters         []uint64 // beside the member itself
 	clusterVersion string
 	storageVersion string
 	snap           []byte // Data of a .snap file at entry 3; nil: no file
@@ -75,7 +77,11 @@ func (d directory) make(t *testing.T, l Layout) {
 		}
 		ents = append(ents, e)
 	}
-	must(t, log.Append(&raftpb.HardState{Term: new(uint64(2)), Vote: new(uint64(memberID)), Commit: new(d.last)}, ents, true))
+	commit := d.commit
+	if commit == 0 {
+		commit = d.last
+	}
+	must(t, log.Append(&raftpb.HardState{Term: new(uint64(2)), Vote: new(uint64(memberID)), Commit: new(commit)}, ents, true))
 	cs := &raftpb.ConfState{Voters: []uint64{memberID}}
 	must(t, log.SaveMark(raftlog.SnapshotMark{Index: 3, Term: 2, ConfState: cs}))
 	must(t, log.Close())
@@ -102,6 +108,9 @@ func (d directory) make(t *testing.T, l Layout) {
 		set(engine.Cluster, "clusterVersion", []byte(d.clusterVersion))
 	}
 	must(t, membership.Put(b, membership.Member{ID: memberID, Name: "m", PeerURLs: []string{"http://a:1"}, ClientURLs: []string{"http://a:2"}}))
+	for _, id := range d.voters {
+		must(t, membership.Put(b, membership.Member{ID: id, Name: "other", PeerURLs: []string{fmt.Sprintf("http://a:%d", id)}}))
+	}
 	must(t, b.Commit())
 	_, err = snapshot.Export(ctx, eng, l.DB(), snapshot.Options{FS: l.FS, PageSize: 4096})
 	must(t, err)

@@ -200,6 +200,9 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 	if stop(); err != nil {
 		return err
 	}
+	if err := proveCommit(log, eng, meta.GetIndex(), o); err != nil {
+		return err
+	}
 	if meta.GetIndex() > 0 {
 		mark := raftlog.SnapshotMark{Index: meta.GetIndex(), Term: meta.GetTerm(), ConfState: meta.GetConfState()}
 		if err := log.SaveMark(mark); err != nil {
