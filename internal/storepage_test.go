@@ -100,38 +100,20 @@ func (noImports) Import(string) (*types.Package, error) { return nil, errors.New
 type storedKey struct{ bucket, text string }
 
 // stored returns the fixed keys that product code names, with the packages that do,
-// and the names of files.
+// and the names of files with the places.
 func stored(t *testing.T, buckets map[string]int64) (keys map[storedKey][]string, names map[string]string) {
 	t.Helper()
 	all := files(t)
-	keys = map[storedKey][]string{}
+	keys, names = map[storedKey][]string{}, map[string]string{}
 	consts := map[string]string{} // "package name" to text
-	names = map[string]string{}
 	for _, f := range all {
-		for _, d := range f.ast.Decls {
-			g, ok := d.(*ast.GenDecl)
-			if !ok || g.Tok != token.CONST {
-				continue
+		eachConst(f, func(name, kind, text string) {
+			consts[f.pkg+" "+name] = text
+			isName := kind == "task" || slices.ContainsFunc([]string{"Name", "Suffix", "Prefix"}, func(s string) bool { return strings.HasSuffix(name, s) })
+			if f.pkg == "datadir" && isName && text != "" {
+				names[text] = f.path + " " + name
 			}
-			for _, s := range g.Specs {
-				v := s.(*ast.ValueSpec)
-				for i, id := range v.Names {
-					if i >= len(v.Values) {
-						continue
-					}
-					text, ok := literal(v.Values[i])
-					if !ok {
-						continue
-					}
-					consts[f.pkg+" "+id.Name] = text
-					isTask := f.pkg == "datadir" && v.Type != nil && fmt.Sprint(v.Type) == "task"
-					isName := f.pkg == "datadir" && (strings.HasSuffix(id.Name, "Name") || strings.HasSuffix(id.Name, "Suffix") || strings.HasSuffix(id.Name, "Prefix"))
-					if text != "" && (isTask || isName) {
-						names[text] = f.path + " " + id.Name
-					}
-				}
-			}
-		}
+		})
 	}
 	for _, f := range all {
 		ast.Inspect(f.ast, func(n ast.Node) bool {
@@ -143,38 +125,63 @@ func stored(t *testing.T, buckets map[string]int64) (keys map[storedKey][]string
 			if !ok {
 				return true
 			}
-			where := f.set.Position(call.Pos()).String()
 			if fn.Sel.Name == "PathJoin" && f.pkg == "datadir" {
 				for _, a := range call.Args {
 					if text, ok := literal(a); ok {
-						names[text] = where
+						names[text] = f.set.Position(call.Pos()).String()
 					}
 				}
 			}
-			// engine.Bucket.K([]byte("key")), or with a constant.
-			bucket, ok := fn.X.(*ast.SelectorExpr)
-			if !ok || fn.Sel.Name != "K" || len(call.Args) != 1 {
-				return true
-			}
-			if id, ok := bucket.X.(*ast.Ident); !ok || id.Name != "engine" || buckets[bucket.Sel.Name] == 0 {
-				return true
-			}
-			conv, ok := call.Args[0].(*ast.CallExpr)
-			if !ok || len(conv.Args) != 1 {
-				return true
-			}
-			text, ok := literal(conv.Args[0])
-			if id, isName := conv.Args[0].(*ast.Ident); !ok && isName {
-				text, ok = consts[f.pkg+" "+id.Name]
-			}
-			if ok {
-				k := storedKey{bucket.Sel.Name, text}
+			if k, ok := keyOf(fn, call.Args, consts, f.pkg); ok && buckets[k.bucket] != 0 {
 				keys[k] = append(keys[k], f.pkg)
 			}
 			return true
 		})
 	}
 	return keys, names
+}
+
+// eachConst calls fn for the constants of a file that are texts, with the name of
+// their type if it is given.
+func eachConst(f file, fn func(name, kind, text string)) {
+	for _, d := range f.ast.Decls {
+		g, ok := d.(*ast.GenDecl)
+		if !ok || g.Tok != token.CONST {
+			continue
+		}
+		for _, s := range g.Specs {
+			v := s.(*ast.ValueSpec)
+			kind := ""
+			if id, ok := v.Type.(*ast.Ident); ok {
+				kind = id.Name
+			}
+			for i, e := range v.Values {
+				if text, ok := literal(e); ok {
+					fn(v.Names[i].Name, kind, text)
+				}
+			}
+		}
+	}
+}
+
+// keyOf returns the key in engine.Bucket.K([]byte("key")), also where it is a constant.
+func keyOf(fn *ast.SelectorExpr, args []ast.Expr, consts map[string]string, pkg string) (k storedKey, ok bool) {
+	bucket, ok := fn.X.(*ast.SelectorExpr)
+	if !ok || fn.Sel.Name != "K" || len(args) != 1 {
+		return k, false
+	}
+	if id, ok := bucket.X.(*ast.Ident); !ok || id.Name != "engine" {
+		return k, false
+	}
+	conv, ok := args[0].(*ast.CallExpr)
+	if !ok || len(conv.Args) != 1 {
+		return k, false
+	}
+	text, ok := literal(conv.Args[0])
+	if id, isName := conv.Args[0].(*ast.Ident); isName {
+		text, ok = consts[pkg+" "+id.Name]
+	}
+	return storedKey{bucket.Sel.Name, text}, ok
 }
 
 func literal(e ast.Expr) (string, bool) {
