@@ -40,7 +40,7 @@ var order = []string{
 	"engine/pebble engine/mem engine/enginetest",
 	"engine",
 	"metrics",
-	"clock crash build",
+	"clock crash build durable",
 }
 
 const module = "quorate/internal/"
@@ -175,6 +175,36 @@ func TestCoreIsDeterministic(t *testing.T) {
 				id, ok := x.X.(*ast.Ident)
 				if ok && slices.Contains(forbidden[names[id.Name]], x.Sel.Name) {
 					t.Errorf("%s uses %s.%s; take the time as an argument or from a clock.Clock", f.set.Position(x.Pos()), id.Name, x.Sel.Name)
+				}
+			}
+			return true
+		})
+	}
+}
+
+// ownDurability are the packages that rename files and sync directories by themselves,
+// each with its reason.
+var ownDurability = map[string]string{
+	"durable":         "it is its work",
+	"raftlog":         "segments grow by appending, and a new one joins the running checksum of the last",
+	"engine/pebble":   "passes the calls of Pebble on",
+	"sim":             "is the disk",
+	"certs/certstest": "files of tests",
+}
+
+// TestFilesAreReplacedDurably looks for files that are put in place by hand, where a
+// step can be forgotten: package durable has all of them, and the tests of each.
+func TestFilesAreReplacedDurably(t *testing.T) {
+	for _, f := range files(t) {
+		if ownDurability[f.pkg] != "" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if x, ok := n.(*ast.SelectorExpr); ok {
+				switch id, _ := x.X.(*ast.Ident); {
+				case id != nil && id.Name == "durable":
+				case x.Sel.Name == "Rename", x.Sel.Name == "OpenDir", id != nil && id.Name == "os" && x.Sel.Name == "WriteFile":
+					t.Errorf("%s calls %s; use package durable", f.set.Position(x.Pos()), x.Sel.Name)
 				}
 			}
 			return true

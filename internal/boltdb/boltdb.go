@@ -19,6 +19,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
 
+	"quorate/internal/durable"
 	"quorate/internal/membership"
 )
 
@@ -171,7 +172,7 @@ func Copy(from, to string, wait time.Duration) (err error) {
 		return err
 	}
 	defer src.Close()
-	return replace(to, func(f *os.File) error {
+	return replace(to, func(f *durable.File) error {
 		return src.db.View(func(tx *bolt.Tx) error {
 			_, err := tx.WriteTo(f)
 			return err
@@ -205,8 +206,8 @@ func Defrag(path string, wait time.Duration, begin func(before Sizes)) (before, 
 		return before, after, err
 	}
 	begin(before)
-	err = replace(path, func(f *os.File) error {
-		dst, err := bolt.Open(f.Name(), 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true, OpenFile: func(string, int, os.FileMode) (*os.File, error) { return dup(f) }})
+	err = replace(path, func(f *durable.File) error {
+		dst, err := bolt.Open(f.Name(), 0o600, &bolt.Options{NoSync: true, NoFreelistSync: true})
 		if err != nil {
 			return err
 		}
@@ -220,31 +221,18 @@ func Defrag(path string, wait time.Duration, begin func(before Sizes)) (before, 
 	return before, after, err
 }
 
-// dup opens the file again, since bbolt closes what it is given.
-func dup(f *os.File) (*os.File, error) { return os.OpenFile(f.Name(), os.O_RDWR, 0o600) }
-
-// replace writes a file under a temporary name, which etcd and this program remove at
-// a start, and moves it to path when it is complete and on the disk.
-func replace(path string, write func(f *os.File) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "db.tmp.*")
+// replace has a file written under a temporary name, which etcd and this program remove
+// at a start, and moves it to path when it is complete and on the disk.
+func replace(path string, write func(f *durable.File) error) error {
+	f, err := durable.Create(durable.OS, filepath.Join(filepath.Dir(path), fmt.Sprintf("db.tmp.%d", os.Getpid())))
 	if err != nil {
 		return err
 	}
-	err = write(f)
-	if err == nil {
-		err = f.Sync()
-	}
-	err = errors.Join(err, f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
+	if err = write(f); err == nil {
+		err = f.Commit(path)
 	}
 	if err != nil {
-		os.Remove(f.Name())
-		return fmt.Errorf("write %s: %w", path, err)
+		return fmt.Errorf("write %s: %w", path, errors.Join(err, f.Discard()))
 	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return nil
 }

@@ -15,6 +15,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"quorate/internal/durable"
+
 	"go.uber.org/zap"
 )
 
@@ -47,11 +49,11 @@ func SelfSigned(dir string, hosts []string, years uint, lg *zap.Logger) (certFil
 	}
 	lg.Warn("automatically generate certificates", zap.Time("certificate-validity-bound-not-after", notAfter))
 	// The certificate last: it makes the pair complete.
-	if err := writeFile(keyFile, keyPEM, 0o600); err != nil {
+	if err := durable.WriteFileMode(keyFile, keyPEM, 0o600); err != nil {
 		return "", "", err
 	}
 	lg.Info("created key file", zap.String("path", keyFile))
-	if err := writeFile(certFile, certPEM, 0o644); err != nil {
+	if err := durable.WriteFileMode(certFile, certPEM, 0o644); err != nil {
 		return "", "", err
 	}
 	lg.Info("created cert file", zap.String("path", certFile))
@@ -103,26 +105,4 @@ func generate(hosts []string, validity time.Duration) (certPEM, keyPEM []byte, n
 	}
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert}),
 		pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: keyDER}), notAfter, nil
-}
-
-// writeFile leaves either the whole file or none.
-func writeFile(path string, content []byte, mode os.FileMode) error {
-	tmp := path + ".tmp" // always the same, so that what a crash leaves is replaced by the next try
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
 }

@@ -14,6 +14,7 @@ import (
 
 	"quorate/internal/boltdb"
 	"quorate/internal/command"
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 	"quorate/internal/membership"
@@ -63,7 +64,7 @@ func (b Backup) Make(ctx context.Context, o Options) error {
 	case Moving:
 		return fmt.Errorf("a move of %s to or from etcd was interrupted: start the server, or run 'etcdutl migrate --to-etcd', again", b.From.DataDir)
 	}
-	if err := MakeDirs(b.To.FS, b.To.Snap()); err != nil {
+	if err := durable.MkdirAll(b.To.FS, b.To.Snap()); err != nil {
 		return fmt.Errorf("failed creating backup snapshot dir: %w", err)
 	}
 	if names, err := b.To.FS.List(b.To.Snap()); err != nil || len(names) > 0 {
@@ -81,7 +82,7 @@ func (b Backup) Make(ctx context.Context, o Options) error {
 	if err != nil {
 		return err
 	}
-	return syncDir(b.To.FS, b.To.Member())
+	return durable.SyncDir(b.To.FS, b.To.Member())
 }
 
 type copier struct {
@@ -245,7 +246,7 @@ func (c *copier) finishDB(hs *raftpb.HardState) (err error) {
 // writeLog copies the log behind the newest .snap file. Entries that are not to count
 // keep their place and lose their content.
 func (c *copier) writeLog(ctx context.Context, from *raftlog.Contents, meta *raftpb.SnapshotMetadata) (err error) {
-	if err := MakeDirs(c.To.FS, c.To.FS.PathDir(c.To.WAL())); err != nil {
+	if err := durable.MkdirAll(c.To.FS, c.To.FS.PathDir(c.To.WAL())); err != nil {
 		return err
 	}
 	log, err := raftlog.Create(c.To.FS, c.To.WAL(), from.Metadata, raftlog.Options{NoBackground: true, Logger: c.Logger})

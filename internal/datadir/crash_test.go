@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"quorate/internal/durable"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/cockroachdb/pebble/v2/vfs/errorfs"
 	bolt "go.etcd.io/bbolt"
@@ -62,7 +64,7 @@ func syncAll(t *testing.T, fs vfs.FS, dir string) {
 			syncAll(t, fs, p)
 		}
 	}
-	must(t, syncDir(fs, dir))
+	must(t, durable.SyncDir(fs, dir))
 }
 
 func TestCrashDuringTakeover(t *testing.T) {
@@ -70,7 +72,7 @@ func TestCrashDuringTakeover(t *testing.T) {
 	prepare := func(l Layout) {
 		plain.make(t, l)
 		syncAll(t, l.FS, "data")
-		must(t, syncDir(l.FS, ""))
+		must(t, durable.SyncDir(l.FS, ""))
 		want = sumDB(t, l)
 	}
 	n := crashes(t, prepare, takeOver, func(l Layout, n int64) {
@@ -106,7 +108,7 @@ func TestCrashDuringLeave(t *testing.T) {
 		plain.make(t, l)
 		must(t, takeOver(l))
 		syncAll(t, l.FS, "data")
-		must(t, syncDir(l.FS, ""))
+		must(t, durable.SyncDir(l.FS, ""))
 		want = sumStore(t, l)
 	}
 	work := func(l Layout) error { _, err := Leave(ctx, l, own, opt); return err }
@@ -148,7 +150,7 @@ func TestAbandon(t *testing.T) {
 	before := tree(t, l.FS, "data")
 	tk, err := Begin(ctx, l, opt)
 	must(t, err)
-	must(t, errors.Join(WriteFile(l.FS, l.Owner(), []byte("x")), tk.Abandon(nil), tk.Abandon(nil)))
+	must(t, errors.Join(durable.WriteFile(l.FS, l.Owner(), []byte("x")), tk.Abandon(nil), tk.Abandon(nil)))
 	if now := tree(t, l.FS, "data"); strings.Join(now, "\n") != strings.Join(before, "\n") {
 		t.Errorf("left:\n%s\nwas\n%s", strings.Join(now, "\n"), strings.Join(before, "\n"))
 	}
@@ -164,7 +166,7 @@ func TestCrashDuringLeaveBeside(t *testing.T) {
 		must(t, takeOver(l))
 		must(t, l.FS.RemoveAll(l.FS.PathJoin(l.Member(), "snap.etcd-000000000000001e")))
 		syncAll(t, l.FS, "data")
-		must(t, syncDir(l.FS, ""))
+		must(t, durable.SyncDir(l.FS, ""))
 		want = sumStore(t, l)
 	}
 	work := func(l Layout) error { return LeaveBeside(ctx, l, own, opt) }
@@ -253,7 +255,7 @@ func readFile(fs vfs.FS, path string) ([]byte, error) {
 
 func writeAll(t *testing.T, fs vfs.FS, path string, b []byte) {
 	t.Helper()
-	must(t, WriteFile(fs, path, b))
+	must(t, durable.WriteFile(fs, path, b))
 }
 
 // nextTransaction returns a database with the same content and another newest

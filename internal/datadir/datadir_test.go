@@ -17,6 +17,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 	"quorate/internal/legacy/v2store"
@@ -60,7 +61,7 @@ func revision(main int64) []byte {
 // make writes the directory.
 func (d directory) make(t *testing.T, l Layout) {
 	t.Helper()
-	must(t, MakeDirs(l.FS, l.Member(), l.Snap()))
+	must(t, durable.MkdirAll(l.FS, l.Member(), l.Snap()))
 	log, err := raftlog.Create(l.FS, l.WAL(), raftlog.Metadata{NodeID: memberID, ClusterID: clusterID}, raftlog.Options{SegmentBytes: 1 << 16, NoBackground: true})
 	must(t, err)
 	var ents []*raftpb.Entry
@@ -202,7 +203,7 @@ func TestThereAndBack(t *testing.T) {
 			t.Errorf("the store has sum %x, etcd's had %x", got, want)
 		}
 		kept := Layout{FS: l.FS, DataDir: "kept"}
-		must(t, MakeDirs(l.FS, kept.Member()))
+		must(t, durable.MkdirAll(l.FS, kept.Member()))
 		must(t, l.FS.Rename("data/member/snap.etcd-0000000000000014", kept.Snap()))
 		if got := sumDB(t, kept); got != want {
 			t.Errorf("etcd's file has sum %x after it was put aside, had %x", got, want)
@@ -242,7 +243,7 @@ func TestThereAndBack(t *testing.T) {
 func TestRefused(t *testing.T) {
 	corrupt := func(path string, off int64) func(*testing.T, Layout) {
 		return func(t *testing.T, l Layout) {
-			f, err := l.FS.OpenReadWrite(l.FS.PathJoin(l.Member(), path), fileCategory)
+			f, err := l.FS.OpenReadWrite(l.FS.PathJoin(l.Member(), path), vfs.WriteCategoryUnspecified)
 			must(t, err)
 			b := make([]byte, 64)
 			_, err = f.ReadAt(b, off)
@@ -274,10 +275,10 @@ func TestRefused(t *testing.T) {
 		"more of the v2 API than there is room for": {with(func(d *directory) {
 			d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(strings.ReplaceAll(v2Keys, "message", strings.Repeat("m", v2store.MaxPath)))
 		}), nil, []string{".snap file", "v2 API", "longer than"}},
-		"two stores":            {plain, func(t *testing.T, l Layout) { must(t, MakeDirs(l.FS, l.firstStore())) }, []string{"two stores"}},
+		"two stores":            {plain, func(t *testing.T, l Layout) { must(t, durable.MkdirAll(l.FS, l.firstStore())) }, []string{"two stores"}},
 		"nonsense in STORE":     {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "a b")) }, []string{"member/STORE"}},
 		"parent dir in STORE":   {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "../x")) }, []string{"member/STORE"}},
-		"STORE without its sum": {plain, func(t *testing.T, l Layout) { must(t, WriteFile(l.FS, l.pointerFile(), []byte("store\n"))) }, []string{"member/STORE", "checksum"}},
+		"STORE without its sum": {plain, func(t *testing.T, l Layout) { must(t, durable.WriteFile(l.FS, l.pointerFile(), []byte("store\n"))) }, []string{"member/STORE", "checksum"}},
 		"unknown task in STORE": {plain, func(t *testing.T, l Layout) { must(t, WriteNote(l.FS, l.pointerFile(), "a later b")) }, []string{"later"}},
 	} {
 		t.Run(name, func(t *testing.T) {

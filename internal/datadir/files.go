@@ -2,12 +2,14 @@ package datadir
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"quorate/internal/durable"
 	"quorate/internal/metrics"
 )
 
@@ -15,28 +17,16 @@ import (
 // as a whole or not there. What has come so far of a stream that breaks off is
 // removed.
 func saveStream(ctx context.Context, fs vfs.FS, tmp string, r io.Reader, name func() string) error {
-	f, err := fs.Create(tmp, fileCategory)
+	f, err := durable.Create(fs, tmp)
 	if err != nil {
-		return fmt.Errorf("create %s: %w", tmp, err)
+		return err
 	}
-	_, err = io.Copy(f, contextReader{ctx, r})
-	if err == nil {
-		start := time.Now()
-		err = f.Sync()
-		metrics.SnapDBFsyncDurationSeconds.Observe(time.Since(start).Seconds())
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = fs.Rename(tmp, name())
-	}
-	if err == nil {
-		err = syncDir(fs, fs.PathDir(tmp))
+	f.Synced = func(took time.Duration) { metrics.SnapDBFsyncDurationSeconds.Observe(took.Seconds()) }
+	if _, err = io.Copy(f, contextReader{ctx, r}); err == nil {
+		err = f.Commit(name())
 	}
 	if err != nil {
-		fs.Remove(tmp)
-		return fmt.Errorf("save %s: %w", tmp, err)
+		return fmt.Errorf("save %s: %w", tmp, errors.Join(err, f.Discard()))
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -312,7 +313,7 @@ func (h Home) RemoveRemains(inUse string) {
 		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix) || snapshot.IsTemp(name)
 	})
 	remove(h.Layout.Member(), func(name string) bool {
-		return IsTemp(name) ||
+		return strings.HasSuffix(name, durable.TempSuffix) || // of a note
 			name != fs.PathBase(inUse) && (name == strings.TrimSuffix(StorePrefix, "-") || strings.HasPrefix(name, StorePrefix))
 	})
 }

@@ -20,6 +20,8 @@ import (
 	"os"
 	"strings"
 
+	"quorate/internal/durable"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -208,8 +210,6 @@ func (l Layout) freeName(base string) (string, error) {
 	}
 }
 
-const fileCategory = vfs.DiskWriteCategory("member")
-
 func readSmall(fs vfs.FS, path string) (string, error) {
 	f, err := fs.Open(path)
 	if err != nil {
@@ -223,87 +223,11 @@ func readSmall(fs vfs.FS, path string) (string, error) {
 	return string(b), nil
 }
 
-const tmpSuffix = ".tmp"
-
-// IsTemp reports whether a file of this name, below Member, is one that WriteFile was
-// writing: when nobody is, it is what a crash has left.
-func IsTemp(name string) bool { return strings.HasSuffix(name, tmpSuffix) }
-
-// WriteFile replaces a small file: after a crash it has its old or its new
-// content.
-func WriteFile(fs vfs.FS, path string, content []byte) error {
-	tmp := path + tmpSuffix
-	f, err := fs.Create(tmp, fileCategory)
-	if err != nil {
-		return fmt.Errorf("create %s: %w", tmp, err)
-	}
-	_, err = f.Write(content)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = rename(fs, tmp, path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return nil
-}
-
-// rename moves a file or directory within one directory, durably.
-func rename(fs vfs.FS, from, to string) error {
-	if err := fs.Rename(from, to); err != nil {
-		return err
-	}
-	return syncDir(fs, fs.PathDir(to))
-}
-
-// renameIfThere is rename for a step that may have been done before a crash.
+// renameIfThere is durable.Rename for a step that may have been done before a crash.
 func renameIfThere(fs vfs.FS, from, to string) error {
 	there, err := exists(fs, from)
 	if err != nil || !there {
 		return err
 	}
-	return rename(fs, from, to)
-}
-
-func removeIfThere(fs vfs.FS, path string) error {
-	if err := fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	return nil
-}
-
-func syncDir(fs vfs.FS, dir string) error {
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-// MakeDirs creates directories so that they survive a crash: every directory
-// that was made is synced into its parent.
-func MakeDirs(fs vfs.FS, dirs ...string) error {
-	for _, d := range dirs {
-		var made []string // d and its ancestors that are not there, from below
-		for p := d; ; p = fs.PathDir(p) {
-			if _, err := fs.Stat(p); err == nil || p == fs.PathDir(p) {
-				break
-			}
-			made = append(made, p)
-		}
-		if err := fs.MkdirAll(d, 0o700); err != nil {
-			return fmt.Errorf("create directory %s: %w", d, err)
-		}
-		for _, p := range made {
-			if err := syncDir(fs, fs.PathDir(p)); err != nil {
-				return fmt.Errorf("sync directory %s: %w", fs.PathDir(p), err)
-			}
-		}
-	}
-	return nil
+	return durable.Rename(fs, from, to)
 }

@@ -17,6 +17,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/command"
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -103,7 +104,7 @@ func LeaveBeside(ctx context.Context, l Layout, target membership.Version, o Opt
 	if err := l.writePointer(p); err != nil { // first, or there would be two stores and nothing to tell which one counts
 		return err
 	}
-	if err := rename(l.FS, export, l.DB()); err != nil {
+	if err := durable.Rename(l.FS, export, l.DB()); err != nil {
 		return fmt.Errorf("put the store of etcd in place: %w", err)
 	}
 	o.Logger.Info("etcd may be started on the directory, or this program again", zap.String("data-dir", l.DataDir),
@@ -148,18 +149,14 @@ func removeLeft(l Layout, p pointer) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
-	removed := false
+	var remove []string
 	for _, name := range names {
-		if _, _, ok := snapshot.ParseSnapName(name); !ok && name != exportName && (name != "db" || p.task != left) {
-			continue
+		if _, _, ok := snapshot.ParseSnapName(name); ok || name == exportName || name == "db" && p.task == left {
+			remove = append(remove, name)
 		}
-		if err := removeIfThere(l.FS, l.FS.PathJoin(l.Snap(), name)); err != nil {
-			return err
-		}
-		removed = true
 	}
-	if removed {
-		if err := syncDir(l.FS, l.Snap()); err != nil {
+	if len(remove) > 0 {
+		if err := durable.Remove(l.FS, l.Snap(), remove...); err != nil {
 			return err
 		}
 	}
@@ -188,7 +185,7 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 	if err := checkLeave(l, eng, log, meta, target, o); err != nil {
 		return err
 	}
-	if err := MakeDirs(l.FS, l.Snap()); err != nil {
+	if err := durable.MkdirAll(l.FS, l.Snap()); err != nil {
 		return err
 	}
 	export := l.FS.PathJoin(l.Snap(), exportName)
@@ -350,14 +347,8 @@ func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) 
 			}
 		}
 	}
-	if err := removeIfThere(fs, l.Owner()); err != nil {
+	if err := durable.Remove(fs, l.Member(), fs.PathBase(l.Owner()), fs.PathBase(l.pointerFile())); err != nil {
 		return "", err
-	}
-	if err := removeIfThere(fs, l.pointerFile()); err != nil {
-		return "", err
-	}
-	if err := syncDir(fs, l.Member()); err != nil {
-		return "", fmt.Errorf("sync %s: %w", l.Member(), err)
 	}
 	lg.Info("the directory is etcd's; our store is kept and may be removed", zap.String("data-dir", l.DataDir), zap.String("kept-in", aside))
 	return aside, nil

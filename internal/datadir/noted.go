@@ -8,6 +8,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 )
 
@@ -26,7 +27,7 @@ var (
 // WriteNote replaces a small text file; after a crash it has its old or its new
 // content.
 func WriteNote(fs vfs.FS, path, text string) error {
-	return WriteFile(fs, path, []byte(text+fmt.Sprintf(sumLine, crc32.Checksum([]byte(text), castagnoli))))
+	return durable.WriteFile(fs, path, []byte(text+fmt.Sprintf(sumLine, crc32.Checksum([]byte(text), castagnoli))))
 }
 
 // ReadNote returns what WriteNote was given. A file with other bytes than were

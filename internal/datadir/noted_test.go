@@ -7,6 +7,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 )
 
@@ -32,7 +33,7 @@ func TestNotes(t *testing.T) {
 			damaged = append(damaged, b[:i], b[i+1:])
 		}
 		for _, d := range damaged {
-			must(t, WriteFile(fs, "N", []byte(d)))
+			must(t, durable.WriteFile(fs, "N", []byte(d)))
 			var bad *engine.CorruptionError
 			if got, err := ReadNote(fs, "N"); !errors.As(err, &bad) || bad.File != "N" {
 				t.Errorf("%q instead of %q: read %q, %v", d, b, got, err)
@@ -46,7 +47,7 @@ func FuzzReadNote(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		fs := vfs.NewMem()
-		must(t, WriteFile(fs, "N", b))
+		must(t, durable.WriteFile(fs, "N", b))
 		text, err := ReadNote(fs, "N")
 		if err != nil {
 			return

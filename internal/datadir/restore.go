@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
 	"quorate/internal/membership"
@@ -63,7 +64,7 @@ func RemoveInterrupted(l Layout) (bool, error) {
 
 // removeBegun removes what a restore leaves that has not written its note yet.
 func (l Layout) removeBegun() (bool, error) {
-	for dir, only := range map[string]string{l.DataDir: l.FS.PathBase(l.Member()), l.Member(): l.FS.PathBase(l.restoring()) + tmpSuffix} {
+	for dir, only := range map[string]string{l.DataDir: l.FS.PathBase(l.Member()), l.Member(): l.FS.PathBase(l.restoring()) + durable.TempSuffix} {
 		names, err := l.FS.List(dir)
 		if errors.Is(err, os.ErrNotExist) {
 			return false, nil
@@ -77,7 +78,7 @@ func (l Layout) removeBegun() (bool, error) {
 
 // removeRestored removes the directories of a restore, the one with the note last.
 func (l Layout) removeRestored(wal string) error {
-	if err := errors.Join(l.FS.RemoveAll(wal), l.FS.RemoveAll(wal+".tmp")); err != nil {
+	if err := errors.Join(durable.RemoveAll(l.FS, wal), l.FS.RemoveAll(wal+".tmp")); err != nil {
 		return err
 	}
 	names, err := l.FS.List(l.Member())
@@ -91,17 +92,17 @@ func (l Layout) removeRestored(wal string) error {
 			}
 		}
 	}
-	if err := syncDir(l.FS, l.Member()); err != nil {
+	if err := durable.SyncDir(l.FS, l.Member()); err != nil {
 		return err
 	}
-	return errors.Join(l.FS.RemoveAll(l.Member()), syncDir(l.FS, l.DataDir))
+	return durable.RemoveAll(l.FS, l.Member())
 }
 
 // RestoreInto makes the directories of l, which must not exist or be empty. What an
 // error leaves of them is removed; what a crash leaves, by RemoveInterrupted.
 func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error) {
 	o = o.withDefaults()
-	if err := MakeDirs(l.FS, l.DataDir, l.Member()); err != nil {
+	if err := durable.MkdirAll(l.FS, l.DataDir, l.Member()); err != nil {
 		return err
 	}
 	defer func() {
@@ -112,7 +113,7 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 	if err := WriteNote(l.FS, l.restoring(), l.WAL()+"\n"); err != nil {
 		return err
 	}
-	if err := MakeDirs(l.FS, l.Snap(), l.FS.PathDir(l.WAL())); err != nil {
+	if err := durable.MkdirAll(l.FS, l.Snap(), l.FS.PathDir(l.WAL())); err != nil {
 		return err
 	}
 	open := o.OpenEngine
@@ -131,16 +132,13 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 		o.Logger.Info("added member", zap.String("cluster-id", membership.FormatID(r.ClusterID)), zap.String("local-member-id", "0"),
 			zap.String("added-peer-id", membership.FormatID(m.ID)), zap.Strings("added-peer-peer-urls", m.PeerURLs), zap.Bool("added-peer-is-learner", m.IsLearner))
 	}
-	if err := syncDir(l.FS, l.Member()); err != nil {
+	if err := durable.SyncDir(l.FS, l.Member()); err != nil {
 		return err
 	}
 	if err := r.writeLog(l, commit, o); err != nil {
 		return err
 	}
-	if err := l.FS.Remove(l.restoring()); err != nil {
-		return err
-	}
-	return syncDir(l.FS, l.Member())
+	return durable.Remove(l.FS, l.Member(), l.FS.PathBase(l.restoring()))
 }
 
 const restoredTerm = 1

@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"quorate/internal/apply"
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
@@ -81,7 +82,7 @@ func TestCrashDuringRestore(t *testing.T) {
 	prepare := func(l Layout) {
 		plain.make(t, Layout{FS: l.FS, DataDir: "src"})
 		syncAll(t, l.FS, "src")
-		must(t, syncDir(l.FS, ""))
+		must(t, durable.SyncDir(l.FS, ""))
 	}
 	work := func(l Layout) error { l.WALDir = "log/wal"; return RestoreInto(ctx, l, r, opt) }
 	interrupted := 0
@@ -124,7 +125,7 @@ func TestCrashDuringRestore(t *testing.T) {
 
 func TestInterruptedRestoreIsRefused(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
-	must(t, MakeDirs(l.FS, l.Member()))
+	must(t, durable.MkdirAll(l.FS, l.Member()))
 	must(t, WriteNote(l.FS, l.restoring(), "log/wal\n"))
 	for what, do := range map[string]func() error{
 		"a start": func() error { _, err := Begin(ctx, l, opt); return err },

@@ -9,6 +9,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
 	"quorate/internal/membership"
@@ -154,8 +155,8 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 	if err = errors.Join(err, eng.Close()); err != nil {
 		return err
 	}
-	if err := syncDir(fs, t.l.Member()); err != nil {
-		return fmt.Errorf("sync %s: %w", t.l.Member(), err)
+	if err := durable.SyncDir(fs, t.l.Member()); err != nil {
+		return err
 	}
 	t.lg.Info("copied the store of etcd", zap.String("into", t.Dir), zap.Uint64("percent", 100), zap.Int64("keys", pairs),
 		zap.Int64("keys-from-earlier-attempts", resumed), zap.Duration("took", time.Since(start)))
@@ -218,12 +219,12 @@ func finishPutAside(l Layout, p pointer, lg *zap.Logger) error {
 	aside := l.FS.PathJoin(l.Member(), p.name)
 	there, err := exists(l.FS, l.DB())
 	if err == nil && there {
-		err = rename(l.FS, l.Snap(), aside)
+		err = durable.Rename(l.FS, l.Snap(), aside)
 	}
 	if err != nil {
 		return fmt.Errorf("put the files of etcd aside: %w", err)
 	}
-	if err := MakeDirs(l.FS, l.Snap()); err != nil {
+	if err := durable.MkdirAll(l.FS, l.Snap()); err != nil {
 		return err
 	}
 	if err := l.writePointer(pointer{store: p.store}); err != nil {
@@ -249,7 +250,7 @@ func (t *Takeover) Abandon(because error) error {
 		errs = append(errs, t.l.FS.RemoveAll(t.Dir))
 	}
 	if !t.hadOwner {
-		errs = append(errs, removeIfThere(t.l.FS, t.l.Owner()))
+		errs = append(errs, durable.Remove(t.l.FS, t.l.Member(), t.l.FS.PathBase(t.l.Owner())))
 	}
 	return errors.Join(append(errs, t.unlock())...)
 }

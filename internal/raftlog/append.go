@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/crash"
+	"quorate/internal/durable"
 	"quorate/internal/metrics"
 )
 
@@ -572,8 +573,8 @@ func (l *Log) removeSegments(n int) error {
 		l.mu.Lock()
 		l.segs = l.segs[1:]
 		l.mu.Unlock()
-		if err := syncDir(l.fs, l.dir); err != nil {
-			return err
+		if err := durable.SyncDir(l.fs, l.dir); err != nil {
+			return fmt.Errorf("raftlog: %w", err)
 		}
 	}
 	return nil

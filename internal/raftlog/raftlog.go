@@ -29,6 +29,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/durable"
 	"quorate/internal/metrics"
 )
 
@@ -246,17 +247,14 @@ func (l *Log) build(tmp string) error {
 	if err := l.writeHead(f, head); err != nil {
 		return fmt.Errorf("raftlog: write %s: %w", first, noSpace(err))
 	}
-	if err := syncDir(l.fs, tmp); err != nil {
-		return err
+	if err := durable.SyncDir(l.fs, tmp); err != nil {
+		return fmt.Errorf("raftlog: %w", err)
 	}
 	if err := l.removeEmptyDir(); err != nil {
 		return err
 	}
-	if err := l.fs.Rename(tmp, l.dir); err != nil {
-		return fmt.Errorf("raftlog: rename %s: %w", tmp, err)
-	}
-	if err := syncDir(l.fs, l.fs.PathDir(l.dir)); err != nil {
-		return err
+	if err := durable.Rename(l.fs, tmp, l.dir); err != nil {
+		return fmt.Errorf("raftlog: %w", err)
 	}
 	return l.lock()
 }
@@ -401,17 +399,6 @@ func (l *Log) sync() error {
 		l.lg.Warn("slow fdatasync", zap.Duration("took", took), zap.Duration("expected-duration", slowSync))
 	}
 	l.unsynced = false
-	return nil
-}
-
-func syncDir(fs vfs.FS, dir string) error {
-	d, err := fs.OpenDir(dir)
-	if err != nil {
-		return fmt.Errorf("raftlog: open %s: %w", dir, err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("raftlog: sync %s: %w", dir, err)
-	}
 	return nil
 }
 

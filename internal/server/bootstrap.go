@@ -19,6 +19,7 @@ import (
 	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/datadir"
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
 	"quorate/internal/lease"
@@ -166,7 +167,7 @@ func (m *Member) openLog(ctx context.Context) (identity, error) {
 		return identity{}, err
 	}
 	if err := m.patiently(ctx, "the raft log", cfg.logDir(), func() error {
-		err := datadir.MakeDirs(cfg.FS, filepath.Dir(cfg.logDir()))
+		err := durable.MkdirAll(cfg.FS, filepath.Dir(cfg.logDir()))
 		if err == nil {
 			m.log, err = raftlog.Create(cfg.FS, cfg.logDir(), raftlog.Metadata{NodeID: id.id, ClusterID: id.cluster}, opts)
 		}
@@ -227,7 +228,7 @@ func (m *Member) resume(ctx context.Context, store string, hasStore bool) (ident
 // makeHome makes the directories of the member and notes in them whose they are.
 func (m *Member) makeHome(ctx context.Context, id identity) error {
 	return m.patiently(ctx, "the data directory", m.cfg.DataDir, func() error {
-		if err := datadir.MakeDirs(m.cfg.FS, m.cfg.DataDir, m.cfg.memberDir(), m.cfg.snapDir()); err != nil {
+		if err := durable.MkdirAll(m.cfg.FS, m.cfg.DataDir, m.cfg.memberDir(), m.cfg.snapDir()); err != nil {
 			return err
 		}
 		return m.writeOwnerFile(id)

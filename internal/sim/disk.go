@@ -13,7 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
-	"quorate/internal/datadir"
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 )
@@ -141,7 +141,7 @@ func (d *disk) changed() {
 func (d *disk) openEngine(dir string) (engine.Engine, error) {
 	e := d.stores[dir]
 	if e == nil {
-		if err := datadir.MakeDirs(d.MemFS, dir); err != nil { // durably, as Pebble does
+		if err := durable.MkdirAll(d.MemFS, dir); err != nil { // durably, as Pebble does
 			return nil, err
 		}
 		e = mem.New()

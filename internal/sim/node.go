@@ -13,6 +13,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/command"
 	"quorate/internal/datadir"
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
@@ -79,7 +80,7 @@ func isSnapshot(a raftnode.Append) bool { return a.Snapshot != nil }
 func newNode(w *World, index int, id, clusterID uint64, first []*raftpb.Entry) (*node, error) {
 	n := &node{w: w, index: index, id: id, clusterID: clusterID, disk: newDisk(w), down: true}
 	l := n.layout()
-	if err := datadir.MakeDirs(n.disk, l.DataDir, l.Member(), l.Snap()); err != nil {
+	if err := durable.MkdirAll(n.disk, l.DataDir, l.Member(), l.Snap()); err != nil {
 		return nil, err
 	}
 	log, err := raftlog.Create(n.disk, l.WAL(), raftlog.Metadata{NodeID: id, ClusterID: clusterID}, logOptions)

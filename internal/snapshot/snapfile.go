@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/durable"
 	"quorate/internal/metrics"
 )
 
@@ -113,45 +113,24 @@ func SaveSnap(dir string, s *raftpb.Snapshot, o Options) error {
 		return err
 	}
 	path := o.FS.PathJoin(dir, SnapName(s.GetMetadata().GetTerm(), s.GetMetadata().GetIndex()))
-	tmp := tmpPath(o.FS, dir)
-	if err := writeFile(o.FS, tmp, b); err != nil {
-		return fmt.Errorf("snapshot: write %s: %w", path, errors.Join(err, removeIfThere(o.FS, tmp)))
-	}
-	if err := publish(o.FS, tmp, path); err != nil {
-		return fmt.Errorf("snapshot: write %s: %w", path, err)
-	}
-	return nil
+	return save(o.FS, path, func(f *durable.File) error {
+		f.Synced = func(took time.Duration) { metrics.SnapFsyncDurationSeconds.Observe(took.Seconds()) }
+		_, err := f.Write(b)
+		return err
+	})
 }
 
-func writeFile(fs vfs.FS, path string, b []byte) error {
-	f, err := fs.Create(path, category)
+// save writes a file, durably and whole, under a temporary name that IsTemp knows.
+func save(fs vfs.FS, path string, write func(f *durable.File) error) error {
+	f, err := durable.Create(fs, tmpPath(fs, fs.PathDir(path)))
 	if err != nil {
-		return err
+		return fmt.Errorf("snapshot: %w", err)
 	}
-	_, err = f.Write(b)
-	if err == nil {
-		start := time.Now()
-		err = f.Sync()
-		metrics.SnapFsyncDurationSeconds.Observe(time.Since(start).Seconds())
+	if err = write(f); err == nil {
+		err = f.Commit(path)
 	}
-	return errors.Join(err, f.Close())
-}
-
-// publish moves a synced file to its name, durably.
-func publish(fs vfs.FS, tmp, path string) error {
-	if err := fs.Rename(tmp, path); err != nil {
-		return errors.Join(err, removeIfThere(fs, tmp))
-	}
-	d, err := fs.OpenDir(fs.PathDir(path))
 	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func removeIfThere(fs vfs.FS, path string) error {
-	if err := fs.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
+		return fmt.Errorf("snapshot: write %s: %w", path, errors.Join(err, f.Discard()))
 	}
 	return nil
 }

@@ -26,6 +26,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 )
@@ -329,19 +330,8 @@ func Export(ctx context.Context, r engine.Reader, path string, o Options) (Meta,
 	if err != nil {
 		return Meta{}, err
 	}
-	tmp := tmpPath(o.FS, o.FS.PathDir(path))
-	f, err := o.FS.Create(tmp, category)
-	if err != nil {
-		return Meta{}, fmt.Errorf("snapshot: create %s: %w", tmp, err)
-	}
-	if err = i.WriteTo(ctx, f); err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return Meta{}, fmt.Errorf("snapshot: write %s: %w", path, errors.Join(err, removeIfThere(o.FS, tmp)))
-	}
-	if err := publish(o.FS, tmp, path); err != nil {
-		return Meta{}, fmt.Errorf("snapshot: write %s: %w", path, err)
+	if err := save(o.FS, path, func(f *durable.File) error { return i.WriteTo(ctx, f) }); err != nil {
+		return Meta{}, err
 	}
 	return i.meta, nil
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate/internal/durable"
 	"quorate/internal/utl/plan"
 )
 
@@ -167,31 +168,9 @@ func writeFiles(dir string, files []plan.File, force bool) (written int, err err
 		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 			return 0, err
 		}
-		if err := writeFile(path, f.Content, os.FileMode(f.Mode)); err != nil {
-			return 0, fmt.Errorf("write %s: %w", path, err)
+		if err := durable.WriteFileMode(path, f.Content, os.FileMode(f.Mode)); err != nil {
+			return 0, err
 		}
 	}
 	return len(todo), nil
-}
-
-// writeFile leaves the whole file under its name or what was there before, and
-// never shows a key to others, not even for a moment.
-func writeFile(path string, content []byte, mode os.FileMode) error {
-	tmp := path + ".tmp" // always the same, so that what a crash leaves is replaced by the next try
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(content)
-	err = errors.Join(err, f.Chmod(mode), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		os.Remove(f.Name())
-	}
-	return err
 }

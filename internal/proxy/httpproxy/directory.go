@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/durable"
 	"quorate/internal/membership"
 )
 
@@ -81,23 +82,7 @@ func remember(file string, peers []string) error {
 	if err != nil {
 		return err
 	}
-	bak := file + ".bak"
-	f, err := os.OpenFile(bak, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(bak, file); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(file))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return durable.WriteFile(durable.OS, file, b)
 }
 
 // run refreshes the list every interval until ctx ends.
