@@ -164,9 +164,11 @@ func (p *proxyFlags) run() int {
 	defer closeLog()
 	logging.SetGlobal(lg, p.debug)
 
+	starting := listen.BeginStart()
+	defer starting.End()
 	r := &runningProxy{flags: p, lg: lg, broken: make(chan error, 8)}
 	defer r.close()
-	if err := r.open(); err != nil {
+	if err := r.open(starting); err != nil {
 		return fail(err)
 	}
 	// Until here a signal ends the process at once: waiting for a cluster can be
@@ -175,7 +177,7 @@ func (p *proxyFlags) run() int {
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	r.serve()
 	lg.Info("started gRPC proxy", zap.String("address", p.listen))
-	listen.NotifyReady(lg)
+	starting.Ready(lg)
 	select {
 	case err := <-r.broken:
 		return fail(err)
@@ -211,7 +213,7 @@ type runningProxy struct {
 }
 
 // open opens the sockets, then the way to the cluster.
-func (r *runningProxy) open() error {
+func (r *runningProxy) open(starting *listen.Starting) error {
 	p := r.flags
 	if err := r.openTLS(); err != nil {
 		return err
@@ -231,6 +233,7 @@ func (r *runningProxy) open() error {
 	if err := r.openMetrics(maxConns); err != nil {
 		return err
 	}
+	starting.Status("connecting to the cluster")
 	client, err := r.dial()
 	if err != nil {
 		return err

@@ -42,6 +42,8 @@ func run() int {
 
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	starting := listen.BeginStart()
+	defer starting.End()
 
 	if cfg.MemoryMlock {
 		if err := lockMemory(); err != nil {
@@ -54,14 +56,12 @@ func run() int {
 		return cfg.FatalExit(err).Code
 	}
 	if proxy {
-		return runProxy(ctx, cfg)
+		return runProxy(ctx, cfg, starting)
 	}
-	starting := listen.BeginStart()
-	defer starting.End()
 	p, err := start(ctx, cfg, starting)
 	if errors.Is(err, discovery.ErrFull) && cfg.FallsBackToProxy() {
 		lg.Warn("discovery cluster is full, falling back to proxy", zap.String("discovery-url", cfg.V2Discovery))
-		return runProxy(ctx, cfg)
+		return runProxy(ctx, cfg, starting)
 	}
 	if err != nil {
 		return notStarted(cfg, err)
@@ -77,8 +77,7 @@ func run() int {
 		case <-ready:
 			ready = nil
 			p.serveClients()
-			starting.End()
-			listen.NotifyReady(lg)
+			starting.Ready(lg)
 		case <-p.member.Failed():
 			err := p.member.Err()
 			p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals)

@@ -32,13 +32,14 @@ const (
 
 // runProxy is no member but passes HTTP requests on to the members, until a
 // signal ends it.
-func runProxy(ctx context.Context, cfg *config.Config) int {
+func runProxy(ctx context.Context, cfg *config.Config, starting *listen.Starting) int {
+	starting.Status("asking who the members are")
 	p, err := startProxy(ctx, cfg)
 	if err != nil {
 		return notStarted(cfg, err)
 	}
 	defer p.closeListeners()
-	listen.NotifyReady(p.lg)
+	starting.Ready(p.lg)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	select {

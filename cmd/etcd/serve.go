@@ -73,6 +73,9 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	} else {
 		p.lg.Info("Initialize and start etcd server", zap.String("data-dir", cfg.DataDir), zap.String("dir-type", "empty"))
 	}
+	if !initialized {
+		starting.Status("looking up the addresses of the initial cluster")
+	}
 	sc, err := memberConfig(ctx, cfg, initialized)
 	if err != nil {
 		return nil, err
@@ -113,6 +116,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 		return nil, err
 	}
 	if initialized && cfg.FeatureGates.Enabled(config.InitialCorruptCheck) {
+		starting.Status("comparing the data with those of the other members")
 		if err := p.member.CheckInitial(ctx); err != nil {
 			p.lg.Error("checkInitialHashKV failed", zap.Error(err))
 			p.member.Stop()

@@ -61,6 +61,11 @@ func (g *gatewayFlags) run() int {
 	defer closeLog()
 	lg.Info("Running: ", zap.Strings("args", os.Args))
 
+	starting := listen.BeginStart()
+	defer starting.End()
+	if g.domain != "" {
+		starting.Status("looking for the members in the records of " + g.domain)
+	}
 	endpoints, err := g.discover(lg)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -88,7 +93,7 @@ func (g *gatewayFlags) run() int {
 	r := tcprelay.New(tcprelay.Options{Endpoints: endpoints, RetryDelay: g.retryDelay, MaxConns: maxRelayed(httpapi.FileLimit()), Logger: lg})
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
-	listen.NotifyReady(lg)
+	starting.Ready(lg)
 	broken := make(chan error, 1)
 	go func() { broken <- r.Serve(l) }()
 	select {

@@ -2,11 +2,13 @@ package failure
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"quorate/compat/child"
 )
@@ -43,6 +45,56 @@ func TestRollingRestart(t *testing.T) {
 				})
 			})
 		}
+	}
+}
+
+// A process that waits for its data directory under systemd asks for more time from the start on, and
+// says what it waits for: a unit whose start takes longer than it may is killed.
+func TestWaitingTellsSystemd(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	first, _ := s.serve(t)
+	// A socket's path has room for about a hundred bytes only.
+	dir, err := os.MkdirTemp("", "notify")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	socket, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: filepath.Join(dir, "socket"), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socket.Close() })
+	if err := socket.SetReadDeadline(time.Now().Add(limit)); err != nil {
+		t.Fatal(err)
+	}
+	hear := func() string {
+		t.Helper()
+		b := make([]byte, 4096)
+		n, err := socket.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	child.Start(t, child.Config{Program: etcd, Dir: filepath.Join(s.dir, "run"), Env: []string{"NOTIFY_SOCKET=" + socket.LocalAddr().String()},
+		Args: s.args("--listen-client-urls=http://"+s.more[0], "--advertise-client-urls=http://"+s.more[0], "--listen-peer-urls=http://"+s.more[1])})
+	const extend = "EXTEND_TIMEOUT_USEC=60000000\nSTATUS="
+	// Each text counts on its own: an extension that comes too late is of no use.
+	for said := ""; said != extend+"waiting for another process that uses the data directory "+s.data; {
+		if said = hear(); !strings.HasPrefix(said, extend) {
+			t.Fatalf("systemd hears %q", said)
+		}
+	}
+	first.Kill()
+	said := hear()
+	for ; strings.HasPrefix(said, extend); said = hear() {
+	}
+	if said != "READY=1" {
+		t.Errorf("systemd hears %q, want READY=1", said)
+	}
+	if said = hear(); said != "STATUS=serving" {
+		t.Errorf("systemd hears %q, want STATUS=serving", said)
 	}
 }
 

@@ -163,9 +163,18 @@ func tryGateway(t *testing.T, program string, args ...string) *gateway {
 	}
 	g := &gateway{addr: addrs[0], ready: make(chan struct{})}
 	go func() {
-		b := make([]byte, 64)
-		if n, err := notify.Read(b); err == nil && string(b[:n]) == "READY=1" {
-			close(g.ready)
+		for b, first := make([]byte, 512), true; ; first = false {
+			n, err := notify.Read(b)
+			if err != nil {
+				return
+			}
+			switch said := string(b[:n]); {
+			case said == "READY=1":
+				close(g.ready)
+				return
+			case first && !strings.HasPrefix(said, "EXTEND_TIMEOUT_USEC=60000000\nSTATUS="):
+				t.Errorf("systemd hears %q first", said)
+			}
 		}
 	}()
 	g.Process = child.Start(t, child.Config{Program: program, Args: append([]string{"gateway", "start", "--listen-addr", g.addr}, args...),

@@ -18,8 +18,8 @@ const (
 
 // Await calls open until it fails with something else than that another process
 // uses the directory, as when a new process is started while the old one still
-// ends. It says so, and waits until ctx ends.
-func Await(ctx context.Context, l Layout, lg *zap.Logger, open func() error) error {
+// ends. It says so, to working as well if that is not nil, and waits until ctx ends.
+func Await(ctx context.Context, l Layout, lg *zap.Logger, working func(status string), open func() error) error {
 	began, said := time.Now(), time.Time{}
 	for {
 		err := open()
@@ -32,6 +32,9 @@ func Await(ctx context.Context, l Layout, lg *zap.Logger, open func() error) err
 		switch {
 		case said.IsZero():
 			lg.Warn("another process uses the data directory; waiting until it ends", zap.String("data-dir", l.DataDir), zap.Error(err))
+			if working != nil {
+				working("waiting for another process that uses the data directory " + l.DataDir)
+			}
 			said = time.Now()
 		case time.Since(said) >= awaitRepeat:
 			lg.Info("db file is flocked by another process, or taking too long", zap.String("path", l.Member()), zap.Duration("took", time.Since(began)))

@@ -5,9 +5,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// NotifyReady tells systemd that the member serves. A unit of Type=notify is
+// notifyReady tells systemd that the process serves. A unit of Type=notify is
 // killed when it never hears that; without such a unit nothing happens.
-func NotifyReady(lg *zap.Logger) {
+func notifyReady(lg *zap.Logger) {
 	lg.Info("notifying init daemon")
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {
 		lg.Error("failed to notify systemd for readiness", zap.Error(err))

@@ -1,16 +1,22 @@
 package listen
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // A start that takes long asks for more time again and again, and says what it does; after its end
 // it says nothing.
 func TestStartingExtends(t *testing.T) {
 	said := make(chan string, 100)
-	s := beginStart(func(state string) { said <- state }, time.Millisecond)
+	s := beginStart(func(state string) { said <- state }, time.Millisecond, time.Millisecond)
+	if got := <-said; got != "EXTEND_TIMEOUT_USEC=60000000\nSTATUS=starting" {
+		t.Fatalf("said %q first", got)
+	}
 	s.Status("taking over: 1%\n")
 	n := 0
 	for range 3 {
@@ -30,8 +36,27 @@ func TestStartingExtends(t *testing.T) {
 		<-said
 	}
 	s.Status("more")
-	s.tell(true)
+	s.tell()
 	if len(said) > 0 {
 		t.Errorf("after the end: %q", <-said)
+	}
+}
+
+// A text that comes too soon after another is told a moment later, without another change and before
+// the extension is due again; a process that serves says so last.
+func TestStartingTellsTheLastText(t *testing.T) {
+	said := make(chan string, 100)
+	s := beginStart(func(state string) { said <- state }, time.Hour, 5*time.Millisecond)
+	for i := range 3 * statusBurst {
+		s.Status(fmt.Sprint(i))
+	}
+	for got := range said {
+		if strings.HasSuffix(got, fmt.Sprint("STATUS=", 3*statusBurst-1)) {
+			break
+		}
+	}
+	s.Ready(zap.NewNop())
+	if got := <-said; got != "STATUS=serving" {
+		t.Errorf("at the end: %q", got)
 	}
 }

@@ -90,8 +90,9 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 			m.abandonTakeOver(err)
 		}
 	}()
+	m.working("reading the raft log")
 	var id identity
-	err = datadir.Await(ctx, m.layout(), m.lg, func() (err error) {
+	err = datadir.Await(ctx, m.layout(), m.lg, m.cfg.Working, func() (err error) {
 		if id, err = m.openLog(ctx); err != nil {
 			m.abandonTakeOver(err)
 			m.taken = nil
@@ -318,6 +319,7 @@ func (m *Member) found(ctx context.Context) (identity, error) {
 // moment ago may be asking one that has not heard of it yet, so with JoinPatience
 // it asks again.
 func (m *Member) join(ctx context.Context) (identity, error) {
+	m.working("asking the cluster who this member is")
 	deadline := m.cfg.Clock.Now().Add(m.cfg.JoinPatience)
 	for {
 		id, listed, err := m.joinOnce(ctx)

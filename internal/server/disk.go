@@ -45,6 +45,9 @@ func (m *Member) patiently(ctx context.Context, what, dir string, step func() er
 		if !waiting {
 			waiting = true
 			m.lg.Error("no room on the disk: waiting until there is; free space on it", zap.String("for", what), zap.String("dir", dir), zap.Error(err))
+			if m.machine.Load() == nil { // later StartStatus tells it
+				m.working("waiting for room on the disk of " + dir)
+			}
 		}
 		t := time.NewTimer(diskRetry)
 		select {

@@ -35,6 +35,8 @@ func (m *Member) working(status string) {
 func (m *Member) StartStatus() string {
 	applied, commit := m.mach().Applied(), m.commit.Load()
 	switch {
+	case m.diskFull.Load() || m.storeFull.Load():
+		return "waiting for room on the disk of " + m.cfg.DataDir
 	case applied < commit && m.received.Load() > 0 && m.Leader() != 0:
 		return fmt.Sprintf("getting the state of the cluster: entry %d of %d is applied", applied, commit)
 	case applied < commit:
