@@ -516,6 +516,10 @@ func (m *Machine) loadAlarms() error {
 	if err := it.Error(); err != nil {
 		return err
 	}
+	metrics.DebuggingServerAlarms.Reset() // of the state that this one replaces
+	for _, a := range all {
+		gaugeAlarm(a, 1)
+	}
 	m.setAlarms(all)
 	return nil
 }

@@ -2,8 +2,8 @@
 //
 // In: observations from all packages of the data path. Out: one Prometheus
 // registry, served by httpapi. Always true: a series has the name, type, labels
-// and buckets that etcd 3.7 gives it, so alerts and dashboards work unchanged.
-// Series without labels exist, at zero, from the start of the process.
+// and buckets that etcd 3.7 gives it, so alerts and dashboards work unchanged; what
+// etcd has no name for begins with quorate_. Series without labels exist, at zero, from the start of the process.
 package metrics
 
 import "github.com/prometheus/client_golang/prometheus"

@@ -452,8 +452,10 @@ func (m *Member) openEngine(dir string) (engine.Engine, error) {
 	return pebble.Open(dir, pebble.Options{FS: m.cfg.FS, Logger: m.lg, GiveUp: m.rootCtx.Done(), OnFailure: func(err error) { m.storeFailed(dir, err) }, OnSpace: func(full bool) {
 		m.storeFull.Store(full)
 		if full {
+			metrics.DiskFull.WithLabelValues(metrics.FullStore).Set(1)
 			m.lg.Error("no room for the store: writes are refused until there is; free space on its disk", zap.String("dir", dir))
 		} else {
+			metrics.DiskFull.WithLabelValues(metrics.FullStore).Set(0)
 			m.lg.Info("the store has room again; writes are accepted", zap.String("dir", dir))
 		}
 	}})

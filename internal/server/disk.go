@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/membership"
+	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
 )
 
@@ -64,6 +65,7 @@ func (m *Member) patiently(ctx context.Context, what, dir string, step func() er
 // nothing; meanwhile new writes are refused (put.go).
 func (m *Member) waitForSpace(err error) bool {
 	if m.diskFull.CompareAndSwap(false, true) {
+		metrics.DiskFull.WithLabelValues(metrics.FullLog).Set(1)
 		m.lg.Error("no room for the raft log: writes are refused until there is; free space on its disk",
 			zap.String("dir", m.cfg.logDir()), zap.Error(err))
 	}

@@ -240,6 +240,7 @@ func (m *Member) writeGroup(w *replica.Write) bool {
 		}
 	}
 	if m.diskFull.CompareAndSwap(true, false) {
+		metrics.DiskFull.WithLabelValues(metrics.FullLog).Set(0)
 		m.lg.Info("the raft log has room again; writes are accepted")
 	}
 	return true
