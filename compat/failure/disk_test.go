@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
@@ -141,10 +142,12 @@ func TestFullDisk(t *testing.T) {
 		t.Errorf("compact: %v", err)
 	}
 	delete(d.acked, gone)
+	d.awaitShown(t, true)
 
 	// Room again, without a restart.
 	d.free(t)
 	child.Eventually(t, limit, "writes succeed once there is room", func() error { return d.put(c) })
+	d.awaitShown(t, false)
 	d.verify(t, c)
 
 	// Full again, and killed. A start on the full disk serves, or says what it waits for, which a
@@ -164,6 +167,31 @@ func TestFullDisk(t *testing.T) {
 	d.free(t)
 	_, c = d.serve(t)
 	d.verify(t, c)
+}
+
+// awaitShown waits until monitoring sees what the member says to clients: that a disk is full, if
+// it is named that of this part, or that none is.
+func (d *disk) awaitShown(t *testing.T, full bool, of ...string) {
+	t.Helper()
+	child.Eventually(t, limit, fmt.Sprintf("quorate_disk_full tells of a full disk: %v", full), func() error {
+		resp, err := http.Get("http://" + d.client + "/metrics")
+		if err != nil {
+			return err
+		}
+		defer resp.Body.Close()
+		body, err := io.ReadAll(resp.Body)
+		if err != nil {
+			return err
+		}
+		var shown []string
+		for _, m := range regexp.MustCompile(`(?m)^quorate_disk_full\{of="(\w+)"\} 1$`).FindAllSubmatch(body, -1) {
+			shown = append(shown, string(m[1]))
+		}
+		if len(shown) > 0 != full || len(of) > 0 && !slices.Equal(shown, of) {
+			return fmt.Errorf("full: %q", shown)
+		}
+		return nil
+	})
 }
 
 // endsBySignal asks the process to stop on the full disk.
@@ -186,10 +214,12 @@ func TestFullLogDisk(t *testing.T) {
 	p, c := d.serve(t, d.flags...)
 	d.putUntilFull(t, c)
 	d.verify(t, c)
+	d.awaitShown(t, true, "log")
 	p.Kill()
 	p = d.startFull(t)
 	d.free(t)
 	child.Eventually(t, limit, "writes succeed once there is room", func() error { return d.put(c) })
+	d.awaitShown(t, false)
 	d.verify(t, c)
 	d.free(t)
 	d.endsBySignal(t, p)
