@@ -13,7 +13,7 @@ ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 ETCDCTL35 := compat/bin/etcdctl35
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe tools compat bench bench-groups bench-millions clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe tools compat bench bench-groups bench-millions release release-test clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -44,7 +44,9 @@ help:
 	@echo 'make bench         us and real etcd 3.7.3 in turn; writes docs/performance.md'
 	@echo 'make bench-groups BENCH=pinned,quota   some groups of its rows; the figures of the others stay'
 	@echo 'make bench-millions what 1 and 10 million keys need; MILLIONS=1,10,30'
-	@echo 'make clean         remove bin/ and the data of make run'
+	@echo 'make release       dist/: archives and packages of this commit; docs/RELEASE.md'
+	@echo 'make release-test  a release made twice, compared to the byte'
+	@echo 'make clean         remove bin/, dist/ and the data of make run'
 
 build:
 	$(GO) build -trimpath -o $(BIN)/ ./cmd/...
@@ -55,7 +57,7 @@ run: build
 test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test secure hostile-test h2 mixed moving
 
 check:
-	@out=$$(gofmt -l cmd internal compat bench); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	@out=$$(gofmt -l cmd internal compat bench release); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	$(GO) test ./internal
 
@@ -146,5 +148,11 @@ bench-groups: build $(ETCD37)
 bench-millions: build
 	cd bench && $(GO) run . -ours $(CURDIR)/$(BIN)/etcd -millions $(MILLIONS) -out $(CURDIR)/docs/performance.md
 
+release:
+	cd release && $(GO) run . -out $(CURDIR)/dist
+
+release-test:
+	cd release && $(GO) test ./... -count=1 -timeout 20m
+
 clean:
-	rm -rf $(BIN) run
+	rm -rf $(BIN) run dist

@@ -40,32 +40,56 @@ const usage = `Usage:
       --initial-cluster m1=http://10.0.0.1:2380,m2=http://10.0.0.2:2380,m3=http://10.0.0.3:2380
 `
 
-// printFlags writes every flag with its default and what it does, by group.
-func printFlags(w io.Writer) {
+// Usage is the part of --help before the flags.
+func Usage() string { return usage }
+
+// FlagHelp is what --help says about one flag.
+type FlagHelp struct {
+	Group, Name, Default string
+	Text                 []string // lines
+}
+
+// Flags returns every flag in the order of --help.
+func Flags() []FlagHelp {
 	defaults := Default()
+	var out []FlagHelp
 	for _, group := range groups {
-		fmt.Fprintf(w, "\n%s:\n", group)
 		for _, o := range options {
 			if o.group == group {
-				printFlag(w, o, defaults)
+				out = append(out, helpOf(o, defaults))
 			}
+		}
+	}
+	return out
+}
+
+// printFlags writes every flag with its default and what it does, by group.
+func printFlags(w io.Writer) {
+	group := ""
+	for _, f := range Flags() {
+		if f.Group != group {
+			group = f.Group
+			fmt.Fprintf(w, "\n%s:\n", group)
+		}
+		fmt.Fprintf(w, "  --%s '%s'\n", f.Name, f.Default)
+		for _, line := range f.Text {
+			fmt.Fprintf(w, "    %s\n", line)
 		}
 	}
 	fmt.Fprintf(w, "\nUnsafe flags can break what consensus promises.\n")
 }
 
-func printFlag(w io.Writer, o option, defaults *Config) {
-	shown := o.shown
-	if shown == "" {
-		shown = textOf(o, defaults)
+func helpOf(o option, defaults *Config) FlagHelp {
+	f := FlagHelp{Group: string(o.group), Name: o.name, Default: o.shown, Text: []string{o.help + o.state.note()}}
+	if f.Default == "" {
+		f.Default = textOf(o, defaults)
 	}
-	fmt.Fprintf(w, "  --%s '%s'\n", o.name, shown)
-	fmt.Fprintf(w, "    %s%s\n", o.help, o.state.note())
 	if o.name == "feature-gates" {
 		for _, g := range known {
-			fmt.Fprintf(w, "    %s=true|false (%s - default=%t)\n", g.Name, strings.ToUpper(g.Stage), g.Default)
+			f.Text = append(f.Text, fmt.Sprintf("%s=true|false (%s - default=%t)", g.Name, strings.ToUpper(g.Stage), g.Default))
 		}
 	}
+	return f
 }
 
 // note is what --help says about options that do nothing.

@@ -90,6 +90,10 @@ func (a *app) rootCommand() *cobra.Command {
 	return root
 }
 
+// Command is the whole command line, for what is made of its help. It is not
+// meant to be run.
+func Command() *cobra.Command { return new(app).rootCommand() }
+
 // Knows tells whether word is a command.
 func Knows(word string) bool {
 	return slices.ContainsFunc(new(app).rootCommand().Commands(), func(c *cobra.Command) bool { return c.Name() == word || c.HasAlias(word) })

@@ -161,6 +161,10 @@ func (a *app) rootCommand() *cobra.Command {
 	return root
 }
 
+// Command is the whole command line, for what is made of its help. It is not
+// meant to be run.
+func Command() *cobra.Command { return new(app).rootCommand() }
+
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
