@@ -40,6 +40,7 @@ var order = []string{
 	"engine/pebble engine/mem engine/enginetest",
 	"engine",
 	"metrics",
+	"task",
 	"clock crash build durable",
 }
 

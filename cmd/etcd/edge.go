@@ -20,14 +20,22 @@ import (
 type edge struct{ *server.Member }
 
 var (
-	_ rpc.Backend         = (*server.Member)(nil)
 	_ httpapi.Backend     = (*edge)(nil)
 	_ httpapi.PeerBackend = peerEdge{}
 )
 
+// services are those of a member, as rpc calls them.
+func services(m *server.Member) rpc.Backend {
+	return rpc.Backend{Member: m, KV: m.KV, Watches: m.Watches, Leases: m.Leases, Members: m.Members,
+		Maintenance: m.Maintenance, Accounts: m.Accounts, Access: m.Access}
+}
+
+// Alarms returns the alarms that are active here.
+func (e *edge) Alarms() []*pb.AlarmMember { return e.Maintenance.Alarms() }
+
 // CheckRead reads one key, to see whether reading works.
 func (e *edge) CheckRead(ctx context.Context, serializable bool) error {
-	_, err := e.Member.Range(server.AsRoot(ctx), &pb.RangeRequest{KeysOnly: true, Limit: 1, Serializable: serializable})
+	_, err := e.KV.Range(server.AsRoot(ctx), &pb.RangeRequest{KeysOnly: true, Limit: 1, Serializable: serializable})
 	return err
 }
 
@@ -36,7 +44,7 @@ func (e *edge) Versions() (cluster, storage string) {
 	if v := e.Cluster().Version(); v.Decided() {
 		cluster = v.String()
 	}
-	return cluster, e.StorageVersion()
+	return cluster, e.Member.Versions.StorageVersion()
 }
 
 // RaftStatus is raft's state in the field names of etcd.
@@ -56,7 +64,7 @@ func (e *edge) PromoteMember(ctx context.Context, token string, id uint64) ([]by
 	if token != "" {
 		ctx = server.WithToken(ctx, token)
 	}
-	_, err := e.PromoteHere(ctx, id)
+	_, err := e.Member.Members.PromoteHere(ctx, id)
 	switch {
 	case err == nil:
 		return e.MembersJSON()
@@ -72,10 +80,7 @@ func (e *edge) PromoteMember(ctx context.Context, token string, id uint64) ([]by
 
 // DowngradeEnabled reports whether the cluster is being downgraded.
 func (e *edge) DowngradeEnabled(ctx context.Context) (bool, error) {
-	if err := e.Barrier(ctx); err != nil {
-		return false, err
-	}
-	return e.Cluster().Downgrade().Enabled, nil
+	return e.Member.Versions.DowngradeEnabled(ctx)
 }
 
 // peerEdge is the edge as other members see it.
@@ -83,10 +88,18 @@ type peerEdge struct{ *edge }
 
 // HashKV hashes the keys at a revision.
 func (e peerEdge) HashKV(ctx context.Context, rev int64) (*pb.HashKVResponse, error) {
-	h, err := e.Member.HashKV(ctx, rev)
+	h, err := e.Maintenance.HashKV(ctx, rev)
 	if err != nil {
 		return nil, err
 	}
 	return &pb.HashKVResponse{Header: &pb.ResponseHeader{Revision: h.CurrentRev},
 		Hash: h.Hash, CompactRevision: h.CompactRev, HashRevision: h.HashRev}, nil
+}
+
+// learner fits the member to what has it promoted.
+type learner struct{ *server.Member }
+
+// MemberPromote asks for the promotion of a member.
+func (l learner) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	return l.Members.MemberPromote(ctx, id)
 }

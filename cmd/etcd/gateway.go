@@ -23,7 +23,7 @@ const jsonPerByte = 4
 // the gRPC server without a port, so it needs neither an address nor TLS.
 func (p *process) serveGateway(o *httpapi.Options) {
 	if p.cfg.ClientTLS.ClientCertAuth {
-		o.RefuseNamed = p.member.AuthEnabled
+		o.RefuseNamed = p.member.Access.AuthEnabled
 	}
 	p.pipe = listen.NewPipe()
 	p.serveGRPC(p.pipe)

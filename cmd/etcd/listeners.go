@@ -147,7 +147,7 @@ func (p *process) report(err error) {
 }
 
 func (p *process) servePeers() {
-	leases := transport.LeaseHandler(p.member)
+	leases := transport.LeaseHandler(p.member.Leases)
 	h := httpapi.NewPeerHandler(peerEdge{p.edge}, httpapi.PeerOptions{
 		Logger: p.lg, RequestTimeout: p.cfg.RequestTimeout(), Raft: p.member.Transport().Handler(),
 		Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases},

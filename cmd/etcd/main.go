@@ -91,7 +91,7 @@ func run() int {
 		case s := <-signals:
 			lg.Info("received signal; shutting down", zap.String("signal", s.String()))
 			starting.End()
-			target, downgrade := p.member.DowngradeTarget()
+			target, downgrade := p.member.Versions.DowngradeTarget()
 			if p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals) && downgrade {
 				leaver{p.memberConfig, lg, notifyStopping}.leave(target, signals)
 			}

@@ -61,11 +61,11 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 			p.closeListeners()
 		}
 	}()
-	initialized, err := datadir.HasLog(vfs.Default, cfg.LogDir())
+	initialized, err := datadir.HasLog(vfs.Default, cfg.Layout().WAL())
 	if err != nil {
 		return nil, err
 	}
-	if initialized && cfg.Discovers() && datadir.NeverRan(cfg.LogDir()) {
+	if initialized && cfg.Discovers() && datadir.NeverRan(cfg.Layout().WAL()) {
 		initialized = false // it ended before its first entries, and only those it is to meet know them
 	}
 	if initialized {
@@ -117,7 +117,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	}
 	if initialized && cfg.FeatureGates.Enabled(config.InitialCorruptCheck) {
 		starting.Status("comparing the data with those of the other members")
-		if err := p.member.CheckInitial(ctx); err != nil {
+		if err := p.member.Integrity.CheckInitial(ctx); err != nil {
 			p.lg.Error("checkInitialHashKV failed", zap.Error(err))
 			p.member.Stop()
 			return nil, err
@@ -289,7 +289,7 @@ func (p *process) becomeVoter(ctx context.Context) {
 	case <-p.member.Failed():
 		return
 	}
-	if err := join.Promote(ctx, p.member, p.lg); err != nil && ctx.Err() == nil && !errors.Is(err, rpctypes.ErrGRPCStopped) {
+	if err := join.Promote(ctx, learner{p.member}, p.lg); err != nil && ctx.Err() == nil && !errors.Is(err, rpctypes.ErrGRPCStopped) {
 		p.lg.Error("this member stays a learner", zap.Error(err))
 	}
 }
@@ -304,7 +304,7 @@ func (p *process) serveClients() {
 		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
 	}
 	p.trace(&o)
-	p.grpc = rpc.NewServer(o, p.member)
+	p.grpc = rpc.NewServer(o, services(p.member))
 	ho := httpapi.OptionsFrom(cfg)
 	if cfg.EnableGRPCGateway {
 		p.serveGateway(&ho)

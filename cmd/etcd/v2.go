@@ -4,6 +4,8 @@ import (
 	"context"
 	"net/http"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"quorate/internal/command"
 	"quorate/internal/httpapi"
 	"quorate/internal/legacy/v2http"
@@ -12,15 +14,41 @@ import (
 )
 
 // v2Edge fits the member to what v2http calls.
-type v2Edge struct{ *server.Member }
+type v2Edge struct {
+	*server.V2
+	*server.Stats
+	m *server.Member
+}
 
 var _ v2http.Backend = v2Edge{}
 
+func (e v2Edge) ClusterID() uint64 { return e.m.ClusterID() }
+func (e v2Edge) Term() uint64      { return e.m.Term() }
+func (e v2Edge) Leader() uint64    { return e.m.Leader() }
+
+// CommittedIndex returns the index of the newest entry that is known to be committed.
+func (e v2Edge) CommittedIndex() uint64 { return e.m.CommittedIndex() }
+
 // Members returns all members, sorted by id.
-func (e v2Edge) Members() []membership.Member { return e.Cluster().Members() }
+func (e v2Edge) Members() []membership.Member { return e.m.Cluster().Members() }
 
 // IsRemoved reports whether there once was a member with this id.
-func (e v2Edge) IsRemoved(id uint64) bool { return e.Cluster().IsRemoved(id) }
+func (e v2Edge) IsRemoved(id uint64) bool { return e.m.Cluster().IsRemoved(id) }
+
+// MemberAdd adds a member.
+func (e v2Edge) MemberAdd(ctx context.Context, peerURLs []string, learner bool) (*pb.Member, []*pb.Member, error) {
+	return e.m.Members.MemberAdd(ctx, peerURLs, learner)
+}
+
+// MemberRemove removes a member for good.
+func (e v2Edge) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	return e.m.Members.MemberRemove(ctx, id)
+}
+
+// MemberUpdate gives a member new peer URLs.
+func (e v2Edge) MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error) {
+	return e.m.Members.MemberUpdate(ctx, id, peerURLs)
+}
 
 // checkV2 is the read behind /health while the v2 API is served.
 func (e v2Edge) checkV2(ctx context.Context) error {
@@ -31,7 +59,7 @@ func (e v2Edge) checkV2(ctx context.Context) error {
 // serveV2 puts the v2 API onto the client's HTTP handler.
 func (p *process) serveV2(o *httpapi.Options) {
 	p.lg.Warn("--enable-v2 is deprecated: etcd 3.6 and later do not have the v2 API")
-	e := v2Edge{p.member}
+	e := v2Edge{V2: p.member.V2, Stats: p.member.Stats, m: p.member}
 	o.CheckV2 = e.checkV2
 	h := v2http.NewHandler(e, v2http.Options{Logger: p.lg, RequestTimeout: p.cfg.RequestTimeout(), ClientCertAuth: p.cfg.ClientTLS.ClientCertAuth})
 	if o.Extra == nil {

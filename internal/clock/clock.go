@@ -2,7 +2,7 @@
 //
 // In: nothing but the passing of time, or a test that moves it. Out: the time,
 // and callbacks at a later time. Always true: code that is given a Clock takes
-// time from nowhere else, so a simulator decides what o'clock it is.
+// time from nowhere else, so a simulator or a test decides what the current time is.
 package clock
 
 import (

@@ -12,9 +12,11 @@ package config
 import (
 	"net"
 	"net/url"
-	"path/filepath"
 	"time"
 
+	"quorate/internal/datadir"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 )
 
@@ -314,15 +316,9 @@ func (c *Config) RequestTimeout() time.Duration {
 	return 5*time.Second + 2*c.ElectionTimeout()
 }
 
-// MemberDir is where everything of this member is kept.
-func (c *Config) MemberDir() string { return filepath.Join(c.DataDir, "member") }
-
-// LogDir is where the raft log is kept.
-func (c *Config) LogDir() string {
-	if c.WALDir != "" {
-		return c.WALDir
-	}
-	return filepath.Join(c.MemberDir(), "wal")
+// Layout names the files of the member.
+func (c *Config) Layout() datadir.Layout {
+	return datadir.Layout{FS: vfs.Default, DataDir: c.DataDir, WALDir: c.WALDir}
 }
 
 // minFlush keeps the store's tables from becoming too small to be worth their files.

@@ -79,7 +79,7 @@ func TestSources(t *testing.T) {
 	}{
 		{"name", "m1", "name: m1", func(c *Config) any { return c.Name }, "m1"},
 		{"data-dir", "/d", "data-dir: /d", func(c *Config) any { return c.DataDir }, "/d"},
-		{"wal-dir", "/w", "wal-dir: /w", func(c *Config) any { return c.LogDir() }, "/w"},
+		{"wal-dir", "/w", "wal-dir: /w", func(c *Config) any { return c.Layout().WAL() }, "/w"},
 		{"heartbeat-interval", "50", "heartbeat-interval: 50", func(c *Config) any { return c.Tick() }, 50 * time.Millisecond},
 		{"election-timeout", "1999", "election-timeout: 1999", func(c *Config) any { return c.ElectionTicks() }, 19},
 		{"initial-election-tick-advance", "false", "initial-election-tick-advance: false", func(c *Config) any { return c.InitialElectionTickAdvance }, false},

@@ -31,7 +31,7 @@ func (c *Config) LogStart(initialized bool) {
 		zap.String("data-dir", c.DataDir),
 		zap.String("wal-dir", c.WALDir),
 		zap.String("wal-dir-dedicated", c.WALDir),
-		zap.String("member-dir", c.MemberDir()),
+		zap.String("member-dir", c.Layout().Member()),
 		zap.Bool("force-new-cluster", c.ForceNewCluster),
 		zap.String("heartbeat-interval", c.Tick().String()),
 		zap.String("election-timeout", c.ElectionTimeout().String()),

@@ -150,7 +150,7 @@ func TestAbandon(t *testing.T) {
 	before := tree(t, l.FS, "data")
 	tk, err := Begin(ctx, l, opt)
 	must(t, err)
-	must(t, errors.Join(durable.WriteFile(l.FS, l.Owner(), []byte("x")), tk.Abandon(nil), tk.Abandon(nil)))
+	must(t, errors.Join(l.WriteOwner(1, 2), tk.Abandon(nil), tk.Abandon(nil)))
 	if now := tree(t, l.FS, "data"); strings.Join(now, "\n") != strings.Join(before, "\n") {
 		t.Errorf("left:\n%s\nwas\n%s", strings.Join(now, "\n"), strings.Join(before, "\n"))
 	}

@@ -88,7 +88,12 @@ const (
 	left task = "left-for-etcd"
 )
 
+// readPointer is the beginning of whatever is done with a directory, so it refuses one
+// of a format that is not known.
 func (l Layout) readPointer() (pointer, error) {
+	if err := l.CheckFormat(); err != nil {
+		return pointer{}, err
+	}
 	b, err := ReadNote(l.FS, l.pointerFile())
 	if errors.Is(err, os.ErrNotExist) {
 		return pointer{store: "store"}, nil

@@ -21,15 +21,15 @@ import (
 // known; a nil header or revision 0 means the current revision. rpc fills in
 // the rest of the header and may keep and change the response. Requests belong
 // to the backend once they are handed over, and hold no memory that is reused.
-type Backend interface {
-	Member
-	KV
-	Lessor
-	Cluster
-	Maintenance
-	Auth
-	// Hub is where watch streams begin.
-	Hub() *watch.Hub
+type Backend struct {
+	Member      Member
+	KV          KV
+	Watches     Watches
+	Leases      Leases
+	Members     Members
+	Maintenance Maintenance
+	Accounts    Accounts
+	Access      Access
 }
 
 // Member is who answers and in which state it is. Its methods are called on
@@ -72,9 +72,9 @@ type KV interface {
 	Compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error)
 }
 
-// Lessor serves leases. An unknown lease is lease.ErrLeaseNotFound or
+// Leases serves leases. An unknown lease is lease.ErrLeaseNotFound or
 // rpctypes.ErrGRPCLeaseNotFound.
-type Lessor interface {
+type Leases interface {
 	LeaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error)
 	LeaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error)
 	// LeaseRenew returns the full TTL in seconds, asking the leader if this
@@ -85,8 +85,8 @@ type Lessor interface {
 	LeaseLeases(ctx context.Context) (*pb.LeaseLeasesResponse, error)
 }
 
-// Cluster serves the membership. Lists are sorted by member ID.
-type Cluster interface {
+// Members serves the membership. Lists are sorted by member ID.
+type Members interface {
 	// MemberAdd gets parsed, sorted URLs.
 	MemberAdd(ctx context.Context, peerURLs []string, learner bool) (added *pb.Member, all []*pb.Member, err error)
 	MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error)
@@ -113,18 +113,27 @@ type Maintenance interface {
 	Downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error)
 }
 
-// Auth serves users and roles, and decides who may do what. The other services
-// decide for themselves, but for those methods of KV and Maintenance that need
-// the role root or just some user; rpc asks before it calls these.
-type Auth interface {
+// Access decides who may make a call. The services decide for themselves, but for those
+// methods of KV and Maintenance that need the role root or just some user; rpc asks
+// before it calls these.
+type Access interface {
 	// RequireRoot refuses a call of a user who does not hold the role root.
 	RequireRoot(ctx context.Context) error
 	// RequireUser refuses a call of nobody.
 	RequireUser(ctx context.Context) error
+}
+
+// Watches serves watchers.
+type Watches interface {
+	// Hub is where watch streams begin.
+	Hub() *watch.Hub
 	// CreateWatch creates a watcher on ws as watch.Stream.Create does, if the
 	// caller may read its keys, and ends it when that is no longer so.
 	CreateWatch(ctx context.Context, ws *watch.Stream, req *pb.WatchCreateRequest) error
+}
 
+// Accounts serves users and roles.
+type Accounts interface {
 	AuthEnable(context.Context, *pb.AuthEnableRequest) (*pb.AuthEnableResponse, error)
 	AuthDisable(context.Context, *pb.AuthDisableRequest) (*pb.AuthDisableResponse, error)
 	AuthStatus(context.Context, *pb.AuthStatusRequest) (*pb.AuthStatusResponse, error)

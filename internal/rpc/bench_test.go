@@ -39,9 +39,9 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// noop is a Backend that does nothing.
+// noop is a member that does nothing.
 type noop struct {
-	Backend
+	wholeMember
 	hub *watch.Hub
 	rev atomic.Int64
 }
@@ -96,7 +96,7 @@ func benchServer() {
 	}
 	n := new(noop)
 	n.hub = watch.NewHub(noHistory{n}, clock.Real{}, watch.Options{})
-	s := NewServer(Options{MaxRequestBytes: 1572864, MaxTxnOps: 128, ElectionTimeout: time.Second}, n)
+	s := NewServer(Options{MaxRequestBytes: 1572864, MaxTxnOps: 128, ElectionTimeout: time.Second}, fit(n))
 	go s.Serve(lis)
 	if name := os.Getenv(benchEnv); strings.HasPrefix(name, "/") {
 		f, err := os.Create(name)
@@ -188,7 +188,7 @@ func (p *benchProcess) dial() *grpc.ClientConn {
 }
 
 // BenchmarkServer measures what a request to a member that does nothing costs
-// the server: the floor under everything else.
+// the server: the floor under wholeMember else.
 func BenchmarkServer(b *testing.B) {
 	put := &pb.PutRequest{Key: make([]byte, 32), Value: make([]byte, 256)}
 	get := &pb.RangeRequest{Key: make([]byte, 32)}

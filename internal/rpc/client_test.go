@@ -57,7 +57,7 @@ func TestClientVersion(t *testing.T) {
 
 // gRPC clients cannot send metadata that is not UTF-8, so admit gets it here.
 func TestClientVersionNotUTF8(t *testing.T) {
-	e := &edge{b: newFake(t)}
+	e := &edge{b: fit(newFake(t))}
 	ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs(rpctypes.MetadataClientAPIVersionKey, "\xff"))
 	if _, err := e.admit(ctx, newClientVersions("unary"), false); err != rpctypes.ErrGRPCInvalidClientAPIVersion {
 		t.Errorf("got %v", err)

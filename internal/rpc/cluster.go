@@ -28,7 +28,7 @@ func (e *edge) memberAdd(ctx context.Context, req *pb.MemberAddRequest) (*pb.Mem
 	if err != nil {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
-	added, all, err := e.b.MemberAdd(ctx, urls.StringSlice(), req.IsLearner)
+	added, all, err := e.b.Members.MemberAdd(ctx, urls.StringSlice(), req.IsLearner)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func (e *edge) memberAdd(ctx context.Context, req *pb.MemberAddRequest) (*pb.Mem
 }
 
 func (e *edge) memberRemove(ctx context.Context, req *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	all, err := e.b.MemberRemove(ctx, req.ID)
+	all, err := e.b.Members.MemberRemove(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -44,7 +44,7 @@ func (e *edge) memberRemove(ctx context.Context, req *pb.MemberRemoveRequest) (*
 }
 
 func (e *edge) memberUpdate(ctx context.Context, req *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
-	all, err := e.b.MemberUpdate(ctx, req.ID, req.PeerURLs)
+	all, err := e.b.Members.MemberUpdate(ctx, req.ID, req.PeerURLs)
 	if err != nil {
 		return nil, err
 	}
@@ -52,7 +52,7 @@ func (e *edge) memberUpdate(ctx context.Context, req *pb.MemberUpdateRequest) (*
 }
 
 func (e *edge) memberList(ctx context.Context, req *pb.MemberListRequest) (*pb.MemberListResponse, error) {
-	all, err := e.b.MemberList(ctx, req.Linearizable)
+	all, err := e.b.Members.MemberList(ctx, req.Linearizable)
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +60,7 @@ func (e *edge) memberList(ctx context.Context, req *pb.MemberListRequest) (*pb.M
 }
 
 func (e *edge) memberPromote(ctx context.Context, req *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	all, err := e.b.MemberPromote(ctx, req.ID)
+	all, err := e.b.Members.MemberPromote(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}

@@ -53,10 +53,10 @@ func until(end, ctx context.Context) (_ context.Context, cut context.CancelCause
 // and the metadata of the call. needLeader reports the client's wish that the
 // call end when the leader is lost.
 func (e *edge) admit(ctx context.Context, versions *clientVersions, learnerMayServe bool) (needLeader bool, err error) {
-	if !e.b.Capable() {
+	if !e.b.Member.Capable() {
 		return false, rpctypes.ErrGRPCNotCapable
 	}
-	if !learnerMayServe && e.b.IsLearner() {
+	if !learnerMayServe && e.b.Member.IsLearner() {
 		return false, rpctypes.ErrGRPCNotSupportedForLearner
 	}
 	version := unknownVersion
@@ -68,7 +68,7 @@ func (e *edge) admit(ctx context.Context, versions *clientVersions, learnerMaySe
 	}
 	versions.inc(version)
 	if v := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataRequireLeaderKey); len(v) > 0 && v[0] == rpctypes.MetadataHasLeader {
-		if e.b.Leader() == 0 {
+		if e.b.Member.Leader() == 0 {
 			return true, rpctypes.ErrGRPCNoLeader
 		}
 		return true, nil
@@ -95,9 +95,9 @@ func (e *edge) seriesOf(full string, fromClient, fromServer bool) *methodSeries 
 // header is the header of an answer at rev, where 0 means now.
 func (e *edge) header(rev int64) wire.Header {
 	if rev == 0 {
-		rev = e.b.Rev()
+		rev = e.b.Member.Rev()
 	}
-	return wire.Header{ClusterID: e.clusterID, MemberID: e.memberID, Revision: rev, Term: e.b.Term()}
+	return wire.Header{ClusterID: e.clusterID, MemberID: e.memberID, Revision: rev, Term: e.b.Member.Term()}
 }
 
 // fill completes the header of a response.
@@ -105,16 +105,16 @@ func (e *edge) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	if h == nil {
 		h = new(pb.ResponseHeader)
 	}
-	h.ClusterId, h.MemberId, h.RaftTerm = e.clusterID, e.memberID, e.b.Term()
+	h.ClusterId, h.MemberId, h.RaftTerm = e.clusterID, e.memberID, e.b.Member.Term()
 	if h.Revision == 0 {
-		h.Revision = e.b.Rev()
+		h.Revision = e.b.Member.Rev()
 	}
 	return h
 }
 
 // bare is the header of answers that tell no revision.
 func (e *edge) bare() *pb.ResponseHeader {
-	return &pb.ResponseHeader{ClusterId: e.clusterID, MemberId: e.memberID, RaftTerm: e.b.Term()}
+	return &pb.ResponseHeader{ClusterId: e.clusterID, MemberId: e.memberID, RaftTerm: e.b.Member.Term()}
 }
 
 // unary describes a method whose request is decoded into a Q.

@@ -33,7 +33,7 @@ const (
 	fakeTerm    = uint64(7)
 )
 
-// fake is a Backend with a small store: one value per key, and the history of
+// fake is a member with a small store: one value per key, and the history of
 // changes that watch needs.
 type fake struct {
 	leader  atomic.Uint64
@@ -357,10 +357,26 @@ func testOptions() Options {
 }
 
 // serve starts a server over an in-memory listener and returns a way to dial it.
-func serve(t testing.TB, o Options, b Backend) func(context.Context, string) (net.Conn, error) {
+// wholeMember is a member of one piece.
+type wholeMember interface {
+	Member
+	KV
+	Watches
+	Leases
+	Members
+	Maintenance
+	Accounts
+	Access
+}
+
+func fit(m wholeMember) Backend {
+	return Backend{Member: m, KV: m, Watches: m, Leases: m, Members: m, Maintenance: m, Accounts: m, Access: m}
+}
+
+func serve(t testing.TB, o Options, b wholeMember) func(context.Context, string) (net.Conn, error) {
 	t.Helper()
 	lis := bufconn.Listen(1 << 20)
-	s := NewServer(o, b)
+	s := NewServer(o, fit(b))
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(lis) }()
 	t.Cleanup(func() {

@@ -90,9 +90,9 @@ func (e *edge) innerDelete(ctx context.Context, key []byte) (*pb.ResponseHeader,
 // innerWatch watches the keys of req and hands each event to f, with the header
 // of the response that brought it, until f has had enough or fails.
 func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f func(h *pb.ResponseHeader, ev *mvccpb.Event) (enough bool, err error)) error {
-	ws := e.b.Hub().NewStream(ctx)
+	ws := e.b.Watches.Hub().NewStream(ctx)
 	defer ws.Close()
-	if err := e.b.CreateWatch(ctx, ws, req); err != nil {
+	if err := e.b.Watches.CreateWatch(ctx, ws, req); err != nil {
 		return e.asWatcher(ctx, err)
 	}
 	for {

@@ -26,7 +26,7 @@ func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) 
 	if err := checkRange(&c.req); err != nil {
 		return nil, err
 	}
-	res, err := e.b.Range(ctx, &c.req)
+	res, err := e.b.KV.Range(ctx, &c.req)
 	if err != nil {
 		return nil, err
 	}
@@ -43,7 +43,7 @@ func (e *edge) rangeStream(s *stream) error {
 		return err
 	}
 	var held [][]byte
-	revision, count, more, err := e.b.RangeStream(s.Context(), &c.req, func(kvs [][]byte) error {
+	revision, count, more, err := e.b.KV.RangeStream(s.Context(), &c.req, func(kvs [][]byte) error {
 		if len(held) > 0 {
 			if err := s.SendMsg(&rangeChunk{kvs: held}); err != nil {
 				return err
@@ -63,7 +63,7 @@ func (e *edge) put(ctx context.Context, c *putCall) (*pb.PutResponse, error) {
 	if err := checkPut(&c.req); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.Put(ctx, &c.req, c.raw)
+	resp, err := e.b.KV.Put(ctx, &c.req, c.raw)
 	if err != nil {
 		return nil, err
 	}
@@ -75,7 +75,7 @@ func (e *edge) deleteRange(ctx context.Context, c *deleteCall) (*pb.DeleteRangeR
 	if err := checkDelete(&c.req); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.DeleteRange(ctx, &c.req, c.raw)
+	resp, err := e.b.KV.DeleteRange(ctx, &c.req, c.raw)
 	if err != nil {
 		return nil, err
 	}
@@ -87,7 +87,7 @@ func (e *edge) txn(ctx context.Context, c *txnCall) (*pb.TxnResponse, error) {
 	if err := checkTxn(&c.req, e.o.MaxTxnOps); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.Txn(ctx, &c.req, c.raw)
+	resp, err := e.b.KV.Txn(ctx, &c.req, c.raw)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (e *edge) txn(ctx context.Context, c *txnCall) (*pb.TxnResponse, error) {
 }
 
 func (e *edge) compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error) {
-	resp, err := e.b.Compact(ctx, req)
+	resp, err := e.b.KV.Compact(ctx, req)
 	if err != nil {
 		return nil, err
 	}

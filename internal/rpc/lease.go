@@ -27,7 +27,7 @@ func (e *edge) leaseDesc() service {
 }
 
 func (e *edge) leaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
-	resp, err := e.b.LeaseGrant(ctx, req)
+	resp, err := e.b.Leases.LeaseGrant(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -36,7 +36,7 @@ func (e *edge) leaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.L
 }
 
 func (e *edge) leaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
-	resp, err := e.b.LeaseRevoke(ctx, req)
+	resp, err := e.b.Leases.LeaseRevoke(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +50,7 @@ func leaseNotFound(err error) bool {
 
 func (e *edge) leaseTimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	id := req.ID
-	resp, err := e.b.TimeToLive(ctx, req)
+	resp, err := e.b.Leases.TimeToLive(ctx, req)
 	if leaseNotFound(err) {
 		resp, err = &pb.LeaseTimeToLiveResponse{ID: id, TTL: -1}, nil
 	}
@@ -62,7 +62,7 @@ func (e *edge) leaseTimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveReque
 }
 
 func (e *edge) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
-	resp, err := e.b.LeaseLeases(ctx)
+	resp, err := e.b.Leases.LeaseLeases(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +96,7 @@ func (e *edge) renewAll(s *stream) error {
 		// The header comes first: a revision from after the renewal could be
 		// one at which the lease is gone again.
 		reply := &keepAliveReply{header: e.header(0), id: c.req.ID}
-		ttl, err := e.b.LeaseRenew(s.Context(), c.req.ID)
+		ttl, err := e.b.Leases.LeaseRenew(s.Context(), c.req.ID)
 		if err != nil && !leaseNotFound(err) {
 			return err
 		}

@@ -32,14 +32,14 @@ func (e *edge) maintenanceDesc() service {
 }
 
 func (e *edge) alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmResponse, error) {
-	require := e.b.RequireRoot
+	require := e.b.Access.RequireRoot
 	if req.Action == pb.AlarmRequest_GET {
-		require = e.b.RequireUser
+		require = e.b.Access.RequireUser
 	}
 	if err := require(ctx); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.Alarm(ctx, req)
+	resp, err := e.b.Maintenance.Alarm(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -48,10 +48,10 @@ func (e *edge) alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmRespon
 }
 
 func (e *edge) status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
-	if err := e.b.RequireUser(ctx); err != nil {
+	if err := e.b.Access.RequireUser(ctx); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.Status(ctx)
+	resp, err := e.b.Maintenance.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -65,7 +65,7 @@ func (e *edge) defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.Def
 		e.health.set(false)
 		defer e.health.set(true)
 	}
-	if err := e.b.Defragment(ctx); err != nil {
+	if err := e.b.Maintenance.Defragment(ctx); err != nil {
 		e.lg.Warn("defragmentation failed", zap.Error(err))
 		return nil, err
 	}
@@ -74,7 +74,7 @@ func (e *edge) defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.Def
 }
 
 func (e *edge) hash(ctx context.Context, _ *pb.HashRequest) (*pb.HashResponse, error) {
-	h, err := e.b.Hash(ctx)
+	h, err := e.b.Maintenance.Hash(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -82,7 +82,7 @@ func (e *edge) hash(ctx context.Context, _ *pb.HashRequest) (*pb.HashResponse, e
 }
 
 func (e *edge) hashKV(ctx context.Context, req *pb.HashKVRequest) (*pb.HashKVResponse, error) {
-	h, err := e.b.HashKV(ctx, req.Revision)
+	h, err := e.b.Maintenance.HashKV(ctx, req.Revision)
 	if err != nil {
 		return nil, err
 	}
@@ -95,14 +95,14 @@ func (e *edge) hashKV(ctx context.Context, req *pb.HashKVRequest) (*pb.HashKVRes
 }
 
 func (e *edge) moveLeader(ctx context.Context, req *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
-	if err := e.b.MoveLeader(ctx, req.TargetID); err != nil {
+	if err := e.b.Maintenance.MoveLeader(ctx, req.TargetID); err != nil {
 		return nil, err
 	}
 	return &pb.MoveLeaderResponse{}, nil
 }
 
 func (e *edge) downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
-	resp, err := e.b.Downgrade(ctx, req)
+	resp, err := e.b.Maintenance.Downgrade(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -119,15 +119,15 @@ func (e *edge) snapshot(s *stream) (err error) {
 	if err := s.RecvMsg(new(pb.SnapshotRequest)); err != nil {
 		return err
 	}
-	if err := e.b.RequireRoot(s.Context()); err != nil {
+	if err := e.b.Access.RequireRoot(s.Context()); err != nil {
 		return err
 	}
-	st, err := e.b.Status(s.Context())
+	st, err := e.b.Maintenance.Status(s.Context())
 	if err != nil {
 		return err
 	}
 	version := st.StorageVersion
-	file, size, err := e.b.SnapshotFile(s.Context())
+	file, size, err := e.b.Maintenance.SnapshotFile(s.Context())
 	if err != nil {
 		return err
 	}

@@ -2,5 +2,8 @@ package rpc
 
 import "quorate/internal/server"
 
-// A member is what the edge is for.
-var _ Backend = (*server.Member)(nil)
+// A member's services are what the edge is for.
+func _(m *server.Member) Backend {
+	return Backend{Member: m, KV: m.KV, Watches: m.Watches, Leases: m.Leases, Members: m.Members,
+		Maintenance: m.Maintenance, Accounts: m.Accounts, Access: m.Access}
+}

@@ -106,7 +106,7 @@ func NewServer(o Options, b Backend) *Server {
 		o.ElectionTimeout = time.Second
 	}
 	if o.Tracer != nil {
-		b = traced{b, o.Tracer}
+		b = traced(b, o.Tracer)
 	}
 	o.debug = o.Logger.Core().Enabled(zap.DebugLevel)
 	stopping, endStreams := context.WithCancelCause(context.Background())
@@ -115,13 +115,13 @@ func NewServer(o Options, b Backend) *Server {
 		b:              b,
 		o:              o,
 		lg:             o.Logger,
-		clusterID:      b.ClusterID(),
-		memberID:       b.MemberID(),
+		clusterID:      b.Member.ClusterID(),
+		memberID:       b.Member.MemberID(),
 		methods:        make(map[string]*methodSeries),
 		late:           make(map[string]*methodSeries),
 		unaryVersions:  newClientVersions("unary"),
 		streamVersions: newClientVersions("stream"),
-		leaders:        &leaderWatch{leader: b.Leader, every: o.ElectionTimeout, streams: make(map[*cutter]struct{})},
+		leaders:        &leaderWatch{leader: b.Member.Leader, every: o.ElectionTimeout, streams: make(map[*cutter]struct{})},
 		health:         healthSwitch{health.NewServer(), o.Logger},
 	}
 	s := h2.New(e.serverOptions())

@@ -11,11 +11,27 @@ import (
 	"quorate/internal/watch"
 )
 
-// traced is a Backend that puts a span around each request, with etcd's names.
-// Without tracing there is none of it on the way.
-type traced struct {
-	Backend
-	tracer trace.Tracer
+// The services below put a span around each request, with etcd's names. Without
+// tracing there is none of it on the way.
+type (
+	tracedKV struct {
+		KV
+		tracer trace.Tracer
+	}
+	tracedLeases struct {
+		Leases
+		tracer trace.Tracer
+	}
+	tracedWatches struct {
+		Watches
+		tracer trace.Tracer
+	}
+)
+
+// traced puts the spans around the services of b.
+func traced(b Backend, t trace.Tracer) Backend {
+	b.KV, b.Leases, b.Watches = tracedKV{b.KV, t}, tracedLeases{b.Leases, t}, tracedWatches{b.Watches, t}
+	return b
 }
 
 // within runs a request in a span, and notes an error of a write there.
@@ -36,8 +52,8 @@ func recorded[R any](ctx context.Context, t trace.Tracer, name string, f func(co
 	}, attrs...)
 }
 
-func (t traced) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
-	return within(ctx, t.tracer, "range", func(ctx context.Context) (*mvcc.RangeResult, error) { return t.Backend.Range(ctx, r) },
+func (t tracedKV) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
+	return within(ctx, t.tracer, "range", func(ctx context.Context) (*mvcc.RangeResult, error) { return t.KV.Range(ctx, r) },
 		append(ofRange(r), attribute.Bool("keys_only", r.KeysOnly))...)
 }
 
@@ -48,25 +64,25 @@ func ofRange(r *pb.RangeRequest) []attribute.KeyValue {
 	}
 }
 
-func (t traced) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func([][]byte) error) (revision, count int64, more bool, err error) {
+func (t tracedKV) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func([][]byte) error) (revision, count int64, more bool, err error) {
 	ctx, span := t.tracer.Start(ctx, "range_streaming", trace.WithAttributes(ofRange(r)...))
 	defer span.End()
-	return t.Backend.RangeStream(ctx, r, emit)
+	return t.KV.RangeStream(ctx, r, emit)
 }
 
-func (t traced) Put(ctx context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResponse, error) {
-	return recorded(ctx, t.tracer, "put", func(ctx context.Context) (*pb.PutResponse, error) { return t.Backend.Put(ctx, r, raw) },
+func (t tracedKV) Put(ctx context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResponse, error) {
+	return recorded(ctx, t.tracer, "put", func(ctx context.Context) (*pb.PutResponse, error) { return t.KV.Put(ctx, r, raw) },
 		attribute.String("key", string(r.Key)))
 }
 
-func (t traced) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error) {
-	return recorded(ctx, t.tracer, "delete_range", func(ctx context.Context) (*pb.DeleteRangeResponse, error) { return t.Backend.DeleteRange(ctx, r, raw) },
+func (t tracedKV) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error) {
+	return recorded(ctx, t.tracer, "delete_range", func(ctx context.Context) (*pb.DeleteRangeResponse, error) { return t.KV.DeleteRange(ctx, r, raw) },
 		attribute.String("range_begin", string(r.Key)), attribute.String("range_end", string(r.RangeEnd)))
 }
 
-func (t traced) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.TxnResponse, error) {
+func (t tracedKV) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.TxnResponse, error) {
 	key, kind, lease := firstOp(r.Success)
-	return recorded(ctx, t.tracer, "txn", func(ctx context.Context) (*pb.TxnResponse, error) { return t.Backend.Txn(ctx, r, raw) },
+	return recorded(ctx, t.tracer, "txn", func(ctx context.Context) (*pb.TxnResponse, error) { return t.KV.Txn(ctx, r, raw) },
 		attribute.String("compare_first_key", firstCompared(r.Compare)),
 		attribute.String("success_first_key", key), attribute.String("success_first_type", kind), attribute.Int64("success_first_lease", lease),
 		attribute.Int("compare_len", len(r.Compare)), attribute.Int("success_len", len(r.Success)), attribute.Int("failure_len", len(r.Failure)),
@@ -123,14 +139,14 @@ func onlyRanges(ops []*pb.RequestOp) bool {
 	return true
 }
 
-func (t traced) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
-	return within(ctx, t.tracer, "compact", func(ctx context.Context) (*pb.CompactionResponse, error) { return t.Backend.Compact(ctx, r) },
+func (t tracedKV) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	return within(ctx, t.tracer, "compact", func(ctx context.Context) (*pb.CompactionResponse, error) { return t.KV.Compact(ctx, r) },
 		attribute.Bool("is_physical", r.Physical), attribute.Int64("rev", r.Revision))
 }
 
-func (t traced) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+func (t tracedLeases) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
 	return recorded(ctx, t.tracer, "lease_grant", func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
-		resp, err := t.Backend.LeaseGrant(ctx, r)
+		resp, err := t.Leases.LeaseGrant(ctx, r)
 		if err == nil {
 			trace.SpanFromContext(ctx).SetAttributes(attribute.Int64("id", resp.ID)) // the server may have chosen it
 		}
@@ -138,21 +154,21 @@ func (t traced) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.Le
 	}, attribute.Int64("id", r.ID), attribute.Int64("ttl", r.TTL))
 }
 
-func (t traced) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
-	return recorded(ctx, t.tracer, "lease_revoke", func(ctx context.Context) (*pb.LeaseRevokeResponse, error) { return t.Backend.LeaseRevoke(ctx, r) },
+func (t tracedLeases) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	return recorded(ctx, t.tracer, "lease_revoke", func(ctx context.Context) (*pb.LeaseRevokeResponse, error) { return t.Leases.LeaseRevoke(ctx, r) },
 		attribute.Int64("id", r.ID))
 }
 
-func (t traced) LeaseRenew(ctx context.Context, id int64) (int64, error) {
-	return within(ctx, t.tracer, "lease_renew", func(ctx context.Context) (int64, error) { return t.Backend.LeaseRenew(ctx, id) },
+func (t tracedLeases) LeaseRenew(ctx context.Context, id int64) (int64, error) {
+	return within(ctx, t.tracer, "lease_renew", func(ctx context.Context) (int64, error) { return t.Leases.LeaseRenew(ctx, id) },
 		attribute.Int64("id", id))
 }
 
-func (t traced) CreateWatch(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
+func (t tracedWatches) CreateWatch(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
 	// The span is that of the creation; what a watcher gets later has none.
 	ctx, span := t.tracer.Start(ctx, "watch", trace.WithAttributes(
 		attribute.String("key", string(r.Key)), attribute.String("range_end", string(r.RangeEnd)), attribute.Int64("start_rev", r.StartRevision),
 		attribute.Bool("progress_notify", r.ProgressNotify), attribute.Bool("prev_kv", r.PrevKv), attribute.Bool("fragment", r.Fragment)))
 	defer span.End()
-	return t.Backend.CreateWatch(ctx, ws, r)
+	return t.Watches.CreateWatch(ctx, ws, r)
 }

@@ -26,7 +26,7 @@ func (e *edge) watchDesc() service {
 // Whichever ends first ends the other: the receiver by closing the queue, the
 // sender by ending the call, which makes the receiver's RecvMsg fail.
 func (e *edge) watch(s *stream) error {
-	ws := e.b.Hub().NewStream(s.Context())
+	ws := e.b.Watches.Hub().NewStream(s.Context())
 	defer ws.Close()
 	received := make(chan error, 1)
 	go func() {
@@ -70,7 +70,7 @@ func (e *edge) receiveWatch(s *stream, ws *watch.Stream) error {
 		var err error
 		switch r := c.req.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
-			err = e.b.CreateWatch(s.Context(), ws, r.CreateRequest)
+			err = e.b.Watches.CreateWatch(s.Context(), ws, r.CreateRequest)
 		case *pb.WatchRequest_CancelRequest:
 			err = ws.Cancel(r.CancelRequest.WatchId)
 		case *pb.WatchRequest_ProgressRequest:
@@ -116,7 +116,7 @@ func (e *edge) sendWatch(s *stream, ws *watch.Stream) error {
 
 // sendAll sends r and what is queued behind it, and counts the events.
 func (w *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, err error) {
-	h := watch.Header{ClusterID: w.e.clusterID, MemberID: w.e.memberID, RaftTerm: w.e.b.Term()}
+	h := watch.Header{ClusterID: w.e.clusterID, MemberID: w.e.memberID, RaftTerm: w.e.b.Member.Term()}
 	for {
 		next, more, err := ws.TryNext()
 		if err != nil {

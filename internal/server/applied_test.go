@@ -21,42 +21,42 @@ func TestTruncationWaitsForRaft(t *testing.T) {
 	// A store that is busy for a moment: what comes meanwhile is applied before raft
 	// hears of any of it.
 	busy, done := make(chan struct{}), make(chan struct{})
-	f.m.applyq.push(replica.Work{Swap: func() { close(busy); <-done }})
+	f.m.driver.applyq.push(replica.Work{Swap: func() { close(busy); <-done }})
 	<-busy
 	var wg sync.WaitGroup
 	for i := range 8 {
 		wg.Go(func() {
 			for j := range 20 {
-				lead.m.Put(background(t), &pb.PutRequest{Key: fmt.Appendf(nil, "k/%d/%d", i, j)}, nil)
+				lead.m.KV.Put(background(t), &pb.PutRequest{Key: fmt.Appendf(nil, "k/%d/%d", i, j)}, nil)
 			}
 		})
 	}
 	wg.Wait()
-	last := lead.m.mach().Applied()
+	last := lead.m.replica.mach().Applied()
 	eventually(t, "all of it waits for the store", func() bool {
 		at, _ := f.m.log.LastIndex()
-		return at >= last && f.m.commit.Load() >= last
+		return at >= last && f.m.replica.commit.Load() >= last
 	})
-	f.m.coreMu.Lock()
+	f.m.driver.coreMu.Lock()
 	close(done)
-	eventually(t, "some of it is applied", func() bool { return f.m.mach().Applied() > f.m.core.Node().State().Applied+10 })
-	if err := f.m.truncateOnce(); err != nil {
+	eventually(t, "some of it is applied", func() bool { return f.m.replica.mach().Applied() > f.m.driver.core.Node().State().Applied+10 })
+	if err := f.m.logw.truncateOnce(); err != nil {
 		t.Error(err)
 	}
 	first, _ := f.m.log.FirstIndex()
-	if applied := f.m.core.Node().State().Applied; first > applied+1 {
+	if applied := f.m.driver.core.Node().State().Applied; first > applied+1 {
 		t.Errorf("the log begins at entry %d, raft has applied entry %d", first, applied)
 	}
-	f.m.coreMu.Unlock()
-	f.m.drive()
+	f.m.driver.coreMu.Unlock()
+	f.m.driver.drive()
 	c.isolate(lead)
 	eventually(t, "somebody else leads", func() bool {
-		l := f.m.Leader()
-		return l != 0 && l != lead.m.id
+		l := f.m.replica.Leader()
+		return l != 0 && l != lead.m.replica.id
 	})
 	lead.heal()
 	eventually(t, "the log is truncated", func() bool {
-		if err := f.m.truncateOnce(); err != nil {
+		if err := f.m.logw.truncateOnce(); err != nil {
 			t.Fatal(err)
 		}
 		first, _ := f.m.log.FirstIndex()

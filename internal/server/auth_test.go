@@ -45,7 +45,7 @@ func (n *node) login(user, password string) context.Context {
 	n.t.Helper()
 	var token string
 	n.again(user+" logs in", func(ctx context.Context) error {
-		r, err := n.m.Authenticate(ctx, &pb.AuthenticateRequest{Name: user, Password: password})
+		r, err := n.m.Accounts.Authenticate(ctx, &pb.AuthenticateRequest{Name: user, Password: password})
 		token = r.GetToken()
 		return err
 	})
@@ -55,7 +55,7 @@ func (n *node) login(user, password string) context.Context {
 func (n *node) permit(ctx context.Context, role, key, end string) {
 	n.t.Helper()
 	n.again("grant", func(context.Context) error {
-		_, err := n.m.RoleGrantPermission(ctx, &pb.AuthRoleGrantPermissionRequest{Name: role,
+		_, err := n.m.Accounts.RoleGrantPermission(ctx, &pb.AuthRoleGrantPermissionRequest{Name: role,
 			Perm: &authpb.Permission{PermType: authpb.Permission_READWRITE, Key: []byte(key), RangeEnd: []byte(end)}})
 		return err
 	})
@@ -67,27 +67,27 @@ func (n *node) enableAuth() {
 	n.t.Helper()
 	for _, user := range []string{auth.Root, "u"} {
 		n.again("add "+user, func(ctx context.Context) error {
-			_, err := n.m.UserAdd(ctx, &pb.AuthUserAddRequest{Name: user, Password: user})
+			_, err := n.m.Accounts.UserAdd(ctx, &pb.AuthUserAddRequest{Name: user, Password: user})
 			if errors.Is(err, auth.ErrUserAlreadyExist) {
 				return nil
 			}
 			return err
 		})
 		n.again("add role of "+user, func(ctx context.Context) error {
-			_, err := n.m.RoleAdd(ctx, &pb.AuthRoleAddRequest{Name: user})
+			_, err := n.m.Accounts.RoleAdd(ctx, &pb.AuthRoleAddRequest{Name: user})
 			if errors.Is(err, auth.ErrRoleAlreadyExist) {
 				return nil
 			}
 			return err
 		})
 		n.again("grant", func(ctx context.Context) error {
-			_, err := n.m.UserGrantRole(ctx, &pb.AuthUserGrantRoleRequest{User: user, Role: user})
+			_, err := n.m.Accounts.UserGrantRole(ctx, &pb.AuthUserGrantRoleRequest{User: user, Role: user})
 			return err
 		})
 	}
 	n.permit(background(n.t), "u", "a", "b")
 	n.again("enable", func(ctx context.Context) error {
-		_, err := n.m.AuthEnable(ctx, &pb.AuthEnableRequest{})
+		_, err := n.m.Accounts.AuthEnable(ctx, &pb.AuthEnableRequest{})
 		if errors.Is(err, auth.ErrUserEmpty) {
 			return nil // it is on
 		}
@@ -96,7 +96,7 @@ func (n *node) enableAuth() {
 	// A member that has not heard of it yet asks nobody who he is, and passes it on like that.
 	for _, x := range n.cluster.nodes {
 		if x.m != nil && x.handler.Load() != nil && !x.cut.Load() {
-			eventually(n.t, x.name+" knows that authentication is on", func() bool { return x.m.AuthEnabled() })
+			eventually(n.t, x.name+" knows that authentication is on", func() bool { return x.m.Access.AuthEnabled() })
 		}
 	}
 }
@@ -104,7 +104,7 @@ func (n *node) enableAuth() {
 func (n *node) putAs(ctx context.Context, key string) error {
 	var err error
 	eventually(n.t, "put "+key, func() bool {
-		_, err = n.m.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte("v")}, nil)
+		_, err = n.m.KV.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte("v")}, nil)
 		return err == nil || !retried(err)
 	})
 	return err
@@ -113,7 +113,7 @@ func (n *node) putAs(ctx context.Context, key string) error {
 func (n *node) getAs(ctx context.Context, key string, serializable bool) error {
 	var err error
 	eventually(n.t, "get "+key, func() bool {
-		_, err = n.m.Range(ctx, &pb.RangeRequest{Key: []byte(key), Serializable: serializable})
+		_, err = n.m.KV.Range(ctx, &pb.RangeRequest{Key: []byte(key), Serializable: serializable})
 		return err == nil || !retried(err)
 	})
 	return err
@@ -142,9 +142,9 @@ func TestAuthEverywhere(t *testing.T) {
 				{"get by nobody", n.getAs(background(t), "a1", true), auth.ErrUserEmpty},
 				{"get with an invented token", n.getAs(WithToken(background(t), "abc.1"), "a1", true), auth.ErrInvalidAuthToken},
 				{"get with what is no token", n.getAs(WithToken(background(t), "abc"), "a1", true), auth.ErrInvalidAuthToken},
-				{"list", second(n.m.MemberList(background(t), false)), auth.ErrUserEmpty},
-				{"remove a member", second(n.m.MemberRemove(user, 1)), auth.ErrPermissionDenied},
-				{"promote a member", second(n.m.MemberPromote(user, 1)), auth.ErrPermissionDenied},
+				{"list", second(n.m.Members.MemberList(background(t), false)), auth.ErrUserEmpty},
+				{"remove a member", second(n.m.Members.MemberRemove(user, 1)), auth.ErrPermissionDenied},
+				{"promote a member", second(n.m.Members.MemberPromote(user, 1)), auth.ErrPermissionDenied},
 				{"what the member does itself", n.getAs(AsRoot(background(t)), "b", true), nil},
 			} {
 				if !errors.Is(x.err, x.want) {
@@ -173,17 +173,17 @@ func TestLeasesOfOthers(t *testing.T) {
 			err  error
 			want error
 		}{
-			{"renew", second(n.m.LeaseRenew(user, 7)), nil},
-			{"renew that of others", second(n.m.LeaseRenew(user, 8)), auth.ErrPermissionDenied},
-			{"renew as nobody", second(n.m.LeaseRenew(nobody, 7)), auth.ErrUserEmpty},
-			{"keys", second(n.m.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 7, Keys: true})), nil},
-			{"keys of others", second(n.m.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 8, Keys: true})), auth.ErrPermissionDenied},
-			{"time of others", second(n.m.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 8})), nil},
-			{"time as nobody", second(n.m.TimeToLive(nobody, &pb.LeaseTimeToLiveRequest{ID: 8})), auth.ErrUserEmpty},
-			{"list", second(n.m.LeaseLeases(user)), auth.ErrPermissionDenied},
-			{"revoke that of others", second(n.m.LeaseRevoke(user, &pb.LeaseRevokeRequest{ID: 8})), auth.ErrPermissionDenied},
-			{"hang a key on that of others", second(n.m.Put(user, &pb.PutRequest{Key: []byte("a"), Lease: 8}, nil)), auth.ErrPermissionDenied},
-			{"grant as nobody", second(n.m.LeaseGrant(nobody, &pb.LeaseGrantRequest{TTL: 60})), auth.ErrUserEmpty},
+			{"renew", second(n.m.Leases.LeaseRenew(user, 7)), nil},
+			{"renew that of others", second(n.m.Leases.LeaseRenew(user, 8)), auth.ErrPermissionDenied},
+			{"renew as nobody", second(n.m.Leases.LeaseRenew(nobody, 7)), auth.ErrUserEmpty},
+			{"keys", second(n.m.Leases.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 7, Keys: true})), nil},
+			{"keys of others", second(n.m.Leases.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 8, Keys: true})), auth.ErrPermissionDenied},
+			{"time of others", second(n.m.Leases.TimeToLive(user, &pb.LeaseTimeToLiveRequest{ID: 8})), nil},
+			{"time as nobody", second(n.m.Leases.TimeToLive(nobody, &pb.LeaseTimeToLiveRequest{ID: 8})), auth.ErrUserEmpty},
+			{"list", second(n.m.Leases.LeaseLeases(user)), auth.ErrPermissionDenied},
+			{"revoke that of others", second(n.m.Leases.LeaseRevoke(user, &pb.LeaseRevokeRequest{ID: 8})), auth.ErrPermissionDenied},
+			{"hang a key on that of others", second(n.m.KV.Put(user, &pb.PutRequest{Key: []byte("a"), Lease: 8}, nil)), auth.ErrPermissionDenied},
+			{"grant as nobody", second(n.m.Leases.LeaseGrant(nobody, &pb.LeaseGrantRequest{TTL: 60})), auth.ErrUserEmpty},
 		} {
 			if !errors.Is(x.err, x.want) && !retried(x.err) {
 				t.Errorf("%s at %s: got %v, want %v", x.what, n.name, x.err, x.want)
@@ -227,19 +227,19 @@ func TestPasswordsWithoutPassword(t *testing.T) {
 		{"added with nothing", &pb.AuthUserAddRequest{HashedPassword: encoded}, nil, nil, []string{""}}, // etcdctl asks for one
 	} {
 		x.add.Name = x.name
-		if _, err := n.m.UserAdd(root, x.add); err != nil {
+		if _, err := n.m.Accounts.UserAdd(root, x.add); err != nil {
 			t.Fatal(err)
 		}
 		root = n.login(auth.Root, auth.Root)
 		if x.change != nil {
 			x.change.Name = x.name
-			if _, err := n.m.UserChangePassword(root, x.change); !errors.Is(err, x.err) {
+			if _, err := n.m.Accounts.UserChangePassword(root, x.change); !errors.Is(err, x.err) {
 				t.Errorf("%s: %v, want %v", x.name, err, x.err)
 			}
 		}
 		var opens []string
 		for _, password := range []string{"", "old", "new", "other", encoded, string(hash)} {
-			if _, err := n.m.Authenticate(background(t), &pb.AuthenticateRequest{Name: x.name, Password: password}); err == nil {
+			if _, err := n.m.Accounts.Authenticate(background(t), &pb.AuthenticateRequest{Name: x.name, Password: password}); err == nil {
 				opens = append(opens, password)
 			}
 		}
@@ -254,9 +254,9 @@ func TestPasswordsWithoutPassword(t *testing.T) {
 func TestWatchEndsWithPermission(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
-	before := n.m.Hub().NewStream(background(t)) // opened while everybody may do anything
+	before := n.m.Watches.Hub().NewStream(background(t)) // opened while everybody may do anything
 	defer before.Close()
-	if err := n.m.CreateWatch(background(t), before, &pb.WatchCreateRequest{Key: []byte("z")}); err != nil {
+	if err := n.m.Watches.CreateWatch(background(t), before, &pb.WatchCreateRequest{Key: []byte("z")}); err != nil {
 		t.Fatal(err)
 	}
 	n.enableAuth()
@@ -264,10 +264,10 @@ func TestWatchEndsWithPermission(t *testing.T) {
 	n.permit(root, "u", "c", "")
 	user := n.login("u", "u")
 
-	ws := n.m.Hub().NewStream(user)
+	ws := n.m.Watches.Hub().NewStream(user)
 	defer ws.Close()
 	for _, key := range []string{"a", "c", "z"} {
-		if err := n.m.CreateWatch(user, ws, &pb.WatchCreateRequest{Key: []byte(key)}); err != nil {
+		if err := n.m.Watches.CreateWatch(user, ws, &pb.WatchCreateRequest{Key: []byte(key)}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -293,7 +293,7 @@ func TestWatchEndsWithPermission(t *testing.T) {
 		}
 	}
 	n.again("revoke", func(context.Context) error {
-		_, err := n.m.RoleRevokePermission(root, &pb.AuthRoleRevokePermissionRequest{Role: "u", Key: []byte("a"), RangeEnd: []byte("b")})
+		_, err := n.m.Accounts.RoleRevokePermission(root, &pb.AuthRoleRevokePermissionRequest{Role: "u", Key: []byte("a"), RangeEnd: []byte("b")})
 		return err
 	})
 	for _, key := range []string{"a", "c"} {
@@ -339,9 +339,9 @@ func TestAuthSurvives(t *testing.T) {
 	}
 
 	// A login that a member hears of only after its restart is new to it.
-	logins := n.m.mach().Applied()
+	logins := n.m.replica.mach().Applied()
 	for _, x := range c.nodes {
-		eventually(t, x.name+" has applied the logins", func() bool { return x.m.mach().Applied() >= logins })
+		eventually(t, x.name+" has applied the logins", func() bool { return x.m.replica.mach().Applied() >= logins })
 	}
 	c.stop()
 	for _, x := range c.nodes {
@@ -388,7 +388,7 @@ func TestPasswordChangesDuringLogin(t *testing.T) {
 		for range 4 {
 			wg.Go(func() {
 				for {
-					r, err := n.m.Authenticate(background(t), &pb.AuthenticateRequest{Name: "u", Password: was})
+					r, err := n.m.Accounts.Authenticate(background(t), &pb.AuthenticateRequest{Name: "u", Password: was})
 					if errors.Is(err, auth.ErrAuthFailed) {
 						return
 					}
@@ -407,7 +407,7 @@ func TestPasswordChangesDuringLogin(t *testing.T) {
 		}
 		<-started
 		n.again("change the password", func(context.Context) error {
-			_, err := n.m.UserChangePassword(root, &pb.AuthUserChangePasswordRequest{Name: "u", Password: now})
+			_, err := n.m.Accounts.UserChangePassword(root, &pb.AuthUserChangePasswordRequest{Name: "u", Password: now})
 			return err
 		})
 		wg.Wait()

@@ -18,12 +18,12 @@ type AutoCompaction struct {
 }
 
 // autoCompact compacts on the leader as the policy decides; all members observe.
-func (m *Member) autoCompact() {
-	keep := m.cfg.AutoCompaction
+func (u *upkeep) autoCompact() {
+	keep := u.cfg.AutoCompaction
 	var policy autocompact.Policy = autocompact.NewRevision(keep.Revisions)
 	mode, kept := "revision", zap.Int64("revision-compaction-retention", keep.Revisions)
 	if keep.Period > 0 {
-		policy = autocompact.NewPeriodic(keep.Period, m.cfg.Clock.Now(), m.Rev())
+		policy = autocompact.NewPeriodic(keep.Period, u.cfg.Clock.Now(), u.replica.Rev())
 		mode, kept = "periodic", zap.Duration("compact-period", keep.Period)
 	}
 	ticker := time.NewTicker(policy.Interval())
@@ -31,28 +31,28 @@ func (m *Member) autoCompact() {
 	for {
 		select {
 		case <-ticker.C:
-		case <-m.rootCtx.Done():
+		case <-u.replica.rootCtx.Done():
 			return
 		}
-		if m.isLeader() {
-			if rev, due := policy.Due(m.cfg.Clock.Now(), m.Rev()); due {
-				m.compactTo(policy, rev, mode, kept)
+		if u.replica.isLeader() {
+			if rev, due := policy.Due(u.cfg.Clock.Now(), u.replica.Rev()); due {
+				u.compactTo(policy, rev, mode, kept)
 			}
 		}
-		policy.Record(m.Rev())
+		policy.Record(u.replica.Rev())
 	}
 }
 
-func (m *Member) compactTo(policy autocompact.Policy, rev int64, mode string, kept zap.Field) {
+func (u *upkeep) compactTo(policy autocompact.Policy, rev int64, mode string, kept zap.Field) {
 	to := zap.Int64("revision", rev)
-	m.lg.Info("starting auto "+mode+" compaction", to, kept)
-	start := m.cfg.Clock.Now()
-	_, err := m.Compact(m.rootCtx, &pb.CompactionRequest{Revision: rev})
-	now := m.cfg.Clock.Now()
+	u.lg.Info("starting auto "+mode+" compaction", to, kept)
+	start := u.cfg.Clock.Now()
+	_, err := u.KV.Compact(u.replica.rootCtx, &pb.CompactionRequest{Revision: rev})
+	now := u.cfg.Clock.Now()
 	if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) {
-		m.lg.Warn("failed auto "+mode+" compaction", to, kept, zap.Duration("retry-interval", policy.Interval()), zap.Error(err))
+		u.lg.Warn("failed auto "+mode+" compaction", to, kept, zap.Duration("retry-interval", policy.Interval()), zap.Error(err))
 		return
 	}
 	policy.Compacted(now, rev)
-	m.lg.Info("completed auto "+mode+" compaction", to, kept, zap.Duration("took", now.Sub(start)))
+	u.lg.Info("completed auto "+mode+" compaction", to, kept, zap.Duration("took", now.Sub(start)))
 }

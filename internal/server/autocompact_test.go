@@ -23,7 +23,7 @@ func TestAutoCompaction(t *testing.T) {
 		t.Helper()
 		for _, n := range c.nodes {
 			eventually(t, n.name+" has forgotten the revision", func() bool {
-				_, err := n.m.Range(background(t), &pb.RangeRequest{Key: []byte("k"), Revision: rev, Serializable: true})
+				_, err := n.m.KV.Range(background(t), &pb.RangeRequest{Key: []byte("k"), Revision: rev, Serializable: true})
 				return errors.Is(err, mvcc.ErrCompacted)
 			})
 		}

@@ -30,7 +30,7 @@ func TestThreeMembers(t *testing.T) {
 		}
 	}
 	for _, n := range c.nodes {
-		resp, err := n.m.Txn(background(t), &pb.TxnRequest{
+		resp, err := n.m.KV.Txn(background(t), &pb.TxnRequest{
 			Compare: []*pb.Compare{{Key: []byte("k/txn"), Target: pb.Compare_VERSION, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Version{Version: 0}}},
 			Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("k/txn"), Value: []byte(n.name)}}}},
 			Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("k/txn")}}}},
@@ -40,7 +40,7 @@ func TestThreeMembers(t *testing.T) {
 		}
 		rev = resp.Header.Revision
 	}
-	del, err := c.nodes[1].m.DeleteRange(background(t), &pb.DeleteRangeRequest{Key: []byte("k/0"), PrevKv: true}, nil)
+	del, err := c.nodes[1].m.KV.DeleteRange(background(t), &pb.DeleteRangeRequest{Key: []byte("k/0"), PrevKv: true}, nil)
 	if err != nil || del.Deleted != 1 || string(del.PrevKvs[0].Value) != "by m0" {
 		t.Fatalf("delete: %v, %v", del, err)
 	}
@@ -63,16 +63,16 @@ func TestMoveLeader(t *testing.T) {
 	c := newCluster(t, 3, calm)
 	for range 3 {
 		lead, to := c.leader(), c.follower()
-		if err := to.m.MoveLeader(background(t), to.m.id); !errors.Is(err, rpctypes.ErrGRPCNotLeader) {
+		if err := to.m.Maintenance.MoveLeader(background(t), to.m.replica.id); !errors.Is(err, rpctypes.ErrGRPCNotLeader) {
 			t.Fatalf("move on a follower: %v", err)
 		}
-		if err := lead.m.MoveLeader(background(t), 42); !errors.Is(err, rpctypes.ErrGRPCBadLeaderTransferee) {
+		if err := lead.m.Maintenance.MoveLeader(background(t), 42); !errors.Is(err, rpctypes.ErrGRPCBadLeaderTransferee) {
 			t.Fatalf("move to a stranger: %v", err)
 		}
-		if err := lead.m.MoveLeader(background(t), to.m.id); err != nil {
+		if err := lead.m.Maintenance.MoveLeader(background(t), to.m.replica.id); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, "the new leader leads", func() bool { return to.m.isLeader() })
+		eventually(t, "the new leader leads", func() bool { return to.m.replica.isLeader() })
 		to.put("k", to.name)
 		if got := lead.get("k"); got != to.name {
 			t.Fatalf("old leader reads %q, want %q", got, to.name)
@@ -102,7 +102,7 @@ func (n *node) load(prefix string, writers int) *load {
 				default:
 				}
 				key := fmt.Sprintf("%s/%d/%d", prefix, w, i)
-				_, err := m.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(key)}, nil)
+				_, err := m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(key)}, nil)
 				l.mu.Lock()
 				if err == nil {
 					l.acked[key] = key
@@ -152,7 +152,7 @@ func TestLeaderStopsUnderLoad(t *testing.T) {
 	onLeader, onOther := lead.load("l", 4), other.load("o", 4)
 	eventually(t, "both take writes", func() bool { return onLeader.count() > 50 && onOther.count() > 50 })
 	lead.stop()
-	if id := lead.m.Leader(); id == lead.m.id || id == 0 {
+	if id := lead.m.replica.Leader(); id == lead.m.replica.id || id == 0 {
 		t.Errorf("the member stopped knowing %x as the leader: it handed nothing over", id)
 	}
 	if next := c.leader(); next == lead {
@@ -192,7 +192,7 @@ func TestRestartInAnyOrder(t *testing.T) {
 			rev = c.leader().put("while down", n.name)
 			n.mustStart()
 			n.ready()
-			eventually(t, n.name+" has caught up", func() bool { return n.m.Rev() >= rev })
+			eventually(t, n.name+" has caught up", func() bool { return n.m.replica.Rev() >= rev })
 		}
 	}
 	// All at once.

@@ -21,7 +21,7 @@ import (
 func spoil(t *testing.T, m *Member, rev int64, value string) {
 	t.Helper()
 	key := engine.Key.K(mvcc.AppendRevision(nil, mvcc.Revision{Main: rev}, false))
-	b, err := m.mach().Engine().Get(nil, key)
+	b, err := m.replica.mach().Engine().Get(nil, key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +33,7 @@ func spoil(t *testing.T, m *Member, rev int64, value string) {
 	if b, err = proto.Marshal(kv); err != nil {
 		t.Fatal(err)
 	}
-	batch := m.mach().Engine().NewBatch()
+	batch := m.replica.mach().Engine().NewBatch()
 	batch.Set(key, b)
 	if err := batch.Commit(); err != nil {
 		t.Fatal(err)
@@ -45,7 +45,7 @@ func (c *cluster) alarms(want ...*pb.AlarmMember) {
 	c.t.Helper()
 	for _, n := range c.nodes {
 		eventually(c.t, n.name+" knows the alarms", func() bool {
-			got := n.m.Alarms()
+			got := n.m.Maintenance.Alarms()
 			if len(got) != len(want) {
 				return false
 			}
@@ -63,7 +63,7 @@ func (c *cluster) alarms(want ...*pb.AlarmMember) {
 func (n *node) alarm(r *pb.AlarmRequest) *pb.AlarmResponse {
 	n.t.Helper()
 	for {
-		resp, err := n.m.Alarm(background(n.t), r)
+		resp, err := n.m.Maintenance.Alarm(background(n.t), r)
 		if err == nil {
 			return resp
 		}
@@ -89,11 +89,11 @@ func TestInitialCorruptionCheck(t *testing.T) {
 		return m
 	}
 	m := open()
-	if err := m.CheckInitial(background(t)); err != nil {
+	if err := m.Integrity.CheckInitial(background(t)); err != nil {
 		t.Errorf("a member with the same data: %v", err)
 	}
 	spoil(t, m, rev, "w")
-	if err := m.CheckInitial(background(t)); err == nil || !strings.HasSuffix(err.Error(), " found data inconsistency with peers") {
+	if err := m.Integrity.CheckInitial(background(t)); err == nil || !strings.HasSuffix(err.Error(), " found data inconsistency with peers") {
 		t.Errorf("a member with other data: %v", err)
 	}
 	spoil(t, m, rev, "v")
@@ -101,17 +101,17 @@ func TestInitialCorruptionCheck(t *testing.T) {
 
 	// A member that is behind a compaction cannot be compared, which is no error.
 	end := lead.put("k", "v2")
-	if _, err := lead.m.Compact(background(t), &pb.CompactionRequest{Revision: end}); err != nil {
+	if _, err := lead.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: end}); err != nil {
 		t.Fatal(err)
 	}
 	m = open()
-	if _, err := m.peerHash(background(t), lead.url, rev); !errors.Is(err, rpctypes.ErrCompacted) {
+	if _, err := m.Integrity.peerHash(background(t), lead.url, rev); !errors.Is(err, rpctypes.ErrCompacted) {
 		t.Errorf("hash of a compacted revision: %v", err)
 	}
-	if _, err := m.peerHash(background(t), lead.url, end+1000); !errors.Is(err, rpctypes.ErrFutureRev) {
+	if _, err := m.Integrity.peerHash(background(t), lead.url, end+1000); !errors.Is(err, rpctypes.ErrFutureRev) {
 		t.Errorf("hash of a future revision: %v", err)
 	}
-	if err := m.CheckInitial(background(t)); err != nil {
+	if err := m.Integrity.CheckInitial(background(t)); err != nil {
 		t.Errorf("a member that is behind: %v", err)
 	}
 	m.Stop()
@@ -129,12 +129,15 @@ func (n *node) corrupted() {
 	put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: key}}}
 	get := &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: key}}}
 	for what, do := range map[string]func() error{
-		"put":          func() error { _, err := n.m.Put(ctx, &pb.PutRequest{Key: key}, nil); return err },
-		"delete":       func() error { _, err := n.m.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: key}, nil); return err },
-		"txn":          func() error { _, err := n.m.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{put}}, nil); return err },
-		"compaction":   func() error { _, err := n.m.Compact(ctx, &pb.CompactionRequest{Revision: 2}); return err },
-		"lease grant":  func() error { _, err := n.m.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 100}); return err },
-		"lease revoke": func() error { _, err := n.m.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: 1}); return err },
+		"put":    func() error { _, err := n.m.KV.Put(ctx, &pb.PutRequest{Key: key}, nil); return err },
+		"delete": func() error { _, err := n.m.KV.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: key}, nil); return err },
+		"txn": func() error {
+			_, err := n.m.KV.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{put}}, nil)
+			return err
+		},
+		"compaction":   func() error { _, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: 2}); return err },
+		"lease grant":  func() error { _, err := n.m.Leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 100}); return err },
+		"lease revoke": func() error { _, err := n.m.Leases.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: 1}); return err },
 	} {
 		err := do()
 		for retried(err) {
@@ -145,7 +148,7 @@ func (n *node) corrupted() {
 		}
 	}
 	n.get("x")
-	if _, err := n.m.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{get}}, nil); err != nil && !retried(err) {
+	if _, err := n.m.KV.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{get}}, nil); err != nil && !retried(err) {
 		n.t.Errorf("read-only txn on a corrupt cluster: %v", err)
 	}
 }
@@ -160,7 +163,7 @@ func TestPeriodicCorruptionCheck(t *testing.T) {
 	// The leader names the other member, whichever of the two that is by then.
 	var alarm *pb.AlarmMember
 	eventually(t, "the alarm is raised", func() bool {
-		if all := n.m.Alarms(); len(all) > 0 {
+		if all := n.m.Maintenance.Alarms(); len(all) > 0 {
 			alarm = all[0]
 		}
 		return alarm != nil
@@ -170,22 +173,22 @@ func TestPeriodicCorruptionCheck(t *testing.T) {
 	}
 	n.corrupted()
 	c.leader().corrupted()
-	st, err := n.m.Status(context.Background())
+	st, err := n.m.Maintenance.Status(context.Background())
 	if err != nil || len(st.Errors) == 0 || !strings.Contains(strings.Join(st.Errors, "\n"), "alarm:CORRUPT") {
 		t.Errorf("status %v, %v", st, err)
 	}
 	// As long as the data differ the alarm comes back; afterwards it does not.
 	clear := func() {
-		for _, a := range n.m.Alarms() {
+		for _, a := range n.m.Maintenance.Alarms() {
 			n.alarm(&pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: a.MemberID, Alarm: a.Alarm})
 		}
 	}
 	clear()
-	eventually(t, "the alarm is raised again", func() bool { return len(n.m.Alarms()) > 0 })
+	eventually(t, "the alarm is raised again", func() bool { return len(n.m.Maintenance.Alarms()) > 0 })
 	spoil(t, n.m, rev, "v")
 	eventually(t, "writes are taken", func() bool {
 		clear() // a check that began before may raise it once more
-		_, err := n.m.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: []byte("x")}, nil)
+		_, err := n.m.KV.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: []byte("x")}, nil)
 		if err != nil && !errors.Is(err, rpctypes.ErrGRPCCorrupt) && !retried(err) {
 			t.Fatal(err)
 		}
@@ -198,7 +201,7 @@ func TestPeriodicCorruptionCheck(t *testing.T) {
 func (c *cluster) compact(rev int64) {
 	c.t.Helper()
 	for {
-		_, err := c.leader().m.Compact(background(c.t), &pb.CompactionRequest{Revision: rev})
+		_, err := c.leader().m.KV.Compact(background(c.t), &pb.CompactionRequest{Revision: rev})
 		if err == nil || errors.Is(err, rpctypes.ErrGRPCCompacted) {
 			break
 		}
@@ -211,7 +214,7 @@ func (c *cluster) compact(rev int64) {
 			continue
 		}
 		eventually(c.t, n.name+" has compacted", func() bool {
-			all := n.m.kv().CompactionHashes()
+			all := n.m.replica.kv().CompactionHashes()
 			return len(all) > 0 && all[0].Rev == rev
 		})
 	}
@@ -223,8 +226,8 @@ func TestCompactHashCheck(t *testing.T) {
 	first := lead.put("k", "v")
 	c.compact(first)
 	// Equal data raises no alarm, and is not looked at again.
-	lead.m.checkCompactHashes(background(t))
-	if got := lead.m.compactionChecked; got != first {
+	lead.m.Integrity.checkCompactHashes(background(t))
+	if got := lead.m.Integrity.compactionChecked; got != first {
 		t.Fatalf("checked up to %d, want %d", got, first)
 	}
 	// While a member is away no compaction is checked for good.
@@ -232,8 +235,8 @@ func TestCompactHashCheck(t *testing.T) {
 	c.sameHash()
 	n.stop()
 	c.compact(second)
-	lead.m.checkCompactHashes(background(t))
-	if got := lead.m.compactionChecked; got != first {
+	lead.m.Integrity.checkCompactHashes(background(t))
+	if got := lead.m.Integrity.compactionChecked; got != first {
 		t.Fatalf("checked up to %d with a member away, want %d", got, first)
 	}
 	c.alarms()
@@ -241,7 +244,7 @@ func TestCompactHashCheck(t *testing.T) {
 	n.ready()
 	// It catches up with that compaction; the next one has a hash only when it is through.
 	eventually(t, n.name+" has compacted, too", func() bool {
-		all := n.m.kv().CompactionHashes()
+		all := n.m.replica.kv().CompactionHashes()
 		return len(all) > 0 && all[0].Rev == second
 	})
 
@@ -250,8 +253,8 @@ func TestCompactHashCheck(t *testing.T) {
 	c.sameHash()
 	spoil(t, n.m, third, "x")
 	c.compact(lead.put("last", "v"))
-	lead.m.checkCompactHashes(background(t))
-	c.alarms(&pb.AlarmMember{MemberID: n.m.id, Alarm: pb.AlarmType_CORRUPT})
+	lead.m.Integrity.checkCompactHashes(background(t))
+	c.alarms(&pb.AlarmMember{MemberID: n.m.replica.id, Alarm: pb.AlarmType_CORRUPT})
 	n.corrupted()
 }
 

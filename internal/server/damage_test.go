@@ -30,7 +30,7 @@ type contents struct {
 // contents reads all of it; an error is one of reading.
 func (m *Member) contents(ctx context.Context, past int64) (c contents, err error) {
 	list := func(rev int64) (kvs []string, err error) {
-		res, err := m.Range(ctx, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: rev})
+		res, err := m.KV.Range(ctx, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: rev})
 		if err != nil {
 			return nil, err
 		}
@@ -45,24 +45,24 @@ func (m *Member) contents(ctx context.Context, past int64) (c contents, err erro
 	if c.past, err = list(past); err != nil {
 		return c, err
 	}
-	h, err := m.HashKV(ctx, 0)
+	h, err := m.Maintenance.HashKV(ctx, 0)
 	if err != nil {
 		return c, err
 	}
 	c.hash = h.Hash
-	ids, err := m.LeaseLeases(ctx)
+	ids, err := m.Leases.LeaseLeases(ctx)
 	if err != nil {
 		return c, err
 	}
 	for _, x := range ids.Leases {
 		id := x.ID
-		l, err := m.TimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
+		l, err := m.Leases.TimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
 		if err != nil {
 			return c, err
 		}
 		c.leases = append(c.leases, fmt.Sprintf("%d %d %q", id, l.GrantedTTL, l.Keys))
 	}
-	c.alarms = fmt.Sprint(m.Alarms())
+	c.alarms = fmt.Sprint(m.Maintenance.Alarms())
 	c.members = fmt.Sprint(m.cluster.Members())
 	return c, nil
 }
@@ -142,11 +142,11 @@ func TestChangedByteAnywhere(t *testing.T) {
 	ctx := background(t)
 	flush := func() {
 		t.Helper()
-		if err := n.m.mach().Engine().Flush(context.Background()); err != nil {
+		if err := n.m.replica.mach().Engine().Flush(context.Background()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	lease, err := n.m.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: 77, TTL: 3600})
+	lease, err := n.m.Leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: 77, TTL: 3600})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,17 +160,17 @@ func TestChangedByteAnywhere(t *testing.T) {
 	n.putReq(&pb.PutRequest{Key: []byte("leased"), Lease: lease.ID})
 	n.alarm(&pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: 5, Alarm: pb.AlarmType_NOSPACE})
 	n.alarm(&pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: 5, Alarm: pb.AlarmType_NOSPACE})
-	if _, err := n.m.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("k/003"), RangeEnd: []byte("k/009")}, nil); err != nil {
+	if _, err := n.m.KV.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("k/003"), RangeEnd: []byte("k/009")}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.m.Compact(ctx, &pb.CompactionRequest{Revision: past - 100, Physical: true}); err != nil {
+	if _, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: past - 100, Physical: true}); err != nil {
 		t.Fatal(err)
 	}
 	flush()
 	for i := range 30 { // the newest is in the log alone
 		n.put(fmt.Sprintf("k/%03d", i), strings.Repeat("\x00", 40*i))
 	}
-	if err := n.m.layout().Use(n.m.storeDir()); err != nil { // as after a snapshot
+	if err := n.m.replica.layout().Use(n.m.replica.storeDir()); err != nil { // as after a snapshot
 		t.Fatal(err)
 	}
 	want, err := n.m.contents(ctx, past)
@@ -240,14 +240,14 @@ func serve(cfg Config, past int64) (contents, error) {
 	defer m.Stop()
 	select {
 	case <-m.Ready():
-	case <-m.Failed():
-		return contents{}, m.Err()
+	case <-m.replica.Failed():
+		return contents{}, m.replica.Err()
 	case <-ctx.Done():
 		return contents{}, ctx.Err()
 	}
 	c, err := m.contents(ctx, past)
-	if err == nil && m.Err() != nil {
-		err = m.Err()
+	if err == nil && m.replica.Err() != nil {
+		err = m.replica.Err()
 	}
 	return c, err
 }

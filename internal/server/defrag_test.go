@@ -27,7 +27,7 @@ func TestDefragmentBesideTraffic(t *testing.T) {
 			if i == 1 {
 				close(began) // from here on one is always under way
 			}
-			err = n.m.Defragment(context.Background())
+			err = n.m.Maintenance.Defragment(context.Background())
 		}
 		ended <- err
 	}()

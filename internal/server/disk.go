@@ -1,10 +1,9 @@
 package server
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"io/fs"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -29,86 +28,60 @@ const diskRetry = 500 * time.Millisecond
 // it fails takes the room that everything else waits for. Only tests change it.
 var transferPause = 5 * time.Second
 
-// patiently takes a step that writes below dir, and takes it again while it finds no
-// room there, until ctx ends.
-func (m *Member) patiently(ctx context.Context, what, dir string, step func() error) error {
-	for waiting := false; ; {
-		err := step()
-		if err == nil {
-			if waiting {
-				m.lg.Info("the disk has room again", zap.String("for", what), zap.String("dir", dir))
-			}
-			return nil
-		}
-		if !vfs.IsNoSpaceError(err) || ctx.Err() != nil {
-			return err
-		}
-		if !waiting {
-			waiting = true
-			m.lg.Error("no room on the disk: waiting until there is; free space on it", zap.String("for", what), zap.String("dir", dir), zap.Error(err))
-			if m.machine.Load() == nil { // later StartStatus tells it
-				m.working("waiting for room on the disk of " + dir)
-			}
-		}
-		t := time.NewTimer(diskRetry)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return err
-		}
-	}
+// disks is what is known of the disks of a member.
+type disks struct {
+	cfg       *Config
+	lg        *zap.Logger
+	life      *life
+	raftState *raftState
+	handOver  func() // gives leadership away, as long as that takes
+
+	diskFull  atomic.Bool // the log finds no room
+	storeFull atomic.Bool // the store finds no room; soon apply would have to wait
+	failing   atomic.Bool // a disk fails, and the member will
 }
 
 // waitForSpace pauses until the log should be tried again. Nothing of the write
 // that failed is in the log and nobody was told that it is, so waiting loses
 // nothing; meanwhile new writes are refused (put.go).
-func (m *Member) waitForSpace(err error) bool {
-	if m.diskFull.CompareAndSwap(false, true) {
+func (d *disks) waitForSpace(err error) bool {
+	if d.diskFull.CompareAndSwap(false, true) {
 		metrics.DiskFull.WithLabelValues(metrics.FullLog).Set(1)
-		m.lg.Error("no room for the raft log: writes are refused until there is; free space on its disk",
-			zap.String("dir", m.cfg.logDir()), zap.Error(err))
+		d.lg.Error("no room for the raft log: writes are refused until there is; free space on its disk",
+			zap.String("dir", d.cfg.logDir()), zap.Error(err))
 	}
 	select {
 	case <-time.After(diskRetry):
 		return true
-	case <-m.halt:
+	case <-d.life.halt:
 		return false
 	}
 }
 
-// pauseTransfer lets time pass after a snapshot could not be written to the local
-// disk.
-func (m *Member) pauseTransfer(ctx context.Context, err error) {
-	if path := (*fs.PathError)(nil); !vfs.IsNoSpaceError(err) && !errors.As(err, &path) {
-		return // it was the connection
-	}
-	if err := m.pause(ctx, transferPause); err != nil {
-		return // it ends anyway
-	}
-}
-
 // storeFailed is told by the engine, on any of its goroutines, that it cannot write.
-func (m *Member) storeFailed(dir string, err error) {
-	m.diskFailed(fmt.Errorf("the store in %s: %w", dir, err))
+func (d *disks) storeFailed(dir string, err error) {
+	d.diskFailed(fmt.Errorf("the store in %s: %w", dir, err))
 }
 
 // diskFailed ends the member because of a disk that fails. A leader hands over first,
 // so that the cluster does not have to notice that it is gone: neither the raft log nor
 // the store is needed for that. It returns at once, and may be called at any time.
-func (m *Member) diskFailed(err error) {
-	if !m.failing.CompareAndSwap(false, true) {
+func (d *disks) diskFailed(err error) {
+	if !d.failing.CompareAndSwap(false, true) {
 		return
 	}
 	go func() {
-		if m.lead.Load() != raft.None && m.isLeader() {
-			m.lg.Error("the disk fails: handing over leadership before this member ends",
-				zap.String("local-member-id", membership.FormatID(m.id)), zap.Error(err))
-			m.HandOver()
+		if d.raftState.lead.Load() != raft.None && d.raftState.isLeader() {
+			d.lg.Error("the disk fails: handing over leadership before this member ends",
+				zap.String("local-member-id", membership.FormatID(d.raftState.id)), zap.Error(err))
+			d.handOver()
 		}
-		m.fail(err)
+		d.life.fail(err)
 	}()
 }
 
 // noRoom reports whether a step on the log or beside it may be taken again.
 func noRoom(err error) bool { return errors.Is(err, raftlog.ErrNoSpace) || vfs.IsNoSpaceError(err) }
+
+// NoRoom reports whether all writes are refused because a disk is full.
+func (d *disks) NoRoom() bool { return d.diskFull.Load() || d.storeFull.Load() }

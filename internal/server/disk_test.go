@@ -152,20 +152,20 @@ func TestFailingStore(t *testing.T) {
 			n.put("k/before", "1")
 			disks[n].set("/store/", errno)
 			flushed := make(chan error, 1)
-			go func() { flushed <- n.m.mach().Engine().Flush(context.Background()) }()
+			go func() { flushed <- n.m.replica.mach().Engine().Flush(context.Background()) }()
 			select {
-			case <-n.m.Failed():
+			case <-n.m.replica.Failed():
 			case <-time.After(patience):
 				t.Fatal("the member goes on")
 			}
 			if err := <-flushed; !errors.Is(err, errno) {
 				t.Errorf("Flush: %v, want %v", err, errno)
 			}
-			if n.m.isLeader() {
+			if n.m.replica.isLeader() {
 				t.Error("the member ended as the leader")
 			}
-			err := n.m.Err()
-			if !errors.Is(err, errno) || !errors.Is(err, pebble.ErrFailed) && !errors.Is(err, pebble.ErrFatal) || !strings.Contains(err.Error(), n.m.storeDir()) {
+			err := n.m.replica.Err()
+			if !errors.Is(err, errno) || !errors.Is(err, pebble.ErrFailed) && !errors.Is(err, pebble.ErrFatal) || !strings.Contains(err.Error(), n.m.replica.storeDir()) {
 				t.Errorf("ended with %v; want %v, and the directory", err, errno)
 			}
 			n.stop()
@@ -199,13 +199,13 @@ func TestFailingLogHandsOver(t *testing.T) {
 	n := c.leader()
 	n.put("k/before", "1")
 	disks[n].set("/wal", syscall.EIO)
-	go n.m.Put(background(t), &pb.PutRequest{Key: []byte("k/during")}, nil)
+	go n.m.KV.Put(background(t), &pb.PutRequest{Key: []byte("k/during")}, nil)
 	select {
-	case <-n.m.Failed():
+	case <-n.m.replica.Failed():
 	case <-time.After(patience):
 		t.Fatal("the member goes on")
 	}
-	if n.m.isLeader() {
+	if n.m.replica.isLeader() {
 		t.Error("the member ended as the leader")
 	}
 	n.stop()
@@ -247,9 +247,9 @@ func TestTruncationOnFullDisk(t *testing.T) {
 	}
 	disks[n].strict.Store(true)
 	disks[n].full(t, "/wal")
-	n.m.truncate <- struct{}{}
+	n.m.logw.truncate <- struct{}{}
 	disks[n].meets(t, "the truncation")
-	if err := n.m.Err(); err != nil {
+	if err := n.m.replica.Err(); err != nil {
 		t.Fatalf("the member ended: %v", err)
 	}
 	if n.get("k99") != "v" {
@@ -277,14 +277,14 @@ func TestInstallOnFullDisk(t *testing.T) {
 			d.full(t, part)
 			n.heal()
 			d.meets(t, "the installation")
-			if err := n.m.Err(); err != nil {
+			if err := n.m.replica.Err(); err != nil {
 				t.Fatalf("the member ended: %v", err)
 			}
 			d.set("", nil)
-			eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.mark.Load() > 0 })
+			eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.mark.Load() > 0 })
 			last := c.leader().put("k/after", "1")
-			eventually(t, "the follower has caught up", func() bool { return n.m.Rev() >= last })
-			if err := n.m.Err(); err != nil {
+			eventually(t, "the follower has caught up", func() bool { return n.m.replica.Rev() >= last })
+			if err := n.m.replica.Err(); err != nil {
 				t.Error(err)
 			}
 			c.sameHash()

@@ -14,23 +14,23 @@ import (
 // committed entries that remove everybody else follow it. Cluster id and member id
 // stay. The others must not run any more; one that comes back is told that it was
 // removed.
-func (m *Member) forceNewCluster() error {
-	s := datadir.Survivor{Log: m.log, Cluster: m.cluster, Applied: m.mach().Applied(), PeerURLs: m.cfg.PeerURLs}
+func (o *opening) forceNewCluster() error {
+	s := datadir.Survivor{Log: o.log, Cluster: o.cluster, Applied: o.replica.mach().Applied(), PeerURLs: o.cfg.PeerURLs}
 	p, err := s.Plan()
 	if err != nil {
-		return fmt.Errorf("--force-new-cluster on %s: %w", m.cfg.DataDir, err)
+		return fmt.Errorf("--force-new-cluster on %s: %w", o.cfg.DataDir, err)
 	}
 	if p.Unproven > 0 {
-		m.lg.Info("keeping WAL entries that are not known to be committed", zap.Uint64("entry-index", p.Commit+1),
+		o.lg.Info("keeping WAL entries that are not known to be committed", zap.Uint64("entry-index", p.Commit+1),
 			zap.Uint64("commit-index-from-wal", p.WALCommit), zap.Uint64("number-of-kept-entries", p.Unproven))
 	}
 	if p.Spared > 0 {
-		m.lg.Warn("leaving out a removal of this member that is not known to be committed", zap.Uint64("entry-index", p.Spared))
+		o.lg.Warn("leaving out a removal of this member that is not known to be committed", zap.Uint64("entry-index", p.Spared))
 	}
-	if err := m.log.Append(p.State, p.Entries, true); err != nil {
+	if err := o.log.Append(p.State, p.Entries, true); err != nil {
 		return fmt.Errorf("write the entries of --force-new-cluster: %w", err)
 	}
-	m.lg.Info("forcing restart member", zap.String("cluster-id", membership.FormatID(m.cluster.ID())), m.localID(),
+	o.lg.Info("forcing restart member", zap.String("cluster-id", membership.FormatID(o.cluster.ID())), o.replica.localID(),
 		zap.Uint64("wal-commit-index", p.WALCommit), zap.Uint64("commit-index", p.State.GetCommit()))
 	return nil
 }

@@ -30,7 +30,7 @@ func TestForceNewCluster(t *testing.T) {
 		put(c.nodes[i%3], fmt.Sprintf("k/%d", i), "before")
 	}
 	last := c.leader()
-	id, clusterID := last.m.id, last.m.ClusterID()
+	id, clusterID := last.m.replica.id, last.m.ClusterID()
 	var gone []*node
 	for _, n := range c.nodes {
 		if n != last {
@@ -57,20 +57,20 @@ func TestForceNewCluster(t *testing.T) {
 	}
 	check(last)
 	put(last, "k/alone", "after")
-	if last.m.id != id || last.m.ClusterID() != clusterID {
-		t.Errorf("member %x of cluster %x, want %x of %x", last.m.id, last.m.ClusterID(), id, clusterID)
+	if last.m.replica.id != id || last.m.ClusterID() != clusterID {
+		t.Errorf("member %x of cluster %x, want %x of %x", last.m.replica.id, last.m.ClusterID(), id, clusterID)
 	}
 	if ms := last.m.cluster.Members(); len(ms) != 1 || ms[0].ID != id {
 		t.Errorf("members %v", ms)
 	}
 
 	// The flag left in place changes nothing more, and neither does its removal.
-	index := last.m.commit.Load()
+	index := last.m.replica.commit.Load()
 	last.stop()
 	last.mustStart()
 	last.ready()
 	check(last)
-	if got := last.m.commit.Load(); got > index+10 {
+	if got := last.m.replica.commit.Load(); got > index+10 {
 		t.Errorf("the log grew from %d to %d by a restart", index, got)
 	}
 	last.stop()
@@ -101,7 +101,7 @@ func (n *node) putAlone(key, value string) {
 	before, _ := n.m.log.LastIndex()
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
-	if _, err := n.m.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte(value)}, nil); err == nil {
+	if _, err := n.m.KV.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte(value)}, nil); err == nil {
 		n.t.Fatal("a put without a quorum")
 	}
 	eventually(n.t, "the log has the write", func() bool { last, _ := n.m.log.LastIndex(); return last > before })
@@ -131,7 +131,7 @@ func TestForceNewClusterKeepsWhatWasAcknowledged(t *testing.T) {
 				for i := range 30 {
 					wg.Go(func() {
 						key := fmt.Sprintf("k/%d/%d", round, i)
-						if _, err := n.m.Put(background(t), &pb.PutRequest{Key: []byte(key), Value: []byte("v")}, nil); err == nil {
+						if _, err := n.m.KV.Put(background(t), &pb.PutRequest{Key: []byte(key), Value: []byte("v")}, nil); err == nil {
 							mu.Lock()
 							want[key] = "v"
 							mu.Unlock()
@@ -210,7 +210,7 @@ func (n *node) insertRemoval(committed bool) {
 	if committed {
 		next++
 	}
-	data, err := proto.Marshal(membership.RemoveChange(n.m.id))
+	data, err := proto.Marshal(membership.RemoveChange(n.m.replica.id))
 	if err != nil {
 		n.t.Fatal(err)
 	}

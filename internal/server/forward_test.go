@@ -34,9 +34,9 @@ func TestWritesAtTheStart(t *testing.T) {
 			for i := range 40 {
 				wg.Go(func() {
 					for j := range 5 {
-						if _, err := n.m.Put(context.Background(), &pb.PutRequest{Key: fmt.Appendf(nil, "%s/%d/%d", n.name, i, j)}, nil); err != nil {
+						if _, err := n.m.KV.Put(context.Background(), &pb.PutRequest{Key: fmt.Appendf(nil, "%s/%d/%d", n.name, i, j)}, nil); err != nil {
 							mu.Lock()
-							lost = append(lost, fmt.Errorf("%s, term %d: %w", n.name, n.m.Term(), err))
+							lost = append(lost, fmt.Errorf("%s, term %d: %w", n.name, n.m.replica.Term(), err))
 							mu.Unlock()
 						}
 					}
@@ -44,7 +44,7 @@ func TestWritesAtTheStart(t *testing.T) {
 			}
 		}
 		wg.Wait()
-		if term := c.leader().m.Term(); term > 2 {
+		if term := c.leader().m.replica.Term(); term > 2 {
 			t.Logf("round %d: the leader has changed, and writes may be lost with one (%d were)", round, len(lost))
 			continue
 		}
@@ -65,23 +65,23 @@ func TestReturnedProposal(t *testing.T) {
 	n := c.follower()
 	give := func(key string) *proposal.Pending {
 		t.Helper()
-		id := n.m.ids.Next()
+		id := n.m.replica.ids.Next()
 		req := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: id}, Put: &pb.PutRequest{Key: []byte(key)}}
 		data, err := command.EncodeRequest(req)
 		if err != nil {
 			t.Fatal(err)
 		}
 		p := &proposal.Pending{ID: id, Req: req, Data: data}
-		if err := n.m.props.Admit(p, n.m.cfg.Clock.Now(), patience); err != nil {
+		if err := n.m.replica.props.Admit(p, n.m.cfg.Clock.Now(), patience); err != nil {
 			t.Fatal(err)
 		}
 		return p
 	}
 	back := func(p *proposal.Pending) {
-		host{n.m}.Returned(&raftpb.Message{Type: raftpb.MsgProp.Enum(), Entries: []*raftpb.Entry{{Data: p.Data}}})
+		host{driver: n.m.driver}.Returned(&raftpb.Message{Type: raftpb.MsgProp.Enum(), Entries: []*raftpb.Entry{{Data: p.Data}}})
 	}
 	gone, awaited := give("given up"), give("awaited")
-	n.m.props.Forget(gone.ID)
+	n.m.replica.props.Forget(gone.ID)
 	back(gone)
 	back(awaited) // those that come back keep their order
 	if res := <-awaited.Done(); res.Err != nil {

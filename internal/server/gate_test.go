@@ -20,7 +20,7 @@ import (
 // hang lets the apply goroutine of a member wait until the returned function is called.
 func (n *node) hang() (release func()) {
 	busy, done := make(chan struct{}), make(chan struct{})
-	n.m.applyq.push(replica.Work{Swap: func() { close(busy); <-done }})
+	n.m.driver.applyq.push(replica.Work{Swap: func() { close(busy); <-done }})
 	<-busy
 	release = sync.OnceFunc(func() { close(done) })
 	n.cluster.t.Cleanup(release)
@@ -35,9 +35,9 @@ func together(t *testing.T, n *node, changes ...func() error) []error {
 	errs := make([]error, len(changes))
 	var wg sync.WaitGroup
 	for i, f := range changes {
-		waiting := n.m.props.Len()
+		waiting := n.m.replica.props.Len()
 		wg.Go(func() { errs[i] = f() })
-		eventually(t, "the change is proposed", func() bool { return n.m.props.Len() > waiting })
+		eventually(t, "the change is proposed", func() bool { return n.m.replica.props.Len() > waiting })
 	}
 	release()
 	wg.Wait()
@@ -52,7 +52,7 @@ func connectedAll(t *testing.T, c *cluster) {
 	c.clk.ahead.Add(int64(6 * time.Second))
 	for _, n := range c.nodes {
 		for _, o := range c.nodes {
-			eventually(t, "connected for 5 s", func() bool { return n.m.connected(o.m.id) })
+			eventually(t, "connected for 5 s", func() bool { return n.m.Members.connected(o.m.replica.id) })
 		}
 	}
 }
@@ -63,13 +63,13 @@ func TestRemoveBoth(t *testing.T) {
 	connectedAll(t, c)
 	lead, other := c.leader(), c.follower()
 	errs := together(t, lead,
-		func() error { _, err := lead.m.MemberRemove(background(t), other.m.id); return err },
-		func() error { _, err := lead.m.MemberRemove(background(t), lead.m.id); return err })
+		func() error { _, err := lead.m.Members.MemberRemove(background(t), other.m.replica.id); return err },
+		func() error { _, err := lead.m.Members.MemberRemove(background(t), lead.m.replica.id); return err })
 	if errs[0] != nil || !errors.Is(errs[1], errNotEnoughStarted) {
 		t.Errorf("removals of two members at once: %v", errs)
 	}
-	if ids := lead.m.cluster.MemberIDs(); len(ids) != 1 || ids[0] != lead.m.id || lead.m.Err() != nil {
-		t.Errorf("members %x, the last one ended with %v", ids, lead.m.Err())
+	if ids := lead.m.cluster.MemberIDs(); len(ids) != 1 || ids[0] != lead.m.replica.id || lead.m.replica.Err() != nil {
+		t.Errorf("members %x, the last one ended with %v", ids, lead.m.replica.Err())
 	}
 	lead.put("k", "v")
 }
@@ -78,31 +78,31 @@ func TestRemoveBoth(t *testing.T) {
 func TestLastVoterStays(t *testing.T) {
 	c := prepareCluster(t, 1, calm)
 	core, logs := observer.New(zap.WarnLevel)
-	c.opened = func(m *Member) { m.fewLines = zap.New(core) }
+	c.opened = func(m *Member) { m.slow.fewLines = zap.New(core) }
 	c.launch()
 	n := c.nodes[0]
-	if _, err := n.m.MemberRemove(background(t), n.m.id); !errors.Is(err, errNotEnoughStarted) {
+	if _, err := n.m.Members.MemberRemove(background(t), n.m.replica.id); !errors.Is(err, errNotEnoughStarted) {
 		t.Errorf("removal of the only member: %v", err)
 	}
 	if got := logs.FilterMessage("rejecting member remove request; not enough healthy members").All(); len(got) == 0 ||
-		got[0].ContextMap()["requested-member-remove-id"] != membership.FormatID(n.m.id) {
+		got[0].ContextMap()["requested-member-remove-id"] != membership.FormatID(n.m.replica.id) {
 		t.Errorf("logged %v", logs.All())
 	}
 	// Past all that asks: the entry is in the log.
-	cc := membership.RemoveChange(n.m.id)
-	cc.Id = new(n.m.ids.Next())
+	cc := membership.RemoveChange(n.m.replica.id)
+	cc.Id = new(n.m.replica.ids.Next())
 	data, err := proto.Marshal(cc)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p := &proposal.Pending{ID: cc.GetId(), Data: data, ConfChange: true}
-	if err := n.m.props.Admit(p, n.m.cfg.Clock.Now(), patience); err != nil {
+	if err := n.m.replica.props.Admit(p, n.m.cfg.Clock.Now(), patience); err != nil {
 		t.Fatal(err)
 	}
-	n.m.event(func(in *replica.Input) {
-		in.Then = append(in.Then, func() { n.m.core.Node().Propose([]raftnode.Entry{{Data: data, ConfChange: true}}) })
+	n.m.driver.event(func(in *replica.Input) {
+		in.Then = append(in.Then, func() { n.m.driver.core.Node().Propose([]raftnode.Entry{{Data: data, ConfChange: true}}) })
 	})
-	n.m.event(func(*replica.Input) {}) // a step that collects what follows
+	n.m.driver.event(func(*replica.Input) {}) // a step that collects what follows
 	if res := <-p.Done(); !errors.Is(mapMembership(res.Err), errNotEnoughStarted) {
 		t.Errorf("removal of the only member in the log: %v", res.Err)
 	}
@@ -128,7 +128,7 @@ func TestAddTwo(t *testing.T) {
 				n = c.follower()
 			}
 			add := func(url string) func() error {
-				return func() error { _, _, err := n.m.MemberAdd(background(t), []string{url}, false); return err }
+				return func() error { _, _, err := n.m.Members.MemberAdd(background(t), []string{url}, false); return err }
 			}
 			errs := together(t, n, add("http://x:1"), add("http://x:2"))
 			if (errs[0] == nil) == (errs[1] == nil) {
@@ -151,9 +151,12 @@ func TestUpdateWaits(t *testing.T) {
 	c := newCluster(t, 2, calm)
 	lead, other := c.leader(), c.follower()
 	errs := together(t, lead,
-		func() error { _, _, err := lead.m.MemberAdd(background(t), []string{"http://x:1"}, true); return err },
 		func() error {
-			_, err := lead.m.MemberUpdate(background(t), other.m.id, []string{other.url, "http://x:2"})
+			_, _, err := lead.m.Members.MemberAdd(background(t), []string{"http://x:1"}, true)
+			return err
+		},
+		func() error {
+			_, err := lead.m.Members.MemberUpdate(background(t), other.m.replica.id, []string{other.url, "http://x:2"})
 			return err
 		})
 	for _, err := range errs {
@@ -161,7 +164,7 @@ func TestUpdateWaits(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if x, _ := lead.m.cluster.Member(other.m.id); len(x.PeerURLs) != 2 {
+	if x, _ := lead.m.cluster.Member(other.m.replica.id); len(x.PeerURLs) != 2 {
 		t.Errorf("the member has the URLs %v", x.PeerURLs)
 	}
 }

@@ -152,11 +152,11 @@ func (c *cluster) isCut(id uint64) bool {
 // isolate cuts a running node off; heal undoes it.
 func (c *cluster) isolate(n *node) {
 	n.cut.Store(true)
-	c.cuts.Store(n.m.id, true)
+	c.cuts.Store(n.m.replica.id, true)
 	for _, x := range c.nodes {
 		x.mu.Lock()
 		for conn, from := range x.conns {
-			if x == n || from == n.m.id {
+			if x == n || from == n.m.replica.id {
 				conn.Close()
 				delete(x.conns, conn)
 			}
@@ -167,7 +167,7 @@ func (c *cluster) isolate(n *node) {
 
 func (n *node) heal() {
 	n.cut.Store(false)
-	n.cluster.cuts.Delete(n.m.id)
+	n.cluster.cuts.Delete(n.m.replica.id)
 }
 
 // backend is the member as the peer port sees it.
@@ -176,7 +176,7 @@ type backend struct{ m *Member }
 func (b backend) ClusterID() uint64            { return b.m.ClusterID() }
 func (b backend) MembersJSON() ([]byte, error) { return b.m.cluster.JSON() }
 func (b backend) PromoteMember(ctx context.Context, _ string, id uint64) ([]byte, error) {
-	_, err := b.m.PromoteHere(ctx, id)
+	_, err := b.m.Members.PromoteHere(ctx, id)
 	switch {
 	case errors.Is(err, rpctypes.ErrGRPCMemberNotFound):
 		return nil, &httpapi.StatusError{Status: http.StatusNotFound, Err: membership.ErrIDNotFound}
@@ -188,15 +188,15 @@ func (b backend) PromoteMember(ctx context.Context, _ string, id uint64) ([]byte
 	return b.m.cluster.JSON()
 }
 func (b backend) HashKV(ctx context.Context, rev int64) (*pb.HashKVResponse, error) {
-	h, err := b.m.HashKV(ctx, rev)
+	h, err := b.m.Maintenance.HashKV(ctx, rev)
 	return &pb.HashKVResponse{Header: &pb.ResponseHeader{Revision: h.CurrentRev}, Hash: h.Hash, CompactRevision: h.CompactRev, HashRevision: h.HashRev}, err
 }
 func (b backend) DowngradeEnabled(context.Context) (bool, error) { return false, nil }
 func (b backend) Versions() (string, string) {
 	if v := b.m.cluster.Version(); v.Decided() {
-		return v.String(), b.m.StorageVersion()
+		return v.String(), b.m.Versions.StorageVersion()
 	}
-	return "", b.m.StorageVersion()
+	return "", b.m.Versions.StorageVersion()
 }
 
 func (n *node) config() Config {
@@ -228,14 +228,14 @@ func (n *node) start() error {
 	if err != nil {
 		return err
 	}
-	m.noteApplied = func(e *apply.Entry) { n.cluster.noteApplied(n.name, e) }
+	m.applier.noteApplied = func(e *apply.Entry) { n.cluster.noteApplied(n.name, e) }
 	if n.force {
 		n.cluster.newHistory()
 	}
 	if n.cluster.opened != nil {
 		n.cluster.opened(m)
 	}
-	leases := transport.LeaseHandler(m)
+	leases := transport.LeaseHandler(m.Leases)
 	h := httpapi.NewPeerHandler(backend{m}, httpapi.PeerOptions{Logger: testLogger, RequestTimeout: 5 * time.Second,
 		Raft: m.Transport().Handler(), Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases}})
 	n.m = m
@@ -255,8 +255,8 @@ func (n *node) ready() {
 	n.t.Helper()
 	select {
 	case <-n.m.Ready():
-	case <-n.m.Failed():
-		n.t.Fatalf("%s: %v", n.name, n.m.Err())
+	case <-n.m.replica.Failed():
+		n.t.Fatalf("%s: %v", n.name, n.m.replica.Err())
 	case <-time.After(patience):
 		n.t.Fatalf("%s is not ready", n.name)
 	}
@@ -339,12 +339,12 @@ func (c *cluster) leader() *node {
 			if n.m == nil || n.handler.Load() == nil || n.cut.Load() {
 				continue
 			}
-			if l := n.m.Leader(); l == 0 || id != 0 && l != id {
+			if l := n.m.replica.Leader(); l == 0 || id != 0 && l != id {
 				return false
 			} else {
 				id = l
 			}
-			if n.m.isLeader() {
+			if n.m.replica.isLeader() {
 				lead = n
 			}
 		}
@@ -392,7 +392,7 @@ func (n *node) put(key, value string) int64 {
 func (n *node) putReq(r *pb.PutRequest) int64 {
 	n.t.Helper()
 	for {
-		resp, err := n.m.Put(background(n.t), r, nil)
+		resp, err := n.m.KV.Put(background(n.t), r, nil)
 		if err == nil {
 			return resp.Header.Revision
 		}
@@ -405,7 +405,7 @@ func (n *node) putReq(r *pb.PutRequest) int64 {
 func (n *node) rangeOf(r *pb.RangeRequest) *mvcc.RangeResult {
 	n.t.Helper()
 	for {
-		res, err := n.m.Range(AsRoot(background(n.t)), r)
+		res, err := n.m.KV.Range(AsRoot(background(n.t)), r)
 		if err == nil {
 			return res
 		}
@@ -438,14 +438,14 @@ func decodeKV(t *testing.T, b []byte) *mvccpb.KeyValue {
 func (c *cluster) sameHash() {
 	c.t.Helper()
 	lead := c.leader()
-	rev, commit := lead.rangeOf(&pb.RangeRequest{Key: []byte("a")}).Revision, lead.m.commit.Load()
+	rev, commit := lead.rangeOf(&pb.RangeRequest{Key: []byte("a")}).Revision, lead.m.replica.commit.Load()
 	var want mvcc.HashResult
 	for i, n := range c.nodes {
 		if n.handler.Load() == nil {
 			continue
 		}
-		eventually(c.t, n.name+" has caught up", func() bool { return n.m.mach().Applied() >= commit })
-		h, err := n.m.HashKV(background(c.t), rev)
+		eventually(c.t, n.name+" has caught up", func() bool { return n.m.replica.mach().Applied() >= commit })
+		h, err := n.m.Maintenance.HashKV(background(c.t), rev)
 		if err != nil {
 			c.t.Fatalf("hash on %s: %v", n.name, err)
 		}
@@ -467,7 +467,7 @@ type watcher struct {
 
 func (n *node) watch(prefix string, from int64) *watcher {
 	n.t.Helper()
-	w := &watcher{t: n.t, stream: n.m.Hub().NewStream(context.Background())}
+	w := &watcher{t: n.t, stream: n.m.Watches.Hub().NewStream(context.Background())}
 	n.t.Cleanup(w.stream.Close)
 	end := append([]byte(prefix[:len(prefix)-1]), prefix[len(prefix)-1]+1)
 	if err := w.stream.Create(&pb.WatchCreateRequest{Key: []byte(prefix), RangeEnd: end, StartRevision: from}); err != nil {

@@ -10,7 +10,6 @@ import (
 
 	"quorate/internal/membership"
 	"quorate/internal/raftnode"
-	"quorate/internal/replica"
 	"quorate/internal/transport"
 )
 
@@ -21,68 +20,36 @@ var errInboxFull = errors.New("server: too many raft messages are waiting")
 
 // host is what the transport sees of the member. Its methods are called from the
 // transport's goroutines.
-type host struct{ m *Member }
+type host struct {
+	replica   *localReplica
+	cluster   *membership.Cluster
+	driver    *driver
+	installer *installer
+}
 
 var _ transport.Host = host{}
 
-// Process looks at a message of a peer and queues it for the core. A message is dropped when the
-// queue is full; raft sends again what it still needs.
-func (h host) Process(msg *raftpb.Message) error {
-	if h.m.cluster.IsRemoved(msg.GetFrom()) {
-		return ErrRemoved
-	}
-	if err := raftnode.Check(msg, h.m.id); err != nil {
-		return err
-	}
-	if !h.m.in.Receive(msg) {
-		return errInboxFull
-	}
-	h.m.drive()
-	return nil
-}
+func (h host) Process(msg *raftpb.Message) error { return h.driver.receive(msg) }
 
 func (h host) ReportUnreachable(id uint64) {
-	h.m.in.Unreachable(id)
-	h.m.drive()
+	h.driver.in.Unreachable(id)
+	h.driver.drive()
 }
 
 func (h host) Returned(msg *raftpb.Message) {
-	h.m.in.Returned(msg)
-	h.m.drive()
+	h.driver.in.Returned(msg)
+	h.driver.drive()
 }
 
-func (h host) ReportSnapshot(id uint64, ok bool) {
-	h.m.event(func(in *replica.Input) { in.Snapshots = append(in.Snapshots, replica.SnapshotReport{To: id, OK: ok}) })
-}
+func (h host) ReportSnapshot(id uint64, ok bool) { h.driver.snapshotSent(id, ok) }
 
-func (h host) IsRemoved(id uint64) bool { return h.m.cluster.IsRemoved(id) }
+func (h host) IsRemoved(id uint64) bool { return h.cluster.IsRemoved(id) }
 
-func (h host) SelfRemoved(error) { h.m.fail(ErrRemoved) }
+func (h host) SelfRemoved(error) { h.replica.fail(ErrRemoved) }
 
 func (h host) ReceiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
-	if err := raftnode.Check(msg, h.m.id); err != nil {
+	if err := raftnode.Check(msg, h.replica.id); err != nil {
 		return fmt.Errorf("%w: %w", transport.ErrSnapshotNotProcessed, err)
 	}
-	return h.m.receiveSnapshot(ctx, msg, body)
-}
-
-// peerChanged follows a membership change on the network.
-func (m *Member) peerChanged(e membership.Effect) {
-	id := e.Member.ID
-	switch {
-	case e.Action == membership.Removed && id == m.id:
-		m.background(func() {
-			// Stay long enough for the leader to learn that the entry is applied here.
-			if m.pause(m.rootCtx, removalDelay) == nil {
-				m.fail(ErrRemoved)
-			}
-		})
-	case id == m.id:
-	case e.Action == membership.Removed:
-		m.tr.RemovePeer(id)
-	case e.Action == membership.Updated:
-		m.tr.UpdatePeer(id, e.Member.PeerURLs)
-	case e.Action == membership.Added:
-		m.tr.AddPeer(id, e.Member.PeerURLs)
-	}
+	return h.installer.receiveSnapshot(ctx, msg, body)
 }

@@ -21,7 +21,7 @@ func smallLog(cfg *Config) { cfg.SnapshotCount, cfg.CatchUpEntries = 50, 20 }
 // applied, so that only a snapshot can help n.
 func (c *cluster) fallBehind(n *node, prefix string) (rev int64) {
 	c.t.Helper()
-	applied := n.m.mach().Applied()
+	applied := n.m.replica.mach().Applied()
 	i := 0
 	for behind := 0; behind < len(c.nodes)-1; {
 		behind = 0
@@ -50,12 +50,12 @@ func (n *node) installed() uint64 {
 	if !strings.HasPrefix(n.fs.PathBase(n.m.currentStoreName(n.t)), datadir.StorePrefix) {
 		return 0
 	}
-	return n.m.mark.Load()
+	return n.m.logw.mark.Load()
 }
 
 func (m *Member) currentStoreName(t *testing.T) string {
 	t.Helper()
-	dir, err := m.currentStore()
+	dir, err := m.replica.layout().Store()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func (n *node) readers(count int) (stop func()) {
 					return
 				default:
 				}
-				if _, err := n.m.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0"), Limit: 10, Serializable: true}); err != nil {
+				if _, err := n.m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0"), Limit: 10, Serializable: true}); err != nil {
 					n.t.Errorf("local read: %v", err)
 					return
 				}
@@ -119,7 +119,7 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 	c := newCluster(t, 3, smallLog)
 	n := c.follower()
 	start := c.leader().put("k/start", "")
-	eventually(t, "the follower has the first key", func() bool { return n.m.Rev() == start })
+	eventually(t, "the follower has the first key", func() bool { return n.m.replica.Rev() == start })
 	w := n.watch("k/", 0) // lives through both exchanges
 	for round := range 2 {
 		before := n.m.currentStoreName(t)
@@ -135,7 +135,7 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 		eventually(t, "load runs", func() bool { return l.count() > 20 })
 		readers := n.readers(4) // local reads go on over the exchange
 		n.heal()
-		eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.mark.Load() > 0 })
+		eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.mark.Load() > 0 })
 		count := l.count()
 		eventually(t, "load goes on", func() bool { return l.count() > count+20 })
 		readers()
@@ -146,13 +146,13 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 		last := other.put("k/last", "")
 		w.until(last)
 		checkGapFree(t, w.events, start, last)
-		if got := n.get("k/last"); got != "" || n.m.Rev() < last {
-			t.Fatalf("revision %d, want %d", n.m.Rev(), last)
+		if got := n.get("k/last"); got != "" || n.m.replica.Rev() < last {
+			t.Fatalf("revision %d, want %d", n.m.replica.Rev(), last)
 		}
 		c.sameHash()
 		eventually(t, "the replaced store is gone", func() bool { return len(n.stores()) == 1 })
 	}
-	if err := n.m.Err(); err != nil {
+	if err := n.m.replica.Err(); err != nil {
 		t.Fatal(err)
 	}
 	// A member that has installed restarts like any other, and can lead.
@@ -160,7 +160,7 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 	c.leader().put("k/while-down", "")
 	n.mustStart()
 	n.ready()
-	if err := c.leader().m.MoveLeader(background(t), n.m.id); err != nil && c.leader() != n {
+	if err := c.leader().m.Maintenance.MoveLeader(background(t), n.m.replica.id); err != nil && c.leader() != n {
 		t.Fatal(err)
 	}
 	n.put("k/led", "x")
@@ -241,7 +241,7 @@ func TestCrashBetweenExchangeAndReset(t *testing.T) {
 	if err != nil {
 		t.Fatalf("open after the crash: %v", err)
 	}
-	applied := m.mach().Applied()
+	applied := m.replica.mach().Applied()
 	if last, _ := m.log.LastIndex(); last != applied {
 		t.Errorf("the log ends at %d, the store at %d", last, applied)
 	}
@@ -256,11 +256,11 @@ func TestCrashBetweenExchangeAndReset(t *testing.T) {
 	}
 	m.Start()
 	m.Stop()
-	n.m.id = m.id
+	n.m.replica.id = m.replica.id
 	n.heal()
 	n.mustStart()
 	n.ready()
-	eventually(t, "caught up", func() bool { return n.m.Rev() >= rev })
+	eventually(t, "caught up", func() bool { return n.m.replica.Rev() >= rev })
 	c.sameHash()
 }
 
@@ -303,8 +303,8 @@ func TestLogTruncation(t *testing.T) {
 			n.put(fmt.Sprintf("k/%d", total), "v")
 			total++
 		}
-		if f, _ := n.m.log.FirstIndex(); f > n.m.mach().Applied()-20+1 {
-			t.Fatalf("log begins at %d with %d applied: nothing is left for slow followers", f, n.m.mach().Applied())
+		if f, _ := n.m.log.FirstIndex(); f > n.m.replica.mach().Applied()-20+1 {
+			t.Fatalf("log begins at %d with %d applied: nothing is left for slow followers", f, n.m.replica.mach().Applied())
 		}
 		if round%2 == 0 {
 			n.crash()
@@ -316,7 +316,7 @@ func TestLogTruncation(t *testing.T) {
 		if f, _ := n.m.log.FirstIndex(); f < first {
 			t.Fatalf("after the restart the log begins at %d, before it began at %d", f, first)
 		}
-		if n.m.mark.Load() == 0 {
+		if n.m.logw.mark.Load() == 0 {
 			t.Fatal("after the restart there is no mark")
 		}
 		res := n.rangeOf(&pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0"), CountOnly: true})

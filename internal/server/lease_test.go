@@ -11,7 +11,7 @@ import (
 
 func (n *node) grant(id, ttl int64) {
 	n.t.Helper()
-	if _, err := n.m.LeaseGrant(background(n.t), &pb.LeaseGrantRequest{ID: id, TTL: ttl}); err != nil {
+	if _, err := n.m.Leases.LeaseGrant(background(n.t), &pb.LeaseGrantRequest{ID: id, TTL: ttl}); err != nil {
 		n.t.Fatalf("grant on %s: %v", n.name, err)
 	}
 }
@@ -19,7 +19,7 @@ func (n *node) grant(id, ttl int64) {
 func (n *node) ttl(id int64) *pb.LeaseTimeToLiveResponse {
 	n.t.Helper()
 	for {
-		resp, err := n.m.TimeToLive(background(n.t), &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
+		resp, err := n.m.Leases.TimeToLive(background(n.t), &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
 		if err == nil {
 			return resp
 		}
@@ -32,7 +32,7 @@ func (n *node) ttl(id int64) *pb.LeaseTimeToLiveResponse {
 func (n *node) renew(id int64) int64 {
 	n.t.Helper()
 	for {
-		ttl, err := n.m.LeaseRenew(background(n.t), id)
+		ttl, err := n.m.Leases.LeaseRenew(background(n.t), id)
 		if err == nil {
 			return ttl
 		}
@@ -54,7 +54,7 @@ func between(t *testing.T, what string, got, low, high int64) {
 func (c *cluster) moveTo(n *node) {
 	c.t.Helper()
 	for c.leader() != n {
-		if err := c.leader().m.MoveLeader(background(c.t), n.m.id); err != nil {
+		if err := c.leader().m.Maintenance.MoveLeader(background(c.t), n.m.replica.id); err != nil {
 			c.t.Logf("move: %v", err)
 		}
 	}
@@ -106,7 +106,7 @@ func TestLeases(t *testing.T) {
 		t.Errorf("TTL of a lease that is gone: %v", got)
 	}
 	for _, x := range c.nodes {
-		if _, err := x.m.LeaseRenew(background(t), 7); err != rpctypes.ErrGRPCLeaseNotFound {
+		if _, err := x.m.Leases.LeaseRenew(background(t), 7); err != rpctypes.ErrGRPCLeaseNotFound {
 			t.Errorf("renewal of a lease that is gone on %s: %v", x.name, err)
 		}
 	}

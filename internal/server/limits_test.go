@@ -16,7 +16,7 @@ import (
 )
 
 func (n *node) alarms() string {
-	return fmt.Sprint(len(n.m.Alarms()))
+	return fmt.Sprint(len(n.m.Maintenance.Alarms()))
 }
 
 func TestQuota(t *testing.T) {
@@ -36,7 +36,7 @@ func TestQuota(t *testing.T) {
 	}
 	put := func(x *node, key string, value []byte) error {
 		return trial("put "+key+" on "+x.name, func(ctx context.Context) error {
-			_, err := x.m.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: value}, nil)
+			_, err := x.m.KV.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: value}, nil)
 			return err
 		})
 	}
@@ -61,14 +61,14 @@ func TestQuota(t *testing.T) {
 			}
 			return false
 		})
-		if a := x.m.Alarms()[0]; a.MemberID != n.m.id || a.Alarm != pb.AlarmType_NOSPACE {
+		if a := x.m.Maintenance.Alarms()[0]; a.MemberID != n.m.replica.id || a.Alarm != pb.AlarmType_NOSPACE {
 			t.Errorf("alarm on %s: %v", x.name, a)
 		}
 		if err := put(x, "x", nil); !errors.Is(err, rpctypes.ErrGRPCNoSpace) {
 			t.Errorf("put on %s under the alarm: %v", x.name, err)
 		}
 		if err := trial("grant on "+x.name, func(ctx context.Context) error {
-			_, err := x.m.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 10})
+			_, err := x.m.Leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 10})
 			return err
 		}); !errors.Is(err, rpctypes.ErrGRPCNoSpace) {
 			t.Errorf("grant on %s under the alarm: %v", x.name, err)
@@ -83,7 +83,7 @@ func TestQuota(t *testing.T) {
 	}
 	// The way out: delete, compact, defragment, disarm.
 	n.again("delete under the alarm", func(ctx context.Context) error {
-		_, err := n.m.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0")}, nil)
+		_, err := n.m.KV.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0")}, nil)
 		return err
 	})
 	left := n.rangeOf(&pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0")})
@@ -91,7 +91,7 @@ func TestQuota(t *testing.T) {
 		t.Fatalf("%d keys are left of %d after a delete under the alarm", len(left.KVs), last)
 	}
 	err = trial("compaction under the alarm", func(ctx context.Context) error {
-		_, err := n.m.Compact(ctx, &pb.CompactionRequest{Revision: left.Revision, Physical: true})
+		_, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: left.Revision, Physical: true})
 		return err
 	})
 	if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.Is(err, mvcc.ErrCompacted) { // which a second try meets
@@ -99,17 +99,17 @@ func TestQuota(t *testing.T) {
 	}
 	for _, x := range c.nodes {
 		eventually(t, x.name+" has become small", func() bool {
-			if err := x.m.Defragment(background(t)); err != nil {
+			if err := x.m.Maintenance.Defragment(background(t)); err != nil {
 				t.Fatal(err)
 			}
-			return !x.m.mach().OverQuota(256 << 10)
+			return !x.m.replica.mach().OverQuota(256 << 10)
 		})
 	}
 	var resp *pb.AlarmResponse
 	tries := 0
 	err = trial("disarm", func(ctx context.Context) (err error) {
 		tries++
-		resp, err = n.m.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: n.m.id, Alarm: pb.AlarmType_NOSPACE})
+		resp, err = n.m.Maintenance.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: n.m.replica.id, Alarm: pb.AlarmType_NOSPACE})
 		return err
 	})
 	if err != nil || len(resp.Alarms) != 1 && tries == 1 {
@@ -131,20 +131,20 @@ func TestPhysicalCompaction(t *testing.T) {
 	for i := range 300 {
 		rev = n.put(fmt.Sprintf("k/%d", i%3), fmt.Sprint(i))
 	}
-	if _, err := n.m.Compact(background(t), &pb.CompactionRequest{Revision: rev, Physical: true}); err != nil {
+	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: rev, Physical: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.m.Compact(background(t), &pb.CompactionRequest{Revision: rev}); !errors.Is(err, rpctypes.ErrGRPCCompacted) {
+	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: rev}); !errors.Is(err, rpctypes.ErrGRPCCompacted) {
 		t.Errorf("second compaction: %v", err)
 	}
-	if _, err := n.m.Compact(background(t), &pb.CompactionRequest{Revision: rev + 10}); !errors.Is(err, rpctypes.ErrGRPCFutureRev) {
+	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: rev + 10}); !errors.Is(err, rpctypes.ErrGRPCFutureRev) {
 		t.Errorf("compaction of the future: %v", err)
 	}
-	if _, err := n.m.Range(background(t), &pb.RangeRequest{Key: []byte("k/1"), Revision: rev - 1}); !errors.Is(err, mvcc.ErrCompacted) {
+	if _, err := n.m.KV.Range(background(t), &pb.RangeRequest{Key: []byte("k/1"), Revision: rev - 1}); !errors.Is(err, mvcc.ErrCompacted) {
 		t.Errorf("read of a compacted revision: %v", err)
 	}
 	records := 0
-	if _, err := n.m.kv().Records(rev, 1000, 1<<20, func(mvcc.Revision, bool, []byte) error { records++; return nil }); err != nil || records != 1 {
+	if _, err := n.m.replica.kv().Records(rev, 1000, 1<<20, func(mvcc.Revision, bool, []byte) error { records++; return nil }); err != nil || records != 1 {
 		t.Errorf("%d records from the compacted revision on, %v; want 1", records, err)
 	}
 	n.put("k/1", "later") // hashes of a compacted revision itself may be those from before
@@ -153,7 +153,7 @@ func TestPhysicalCompaction(t *testing.T) {
 	n.crash()
 	n.mustStart()
 	n.ready()
-	if got := n.m.kv().CompactRev(); got != rev {
+	if got := n.m.replica.kv().CompactRev(); got != rev {
 		t.Errorf("compacted to %d after a crash, want %d", got, rev)
 	}
 	c.sameHash()
@@ -163,7 +163,7 @@ func TestRequestTooLarge(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *Config) { cfg.MaxRequestBytes = 10000 })
 	n := c.nodes[0]
 	n.put("k", string(make([]byte, 9000)))
-	if _, err := n.m.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: make([]byte, 10001)}, nil); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
+	if _, err := n.m.KV.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: make([]byte, 10001)}, nil); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
 		t.Errorf("put: %v", err)
 	}
 }
@@ -174,14 +174,14 @@ func TestApplyStalls(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
 	stalled, goOn := make(chan struct{}), make(chan struct{})
-	n.m.applyq.push(replica.Work{Swap: func() { close(stalled); <-goOn }})
+	n.m.driver.applyq.push(replica.Work{Swap: func() { close(stalled); <-goOn }})
 	<-stalled
 	var wg sync.WaitGroup
 	var mu sync.Mutex
 	acked := 0
 	for i := range maxApplyGap + 50 {
 		wg.Go(func() {
-			if _, err := n.m.Put(context.Background(), &pb.PutRequest{Key: fmt.Appendf(nil, "k/%d", i)}, nil); err == nil {
+			if _, err := n.m.KV.Put(context.Background(), &pb.PutRequest{Key: fmt.Appendf(nil, "k/%d", i)}, nil); err == nil {
 				mu.Lock()
 				acked++
 				mu.Unlock()
@@ -190,11 +190,11 @@ func TestApplyStalls(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "the gap is reached", func() bool { return n.m.commit.Load() > n.m.mach().Applied()+maxApplyGap })
-	if _, err := n.m.Put(background(t), &pb.PutRequest{Key: []byte("one more")}, nil); !errors.Is(err, ErrTooManyRequests) {
+	eventually(t, "the gap is reached", func() bool { return n.m.replica.commit.Load() > n.m.replica.mach().Applied()+maxApplyGap })
+	if _, err := n.m.KV.Put(background(t), &pb.PutRequest{Key: []byte("one more")}, nil); !errors.Is(err, ErrTooManyRequests) {
 		t.Errorf("put beyond the gap: %v", err)
 	}
-	if _, err := n.m.Range(background(t), &pb.RangeRequest{Key: []byte("k"), Serializable: true}); err != nil {
+	if _, err := n.m.KV.Range(background(t), &pb.RangeRequest{Key: []byte("k"), Serializable: true}); err != nil {
 		t.Errorf("serializable read: %v", err)
 	}
 	close(goOn)

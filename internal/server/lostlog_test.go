@@ -26,12 +26,12 @@ func TestLostLog(t *testing.T) {
 				lead.put("after", "v")
 			}
 			c.sameHash()
-			id := n.m.id
+			id := n.m.replica.id
 			n.crash()
 			n.fs, n.existing = disk, true
 			n.mustStart()
-			<-n.m.Failed()
-			if err := n.m.Err(); err == nil || !strings.Contains(err.Error(), "data directory is lost, or it is an old copy") ||
+			<-n.m.replica.Failed()
+			if err := n.m.replica.Err(); err == nil || !strings.Contains(err.Error(), "data directory is lost, or it is an old copy") ||
 				!strings.Contains(err.Error(), "etcdctl member remove "+membership.FormatID(id)) {
 				t.Errorf("ended with %v", err)
 			}

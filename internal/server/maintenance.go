@@ -2,29 +2,40 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
+	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/membershippb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"go.etcd.io/raft/v3"
-	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/crash"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
-	"quorate/internal/replica"
-	"quorate/internal/transport"
+	"quorate/internal/snapshot"
 )
 
+// Maintenance serves the care of one member.
+type Maintenance struct {
+	cfg      *Config
+	lg       *zap.Logger
+	replica  *localReplica
+	cluster  *membership.Cluster
+	driver   *driver
+	sender   *sender
+	upkeep   *upkeep
+	Versions *Versions
+}
+
 // Alarm lists, raises or clears alarms; listing goes through the log as well.
-func (m *Member) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
-	res, err := m.propose(ctx, &pb.InternalRaftRequest{Alarm: r})
+func (x *Maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	res, err := x.replica.propose(ctx, &pb.InternalRaftRequest{Alarm: r})
 	if err != nil {
 		return nil, err
 	}
@@ -32,24 +43,24 @@ func (m *Member) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmRespon
 }
 
 // Alarms returns the alarms that are active here.
-func (m *Member) Alarms() []*pb.AlarmMember { return m.mach().Alarms() }
+func (x *Maintenance) Alarms() []*pb.AlarmMember { return x.replica.mach().Alarms() }
 
 // Status tells how this member is, without asking anyone.
-func (m *Member) Status(context.Context) (*pb.StatusResponse, error) {
-	mach := m.mach()
+func (x *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
+	mach := x.replica.mach()
 	size := mach.Engine().Size()
-	d := m.cluster.Downgrade()
+	d := x.cluster.Downgrade()
 	s := &pb.StatusResponse{
 		Version:          Version,
-		StorageVersion:   m.StorageVersion(),
+		StorageVersion:   x.Versions.StorageVersion(),
 		DbSize:           size.Total,
 		DbSizeInUse:      size.InUse,
-		DbSizeQuota:      m.cfg.QuotaReported,
-		Leader:           m.Leader(),
-		RaftIndex:        m.commit.Load(),
-		RaftTerm:         m.Term(),
+		DbSizeQuota:      x.cfg.QuotaReported,
+		Leader:           x.replica.Leader(),
+		RaftIndex:        x.replica.commit.Load(),
+		RaftTerm:         x.replica.Term(),
 		RaftAppliedIndex: mach.Applied(),
-		IsLearner:        m.IsLearner(),
+		IsLearner:        x.cluster.IsLocalLearner(),
 		DowngradeInfo:    &pb.DowngradeInfo{Enabled: d.Enabled, TargetVersion: d.Target},
 	}
 	if s.Leader == 0 {
@@ -62,36 +73,36 @@ func (m *Member) Status(context.Context) (*pb.StatusResponse, error) {
 }
 
 // HashKV hashes the keys at a revision, 0 meaning the current one.
-func (m *Member) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
-	return m.kv().HashKV(ctx, rev)
+func (x *Maintenance) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
+	return x.replica.kv().HashKV(ctx, rev)
 }
 
 // Hash hashes everything in the store.
-func (m *Member) Hash(ctx context.Context) (uint32, error) {
+func (x *Maintenance) Hash(ctx context.Context) (uint32, error) {
 	start := time.Now()
-	h, err := hashAll(ctx, m.mach().Engine())
+	h, err := hashAll(ctx, x.replica.mach().Engine())
 	metrics.MVCCHashDurationSeconds.Observe(time.Since(start).Seconds())
 	return h, err
 }
 
 // Defragment rewrites the store to give space back, also that of compactions which
 // were asked for before. It runs beside the traffic.
-func (m *Member) Defragment(ctx context.Context) error {
+func (x *Maintenance) Defragment(ctx context.Context) error {
 	metrics.DiskDefragInflight.Set(1)
 	defer metrics.DiskDefragInflight.Set(0)
 	start := time.Now()
-	m.lg.Info("starting defragment")
-	if err := m.reclaim(ctx, m.mach()); err != nil {
+	x.lg.Info("starting defragment")
+	if err := x.upkeep.reclaim(ctx, x.replica.mach()); err != nil {
 		return err
 	}
 	metrics.DiskBackendDefragDurationSeconds.Observe(time.Since(start).Seconds())
-	m.lg.Info("finished defragment", zap.Duration("took", time.Since(start)))
+	x.lg.Info("finished defragment", zap.Duration("took", time.Since(start)))
 	return nil
 }
 
 // MoveLeader hands leadership to another voter and returns once it leads.
-func (m *Member) MoveLeader(ctx context.Context, target uint64) error {
-	if !m.isLeader() {
+func (m *Maintenance) MoveLeader(ctx context.Context, target uint64) error {
+	if !m.replica.isLeader() {
 		return rpctypes.ErrGRPCNotLeader
 	}
 	if x, ok := m.cluster.Member(target); !ok || x.IsLearner {
@@ -99,168 +110,7 @@ func (m *Member) MoveLeader(ctx context.Context, target uint64) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
 	defer cancel()
-	return m.transfer(ctx, target)
-}
-
-var errTransferTimeout = errors.New("etcdserver: request timed out, leader transfer took too long")
-
-func (m *Member) transfer(ctx context.Context, target uint64) error {
-	start, old := time.Now(), m.id
-	m.lg.Info("leadership transfer starting", m.localID(), zap.String("current-leader-member-id", membership.FormatID(m.id)),
-		zap.String("transferee-member-id", membership.FormatID(target)))
-	m.event(func(in *replica.Input) { in.TransferTo = target })
-	for {
-		changed := *m.leaderChange.Load()
-		if m.Leader() == target {
-			m.lg.Info("leadership transfer finished", m.localID(), zap.String("old-leader-member-id", membership.FormatID(old)),
-				zap.String("new-leader-member-id", membership.FormatID(target)), zap.Duration("took", time.Since(start)))
-			return nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return errTransferTimeout
-		case <-m.stop: // nobody tells this member any more
-			return rpctypes.ErrGRPCStopped
-		}
-	}
-}
-
-// truncateLog forgets log entries that every crash can do without: the engine
-// is flushed past them and slow followers still find CatchUpEntries. raft may read
-// what it does not count as applied, also while the store has it already, so its
-// index decides.
-func (m *Member) truncateLog() {
-	for {
-		select {
-		case <-m.truncate:
-		case <-m.rootCtx.Done():
-			return
-		}
-		err := m.patiently(m.rootCtx, "truncation of the raft log", m.cfg.logDir(), m.truncateOnce)
-		if err != nil && m.rootCtx.Err() == nil {
-			m.diskFailed(fmt.Errorf("truncate raft log: %w", err))
-			return
-		}
-	}
-}
-
-func (m *Member) truncateOnce() error {
-	mach := m.mach()
-	m.lg.Info("triggering snapshot", m.localID(), zap.Uint64("local-member-applied-index", m.acked.Load()),
-		zap.Uint64("local-member-snapshot-index", m.mark.Load()), zap.Uint64("local-member-snapshot-count", m.cfg.SnapshotCount), zap.Bool("snapshot-forced", false))
-	applied := m.acked.Load() // the store has applied as much, or a snapshot has just replaced it
-	err := m.flush(m.rootCtx, mach.Engine())
-	m.logMu.Lock()
-	defer m.logMu.Unlock()
-	if m.mach() != mach || m.rootCtx.Err() != nil {
-		return nil // a snapshot has replaced the store, and the log with it; or the member stops
-	}
-	if err != nil {
-		// Nothing is lost: the entries stay in the log. A full disk is the usual
-		// cause and ends when there is room.
-		m.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", m.storeDir()), zap.Error(err))
-		return nil
-	}
-	m.lg.Info("saved snapshot to disk", zap.Uint64("snapshot-index", applied))
-	index, ok := replica.TruncateTo(applied, m.mark.Load(), m.cfg.CatchUpEntries)
-	if !ok || m.snapshots.Load() > 0 {
-		return nil // a follower that is being sent a snapshot needs what follows it
-	}
-	if err := m.home().Truncate(index, mach.ConfState()); err != nil {
-		return err
-	}
-	m.mark.Store(index)
-	m.lg.Info("compacted Raft logs", zap.Uint64("compact-index", index), zap.Uint64("applied-index", applied))
-	return nil
-}
-
-// RaftStatus returns the state of consensus on this member, under the names that
-// raft gives it in JSON. On a member that stops it may be empty.
-func (m *Member) RaftStatus() raft.Status {
-	st, _ := m.raftStatus(context.Background())
-	return st
-}
-
-// raftStatus asks the core; not ok on a member that stops or when ctx ends.
-func (m *Member) raftStatus(ctx context.Context) (st raft.Status, ok bool) {
-	ask := make(chan raft.Status, 1)
-	m.event(func(in *replica.Input) { in.AskStatus = append(in.AskStatus, ask) })
-	select {
-	case st = <-ask:
-		return st, true
-	case <-ctx.Done():
-	case <-m.stop:
-	case <-m.failed:
-	}
-	return st, false
-}
-
-// Transport returns the peer transport.
-func (m *Member) Transport() *transport.Transport { return m.tr }
-
-// flushStore writes the engine's memory to disk at the interval that was asked for.
-func (m *Member) flushStore() {
-	if m.cfg.FlushInterval <= 0 {
-		return
-	}
-	ticker := time.NewTicker(m.cfg.FlushInterval)
-	defer ticker.Stop()
-	flushed := uint64(0)
-	for {
-		select {
-		case <-ticker.C:
-		case <-m.rootCtx.Done():
-			return
-		}
-		mach := m.mach()
-		applied := mach.Applied()
-		if applied == flushed {
-			continue
-		}
-		// A failure loses nothing, as the entries stay in the log; see truncateOnce.
-		if err := m.flush(m.rootCtx, mach.Engine()); err != nil && m.rootCtx.Err() == nil && m.mach() == mach {
-			m.lg.Warn("cannot flush the store", zap.String("dir", m.storeDir()), zap.Error(err))
-			continue
-		}
-		flushed = applied
-	}
-}
-
-// defragmentAtStart compacts the store once if that promises to free enough. It
-// holds nobody up.
-func (m *Member) defragmentAtStart() {
-	if m.cfg.DefragThreshold <= 0 {
-		return
-	}
-	size := m.mach().Engine().Size()
-	if free := size.Total - size.InUse; free < m.cfg.DefragThreshold {
-		m.lg.Info("Skipping defragmentation", zap.Int64("current-db-size-bytes", size.Total), zap.String("current-db-size", humanize.Bytes(uint64(size.Total))),
-			zap.Int64("current-db-size-in-use-bytes", size.InUse), zap.String("current-db-size-in-use", humanize.Bytes(uint64(size.InUse))),
-			zap.Int64("bootstrap-defrag-threshold-bytes", m.cfg.DefragThreshold), zap.String("bootstrap-defrag-threshold", humanize.Bytes(uint64(m.cfg.DefragThreshold))))
-		return
-	}
-	if err := m.Defragment(m.rootCtx); err != nil && m.rootCtx.Err() == nil {
-		m.lg.Warn("bootstrap defragmentation failed", zap.Error(err))
-	}
-}
-
-// raftSnapshot describes the state that a follower would be sent now.
-func (m *Member) raftSnapshot() (*raftpb.Snapshot, error) {
-	return m.home().Describe(m.mach())
-}
-
-// progress returns the match indexes if this member leads, nil otherwise.
-func (m *Member) progress(ctx context.Context) map[uint64]uint64 {
-	st, ok := m.raftStatus(ctx)
-	if !ok || st.RaftState != raft.StateLeader {
-		return nil
-	}
-	match := make(map[uint64]uint64, len(st.Progress))
-	for id, pr := range st.Progress {
-		match[id] = pr.Match
-	}
-	return match
+	return m.driver.transfer(ctx, target)
 }
 
 var hashSkip = map[string]bool{"consistent_index": true, "term": true, "storageVersion": true}
@@ -302,4 +152,77 @@ func hashAll(ctx context.Context, eng engine.Engine) (uint32, error) {
 		it.Close()
 	}
 	return h.Sum32(), nil
+}
+
+// Downgrade validates, starts or ends the downgrade of the cluster to the minor
+// version below.
+func (x *Maintenance) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	if err := x.replica.barrier(ctx); err != nil {
+		return nil, err
+	}
+	version := x.cluster.Version()
+	if !version.Decided() {
+		return nil, rpctypes.ErrGRPCClusterVersionUnavailable
+	}
+	resp := &pb.DowngradeResponse{Version: short(version)}
+	set := &membershippb.DowngradeInfoSetRequest{}
+	switch r.Action {
+	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
+		target, err := x.downgradeTarget(version, r.Version)
+		if err != nil || r.Action == pb.DowngradeRequest_VALIDATE {
+			return resp, err
+		}
+		set.Enabled, set.Ver = true, target.String()
+	case pb.DowngradeRequest_CANCEL:
+	default:
+		return nil, errUnknownMethod
+	}
+	if _, err := x.replica.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: set}); err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+func (x *Maintenance) downgradeTarget(version membership.Version, text string) (membership.Version, error) {
+	if strings.Count(text, ".") == 1 {
+		text += ".0"
+	}
+	target, err := membership.ParseVersion(text)
+	if err != nil {
+		return target, rpctypes.ErrGRPCWrongDowngradeVersionFormat
+	}
+	target = target.MajorMinor()
+	if allowed, ok := membership.DowngradeTarget(version); !ok || allowed != target {
+		return target, rpctypes.ErrGRPCInvalidDowngradeTargetVersion
+	}
+	if x.cluster.Downgrade().Enabled {
+		return target, rpctypes.ErrGRPCDowngradeInProcess
+	}
+	return target, nil
+}
+
+// short is the form X.Y in which clients see a cluster version.
+func short(v membership.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+
+// SnapshotFile is the store, as it is now, as a database file of etcd. Its pages
+// are made as they are read; nothing is written anywhere. It must be closed.
+func (x *Maintenance) SnapshotFile(ctx context.Context) (io.ReadCloser, int64, error) {
+	state := x.replica.mach().Engine().NewSnapshot()
+	start := x.cfg.Clock.Now()
+	image, err := snapshot.Measure(ctx, state, x.sender.snapshotOptions())
+	if err != nil {
+		state.Close()
+		return nil, 0, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	r, w := io.Pipe()
+	f := &snapshotFile{PipeReader: r, cancel: cancel, written: make(chan struct{})}
+	go func() {
+		defer crash.Guard()
+		defer close(f.written)
+		defer state.Close()
+		w.CloseWithError(image.WriteTo(ctx, x.sender.progressOf(w, "a client", image.Size())))
+		metrics.DiskBackendSnapshotDurationSeconds.Observe(x.cfg.Clock.Now().Sub(start).Seconds())
+	}()
+	return f, image.Size(), nil
 }

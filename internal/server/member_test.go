@@ -22,7 +22,7 @@ func (c *cluster) join(name string, via *node, learner bool) (*node, *pb.Member)
 	var added *pb.Member
 	for {
 		var err error
-		if added, _, err = via.m.MemberAdd(background(c.t), []string{n.url}, learner); err == nil {
+		if added, _, err = via.m.Members.MemberAdd(background(c.t), []string{n.url}, learner); err == nil {
 			break
 		}
 		if !retried(err) {
@@ -46,42 +46,42 @@ func TestLearner(t *testing.T) {
 	if !added.IsLearner {
 		t.Fatalf("added %v, want a learner", added)
 	}
-	if _, err := via.m.MemberPromote(background(t), added.ID); !errors.Is(err, rpctypes.ErrGRPCLearnerNotReady) {
+	if _, err := via.m.Members.MemberPromote(background(t), added.ID); !errors.Is(err, rpctypes.ErrGRPCLearnerNotReady) {
 		t.Fatalf("promotion of a learner that has not started: %v", err)
 	}
-	if _, _, err := via.m.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, true); !errors.Is(err, rpctypes.ErrGRPCTooManyLearners) {
+	if _, _, err := via.m.Members.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, true); !errors.Is(err, rpctypes.ErrGRPCTooManyLearners) {
 		t.Fatalf("second learner: %v", err)
 	}
 	c.clk.ahead.Add(int64(2 * time.Second)) // within a second the same URL makes the same id
-	if _, _, err := via.m.MemberAdd(background(t), []string{n.url}, false); !errors.Is(err, rpctypes.ErrGRPCPeerURLExist) {
+	if _, _, err := via.m.Members.MemberAdd(background(t), []string{n.url}, false); !errors.Is(err, rpctypes.ErrGRPCPeerURLExist) {
 		t.Fatalf("same URL again: %v", err)
 	}
 	n.mustStart()
-	if n.m.id != added.ID {
-		t.Fatalf("the learner is %x, added was %x", n.m.id, added.ID)
+	if n.m.replica.id != added.ID {
+		t.Fatalf("the learner is %x, added was %x", n.m.replica.id, added.ID)
 	}
 	n.ready()
 	if !n.m.IsLearner() {
 		t.Error("the new member is no learner")
 	}
-	if err := c.leader().m.MoveLeader(background(t), n.m.id); !errors.Is(err, rpctypes.ErrGRPCBadLeaderTransferee) {
+	if err := c.leader().m.Maintenance.MoveLeader(background(t), n.m.replica.id); !errors.Is(err, rpctypes.ErrGRPCBadLeaderTransferee) {
 		t.Errorf("leadership for a learner: %v", err)
 	}
 	eventually(t, "the learner is promoted", func() bool {
-		_, err := c.follower().m.MemberPromote(background(t), added.ID)
+		_, err := c.follower().m.Members.MemberPromote(background(t), added.ID)
 		if err != nil && !errors.Is(err, rpctypes.ErrGRPCLearnerNotReady) && !retried(err) {
 			t.Fatal(err)
 		}
 		return err == nil
 	})
-	if _, err := via.m.MemberPromote(background(t), added.ID); !errors.Is(err, rpctypes.ErrGRPCMemberNotLearner) {
+	if _, err := via.m.Members.MemberPromote(background(t), added.ID); !errors.Is(err, rpctypes.ErrGRPCMemberNotLearner) {
 		t.Errorf("second promotion: %v", err)
 	}
 	eventually(t, "it knows that it votes", func() bool { return !n.m.IsLearner() })
 	c.moveTo(n)
 	n.put("k/led", "x")
 	for _, x := range c.nodes {
-		ms, err := x.m.MemberList(background(t), true)
+		ms, err := x.m.Members.MemberList(background(t), true)
 		if err != nil || len(ms) != 4 {
 			t.Errorf("members on %s: %v, %v", x.name, ms, err)
 		}
@@ -99,14 +99,14 @@ func TestLearner(t *testing.T) {
 func (n *node) failed() {
 	n.t.Helper()
 	select {
-	case <-n.m.Failed():
+	case <-n.m.replica.Failed():
 	case <-time.After(patience):
 		n.t.Fatalf("%s still runs", n.name)
 	}
-	if err := n.m.Err(); !errors.Is(err, ErrRemoved) {
+	if err := n.m.replica.Err(); !errors.Is(err, ErrRemoved) {
 		n.t.Fatalf("%s ended with %v, want ErrRemoved", n.name, err)
 	}
-	if _, err := n.m.Put(background(n.t), &pb.PutRequest{Key: []byte("x")}, nil); !errors.Is(err, rpctypes.ErrGRPCStopped) {
+	if _, err := n.m.KV.Put(background(n.t), &pb.PutRequest{Key: []byte("x")}, nil); !errors.Is(err, rpctypes.ErrGRPCStopped) {
 		n.t.Errorf("put on a removed member: %v", err)
 	}
 }
@@ -114,7 +114,7 @@ func (n *node) failed() {
 func (n *node) remove(id uint64) {
 	n.t.Helper()
 	for {
-		_, err := n.m.MemberRemove(background(n.t), id)
+		_, err := n.m.Members.MemberRemove(background(n.t), id)
 		if err == nil {
 			return
 		}
@@ -128,10 +128,10 @@ func TestMemberRemoved(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	n, via := c.follower(), c.leader()
 	via.put("k", "v")
-	via.remove(n.m.id)
+	via.remove(n.m.replica.id)
 	n.failed()
 	n.stop()
-	if _, err := via.m.MemberRemove(background(t), n.m.id); !errors.Is(err, rpctypes.ErrGRPCMemberNotFound) {
+	if _, err := via.m.Members.MemberRemove(background(t), n.m.replica.id); !errors.Is(err, rpctypes.ErrGRPCMemberNotFound) {
 		t.Errorf("second removal: %v", err)
 	}
 	via.put("k", "after")
@@ -145,7 +145,7 @@ func TestMemberRemoved(t *testing.T) {
 	// The leader can be removed as well; the last one goes on alone.
 	lead := c.leader()
 	other := c.follower()
-	other.remove(lead.m.id)
+	other.remove(lead.m.replica.id)
 	lead.failed()
 	lead.stop()
 	if got := other.get("k"); got != "after" {
@@ -157,7 +157,7 @@ func TestMemberRemoved(t *testing.T) {
 func TestMemberRemovedWhileDown(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	n := c.follower()
-	id := n.m.id
+	id := n.m.replica.id
 	n.stop()
 	c.leader().remove(id)
 	n.mustStart()
@@ -174,30 +174,30 @@ func TestStrictReconfig(t *testing.T) {
 	})
 	lead := c.leader()
 	// Members that have just met are not trusted yet.
-	if _, _, err := lead.m.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, false); !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
+	if _, _, err := lead.m.Members.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, false); !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
 		t.Fatalf("add before the members are known well: %v", err)
 	}
 	c.clk.ahead.Add(int64(10 * time.Second))
 	lead = c.leader()
 	down := c.follower()
 	down.stop()
-	id := down.m.id
+	id := down.m.replica.id
 	eventually(t, "the leader misses the member", func() bool { return lead.m.tr.ActiveSince(id).IsZero() })
-	if _, _, err := lead.m.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, false); !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
+	if _, _, err := lead.m.Members.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, false); !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
 		t.Fatalf("add with one member down: %v", err)
 	}
 	for _, x := range c.nodes {
 		if x == down || x == lead {
 			continue
 		}
-		if _, err := lead.m.MemberRemove(background(t), x.m.id); !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
+		if _, err := lead.m.Members.MemberRemove(background(t), x.m.replica.id); !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
 			t.Fatalf("removal of the second of two: %v", err)
 		}
 	}
 	lead.remove(id) // the one that is down may go
 	n, _ := c.join("fresh", c.leader(), false)
 	// It has not started, so a further one would leave the cluster without quorum.
-	if _, _, err := c.leader().m.MemberAdd(background(t), []string{"http://127.0.0.1:2"}, false); err == nil ||
+	if _, _, err := c.leader().m.Members.MemberAdd(background(t), []string{"http://127.0.0.1:2"}, false); err == nil ||
 		!strings.Contains(err.Error(), "not enough started members") && !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
 		t.Fatalf("add beside one that has not started: %v", err)
 	}
@@ -215,13 +215,13 @@ func TestStrictReconfig(t *testing.T) {
 func TestMemberMoves(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	n := c.follower()
-	id := n.m.id
+	id := n.m.replica.id
 	n.stop()
 	to := c.newNode(n.name)
 	to.fs, to.initial = n.fs, n.initial
 	var err error
 	for done := false; !done; {
-		_, err = c.leader().m.MemberUpdate(background(t), id, []string{to.url})
+		_, err = c.leader().m.Members.MemberUpdate(background(t), id, []string{to.url})
 		if done = err == nil; !done && !retried(err) {
 			t.Fatal(err)
 		}
@@ -230,11 +230,11 @@ func TestMemberMoves(t *testing.T) {
 	rev := c.leader().put("k", "v")
 	to.mustStart()
 	to.ready()
-	eventually(t, "the member hears from the others at its new address", func() bool { return to.m.Rev() >= rev })
+	eventually(t, "the member hears from the others at its new address", func() bool { return to.m.replica.Rev() >= rev })
 	if x, _ := to.m.cluster.Member(id); len(x.PeerURLs) != 1 || x.PeerURLs[0] != to.url {
 		t.Errorf("the member knows itself as %v", x)
 	}
-	if _, err := c.leader().m.MemberUpdate(background(t), 42, []string{to.url + "1"}); !errors.Is(err, rpctypes.ErrGRPCMemberNotFound) {
+	if _, err := c.leader().m.Members.MemberUpdate(background(t), 42, []string{to.url + "1"}); !errors.Is(err, rpctypes.ErrGRPCMemberNotFound) {
 		t.Errorf("update of a stranger: %v", err)
 	}
 }

@@ -14,27 +14,6 @@ import (
 // of one must find it in the log as it was made.
 var firstWithoutV2 = membership.Version{Major: 3, Minor: 6}
 
-// modernise translates v2 requests in what is sent to members later than etcd 3.5: one
-// of 3.6 or 3.7 would end at the first that it gets, and a log keeps them long after
-// the last member of 3.5 has gone. What they mean nothing to is carried through them
-// to members of ours; for those of 3.5 it is unpacked again. Raft compares entries by
-// index and term only.
-func (m *Member) modernise(msgs []*raftpb.Message) []*raftpb.Message {
-	for _, msg := range msgs {
-		if t := msg.GetType(); t != raftpb.MsgApp && t != raftpb.MsgProp || len(msg.Entries) == 0 {
-			continue
-		}
-		translate := command.Modern
-		if v, known := m.tr.Version(msg.GetTo()); known && v.Less(firstWithoutV2) {
-			translate = command.Plain
-		}
-		if ents := translated(msg.Entries, translate); ents != nil {
-			msg.Entries = ents // the slice is the log's, the message is ours
-		}
-	}
-	return msgs
-}
-
 // translated returns a translated copy, nil if there is nothing to translate.
 func translated(ents []*raftpb.Entry, translate func([]byte) []byte) []*raftpb.Entry {
 	var out []*raftpb.Entry
@@ -52,4 +31,25 @@ func translated(ents []*raftpb.Entry, translate func([]byte) []byte) []*raftpb.E
 		out[i] = &raftpb.Entry{Type: e.Type, Term: e.Term, Index: e.Index, Data: data}
 	}
 	return out
+}
+
+// modernise translates v2 requests in what is sent to members later than etcd 3.5: one
+// of 3.6 or 3.7 would end at the first that it gets, and a log keeps them long after
+// the last member of 3.5 has gone. What they mean nothing to is carried through them
+// to members of ours; for those of 3.5 it is unpacked again. Raft compares entries by
+// index and term only.
+func (d *driver) modernise(msgs []*raftpb.Message) []*raftpb.Message {
+	for _, msg := range msgs {
+		if t := msg.GetType(); t != raftpb.MsgApp && t != raftpb.MsgProp || len(msg.Entries) == 0 {
+			continue
+		}
+		translate := command.Modern
+		if v, known := d.tr.Version(msg.GetTo()); known && v.Less(firstWithoutV2) {
+			translate = command.Plain
+		}
+		if ents := translated(msg.Entries, translate); ents != nil {
+			msg.Entries = ents // the slice is the log's, the message is ours
+		}
+	}
+	return msgs
 }

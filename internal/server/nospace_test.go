@@ -21,7 +21,7 @@ func TestRecoveryFromNoSpace(t *testing.T) {
 		value := make([]byte, 256<<10)
 		rand.NewChaCha8([32]byte{}).Read(value) // which does not compress
 		put := func() error {
-			_, err := n.m.Put(ctx, &pb.PutRequest{Key: []byte("k"), Value: bytes.Clone(value)}, nil)
+			_, err := n.m.KV.Put(ctx, &pb.PutRequest{Key: []byte("k"), Value: bytes.Clone(value)}, nil)
 			return err
 		}
 		for round := range 4 {
@@ -34,20 +34,20 @@ func TestRecoveryFromNoSpace(t *testing.T) {
 			if !full {
 				t.Fatalf("round %d: the store takes more than its quota", round)
 			}
-			eventually(t, "the alarm is raised", func() bool { return len(n.m.Alarms()) == 1 })
-			if _, err := n.m.Compact(ctx, &pb.CompactionRequest{Revision: n.m.Rev(), Physical: physical}); err != nil {
+			eventually(t, "the alarm is raised", func() bool { return len(n.m.Maintenance.Alarms()) == 1 })
+			if _, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: n.m.replica.Rev(), Physical: physical}); err != nil {
 				t.Fatal(err)
 			}
-			if err := n.m.Defragment(ctx); err != nil {
+			if err := n.m.Maintenance.Defragment(ctx); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := n.m.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: n.m.id}); err != nil {
+			if _, err := n.m.Maintenance.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: n.m.replica.id}); err != nil {
 				t.Fatal(err)
 			}
 			if err := put(); err != nil {
 				t.Fatalf("round %d: after the recovery: %v", round, err)
 			}
-			if a := n.m.Alarms(); len(a) > 0 {
+			if a := n.m.Maintenance.Alarms(); len(a) > 0 {
 				t.Fatalf("round %d: %v", round, a)
 			}
 		}
@@ -63,9 +63,9 @@ func TestSizeFallsByItself(t *testing.T) {
 	for range 64 {
 		n.putReq(&pb.PutRequest{Key: []byte("k"), Value: value})
 	}
-	before := n.m.mach().Engine().Size().Total
-	if _, err := n.m.Compact(context.Background(), &pb.CompactionRequest{Revision: n.m.Rev()}); err != nil {
+	before := n.m.replica.mach().Engine().Size().Total
+	if _, err := n.m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: n.m.replica.Rev()}); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the store is small", func() bool { return n.m.mach().Engine().Size().Total < before/4 })
+	eventually(t, "the store is small", func() bool { return n.m.replica.mach().Engine().Size().Total < before/4 })
 }

@@ -35,7 +35,7 @@ func panicInCore() {
 	m.Start()
 	<-m.Ready()
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {
-		m.event(func(in *replica.Input) { in.Then = append(in.Then, func() { panic("the core is broken") }) })
+		m.driver.event(func(in *replica.Input) { in.Then = append(in.Then, func() { panic("the core is broken") }) })
 	}))
 	http.Get(s.URL)
 }

@@ -18,6 +18,13 @@ import (
 	"quorate/internal/proposal"
 )
 
+// slowLog writes lines about requests that were slow or refused.
+type slowLog struct {
+	cfg      *Config
+	lg       *zap.Logger
+	fewLines *zap.Logger // lg for what clients cause
+}
+
 // traceThreshold is from where on the course of a request is logged, step by
 // step. The times are those that are taken for the series in any case, so that a
 // request which is not slow pays one comparison.
@@ -42,7 +49,7 @@ func traceDetail(kv ...any) string {
 
 // logTrace writes where the time of a request went, with etcd's names. Steps
 // that took less than their share of the threshold are left out.
-func (m *Member) logTrace(operation, detail string, start, end time.Time, steps ...step) {
+func (t *slowLog) logTrace(operation, detail string, start, end time.Time, steps ...step) {
 	least := traceThreshold / time.Duration(len(steps)+1)
 	shown := make([]string, 0, len(steps))
 	last := start
@@ -52,7 +59,7 @@ func (m *Member) logTrace(operation, detail string, start, end time.Time, steps 
 		}
 		last = s.end
 	}
-	m.lg.Info("trace",
+	t.lg.Info("trace",
 		zap.Int32("trace_id", rand.Int32()), zap.String("operation", operation), zap.String("detail", detail),
 		zap.Duration("duration", end.Sub(start)), zap.Time("start", start), zap.Time("end", end),
 		zap.Strings("steps", shown), zap.Int("step_count", len(shown)))
@@ -61,22 +68,22 @@ func (m *Member) logTrace(operation, detail string, start, end time.Time, steps 
 // stepAgreement is the wait of a linearizable read.
 const stepAgreement = "agreement among raft nodes before linearized reading"
 
-func (m *Member) isSlow(took time.Duration) bool {
-	return m.cfg.WarnApply > 0 && took > m.cfg.WarnApply
+func (t *slowLog) isSlow(took time.Duration) bool {
+	return t.cfg.WarnApply > 0 && took > t.cfg.WarnApply
 }
 
 // tookTooLong writes the line about a request, or a part of one, that was slow.
-func (m *Member) tookTooLong(took time.Duration, prefix string, request fmt.Stringer, response string, err error) {
+func (t *slowLog) tookTooLong(took time.Duration, prefix string, request fmt.Stringer, response string, err error) {
 	metrics.ServerSlowApplyTotal.Inc()
-	m.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", m.cfg.WarnApply),
+	t.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", t.cfg.WarnApply),
 		zap.String("prefix", prefix), zap.String("request", request.String()), zap.String("response", response), zap.Error(err))
 }
 
 // rangeTook is called at the end of a range that began and, after the barrier,
 // read. res is nil on error.
-func (m *Member) rangeTook(r *pb.RangeRequest, res *mvcc.RangeResult, err error, began, read, end time.Time) {
+func (t *slowLog) rangeTook(r *pb.RangeRequest, res *mvcc.RangeResult, err error, began, read, end time.Time) {
 	took := end.Sub(began)
-	if m.isSlow(took) {
+	if t.isSlow(took) {
 		response := ""
 		if res != nil {
 			size := 0
@@ -85,7 +92,7 @@ func (m *Member) rangeTook(r *pb.RangeRequest, res *mvcc.RangeResult, err error,
 			}
 			response = fmt.Sprintf("range_response_count:%d size:%d", len(res.KVs), size)
 		}
-		m.tookTooLong(took, "read-only range ", r, response, err)
+		t.tookTooLong(took, "read-only range ", r, response, err)
 	}
 	if took <= traceThreshold {
 		return
@@ -94,13 +101,13 @@ func (m *Member) rangeTook(r *pb.RangeRequest, res *mvcc.RangeResult, err error,
 	if res != nil {
 		detail = append(detail, "response_count", len(res.KVs), "response_revision", res.Revision)
 	}
-	m.logTrace("range", traceDetail(detail...), began, end, step{stepAgreement, read}, step{"range keys", end})
+	t.logTrace("range", traceDetail(detail...), began, end, step{stepAgreement, read}, step{"range keys", end})
 }
 
 // readTxnTook is rangeTook for a transaction that only reads. Its barrier does
 // not count as slow, but it is a step.
-func (m *Member) readTxnTook(r *pb.TxnRequest, resp *pb.TxnResponse, err error, began, read, end time.Time) {
-	if took := end.Sub(read); m.isSlow(took) {
+func (t *slowLog) readTxnTook(r *pb.TxnRequest, resp *pb.TxnResponse, err error, began, read, end time.Time) {
+	if took := end.Sub(read); t.isSlow(took) {
 		response := ""
 		if resp != nil {
 			var counts []string
@@ -111,15 +118,15 @@ func (m *Member) readTxnTook(r *pb.TxnRequest, resp *pb.TxnResponse, err error, 
 			}
 			response = fmt.Sprintf("responses:<%s> size:%d", strings.Join(counts, " "), proto.Size(resp))
 		}
-		m.tookTooLong(took, "read-only txn ", pb.NewLoggableTxnRequest(r), response, err)
+		t.tookTooLong(took, "read-only txn ", pb.NewLoggableTxnRequest(r), response, err)
 	}
 	if end.Sub(began) > traceThreshold {
-		m.logTrace("transaction", traceDetail("read_only", true), began, end, step{stepAgreement, read}, step{"range keys", end})
+		t.logTrace("transaction", traceDetail("read_only", true), began, end, step{stepAgreement, read}, step{"range keys", end})
 	}
 }
 
 // proposalTook is called at the end of a request that went through the log.
-func (m *Member) proposalTook(p *proposal.Pending, res proposal.Result, end time.Time) {
+func (t *slowLog) proposalTook(p *proposal.Pending, res proposal.Result, end time.Time) {
 	if end.Sub(p.Start) <= traceThreshold || res.Err != nil || res.Began.IsZero() {
 		return
 	}
@@ -136,7 +143,7 @@ func (m *Member) proposalTook(p *proposal.Pending, res proposal.Result, end time
 	default:
 		return
 	}
-	m.logTrace(operation, detail, p.Start, end, step{"process raft request", res.Began}, step{"apply", end})
+	t.logTrace(operation, detail, p.Start, end, step{"process raft request", res.Began}, step{"apply", end})
 }
 
 func responseSize(resp any) string {
@@ -164,16 +171,16 @@ func limited(lg *zap.Logger) *zap.Logger {
 // applyTook is called at the end of a batch. Refused requests and those that were slow
 // themselves come one by one; what else took the time of the batch, such as its commit, is
 // told with its first request.
-func (m *Member) applyTook(ents []apply.Entry, out apply.Outcome, took time.Duration) {
+func (t *slowLog) applyTook(ents []apply.Entry, out apply.Outcome, took time.Duration) {
 	for _, f := range out.Failed {
-		m.fewLines.Warn("failed to apply request", zap.Duration("took", f.Took),
+		t.fewLines.Warn("failed to apply request", zap.Duration("took", f.Took),
 			zap.Stringer("request", &pb.InternalRaftStringer{Request: f.Req}), zap.String("response", responseSize(f.Resp)), zap.Error(f.Err))
 	}
-	if !m.isSlow(took) {
+	if !t.isSlow(took) {
 		return
 	}
 	for _, s := range out.Slow {
-		m.tookTooLong(s.Took, "", &pb.InternalRaftStringer{Request: s.Req}, responseSize(s.Resp), s.Err)
+		t.tookTooLong(s.Took, "", &pb.InternalRaftStringer{Request: s.Req}, responseSize(s.Resp), s.Err)
 	}
 	if len(out.Slow) > 0 {
 		return
@@ -197,5 +204,5 @@ func (m *Member) applyTook(ents []apply.Entry, out apply.Outcome, took time.Dura
 	if n > 1 {
 		prefix = fmt.Sprintf("batch of %d entries ", n)
 	}
-	m.tookTooLong(took, prefix, &pb.InternalRaftStringer{Request: first}, "", nil)
+	t.tookTooLong(took, prefix, &pb.InternalRaftStringer{Request: first}, "", nil)
 }

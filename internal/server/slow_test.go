@@ -18,10 +18,10 @@ import (
 )
 
 // slowMember has what the lines about slow requests need, and its log.
-func slowMember(warn time.Duration) (*Member, *observer.ObservedLogs) {
+func slowMember(warn time.Duration) (*slowLog, *observer.ObservedLogs) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	lg := zap.New(core)
-	return &Member{cfg: Config{WarnApply: warn}, lg: lg, fewLines: limited(lg)}, logs
+	return &slowLog{cfg: &Config{WarnApply: warn}, lg: lg, fewLines: limited(lg)}, logs
 }
 
 // line renders an entry with the fields whose values do not depend on time.
@@ -58,39 +58,39 @@ func TestSlowLines(t *testing.T) {
 	kvs := &mvcc.RangeResult{KVs: [][]byte{make([]byte, 10), make([]byte, 20)}, Revision: 7}
 	for _, tt := range []struct {
 		name string
-		do   func(m *Member)
+		do   func(m *slowLog)
 		want []string
 	}{
-		{"range", func(m *Member) {
+		{"range", func(m *slowLog) {
 			m.rangeTook(&pb.RangeRequest{Key: []byte("a"), RangeEnd: []byte("b")}, kvs, nil, at(0), at(150), at(160))
 		}, []string{
 			`warn apply request took too long prefix=read-only range request=key:"a" range_end:"b" response=range_response_count:2 size:30`,
 			`info trace operation=range detail={range_begin:a; range_end:b; response_count:2; response_revision:7; } 'agreement among raft nodes before linearized reading'  (duration: 150ms)`,
 		}},
-		{"failed range", func(m *Member) {
+		{"failed range", func(m *slowLog) {
 			m.rangeTook(&pb.RangeRequest{Key: []byte("a")}, nil, errors.New("no"), at(0), at(10), at(60))
 		}, []string{`warn apply request took too long prefix=read-only range request=key:"a" response= error=no`}},
-		{"read-only transaction", func(m *Member) {
+		{"read-only transaction", func(m *slowLog) {
 			m.readTxnTook(&pb.TxnRequest{}, &pb.TxnResponse{}, nil, at(0), at(140), at(150))
 		}, []string{`info trace operation=transaction detail={read_only:true; } 'agreement among raft nodes before linearized reading'  (duration: 140ms)`}},
-		{"put", func(m *Member) {
+		{"put", func(m *slowLog) {
 			p := &proposal.Pending{Req: put, Start: at(0)}
 			m.proposalTook(p, proposal.Result{Began: at(90), Resp: &pb.PutResponse{Header: &pb.ResponseHeader{Revision: 5}}}, at(170))
 		}, []string{`info trace operation=put detail={key:k; req_size:11; response_revision:5; } 'process raft request'  (duration: 90ms) 'apply'  (duration: 80ms)`}},
-		{"put that was refused", func(m *Member) {
+		{"put that was refused", func(m *slowLog) {
 			m.proposalTook(&proposal.Pending{Req: put, Start: at(0)}, proposal.Result{Err: errors.New("no")}, at(170))
 		}, nil},
-		{"slow request of a batch", func(m *Member) {
+		{"slow request of a batch", func(m *slowLog) {
 			m.applyTook([]apply.Entry{entry(put), entry(put)}, apply.Outcome{Slow: []apply.Noted{{Req: put, Resp: &pb.PutResponse{}, Took: time.Second}}}, time.Second)
 		}, []string{`warn apply request took too long prefix= request=header:<ID:9> put:<key:"k" value_size:6> response=size:0`}},
-		{"slow commit of a batch", func(m *Member) {
+		{"slow commit of a batch", func(m *slowLog) {
 			m.applyTook([]apply.Entry{entry(nil), entry(put), entry(put)}, apply.Outcome{}, time.Second)
 		}, []string{`warn apply request took too long prefix=batch of 2 entries request=header:<ID:9> put:<key:"k" value_size:6> response=`}},
-		{"batch without requests", func(m *Member) { m.applyTook([]apply.Entry{entry(nil)}, apply.Outcome{}, time.Second) }, nil},
-		{"refused request", func(m *Member) {
+		{"batch without requests", func(m *slowLog) { m.applyTook([]apply.Entry{entry(nil)}, apply.Outcome{}, time.Second) }, nil},
+		{"refused request", func(m *slowLog) {
 			m.applyTook([]apply.Entry{entry(put)}, apply.Outcome{Failed: []apply.Noted{{Req: put, Err: errors.New("no")}}}, 0)
 		}, []string{`warn failed to apply request request=header:<ID:9> put:<key:"k" value_size:6> response= error=no`}},
-		{"quick batch", func(m *Member) { m.applyTook([]apply.Entry{entry(put)}, apply.Outcome{}, 50*time.Millisecond) }, nil},
+		{"quick batch", func(m *slowLog) { m.applyTook([]apply.Entry{entry(put)}, apply.Outcome{}, 50*time.Millisecond) }, nil},
 	} {
 		m, logs := slowMember(50 * time.Millisecond)
 		tt.do(m)
@@ -130,14 +130,14 @@ func TestRefusedRequestIsLogged(t *testing.T) {
 		return lines
 	}
 	m := c.nodes[0].m
-	if _, err := m.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: []byte("secret"), Lease: 7}, nil); err == nil {
+	if _, err := m.KV.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: []byte("secret"), Lease: 7}, nil); err == nil {
 		t.Fatal("a put with a lease that does not exist was accepted")
 	}
 	c.nodes[0].put("k", "v")
-	if _, err := m.Compact(background(t), &pb.CompactionRequest{Revision: m.Rev()}); err != nil {
+	if _, err := m.KV.Compact(background(t), &pb.CompactionRequest{Revision: m.replica.Rev()}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.Compact(background(t), &pb.CompactionRequest{Revision: 1}); err == nil {
+	if _, err := m.KV.Compact(background(t), &pb.CompactionRequest{Revision: 1}); err == nil {
 		t.Fatal("compacted what is compacted")
 	}
 	// The second refusal is no failure to etcd: the wish is fulfilled.

@@ -23,14 +23,14 @@ func TestSnapshotFileTakesNoRoom(t *testing.T) {
 	}
 	files := func() string {
 		t.Helper()
-		names, err := n.fs.List(n.m.cfg.snapDir())
+		names, err := n.fs.List(n.m.replica.layout().Snap())
 		if err != nil {
 			t.Fatal(err)
 		}
 		return fmt.Sprint(names)
 	}
 	before := files()
-	f, size, err := n.m.SnapshotFile(context.Background())
+	f, size, err := n.m.Maintenance.SnapshotFile(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,11 +58,11 @@ func TestSnapshotFileTakesNoRoom(t *testing.T) {
 	out.Write(rest)
 	out.Close()
 	meta, err := snapshot.Read(context.Background(), "db", mem.New(), snapshot.Options{FS: fs})
-	if err != nil || meta.ConsistentIndex >= n.m.mach().Applied() {
-		t.Errorf("the database is of index %d, applied is %d; %v", meta.ConsistentIndex, n.m.mach().Applied(), err)
+	if err != nil || meta.ConsistentIndex >= n.m.replica.mach().Applied() {
+		t.Errorf("the database is of index %d, applied is %d; %v", meta.ConsistentIndex, n.m.replica.mach().Applied(), err)
 	}
 
-	early, _, err := n.m.SnapshotFile(context.Background())
+	early, _, err := n.m.Maintenance.SnapshotFile(context.Background())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +75,7 @@ func TestSnapshotFileTakesNoRoom(t *testing.T) {
 	if f, _, err := func() (io.ReadCloser, int64, error) {
 		ctx, cancel := context.WithCancel(context.Background())
 		cancel()
-		return n.m.SnapshotFile(ctx)
+		return n.m.Maintenance.SnapshotFile(ctx)
 	}(); err == nil {
 		f.Close()
 	}

@@ -104,10 +104,10 @@ func (n *node) stallWrite(key string) <-chan outcome {
 	out := make(chan outcome, 1)
 	go func() {
 		start := time.Now()
-		_, err := n.m.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(key)}, nil)
+		_, err := n.m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(key)}, nil)
 		out <- outcome{err, time.Since(start)}
 	}()
-	eventually(n.t, "the log waits for the disk", func() bool { return n.m.logStall() > 3*n.m.cfg.Tick })
+	eventually(n.t, "the log waits for the disk", func() bool { return n.m.logw.logStall() > 3*n.m.cfg.Tick })
 	return out
 }
 
@@ -146,22 +146,22 @@ func TestStalledLeaderHandsOver(t *testing.T) {
 		eventually(t, "load runs", func() bool { return load.count() > 20 })
 		disks[lead].close()
 		stalled := lead.stallWrite(fmt.Sprintf("k/stalled%d", round))
-		eventually(t, "another member leads", func() bool { id := other.m.Leader(); return id != 0 && id != lead.m.id })
+		eventually(t, "another member leads", func() bool { id := other.m.replica.Leader(); return id != 0 && id != lead.m.replica.id })
 		(<-stalled).early(t, "a write that was in flight", lead.m)
 		count := load.count()
 		eventually(t, "writes go on", func() bool { return load.count() > count+50 })
 
 		// What is asked of the stalled member now.
 		start := time.Now()
-		_, err := lead.m.Put(context.Background(), &pb.PutRequest{Key: []byte("k/late")}, nil)
+		_, err := lead.m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte("k/late")}, nil)
 		outcome{err, time.Since(start)}.early(t, "a write on the stalled member", lead.m)
 		start = time.Now()
-		_, err = lead.m.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/before")})
+		_, err = lead.m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/before")})
 		outcome{err, time.Since(start)}.early(t, "a read on the stalled member", lead.m)
-		if res, err := lead.m.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/before"), Serializable: true}); err != nil || len(res.KVs) != 1 {
+		if res, err := lead.m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/before"), Serializable: true}); err != nil || len(res.KVs) != 1 {
 			t.Errorf("local read on the stalled member: %v, %v", res, err)
 		}
-		if lead.m.isLeader() {
+		if lead.m.replica.isLeader() {
 			t.Error("the stalled member leads again")
 		}
 		disks[lead].open()
@@ -169,7 +169,7 @@ func TestStalledLeaderHandsOver(t *testing.T) {
 		for _, err := range load.errs {
 			t.Errorf("a writer on a healthy member got %v", err)
 		}
-		if err := lead.m.Err(); err != nil {
+		if err := lead.m.replica.Err(); err != nil {
 			t.Fatal(err)
 		}
 		c.sameHash()
@@ -182,18 +182,21 @@ func TestStalledLeaderStays(t *testing.T) {
 	for _, size := range []int{1, 2} {
 		c, disks := newGatedCluster(t, size, nil)
 		lead := c.leader()
-		term := lead.m.Term()
+		term := lead.m.replica.Term()
 		disks[lead].close()
 		stalled := lead.stallWrite("k")
 		reads := make(chan error, 1)
 		// Several looks at the clock later than the time after which others hand over.
-		eventually(t, "the stall is noticed", func() bool { s := lead.m.stalled.Load(); return s != nil && *s == "alone" })
-		eventually(t, "more than the limit of a stall has passed", func() bool { return lead.m.logStall() > 2*lead.m.cfg.electionTimeout() })
-		go func() { _, err := lead.m.Range(context.Background(), &pb.RangeRequest{Key: []byte("k")}); reads <- err }()
+		eventually(t, "the stall is noticed", func() bool { s := lead.m.logw.stalled.Load(); return s != nil && *s == "alone" })
+		eventually(t, "more than the limit of a stall has passed", func() bool { return lead.m.logw.logStall() > 2*lead.m.cfg.electionTimeout() })
+		go func() {
+			_, err := lead.m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte("k")})
+			reads <- err
+		}()
 		disks[lead].open()
 		if o := <-stalled; o.err != nil && !retried(o.err) {
 			t.Errorf("%d members: write: %v", size, o.err)
-		} else if o.err != nil && lead.m.Term() == term {
+		} else if o.err != nil && lead.m.replica.Term() == term {
 			t.Errorf("%d members: a write that only had to wait failed: %v", size, o.err)
 		}
 		if err := <-reads; err != nil && !retried(err) {
@@ -212,9 +215,9 @@ func TestStalledFollower(t *testing.T) {
 	lead := c.leader()
 	load := lead.load("load", 4)
 	eventually(t, "writes go on", func() bool { return load.count() > 50 })
-	eventually(t, "the stall is noticed", func() bool { s := n.m.stalled.Load(); return s != nil && *s == "behind" })
+	eventually(t, "the stall is noticed", func() bool { s := n.m.logw.stalled.Load(); return s != nil && *s == "behind" })
 	start := time.Now()
-	_, err := n.m.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/before")})
+	_, err := n.m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte("k/before")})
 	outcome{err, time.Since(start)}.early(t, "a read on the stalled member", n.m)
 	disks[n].open()
 	load.end(t, n, "load")
@@ -229,16 +232,16 @@ func TestFailedSyncStopsMember(t *testing.T) {
 	disks[lead].mu.Lock()
 	disks[lead].err = broken
 	disks[lead].mu.Unlock()
-	go lead.m.Put(context.Background(), &pb.PutRequest{Key: []byte("k")}, nil)
+	go lead.m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte("k")}, nil)
 	select {
-	case <-lead.m.Failed():
+	case <-lead.m.replica.Failed():
 	case <-time.After(patience):
 		t.Fatal("the member goes on after a failed sync")
 	}
-	if err := lead.m.Err(); !errors.Is(err, broken) || !strings.Contains(err.Error(), "sync data/member/wal/") {
+	if err := lead.m.replica.Err(); !errors.Is(err, broken) || !strings.Contains(err.Error(), "sync data/member/wal/") {
 		t.Errorf("error %v, want the failed sync and its file", err)
 	}
-	if _, err := lead.m.Put(background(t), &pb.PutRequest{Key: []byte("k")}, nil); err == nil {
+	if _, err := lead.m.KV.Put(background(t), &pb.PutRequest{Key: []byte("k")}, nil); err == nil {
 		t.Error("the member takes writes after a failed sync")
 	}
 	lead.stop()

@@ -8,15 +8,16 @@ import (
 	"quorate/internal/transport"
 )
 
-// leadership is who led last, and since when this member knows.
-type leadership struct {
-	leader uint64
-	since  time.Time
+// Stats tells what this member knows of its messages, as the v2 API shows it.
+type Stats struct {
+	cfg     *Config
+	replica *localReplica
+	tr      *transport.Transport
 }
 
 // SelfStats returns what this member knows about itself and its messages, as the
 // JSON of etcd's v2 API. Messages are counted only with Config.Stats.
-func (m *Member) SelfStats() []byte {
+func (m *Stats) SelfStats() []byte {
 	type leaderInfo struct {
 		Leader    string    `json:"leader"`
 		Uptime    string    `json:"uptime"`
@@ -34,13 +35,13 @@ func (m *Member) SelfStats() []byte {
 		SendAppendRequestCnt uint64     `json:"sendAppendRequestCnt"`
 		SendPkgRate          float64    `json:"sendPkgRate,omitempty"`
 		SendBandwidthRate    float64    `json:"sendBandwidthRate,omitempty"`
-	}{Name: m.cfg.Name, ID: membership.FormatID(m.id), State: "StateFollower", StartTime: m.opened}
-	if m.isLeader() {
+	}{Name: m.cfg.Name, ID: membership.FormatID(m.replica.id), State: "StateFollower", StartTime: m.replica.opened}
+	if m.replica.isLeader() {
 		s.State = "StateLeader"
 	}
 	now := m.cfg.Clock.Now()
-	s.LeaderInfo.StartTime = m.opened
-	if l := m.led.Load(); l != nil {
+	s.LeaderInfo.StartTime = m.replica.opened
+	if l := m.replica.led.Load(); l != nil {
 		s.LeaderInfo.Leader, s.LeaderInfo.StartTime = membership.FormatID(l.leader), l.since
 	}
 	s.LeaderInfo.Uptime = now.Sub(s.LeaderInfo.StartTime).String()
@@ -52,17 +53,17 @@ func (m *Member) SelfStats() []byte {
 
 // LeaderStats returns how sending to the others went, as the JSON of etcd's v2
 // API, nil on a member that does not lead.
-func (m *Member) LeaderStats() []byte {
-	if !m.isLeader() {
+func (s *Stats) LeaderStats() []byte {
+	if !s.replica.isLeader() {
 		return nil
 	}
-	return m.statsJSON(struct {
+	return s.statsJSON(struct {
 		Leader    string                             `json:"leader"`
 		Followers map[string]transport.FollowerStats `json:"followers"`
-	}{membership.FormatID(m.id), m.tr.Followers()})
+	}{membership.FormatID(s.replica.id), s.tr.Followers()})
 }
 
-func (m *Member) statsJSON(v any) []byte {
+func (s *Stats) statsJSON(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil { // numbers and texts always have a form in JSON
 		return []byte("{}")

@@ -23,82 +23,82 @@ import (
 // everyCall makes each kind of call once, with whatever outcome.
 var everyCall = map[string]func(ctx context.Context, m *Member, i int){
 	"put": func(ctx context.Context, m *Member, i int) {
-		m.Put(ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "k%d", i%500), Value: []byte(strings.Repeat("v", 300))}, nil)
+		m.KV.Put(ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "k%d", i%500), Value: []byte(strings.Repeat("v", 300))}, nil)
 	},
 	"delete": func(ctx context.Context, m *Member, i int) {
-		m.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: fmt.Appendf(nil, "k%d", i%500)}, nil)
+		m.KV.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: fmt.Appendf(nil, "k%d", i%500)}, nil)
 	},
 	"txn": func(ctx context.Context, m *Member, i int) {
-		m.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{opRange("k1"), opPut("t")}}, nil)
+		m.KV.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{opRange("k1"), opPut("t")}}, nil)
 	},
 	"read txn": func(ctx context.Context, m *Member, i int) {
-		m.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{opRange("k1"), opRange("k2")}}, nil)
+		m.KV.Txn(ctx, &pb.TxnRequest{Success: []*pb.RequestOp{opRange("k1"), opRange("k2")}}, nil)
 	},
 	"range": func(ctx context.Context, m *Member, i int) {
-		m.Range(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Serializable: i%2 == 0})
+		m.KV.Range(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Serializable: i%2 == 0})
 	},
 	"range stream": func(ctx context.Context, m *Member, i int) {
-		m.RangeStream(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}, func([][]byte) error { return nil })
+		m.KV.RangeStream(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}, func([][]byte) error { return nil })
 	},
 	"compact": func(ctx context.Context, m *Member, i int) {
-		m.Compact(ctx, &pb.CompactionRequest{Revision: m.Rev() - 1, Physical: true})
+		m.KV.Compact(ctx, &pb.CompactionRequest{Revision: m.replica.Rev() - 1, Physical: true})
 	},
 	"lease": func(ctx context.Context, m *Member, i int) {
-		r, err := m.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 1})
+		r, err := m.Leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 1})
 		if err != nil {
 			return
 		}
-		m.LeaseRenew(ctx, r.ID)
-		m.TimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: r.ID, Keys: true})
-		m.LeaseLeases(ctx)
-		m.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: r.ID})
+		m.Leases.LeaseRenew(ctx, r.ID)
+		m.Leases.TimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: r.ID, Keys: true})
+		m.Leases.LeaseLeases(ctx)
+		m.Leases.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: r.ID})
 	},
 	"members": func(ctx context.Context, m *Member, i int) {
-		m.MemberList(ctx, true)
-		m.MemberUpdate(ctx, 12345, []string{"http://127.0.0.1:1"})
-		m.MemberPromote(ctx, m.id)
+		m.Members.MemberList(ctx, true)
+		m.Members.MemberUpdate(ctx, 12345, []string{"http://127.0.0.1:1"})
+		m.Members.MemberPromote(ctx, m.replica.id)
 	},
 	"leader": func(ctx context.Context, m *Member, i int) {
 		for _, id := range m.cluster.VoterIDs() {
-			m.MoveLeader(ctx, id)
+			m.Maintenance.MoveLeader(ctx, id)
 		}
 	},
 	"hash": func(ctx context.Context, m *Member, i int) {
-		m.HashKV(ctx, 0)
-		m.Hash(ctx)
+		m.Maintenance.HashKV(ctx, 0)
+		m.Maintenance.Hash(ctx)
 	},
 	"snapshot": func(ctx context.Context, m *Member, i int) {
-		if f, _, err := m.SnapshotFile(ctx); err == nil {
+		if f, _, err := m.Maintenance.SnapshotFile(ctx); err == nil {
 			io.Copy(io.Discard, f)
 			f.Close()
 		}
 	},
 	"maintenance": func(ctx context.Context, m *Member, i int) {
-		m.Defragment(ctx)
-		m.Alarm(ctx, &pb.AlarmRequest{})
-		m.RaftStatus()
-		m.Status(ctx)
-		m.Downgrade(ctx, &pb.DowngradeRequest{Action: pb.DowngradeRequest_VALIDATE, Version: "3.6"})
+		m.Maintenance.Defragment(ctx)
+		m.Maintenance.Alarm(ctx, &pb.AlarmRequest{})
+		m.driver.RaftStatus()
+		m.Maintenance.Status(ctx)
+		m.Maintenance.Downgrade(ctx, &pb.DowngradeRequest{Action: pb.DowngradeRequest_VALIDATE, Version: "3.6"})
 	},
 	"users": func(ctx context.Context, m *Member, i int) {
-		m.UserAdd(ctx, &pb.AuthUserAddRequest{Name: fmt.Sprint("u", i%10), Password: "p"})
-		m.UserList(ctx, &pb.AuthUserListRequest{})
-		m.Authenticate(ctx, &pb.AuthenticateRequest{Name: "u1", Password: "p"})
+		m.Accounts.UserAdd(ctx, &pb.AuthUserAddRequest{Name: fmt.Sprint("u", i%10), Password: "p"})
+		m.Accounts.UserList(ctx, &pb.AuthUserListRequest{})
+		m.Accounts.Authenticate(ctx, &pb.AuthenticateRequest{Name: "u1", Password: "p"})
 	},
 	"v2": func(ctx context.Context, m *Member, i int) {
-		w, err := m.V2Watch("/1", true, true, 0)
+		w, err := m.V2.V2Watch("/1", true, true, 0)
 		if err != nil {
 			return
 		}
 		defer w.Close()
-		m.V2Do(ctx, &command.V2Request{Method: "PUT", Path: fmt.Sprint("/1/k", i%50), Val: "v"})
-		m.V2Do(ctx, &command.V2Request{Method: "GET", Path: "/1/k1", Quorum: true})
+		m.V2.V2Do(ctx, &command.V2Request{Method: "PUT", Path: fmt.Sprint("/1/k", i%50), Val: "v"})
+		m.V2.V2Do(ctx, &command.V2Request{Method: "GET", Path: "/1/k1", Quorum: true})
 		<-w.Events()
 	},
 	"watch": func(ctx context.Context, m *Member, i int) {
-		s := m.Hub().NewStream(ctx)
+		s := m.Watches.Hub().NewStream(ctx)
 		defer s.Close()
-		m.CreateWatch(ctx, s, &pb.WatchCreateRequest{Key: []byte("k"), RangeEnd: []byte("l"), StartRevision: 1})
+		m.Watches.CreateWatch(ctx, s, &pb.WatchCreateRequest{Key: []byte("k"), RangeEnd: []byte("l"), StartRevision: 1})
 		for range 3 {
 			if _, err := s.Next(ctx); err != nil {
 				return
@@ -161,20 +161,20 @@ func TestCompactionOfReplacedStore(t *testing.T) {
 	for range 3 {
 		rev = n.put("k", "v")
 	}
-	reader := n.m.kv().View() // the records have to wait for it
+	reader := n.m.replica.kv().View() // the records have to wait for it
 	defer reader.Close()
 	compacted := make(chan error, 1)
 	go func() {
-		_, err := n.m.Compact(context.Background(), &pb.CompactionRequest{Revision: rev, Physical: true})
+		_, err := n.m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: rev, Physical: true})
 		compacted <- err
 	}()
-	eventually(t, "the compaction is applied", func() bool { return n.m.kv().CompactRev() == rev })
+	eventually(t, "the compaction is applied", func() bool { return n.m.replica.kv().CompactRev() == rev })
 	select {
 	case err := <-compacted:
 		t.Errorf("got %v while a reader is in the way", err)
 	default:
 	}
-	n.m.mach().Close() // as retire does
+	n.m.replica.mach().Close() // as retire does
 	select {
 	case err := <-compacted:
 		if err != nil {
@@ -207,14 +207,14 @@ func TestNoPrimaryAfterLeadership(t *testing.T) {
 	eventually(t, "the leader has the leases", m.lessor.IsPrimary)
 	m.Stop() // nothing happens but what the test does
 	m.lessor.Demote()
-	m.settle(apply.Outcome{NewTerm: true}, time.Time{})
+	m.applier.settle(apply.Outcome{NewTerm: true}, time.Time{})
 	if !m.lessor.IsPrimary() {
 		t.Fatal("a new leader does not become the primary")
 	}
 	m.lessor.Demote()
-	lost := func() { m.follow(replica.Effects{State: raftnode.State{Lead: m.id + 1}}) }
+	lost := func() { m.driver.follow(replica.Effects{State: raftnode.State{Lead: m.replica.id + 1}}) }
 	clk.meanwhile.Store(&lost)
-	m.settle(apply.Outcome{NewTerm: true}, time.Time{})
+	m.applier.settle(apply.Outcome{NewTerm: true}, time.Time{})
 	if m.lessor.IsPrimary() {
 		t.Error("primary, but another member leads")
 	}
@@ -228,18 +228,18 @@ func TestReadsOfFailedMember(t *testing.T) {
 	n.put("k", "v")
 	gate := make(chan struct{})
 	defer close(gate)
-	m.applyq.push(replica.Work{Swap: func() { <-gate }})
-	go m.Put(context.Background(), &pb.PutRequest{Key: []byte("k")}, nil)
-	eventually(t, "a write is committed and not applied", func() bool { return m.commit.Load() > m.mach().Applied() })
+	m.driver.applyq.push(replica.Work{Swap: func() { <-gate }})
+	go m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte("k")}, nil)
+	eventually(t, "a write is committed and not applied", func() bool { return m.replica.commit.Load() > m.replica.mach().Applied() })
 	waits := map[string]func(context.Context) error{
-		"a barrier":            m.barrier,
-		"the wait for entries": m.waitApplied,
+		"a barrier":            m.replica.barrier,
+		"the wait for entries": m.replica.waitApplied,
 	}
 	ended := make(chan string, len(waits))
 	for name, wait := range waits {
 		go func() { ended <- fmt.Sprint(name, ": ", wait(context.Background())) }()
 	}
-	m.fail(errors.New("the disk is gone"))
+	m.replica.fail(errors.New("the disk is gone"))
 	for range waits {
 		select {
 		case got := <-ended:

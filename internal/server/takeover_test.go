@@ -58,7 +58,7 @@ func TestTakeOver(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	last := c.leader().put("k", "v")
 	for _, n := range c.nodes {
-		eventually(t, "the member has the key", func() bool { return n.m.Rev() >= last })
+		eventually(t, "the member has the key", func() bool { return n.m.replica.Rev() >= last })
 	}
 	id := c.nodes[0].m.ClusterID()
 	c.stop()

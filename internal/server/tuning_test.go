@@ -47,10 +47,10 @@ func TestStoreIsFlushedByTime(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *Config) { cfg.FlushInterval = 20 * time.Millisecond })
 	n := c.leader()
 	n.put("k", "v")
-	wrote := n.m.mach().Applied()
+	wrote := n.m.replica.mach().Applied()
 	eventually(t, "the store on disk has it", func() bool {
 		disk := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{}) // what a crash would leave
-		eng, err := pebble.Open(n.m.storeDir(), pebble.Options{FS: disk, Logger: testLogger})
+		eng, err := pebble.Open(n.m.replica.storeDir(), pebble.Options{FS: disk, Logger: testLogger})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -9,8 +9,23 @@ import (
 
 	"quorate/internal/command"
 	"quorate/internal/legacy/v2store"
+	"quorate/internal/membership"
 	"quorate/internal/proposal"
+	"quorate/internal/transport"
 )
+
+// V2 serves the tree of the v2 API.
+type V2 struct {
+	cfg       *Config
+	lg        *zap.Logger
+	replica   *localReplica
+	cluster   *membership.Cluster
+	peers     *transport.Client
+	tr        *transport.Transport
+	passwords *passwords
+
+	v2Peers *v2Peers
+}
 
 const (
 	// maxV2Request bounds an entry of the v2 API. Its forms are up to 10 MiB long, and
@@ -21,41 +36,41 @@ const (
 	v2Sync         = "SYNC"
 )
 
-func (m *Member) v2() *v2store.Store { return m.mach().V2() }
+func (v *V2) v2() *v2store.Store { return v.replica.mach().V2() }
 
 // V2Do carries out a request of the v2 API and returns what came of it. GET reads
 // what is applied here, unless Quorum is set, QGET behind a barrier; PUT, POST and
 // DELETE go through the log. The request is not changed. What the store refuses is a
 // *v2store.Error; other errors tell that there is no outcome, or none that is known.
-func (m *Member) V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
+func (v *V2) V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
 	switch {
 	case r.Method == "QGET", r.Method == "GET" && r.Quorum:
-		ctx, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
+		ctx, cancel := context.WithTimeout(ctx, v.cfg.requestTimeout())
 		defer cancel()
-		if err := m.barrier(ctx); err != nil {
+		if err := v.replica.barrier(ctx); err != nil {
 			return nil, err
 		}
-		return m.v2().Get(r.Path, r.Recursive, r.Sorted)
+		return v.v2().Get(r.Path, r.Recursive, r.Sorted)
 	case r.Method == "GET", r.Method == "HEAD":
-		return m.v2().Get(r.Path, r.Recursive, r.Sorted)
+		return v.v2().Get(r.Path, r.Recursive, r.Sorted)
 	}
-	began := m.cfg.Clock.Now()
-	limited, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
+	began := v.cfg.Clock.Now()
+	limited, cancel := context.WithTimeout(ctx, v.cfg.requestTimeout())
 	defer cancel()
-	if err := m.allowsV2(limited); err != nil {
+	if err := v.allowsV2(limited); err != nil {
 		if ctx.Err() == nil && limited.Err() != nil {
-			err = m.timeoutError(began)
+			err = v.replica.timeoutError(began)
 		}
 		return nil, err
 	}
-	return m.proposeV2(ctx, r)
+	return v.proposeV2(ctx, r)
 }
 
-func (m *Member) proposeV2(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
+func (v *V2) proposeV2(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
 	x := *r // whoever applies it may still read it when the caller has given up
-	x.ID = m.ids.Next()
-	x.Time = m.cfg.Clock.Now().UnixNano()
-	res, err := m.submit(ctx, &proposal.Pending{ID: x.ID, V2: &x, Data: x.Marshal()})
+	x.ID = v.replica.ids.Next()
+	x.Time = v.cfg.Clock.Now().UnixNano()
+	res, err := v.replica.submit(ctx, &proposal.Pending{ID: x.ID, V2: &x, Data: x.Marshal()})
 	if err != nil {
 		return nil, err
 	}
@@ -66,38 +81,52 @@ func (m *Member) proposeV2(ctx context.Context, r *command.V2Request) (*v2store.
 // V2Watch waits for changes at path, and below it if recursive, from the index
 // since on, 0 for what comes next. The watcher's channel closes when the member
 // stops or exchanges its state for that of a snapshot.
-func (m *Member) V2Watch(path string, recursive, stream bool, since uint64) (*v2store.Watcher, error) {
+func (v *V2) V2Watch(path string, recursive, stream bool, since uint64) (*v2store.Watcher, error) {
 	select {
-	case <-m.stop:
+	case <-v.replica.stop:
 		return nil, errStopped
 	default:
 	}
-	return m.v2().Watch(path, recursive, stream, since)
+	return v.v2().Watch(path, recursive, stream, since)
 }
 
 // V2Stats returns the counters of the v2 tree as JSON.
-func (m *Member) V2Stats() []byte { return m.v2().StatsJSON() }
-
-// CommittedIndex returns the index of the newest entry that is known to be committed.
-func (m *Member) CommittedIndex() uint64 { return m.commit.Load() }
+func (v *V2) V2Stats() []byte { return v.v2().StatsJSON() }
 
 // expireV2 has expired nodes of the v2 tree removed as long as this member leads,
 // by its clock.
-func (m *Member) expireV2() {
+func (v *V2) expireV2() {
 	ticker := time.NewTicker(v2SyncInterval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-		case <-m.rootCtx.Done():
+		case <-v.replica.rootCtx.Done():
 			return
 		}
-		if !m.isLeader() || !m.v2().HasTTL() || m.sureToLead(m.rootCtx) != nil || m.allowsV2(m.rootCtx) != nil {
+		if !v.replica.isLeader() || !v.v2().HasTTL() || v.replica.sureToLead(v.replica.rootCtx) != nil || v.allowsV2(v.replica.rootCtx) != nil {
 			continue
 		}
-		_, err := m.proposeV2(m.rootCtx, &command.V2Request{Method: v2Sync})
+		_, err := v.proposeV2(v.replica.rootCtx, &command.V2Request{Method: v2Sync})
 		if err != nil && !ended(err) && err != rpctypes.ErrGRPCStopped {
-			m.lg.Warn("failed to remove expired keys of the v2 API; will try again", zap.Error(err))
+			v.lg.Warn("failed to remove expired keys of the v2 API; will try again", zap.Error(err))
 		}
 	}
+}
+
+// V2HashPassword returns the bcrypt hash of a password of the v2 API. It waits for
+// its turn among all passwords that are being hashed.
+func (v *V2) V2HashPassword(ctx context.Context, password string) ([]byte, error) {
+	done, err := v.passwords.turn(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	return hashPassword(ctx, password, v2BcryptCost, v.passwords.crowded)
+}
+
+// V2PasswordMatches reports whether the hash is that of the password. It waits
+// for the same turn.
+func (v *V2) V2PasswordMatches(ctx context.Context, hash []byte, password string) (bool, error) {
+	return v.passwords.matches(ctx, hash, password)
 }

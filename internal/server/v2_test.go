@@ -19,14 +19,14 @@ import (
 func (n *node) v2do(r command.V2Request) *v2store.Event {
 	n.t.Helper()
 	for {
-		ev, err := n.m.V2Do(background(n.t), &r)
+		ev, err := n.m.V2.V2Do(background(n.t), &r)
 		if err == nil {
 			return ev
 		}
 		if !retried(err) && !errors.Is(err, errV2Unknown) {
 			n.t.Fatalf("%s %s on %s: %v", r.Method, r.Path, n.name, err)
 		}
-		if n.m.pause(background(n.t), 10*time.Millisecond) != nil {
+		if n.m.replica.pause(background(n.t), 10*time.Millisecond) != nil {
 			n.t.Fatalf("%s %s on %s: %v", r.Method, r.Path, n.name, err)
 		}
 	}
@@ -41,7 +41,7 @@ func (n *node) v2set(key, value string) *v2store.Event {
 func (n *node) v2get(key string) string {
 	n.t.Helper()
 	for {
-		ev, err := n.m.V2Do(background(n.t), &command.V2Request{Method: "GET", Path: "/1/" + key, Quorum: true})
+		ev, err := n.m.V2.V2Do(background(n.t), &command.V2Request{Method: "GET", Path: "/1/" + key, Quorum: true})
 		var refused *v2store.Error
 		switch {
 		case err == nil:
@@ -72,11 +72,11 @@ func v2Event(t *testing.T, w *v2store.Watcher) *v2store.Event {
 func TestV2(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
-	eventually(t, "the cluster has a version", func() bool { return n.m.Capable() && n.m.v2().Index() >= 3 })
-	if got := n.m.v2().Index(); got != 3 {
+	eventually(t, "the cluster has a version", func() bool { return n.m.Versions.Capable() && n.m.V2.v2().Index() >= 3 })
+	if got := n.m.V2.v2().Index(); got != 3 {
 		t.Errorf("a new member begins at %d, want 3: it was added, has a name, and the cluster a version", got)
 	}
-	w, err := n.m.V2Watch("/1/dir", true, true, 0)
+	w, err := n.m.V2.V2Watch("/1/dir", true, true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,12 +91,12 @@ func TestV2(t *testing.T) {
 		t.Errorf("event %+v", e)
 	}
 	ctx := background(t)
-	_, err = n.m.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/dir/a", Val: "two", PrevIndex: 77})
+	_, err = n.m.V2.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/dir/a", Val: "two", PrevIndex: 77})
 	var refused *v2store.Error
 	if !errors.As(err, &refused) || refused.Code != v2store.CodeCompareFailed || refused.Index != 4 {
 		t.Errorf("got %v, want a failed comparison", err)
 	}
-	if _, err := n.m.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, maxV2Request))}); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
+	if _, err := n.m.V2.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, maxV2Request))}); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
 		t.Errorf("a request of more than the bound: %v", err)
 	}
 	if ev := n.v2do(command.V2Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, 2<<20))}); len(*ev.Node.Value) != 2<<20 {
@@ -105,21 +105,21 @@ func TestV2(t *testing.T) {
 	if ev := n.v2do(command.V2Request{Method: "DELETE", Path: "/1/big"}); ev.Action != v2store.Delete {
 		t.Errorf("got %+v", ev)
 	}
-	before := n.m.v2().Index()
+	before := n.m.V2.v2().Index()
 	n.stop()
 	if e, ok := <-w.Events(); ok {
 		t.Errorf("after the stop the watcher got %+v", e)
 	}
-	if _, err := n.m.V2Watch("/1", true, true, 0); !errors.Is(err, errStopped) {
+	if _, err := n.m.V2.V2Watch("/1", true, true, 0); !errors.Is(err, errStopped) {
 		t.Errorf("a watch after the stop: %v", err)
 	}
-	if _, err := n.m.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/late"}); !errors.Is(err, errStopped) {
+	if _, err := n.m.V2.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/late"}); !errors.Is(err, errStopped) {
 		t.Errorf("a write after the stop: %v", err)
 	}
 	n.mustStart()
 	n.ready()
 	// Telling its name again is a step, and it may do so more than once.
-	if got := n.m.v2().Index(); n.v2get("dir/a") != "one" || got <= before {
+	if got := n.m.V2.v2().Index(); n.v2get("dir/a") != "one" || got <= before {
 		t.Errorf("after a restart: %q at %d, was one at %d", n.v2get("dir/a"), got, before)
 	}
 	if e := n.v2history(t, 4); e.Node.Key != "/1/dir/a" || e.PrevNode != nil {
@@ -130,7 +130,7 @@ func TestV2(t *testing.T) {
 // v2history returns the event of an index.
 func (n *node) v2history(t *testing.T, index uint64) *v2store.Event {
 	t.Helper()
-	w, err := n.m.V2Watch("/", true, false, index)
+	w, err := n.m.V2.V2Watch("/", true, false, index)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,13 +160,13 @@ func (c *cluster) sameV2() {
 		if time.Now().After(deadline) {
 			c.t.Fatalf("the trees differ: %.2000s\n%.2000s", last[0], last[1])
 		}
-		c.nodes[0].m.pause(context.Background(), 10*time.Millisecond)
+		c.nodes[0].m.replica.pause(context.Background(), 10*time.Millisecond)
 	}
 }
 
 func v2records(t *testing.T, m *Member) string {
 	t.Helper()
-	eng := m.mach().Engine().NewSnapshot()
+	eng := m.replica.mach().Engine().NewSnapshot()
 	defer eng.Close()
 	out, err := enginetest.Records(eng, engine.V2)
 	if err != nil {
@@ -189,7 +189,7 @@ func TestV2Cluster(t *testing.T) {
 	}
 	c.sameV2()
 	n := c.follower()
-	w, err := n.m.V2Watch("/1", true, true, 0)
+	w, err := n.m.V2.V2Watch("/1", true, true, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,7 +198,7 @@ func TestV2Cluster(t *testing.T) {
 	c.fallBehind(n, "v3")
 	before := n.m.currentStoreName(t)
 	n.heal()
-	eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.mark.Load() > 0 })
+	eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.mark.Load() > 0 })
 	if got := n.v2get("missed"); got != "yes" {
 		t.Errorf("after the snapshot it reads %q", got)
 	}
@@ -235,31 +235,31 @@ func TestV2Peers(t *testing.T) {
 	// A leader that one member does not answer in time begins with the lowest version.
 	eventually(t, "the cluster has the version of its members", func() bool { return !n.m.cluster.Version().Less(firstWithoutV2) })
 	n.v2set("a", "b")
-	peers := n.m.v2Peers
-	p := peers.lookup(x.m.id)
+	peers := n.m.V2.v2Peers
+	p := peers.lookup(x.m.replica.id)
 	if p.keeps != v2Kept {
 		t.Fatalf("the other member counts as %v", p.keeps)
 	}
 	set := func(p v2Peer) {
 		peers.mu.Lock()
 		defer peers.mu.Unlock()
-		peers.known[x.m.id] = p
+		peers.known[x.m.replica.id] = p
 	}
 	x.stop() // down: what it was before holds
 	c.leader()
 	n.v2set("a", "c")
 	set(v2Peer{keeps: v2Dropped})
-	if err := n.m.allowsV2(background(t)); !errors.Is(err, errV2Beside) {
+	if err := n.m.V2.allowsV2(background(t)); !errors.Is(err, errV2Beside) {
 		t.Errorf("beside a member of 3.7: %v", err)
 	}
 	set(v2Peer{})
-	if err := n.m.allowsV2(background(t)); !errors.Is(err, errV2Unknown) {
+	if err := n.m.V2.allowsV2(background(t)); !errors.Is(err, errV2Unknown) {
 		t.Errorf("beside a member that nobody has heard of: %v", err)
 	}
 	x.mustStart()
 	x.ready()
-	eventually(t, "it has been asked", func() bool { return n.m.allowsV2(background(t)) == nil })
-	if got := n.m.allowsV2(background(t)); got != nil {
+	eventually(t, "it has been asked", func() bool { return n.m.V2.allowsV2(background(t)) == nil })
+	if got := n.m.V2.allowsV2(background(t)); got != nil {
 		t.Error(got)
 	}
 }

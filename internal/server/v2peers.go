@@ -60,12 +60,12 @@ func (p *v2Peers) lookup(id uint64) v2Peer {
 // allowsV2 refuses writes of the v2 API in clusters where a member would not keep
 // them: what it leads or hands on would be without them. In a cluster whose version
 // is below 3.6 members that nobody has heard of are taken to be of that release.
-func (m *Member) allowsV2(ctx context.Context) error {
+func (m *V2) allowsV2(ctx context.Context) error {
 	v := m.cluster.Version()
 	old := v.Less(firstWithoutV2)
 	var err error
 	for _, x := range m.cluster.Members() {
-		if x.ID == m.id {
+		if x.ID == m.replica.id {
 			continue
 		}
 		keeps, aerr := m.v2Keeps(ctx, x)
@@ -81,7 +81,7 @@ func (m *Member) allowsV2(ctx context.Context) error {
 	return err
 }
 
-func (m *Member) v2Keeps(ctx context.Context, x membership.Member) (keepsV2, error) {
+func (m *V2) v2Keeps(ctx context.Context, x membership.Member) (keepsV2, error) {
 	current := func() (v2Peer, time.Time, bool) {
 		p, since := m.v2Peers.lookup(x.ID), m.tr.ActiveSince(x.ID)
 		switch {
@@ -100,7 +100,7 @@ func (m *Member) v2Keeps(ctx context.Context, x membership.Member) (keepsV2, err
 		defer func() { <-m.v2Peers.asking }()
 	case <-ctx.Done():
 		return v2Unknown, ctx.Err()
-	case <-m.stop:
+	case <-m.replica.stop:
 		return v2Unknown, rpctypes.ErrGRPCStopped
 	}
 	p, since, ok := current()

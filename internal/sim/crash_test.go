@@ -55,22 +55,22 @@ func (l *crashLane) open() *server.Member {
 // then.
 func (l *crashLane) put(m *server.Member, key, value string) (*pb.PutResponse, error) {
 	if strings.HasPrefix(key, v2Prefix) {
-		_, err := m.V2Do(context.Background(), &command.V2Request{Method: "PUT", Path: v2Path(key), Val: value})
+		_, err := m.V2.V2Do(context.Background(), &command.V2Request{Method: "PUT", Path: v2Path(key), Val: value})
 		return nil, err
 	}
-	return m.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(value)}, nil)
+	return m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(value)}, nil)
 }
 
 func (l *crashLane) get(m *server.Member, key string) string {
 	l.t.Helper()
 	if strings.HasPrefix(key, v2Prefix) {
-		e, err := m.V2Do(context.Background(), &command.V2Request{Method: "QGET", Path: v2Path(key)})
+		e, err := m.V2.V2Do(context.Background(), &command.V2Request{Method: "QGET", Path: v2Path(key)})
 		if err != nil {
 			return err.Error()
 		}
 		return *e.Node.Value
 	}
-	res, err := m.Range(context.Background(), &pb.RangeRequest{Key: []byte(key)})
+	res, err := m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte(key)})
 	if err != nil {
 		l.t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func (l *crashLane) write(m *server.Member, writer int, seed uint64) {
 		l.mu.Unlock()
 		if resp != nil && rng.IntN(50) == 0 {
 			rev := resp.Header.Revision - 5
-			if _, err := m.Compact(context.Background(), &pb.CompactionRequest{Revision: rev}); err == nil {
+			if _, err := m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: rev}); err == nil {
 				l.mu.Lock()
 				l.compacted = max(l.compacted, rev)
 				l.mu.Unlock()
@@ -129,12 +129,12 @@ func (l *crashLane) check(m *server.Member, acked map[string]string, compacted i
 		}
 	}
 	if compacted > 0 {
-		_, err := m.Compact(context.Background(), &pb.CompactionRequest{Revision: compacted})
+		_, err := m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: compacted})
 		if err == nil {
 			l.t.Fatalf("the acknowledged compaction at %d was forgotten", compacted)
 		}
 	}
-	if _, err := m.HashKV(context.Background(), 0); err != nil {
+	if _, err := m.Maintenance.HashKV(context.Background(), 0); err != nil {
 		l.t.Fatal(err)
 	}
 }
@@ -156,7 +156,7 @@ func TestCrash(t *testing.T) {
 			}
 			// The power goes after a random amount of work, wherever that falls.
 			for target := m.Rev() + 20 + l.rng.Int64N(600); m.Rev() < target; {
-				if _, err := m.Range(context.Background(), &pb.RangeRequest{Key: []byte("w0/k0")}); err != nil {
+				if _, err := m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte("w0/k0")}); err != nil {
 					t.Fatal(err)
 				}
 			}

@@ -18,6 +18,19 @@ import (
 	"quorate/internal/transport"
 )
 
+// Integrity compares this member's keys with those of the others.
+type Integrity struct {
+	cfg     *Config
+	lg      *zap.Logger
+	replica *localReplica
+	cluster *membership.Cluster
+	peers   *transport.Client
+
+	// compactionChecked is the newest compaction whose hash was the same on all
+	// members; of watchCompactHashes alone.
+	compactionChecked int64
+}
+
 // Members that applied the same entries hold the same records. These checks
 // compare hashes of them: at a start, before anything is served; from time to
 // time on the leader; and, on the leader as well, the hashes that each member
@@ -36,19 +49,19 @@ func (p *peerHash) id() zap.Field {
 }
 
 // peerHashes asks all other members for their hash at a revision.
-func (m *Member) peerHashes(ctx context.Context, rev int64) []peerHash {
+func (i *Integrity) peerHashes(ctx context.Context, rev int64) []peerHash {
 	var all []peerHash
-	for _, x := range m.cluster.Members() {
-		if x.ID == m.id || len(x.PeerURLs) == 0 {
+	for _, x := range i.cluster.Members() {
+		if x.ID == i.replica.id || len(x.PeerURLs) == 0 {
 			continue
 		}
 		p := peerHash{member: x}
 		for _, u := range x.PeerURLs {
-			p.hash, p.err = m.peerHash(ctx, u, rev)
+			p.hash, p.err = i.peerHash(ctx, u, rev)
 			if p.err == nil {
 				break
 			}
-			m.lg.Warn("failed hash kv request", m.localID(), zap.Int64("requested-revision", rev),
+			i.lg.Warn("failed hash kv request", i.replica.localID(), zap.Int64("requested-revision", rev),
 				zap.String("remote-peer-endpoint", u), zap.Error(p.err))
 		}
 		all = append(all, p)
@@ -56,14 +69,12 @@ func (m *Member) peerHashes(ctx context.Context, rev int64) []peerHash {
 	return all
 }
 
-func (m *Member) localID() zap.Field { return zap.String("local-member-id", membership.FormatID(m.id)) }
-
 // peerHash asks one URL. Refusals that mean something are the rpctypes errors
 // for a compacted revision, one that is not there yet, and another cluster.
-func (m *Member) peerHash(ctx context.Context, url string, rev int64) (transport.PeerHash, error) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
+func (i *Integrity) peerHash(ctx context.Context, url string, rev int64) (transport.PeerHash, error) {
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.requestTimeout())
 	defer cancel()
-	h, err := m.peers.HashKV(ctx, url, m.cluster.ID(), rev)
+	h, err := i.peers.HashKV(ctx, url, i.cluster.ID(), rev)
 	var status *transport.StatusError
 	if !errors.As(err, &status) {
 		return h, err
@@ -82,70 +93,70 @@ func (m *Member) peerHash(ctx context.Context, url string, rev int64) (transport
 // CheckInitial compares what is stored here with the members that answer. It is
 // for a member that has data and has not started. Only a different hash of the
 // same records is an error; a member that is behind or away proves nothing.
-func (m *Member) CheckInitial(ctx context.Context) error {
-	m.lg.Info("starting initial corruption check", m.localID(), zap.Duration("timeout", m.cfg.requestTimeout()))
-	own, err := m.kv().HashKV(ctx, 0)
+func (i *Integrity) CheckInitial(ctx context.Context) error {
+	i.lg.Info("starting initial corruption check", i.replica.localID(), zap.Duration("timeout", i.cfg.requestTimeout()))
+	own, err := i.replica.kv().HashKV(ctx, 0)
 	if err != nil {
-		return fmt.Errorf("%s failed to fetch hash (%w)", membership.FormatID(m.id), err)
+		return fmt.Errorf("%s failed to fetch hash (%w)", membership.FormatID(i.replica.id), err)
 	}
-	fields := []zap.Field{m.localID(), zap.Int64("local-member-revision", own.HashRev),
+	fields := []zap.Field{i.replica.localID(), zap.Int64("local-member-revision", own.HashRev),
 		zap.Int64("local-member-compact-revision", own.CompactRev), zap.Uint32("local-member-hash", own.Hash)}
 	mismatch := false
-	for _, p := range m.peerHashes(ctx, own.HashRev) {
+	for _, p := range i.peerHashes(ctx, own.HashRev) {
 		about := append(slices.Clone(fields), p.id(), zap.Strings("remote-peer-endpoints", p.member.PeerURLs))
 		switch {
 		case errors.Is(p.err, rpctypes.ErrFutureRev):
-			m.lg.Warn("cannot fetch hash from slow remote peer", append(about, zap.Error(p.err))...)
+			i.lg.Warn("cannot fetch hash from slow remote peer", append(about, zap.Error(p.err))...)
 		case errors.Is(p.err, rpctypes.ErrCompacted):
-			m.lg.Warn("cannot fetch hash from remote peer; local member is behind", append(about, zap.Error(p.err))...)
+			i.lg.Warn("cannot fetch hash from remote peer; local member is behind", append(about, zap.Error(p.err))...)
 		case errors.Is(p.err, rpctypes.ErrClusterIDMismatch):
-			m.lg.Warn("cluster ID mismatch", append(about, zap.Error(p.err))...)
+			i.lg.Warn("cluster ID mismatch", append(about, zap.Error(p.err))...)
 		case p.err != nil || p.hash.Hash == own.Hash:
 		default:
 			about = append(about, zap.Int64("remote-peer-revision", p.hash.Header.Revision),
 				zap.Int64("remote-peer-compact-revision", p.hash.CompactRevision), zap.Uint32("remote-peer-hash", p.hash.Hash))
 			if p.hash.CompactRevision != own.CompactRev {
-				m.lg.Warn("found different compact revision values from remote peer", about...)
+				i.lg.Warn("found different compact revision values from remote peer", about...)
 				continue
 			}
-			m.lg.Warn("found different hash values from remote peer", about...)
+			i.lg.Warn("found different hash values from remote peer", about...)
 			mismatch = true
 		}
 	}
 	if mismatch {
-		return fmt.Errorf("%s found data inconsistency with peers", membership.FormatID(m.id))
+		return fmt.Errorf("%s found data inconsistency with peers", membership.FormatID(i.replica.id))
 	}
-	m.lg.Info("initial corruption checking passed; no corruption", m.localID())
+	i.lg.Info("initial corruption checking passed; no corruption", i.replica.localID())
 	return nil
 }
 
 // watchHashes runs the periodic check on the leader.
-func (m *Member) watchHashes() {
-	m.lg.Info("enabled corruption checking", m.localID(), zap.Duration("interval", m.cfg.CorruptCheckTime))
-	m.everyWhileLeader(m.cfg.CorruptCheckTime, func() {
-		if err := m.checkHashes(m.rootCtx); err != nil && !ended(err) {
-			m.lg.Warn("failed to check hash KV", zap.Error(err))
+func (i *Integrity) watchHashes() {
+	i.lg.Info("enabled corruption checking", i.replica.localID(), zap.Duration("interval", i.cfg.CorruptCheckTime))
+	i.everyWhileLeader(i.cfg.CorruptCheckTime, func() {
+		if err := i.checkHashes(i.replica.rootCtx); err != nil && !ended(err) {
+			i.lg.Warn("failed to check hash KV", zap.Error(err))
 		}
 	})
 }
 
 // watchCompactHashes runs the check of compaction hashes on the leader.
-func (m *Member) watchCompactHashes() {
-	m.everyWhileLeader(m.cfg.CompactHashCheckTime, func() { m.checkCompactHashes(m.rootCtx) })
+func (i *Integrity) watchCompactHashes() {
+	i.everyWhileLeader(i.cfg.CompactHashCheckTime, func() { i.checkCompactHashes(i.replica.rootCtx) })
 }
 
 // everyWhileLeader calls f after each interval in which this member came to lead
 // or leads, until the member stops.
-func (m *Member) everyWhileLeader(interval time.Duration, f func()) {
+func (i *Integrity) everyWhileLeader(interval time.Duration, f func()) {
 	ticker := time.NewTicker(interval)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-		case <-m.rootCtx.Done():
+		case <-i.replica.rootCtx.Done():
 			return
 		}
-		if m.isLeader() {
+		if i.replica.isLeader() {
 			f()
 		}
 	}
@@ -154,28 +165,28 @@ func (m *Member) everyWhileLeader(interval time.Duration, f func()) {
 // checkHashes compares the members' present state with the leader's. The leader
 // hashes before it asks and, behind a barrier, afterwards: in between others may
 // have applied more or compacted further than it had, but not after.
-func (m *Member) checkHashes(ctx context.Context) error {
-	own, err := m.kv().HashKV(ctx, 0)
+func (i *Integrity) checkHashes(ctx context.Context) error {
+	own, err := i.replica.kv().HashKV(ctx, 0)
 	if err != nil {
 		return err
 	}
-	peers := m.peerHashes(ctx, own.HashRev)
-	limited, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
-	err = m.barrier(limited)
+	peers := i.peerHashes(ctx, own.HashRev)
+	limited, cancel := context.WithTimeout(ctx, i.cfg.requestTimeout())
+	err = i.replica.barrier(limited)
 	cancel()
 	if err != nil {
 		return err
 	}
-	again, err := m.kv().HashKV(ctx, 0)
+	again, err := i.replica.kv().HashKV(ctx, 0)
 	if err != nil {
 		return err
 	}
 	var corrupt []uint64
 	if again.Hash != own.Hash && again.HashRev == own.HashRev && again.CompactRev == own.CompactRev {
-		m.lg.Warn("found hash mismatch",
+		i.lg.Warn("found hash mismatch",
 			zap.Int64("revision-1", own.HashRev), zap.Int64("compact-revision-1", own.CompactRev), zap.Uint32("hash-1", own.Hash),
 			zap.Int64("revision-2", again.HashRev), zap.Int64("compact-revision-2", again.CompactRev), zap.Uint32("hash-2", again.Hash))
-		corrupt = append(corrupt, m.id)
+		corrupt = append(corrupt, i.replica.id)
 	}
 	checked := 0
 	for _, p := range peers {
@@ -186,17 +197,17 @@ func (m *Member) checkHashes(ctx context.Context) error {
 		follower := zap.String("follower-peer-id", membership.FormatID(p.member.ID))
 		bad := false
 		if p.hash.Header.Revision > again.CurrentRev {
-			m.lg.Warn("revision from follower must be less than or equal to leader's",
+			i.lg.Warn("revision from follower must be less than or equal to leader's",
 				zap.Int64("leader-revision", again.CurrentRev), zap.Int64("follower-revision", p.hash.Header.Revision), follower)
 			bad = true
 		}
 		if p.hash.CompactRevision > again.CompactRev {
-			m.lg.Warn("compact revision from follower must be less than or equal to leader's",
+			i.lg.Warn("compact revision from follower must be less than or equal to leader's",
 				zap.Int64("leader-compact-revision", again.CompactRev), zap.Int64("follower-compact-revision", p.hash.CompactRevision), follower)
 			bad = true
 		}
 		if p.hash.CompactRevision == own.CompactRev && p.hash.Hash != own.Hash {
-			m.lg.Warn("same compact revision then hashes must match",
+			i.lg.Warn("same compact revision then hashes must match",
 				zap.Int64("leader-compact-revision", again.CompactRev), zap.Uint32("leader-hash", own.Hash),
 				zap.Int64("follower-compact-revision", p.hash.CompactRevision), zap.Uint32("follower-hash", p.hash.Hash), follower)
 			bad = true
@@ -206,39 +217,39 @@ func (m *Member) checkHashes(ctx context.Context) error {
 		}
 	}
 	if len(corrupt) > 0 {
-		m.raiseCorrupt(corrupt[0]) // one at a time, as in etcd: who is right is not known
+		i.raiseCorrupt(corrupt[0]) // one at a time, as in etcd: who is right is not known
 	}
-	m.lg.Info("finished peer corruption check", zap.Int("number-of-peers-checked", checked))
+	i.lg.Info("finished peer corruption check", zap.Int("number-of-peers-checked", checked))
 	return nil
 }
 
 // checkCompactHashes compares the hashes that members took at compactions, newest
 // first, until one was compared with all members or the members disagree.
-func (m *Member) checkCompactHashes(ctx context.Context) {
-	m.lg.Info("starting compact hash check", m.localID(), zap.Duration("timeout", m.cfg.requestTimeout()))
+func (i *Integrity) checkCompactHashes(ctx context.Context) {
+	i.lg.Info("starting compact hash check", i.replica.localID(), zap.Duration("timeout", i.cfg.requestTimeout()))
 	checked := 0
-	for _, c := range m.kv().CompactionHashes() {
-		if c.Rev <= m.compactionChecked {
+	for _, c := range i.replica.kv().CompactionHashes() {
+		if c.Rev <= i.compactionChecked {
 			break
 		}
-		own, err := m.kv().HashKV(ctx, c.Rev)
+		own, err := i.replica.kv().HashKV(ctx, c.Rev)
 		if err != nil || own.CompactRev != c.Prev {
 			continue // a further compaction has come before the hash was complete
 		}
 		checked++
-		peers := m.peerHashes(ctx, c.Rev)
-		if len(peers) > 0 && m.compareCompaction(own, peers) {
+		peers := i.peerHashes(ctx, c.Rev)
+		if len(peers) > 0 && i.compareCompaction(own, peers) {
 			break
 		}
 	}
-	m.lg.Info("finished compaction hash check", zap.Int("number-of-hashes-checked", checked))
+	i.lg.Info("finished compaction hash check", zap.Int("number-of-hashes-checked", checked))
 }
 
 // compareCompaction compares one compaction's hashes. It reports false when not
 // all members could be asked and those that were agree, so that an older
 // compaction is worth a look.
-func (m *Member) compareCompaction(own mvcc.HashResult, peers []peerHash) bool {
-	groups := groupByHash(own, m.id, peers)
+func (i *Integrity) compareCompaction(own mvcc.HashResult, peers []peerHash) bool {
+	groups := groupByHash(own, i.replica.id, peers)
 	checked := 0
 	for _, p := range peers {
 		reason := ""
@@ -251,36 +262,36 @@ func (m *Member) compareCompaction(own mvcc.HashResult, peers []peerHash) bool {
 			checked++
 			continue
 		}
-		m.lg.Warn("Skipped peer's hash", zap.Int("number-of-peers", len(peers)), zap.String("leader-id", membership.FormatID(m.id)),
+		i.lg.Warn("Skipped peer's hash", zap.Int("number-of-peers", len(peers)), zap.String("leader-id", membership.FormatID(i.replica.id)),
 			zap.String("peer-id", membership.FormatID(p.member.ID)), zap.String("reason", reason))
 	}
 	if len(groups) == 1 {
 		fields := []zap.Field{zap.Int("number-of-peers-checked", checked), zap.Int64("revision", own.HashRev), zap.Int64("compactRevision", own.CompactRev)}
 		if checked < len(peers) {
-			m.lg.Warn("skipped revision in compaction hash check; was not able to check all peers",
+			i.lg.Warn("skipped revision in compaction hash check; was not able to check all peers",
 				append(fields, zap.Int("number-of-peers", len(peers)))...)
 			return false
 		}
-		m.lg.Info("successfully checked hash on whole cluster", fields...)
-		m.compactionChecked = max(m.compactionChecked, own.HashRev)
+		i.lg.Info("successfully checked hash on whole cluster", fields...)
+		i.compactionChecked = max(i.compactionChecked, own.HashRev)
 		return true
 	}
-	leader := []zap.Field{zap.String("leader-id", membership.FormatID(m.id)), zap.Int64("leader-revision", own.HashRev),
+	leader := []zap.Field{zap.String("leader-id", membership.FormatID(i.replica.id)), zap.Int64("leader-revision", own.HashRev),
 		zap.Int64("leader-compact-revision", own.CompactRev), zap.Uint32("leader-hash", own.Hash)}
 	majority := slices.IndexFunc(groups, func(g hashGroup) bool { return len(g.members) >= (len(peers)+1)/2+1 })
 	if majority < 0 {
-		m.lg.Error("Detected compaction hash mismatch but cannot identify the corrupted members, so intentionally set the memberID as 0", leader...)
-		m.raiseCorrupt(0)
+		i.lg.Error("Detected compaction hash mismatch but cannot identify the corrupted members, so intentionally set the memberID as 0", leader...)
+		i.raiseCorrupt(0)
 	} else {
 		groups = slices.Delete(groups, majority, majority+1)
 	}
 	for _, g := range groups {
 		if majority >= 0 {
 			for _, id := range g.members {
-				m.raiseCorrupt(id)
+				i.raiseCorrupt(id)
 			}
 		}
-		m.lg.Error("Detected compaction hash mismatch", append(slices.Clone(leader), zap.Uint32("peer-hash", g.hash),
+		i.lg.Error("Detected compaction hash mismatch", append(slices.Clone(leader), zap.Uint32("peer-hash", g.hash),
 			zap.String("peer-ids", joinIDs(g.members)), zap.Bool("quorum-exist", majority >= 0))...)
 	}
 	return true
@@ -320,12 +331,12 @@ func joinIDs(ids []uint64) string {
 
 // raiseCorrupt proposes the alarm that a member's data is wrong; 0 stands for a
 // cluster that cannot tell whose.
-func (m *Member) raiseCorrupt(id uint64) {
-	m.background(func() {
-		_, err := m.propose(m.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
+func (i *Integrity) raiseCorrupt(id uint64) {
+	i.replica.background(func() {
+		_, err := i.replica.propose(i.replica.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
 			MemberID: id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_CORRUPT}})
 		if err != nil && !ended(err) {
-			m.lg.Warn("failed to raise the CORRUPT alarm; the next check tries again",
+			i.lg.Warn("failed to raise the CORRUPT alarm; the next check tries again",
 				zap.String("corrupt-member-id", membership.FormatID(id)), zap.Error(err))
 		}
 	})

@@ -1,0 +1,117 @@
+package pebble
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"quorate/internal/engine"
+)
+
+type snapshot struct {
+	s    *store
+	snap *pebble.Snapshot // nil once closed
+}
+
+func (n *snapshot) Get(dst, key []byte) ([]byte, error) {
+	if n.snap == nil || n.s.closed.Load() {
+		return dst, engine.ErrClosed
+	}
+	v, c, err := n.snap.Get(key)
+	if err != nil {
+		return dst, n.s.wrap(err)
+	}
+	dst = append(dst, v...)
+	return dst, n.s.wrap(c.Close())
+}
+
+func (n *snapshot) NewIter(lower, upper []byte) (engine.Iterator, error) {
+	if n.snap == nil {
+		return nil, engine.ErrClosed
+	}
+	return n.s.newIter(n.snap, lower, upper)
+}
+
+func (n *snapshot) Close() error {
+	if n.snap == nil {
+		return nil
+	}
+	snap := n.snap
+	n.snap = nil
+	defer n.s.done()
+	return n.s.wrap(snap.Close())
+}
+
+// batch keeps the first error of its calls for Commit.
+type batch struct {
+	s   *store
+	b   *pebble.Batch
+	err error
+}
+
+func (b *batch) keep(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+func (b *batch) Set(key, value []byte) { b.keep(b.b.Set(key, value, nil)) }
+func (b *batch) Delete(key []byte)     { b.keep(b.b.Delete(key, nil)) }
+
+func (b *batch) DeleteRange(lower, upper []byte) {
+	if string(lower) < string(upper) {
+		b.keep(b.b.DeleteRange(lower, upper, nil))
+	}
+}
+
+func (b *batch) Len() int { return b.b.Len() }
+
+func (b *batch) Commit() error {
+	if b.err != nil {
+		return b.s.wrap(b.err)
+	}
+	if !b.s.use() {
+		return engine.ErrClosed
+	}
+	defer b.s.done()
+	if b.s.disk.full.Load() || b.s.disk.broken.Load() {
+		if err := b.s.awaitFlush(); err != nil {
+			return err
+		}
+	}
+	n := int64(b.b.Len())
+	if err := b.b.Commit(pebble.NoSync); err != nil {
+		return b.s.wrap(err)
+	}
+	b.s.unflushed.Add(n)
+	return b.s.wrap(b.b.Close())
+}
+
+// awaitFlush waits while the disk takes nothing and there is no memory left for
+// what is committed: inside of Pebble nothing could end that wait.
+func (s *store) awaitFlush() error {
+	poll := time.NewTicker(20 * time.Millisecond)
+	defer poll.Stop()
+	for s.unflushed.Load() > s.o.MemTableBytes && (s.disk.full.Load() || s.isFailed()) {
+		select {
+		case <-s.failed:
+			return s.failure
+		case <-s.closing:
+			return engine.ErrClosed
+		case <-s.o.GiveUp:
+			return errFull
+		case <-poll.C:
+		}
+	}
+	return nil
+}
+
+func (b *batch) Discard() { b.keep(b.b.Close()) }
+
+// logger passes Pebble's messages on; what Pebble calls fatal stops the engine.
+type logger struct{ s *store }
+
+func (l logger) Infof(f string, args ...any)  { l.s.o.Logger.Debug(fmt.Sprintf(f, args...)) }
+func (l logger) Errorf(f string, args ...any) { l.s.o.Logger.Warn(fmt.Sprintf(f, args...)) }
+func (l logger) Fatalf(f string, args ...any) { l.s.die(fmt.Errorf(f, args...)) }

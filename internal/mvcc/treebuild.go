@@ -1,0 +1,87 @@
+package mvcc
+
+// builder makes a tree from keys that arrive in order.
+type builder struct {
+	gen    uint64
+	leaf   *node
+	levels [][]kid // finished children waiting for a parent, per level from the leaves up
+	seps   [][]string
+}
+
+// add appends a key; revs are its revisions in ascending order.
+func (b *builder) add(key []byte, revs []meta, lease int64) {
+	if b.leaf == nil {
+		b.leaf = &node{gen: b.gen, ents: make([]meta, 0, maxLeaf)}
+	}
+	n, last := b.leaf, len(revs)-1
+	m := revs[last]
+	m.off = uint32(len(n.keys))
+	if n.keys == nil {
+		n.keys = make([]byte, 0, (len(key)+2)*maxLeaf)
+	}
+	n.keys = appendKey(n.keys, key)
+	n.ents = append(n.ents, m)
+	at := len(n.ents) - 1
+	if n.leases != nil {
+		n.leases = append(n.leases, 0)
+	}
+	n.setLease(at, lease)
+	if n.hist == nil && last > 0 {
+		n.hist = make([][]meta, at, maxLeaf)
+	}
+	if n.hist != nil {
+		var h []meta
+		if last > 0 {
+			h = append(make([]meta, 0, last), revs[:last]...)
+		}
+		n.hist = append(n.hist, h)
+	}
+	if len(n.ents) >= maxLeaf || len(n.keys) > maxArena {
+		b.flushLeaf()
+	}
+}
+
+func (b *builder) flushLeaf() {
+	if n := b.leaf; n != nil {
+		b.leaf = nil
+		// What a longer key left unused in the arena would stay for ever.
+		if cap(n.keys)-len(n.keys) > 64 {
+			n.keys = append(make([]byte, 0, len(n.keys)), n.keys...)
+		}
+		b.push(0, n.summary(), string(n.key(0)))
+	}
+}
+
+func (b *builder) push(level int, k kid, sep string) {
+	if level == len(b.levels) {
+		b.levels, b.seps = append(b.levels, nil), append(b.seps, nil)
+	}
+	b.levels[level], b.seps[level] = append(b.levels[level], k), append(b.seps[level], sep)
+	if len(b.levels[level]) == maxInner {
+		b.close(level)
+	}
+}
+
+// close gives the waiting children of a level a parent.
+func (b *builder) close(level int) {
+	kids, seps := b.levels[level], b.seps[level]
+	b.levels[level], b.seps[level] = nil, nil
+	if len(kids) > 0 {
+		n := &node{gen: b.gen, kids: kids, seps: seps}
+		b.push(level+1, n.summary(), seps[0])
+	}
+}
+
+// finish returns the root.
+func (b *builder) finish() kid {
+	b.flushLeaf()
+	if len(b.levels) == 0 {
+		return kid{n: &node{gen: b.gen}, garb: never}
+	}
+	for level := 0; ; level++ {
+		if level == len(b.levels)-1 && len(b.levels[level]) == 1 {
+			return b.levels[level][0]
+		}
+		b.close(level)
+	}
+}

@@ -1,0 +1,117 @@
+package mvcc
+
+// span is a range of keys [lo, hi); a nil bound is open.
+type span struct{ lo, hi []byte }
+
+// within returns the entries [a, b) of a leaf that lie in s.
+func (n *node) within(s span) (a, b int) {
+	b = len(n.ents)
+	if s.lo != nil {
+		a, _ = n.search(s.lo)
+	}
+	if s.hi != nil {
+		b, _ = n.search(s.hi)
+	}
+	return a, max(a, b)
+}
+
+// inner returns the children [a, b] of an inner node that s touches.
+func (n *node) inner(s span) (a, b int) {
+	b = len(n.kids) - 1
+	if s.lo != nil {
+		a = n.child(s.lo)
+	}
+	if s.hi != nil {
+		b = n.child(s.hi)
+	}
+	return a, b
+}
+
+// narrow drops the bounds that child i of the touched children [a, b] fulfils.
+func (s span) narrow(i, a, b int) span {
+	if i != a {
+		s.lo = nil
+	}
+	if i != b {
+		s.hi = nil
+	}
+	return s
+}
+
+// count returns the number of keys of s that were live at rev: O(log n) when
+// nothing in s is newer than rev, else the leaves with newer keys are visited.
+func (k kid) count(s span, rev int64) (total int64) {
+	n := k.n
+	if s.lo == nil && s.hi == nil && k.maxMod <= rev {
+		return k.live
+	}
+	if n.leaf() {
+		a, b := n.within(s)
+		for i := a; i < b; i++ {
+			if _, ok := n.at(i, rev); ok {
+				total++
+			}
+		}
+		return total
+	}
+	a, b := n.inner(s)
+	for i := a; i <= b; i++ {
+		total += n.kids[i].count(s.narrow(i, a, b), rev)
+	}
+	return total
+}
+
+// visit is called with an entry of a leaf and its revision at the time asked
+// for; it returns false to end the walk.
+type visit func(n *node, i int, m meta) bool
+
+// ascend visits the keys of s that were live at rev in key order.
+func (k kid) ascend(s span, rev int64, f visit) bool {
+	n := k.n
+	if n.leaf() {
+		a, b := n.within(s)
+		for i := a; i < b; i++ {
+			if m, ok := n.at(i, rev); ok && !f(n, i, m) {
+				return false
+			}
+		}
+		return true
+	}
+	a, b := n.inner(s)
+	for i := a; i <= b; i++ {
+		if c := n.kids[i]; c.empty(rev) {
+			continue
+		} else if !c.ascend(s.narrow(i, a, b), rev, f) {
+			return false
+		}
+	}
+	return true
+}
+
+// descendKeys is ascend in reverse key order.
+func (k kid) descendKeys(s span, rev int64, f visit) bool {
+	n := k.n
+	if n.leaf() {
+		a, b := n.within(s)
+		for i := b - 1; i >= a; i-- {
+			if m, ok := n.at(i, rev); ok && !f(n, i, m) {
+				return false
+			}
+		}
+		return true
+	}
+	a, b := n.inner(s)
+	for i := b; i >= a; i-- {
+		if c := n.kids[i]; c.empty(rev) {
+			continue
+		} else if !c.descendKeys(s.narrow(i, a, b), rev, f) {
+			return false
+		}
+	}
+	return true
+}
+
+// empty tells cheaply that no key below was live at rev.
+func (k kid) empty(rev int64) bool { return k.live == 0 && k.maxMod <= rev }
+
+// --- Compaction.

@@ -1,0 +1,71 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/metrics"
+	"quorate/internal/readindex"
+	"quorate/internal/replica"
+)
+
+// reader lets reads wait until they see what was acknowledged before they began.
+type reader struct {
+	cfg       *Config
+	life      *life
+	raftState *raftState
+	stored    *stored
+	driver    *driver
+
+	reads *readindex.Batcher
+}
+
+// barrier waits until a read here sees every write that was acknowledged before
+// it began.
+func (r *reader) barrier(ctx context.Context) error {
+	select {
+	case <-r.life.stop:
+		return rpctypes.ErrGRPCStopped
+	default:
+	}
+	round, first := r.reads.Join()
+	if first {
+		r.driver.event(func(in *replica.Input) { in.ReadWanted = true })
+	}
+	select {
+	case <-round.Done():
+		if err := round.Err(); err != nil {
+			if first && !errors.Is(err, errReadTimeout) { // a round counts once; late ones count as slow
+				metrics.ServerReadIndexesFailedTotal.Inc()
+			}
+			return err
+		}
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.life.failed: // what the round waits for may never be applied here
+		return rpctypes.ErrGRPCStopped
+	}
+}
+
+// sureToLead confirms leadership through a quorum if this member's ticks have
+// stalled for so long that another one may lead by now.
+func (r *reader) sureToLead(ctx context.Context) error {
+	last := time.Unix(0, r.raftState.lastTick.Load())
+	if r.cfg.Clock.Now().Sub(last) < 3*r.cfg.Tick {
+		return nil
+	}
+	return r.barrier(ctx)
+}
+
+func (r *reader) waitApplied(ctx context.Context) error {
+	for target := r.raftState.commit.Load(); r.stored.mach().Applied() < target; {
+		if err := r.life.pause(ctx, applyPoll); err != nil {
+			return err
+		}
+	}
+	return nil
+}

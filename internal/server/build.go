@@ -1,0 +1,136 @@
+package server
+
+import (
+	"math/rand/v2"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/proposal"
+	"quorate/internal/raftnode"
+	"quorate/internal/replica"
+	"quorate/internal/transport"
+	"quorate/internal/watch"
+)
+
+// build makes everything above the store.
+func (o *opening) build(id identity) error {
+	cfg, mach := o.cfg, o.replica.mach()
+	o.replica.ids = proposal.NewIDs(id.id, cfg.Clock.Now())
+	o.replica.reads.Applied(mach.Applied())
+	o.passwords = newPasswords(cfg.BcryptCost, o.replica.stop)
+	o.hub = watch.NewHub(history{mach.KV()}, cfg.Clock, watch.Options{
+		FragmentBytes: cfg.MaxRequestBytes + 512<<10,
+		// More than a fragment, so that clients which ask for fragments see them
+		// where etcd would send them.
+		BatchBytes: cfg.MaxRequestBytes + 1<<20, ProgressInterval: cfg.WatchProgress,
+		Jitter:  rand.Int64N,
+		OnError: func(err error) { o.lg.Warn("a watch cannot read the history", zap.Error(err)) },
+	})
+	// These exist before the transport, which knows one of them as its host.
+	o.driver, o.installer = &driver{in: &replica.Inbox{}, logq: newQueue[raftnode.Append](), applyq: newQueue[replica.Work]()}, &installer{}
+	if err := o.buildTransport(id); err != nil {
+		return err
+	}
+	o.buildServices()
+	o.buildDriver()
+	if err := o.buildCore(mach); err != nil {
+		return err
+	}
+	o.addPeers(id) // which may bring messages from here on
+	metrics.ServerID.WithLabelValues(membership.FormatID(id.id)).Set(1)
+	metrics.ServerQuotaBackendBytes.Set(float64(cfg.QuotaReported))
+	metrics.ServerIsLearner.Set(boolGauge(o.cluster.IsLocalLearner()))
+	return nil
+}
+
+func (o *opening) buildTransport(id identity) (err error) {
+	cfg := o.cfg
+	o.tr, err = transport.New(transport.Config{
+		ID: id.id, ClusterID: id.cluster, PeerURLs: cfg.PeerURLs, Logger: o.lg,
+		Host:        host{replica: o.replica, cluster: o.cluster, driver: o.driver, installer: o.installer},
+		DialTimeout: time.Second + cfg.electionTimeout(), TLS: cfg.PeerTLS, Version: Version,
+		Name:    func(id uint64) string { x, _ := o.cluster.Member(id); return x.Name },
+		LocalIP: cfg.LocalIP, ReadTimeout: cfg.PeerReadTimeout, WriteTimeout: cfg.PeerWriteTimeout, Stats: cfg.Stats,
+	})
+	return err
+}
+
+// addPeers makes peers of the members from the start: a joining member is told who they
+// are before the log tells it, and would refuse their streams until then.
+func (o *opening) addPeers(id identity) {
+	for _, r := range id.remotes {
+		o.tr.AddPeer(r.ID, r.PeerURLs)
+	}
+	for _, x := range o.cluster.Members() {
+		if x.ID != id.id {
+			o.tr.AddPeer(x.ID, x.PeerURLs)
+		}
+	}
+}
+
+// buildServices makes what the edges call, from the bottom up.
+func (o *opening) buildServices() {
+	cfg, lg, r := o.cfg, o.lg, o.replica
+	leaders := &leaders{replica: r, cluster: o.cluster}
+	o.Access = &Access{cfg: cfg, lg: lg, life: r.life, stored: r.stored, auth: o.auth, lessor: o.lessor}
+	o.Accounts = &Accounts{cfg: cfg, lg: lg, replica: r, auth: o.auth, passwords: o.passwords}
+	o.Watches = &Watches{Access: o.Access, auth: o.auth, hub: o.hub}
+	o.KV = &KV{cfg: cfg, replica: r, Access: o.Access, cluster: o.cluster, lessor: o.lessor, slow: o.slow}
+	o.Leases = &Leases{cfg: cfg, lg: lg, replica: r, Access: o.Access, leaders: leaders, peers: o.peers, auth: o.auth, lessor: o.lessor}
+	o.Versions = &Versions{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers, decide: make(chan struct{}, 1)}
+	o.Members = &Members{cfg: cfg, lg: lg, replica: r, Access: o.Access, cluster: o.cluster, leaders: leaders, peers: o.peers, tr: o.tr,
+		driver: o.driver, slow: o.slow, Versions: o.Versions, readyc: make(chan struct{})}
+	o.Integrity = &Integrity{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers}
+	o.V2 = &V2{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers, tr: o.tr, passwords: o.passwords, v2Peers: newV2Peers()}
+	o.Stats = &Stats{cfg: cfg, replica: r, tr: o.tr}
+	o.sender = &sender{cfg: cfg, lg: lg, replica: r, tr: o.tr, driver: o.driver, installer: o.installer}
+	o.upkeep = &upkeep{cfg: cfg, lg: lg, replica: r, auth: o.auth, KV: o.KV}
+	o.Maintenance = &Maintenance{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, driver: o.driver, sender: o.sender, upkeep: o.upkeep, Versions: o.Versions}
+	o.upkeep.Maintenance = o.Maintenance
+}
+
+// buildDriver makes what carries out the steps of the core.
+func (o *opening) buildDriver() {
+	cfg, lg, r := o.cfg, o.lg, o.replica
+	o.logw = &logWriter{cfg: cfg, lg: lg, replica: r, disks: o.disks, driver: o.driver, installer: o.installer, sender: o.sender, log: o.log,
+		truncate: make(chan struct{}, 1)}
+	o.logw.mark.Store(o.log.Mark().Index)
+	o.applier = &applier{cfg: cfg, replica: r, cluster: o.cluster, lessor: o.lessor, hub: o.hub, tr: o.tr, disks: o.disks, driver: o.driver,
+		slow: o.slow, watches: o.Watches, versions: o.Versions}
+	o.leaving = &leaving{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, tr: o.tr, driver: o.driver}
+	d, i := o.driver, o.installer
+	d.cfg, d.lg, d.replica, d.cluster, d.lessor, d.tr, d.logw, d.sender = cfg, lg, r, o.cluster, o.lessor, o.tr, o.logw, o.sender
+	i.cfg, i.lg, i.replica, i.cluster, i.hub, i.tr, i.log, i.driver, i.logw, i.watches = cfg, lg, r, o.cluster, o.hub, o.tr, o.log, d, o.logw, o.Watches
+	r.raftState.tr, r.proposer.Access, r.proposer.driver, r.reader.driver = o.tr, o.Access, d, d
+}
+
+// buildCore makes the core, at rest, and what is known of it.
+func (o *opening) buildCore(mach *apply.Machine) error {
+	cfg, r, applied := o.cfg, o.replica, mach.Applied()
+	node, err := raftnode.New(raftnode.Config{
+		ID: r.id, ElectionTicks: cfg.ElectionTicks, HeartbeatTicks: 1, PreVote: cfg.PreVote,
+		Storage: raftnode.NewStorage(o.log, mach.ConfState(), applied, o.sender.raftSnapshot),
+		Applied: applied, Logger: raftnode.NewLogger(o.lg),
+	})
+	if err != nil {
+		return err
+	}
+	o.driver.core = replica.NewCore(replica.CoreConfig{Node: node, Gate: o.Members.mayChange, Proposals: r.props, Reads: r.reads, ReadRetry: readRetry,
+		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrLost: rpctypes.ErrGRPCTimeoutDueToLeaderFail, ErrChanged: errLeaderChanged,
+		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit(), HandOver: cfg.electionTimeout()})
+	st := node.State()
+	o.driver.wanted = st.Applied
+	r.commit.Store(st.Commit)
+	r.acked.Store(st.Applied)
+	r.term.Store(st.Term)
+	first := make(chan struct{})
+	r.leaderChange.Store(&first)
+	r.opened = cfg.Clock.Now()
+	r.lastTick.Store(r.opened.UnixNano())
+	return nil
+}

@@ -1,0 +1,288 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/crash"
+	"quorate/internal/lease"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/proposal"
+	"quorate/internal/raftnode"
+	"quorate/internal/replica"
+	"quorate/internal/transport"
+)
+
+const (
+	// maxApplyBytes bounds the entries that become one engine batch.
+	maxApplyBytes = 4 << 20
+	readRetry     = 500 * time.Millisecond
+)
+
+// driver steps the core and hands on what follows from a step.
+type driver struct {
+	cfg     *Config
+	lg      *zap.Logger
+	replica *localReplica
+	cluster *membership.Cluster
+	lessor  *lease.Lessor
+	tr      *transport.Transport
+	logw    *logWriter
+	sender  *sender
+
+	core    *replica.Core
+	in      *replica.Inbox
+	coreMu  sync.Mutex  // whoever holds it drives core; taken by drive and halt alone
+	halted  bool        // guarded by coreMu: the core is not driven any more
+	wanted  uint64      // guarded by coreMu: applied index for which a truncation was last asked for
+	logBusy atomic.Bool // a log write is under way
+	logq    *queue[raftnode.Append]
+	applyq  *queue[replica.Work]
+	// Of the ticker alone: the log write that it saw last, and how often.
+	watched      int64
+	watchedTicks int
+}
+
+// The core has no goroutine of its own: whoever brings it something to do and
+// finds it free drives it, until the inbox is empty. That spares two hand-offs
+// between threads on the way of each request. What stays bounded by it: a driver
+// works for others no longer than it takes to empty the inbox, and nothing in a
+// step waits for a disk, a peer or a client.
+
+// drive steps the core if nobody else does. When it returns, everything that was
+// in the inbox at the call has been taken or will be by the present driver.
+func (d *driver) drive() {
+	for d.in.Pending() {
+		if !d.coreMu.TryLock() {
+			return // the holder looks into the inbox again after it has let go
+		}
+		halted := d.empty()
+		d.coreMu.Unlock()
+		if halted {
+			return
+		}
+	}
+}
+
+// empty steps the core until the inbox is empty, and reports whether it is driven
+// no more. A panic ends the process before the lock is let go: the core may be
+// anywhere between two states, and the goroutine may be one that others recover.
+func (d *driver) empty() (halted bool) {
+	defer crash.Guard()
+	for !d.halted && d.in.Pending() {
+		d.step(d.in.Take())
+	}
+	return d.halted
+}
+
+// event hands something to the core and drives it.
+func (d *driver) event(f func(*replica.Input)) {
+	d.in.Add(f)
+	d.drive()
+}
+
+// step runs the core once and passes on what follows, in order. The caller holds
+// coreMu.
+func (d *driver) step(in replica.Input) {
+	eff := d.core.Step(d.cfg.Clock.Now(), in)
+	if eff.LostLog != nil {
+		d.halted = true // not one more vote or acknowledgement
+		d.replica.fail(fmt.Errorf("%w; remove this member from the cluster (etcdctl member remove %s), and add it again with an empty --data-dir",
+			eff.LostLog, membership.FormatID(d.replica.id)))
+		return
+	}
+	d.tr.Send(d.modernise(d.sender.completeSnapshots(eff.Send)))
+	d.logq.push(eff.Append...)
+	for _, a := range eff.Apply {
+		d.applyq.push(replica.Work{Apply: a})
+	}
+	d.follow(eff)
+	if in.LogStall > 0 {
+		d.reportStall(eff.Stall, in.LogStall)
+	}
+	for _, f := range in.Then {
+		f()
+	}
+}
+
+// receive looks at a message of a peer and queues it for the core. A message is dropped
+// when the queue is full; raft sends again what it still needs.
+func (d *driver) receive(msg *raftpb.Message) error {
+	if d.cluster.IsRemoved(msg.GetFrom()) {
+		return ErrRemoved
+	}
+	if err := raftnode.Check(msg, d.replica.id); err != nil {
+		return err
+	}
+	if !d.in.Receive(msg) {
+		return errInboxFull
+	}
+	d.drive()
+	return nil
+}
+
+// snapshotSent tells raft what came of a snapshot for a member.
+func (d *driver) snapshotSent(to uint64, ok bool) {
+	d.event(func(in *replica.Input) { in.Snapshots = append(in.Snapshots, replica.SnapshotReport{To: to, OK: ok}) })
+}
+
+// halt lets nobody drive the core any more.
+func (d *driver) halt() {
+	d.coreMu.Lock()
+	d.halted = true
+	d.coreMu.Unlock()
+}
+
+// ticker lets raft's time pass. It also picks up proposals that wait for a log
+// write which does not end.
+func (d *driver) ticker() {
+	defer crash.Guard()
+	defer d.replica.loopWG.Done()
+	ticker := time.NewTicker(d.cfg.Tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+			d.onTick()
+			stall := d.watchLog()
+			d.event(func(in *replica.Input) { in.Ticks, in.LogStall = in.Ticks+1, stall })
+		case <-d.replica.halt:
+			return
+		}
+	}
+}
+
+// proposed hands a request to the core. While the log is being written the
+// request waits for the end of that: it could not be written before, and it
+// shares a step, a message and a sync with all others that come meanwhile.
+func (d *driver) proposed(p *proposal.Pending) {
+	d.in.Add(func(in *replica.Input) { in.Propose = append(in.Propose, p) })
+	if !d.logBusy.Load() {
+		d.drive()
+	}
+}
+
+func (d *driver) onTick() {
+	now := d.cfg.Clock.Now()
+	since := now.UnixNano() - d.replica.lastTick.Swap(now.UnixNano())
+	if others := len(d.cluster.Members()) - 1; since > 2*d.cfg.Tick.Nanoseconds() && others > 0 && d.replica.isLeader() {
+		// A tick is a heartbeat to everybody else; this one is late.
+		metrics.ServerHeartbeatSendFailuresTotal.Add(float64(others))
+		d.lg.Warn("leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk",
+			zap.Duration("heartbeat-interval", d.cfg.Tick), zap.Duration("expected-duration", 2*d.cfg.Tick), zap.Duration("exceeded-duration", time.Duration(since)-2*d.cfg.Tick))
+	}
+	d.replica.props.Expire(now, d.replica.timeoutError)
+}
+
+// follow makes the new state of the core known.
+func (d *driver) follow(eff replica.Effects) {
+	st := eff.State
+	d.replica.term.Store(st.Term)
+	d.replica.acked.Store(st.Applied)
+	if st.Applied > d.wanted+d.cfg.SnapshotCount {
+		d.wanted = st.Applied
+		select {
+		case d.logw.truncate <- struct{}{}:
+		default: // one is under way and will see what was applied
+		}
+	}
+	if st.Commit > d.replica.commit.Load() {
+		d.replica.commit.Store(st.Commit)
+		metrics.ServerProposalsCommittedTotal.Set(float64(st.Commit))
+	}
+	old := d.replica.lead.Swap(st.Lead)
+	if old == st.Lead {
+		return
+	}
+	if st.Lead == raft.None || old == d.replica.id {
+		d.replica.leadLost.Store(d.cfg.Clock.Now().UnixNano())
+	}
+	if old == d.replica.id {
+		d.lessor.Demote()
+	}
+	if st.Lead != raft.None {
+		d.replica.led.Store(&leadership{st.Lead, d.cfg.Clock.Now()})
+		metrics.ServerLeaderChangesSeenTotal.Inc()
+	}
+	metrics.ServerHasLeader.Set(boolGauge(st.Lead != raft.None))
+	metrics.ServerIsLeader.Set(boolGauge(st.Lead == d.replica.id))
+	d.lg.Named("raft").Info(leaderLine(d.replica.id, old, st.Lead, st.Term))
+	next := make(chan struct{})
+	close(*d.replica.leaderChange.Swap(&next))
+}
+
+// deliver sends what was waiting for durability.
+func (d *driver) deliver(own, out []*raftpb.Message) {
+	d.tr.Send(out)
+	if len(own) > 0 {
+		d.event(func(in *replica.Input) { in.Acks = append(in.Acks, own...) })
+	}
+}
+
+var errTransferTimeout = errors.New("etcdserver: request timed out, leader transfer took too long")
+
+func (d *driver) transfer(ctx context.Context, target uint64) error {
+	start, old := time.Now(), d.replica.id
+	d.lg.Info("leadership transfer starting", d.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(d.replica.id)),
+		zap.String("transferee-member-id", membership.FormatID(target)))
+	d.event(func(in *replica.Input) { in.TransferTo = target })
+	for {
+		changed := *d.replica.leaderChange.Load()
+		if d.replica.Leader() == target {
+			d.lg.Info("leadership transfer finished", d.replica.localID(), zap.String("old-leader-member-id", membership.FormatID(old)),
+				zap.String("new-leader-member-id", membership.FormatID(target)), zap.Duration("took", time.Since(start)))
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return errTransferTimeout
+		case <-d.replica.stop: // nobody tells this member any more
+			return rpctypes.ErrGRPCStopped
+		}
+	}
+}
+
+// RaftStatus returns the state of consensus on this member, under the names that
+// raft gives it in JSON. On a member that stops it may be empty.
+func (d *driver) RaftStatus() raft.Status {
+	st, _ := d.raftStatus(context.Background())
+	return st
+}
+
+// raftStatus asks the core; not ok on a member that stops or when ctx ends.
+func (d *driver) raftStatus(ctx context.Context) (st raft.Status, ok bool) {
+	ask := make(chan raft.Status, 1)
+	d.event(func(in *replica.Input) { in.AskStatus = append(in.AskStatus, ask) })
+	select {
+	case st = <-ask:
+		return st, true
+	case <-ctx.Done():
+	case <-d.replica.stop:
+	case <-d.replica.failed:
+	}
+	return st, false
+}
+
+// progress returns the match indexes if this member leads, nil otherwise.
+func (d *driver) progress(ctx context.Context) map[uint64]uint64 {
+	st, ok := d.raftStatus(ctx)
+	if !ok || st.RaftState != raft.StateLeader {
+		return nil
+	}
+	match := make(map[uint64]uint64, len(st.Progress))
+	for id, pr := range st.Progress {
+		match[id] = pr.Match
+	}
+	return match
+}

@@ -1,0 +1,170 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/raftlog"
+	"quorate/internal/transport"
+)
+
+// How long other members may take to answer a member that starts.
+const (
+	foundTimeout   = time.Second
+	joinTimeout    = 10 * time.Second
+	resolveTimeout = 30 * time.Second
+	joinPause      = 500 * time.Millisecond
+)
+
+// identity is what a member is called, and where that came from.
+type identity struct {
+	id, cluster uint64
+	remotes     []membership.Member // of a running cluster that is being joined
+	entries     []*raftpb.Entry     // first entries of a new cluster
+}
+
+// warnOtherCluster tells when the flags describe another cluster than the one
+// that the directory belongs to. Membership may have changed since, so it is no
+// error; etcd ignores the flags likewise once there is a log.
+func (o *opening) warnOtherCluster(md raftlog.Metadata) {
+	if o.cfg.Existing || len(o.cfg.Initial) == 0 {
+		return
+	}
+	_, cluster, err := membership.Founders(o.cfg.Initial, o.cfg.InitialToken)
+	if err == nil && cluster != md.ClusterID {
+		o.lg.Warn("--initial-cluster and --initial-cluster-token are ignored: the data directory belongs to a member already",
+			zap.String("data-dir", o.cfg.DataDir), zap.String("member-id", membership.FormatID(md.NodeID)),
+			zap.String("cluster-id", membership.FormatID(md.ClusterID)), zap.String("cluster-id-of-the-flags", membership.FormatID(cluster)))
+	}
+}
+
+// warnOtherName tells when the data directory is that of a member with another
+// name, as when --data-dir was mixed up: the cluster will know it by the new one.
+func (o *opening) warnOtherName() {
+	x, ok := o.cluster.Member(o.replica.id)
+	if ok && x.Name != "" && x.Name != o.cfg.Name {
+		o.lg.Warn("the data directory is that of a member with another name, which gets the name of --name; check --data-dir and --name",
+			zap.String("data-dir", o.cfg.DataDir), zap.String("member-id", membership.FormatID(o.replica.id)), zap.String("name-in-the-directory", x.Name), zap.String("name", o.cfg.Name))
+	}
+}
+
+// identify decides who a member without a log is.
+func (o *opening) identify(ctx context.Context) (identity, error) {
+	if err := membership.CheckInitial(o.cfg.Initial, o.cfg.Name); err != nil {
+		return identity{}, err
+	}
+	if o.cfg.Existing {
+		return o.join(ctx)
+	}
+	return o.found(ctx)
+}
+
+// found computes the identity of a founder. A founder whose cluster is running
+// already has lost its data and must not vote again.
+func (o *opening) found(ctx context.Context) (identity, error) {
+	founders, cluster, err := membership.Founders(o.cfg.Initial, o.cfg.InitialToken)
+	if err != nil {
+		return identity{}, err
+	}
+	id := identity{cluster: cluster}
+	for _, f := range founders {
+		if f.Name == o.cfg.Name {
+			id.id = f.ID
+		}
+	}
+	if id.entries, err = membership.BootstrapEntries(founders); err != nil {
+		return identity{}, err
+	}
+	if remotes := membership.RemotePeerURLs(o.cfg.Initial, o.cfg.Name); len(remotes) > 0 {
+		if running, _, err := o.peers.Members(ctx, remotes, foundTimeout); err == nil {
+			for _, x := range running {
+				if x.ID == id.id && len(x.ClientURLs) > 0 {
+					return identity{}, fmt.Errorf("member %s has already been bootstrapped: there is no data of it in %s, and its cluster knows it. "+
+						"Start it with the --data-dir and --wal-dir that it had; if they are lost, remove the member ('etcdctl member remove %[1]s'), "+
+						"add it again ('etcdctl member add') and start it with --initial-cluster-state=existing and an empty --data-dir",
+						membership.FormatID(id.id), o.cfg.DataDir)
+				}
+			}
+		}
+	}
+	return id, nil
+}
+
+// join asks the running cluster who this member is. A member that was added a
+// moment ago may be asking one that has not heard of it yet, so with JoinPatience
+// it asks again.
+func (o *opening) join(ctx context.Context) (identity, error) {
+	o.cfg.working("asking the cluster who this member is")
+	deadline := o.cfg.Clock.Now().Add(o.cfg.JoinPatience)
+	for {
+		id, listed, err := o.joinOnce(ctx)
+		if err == nil || listed || !o.cfg.Clock.Now().Before(deadline) {
+			return id, err
+		}
+		o.lg.Info("the cluster does not list this member yet; asking again", zap.Error(err))
+		if o.replica.pause(ctx, joinPause) != nil {
+			return identity{}, err
+		}
+	}
+}
+
+// joinOnce asks once; listed is false when the member that answered knows other
+// members than these.
+func (o *opening) joinOnce(ctx context.Context) (_ identity, listed bool, _ error) {
+	urls := membership.RemotePeerURLs(o.cfg.Initial, o.cfg.Name)
+	running, cluster, err := o.peers.Members(ctx, urls, joinTimeout)
+	if err != nil {
+		return identity{}, true, fmt.Errorf("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs (%s)",
+			strings.ReplaceAll(err.Error(), "\n", "; "))
+	}
+	resolving, cancel := context.WithTimeout(ctx, resolveTimeout)
+	defer cancel()
+	same := func(a, b []string) (bool, error) { return transport.SameURLs(resolving, o.lg, a, b) }
+	matched, err := membership.MatchExisting(o.cfg.Initial, running, same)
+	if err != nil {
+		err = fmt.Errorf("error validating peerURLs %s: %w", membership.Describe(cluster, running), err)
+		if text := membership.ExplainMismatch(o.cfg.Initial, running, same); text != "" {
+			err = fmt.Errorf("%w (%s)", err, text)
+		}
+		return identity{}, false, err
+	}
+	id := identity{cluster: cluster}
+	for _, x := range matched {
+		if x.Name == o.cfg.Name {
+			id.id = x.ID
+		} else {
+			id.remotes = append(id.remotes, x)
+		}
+	}
+	if id.id == 0 {
+		return identity{}, true, fmt.Errorf("couldn't find local name %q in the running cluster", o.cfg.Name)
+	}
+	var versions []string
+	for _, r := range id.remotes {
+		if v, err := o.peers.Version(ctx, r.PeerURLs, joinTimeout); err == nil {
+			versions = append(versions, v.Cluster)
+		}
+	}
+	downgrading, err := o.peers.DowngradeEnabled(ctx, urls, joinTimeout)
+	if err != nil {
+		downgrading = false // a member of an old release does not know the question
+	}
+	if err := membership.CheckJoin(versions, ownVersion, downgrading); err != nil {
+		return id, true, err
+	}
+	return id, true, o.replica.checkLearners(running)
+}
+
+func (s *stored) checkLearners(ms []membership.Member) error {
+	if err := membership.CheckLearners(ms, s.cfg.MaxLearners); err != nil {
+		return fmt.Errorf("%w: there are more than --max-learners=%d: give this member a --max-learners as high as that of the others, or promote or remove learners first",
+			err, s.cfg.MaxLearners)
+	}
+	return nil
+}

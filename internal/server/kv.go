@@ -1,0 +1,260 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/apply"
+	"quorate/internal/command"
+	"quorate/internal/engine"
+	"quorate/internal/lease"
+	"quorate/internal/membership"
+	"quorate/internal/mvcc"
+)
+
+// KV serves keys. Writes go through the log; reads, behind a barrier unless they are
+// serializable, to the store.
+type KV struct {
+	cfg     *Config
+	replica *localReplica
+	Access  *Access
+	cluster *membership.Cluster
+	lessor  *lease.Lessor
+	slow    *slowLog
+}
+
+// Range reads keys: behind a barrier, or from what is applied here if the
+// request is serializable.
+func (k *KV) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
+	began := time.Now()
+	start := began
+	if !r.Serializable {
+		if err := k.replica.barrier(ctx); err != nil {
+			observeRequest(requestRange, false, time.Since(began))
+			return nil, err
+		}
+		start = time.Now()
+	}
+	who, err := k.Access.mayRange(ctx, r)
+	if err != nil {
+		observeRequest(requestRange, false, time.Since(began))
+		return nil, err
+	}
+	v := k.replica.kv().View()
+	res, err := v.Range(r)
+	v.Close()
+	end := time.Now()
+	observeRange(err == nil, end.Sub(start))
+	if changed := k.Access.unchanged(who); changed != nil {
+		res, err = nil, changed
+	}
+	took := end.Sub(began)
+	observeRequest(requestRange, err == nil, took)
+	if took > traceThreshold || k.slow.isSlow(took) {
+		k.slow.rangeTook(r, res, err, began, start, end)
+	}
+	return res, err
+}
+
+// RangeStream reads keys of one revision and hands them out in pieces, so the
+// answer is never in memory as a whole. The first piece holds ten keys; later
+// ones grow and shrink to stay below the request limit.
+func (k *KV) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(kvs [][]byte) error) (revision, count int64, more bool, err error) {
+	if !r.Serializable {
+		if err := k.replica.barrier(ctx); err != nil {
+			return 0, 0, false, err
+		}
+	}
+	who, err := k.Access.mayRange(ctx, r)
+	if err != nil {
+		return 0, 0, false, err
+	}
+	v := k.replica.kv().View()
+	defer v.Close()
+	// Each piece is one range in the series; sending it is not part of it.
+	start, pieces := time.Now(), 0
+	count, more, err = v.RangeStream(r, k.cfg.MaxRequestBytes, func(kvs [][]byte) error {
+		observeRange(true, time.Since(start))
+		pieces++
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		err := emit(kvs)
+		start = time.Now()
+		return err
+	})
+	if pieces == 0 {
+		observeRange(err == nil, time.Since(start))
+	}
+	if err == nil {
+		err = k.Access.unchanged(who)
+	}
+	return v.Rev(), count, more, err
+}
+
+func (k *KV) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
+	began := time.Now()
+	if !serializable(r) {
+		if err := k.replica.barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	start := time.Now() // the barrier is not part of it, as in etcd
+	who, st, err := k.Access.permit(ctx)
+	if err == nil {
+		err = apply.CheckTxn(st, who, k.lessor, r)
+	}
+	if err != nil {
+		return nil, err
+	}
+	v := k.replica.kv().View()
+	defer v.Close()
+	resp, err := apply.ReadTxn(v, r)
+	end := time.Now()
+	observeRequest(requestReadTxn, err == nil, end.Sub(start))
+	if end.Sub(began) > traceThreshold || k.slow.isSlow(end.Sub(start)) {
+		k.slow.readTxnTook(r, resp, err, began, start, end)
+	}
+	if changed := k.Access.unchanged(who); changed != nil {
+		return nil, changed
+	}
+	return resp, err
+}
+
+// serializable reports whether every range allows a local read; a transaction
+// without operations does.
+func serializable(r *pb.TxnRequest) bool {
+	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			if !op.GetRequestRange().GetSerializable() {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// Put writes one key and returns once that is applied here.
+func (k *KV) Put(ctx context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResponse, error) {
+	return write[pb.PutResponse](ctx, k.replica.proposer, command.Put, &pb.InternalRaftRequest{Put: r}, raw, r)
+}
+
+// DeleteRange deletes the keys of a range.
+func (k *KV) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error) {
+	return write[pb.DeleteRangeResponse](ctx, k.replica.proposer, command.DeleteRange, &pb.InternalRaftRequest{DeleteRange: r}, raw, r)
+}
+
+// Txn runs a transaction; one that only reads does not go through the log.
+func (k *KV) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.TxnResponse, error) {
+	if readOnly(r) {
+		return k.readTxn(ctx, r)
+	}
+	if err := k.checkReads(ctx, r); err != nil {
+		return nil, err
+	}
+	return write[pb.TxnResponse](ctx, k.replica.proposer, command.Txn, &pb.InternalRaftRequest{Txn: r}, raw, r)
+}
+
+// Compact forgets the history below a revision. With Physical it returns after
+// the records are deleted.
+func (k *KV) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	res, err := k.replica.propose(ctx, &pb.InternalRaftRequest{Compaction: r})
+	if err != nil {
+		return nil, err
+	}
+	if r.Physical && res.Done != nil {
+		if err := k.awaitCompaction(ctx, res.Done); err != nil {
+			return nil, err
+		}
+	}
+	return res.Resp.(*pb.CompactionResponse), nil
+}
+
+// awaitCompaction waits until the records of a compaction are deleted for good.
+func (k *KV) awaitCompaction(ctx context.Context, done <-chan error) error {
+	var err error
+	select {
+	case err = <-done:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-k.replica.stop:
+	}
+	switch {
+	case k.replica.rootCtx.Err() != nil:
+		return rpctypes.ErrGRPCStopped
+	case errors.Is(err, engine.ErrClosed):
+		return nil // a received snapshot has replaced the store, and the records went with it
+	case err != nil:
+		return fmt.Errorf("compact: %w", err)
+	}
+	err = k.replica.flush(ctx, k.replica.mach().Engine())
+	switch {
+	case k.replica.rootCtx.Err() != nil:
+		return rpctypes.ErrGRPCStopped
+	case err != nil && !ended(err) && !errors.Is(err, engine.ErrClosed):
+		return fmt.Errorf("flush compaction: %w", err)
+	}
+	return ctx.Err()
+}
+
+// readOnly reports whether a transaction can be answered without the log: it
+// holds only ranges. A nested transaction counts as a write, as in etcd.
+func readOnly(r *pb.TxnRequest) bool {
+	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			if _, ok := op.Request.(*pb.RequestOp_RequestRange); !ok {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// firstEqualReads is the release from which all members decide alike about a
+// transaction that writes and reads.
+var firstEqualReads = membership.Version{Major: 3, Minor: 7}
+
+// checkReads refuses, in a cluster with members of 3.5 or 3.6, a transaction with a
+// read that would fail. Those members leave reads out of a transaction that another
+// one has proposed, and apply its writes where all others refuse the whole: from then
+// on they differ for good. Whether the branch is taken is not known yet, so a read
+// in the other one counts as well.
+func (k *KV) checkReads(ctx context.Context, r *pb.TxnRequest) error {
+	if v := k.cluster.Version(); !v.Decided() || !v.Less(firstEqualReads) {
+		return nil
+	}
+	current := false
+	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
+		for _, op := range ops {
+			read := op.GetRequestRange()
+			if read == nil {
+				continue
+			}
+			if _, err := k.Access.mayRange(ctx, read); err != nil {
+				return err
+			}
+			if read.Revision == 0 {
+				continue
+			}
+			if !current { // this member may be behind what the client has seen elsewhere
+				if err := k.replica.barrier(ctx); err != nil {
+					return err
+				}
+				current = true
+			}
+			kv := k.replica.kv()
+			switch err := apply.CheckRead(read, kv.PublishedRev(), kv.CompactRev()); {
+			case errors.Is(err, mvcc.ErrFutureRev):
+				return rpctypes.ErrGRPCFutureRev
+			case errors.Is(err, mvcc.ErrCompacted):
+				return rpctypes.ErrGRPCCompacted
+			}
+		}
+	}
+	return nil
+}

@@ -1,0 +1,84 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/transport"
+)
+
+// leaving hands leadership over before a member goes.
+type leaving struct {
+	cfg     *Config
+	lg      *zap.Logger
+	replica *localReplica
+	cluster *membership.Cluster
+	tr      *transport.Transport
+	driver  *driver
+}
+
+// HandOver transfers leadership, if this member has it, before it stops: to the
+// voter that has been connected longest, or else to the next one. It returns when
+// another member leads and has been told what was sent here, or when nobody takes
+// over within the request timeout.
+func (h *leaving) HandOver() {
+	if !h.replica.isLeader() || h.replica.Err() != nil {
+		h.lg.Info("skipped leadership transfer; local server is not leader", h.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(h.replica.Leader())))
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.requestTimeout())
+	defer cancel()
+	tried := map[uint64]bool{h.replica.id: true}
+	for h.replica.isLeader() && h.replica.Err() == nil {
+		to, since := h.longestConnected(tried)
+		if to == 0 {
+			return
+		}
+		tried[to] = true
+		if err := h.handOverTo(ctx, to, since); err != nil {
+			h.lg.Warn("leadership transfer failed", h.replica.localID(), zap.String("transferee-member-id", membership.FormatID(to)), zap.Error(err))
+		}
+	}
+	// The others learn who leads from its first message. What they send here until
+	// then is passed on, else their clients would wait for an answer in vain.
+	_ = h.replica.pause(ctx, h.cfg.Tick)
+}
+
+// longestConnected returns the voter, but for those in without, that has been
+// reachable for the longest time, and since when; 0 if none is.
+func (h *leaving) longestConnected(without map[uint64]bool) (best uint64, since time.Time) {
+	for _, id := range h.cluster.VoterIDs() {
+		if t := h.tr.ActiveSince(id); !without[id] && !t.IsZero() && (best == 0 || t.Before(since)) {
+			best, since = id, t
+		}
+	}
+	return best, since
+}
+
+// handOverTo transfers leadership to a voter. Raft gives a transfer up after an
+// election timeout, and it is over before when the connection to that voter, which
+// has been there since, is lost: it may be stopping as well.
+func (h *leaving) handOverTo(ctx context.Context, to uint64, since time.Time) error {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.electionTimeout()+2*h.cfg.Tick)
+	defer cancel()
+	go func() {
+		poll := time.NewTicker(h.cfg.Tick)
+		defer poll.Stop()
+		for {
+			select {
+			case <-poll.C:
+				if !h.tr.ActiveSince(to).Equal(since) {
+					cancel()
+				}
+			case <-h.replica.failed:
+				cancel()
+			case <-ctx.Done():
+				return
+			}
+		}
+	}()
+	return h.driver.transfer(ctx, to)
+}

@@ -1,0 +1,322 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/membershippb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/apply"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/proposal"
+	"quorate/internal/transport"
+)
+
+// Members serves the membership, and tells the cluster this member's name.
+type Members struct {
+	cfg      *Config
+	lg       *zap.Logger
+	replica  *localReplica
+	Access   *Access
+	cluster  *membership.Cluster
+	leaders  *leaders
+	peers    *transport.Client
+	tr       *transport.Transport
+	driver   *driver
+	slow     *slowLog
+	Versions *Versions
+
+	readyc chan struct{}
+}
+
+// MemberList returns the members sorted by id.
+func (c *Members) MemberList(ctx context.Context, linearizable bool) ([]*pb.Member, error) {
+	if linearizable {
+		if err := c.replica.barrier(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.Access.RequireUser(ctx); err != nil {
+		return nil, err
+	}
+	return apiMembers(c.cluster.Members()), nil
+}
+
+func apiMembers(ms []membership.Member) []*pb.Member {
+	out := make([]*pb.Member, len(ms))
+	for i, x := range ms {
+		out[i] = &pb.Member{ID: x.ID, Name: x.Name, PeerURLs: x.PeerURLs, ClientURLs: x.ClientURLs, IsLearner: x.IsLearner}
+	}
+	return out
+}
+
+// MemberAdd adds a voter or learner; it has no name before it starts.
+func (c *Members) MemberAdd(ctx context.Context, peerURLs []string, learner bool) (*pb.Member, []*pb.Member, error) {
+	if err := c.Access.RequireRoot(ctx); err != nil {
+		return nil, nil, err
+	}
+	x := membership.NewMember(peerURLs, learner, c.cfg.Clock.Now())
+	cc, err := membership.AddChange(x)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := c.mayChange(cc, nil); err != nil {
+		return nil, nil, mapMembership(err)
+	}
+	if err := membership.CheckURLs(c.cluster.Members(), x.ID, peerURLs); err != nil {
+		return nil, nil, mapMembership(err)
+	}
+	all, err := c.reconfigure(ctx, cc)
+	if err != nil {
+		return nil, nil, err
+	}
+	return apiMembers([]membership.Member{x})[0], all, nil
+}
+
+// MemberRemove removes a member for good.
+func (c *Members) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	if err := c.Access.RequireRoot(ctx); err != nil {
+		return nil, err
+	}
+	if _, ok := c.cluster.Member(id); !ok {
+		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	cc := membership.RemoveChange(id)
+	if err := c.mayChange(cc, nil); err != nil {
+		return nil, mapMembership(err)
+	}
+	all, err := c.reconfigure(ctx, cc)
+	if err != nil && id == c.replica.id && c.learnedRemoval(err) {
+		// The others have cut it off before it heard of its removal through the log.
+		return slices.DeleteFunc(apiMembers(c.cluster.Members()), func(x *pb.Member) bool { return x.ID == id }), nil
+	}
+	return all, err
+}
+
+// learnedRemoval reports whether a request has failed because this member was
+// told that it is removed.
+func (c *Members) learnedRemoval(err error) bool {
+	if !errors.Is(err, errStopped) {
+		return false
+	}
+	select {
+	case <-c.replica.failed:
+		return errors.Is(c.replica.failErr, ErrRemoved)
+	case <-c.replica.stop:
+		return errors.Is(c.replica.Err(), ErrRemoved)
+	}
+}
+
+// MemberUpdate gives a member new peer URLs.
+func (c *Members) MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error) {
+	if err := c.Access.RequireRoot(ctx); err != nil {
+		return nil, err
+	}
+	if id == 0 {
+		return nil, rpctypes.ErrGRPCMemberNotFound
+	}
+	if _, ok := c.cluster.Member(id); ok {
+		if err := membership.CheckURLs(c.cluster.Members(), id, peerURLs); err != nil {
+			return nil, mapMembership(err)
+		}
+	}
+	cc, err := membership.UpdateChange(id, peerURLs)
+	if err != nil {
+		return nil, err
+	}
+	return c.reconfigure(ctx, cc)
+}
+
+// MemberPromote makes a voter of a learner that has caught up. Only the leader
+// can tell; another member forwards the request to it.
+func (c *Members) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	if err := c.Access.RequireRoot(ctx); err != nil {
+		return nil, err
+	}
+	token, _ := tokenOf(ctx)
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.requestTimeout())
+	defer cancel()
+	for {
+		if c.replica.isLeader() {
+			all, err := c.PromoteHere(ctx, id)
+			if err != nil {
+				metrics.ServerLearnerPromoteFailures.WithLabelValues(err.Error()).Inc()
+				return nil, err
+			}
+			metrics.ServerLearnerPromoteSuccesses.Inc()
+			return all, nil
+		}
+		if urls := c.leaders.leaderURLs(); urls != nil {
+			ms, err := c.peers.Promote(ctx, urls[0], id, token)
+			if err == nil {
+				return apiMembers(ms), nil
+			}
+			if mapped := mapMembership(err); mapped != err {
+				return nil, mapped
+			}
+		}
+		if err := c.replica.pause(ctx, forwardPause); err != nil {
+			return nil, c.leaders.leaderless(err)
+		}
+	}
+}
+
+// PromoteHere promotes as the leader.
+func (c *Members) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, error) {
+	if err := c.Access.RequireRoot(ctx); err != nil {
+		return nil, err
+	}
+	x, ok := c.cluster.Member(id)
+	if !ok {
+		// A follower may have applied the addition, and answered for it, before this leader has.
+		if err := c.replica.barrier(ctx); err != nil {
+			return nil, err
+		}
+		if x, ok = c.cluster.Member(id); !ok {
+			return nil, rpctypes.ErrGRPCMemberNotFound
+		}
+	}
+	if !x.IsLearner {
+		return nil, rpctypes.ErrGRPCMemberNotLearner
+	}
+	match := c.driver.progress(ctx)
+	if match == nil {
+		return nil, rpctypes.ErrGRPCNotLeader
+	}
+	cc, err := membership.PromoteChange(id)
+	if err != nil {
+		return nil, err
+	}
+	inSync := func(id uint64) bool { return membership.LearnerInSync(match[c.replica.id], match[id]) }
+	if err := c.mayChange(cc, inSync); err != nil {
+		return nil, mapMembership(err)
+	}
+	return c.reconfigure(ctx, cc)
+}
+
+// mayChange decides whether a change may be proposed as the membership is now. The core
+// of the leader asks again (gate.go).
+func (c *Members) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
+	err := c.cluster.MayPropose(cc, membership.Rules{Strict: c.cfg.StrictReconfig, Connected: c.connected, InSync: inSync,
+		Reachable: func(id uint64) bool { return id == c.replica.id || !c.tr.ActiveSince(id).IsZero() }})
+	if errors.Is(err, membership.ErrNotEnoughStarted) || errors.Is(err, membership.ErrUnhealthy) {
+		c.tellRejected(cc, err)
+	}
+	return err
+}
+
+// tellRejected logs that the strict check refuses a change, in etcd's words.
+func (c *Members) tellRejected(cc *raftpb.ConfChange, err error) {
+	what, reason := "add", "not enough healthy members"
+	member := zap.String("requested-member-remove-id", membership.FormatID(cc.GetNodeId()))
+	unhealthy := errors.Is(err, membership.ErrUnhealthy)
+	switch cc.GetType() {
+	case raftpb.ConfChangeRemoveNode:
+		if what = "remove"; unhealthy {
+			reason = "local member has not been connected to all peers, reconfigure breaks active quorum"
+			member = zap.String("requested-member-remove", membership.FormatID(cc.GetNodeId()))
+		}
+	default:
+		if _, known := c.cluster.Member(cc.GetNodeId()); known {
+			what = "promote"
+		} else if member = zap.String("requested-member-add", string(cc.Context)); unhealthy {
+			reason = "local member has not been connected to majority peers, reconfigure breaks active quorum"
+		}
+	}
+	c.slow.fewLines.Warn("rejecting member "+what+" request; "+reason, c.replica.localID(), member, zap.Error(err))
+}
+
+// connected reports whether a member has been reachable for a while.
+func (c *Members) connected(id uint64) bool {
+	if id == c.replica.id {
+		return true
+	}
+	since := c.tr.ActiveSince(id)
+	return !since.IsZero() && c.cfg.Clock.Now().Sub(since) > 5*time.Second
+}
+
+// reconfigure proposes a membership change and returns the members after it.
+func (c *Members) reconfigure(ctx context.Context, cc *raftpb.ConfChange) ([]*pb.Member, error) {
+	id := c.replica.ids.Next()
+	cc.Id = new(id)
+	data, err := proto.Marshal(cc)
+	if err != nil {
+		return nil, fmt.Errorf("encode configuration change: %w", err)
+	}
+	res, err := c.replica.submit(ctx, &proposal.Pending{ID: id, Data: data, ConfChange: true,
+		// A late copy of an addition, removal or promotion is refused; one of an
+		// update would undo a later update.
+		Repeat: cc.GetType() != raftpb.ConfChangeUpdateNode,
+		Allowed: func() error {
+			if c.replica.isLeader() {
+				return nil // its core is asked
+			}
+			return c.mayChange(cc, nil)
+		}})
+	if err != nil {
+		return nil, mapMembership(err)
+	}
+	return apiMembers(res.Resp.(*apply.ConfChangeResult).Members), nil
+}
+
+func mapMembership(err error) error {
+	for sentinel, mapped := range membershipErrors {
+		if errors.Is(err, sentinel) {
+			return mapped
+		}
+	}
+	return err
+}
+
+var membershipErrors = map[error]error{
+	membership.ErrIDRemoved:        rpctypes.ErrGRPCMemberNotFound,
+	membership.ErrIDNotFound:       rpctypes.ErrGRPCMemberNotFound,
+	membership.ErrIDExists:         rpctypes.ErrGRPCMemberExist,
+	membership.ErrPeerURLExists:    rpctypes.ErrGRPCPeerURLExist,
+	membership.ErrMemberNotLearner: rpctypes.ErrGRPCMemberNotLearner,
+	membership.ErrTooManyLearners:  rpctypes.ErrGRPCTooManyLearners,
+	membership.ErrLastVoter:        errNotEnoughStarted,
+	membership.ErrLearnerNotReady:  rpctypes.ErrGRPCLearnerNotReady,
+	membership.ErrUnhealthy:        rpctypes.ErrGRPCUnhealthy,
+	// etcd sends this one as code Unknown, without the code that it declares.
+	membership.ErrNotEnoughStarted: errNotEnoughStarted,
+}
+
+var errNotEnoughStarted = errors.New("etcdserver: re-configuration failed due to not enough started members")
+
+// announce tells the cluster this member's name and client URLs, again and
+// again until that is applied, and then opens the doors to clients.
+func (c *Members) announce() {
+	attr := &membershippb.ClusterMemberAttrSetRequest{Member_ID: c.replica.id,
+		MemberAttributes: &membershippb.Attributes{Name: c.cfg.Name, ClientUrls: c.cfg.ClientURLs}}
+	for {
+		ctx, cancel := context.WithTimeout(c.replica.rootCtx, c.cfg.requestTimeout())
+		_, err := c.replica.proposeAgain(ctx, &pb.InternalRaftRequest{ClusterMemberAttrSet: attr})
+		cancel()
+		switch {
+		case err == nil:
+			c.lg.Info("published local member to cluster through raft", c.replica.localID(), zap.String("local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", c.cfg.Name, c.cfg.ClientURLs)),
+				zap.Duration("publish-timeout", c.cfg.requestTimeout()), zap.String("name", c.cfg.Name), zap.Strings("client-urls", c.cfg.ClientURLs),
+				zap.String("cluster-id", membership.FormatID(c.cluster.ID())))
+			c.Versions.awaitVersion()
+			close(c.readyc)
+			return
+		case c.replica.rootCtx.Err() != nil:
+			return
+		}
+		c.lg.Warn("failed to publish local member to cluster through raft; it needs a quorum of members",
+			zap.String("local-member-id", membership.FormatID(c.replica.id)), zap.Error(err))
+		if c.replica.pause(c.replica.rootCtx, 100*time.Millisecond) != nil {
+			return
+		}
+	}
+}

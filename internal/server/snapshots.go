@@ -1,0 +1,178 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"io"
+	"io/fs"
+	"sync/atomic"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/raft/v3/raftpb"
+	"go.uber.org/zap"
+
+	"quorate/internal/crash"
+	"quorate/internal/datadir"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/snapshot"
+	"quorate/internal/transport"
+)
+
+const (
+	// maxSnapshots bounds the snapshots that are being sent at a time; raft asks
+	// again for those that are refused.
+	maxSnapshots = 16
+	viewsPoll    = 100 * time.Millisecond
+)
+
+// sender makes snapshots of the store: for members that have fallen behind, and for
+// clients.
+type sender struct {
+	cfg       *Config
+	lg        *zap.Logger
+	replica   *localReplica
+	tr        *transport.Transport
+	driver    *driver
+	installer *installer
+
+	snapshots atomic.Int64 // that are being sent to members
+}
+
+// completeSnapshots takes the snapshot messages out of msgs and sends each with
+// the state of the store as it is now.
+func (s *sender) completeSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
+	out := msgs[:0]
+	for _, msg := range msgs {
+		if msg.GetType() != raftpb.MsgSnap {
+			out = append(out, msg)
+			continue
+		}
+		if s.snapshots.Add(1) > maxSnapshots {
+			s.snapshots.Add(-1)
+			s.driver.snapshotSent(msg.GetTo(), false)
+			continue
+		}
+		s.replica.background(func() {
+			defer s.snapshots.Add(-1)
+			if err := s.sendSnapshot(msg); err != nil {
+				s.lg.Warn("failed to send a snapshot", zap.String("to", membership.FormatID(msg.GetTo())), zap.Error(err))
+				s.installer.pauseTransfer(s.replica.rootCtx, err)
+				s.driver.snapshotSent(msg.GetTo(), false)
+				return
+			}
+			s.replica.pause(s.replica.rootCtx, releaseDelay)
+		})
+	}
+	return out
+}
+
+func (s *sender) sendSnapshot(msg *raftpb.Message) error {
+	state := s.replica.mach().Engine().NewSnapshot()
+	defer state.Close()
+	v, known := s.tr.Version(msg.GetTo())
+	meta, data, err := datadir.Describe(state, ownVersion, known && v.Less(firstWithoutV2))
+	if err != nil {
+		return err
+	}
+	msg.Snapshot = &raftpb.Snapshot{Data: data, Metadata: meta}
+	r, w := io.Pipe()
+	written := make(chan error, 1)
+	go func() {
+		defer crash.Guard()
+		image, err := snapshot.Measure(s.replica.rootCtx, state, s.snapshotOptions())
+		if err == nil {
+			err = image.WriteTo(s.replica.rootCtx, s.progressOf(w, membership.FormatID(msg.GetTo()), image.Size()))
+		}
+		w.CloseWithError(err)
+		written <- err
+	}()
+	s.lg.Info("sending merged snapshot", zap.String("from", membership.FormatID(s.replica.id)), zap.String("to", membership.FormatID(msg.GetTo())), zap.Uint64("index", meta.GetIndex()))
+	start := time.Now()
+	s.tr.SendSnapshot(msg, r)
+	if err := <-written; err != nil {
+		return err
+	}
+	s.lg.Info("sent merged snapshot", zap.String("from", membership.FormatID(s.replica.id)), zap.String("to", membership.FormatID(msg.GetTo())),
+		zap.Uint64("index", meta.GetIndex()), zap.Duration("took", time.Since(start)))
+	// A member of etcd that begins with a snapshot counts nothing as applied until
+	// an entry follows it, and until then refuses its own announcement as one of too
+	// many requests. Where nobody writes, this is that entry: it changes nothing.
+	_, err = s.replica.propose(asRoot(s.replica.rootCtx), &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: pb.AlarmRequest_GET}})
+	if err != nil && !ended(err) {
+		s.lg.Warn("nothing was committed after a snapshot", zap.String("to", membership.FormatID(msg.GetTo())), zap.Error(err))
+	}
+	return nil
+}
+
+// snapshotFile is a database that is made while it is read.
+type snapshotFile struct {
+	*io.PipeReader
+	cancel  context.CancelFunc
+	written chan struct{}
+}
+
+// Close ends the making, and returns when the state is not used any more.
+func (f *snapshotFile) Close() error {
+	f.cancel()
+	err := f.PipeReader.Close()
+	<-f.written
+	return err
+}
+
+// progressOf passes on what is written of a snapshot, and logs how far that is.
+func (s *sender) progressOf(w io.Writer, to string, size int64) io.Writer {
+	return &snapshotProgress{w: w, size: size, lg: s.lg.With(zap.String("to", to)), said: time.Now()}
+}
+
+type snapshotProgress struct {
+	w          io.Writer
+	lg         *zap.Logger
+	size, sent int64
+	said       time.Time
+}
+
+// progressPeriod is the time between two lines about one snapshot.
+const progressPeriod = 5 * time.Second
+
+func (p *snapshotProgress) Write(b []byte) (int, error) {
+	n, err := p.w.Write(b)
+	p.sent += int64(n)
+	if time.Since(p.said) >= progressPeriod {
+		p.said = time.Now()
+		p.lg.Info("sending a snapshot goes on", zap.Int64("sent-bytes", p.sent), zap.Int64("bytes", p.size), zap.Int64("percent", 100*p.sent/max(p.size, 1)))
+	}
+	return n, err
+}
+
+func (s *sender) snapshotOptions() snapshot.Options { return snapshot.Options{FS: s.cfg.FS} }
+
+// raftSnapshot describes the state that a follower would be sent now.
+func (s *sender) raftSnapshot() (*raftpb.Snapshot, error) {
+	return s.replica.home().Describe(s.replica.mach())
+}
+
+// pauseTransfer lets time pass after a snapshot could not be written to the local
+// disk.
+func (i *installer) pauseTransfer(ctx context.Context, err error) {
+	if path := (*fs.PathError)(nil); !vfs.IsNoSpaceError(err) && !errors.As(err, &path) {
+		return // it was the connection
+	}
+	if err := i.replica.pause(ctx, transferPause); err != nil {
+		return // it ends anyway
+	}
+}
+
+// receiveSnapshot stores the file of a snapshot that a peer sends and hands its
+// message to raft. The present state stays in use until raft accepts it.
+func (i *installer) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
+	start := time.Now()
+	if err := i.replica.home().Receive(ctx, msg.GetSnapshot().GetMetadata().GetIndex(), i.received.Add(1), body); err != nil {
+		i.pauseTransfer(ctx, err)
+		return err
+	}
+	metrics.SnapDBSaveTotalDurationSeconds.Observe(time.Since(start).Seconds())
+	return i.driver.receive(msg)
+}

@@ -1,0 +1,100 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/auth"
+	"quorate/internal/datadir"
+	"quorate/internal/engine"
+	"quorate/internal/engine/pebble"
+	"quorate/internal/lease"
+	"quorate/internal/membership"
+	"quorate/internal/metrics"
+	"quorate/internal/mvcc"
+	"quorate/internal/raftlog"
+)
+
+// stored is the state machine on its store. It is replaced as a whole when a snapshot
+// is installed, so whoever needs it twice for one purpose asks for it once.
+type stored struct {
+	cfg       *Config
+	lg        *zap.Logger
+	life      *life
+	raftState *raftState
+	disks     *disks
+	cluster   *membership.Cluster
+	lessor    *lease.Lessor
+	auth      *auth.Store
+	log       *raftlog.Log
+
+	machine    atomic.Pointer[apply.Machine]
+	storeInUse atomic.Pointer[string]
+}
+
+func (s *stored) openMachine(eng engine.Engine, dir string) (*apply.Machine, error) {
+	cfg := s.cfg
+	mach, err := apply.Open(eng, apply.Options{
+		Cluster: s.cluster, Lessor: s.lessor, Auth: s.auth, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
+		Now: cfg.Clock.Now, WarnApply: cfg.WarnApply, Logger: s.lg,
+		MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatch, CompactionPause: cfg.CompactionSleep, Logger: s.lg},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load store %s: %w", dir, err)
+	}
+	err = s.cluster.CheckVersion(s.cluster.Version())
+	if err == nil {
+		err = s.checkLearners(s.cluster.Members())
+	}
+	if err != nil {
+		mach.Close()
+		return nil, err
+	}
+	return mach, nil
+}
+
+func (s *stored) openEngine(dir string) (engine.Engine, error) {
+	return pebble.Open(dir, pebble.Options{FS: s.cfg.FS, Logger: s.lg, GiveUp: s.life.rootCtx.Done(), OnFailure: func(err error) { s.disks.storeFailed(dir, err) }, OnSpace: func(full bool) {
+		s.disks.storeFull.Store(full)
+		if full {
+			metrics.DiskFull.WithLabelValues(metrics.FullStore).Set(1)
+			s.lg.Error("no room for the store: writes are refused until there is; free space on its disk", zap.String("dir", dir))
+		} else {
+			metrics.DiskFull.WithLabelValues(metrics.FullStore).Set(0)
+			s.lg.Info("the store has room again; writes are accepted", zap.String("dir", dir))
+		}
+	}})
+}
+
+// flush makes durable what is committed to the engine. On a full disk it waits for
+// room, but neither longer than ctx nor into the end of the member.
+func (s *stored) flush(ctx context.Context, eng engine.Engine) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(s.life.rootCtx, cancel)()
+	return eng.Flush(ctx)
+}
+
+// Rev returns the revision that readers see.
+func (s *stored) Rev() int64 { return s.kv().PublishedRev() }
+
+func (s *stored) mach() *apply.Machine { return s.machine.Load() }
+
+func (s *stored) kv() *mvcc.Store { return s.mach().KV() }
+
+// storeDir returns the directory of the store in use.
+func (s *stored) storeDir() string { return *s.storeInUse.Load() }
+
+func (s *stored) layout() datadir.Layout { return s.cfg.layout() }
+
+func (s *stored) home() datadir.Home {
+	return s.homeOf(identity{id: s.raftState.id, cluster: s.cluster.ID()}, s.log)
+}
+
+func (s *stored) homeOf(id identity, log *raftlog.Log) datadir.Home {
+	return datadir.Home{Layout: s.layout(), Log: log, Member: id.id, Cluster: id.cluster, OpenEngine: s.openEngine, Logger: s.lg}
+}

@@ -1,0 +1,156 @@
+package server
+
+import (
+	"context"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/auth"
+	"quorate/internal/metrics"
+)
+
+// upkeep looks after the size of the store, and compacts its history.
+type upkeep struct {
+	cfg         *Config
+	lg          *zap.Logger
+	replica     *localReplica
+	auth        *auth.Store
+	KV          *KV
+	Maintenance *Maintenance
+}
+
+// The engine gives back the space of deleted records when it rewrites the tables
+// that hold them, which it does by itself only while it is written to. So what a
+// compaction has deleted is looked after here.
+
+const (
+	// compactionPatience is how long a defragmentation waits for compactions, which
+	// wait for readers of what they delete.
+	compactionPatience = 30 * time.Second
+	// A store is rewritten without being asked if more than half of it, and at
+	// least reclaimAtLeast, is of no use: so the bytes that are written are fewer than those
+	// that are given back.
+	reclaimAtLeast = 4 << 20
+	// reclaimWithin is how long after a compaction that is looked for; the engine
+	// estimates in the background.
+	reclaimWithin = 10 * time.Second
+)
+
+// reclaim rewrites a store once what was compacted before is deleted from it.
+func (u *upkeep) reclaim(ctx context.Context, mach *apply.Machine) error {
+	waiting, cancel := context.WithTimeout(ctx, compactionPatience)
+	defer cancel()
+	if err := mach.KV().AwaitCompactions(waiting); err != nil && ctx.Err() == nil {
+		u.lg.Warn("a compaction waits for readers; the space of what it deletes is given back later", zap.Error(err))
+	}
+	if err := u.replica.flush(ctx, mach.Engine()); err != nil {
+		return err
+	}
+	if err := mach.Engine().Compact(ctx); err != nil {
+		return err
+	}
+	mach.SetSize(mach.Engine().Size().Total)
+	return nil
+}
+
+// watchSize keeps the size of the store known to the quota and to metrics, gives
+// space back, and forgets tokens whose time is over.
+func (u *upkeep) watchSize() {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	var (
+		compactions int64
+		looked      time.Time // when a compaction was last seen to end
+		rewriting   chan struct{}
+	)
+	for {
+		mach := u.replica.mach()
+		size := mach.Engine().Size()
+		mach.SetSize(size.Total)
+		u.auth.Tokens().Expire(u.cfg.Clock.Now())
+		metrics.MVCCDBTotalSizeInBytes.Set(float64(size.Total))
+		metrics.MVCCDBTotalSizeInUseInBytes.Set(float64(size.InUse))
+		if n := mach.KV().Compactions(); n != compactions {
+			compactions, looked = n, u.cfg.Clock.Now()
+			if err := u.replica.flush(u.replica.rootCtx, mach.Engine()); err != nil && u.replica.rootCtx.Err() == nil && u.replica.mach() == mach {
+				u.lg.Warn("cannot flush the store", zap.Error(err))
+			}
+		}
+		free := size.Total - size.InUse
+		if rewriting == nil && u.cfg.Clock.Now().Sub(looked) < reclaimWithin && free > size.Total/2 && free >= reclaimAtLeast {
+			done := make(chan struct{})
+			rewriting, looked = done, time.Time{}
+			u.replica.background(func() { defer close(done); u.reclaimHalf(mach) })
+		}
+		select {
+		case <-ticker.C:
+		case <-rewriting:
+			rewriting = nil
+		case <-u.replica.rootCtx.Done():
+			return
+		}
+	}
+}
+
+// reclaimHalf rewrites a store of which more than half is of no use.
+func (u *upkeep) reclaimHalf(mach *apply.Machine) {
+	start := time.Now()
+	before := mach.Engine().Size()
+	if err := u.reclaim(u.replica.rootCtx, mach); err != nil {
+		if u.replica.rootCtx.Err() == nil && u.replica.mach() == mach {
+			u.lg.Warn("cannot give space back", zap.Error(err))
+		}
+		return
+	}
+	u.lg.Info("gave space back after a compaction", zap.Int64("size-before-bytes", before.Total),
+		zap.Int64("size-bytes", mach.Engine().Size().Total), zap.Duration("took", time.Since(start)))
+}
+
+// flushStore writes the engine's memory to disk at the interval that was asked for.
+func (u *upkeep) flushStore() {
+	if u.cfg.FlushInterval <= 0 {
+		return
+	}
+	ticker := time.NewTicker(u.cfg.FlushInterval)
+	defer ticker.Stop()
+	flushed := uint64(0)
+	for {
+		select {
+		case <-ticker.C:
+		case <-u.replica.rootCtx.Done():
+			return
+		}
+		mach := u.replica.mach()
+		applied := mach.Applied()
+		if applied == flushed {
+			continue
+		}
+		// A failure loses nothing, as the entries stay in the log; see truncateOnce.
+		if err := u.replica.flush(u.replica.rootCtx, mach.Engine()); err != nil && u.replica.rootCtx.Err() == nil && u.replica.mach() == mach {
+			u.lg.Warn("cannot flush the store", zap.String("dir", u.replica.storeDir()), zap.Error(err))
+			continue
+		}
+		flushed = applied
+	}
+}
+
+// defragmentAtStart compacts the store once if that promises to free enough. It
+// holds nobody up.
+func (u *upkeep) defragmentAtStart() {
+	if u.cfg.DefragThreshold <= 0 {
+		return
+	}
+	size := u.replica.mach().Engine().Size()
+	if free := size.Total - size.InUse; free < u.cfg.DefragThreshold {
+		u.lg.Info("Skipping defragmentation", zap.Int64("current-db-size-bytes", size.Total), zap.String("current-db-size", humanize.Bytes(uint64(size.Total))),
+			zap.Int64("current-db-size-in-use-bytes", size.InUse), zap.String("current-db-size-in-use", humanize.Bytes(uint64(size.InUse))),
+			zap.Int64("bootstrap-defrag-threshold-bytes", u.cfg.DefragThreshold), zap.String("bootstrap-defrag-threshold", humanize.Bytes(uint64(u.cfg.DefragThreshold))))
+		return
+	}
+	if err := u.Maintenance.Defragment(u.replica.rootCtx); err != nil && u.replica.rootCtx.Err() == nil {
+		u.lg.Warn("bootstrap defragmentation failed", zap.Error(err))
+	}
+}
