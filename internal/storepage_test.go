@@ -24,6 +24,9 @@ func TestStorePageIsComplete(t *testing.T) {
 	}
 	page := string(b)
 
+	if want := "The directory has format " + format(t) + ","; !strings.Contains(page, want) {
+		t.Errorf("the page does not say %q; what has changed?", want)
+	}
 	names := buckets(t)
 	for name, number := range names {
 		if row := fmt.Sprintf("\n| %d | %s |", number, bucketName(name)); !strings.Contains(page, row) {
@@ -91,6 +94,30 @@ func buckets(t *testing.T) map[string]int64 {
 		}
 	}
 	return out
+}
+
+// format returns the constant datadir.Format.
+func format(t *testing.T) string {
+	t.Helper()
+	for _, f := range files(t) {
+		if f.path != "datadir/owner.go" {
+			continue
+		}
+		value := ""
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			if v, ok := n.(*ast.ValueSpec); ok && len(v.Values) == 1 && v.Names[0].Name == "Format" {
+				if lit, ok := v.Values[0].(*ast.BasicLit); ok {
+					value = lit.Value
+				}
+			}
+			return true
+		})
+		if value != "" {
+			return value
+		}
+	}
+	t.Fatal("datadir/owner.go has no constant Format")
+	return ""
 }
 
 type noImports struct{}
