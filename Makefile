@@ -12,8 +12,9 @@ ETCD36  := compat/bin/etcd36
 ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 ETCDCTL35 := compat/bin/etcdctl35
+PROMETHEUS := compat/bin/prometheus compat/bin/promtool
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe tools compat bench bench-groups bench-millions release release-test clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring tools compat bench bench-groups bench-millions release release-test clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -35,6 +36,7 @@ help:
 	@echo 'make mixed         one cluster of our members and those of real etcd 3.7 and 3.6: replaced one by one under load and faults'
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
+	@echo 'make monitoring    alerts and dashboard before a real Prometheus (built once, some minutes): tests of the rules, every series there, alerts fire'
 	@echo 'make tools         etcdctl 3.7, 3.5 and 3.4 against us, our etcdctl against real etcd: what they print, compared'
 	@echo 'make auth-test     users, roles and tokens in a cluster of ours and real members'
 	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
@@ -54,7 +56,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test secure hostile-test h2 mixed moving
+test: build check unit race sim crash fuzz differential gateway v2 proxies observe monitoring tools auth-test failure-test cluster-test setup-test secure hostile-test h2 mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench release); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -117,6 +119,12 @@ compat:
 
 observe: build $(ETCD37) $(REALTOOLS)
 	cd compat && $(GO) test ./observe -count=1 -timeout 10m
+
+monitoring: build $(PROMETHEUS)
+	cd compat && $(GO) test ./monitoring -count=1 -timeout 10m
+
+$(PROMETHEUS):
+	$(MAKE) -C compat bin/$(@F)
 
 auth-test: build $(ETCD37)
 	cd compat && $(GO) test ./auth -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd
