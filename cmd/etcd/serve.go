@@ -61,17 +61,9 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 			p.closeListeners()
 		}
 	}()
-	initialized, err := datadir.HasLog(vfs.Default, cfg.Layout().WAL())
+	initialized, err := p.initialized()
 	if err != nil {
 		return nil, err
-	}
-	if initialized && cfg.Discovers() && datadir.NeverRan(cfg.Layout().WAL()) {
-		initialized = false // it ended before its first entries, and only those it is to meet know them
-	}
-	if initialized {
-		p.lg.Info("server has already been initialized", zap.String("data-dir", cfg.DataDir), zap.String("dir-type", "member"))
-	} else {
-		p.lg.Info("Initialize and start etcd server", zap.String("data-dir", cfg.DataDir), zap.String("dir-type", "empty"))
 	}
 	if !initialized {
 		starting.Status("looking up the addresses of the initial cluster")
@@ -141,6 +133,25 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 		go p.becomeVoter(ctx)
 	}
 	return p, nil
+}
+
+// initialized reports whether the member has begun, so that its log says who it is, and
+// tells so.
+func (p *process) initialized() (bool, error) {
+	wal := p.cfg.Layout().WAL()
+	begun, err := datadir.HasLog(vfs.Default, wal)
+	if err != nil {
+		return false, err
+	}
+	if begun && p.cfg.Discovers() && datadir.NeverRan(wal) {
+		begun = false // it ended before its first entries, and only those it is to meet know them
+	}
+	if begun {
+		p.lg.Info("server has already been initialized", zap.String("data-dir", p.cfg.DataDir), zap.String("dir-type", "member"))
+	} else {
+		p.lg.Info("Initialize and start etcd server", zap.String("data-dir", p.cfg.DataDir), zap.String("dir-type", "empty"))
+	}
+	return begun, nil
 }
 
 // clusterVersion is what the log says of a version that may not be decided.

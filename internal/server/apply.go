@@ -1,12 +1,12 @@
 package server
 
 import (
+	"context"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/apply"
-	"quorate/internal/crash"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -36,9 +36,7 @@ type applier struct {
 }
 
 // applyAll applies committed entries, all that wait as one batch within bounds.
-func (a *applier) applyAll() {
-	defer crash.Guard()
-	defer a.replica.loopWG.Done()
+func (a *applier) applyAll(context.Context) {
 	local := func(e *raftpb.Entry) *proposal.Pending { return replica.PendingOf(a.replica.props, e) }
 	for {
 		works := a.driver.applyq.take(a.replica.halt)

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"time"
 
@@ -9,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/autocompact"
+	"quorate/internal/task"
 )
 
 // AutoCompaction says how much history to keep; the zero value keeps all.
@@ -17,8 +19,9 @@ type AutoCompaction struct {
 	Revisions int64         // else so many revisions
 }
 
-// autoCompact compacts on the leader as the policy decides; all members observe.
-func (u *upkeep) autoCompact() {
+// autoCompaction is the task that compacts on the leader as the policy decides; all
+// members observe.
+func (u *upkeep) autoCompaction() task.Task {
 	keep := u.cfg.AutoCompaction
 	var policy autocompact.Policy = autocompact.NewRevision(keep.Revisions)
 	mode, kept := "revision", zap.Int64("revision-compaction-retention", keep.Revisions)
@@ -26,21 +29,14 @@ func (u *upkeep) autoCompact() {
 		policy = autocompact.NewPeriodic(keep.Period, u.cfg.Clock.Now(), u.replica.Rev())
 		mode, kept = "periodic", zap.Duration("compact-period", keep.Period)
 	}
-	ticker := time.NewTicker(policy.Interval())
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-u.replica.rootCtx.Done():
-			return
-		}
+	return task.Task{Name: "auto compaction", Every: policy.Interval(), Run: func(context.Context) {
 		if u.replica.isLeader() {
 			if rev, due := policy.Due(u.cfg.Clock.Now(), u.replica.Rev()); due {
 				u.compactTo(policy, rev, mode, kept)
 			}
 		}
 		policy.Record(u.replica.Rev())
-	}
+	}}
 }
 
 func (u *upkeep) compactTo(policy autocompact.Policy, rev int64, mode string, kept zap.Field) {

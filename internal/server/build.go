@@ -81,7 +81,8 @@ func (o *opening) buildServices() {
 	o.Accounts = &Accounts{cfg: cfg, lg: lg, replica: r, auth: o.auth, passwords: o.passwords}
 	o.Watches = &Watches{Access: o.Access, auth: o.auth, hub: o.hub}
 	o.KV = &KV{cfg: cfg, replica: r, Access: o.Access, cluster: o.cluster, lessor: o.lessor, slow: o.slow}
-	o.Leases = &Leases{cfg: cfg, lg: lg, replica: r, Access: o.Access, leaders: leaders, peers: o.peers, auth: o.auth, lessor: o.lessor}
+	o.Leases = &Leases{cfg: cfg, lg: lg, replica: r, Access: o.Access, leaders: leaders, peers: o.peers, auth: o.auth, lessor: o.lessor,
+		revoking: make(chan struct{}, expiryWorkers)}
 	o.Versions = &Versions{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers, decide: make(chan struct{}, 1)}
 	o.Members = &Members{cfg: cfg, lg: lg, replica: r, Access: o.Access, cluster: o.cluster, leaders: leaders, peers: o.peers, tr: o.tr,
 		driver: o.driver, slow: o.slow, Versions: o.Versions, readyc: make(chan struct{})}
@@ -103,6 +104,7 @@ func (o *opening) buildDriver() {
 	o.applier = &applier{cfg: cfg, replica: r, cluster: o.cluster, lessor: o.lessor, hub: o.hub, tr: o.tr, disks: o.disks, driver: o.driver,
 		slow: o.slow, watches: o.Watches, versions: o.Versions}
 	o.leaving = &leaving{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, tr: o.tr, driver: o.driver}
+	o.election = &election{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, tr: o.tr, driver: o.driver}
 	d, i := o.driver, o.installer
 	d.cfg, d.lg, d.replica, d.cluster, d.lessor, d.tr, d.logw, d.sender = cfg, lg, r, o.cluster, o.lessor, o.tr, o.logw, o.sender
 	i.cfg, i.lg, i.replica, i.cluster, i.hub, i.tr, i.log, i.driver, i.logw, i.watches = cfg, lg, r, o.cluster, o.hub, o.tr, o.log, d, o.logw, o.Watches

@@ -143,23 +143,12 @@ func (d *driver) halt() {
 	d.coreMu.Unlock()
 }
 
-// ticker lets raft's time pass. It also picks up proposals that wait for a log
+// tick lets raft's time pass. It also picks up proposals that wait for a log
 // write which does not end.
-func (d *driver) ticker() {
-	defer crash.Guard()
-	defer d.replica.loopWG.Done()
-	ticker := time.NewTicker(d.cfg.Tick)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-			d.onTick()
-			stall := d.watchLog()
-			d.event(func(in *replica.Input) { in.Ticks, in.LogStall = in.Ticks+1, stall })
-		case <-d.replica.halt:
-			return
-		}
-	}
+func (d *driver) tick(context.Context) {
+	d.onTick()
+	stall := d.watchLog()
+	d.event(func(in *replica.Input) { in.Ticks, in.LogStall = in.Ticks+1, stall })
 }
 
 // proposed hands a request to the core. While the log is being written the

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -130,35 +129,10 @@ func (i *Integrity) CheckInitial(ctx context.Context) error {
 	return nil
 }
 
-// watchHashes runs the periodic check on the leader.
-func (i *Integrity) watchHashes() {
-	i.lg.Info("enabled corruption checking", i.replica.localID(), zap.Duration("interval", i.cfg.CorruptCheckTime))
-	i.everyWhileLeader(i.cfg.CorruptCheckTime, func() {
-		if err := i.checkHashes(i.replica.rootCtx); err != nil && !ended(err) {
-			i.lg.Warn("failed to check hash KV", zap.Error(err))
-		}
-	})
-}
-
-// watchCompactHashes runs the check of compaction hashes on the leader.
-func (i *Integrity) watchCompactHashes() {
-	i.everyWhileLeader(i.cfg.CompactHashCheckTime, func() { i.checkCompactHashes(i.replica.rootCtx) })
-}
-
-// everyWhileLeader calls f after each interval in which this member came to lead
-// or leads, until the member stops.
-func (i *Integrity) everyWhileLeader(interval time.Duration, f func()) {
-	ticker := time.NewTicker(interval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-i.replica.rootCtx.Done():
-			return
-		}
-		if i.replica.isLeader() {
-			f()
-		}
+// watchHashes is the periodic check, of the leader.
+func (i *Integrity) watchHashes(ctx context.Context) {
+	if err := i.checkHashes(ctx); err != nil && !ended(err) {
+		i.lg.Warn("failed to check hash KV", zap.Error(err))
 	}
 }
 

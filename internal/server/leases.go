@@ -28,6 +28,8 @@ type Leases struct {
 	peers   *transport.Client
 	auth    *auth.Store
 	lessor  *lease.Lessor
+
+	revoking chan struct{} // holds an element for each revocation under way
 }
 
 const (
@@ -234,37 +236,24 @@ func (l *Leases) leaseError(ctx context.Context, err error) error {
 
 // expireLeases revokes what has expired, and records what is left of long
 // leases, as long as this member leads.
-func (l *Leases) expireLeases() {
-	ticker := time.NewTicker(expiryInterval)
-	defer ticker.Stop()
-	work := make(chan struct{}, expiryWorkers)
-	for {
+func (l *Leases) expireLeases(ctx context.Context) {
+	if l.replica.sureToLead(ctx) != nil {
+		return
+	}
+	for _, id := range l.lessor.Expired(l.cfg.Clock.Now(), expiryBatch) {
 		select {
-		case <-ticker.C:
-		case <-l.replica.rootCtx.Done():
+		case l.revoking <- struct{}{}:
+		case <-ctx.Done():
 			return
 		}
-		if !l.lessor.IsPrimary() {
-			continue
-		}
-		if l.replica.sureToLead(l.replica.rootCtx) != nil {
-			continue
-		}
-		for _, id := range l.lessor.Expired(l.cfg.Clock.Now(), expiryBatch) {
-			select {
-			case work <- struct{}{}:
-			case <-l.replica.rootCtx.Done():
-				return
-			}
-			l.replica.background(func() {
-				defer func() { <-work }()
-				l.revokeExpired(id)
-			})
-		}
-		if due := l.lessor.CheckpointsDue(l.cfg.Clock.Now()); len(due) > 0 {
-			if err := l.checkpoint(l.replica.rootCtx, due); err != nil && !ended(err) {
-				l.lg.Warn("failed to record the remaining TTL of leases", zap.Int("leases", len(due)), zap.Error(err))
-			}
+		l.replica.background(func() {
+			defer func() { <-l.revoking }()
+			l.revokeExpired(id)
+		})
+	}
+	if due := l.lessor.CheckpointsDue(l.cfg.Clock.Now()); len(due) > 0 {
+		if err := l.checkpoint(ctx, due); err != nil && !ended(err) {
+			l.lg.Warn("failed to record the remaining TTL of leases", zap.Int("leases", len(due)), zap.Error(err))
 		}
 	}
 }

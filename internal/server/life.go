@@ -10,8 +10,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
-	"quorate/internal/crash"
 	"quorate/internal/membership"
+	"quorate/internal/task"
 )
 
 // life is how a member ends: by Stop, or by itself when it cannot go on. Whoever waits
@@ -23,16 +23,14 @@ type life struct {
 	waits     func(status string) // tells what a start waits for
 	giveUp    func()              // ends what waits for the log or for a quorum
 
-	rootCtx  context.Context // ends when Stop begins
-	cancel   context.CancelFunc
-	stop     chan struct{} // closed first: refuse new work
-	halt     chan struct{} // closed when ticks, log and apply may end
+	tasks    *task.Group     // work in the background
+	rootCtx  context.Context // of tasks: ends when Stop begins
+	loops    *task.Group     // ticks, log and apply
+	halt     <-chan struct{} // of loops: closed when they may end
+	stop     chan struct{}   // closed first: refuse new work
 	failOnce sync.Once
 	failed   chan struct{}
-	failErr  error          // set before failed is closed
-	bgMu     sync.Mutex     // orders background against Stop
-	wg       sync.WaitGroup // background goroutines that end with stop
-	loopWG   sync.WaitGroup // ticker, log and apply
+	failErr  error // set before failed is closed
 }
 
 // patiently takes a step that writes below dir, and takes it again while it finds no
@@ -85,16 +83,7 @@ func (l *life) pause(ctx context.Context, d time.Duration) error {
 // background runs f beside the requests and lets Stop wait for it. It is for
 // work that ends when rootCtx does. It reports false, and does not run f, once the
 // member stops.
-func (l *life) background(f func()) bool {
-	l.bgMu.Lock()
-	defer l.bgMu.Unlock()
-	if l.rootCtx.Err() != nil {
-		return false
-	}
-	l.wg.Add(1)
-	go crash.Guarded(func() { defer l.wg.Done(); f() })()
-	return true
-}
+func (l *life) background(f func()) bool { return l.tasks.Go(func(context.Context) { f() }) }
 
 // Failed closes when the member cannot go on; Err tells why.
 func (l *life) Failed() <-chan struct{} { return l.failed }

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -8,7 +9,6 @@ import (
 
 	"go.uber.org/zap"
 
-	"quorate/internal/crash"
 	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
 	"quorate/internal/replica"
@@ -34,9 +34,7 @@ type logWriter struct {
 
 // writeLog makes appends durable, all that wait with one sync, and delivers
 // what was waiting for that.
-func (l *logWriter) writeLog() {
-	defer crash.Guard()
-	defer l.replica.loopWG.Done()
+func (l *logWriter) writeLog(context.Context) {
 	for {
 		l.driver.logBusy.Store(false)
 		l.driver.drive() // proposals that have waited for the log
@@ -99,18 +97,10 @@ func (l *logWriter) writeGroup(w *replica.Write) bool {
 // is flushed past them and slow followers still find CatchUpEntries. raft may read
 // what it does not count as applied, also while the store has it already, so its
 // index decides.
-func (l *logWriter) truncateLog() {
-	for {
-		select {
-		case <-l.truncate:
-		case <-l.replica.rootCtx.Done():
-			return
-		}
-		err := l.replica.patiently(l.replica.rootCtx, "truncation of the raft log", l.cfg.logDir(), l.truncateOnce)
-		if err != nil && l.replica.rootCtx.Err() == nil {
-			l.disks.diskFailed(fmt.Errorf("truncate raft log: %w", err))
-			return
-		}
+func (l *logWriter) truncateLog(ctx context.Context) {
+	err := l.replica.patiently(ctx, "truncation of the raft log", l.cfg.logDir(), l.truncateOnce)
+	if err != nil && ctx.Err() == nil {
+		l.disks.diskFailed(fmt.Errorf("truncate raft log: %w", err))
 	}
 }
 

@@ -295,7 +295,7 @@ var errNotEnoughStarted = errors.New("etcdserver: re-configuration failed due to
 
 // announce tells the cluster this member's name and client URLs, again and
 // again until that is applied, and then opens the doors to clients.
-func (c *Members) announce() {
+func (c *Members) announce(context.Context) {
 	attr := &membershippb.ClusterMemberAttrSetRequest{Member_ID: c.replica.id,
 		MemberAttributes: &membershippb.Attributes{Name: c.cfg.Name, ClientUrls: c.cfg.ClientURLs}}
 	for {

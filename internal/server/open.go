@@ -20,6 +20,7 @@ import (
 	"quorate/internal/proposal"
 	"quorate/internal/raftlog"
 	"quorate/internal/readindex"
+	"quorate/internal/task"
 	"quorate/internal/transport"
 )
 
@@ -55,7 +56,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	o.peers = transport.NewClient(cfg.PeerTLS, time.Second+cfg.electionTimeout())
 	defer func() {
 		if err != nil {
-			o.replica.cancel()
+			o.replica.tasks.Cancel()
 			o.abandonTakeOver(err)
 		}
 	}()
@@ -107,8 +108,8 @@ func newMember(cfg *Config) *Member {
 	m := &Member{cfg: cfg, lg: cfg.Logger, slow: &slowLog{cfg: cfg, lg: cfg.Logger, fewLines: limited(cfg.Logger)}}
 	state := &raftState{cfg: cfg}
 	l := &life{lg: cfg.Logger, dataDir: cfg.DataDir, raftState: state,
-		stop: make(chan struct{}), halt: make(chan struct{}), failed: make(chan struct{})}
-	l.rootCtx, l.cancel = context.WithCancel(context.Background())
+		stop: make(chan struct{}), failed: make(chan struct{}), tasks: task.NewGroup(cfg.Clock), loops: task.NewGroup(cfg.Clock)}
+	l.rootCtx, l.halt = l.tasks.Context(), l.loops.Context().Done()
 	m.disks = &disks{cfg: cfg, lg: cfg.Logger, life: l, raftState: state, handOver: func() { m.leaving.HandOver() }}
 	store := &stored{cfg: cfg, lg: cfg.Logger, life: l, raftState: state, disks: m.disks}
 	l.waits = func(status string) {

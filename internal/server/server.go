@@ -79,6 +79,7 @@ type Member struct {
 	installer *installer
 	sender    *sender
 	leaving   *leaving
+	election  *election
 	upkeep    *upkeep
 	slow      *slowLog
 	passwords *passwords

@@ -6,83 +6,54 @@ import (
 
 	"go.uber.org/zap"
 
-	"quorate/internal/replica"
+	"quorate/internal/task"
 )
 
 // Start begins to take part in the cluster. Peers must be able to reach the
 // member by then.
 func (m *Member) Start() {
-	m.replica.loopWG.Add(3)
-	go m.logw.writeLog()
-	go m.applier.applyAll()
-	go m.driver.ticker()
-	m.replica.background(func() { m.hub.Run(m.replica.rootCtx) })
-	m.replica.background(m.Leases.expireLeases)
-	m.replica.background(m.V2.expireV2)
-	m.replica.background(m.logw.truncateLog)
-	m.replica.background(m.upkeep.watchSize)
-	m.replica.background(m.upkeep.flushStore)
-	m.replica.background(m.upkeep.defragmentAtStart)
-	m.replica.background(m.Versions.watchVersions)
-	m.replica.background(m.Members.announce)
-	m.replica.background(m.advanceTicks)
+	m.replica.loops.Start(
+		task.Task{Name: "raft log", Run: m.logw.writeLog},
+		task.Task{Name: "apply", Run: m.applier.applyAll},
+		task.Task{Name: "raft ticks", Every: m.cfg.Tick, Run: m.driver.tick},
+	)
+	m.replica.tasks.Start(m.background()...)
+}
+
+// background is what a member does beside the requests.
+func (m *Member) background() []task.Task {
+	versions := m.cfg.VersionInterval
+	if versions <= 0 {
+		versions = versionInterval
+	}
+	leads := m.replica.isLeader
+	tasks := []task.Task{
+		{Name: "watches", Run: m.hub.Run},
+		{Name: "expired leases", Every: expiryInterval, When: m.lessor.IsPrimary, Run: m.Leases.expireLeases},
+		{Name: "expired keys of the v2 API", Every: v2SyncInterval, When: leads, Run: m.V2.expireV2},
+		{Name: "truncation of the raft log", Trigger: m.logw.truncate, Run: m.logw.truncateLog},
+		{Name: "size of the store", Every: time.Second, AtOnce: true, Run: m.upkeep.watchSize},
+		{Name: "version of the cluster", Every: versions, Trigger: m.Versions.decide, When: leads, Run: m.Versions.decideVersion},
+		{Name: "name of the member", Run: m.Members.announce},
+		{Name: "first election", Run: m.election.advanceTicks},
+	}
+	if every := m.cfg.FlushInterval; every > 0 {
+		tasks = append(tasks, task.Task{Name: "flush of the store", Every: every, Run: m.upkeep.flushStore})
+	}
+	if m.cfg.DefragThreshold > 0 {
+		tasks = append(tasks, task.Task{Name: "defragmentation at the start", Run: m.upkeep.defragmentAtStart})
+	}
 	if m.cfg.AutoCompaction != (AutoCompaction{}) {
-		m.replica.background(m.upkeep.autoCompact)
+		tasks = append(tasks, m.upkeep.autoCompaction())
 	}
-	if m.cfg.CorruptCheckTime > 0 {
-		m.replica.background(m.Integrity.watchHashes)
+	if every := m.cfg.CorruptCheckTime; every > 0 {
+		m.lg.Info("enabled corruption checking", m.replica.localID(), zap.Duration("interval", every))
+		tasks = append(tasks, task.Task{Name: "comparison of the members", Every: every, When: leads, Run: m.Integrity.watchHashes})
 	}
-	if m.cfg.CompactHashCheckTime > 0 {
-		m.replica.background(m.Integrity.watchCompactHashes)
+	if every := m.cfg.CompactHashCheckTime; every > 0 {
+		tasks = append(tasks, task.Task{Name: "comparison of compactions", Every: every, When: leads, Run: m.Integrity.checkCompactHashes})
 	}
-}
-
-// advanceTicks lets a member that starts elect or follow without waiting for a
-// whole election timeout.
-func (m *Member) advanceTicks() {
-	n := m.cfg.ElectionTicks
-	if m.cfg.ForceNew {
-		// The others go as the first thing that is applied.
-		for voters := m.cluster.VoterIDs(); len(voters) != 1 || voters[0] != m.replica.id; voters = m.cluster.VoterIDs() {
-			if m.replica.pause(m.replica.rootCtx, applyPoll) != nil {
-				return
-			}
-		}
-	}
-	if voters := m.cluster.VoterIDs(); len(voters) == 1 && voters[0] == m.replica.id || len(voters) == 0 && len(m.cfg.Initial) == 1 && !m.cfg.Existing {
-		m.electSelf()
-		return
-	}
-	if !m.cfg.InitialTickAdvance || n <= 2 {
-		return
-	}
-	for deadline := m.cfg.Clock.Now().Add(5 * time.Second); m.cfg.Clock.Now().Before(deadline); {
-		if m.replica.pause(m.replica.rootCtx, 50*time.Millisecond) != nil {
-			return
-		}
-		if m.tr.ActivePeers() > 1 {
-			m.lg.Info("initialized peer connections; fast-forwarding election ticks", m.replica.localID(), zap.Int("forward-ticks", n-2),
-				zap.Duration("forward-duration", time.Duration(n-2)*m.cfg.Tick), zap.Int("election-ticks", n),
-				zap.Duration("election-timeout", m.cfg.electionTimeout()), zap.Int("active-remote-members", m.tr.ActivePeers()))
-			m.driver.event(func(in *replica.Input) { in.Ticks += n - 2 })
-			return
-		}
-	}
-}
-
-// electSelf makes the only voter leader. It has nobody to ask and nothing to wait
-// for but its own first entries.
-func (m *Member) electSelf() {
-	for m.replica.Leader() == 0 {
-		if voters := m.cluster.VoterIDs(); len(voters) > 1 {
-			return
-		} else if len(voters) == 1 && voters[0] == m.replica.id {
-			m.driver.event(func(in *replica.Input) { in.Campaign = true })
-		}
-		if m.replica.pause(m.replica.rootCtx, applyPoll) != nil {
-			return
-		}
-	}
+	return tasks
 }
 
 // StartStatus tells what a member waits for that has been started and is not ready.

@@ -4,11 +4,14 @@ import (
 	"context"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
 	"quorate/internal/auth"
+	"quorate/internal/clock"
+	"quorate/internal/crash"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
@@ -97,4 +100,32 @@ func (s *stored) home() datadir.Home {
 
 func (s *stored) homeOf(id identity, log *raftlog.Log) datadir.Home {
 	return datadir.Home{Layout: s.layout(), Log: log, Member: id.id, Cluster: id.cluster, OpenEngine: s.openEngine, Logger: s.lg}
+}
+
+// flushLast spares the next start what is applied, unless the member has failed. It gives
+// up where the store finds no room: a flush would wait for some until the engine is closed.
+func (s *stored) flushLast() {
+	if s.life.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	flushed := make(chan error, 1)
+	go crash.Guarded(func() { flushed <- s.mach().Engine().Flush(ctx) })()
+	poll := clock.NewTicker(s.cfg.Clock, 50*time.Millisecond)
+	defer poll.Stop()
+	err := error(nil)
+	for waiting := true; waiting; {
+		select {
+		case err = <-flushed:
+			waiting = false
+		case <-poll.C:
+			if s.disks.storeFull.Load() {
+				err, waiting = raftlog.ErrNoSpace, false
+			}
+		}
+	}
+	if err != nil {
+		s.lg.Warn("failed to flush the store; the log will be replayed at the next start", zap.Error(err))
+	}
 }

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -20,6 +21,12 @@ type upkeep struct {
 	auth        *auth.Store
 	KV          *KV
 	Maintenance *Maintenance
+
+	// Of watchSize.
+	compactions int64
+	looked      time.Time   // when a compaction was last seen to end
+	rewriting   atomic.Bool // the store is being rewritten
+	flushed     uint64      // of flushStore: what was applied at the last flush
 }
 
 // The engine gives back the space of deleted records when it rewrites the tables
@@ -58,40 +65,24 @@ func (u *upkeep) reclaim(ctx context.Context, mach *apply.Machine) error {
 
 // watchSize keeps the size of the store known to the quota and to metrics, gives
 // space back, and forgets tokens whose time is over.
-func (u *upkeep) watchSize() {
-	ticker := time.NewTicker(time.Second)
-	defer ticker.Stop()
-	var (
-		compactions int64
-		looked      time.Time // when a compaction was last seen to end
-		rewriting   chan struct{}
-	)
-	for {
-		mach := u.replica.mach()
-		size := mach.Engine().Size()
-		mach.SetSize(size.Total)
-		u.auth.Tokens().Expire(u.cfg.Clock.Now())
-		metrics.MVCCDBTotalSizeInBytes.Set(float64(size.Total))
-		metrics.MVCCDBTotalSizeInUseInBytes.Set(float64(size.InUse))
-		if n := mach.KV().Compactions(); n != compactions {
-			compactions, looked = n, u.cfg.Clock.Now()
-			if err := u.replica.flush(u.replica.rootCtx, mach.Engine()); err != nil && u.replica.rootCtx.Err() == nil && u.replica.mach() == mach {
-				u.lg.Warn("cannot flush the store", zap.Error(err))
-			}
+func (u *upkeep) watchSize(ctx context.Context) {
+	mach := u.replica.mach()
+	size := mach.Engine().Size()
+	mach.SetSize(size.Total)
+	now := u.cfg.Clock.Now()
+	u.auth.Tokens().Expire(now)
+	metrics.MVCCDBTotalSizeInBytes.Set(float64(size.Total))
+	metrics.MVCCDBTotalSizeInUseInBytes.Set(float64(size.InUse))
+	if n := mach.KV().Compactions(); n != u.compactions {
+		u.compactions, u.looked = n, now
+		if err := u.replica.flush(ctx, mach.Engine()); err != nil && ctx.Err() == nil && u.replica.mach() == mach {
+			u.lg.Warn("cannot flush the store", zap.Error(err))
 		}
-		free := size.Total - size.InUse
-		if rewriting == nil && u.cfg.Clock.Now().Sub(looked) < reclaimWithin && free > size.Total/2 && free >= reclaimAtLeast {
-			done := make(chan struct{})
-			rewriting, looked = done, time.Time{}
-			u.replica.background(func() { defer close(done); u.reclaimHalf(mach) })
-		}
-		select {
-		case <-ticker.C:
-		case <-rewriting:
-			rewriting = nil
-		case <-u.replica.rootCtx.Done():
-			return
-		}
+	}
+	free := size.Total - size.InUse
+	if u.cfg.Clock.Now().Sub(u.looked) < reclaimWithin && free > size.Total/2 && free >= reclaimAtLeast && u.rewriting.CompareAndSwap(false, true) {
+		u.looked = time.Time{}
+		u.replica.background(func() { defer u.rewriting.Store(false); u.reclaimHalf(mach) })
 	}
 }
 
@@ -110,39 +101,25 @@ func (u *upkeep) reclaimHalf(mach *apply.Machine) {
 }
 
 // flushStore writes the engine's memory to disk at the interval that was asked for.
-func (u *upkeep) flushStore() {
-	if u.cfg.FlushInterval <= 0 {
+func (u *upkeep) flushStore(ctx context.Context) {
+	mach := u.replica.mach()
+	applied := mach.Applied()
+	if applied == u.flushed {
 		return
 	}
-	ticker := time.NewTicker(u.cfg.FlushInterval)
-	defer ticker.Stop()
-	flushed := uint64(0)
-	for {
-		select {
-		case <-ticker.C:
-		case <-u.replica.rootCtx.Done():
-			return
-		}
-		mach := u.replica.mach()
-		applied := mach.Applied()
-		if applied == flushed {
-			continue
-		}
-		// A failure loses nothing, as the entries stay in the log; see truncateOnce.
-		if err := u.replica.flush(u.replica.rootCtx, mach.Engine()); err != nil && u.replica.rootCtx.Err() == nil && u.replica.mach() == mach {
+	// A failure loses nothing, as the entries stay in the log; see truncateOnce.
+	if err := u.replica.flush(ctx, mach.Engine()); err != nil {
+		if ctx.Err() == nil && u.replica.mach() == mach {
 			u.lg.Warn("cannot flush the store", zap.String("dir", u.replica.storeDir()), zap.Error(err))
-			continue
 		}
-		flushed = applied
+		return
 	}
+	u.flushed = applied
 }
 
 // defragmentAtStart compacts the store once if that promises to free enough. It
 // holds nobody up.
-func (u *upkeep) defragmentAtStart() {
-	if u.cfg.DefragThreshold <= 0 {
-		return
-	}
+func (u *upkeep) defragmentAtStart(ctx context.Context) {
 	size := u.replica.mach().Engine().Size()
 	if free := size.Total - size.InUse; free < u.cfg.DefragThreshold {
 		u.lg.Info("Skipping defragmentation", zap.Int64("current-db-size-bytes", size.Total), zap.String("current-db-size", humanize.Bytes(uint64(size.Total))),
@@ -150,7 +127,7 @@ func (u *upkeep) defragmentAtStart() {
 			zap.Int64("bootstrap-defrag-threshold-bytes", u.cfg.DefragThreshold), zap.String("bootstrap-defrag-threshold", humanize.Bytes(uint64(u.cfg.DefragThreshold))))
 		return
 	}
-	if err := u.Maintenance.Defragment(u.replica.rootCtx); err != nil && u.replica.rootCtx.Err() == nil {
+	if err := u.Maintenance.Defragment(ctx); err != nil && ctx.Err() == nil {
 		u.lg.Warn("bootstrap defragmentation failed", zap.Error(err))
 	}
 }

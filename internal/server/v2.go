@@ -95,22 +95,13 @@ func (v *V2) V2Stats() []byte { return v.v2().StatsJSON() }
 
 // expireV2 has expired nodes of the v2 tree removed as long as this member leads,
 // by its clock.
-func (v *V2) expireV2() {
-	ticker := time.NewTicker(v2SyncInterval)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-v.replica.rootCtx.Done():
-			return
-		}
-		if !v.replica.isLeader() || !v.v2().HasTTL() || v.replica.sureToLead(v.replica.rootCtx) != nil || v.allowsV2(v.replica.rootCtx) != nil {
-			continue
-		}
-		_, err := v.proposeV2(v.replica.rootCtx, &command.V2Request{Method: v2Sync})
-		if err != nil && !ended(err) && err != rpctypes.ErrGRPCStopped {
-			v.lg.Warn("failed to remove expired keys of the v2 API; will try again", zap.Error(err))
-		}
+func (v *V2) expireV2(ctx context.Context) {
+	if !v.v2().HasTTL() || v.replica.sureToLead(ctx) != nil || v.allowsV2(ctx) != nil {
+		return
+	}
+	_, err := v.proposeV2(ctx, &command.V2Request{Method: v2Sync})
+	if err != nil && !ended(err) && err != rpctypes.ErrGRPCStopped {
+		v.lg.Warn("failed to remove expired keys of the v2 API; will try again", zap.Error(err))
 	}
 }
 

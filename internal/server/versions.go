@@ -71,29 +71,9 @@ const (
 	versionTimeout  = time.Second
 )
 
-// watchVersions lets the leader decide the version of the cluster from those of
-// its members, and end a downgrade that is complete.
-func (v *Versions) watchVersions() {
-	every := v.cfg.VersionInterval
-	if every <= 0 {
-		every = versionInterval
-	}
-	ticker := time.NewTicker(every)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ticker.C:
-		case <-v.decide: // a new leader has committed in its term
-		case <-v.replica.rootCtx.Done():
-			return
-		}
-		if v.replica.isLeader() {
-			v.decideVersion()
-		}
-	}
-}
-
-func (v *Versions) decideVersion() {
+// decideVersion decides, as the leader, the version of the cluster from those of its
+// members, and ends a downgrade that is complete.
+func (v *Versions) decideVersion(context.Context) {
 	servers := v.memberVersions()
 	d := v.cluster.Downgrade()
 	next, change, err := membership.NextClusterVersion(v.cluster.Version(), membership.MinServerVersion(servers), d)

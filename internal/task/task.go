@@ -21,6 +21,8 @@ type Task struct {
 	Name string
 	// Every is the time between two turns, the first of which comes after one interval.
 	Every time.Duration
+	// AtOnce asks for a turn before the first interval.
+	AtOnce bool
 	// Trigger asks for a turn out of turn.
 	Trigger <-chan struct{}
 	// When, unless nil, is asked before each turn: a turn for which it says no is left out.
@@ -77,6 +79,9 @@ func (g *Group) run(ctx context.Context, t Task) {
 	if t.Every <= 0 && t.Trigger == nil {
 		turn()
 		return
+	}
+	if t.AtOnce {
+		turn()
 	}
 	var tick <-chan time.Time
 	if t.Every > 0 {

@@ -24,11 +24,12 @@ func await(t *testing.T, c *clock.Manual, turns *atomic.Int64, n int64) {
 func TestTurns(t *testing.T) {
 	c := clock.NewManual(time.Unix(0, 0))
 	g := NewGroup(c)
-	var ticks, once, asked, never atomic.Int64
+	var ticks, once, asked, never, first atomic.Int64
 	var leads atomic.Bool
 	trigger := make(chan struct{})
 	g.Start(
 		Task{Name: "once", Run: func(context.Context) { once.Add(1) }},
+		Task{Name: "first", Every: time.Hour, AtOnce: true, Run: func(context.Context) { first.Add(1) }},
 		Task{Name: "ticks", Every: time.Second, Run: func(context.Context) { ticks.Add(1) }},
 		Task{Name: "asked", Every: time.Hour, Trigger: trigger, Run: func(context.Context) { asked.Add(1) }},
 		Task{Name: "leader", Every: time.Second, When: leads.Load, Run: func(context.Context) { never.Add(1) }},
@@ -37,6 +38,7 @@ func TestTurns(t *testing.T) {
 	trigger <- struct{}{}
 	trigger <- struct{}{} // taken when the first turn is over
 	await(t, c, &once, 1)
+	await(t, c, &first, 1)
 	if never.Load() != 0 || asked.Load() < 1 {
 		t.Errorf("%d turns of a follower, %d of the one that was asked for", never.Load(), asked.Load())
 	}
