@@ -20,7 +20,7 @@ help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
 	@echo 'make run           start a three-member cluster on loopback and stay up until Ctrl-C'
 	@echo 'make test          all of the lanes below but bench'
-	@echo 'make check         gofmt, vet, rules on the structure of the code'
+	@echo 'make check         gofmt, vet, staticcheck, functions that nothing reaches, rules on the structure of the code'
 	@echo 'make unit          package tests'
 	@echo 'make race          concurrent packages under the race detector'
 	@echo 'make sim SEED=n    one seed of the simulator; SEEDS=n runs that many from SEED on'
@@ -61,6 +61,10 @@ test: build check unit race sim crash fuzz differential gateway v2 proxies obser
 check:
 	@out=$$(gofmt -l cmd internal compat bench release); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
+	@for module in . compat bench; do \
+		(cd $$module && echo "staticcheck $$module" && $(GO) tool -modfile=$(CURDIR)/tools/go.mod staticcheck ./...) || exit 1; \
+	done
+	GO=$(GO) scripts/deadcode
 	$(GO) test ./internal
 
 unit:

@@ -267,9 +267,8 @@ type socketCase struct {
 	name, path string
 	protocol   []string
 	messages   []string // sent at once
-	other      []request
-	answers    int  // messages read in the end
-	end        bool // and then the server closes
+	answers    int      // messages read in the end
+	end        bool     // and then the server closes
 }
 
 // Unary calls have no place there: the gateway waits for the end of their body, and a socket that

@@ -22,10 +22,8 @@ type Watcher struct {
 	wg      sync.WaitGroup
 	rev     atomic.Int64
 	streams atomic.Int64
-	mu      sync.Mutex
-	broken  context.CancelFunc // ends the present stream
-	events  []Event            // read after Stop
-	err     error              // a wrong stream; read after Stop
+	events  []Event // read after Stop
+	err     error   // a wrong stream; read after Stop
 }
 
 // Watch starts a watcher from the first revision on; member names the member for each new stream.
@@ -54,15 +52,6 @@ func (w *Watcher) Rev() int64 { return w.rev.Load() }
 // Streams is how many streams were opened.
 func (w *Watcher) Streams() int64 { return w.streams.Load() }
 
-// Move ends the present stream, so that the watcher asks for a member again.
-func (w *Watcher) Move() {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.broken != nil {
-		w.broken()
-	}
-}
-
 // Await waits until the watcher has all events up to a revision.
 func (w *Watcher) Await(t *testing.T, limit time.Duration, rev int64) {
 	t.Helper()
@@ -85,9 +74,6 @@ func (w *Watcher) Stop() ([]Event, error) {
 func (w *Watcher) stream(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	w.mu.Lock()
-	w.broken = cancel
-	w.mu.Unlock()
 	s, err := w.member().Watcher.Watch(ctx)
 	if err != nil {
 		return

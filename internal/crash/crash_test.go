@@ -25,6 +25,7 @@ var cases = map[string]func(){
 		go Guarded(func() { panic(errors.New("with a log")) })()
 	},
 	"below a handler": func() {
+		//lint:ignore SA5000 the panic is what is tested
 		serve(func() { defer Guard(); var m map[int]int; m[1] = 2 })
 	},
 	"through a handler": func() { serveBelow(func() { panic("of what is below") }, "quorate/internal/crash.") },

@@ -263,14 +263,14 @@ func (f *fakeServer) Txn(_ context.Context, req *pb.TxnRequest) (*pb.TxnResponse
 			rr.Header = inner
 			r.Responses = append(r.Responses, &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{ResponseRange: rr}})
 		case *pb.RequestOp_RequestPut:
-			pr, err := f.Put(nil, one.RequestPut)
+			pr, err := f.Put(context.Background(), one.RequestPut)
 			if err != nil {
 				return nil, err
 			}
 			pr.Header = inner
 			r.Responses = append(r.Responses, &pb.ResponseOp{Response: &pb.ResponseOp_ResponsePut{ResponsePut: pr}})
 		case *pb.RequestOp_RequestDeleteRange:
-			dr, err := f.DeleteRange(nil, one.RequestDeleteRange)
+			dr, err := f.DeleteRange(context.Background(), one.RequestDeleteRange)
 			if err != nil {
 				return nil, err
 			}

@@ -209,7 +209,6 @@ func (j *joining) await(ctx context.Context, members []signed, size int, rev int
 				if ev.IsCreate() {
 					members = j.add(members, string(ev.Kv.Key), string(ev.Kv.Value), ev.Kv.CreateRevision)
 				}
-				rev = ev.Kv.ModRevision
 			}
 			if len(members) >= size {
 				break

@@ -130,7 +130,7 @@ func (c *conn) startKeepalive() {
 // when it has not answered in time.
 func (c *conn) look(seen int64) {
 	k, o := &c.alive, &c.srv.o
-	next := o.KeepaliveTime
+	var next time.Duration
 	switch last := k.last.Load(); {
 	case last > seen:
 		k.asked, seen = false, last

@@ -580,7 +580,7 @@ func TestEpoch(t *testing.T) {
 		}
 	}
 	e := newEpoch()
-	if !e.enter() || !e.enter() {
+	if first, second := e.enter(), e.enter(); !first || !second {
 		t.Fatal("an open epoch refuses")
 	}
 	e.leave()

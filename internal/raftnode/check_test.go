@@ -155,7 +155,7 @@ func (w *world) lead() {
 		w.settle(false)
 		for _, typ := range []raftpb.MessageType{raftpb.MsgPreVoteResp, raftpb.MsgVoteResp} {
 			for _, from := range []uint64{peerA, peerB} {
-				w.receive(message(typ, from, w.term()+uint64(1-int(typ-typ))*b2u(typ == raftpb.MsgPreVoteResp)))
+				w.receive(message(typ, from, w.term()+b2u(typ == raftpb.MsgPreVoteResp)))
 			}
 		}
 	}

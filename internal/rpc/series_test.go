@@ -43,7 +43,7 @@ func TestSeries(t *testing.T) {
 	f := newFake(t)
 	o := testOptions()
 	o.Extensive = true
-	conn := dialRaw(t, serve(t, o, f))
+	serve(t, o, f)
 	const methods = 6 + 1 + 5 + 5 + 8 + 17 + 3
 	for name, want := range map[string]int{
 		"grpc_server_started_total":      methods,
@@ -68,7 +68,7 @@ func TestSeries(t *testing.T) {
 	for _, v := range []interface{ Reset() }{seriesStarted, seriesReceived, seriesSent, seriesHandled} {
 		v.Reset()
 	}
-	conn = dialRaw(t, serve(t, o, f))
+	conn := dialRaw(t, serve(t, o, f))
 	sentBytes := counted(metrics.NetworkClientGRPCSentBytesTotal)
 	gotBytes := counted(metrics.NetworkClientGRPCReceivedBytesTotal)
 	req := &pb.PutRequest{Key: []byte("k"), Value: []byte("v")}

@@ -30,7 +30,7 @@ func TestThreeMembers(t *testing.T) {
 		}
 	}
 	for _, n := range c.nodes {
-		resp, err := n.m.KV.Txn(background(t), &pb.TxnRequest{
+		_, err := n.m.KV.Txn(background(t), &pb.TxnRequest{
 			Compare: []*pb.Compare{{Key: []byte("k/txn"), Target: pb.Compare_VERSION, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Version{Version: 0}}},
 			Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("k/txn"), Value: []byte(n.name)}}}},
 			Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("k/txn")}}}},
@@ -38,7 +38,6 @@ func TestThreeMembers(t *testing.T) {
 		if err != nil {
 			t.Fatalf("txn on %s: %v", n.name, err)
 		}
-		rev = resp.Header.Revision
 	}
 	del, err := c.nodes[1].m.KV.DeleteRange(background(t), &pb.DeleteRangeRequest{Key: []byte("k/0"), PrevKv: true}, nil)
 	if err != nil || del.Deleted != 1 || string(del.PrevKvs[0].Value) != "by m0" {

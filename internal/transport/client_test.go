@@ -127,8 +127,8 @@ func (l *leases) RenewLease(_ context.Context, id int64) (int64, error) {
 	return 60, nil
 }
 
-func (l *leases) LeaseTimeToLive(_ context.Context, id int64, keys bool) (LeaseTTL, error) {
-	if _, err := l.RenewLease(nil, id); err != nil {
+func (l *leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (LeaseTTL, error) {
+	if _, err := l.RenewLease(ctx, id); err != nil {
 		return LeaseTTL{}, err
 	}
 	r := LeaseTTL{TTL: 59, GrantedTTL: 60}

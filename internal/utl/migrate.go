@@ -345,6 +345,7 @@ func (a *app) defragCommand() *cobra.Command {
 		Example: "  etcdutl defrag --data-dir /var/lib/etcd",
 		Run: a.runs(func(cmd *cobra.Command, args []string) error {
 			if err := a.defrag(cmd.Context(), dir); err != nil {
+				//lint:ignore ST1005 etcdutl's text
 				return fmt.Errorf("Failed to defragment etcd data[%s] (%w)", dir, err)
 			}
 			return nil

@@ -170,7 +170,8 @@ func (t *tool) roleCommand() *cobra.Command {
 	add := func(ctx context.Context, c client.Client, name string) (string, error) {
 		api := client.NewAuthRoleAPI(c)
 		if r, _ := api.GetRole(ctx, name); r != nil {
-			return "", fmt.Errorf("Role %s already exists", name) //nolint:staticcheck // etcdctl's text
+			//lint:ignore ST1005 etcdctl's text
+			return "", fmt.Errorf("Role %s already exists", name)
 		}
 		return fmt.Sprintf("Role %s created\n", name), api.AddRole(ctx, name)
 	}

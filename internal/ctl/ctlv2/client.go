@@ -129,6 +129,7 @@ func (t *tool) findEndpoints() ([]string, error) {
 	for i, ep := range found {
 		u, err := url.Parse(ep)
 		if err != nil {
+			//lint:ignore ST1005 the second line is a sentence
 			return nil, fmt.Errorf("%w\nAn endpoint of the v2 API is a URL: http://host:port or https://host:port.", err)
 		}
 		if u.Scheme == "" {

@@ -143,7 +143,7 @@ func records(t *testing.T, r engine.Reader) string {
 // state is everything that a store tells: two that are equal in it are the same.
 func state(s *Store) string {
 	var out strings.Builder
-	fmt.Fprintf(&out, "index %d nodes %d bytes %d start %d stats %+v\n", s.index, s.nodes, s.bytes, s.history.start, *(&s.stats))
+	fmt.Fprintf(&out, "index %d nodes %d bytes %d start %d stats %+v\n", s.index, s.nodes, s.bytes, s.history.start, s.stats)
 	s.root.walk("/", func(p string, n *node) {
 		fmt.Fprintf(&out, "%s dir %v %q created %d modified %d expires %d\n", p, n.dir(), n.value, n.created, n.modified, n.expire)
 	})

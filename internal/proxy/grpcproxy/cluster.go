@@ -139,7 +139,7 @@ func (s *clusterServer) update(list []*endpoints.Update) {
 			continue
 		}
 		var a about
-		//lint:ignore SA1019 it is where etcd's proxy keeps the name
+		// Metadata is deprecated, but it is where etcd's proxy keeps the name
 		if err := json.Unmarshal([]byte(fmt.Sprint(u.Endpoint.Metadata)), &a); err != nil {
 			s.lg.Warn("a registration below the resolver prefix is not a proxy's", zap.String("key", u.Key), zap.Error(err))
 			delete(s.proxies, u.Key)

@@ -99,6 +99,7 @@ func newHub(ctx context.Context, up opener, lg *zap.Logger) *hub {
 // wait returns when all groups have ended. It is to be called after ctx has.
 func (h *hub) wait() {
 	h.mu.Lock()
+	//lint:ignore SA2001 the next line says what for
 	h.mu.Unlock() // nobody who has seen ctx go on is still adding
 	h.wg.Wait()
 }

@@ -169,6 +169,7 @@ func (ks *keepers) leave(k *keeper, r *renewals) {
 
 func (ks *keepers) wait() {
 	ks.mu.Lock()
+	//lint:ignore SA2001 the next line says what for
 	ks.mu.Unlock() // nobody who has seen the context go on is still starting one
 	ks.wg.Wait()
 }
