@@ -47,7 +47,7 @@ help:
 	@echo 'make bench-groups BENCH=pinned,quota   some groups of its rows; the figures of the others stay'
 	@echo 'make bench-millions what 1 and 10 million keys need; MILLIONS=1,10,30'
 	@echo 'make release       dist/: archives and packages of this commit; docs/RELEASE.md'
-	@echo 'make release-test  a release made twice, compared to the byte'
+	@echo 'make release-test  a release made twice, compared to the byte; packages installed over Debian'"'"'s, removed and purged in a sandbox'
 	@echo 'make clean         remove bin/, dist/ and the data of make run'
 
 build:
@@ -163,8 +163,8 @@ bench-millions: build
 release:
 	cd release && $(GO) run . -out $(CURDIR)/dist
 
-release-test:
-	cd release && $(GO) test ./... -count=1 -timeout 20m
+release-test: $(ETCD35)
+	cd release && $(GO) test . -count=1 -timeout 30m -args -etcd35=$(CURDIR)/$(ETCD35)
 
 clean:
 	rm -rf $(BIN) run dist
