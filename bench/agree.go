@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
@@ -56,7 +57,11 @@ type heard struct {
 
 // agree makes calls of each kind, good and bad ones, with both clients and compares what they hear.
 func agree(ctx context.Context, s *side) error {
-	other, err := grpc.NewClient("passthrough:///"+s.addrs()[0], grpc.WithTransportCredentials(insecure.NewCredentials()),
+	creds := insecure.NewCredentials()
+	if s.options.TLS != nil {
+		creds = credentials.NewTLS(s.options.TLS)
+	}
+	other, err := grpc.NewClient("passthrough:///"+s.addrs()[0], grpc.WithTransportCredentials(creds),
 		grpc.WithDefaultCallOptions(callOptions...))
 	if err != nil {
 		return err

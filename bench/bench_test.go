@@ -33,6 +33,11 @@ func TestRequestsDecode(t *testing.T) {
 				{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("a"), Value: []byte("1")}}},
 				{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("b"), Value: []byte("2")}}},
 			}}},
+		{"update", txnUpdate(nil, []byte("k"), []byte("v")), &pb.TxnRequest{
+			Compare: []*pb.Compare{{Result: pb.Compare_GREATER, Target: pb.Compare_MOD, Key: []byte("k")}},
+			Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("k"), Value: []byte("v")}}}},
+			Failure: []*pb.RequestOp{{Request: &pb.RequestOp_RequestRange{RequestRange: &pb.RangeRequest{Key: []byte("k")}}}},
+		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			got := proto.Clone(tc.want)

@@ -68,6 +68,7 @@ type loop struct {
 	request func(b []byte, seq int) []byte
 	// refused tells which errors end only the request, after which a client rests for the time returned.
 	refused func(err error) (rest time.Duration, ok bool)
+	most    int // requests; 0: as many as there is time for
 
 	end  time.Time
 	seq  atomic.Int64
@@ -79,6 +80,7 @@ type looper struct {
 	*loop
 	conn      *lean.Conn
 	call      lean.Call
+	mine      int // the number of the request
 	began     time.Time
 	latencies []time.Duration
 	err       error
@@ -86,7 +88,8 @@ type looper struct {
 
 func (l *looper) next() {
 	l.began = time.Now()
-	if !l.began.Before(l.end) {
+	l.mine = int(l.seq.Add(1) - 1)
+	if !l.began.Before(l.end) || l.most > 0 && l.mine >= l.most {
 		l.left.Done()
 		return
 	}
@@ -96,7 +99,7 @@ func (l *looper) next() {
 	}
 }
 
-func (l *looper) append(b []byte) []byte { return l.request(b, int(l.seq.Add(1)-1)) }
+func (l *looper) append(b []byte) []byte { return l.request(b, l.mine) }
 
 func (l *looper) ended(err error) {
 	if err == nil {

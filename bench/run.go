@@ -51,11 +51,17 @@ type side struct {
 	cluster *harness.Cluster
 	clients *clients
 	options lean.Options       // of connections
+	secure  string             // the address that speaks TLS, if there is one
 	scratch map[string]float64 // handed from one step to the next
 }
 
 // addrs are where the load goes.
-func (s *side) addrs() []string { return s.cluster.ClientAddrs() }
+func (s *side) addrs() []string {
+	if s.secure != "" {
+		return []string{s.secure}
+	}
+	return s.cluster.ClientAddrs()
+}
 
 func (s *side) member() *harness.Member { return s.cluster.Members[0] }
 
@@ -96,12 +102,17 @@ var overloadRows = []string{"overload.goodput", "overload.rate", "overload.leade
 
 var groups = []group{
 	{"single", 1, 10, (*run).single, []string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99", "alone.p50",
-		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "watch.cpu", "watch.p50"}, nil},
-	{"three", 3, 12, (*run).three, append([]string{"put3.cpu", "put3.rate", "put3.p99"}, overloadRows...), nil},
+		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "txn.cpu", "txn.rate", "page.cpu", "page.rate", "watch.cpu", "watch.p50"}, nil},
+	{"three", 3, 12, (*run).three, append([]string{"put3.cpu", "put3.rate", "put3.p99", "get3.cpu", "get3.rate"}, overloadRows...), nil},
+	{"tls", 1, 10, (*run).tls, tlsRows, nil},
+	{"memory", 1, 1, (*run).memory, memoryRows, nil},
 	{"login", 1, 10, (*run).login, loginRows, nil},
 	{"list", 1, 4, (*run).list, []string{"list10.cpu", "list10.p50", "count.cpu", "all.cpu", "all.time", "all.peak", "all.resident"}, nil},
 	{"big", 1, 10, (*run).big, []string{"load.rate", "mem.loaded", "mem.restarted", "list1000.cpu", "list1000.p50",
 		"restart.term", "restart.kill", "compact.time", "compact.p99", "defrag.time", "defrag.pause"}, nil},
+	{"service", 1, 4, (*run).service, serviceRows, nil},
+	{"service1m", 1, 4, (*run).service1M, service1MRows, nil},
+	{"compaction", 1, 10, (*run).compactions, compactionRows, nil},
 	{"pinned", 1, 10, (*run).pinned, pinnedRows, pin},
 	{"quota", 1, 10, (*run).quota, quotaRows, throttle},
 }
@@ -158,7 +169,7 @@ func (r *run) start(ctx context.Context, s *side, g group) error {
 	for i := range binaries {
 		binaries[i] = s.binary
 	}
-	s.scratch = map[string]float64{}
+	s.scratch, s.options, s.secure = map[string]float64{}, lean.Options{}, ""
 	var err error
 	s.cluster, err = harness.StartCluster(sctx, filepath.Join(r.dir, g.name, s.name), binaries, serverFlags...)
 	if err != nil {
@@ -266,6 +277,24 @@ func (r *run) single(ctx context.Context) {
 			return map[string]float64{kind.id: micros(cpu, max(1, o.ops)), kind.id + ".rate": o.perSecond()}, err
 		})
 	}
+	r.step(ctx, []string{"txn.cpu", "txn.rate"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, cpu, err := r.loaded(s, func() (outcome, error) {
+			return closedLoop(ctx, s.clients, r.scale.clients, r.scale.span, methodTxn, func(b []byte, seq int) []byte {
+				var key [keySize]byte
+				var value [256]byte
+				return txnUpdate(b, keyAt(key[:], "read", seq*7919%readKeys), valueAt(value[:], uint64(seq)))
+			})
+		})
+		return map[string]float64{"txn.cpu": micros(cpu, max(1, o.ops)), "txn.rate": o.perSecond()}, err
+	})
+	r.step(ctx, []string{"page.cpu", "page.rate"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, cpu, err := r.loaded(s, func() (outcome, error) {
+			return closedLoop(ctx, s.clients, r.scale.clients, r.scale.span, methodRange, func(b []byte, _ int) []byte {
+				return rangeRequest(b, []byte("read/"), rangeOptions{end: []byte("read0"), limit: 500})
+			})
+		})
+		return map[string]float64{"page.cpu": micros(cpu, max(1, o.ops)), "page.rate": o.perSecond()}, err
+	})
 	r.step(ctx, []string{"watch.cpu", "watch.p50"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
 		return r.fanOut(ctx, s)
 	})
@@ -280,6 +309,14 @@ func (r *run) three(ctx context.Context) {
 		o, cpu, err := r.loaded(s, func() (outcome, error) { return r.puts(ctx, s, r.scale.clients, r.scale.span) })
 		return map[string]float64{"put3.cpu": micros(cpu, max(1, o.ops)), "put3.rate": o.perSecond(),
 			"put3.p99": millis(o.percentile(0.99))}, err
+	})
+	const readKeys = 10_000
+	r.step(ctx, nil, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
+		return nil, preload(ctx, s.clients, "read", 0, readKeys, 256, 0)
+	})
+	r.step(ctx, []string{"get3.cpu", "get3.rate"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
+		o, cpu, err := r.loaded(s, func() (outcome, error) { return r.gets(ctx, s, readKeys, false) })
+		return map[string]float64{"get3.cpu": micros(cpu, max(1, o.ops)), "get3.rate": o.perSecond()}, err
 	})
 	r.step(ctx, overloadRows, 1, r.overload)
 }
@@ -457,7 +494,8 @@ func (r *run) big(ctx context.Context) {
 		if err := preload(ctx, s.clients, "big", 0, r.scale.overwrites, 256, 1<<32); err != nil {
 			return nil, err
 		}
-		return compaction(ctx, s, r.scale.span)
+		c, err := r.compact(ctx, s)
+		return map[string]float64{"compact.time": c.took.Seconds(), "compact.p99": c.ratio}, err
 	})
 	r.step(ctx, []string{"defrag.time", "defrag.pause"}, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
 		p := startPacer(s.clients, pacedRate, pacedKeys)
@@ -482,36 +520,6 @@ func (r *run) tail(ctx context.Context, s *side) error {
 		written += o.ops
 	}
 	return nil
-}
-
-const (
-	pacedRate = 400 // puts per second: a light load, so that waiting shows and queueing does not
-	pacedKeys = 1000
-)
-
-// compaction compacts everything, with paced puts before and during it.
-func compaction(ctx context.Context, s *side, quietSpan time.Duration) (map[string]float64, error) {
-	p := startPacer(s.clients, pacedRate, pacedKeys)
-	t := time.NewTimer(quietSpan)
-	<-t.C
-	quiet, err := p.finish()
-	if err != nil {
-		return nil, err
-	}
-	rev, err := revision(ctx, s.clients)
-	if err != nil {
-		return nil, err
-	}
-	p = startPacer(s.clients, pacedRate, pacedKeys)
-	began := time.Now()
-	cerr := call(ctx, s.clients.conns[1], methodCompact, compactRequest(rev), &reply{})
-	took := time.Since(began)
-	during, err := p.finish()
-	if err := errors.Join(cerr, err); err != nil {
-		return nil, err
-	}
-	return map[string]float64{"compact.time": took.Seconds(),
-		"compact.p99": float64(during.percentile(0.99)) / float64(quiet.percentile(0.99))}, nil
 }
 
 // endSignals end the run at the next request.

@@ -74,6 +74,13 @@ func txnPuts(puts [][]byte) []byte {
 	return b
 }
 
+// txnUpdate is a TxnRequest that replaces the value of a key that exists, and reads it otherwise.
+func txnUpdate(b, key, value []byte) []byte {
+	b = appendBytes(b, 1, appendBytes(appendInt(appendInt(nil, 1, 1), 2, 2), 3, key)) // mod_revision > 0
+	b = appendBytes(b, 2, appendBytes(nil, 2, putRequest(nil, key, value)))
+	return appendBytes(b, 3, appendBytes(nil, 1, rangeRequest(nil, key, rangeOptions{})))
+}
+
 func compactRequest(rev int64) []byte { return appendInt(appendInt(nil, 1, rev), 2, 1) }
 
 func watchCreate(key []byte) []byte {
