@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"golang.org/x/net/http2"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/status"
 )
 
@@ -169,10 +168,10 @@ func TestRapidReset(t *testing.T) {
 	srv, addr := newTestServer(t, Options{MaxStreams: 10})
 	running := make(chan struct{}, 1000)
 	release := make(chan struct{})
-	srv.HandleUnary("/test.S/Block", func(s *Stream, _ []byte) (mem.BufferSlice, error) {
+	srv.HandleUnary("/test.S/Block", func(s *Stream, _ []byte) (Reply, error) {
 		running <- struct{}{}
 		<-release
-		return nil, nil
+		return Reply{}, nil
 	})
 	c := dialRaw(t, addr)
 	for i := range 100 {

@@ -238,6 +238,8 @@ func (t *httpCall) reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice)
 	}
 }
 
+func (t *httpCall) replyInPlace(*Stream, Appender, int) bool { return false }
+
 func (t *httpCall) finish(s *Stream, st *status.Status) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -33,7 +33,8 @@ type inbox struct {
 
 	mu    sync.Mutex
 	queue []message
-	ended error // what comes behind the queue: io.EOF, or what was wrong
+	first [1]message // where a queue begins: most calls have one message
+	ended error      // what comes behind the queue: io.EOF, or what was wrong
 	wake  chan struct{}
 }
 
@@ -92,6 +93,9 @@ func (b *inbox) start(atHand int, begin func(missing int)) bool {
 
 func (b *inbox) complete() {
 	if b.coming && len(b.cur.data) == b.want {
+		if b.queue == nil {
+			b.queue = b.first[:0]
+		}
 		b.queue = append(b.queue, b.cur)
 		b.coming, b.cur = false, message{}
 		b.signal()
@@ -168,6 +172,7 @@ func (b *inbox) only() (message, error) {
 		return message{}, errNoRequest
 	}
 	m := b.queue[0]
+	b.queue[0] = message{}
 	b.queue = nil
 	return m, nil
 }

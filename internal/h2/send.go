@@ -71,6 +71,30 @@ func (c *conn) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more
 func (c *conn) sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if ok, err = c.appendInPlace(s, m, most); ok && err == nil && (!more || len(c.w.buf) >= outBytes) {
+		c.flush()
+	}
+	return ok, err
+}
+
+// replyInPlace answers a unary call likewise.
+func (c *conn) replyInPlace(s *Stream, m Appender, size int) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ok, err := c.appendInPlace(s, m, size)
+	if !ok {
+		return false
+	}
+	if err == nil {
+		c.appendStatus(s, okStatus)
+	}
+	c.flush()
+	return true
+}
+
+// appendInPlace appends a message of at most most bytes, with the header if it is
+// the first, unless it has to be packed or to wait. c.mu is held.
+func (c *conn) appendInPlace(s *Stream, m Appender, most int) (ok bool, err error) {
 	most += prefixLen
 	if s.compressor != nil || most > frameBytes || s.flow.done || c.err != nil ||
 		int64(most) > c.windowOf(s) || int64(most) > c.window || len(c.w.buf) >= outBytes {
@@ -91,9 +115,6 @@ func (c *conn) sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool,
 	s.flow.credit -= int64(n)
 	c.window -= int64(n)
 	c.pingsAllowed()
-	if !more || len(c.w.buf) >= outBytes {
-		c.flush()
-	}
 	return true, nil
 }
 

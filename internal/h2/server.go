@@ -32,7 +32,24 @@ type Options struct {
 }
 
 // Unary answers a request. req belongs to it; the server frees the answer.
-type Unary func(s *Stream, req []byte) (mem.BufferSlice, error)
+type Unary func(s *Stream, req []byte) (Reply, error)
+
+// Reply is the answer to a request: pieces, or a message that encodes itself.
+type Reply struct {
+	Pieces mem.BufferSlice
+	// Small, if set, is the message, of Size bytes. It is encoded where it waits for
+	// the socket if that can be.
+	Small Appender
+	Size  int
+}
+
+// Len is the length of the message.
+func (r Reply) Len() int {
+	if r.Small != nil {
+		return r.Size
+	}
+	return r.Pieces.Len()
+}
 
 // Streaming carries out a call. The error it returns is the status of the call.
 type Streaming func(s *Stream) error

@@ -114,13 +114,22 @@ type ourCall struct{ *Stream }
 func (c ourCall) setTrailer(md metadata.MD) { c.SetTrailer(md) }
 func (c ourCall) recv() ([]byte, error)     { return c.Recv() }
 func (c ourCall) send(b []byte) error       { return c.Send(mem.BufferSlice{mem.SliceBuffer(b)}, false) }
-func unaryOf(s *Stream, req []byte) (mem.BufferSlice, error) {
+
+// unaryOf answers in both ways that there are.
+func unaryOf(s *Stream, req []byte) (Reply, error) {
 	b, err := testUnary(ourCall{s}, req)
 	if err != nil {
-		return nil, err
+		return Reply{}, err
 	}
-	return mem.BufferSlice{mem.SliceBuffer(b)}, nil
+	if len(b)%2 == 0 {
+		return Reply{Small: inPlace(b), Size: len(b)}, nil
+	}
+	return Reply{Pieces: mem.BufferSlice{mem.SliceBuffer(b)}}, nil
 }
+
+type inPlace []byte
+
+func (m inPlace) AppendTo(b []byte) []byte { return append(b, m...) }
 
 func newTestServer(t *testing.T, o Options) (*Server, string) {
 	t.Helper()
@@ -294,11 +303,11 @@ func TestStream(t *testing.T) {
 func TestCancel(t *testing.T) {
 	srv, addr := newTestServer(t, Options{})
 	seen := make(chan error, 1)
-	srv.HandleUnary("/test.S/Wait", func(s *Stream, _ []byte) (mem.BufferSlice, error) {
+	srv.HandleUnary("/test.S/Wait", func(s *Stream, _ []byte) (Reply, error) {
 		seen <- nil
 		<-s.Context().Done()
 		seen <- s.Context().Err()
-		return nil, s.Context().Err()
+		return Reply{}, s.Context().Err()
 	})
 	cc := dial(t, addr)
 	ctx, cancel := context.WithCancel(background(t))

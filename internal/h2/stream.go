@@ -74,6 +74,9 @@ type transport interface {
 	finish(s *Stream, st *status.Status)
 	// reply is send and finish in one, for calls that succeed with one message.
 	reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice)
+	// replyInPlace is reply for a message that encodes itself; where that cannot be
+	// it does nothing.
+	replyInPlace(s *Stream, m Appender, size int) (ok bool)
 	// taken gives the client back what the handler has taken of its messages.
 	taken(s *Stream, n int)
 	// handlerEnded is called when the handler has returned.
@@ -176,12 +179,17 @@ type Appender interface{ AppendTo(b []byte) []byte }
 func (s *Stream) SendSmall(m Appender, most int, more bool) error {
 	ok, err := s.t.sendInPlace(s, m, most, more)
 	if !ok {
-		return s.Send(mem.BufferSlice{mem.SliceBuffer(m.AppendTo(make([]byte, 0, most)))}, more)
+		return s.Send(encoded(m, most), more)
 	}
 	if err != nil {
 		s.t.finish(s, statusOf(err))
 	}
 	return err
+}
+
+// encoded is a message of at most most bytes in memory of its own.
+func encoded(m Appender, most int) mem.BufferSlice {
+	return mem.BufferSlice{mem.SliceBuffer(m.AppendTo(make([]byte, 0, most)))}
 }
 
 // pack returns a message as it goes out.
@@ -252,12 +260,18 @@ func (s *Stream) runUnary() {
 		s.t.finish(s, statusOf(err))
 		return
 	}
-	msg, err := s.method.unary(s, req)
+	r, err := s.method.unary(s, req)
 	if err != nil {
 		s.t.finish(s, statusOf(err))
 		return
 	}
-	prefix, msg, err := s.pack(msg)
+	if r.Small != nil {
+		if s.t.replyInPlace(s, r.Small, r.Size) {
+			return
+		}
+		r.Pieces = encoded(r.Small, r.Size)
+	}
+	prefix, msg, err := s.pack(r.Pieces)
 	if err != nil {
 		s.t.finish(s, statusOf(err))
 		return

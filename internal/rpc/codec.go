@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/h2"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
 	"quorate/internal/watch"
@@ -109,6 +110,53 @@ func encode(v any) (mem.BufferSlice, error) {
 	}
 	metrics.NetworkClientGRPCSentBytesTotal.Add(float64(out.Len()))
 	return out, nil
+}
+
+// Answers that encode themselves where they wait for the socket, if they are small.
+type (
+	putReply    pb.PutResponse
+	txnReply    pb.TxnResponse
+	deleteReply pb.DeleteRangeResponse
+)
+
+func (m *putReply) AppendTo(b []byte) []byte { return wire.AppendPut(b, (*pb.PutResponse)(m)) }
+func (m *txnReply) AppendTo(b []byte) []byte { return wire.AppendTxn(b, (*pb.TxnResponse)(m)) }
+func (m *deleteReply) AppendTo(b []byte) []byte {
+	return wire.AppendDeleteRange(b, (*pb.DeleteRangeResponse)(m))
+}
+
+func (m *rangeReply) AppendTo(b []byte) []byte {
+	b = m.header.Append(b)
+	for _, kv := range m.res.KVs {
+		b = appendPart(b, tagKVs, kv)
+	}
+	return wire.AppendRangeTail(b, m.res.More, m.res.Count)
+}
+
+func (m *rangeReply) size() int {
+	var tail [16]byte
+	return m.header.Size() + sizeParts(m.res.KVs) + len(wire.AppendRangeTail(tail[:0], m.res.More, m.res.Count))
+}
+
+// reply is the answer v as it goes out.
+func reply(v any) (h2.Reply, error) {
+	var r h2.Reply
+	switch m := v.(type) {
+	case *pb.PutResponse:
+		r = h2.Reply{Small: (*putReply)(m), Size: wire.SizePut(m)}
+	case *rangeReply:
+		r = h2.Reply{Small: m, Size: m.size()}
+	case *pb.TxnResponse:
+		r = h2.Reply{Small: (*txnReply)(m), Size: wire.SizeTxn(m)}
+	case *pb.DeleteRangeResponse:
+		r = h2.Reply{Small: (*deleteReply)(m), Size: wire.SizeDeleteRange(m)}
+	}
+	if r.Small == nil || r.Size > smallResponse {
+		pieces, err := encode(v)
+		return h2.Reply{Pieces: pieces}, err
+	}
+	metrics.NetworkClientGRPCSentBytesTotal.Add(float64(r.Size))
+	return r, nil
 }
 
 func marshal(v any) (mem.BufferSlice, error) {

@@ -42,6 +42,18 @@ func checkSame(t testing.TB, v any, m proto.Message) {
 		t.Fatalf("%T in %d buffers differs from protobuf's %d bytes", v, len(got), len(want))
 	}
 	got.Free()
+	r, err := reply(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := r.Pieces.Materialize()
+	if r.Small != nil {
+		sent = r.Small.AppendTo([]byte("before"))[len("before"):]
+	}
+	if !bytes.Equal(sent, want) || r.Len() != len(want) || r.Small != nil && len(want) > smallResponse {
+		t.Fatalf("%T as a reply (in place: %v) of %d bytes differs from protobuf's %d bytes", v, r.Small != nil, r.Len(), len(want))
+	}
+	r.Pieces.Free()
 }
 
 func repeat(n, size int) []int {

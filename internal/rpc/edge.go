@@ -9,12 +9,12 @@ import (
 
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"quorate/internal/crash"
+	"quorate/internal/h2"
 	"quorate/internal/wire"
 )
 
@@ -133,11 +133,11 @@ func lateUnary[Q, R any](e *edge, service, name string, call func(context.Contex
 }
 
 func unaryWith[Q, R any](e *edge, full, name string, seriesOf func() *methodSeries, call func(context.Context, *Q) (R, error)) method {
-	return method{name: name, unary: func(ctx context.Context, b []byte) (mem.BufferSlice, error) {
+	return method{name: name, unary: func(ctx context.Context, b []byte) (h2.Reply, error) {
 		defer crash.Guard()
 		req := new(Q)
 		if err := decodeRequest(b, req); err != nil {
-			return nil, err
+			return h2.Reply{}, err
 		}
 		start := time.Now()
 		series := seriesOf()
@@ -148,10 +148,10 @@ func unaryWith[Q, R any](e *edge, full, name string, seriesOf func() *methodSeri
 		if err != nil {
 			err = toStatus(err)
 			series.done(err)
-			return nil, err
+			return h2.Reply{}, err
 		}
 		series.done(nil)
-		return encode(resp)
+		return reply(resp)
 	}}
 }
 

@@ -8,7 +8,6 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
@@ -27,7 +26,7 @@ type service struct {
 // method is one method: of one request and one answer, both encoded, or a stream.
 type method struct {
 	name                   string
-	unary                  func(ctx context.Context, req []byte) (mem.BufferSlice, error)
+	unary                  func(ctx context.Context, req []byte) (h2.Reply, error)
 	stream                 func(s *stream) error
 	fromClient, fromServer bool // what a stream has any number of
 }
@@ -42,7 +41,7 @@ func (e *edge) register(s *h2.Server, of service) {
 		full := "/" + of.name + "/" + m.name
 		if m.unary != nil {
 			call := e.observed(full, m.unary)
-			s.HandleUnary(full, func(s *h2.Stream, req []byte) (mem.BufferSlice, error) { return call(s.Context(), req) })
+			s.HandleUnary(full, func(s *h2.Stream, req []byte) (h2.Reply, error) { return call(s.Context(), req) })
 			continue
 		}
 		s.HandleStream(full, func(s *h2.Stream) error { return e.runStream(full, m, s) })
@@ -63,15 +62,15 @@ func (e *edge) seriesFor(of service) {
 func (e *edge) generated(d *grpc.ServiceDesc, impl any) service {
 	out := service{name: d.ServiceName}
 	for _, m := range d.Methods {
-		out.methods = append(out.methods, method{name: m.MethodName, unary: func(ctx context.Context, req []byte) (mem.BufferSlice, error) {
+		out.methods = append(out.methods, method{name: m.MethodName, unary: func(ctx context.Context, req []byte) (h2.Reply, error) {
 			resp, err := m.Handler(impl, ctx, func(v any) error { return decodeRequest(req, v) },
 				func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
 					return e.carryOut(ctx, "/"+d.ServiceName+"/"+m.MethodName, req, next)
 				})
 			if err != nil {
-				return nil, err
+				return h2.Reply{}, err
 			}
-			return encode(resp)
+			return reply(resp)
 		}})
 	}
 	for _, m := range d.Streams {
@@ -256,11 +255,11 @@ const (
 )
 
 // observed tells Options.Stats of a unary call; without that it is the call itself.
-func (e *edge) observed(full string, call func(context.Context, []byte) (mem.BufferSlice, error)) func(context.Context, []byte) (mem.BufferSlice, error) {
+func (e *edge) observed(full string, call func(context.Context, []byte) (h2.Reply, error)) func(context.Context, []byte) (h2.Reply, error) {
 	if e.o.Stats == nil {
 		return call
 	}
-	return func(ctx context.Context, req []byte) (resp mem.BufferSlice, err error) {
+	return func(ctx context.Context, req []byte) (resp h2.Reply, err error) {
 		ctx = e.beginStats(ctx, full, false, false)
 		start := time.Now()
 		e.o.Stats.HandleRPC(ctx, &stats.InPayload{Length: len(req), RecvTime: start})
