@@ -36,6 +36,8 @@ type inbox struct {
 	first [1]message // where a queue begins: most calls have one message
 	ended error      // what comes behind the queue: io.EOF, or what was wrong
 	wake  chan struct{}
+	serve func() // if set, is started when there is something and it does not run
+	runs  bool   // it does
 }
 
 // feed takes the payload of a DATA frame. It calls begin with the length of each
@@ -120,6 +122,10 @@ func (b *inbox) endLocked(err error) {
 }
 
 func (b *inbox) signal() {
+	if b.serve != nil && !b.runs {
+		b.runs = true
+		go b.serve()
+	}
 	if b.wake != nil {
 		select {
 		case b.wake <- struct{}{}:
@@ -156,6 +162,26 @@ func (b *inbox) next(cancelled <-chan struct{}, reason func() error) (message, e
 			return message{}, reason()
 		}
 	}
+}
+
+// onReady has serve started whenever there is something to take. It goes on until
+// more says that there is nothing.
+func (b *inbox) onReady(serve func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.serve = serve
+	if len(b.queue) > 0 || b.ended != nil {
+		b.signal()
+	}
+}
+
+// more reports whether next would not wait. If it would, serve will be started
+// again, and must return.
+func (b *inbox) more() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.runs = len(b.queue) > 0 || b.ended != nil
+	return b.runs
 }
 
 // only returns the one message of a call that has one, once the client has ended

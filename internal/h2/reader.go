@@ -23,7 +23,7 @@ type frameReader struct {
 }
 
 const (
-	quietBuffer = 2 << 10
+	quietBuffer = 512      // a header and a small message
 	busyBuffer  = 32 << 10 // holds a frame of the largest size
 	// quietReads is how many small reads in a row make a connection quiet.
 	quietReads = 64

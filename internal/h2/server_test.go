@@ -333,6 +333,76 @@ func TestCancel(t *testing.T) {
 	}
 }
 
+// A stream that is served by OnMessage gets each message once, in order, and then its
+// end, or what has ended the call.
+func TestOnMessage(t *testing.T) {
+	srv, addr := newTestServer(t, Options{})
+	ended := make(chan error, 1)
+	srv.HandleStream("/test.S/Ready", func(s *Stream) error {
+		done := make(chan struct{})
+		s.OnMessage(func() bool {
+			b, err := s.Recv()
+			if err == nil {
+				err = s.Send(mem.BufferSlice{mem.SliceBuffer(b)}, false)
+			}
+			if err != nil {
+				ended <- err
+				close(done)
+			}
+			return err == nil
+		})
+		<-done
+		return nil
+	})
+	open := func(ctx context.Context) grpc.ClientStream {
+		s, err := dial(t, addr).NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/test.S/Ready")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	s := open(background(t))
+	const messages = 2000
+	for i := range messages {
+		b := fmt.Append(nil, i)
+		if err := s.SendMsg(&b); err != nil {
+			t.Fatal(err)
+		}
+		for from := i - i%7; i%7 == 6 && from <= i; from++ { // some come together, some alone
+			var got []byte
+			if err := s.RecvMsg(&got); err != nil || string(got) != fmt.Sprint(from) {
+				t.Fatalf("message %d: got %q, %v", from, got, err)
+			}
+		}
+	}
+	s.CloseSend()
+	var b []byte
+	for range messages % 7 {
+		if err := s.RecvMsg(&b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.RecvMsg(&b); err != io.EOF {
+		t.Fatalf("the end: got %v", err)
+	}
+	if err := <-ended; err != io.EOF {
+		t.Errorf("the handler saw %v", err)
+	}
+	ctx, cancel := context.WithCancel(background(t))
+	s = open(ctx)
+	b = []byte("a")
+	if err := s.SendMsg(&b); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.RecvMsg(&b); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-ended; status.Code(err) != codes.Canceled {
+		t.Errorf("the handler of a call that is cancelled saw %v", err)
+	}
+}
+
 // A client that takes no more of one stream holds up neither the other streams of
 // its connection nor, with a large answer each, a stop.
 func TestSlowReader(t *testing.T) {

@@ -122,6 +122,21 @@ func (s *Stream) Recv() ([]byte, error) {
 	return nil, err
 }
 
+// OnMessage calls f on another goroutine whenever Recv would return at once, with a
+// message, their end or the error that ends the call, until f returns false. It
+// takes the place of a goroutine that waits in Recv: for a stream that is silent
+// there is none.
+func (s *Stream) OnMessage(f func() bool) {
+	s.in.onReady(func() {
+		for s.in.more() {
+			if !f() {
+				return
+			}
+		}
+	})
+	s.AfterFunc(func() { s.in.end(s.ended()) })
+}
+
 // RecvOnly is Recv for methods whose clients send one message: it returns when
 // the client has sent it and ended its side.
 func (s *Stream) RecvOnly() ([]byte, error) {

@@ -22,21 +22,26 @@ func (e *edge) watchDesc() service {
 	}
 }
 
-// watch sends on the goroutine of the call and receives on one of its own.
-// Whichever ends first ends the other: the receiver by closing the queue, the
-// sender by ending the call, which makes the receiver's RecvMsg fail.
+// watch sends on the goroutine of the call. What the client sends is received on
+// another one, which there is only while there is something to receive: most
+// streams are silent. Whichever ends first ends the other: the receiver by closing
+// the queue, the sender by ending the call, which makes the receiver's RecvMsg fail.
 func (e *edge) watch(s *stream) error {
 	ws := e.b.Watches.Hub().NewStream(s.Context())
 	defer ws.Close()
 	received := make(chan error, 1)
-	go func() {
+	s.h2.OnMessage(func() bool {
 		defer crash.Guard()
-		// A client that has said all it has to say keeps its watchers.
-		if err := e.receiveWatch(s, ws); err != nil {
+		err := e.receiveWatch(s, ws)
+		if errors.Is(err, io.EOF) {
+			return false // a client that has said all it has to say keeps its watchers
+		}
+		if err != nil {
 			received <- err
 			ws.Close()
 		}
-	}()
+		return err == nil
+	})
 	err := e.sendWatch(s, ws)
 	select {
 	case rerr := <-received:
@@ -57,29 +62,24 @@ func (e *edge) watch(s *stream) error {
 	return err
 }
 
-// receiveWatch takes requests until the client has no more, or an error.
+// receiveWatch takes a request; io.EOF says that the client has no more.
 func (e *edge) receiveWatch(s *stream, ws *watch.Stream) error {
-	for {
-		c := new(watchCall)
-		if err := s.RecvMsg(c); errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
+	c := new(watchCall)
+	if err := s.RecvMsg(c); err != nil {
+		if !errors.Is(err, io.EOF) {
 			e.streamFailed(s, "receive", "watch", err)
-			return err
 		}
-		var err error
-		switch r := c.req.RequestUnion.(type) {
-		case *pb.WatchRequest_CreateRequest:
-			err = e.b.Watches.CreateWatch(s.Context(), ws, r.CreateRequest)
-		case *pb.WatchRequest_CancelRequest:
-			err = ws.Cancel(r.CancelRequest.WatchId)
-		case *pb.WatchRequest_ProgressRequest:
-			err = ws.Progress()
-		}
-		if err != nil {
-			return err
-		}
+		return err
 	}
+	switch r := c.req.RequestUnion.(type) {
+	case *pb.WatchRequest_CreateRequest:
+		return e.b.Watches.CreateWatch(s.Context(), ws, r.CreateRequest)
+	case *pb.WatchRequest_CancelRequest:
+		return ws.Cancel(r.CancelRequest.WatchId)
+	case *pb.WatchRequest_ProgressRequest:
+		return ws.Progress()
+	}
+	return nil
 }
 
 // watchSender sends the responses of one watch stream.
