@@ -335,7 +335,9 @@ func TestKilledInSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, n := range names {
-		t.Errorf("%s is left", n.Name())
+		if !n.IsDir() { // what keeps etcd from the directory
+			t.Errorf("%s is left", n.Name())
+		}
 	}
 	if _, found, err := c.GetWithin(limit, "k29"); err != nil || !found {
 		t.Errorf("k29: %v, %v", found, err)

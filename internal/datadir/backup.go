@@ -57,10 +57,12 @@ func (b Backup) Make(ctx context.Context, o Options) error {
 	}
 	switch kind {
 	case Empty:
-		_, err := os.Stat(b.From.DB())
-		return err
+		if _, err := os.Stat(b.From.DB()); err != nil {
+			return err
+		}
+		return fmt.Errorf("there is no store in %s", b.From.Member())
 	case Both:
-		return b.From.errBoth()
+		return b.From.errUndecided()
 	case Moving:
 		return fmt.Errorf("a move of %s to or from etcd was interrupted: start the server, or run 'etcdutl migrate --to-etcd', again", b.From.DataDir)
 	}

@@ -3,13 +3,16 @@ package datadir
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"quorate/internal/durable"
 
@@ -18,6 +21,16 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
+
+	"quorate/internal/apply"
+	"quorate/internal/engine"
+	"quorate/internal/engine/enginetest"
+	"quorate/internal/engine/pebble"
+	"quorate/internal/lease"
+	"quorate/internal/membership"
+	"quorate/internal/mvcc"
+	"quorate/internal/raftlog"
+	"quorate/internal/snapshot"
 )
 
 // crashes runs work on a disk that loses its power before write operation n, for
@@ -107,12 +120,14 @@ func TestCrashDuringLeave(t *testing.T) {
 	prepare := func(l Layout) {
 		plain.make(t, l)
 		must(t, takeOver(l))
+		must(t, l.Guard())
 		syncAll(t, l.FS, "data")
 		must(t, durable.SyncDir(l.FS, ""))
 		want = sumStore(t, l)
 	}
 	work := func(l Layout) error { _, err := Leave(ctx, l, own, opt); return err }
 	n := crashes(t, prepare, work, func(l Layout, n int64) {
+		etcdKeptOut(t, l, n)
 		kind, err := l.Kind()
 		switch {
 		case err != nil:
@@ -125,6 +140,10 @@ func TestCrashDuringLeave(t *testing.T) {
 			if got := sumStore(t, l); got != want {
 				t.Fatalf("crash at %d: the store has sum %x, want %x", n, got, want)
 			}
+			if n%2 == 0 { // the next one that comes may be the server
+				must(t, started(t, l))
+				tidy(t, l, n)
+			}
 		}
 		if kind != Etcds {
 			if err := work(l); err != nil {
@@ -134,12 +153,184 @@ func TestCrashDuringLeave(t *testing.T) {
 		if got := sumDB(t, l); got != want {
 			t.Fatalf("crash at %d: etcd's file has sum %x, want %x", n, got, want)
 		}
-		if ok, err := exists(l.FS, l.pointerFile()); ok || err != nil {
-			t.Fatalf("crash at %d: STORE is left, %v", n, err)
+		names, err := l.FS.List(l.Member())
+		must(t, err)
+		for _, name := range names {
+			if name != "wal" && name != "snap" && !strings.HasPrefix(name, "snap.etcd-") && !strings.HasPrefix(name, "store.quorate") {
+				t.Fatalf("crash at %d: %s is left", n, name)
+			}
+		}
+		names, err = snapFiles(l)
+		if err != nil || !slices.Equal(names, []string{snapshot.SnapName(2, plain.applied), "db"}) {
+			t.Fatalf("crash at %d: %q, %v in snap", n, names, err)
 		}
 	})
 	if n < 20 {
 		t.Errorf("only %d operations", n)
+	}
+}
+
+// etcdKeptOut looks that etcd, started on a directory, has all of the data or does not start:
+// there is no database that it can open, or it is whole (which others check), or there is
+// none and the newest mark of the log is at a state that is nowhere.
+func etcdKeptOut(t *testing.T, l Layout, n int64) {
+	t.Helper()
+	if _, err := l.FS.Stat(l.DB()); err == nil {
+		return
+	}
+	log, err := raftlog.Inspect(l.FS, l.WAL(), nil)
+	must(t, err)
+	names, err := snapshot.Snaps(l.Snap(), snapshot.Options{FS: l.FS})
+	must(t, err)
+	if log.Mark.Index < plain.applied || len(names) == 0 {
+		t.Fatalf("crash at %d: nothing keeps etcd out: mark %d, %q", n, log.Mark.Index, names)
+	}
+}
+
+// started does what a start of the server does with a directory, from the take-over up to
+// where it begins to serve.
+func started(t *testing.T, l Layout) error {
+	tk, err := Begin(ctx, l, opt)
+	if err != nil {
+		return err
+	}
+	log, err := raftlog.Open(l.FS, l.WAL(), raftlog.Options{NoBackground: true})
+	if err != nil {
+		return err
+	}
+	defer func() { must(t, log.Close()) }()
+	if err := durable.MkdirAll(l.FS, l.Member(), l.Snap()); err != nil {
+		return err
+	}
+	if err := WriteNote(l.FS, l.Owner(), "m\n"); err != nil {
+		return err
+	}
+	dir, err := l.Store()
+	if tk != nil {
+		dir = tk.Dir
+	}
+	if err != nil {
+		return err
+	}
+	eng, err := pebble.Open(dir, pebbleOptions(l, zap.NewNop()))
+	if err != nil {
+		return err
+	}
+	defer func() { must(t, eng.Close()) }()
+	h := Home{Layout: l, Log: log, Member: memberID, Cluster: clusterID, Logger: zap.NewNop()}
+	if err := h.CheckTogether(eng); err != nil {
+		return err
+	}
+	mach, err := apply.Open(eng, apply.Options{Cluster: membership.New(membership.Options{LocalID: memberID, ServerVersion: own, Aside: true}),
+		Lessor: lease.New(1, lease.Options{}), MVCC: mvcc.Options{Manual: true}, Now: time.Now, Logger: zap.NewNop()})
+	if err != nil {
+		return err
+	}
+	defer mach.Close()
+	if tk != nil {
+		if err := h.BeginLog(tk.Index, mach.ConfState()); err != nil {
+			return err
+		}
+		if err := errors.Join(tk.Finish(), tk.Abandon(nil)); err != nil {
+			return err
+		}
+	}
+	h.RemoveRemains(dir)
+	return l.Guard()
+}
+
+// everything returns all pairs of the store in use but what it notes for itself.
+func everything(t *testing.T, l Layout) (out []string) {
+	t.Helper()
+	eng, err := OpenStore(l, zap.NewNop())
+	must(t, err)
+	defer eng.Close()
+	for _, b := range append([]engine.Bucket{engine.V2}, all...) {
+		records, err := enginetest.Records(eng, b)
+		must(t, err)
+		out = append(append(out, b.String()), records...)
+	}
+	return out
+}
+
+var all = func() (out []engine.Bucket) {
+	for b := engine.Alarm; b <= engine.Meta; b++ {
+		out = append(out, b)
+	}
+	return out
+}()
+
+// Wherever a start that takes a directory over is ended, also between the end of the copy
+// and its last step, the next one has the same: the repaired membership of etcd 3.5 and the
+// data of its v2 API as well, and nothing is left that is of no use.
+func TestCrashDuringFirstStart(t *testing.T) {
+	for name, make := range map[string]func(t *testing.T, l Layout){
+		"3.7":                         plain.make,
+		"3.5 with a stale membership": stale35,
+		"3.5 with data of the v2 API": v2Directory,
+		"etcd's again":                usedAgain,
+	} {
+		t.Run(name, func(t *testing.T) {
+			straight := Layout{FS: vfs.NewMem(), DataDir: "data"}
+			make(t, straight)
+			must(t, started(t, straight))
+			want := everything(t, straight)
+			prepare := func(l Layout) {
+				make(t, l)
+				syncAll(t, l.FS, "data")
+				must(t, durable.SyncDir(l.FS, ""))
+			}
+			n := crashes(t, prepare, func(l Layout) error { return started(t, l) }, func(l Layout, n int64) {
+				if err := started(t, l); err != nil {
+					t.Fatalf("crash at %d: %v", n, err)
+				}
+				if got := everything(t, l); !slices.Equal(got, want) {
+					t.Fatalf("crash at %d: the store holds %q, want %q", n, got, want)
+				}
+				tidy(t, l, n)
+			})
+			if n < 40 {
+				t.Errorf("only %d operations", n)
+			}
+		})
+	}
+}
+
+// snapFiles lists what is below Snap, without what etcd removes at its start.
+func snapFiles(l Layout) ([]string, error) {
+	names, err := l.FS.List(l.Snap())
+	names = slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "tmp") && name != guardName })
+	slices.Sort(names)
+	return names, err
+}
+
+// usedAgain makes a directory of ours that was left for etcd, and that etcd has used.
+func usedAgain(t *testing.T, l Layout) {
+	t.Helper()
+	plain.make(t, l)
+	must(t, takeOver(l))
+	must(t, l.FS.RemoveAll(l.FS.PathJoin(l.Member(), fmt.Sprintf("snap.etcd-%016x", plain.applied))))
+	must(t, LeaveBeside(ctx, l, own, opt))
+	b, err := readFile(l.FS, l.DB())
+	must(t, err)
+	writeAll(t, l.FS, l.DB(), nextTransaction(t, b))
+}
+
+// tidy looks that a directory holds what it should and nothing else.
+func tidy(t *testing.T, l Layout, n int64) {
+	t.Helper()
+	names, err := l.FS.List(l.Member())
+	must(t, err)
+	for _, name := range names {
+		if name != "OWNER" && name != "STORE" && name != "wal" && name != "snap" && !strings.HasPrefix(name, "snap.etcd-") && !strings.HasPrefix(name, StorePrefix) {
+			t.Fatalf("crash at %d: %s is left", n, name)
+		}
+	}
+	if text := strings.Join(names, " "); strings.Count(text, "snap.etcd-") != 1 || strings.Count(text, StorePrefix) != 1 {
+		t.Fatalf("crash at %d: %s", n, text)
+	}
+	if names, err = l.FS.List(l.Snap()); err != nil || len(names) != 2 {
+		t.Fatalf("crash at %d: %q, %v in snap", n, names, err)
 	}
 }
 
@@ -165,6 +356,7 @@ func TestCrashDuringLeaveBeside(t *testing.T) {
 		plain.make(t, l)
 		must(t, takeOver(l))
 		must(t, l.FS.RemoveAll(l.FS.PathJoin(l.Member(), "snap.etcd-000000000000001e")))
+		must(t, l.Guard())
 		syncAll(t, l.FS, "data")
 		must(t, durable.SyncDir(l.FS, ""))
 		want = sumStore(t, l)
@@ -179,12 +371,13 @@ func TestCrashDuringLeaveBeside(t *testing.T) {
 			t.Fatalf("crash at %d: the store has sum %x, want %x", n, got, want)
 		}
 		for _, name := range tree(t, l.FS, l.Snap()) {
-			if strings.Contains(name, "export") || strings.Contains(name, "/snap/db") || strings.Contains(name, ".snap") {
+			if strings.Contains(name, "export") || strings.Contains(name, "/snap/db ") || strings.Contains(name, ".snap") {
 				t.Fatalf("crash at %d: %s is left", n, name)
 			}
 		}
 	}
 	n := crashes(t, prepare, work, func(l Layout, n int64) {
+		etcdKeptOut(t, l, n)
 		kind, err := l.Kind()
 		if err != nil || kind != Ours && kind != Etcds {
 			t.Fatalf("crash at %d: kind %v, %v", n, kind, err)
@@ -199,6 +392,7 @@ func TestCrashDuringLeaveBeside(t *testing.T) {
 			if tk != nil || err != nil {
 				t.Fatalf("crash at %d: begin %v, %v", n, tk, err)
 			}
+			must(t, l.Guard())
 			clean(l, n)
 		}
 		must(t, work(l))

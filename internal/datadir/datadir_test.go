@@ -353,11 +353,12 @@ func TestReceivedSnapshot(t *testing.T) {
 	}
 }
 
-// etcd 3.5 goes by the v2 store; releases before 3.5.26 could let the copy of the
-// membership in the database fall behind.
-func TestMembershipOf35(t *testing.T) {
-	const other, third = 0x3f, 0x4f
-	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
+const other, third = 0x3f, 0x4f
+
+// stale35 makes a directory of etcd 3.5 in whose database the membership is not what the
+// v2 store says.
+func stale35(t *testing.T, l Layout) {
+	t.Helper()
 	d := plain
 	d.storageVersion, d.clusterVersion = "", "3.5.0"
 	var err error
@@ -372,6 +373,13 @@ func TestMembershipOf35(t *testing.T) {
 	must(t, err)
 	d.changes = map[uint64]*raftpb.ConfChange{10: add, 11: membership.RemoveChange(other), 22: late}
 	d.make(t, l)
+}
+
+// etcd 3.5 goes by the v2 store; releases before 3.5.26 could let the copy of the
+// membership in the database fall behind.
+func TestMembershipOf35(t *testing.T) {
+	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
+	stale35(t, l)
 	must(t, takeOver(l))
 	eng, err := OpenStore(l, opt.withDefaults().Logger)
 	must(t, err)

@@ -309,11 +309,15 @@ func (h Home) RemoveRemains(inUse string) {
 			}
 		}
 	}
-	remove(h.Layout.Snap(), func(name string) bool {
-		return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix) || snapshot.IsTemp(name)
-	})
+	remove(h.Layout.Snap(), isRemains)
 	remove(h.Layout.Member(), func(name string) bool {
 		return strings.HasSuffix(name, durable.TempSuffix) || // of a note
 			name != fs.PathBase(inUse) && (name == strings.TrimSuffix(StorePrefix, "-") || strings.HasPrefix(name, StorePrefix))
 	})
+}
+
+// isRemains reports whether a file of this name, below Snap, is of use to nobody while
+// the member does not run: it was being written, or came in and was not installed.
+func isRemains(name string) bool {
+	return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix) || snapshot.IsTemp(name) && name != guardName
 }

@@ -167,7 +167,7 @@ func (l Layout) Kind() (Kind, error) {
 	if err != nil {
 		return Empty, err
 	}
-	etcds, err := exists(l.FS, l.DB())
+	etcds, err := l.hasDB()
 	switch {
 	case err != nil:
 		return Empty, err
@@ -196,6 +196,11 @@ func exists(fs vfs.FS, path string) (bool, error) {
 func (l Layout) errBoth() error {
 	return fmt.Errorf("--data-dir %s holds two stores, one of etcd (%s) and one of this program, and nothing tells which of them is current: "+
 		"move the one that is not in use out of %s", l.DataDir, l.DB(), l.Member())
+}
+
+// errUndecided is errBoth for those who do not look closer.
+func (l Layout) errUndecided() error {
+	return fmt.Errorf("%w, or start the server on it, which goes on with its own store if the raft log follows that", l.errBoth())
 }
 
 func (l Layout) errLeaving() error {
@@ -235,4 +240,20 @@ func renameIfThere(fs vfs.FS, from, to string) error {
 		return err
 	}
 	return durable.Rename(fs, from, to)
+}
+
+// removeMatching removes the files and directories in dir whose names match.
+func removeMatching(fs vfs.FS, dir string, match func(name string) bool) error {
+	names, err := fs.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if match(name) {
+			if err := fs.RemoveAll(fs.PathJoin(dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }

@@ -49,10 +49,10 @@ func Leave(ctx context.Context, l Layout, target membership.Version, o Options) 
 	case p.task == putAside:
 		return "", l.errTaking()
 	case kind == Both:
-		return "", l.errBoth()
+		return "", l.errUndecided()
 	case p.task == left && kind == Etcds: // the files are there; the store has only to go
 	case kind == Etcds:
-		return "", fmt.Errorf("%s is a directory of etcd already", l.DataDir)
+		return "", l.errEtcds()
 	}
 	if p.task != left || kind != Etcds {
 		if err := prepareLeave(ctx, l, target, o); err != nil {
@@ -89,7 +89,7 @@ func LeaveBeside(ctx context.Context, l Layout, target membership.Version, o Opt
 	case p.task == leave:
 		return l.errLeaving()
 	case kind == Both:
-		return l.errBoth()
+		return l.errUndecided()
 	case kind != Ours:
 		return fmt.Errorf("there is no store in %s", l.Member())
 	}
@@ -104,12 +104,35 @@ func LeaveBeside(ctx context.Context, l Layout, target membership.Version, o Opt
 	if err := l.writePointer(p); err != nil { // first, or there would be two stores and nothing to tell which one counts
 		return err
 	}
+	if err := l.unguard(); err != nil {
+		return fmt.Errorf("make room for the store of etcd: %w", err)
+	}
 	if err := durable.Rename(l.FS, export, l.DB()); err != nil {
 		return fmt.Errorf("put the store of etcd in place: %w", err)
 	}
 	o.Logger.Info("etcd may be started on the directory, or this program again", zap.String("data-dir", l.DataDir),
 		zap.String("release", fmt.Sprintf("%d.%d", target.Major, target.Minor)))
 	return nil
+}
+
+// errEtcds says that there is nothing to hand over, and what a start of ours that was
+// not finished has left beside etcd's files.
+func (l Layout) errEtcds() error {
+	err := fmt.Errorf("%s is a directory of etcd already", l.DataDir)
+	names, lerr := l.FS.List(l.Member())
+	if lerr != nil {
+		return errors.Join(err, lerr)
+	}
+	var begun []string
+	for _, name := range names {
+		if strings.HasPrefix(name, StorePrefix) {
+			begun = append(begun, l.FS.PathJoin(l.Member(), name))
+		}
+	}
+	if len(begun) > 0 {
+		err = fmt.Errorf("%w; a take-over that was not finished has left %s, which may be removed", err, strings.Join(begun, ", "))
+	}
+	return err
 }
 
 func (l Layout) errTaking() error {
@@ -149,9 +172,13 @@ func removeLeft(l Layout, p pointer) error {
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
+	db, err := l.hasDB()
+	if err != nil {
+		return err
+	}
 	var remove []string
 	for _, name := range names {
-		if _, _, ok := snapshot.ParseSnapName(name); ok || name == exportName || name == "db" && p.task == left {
+		if _, _, ok := snapshot.ParseSnapName(name); ok || name == exportName || name == "db" && db && p.task == left {
 			remove = append(remove, name)
 		}
 	}
@@ -186,6 +213,9 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 		return err
 	}
 	if err := durable.MkdirAll(l.FS, l.Snap()); err != nil {
+		return err
+	}
+	if err := removeMatching(l.FS, l.Snap(), func(name string) bool { return isRemains(name) || name == exportName }); err != nil {
 		return err
 	}
 	export := l.FS.PathJoin(l.Snap(), exportName)
@@ -329,6 +359,9 @@ func readableBy(data []byte, target membership.Version) bool {
 // been done before.
 func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) {
 	fs := l.FS
+	if err := l.unguard(); err != nil {
+		return "", fmt.Errorf("make room for the store of etcd: %w", err)
+	}
 	if err := renameIfThere(fs, fs.PathJoin(l.Snap(), exportName), l.DB()); err != nil {
 		return "", fmt.Errorf("put the store of etcd in place: %w", err)
 	}
@@ -336,16 +369,10 @@ func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) 
 	if err := renameIfThere(fs, fs.PathJoin(l.Member(), p.store), aside); err != nil {
 		return "", fmt.Errorf("put the store aside: %w", err)
 	}
-	names, err := fs.List(l.Member())
-	if err != nil {
+	// What a snapshot that was being installed has left, and files that were being written.
+	remains := func(name string) bool { return strings.HasPrefix(name, StorePrefix) || strings.HasSuffix(name, durable.TempSuffix) }
+	if err := removeMatching(fs, l.Member(), remains); err != nil {
 		return "", err
-	}
-	for _, name := range names { // what a snapshot that was being installed has left
-		if strings.HasPrefix(name, StorePrefix) {
-			if err := fs.RemoveAll(fs.PathJoin(l.Member(), name)); err != nil {
-				return "", err
-			}
-		}
 	}
 	if err := durable.Remove(fs, l.Member(), fs.PathBase(l.Owner()), fs.PathBase(l.pointerFile())); err != nil {
 		return "", err

@@ -116,6 +116,9 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 	if err := durable.MkdirAll(l.FS, l.Snap(), l.FS.PathDir(l.WAL())); err != nil {
 		return err
 	}
+	if err := l.Guard(); err != nil {
+		return err
+	}
 	open := o.OpenEngine
 	if open == nil {
 		open = func(dir string) (engine.Engine, error) { return pebble.Open(dir, pebbleOptions(l, o.Logger)) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -73,7 +74,7 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 	case p.task == putAside:
 		return nil, finishPutAside(l, p, o.Logger)
 	case kind == Both:
-		return nil, l.errBoth()
+		return nil, goOn(ctx, l, p, o)
 	case kind == Ours:
 		return nil, removeLeft(l, p)
 	case kind != Etcds:
@@ -111,6 +112,13 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 	}
 	t.Index = found.meta.ConsistentIndex
 	t.Dir = l.NewStore(t.Index)
+	// Copies of what etcd had before it ran again.
+	older := func(name string) bool {
+		return strings.HasPrefix(name, StorePrefix) && name != l.FS.PathBase(t.Dir) && name != p.store
+	}
+	if err := removeMatching(l.FS, l.Member(), older); err != nil {
+		return nil, fmt.Errorf("remove remains of an earlier attempt: %w", err)
+	}
 	if err := t.fill(ctx, found, o); err != nil {
 		return nil, fmt.Errorf("the directory of etcd cannot be taken over, nothing has been changed: %w", err)
 	}
@@ -217,7 +225,7 @@ func (t *Takeover) Finish() error {
 
 func finishPutAside(l Layout, p pointer, lg *zap.Logger) error {
 	aside := l.FS.PathJoin(l.Member(), p.name)
-	there, err := exists(l.FS, l.DB())
+	there, err := l.hasDB()
 	if err == nil && there {
 		err = durable.Rename(l.FS, l.Snap(), aside)
 	}
@@ -230,7 +238,7 @@ func finishPutAside(l Layout, p pointer, lg *zap.Logger) error {
 	if err := l.writePointer(pointer{store: p.store}); err != nil {
 		return err
 	}
-	lg.Info("took over the store of etcd; its files are kept and may be removed", zap.String("kept-in", aside),
+	lg.Info("the store is in use; the files of etcd are kept and may be removed", zap.String("kept-in", aside),
 		zap.String("store", l.FS.PathJoin(l.Member(), p.store)))
 	return nil
 }
@@ -295,7 +303,7 @@ func openStore(l Layout, o pebble.Options) (engine.Engine, error) {
 	case Etcds:
 		return nil, fmt.Errorf("%s is a directory of etcd: start this program's etcd on it, which takes it over, or use etcd's own tools", l.DataDir)
 	case Both:
-		return nil, l.errBoth()
+		return nil, l.errUndecided()
 	case Moving:
 		return nil, fmt.Errorf("a move of %s to or from etcd was interrupted: start the server, or run 'etcdutl migrate --to-etcd', again", l.DataDir)
 	case Empty:

@@ -81,6 +81,9 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 		return nil, withWayOut(err)
 	}
 	o.replica.home().RemoveRemains(o.replica.storeDir())
+	if err := o.replica.home().Layout.Guard(); err != nil {
+		o.lg.Warn("nothing keeps etcd from being started on this directory by mistake", zap.String("data-dir", cfg.DataDir), zap.Error(err))
+	}
 	o.warnOtherName()
 	if cfg.ForceNew {
 		err = o.forceNewCluster()

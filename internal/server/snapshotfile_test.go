@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -27,6 +28,7 @@ func TestSnapshotFileTakesNoRoom(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		slices.Sort(names)
 		return fmt.Sprint(names)
 	}
 	before := files()

@@ -122,7 +122,9 @@ func parseTarget(text string) (membership.Version, error) {
 func checkDataDir(l datadir.Layout) error {
 	kind, err := l.Kind()
 	if err == nil && kind == datadir.Empty {
-		_, err = os.Stat(l.DB())
+		if _, err = os.Stat(l.DB()); err == nil { // what keeps etcd from the directory
+			err = fmt.Errorf("there is no store in %s", l.Member())
+		}
 	}
 	return err
 }

@@ -1,0 +1,153 @@
+package datadir
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/durable"
+	"quorate/internal/engine/pebble"
+	"quorate/internal/raftlog"
+	"quorate/internal/snapshot"
+)
+
+// Without its database, etcd makes an empty one beside a log that it can read, and
+// replays what happens to be left of that: a member with the name and the votes of ours
+// and a part of its data. So where etcd has its database, a directory of ours has a
+// directory, which no release of etcd can open. Beside it is one that etcd tries to
+// remove in vain before, and thus names in its log.
+const (
+	guardName   = "tmp_not_for_etcd__first_run_etcdutl_migrate_--to-etcd"
+	guardReadMe = "README"
+	guardText   = `The data in this directory is not etcd's: it is in member/store, or where the file member/STORE says. So etcd
+must not be started here yet, and this file is where etcd has its database. To go over to etcd, stop the
+server, run
+
+    etcdutl migrate --to-etcd --data-dir DIR
+
+with the etcdutl of Quorate, and start etcd then.
+`
+)
+
+// Guard keeps etcd from being started on a directory of ours. What is there already
+// stays.
+func (l Layout) Guard() error {
+	db, err := l.FS.Stat(l.DB())
+	if err == nil && !db.IsDir() {
+		return fmt.Errorf("%s is in the way", l.DB())
+	}
+	for _, dir := range []string{l.FS.PathJoin(l.Snap(), guardName), l.DB()} {
+		readme := l.FS.PathJoin(dir, guardReadMe)
+		if there, err := exists(l.FS, readme); err != nil || there {
+			if err != nil {
+				return err
+			}
+			continue
+		}
+		if err := durable.MkdirAll(l.FS, dir); err != nil {
+			return err
+		}
+		if err := durable.WriteFile(l.FS, readme, []byte(guardText)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unguard makes room for a database of etcd. A crash behind it leaves a log with a mark
+// at a state that is nowhere, which etcd refuses as well.
+func (l Layout) unguard() error {
+	if err := l.FS.RemoveAll(l.FS.PathJoin(l.Snap(), guardName)); err != nil {
+		return err
+	}
+	db, err := l.FS.Stat(l.DB())
+	if errors.Is(err, os.ErrNotExist) || err == nil && !db.IsDir() {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return l.FS.RemoveAll(l.DB())
+}
+
+// hasDB reports whether etcd's database is there.
+func (l Layout) hasDB() (bool, error) {
+	db, err := l.FS.Stat(l.DB())
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil && !db.IsDir(), err
+}
+
+// goOn decides about a directory that holds a store of ours and a database of etcd,
+// which was started there without being handed the directory. The log is one for both, so
+// all that etcd has committed since is in it, and our store goes on if the log still
+// follows it, while etcd's files go aside. Anything else is refused, and left as it is.
+func goOn(ctx context.Context, l Layout, p pointer, o Options) (err error) {
+	db, err := l.FS.Open(l.DB())
+	if err != nil {
+		return fmt.Errorf("open %s: %w", l.DB(), err)
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	if err := lockFile(db); err != nil {
+		return fmt.Errorf("lock %s: %w: is etcd still running on it?", l.DB(), err)
+	}
+	theirs, err := snapshot.PeekMeta(ctx, l.DB(), snapshot.Options{FS: l.FS})
+	if err != nil {
+		return fmt.Errorf("%w (%w)", l.errBoth(), err)
+	}
+	if inside := (Layout{FS: l.FS, DataDir: l.DataDir}).WAL(); l.WAL() != inside {
+		if two, err := raftlog.Probe(l.FS, inside); err != nil || two {
+			return fmt.Errorf("%w (there are two raft logs as well, in %s and in %s)", errors.Join(l.errBoth(), err), l.WAL(), inside)
+		}
+	}
+	log, err := raftlog.Inspect(l.FS, l.WAL(), nil)
+	if err != nil {
+		return fmt.Errorf("%w (%w)", l.errBoth(), err)
+	}
+	applied, term, err := positionOf(l, p, o)
+	if err != nil {
+		return err
+	}
+	if got, err := log.Term(applied); err != nil || got != term {
+		return fmt.Errorf("%w (the store of this program has applied entry %d, which the raft log in %s does not follow: it holds entries %d to %d)",
+			l.errBoth(), applied, l.WAL(), log.First, log.Last)
+	}
+	at := theirs.ConsistentIndex
+	if got, err := log.Term(at); at > 0 && at+1 >= log.First && (err != nil || got != theirs.Term) {
+		return fmt.Errorf("%w (that of etcd has applied entry %d of term %d, which is not in the raft log in %s)", l.errBoth(), at, theirs.Term, l.WAL())
+	}
+	o.Logger.Warn("etcd was started on this directory, which was not handed over to it; going on with our store, which the raft log follows",
+		zap.String("data-dir", l.DataDir), zap.Uint64("applied-index", applied), zap.Uint64("applied-index-of-etcd", at), zap.Uint64("last-entry", log.Last))
+	p.task = putAside
+	if p.name, err = l.freeName(fmt.Sprintf("snap.etcd-%016x", at)); err != nil {
+		return err
+	}
+	if err := l.writePointer(p); err != nil {
+		return err
+	}
+	return finishPutAside(l, p, o.Logger)
+}
+
+// positionOf returns what the store that the pointer names has applied.
+func positionOf(l Layout, p pointer, o Options) (index, term uint64, err error) {
+	opts := pebbleOptions(l, o.Logger)
+	opts.ReadOnly = true
+	dir := l.FS.PathJoin(l.Member(), p.store)
+	if names, err := l.FS.List(dir); err != nil || len(names) == 0 {
+		return 0, 0, errors.Join(err, fmt.Errorf("%w (that of this program is empty)", l.errBoth()))
+	}
+	eng, err := pebble.Open(dir, opts)
+	if errors.Is(err, pebble.ErrInUse) {
+		err = fmt.Errorf("%w: %w", ErrInUse, err)
+	}
+	if err != nil {
+		return 0, 0, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	defer func() { err = errors.Join(err, eng.Close()) }()
+	return apply.Position(eng)
+}
