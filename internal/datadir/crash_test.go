@@ -426,6 +426,13 @@ func TestLeftAndUsed(t *testing.T) {
 	if kind, err := l.Kind(); err != nil || kind != Etcds {
 		t.Fatalf("kind %v, %v", kind, err)
 	}
+	dir, err := l.Store()
+	must(t, err)
+	if eng, err := pebble.Open(dir, pebbleOptions(l, zap.NewNop())); err != nil {
+		t.Errorf("our store is gone before etcd's was in its place: %v", err)
+	} else if got := sum(t, eng); got != want || eng.Close() != nil {
+		t.Errorf("our store has sum %x, want %x", got, want)
+	}
 	must(t, takeOver(l))
 	if got := sumStore(t, l); got != want {
 		t.Errorf("the store has sum %x, want %x", got, want)

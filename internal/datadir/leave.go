@@ -370,7 +370,9 @@ func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) 
 		return "", fmt.Errorf("put the store aside: %w", err)
 	}
 	// What a snapshot that was being installed has left, and files that were being written.
-	remains := func(name string) bool { return strings.HasPrefix(name, StorePrefix) || strings.HasSuffix(name, durable.TempSuffix) }
+	remains := func(name string) bool {
+		return strings.HasPrefix(name, StorePrefix) || strings.HasSuffix(name, durable.TempSuffix)
+	}
 	if err := removeMatching(fs, l.Member(), remains); err != nil {
 		return "", err
 	}

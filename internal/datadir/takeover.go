@@ -111,7 +111,9 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 		return nil, fmt.Errorf("the directory of etcd cannot be taken over, nothing has been changed: %w", err)
 	}
 	t.Index = found.meta.ConsistentIndex
-	t.Dir = l.NewStore(t.Index)
+	if t.Dir = l.NewStore(t.Index); p.task == left && l.FS.PathBase(t.Dir) == p.store {
+		t.Dir += ".1" // ours, which stays until the new one is complete, has the same position
+	}
 	// Copies of what etcd had before it ran again.
 	older := func(name string) bool {
 		return strings.HasPrefix(name, StorePrefix) && name != l.FS.PathBase(t.Dir) && name != p.store
