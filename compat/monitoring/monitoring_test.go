@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
@@ -25,8 +24,6 @@ var (
 	promtool = flag.String("promtool", "../bin/promtool", "its tool")
 	files    = "../../deploy/monitoring"
 )
-
-const limit = 60 * time.Second // on everything that is waited for
 
 func TestMain(m *testing.M) {
 	flag.Parse()

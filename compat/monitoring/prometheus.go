@@ -16,6 +16,8 @@ import (
 	"quorate/compat/harness"
 )
 
+const limit = 60 * time.Second // on everything that is waited for
+
 // prometheus is a real one that scrapes once a second.
 type prometheus struct{ base string }
 
