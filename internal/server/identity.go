@@ -85,15 +85,22 @@ func (o *opening) found(ctx context.Context) (identity, error) {
 		if running, _, err := o.peers.Members(ctx, remotes, foundTimeout); err == nil {
 			for _, x := range running {
 				if x.ID == id.id && len(x.ClientURLs) > 0 {
-					return identity{}, fmt.Errorf("member %s has already been bootstrapped: there is no data of it in %s, and its cluster knows it. "+
-						"Start it with the --data-dir and --wal-dir that it had; if they are lost, remove the member ('etcdctl member remove %[1]s'), "+
-						"add it again ('etcdctl member add') and start it with --initial-cluster-state=existing and an empty --data-dir",
-						membership.FormatID(id.id), o.cfg.DataDir)
+					return identity{}, o.bootstrappedAlready(id.id)
 				}
 			}
 		}
 	}
 	return id, nil
+}
+
+// bootstrappedAlready refuses to start without data as a member that has run before. It
+// may have acknowledged entries and voted, so as an empty one it could help elect
+// a leader who lacks what was acknowledged.
+func (o *opening) bootstrappedAlready(id uint64) error {
+	return fmt.Errorf("member %s has already been bootstrapped: there is no data of it in %s, and its cluster knows it. "+
+		"Start it with the --data-dir and --wal-dir that it had; if they are lost, remove the member ('etcdctl member remove %[1]s'), "+
+		"add it again ('etcdctl member add') and start it with --initial-cluster-state=existing and an empty --data-dir",
+		membership.FormatID(id), o.cfg.DataDir)
 }
 
 // join asks the running cluster who this member is. A member that was added a
@@ -144,6 +151,11 @@ func (o *opening) joinOnce(ctx context.Context) (_ identity, listed bool, _ erro
 	}
 	if id.id == 0 {
 		return identity{}, true, fmt.Errorf("couldn't find local name %q in the running cluster", o.cfg.Name)
+	}
+	for _, x := range running {
+		if x.ID == id.id && len(x.ClientURLs) > 0 {
+			return identity{}, true, o.bootstrappedAlready(id.id)
+		}
 	}
 	var versions []string
 	for _, r := range id.remotes {
