@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"testing"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 )
 
 // While one defragmentation after the other runs, writes and reads begin and end.
@@ -50,5 +54,48 @@ func TestDefragmentBesideTraffic(t *testing.T) {
 	}
 	if res := n.rangeOf(&pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0")}); len(res.KVs) != 100 {
 		t.Errorf("%d keys afterwards, want 100", len(res.KVs))
+	}
+}
+
+// A defragmentation gives back also what a compaction deletes that was asked for before, however long
+// that takes: a reader holds it up here.
+func TestDefragmentWaitsForCompactions(t *testing.T) {
+	patience := compactionPatience
+	t.Cleanup(func() { compactionPatience = patience })
+	compactionPatience = time.Millisecond // of the first one
+	core, logs := observer.New(zap.WarnLevel)
+	c := newCluster(t, 1, func(cfg *Config) { cfg.Logger = zap.New(core) })
+	n := c.nodes[0]
+	value := make([]byte, 256<<10)
+	rand.NewChaCha8([32]byte{}).Read(value)
+	for range 64 {
+		n.putReq(&pb.PutRequest{Key: []byte("k"), Value: value})
+	}
+	reader := n.m.replica.mach().KV().View()
+	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: n.m.replica.Rev()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.m.Maintenance.Defragment(background(t)); err != nil {
+		t.Fatal(err)
+	}
+	const text = "a compaction waits for readers; the space of what it deletes is given back later"
+	if logs.FilterMessage(text).Len() != 1 {
+		t.Fatal("a defragmentation does not wait for the compaction before it")
+	}
+	before := n.m.replica.mach().Engine().Size().Total
+	compactionPatience = patience
+	ended := make(chan int64, 1)
+	go func() {
+		if err := n.m.Maintenance.Defragment(background(t)); err != nil {
+			t.Error(err)
+		}
+		ended <- n.m.replica.mach().KV().Compactions()
+	}()
+	reader.Close()
+	if n := <-ended; n != 1 {
+		t.Errorf("when the defragmentation ends, %d compactions have", n)
+	}
+	if after := n.m.replica.mach().Engine().Size().Total; after > before/4 {
+		t.Errorf("%d bytes before, %d after", before, after)
 	}
 }

@@ -168,3 +168,48 @@ func TestUpdateWaits(t *testing.T) {
 		t.Errorf("the member has the URLs %v", x.PeerURLs)
 	}
 }
+
+// A promotion raises what a quorum needs, so the strict check is asked again at the moment when it is
+// proposed: beside an addition, or after one that came first, the one that would take the quorum
+// away is refused in etcd's words, and promoted again it is no learner any more.
+func TestPromotionBesideOthers(t *testing.T) {
+	for _, first := range []string{"addition", "promotion", "removal"} {
+		t.Run(first, func(t *testing.T) {
+			c := newCluster(t, 2, strict)
+			connectedAll(t, c)
+			lead := c.leader()
+			n, added := c.join("learner", lead, true)
+			n.mustStart()
+			n.ready()
+			connectedAll(t, c)
+			lead = c.leader()
+			eventually(t, "the learner is in sync", func() bool {
+				match := lead.m.Members.driver.progress(background(t))
+				return match != nil && membership.LearnerInSync(match[lead.m.replica.id], match[added.ID])
+			})
+			promote := func() error { _, err := lead.m.Members.MemberPromote(background(t), added.ID); return err }
+			add := func() error {
+				_, _, err := lead.m.Members.MemberAdd(background(t), []string{"http://x:1"}, false)
+				return err
+			}
+			remove := func() error { _, err := lead.m.Members.MemberRemove(background(t), added.ID); return err }
+			var errs []error
+			var want error
+			switch first {
+			case "addition": // three voters of which one has not started; a fourth is one too many for those that have
+				errs, want = together(t, lead, add, promote), nil
+			case "promotion":
+				errs, want = together(t, lead, promote, promote), rpctypes.ErrGRPCMemberNotLearner
+			case "removal":
+				errs, want = together(t, lead, remove, promote), rpctypes.ErrGRPCMemberNotFound
+			}
+			if errs[0] != nil || !errors.Is(errs[1], want) {
+				t.Errorf("%v, want nil and %v", errs, want)
+			}
+			lead.put("k", "v")
+			if err := lead.m.replica.Err(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}

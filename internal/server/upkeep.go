@@ -33,10 +33,11 @@ type upkeep struct {
 // that hold them, which it does by itself only while it is written to. So what a
 // compaction has deleted is looked after here.
 
+// compactionPatience is how long a defragmentation waits for compactions, which
+// wait for readers of what they delete. Only tests change it.
+var compactionPatience = 30 * time.Second
+
 const (
-	// compactionPatience is how long a defragmentation waits for compactions, which
-	// wait for readers of what they delete.
-	compactionPatience = 30 * time.Second
 	// A store is rewritten without being asked if more than half of it, and at
 	// least reclaimAtLeast, is of no use: so the bytes that are written are fewer than those
 	// that are given back.
