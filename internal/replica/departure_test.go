@@ -182,3 +182,33 @@ func TestRequestsOfFormerLeaderFail(t *testing.T) {
 	default:
 	}
 }
+
+// A change of a follower for which this leader's connections are too young is proposed
+// when they are old enough; one that the membership forbids is not.
+func TestFollowersChangeWaitsForConnections(t *testing.T) {
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{{membership.ErrUnhealthy, true}, {membership.ErrNotEnoughStarted, false}} {
+		c, _, step := leadingCore(t)
+		verdict := tt.err
+		c.gate = func(*raftpb.ConfChange, func(uint64) bool) error { return verdict }
+		cc, err := membership.AddChange(membership.Member{ID: 4, PeerURLs: []string{"http://x"}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		data, err := proto.Marshal(cc)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := Input{Recv: []*raftpb.Message{{Type: raftpb.MsgProp.Enum(), From: new(uint64(2)), To: new(uint64(1)),
+			Entries: []*raftpb.Entry{{Type: raftpb.EntryConfChange.Enum(), Data: data}}}}}
+		if e := step(in); proposes(e) {
+			t.Errorf("%v: proposed at once", tt.err)
+		}
+		verdict = nil
+		if e := step(Input{Ticks: 1}); proposes(e) != tt.want {
+			t.Errorf("%v: proposed later: %v, want %v", tt.err, !tt.want, tt.want)
+		}
+	}
+}

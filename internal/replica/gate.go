@@ -2,6 +2,7 @@ package replica
 
 import (
 	"bytes"
+	"errors"
 	"slices"
 	"time"
 
@@ -123,7 +124,11 @@ func (c *Core) siftEntries(now time.Time, m *raftpb.Message) (left *raftpb.Messa
 	for _, e := range m.Entries[first:] {
 		v := pass
 		if isChange(e) {
-			if v, _ = c.judge(now, e.Data); v == pass && changes > 0 {
+			var err error
+			v, err = c.judge(now, e.Data)
+			// The follower has asked whether its own connections are good. This leader's may
+			// be younger, and one of etcd does not ask twice: its client would wait in vain.
+			if v == refuse && errors.Is(err, membership.ErrUnhealthy) || v == pass && changes > 0 {
 				v = wait
 			}
 		}

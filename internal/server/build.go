@@ -122,7 +122,7 @@ func (o *opening) buildCore(mach *apply.Machine) error {
 	if err != nil {
 		return err
 	}
-	o.driver.core = replica.NewCore(replica.CoreConfig{Node: node, Gate: o.Members.mayChange, Proposals: r.props, Reads: r.reads, ReadRetry: readRetry,
+	o.driver.core = replica.NewCore(replica.CoreConfig{Node: node, Gate: o.Members.gate, Proposals: r.props, Reads: r.reads, ReadRetry: readRetry,
 		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrLost: rpctypes.ErrGRPCTimeoutDueToLeaderFail, ErrChanged: errLeaderChanged,
 		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit(), HandOver: cfg.electionTimeout()})
 	st := node.State()

@@ -203,15 +203,29 @@ func (c *Members) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, err
 	return c.reconfigure(ctx, cc)
 }
 
-// mayChange decides whether a change may be proposed as the membership is now. The core
-// of the leader asks again (gate.go).
+// mayChange decides whether a change may be proposed as the membership is now, and logs
+// what the strict check refuses. The core of the leader asks again.
 func (c *Members) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
-	err := c.cluster.MayPropose(cc, membership.Rules{Strict: c.cfg.StrictReconfig, Connected: c.connected, InSync: inSync,
-		Reachable: func(id uint64) bool { return id == c.replica.id || !c.tr.ActiveSince(id).IsZero() }})
+	err := c.judge(cc, inSync)
 	if errors.Is(err, membership.ErrNotEnoughStarted) || errors.Is(err, membership.ErrUnhealthy) {
 		c.tellRejected(cc, err)
 	}
 	return err
+}
+
+// gate is what the core asks. Young connections it asks about again and again, so those
+// are not logged.
+func (c *Members) gate(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
+	err := c.judge(cc, inSync)
+	if errors.Is(err, membership.ErrNotEnoughStarted) {
+		c.tellRejected(cc, err)
+	}
+	return err
+}
+
+func (c *Members) judge(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
+	return c.cluster.MayPropose(cc, membership.Rules{Strict: c.cfg.StrictReconfig, Connected: c.connected, InSync: inSync,
+		Reachable: func(id uint64) bool { return id == c.replica.id || !c.tr.ActiveSince(id).IsZero() }})
 }
 
 // tellRejected logs that the strict check refuses a change, in etcd's words.
