@@ -49,7 +49,7 @@ func TestFlagsReachTheMember(t *testing.T) {
 		{"--backend-batch-interval=1m", func(c server.Config) any { return c.FlushInterval }, time.Minute},
 		{"--backend-batch-interval=100ms", func(c server.Config) any { return c.FlushInterval }, 5 * time.Second},
 		{"--bootstrap-defrag-threshold-megabytes=3", func(c server.Config) any { return c.DefragThreshold }, int64(3 << 20)},
-		{"--downgrade-check-time=9s", func(c server.Config) any { return c.VersionInterval }, 9 * time.Second},
+		{"--downgrade-check-time=9s", func(c server.Config) any { return c.DowngradeCheck }, 9 * time.Second},
 		{"--raft-read-timeout=7s", func(c server.Config) any { return c.PeerReadTimeout }, 7 * time.Second},
 		{"--raft-write-timeout=8s", func(c server.Config) any { return c.PeerWriteTimeout }, 8 * time.Second},
 		{"--compaction-batch-limit=11", func(c server.Config) any { return c.CompactionBatch }, 11},

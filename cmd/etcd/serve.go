@@ -103,6 +103,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 			return nil, err
 		}
 	}
+	p.tellAdvice(initialized)
 	p.memberConfig = sc
 	if p.member, err = server.Open(ctx, sc); err != nil {
 		return nil, err
@@ -117,9 +118,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	}
 	p.lg.Info("starting etcd server", zap.String("local-member-id", membership.FormatID(p.member.MemberID())), zap.String("local-server-version", config.EtcdVersion),
 		zap.String("cluster-id", membership.FormatID(p.member.ClusterID())), zap.String("cluster-version", clusterVersion(p.member)))
-	if quota, limited := cfg.Quota(); limited {
-		p.lg.Info("enabled backend quota", zap.String("quota-name", "v3-applier"), zap.Int64("quota-size-bytes", quota), zap.String("quota-size", humanize.Bytes(uint64(quota))))
-	}
+	p.tellQuota()
 	p.edge = &edge{Member: p.member}
 	httpapi.SetInfo(p.member.MemberID(), cfg.FeatureGates.List())
 	p.servePeers()
@@ -200,7 +199,7 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 		sc.LocalIP = cfg.LocalIP()
 	}
 	sc.DefragThreshold = int64(cfg.BootstrapDefragThresholdMB) << 20
-	sc.VersionInterval = cfg.DowngradeCheckTime
+	sc.DowngradeCheck = cfg.DowngradeCheckTime
 	sc.PeerReadTimeout, sc.PeerWriteTimeout = cfg.RaftReadTimeout, cfg.RaftWriteTimeout
 	if limited {
 		sc.Quota = quota
@@ -261,6 +260,7 @@ func register(ctx context.Context, cfg *config.Config) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	cfg.Log().Info("Bootstrapping cluster using v3 discovery.")
 	self := config.ClusterString(map[string][]url.URL{cfg.Name: cfg.AdvertisePeerURLs})
 	cluster, err := r.Join(ctx, membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.Discovery.Token, nil), self)
 	if err != nil {
@@ -328,6 +328,34 @@ func (p *process) serveClients() {
 		p.serve(d, handler)
 	}
 }
+
+// tellAdvice warns of flags that have no effect, or that etcd advises against.
+func (p *process) tellAdvice(initialized bool) {
+	cfg := p.cfg
+	if cfg.Discovers() && initialized {
+		p.lg.Warn("discovery token is ignored since cluster already initialized; valid logs are found", zap.String("wal-dir", cfg.Layout().WAL()))
+	}
+	if cfg.MaxRequestBytes > recommendedRequestBytes {
+		p.lg.Warn("exceeded recommended request limit", zap.Uint("max-request-bytes", uint(cfg.MaxRequestBytes)), zap.String("max-request-size", humanize.Bytes(uint64(cfg.MaxRequestBytes))),
+			zap.Int("recommended-request-bytes", recommendedRequestBytes), zap.String("recommended-request-size", humanize.Bytes(recommendedRequestBytes)))
+	}
+}
+
+func (p *process) tellQuota() {
+	quota, limited := p.cfg.Quota()
+	what := []zap.Field{zap.String("quota-name", "v3-applier"), zap.Int64("quota-size-bytes", quota)}
+	switch {
+	case !limited:
+		p.lg.Info("disabled backend quota", what...)
+	case p.cfg.QuotaBackendBytes == 0:
+		p.lg.Info("enabled backend quota with default value", append(what, zap.String("quota-size", humanize.Bytes(uint64(quota))))...)
+	default:
+		p.lg.Info("enabled backend quota", append(what, zap.String("quota-size", humanize.Bytes(uint64(quota))))...)
+	}
+}
+
+// recommendedRequestBytes is etcd's advice for --max-request-bytes.
+const recommendedRequestBytes = 10 * 1024 * 1024
 
 // drainTimeout is how long calls in progress may take to end at a stop.
 const drainTimeout = 3 * time.Second

@@ -31,7 +31,7 @@ func TestDiscoveryRegister(t *testing.T) {
 	}
 	start(h[1], etcd)
 	child.Eventually(t, limit, "the first has registered", func() error {
-		if out := h[1].proc.Output(); !strings.Contains(out, "waiting for the other members in the discovery service") {
+		if out := h[1].proc.Output(); !strings.Contains(out, "waiting for peers from discovery service") {
 			return fmt.Errorf("not yet")
 		}
 		return nil

@@ -2,7 +2,6 @@ package apply
 
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.uber.org/zap"
 
 	"quorate/internal/auth"
 	"quorate/internal/engine"
@@ -147,6 +146,7 @@ func (m *Machine) authRequest(b engine.Batch, e *Entry, r *pb.InternalRaftReques
 		resp any
 		err  error
 		h    = m.header()
+		was  = lookBefore(m.auth.Next(), r)
 	)
 	switch {
 	case r.Authenticate != nil:
@@ -177,43 +177,11 @@ func (m *Machine) authRequest(b engine.Batch, e *Entry, r *pb.InternalRaftReques
 		resp, err = &pb.AuthRoleRevokePermissionResponse{Header: h}, m.auth.RoleRevokePermission(b, q.Role, q.Key, q.RangeEnd)
 	}
 	if err != nil {
+		was.refused(m.lg, r, err)
 		return Result{Err: err}
 	}
-	m.logAuth(r)
+	was.done(m.lg, m.auth.Next(), r)
 	return Result{Resp: resp}
-}
-
-// logAuth tells of a change of users and roles in etcd's words.
-func (m *Machine) logAuth(r *pb.InternalRaftRequest) {
-	user, role := func(name string) zap.Field { return zap.String("user-name", name) }, func(name string) zap.Field { return zap.String("role-name", name) }
-	switch {
-	case r.AuthEnable != nil:
-		m.lg.Info("enabled authentication")
-	case r.AuthDisable != nil:
-		m.lg.Info("disabled authentication")
-	case r.AuthUserAdd != nil:
-		m.lg.Info("added a user", user(r.AuthUserAdd.Name))
-	case r.AuthUserDelete != nil:
-		m.lg.Info("deleted a user", user(r.AuthUserDelete.Name))
-	case r.AuthUserChangePassword != nil:
-		m.lg.Info("changed a password of a user", user(r.AuthUserChangePassword.Name))
-	case r.AuthUserGrantRole != nil:
-		roles, _ := m.auth.Next().RolesOf(r.AuthUserGrantRole.User)
-		m.lg.Info("granted a role to a user", user(r.AuthUserGrantRole.User), zap.Strings("user-roles", roles), zap.String("added-role-name", r.AuthUserGrantRole.Role))
-	case r.AuthUserRevokeRole != nil:
-		m.lg.Info("revoked a role from a user", user(r.AuthUserRevokeRole.Name), zap.String("revoked-role-name", r.AuthUserRevokeRole.Role))
-	case r.AuthRoleAdd != nil:
-		m.lg.Info("created a role", role(r.AuthRoleAdd.Name))
-	case r.AuthRoleDelete != nil:
-		m.lg.Info("deleted a role", role(r.AuthRoleDelete.Role))
-	case r.AuthRoleGrantPermission != nil:
-		p := r.AuthRoleGrantPermission
-		m.lg.Info("granted/updated a permission to a user", user(p.Name), zap.String("permission-name", p.Perm.GetPermType().String()),
-			zap.ByteString("key", p.Perm.GetKey()), zap.ByteString("range-end", p.Perm.GetRangeEnd()))
-	case r.AuthRoleRevokePermission != nil:
-		p := r.AuthRoleRevokePermission
-		m.lg.Info("revoked a permission on range", role(p.Role), zap.ByteString("key", p.Key), zap.ByteString("range-end", p.RangeEnd))
-	}
 }
 
 // authRead answers what changes nothing, if somebody here waits for it.

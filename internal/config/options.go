@@ -272,7 +272,7 @@ var options = []option{
 		field: func(c *Config) any { return &c.BootstrapDefragThresholdMB }},
 	{name: "max-learners", group: groupFeatures, help: "Most learners in the cluster; the same on all members.",
 		field: func(c *Config) any { return &c.MaxLearners }},
-	{name: "downgrade-check-time", group: groupFeatures, help: "How often the leader compares the members' versions, for the cluster version and the progress of a downgrade.",
+	{name: "downgrade-check-time", group: groupFeatures, help: "How often the leader looks whether all members run the release that a downgrade leads to; 0 never looks.",
 		field: func(c *Config) any { return &c.DowngradeCheckTime }},
 	{name: "snapshot-catchup-entries", group: groupFeatures, help: "Log entries kept behind a snapshot, so that a slow member needs no whole snapshot.",
 		field: func(c *Config) any { return &c.SnapshotCatchUpEntries }},

@@ -82,8 +82,14 @@ func (r Register) Join(ctx context.Context, id uint64, self string) (string, err
 		return "", fmt.Errorf("--discovery-endpoints %s: %w", strings.Join(r.Endpoints, ","), err)
 	}
 	defer cli.Close()
-	j := &joining{Register: r, kv: cli, id: membership.FormatID(id), self: self, pause: pause}
-	return j.run(ctx)
+	j := &joining{Register: r, kv: cli, id: membership.FormatID(id), told: map[string]bool{}, self: self, pause: pause}
+	cluster, err := j.run(ctx)
+	if err != nil {
+		r.Logger.Error("discovery failed to join cluster", zap.String("cluster", cluster), zap.Error(err))
+		return "", err
+	}
+	r.Logger.Info("discovery joined cluster successfully", zap.String("cluster", cluster))
+	return cluster, nil
 }
 
 func pause(ctx context.Context, d time.Duration) error {
@@ -101,7 +107,8 @@ func pause(ctx context.Context, d time.Duration) error {
 type joining struct {
 	Register
 	kv    store
-	id    string // hexadecimal, as in the key
+	id    string          // hexadecimal, as in the key
+	told  map[string]bool // whose entries the log has named
 	self  string
 	pause func(context.Context, time.Duration) error
 }
@@ -133,7 +140,7 @@ func (j *joining) run(ctx context.Context) (string, error) {
 		}); err != nil {
 			return "", err
 		}
-		j.Logger.Info("registered in the discovery service", zap.String("member-id", j.id), zap.String("peers", j.self))
+		j.Logger.Info("register member itself successfully", zap.String("memberKey", j.key("members", j.id)), zap.String("memberInfo", j.self))
 	}
 	size, members, rev, err := j.look(ctx)
 	if err != nil {
@@ -194,6 +201,10 @@ func (j *joining) add(members []signed, key, value string, created int64) []sign
 	if has(members, id) {
 		return members // written again: its place is that of its creation
 	}
+	if !j.told[id] {
+		j.told[id] = true
+		j.Logger.Info("found peer from discovery service", zap.String("memberKey", key), zap.String("memberInfo", value))
+	}
 	members = append(members, signed{id, value, created})
 	slices.SortStableFunc(members, byCreation)
 	return members
@@ -202,7 +213,7 @@ func (j *joining) add(members []signed, key, value string, created int64) []sign
 // await watches the register from rev on until size members have signed in.
 func (j *joining) await(ctx context.Context, members []signed, size int, rev int64) ([]signed, error) {
 	for len(members) < size {
-		j.Logger.Info("waiting for the other members in the discovery service", zap.Int("registered", len(members)), zap.Int("size", size))
+		j.Logger.Info("waiting for peers from discovery service", zap.Int("clusterSize", size), zap.Int("found-peers", len(members)))
 		watching, cancel := context.WithCancel(ctx)
 		for resp := range j.kv.Watch(watching, j.key(membersDir), clientv3.WithPrefix(), clientv3.WithRev(rev+1)) {
 			for _, ev := range resp.Events {
@@ -227,6 +238,7 @@ func (j *joining) await(ctx context.Context, members []signed, size int, rev int
 			return nil, err
 		}
 	}
+	j.Logger.Info("found all needed peers from discovery service", zap.Int("clusterSize", size), zap.Int("found-peers", len(members)))
 	return members, nil
 }
 
@@ -240,7 +252,7 @@ func (j *joining) retry(ctx context.Context, what string, f func(context.Context
 		if err == nil || errors.Is(err, ErrSizeNotFound) || errors.Is(err, ErrBadSize) {
 			return err
 		}
-		j.Logger.Warn("failed to "+what+" the discovery service; trying again", zap.Strings("endpoints", j.Endpoints), zap.Error(err), zap.Duration("pause", wait))
+		j.Logger.Warn("retry connecting to discovery service", zap.String("reason", what), zap.Strings("endpoints", j.Endpoints), zap.Error(err), zap.Duration("backoff", wait))
 		if err := j.pause(ctx, wait); err != nil {
 			return fmt.Errorf("%s the discovery service: %w", what, err)
 		}

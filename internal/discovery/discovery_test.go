@@ -114,7 +114,7 @@ func (f *fake) sign(id int, self string) {
 }
 
 func (f *fake) join(ctx context.Context, id int, self string) (string, error) {
-	j := &joining{Register: Register{Token: "T", RequestTimeout: time.Minute, Logger: zap.NewNop()}, kv: f, id: fmt.Sprintf("%x", id), self: self,
+	j := &joining{Register: Register{Token: "T", RequestTimeout: time.Minute, Logger: zap.NewNop()}, kv: f, id: fmt.Sprintf("%x", id), told: map[string]bool{}, self: self,
 		pause: func(ctx context.Context, _ time.Duration) error { return ctx.Err() }}
 	return j.run(ctx)
 }

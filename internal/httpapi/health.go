@@ -52,6 +52,7 @@ func healthHandler(b Backend, o Options) http.HandlerFunc {
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !allow(w, r, http.MethodGet) {
+			o.Logger.Warn("/health error", zap.Int("status-code", http.StatusMethodNotAllowed))
 			return
 		}
 		query := r.URL.Query()
@@ -76,10 +77,12 @@ func healthHandler(b Backend, o Options) http.HandlerFunc {
 func unhealthy(ctx context.Context, b Backend, o Options, exclude []string, serializable bool) string {
 	for _, a := range b.Alarms() {
 		if !contains(exclude, a.GetAlarm().String()) {
+			o.Logger.Warn("serving /health false due to an alarm", zap.Stringer("alarm", a))
 			return alarmReason(a.GetAlarm())
 		}
 	}
 	if !serializable && b.Leader() == 0 {
+		o.Logger.Warn("serving /health false; no leader")
 		return "RAFT NO LEADER"
 	}
 	if o.CheckV2 != nil {
@@ -93,6 +96,7 @@ func unhealthy(ctx context.Context, b Backend, o Options, exclude []string, seri
 	ctx, cancel := context.WithTimeout(ctx, o.RequestTimeout)
 	defer cancel()
 	if err := b.CheckRead(ctx, serializable); err != nil {
+		o.Logger.Warn("serving /health false; Range fails", zap.Error(err))
 		return fmt.Sprintf("RANGE ERROR:%s", rpctypes.ErrorDesc(err))
 	}
 	return ""
@@ -218,6 +222,7 @@ func (p probe) without(exclude []string) []check {
 func (p probe) handler(path string, pick func(*http.Request) []check) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !allow(w, r, http.MethodGet) {
+			p.lg.Warn("Health request error", zap.String("path", path), zap.Int("status-code", http.StatusMethodNotAllowed))
 			return
 		}
 		report, ok := p.run(r.Context(), pick(r))

@@ -287,6 +287,7 @@ func (c *Cluster) SetVersion(b engine.Batch, v Version) error {
 		lg.Info("updated cluster version", zap.String("from", s.version.cluster()), zap.String("to", v.cluster()))
 	}
 	c.lg.Info("enabled capabilities for version", zap.String("cluster-version", v.cluster()))
+	c.tellStored(s, &n)
 	return nil
 }
 

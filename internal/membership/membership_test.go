@@ -476,9 +476,6 @@ func TestNextClusterVersion(t *testing.T) {
 			t.Errorf("%+v: %s", c, got)
 		}
 	}
-	if !DowngradeDone([]string{"3.6.1", "3.6.9"}, Version{3, 6, 0, ""}) || DowngradeDone([]string{"3.6.1", ""}, Version{3, 6, 0, ""}) {
-		t.Error("downgrade done")
-	}
 }
 
 func TestCheckJoin(t *testing.T) {

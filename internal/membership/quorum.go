@@ -130,8 +130,11 @@ func CheckPromote(members []Member) error {
 	return nil
 }
 
-// LearnerInSync reports whether a learner has matched at least 90 percent of
-// the leader's log, the condition for its promotion.
+// LearnerReady is the part of the leader's log that a learner must have before it
+// is promoted.
+const LearnerReady = 0.9
+
+// LearnerInSync reports whether a learner has matched LearnerReady of the leader's log.
 func LearnerInSync(leaderMatch, learnerMatch uint64) bool {
-	return !(float64(learnerMatch)/float64(leaderMatch) < 0.9)
+	return !(float64(learnerMatch)/float64(leaderMatch) < LearnerReady)
 }

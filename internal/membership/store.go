@@ -92,6 +92,7 @@ func (c *Cluster) Load(r engine.Reader) error {
 	if err := c.CheckVersion(s.version); err != nil {
 		return err
 	}
+	old := c.st.Load()
 	c.publish(s)
 	for _, m := range s.members {
 		c.lg.Info("recovered/added member from store", zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)),
@@ -99,6 +100,16 @@ func (c *Cluster) Load(r engine.Reader) error {
 	}
 	if s.version.Decided() {
 		c.lg.Info("set cluster version from store", zap.String("cluster-version", s.version.cluster()))
+	}
+	if s.version.Decided() && s.version != old.version {
+		c.lg.Info("enabled capabilities for version", zap.String("cluster-version", s.version.cluster()))
+	}
+	if s.downgrade.Enabled {
+		c.lg.Info("cluster is downgrading to target version", zap.String("target-cluster-version", s.downgrade.Target),
+			zap.Stringer("current-server-version", c.serverVersion))
+	}
+	if len(old.members) > 0 { // not at the start: a snapshot was installed
+		c.tellStored(old, s)
 	}
 	return nil
 }

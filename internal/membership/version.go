@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+
+	"go.uber.org/zap"
 )
 
 // Version is a semantic version. The zero value means "not decided".
@@ -170,16 +172,18 @@ func downgradeStep(current, lowest Version, d Downgrade) (Version, bool, error) 
 	return target, true, nil
 }
 
-// DowngradeDone reports whether every server runs the target's major and
-// minor, so that the downgrade can be ended. servers is as for MinServerVersion.
-func DowngradeDone(servers []string, target Version) bool {
-	for _, s := range servers {
-		v, err := ParseVersion(s)
-		if err != nil || v.MajorMinor() != target.MajorMinor() {
-			return false
-		}
+// tellStored logs, in etcd's words, that the level of the stored data follows the version of
+// the cluster. In a downgrade that is the moment from which the older release may be started.
+func (c *Cluster) tellStored(old, now *state) {
+	from, to := old.version, now.version
+	if from == to || !from.Decided() || from == MinClusterVersion || to == MinClusterVersion {
+		return
 	}
-	return true
+	c.lg.Info("cluster version differs from storage version.", zap.Stringer("cluster-version", to), zap.Stringer("storage-version", from))
+	c.lg.Info("updated storage version", zap.Stringer("new-storage-version", to))
+	if now.downgrade.Enabled {
+		c.lg.Info("The server is ready to downgrade", zap.String("target-version", now.downgrade.Target), zap.Stringer("server-version", c.serverVersion))
+	}
 }
 
 // CheckJoin decides whether a server of version own may join a cluster whose

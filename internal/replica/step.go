@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"encoding/binary"
 	"errors"
 	"time"
 
@@ -52,9 +53,16 @@ type Effects struct {
 	LeaderChanged bool
 	State         raftnode.State
 	Stall         Stall
+	SlowReads     SlowReads
 	// LostLog is set when the member must not go on: others count on what its log does
 	// not hold any more. The other effects are not to be carried out then.
 	LostLog *raftnode.LostLogError
+}
+
+// SlowReads says what happened to read barriers that nobody confirms.
+type SlowReads struct {
+	Again    uint64 // the id under which one was asked for again, 0 if none was
+	TimedOut bool
 }
 
 // Core is one member without its disk, network, clock and threads. The real
@@ -327,7 +335,12 @@ func (c *Core) askReads(now time.Time, in Input, e *Effects) {
 		}
 		if ctx == nil && in.Ticks > 0 {
 			var timedOut bool
-			if ctx, timedOut = c.reads.Retry(now, c.readRetry, c.readLimit, c.errRead); timedOut {
+			ctx, timedOut = c.reads.Retry(now, c.readRetry, c.readLimit, c.errRead)
+			if ctx != nil {
+				e.SlowReads.Again = binary.BigEndian.Uint64(ctx)
+			}
+			if timedOut {
+				e.SlowReads.TimedOut = true
 				metrics.ServerSlowReadIndexesTotal.Inc()
 				start, in.Ticks = true, 0
 				continue

@@ -7,6 +7,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -60,16 +61,14 @@ func (e *edge) status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusRespo
 }
 
 func (e *edge) defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
-	e.lg.Info("defragmentation begins")
 	if e.o.NotServingOnDefrag {
 		e.health.set(false)
 		defer e.health.set(true)
 	}
 	if err := e.b.Maintenance.Defragment(ctx); err != nil {
-		e.lg.Warn("defragmentation failed", zap.Error(err))
+		e.lg.Warn("failed to defragment", zap.Error(err))
 		return nil, err
 	}
-	e.lg.Info("defragmentation done")
 	return &pb.DefragmentResponse{}, nil
 }
 
@@ -133,11 +132,13 @@ func (e *edge) snapshot(s *stream) (err error) {
 	}
 	defer func() {
 		if cerr := file.Close(); cerr != nil {
-			e.lg.Warn("closing a snapshot failed", zap.Error(cerr))
+			e.lg.Warn("failed to close snapshot", zap.Error(cerr))
 		}
 	}()
 	start := time.Now()
-	e.lg.Info("sending a snapshot to a client", zap.Int64("bytes", size), zap.String("storage-version", version))
+	what := e.lg.With(zap.Int64("total-bytes", size))
+	told := []zap.Field{zap.String("size", humanize.Bytes(uint64(size))), zap.String("storage-version", version)}
+	what.Info("sending database snapshot to client", told...)
 	sum := sha256.New()
 	for left := size; left > 0; {
 		n := min(left, snapshotChunk)
@@ -152,9 +153,10 @@ func (e *edge) snapshot(s *stream) (err error) {
 			return err
 		}
 	}
+	what.Info("sending database sha256 checksum to client", zap.Int("checksum-size", sha256.Size))
 	if err := s.SendMsg(&pb.SnapshotResponse{Blob: sum.Sum(nil), Version: version}); err != nil {
 		return err
 	}
-	e.lg.Info("sent a snapshot to a client", zap.Int64("bytes", size), zap.Duration("took", time.Since(start)))
+	what.Info("successfully sent database snapshot to client", append(told, zap.Duration("took", time.Since(start)))...)
 	return nil
 }

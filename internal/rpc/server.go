@@ -73,7 +73,7 @@ func (h healthSwitch) set(serving bool) {
 	if serving {
 		s = healthpb.HealthCheckResponse_SERVING
 	}
-	h.lg.Info("grpc service status changed", zap.String("status", s.String()))
+	h.lg.Info("grpc service status changed", zap.String("service", everything), zap.String("status", s.String()))
 	h.SetServingStatus(everything, s)
 }
 

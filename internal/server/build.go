@@ -106,6 +106,7 @@ func (o *opening) buildDriver() {
 	o.leaving = &leaving{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, tr: o.tr, driver: o.driver}
 	o.election = &election{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, tr: o.tr, driver: o.driver}
 	d, i := o.driver, o.installer
+	d.slow = o.slow
 	d.cfg, d.lg, d.replica, d.cluster, d.lessor, d.tr, d.logw, d.sender = cfg, lg, r, o.cluster, o.lessor, o.tr, o.logw, o.sender
 	i.cfg, i.lg, i.replica, i.cluster, i.hub, i.tr, i.log, i.driver, i.logw, i.watches = cfg, lg, r, o.cluster, o.hub, o.tr, o.log, d, o.logw, o.Watches
 	r.raftState.tr, r.proposer.Access, r.proposer.driver, r.reader.driver = o.tr, o.Access, d, d

@@ -47,8 +47,8 @@ type Config struct {
 	// DefragThreshold is how many bytes a compaction of the store at the start must
 	// promise to free for it to begin; 0 is never.
 	DefragThreshold int64
-	// VersionInterval is how often a leader compares the members' versions; 0 is 4 s.
-	VersionInterval time.Duration
+	// DowngradeCheck is how often a leader looks whether a downgrade is complete; 0 is never.
+	DowngradeCheck time.Duration
 	// LocalIP is the address that connections to peers come from, if it matters.
 	LocalIP net.IP
 	// PriorityRequests lets the revocation of leases pass the bound on entries that

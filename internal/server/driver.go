@@ -39,6 +39,7 @@ type driver struct {
 	tr      *transport.Transport
 	logw    *logWriter
 	sender  *sender
+	slow    *slowLog
 
 	core    *replica.Core
 	in      *replica.Inbox
@@ -107,6 +108,9 @@ func (d *driver) step(in replica.Input) {
 		d.applyq.push(replica.Work{Apply: a})
 	}
 	d.follow(eff)
+	if eff.SlowReads != (replica.SlowReads{}) {
+		tellSlowReads(d.slow.fewLines, eff.SlowReads, d.cfg.requestTimeout())
+	}
 	if in.LogStall > 0 {
 		d.reportStall(eff.Stall, in.LogStall)
 	}

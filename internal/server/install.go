@@ -45,8 +45,8 @@ func (m *installer) install(i *replica.Install) bool {
 	index := i.Snapshot().GetMetadata().GetIndex()
 	metrics.ServerSnapshotApplyInProgressTotal.Set(1)
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
-	meta := i.Snapshot().GetMetadata()
-	m.lg.Info("applying snapshot", zap.Uint64("current-applied-index", m.replica.mach().Applied()),
+	meta, before := i.Snapshot().GetMetadata(), zap.Uint64("current-snapshot-index", m.logw.mark.Load())
+	m.lg.Info("applying snapshot", before, zap.Uint64("current-applied-index", m.replica.mach().Applied()),
 		zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
 	locked := false
 	for stage := i.Stage(); stage != replica.Installed; stage = i.Stage() {
@@ -67,7 +67,7 @@ func (m *installer) install(i *replica.Install) bool {
 		return false // a member that is stopping gets the snapshot again, or finishes at its next start
 	}
 	m.logw.mark.Store(index)
-	m.lg.Info("applied snapshot", zap.Uint64("current-applied-index", m.replica.mach().Applied()),
+	m.lg.Info("applied snapshot", before, zap.Uint64("current-applied-index", m.replica.mach().Applied()),
 		zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
 	return true
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
 	"quorate/internal/membership"
@@ -29,12 +30,27 @@ func (h *leaving) HandOver() {
 		h.lg.Info("skipped leadership transfer; local server is not leader", h.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(h.replica.Leader())))
 		return
 	}
+	if len(h.cluster.VoterIDs()) < 2 {
+		h.lg.Info("skipped leadership transfer for single voting member cluster", h.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(h.replica.Leader())))
+		return
+	}
+	h.handOver()
+}
+
+// handOver does it if there is anything to hand over, and says nothing otherwise.
+func (h *leaving) handOver() {
+	if !h.replica.isLeader() || h.replica.Err() != nil {
+		return
+	}
 	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.requestTimeout())
 	defer cancel()
 	tried := map[uint64]bool{h.replica.id: true}
 	for h.replica.isLeader() && h.replica.Err() == nil {
 		to, since := h.longestConnected(tried)
 		if to == 0 {
+			if len(tried) == 1 && len(h.cluster.VoterIDs()) > 1 {
+				h.lg.Warn("leadership transfer failed", h.replica.localID(), zap.Error(rpctypes.ErrUnhealthy))
+			}
 			return
 		}
 		tried[to] = true

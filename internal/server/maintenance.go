@@ -169,6 +169,9 @@ func (x *Maintenance) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*p
 	switch r.Action {
 	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
 		target, err := x.downgradeTarget(version, r.Version)
+		if err != nil && r.Action == pb.DowngradeRequest_ENABLE {
+			x.lg.Warn("reject downgrade request", zap.Error(err))
+		}
 		if err != nil || r.Action == pb.DowngradeRequest_VALIDATE {
 			return resp, err
 		}

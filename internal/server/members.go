@@ -198,6 +198,10 @@ func (c *Members) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, err
 	}
 	inSync := func(id uint64) bool { return membership.LearnerInSync(match[c.replica.id], match[id]) }
 	if err := c.mayChange(cc, inSync); err != nil {
+		if errors.Is(err, membership.ErrLearnerNotReady) {
+			c.slow.fewLines.Error("rejecting promote learner: learner is not ready", c.replica.localID(), zap.String("learner-id", membership.FormatID(id)),
+				zap.Float64("learner-ready-percent", float64(match[id])/float64(match[c.replica.id])), zap.Float64("ready-percent-threshold", membership.LearnerReady))
+		}
 		return nil, mapMembership(err)
 	}
 	return c.reconfigure(ctx, cc)
@@ -232,12 +236,13 @@ func (c *Members) judge(cc *raftpb.ConfChange, inSync func(id uint64) bool) erro
 func (c *Members) tellRejected(cc *raftpb.ConfChange, err error) {
 	what, reason := "add", "not enough healthy members"
 	member := zap.String("requested-member-remove-id", membership.FormatID(cc.GetNodeId()))
-	unhealthy := errors.Is(err, membership.ErrUnhealthy)
+	active, unhealthy := zap.Skip(), errors.Is(err, membership.ErrUnhealthy)
 	switch cc.GetType() {
 	case raftpb.ConfChangeRemoveNode:
 		if what = "remove"; unhealthy {
 			reason = "local member has not been connected to all peers, reconfigure breaks active quorum"
 			member = zap.String("requested-member-remove", membership.FormatID(cc.GetNodeId()))
+			active = zap.Int("active-peers", c.activeVoters())
 		}
 	default:
 		if _, known := c.cluster.Member(cc.GetNodeId()); known {
@@ -246,7 +251,18 @@ func (c *Members) tellRejected(cc *raftpb.ConfChange, err error) {
 			reason = "local member has not been connected to majority peers, reconfigure breaks active quorum"
 		}
 	}
-	c.slow.fewLines.Warn("rejecting member "+what+" request; "+reason, c.replica.localID(), member, zap.Error(err))
+	c.slow.fewLines.Warn("rejecting member "+what+" request; "+reason, c.replica.localID(), member, active, zap.Error(err))
+}
+
+// activeVoters counts those that have been reachable for a while, this member among them.
+func (c *Members) activeVoters() int {
+	n := 0
+	for _, id := range c.cluster.VoterIDs() {
+		if c.connected(id) {
+			n++
+		}
+	}
+	return n
 }
 
 // connected reports whether a member has been reachable for a while.
@@ -312,23 +328,24 @@ var errNotEnoughStarted = errors.New("etcdserver: re-configuration failed due to
 func (c *Members) announce(context.Context) {
 	attr := &membershippb.ClusterMemberAttrSetRequest{Member_ID: c.replica.id,
 		MemberAttributes: &membershippb.Attributes{Name: c.cfg.Name, ClientUrls: c.cfg.ClientURLs}}
+	what := []zap.Field{c.replica.localID(), zap.String("local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", c.cfg.Name, c.cfg.ClientURLs)),
+		zap.Duration("publish-timeout", c.cfg.requestTimeout())}
 	for {
 		ctx, cancel := context.WithTimeout(c.replica.rootCtx, c.cfg.requestTimeout())
 		_, err := c.replica.proposeAgain(ctx, &pb.InternalRaftRequest{ClusterMemberAttrSet: attr})
 		cancel()
 		switch {
 		case err == nil:
-			c.lg.Info("published local member to cluster through raft", c.replica.localID(), zap.String("local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", c.cfg.Name, c.cfg.ClientURLs)),
-				zap.Duration("publish-timeout", c.cfg.requestTimeout()), zap.String("name", c.cfg.Name), zap.Strings("client-urls", c.cfg.ClientURLs),
-				zap.String("cluster-id", membership.FormatID(c.cluster.ID())))
+			c.lg.Info("published local member to cluster through raft", append(what, zap.String("name", c.cfg.Name), zap.Strings("client-urls", c.cfg.ClientURLs),
+				zap.String("cluster-id", membership.FormatID(c.cluster.ID())))...)
 			c.Versions.awaitVersion()
 			close(c.readyc)
 			return
 		case c.replica.rootCtx.Err() != nil:
+			c.lg.Warn("stopped publish because server is stopping", what...)
 			return
 		}
-		c.lg.Warn("failed to publish local member to cluster through raft; it needs a quorum of members",
-			zap.String("local-member-id", membership.FormatID(c.replica.id)), zap.Error(err))
+		c.lg.Warn("failed to publish local member to cluster through raft", append(what, zap.Error(err), zap.String("hint", "it needs a quorum of members"))...)
 		if c.replica.pause(c.replica.rootCtx, 100*time.Millisecond) != nil {
 			return
 		}

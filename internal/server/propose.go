@@ -212,9 +212,12 @@ func (p *proposer) raiseNoSpace() {
 			return
 		}
 		p.lg.Warn("message exceeded backend quota; raising alarm", p.raftState.localID(), zap.Int64("quota-size-bytes", p.cfg.Quota),
-			zap.String("quota-size", humanize.Bytes(uint64(p.cfg.Quota))), zap.String("way-out", "compact, defragment, then disarm the alarm"))
+			zap.String("quota-size", humanize.Bytes(uint64(p.cfg.Quota))), zap.Error(errNoSpace), zap.String("way-out", "compact, defragment, then disarm the alarm"))
 	})
 }
+
+// errNoSpace is etcd's reason in the log.
+var errNoSpace = errors.New("etcdserver: no space")
 
 // ended reports whether err says that a request was given up, not refused.
 func ended(err error) bool {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+	"github.com/dustin/go-humanize"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
@@ -80,10 +81,12 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 	msg.Snapshot = &raftpb.Snapshot{Data: data, Metadata: meta}
 	r, w := io.Pipe()
 	written := make(chan error, 1)
+	var size int64 // set before written says so
 	go func() {
 		defer crash.Guard()
 		image, err := snapshot.Measure(s.replica.rootCtx, state, s.snapshotOptions())
 		if err == nil {
+			size = image.Size()
 			err = image.WriteTo(s.replica.rootCtx, s.progressOf(w, membership.FormatID(msg.GetTo()), image.Size()))
 		}
 		w.CloseWithError(err)
@@ -96,7 +99,7 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 		return err
 	}
 	s.lg.Info("sent merged snapshot", zap.String("from", membership.FormatID(s.replica.id)), zap.String("to", membership.FormatID(msg.GetTo())),
-		zap.Uint64("index", meta.GetIndex()), zap.Duration("took", time.Since(start)))
+		zap.Uint64("index", meta.GetIndex()), zap.Int64("bytes", size), zap.String("size", humanize.Bytes(uint64(size))), zap.Duration("took", time.Since(start)))
 	// A member of etcd that begins with a snapshot counts nothing as applied until
 	// an entry follows it, and until then refuses its own announcement as one of too
 	// many requests. Where nobody writes, this is that entry: it changes nothing.

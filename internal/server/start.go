@@ -22,10 +22,6 @@ func (m *Member) Start() {
 
 // background is what a member does beside the requests.
 func (m *Member) background() []task.Task {
-	versions := m.cfg.VersionInterval
-	if versions <= 0 {
-		versions = versionInterval
-	}
 	leads := m.replica.isLeader
 	tasks := []task.Task{
 		{Name: "watches", Run: m.hub.Run},
@@ -33,9 +29,12 @@ func (m *Member) background() []task.Task {
 		{Name: "expired keys of the v2 API", Every: v2SyncInterval, When: leads, Run: m.V2.expireV2},
 		{Name: "truncation of the raft log", Trigger: m.logw.truncate, Run: m.logw.truncateLog},
 		{Name: "size of the store", Every: time.Second, AtOnce: true, Run: m.upkeep.watchSize},
-		{Name: "version of the cluster", Every: versions, Trigger: m.Versions.decide, When: leads, Run: m.Versions.decideVersion},
+		{Name: "version of the cluster", Every: versionInterval, Trigger: m.Versions.decide, When: leads, Run: m.Versions.decideVersion},
 		{Name: "name of the member", Run: m.Members.announce},
 		{Name: "first election", Run: m.election.advanceTicks},
+	}
+	if every := m.cfg.DowngradeCheck; every > 0 {
+		tasks = append(tasks, task.Task{Name: "end of a downgrade", Every: every, When: leads, Run: m.Versions.checkDowngrade})
 	}
 	if every := m.cfg.FlushInterval; every > 0 {
 		tasks = append(tasks, task.Task{Name: "flush of the store", Every: every, Run: m.upkeep.flushStore})

@@ -18,7 +18,7 @@ const stepPatience = time.Second
 func (m *Member) Stop() {
 	m.stopOnce.Do(func() {
 		task.InOrder(m.cfg.Clock, []task.Step{
-			{Name: "hand over leadership", Do: m.leaving.HandOver},
+			{Name: "hand over leadership", Do: m.leaving.handOver},
 			{Name: "refuse new work", Do: func() { close(m.replica.stop); m.replica.tasks.Cancel() }},
 			{Name: "close the connections to peers", Do: func() { m.tr.Stop(); m.peers.Close() }},
 			{Name: "stop consensus", Do: m.driver.halt},

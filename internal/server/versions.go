@@ -2,8 +2,8 @@ package server
 
 import (
 	"context"
-	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -22,7 +22,8 @@ type Versions struct {
 	cluster *membership.Cluster
 	peers   *transport.Client
 
-	unreached fading        // members that did not tell their version; of the goroutine that asks
+	asking    sync.Mutex    // one question at a time
+	unreached fading        // members that did not tell their version; under asking
 	decide    chan struct{} // capacity 1: a new leader should decide the cluster version
 }
 
@@ -72,46 +73,63 @@ const (
 )
 
 // decideVersion decides, as the leader, the version of the cluster from those of its
-// members, and ends a downgrade that is complete.
+// members.
 func (v *Versions) decideVersion(context.Context) {
 	servers := v.memberVersions()
-	d := v.cluster.Downgrade()
-	next, change, err := membership.NextClusterVersion(v.cluster.Version(), membership.MinServerVersion(servers), d)
+	current, d := v.cluster.Version(), v.cluster.Downgrade()
+	if current.Decided() {
+		servers.tell(v.lg)
+	}
+	next, change, err := membership.NextClusterVersion(current, membership.MinServerVersion(servers.texts()), d)
 	if err != nil {
-		v.lg.Warn("cannot decide the cluster version", zap.Strings("server-versions", servers), zap.Error(err))
+		v.lg.Error("Failed to monitor cluster version", zap.String("downgrade-target", d.Target), zap.Stringer("cluster-version", current),
+			zap.Strings("server-versions", servers.texts()), zap.Error(err))
 		return
 	}
-	if change {
-		to := fmt.Sprintf("%d.%d", next.Major, next.Minor)
-		if from := v.cluster.Version(); from.Decided() {
-			v.lg.Info("updating cluster version using v3 API", zap.String("from", fmt.Sprintf("%d.%d", from.Major, from.Minor)), zap.String("to", to))
-		} else {
-			v.lg.Info("setting up initial cluster version using v3 API", zap.String("cluster-version", to))
-		}
-		_, err := v.replica.propose(v.replica.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}})
-		if err != nil && !ended(err) {
-			v.lg.Warn("failed to set the cluster version", zap.Stringer("version", next), zap.Error(err))
-		}
-		if err == nil {
-			v.lg.Info("cluster version is updated", zap.String("cluster-version", to))
-		}
+	if !change {
+		return
 	}
-	if target, err := membership.ParseVersion(d.Target); d.Enabled && err == nil && membership.DowngradeDone(servers, target) {
-		_, err := v.replica.propose(v.replica.rootCtx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}})
-		if err != nil && !ended(err) {
-			v.lg.Warn("failed to end the downgrade", zap.Error(err))
-		}
+	to := short(next)
+	if current.Decided() {
+		v.lg.Info("updating cluster version using v3 API", zap.String("from", short(current)), zap.String("to", to))
+	} else {
+		v.lg.Info("setting up initial cluster version using v3 API", zap.String("cluster-version", to))
+	}
+	_, err = v.replica.propose(v.replica.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}})
+	switch {
+	case err == nil:
+		v.lg.Info("cluster version is updated", zap.String("cluster-version", to))
+	case ended(err):
+		v.lg.Warn("aborting cluster version update; server is stopped", zap.Error(err))
+	default:
+		v.lg.Warn("failed to update cluster version", zap.Stringer("version", next), zap.Error(err))
+	}
+}
+
+// checkDowngrade ends, as the leader, a downgrade when all members run the release that it leads to.
+func (v *Versions) checkDowngrade(context.Context) {
+	d := v.cluster.Downgrade()
+	if target, err := membership.ParseVersion(d.Target); !d.Enabled || err != nil || !v.memberVersions().have(target, v.lg) {
+		return
+	}
+	v.lg.Info("the cluster has been downgraded", zap.String("cluster-version", d.Target))
+	_, err := v.replica.propose(v.replica.rootCtx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}})
+	if err != nil && !ended(err) {
+		v.lg.Warn("failed to cancel downgrade", zap.Error(err))
 	}
 }
 
 // memberVersions asks every member for its server version; one that does not
 // answer has the version "".
-func (m *Versions) memberVersions() []string {
+func (m *Versions) memberVersions() serverVersions {
+	m.asking.Lock()
+	defer m.asking.Unlock()
 	members := m.cluster.Members()
-	out := make([]string, len(members))
+	out := make(serverVersions, len(members))
 	for i, x := range members {
+		out[i].id = x.ID
 		if x.ID == m.replica.id {
-			out[i] = Version
+			out[i].text = Version
 			continue
 		}
 		v, err := m.peers.Version(m.replica.rootCtx, x.PeerURLs, versionTimeout)
@@ -124,7 +142,7 @@ func (m *Versions) memberVersions() []string {
 			continue
 		}
 		m.unreached.forget(x.ID)
-		out[i] = v.Server
+		out[i].text = v.Server
 	}
 	return out
 }

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
@@ -121,7 +122,7 @@ func (t *Transport) serveMessage(w http.ResponseWriter, r *http.Request) {
 		err = t.deliver(m)
 	}
 	if err != nil {
-		t.warn(t.lg, "failed to process raft message", zap.String("remote-peer-id", r.Header.Get(headerFrom)), zap.Error(err))
+		t.warn(t.lg, "failed to process Raft message", zap.String("remote-peer-id", r.Header.Get(headerFrom)), zap.Error(err))
 		// Never 403 here: a member that reads it takes itself for removed.
 		w.Header().Set("Connection", "close")
 		http.Error(w, "error processing raft message", http.StatusInternalServerError)
@@ -234,7 +235,8 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	inflight.Inc()
 	defer inflight.Dec()
 	lg := t.lg.With(zap.String("remote-snapshot-sender-id", from), zap.Uint64("incoming-snapshot-index", m.GetSnapshot().GetMetadata().GetIndex()))
-	lg.Info("receiving database snapshot", zap.Int64("incoming-snapshot-message-size-bytes", body.n))
+	lg.Info("receiving database snapshot", zap.Int64("incoming-snapshot-message-size-bytes", body.n),
+		zap.String("incoming-snapshot-message-size", humanize.Bytes(uint64(body.n))))
 	if err := t.receiveSnapshot(m, body); err != nil {
 		text := fmt.Sprintf("failed to save KV snapshot (%v)", err)
 		if errors.Is(err, ErrSnapshotNotProcessed) {
@@ -246,7 +248,8 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 	metrics.NetworkSnapshotReceiveSuccess.WithLabelValues(from).Inc()
 	metrics.NetworkSnapshotReceiveTotalDurationSeconds.WithLabelValues(from).Observe(time.Since(start).Seconds())
-	lg.Info("received and saved database snapshot", zap.Int64("incoming-snapshot-size-bytes", body.n), zap.Duration("download-took", time.Since(start)))
+	lg.Info("received and saved database snapshot", zap.Int64("incoming-snapshot-size-bytes", body.n),
+		zap.String("incoming-snapshot-size", humanize.Bytes(uint64(body.n))), zap.Duration("download-took", time.Since(start)))
 }
 
 // receiveSnapshot looks at the message as deliver does and gives it to the Host.

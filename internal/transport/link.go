@@ -90,6 +90,7 @@ func (l *link) run() {
 		l.p.lg.Warn("lost TCP streaming connection with remote peer", what, l.p.called(), zap.Error(err))
 	case l.p.isStopped():
 		l.finish()
+		l.p.lg.Warn("closed TCP streaming connection with remote peer", what)
 		l.p.lg.Info("stopped TCP streaming connection with remote peer", what)
 	default: // by another one
 		l.finish()

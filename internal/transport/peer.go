@@ -228,7 +228,15 @@ func (p *peer) receive(m *raftpb.Message) {
 		return
 	}
 	p.receivedFailures.Inc()
-	p.lg.Debug("dropped a received raft message", zap.Stringer("type", m.GetType()), zap.Error(err))
+	p.notProcessed(m, err)
+}
+
+func (p *peer) notProcessed(m *raftpb.Message, err error) {
+	text := "failed to process Raft message"
+	if errors.Is(err, errProposalsFull) {
+		text = "dropped Raft message since receiving buffer is full (overloaded network)"
+	}
+	p.t.warn(p.lg, text, zap.Stringer("message-type", m.GetType()), zap.Error(err))
 }
 
 func (p *peer) processProposals() {
@@ -245,7 +253,7 @@ func (p *peer) processProposals() {
 			}
 			if err := p.t.deliver(m); err != nil {
 				p.receivedFailures.Inc()
-				p.lg.Debug("dropped a received proposal", zap.Error(err))
+				p.notProcessed(m, err)
 			}
 		}
 		p.proposals.done(batch)

@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/dustin/go-humanize"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
@@ -68,7 +69,7 @@ func (p *peer) transferSnapshot(m *raftpb.Message, body io.ReadCloser) {
 		p.dropped(m)
 		return
 	}
-	lg.Info("sent database snapshot", zap.Int64("bytes", n), zap.Duration("took", time.Since(start)))
+	lg.Info("sent database snapshot", zap.Int64("bytes", n), zap.String("size", humanize.Bytes(uint64(n))), zap.Duration("took", time.Since(start)))
 	p.status.activate()
 	p.sentBytes.Add(float64(n))
 	metrics.NetworkSnapshotSendSuccess.WithLabelValues(p.name).Inc()

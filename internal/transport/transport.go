@@ -309,9 +309,11 @@ func (t *Transport) warn(lg *zap.Logger, text string, fields ...zap.Field) {
 // deliver gives a received message to the Host.
 func (t *Transport) deliver(m *raftpb.Message) error {
 	if m.GetTo() != t.cfg.ID {
+		t.warn(t.lg, "rejected Raft message to mismatch member", zap.String("mismatch-member-id", membership.FormatID(m.GetTo())))
 		return fmt.Errorf("transport: message to member %s", membership.FormatID(m.GetTo()))
 	}
 	if t.cfg.Host.IsRemoved(m.GetFrom()) {
+		t.warn(t.lg, "rejected Raft message from removed member", zap.String("removed-member-id", membership.FormatID(m.GetFrom())))
 		return fmt.Errorf("transport: message from removed member %s", membership.FormatID(m.GetFrom()))
 	}
 	t.count(&t.stats.Received, m)

@@ -1,0 +1,63 @@
+package server
+
+import (
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+)
+
+// serverVersion is what a member has told about its server: a version, "" if it did not answer.
+type serverVersion struct {
+	id   uint64
+	text string
+}
+
+// parse returns the version, and logs what a member has told that is none.
+func (s serverVersion) parse(lg *zap.Logger) (v membership.Version, ok bool) {
+	if s.text == "" {
+		return v, false // logged where it was asked
+	}
+	v, err := membership.ParseVersion(s.text)
+	if err != nil {
+		lg.Warn("failed to parse server version of remote member", zap.String("remote-member-id", membership.FormatID(s.id)),
+			zap.String("remote-member-version", s.text), zap.Error(err))
+	}
+	return v, err == nil
+}
+
+// serverVersions are those of all members.
+type serverVersions []serverVersion
+
+func (s serverVersions) texts() []string {
+	out := make([]string, len(s))
+	for i, x := range s {
+		out[i] = x.text
+	}
+	return out
+}
+
+// tell logs which of them hinder a decision about the version of the cluster, or make it
+// one that this server cannot judge.
+func (s serverVersions) tell(lg *zap.Logger) {
+	for _, x := range s {
+		if v, ok := x.parse(lg); ok && ownVersion.Less(v) {
+			lg.Warn("leader found higher-versioned member", zap.Stringer("local-member-version", ownVersion),
+				zap.String("remote-member-id", membership.FormatID(x.id)), zap.String("remote-member-version", x.text))
+		}
+	}
+}
+
+// have reports whether all servers are of the release of target, and logs the first that is not.
+func (s serverVersions) have(target membership.Version, lg *zap.Logger) bool {
+	for _, x := range s {
+		v, ok := x.parse(lg)
+		if ok && v.MajorMinor() != target.MajorMinor() {
+			lg.Warn("remotes server has mismatching etcd version", zap.String("remote-member-id", membership.FormatID(x.id)),
+				zap.Stringer("current-server-version", v.MajorMinor()), zap.Stringer("target-version", target.MajorMinor()))
+		}
+		if !ok || v.MajorMinor() != target.MajorMinor() {
+			return false
+		}
+	}
+	return true
+}
