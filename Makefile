@@ -19,7 +19,7 @@ PROMETHEUS := compat/bin/prometheus compat/bin/promtool
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
 	@echo 'make run           start a three-member cluster on loopback and stay up until Ctrl-C'
-	@echo 'make test          all of the lanes below but bench'
+	@echo 'make test          all of the lanes below but bench, release-test, mixed-long and monitoring, which take long'
 	@echo 'make check         gofmt, vet, staticcheck, functions that nothing reaches, rules on the structure of the code'
 	@echo 'make unit          package tests'
 	@echo 'make race          concurrent packages under the race detector'
@@ -56,7 +56,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway v2 proxies observe monitoring tools auth-test failure-test cluster-test setup-test secure hostile-test h2 mixed moving
+test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test secure hostile-test h2 mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench release); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
