@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -36,8 +37,16 @@ func together(t *testing.T, n *node, changes ...func() error) []error {
 	var wg sync.WaitGroup
 	for i, f := range changes {
 		waiting := n.m.replica.props.Len()
-		wg.Go(func() { errs[i] = f() })
-		eventually(t, "the change is proposed", func() bool { return n.m.replica.props.Len() > waiting })
+		answered := make(chan struct{})
+		wg.Go(func() { defer close(answered); errs[i] = f() })
+		eventually(t, "the change is proposed", func() bool {
+			select {
+			case <-answered: // it was not, and the caller looks at the reason
+				return true
+			default:
+				return n.m.replica.props.Len() > waiting
+			}
+		})
 	}
 	release()
 	wg.Wait()
@@ -183,6 +192,9 @@ func TestPromotionBesideOthers(t *testing.T) {
 			n.ready()
 			connectedAll(t, c)
 			lead = c.leader()
+			for i := range 100 { // a change that the learner lacks does not count for a tenth of the log
+				lead.put(fmt.Sprint("k", i), "v")
+			}
 			eventually(t, "the learner is in sync", func() bool {
 				match := lead.m.Members.driver.progress(background(t))
 				return match != nil && membership.LearnerInSync(match[lead.m.replica.id], match[added.ID])
