@@ -61,7 +61,7 @@ test: build check unit race sim crash fuzz differential gateway v2 proxies obser
 check:
 	@out=$$(gofmt -l cmd internal compat bench release); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
-	@for module in . compat bench; do \
+	@for module in . compat compat/h2 bench; do \
 		(cd $$module && echo "staticcheck $$module" && $(GO) tool -modfile=$(CURDIR)/tools/go.mod staticcheck ./...) || exit 1; \
 	done
 	GO=$(GO) scripts/deadcode

@@ -25,13 +25,14 @@ type registrar struct{ *h2.Server }
 
 func (r registrar) RegisterService(d *grpc.ServiceDesc, impl any) {
 	for _, m := range d.Methods {
-		r.HandleUnary("/"+d.ServiceName+"/"+m.MethodName, func(s *h2.Stream, req []byte) (mem.BufferSlice, error) {
+		r.HandleUnary("/"+d.ServiceName+"/"+m.MethodName, func(s *h2.Stream, req []byte) (h2.Reply, error) {
 			resp, err := m.Handler(impl, grpc.NewContextWithServerTransportStream(s.Context(), s),
 				func(v any) error { return proto.Unmarshal(req, v.(proto.Message)) }, nil)
 			if err != nil {
-				return nil, err
+				return h2.Reply{}, err
 			}
-			return encoded(resp)
+			pieces, err := encoded(resp)
+			return h2.Reply{Pieces: pieces}, err
 		})
 	}
 	for _, m := range d.Streams {
