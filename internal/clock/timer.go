@@ -1,19 +1,12 @@
 package clock
 
 import (
-	"context"
 	"sync"
 	"time"
 )
 
-// System is the clock of the machine, for code that is given no other.
-var System Clock = Real{}
-
-// Since returns the time that has passed on the clock of the machine since t.
-func Since(t time.Time) time.Duration { return System.Now().Sub(t) }
-
-// Ticker sends the time on C again and again, or once; a receiver that is late gets one
-// tick, not all that it missed.
+// Ticker sends the time on C again and again; a receiver that is late gets one tick, not
+// all that it missed.
 type Ticker struct {
 	C    <-chan time.Time
 	stop func()
@@ -28,19 +21,10 @@ func NewTicker(c Clock, d time.Duration) *Ticker {
 		t := time.NewTicker(d)
 		return &Ticker{C: t.C, stop: t.Stop}
 	}
-	return newTicker(c, d, true)
+	return newTicker(c, d)
 }
 
-// NewTimer returns a ticker that ticks once, after d.
-func NewTimer(c Clock, d time.Duration) *Ticker {
-	if _, real := c.(Real); real {
-		t := time.NewTimer(d)
-		return &Ticker{C: t.C, stop: func() { t.Stop() }}
-	}
-	return newTicker(c, d, false)
-}
-
-func newTicker(c Clock, d time.Duration, again bool) *Ticker {
+func newTicker(c Clock, d time.Duration) *Ticker {
 	var (
 		mu      sync.Mutex
 		stopped bool
@@ -55,7 +39,7 @@ func newTicker(c Clock, d time.Duration, again bool) *Ticker {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if again && !stopped {
+		if !stopped {
 			cancel = c.AfterFunc(d, tick)
 		}
 	}
@@ -68,16 +52,4 @@ func newTicker(c Clock, d time.Duration, again bool) *Ticker {
 		stopped = true
 		cancel()
 	}}
-}
-
-// Sleep pauses for d on the clock c; the error of ctx if that ends first.
-func Sleep(ctx context.Context, c Clock, d time.Duration) error {
-	t := NewTimer(c, d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -66,7 +66,7 @@ type SlowReads struct {
 }
 
 // Core is one member without its disk, network, clock and threads. The real
-// driver (run.go) and the simulator feed it the same inputs and carry out the
+// driver (driver.go of package server) and the simulator feed it the same inputs and carry out the
 // same effects. One goroutine at a time drives it.
 type Core struct {
 	node  *raftnode.Node

@@ -43,7 +43,7 @@ type disks struct {
 
 // waitForSpace pauses until the log should be tried again. Nothing of the write
 // that failed is in the log and nobody was told that it is, so waiting loses
-// nothing; meanwhile new writes are refused (put.go).
+// nothing; meanwhile new writes are refused (propose.go).
 func (d *disks) waitForSpace(err error) bool {
 	if d.diskFull.CompareAndSwap(false, true) {
 		metrics.DiskFull.WithLabelValues(metrics.FullLog).Set(1)

@@ -41,127 +41,127 @@ var releaseDelay = 30 * time.Second
 
 // install replaces the state by a snapshot that raft has accepted. It runs on
 // the log's goroutine; the exchange itself happens between two runs of apply.
-func (m *installer) install(i *replica.Install) bool {
+func (s *installer) install(i *replica.Install) bool {
 	index := i.Snapshot().GetMetadata().GetIndex()
 	metrics.ServerSnapshotApplyInProgressTotal.Set(1)
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
-	meta, before := i.Snapshot().GetMetadata(), zap.Uint64("current-snapshot-index", m.logw.mark.Load())
-	m.lg.Info("applying snapshot", before, zap.Uint64("current-applied-index", m.replica.mach().Applied()),
+	meta, before := i.Snapshot().GetMetadata(), zap.Uint64("current-snapshot-index", s.logw.mark.Load())
+	s.lg.Info("applying snapshot", before, zap.Uint64("current-applied-index", s.replica.mach().Applied()),
 		zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
 	locked := false
 	for stage := i.Stage(); stage != replica.Installed; stage = i.Stage() {
 		if stage != replica.Import && !locked {
-			m.logw.logMu.Lock() // no truncation may measure the old store against the new log
-			defer m.logw.logMu.Unlock()
+			s.logw.logMu.Lock() // no truncation may measure the old store against the new log
+			defer s.logw.logMu.Unlock()
 			locked = true
 		}
-		err := m.installStage(i)
+		err := s.installStage(i)
 		switch {
 		case err == nil:
 			i.Done()
 			continue
-		case m.replica.rootCtx.Err() != nil && (stage == replica.Import || noRoom(err)), errors.Is(err, errHalted):
+		case s.replica.rootCtx.Err() != nil && (stage == replica.Import || noRoom(err)), errors.Is(err, errHalted):
 		default:
-			m.replica.fail(fmt.Errorf("install snapshot %d: %s: %w", index, stage, err))
+			s.replica.fail(fmt.Errorf("install snapshot %d: %s: %w", index, stage, err))
 		}
 		return false // a member that is stopping gets the snapshot again, or finishes at its next start
 	}
-	m.logw.mark.Store(index)
-	m.lg.Info("applied snapshot", before, zap.Uint64("current-applied-index", m.replica.mach().Applied()),
+	s.logw.mark.Store(index)
+	s.lg.Info("applied snapshot", before, zap.Uint64("current-applied-index", s.replica.mach().Applied()),
 		zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
 	return true
 }
 
 var errHalted = errors.New("the member is stopping")
 
-func (m *installer) installStage(i *replica.Install) error {
+func (s *installer) installStage(i *replica.Install) error {
 	meta := i.Snapshot().GetMetadata()
 	logStep := func(step func() error) error {
-		return m.replica.patiently(m.replica.rootCtx, "the raft log", m.cfg.logDir(), step)
+		return s.replica.patiently(s.replica.rootCtx, "the raft log", s.cfg.logDir(), step)
 	}
 	switch i.Stage() {
 	case replica.Import:
-		return m.replica.home().Import(m.replica.rootCtx, i.Snapshot())
+		return s.replica.home().Import(s.replica.rootCtx, i.Snapshot())
 	case replica.Exchange:
 		done := make(chan error, 1)
-		m.driver.applyq.push(replica.Work{Swap: func() { done <- m.exchange(meta) }})
+		s.driver.applyq.push(replica.Work{Swap: func() { done <- s.exchange(meta) }})
 		select {
 		case err := <-done:
 			return err
-		case <-m.replica.halt:
+		case <-s.replica.halt:
 			return errHalted
 		}
 	case replica.Reset:
-		return logStep(func() error { return m.replica.home().ResetLog(meta) })
+		return logStep(func() error { return s.replica.home().ResetLog(meta) })
 	default:
-		return logStep(func() error { return i.Follow(m.log) })
+		return logStep(func() error { return i.Follow(s.log) })
 	}
 }
 
 // exchange puts the imported store into use; readers of the old one finish on
 // it. It runs on the apply goroutine.
-func (i *installer) exchange(meta *raftpb.SnapshotMetadata) error {
+func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 	var (
 		eng engine.Engine
 		dir string
 	)
-	err := i.replica.patiently(i.replica.rootCtx, "installing a snapshot", i.replica.layout().Member(), func() (err error) {
-		eng, dir, err = i.replica.home().Exchange(meta.GetIndex())
+	err := s.replica.patiently(s.replica.rootCtx, "installing a snapshot", s.replica.layout().Member(), func() (err error) {
+		eng, dir, err = s.replica.home().Exchange(meta.GetIndex())
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	old := i.replica.mach()
-	oldDir := i.replica.storeDir()
+	old := s.replica.mach()
+	oldDir := s.replica.storeDir()
 	hadV2 := old.V2().Written()
-	mach, err := i.replica.openMachine(eng, dir)
+	mach, err := s.replica.openMachine(eng, dir)
 	if err != nil {
 		eng.Close()
 		return err
 	}
-	i.replica.machine.Store(mach)
-	i.replica.storeInUse.Store(&dir)
+	s.replica.machine.Store(mach)
+	s.replica.storeInUse.Store(&dir)
 	if old.V2().Close(); hadV2 && !mach.V2().Written() {
-		i.lg.Error("the snapshot came from a member that keeps no data of the v2 API; this member has none either now: replace the members of etcd 3.6 and later, then this one")
+		s.lg.Error("the snapshot came from a member that keeps no data of the v2 API; this member has none either now: replace the members of etcd 3.6 and later, then this one")
 	}
-	i.hub.Restore(history{mach.KV()})
-	i.watches.recheckWatches()
-	i.replica.reads.Applied(mach.Applied())
-	i.syncPeers()
-	retire := func() { i.retire(old, oldDir, meta.GetIndex()) }
-	if !i.replica.background(retire) {
+	s.hub.Restore(history{mach.KV()})
+	s.watches.recheckWatches()
+	s.replica.reads.Applied(mach.Applied())
+	s.syncPeers()
+	retire := func() { s.retire(old, oldDir, meta.GetIndex()) }
+	if !s.replica.background(retire) {
 		retire() // the member stops, and waits for nobody else
 	}
 	return nil
 }
 
 // retire closes a replaced store once its last reader is gone.
-func (i *installer) retire(old *apply.Machine, dir string, index uint64) {
+func (s *installer) retire(old *apply.Machine, dir string, index uint64) {
 	old.Close()
 	for old.KV().OpenViews() > 0 {
-		if i.replica.pause(i.replica.rootCtx, viewsPoll) != nil {
+		if s.replica.pause(s.replica.rootCtx, viewsPoll) != nil {
 			break
 		}
 	}
 	if err := old.Engine().Close(); err != nil {
-		i.lg.Warn("failed to close the replaced store", zap.Error(err))
+		s.lg.Warn("failed to close the replaced store", zap.Error(err))
 	}
-	if err := i.replica.home().Retire(dir, index); err != nil {
-		i.lg.Warn("failed to remove what a snapshot has replaced", zap.String("path", dir), zap.Error(err))
+	if err := s.replica.home().Retire(dir, index); err != nil {
+		s.lg.Warn("failed to remove what a snapshot has replaced", zap.String("path", dir), zap.Error(err))
 	}
 }
 
 // syncPeers brings the transport in line with a membership that was replaced as
 // a whole.
-func (i *installer) syncPeers() {
-	for _, id := range i.cluster.RemovedIDs() {
-		i.tr.RemovePeer(id)
+func (s *installer) syncPeers() {
+	for _, id := range s.cluster.RemovedIDs() {
+		s.tr.RemovePeer(id)
 	}
-	for _, x := range i.cluster.Members() {
-		if x.ID != i.replica.id {
-			i.tr.AddPeer(x.ID, x.PeerURLs)
-			i.tr.UpdatePeer(x.ID, x.PeerURLs)
+	for _, x := range s.cluster.Members() {
+		if x.ID != s.replica.id {
+			s.tr.AddPeer(x.ID, x.PeerURLs)
+			s.tr.UpdatePeer(x.ID, x.PeerURLs)
 		}
 	}
 }

@@ -34,8 +34,8 @@ type Maintenance struct {
 }
 
 // Alarm lists, raises or clears alarms; listing goes through the log as well.
-func (x *Maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
-	res, err := x.replica.propose(ctx, &pb.InternalRaftRequest{Alarm: r})
+func (u *Maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	res, err := u.replica.propose(ctx, &pb.InternalRaftRequest{Alarm: r})
 	if err != nil {
 		return nil, err
 	}
@@ -43,24 +43,24 @@ func (x *Maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmR
 }
 
 // Alarms returns the alarms that are active here.
-func (x *Maintenance) Alarms() []*pb.AlarmMember { return x.replica.mach().Alarms() }
+func (u *Maintenance) Alarms() []*pb.AlarmMember { return u.replica.mach().Alarms() }
 
 // Status tells how this member is, without asking anyone.
-func (x *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
-	mach := x.replica.mach()
+func (u *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
+	mach := u.replica.mach()
 	size := mach.Engine().Size()
-	d := x.cluster.Downgrade()
+	d := u.cluster.Downgrade()
 	s := &pb.StatusResponse{
 		Version:          Version,
-		StorageVersion:   x.Versions.StorageVersion(),
+		StorageVersion:   u.Versions.StorageVersion(),
 		DbSize:           size.Total,
 		DbSizeInUse:      size.InUse,
-		DbSizeQuota:      x.cfg.QuotaReported,
-		Leader:           x.replica.Leader(),
-		RaftIndex:        x.replica.commit.Load(),
-		RaftTerm:         x.replica.Term(),
+		DbSizeQuota:      u.cfg.QuotaReported,
+		Leader:           u.replica.Leader(),
+		RaftIndex:        u.replica.commit.Load(),
+		RaftTerm:         u.replica.Term(),
 		RaftAppliedIndex: mach.Applied(),
-		IsLearner:        x.cluster.IsLocalLearner(),
+		IsLearner:        u.cluster.IsLocalLearner(),
 		DowngradeInfo:    &pb.DowngradeInfo{Enabled: d.Enabled, TargetVersion: d.Target},
 	}
 	if s.Leader == 0 {
@@ -73,44 +73,44 @@ func (x *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
 }
 
 // HashKV hashes the keys at a revision, 0 meaning the current one.
-func (x *Maintenance) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
-	return x.replica.kv().HashKV(ctx, rev)
+func (u *Maintenance) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
+	return u.replica.kv().HashKV(ctx, rev)
 }
 
 // Hash hashes everything in the store.
-func (x *Maintenance) Hash(ctx context.Context) (uint32, error) {
+func (u *Maintenance) Hash(ctx context.Context) (uint32, error) {
 	start := time.Now()
-	h, err := hashAll(ctx, x.replica.mach().Engine())
+	h, err := hashAll(ctx, u.replica.mach().Engine())
 	metrics.MVCCHashDurationSeconds.Observe(time.Since(start).Seconds())
 	return h, err
 }
 
 // Defragment rewrites the store to give space back, also that of compactions which
 // were asked for before. It runs beside the traffic.
-func (x *Maintenance) Defragment(ctx context.Context) error {
+func (u *Maintenance) Defragment(ctx context.Context) error {
 	metrics.DiskDefragInflight.Set(1)
 	defer metrics.DiskDefragInflight.Set(0)
 	start := time.Now()
-	x.lg.Info("starting defragment")
-	if err := x.upkeep.reclaim(ctx, x.replica.mach()); err != nil {
+	u.lg.Info("starting defragment")
+	if err := u.upkeep.reclaim(ctx, u.replica.mach()); err != nil {
 		return err
 	}
 	metrics.DiskBackendDefragDurationSeconds.Observe(time.Since(start).Seconds())
-	x.lg.Info("finished defragment", zap.Duration("took", time.Since(start)))
+	u.lg.Info("finished defragment", zap.Duration("took", time.Since(start)))
 	return nil
 }
 
 // MoveLeader hands leadership to another voter and returns once it leads.
-func (m *Maintenance) MoveLeader(ctx context.Context, target uint64) error {
-	if !m.replica.isLeader() {
+func (u *Maintenance) MoveLeader(ctx context.Context, target uint64) error {
+	if !u.replica.isLeader() {
 		return rpctypes.ErrGRPCNotLeader
 	}
-	if x, ok := m.cluster.Member(target); !ok || x.IsLearner {
+	if x, ok := u.cluster.Member(target); !ok || x.IsLearner {
 		return rpctypes.ErrGRPCBadLeaderTransferee
 	}
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.requestTimeout())
+	ctx, cancel := context.WithTimeout(ctx, u.cfg.requestTimeout())
 	defer cancel()
-	return m.driver.transfer(ctx, target)
+	return u.driver.transfer(ctx, target)
 }
 
 var hashSkip = map[string]bool{"consistent_index": true, "term": true, "storageVersion": true}
@@ -156,11 +156,11 @@ func hashAll(ctx context.Context, eng engine.Engine) (uint32, error) {
 
 // Downgrade validates, starts or ends the downgrade of the cluster to the minor
 // version below.
-func (x *Maintenance) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
-	if err := x.replica.barrier(ctx); err != nil {
+func (u *Maintenance) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	if err := u.replica.barrier(ctx); err != nil {
 		return nil, err
 	}
-	version := x.cluster.Version()
+	version := u.cluster.Version()
 	if !version.Decided() {
 		return nil, rpctypes.ErrGRPCClusterVersionUnavailable
 	}
@@ -168,9 +168,9 @@ func (x *Maintenance) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*p
 	set := &membershippb.DowngradeInfoSetRequest{}
 	switch r.Action {
 	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
-		target, err := x.downgradeTarget(version, r.Version)
+		target, err := u.downgradeTarget(version, r.Version)
 		if err != nil && r.Action == pb.DowngradeRequest_ENABLE {
-			x.lg.Warn("reject downgrade request", zap.Error(err))
+			u.lg.Warn("reject downgrade request", zap.Error(err))
 		}
 		if err != nil || r.Action == pb.DowngradeRequest_VALIDATE {
 			return resp, err
@@ -180,13 +180,13 @@ func (x *Maintenance) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*p
 	default:
 		return nil, errUnknownMethod
 	}
-	if _, err := x.replica.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: set}); err != nil {
+	if _, err := u.replica.propose(ctx, &pb.InternalRaftRequest{DowngradeInfoSet: set}); err != nil {
 		return nil, err
 	}
 	return resp, nil
 }
 
-func (x *Maintenance) downgradeTarget(version membership.Version, text string) (membership.Version, error) {
+func (u *Maintenance) downgradeTarget(version membership.Version, text string) (membership.Version, error) {
 	if strings.Count(text, ".") == 1 {
 		text += ".0"
 	}
@@ -198,7 +198,7 @@ func (x *Maintenance) downgradeTarget(version membership.Version, text string) (
 	if allowed, ok := membership.DowngradeTarget(version); !ok || allowed != target {
 		return target, rpctypes.ErrGRPCInvalidDowngradeTargetVersion
 	}
-	if x.cluster.Downgrade().Enabled {
+	if u.cluster.Downgrade().Enabled {
 		return target, rpctypes.ErrGRPCDowngradeInProcess
 	}
 	return target, nil
@@ -209,10 +209,10 @@ func short(v membership.Version) string { return fmt.Sprintf("%d.%d", v.Major, v
 
 // SnapshotFile is the store, as it is now, as a database file of etcd. Its pages
 // are made as they are read; nothing is written anywhere. It must be closed.
-func (x *Maintenance) SnapshotFile(ctx context.Context) (io.ReadCloser, int64, error) {
-	state := x.replica.mach().Engine().NewSnapshot()
-	start := x.cfg.Clock.Now()
-	image, err := snapshot.Measure(ctx, state, x.sender.snapshotOptions())
+func (u *Maintenance) SnapshotFile(ctx context.Context) (io.ReadCloser, int64, error) {
+	state := u.replica.mach().Engine().NewSnapshot()
+	start := u.cfg.Clock.Now()
+	image, err := snapshot.Measure(ctx, state, u.sender.snapshotOptions())
 	if err != nil {
 		state.Close()
 		return nil, 0, err
@@ -224,8 +224,8 @@ func (x *Maintenance) SnapshotFile(ctx context.Context) (io.ReadCloser, int64, e
 		defer crash.Guard()
 		defer close(f.written)
 		defer state.Close()
-		w.CloseWithError(image.WriteTo(ctx, x.sender.progressOf(w, "a client", image.Size())))
-		metrics.DiskBackendSnapshotDurationSeconds.Observe(x.cfg.Clock.Now().Sub(start).Seconds())
+		w.CloseWithError(image.WriteTo(ctx, u.sender.progressOf(w, "a client", image.Size())))
+		metrics.DiskBackendSnapshotDurationSeconds.Observe(u.cfg.Clock.Now().Sub(start).Seconds())
 	}()
 	return f, image.Size(), nil
 }

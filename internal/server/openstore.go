@@ -19,6 +19,7 @@ func (o *opening) openStore(ctx context.Context, id identity) error {
 	if err != nil {
 		return err
 	}
+	o.replica.id = id.id // a disk that fails from here on ends this member by name
 	cfg.working("opening the store and its index")
 	start := time.Now()
 	eng, err := o.replica.openEngine(dir)
@@ -30,7 +31,6 @@ func (o *opening) openStore(ctx context.Context, id identity) error {
 		eng.Close()
 		return err
 	}
-	o.replica.id = id.id
 	o.cluster = membership.New(membership.Options{LocalID: id.id, ClusterID: id.cluster, ServerVersion: ownVersion,
 		MaxLearners: cfg.MaxLearners, Logger: o.lg})
 	minTTL := (3*int64(cfg.ElectionTicks)/2*cfg.Tick.Nanoseconds() + int64(time.Second) - 1) / int64(time.Second)

@@ -60,21 +60,21 @@ func write[R any](ctx context.Context, p *proposer, k command.Kind, req *pb.Inte
 
 // propose numbers, encodes and submits any other request, in the name of the
 // caller.
-func (p *proposer) propose(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
-	return p.proposeAs(ctx, req, false)
+func (s *proposer) propose(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
+	return s.proposeAs(ctx, req, false)
 }
 
 // proposeAgain is propose for a request that may as well be applied twice. It is given to raft
 // again while nobody answers: a member that joins loses what it has said first, on a connection
 // that is made anew, or with an entry that reaches it inside a snapshot.
-func (p *proposer) proposeAgain(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
-	return p.proposeAs(ctx, req, true)
+func (s *proposer) proposeAgain(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
+	return s.proposeAs(ctx, req, true)
 }
 
-func (p *proposer) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, repeat bool) (proposal.Result, error) {
-	req.Header = &pb.RequestHeader{ID: p.ids.Next()}
+func (s *proposer) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, repeat bool) (proposal.Result, error) {
+	req.Header = &pb.RequestHeader{ID: s.ids.Next()}
 	if req.Authenticate == nil {
-		who, err := p.Access.caller(ctx)
+		who, err := s.Access.caller(ctx)
 		if err != nil {
 			return proposal.Result{}, err
 		}
@@ -84,27 +84,27 @@ func (p *proposer) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, r
 	if err != nil {
 		return proposal.Result{}, err
 	}
-	return p.submit(ctx, &proposal.Pending{ID: req.Header.ID, Req: req, Data: data, Repeat: repeat})
+	return s.submit(ctx, &proposal.Pending{ID: req.Header.ID, Req: req, Data: data, Repeat: repeat})
 }
 
 // submit admits a request, hands it to the core and waits for its outcome.
-func (m *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposal.Result, err error) {
-	if err := m.admit(p); err != nil {
+func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposal.Result, err error) {
+	if err := s.admit(p); err != nil {
 		return proposal.Result{}, err
 	}
-	if err := m.props.Admit(p, m.cfg.Clock.Now(), m.cfg.requestTimeout()); errors.Is(err, proposal.ErrTooMany) {
+	if err := s.props.Admit(p, s.cfg.Clock.Now(), s.cfg.requestTimeout()); errors.Is(err, proposal.ErrTooMany) {
 		return proposal.Result{}, ErrTooManyRequests
 	} else if err != nil {
 		return proposal.Result{}, err
 	}
-	m.driver.proposed(p)
+	s.driver.proposed(p)
 	if p.Req != nil {
 		// What was proposed counts as a success there, whatever came of it.
 		defer func() {
-			end := m.cfg.Clock.Now()
+			end := s.cfg.Clock.Now()
 			observeRequest(command.Op(p.Req), true, end.Sub(p.Start))
 			if end.Sub(p.Start) > traceThreshold {
-				m.slow.proposalTook(p, res, end)
+				s.slow.proposalTook(p, res, end)
 			}
 		}()
 	}
@@ -122,24 +122,24 @@ func (m *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposa
 		case res = <-p.Done():
 			return res, res.Err
 		case <-ctx.Done():
-			m.props.Forget(p.ID)
+			s.props.Forget(p.ID)
 			metrics.ServerProposalsFailedTotal.Inc()
 			return proposal.Result{}, ctx.Err()
 		case <-again:
 			if p.Allowed == nil {
-				m.driver.proposed(p)
+				s.driver.proposed(p)
 				continue
 			}
 			// What was allowed once may not be any more: others have made changes. An earlier
 			// copy that is on its way has the time until the next turn.
 			err := p.Allowed()
 			if err != nil && refused {
-				m.props.Forget(p.ID)
+				s.props.Forget(p.ID)
 				metrics.ServerProposalsFailedTotal.Inc()
 				return proposal.Result{}, err
 			}
 			if refused = err != nil; !refused {
-				m.driver.proposed(p)
+				s.driver.proposed(p)
 			}
 		}
 	}
@@ -150,11 +150,11 @@ func (m *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposa
 const repeatAfter = 500 * time.Millisecond
 
 // admit refuses what must not enter the log.
-func (m *proposer) admit(p *proposal.Pending) error {
+func (s *proposer) admit(p *proposal.Pending) error {
 	select {
-	case <-m.life.stop:
+	case <-s.life.stop:
 		return rpctypes.ErrGRPCStopped
-	case <-m.life.failed:
+	case <-s.life.failed:
 		return rpctypes.ErrGRPCStopped
 	default:
 	}
@@ -162,17 +162,17 @@ func (m *proposer) admit(p *proposal.Pending) error {
 		if len(p.Data) > maxV2Request {
 			return rpctypes.ErrGRPCRequestTooLarge
 		}
-		if (m.disks.diskFull.Load() || m.disks.storeFull.Load()) && p.V2.Method != v2Sync {
+		if (s.disks.diskFull.Load() || s.disks.storeFull.Load()) && p.V2.Method != v2Sync {
 			return rpctypes.ErrGRPCNoSpace
 		}
-	} else if len(p.Data) > m.cfg.MaxRequestBytes {
+	} else if len(p.Data) > s.cfg.MaxRequestBytes {
 		return rpctypes.ErrGRPCRequestTooLarge
 	}
 	gap := uint64(maxApplyGap)
-	if m.cfg.PriorityRequests && p.Req != nil && p.Req.LeaseRevoke != nil {
+	if s.cfg.PriorityRequests && p.Req != nil && p.Req.LeaseRevoke != nil {
 		gap *= 2
 	}
-	if m.raftState.commit.Load() > m.stored.mach().Applied()+gap {
+	if s.raftState.commit.Load() > s.stored.mach().Applied()+gap {
 		return ErrTooManyRequests
 	}
 	if p.Req == nil {
@@ -182,11 +182,11 @@ func (m *proposer) admit(p *proposal.Pending) error {
 	if cost == 0 {
 		return nil
 	}
-	if m.disks.diskFull.Load() || m.disks.storeFull.Load() {
+	if s.disks.diskFull.Load() || s.disks.storeFull.Load() {
 		return rpctypes.ErrGRPCNoSpace
 	}
-	if m.stored.mach().OverQuota(cost) {
-		m.raiseNoSpace()
+	if s.stored.mach().OverQuota(cost) {
+		s.raiseNoSpace()
 		return rpctypes.ErrGRPCNoSpace
 	}
 	return nil
@@ -194,25 +194,25 @@ func (m *proposer) admit(p *proposal.Pending) error {
 
 // raiseNoSpace proposes, once at a time, the alarm that this member's store has
 // reached its quota.
-func (p *proposer) raiseNoSpace() {
-	for _, a := range p.stored.mach().Alarms() {
-		if a.MemberID == p.raftState.id && a.Alarm == pb.AlarmType_NOSPACE {
+func (s *proposer) raiseNoSpace() {
+	for _, a := range s.stored.mach().Alarms() {
+		if a.MemberID == s.raftState.id && a.Alarm == pb.AlarmType_NOSPACE {
 			return
 		}
 	}
-	if !p.alarmRaised.CompareAndSwap(false, true) {
+	if !s.alarmRaised.CompareAndSwap(false, true) {
 		return
 	}
-	p.life.background(func() {
-		defer p.alarmRaised.Store(false)
-		_, err := p.propose(p.life.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
-			MemberID: p.raftState.id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}})
+	s.life.background(func() {
+		defer s.alarmRaised.Store(false)
+		_, err := s.propose(s.life.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
+			MemberID: s.raftState.id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}})
 		if err != nil {
-			p.lg.Warn("failed to raise the NOSPACE alarm; the next write tries again", zap.Error(err))
+			s.lg.Warn("failed to raise the NOSPACE alarm; the next write tries again", zap.Error(err))
 			return
 		}
-		p.lg.Warn("message exceeded backend quota; raising alarm", p.raftState.localID(), zap.Int64("quota-size-bytes", p.cfg.Quota),
-			zap.String("quota-size", humanize.Bytes(uint64(p.cfg.Quota))), zap.Error(errNoSpace), zap.String("way-out", "compact, defragment, then disarm the alarm"))
+		s.lg.Warn("message exceeded backend quota; raising alarm", s.raftState.localID(), zap.Int64("quota-size-bytes", s.cfg.Quota),
+			zap.String("quota-size", humanize.Bytes(uint64(s.cfg.Quota))), zap.Error(errNoSpace), zap.String("way-out", "compact, defragment, then disarm the alarm"))
 	})
 }
 

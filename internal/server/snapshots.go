@@ -159,23 +159,23 @@ func (s *sender) raftSnapshot() (*raftpb.Snapshot, error) {
 
 // pauseTransfer lets time pass after a snapshot could not be written to the local
 // disk.
-func (i *installer) pauseTransfer(ctx context.Context, err error) {
+func (s *installer) pauseTransfer(ctx context.Context, err error) {
 	if path := (*fs.PathError)(nil); !vfs.IsNoSpaceError(err) && !errors.As(err, &path) {
 		return // it was the connection
 	}
-	if err := i.replica.pause(ctx, transferPause); err != nil {
+	if err := s.replica.pause(ctx, transferPause); err != nil {
 		return // it ends anyway
 	}
 }
 
 // receiveSnapshot stores the file of a snapshot that a peer sends and hands its
 // message to raft. The present state stays in use until raft accepts it.
-func (i *installer) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
+func (s *installer) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
 	start := time.Now()
-	if err := i.replica.home().Receive(ctx, msg.GetSnapshot().GetMetadata().GetIndex(), i.received.Add(1), body); err != nil {
-		i.pauseTransfer(ctx, err)
+	if err := s.replica.home().Receive(ctx, msg.GetSnapshot().GetMetadata().GetIndex(), s.received.Add(1), body); err != nil {
+		s.pauseTransfer(ctx, err)
 		return err
 	}
 	metrics.SnapDBSaveTotalDurationSeconds.Observe(time.Since(start).Seconds())
-	return i.driver.receive(msg)
+	return s.driver.receive(msg)
 }

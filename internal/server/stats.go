@@ -17,7 +17,7 @@ type Stats struct {
 
 // SelfStats returns what this member knows about itself and its messages, as the
 // JSON of etcd's v2 API. Messages are counted only with Config.Stats.
-func (m *Stats) SelfStats() []byte {
+func (h *Stats) SelfStats() []byte {
 	type leaderInfo struct {
 		Leader    string    `json:"leader"`
 		Uptime    string    `json:"uptime"`
@@ -35,35 +35,35 @@ func (m *Stats) SelfStats() []byte {
 		SendAppendRequestCnt uint64     `json:"sendAppendRequestCnt"`
 		SendPkgRate          float64    `json:"sendPkgRate,omitempty"`
 		SendBandwidthRate    float64    `json:"sendBandwidthRate,omitempty"`
-	}{Name: m.cfg.Name, ID: membership.FormatID(m.replica.id), State: "StateFollower", StartTime: m.replica.opened}
-	if m.replica.isLeader() {
+	}{Name: h.cfg.Name, ID: membership.FormatID(h.replica.id), State: "StateFollower", StartTime: h.replica.opened}
+	if h.replica.isLeader() {
 		s.State = "StateLeader"
 	}
-	now := m.cfg.Clock.Now()
-	s.LeaderInfo.StartTime = m.replica.opened
-	if l := m.replica.led.Load(); l != nil {
+	now := h.cfg.Clock.Now()
+	s.LeaderInfo.StartTime = h.replica.opened
+	if l := h.replica.led.Load(); l != nil {
 		s.LeaderInfo.Leader, s.LeaderInfo.StartTime = membership.FormatID(l.leader), l.since
 	}
 	s.LeaderInfo.Uptime = now.Sub(s.LeaderInfo.StartTime).String()
-	st := m.tr.Stats()
+	st := h.tr.Stats()
 	s.RecvAppendRequestCnt, s.RecvPkgRate, s.RecvBandwidthRate = st.Received.Now(now)
 	s.SendAppendRequestCnt, s.SendPkgRate, s.SendBandwidthRate = st.Sent.Now(now)
-	return m.statsJSON(s)
+	return h.statsJSON(s)
 }
 
 // LeaderStats returns how sending to the others went, as the JSON of etcd's v2
 // API, nil on a member that does not lead.
-func (s *Stats) LeaderStats() []byte {
-	if !s.replica.isLeader() {
+func (h *Stats) LeaderStats() []byte {
+	if !h.replica.isLeader() {
 		return nil
 	}
-	return s.statsJSON(struct {
+	return h.statsJSON(struct {
 		Leader    string                             `json:"leader"`
 		Followers map[string]transport.FollowerStats `json:"followers"`
-	}{membership.FormatID(s.replica.id), s.tr.Followers()})
+	}{membership.FormatID(h.replica.id), h.tr.Followers()})
 }
 
-func (s *Stats) statsJSON(v any) []byte {
+func (h *Stats) statsJSON(v any) []byte {
 	b, err := json.Marshal(v)
 	if err != nil { // numbers and texts always have a form in JSON
 		return []byte("{}")

@@ -36,41 +36,41 @@ const (
 	v2Sync         = "SYNC"
 )
 
-func (v *V2) v2() *v2store.Store { return v.replica.mach().V2() }
+func (s *V2) v2() *v2store.Store { return s.replica.mach().V2() }
 
 // V2Do carries out a request of the v2 API and returns what came of it. GET reads
 // what is applied here, unless Quorum is set, QGET behind a barrier; PUT, POST and
 // DELETE go through the log. The request is not changed. What the store refuses is a
 // *v2store.Error; other errors tell that there is no outcome, or none that is known.
-func (v *V2) V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
+func (s *V2) V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
 	switch {
 	case r.Method == "QGET", r.Method == "GET" && r.Quorum:
-		ctx, cancel := context.WithTimeout(ctx, v.cfg.requestTimeout())
+		ctx, cancel := context.WithTimeout(ctx, s.cfg.requestTimeout())
 		defer cancel()
-		if err := v.replica.barrier(ctx); err != nil {
+		if err := s.replica.barrier(ctx); err != nil {
 			return nil, err
 		}
-		return v.v2().Get(r.Path, r.Recursive, r.Sorted)
+		return s.v2().Get(r.Path, r.Recursive, r.Sorted)
 	case r.Method == "GET", r.Method == "HEAD":
-		return v.v2().Get(r.Path, r.Recursive, r.Sorted)
+		return s.v2().Get(r.Path, r.Recursive, r.Sorted)
 	}
-	began := v.cfg.Clock.Now()
-	limited, cancel := context.WithTimeout(ctx, v.cfg.requestTimeout())
+	began := s.cfg.Clock.Now()
+	limited, cancel := context.WithTimeout(ctx, s.cfg.requestTimeout())
 	defer cancel()
-	if err := v.allowsV2(limited); err != nil {
+	if err := s.allowsV2(limited); err != nil {
 		if ctx.Err() == nil && limited.Err() != nil {
-			err = v.replica.timeoutError(began)
+			err = s.replica.timeoutError(began)
 		}
 		return nil, err
 	}
-	return v.proposeV2(ctx, r)
+	return s.proposeV2(ctx, r)
 }
 
-func (v *V2) proposeV2(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
+func (s *V2) proposeV2(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
 	x := *r // whoever applies it may still read it when the caller has given up
-	x.ID = v.replica.ids.Next()
-	x.Time = v.cfg.Clock.Now().UnixNano()
-	res, err := v.replica.submit(ctx, &proposal.Pending{ID: x.ID, V2: &x, Data: x.Marshal()})
+	x.ID = s.replica.ids.Next()
+	x.Time = s.cfg.Clock.Now().UnixNano()
+	res, err := s.replica.submit(ctx, &proposal.Pending{ID: x.ID, V2: &x, Data: x.Marshal()})
 	if err != nil {
 		return nil, err
 	}
@@ -81,43 +81,43 @@ func (v *V2) proposeV2(ctx context.Context, r *command.V2Request) (*v2store.Even
 // V2Watch waits for changes at path, and below it if recursive, from the index
 // since on, 0 for what comes next. The watcher's channel closes when the member
 // stops or exchanges its state for that of a snapshot.
-func (v *V2) V2Watch(path string, recursive, stream bool, since uint64) (*v2store.Watcher, error) {
+func (s *V2) V2Watch(path string, recursive, stream bool, since uint64) (*v2store.Watcher, error) {
 	select {
-	case <-v.replica.stop:
+	case <-s.replica.stop:
 		return nil, errStopped
 	default:
 	}
-	return v.v2().Watch(path, recursive, stream, since)
+	return s.v2().Watch(path, recursive, stream, since)
 }
 
 // V2Stats returns the counters of the v2 tree as JSON.
-func (v *V2) V2Stats() []byte { return v.v2().StatsJSON() }
+func (s *V2) V2Stats() []byte { return s.v2().StatsJSON() }
 
 // expireV2 has expired nodes of the v2 tree removed as long as this member leads,
 // by its clock.
-func (v *V2) expireV2(ctx context.Context) {
-	if !v.v2().HasTTL() || v.replica.sureToLead(ctx) != nil || v.allowsV2(ctx) != nil {
+func (s *V2) expireV2(ctx context.Context) {
+	if !s.v2().HasTTL() || s.replica.sureToLead(ctx) != nil || s.allowsV2(ctx) != nil {
 		return
 	}
-	_, err := v.proposeV2(ctx, &command.V2Request{Method: v2Sync})
+	_, err := s.proposeV2(ctx, &command.V2Request{Method: v2Sync})
 	if err != nil && !ended(err) && err != rpctypes.ErrGRPCStopped {
-		v.lg.Warn("failed to remove expired keys of the v2 API; will try again", zap.Error(err))
+		s.lg.Warn("failed to remove expired keys of the v2 API; will try again", zap.Error(err))
 	}
 }
 
 // V2HashPassword returns the bcrypt hash of a password of the v2 API. It waits for
 // its turn among all passwords that are being hashed.
-func (v *V2) V2HashPassword(ctx context.Context, password string) ([]byte, error) {
-	done, err := v.passwords.turn(ctx)
+func (s *V2) V2HashPassword(ctx context.Context, password string) ([]byte, error) {
+	done, err := s.passwords.turn(ctx)
 	if err != nil {
 		return nil, err
 	}
 	defer done()
-	return hashPassword(ctx, password, v2BcryptCost, v.passwords.crowded)
+	return hashPassword(ctx, password, v2BcryptCost, s.passwords.crowded)
 }
 
 // V2PasswordMatches reports whether the hash is that of the password. It waits
 // for the same turn.
-func (v *V2) V2PasswordMatches(ctx context.Context, hash []byte, password string) (bool, error) {
-	return v.passwords.matches(ctx, hash, password)
+func (s *V2) V2PasswordMatches(ctx context.Context, hash []byte, password string) (bool, error) {
+	return s.passwords.matches(ctx, hash, password)
 }

@@ -60,15 +60,15 @@ func (p *v2Peers) lookup(id uint64) v2Peer {
 // allowsV2 refuses writes of the v2 API in clusters where a member would not keep
 // them: what it leads or hands on would be without them. In a cluster whose version
 // is below 3.6 members that nobody has heard of are taken to be of that release.
-func (m *V2) allowsV2(ctx context.Context) error {
-	v := m.cluster.Version()
+func (s *V2) allowsV2(ctx context.Context) error {
+	v := s.cluster.Version()
 	old := v.Less(firstWithoutV2)
 	var err error
-	for _, x := range m.cluster.Members() {
-		if x.ID == m.replica.id {
+	for _, x := range s.cluster.Members() {
+		if x.ID == s.replica.id {
 			continue
 		}
-		keeps, aerr := m.v2Keeps(ctx, x)
+		keeps, aerr := s.v2Keeps(ctx, x)
 		switch {
 		case aerr != nil:
 			return aerr
@@ -81,13 +81,13 @@ func (m *V2) allowsV2(ctx context.Context) error {
 	return err
 }
 
-func (m *V2) v2Keeps(ctx context.Context, x membership.Member) (keepsV2, error) {
+func (s *V2) v2Keeps(ctx context.Context, x membership.Member) (keepsV2, error) {
 	current := func() (v2Peer, time.Time, bool) {
-		p, since := m.v2Peers.lookup(x.ID), m.tr.ActiveSince(x.ID)
+		p, since := s.v2Peers.lookup(x.ID), s.tr.ActiveSince(x.ID)
 		switch {
 		case p.keeps != v2Unknown && (since.IsZero() || since.Equal(p.since)):
 			return p, since, true
-		case m.cfg.Clock.Now().Sub(p.failed) < v2AskAgain:
+		case s.cfg.Clock.Now().Sub(p.failed) < v2AskAgain:
 			return p, since, true
 		}
 		return p, since, false
@@ -96,30 +96,30 @@ func (m *V2) v2Keeps(ctx context.Context, x membership.Member) (keepsV2, error) 
 		return p.keeps, nil
 	}
 	select {
-	case m.v2Peers.asking <- struct{}{}:
-		defer func() { <-m.v2Peers.asking }()
+	case s.v2Peers.asking <- struct{}{}:
+		defer func() { <-s.v2Peers.asking }()
 	case <-ctx.Done():
 		return v2Unknown, ctx.Err()
-	case <-m.replica.stop:
+	case <-s.replica.stop:
 		return v2Unknown, rpctypes.ErrGRPCStopped
 	}
 	p, since, ok := current()
 	if ok {
 		return p.keeps, nil
 	}
-	asked, err := m.peers.Version(ctx, x.PeerURLs, versionTimeout)
+	asked, err := s.peers.Version(ctx, x.PeerURLs, versionTimeout)
 	switch v, perr := membership.ParseVersion(asked.Server); {
 	case ctx.Err() != nil:
 		return v2Unknown, ctx.Err() // it may well have answered a moment later
 	case err != nil || perr != nil:
-		p.failed = m.cfg.Clock.Now()
+		p.failed = s.cfg.Clock.Now()
 	case asked.Quorate != "" || v.Less(firstWithoutV2):
 		p = v2Peer{keeps: v2Kept, since: since}
 	default:
 		p = v2Peer{keeps: v2Dropped, since: since}
 	}
-	m.v2Peers.mu.Lock()
-	m.v2Peers.known[x.ID] = p // as many as there have been members
-	m.v2Peers.mu.Unlock()
+	s.v2Peers.mu.Lock()
+	s.v2Peers.known[x.ID] = p // as many as there have been members
+	s.v2Peers.mu.Unlock()
 	return p.keeps, nil
 }

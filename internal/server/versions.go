@@ -29,17 +29,17 @@ type Versions struct {
 
 // DowngradeEnabled reports, after a linearizable read barrier, whether the cluster is
 // being downgraded.
-func (v *Versions) DowngradeEnabled(ctx context.Context) (bool, error) {
-	if err := v.replica.barrier(ctx); err != nil {
+func (s *Versions) DowngradeEnabled(ctx context.Context) (bool, error) {
+	if err := s.replica.barrier(ctx); err != nil {
 		return false, err
 	}
-	return v.cluster.Downgrade().Enabled, nil
+	return s.cluster.Downgrade().Enabled, nil
 }
 
 // DowngradeTarget returns the release to which the cluster is being downgraded; not
 // ok if it is not, or if that is none before this one.
-func (v *Versions) DowngradeTarget() (target membership.Version, ok bool) {
-	d := v.cluster.Downgrade()
+func (s *Versions) DowngradeTarget() (target membership.Version, ok bool) {
+	d := s.cluster.Downgrade()
 	if !d.Enabled {
 		return target, false
 	}
@@ -50,8 +50,8 @@ func (v *Versions) DowngradeTarget() (target membership.Version, ok bool) {
 // StorageVersion is the level of the stored data: what a member of that version
 // could read. It follows the cluster's version up and down, except that a cluster
 // which does not know its members yet has none.
-func (m *Versions) StorageVersion() string {
-	if v := m.cluster.Version(); v.Decided() && v != membership.MinClusterVersion {
+func (s *Versions) StorageVersion() string {
+	if v := s.cluster.Version(); v.Decided() && v != membership.MinClusterVersion {
 		return v.String()
 	}
 	return storageVersion
@@ -60,10 +60,10 @@ func (m *Versions) StorageVersion() string {
 // awaitVersion gives a new cluster the moment that it takes to decide its
 // version, so that the first clients are not turned away. It does not insist:
 // the leader may be of another release.
-func (v *Versions) awaitVersion() {
-	ctx, cancel := context.WithTimeout(v.replica.rootCtx, versionInterval)
+func (s *Versions) awaitVersion() {
+	ctx, cancel := context.WithTimeout(s.replica.rootCtx, versionInterval)
 	defer cancel()
-	for !v.Capable() && v.replica.pause(ctx, applyPoll) == nil {
+	for !s.Capable() && s.replica.pause(ctx, applyPoll) == nil {
 	}
 }
 
@@ -74,15 +74,15 @@ const (
 
 // decideVersion decides, as the leader, the version of the cluster from those of its
 // members.
-func (v *Versions) decideVersion(context.Context) {
-	servers := v.memberVersions()
-	current, d := v.cluster.Version(), v.cluster.Downgrade()
+func (s *Versions) decideVersion(context.Context) {
+	servers := s.memberVersions()
+	current, d := s.cluster.Version(), s.cluster.Downgrade()
 	if current.Decided() {
-		servers.tell(v.lg)
+		servers.tell(s.lg)
 	}
 	next, change, err := membership.NextClusterVersion(current, membership.MinServerVersion(servers.texts()), d)
 	if err != nil {
-		v.lg.Error("Failed to monitor cluster version", zap.String("downgrade-target", d.Target), zap.Stringer("cluster-version", current),
+		s.lg.Error("Failed to monitor cluster version", zap.String("downgrade-target", d.Target), zap.Stringer("cluster-version", current),
 			zap.Strings("server-versions", servers.texts()), zap.Error(err))
 		return
 	}
@@ -91,61 +91,61 @@ func (v *Versions) decideVersion(context.Context) {
 	}
 	to := short(next)
 	if current.Decided() {
-		v.lg.Info("updating cluster version using v3 API", zap.String("from", short(current)), zap.String("to", to))
+		s.lg.Info("updating cluster version using v3 API", zap.String("from", short(current)), zap.String("to", to))
 	} else {
-		v.lg.Info("setting up initial cluster version using v3 API", zap.String("cluster-version", to))
+		s.lg.Info("setting up initial cluster version using v3 API", zap.String("cluster-version", to))
 	}
-	_, err = v.replica.propose(v.replica.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}})
+	_, err = s.replica.propose(s.replica.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}})
 	switch {
 	case err == nil:
-		v.lg.Info("cluster version is updated", zap.String("cluster-version", to))
+		s.lg.Info("cluster version is updated", zap.String("cluster-version", to))
 	case ended(err):
-		v.lg.Warn("aborting cluster version update; server is stopped", zap.Error(err))
+		s.lg.Warn("aborting cluster version update; server is stopped", zap.Error(err))
 	default:
-		v.lg.Warn("failed to update cluster version", zap.Stringer("version", next), zap.Error(err))
+		s.lg.Warn("failed to update cluster version", zap.Stringer("version", next), zap.Error(err))
 	}
 }
 
 // checkDowngrade ends, as the leader, a downgrade when all members run the release that it leads to.
-func (v *Versions) checkDowngrade(context.Context) {
-	d := v.cluster.Downgrade()
-	if target, err := membership.ParseVersion(d.Target); !d.Enabled || err != nil || !v.memberVersions().have(target, v.lg) {
+func (s *Versions) checkDowngrade(context.Context) {
+	d := s.cluster.Downgrade()
+	if target, err := membership.ParseVersion(d.Target); !d.Enabled || err != nil || !s.memberVersions().have(target, s.lg) {
 		return
 	}
-	v.lg.Info("the cluster has been downgraded", zap.String("cluster-version", d.Target))
-	_, err := v.replica.propose(v.replica.rootCtx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}})
+	s.lg.Info("the cluster has been downgraded", zap.String("cluster-version", d.Target))
+	_, err := s.replica.propose(s.replica.rootCtx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}})
 	if err != nil && !ended(err) {
-		v.lg.Warn("failed to cancel downgrade", zap.Error(err))
+		s.lg.Warn("failed to cancel downgrade", zap.Error(err))
 	}
 }
 
 // memberVersions asks every member for its server version; one that does not
 // answer has the version "".
-func (m *Versions) memberVersions() serverVersions {
-	m.asking.Lock()
-	defer m.asking.Unlock()
-	members := m.cluster.Members()
+func (s *Versions) memberVersions() serverVersions {
+	s.asking.Lock()
+	defer s.asking.Unlock()
+	members := s.cluster.Members()
 	out := make(serverVersions, len(members))
 	for i, x := range members {
 		out[i].id = x.ID
-		if x.ID == m.replica.id {
+		if x.ID == s.replica.id {
 			out[i].text = Version
 			continue
 		}
-		v, err := m.peers.Version(m.replica.rootCtx, x.PeerURLs, versionTimeout)
+		v, err := s.peers.Version(s.replica.rootCtx, x.PeerURLs, versionTimeout)
 		if err != nil {
-			if m.unreached.due(x.ID, time.Now()) {
-				m.lg.Warn("failed to reach the peer URL", zap.String("address", strings.Join(x.PeerURLs, ",")),
+			if s.unreached.due(x.ID, time.Now()) {
+				s.lg.Warn("failed to reach the peer URL", zap.String("address", strings.Join(x.PeerURLs, ",")),
 					zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))
-				m.lg.Warn("failed to get version", zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))
+				s.lg.Warn("failed to get version", zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))
 			}
 			continue
 		}
-		m.unreached.forget(x.ID)
+		s.unreached.forget(x.ID)
 		out[i].text = v.Server
 	}
 	return out
 }
 
 // Capable reports whether the cluster has decided its version.
-func (v *Versions) Capable() bool { return v.cluster.Version().Decided() }
+func (s *Versions) Capable() bool { return s.cluster.Version().Decided() }

@@ -8,6 +8,7 @@ package task
 
 import (
 	"context"
+	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -18,7 +19,7 @@ import (
 // Task is a piece of work with turns. Without an interval and a trigger it has one turn,
 // at once.
 type Task struct {
-	Name string
+	Name string // the label "task" of its goroutines in profiles
 	// Every is the time between two turns, the first of which comes after one interval.
 	Every time.Duration
 	// AtOnce asks for a turn before the first interval.
@@ -66,7 +67,9 @@ func (g *Group) Go(f func(ctx context.Context)) bool {
 // Start begins tasks, in order.
 func (g *Group) Start(tasks ...Task) {
 	for _, t := range tasks {
-		g.Go(func(ctx context.Context) { g.run(ctx, t) })
+		g.Go(func(ctx context.Context) {
+			pprof.Do(ctx, pprof.Labels("task", t.Name), func(ctx context.Context) { g.run(ctx, t) })
+		})
 	}
 }
 

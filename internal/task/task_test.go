@@ -2,6 +2,7 @@ package task
 
 import (
 	"context"
+	"runtime/pprof"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -56,8 +57,23 @@ func TestTurns(t *testing.T) {
 	}
 }
 
+// A profile tells the tasks apart.
+func TestName(t *testing.T) {
+	g := NewGroup(clock.Real{})
+	name := make(chan string, 1)
+	g.Start(Task{Name: "watches", Run: func(ctx context.Context) {
+		label, _ := pprof.Label(ctx, "task")
+		name <- label
+	}})
+	if got := <-name; got != "watches" {
+		t.Errorf("the goroutine is labelled %q", got)
+	}
+	g.Cancel()
+	g.Wait()
+}
+
 func TestWait(t *testing.T) {
-	g := NewGroup(clock.System)
+	g := NewGroup(clock.Real{})
 	ended := make(chan struct{})
 	g.Go(func(ctx context.Context) { <-ctx.Done(); close(ended) })
 	g.Cancel()
