@@ -40,8 +40,8 @@ var order = []string{
 	"engine/pebble engine/mem engine/enginetest",
 	"engine",
 	"metrics",
-	"task",
-	"clock crash build durable",
+	"task durable",
+	"clock crash build",
 }
 
 const module = "quorate/internal/"
@@ -145,12 +145,40 @@ func TestEveryPackageSaysWhatItIs(t *testing.T) {
 	}
 }
 
+// machineTime is what of package time asks the clock of the machine.
+var machineTime = []string{"Now", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Since", "Until"}
+
+// byTheMachine are the files that may ask it, each with its reason.
+var byTheMachine = map[string]string{
+	"h2/context.go": "one timer for each call with a deadline, which is to cost no more than that",
+}
+
+// TestTimeGoesThroughClock finds what takes the time from elsewhere than package clock.
+func TestTimeGoesThroughClock(t *testing.T) {
+	for _, f := range files(t) {
+		if f.pkg == "clock" || ast.IsGenerated(f.ast) || byTheMachine[f.path] != "" {
+			continue
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			x, ok := n.(*ast.SelectorExpr)
+			if !ok {
+				return true
+			}
+			if id, ok := x.X.(*ast.Ident); ok && id.Name == "time" && slices.Contains(machineTime, x.Sel.Name) {
+				t.Errorf("%s uses time.%s: take the time from a clock.Clock that is given, or from package clock", f.set.Position(x.Pos()), x.Sel.Name)
+			}
+			return true
+		})
+	}
+}
+
 // TestCoreIsDeterministic looks for clocks, randomness, goroutines, files and
 // sockets where the simulator must be able to decide everything.
 func TestCoreIsDeterministic(t *testing.T) {
 	forbidden := map[string][]string{
-		"time": {"Now", "Sleep", "After", "AfterFunc", "NewTimer", "NewTicker", "Tick", "Since", "Until"},
-		"os":   nil, "net": nil, "net/http": nil, "math/rand": nil, "math/rand/v2": nil, "crypto/rand": nil,
+		"time":           machineTime,
+		module + "clock": {"System", "Now", "Since", "Until", "After", "AfterFunc", "Pause"},
+		"os":             nil, "net": nil, "net/http": nil, "math/rand": nil, "math/rand/v2": nil, "crypto/rand": nil,
 	}
 	for _, f := range files(t) {
 		if !slices.Contains(core, f.pkg) && !slices.Contains(core, f.path) {

@@ -22,6 +22,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	"go.uber.org/zap"
 )
 
@@ -54,7 +56,7 @@ type Options struct {
 
 	Flags    FlagNames        // how messages name the flags
 	Logger   *zap.Logger      // nil logs nothing
-	Now      func() time.Time // nil is time.Now
+	Now      func() time.Time // nil is clock.Now
 	Resolver Resolver         // nil is the machine's
 }
 
@@ -92,7 +94,7 @@ func Open(o Options) (*Store, error) {
 		o.Logger = zap.NewNop()
 	}
 	if o.Now == nil {
-		o.Now = time.Now
+		o.Now = clock.Now
 	}
 	if o.Resolver == nil {
 		o.Resolver = net.DefaultResolver

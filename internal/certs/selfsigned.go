@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"quorate/internal/clock"
 	"quorate/internal/durable"
 
 	"go.uber.org/zap"
@@ -70,7 +71,7 @@ func generate(hosts []string, validity time.Duration) (certPEM, keyPEM []byte, n
 	if err != nil {
 		return nil, nil, notAfter, err
 	}
-	now := time.Now()
+	now := clock.Now()
 	notAfter = now.Add(validity)
 	template := &x509.Certificate{
 		SerialNumber: serial,

@@ -1,12 +1,13 @@
 package clock
 
 import (
+	"context"
 	"sync"
 	"time"
 )
 
-// Ticker sends the time on C again and again; a receiver that is late gets one tick, not
-// all that it missed.
+// Ticker sends the time on C again and again, or once; a receiver that is late gets one
+// tick, not all that it missed.
 type Ticker struct {
 	C    <-chan time.Time
 	stop func()
@@ -21,10 +22,19 @@ func NewTicker(c Clock, d time.Duration) *Ticker {
 		t := time.NewTicker(d)
 		return &Ticker{C: t.C, stop: t.Stop}
 	}
-	return newTicker(c, d)
+	return newTicker(c, d, true)
 }
 
-func newTicker(c Clock, d time.Duration) *Ticker {
+// NewTimer returns a ticker that ticks once, after d.
+func NewTimer(c Clock, d time.Duration) *Ticker {
+	if _, real := c.(Real); real {
+		t := time.NewTimer(d)
+		return &Ticker{C: t.C, stop: func() { t.Stop() }}
+	}
+	return newTicker(c, d, false)
+}
+
+func newTicker(c Clock, d time.Duration, again bool) *Ticker {
 	var (
 		mu      sync.Mutex
 		stopped bool
@@ -39,7 +49,7 @@ func newTicker(c Clock, d time.Duration) *Ticker {
 		}
 		mu.Lock()
 		defer mu.Unlock()
-		if !stopped {
+		if again && !stopped {
 			cancel = c.AfterFunc(d, tick)
 		}
 	}
@@ -52,4 +62,16 @@ func newTicker(c Clock, d time.Duration) *Ticker {
 		stopped = true
 		cancel()
 	}}
+}
+
+// Sleep pauses for d on the clock c; the error of ctx if that ends first.
+func Sleep(ctx context.Context, c Clock, d time.Duration) error {
+	t := NewTimer(c, d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }

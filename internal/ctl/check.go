@@ -9,6 +9,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	"github.com/cheggaaa/pb/v3"
 	"github.com/spf13/cobra"
 	"golang.org/x/time/rate"
@@ -162,7 +164,7 @@ func (s *session) secondsBar(length time.Duration) (stop func(all bool)) {
 	done := make(chan struct{})
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		tick := time.NewTicker(time.Second)
+		tick := clock.NewTicker(clock.System, time.Second)
 		defer tick.Stop()
 		for {
 			select {

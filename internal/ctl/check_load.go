@@ -14,6 +14,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -40,16 +42,16 @@ func runLoad(clients []*clientv3.Client, done func(), ops iter.Seq[clientv3.Op])
 	}
 	work := make(chan clientv3.Op, len(clients))
 	results := make(chan result, len(clients))
-	start := time.Now()
+	start := clock.Now()
 	var wg sync.WaitGroup
 	for _, c := range clients {
 		wg.Go(func() {
 			for op := range work {
 				// Bounded, for a cluster that dies during the check would never answer.
 				ctx, cancel := context.WithTimeout(context.Background(), checkWriteLimit)
-				began := time.Now()
+				began := clock.Now()
 				_, err := c.Do(ctx, op)
-				results <- result{time.Since(began), err}
+				results <- result{clock.Since(began), err}
 				cancel()
 				if done != nil {
 					done()
@@ -75,7 +77,7 @@ func runLoad(clients []*clientv3.Client, done func(), ops iter.Seq[clientv3.Op])
 		st.took = append(st.took, r.took)
 		st.slowest = max(st.slowest, r.took)
 	}
-	st.total = time.Since(start)
+	st.total = clock.Since(start)
 	return st
 }
 

@@ -6,7 +6,8 @@ import (
 	"fmt"
 	"strings"
 	"sync"
-	"time"
+
+	"quorate/internal/clock"
 
 	"github.com/spf13/cobra"
 
@@ -159,9 +160,9 @@ func (s *session) health(ep string) (endpointHealth, error) {
 	ctx, cancel := s.timeout()
 	defer cancel()
 
-	start := time.Now()
+	start := clock.Now()
 	_, err = c.Get(ctx, "health")
-	h := endpointHealth{Endpoint: ep, Took: time.Since(start).String()}
+	h := endpointHealth{Endpoint: ep, Took: clock.Since(start).String()}
 	if err != nil && !errors.Is(err, rpctypes.ErrPermissionDenied) { // to be denied, too, takes the cluster's agreement
 		h.Error = err.Error()
 		return h, err

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"time"
 
+	"quorate/internal/clock"
+
 	"github.com/spf13/cobra"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -373,7 +375,7 @@ func (f *delFlags) op(args []string, stderr io.Writer) (*keyOp, error) {
 	if len(args) > 1 && !f.rangeOK {
 		fmt.Fprintf(stderr, "Warning: Keys between %q and %q will be deleted. Please interrupt the command within next 2 seconds to cancel. "+
 			"You can provide `--range` flag to avoid the delay.\n", args[0], args[1])
-		time.Sleep(rangeGrace)
+		clock.Pause(rangeGrace)
 	}
 	if f.prevKV {
 		op.add(clientv3.WithPrevKV())

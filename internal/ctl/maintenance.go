@@ -5,7 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
-	"time"
+
+	"quorate/internal/clock"
 
 	"github.com/spf13/cobra"
 
@@ -77,9 +78,9 @@ func (a *app) defragCommand() *cobra.Command {
 		var failed error
 		for _, ep := range eps {
 			err := s.ask(ep, func(ctx context.Context, c *clientv3.Client) error {
-				start := time.Now()
+				start := clock.Now()
 				_, err := c.Defragment(ctx, ep)
-				took := time.Since(start)
+				took := clock.Since(start)
 				if err != nil {
 					failed = fail(exitError, nil)
 					fmt.Fprintf(a.Stderr, "Failed to defragment etcd member[%s]. took %s. (%v)\n", ep, took, err)

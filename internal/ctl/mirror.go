@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"quorate/internal/clock"
+
 	"github.com/spf13/cobra"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -87,7 +89,7 @@ With --rev it copies changes only, those of that revision and later.`),
 		if f.destPrefix == "" && !f.noDestPrefix {
 			m.destPrefix = f.prefix
 		}
-		tick := time.NewTicker(mirrorReport)
+		tick := clock.NewTicker(clock.System, mirrorReport)
 		defer tick.Stop()
 		return m.run(tick.C, func(copied int64) { fmt.Fprintln(a.Stdout, copied) })
 	})

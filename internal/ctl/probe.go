@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"quorate/internal/clock"
+
 	"golang.org/x/net/http2"
 )
 
@@ -107,7 +109,7 @@ func (l *line) handshake(ctx context.Context, addr string, cfg *tls.Config, prot
 		cfg.ServerName = host
 	}
 	c := tls.Client(l, cfg)
-	start := time.Now()
+	start := clock.Now()
 	if err := c.HandshakeContext(ctx); err != nil {
 		return l, "", err
 	}
@@ -117,7 +119,7 @@ func (l *line) handshake(ctx context.Context, addr string, cfg *tls.Config, prot
 		// A refusal comes as fast as the answers in the handshake did. That none
 		// comes is a good sign; writing meanwhile could make the connection fail
 		// before the refusal is read.
-		verdict := time.Now().Add(2*time.Since(start) + 100*time.Millisecond)
+		verdict := clock.Now().Add(2*clock.Since(start) + 100*time.Millisecond)
 		deadline, _ := ctx.Deadline()
 		if !deadline.IsZero() && deadline.Before(verdict) {
 			verdict = deadline

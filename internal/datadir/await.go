@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/raftlog"
 )
 
@@ -20,12 +21,12 @@ const (
 // uses the directory, as when a new process is started while the old one still
 // ends. It says so, to working as well if that is not nil, and waits until ctx ends.
 func Await(ctx context.Context, l Layout, lg *zap.Logger, working func(status string), open func() error) error {
-	began, said := time.Now(), time.Time{}
+	began, said := clock.Now(), time.Time{}
 	for {
 		err := open()
 		if !errors.Is(err, ErrInUse) && !errors.Is(err, raftlog.ErrInUse) {
 			if err == nil && !said.IsZero() {
-				lg.Info("the data directory is free", zap.String("data-dir", l.DataDir), zap.Duration("took", time.Since(began)))
+				lg.Info("the data directory is free", zap.String("data-dir", l.DataDir), zap.Duration("took", clock.Since(began)))
 			}
 			return err
 		}
@@ -35,15 +36,15 @@ func Await(ctx context.Context, l Layout, lg *zap.Logger, working func(status st
 			if working != nil {
 				working("waiting for another process that uses the data directory " + l.DataDir)
 			}
-			said = time.Now()
-		case time.Since(said) >= awaitRepeat:
-			lg.Info("db file is flocked by another process, or taking too long", zap.String("path", l.Member()), zap.Duration("took", time.Since(began)))
-			said = time.Now()
+			said = clock.Now()
+		case clock.Since(said) >= awaitRepeat:
+			lg.Info("db file is flocked by another process, or taking too long", zap.String("path", l.Member()), zap.Duration("took", clock.Since(began)))
+			said = clock.Now()
 		}
 		select {
 		case <-ctx.Done():
 			return errors.Join(ctx.Err(), err)
-		case <-time.After(awaitPoll):
+		case <-clock.After(awaitPoll):
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/boltdb"
+	"quorate/internal/clock"
 	"quorate/internal/command"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
@@ -72,7 +73,7 @@ func (b Backup) Make(ctx context.Context, o Options) error {
 	if names, err := b.To.FS.List(b.To.Snap()); err != nil || len(names) > 0 {
 		return fmt.Errorf("failed creating backup snapshot dir: %w", errors.Join(err, fmt.Errorf("expected %q to be empty, got %q", b.To.Snap(), names)))
 	}
-	now := time.Now()
+	now := clock.Now()
 	c := copier{Backup: b, Options: o, only: membership.NewMember([]string{backupURL}, false, now)}
 	c.only.Name = backupMember
 	if kind == Etcds {
@@ -170,8 +171,8 @@ func (c *copier) v2Store(version string, tree engine.Reader) ([]byte, error) {
 // fromOurs writes our state in etcd's form.
 func (c *copier) fromOurs(ctx context.Context) (err error) {
 	var eng engine.Engine
-	for deadline := time.Now().Add(c.Wait); ; time.Sleep(20 * time.Millisecond) {
-		if eng, err = ReadStore(c.From, c.Logger); !errors.Is(err, ErrInUse) || time.Now().After(deadline) {
+	for deadline := clock.Now().Add(c.Wait); ; clock.Pause(20 * time.Millisecond) {
+		if eng, err = ReadStore(c.From, c.Logger); !errors.Is(err, ErrInUse) || clock.Now().After(deadline) {
 			break
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/clock"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 	"quorate/internal/membership"
@@ -268,15 +269,15 @@ func (e *etcds) repairMembership(eng engine.Engine, b engine.Batch, own membersh
 
 // reporter logs the progress of a copy, at most every other second.
 func reporter(lg *zap.Logger, path string, working func(status string)) func(snapshot.Progress) {
-	last := time.Now()
+	last := clock.Now()
 	if working != nil {
 		working("copying the store of etcd")
 	}
 	return func(p snapshot.Progress) {
-		if p.Done || time.Since(last) < 2*time.Second {
+		if p.Done || clock.Since(last) < 2*time.Second {
 			return
 		}
-		last = time.Now()
+		last = clock.Now()
 		lg.Info("copying the store", zap.String("from", path), zap.Uint64("percent", 100*p.Pages/max(p.AllPages, 1)), zap.Int64("keys", p.Pairs))
 		if working != nil {
 			working(fmt.Sprintf("copying the store of etcd: %d%%, %d keys", 100*p.Pages/max(p.AllPages, 1), p.Pairs))

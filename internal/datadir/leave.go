@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/clock"
 	"quorate/internal/command"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
@@ -219,7 +220,7 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 		return err
 	}
 	export := l.FS.PathJoin(l.Snap(), exportName)
-	start := time.Now()
+	start := clock.Now()
 	o.Logger.Info("writing the store of etcd", zap.String("to", export), zap.Uint64("applied-index", meta.GetIndex()))
 	written := &counted{Reader: eng}
 	stop := written.report(o)
@@ -239,7 +240,7 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 			return err
 		}
 	}
-	o.Logger.Info("wrote the store of etcd", zap.String("to", export), zap.Duration("took", time.Since(start)))
+	o.Logger.Info("wrote the store of etcd", zap.String("to", export), zap.Duration("took", clock.Since(start)))
 	return nil
 }
 
@@ -270,7 +271,7 @@ func (c *counted) report(o Options) (stop func()) {
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		ticker := time.NewTicker(2 * time.Second)
+		ticker := clock.NewTicker(clock.System, 2*time.Second)
 		defer ticker.Stop()
 		for {
 			select {

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
@@ -129,7 +129,7 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 
 // fill copies the store of etcd into a new one at t.Dir.
 func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
-	fs, start := t.l.FS, time.Now()
+	fs, start := t.l.FS, clock.Now()
 	size := int64(0)
 	if st, err := fs.Stat(found.db); err == nil {
 		size = st.Size()
@@ -169,7 +169,7 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 		return err
 	}
 	t.lg.Info("copied the store of etcd", zap.String("into", t.Dir), zap.Uint64("percent", 100), zap.Int64("keys", pairs),
-		zap.Int64("keys-from-earlier-attempts", resumed), zap.Duration("took", time.Since(start)))
+		zap.Int64("keys-from-earlier-attempts", resumed), zap.Duration("took", clock.Since(start)))
 	return nil
 }
 

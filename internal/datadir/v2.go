@@ -7,12 +7,12 @@ import (
 	"slices"
 	"sort"
 	"strings"
-	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/clock"
 	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
@@ -79,7 +79,7 @@ func (e *etcds) fillV2(ctx context.Context, l Layout, eng engine.Engine, o Optio
 	}
 	mach, err := apply.Open(scratch, apply.Options{
 		Cluster: membership.New(membership.Options{ServerVersion: o.Version, Aside: true}),
-		Lessor:  lease.New(1, lease.Options{}), MVCC: mvcc.Options{Manual: true}, Now: time.Now, Logger: zap.NewNop()})
+		Lessor:  lease.New(1, lease.Options{}), MVCC: mvcc.Options{Manual: true}, Now: clock.Now, Logger: zap.NewNop()})
 	if err != nil {
 		return err
 	}

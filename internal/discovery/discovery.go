@@ -22,6 +22,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 )
 
@@ -93,7 +94,7 @@ func (r Register) Join(ctx context.Context, id uint64, self string) (string, err
 }
 
 func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
+	t := clock.NewTimer(clock.System, d)
 	defer t.Stop()
 	select {
 	case <-t.C:

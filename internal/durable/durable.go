@@ -22,6 +22,8 @@ import (
 	"os"
 	"time"
 
+	"quorate/internal/clock"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -62,10 +64,10 @@ func (f *File) Commit(path string) error {
 	if f.closed {
 		return fmt.Errorf("commit %s: %w", path, os.ErrClosed)
 	}
-	start := time.Now()
+	start := clock.Now()
 	err := f.Sync()
 	if f.Synced != nil {
-		f.Synced(time.Since(start))
+		f.Synced(clock.Since(start))
 	}
 	if err != nil {
 		return errors.Join(fmt.Errorf("sync %s: %w", f.tmp, err), f.Discard())

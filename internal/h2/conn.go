@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
@@ -93,7 +95,7 @@ func (c *conn) serve() {
 
 // open shakes hands.
 func (c *conn) open() error {
-	c.nc.SetDeadline(time.Now().Add(prefaceTimeout))
+	c.nc.SetDeadline(clock.Now().Add(prefaceTimeout))
 	if secure, ok := c.nc.(*tls.Conn); ok {
 		if err := secure.Handshake(); err != nil { // done already by most listeners
 			return err
@@ -386,7 +388,7 @@ func (c *conn) call(id uint32, ended bool) {
 	}
 	c.mu.Unlock()
 	if r.hasTimeout {
-		s.expireAt(time.Now().Add(r.timeout), r.timeout, func() { c.endStream(s, true, codeCancel, context.DeadlineExceeded) })
+		s.expireAt(clock.Now().Add(r.timeout), r.timeout, func() { c.endStream(s, true, codeCancel, context.DeadlineExceeded) })
 	}
 	if s.method == nil {
 		c.finish(s, c.srv.unknown(r.path))
@@ -604,7 +606,7 @@ func (c *conn) close(err error) {
 // abort tells the client why the connection ends, and waits a moment for the
 // client to read it: closing with unread data would take the answer away.
 func (c *conn) abort(e *connError) {
-	c.nc.SetDeadline(time.Now().Add(lingerTimeout))
+	c.nc.SetDeadline(clock.Now().Add(lingerTimeout))
 	c.mu.Lock()
 	c.w.buf = appendGoAway(c.w.buf, c.maxID, e.code, e.text)
 	for c.w.busy && c.err == nil {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"quorate/internal/clock"
 )
 
 // callContext is the context of one call. It is made for calls that hardly look
@@ -79,7 +81,7 @@ func (c *callContext) expireAt(t time.Time, d time.Duration, f func()) {
 	if c.err == nil {
 		c.timer = time.AfterFunc(d, func() {
 			c.cancel(context.DeadlineExceeded)
-			time.AfterFunc(deadlineGrace, f)
+			clock.AfterFunc(deadlineGrace, f)
 		})
 	}
 }

@@ -7,7 +7,8 @@ import (
 	"net/http"
 	"strings"
 	"sync"
-	"time"
+
+	"quorate/internal/clock"
 
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc/credentials"
@@ -38,7 +39,7 @@ func (srv *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	stop := context.AfterFunc(r.Context(), func() { t.end(s, context.Canceled) })
 	defer stop()
 	if req.hasTimeout {
-		s.expireAt(time.Now().Add(req.timeout), req.timeout, func() { t.end(s, context.DeadlineExceeded) })
+		s.expireAt(clock.Now().Add(req.timeout), req.timeout, func() { t.end(s, context.DeadlineExceeded) })
 	}
 	srv.handlers.Add(1)
 	defer srv.handlers.Done()

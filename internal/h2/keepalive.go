@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"quorate/internal/clock"
+
 	"golang.org/x/sys/unix"
 )
 
@@ -37,7 +39,7 @@ func (c *conn) ping(f *frame) error {
 		return nil
 	}
 	c.control(func(b []byte) []byte { return appendPing(b, flagAck, f.payload) })
-	now := time.Now()
+	now := clock.Now()
 	least := c.srv.o.KeepaliveMinTime
 	if len(c.streams) == 0 {
 		least = quietPing
@@ -72,7 +74,7 @@ func (c *conn) drain(why string) {
 	c.w.buf = appendPing(appendGoAway(c.w.buf, maxStreamID, codeNo, why), 0, drainPing[:])
 	c.flushElsewhere()
 	c.mu.Unlock()
-	wait := time.NewTimer(drainTimeout)
+	wait := clock.NewTimer(clock.System, drainTimeout)
 	defer wait.Stop()
 	select {
 	case <-c.drainAck:
@@ -104,12 +106,12 @@ func (c *conn) drainSeen() {
 // keepalive looks now and then whether a silent client is still there.
 type keepalive struct {
 	last  atomic.Int64 // unix nanoseconds of the newest read
-	timer *time.Timer  // guarded by the lock of the connection
+	timer *clock.Alarm // guarded by the lock of the connection
 	asked bool         // a ping is on its way; of the timer alone
 	left  time.Duration
 }
 
-func (k *keepalive) read() { k.last.Store(time.Now().UnixNano()) }
+func (k *keepalive) read() { k.last.Store(clock.Now().UnixNano()) }
 
 func (k *keepalive) stop() {
 	if k.timer != nil {
@@ -122,7 +124,7 @@ func (c *conn) startKeepalive() {
 	defer c.mu.Unlock()
 	if c.err == nil {
 		seen := c.alive.last.Load()
-		c.alive.timer = time.AfterFunc(c.srv.o.KeepaliveTime, func() { c.look(seen) })
+		c.alive.timer = clock.AfterFunc(c.srv.o.KeepaliveTime, func() { c.look(seen) })
 	}
 }
 
@@ -134,7 +136,7 @@ func (c *conn) look(seen int64) {
 	switch last := k.last.Load(); {
 	case last > seen:
 		k.asked, seen = false, last
-		next = time.Until(time.Unix(0, last).Add(o.KeepaliveTime))
+		next = clock.Until(time.Unix(0, last).Add(o.KeepaliveTime))
 	case k.asked && k.left <= 0:
 		c.close(errKeepalive)
 		return
@@ -152,7 +154,7 @@ func (c *conn) look(seen int64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil {
-		k.timer = time.AfterFunc(max(next, 0), func() { c.look(seen) })
+		k.timer = clock.AfterFunc(max(next, 0), func() { c.look(seen) })
 	}
 }
 

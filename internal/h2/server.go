@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	"google.golang.org/grpc/mem"
 )
 
@@ -161,7 +163,7 @@ func (srv *Server) Serve(l net.Listener) error {
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
 		select { // files have run out, perhaps
-		case <-time.After(pause):
+		case <-clock.After(pause):
 		case <-srv.done:
 			return ErrServerStopped
 		}

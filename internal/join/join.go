@@ -26,6 +26,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 )
 
@@ -73,7 +74,7 @@ func Enter(ctx context.Context, o Options) ([]membership.InitialMember, error) {
 }
 
 func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
+	t := clock.NewTimer(clock.System, d)
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"quorate/internal/clock"
 )
 
 // preface is how every HTTP/2 connection without TLS begins, gRPC's among them.
@@ -113,7 +115,7 @@ func (m *Mux) Serve() error {
 			// Out of files, most likely: wait for some to be closed.
 			backoff = min(max(2*backoff, 5*time.Millisecond), maxAcceptBackoff)
 			select {
-			case <-time.After(backoff):
+			case <-clock.After(backoff):
 				continue
 			case <-m.done:
 				return net.ErrClosed
@@ -186,7 +188,7 @@ func (m *Mux) sniff(conn net.Conn, e *list.Element) {
 // classify looks at conn and returns it as its side is to see it. One deadline
 // holds for all of it, however slowly the bytes come.
 func (m *Mux) classify(conn net.Conn) (net.Conn, *side, error) {
-	limit := time.Now().Add(m.sniffTimeout)
+	limit := clock.Now().Add(m.sniffTimeout)
 	if err := conn.SetDeadline(limit); err != nil {
 		return nil, nil, err
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	"github.com/coreos/go-systemd/v22/daemon"
 	"go.uber.org/zap"
 	"golang.org/x/time/rate"
@@ -63,7 +65,7 @@ func beginStart(send func(string), period, pause time.Duration) *Starting {
 
 // run repeats the extension, and sends the texts that came too soon after another.
 func (s *Starting) run() {
-	tick := time.NewTicker(s.pause)
+	tick := clock.NewTicker(clock.System, s.pause)
 	defer tick.Stop()
 	for {
 		select {
@@ -97,10 +99,10 @@ func (s *Starting) tell() {
 	if s.what != nil {
 		text = strings.ReplaceAll(s.what(), "\n", " ")
 	}
-	if due := s.sent == "" || time.Since(s.last) >= s.period; !due && (text == s.sent || !s.texts.Allow()) {
+	if due := s.sent == "" || clock.Since(s.last) >= s.period; !due && (text == s.sent || !s.texts.Allow()) {
 		return
 	}
-	s.sent, s.last = text, time.Now()
+	s.sent, s.last = text, clock.Now()
 	s.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d\nSTATUS=%s", startExtension.Microseconds(), text))
 }
 

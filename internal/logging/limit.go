@@ -5,6 +5,8 @@ import (
 	"io"
 	"sync"
 	"time"
+
+	"quorate/internal/clock"
 )
 
 // Lines that a Limited passes on within a second, before it drops some.
@@ -24,7 +26,7 @@ type Limited struct {
 }
 
 // NewLimited returns a Limited over w.
-func NewLimited(w io.Writer) *Limited { return &Limited{w: w, now: time.Now} }
+func NewLimited(w io.Writer) *Limited { return &Limited{w: w, now: clock.Now} }
 
 // Write writes or drops a line. A line that is dropped counts as written.
 func (l *Limited) Write(line []byte) (int, error) {

@@ -3,12 +3,12 @@ package raftlog
 import (
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/durable"
 	"quorate/internal/metrics"
@@ -222,9 +222,9 @@ func (w *groupWriter) flush(end bool) error {
 			zeroed = to
 		}
 	}
-	start := time.Now()
+	start := clock.Now()
 	done, err := l.tail.WriteAt(w.buf, w.off)
-	metrics.DiskWALWriteDurationSeconds.Observe(time.Since(start).Seconds())
+	metrics.DiskWALWriteDurationSeconds.Observe(clock.Since(start).Seconds())
 	if err != nil {
 		return w.undo(w.off+int64(done), err)
 	}

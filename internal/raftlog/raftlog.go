@@ -29,6 +29,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/clock"
 	"quorate/internal/durable"
 	"quorate/internal/metrics"
 )
@@ -388,9 +389,9 @@ func (l *Log) sync() error {
 		l.unsynced = false
 		return nil
 	}
-	start := time.Now()
+	start := clock.Now()
 	err := l.tail.SyncData()
-	took := time.Since(start)
+	took := clock.Since(start)
 	metrics.DiskWALFsyncDurationSeconds.Observe(took.Seconds())
 	if err != nil {
 		return l.fail("sync "+l.tailPath(), err)

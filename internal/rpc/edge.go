@@ -4,7 +4,6 @@ import (
 	"context"
 	"strings"
 	"sync"
-	"time"
 	"unicode/utf8"
 
 	"go.uber.org/zap"
@@ -13,6 +12,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/h2"
 	"quorate/internal/wire"
@@ -139,7 +140,7 @@ func unaryWith[Q, R any](e *edge, full, name string, seriesOf func() *methodSeri
 		if err := decodeRequest(b, req); err != nil {
 			return h2.Reply{}, err
 		}
-		start := time.Now()
+		start := clock.Now()
 		series := seriesOf()
 		series.started.Inc()
 		series.received.Inc()

@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 )
 
@@ -48,7 +49,7 @@ func (w *leaderWatch) add(cut context.CancelCauseFunc) (forget func()) {
 }
 
 func (w *leaderWatch) run() {
-	tick := time.NewTicker(w.every)
+	tick := clock.NewTicker(clock.System, w.every)
 	defer tick.Stop()
 	leaderless := 0
 	for range tick.C {

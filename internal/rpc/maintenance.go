@@ -5,12 +5,13 @@ import (
 	"crypto/sha256"
 	"fmt"
 	"io"
-	"time"
 
 	"github.com/dustin/go-humanize"
 	"go.uber.org/zap"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/clock"
 	"quorate/internal/wire"
 )
 
@@ -135,7 +136,7 @@ func (e *edge) snapshot(s *stream) (err error) {
 			e.lg.Warn("failed to close snapshot", zap.Error(cerr))
 		}
 	}()
-	start := time.Now()
+	start := clock.Now()
 	what := e.lg.With(zap.Int64("total-bytes", size))
 	told := []zap.Field{zap.String("size", humanize.Bytes(uint64(size))), zap.String("storage-version", version)}
 	what.Info("sending database snapshot to client", told...)
@@ -157,6 +158,6 @@ func (e *edge) snapshot(s *stream) (err error) {
 	if err := s.SendMsg(&pb.SnapshotResponse{Blob: sum.Sum(nil), Version: version}); err != nil {
 		return err
 	}
-	what.Info("successfully sent database snapshot to client", append(told, zap.Duration("took", time.Since(start)))...)
+	what.Info("successfully sent database snapshot to client", append(told, zap.Duration("took", clock.Since(start)))...)
 	return nil
 }

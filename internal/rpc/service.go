@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/stats"
 	"google.golang.org/grpc/status"
 
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/h2"
 	"quorate/internal/metrics"
@@ -84,7 +85,7 @@ func (e *edge) generated(d *grpc.ServiceDesc, impl any) service {
 func (e *edge) carryOut(ctx context.Context, full string, req any, call grpc.UnaryHandler) (resp any, err error) {
 	defer crash.Guard()
 	series := e.seriesOf(full, false, false)
-	start := time.Now()
+	start := clock.Now()
 	series.started.Inc()
 	series.received.Inc()
 	if _, err = e.admit(ctx, e.unaryVersions, learnerMayServe(req)); err == nil {
@@ -99,7 +100,7 @@ func (e *edge) carryOut(ctx context.Context, full string, req any, call grpc.Una
 }
 
 func (e *edge) wasCarriedOut(ctx context.Context, full string, series *methodSeries, start time.Time, req, resp any) {
-	took := time.Since(start)
+	took := clock.Since(start)
 	series.sent.Inc()
 	if series.seconds != nil {
 		series.seconds.Observe(took.Seconds())
@@ -116,9 +117,9 @@ func (e *edge) runStream(full string, m method, hs *h2.Stream) (err error) {
 	if e.o.Stats != nil {
 		s.ctx = e.beginStats(s.ctx, full, m.fromClient, m.fromServer)
 		s.stats = e.o.Stats
-		defer func(start time.Time) { e.endStats(s.ctx, start, err) }(time.Now())
+		defer func(start time.Time) { e.endStats(s.ctx, start, err) }(clock.Now())
 	}
-	start := time.Now()
+	start := clock.Now()
 	s.series.started.Inc()
 	needLeader, err := e.admit(s.ctx, e.streamVersions, full == fullSnapshot)
 	if err == nil {
@@ -129,7 +130,7 @@ func (e *edge) runStream(full string, m method, hs *h2.Stream) (err error) {
 	}
 	s.series.done(err)
 	if s.series.seconds != nil {
-		s.series.seconds.Observe(time.Since(start).Seconds())
+		s.series.seconds.Observe(clock.Since(start).Seconds())
 	}
 	return err
 }
@@ -192,7 +193,7 @@ func (s *stream) send(m any, more bool) error {
 		return err
 	}
 	if s.stats != nil {
-		s.stats.HandleRPC(s.ctx, &stats.OutPayload{Payload: m, Length: b.Len(), SentTime: time.Now()})
+		s.stats.HandleRPC(s.ctx, &stats.OutPayload{Payload: m, Length: b.Len(), SentTime: clock.Now()})
 	}
 	return s.h2.Send(b, more)
 }
@@ -242,7 +243,7 @@ func (s *stream) recv(m any) error {
 		return status.Errorf(codes.Internal, "grpc: failed to unmarshal the received message: %v", err)
 	}
 	if s.stats != nil {
-		s.stats.HandleRPC(s.ctx, &stats.InPayload{Payload: m, Length: len(b), RecvTime: time.Now()})
+		s.stats.HandleRPC(s.ctx, &stats.InPayload{Payload: m, Length: len(b), RecvTime: clock.Now()})
 	}
 	return nil
 }
@@ -261,11 +262,11 @@ func (e *edge) observed(full string, call func(context.Context, []byte) (h2.Repl
 	}
 	return func(ctx context.Context, req []byte) (resp h2.Reply, err error) {
 		ctx = e.beginStats(ctx, full, false, false)
-		start := time.Now()
+		start := clock.Now()
 		e.o.Stats.HandleRPC(ctx, &stats.InPayload{Length: len(req), RecvTime: start})
 		resp, err = call(ctx, req)
 		if err == nil {
-			e.o.Stats.HandleRPC(ctx, &stats.OutPayload{Length: resp.Len(), SentTime: time.Now()})
+			e.o.Stats.HandleRPC(ctx, &stats.OutPayload{Length: resp.Len(), SentTime: clock.Now()})
 		}
 		e.endStats(ctx, start, err)
 		return resp, err
@@ -276,12 +277,12 @@ func (e *edge) beginStats(ctx context.Context, full string, fromClient, fromServ
 	ctx = e.o.Stats.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: full})
 	md, _ := metadata.FromIncomingContext(ctx)
 	e.o.Stats.HandleRPC(ctx, &stats.InHeader{FullMethod: full, Header: md})
-	e.o.Stats.HandleRPC(ctx, &stats.Begin{BeginTime: time.Now(), IsClientStream: fromClient, IsServerStream: fromServer})
+	e.o.Stats.HandleRPC(ctx, &stats.Begin{BeginTime: clock.Now(), IsClientStream: fromClient, IsServerStream: fromServer})
 	return ctx
 }
 
 func (e *edge) endStats(ctx context.Context, start time.Time, err error) {
-	e.o.Stats.HandleRPC(ctx, &stats.End{BeginTime: start, EndTime: time.Now(), Error: err})
+	e.o.Stats.HandleRPC(ctx, &stats.End{BeginTime: start, EndTime: clock.Now(), Error: err})
 }
 
 // registerAll adds all services. Those after the first list get their series with

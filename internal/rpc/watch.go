@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/metrics"
 	"quorate/internal/watch"
@@ -99,12 +100,12 @@ func (e *edge) sendWatch(s *stream, ws *watch.Stream) error {
 		if err != nil {
 			return err
 		}
-		start := time.Now()
+		start := clock.Now()
 		events, err := out.sendAll(r, ws)
 		if err != nil {
 			return err
 		}
-		took := time.Since(start).Seconds()
+		took := clock.Since(start).Seconds()
 		if events == 0 {
 			metrics.DebuggingServerWatchSendLoopControlStreamDurationSeconds.Observe(took)
 			continue

@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"time"
 
+	"quorate/internal/clock"
+
 	"golang.org/x/crypto/bcrypt"
 	//lint:ignore SA1019 bcrypt is made of it
 	"golang.org/x/crypto/blowfish"
@@ -76,7 +78,7 @@ func stretch(ctx context.Context, password string, cost int, salt []byte, crowde
 		blowfish.ExpandKey(key, c)
 		blowfish.ExpandKey(salt, c)
 		if i%restEvery == 0 && crowded() {
-			time.Sleep(rest)
+			clock.Pause(rest)
 		} else {
 			runtime.Gosched()
 		}

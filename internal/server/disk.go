@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
@@ -51,7 +52,7 @@ func (d *disks) waitForSpace(err error) bool {
 			zap.String("dir", d.cfg.logDir()), zap.Error(err))
 	}
 	select {
-	case <-time.After(diskRetry):
+	case <-clock.NewTimer(d.cfg.Clock, diskRetry).C:
 		return true
 	case <-d.life.halt:
 		return false

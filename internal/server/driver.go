@@ -225,7 +225,7 @@ func (d *driver) deliver(own, out []*raftpb.Message) {
 var errTransferTimeout = errors.New("etcdserver: request timed out, leader transfer took too long")
 
 func (d *driver) transfer(ctx context.Context, target uint64) error {
-	start, old := time.Now(), d.replica.id
+	start, old := d.cfg.Clock.Now(), d.replica.id
 	d.lg.Info("leadership transfer starting", d.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(d.replica.id)),
 		zap.String("transferee-member-id", membership.FormatID(target)))
 	d.event(func(in *replica.Input) { in.TransferTo = target })
@@ -233,7 +233,7 @@ func (d *driver) transfer(ctx context.Context, target uint64) error {
 		changed := *d.replica.leaderChange.Load()
 		if d.replica.Leader() == target {
 			d.lg.Info("leadership transfer finished", d.replica.localID(), zap.String("old-leader-member-id", membership.FormatID(old)),
-				zap.String("new-leader-member-id", membership.FormatID(target)), zap.Duration("took", time.Since(start)))
+				zap.String("new-leader-member-id", membership.FormatID(target)), zap.Duration("took", d.cfg.Clock.Now().Sub(start)))
 			return nil
 		}
 		select {

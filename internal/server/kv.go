@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -31,24 +30,24 @@ type KV struct {
 // Range reads keys: behind a barrier, or from what is applied here if the
 // request is serializable.
 func (k *KV) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
-	began := time.Now()
+	began := k.cfg.Clock.Now()
 	start := began
 	if !r.Serializable {
 		if err := k.replica.barrier(ctx); err != nil {
-			observeRequest(requestRange, false, time.Since(began))
+			observeRequest(requestRange, false, k.cfg.Clock.Now().Sub(began))
 			return nil, err
 		}
-		start = time.Now()
+		start = k.cfg.Clock.Now()
 	}
 	who, err := k.Access.mayRange(ctx, r)
 	if err != nil {
-		observeRequest(requestRange, false, time.Since(began))
+		observeRequest(requestRange, false, k.cfg.Clock.Now().Sub(began))
 		return nil, err
 	}
 	v := k.replica.kv().View()
 	res, err := v.Range(r)
 	v.Close()
-	end := time.Now()
+	end := k.cfg.Clock.Now()
 	observeRange(err == nil, end.Sub(start))
 	if changed := k.Access.unchanged(who); changed != nil {
 		res, err = nil, changed
@@ -77,19 +76,19 @@ func (k *KV) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(kvs 
 	v := k.replica.kv().View()
 	defer v.Close()
 	// Each piece is one range in the series; sending it is not part of it.
-	start, pieces := time.Now(), 0
+	start, pieces := k.cfg.Clock.Now(), 0
 	count, more, err = v.RangeStream(r, k.cfg.MaxRequestBytes, func(kvs [][]byte) error {
-		observeRange(true, time.Since(start))
+		observeRange(true, k.cfg.Clock.Now().Sub(start))
 		pieces++
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		err := emit(kvs)
-		start = time.Now()
+		start = k.cfg.Clock.Now()
 		return err
 	})
 	if pieces == 0 {
-		observeRange(err == nil, time.Since(start))
+		observeRange(err == nil, k.cfg.Clock.Now().Sub(start))
 	}
 	if err == nil {
 		err = k.Access.unchanged(who)
@@ -98,13 +97,13 @@ func (k *KV) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(kvs 
 }
 
 func (k *KV) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
-	began := time.Now()
+	began := k.cfg.Clock.Now()
 	if !serializable(r) {
 		if err := k.replica.barrier(ctx); err != nil {
 			return nil, err
 		}
 	}
-	start := time.Now() // the barrier is not part of it, as in etcd
+	start := k.cfg.Clock.Now() // the barrier is not part of it, as in etcd
 	who, st, err := k.Access.permit(ctx)
 	if err == nil {
 		err = apply.CheckTxn(st, who, k.lessor, r)
@@ -115,7 +114,7 @@ func (k *KV) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 	v := k.replica.kv().View()
 	defer v.Close()
 	resp, err := apply.ReadTxn(v, r)
-	end := time.Now()
+	end := k.cfg.Clock.Now()
 	observeRequest(requestReadTxn, err == nil, end.Sub(start))
 	if end.Sub(began) > traceThreshold || k.slow.isSlow(end.Sub(start)) {
 		k.slow.readTxnTook(r, resp, err, began, start, end)

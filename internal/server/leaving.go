@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 	"quorate/internal/transport"
 )
@@ -81,7 +82,7 @@ func (h *leaving) handOverTo(ctx context.Context, to uint64, since time.Time) er
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.electionTimeout()+2*h.cfg.Tick)
 	defer cancel()
 	go func() {
-		poll := time.NewTicker(h.cfg.Tick)
+		poll := clock.NewTicker(h.cfg.Clock, h.cfg.Tick)
 		defer poll.Stop()
 		for {
 			select {

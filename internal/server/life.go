@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 	"quorate/internal/task"
 )
@@ -18,6 +19,7 @@ import (
 // for something selects on it, and what runs in the background ends with it.
 type life struct {
 	lg        *zap.Logger
+	clock     clock.Clock
 	dataDir   string
 	raftState *raftState
 	waits     func(status string) // tells what a start waits for
@@ -52,7 +54,7 @@ func (l *life) patiently(ctx context.Context, what, dir string, step func() erro
 			l.lg.Error("no room on the disk: waiting until there is; free space on it", zap.String("for", what), zap.String("dir", dir), zap.Error(err))
 			l.waits("waiting for room on the disk of " + dir)
 		}
-		t := time.NewTimer(diskRetry)
+		t := clock.NewTimer(l.clock, diskRetry)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -63,7 +65,7 @@ func (l *life) patiently(ctx context.Context, what, dir string, step func() erro
 }
 
 func (l *life) pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
+	t := clock.NewTimer(l.clock, d)
 	defer t.Stop()
 	select {
 	case <-t.C:

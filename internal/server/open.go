@@ -110,7 +110,7 @@ type opening struct {
 func newMember(cfg *Config) *Member {
 	m := &Member{cfg: cfg, lg: cfg.Logger, slow: &slowLog{cfg: cfg, lg: cfg.Logger, fewLines: limited(cfg.Logger)}}
 	state := &raftState{cfg: cfg}
-	l := &life{lg: cfg.Logger, dataDir: cfg.DataDir, raftState: state,
+	l := &life{lg: cfg.Logger, clock: cfg.Clock, dataDir: cfg.DataDir, raftState: state,
 		stop: make(chan struct{}), failed: make(chan struct{}), tasks: task.NewGroup(cfg.Clock), loops: task.NewGroup(cfg.Clock)}
 	l.rootCtx, l.halt = l.tasks.Context(), l.loops.Context().Done()
 	m.disks = &disks{cfg: cfg, lg: cfg.Logger, life: l, raftState: state, handOver: func() { m.leaving.HandOver() }}

@@ -21,12 +21,12 @@ func (o *opening) openStore(ctx context.Context, id identity) error {
 	}
 	o.replica.id = id.id // a disk that fails from here on ends this member by name
 	cfg.working("opening the store and its index")
-	start := time.Now()
+	start := o.cfg.Clock.Now()
 	eng, err := o.replica.openEngine(dir)
 	if err != nil {
 		return fmt.Errorf("open store: %w", err)
 	}
-	o.lg.Info("opened backend db", zap.String("path", dir), zap.Duration("took", time.Since(start)))
+	o.lg.Info("opened backend db", zap.String("path", dir), zap.Duration("took", o.cfg.Clock.Now().Sub(start)))
 	if err := o.replica.patiently(ctx, "the raft log", cfg.logDir(), func() error { return o.replica.homeOf(id, o.log).CheckTogether(eng) }); err != nil {
 		eng.Close()
 		return err

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/apply"
+	"quorate/internal/clock"
 	"quorate/internal/command"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -112,7 +113,7 @@ func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposa
 	if p.Repeat {
 		// A leader of etcd that has yet to apply the membership change before this one makes
 		// an empty entry of it, and one of ours may refuse it; nobody here hears of that.
-		t := time.NewTicker(repeatAfter)
+		t := clock.NewTicker(s.cfg.Clock, repeatAfter)
 		defer t.Stop()
 		again = t.C
 	}

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/datadir"
 	"quorate/internal/membership"
@@ -93,13 +94,13 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 		written <- err
 	}()
 	s.lg.Info("sending merged snapshot", zap.String("from", membership.FormatID(s.replica.id)), zap.String("to", membership.FormatID(msg.GetTo())), zap.Uint64("index", meta.GetIndex()))
-	start := time.Now()
+	start := s.cfg.Clock.Now()
 	s.tr.SendSnapshot(msg, r)
 	if err := <-written; err != nil {
 		return err
 	}
 	s.lg.Info("sent merged snapshot", zap.String("from", membership.FormatID(s.replica.id)), zap.String("to", membership.FormatID(msg.GetTo())),
-		zap.Uint64("index", meta.GetIndex()), zap.Int64("bytes", size), zap.String("size", humanize.Bytes(uint64(size))), zap.Duration("took", time.Since(start)))
+		zap.Uint64("index", meta.GetIndex()), zap.Int64("bytes", size), zap.String("size", humanize.Bytes(uint64(size))), zap.Duration("took", s.cfg.Clock.Now().Sub(start)))
 	// A member of etcd that begins with a snapshot counts nothing as applied until
 	// an entry follows it, and until then refuses its own announcement as one of too
 	// many requests. Where nobody writes, this is that entry: it changes nothing.
@@ -127,11 +128,12 @@ func (f *snapshotFile) Close() error {
 
 // progressOf passes on what is written of a snapshot, and logs how far that is.
 func (s *sender) progressOf(w io.Writer, to string, size int64) io.Writer {
-	return &snapshotProgress{w: w, size: size, lg: s.lg.With(zap.String("to", to)), said: time.Now()}
+	return &snapshotProgress{w: w, size: size, lg: s.lg.With(zap.String("to", to)), clock: s.cfg.Clock, said: s.cfg.Clock.Now()}
 }
 
 type snapshotProgress struct {
 	w          io.Writer
+	clock      clock.Clock
 	lg         *zap.Logger
 	size, sent int64
 	said       time.Time
@@ -143,8 +145,8 @@ const progressPeriod = 5 * time.Second
 func (p *snapshotProgress) Write(b []byte) (int, error) {
 	n, err := p.w.Write(b)
 	p.sent += int64(n)
-	if time.Since(p.said) >= progressPeriod {
-		p.said = time.Now()
+	if p.clock.Now().Sub(p.said) >= progressPeriod {
+		p.said = p.clock.Now()
 		p.lg.Info("sending a snapshot goes on", zap.Int64("sent-bytes", p.sent), zap.Int64("bytes", p.size), zap.Int64("percent", 100*p.sent/max(p.size, 1)))
 	}
 	return n, err
@@ -171,11 +173,11 @@ func (s *installer) pauseTransfer(ctx context.Context, err error) {
 // receiveSnapshot stores the file of a snapshot that a peer sends and hands its
 // message to raft. The present state stays in use until raft accepts it.
 func (s *installer) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
-	start := time.Now()
+	start := s.cfg.Clock.Now()
 	if err := s.replica.home().Receive(ctx, msg.GetSnapshot().GetMetadata().GetIndex(), s.received.Add(1), body); err != nil {
 		s.pauseTransfer(ctx, err)
 		return err
 	}
-	metrics.SnapDBSaveTotalDurationSeconds.Observe(time.Since(start).Seconds())
+	metrics.SnapDBSaveTotalDurationSeconds.Observe(s.cfg.Clock.Now().Sub(start).Seconds())
 	return s.driver.receive(msg)
 }

@@ -89,7 +89,7 @@ func (u *upkeep) watchSize(ctx context.Context) {
 
 // reclaimHalf rewrites a store of which more than half is of no use.
 func (u *upkeep) reclaimHalf(mach *apply.Machine) {
-	start := time.Now()
+	start := u.cfg.Clock.Now()
 	before := mach.Engine().Size()
 	if err := u.reclaim(u.replica.rootCtx, mach); err != nil {
 		if u.replica.rootCtx.Err() == nil && u.replica.mach() == mach {
@@ -98,7 +98,7 @@ func (u *upkeep) reclaimHalf(mach *apply.Machine) {
 		return
 	}
 	u.lg.Info("gave space back after a compaction", zap.Int64("size-before-bytes", before.Total),
-		zap.Int64("size-bytes", mach.Engine().Size().Total), zap.Duration("took", time.Since(start)))
+		zap.Int64("size-bytes", mach.Engine().Size().Total), zap.Duration("took", u.cfg.Clock.Now().Sub(start)))
 }
 
 // flushStore writes the engine's memory to disk at the interval that was asked for.

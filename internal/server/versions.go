@@ -134,7 +134,7 @@ func (s *Versions) memberVersions() serverVersions {
 		}
 		v, err := s.peers.Version(s.replica.rootCtx, x.PeerURLs, versionTimeout)
 		if err != nil {
-			if s.unreached.due(x.ID, time.Now()) {
+			if s.unreached.due(x.ID, s.cfg.Clock.Now()) {
 				s.lg.Warn("failed to reach the peer URL", zap.String("address", strings.Join(x.PeerURLs, ",")),
 					zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))
 				s.lg.Warn("failed to get version", zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))

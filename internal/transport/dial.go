@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"quorate/internal/clock"
 )
 
 // idleTimeout is a little below the time after which etcd closes an idle
@@ -152,14 +154,14 @@ type deadlineConn struct {
 }
 
 func (c *deadlineConn) Read(b []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(c.read)); err != nil {
+	if err := c.SetReadDeadline(clock.Now().Add(c.read)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Read(b)
 }
 
 func (c *deadlineConn) Write(b []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(c.write)); err != nil {
+	if err := c.SetWriteDeadline(clock.Now().Add(c.write)); err != nil {
 		return 0, err
 	}
 	return c.Conn.Write(b)

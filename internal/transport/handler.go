@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 )
@@ -197,14 +198,14 @@ func (t *Transport) openStream(w http.ResponseWriter, p *peer, kind streamKind) 
 		return
 	}
 	header := fmt.Sprintf("HTTP/1.1 200 OK\r\n%s: %s\r\n%s: %s\r\nDate: %s\r\nTransfer-Encoding: chunked\r\n\r\n",
-		headerCluster, membership.FormatID(t.cfg.ClusterID), headerVersion, t.cfg.Version, time.Now().UTC().Format(http.TimeFormat))
+		headerCluster, membership.FormatID(t.cfg.ClusterID), headerVersion, t.cfg.Version, clock.Now().UTC().Format(http.TimeFormat))
 	if err := conn.SetDeadline(time.Time{}); err != nil || !p.attach(newLink(p, kind, conn, []byte(header))) {
 		conn.Close()
 	}
 }
 
 func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
-	start := time.Now()
+	start := clock.Now()
 	failed := func(label, text string, code int) {
 		metrics.NetworkSnapshotReceiveFailures.WithLabelValues(label).Inc()
 		if text != "" {
@@ -247,9 +248,9 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	}
 	w.WriteHeader(http.StatusNoContent)
 	metrics.NetworkSnapshotReceiveSuccess.WithLabelValues(from).Inc()
-	metrics.NetworkSnapshotReceiveTotalDurationSeconds.WithLabelValues(from).Observe(time.Since(start).Seconds())
+	metrics.NetworkSnapshotReceiveTotalDurationSeconds.WithLabelValues(from).Observe(clock.Since(start).Seconds())
 	lg.Info("received and saved database snapshot", zap.Int64("incoming-snapshot-size-bytes", body.n),
-		zap.String("incoming-snapshot-size", humanize.Bytes(uint64(body.n))), zap.Duration("download-took", time.Since(start)))
+		zap.String("incoming-snapshot-size", humanize.Bytes(uint64(body.n))), zap.Duration("download-took", clock.Since(start)))
 }
 
 // receiveSnapshot looks at the message as deliver does and gives it to the Host.
@@ -289,7 +290,7 @@ type patientReader struct {
 
 func (p *patientReader) Read(b []byte) (int, error) {
 	// A server without deadlines is not one on a network.
-	_ = p.rc.SetReadDeadline(time.Now().Add(readTimeout))
+	_ = p.rc.SetReadDeadline(clock.Now().Add(readTimeout))
 	n, err := p.r.Read(b)
 	if err != nil {
 		// Now the server watches the connection for its end; that may take long.
@@ -305,7 +306,7 @@ type health struct {
 }
 
 func serveProbing(w http.ResponseWriter) {
-	b, err := json.Marshal(health{OK: true, Now: time.Now()})
+	b, err := json.Marshal(health{OK: true, Now: clock.Now()})
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return

@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/clock"
 	"quorate/internal/lease"
 )
 
@@ -247,7 +248,7 @@ func (c *Client) askLeader(ctx context.Context, leader func(context.Context) ([]
 			last = err
 		}
 		select {
-		case <-time.After(leaseRetry):
+		case <-clock.After(leaseRetry):
 		case <-ctx.Done():
 		}
 	}

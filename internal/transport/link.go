@@ -9,6 +9,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"quorate/internal/clock"
+
 	"go.uber.org/zap"
 )
 
@@ -54,7 +56,7 @@ func newLink(p *peer, kind streamKind, conn net.Conn, header []byte) *link {
 func (l *link) close() {
 	l.once.Do(func() {
 		close(l.quit)
-		time.AfterFunc(closeGrace, func() { l.conn.Close() })
+		clock.AfterFunc(closeGrace, func() { l.conn.Close() })
 	})
 }
 
@@ -110,7 +112,7 @@ func (l *link) writeAll() error {
 		return err
 	}
 	gone := l.watch()
-	tick := time.NewTicker(heartbeatPeriod)
+	tick := clock.NewTicker(clock.System, heartbeatPeriod)
 	defer tick.Stop()
 	for {
 		var err error
@@ -146,7 +148,7 @@ func (l *link) writeHeartbeat() error {
 // queue, as lost.
 func (l *link) writeBatch() error {
 	batch := l.q.take()
-	began := time.Now()
+	began := clock.Now()
 	b := l.begin()
 	var err error
 	for _, m := range batch {
@@ -168,7 +170,7 @@ func (l *link) writeBatch() error {
 		return err
 	}
 	if l.kind == kindMsgApp {
-		l.p.sendings.succeeded(len(batch), time.Since(began))
+		l.p.sendings.succeeded(len(batch), clock.Since(began))
 	}
 	l.q.done(batch)
 	return nil
@@ -218,7 +220,7 @@ func putChunkHeader(b []byte, n int) {
 func (l *link) write(b []byte) error {
 	for len(b) > 0 {
 		piece := b[:min(len(b), flushBytes)]
-		if err := l.conn.SetWriteDeadline(time.Now().Add(l.p.t.cfg.WriteTimeout)); err != nil {
+		if err := l.conn.SetWriteDeadline(clock.Now().Add(l.p.t.cfg.WriteTimeout)); err != nil {
 			return fmt.Errorf("set write deadline: %w", err)
 		}
 		if _, err := l.conn.Write(piece); err != nil {
@@ -231,7 +233,7 @@ func (l *link) write(b []byte) error {
 
 // finish ends the answer properly, so that the peer sees an end and no error.
 func (l *link) finish() {
-	if err := l.conn.SetWriteDeadline(time.Now().Add(closeGrace)); err == nil {
+	if err := l.conn.SetWriteDeadline(clock.Now().Add(closeGrace)); err == nil {
 		_, _ = l.conn.Write([]byte("0\r\n\r\n")) // the connection is closed either way
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 )
 
@@ -79,7 +80,7 @@ func (pl *pipeline) work() {
 
 func (pl *pipeline) post(m *raftpb.Message) {
 	p := pl.p
-	began := time.Now()
+	began := clock.Now()
 	body, err := appendMessage(nil, m)
 	if err == nil {
 		err = p.post(pathRaft, "application/protobuf", body)
@@ -98,7 +99,7 @@ func (pl *pipeline) post(m *raftpb.Message) {
 		return
 	}
 	p.status.activate()
-	p.sendings.succeeded(1, time.Since(began))
+	p.sendings.succeeded(1, clock.Since(began))
 	p.sentBytes.Add(float64(len(body)))
 	if m.GetType() == raftpb.MsgSnap {
 		p.t.reports.snapshot(p.id, true)

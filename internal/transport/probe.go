@@ -10,6 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/metrics"
 )
 
@@ -27,7 +28,7 @@ const (
 // and clock difference. name tells the two clients apart in the log.
 func (p *peer) probe(name string, c *http.Client) {
 	rttSeconds := metrics.NetworkPeerRoundTripTimeSeconds.WithLabelValues(p.name)
-	tick := time.NewTicker(probePeriod)
+	tick := clock.NewTicker(clock.System, probePeriod)
 	defer tick.Stop()
 	var (
 		srtt     time.Duration
@@ -56,10 +57,10 @@ func (p *peer) probe(name string, c *http.Client) {
 		} else {
 			sick = probeReportSick
 		}
-		if time.Since(reported) < interval {
+		if clock.Since(reported) < interval {
 			continue
 		}
-		reported = time.Now()
+		reported = clock.Now()
 		lg := p.lg.With(zap.String("round-tripper-name", name), p.called(), zap.Duration("rtt", srtt))
 		if err != nil {
 			lg.Warn("prober detected unhealthy status", zap.Error(err))
@@ -85,7 +86,7 @@ func (p *peer) probeOnce(c *http.Client) (rtt, diff time.Duration, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	start := time.Now()
+	start := clock.Now()
 	resp, err := c.Do(req)
 	if err != nil {
 		return 0, 0, err
@@ -98,7 +99,7 @@ func (p *peer) probeOnce(c *http.Client) (rtt, diff time.Duration, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
-	rtt = time.Since(start)
+	rtt = clock.Since(start)
 	var h health
 	if err := json.Unmarshal(b, &h); err != nil {
 		return 0, 0, fmt.Errorf("decode answer: %w", err)

@@ -7,10 +7,10 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"time"
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 )
 
@@ -22,7 +22,7 @@ const streamBuffer = 64 << 10
 func (p *peer) readStream(kind streamKind) {
 	refused := "" // what the log has been told already
 	for p.ctx.Err() == nil {
-		start := time.Now()
+		start := clock.Now()
 		body, err := p.dial(kind)
 		if err == nil {
 			refused = ""
@@ -38,7 +38,7 @@ func (p *peer) readStream(kind streamKind) {
 		}
 		p.lg.Debug("no stream from the peer", zap.Stringer("stream", kind), zap.Error(err))
 		select {
-		case <-time.After(dialRetry - time.Since(start)):
+		case <-clock.After(dialRetry - clock.Since(start)):
 		case <-p.ctx.Done():
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 )
 
@@ -104,7 +105,7 @@ func resolve(ctx context.Context, lg *zap.Logger, u *url.URL) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(resolveRetry):
+		case <-clock.After(resolveRetry):
 		}
 	}
 }

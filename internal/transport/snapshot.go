@@ -14,6 +14,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -56,7 +57,7 @@ func (p *peer) transferSnapshot(m *raftpb.Message, body io.ReadCloser) {
 	inflight := metrics.NetworkSnapshotSendInflightsTotal.WithLabelValues(p.name)
 	inflight.Inc()
 	defer inflight.Dec()
-	start := time.Now()
+	start := clock.Now()
 	lg := p.lg.With(zap.Uint64("snapshot-index", m.GetSnapshot().GetMetadata().GetIndex()))
 	lg.Info("sending database snapshot")
 	n, err := p.postSnapshot(m, body)
@@ -69,11 +70,11 @@ func (p *peer) transferSnapshot(m *raftpb.Message, body io.ReadCloser) {
 		p.dropped(m)
 		return
 	}
-	lg.Info("sent database snapshot", zap.Int64("bytes", n), zap.String("size", humanize.Bytes(uint64(n))), zap.Duration("took", time.Since(start)))
+	lg.Info("sent database snapshot", zap.Int64("bytes", n), zap.String("size", humanize.Bytes(uint64(n))), zap.Duration("took", clock.Since(start)))
 	p.status.activate()
 	p.sentBytes.Add(float64(n))
 	metrics.NetworkSnapshotSendSuccess.WithLabelValues(p.name).Inc()
-	metrics.NetworkSnapshotSendTotalDurationSeconds.WithLabelValues(p.name).Observe(time.Since(start).Seconds())
+	metrics.NetworkSnapshotSendTotalDurationSeconds.WithLabelValues(p.name).Observe(clock.Since(start).Seconds())
 	p.t.reports.snapshot(p.id, true)
 }
 
@@ -94,11 +95,11 @@ func (p *peer) postSnapshot(m *raftpb.Message, body io.ReadCloser) (int64, error
 	ctx, cancel := context.WithCancelCause(p.ctx)
 	defer cancel(nil)
 	moving := &movingReader{r: io.MultiReader(bytes.NewReader(envelope), body)}
-	moving.watch = time.AfterFunc(snapshotStall, func() { cancel(errStalled) })
+	moving.watch = clock.AfterFunc(snapshotStall, func() { cancel(errStalled) })
 	defer moving.watch.Stop()
 	answered := func(*http.Response) {
 		moving.watch.Stop()
-		timer := time.AfterFunc(snapshotAnswer, func() { cancel(context.DeadlineExceeded) })
+		timer := clock.AfterFunc(snapshotAnswer, func() { cancel(context.DeadlineExceeded) })
 		context.AfterFunc(ctx, func() { timer.Stop() })
 	}
 	// The content is of unknown length and goes in chunks: io.Reader, not a type
@@ -118,7 +119,7 @@ func (p *peer) postSnapshot(m *raftpb.Message, body io.ReadCloser) (int64, error
 type movingReader struct {
 	r     io.Reader
 	n     atomic.Int64
-	watch *time.Timer
+	watch *clock.Alarm
 }
 
 func (r *movingReader) Read(b []byte) (int, error) {

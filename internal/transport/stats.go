@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 )
 
@@ -145,6 +146,6 @@ func (t *Transport) Followers() map[string]FollowerStats {
 // count notes a message with entries in r.
 func (t *Transport) count(r *Rate, m *raftpb.Message) {
 	if t.cfg.Stats && m.GetType() == raftpb.MsgApp {
-		r.add(time.Now(), proto.Size(m))
+		r.add(clock.Now(), proto.Size(m))
 	}
 }

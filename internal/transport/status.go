@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 )
@@ -31,7 +32,7 @@ func (s *status) activate() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.since.IsZero() {
-		s.since = time.Now()
+		s.since = clock.Now()
 		s.lg.Info("peer became active", zap.String("peer-id", s.remote), nameField(s.name, s.id))
 		metrics.NetworkActivePeers.WithLabelValues(s.local, s.remote).Inc()
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"quorate/internal/clock"
 	"quorate/internal/durable"
 	"quorate/internal/utl/plan"
 )
@@ -59,7 +60,7 @@ that signs them is kept in DIR/ca, and used again the next time: keep it safe. W
 					return badArgs("--%s is about certificates, which only --tls asks for", n)
 				}
 			}
-			o.Format, o.Out, o.Now = plan.Format(f.format), f.out, time.Now()
+			o.Format, o.Out, o.Now = plan.Format(f.format), f.out, clock.Now()
 			return a.plan(o, f)
 		}),
 	}

@@ -19,6 +19,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/boltdb"
+	"quorate/internal/clock"
 	"quorate/internal/command"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
@@ -380,12 +381,12 @@ func (a *app) defrag(ctx context.Context, dir string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, eng.Close()) }()
-	start, before := time.Now(), sizesOf(eng)
+	start, before := clock.Now(), sizesOf(eng)
 	a.defragmenting(l.Member(), before)
 	if err := eng.Compact(ctx); err != nil {
 		return err
 	}
-	a.defragmented(l.Member(), before, sizesOf(eng), time.Since(start))
+	a.defragmented(l.Member(), before, sizesOf(eng), clock.Since(start))
 	return nil
 }
 
@@ -396,10 +397,10 @@ func sizesOf(eng engine.Engine) boltdb.Sizes {
 
 // defragEtcds defragments a database of etcd.
 func (a *app) defragEtcds(db string) error {
-	start := time.Now()
+	start := clock.Now()
 	before, after, err := boltdb.Defrag(db, a.lockTimeout, func(before boltdb.Sizes) { a.defragmenting(db, before) })
 	if err == nil {
-		a.defragmented(db, before, after, time.Since(start))
+		a.defragmented(db, before, after, clock.Since(start))
 	}
 	return err
 }

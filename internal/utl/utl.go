@@ -25,6 +25,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
 
 	"quorate/internal/build"
+	"quorate/internal/clock"
 	"quorate/internal/datadir"
 	"quorate/internal/raftlog"
 	"quorate/internal/suggest"
@@ -118,9 +119,9 @@ func (a *app) runs(f func(cmd *cobra.Command, args []string) error) func(*cobra.
 // patiently calls open until it succeeds, fails for another reason than another
 // process, or --timeout is over.
 func (a *app) patiently(open func() error) error {
-	for start := time.Now(); ; time.Sleep(50 * time.Millisecond) {
+	for start := clock.Now(); ; clock.Pause(50 * time.Millisecond) {
 		err := open()
-		if !errors.Is(err, datadir.ErrInUse) && !errors.Is(err, raftlog.ErrInUse) || a.lockTimeout > 0 && time.Since(start) >= a.lockTimeout {
+		if !errors.Is(err, datadir.ErrInUse) && !errors.Is(err, raftlog.ErrInUse) || a.lockTimeout > 0 && clock.Since(start) >= a.lockTimeout {
 			return err
 		}
 	}

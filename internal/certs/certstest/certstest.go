@@ -18,6 +18,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"quorate/internal/clock"
 )
 
 // CA signs certificates. The zero value is of no use.
@@ -60,7 +62,7 @@ func NewCA(name string) *CA {
 	key := newKey()
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
+		NotBefore: clock.Now().Add(-time.Hour), NotAfter: clock.Now().Add(24 * time.Hour),
 		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true,
 	}
 	der := must(x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key))
@@ -72,11 +74,11 @@ func (ca *CA) Issue(l Leaf) Pair {
 	key := newKey()
 	template := &x509.Certificate{
 		SerialNumber: serial(), Subject: pkix.Name{CommonName: l.CN},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(23 * time.Hour),
+		NotBefore: clock.Now().Add(-time.Hour), NotAfter: clock.Now().Add(23 * time.Hour),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: l.Usages,
 	}
 	if l.Expired {
-		template.NotAfter = time.Now().Add(-time.Minute)
+		template.NotAfter = clock.Now().Add(-time.Minute)
 	}
 	if l.Usages == nil {
 		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}
@@ -98,10 +100,10 @@ func (ca *CA) Issue(l Leaf) Pair {
 
 // Revoke lists certificates as revoked, in DER.
 func (ca *CA) Revoke(pairs ...Pair) []byte {
-	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(24 * time.Hour)}
+	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: clock.Now().Add(-time.Hour), NextUpdate: clock.Now().Add(24 * time.Hour)}
 	for _, p := range pairs {
 		list.RevokedCertificateEntries = append(list.RevokedCertificateEntries,
-			x509.RevocationListEntry{SerialNumber: p.Serial, RevocationTime: time.Now().Add(-time.Minute)})
+			x509.RevocationListEntry{SerialNumber: p.Serial, RevocationTime: clock.Now().Add(-time.Minute)})
 	}
 	return must(x509.CreateRevocationList(rand.Reader, list, ca.cert, ca.key))
 }

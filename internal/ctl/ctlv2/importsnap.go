@@ -16,6 +16,7 @@ import (
 
 	client "go.etcd.io/etcd/client/v2"
 
+	"quorate/internal/clock"
 	"quorate/internal/legacy/v2store"
 )
 
@@ -123,7 +124,7 @@ func collect(to []pair, log *log.Logger, p string, n *v2store.DumpNode) []pair {
 	if n.Children == nil {
 		life := time.Duration(0)
 		if !n.ExpireTime.IsZero() {
-			life = time.Until(n.ExpireTime)
+			life = clock.Until(n.ExpireTime)
 			if life < shortLife {
 				log.Printf("extending key %s's ttl to %v", p, shortLife)
 				life = shortLife

@@ -10,6 +10,8 @@ import (
 	"strings"
 	"time"
 
+	"quorate/internal/clock"
+
 	"github.com/spf13/cobra"
 
 	client "go.etcd.io/etcd/client/v2"
@@ -197,7 +199,7 @@ func (t *tool) clusterHealth(ctx context.Context, forever bool) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-time.After(checkPause):
+		case <-clock.After(checkPause):
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"quorate/internal/clock"
 	"quorate/internal/engine"
 )
 
@@ -91,7 +92,7 @@ func (b *batch) Commit() error {
 // awaitFlush waits while the disk takes nothing and there is no memory left for
 // what is committed: inside of Pebble nothing could end that wait.
 func (s *store) awaitFlush() error {
-	poll := time.NewTicker(20 * time.Millisecond)
+	poll := clock.NewTicker(clock.System, 20*time.Millisecond)
 	defer poll.Stop()
 	for s.unflushed.Load() > s.o.MemTableBytes && (s.disk.full.Load() || s.isFailed()) {
 		select {

@@ -7,6 +7,8 @@ import (
 	"syscall"
 	"time"
 
+	"quorate/internal/clock"
+
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
@@ -47,7 +49,7 @@ func (p *patientFS) failed(err error) {
 
 // pause returns false if the engine has no time to wait.
 func (p *patientFS) pause(d time.Duration) bool {
-	t := time.NewTimer(d)
+	t := clock.NewTimer(clock.System, d)
 	defer t.Stop()
 	select {
 	case <-t.C:
@@ -55,7 +57,7 @@ func (p *patientFS) pause(d time.Duration) bool {
 	case <-p.closing:
 	case <-p.giveUp:
 	}
-	time.Sleep(20 * time.Millisecond) // Pebble tries again at once until it is closed
+	clock.Pause(20 * time.Millisecond) // Pebble tries again at once until it is closed
 	return false
 }
 

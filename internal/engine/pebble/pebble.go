@@ -28,6 +28,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/engine"
 )
@@ -537,7 +538,7 @@ func (s *store) Close() error {
 		<-s.unused
 		err = s.db.Close()
 	}()
-	kept := time.After(closePatience)
+	kept := clock.After(closePatience)
 	for {
 		select {
 		case err := <-done:
@@ -548,7 +549,7 @@ func (s *store) Close() error {
 			if n := s.uses.Load(); n > 0 {
 				return fmt.Errorf("pebble: close %s: %d iterators or snapshots are still open", s.dir, n)
 			}
-		case <-time.After(2 * time.Second):
+		case <-clock.After(2 * time.Second):
 			if s.disk.full.Load() {
 				return fmt.Errorf("pebble: close %s: %w", s.dir, errFull)
 			}

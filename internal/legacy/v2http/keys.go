@@ -6,10 +6,10 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/metrics"
 )
@@ -20,7 +20,7 @@ var errTooManyRequests = errors.New("etcdserver: too many requests")
 
 func (h *handler) keys(w http.ResponseWriter, r *http.Request) {
 	h.setCluster(w)
-	began := time.Now()
+	began := clock.Now()
 	op, refused := parseKeys(r, h.o.Now)
 	if refused != nil {
 		h.writeKeyError(w, refused)
@@ -55,7 +55,7 @@ func (h *handler) keys(w http.ResponseWriter, r *http.Request) {
 		status = http.StatusCreated
 	}
 	h.writeJSON(w, status, shown(ev, op.noValue))
-	metrics.HTTPSuccessfulDurationSeconds.WithLabelValues(op.label()).Observe(time.Since(began).Seconds())
+	metrics.HTTPSuccessfulDurationSeconds.WithLabelValues(op.label()).Observe(clock.Since(began).Seconds())
 }
 
 // watch sends the events that a client waits for: one, or with stream all until
@@ -88,7 +88,7 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, op *operation) {
 			if !ok {
 				return
 			}
-			if err := rc.SetWriteDeadline(time.Now().Add(patience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			if err := rc.SetWriteDeadline(clock.Now().Add(patience)); err != nil && !errors.Is(err, http.ErrNotSupported) {
 				return
 			}
 			if err := json.NewEncoder(w).Encode(shown(ev, false)); err != nil || !op.req.Stream || rc.Flush() != nil {

@@ -22,6 +22,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/legacy/v2auth"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
@@ -97,7 +98,7 @@ type handler struct {
 // NewHandler serves everything at and below Prefix.
 func NewHandler(b Backend, o Options) http.Handler {
 	if o.Now == nil {
-		o.Now = time.Now
+		o.Now = clock.Now
 	}
 	h := &handler{b: b, o: o, lg: o.Logger, auth: v2auth.New(b, o.Logger)}
 	mux := http.NewServeMux()

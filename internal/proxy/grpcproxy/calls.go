@@ -6,6 +6,8 @@ import (
 	"runtime/debug"
 	"time"
 
+	"quorate/internal/clock"
+
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
@@ -127,13 +129,13 @@ func clientError(ctx context.Context, err error) error {
 const minFailure = 50 * time.Millisecond
 
 func paced(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
-	began := time.Now()
+	began := clock.Now()
 	err := invoke(ctx, method, req, reply, cc, opts...)
 	if err == nil || status.Code(err) != codes.Unavailable {
 		return err
 	}
-	if left := minFailure - time.Since(began); left > 0 {
-		t := time.NewTimer(left)
+	if left := minFailure - clock.Since(began); left > 0 {
+		t := clock.NewTimer(clock.System, left)
 		defer t.Stop()
 		select {
 		case <-t.C:

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.etcd.io/etcd/client/v3/concurrency"
@@ -104,7 +106,7 @@ func (s *clusterServer) follow(ctx context.Context, c *clientv3.Client, prefix s
 
 func pause(ctx context.Context) {
 	select {
-	case <-time.After(registerPause):
+	case <-clock.After(registerPause):
 	case <-ctx.Done():
 	}
 }

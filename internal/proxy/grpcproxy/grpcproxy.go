@@ -28,6 +28,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"quorate/internal/clock"
 	"quorate/internal/rpc"
 	"quorate/internal/rpc/v3electionpb"
 	"quorate/internal/rpc/v3lockpb"
@@ -143,7 +144,7 @@ func (p *Proxy) recoverOrder(ctx context.Context) error {
 		}
 		p.lg.Warn("ordering recovery failed, retrying in 1s", zap.Error(err))
 		select {
-		case <-time.After(time.Second):
+		case <-clock.After(time.Second):
 		case <-ctx.Done():
 			return ctx.Err()
 		}

@@ -8,6 +8,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -250,7 +252,7 @@ func (k *keeper) run() {
 		}
 		k.settle(err)
 		select {
-		case <-time.After(keeperPause):
+		case <-clock.After(keeperPause):
 		case <-k.ctx.Done():
 		}
 	}

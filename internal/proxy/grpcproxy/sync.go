@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"quorate/internal/clock"
+
 	"go.uber.org/zap"
 )
 
@@ -15,7 +17,7 @@ const syncTimeout = 5 * time.Second
 // followMembers uses the members of the cluster as endpoints, and asks for them
 // again and again. It says what it uses whenever that has changed.
 func (p *Proxy) followMembers() {
-	tick := time.NewTicker(p.o.SyncInterval)
+	tick := clock.NewTicker(clock.System, p.o.SyncInterval)
 	defer tick.Stop()
 	var used []string
 	for {

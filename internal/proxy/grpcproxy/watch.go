@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	"quorate/internal/clock"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -346,7 +348,7 @@ func (s *watchStream) reply(r *pb.WatchResponse) {
 // push queues a response for w. It waits for room for queuePatience; then the
 // stream ends.
 func (s *watchStream) push(w *watcher, r *pb.WatchResponse) {
-	if !s.full() || s.waitForRoom(time.After(queuePatience)) {
+	if !s.full() || s.waitForRoom(clock.After(queuePatience)) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.watchers[w.id] == w {

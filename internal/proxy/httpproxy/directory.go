@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/durable"
 	"quorate/internal/membership"
 )
@@ -92,7 +93,7 @@ func (d *directory) run(ctx context.Context, interval time.Duration) {
 		if !d.refresh(ctx) && interval >= defaultRefreshInterval {
 			pause = emptyInterval
 		}
-		t := time.NewTimer(pause)
+		t := clock.NewTimer(clock.System, pause)
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -184,5 +185,5 @@ func (d *directory) urls() []string {
 
 func newDirectory(o Options, peers []string) *directory {
 	return &directory{lg: o.Logger, file: filepath.Join(o.Dir, clusterFile), wait: o.FailureWait, members: o.Members,
-		now: time.Now, shuffle: rand.Shuffle, peers: peers}
+		now: clock.Now, shuffle: rand.Shuffle, peers: peers}
 }

@@ -28,6 +28,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/clock"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 )
@@ -84,11 +85,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.serveConfig(w, r)
 		return
 	}
-	began := time.Now()
+	began := clock.Now()
 	metrics.ProxyRequestsTotal.WithLabelValues(method(r)).Inc()
 	code, whole := p.forward(w, r)
 	metrics.ProxyHandledTotal.WithLabelValues(method(r), strconv.Itoa(code)).Inc()
-	metrics.ProxyHandlingDurationSeconds.WithLabelValues(method(r)).Observe(time.Since(began).Seconds())
+	metrics.ProxyHandlingDurationSeconds.WithLabelValues(method(r)).Observe(clock.Since(began).Seconds())
 	if !whole {
 		panic(http.ErrAbortHandler) // cuts the connection: the client must not take what it has for all
 	}

@@ -6,6 +6,8 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"quorate/internal/clock"
 )
 
 // TransportOptions say how members are reached. A time of 0 is no limit.
@@ -48,7 +50,7 @@ type impatientConn struct {
 
 func (c *impatientConn) Read(b []byte) (int, error) {
 	if c.read > 0 {
-		if err := c.SetReadDeadline(time.Now().Add(c.read)); err != nil {
+		if err := c.SetReadDeadline(clock.Now().Add(c.read)); err != nil {
 			return 0, err
 		}
 	}
@@ -57,7 +59,7 @@ func (c *impatientConn) Read(b []byte) (int, error) {
 
 func (c *impatientConn) Write(b []byte) (int, error) {
 	if c.write > 0 {
-		if err := c.SetWriteDeadline(time.Now().Add(c.write)); err != nil {
+		if err := c.SetWriteDeadline(clock.Now().Add(c.write)); err != nil {
 			return 0, err
 		}
 	}

@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"quorate/internal/clock"
 )
 
 // A buffer starts small, as most connections say little, and grows for one that
@@ -25,7 +27,7 @@ func join(a, b net.Conn, linger time.Duration) {
 	one := func(dst, src net.Conn) {
 		if err := pass(dst, src, &half, linger); err == nil && half.CompareAndSwap(false, true) && closeWrite(dst) == nil {
 			// The other way may be waiting in a Read without a deadline.
-			dst.SetReadDeadline(time.Now().Add(linger))
+			dst.SetReadDeadline(clock.Now().Add(linger))
 			return
 		}
 		a.Close()
@@ -46,7 +48,7 @@ func pass(dst, src net.Conn, half *atomic.Bool, linger time.Duration) error {
 	buf := make([]byte, minBuffer)
 	for {
 		if half.Load() {
-			src.SetReadDeadline(time.Now().Add(linger))
+			src.SetReadDeadline(clock.Now().Add(linger))
 		}
 		n, err := src.Read(buf)
 		if n > 0 {

@@ -143,7 +143,7 @@ func (r *Relay) Serve(l net.Listener) error {
 		pause = min(max(2*pause, 5*time.Millisecond), maxPause)
 		r.lg.Warn("failed to accept a connection", zap.Duration("retry-after", pause), zap.Error(err))
 		select {
-		case <-time.After(pause):
+		case <-clock.After(pause):
 		case <-r.ctx.Done():
 		}
 	}
