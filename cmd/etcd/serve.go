@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/url"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -213,7 +212,8 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 	if cfg.Joining() || cfg.Discovers() {
 		return sc, nil // start asks others, once the sockets are open
 	}
-	err := checkInitial(ctx, cfg, &sc)
+	var err error
+	sc.Initial, err = cfg.InitialMembers(ctx)
 	return sc, err
 }
 
@@ -234,20 +234,7 @@ func discover(ctx context.Context, cfg *config.Config, sc *server.Config) error 
 	if err != nil {
 		return &discoveryError{err}
 	}
-	return checkInitial(ctx, cfg, sc)
-}
-
-// checkInitial checks the cluster that a member without data is to found or join.
-func checkInitial(ctx context.Context, cfg *config.Config, sc *server.Config) error {
-	verify := cfg.VerifyJoin
-	if cfg.IsNewCluster() {
-		verify = func() error { return cfg.VerifyBootstrap(ctx) }
-	}
-	if err := verify(); err != nil {
-		return err
-	}
-	var err error
-	sc.Initial, err = membership.ParseInitialCluster(cfg.InitialCluster)
+	sc.Initial, err = cfg.InitialMembers(ctx)
 	return err
 }
 
@@ -261,7 +248,7 @@ func register(ctx context.Context, cfg *config.Config) (string, error) {
 		return "", err
 	}
 	cfg.Log().Info("Bootstrapping cluster using v3 discovery.")
-	self := config.ClusterString(map[string][]url.URL{cfg.Name: cfg.AdvertisePeerURLs})
+	self := cfg.Self()
 	cluster, err := r.Join(ctx, membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.Discovery.Token, nil), self)
 	if err != nil {
 		return "", fmt.Errorf("failed to join discovery cluster (%w)", err)
@@ -276,7 +263,7 @@ func registerV2(ctx context.Context, cfg *config.Config) (string, error) {
 	}
 	cluster, err := discovery.V2{URL: cfg.V2Discovery, Proxy: cfg.V2DiscoveryProxy, Logger: cfg.Log()}.Join(ctx,
 		membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.V2Discovery, nil),
-		config.ClusterString(map[string][]url.URL{cfg.Name: cfg.AdvertisePeerURLs}))
+		cfg.Self())
 	if err != nil {
 		return "", fmt.Errorf("failed to join discovery cluster (%w)", err)
 	}

@@ -1,7 +1,6 @@
 package clock
 
 import (
-	"context"
 	"sync"
 	"time"
 )
@@ -62,16 +61,4 @@ func newTicker(c Clock, d time.Duration, again bool) *Ticker {
 		stopped = true
 		cancel()
 	}}
-}
-
-// Sleep pauses for d on the clock c; the error of ctx if that ends first.
-func Sleep(ctx context.Context, c Clock, d time.Duration) error {
-	t := NewTimer(c, d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -5,11 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -22,129 +19,28 @@ import (
 // that is just being started the names may come later.
 const resolveTimeout = 30 * time.Second
 
-// ParseInitialCluster reads name=url,name=url into the sorted URLs of each
-// name. A name that stands more than once has several URLs.
-func ParseInitialCluster(text string) (map[string][]url.URL, error) {
-	texts := map[string][]string{}
-	for item := range strings.SplitSeq(text, ",") {
-		if item == "" {
-			continue
-		}
-		name, u, _ := strings.Cut(item, "=")
-		texts[name] = append(texts[name], u)
-	}
-	cluster := make(map[string][]url.URL, len(texts))
-	for _, name := range sortedKeys(texts) {
-		urls, err := ParseURLs(texts[name])
-		if err != nil {
-			return nil, err
-		}
-		cluster[name] = urls
-	}
-	return cluster, nil
-}
-
-// ClusterString is the inverse of ParseInitialCluster, sorted.
-func ClusterString(cluster map[string][]url.URL) string {
-	var pairs []string
-	for name, urls := range cluster {
-		for i := range urls {
-			pairs = append(pairs, name+"="+urls[i].String())
-		}
-	}
-	slices.Sort(pairs)
-	return strings.Join(pairs, ",")
-}
-
-// InitialMembers is the cluster to bootstrap or to join, for a member without
-// data: once there is a log, membership comes from it, and --initial-cluster is
-// not even looked at.
-func (c *Config) InitialMembers() (map[string][]url.URL, error) {
-	cluster, err := ParseInitialCluster(c.InitialCluster)
+// InitialMembers is the cluster to bootstrap or to join, checked, for a member without
+// data: once there is a log, membership comes from it, and --initial-cluster is not even
+// looked at. This member is in it. In a new cluster it stands there under the URLs that
+// it advertises, and no URL stands twice; host names are resolved when texts differ, for
+// at most 30 s.
+func (c *Config) InitialMembers(ctx context.Context) ([]membership.InitialMember, error) {
+	ms, err := membership.ParseInitialCluster(c.InitialCluster)
 	if err != nil {
 		return nil, fmt.Errorf("error setting up initial cluster: %w", err)
 	}
-	return cluster, nil
-}
-
-// VerifyBootstrap checks InitialMembers for a member that bootstraps a new
-// cluster: this member is in it, under the URLs that it advertises, and no URL
-// stands twice. Host names are resolved when texts differ, for at most 30 s.
-func (c *Config) VerifyBootstrap(ctx context.Context) error {
-	cluster, err := c.InitialMembers()
-	if err != nil {
-		return err
+	if !c.IsNewCluster() {
+		return ms, membership.CheckInitial(ms, c.Name)
 	}
-	if err := c.hasLocalMember(cluster); err != nil {
-		return err
-	}
-	if err := c.advertisedMatches(ctx, cluster[c.Name]); err != nil {
-		return err
-	}
-	return noDuplicates(cluster)
-}
-
-// VerifyJoin checks InitialMembers for a member that joins a running cluster.
-func (c *Config) VerifyJoin() error {
-	cluster, err := c.InitialMembers()
-	if err != nil {
-		return err
-	}
-	if err := c.hasLocalMember(cluster); err != nil {
-		return err
-	}
-	return noDuplicates(cluster)
-}
-
-func (c *Config) hasLocalMember(cluster map[string][]url.URL) error {
-	if cluster[c.Name] == nil {
-		var unnamed []string
-		for _, u := range cluster[""] {
-			unnamed = append(unnamed, u.String())
-		}
-		return membership.NoLocalName(c.Name, unnamed)
-	}
-	return nil
-}
-
-func noDuplicates(cluster map[string][]url.URL) error {
-	seen := map[string]bool{}
-	for _, urls := range cluster {
-		for i := range urls {
-			if u := membership.CanonicalURL(urls[i].String()); seen[u] {
-				return fmt.Errorf("initial cluster %s has duplicate url", ClusterString(cluster))
-			} else {
-				seen[u] = true
-			}
-		}
-	}
-	return nil
-}
-
-// advertisedMatches compares what this member advertises with what the initial
-// cluster says about it: the others will dial the latter.
-func (c *Config) advertisedMatches(ctx context.Context, listed []url.URL) error {
-	advertised := slices.Clone(c.AdvertisePeerURLs)
-	slices.SortFunc(advertised, func(a, b url.URL) int { return strings.Compare(a.String(), b.String()) })
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	adv, lst := URLStrings(advertised), URLStrings(listed)
-	same, mismatch := transport.SameURLs(ctx, c.lg, adv, lst)
-	if same {
-		return nil
-	}
-	if missing := membership.AbsentURLs(lst, adv); len(missing) > 0 {
-		for i := range missing {
-			missing[i] = c.Name + "=" + missing[i]
-		}
-		return fmt.Errorf("--initial-cluster has %s but missing from --initial-advertise-peer-urls=%s (%w)",
-			strings.Join(missing, ","), strings.Join(adv, ","), mismatch)
-	}
-	self := ClusterString(map[string][]url.URL{c.Name: advertised})
-	if missing := membership.AbsentURLs(adv, lst); len(missing) > 0 {
-		return fmt.Errorf("--initial-advertise-peer-urls has %s but missing from --initial-cluster=%s", strings.Join(missing, ","), self)
-	}
-	return fmt.Errorf("failed to resolve %s to match --initial-cluster=%s (%w)", strings.Join(adv, ","), self, mismatch)
+	return ms, membership.CheckFounder(ms, c.Name, URLStrings(c.AdvertisePeerURLs),
+		func(a, b []string) (bool, error) { return transport.SameURLs(ctx, c.lg, a, b) })
+}
+
+// Self is this member in the form of --initial-cluster.
+func (c *Config) Self() string {
+	return membership.FormatInitialCluster([]membership.InitialMember{{Name: c.Name, PeerURLs: URLStrings(c.AdvertisePeerURLs)}})
 }
 
 func hostPort(host, port string) string {

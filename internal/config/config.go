@@ -91,7 +91,7 @@ type Config struct {
 	// Clustering.
 	AdvertisePeerURLs   []url.URL `json:"-"`
 	AdvertiseClientURLs []url.URL `json:"-"`
-	InitialCluster      string    `json:"initial-cluster"`       // see ParseInitialCluster and VerifyBootstrap
+	InitialCluster      string    `json:"initial-cluster"`       // see InitialMembers
 	ClusterState        string    `json:"initial-cluster-state"` // StateNew or StateExisting
 	InitialClusterToken string    `json:"initial-cluster-token"`
 	Join                []url.URL `json:"-"` // client URLs of a running cluster to add this member to

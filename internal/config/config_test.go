@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	_ "embed"
 	"encoding/json"
-	"net/url"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -551,31 +550,6 @@ func FuzzFile(f *testing.F) {
 		}
 		c.Inert()
 		c.checkStart()
-	})
-}
-
-func FuzzInitialCluster(f *testing.F) {
-	for _, seed := range []string{"a=http://a:1", "a=http://a:1,a=http://b:1,,b=unix://x", "a", "=", "a==b", "a=http://[::1]:2"} {
-		f.Add(seed)
-	}
-	f.Fuzz(func(t *testing.T, text string) {
-		cluster, err := ParseInitialCluster(text)
-		if err != nil {
-			return
-		}
-		printed := ClusterString(cluster)
-		again, err := ParseInitialCluster(printed)
-		if err != nil {
-			t.Fatalf("%q prints as %q, which does not parse: %v", text, printed, err)
-		}
-		if got := ClusterString(again); got != printed {
-			t.Errorf("%q prints as %q, then as %q", text, printed, got)
-		}
-		for name, urls := range cluster {
-			if !slices.IsSortedFunc(urls, func(a, b url.URL) int { return strings.Compare(a.String(), b.String()) }) {
-				t.Errorf("URLs of %q are not sorted", name)
-			}
-		}
 	})
 }
 

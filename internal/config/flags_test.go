@@ -84,7 +84,7 @@ func TestSample(t *testing.T) {
 	if r.code != -1 {
 		t.Fatalf("exit %d: %s", r.code, r.stderr)
 	}
-	if err := r.c.VerifyBootstrap(t.Context()); err != nil {
+	if _, err := r.c.InitialMembers(t.Context()); err != nil {
 		t.Error(err)
 	}
 	// With what is commented out turned on, it says the same: these are the defaults.

@@ -40,13 +40,14 @@ func TestVerifyBootstrap(t *testing.T) {
 			if r.code != -1 {
 				t.Fatalf("exit %d: %s", r.code, r.stderr)
 			}
-			if got := errText(r.c.VerifyBootstrap(context.Background())); got != tt.want {
+			_, err := r.c.InitialMembers(context.Background())
+			if got := errText(err); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
 		})
 	}
 	r := parse(t, []string{"--name", "m2", "--initial-cluster", "m1=http://h1:1,m2=http://h2:1", "--initial-cluster-state", "existing"}, nil, "")
-	if err := r.c.VerifyJoin(); err != nil {
+	if _, err := r.c.InitialMembers(context.Background()); err != nil {
 		t.Errorf("joining does not compare with the advertised URLs: %v", err)
 	}
 }

@@ -1,52 +1,16 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
-	"slices"
-	"strings"
+
+	"go.etcd.io/etcd/client/pkg/v3/types"
 )
 
 // ParseURLs parses, checks and sorts URLs given as texts: scheme http or https
 // with host and port and no path, or unix or unixs.
-func ParseURLs(texts []string) ([]url.URL, error) {
-	if len(texts) == 0 {
-		return nil, errors.New("no valid URLs given")
-	}
-	urls := make([]url.URL, len(texts))
-	for i, text := range texts {
-		u, err := parseURL(strings.TrimSpace(text))
-		if err != nil {
-			return nil, err
-		}
-		urls[i] = *u
-	}
-	slices.SortFunc(urls, func(a, b url.URL) int { return strings.Compare(a.String(), b.String()) })
-	return urls, nil
-}
-
-func parseURL(text string) (*url.URL, error) {
-	u, err := url.Parse(text)
-	if err != nil {
-		return nil, err
-	}
-	switch u.Scheme {
-	case "unix", "unixs":
-		return u, nil
-	case "http", "https":
-	default:
-		return nil, fmt.Errorf("URL scheme must be http, https, unix, or unixs: %s", text)
-	}
-	if _, _, err := net.SplitHostPort(u.Host); err != nil {
-		return nil, fmt.Errorf(`URL address does not have the form "host:port": %s`, text)
-	}
-	if u.Path != "" {
-		return nil, fmt.Errorf("URL must not contain a path: %s", text)
-	}
-	return u, nil
-}
+func ParseURLs(texts []string) ([]url.URL, error) { return types.NewURLs(texts) }
 
 // mustURLs parses a constant of this package.
 func mustURLs(text string) []url.URL {

@@ -60,9 +60,33 @@ func FormatInitialCluster(ms []InitialMember) string {
 // CheckInitial checks what a new member and a joining one need alike: the
 // local name is listed and no URL comes twice.
 func CheckInitial(ms []InitialMember, localName string) error {
+	if err := checkListed(ms, localName); err != nil {
+		return err
+	}
+	return checkUnique(ms)
+}
+
+// CheckFounder checks the initial cluster of a member that founds it, in etcd's order:
+// the local name is listed, its URLs are those that it advertises, and no URL comes
+// twice. same is that of CheckAdvertised.
+func CheckFounder(ms []InitialMember, localName string, advertised []string, same func(a, b []string) (bool, error)) error {
+	if err := checkListed(ms, localName); err != nil {
+		return err
+	}
+	if err := CheckAdvertised(ms, localName, advertised, same); err != nil {
+		return err
+	}
+	return checkUnique(ms)
+}
+
+func checkListed(ms []InitialMember, localName string) error {
 	if !slices.ContainsFunc(ms, func(m InitialMember) bool { return m.Name == localName }) {
 		return NoLocalName(localName, unnamed(ms))
 	}
+	return nil
+}
+
+func checkUnique(ms []InitialMember) error {
 	seen := make(map[string]bool)
 	for _, m := range ms {
 		for _, u := range m.PeerURLs {

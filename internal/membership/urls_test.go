@@ -2,6 +2,7 @@ package membership
 
 import (
 	"errors"
+	"slices"
 	"testing"
 )
 
@@ -53,6 +54,31 @@ func FuzzCanonicalURL(f *testing.F) {
 	f.Fuzz(func(t *testing.T, u string) {
 		if c := CanonicalURL(u); CanonicalURL(c) != c {
 			t.Errorf("%q is %q is %q", u, c, CanonicalURL(c))
+		}
+	})
+}
+
+func FuzzInitialCluster(f *testing.F) {
+	for _, seed := range []string{"a=http://a:1", "a=http://a:1,a=http://b:1,,b=unix://x", "a", "=", "a==b", "a=http://[::1]:2"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		cluster, err := ParseInitialCluster(text)
+		if err != nil {
+			return
+		}
+		printed := FormatInitialCluster(cluster)
+		again, err := ParseInitialCluster(printed)
+		if err != nil {
+			t.Fatalf("%q prints as %q, which does not parse: %v", text, printed, err)
+		}
+		if got := FormatInitialCluster(again); got != printed {
+			t.Errorf("%q prints as %q, then as %q", text, printed, got)
+		}
+		for _, m := range cluster {
+			if !slices.IsSorted(m.PeerURLs) {
+				t.Errorf("URLs of %q are not sorted", m.Name)
+			}
 		}
 	})
 }

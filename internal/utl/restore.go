@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -138,18 +137,12 @@ func (a *app) newMember(ctx context.Context, f restoreFlags) (r datadir.Restore,
 	if err != nil {
 		return r, err
 	}
-	if !slices.ContainsFunc(initial, func(m membership.InitialMember) bool { return m.Name == f.name }) {
-		return r, fmt.Errorf("couldn't find local name %q in the initial cluster configuration", f.name)
-	}
 	same := func(x, y []string) (bool, error) {
 		ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 		defer cancel()
 		return transport.SameURLs(ctx, a.lg, x, y)
 	}
-	if err := membership.CheckAdvertised(initial, f.name, peers.StringSlice(), same); err != nil {
-		return r, err
-	}
-	if err := membership.CheckInitial(initial, f.name); err != nil {
+	if err := membership.CheckFounder(initial, f.name, peers.StringSlice(), same); err != nil {
 		return r, err
 	}
 	if r.Founders, r.ClusterID, err = membership.Founders(initial, f.token); err != nil {
