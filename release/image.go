@@ -13,6 +13,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"quorate/internal/build"
+
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
@@ -20,8 +22,6 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
 	"golang.org/x/crypto/x509roots/fallback/bundle"
-
-	"quorate/internal/config"
 )
 
 // imageUser runs the programs in a container. A name would not do: Kubernetes
@@ -89,7 +89,7 @@ func (s *stage) imageConfig() v1.Config {
 			"org.opencontainers.image.revision": s.commit,
 			"org.opencontainers.image.created":  s.date.Format(time.RFC3339),
 			"org.opencontainers.image.licenses": "Apache-2.0",
-			"etcd.version":                      config.EtcdVersion,
+			"etcd.version":                      build.EtcdVersion,
 		},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
+	"quorate/internal/build"
 	"quorate/internal/config"
 	"quorate/internal/ctl"
 	"quorate/internal/utl"
@@ -57,7 +58,7 @@ func text(s string) string {
 
 func (s *stage) newPage(name, short string) *page {
 	p := &page{}
-	fmt.Fprintf(p, ".TH %s 1 \"%s\" \"Quorate %s\" \"etcd %s\"\n", strings.ToUpper(name), s.date.Format("2006\\-01\\-02"), text(s.version), config.EtcdVersion)
+	fmt.Fprintf(p, ".TH %s 1 \"%s\" \"Quorate %s\" \"etcd %s\"\n", strings.ToUpper(name), s.date.Format("2006\\-01\\-02"), text(s.version), build.EtcdVersion)
 	p.section("NAME")
 	fmt.Fprintf(p, "%s \\- %s\n", name, text(strings.TrimSuffix(short, ".")))
 	return p

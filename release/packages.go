@@ -4,18 +4,18 @@ import (
 	"io"
 	"path/filepath"
 
+	"quorate/internal/build"
+
 	"github.com/goreleaser/nfpm/v2"
 	"github.com/goreleaser/nfpm/v2/deb"
 	"github.com/goreleaser/nfpm/v2/files"
 	"github.com/goreleaser/nfpm/v2/rpm"
-
-	"quorate/internal/config"
 )
 
 const (
 	maintainer = "Quorate maintainers <maintainers@quorate.invalid>"
 	describe   = `distributed, strongly consistent key-value store, compatible with etcd
-Quorate has the programs, flags, files and interfaces of etcd ` + config.EtcdVersion + `,
+Quorate has the programs, flags, files and interfaces of etcd ` + build.EtcdVersion + `,
 and takes over data directories of etcd 3.5, 3.6 and 3.7.`
 )
 

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"quorate/internal/build"
-	"quorate/internal/config"
 )
 
 // source is the commit that is released.
@@ -88,7 +87,7 @@ func versionOf(asked string, tags []string, commit string, date time.Time, dirty
 // of etcd are what they take the place of and what others depend on. What comes
 // before a release sorts before it.
 func (s source) packaged() string {
-	return config.EtcdVersion + "+quorate" + strings.Replace(s.version, "-", "~", 1)
+	return build.EtcdVersion + "+quorate" + strings.Replace(s.version, "-", "~", 1)
 }
 
 // packageEpoch keeps a distribution's next etcd from taking the place of ours

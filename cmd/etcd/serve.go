@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"quorate/internal/build"
 	"quorate/internal/config"
 	"quorate/internal/datadir"
 	"quorate/internal/discovery"
@@ -115,7 +116,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 			return nil, err
 		}
 	}
-	p.lg.Info("starting etcd server", zap.String("local-member-id", membership.FormatID(p.member.MemberID())), zap.String("local-server-version", config.EtcdVersion),
+	p.lg.Info("starting etcd server", zap.String("local-member-id", membership.FormatID(p.member.MemberID())), zap.String("local-server-version", build.EtcdVersion),
 		zap.String("cluster-id", membership.FormatID(p.member.ClusterID())), zap.String("cluster-version", clusterVersion(p.member)))
 	p.tellQuota()
 	p.edge = &edge{Member: p.member}

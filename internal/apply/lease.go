@@ -35,7 +35,7 @@ func (m *Machine) leaseRevoke(b engine.Batch, r *pb.LeaseRevokeRequest, out *Out
 }
 
 func (m *Machine) leaseCheckpoint(b engine.Batch, r *pb.LeaseCheckpointRequest) Result {
-	persist := m.opts.PersistCheckpoints || !m.cluster.Version().Less(membership.Version{Major: 3, Minor: 6})
+	persist := m.opts.PersistCheckpoints || !m.cluster.Version().Less(membership.FirstCheckpoints)
 	for _, c := range r.Checkpoints {
 		m.lessor.Checkpoint(b, lease.Checkpoint{ID: c.ID, Remaining: c.Remaining_TTL}, persist)
 	}

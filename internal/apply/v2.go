@@ -16,13 +16,10 @@ import (
 // has written to it, the index is what the membership alone makes of it (v2Base), so that
 // all members begin at the same.
 
-// withoutV2 is the first version of a cluster in which nobody else keeps the tree.
-var withoutV2 = membership.Version{Major: 3, Minor: 6}
-
 // V2 returns the tree of the v2 API.
 func (m *Machine) V2() *v2store.Store { return m.v2 }
 
-func (m *Machine) keptByAll() bool { return m.cluster.Version().Less(withoutV2) }
+func (m *Machine) keptByAll() bool { return m.cluster.Version().Less(membership.FirstWithoutV2) }
 
 // loadV2 opens the tree; index is what the engine has applied.
 func (m *Machine) loadV2(index uint64) (err error) {

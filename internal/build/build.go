@@ -11,8 +11,6 @@ import (
 	"runtime/debug"
 	"strings"
 	"time"
-
-	"go.etcd.io/etcd/api/v3/version"
 )
 
 // Version is the version of this server and its tools. Release builds set it,
@@ -58,7 +56,7 @@ func Print(w io.Writer) {
 // those of the build.
 func ToolVersion(tool string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s version: %s\nAPI version: %s\nGit SHA: %s\n", tool, version.Version, version.APIVersion, Commit())
+	fmt.Fprintf(&b, "%s version: %s\nAPI version: %s\nGit SHA: %s\n", tool, EtcdVersion, APIVersion, Commit())
 	Print(&b)
 	return b.String()
 }

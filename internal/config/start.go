@@ -18,7 +18,7 @@ func (c *Config) LogStart(initialized bool) {
 		cluster = "" // it is not looked at
 	}
 	c.lg.Info("starting an etcd server",
-		zap.String("etcd-version", EtcdVersion),
+		zap.String("etcd-version", build.EtcdVersion),
 		zap.String("quorate-version", build.Version),
 		zap.String("git-sha", build.Commit()),
 		zap.String("go-version", runtime.Version()),

@@ -8,14 +8,10 @@ import (
 	"quorate/internal/build"
 )
 
-// EtcdVersion is the level of etcd whose contract the server keeps. It is what
-// --version, /version and the Status call report.
-const EtcdVersion = "3.7.3"
-
 // PrintVersion writes etcd's four lines, in which scripts look for the third
 // word of the first, and those about this server.
 func PrintVersion(w io.Writer) {
-	fmt.Fprintf(w, "etcd Version: %s\n", EtcdVersion)
+	fmt.Fprintf(w, "etcd Version: %s\n", build.EtcdVersion)
 	fmt.Fprintf(w, "Git SHA: %s\n", build.Commit())
 	fmt.Fprintf(w, "Go Version: %s\n", runtime.Version())
 	fmt.Fprintf(w, "Go OS/Arch: %s/%s\n", runtime.GOOS, runtime.GOARCH)

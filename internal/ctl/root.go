@@ -8,8 +8,6 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 
-	"go.etcd.io/etcd/api/v3/version"
-
 	"quorate/internal/build"
 	"quorate/internal/suggest"
 )
@@ -105,8 +103,8 @@ func (a *app) versionCommand() *cobra.Command {
 		Short:   "Prints the version of etcdctl and of the API it speaks",
 		Example: examples("etcdctl version"),
 		Run: a.runs(func(*cobra.Command, []string) error {
-			fmt.Fprintln(a.Stdout, "etcdctl version:", version.Version)
-			fmt.Fprintln(a.Stdout, "API version:", version.APIVersion)
+			fmt.Fprintln(a.Stdout, "etcdctl version:", build.EtcdVersion)
+			fmt.Fprintln(a.Stdout, "API version:", build.APIVersion)
 			return nil
 		}),
 	}

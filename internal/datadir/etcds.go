@@ -22,9 +22,6 @@ import (
 // ErrInUse is wrapped by errors about a directory that another process uses.
 var ErrInUse = errors.New("in use by another process")
 
-// Oldest release whose directories are understood.
-var oldest = membership.Version{Major: 3, Minor: 5}
-
 // etcds is what is known of a directory of etcd before anything is changed.
 type etcds struct {
 	log  *raftlog.Contents
@@ -53,13 +50,13 @@ func (e *etcds) is35() bool { return e.meta.StorageVersion == "" }
 // release says which etcd wrote the store, for messages.
 func (e *etcds) release() string {
 	if e.is35() {
-		return "3.5"
+		return membership.V35.Short()
 	}
 	v, err := membership.ParseVersion(e.meta.StorageVersion)
 	if err != nil {
 		return e.meta.StorageVersion
 	}
-	return fmt.Sprintf("%d.%d", v.Major, v.Minor)
+	return v.Short()
 }
 
 // examine reads and checks the log and what the store says about itself.
@@ -120,13 +117,13 @@ func (e *etcds) checkVersion(own membership.Version) error {
 		if own.MajorMinor().Less(v.MajorMinor()) {
 			return fmt.Errorf("%s has the %s %s, which is newer than this program (%s)", e.db, x.what, x.text, own)
 		}
-		if v.Less(oldest) && v != membership.MinClusterVersion { // that one: not all members have been seen yet
-			return fmt.Errorf("%s has the %s %s: start etcd %s on the directory once, then it can be taken over", e.db, x.what, x.text, "3.5")
+		if v.Less(membership.FirstTakenOver) && v != membership.MinClusterVersion { // that one: not all members have been seen yet
+			return fmt.Errorf("%s has the %s %s: start etcd %s on the directory once, then it can be taken over", e.db, x.what, x.text, membership.FirstTakenOver.Short())
 		}
 	}
 	if e.meta.ConsistentIndex > 0 && e.meta.Term == 0 {
-		return fmt.Errorf("%s names no term for its newest entry %d, so it is of etcd 3.4 or older: start etcd 3.5 on the directory once, then it can be taken over",
-			e.db, e.meta.ConsistentIndex)
+		return fmt.Errorf("%s names no term for its newest entry %d, so it is of etcd 3.4 or older: start etcd %s on the directory once, then it can be taken over",
+			e.db, e.meta.ConsistentIndex, membership.FirstTakenOver.Short())
 	}
 	return nil
 }

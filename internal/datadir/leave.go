@@ -206,7 +206,7 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 		return err
 	}
 	defer func() { err = errors.Join(err, eng.Close()) }()
-	meta, data, err := Describe(eng, o.Version, target.Less(withoutV2))
+	meta, data, err := Describe(eng, o.Version, target.Less(membership.FirstWithoutV2))
 	if err != nil {
 		return err
 	}
@@ -348,9 +348,9 @@ func checkEntries(l Layout, log *raftlog.Log, from uint64, target membership.Ver
 func readableBy(data []byte, target membership.Version) bool {
 	is, write, carried := command.V2(data)
 	switch {
-	case target.Less(withoutV2):
+	case target.Less(membership.FirstWithoutV2):
 		return !carried
-	case target.Less(membership.Version{Major: 3, Minor: 7}):
+	case target.Less(membership.FirstPureV3):
 		return !write || carried
 	}
 	return !is || carried

@@ -24,9 +24,6 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// withoutV2 is the oldest release of etcd that keeps no data of the v2 API.
-var withoutV2 = membership.Version{Major: 3, Minor: 6}
-
 // RestoreV2 writes the tree of the v2 API that comes with a snapshot of etcd 3.5 to b:
 // eng holds its database, meta is what that says about itself, data the dump of the
 // v2 store beside it. It does nothing if the database brought the tree, which one
@@ -235,7 +232,7 @@ func copyBucket(ctx context.Context, to engine.Engine, from engine.Reader, bucke
 
 // checkV2 refuses to leave data of the v2 API behind without being told to.
 func checkV2(eng engine.Reader, target membership.Version, o Options) error {
-	if target.Less(withoutV2) || o.DropV2 {
+	if target.Less(membership.FirstWithoutV2) || o.DropV2 {
 		return nil
 	}
 	d := v2store.NewDump()

@@ -148,7 +148,7 @@ func versionHandler(versions func() (cluster, storage string)) http.HandlerFunc 
 		if !allow(w, r, http.MethodGet) {
 			return
 		}
-		v := body{Server: config.EtcdVersion, Quorate: build.Version}
+		v := body{Server: build.EtcdVersion, Quorate: build.Version}
 		v.Cluster, v.Storage = versions()
 		if v.Cluster == "" {
 			v.Cluster = "not_decided"

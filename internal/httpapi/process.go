@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sys/unix"
 
+	"quorate/internal/build"
 	"quorate/internal/config"
 	"quorate/internal/metrics"
 )
@@ -39,7 +40,7 @@ func HandleMetrics(mux *http.ServeMux, path string) {
 // SetInfo sets the series whose labels describe the process: versions, the ID
 // of the member and its feature gates.
 func SetInfo(memberID uint64, gates []config.Gate) {
-	metrics.ServerVersion.WithLabelValues(config.EtcdVersion).Set(1)
+	metrics.ServerVersion.WithLabelValues(build.EtcdVersion).Set(1)
 	metrics.ServerGoVersion.WithLabelValues(runtime.Version()).Set(1)
 	metrics.ServerID.WithLabelValues(fmt.Sprintf("%x", memberID)).Set(1)
 	for _, g := range gates {

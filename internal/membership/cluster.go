@@ -282,11 +282,11 @@ func (c *Cluster) SetVersion(b engine.Batch, v Version) error {
 	c.publish(&n)
 	lg := c.lg.With(zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)))
 	if s.version == (Version{}) {
-		lg.Info("set initial cluster version", zap.String("cluster-version", v.cluster()))
+		lg.Info("set initial cluster version", zap.String("cluster-version", v.Short()))
 	} else {
-		lg.Info("updated cluster version", zap.String("from", s.version.cluster()), zap.String("to", v.cluster()))
+		lg.Info("updated cluster version", zap.String("from", s.version.Short()), zap.String("to", v.Short()))
 	}
-	c.lg.Info("enabled capabilities for version", zap.String("cluster-version", v.cluster()))
+	c.lg.Info("enabled capabilities for version", zap.String("cluster-version", v.Short()))
 	c.tellStored(s, &n)
 	return nil
 }

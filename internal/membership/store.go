@@ -99,10 +99,10 @@ func (c *Cluster) Load(r engine.Reader) error {
 			zap.String("recovered-remote-peer-id", FormatID(m.ID)), zap.Strings("recovered-remote-peer-urls", m.PeerURLs), zap.Bool("recovered-remote-peer-is-learner", m.IsLearner))
 	}
 	if s.version.Decided() {
-		c.lg.Info("set cluster version from store", zap.String("cluster-version", s.version.cluster()))
+		c.lg.Info("set cluster version from store", zap.String("cluster-version", s.version.Short()))
 	}
 	if s.version.Decided() && s.version != old.version {
-		c.lg.Info("enabled capabilities for version", zap.String("cluster-version", s.version.cluster()))
+		c.lg.Info("enabled capabilities for version", zap.String("cluster-version", s.version.Short()))
 	}
 	if s.downgrade.Enabled {
 		c.lg.Info("cluster is downgrading to target version", zap.String("target-cluster-version", s.downgrade.Target),

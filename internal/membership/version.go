@@ -16,10 +16,6 @@ type Version struct {
 	Pre string
 }
 
-// MinClusterVersion is the version of a cluster whose members are not all
-// known yet, and the oldest one that a member can join.
-var MinClusterVersion = Version{Major: 3}
-
 // ParseVersion parses major.minor.patch with an optional pre-release part;
 // build metadata after a plus sign is dropped.
 func ParseVersion(s string) (Version, error) {
@@ -52,8 +48,8 @@ func (v Version) String() string {
 // Decided reports whether v is a version at all.
 func (v Version) Decided() bool { return v != Version{} }
 
-// cluster is v as logs tell the version of a cluster.
-func (v Version) cluster() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
+// Short is v as people and logs write a release or the version of a cluster.
+func (v Version) Short() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
 // MajorMinor returns v without patch and pre-release: the form in which
 // cluster versions are kept.

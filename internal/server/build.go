@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
+	"quorate/internal/build"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -53,7 +54,7 @@ func (o *opening) buildTransport(id identity) (err error) {
 	o.tr, err = transport.New(transport.Config{
 		ID: id.id, ClusterID: id.cluster, PeerURLs: cfg.PeerURLs, Logger: o.lg,
 		Host:        host{replica: o.replica, cluster: o.cluster, driver: o.driver, installer: o.installer},
-		DialTimeout: time.Second + cfg.electionTimeout(), TLS: cfg.PeerTLS, Version: Version,
+		DialTimeout: time.Second + cfg.electionTimeout(), TLS: cfg.PeerTLS, Version: build.EtcdVersion,
 		Name:    func(id uint64) string { x, _ := o.cluster.Member(id); return x.Name },
 		LocalIP: cfg.LocalIP, ReadTimeout: cfg.PeerReadTimeout, WriteTimeout: cfg.PeerWriteTimeout, Stats: cfg.Stats,
 	})

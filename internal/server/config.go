@@ -21,7 +21,7 @@ func (c *Config) LeaveFor(ctx context.Context, target membership.Version, workin
 	if l.FS == nil {
 		l.FS = vfs.Default
 	}
-	return datadir.LeaveBeside(ctx, l, target, datadir.Options{Version: ownVersion, Logger: c.Logger, Working: working})
+	return datadir.LeaveBeside(ctx, l, target, datadir.Options{Version: membership.Own, Logger: c.Logger, Working: working})
 }
 
 // Config is one member's configuration, complete and valid.

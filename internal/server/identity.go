@@ -167,7 +167,7 @@ func (o *opening) joinOnce(ctx context.Context) (_ identity, listed bool, _ erro
 	if err != nil {
 		downgrading = false // a member of an old release does not know the question
 	}
-	if err := membership.CheckJoin(versions, ownVersion, downgrading); err != nil {
+	if err := membership.CheckJoin(versions, membership.Own, downgrading); err != nil {
 		return id, true, err
 	}
 	return id, true, o.replica.checkLearners(running)

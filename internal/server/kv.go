@@ -214,17 +214,13 @@ func readOnly(r *pb.TxnRequest) bool {
 	return true
 }
 
-// firstEqualReads is the release from which all members decide alike about a
-// transaction that writes and reads.
-var firstEqualReads = membership.Version{Major: 3, Minor: 7}
-
 // checkReads refuses, in a cluster with members of 3.5 or 3.6, a transaction with a
 // read that would fail. Those members leave reads out of a transaction that another
 // one has proposed, and apply its writes where all others refuse the whole: from then
 // on they differ for good. Whether the branch is taken is not known yet, so a read
 // in the other one counts as well.
 func (k *KV) checkReads(ctx context.Context, r *pb.TxnRequest) error {
-	if v := k.cluster.Version(); !v.Decided() || !v.Less(firstEqualReads) {
+	if v := k.cluster.Version(); !v.Decided() || !v.Less(membership.FirstEqualReads) {
 		return nil
 	}
 	current := false

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
+	"quorate/internal/build"
 	"quorate/internal/crash"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
@@ -50,7 +51,7 @@ func (u *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
 	size := mach.Engine().Size()
 	d := u.cluster.Downgrade()
 	s := &pb.StatusResponse{
-		Version:          Version,
+		Version:          build.EtcdVersion,
 		StorageVersion:   u.Versions.StorageVersion(),
 		DbSize:           size.Total,
 		DbSizeInUse:      size.InUse,
@@ -163,7 +164,7 @@ func (u *Maintenance) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*p
 	if !version.Decided() {
 		return nil, rpctypes.ErrGRPCClusterVersionUnavailable
 	}
-	resp := &pb.DowngradeResponse{Version: short(version)}
+	resp := &pb.DowngradeResponse{Version: version.Short()}
 	set := &membershippb.DowngradeInfoSetRequest{}
 	switch r.Action {
 	case pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE:
@@ -204,7 +205,6 @@ func (u *Maintenance) downgradeTarget(version membership.Version, text string) (
 }
 
 // short is the form X.Y in which clients see a cluster version.
-func short(v membership.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
 // SnapshotFile is the store, as it is now, as a database file of etcd. Its pages
 // are made as they are read; nothing is written anywhere. It must be closed.

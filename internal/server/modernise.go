@@ -9,11 +9,6 @@ import (
 	"quorate/internal/membership"
 )
 
-// firstWithoutV2 is the oldest release that is served as well by what the newest
-// understands. Those before propose v2 requests, and whoever waits for the outcome
-// of one must find it in the log as it was made.
-var firstWithoutV2 = membership.Version{Major: 3, Minor: 6}
-
 // translated returns a translated copy, nil if there is nothing to translate.
 func translated(ents []*raftpb.Entry, translate func([]byte) []byte) []*raftpb.Entry {
 	var out []*raftpb.Entry
@@ -44,7 +39,7 @@ func (d *driver) modernise(msgs []*raftpb.Message) []*raftpb.Message {
 			continue
 		}
 		translate := command.Modern
-		if v, known := d.tr.Version(msg.GetTo()); known && v.Less(firstWithoutV2) {
+		if v, known := d.tr.Version(msg.GetTo()); known && v.Less(membership.FirstWithoutV2) {
 			translate = command.Plain
 		}
 		if ents := translated(msg.Entries, translate); ents != nil {

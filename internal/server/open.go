@@ -24,15 +24,6 @@ import (
 	"quorate/internal/transport"
 )
 
-// ownVersion is Version, parsed.
-var ownVersion = func() membership.Version {
-	v, err := membership.ParseVersion(Version)
-	if err != nil {
-		panic(err)
-	}
-	return v
-}()
-
 // removalDelay is how long a removed member stays to acknowledge its removal.
 const removalDelay = time.Second
 
@@ -275,7 +266,7 @@ func (o *opening) openAuth() error {
 // directory holds. The new store is used from here on; etcd's stays as it is until
 // finishTakeOver, when the log and the store have been opened and fit.
 func (o *opening) takeOver(ctx context.Context) (err error) {
-	o.taken, err = datadir.Begin(ctx, o.replica.layout(), datadir.Options{Version: ownVersion, Logger: o.lg, Working: o.cfg.Working})
+	o.taken, err = datadir.Begin(ctx, o.replica.layout(), datadir.Options{Version: membership.Own, Logger: o.lg, Working: o.cfg.Working})
 	return err
 }
 

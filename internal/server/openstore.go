@@ -31,7 +31,7 @@ func (o *opening) openStore(ctx context.Context, id identity) error {
 		eng.Close()
 		return err
 	}
-	o.cluster = membership.New(membership.Options{LocalID: id.id, ClusterID: id.cluster, ServerVersion: ownVersion,
+	o.cluster = membership.New(membership.Options{LocalID: id.id, ClusterID: id.cluster, ServerVersion: membership.Own,
 		MaxLearners: cfg.MaxLearners, Logger: o.lg})
 	minTTL := (3*int64(cfg.ElectionTicks)/2*cfg.Tick.Nanoseconds() + int64(time.Second) - 1) / int64(time.Second)
 	o.lessor = lease.New(minTTL, lease.Options{Checkpoints: cfg.LeaseCheckpoints, CheckpointInterval: cfg.CheckpointInterval})

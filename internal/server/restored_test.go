@@ -35,7 +35,7 @@ func (n *node) restore() {
 	founders, cluster, err := membership.Founders(n.initial, "restored")
 	check(err)
 	check(datadir.RestoreInto(context.Background(), l, datadir.Restore{File: "backup.db", LocalID: founders[0].ID, ClusterID: cluster, Founders: founders},
-		datadir.Options{Version: ownVersion, Logger: testLogger}))
+		datadir.Options{Version: membership.Own, Logger: testLogger}))
 }
 
 // Members that join a cluster whose state did not come about by its log have this

@@ -27,12 +27,6 @@ import (
 	"quorate/internal/watch"
 )
 
-// Version is the level of etcd that the member speaks.
-const Version = "3.7.3"
-
-// storageVersion is the newest level of stored data that this server knows.
-const storageVersion = "3.7.0"
-
 // Limits on requests in flight. At the limit a request is refused with
 // ErrTooManyRequests before it costs anything.
 const (

@@ -40,8 +40,8 @@ func (s serverVersions) texts() []string {
 // one that this server cannot judge.
 func (s serverVersions) tell(lg *zap.Logger) {
 	for _, x := range s {
-		if v, ok := x.parse(lg); ok && ownVersion.Less(v) {
-			lg.Warn("leader found higher-versioned member", zap.Stringer("local-member-version", ownVersion),
+		if v, ok := x.parse(lg); ok && membership.Own.Less(v) {
+			lg.Warn("leader found higher-versioned member", zap.Stringer("local-member-version", membership.Own),
 				zap.String("remote-member-id", membership.FormatID(x.id)), zap.String("remote-member-version", x.text))
 		}
 	}

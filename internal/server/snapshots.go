@@ -75,7 +75,7 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 	state := s.replica.mach().Engine().NewSnapshot()
 	defer state.Close()
 	v, known := s.tr.Version(msg.GetTo())
-	meta, data, err := datadir.Describe(state, ownVersion, known && v.Less(firstWithoutV2))
+	meta, data, err := datadir.Describe(state, membership.Own, known && v.Less(membership.FirstWithoutV2))
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
+	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 )
 
@@ -37,7 +38,7 @@ func (n *node) handOver(change func(b engine.Batch)) {
 			n.t.Fatal(err)
 		}
 	}
-	if _, err := datadir.Leave(context.Background(), l, ownVersion, datadir.Options{Version: ownVersion, Logger: testLogger}); err != nil {
+	if _, err := datadir.Leave(context.Background(), l, membership.Own, datadir.Options{Version: membership.Own, Logger: testLogger}); err != nil {
 		n.t.Fatal(err)
 	}
 }

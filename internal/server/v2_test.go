@@ -13,6 +13,7 @@ import (
 	"quorate/internal/engine"
 	"quorate/internal/engine/enginetest"
 	"quorate/internal/legacy/v2store"
+	"quorate/internal/membership"
 )
 
 // v2do repeats a request as long as the cluster cannot take it.
@@ -233,7 +234,7 @@ func TestV2Peers(t *testing.T) {
 	c := newCluster(t, 3, calm)
 	n, x := c.nodes[0], c.nodes[1]
 	// A leader that one member does not answer in time begins with the lowest version.
-	eventually(t, "the cluster has the version of its members", func() bool { return !n.m.cluster.Version().Less(firstWithoutV2) })
+	eventually(t, "the cluster has the version of its members", func() bool { return !n.m.cluster.Version().Less(membership.FirstWithoutV2) })
 	n.v2set("a", "b")
 	peers := n.m.V2.v2Peers
 	p := peers.lookup(x.m.replica.id)

@@ -62,7 +62,7 @@ func (p *v2Peers) lookup(id uint64) v2Peer {
 // is below 3.6 members that nobody has heard of are taken to be of that release.
 func (s *V2) allowsV2(ctx context.Context) error {
 	v := s.cluster.Version()
-	old := v.Less(firstWithoutV2)
+	old := v.Less(membership.FirstWithoutV2)
 	var err error
 	for _, x := range s.cluster.Members() {
 		if x.ID == s.replica.id {
@@ -113,7 +113,7 @@ func (s *V2) v2Keeps(ctx context.Context, x membership.Member) (keepsV2, error) 
 		return v2Unknown, ctx.Err() // it may well have answered a moment later
 	case err != nil || perr != nil:
 		p.failed = s.cfg.Clock.Now()
-	case asked.Quorate != "" || v.Less(firstWithoutV2):
+	case asked.Quorate != "" || v.Less(membership.FirstWithoutV2):
 		p = v2Peer{keeps: v2Kept, since: since}
 	default:
 		p = v2Peer{keeps: v2Dropped, since: since}

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/membershippb"
 	"go.uber.org/zap"
 
+	"quorate/internal/build"
 	"quorate/internal/membership"
 	"quorate/internal/transport"
 )
@@ -44,7 +45,7 @@ func (s *Versions) DowngradeTarget() (target membership.Version, ok bool) {
 		return target, false
 	}
 	target, err := membership.ParseVersion(d.Target)
-	return target, err == nil && target.Less(ownVersion.MajorMinor())
+	return target, err == nil && target.Less(membership.Own.MajorMinor())
 }
 
 // StorageVersion is the level of the stored data: what a member of that version
@@ -54,7 +55,7 @@ func (s *Versions) StorageVersion() string {
 	if v := s.cluster.Version(); v.Decided() && v != membership.MinClusterVersion {
 		return v.String()
 	}
-	return storageVersion
+	return membership.Own.MajorMinor().String() // the newest level of stored data that this server knows
 }
 
 // awaitVersion gives a new cluster the moment that it takes to decide its
@@ -89,9 +90,9 @@ func (s *Versions) decideVersion(context.Context) {
 	if !change {
 		return
 	}
-	to := short(next)
+	to := next.Short()
 	if current.Decided() {
-		s.lg.Info("updating cluster version using v3 API", zap.String("from", short(current)), zap.String("to", to))
+		s.lg.Info("updating cluster version using v3 API", zap.String("from", current.Short()), zap.String("to", to))
 	} else {
 		s.lg.Info("setting up initial cluster version using v3 API", zap.String("cluster-version", to))
 	}
@@ -129,7 +130,7 @@ func (s *Versions) memberVersions() serverVersions {
 	for i, x := range members {
 		out[i].id = x.ID
 		if x.ID == s.replica.id {
-			out[i].text = Version
+			out[i].text = build.EtcdVersion
 			continue
 		}
 		v, err := s.peers.Version(s.replica.rootCtx, x.PeerURLs, versionTimeout)

@@ -362,7 +362,7 @@ func storageVersion(r engine.Reader, clusterVersion string) ([]byte, error) {
 	} else if !decided {
 		return nil, nil
 	}
-	if v = v.MajorMinor(); v.Less(membership.Version{Major: 3, Minor: 6}) {
+	if v = v.MajorMinor(); v.Less(membership.FirstStorageVersion) {
 		return nil, nil
 	}
 	return []byte(v.String()), nil

@@ -5,6 +5,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"quorate/internal/datadir"
+	"quorate/internal/membership"
 )
 
 func (a *app) backupCommand() *cobra.Command {
@@ -18,7 +19,7 @@ func (a *app) backupCommand() *cobra.Command {
 		Example: "  etcdutl backup --data-dir /var/lib/etcd --backup-dir /var/backups/etcd",
 		Run: a.runs(func(cmd *cobra.Command, args []string) error {
 			b.From.FS, b.To.FS = vfs.Default, vfs.Default
-			return b.Make(cmd.Context(), datadir.Options{Version: ownVersion(), Logger: a.lg})
+			return b.Make(cmd.Context(), datadir.Options{Version: membership.Own, Logger: a.lg})
 		}),
 	}
 	fs := cmd.Flags()

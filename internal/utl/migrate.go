@@ -15,8 +15,6 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
-	"go.etcd.io/etcd/api/v3/version"
-
 	"quorate/internal/apply"
 	"quorate/internal/boltdb"
 	"quorate/internal/clock"
@@ -27,22 +25,6 @@ import (
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
 )
-
-// ownVersion is the release whose files this tool writes.
-func ownVersion() membership.Version {
-	v, err := membership.ParseVersion(version.Version)
-	if err != nil {
-		panic(err) // a constant
-	}
-	return v
-}
-
-var (
-	v3_5 = membership.Version{Major: 3, Minor: 5}
-	v3_6 = membership.Version{Major: 3, Minor: 6}
-)
-
-func short(v membership.Version) string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
 type migrateFlags struct {
 	dataDir, walDir, target string
@@ -72,7 +54,7 @@ Without it, sets the storage version of the directory, as etcd's etcdutl does.`)
 		},
 		Run: a.runs(func(cmd *cobra.Command, args []string) error {
 			if f.toEtcd && f.target == "" {
-				f.target = short(ownVersion())
+				f.target = membership.Own.Short()
 			}
 			target, err := parseTarget(f.target)
 			if err != nil {
@@ -93,7 +75,7 @@ Without it, sets the storage version of the directory, as etcd's etcdutl does.`)
 	fs.StringVar(&f.walDir, "wal-dir", "", "Path to the WAL directory, if the member has its own")
 	fs.StringVar(&f.target, "target-version", "", `Target etcd version to migrate contents of data dir. Minimal value 3.5. Format "X.Y" for example 3.6.`)
 	fs.BoolVar(&f.force, "force", false, "Ignore migration failure and forcefully override storage version. Not recommended.")
-	fs.BoolVar(&f.toEtcd, "to-etcd", false, "Make the directory one of etcd (of release --target-version, by default "+short(ownVersion())+")")
+	fs.BoolVar(&f.toEtcd, "to-etcd", false, "Make the directory one of etcd (of release --target-version, by default "+membership.Own.Short()+")")
 	fs.BoolVar(&f.dropV2, "drop-v2", false, "With --to-etcd and a release since 3.6, which keeps no data of the v2 API: leave that data behind")
 	for _, n := range []string{"data-dir", "target-version"} {
 		if err := cmd.MarkFlagRequired(n); err != nil {
@@ -113,8 +95,8 @@ func parseTarget(text string) (membership.Version, error) {
 		return membership.Version{}, badArgs("failed to parse target version: %w", err)
 	}
 	v := membership.Version{Major: uint64(max(sv.Major, 0)), Minor: uint64(max(sv.Minor, 0))}
-	if v.Less(v3_5) {
-		return v, badArgs("target version %q not supported. Minimal \"3.5\"", short(v))
+	if v.Less(membership.FirstTakenOver) {
+		return v, badArgs("target version %q not supported. Minimal \"3.5\"", v.Short())
 	}
 	return v, nil
 }
@@ -131,18 +113,18 @@ func checkDataDir(l datadir.Layout) error {
 }
 
 func (a *app) toEtcd(ctx context.Context, l datadir.Layout, target membership.Version, dropV2 bool) error {
-	if own := ownVersion(); own.MajorMinor().Less(target) {
-		return badArgs("target version %q not supported. Maximal %q", short(target), short(own))
+	if own := membership.Own; own.MajorMinor().Less(target) {
+		return badArgs("target version %q not supported. Maximal %q", target.Short(), own.Short())
 	}
 	var aside string
 	err := a.patiently(func() (err error) {
-		aside, err = datadir.Leave(ctx, l, target, datadir.Options{Version: ownVersion(), Logger: a.lg, DropV2: dropV2})
+		aside, err = datadir.Leave(ctx, l, target, datadir.Options{Version: membership.Own, Logger: a.lg, DropV2: dropV2})
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(a.Stdout, "%s is a data directory of etcd %s now; the old store is kept in %s\n", l.DataDir, short(target), aside)
+	fmt.Fprintf(a.Stdout, "%s is a data directory of etcd %s now; the old store is kept in %s\n", l.DataDir, target.Short(), aside)
 	return nil
 }
 
@@ -170,7 +152,7 @@ func (s ourStore) StorageVersion() (string, uint64, error) {
 	if err != nil && !errors.Is(err, engine.ErrNotFound) {
 		return "", 0, err
 	}
-	if v, err := membership.ParseVersion(string(stored)); err == nil && ownVersion().Less(v) {
+	if v, err := membership.ParseVersion(string(stored)); err == nil && membership.Own.Less(v) {
 		text = string(stored) // by force
 	}
 	_, term, err := apply.Position(s.Engine)
@@ -179,7 +161,7 @@ func (s ourStore) StorageVersion() (string, uint64, error) {
 
 func (s ourStore) SetStorageVersion(version string) error {
 	if version == "" {
-		version = v3_5.String() // nothing stored means the cluster's version here
+		version = membership.V35.String() // nothing stored means the cluster's version here
 	}
 	b := s.NewBatch()
 	b.Set(storageVersionKey, []byte(version))
@@ -220,7 +202,7 @@ func (a *app) setStorageVersion(l datadir.Layout, target membership.Version, for
 		return err
 	}
 	if current == target {
-		a.lg.Info("storage version up-to-date", zap.String("storage-version", short(current)))
+		a.lg.Info("storage version up-to-date", zap.String("storage-version", current.Short()))
 		return nil
 	}
 	least, err := logVersion(l)
@@ -233,14 +215,14 @@ func (a *app) setStorageVersion(l datadir.Layout, target membership.Version, for
 			return err
 		}
 		a.lg.Info("normal migrate failed, trying with force", zap.Error(err))
-		if target.Less(v3_6) {
+		if target.Less(membership.FirstStorageVersion) {
 			a.lg.Warn("forcefully cleared storage version")
 		} else {
-			a.lg.Warn("forcefully set storage version", zap.String("storage-version", short(target)))
+			a.lg.Warn("forcefully set storage version", zap.String("storage-version", target.Short()))
 		}
 	}
 	text := target.String()
-	if target.Less(v3_6) {
+	if target.Less(membership.FirstStorageVersion) {
 		text = "" // 3.6 brought it
 	}
 	return store.SetStorageVersion(text)
@@ -256,7 +238,7 @@ func storedVersion(s versioned) (membership.Version, error) {
 	case text == "" && term == 0:
 		return membership.Version{}, errors.New("missing term information")
 	case text == "":
-		return v3_5, nil
+		return membership.V35, nil
 	}
 	v, err := membership.ParseVersion(text)
 	return v.MajorMinor(), err
@@ -277,7 +259,7 @@ func (a *app) planVersion(current, target, least membership.Version) error {
 		} else {
 			v.Minor--
 		}
-		if step.Less(v3_6) || ownVersion().MajorMinor().Less(step) {
+		if step.Less(membership.FirstStorageVersion) || membership.Own.MajorMinor().Less(step) {
 			return fmt.Errorf("cannot create migration plan: version %q is not supported", step)
 		}
 	}
@@ -311,8 +293,8 @@ func logVersion(l datadir.Layout) (least membership.Version, err error) {
 			return nil
 		}
 		if is, _, carried := command.V2(data); is {
-			if carried && least.Less(v3_6) {
-				least = v3_6 // 3.5 does not know the request that carries it
+			if carried && least.Less(membership.V36) {
+				least = membership.V36 // 3.5 does not know the request that carries it
 			}
 			return nil
 		}
@@ -320,13 +302,13 @@ func logVersion(l datadir.Layout) (least membership.Version, err error) {
 		if err != nil {
 			return nil // of nobody that is known: no later release
 		}
-		v := v3_5
+		v := membership.V35
 		if t := r.DowngradeVersionTest; t != nil { // since 3.6, and names the release that it is about
 			if v, err = membership.ParseVersion(t.GetVer()); err != nil {
 				return err
 			}
-			if v.Less(v3_6) {
-				v = v3_6
+			if v.Less(membership.V36) {
+				v = membership.V36
 			}
 		}
 		if least.Less(v) {

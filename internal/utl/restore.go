@@ -119,7 +119,7 @@ func (a *app) restore(ctx context.Context, file string, f restoreFlags) error {
 	if err := checkHash(file, f.skipHashCheck); err != nil {
 		return err
 	}
-	if err := datadir.RestoreInto(ctx, l, r, datadir.Options{Version: ownVersion(), Logger: a.lg}); err != nil {
+	if err := datadir.RestoreInto(ctx, l, r, datadir.Options{Version: membership.Own, Logger: a.lg}); err != nil {
 		return err
 	}
 	a.lg.Info("restored snapshot", fields...)

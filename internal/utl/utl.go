@@ -21,7 +21,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
 
 	"quorate/internal/build"
@@ -172,8 +171,8 @@ func (a *app) versionCommand() *cobra.Command {
 		Short:   "Prints the version of etcdutl and of the API it belongs to",
 		Example: "  etcdutl version",
 		Run: a.runs(func(*cobra.Command, []string) error {
-			fmt.Fprintln(a.Stdout, "etcdutl version:", version.Version)
-			fmt.Fprintln(a.Stdout, "API version:", version.APIVersion)
+			fmt.Fprintln(a.Stdout, "etcdutl version:", build.EtcdVersion)
+			fmt.Fprintln(a.Stdout, "API version:", build.APIVersion)
 			return nil
 		}),
 	}

@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
-	"go.etcd.io/etcd/api/v3/version"
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
 
 	"quorate/internal/datadir"
@@ -30,12 +29,8 @@ func (t *tool) backupCommand() *cobra.Command {
 				return plain("No directory given; please use `--%s`", f.name)
 			}
 		}
-		own, err := membership.ParseVersion(version.Version)
-		if err != nil {
-			return err
-		}
 		b.From.FS, b.To.FS = vfs.Default, vfs.Default
-		return b.Make(context.Background(), datadir.Options{Version: own, Logger: newLogger(t.Stderr)})
+		return b.Make(context.Background(), datadir.Options{Version: membership.Own, Logger: newLogger(t.Stderr)})
 	})
 }
 

@@ -19,9 +19,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"go.etcd.io/etcd/api/v3/version"
 	client "go.etcd.io/etcd/client/v2"
 
+	"quorate/internal/build"
 	"quorate/internal/ctl"
 	"quorate/internal/suggest"
 )
@@ -136,7 +136,7 @@ func Run(p ctl.Process) int {
 		_ = root.Help() // what Stdout does not take is nobody's to know
 		return 0
 	case *showVersion:
-		fmt.Fprintln(p.Stdout, "etcdctl version:", version.Version)
+		fmt.Fprintln(p.Stdout, "etcdctl version:", build.EtcdVersion)
 		fmt.Fprintln(p.Stdout, "API version: 2")
 		return 0
 	}
