@@ -20,8 +20,8 @@ import (
 var order = []string{
 	"sim",
 	"ctl utl",
-	"proxy/grpcproxy",
-	"rpc httpapi legacy/v2http gateway join discovery proxy/tcprelay proxy/httpproxy",
+	"proxy/grpcproxy proxy/tcprelay",
+	"rpc httpapi legacy/v2http gateway join discovery proxy/httpproxy",
 	"h2",
 	"config legacy/v2auth",
 	"listen logging tracing certs suggest",

@@ -2,14 +2,11 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
-	"math"
 	"net"
 	"net/http"
 	"net/url"
-	"strings"
 
 	"go.uber.org/zap"
 
@@ -209,26 +206,5 @@ func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
 	if d.grpc {
 		calls = p.grpc.Server
 	}
-	return mixedHTTP(handler, calls, d.accepts.TLS.Config, p.cfg.MaxConcurrentStreams)
-}
-
-// mixedHTTP is an HTTP server behind TLS. It speaks HTTP/2 as well, and a gRPC
-// client may have come to it that offered HTTP/1.1, too; calls serves it, if not
-// nil.
-func mixedHTTP(handler http.Handler, calls http.Handler, t *tls.Config, maxStreams uint32) *http.Server {
-	if calls != nil {
-		other := handler
-		handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
-				calls.ServeHTTP(w, r)
-				return
-			}
-			other.ServeHTTP(w, r)
-		})
-	}
-	s := httpapi.NewServer(handler)
-	s.TLSConfig = t.Clone() // net/http looks at its ciphers, and at no more
-	// Above that, net/http would take its own default.
-	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(min(maxStreams, math.MaxInt32))}
-	return s
+	return httpapi.NewTLSServer(handler, calls, d.accepts.TLS.Config, p.cfg.MaxConcurrentStreams)
 }

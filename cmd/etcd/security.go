@@ -2,8 +2,6 @@ package main
 
 import (
 	"crypto/tls"
-	"errors"
-	"io"
 	"net/url"
 	"path/filepath"
 	"slices"
@@ -123,12 +121,12 @@ func (s security) dialClients() *tls.Config {
 
 // peerTLS is for the peer ports: only HTTP/1.1, and the address must fit.
 func (s security) peerTLS(lg *zap.Logger) *listen.TLS {
-	return &listen.TLS{Config: s.peer.Server("http/1.1"), Check: s.peer.CheckAddress, Refused: logRefused(lg, "rejected connection on peer endpoint")}
+	return &listen.TLS{Config: s.peer.Server("http/1.1"), Check: s.peer.CheckAddress, Refused: listen.LogRefused(lg, "rejected connection on peer endpoint")}
 }
 
 // clientTLS is for ports that speak the protocols given.
 func (s security) clientTLS(lg *zap.Logger, protocols ...string) *listen.TLS {
-	return &listen.TLS{Config: s.client.Server(protocols...), Refused: logRefused(lg, "rejected connection on client endpoint")}
+	return &listen.TLS{Config: s.client.Server(protocols...), Refused: listen.LogRefused(lg, "rejected connection on client endpoint")}
 }
 
 // metricsTLS is clientTLS where the address must fit, as in etcd.
@@ -136,24 +134,6 @@ func (s security) metricsTLS(lg *zap.Logger) *listen.TLS {
 	t := s.clientTLS(lg, "h2", "http/1.1")
 	t.Check = s.client.CheckAddress
 	return t
-}
-
-// logRefused says why a connection was refused; one that was only closed is of
-// little interest.
-func logRefused(lg *zap.Logger, text string) func(*tls.Conn, error) {
-	return func(conn *tls.Conn, err error) {
-		log := lg.Warn
-		if errors.Is(err, io.EOF) {
-			log = lg.Debug
-		}
-		state := conn.ConnectionState()
-		fields := []zap.Field{zap.String("remote-addr", conn.RemoteAddr().String()), zap.String("server-name", state.ServerName)}
-		if len(state.PeerCertificates) > 0 {
-			cert := state.PeerCertificates[0]
-			fields = append(fields, zap.Stringers("ip-addresses", cert.IPAddresses), zap.Strings("dns-names", cert.DNSNames))
-		}
-		log(text, append(fields, zap.Error(err))...)
-	}
 }
 
 // discoveryTLS is how to reach the cluster that keeps the register of founders;

@@ -9,8 +9,11 @@ package httpapi
 
 import (
 	"context"
+	"crypto/tls"
 	"encoding/json"
+	"math"
 	"net/http"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -124,6 +127,27 @@ func NewProxyHandler(next http.Handler, cors []string) http.Handler {
 // connections. Mistakes of clients are not logged.
 func NewServer(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout, ErrorLog: discardLog}
+}
+
+// NewTLSServer is NewServer behind TLS. It speaks HTTP/2 as well, and a gRPC
+// client may have come to it that offered HTTP/1.1, too; calls serves it, if not
+// nil.
+func NewTLSServer(handler http.Handler, calls http.Handler, t *tls.Config, maxStreams uint32) *http.Server {
+	if calls != nil {
+		other := handler
+		handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+				calls.ServeHTTP(w, r)
+				return
+			}
+			other.ServeHTTP(w, r)
+		})
+	}
+	s := NewServer(handler)
+	s.TLSConfig = t.Clone() // net/http looks at its ciphers, and at no more
+	// Above that, net/http would take its own default.
+	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(min(maxStreams, math.MaxInt32))}
+	return s
 }
 
 // allow answers 405 to every method but one.

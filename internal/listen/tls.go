@@ -3,8 +3,12 @@ package listen
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"io"
 	"net"
 	"slices"
+
+	"go.uber.org/zap"
 )
 
 // TLS says how to shake hands on a port.
@@ -22,6 +26,24 @@ type TLS struct {
 func (t *TLS) refused(conn *tls.Conn, err error) {
 	if t.Refused != nil {
 		t.Refused(conn, err)
+	}
+}
+
+// LogRefused is a Refused that logs why; a connection that was only closed is of
+// little interest.
+func LogRefused(lg *zap.Logger, text string) func(*tls.Conn, error) {
+	return func(conn *tls.Conn, err error) {
+		log := lg.Warn
+		if errors.Is(err, io.EOF) {
+			log = lg.Debug
+		}
+		state := conn.ConnectionState()
+		fields := []zap.Field{zap.String("remote-addr", conn.RemoteAddr().String()), zap.String("server-name", state.ServerName)}
+		if len(state.PeerCertificates) > 0 {
+			cert := state.PeerCertificates[0]
+			fields = append(fields, zap.Stringers("ip-addresses", cert.IPAddresses), zap.Strings("dns-names", cert.DNSNames))
+		}
+		log(text, append(fields, zap.Error(err))...)
 	}
 }
 

@@ -2,8 +2,8 @@
 // of a cluster, and never looks at the bytes. (The JSON gateway is another thing,
 // package gateway.)
 //
-// In: a listener and the addresses of members, with priority and weight as in SRV
-// records. Out: each accepted connection joined to one of an endpoint that could
+// In: the values of the flags; a listener, and the addresses of members with priority
+// and weight as in SRV records. Out: each accepted connection joined to one of an endpoint that could
 // be dialled, and log lines about endpoints that come and go. Always true: a
 // connection is of one endpoint until its end; there are no more connections than
 // Options allow; when Close returns, no goroutine and no socket is left.
