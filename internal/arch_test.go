@@ -20,10 +20,11 @@ import (
 var order = []string{
 	"sim",
 	"ctl utl",
+	"config",
 	"proxy/grpcproxy proxy/tcprelay",
 	"rpc httpapi legacy/v2http gateway join discovery proxy/httpproxy",
 	"h2",
-	"config legacy/v2auth",
+	"legacy/v2auth",
 	"listen logging tracing certs suggest",
 	"server",
 	"datadir",

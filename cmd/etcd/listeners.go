@@ -158,7 +158,7 @@ func (p *process) servePeers() {
 func (p *process) serveMetrics() {
 	for i, l := range p.metrics {
 		p.lg.Info("serving metrics", zap.String("address", p.cfg.ListenMetricsURLs[i].String()))
-		p.serveHTTP(httpapi.NewServer(httpapi.NewMetricsHandler(p.edge, httpapi.OptionsFrom(p.cfg))), l)
+		p.serveHTTP(httpapi.NewServer(httpapi.NewMetricsHandler(p.edge, p.cfg.Pages())), l)
 	}
 }
 

@@ -304,7 +304,7 @@ func (p *process) serveClients() {
 	}
 	p.trace(&o)
 	p.grpc = rpc.NewServer(o, services(p.member))
-	ho := httpapi.OptionsFrom(cfg)
+	ho := cfg.Pages()
 	if cfg.EnableGRPCGateway {
 		p.serveGateway(&ho)
 	}

@@ -46,122 +46,121 @@ const (
 	defaultSnapshotCatchUpEntries = 5000
 )
 
-// Config is one member's configuration. The json tags are the keys of the
-// configuration file. A Config is not changed once Parse has returned it.
+// Config is one member's configuration. It is not changed once Parse has returned it.
 type Config struct {
 	// Member.
-	Name    string `json:"name"`
-	DataDir string `json:"data-dir"` // never empty after Parse
-	WALDir  string `json:"wal-dir"`  // "" keeps the log in DataDir; see LogDir
+	Name    string
+	DataDir string // never empty after Parse
+	WALDir  string // "" keeps the log in DataDir; see LogDir
 
-	TickMs                     uint `json:"heartbeat-interval"` // milliseconds, also the raft tick
-	ElectionMs                 uint `json:"election-timeout"`   // milliseconds
-	InitialElectionTickAdvance bool `json:"initial-election-tick-advance"`
-	PreVote                    bool `json:"pre-vote"`
+	TickMs                     uint // milliseconds, also the raft tick
+	ElectionMs                 uint // milliseconds
+	InitialElectionTickAdvance bool
+	PreVote                    bool
 
-	SnapshotCount          uint64 `json:"snapshot-count"`           // applied entries between snapshots
-	SnapshotCatchUpEntries uint64 `json:"snapshot-catchup-entries"` // entries kept behind a snapshot
-	MaxSnapFiles           uint   `json:"max-snapshots"`            // 0 is unlimited
-	MaxWALFiles            uint   `json:"max-wals"`                 // 0 is unlimited
+	SnapshotCount          uint64 // applied entries between snapshots
+	SnapshotCatchUpEntries uint64 // entries kept behind a snapshot
+	MaxSnapFiles           uint   // 0 is unlimited
+	MaxWALFiles            uint   // 0 is unlimited
 
-	ListenPeerURLs       []url.URL `json:"-"`
-	ListenClientURLs     []url.URL `json:"-"`
-	ListenClientHTTPURLs []url.URL `json:"-"` // when set, HTTP is served here only, and gRPC alone on ListenClientURLs
-	ListenMetricsURLs    []url.URL `json:"-"`
-	ReusePort            bool      `json:"-"`
-	ReuseAddress         bool      `json:"-"`
+	ListenPeerURLs       []url.URL
+	ListenClientURLs     []url.URL
+	ListenClientHTTPURLs []url.URL // when set, HTTP is served here only, and gRPC alone on ListenClientURLs
+	ListenMetricsURLs    []url.URL
+	ReusePort            bool
+	ReuseAddress         bool
 
-	QuotaBackendBytes    int64         `json:"quota-backend-bytes"` // as given: 0 is the default, negative is none; see Quota
-	BackendBatchInterval time.Duration `json:"backend-batch-interval"`
-	BackendBatchLimit    int           `json:"backend-batch-limit"`
-	BackendFreelistType  string        `json:"backend-bbolt-freelist-type"`
-	MaxTxnOps            uint          `json:"max-txn-ops"`
-	MaxRequestBytes      uint          `json:"max-request-bytes"` // of one proposal
-	MaxConcurrentStreams uint32        `json:"max-concurrent-streams"`
-	MaxLearners          int           `json:"max-learners"`
-	MemoryMlock          bool          `json:"memory-mlock"`
-	RaftReadTimeout      time.Duration `json:"-"`
-	RaftWriteTimeout     time.Duration `json:"-"`
+	QuotaBackendBytes    int64 // as given: 0 is the default, negative is none; see Quota
+	BackendBatchInterval time.Duration
+	BackendBatchLimit    int
+	BackendFreelistType  string
+	MaxTxnOps            uint
+	MaxRequestBytes      uint // of one proposal
+	MaxConcurrentStreams uint32
+	MaxLearners          int
+	MemoryMlock          bool
+	RaftReadTimeout      time.Duration
+	RaftWriteTimeout     time.Duration
 
-	GRPCKeepAliveMinTime  time.Duration `json:"grpc-keepalive-min-time"`
-	GRPCKeepAliveInterval time.Duration `json:"grpc-keepalive-interval"` // 0 disables pings
-	GRPCKeepAliveTimeout  time.Duration `json:"grpc-keepalive-timeout"`
-	EnableGRPCGateway     bool          `json:"enable-grpc-gateway"`
+	GRPCKeepAliveMinTime  time.Duration
+	GRPCKeepAliveInterval time.Duration // 0 disables pings
+	GRPCKeepAliveTimeout  time.Duration
+	EnableGRPCGateway     bool
 
 	// Clustering.
-	AdvertisePeerURLs   []url.URL `json:"-"`
-	AdvertiseClientURLs []url.URL `json:"-"`
-	InitialCluster      string    `json:"initial-cluster"`       // see InitialMembers
-	ClusterState        string    `json:"initial-cluster-state"` // StateNew or StateExisting
-	InitialClusterToken string    `json:"initial-cluster-token"`
-	Join                []url.URL `json:"-"` // client URLs of a running cluster to add this member to
-	StrictReconfigCheck bool      `json:"strict-reconfig-check"`
-	Discovery           Discovery `json:"discovery-config"`
-	DiscoverySRV        string    `json:"discovery-srv"`
-	DiscoverySRVName    string    `json:"discovery-srv-name"`
-	DiscoveryFallback   string    `json:"discovery-fallback"` // exit or proxy
-	V2Deprecation       string    `json:"v2-deprecation"`     // ignored, as in etcd
+	AdvertisePeerURLs   []url.URL
+	AdvertiseClientURLs []url.URL
+	InitialCluster      string // see InitialMembers
+	ClusterState        string // StateNew or StateExisting
+	InitialClusterToken string
+	Join                []url.URL // client URLs of a running cluster to add this member to
+	StrictReconfigCheck bool
+	Discovery           Discovery
+	DiscoverySRV        string
+	DiscoverySRVName    string
+	DiscoveryFallback   string // exit or proxy
+	V2Deprecation       string // ignored, as in etcd
 
 	// Compaction, watch, corruption checks.
-	AutoCompactionMode          string        `json:"auto-compaction-mode"`
-	AutoCompactionRetention     string        `json:"auto-compaction-retention"` // see CompactionRetention
-	CompactionBatchLimit        int           `json:"compaction-batch-limit"`    // 0 is the default, 1000
-	CompactionSleepInterval     time.Duration `json:"compaction-sleep-interval"` // 0 is the default, 10ms
-	WatchProgressNotifyInterval time.Duration `json:"watch-progress-notify-interval"`
-	CorruptCheckTime            time.Duration `json:"corrupt-check-time"`
-	CompactHashCheckTime        time.Duration `json:"compact-hash-check-time"`
-	DowngradeCheckTime          time.Duration `json:"downgrade-check-time"`
-	BootstrapDefragThresholdMB  uint          `json:"bootstrap-defrag-threshold-megabytes"`
-	FeatureGates                Gates         `json:"-"`
+	AutoCompactionMode          string
+	AutoCompactionRetention     string        // see CompactionRetention
+	CompactionBatchLimit        int           // 0 is the default, 1000
+	CompactionSleepInterval     time.Duration // 0 is the default, 10ms
+	WatchProgressNotifyInterval time.Duration
+	CorruptCheckTime            time.Duration
+	CompactHashCheckTime        time.Duration
+	DowngradeCheckTime          time.Duration
+	BootstrapDefragThresholdMB  uint
+	FeatureGates                Gates
 
 	// Security.
-	ClientTLS              TLS      `json:"client-transport-security"`
-	PeerTLS                TLS      `json:"peer-transport-security"`
-	SelfSignedCertValidity uint     `json:"self-signed-cert-validity"` // years
-	CipherSuites           []string `json:"cipher-suites"`
-	TLSMinVersion          string   `json:"tls-min-version"`
-	TLSMaxVersion          string   `json:"tls-max-version"`
-	CORS                   []string `json:"-"` // allowed origins; {"*"} or empty allows all
-	HostWhitelist          []string `json:"-"` // allowed Host values of plain HTTP; {"*"} or empty allows all
-	AuthToken              string   `json:"auth-token"`
-	BcryptCost             uint     `json:"bcrypt-cost"`
-	AuthTokenTTL           uint     `json:"auth-token-ttl"` // seconds
+	ClientTLS              TLS
+	PeerTLS                TLS
+	SelfSignedCertValidity uint // years
+	CipherSuites           []string
+	TLSMinVersion          string
+	TLSMaxVersion          string
+	CORS                   []string // allowed origins; {"*"} or empty allows all
+	HostWhitelist          []string // allowed Host values of plain HTTP; {"*"} or empty allows all
+	AuthToken              string
+	BcryptCost             uint
+	AuthTokenTTL           uint // seconds
 
 	// Logging, monitoring.
-	Logger                      string        `json:"logger"`
-	LogLevel                    string        `json:"log-level"`
-	LogFormat                   string        `json:"log-format"`
-	LogOutputs                  []string      `json:"log-outputs"`
-	LogPackageLevels            string        `json:"log-package-levels"`
-	Debug                       bool          `json:"debug"` // LogLevel debug, by an older name
-	EnableLogRotation           bool          `json:"enable-log-rotation"`
-	LogRotationConfigJSON       string        `json:"log-rotation-config-json"`
-	WarningApplyDuration        time.Duration `json:"warning-apply-duration"`
-	WarningUnaryRequestDuration time.Duration `json:"warning-unary-request-duration"`
-	EnablePprof                 bool          `json:"enable-pprof"`
-	Metrics                     string        `json:"metrics"` // MetricsExtensive, or anything else for basic
-	Tracing                     bool          `json:"enable-distributed-tracing"`
-	TracingAddress              string        `json:"distributed-tracing-address"`
-	TracingServiceName          string        `json:"distributed-tracing-service-name"`
-	TracingInstanceID           string        `json:"distributed-tracing-instance-id"`
-	TracingSamplingRate         int           `json:"distributed-tracing-sampling-rate"` // per million
+	Logger                      string
+	LogLevel                    string
+	LogFormat                   string
+	LogOutputs                  []string
+	LogPackageLevels            string
+	Debug                       bool // LogLevel debug, by an older name
+	EnableLogRotation           bool
+	LogRotationConfigJSON       string
+	WarningApplyDuration        time.Duration
+	WarningUnaryRequestDuration time.Duration
+	EnablePprof                 bool
+	Metrics                     string // MetricsExtensive, or anything else for basic
+	Tracing                     bool
+	TracingAddress              string
+	TracingServiceName          string
+	TracingInstanceID           string
+	TracingSamplingRate         int // per million
 
 	// Of etcd 3.4 and 3.5.
-	V2Discovery      string `json:"discovery"`
-	V2DiscoveryProxy string `json:"discovery-proxy"`
-	EnableV2         bool   `json:"enable-v2"`
-	Proxy            string `json:"proxy"` // ProxyOff, ProxyReadOnly or ProxyOn
+	V2Discovery      string
+	V2DiscoveryProxy string
+	EnableV2         bool
+	Proxy            string // ProxyOff, ProxyReadOnly or ProxyOn
 
 	// Of the proxy, in milliseconds. 0 is no limit for the last three.
-	ProxyFailureWaitMs     uint `json:"proxy-failure-wait"`
-	ProxyRefreshIntervalMs uint `json:"proxy-refresh-interval"`
-	ProxyDialTimeoutMs     uint `json:"proxy-dial-timeout"`
-	ProxyWriteTimeoutMs    uint `json:"proxy-write-timeout"`
-	ProxyReadTimeoutMs     uint `json:"proxy-read-timeout"`
+	ProxyFailureWaitMs     uint
+	ProxyRefreshIntervalMs uint
+	ProxyDialTimeoutMs     uint
+	ProxyWriteTimeoutMs    uint
+	ProxyReadTimeoutMs     uint
 
 	// Unsafe.
-	ForceNewCluster bool `json:"force-new-cluster"`
-	UnsafeNoFsync   bool `json:"unsafe-no-fsync"`
+	ForceNewCluster bool
+	UnsafeNoFsync   bool
 
 	configFile   string
 	printVersion bool
@@ -172,7 +171,8 @@ type Config struct {
 	closeLog     func()
 }
 
-// TLS is the security of one kind of listener, peers' or clients'.
+// TLS is the security of one kind of listener, peers' or clients'. The json tags of this
+// and of the types below are the keys of their sections of the file.
 type TLS struct {
 	CertFile            string   `json:"cert-file"`
 	KeyFile             string   `json:"key-file"`

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"quorate/internal/certs"
+	"quorate/internal/httpapi"
 )
 
 // result is one call of Parse, seen from outside.
@@ -258,6 +259,18 @@ func TestOutcomes(t *testing.T) {
 		{file: "advertise-client-urls: foo", code: 1, msg: "unexpected error setting up advertise-peer-urls: URL scheme must be http, https, unix, or unixs: foo"},
 		{file: "listen-peer-urls: [a]", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go struct field configYAML.configJSON.listen-peer-urls of type string"},
 		{file: "grpc-keepalive-min-time: 5s", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal string into Go struct field configYAML.Config.grpc-keepalive-min-time of type time.Duration"},
+		{file: "client-transport-security: {cert-file: [1]}", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go struct field securityConfig.configJSON.client-transport-security.cert-file of type string"},
+		{file: "client-transport-security: 3", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number into Go struct field configYAML.configJSON.client-transport-security of type embed.securityConfig"},
+		{file: "discovery-config: {client: {endpoints: 3}}", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number into Go struct field ConfigSpec.Config.discovery-config.client.endpoints of type []string"},
+		{file: "discovery-config: {client: {secure: {cert: [1]}}}", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go struct field SecureConfig.Config.discovery-config.client.secure.cert of type string"},
+		{file: "discovery-config: {client: {auth: {username: [1]}}}", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal array into Go struct field AuthConfig.Config.discovery-config.client.auth.username of type string"},
+		{file: "socket-options: {reuse-port: 3}", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number into Go struct field SocketOpts.Config.socket-options.reuse-port of type bool"},
+		{file: "socket-options: 3", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number into Go struct field configYAML.Config.socket-options of type transport.SocketOpts"},
+		{file: "name: 17", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number into Go struct field configYAML.Config.name of type string"},
+		{file: "heartbeat-interval: -1", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number -1 into Go struct field configYAML.Config.heartbeat-interval of type uint"},
+		{file: "max-concurrent-streams: -1", code: 1, msg: rejected, err: "error unmarshaling JSON: while decoding JSON: json: cannot unmarshal number -1 into Go struct field configYAML.Config.max-concurrent-streams of type uint32"},
+		{file: "experimental-max-learners: x", code: 1, msg: rejected, err: "error unmarshaling experimental-max-learners: json: cannot unmarshal string into Go struct field Config.max-learners of type int"},
+		{file: "name: null\nlog-outputs: null\nclient-transport-security: null", code: -1},
 		{file: "discovery-fallback: foo", code: 1, msg: rejected, err: `unexpected discovery-fallback "foo"`},
 		{file: "proxy: foo", code: 1, msg: rejected, err: `unexpected proxy "foo"`},
 		{file: "proxy: ''\ndiscovery-fallback: ''", code: -1},
@@ -406,7 +419,7 @@ func TestEveryFileKey(t *testing.T) {
 			}
 		}
 	}
-	collect(reflect.TypeOf(configYAML{}))
+	collect(keysOf(Default(), new(textKeys)).Type())
 	for _, o := range options {
 		_, isNested := nested[o.name]
 		isNested = isNested || (o.group == groupSecurity && !known[o.name]) || strings.HasPrefix(o.name, "discovery-") && !known[o.name]
@@ -496,7 +509,7 @@ func TestGates(t *testing.T) {
 	if got, want := g.String(), "AllAlpha=true,FastLeaseKeepAlive=false,LeaseCheckpoint=false"; got != want {
 		t.Errorf("String() = %s, want %s", got, want)
 	}
-	if !slices.IsSortedFunc(g.List(), func(a, b Gate) int { return strings.Compare(a.Name, b.Name) }) {
+	if !slices.IsSortedFunc(g.List(), func(a, b httpapi.Feature) int { return strings.Compare(a.Name, b.Name) }) {
 		t.Errorf("List() is not sorted")
 	}
 }

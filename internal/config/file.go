@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"encoding/json"
+	"errors"
+	"flag"
 	"fmt"
 	"net/url"
 	"os"
@@ -20,14 +22,8 @@ import (
 // maxFileBytes bounds the configuration file; what is larger is none.
 const maxFileBytes = 8 << 20
 
-// configYAML is the file: the fields of Config under their keys, and the lists
-// that are one text with commas. Decoding errors name this type, as etcd's do.
-type configYAML struct {
-	Config
-	configJSON
-}
-
-type configJSON struct {
+// textKeys are the settings that are one text with commas in the file.
+type textKeys struct {
 	ListenPeerURLs       string        `json:"listen-peer-urls"`
 	ListenClientURLs     string        `json:"listen-client-urls"`
 	ListenClientHTTPURLs string        `json:"listen-client-http-urls"`
@@ -45,6 +41,129 @@ type socketOptions struct {
 	ReusePort    bool `json:"reuse-port"`
 	ReuseAddress bool `json:"reuse-address"`
 }
+
+// sections are the parts of the file that are an object with keys of its own.
+func sections(c *Config) map[string]any {
+	return map[string]any{
+		"client-transport-security": &c.ClientTLS, "peer-transport-security": &c.PeerTLS, "discovery-config": &c.Discovery,
+	}
+}
+
+// keysOf is the file as a struct for decoders: a field for each key, which points
+// to where the value belongs. The keys are the names of the options.
+func keysOf(c *Config, texts *textKeys) reflect.Value {
+	plain, own := new(structOf), new(structOf)
+	for t, i := reflect.ValueOf(texts).Elem(), 0; i < t.NumField(); i++ {
+		own.add(t.Type().Field(i).Tag.Get("json"), t.Field(i).Addr())
+	}
+	for _, o := range options {
+		if p := target(o.field(c)); p != nil && !o.noKey && !slices.Contains(own.keys, o.name) {
+			plain.add(o.name, reflect.ValueOf(p))
+		}
+	}
+	for key, p := range sections(c) {
+		plain.add(key, reflect.ValueOf(p))
+	}
+	// Two structs in one, as etcd has them: so the YAML decoder takes no number for a text.
+	file := reflect.New(reflect.StructOf([]reflect.StructField{
+		{Name: "Config", Type: plain.typ(), Anonymous: true}, {Name: "ConfigJSON", Type: own.typ(), Anonymous: true}})).Elem()
+	plain.fill(file.Field(0))
+	own.fill(file.Field(1))
+	return file
+}
+
+// structOf makes a struct of pointers, one for each key.
+type structOf struct {
+	keys []string
+	ptrs []reflect.Value
+}
+
+func (s *structOf) add(key string, p reflect.Value) {
+	s.keys, s.ptrs = append(s.keys, key), append(s.ptrs, p)
+}
+
+func (s *structOf) typ() reflect.Type {
+	fields := make([]reflect.StructField, len(s.keys))
+	for i, key := range s.keys {
+		fields[i] = reflect.StructField{Name: fmt.Sprintf("F%d", i), Type: s.ptrs[i].Type(), Tag: reflect.StructTag(fmt.Sprintf("json:%q", key))}
+	}
+	return reflect.StructOf(fields)
+}
+
+func (s *structOf) fill(v reflect.Value) {
+	for i, p := range s.ptrs {
+		v.Field(i).Set(p)
+	}
+}
+
+// target is the variable behind the value of an option, nil if the text of the
+// option is more than one.
+func target(field any) any {
+	switch v := field.(type) {
+	case uint32Value:
+		return v.p
+	case setValue:
+		return v.p
+	case listValue:
+		return v.p
+	case enumValue:
+		return v.p
+	case enumsValue:
+		return v.p
+	case flag.Value:
+		return nil
+	}
+	return field
+}
+
+// decodeKeys decodes data into the struct file of keysOf.
+func decodeKeys(decode func([]byte, any) error, data []byte, file reflect.Value) error {
+	was := reflect.New(file.Type()).Elem()
+	was.Set(file)
+	if err := decode(data, file.Addr().Interface()); err != nil {
+		return inEtcdsNames(err)
+	}
+	for i := range file.NumField() {
+		for j := range file.Field(i).NumField() {
+			// null is no list, and for all else as if there were no key.
+			if p := was.Field(i).Field(j); file.Field(i).Field(j).IsNil() && p.Type().Elem().Kind() == reflect.Slice {
+				p.Elem().SetZero()
+			}
+		}
+	}
+	return nil
+}
+
+// etcdsNames are the types of etcd that stand in errors where we have another one.
+var etcdsNames = map[string]string{
+	"": "configYAML", "TLS": "securityConfig", "Discovery": "DiscoveryConfig", "DiscoveryClient": "ConfigSpec",
+	"DiscoverySecure": "SecureConfig", "DiscoveryAuth": "AuthConfig", "socketOptions": "SocketOpts",
+}
+
+// inEtcdsNames rewords an error of the decoder, which names types.
+func inEtcdsNames(err error) error {
+	wrong := (*json.UnmarshalTypeError)(nil)
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	named := *wrong
+	if name, ok := etcdsNames[named.Struct]; ok {
+		named.Struct = name
+	}
+	section, inText := strings.CutPrefix(named.Field, "ConfigJSON.")
+	if inText && !strings.HasPrefix(section, "socket-options") {
+		named.Field = "configJSON." + section
+	} else if inText {
+		named.Field = "Config." + section
+	}
+	if strings.HasPrefix(named.Field, "Config.client-transport-security") || strings.HasPrefix(named.Field, "Config.peer-transport-security") {
+		named.Field = "configJSON." + strings.TrimPrefix(named.Field, "Config.")
+	}
+	return errors.New(etcdsTypes.Replace(strings.Replace(err.Error(), wrong.Error(), named.Error(), 1)))
+}
+
+var etcdsTypes = strings.NewReplacer("of type config.TLS", "of type embed.securityConfig", "of type config.socketOptions", "of type transport.SocketOpts",
+	"of type config.Discovery", "of type v3discovery.DiscoveryConfig")
 
 // urlsError is a bad URL in the file, which etcd reports in words of its own.
 type urlsError struct {
@@ -109,11 +228,11 @@ func unwrapPath(err error) error {
 // decodeFile reads YAML or JSON. Keys that are not known are passed over, as in
 // etcd; keys that mean an option by its old name are taken.
 func decodeFile(data []byte) (*Config, error) {
-	file := &configYAML{Config: *Default()}
-	if err := yaml.Unmarshal(data, file); err != nil {
+	c, texts := Default(), new(textKeys)
+	file := keysOf(c, texts)
+	if err := decodeKeys(func(data []byte, into any) error { return yaml.Unmarshal(data, into) }, data, file); err != nil {
 		return nil, err
 	}
-	c := &file.Config
 	var keys map[string]json.RawMessage
 	if err := yaml.Unmarshal(data, &keys); err != nil {
 		return nil, err
@@ -121,11 +240,11 @@ func decodeFile(data []byte) (*Config, error) {
 	for key := range keys {
 		c.explicit[key] = true
 	}
-	c.warnUnknown("", keys, reflect.TypeFor[configYAML]())
+	c.warnUnknown("", keys, file.Type())
 	if err := c.takeOldKeys(keys); err != nil {
 		return nil, err
 	}
-	if err := c.takeLists(&file.configJSON); err != nil {
+	if err := c.takeLists(texts); err != nil {
 		return nil, err
 	}
 	if err := c.mergeOldNames(); err != nil {
@@ -184,12 +303,16 @@ func (c *Config) warnUnknown(section string, keys map[string]json.RawMessage, of
 func collectKeys(of reflect.Type, known map[string]reflect.Type) {
 	for i := range of.NumField() {
 		f := of.Field(i)
+		t := f.Type
+		if t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
 		key, _, _ := strings.Cut(f.Tag.Get("json"), ",")
 		switch {
 		case f.Anonymous && key == "":
-			collectKeys(f.Type, known)
+			collectKeys(t, known)
 		case key != "" && key != "-":
-			known[key] = f.Type
+			known[key] = t
 		}
 	}
 }
@@ -215,8 +338,8 @@ func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
 		}
 		var one bytes.Buffer
 		fmt.Fprintf(&one, "{%q:%s}", a.new, raw)
-		if err := json.Unmarshal(one.Bytes(), c); err != nil {
-			return fmt.Errorf("error unmarshaling %s: %w", key, err)
+		if err := decodeKeys(json.Unmarshal, one.Bytes(), keysOf(c, new(textKeys))); err != nil {
+			return fmt.Errorf("error unmarshaling %s: %s", key, strings.Replace(err.Error(), "configYAML.", "", 1))
 		}
 	}
 	for _, a := range gateAliases {
@@ -232,7 +355,7 @@ func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
 }
 
 // takeLists parses the settings that are one text in the file.
-func (c *Config) takeLists(l *configJSON) error {
+func (c *Config) takeLists(l *textKeys) error {
 	lists := []struct {
 		text    string
 		setting string // as etcd names it in the error, right or wrong

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"quorate/internal/httpapi"
 )
 
 // Names of the feature gates that this server acts on.
@@ -24,17 +26,16 @@ const (
 	StageBeta  = "BETA"
 )
 
-// Gate is one feature gate and its state.
-type Gate struct {
+// gate is one feature gate.
+type gate struct {
 	Name    string
 	Stage   string
 	Default bool
-	Enabled bool
 }
 
 // known lists the gates of etcd 3.7 in order of their names. AllAlpha and
 // AllBeta stand for every gate of a stage.
-var known = []Gate{
+var known = []gate{
 	{Name: "AllAlpha", Stage: StageAlpha},
 	{Name: "AllBeta", Stage: StageBeta},
 	{Name: CompactHashCheck, Stage: StageAlpha},
@@ -119,10 +120,10 @@ func (g *Gates) Enabled(name string) bool {
 }
 
 // List returns every known gate with its state, in order of the names.
-func (g *Gates) List() []Gate {
-	list := slices.Clone(known)
-	for i := range list {
-		list[i].Enabled = g.Enabled(list[i].Name)
+func (g *Gates) List() []httpapi.Feature {
+	list := make([]httpapi.Feature, len(known))
+	for i, k := range known {
+		list[i] = httpapi.Feature{Name: k.Name, Stage: k.Stage, Enabled: g.Enabled(k.Name)}
 	}
 	return list
 }
@@ -130,9 +131,9 @@ func (g *Gates) List() []Gate {
 // inert returns the gates that were moved off their default without effect.
 func (g *Gates) inert() []string {
 	var names []string
-	for _, gate := range g.List() {
+	for _, gate := range known {
 		isGroup := gate.Name == "AllAlpha" || gate.Name == "AllBeta"
-		if gate.Enabled != gate.Default && !isGroup && !slices.Contains(effectiveGates, gate.Name) {
+		if g.Enabled(gate.Name) != gate.Default && !isGroup && !slices.Contains(effectiveGates, gate.Name) {
 			names = append(names, gate.Name)
 		}
 	}
@@ -140,7 +141,7 @@ func (g *Gates) inert() []string {
 }
 
 func gateIndex(name string) int {
-	return slices.IndexFunc(known, func(g Gate) bool { return g.Name == name })
+	return slices.IndexFunc(known, func(g gate) bool { return g.Name == name })
 }
 
 // sortedKeys returns the keys of m in order.

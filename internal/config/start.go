@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/build"
+	"quorate/internal/httpapi"
 )
 
 // LogStart writes the line that says what the member runs with.
@@ -78,6 +79,16 @@ func (c *Config) LogStart(initialized bool) {
 		zap.String("downgrade-check-interval", c.DowngradeCheckTime.String()),
 		zap.Int("max-learners", c.MaxLearners),
 	)
+}
+
+// Pages are the options of the handlers for clients. Log level debug opens profiles and
+// traces as etcd's does.
+func (c *Config) Pages() httpapi.Options {
+	debug := c.LogLevel == "debug"
+	return httpapi.Options{
+		Logger: c.lg, RequestTimeout: c.RequestTimeout(), EnablePprof: c.EnablePprof || debug, EnableTrace: debug,
+		CORS: c.CORS, HostWhitelist: c.HostWhitelist,
+	}
 }
 
 // localAddress is what connections to other members come from, if that was asked for.

@@ -20,7 +20,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/build"
-	"quorate/internal/config"
 )
 
 // headerTimeout bounds how long a client may take to send the headers of a
@@ -54,8 +53,8 @@ type Options struct {
 	RequestTimeout time.Duration // of the read behind /health
 	EnablePprof    bool          // profiles under /debug/pprof/
 	EnableTrace    bool          // /debug/requests and /debug/events; shows keys and values of requests
-	CORS           []string      // see config.Config
-	HostWhitelist  []string      // see config.Config
+	CORS           []string      // allowed origins; {"*"} or empty allows all
+	HostWhitelist  []string      // allowed Host values of plain HTTP; {"*"} or empty allows all
 	// RefuseNamed says whether the JSON gateway refuses clients whose
 	// certificate has a common name: they may believe to be that user, and are
 	// not. Nil means no.
@@ -66,20 +65,6 @@ type Options struct {
 
 	// Extra serves more patterns, such as /v3/ for the JSON gateway.
 	Extra map[string]http.Handler
-}
-
-// OptionsFrom takes the options out of a configuration. Log level debug opens
-// profiles and traces as etcd's does.
-func OptionsFrom(c *config.Config) Options {
-	debug := c.LogLevel == "debug"
-	return Options{
-		Logger:         c.Log(),
-		RequestTimeout: c.RequestTimeout(),
-		EnablePprof:    c.EnablePprof || debug,
-		EnableTrace:    debug,
-		CORS:           c.CORS,
-		HostWhitelist:  c.HostWhitelist,
-	}
 }
 
 // NewClientHandler serves the client URLs.

@@ -21,7 +21,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/build"
-	"quorate/internal/config"
 	"quorate/internal/metrics"
 )
 
@@ -271,7 +270,7 @@ func TestVars(t *testing.T) {
 }
 
 func TestMetrics(t *testing.T) {
-	SetInfo(0x8e9e05c52164694d, config.Default().FeatureGates.List())
+	SetInfo(0x8e9e05c52164694d, []Feature{{Name: "AllAlpha", Stage: "ALPHA"}, {Name: "FastLeaseKeepAlive", Stage: "BETA", Enabled: true}})
 	for _, h := range []http.Handler{NewClientHandler(&member{}, options()), NewMetricsHandler(&member{}, options())} {
 		w := httptest.NewRecorder()
 		h.ServeHTTP(w, httptest.NewRequest("GET", "/metrics", nil))

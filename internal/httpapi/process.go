@@ -13,7 +13,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quorate/internal/build"
-	"quorate/internal/config"
 	"quorate/internal/metrics"
 )
 
@@ -37,18 +36,25 @@ func HandleMetrics(mux *http.ServeMux, path string) {
 	mux.Handle(path, promhttp.InstrumentMetricHandler(metrics.Registry, h))
 }
 
+// Feature is a feature gate and its state.
+type Feature struct {
+	Name    string
+	Stage   string // ALPHA or BETA
+	Enabled bool
+}
+
 // SetInfo sets the series whose labels describe the process: versions, the ID
 // of the member and its feature gates.
-func SetInfo(memberID uint64, gates []config.Gate) {
+func SetInfo(memberID uint64, features []Feature) {
 	metrics.ServerVersion.WithLabelValues(build.EtcdVersion).Set(1)
 	metrics.ServerGoVersion.WithLabelValues(runtime.Version()).Set(1)
 	metrics.ServerID.WithLabelValues(fmt.Sprintf("%x", memberID)).Set(1)
-	for _, g := range gates {
+	for _, f := range features {
 		enabled := 0.0
-		if g.Enabled {
+		if f.Enabled {
 			enabled = 1
 		}
-		metrics.ServerFeatureEnabled.WithLabelValues(g.Name, g.Stage).Set(enabled)
+		metrics.ServerFeatureEnabled.WithLabelValues(f.Name, f.Stage).Set(enabled)
 	}
 }
 
