@@ -31,6 +31,7 @@ var order = []string{
 	"replica",
 	"proposal readindex raftnode autocompact",
 	"transport raftlog",
+	"transport/peerapi",
 	"apply",
 	"mvcc",
 	"snapshot boltdb",

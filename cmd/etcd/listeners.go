@@ -144,11 +144,7 @@ func (p *process) report(err error) {
 }
 
 func (p *process) servePeers() {
-	leases := transport.LeaseHandler(p.member.Leases)
-	h := httpapi.NewPeerHandler(peerEdge{p.edge}, httpapi.PeerOptions{
-		Logger: p.lg, RequestTimeout: p.cfg.RequestTimeout(), Raft: p.member.Transport().Handler(),
-		Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases},
-	})
+	h := p.member.PeerHandler()
 	for _, l := range p.peer {
 		p.lg.Info("serving peer traffic", zap.String("address", l.Addr().String()))
 		p.serveHTTP(transport.HTTPServer(h, p.lg), l)

@@ -23,6 +23,7 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/proxy/httpproxy"
 	"quorate/internal/transport"
+	"quorate/internal/transport/peerapi"
 )
 
 const (
@@ -88,7 +89,7 @@ func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error)
 		return nil, err
 	}
 	o, to := proxyOptions(cfg)
-	client := transport.NewClient(p.security.dialPeers(), to.DialTimeout)
+	client := peerapi.NewClient(transport.RequestClient(p.security.dialPeers(), to.DialTimeout))
 	o.Peers = peers
 	o.Members = func(ctx context.Context, urls []string) ([]membership.Member, error) {
 		ms, _, err := client.Members(ctx, urls, proxyMembersTimeout)

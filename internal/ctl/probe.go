@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"quorate/internal/clock"
+	"quorate/internal/transport/peerapi"
 
 	"golang.org/x/net/http2"
 )
@@ -181,7 +182,7 @@ func read(resp *http.Response, err error) (int, []byte, error) {
 // visit asks two questions: the first is one of members to each other, the second
 // is for everybody.
 func visit(ctx context.Context, ask asker) (f finding) {
-	status, body, err := ask(ctx, "/members")
+	status, body, err := ask(ctx, peerapi.PathMembers)
 	var members []json.RawMessage
 	switch {
 	case err != nil && (isTimeout(err) || ctx.Err() != nil):

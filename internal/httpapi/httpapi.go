@@ -1,8 +1,8 @@
 // Package httpapi serves what the member says over plain HTTP: health, version,
-// metrics, profiles, and to other members its membership and hashes.
+// metrics and profiles.
 //
-// In: requests on the client, metrics and peer URLs, and a small interface to
-// the member for each. Out: http.Handlers. Always true: paths, bodies, status
+// In: requests on the client and metrics URLs, and a small interface to
+// the member. Out: http.Handlers. Always true: paths, bodies, status
 // codes and headers are those of etcd 3.7, because probes and load balancers
 // compare them as text. Handlers keep no state of their own.
 package httpapi
@@ -19,7 +19,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 
-	"quorate/internal/build"
+	"quorate/internal/transport/peerapi"
 )
 
 // headerTimeout bounds how long a client may take to send the headers of a
@@ -72,7 +72,7 @@ func NewClientHandler(b Backend, o Options) http.Handler {
 	mux := http.NewServeMux()
 	handleHealth(mux, b, o)
 	HandleMetrics(mux, "/metrics")
-	mux.Handle("/version", versionHandler(b.Versions))
+	mux.Handle(peerapi.PathVersion, peerapi.VersionHandler(b.Versions))
 	mux.Handle("/debug/vars", varsHandler(b.RaftStatus))
 	if o.EnablePprof {
 		HandlePprof(mux)
@@ -143,34 +143,4 @@ func allow(w http.ResponseWriter, r *http.Request, method string) bool {
 	w.Header().Set("Allow", method)
 	http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
 	return false
-}
-
-// versionHandler answers /version on client and peer URLs.
-func versionHandler(versions func() (cluster, storage string)) http.HandlerFunc {
-	type body struct {
-		Server  string `json:"etcdserver"`
-		Cluster string `json:"etcdcluster"`
-		Storage string `json:"storage"`
-		Quorate string `json:"quorate"`
-	}
-	return func(w http.ResponseWriter, r *http.Request) {
-		if !allow(w, r, http.MethodGet) {
-			return
-		}
-		v := body{Server: build.EtcdVersion, Quorate: build.Version}
-		v.Cluster, v.Storage = versions()
-		if v.Cluster == "" {
-			v.Cluster = "not_decided"
-		}
-		if v.Storage == "" {
-			v.Storage = "unknown"
-		}
-		data, err := json.Marshal(v)
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusInternalServerError)
-			return
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.Write(data)
-	}
 }

@@ -24,7 +24,7 @@ import (
 	"quorate/internal/metrics"
 )
 
-// member is a Backend and PeerBackend whose answers are its fields.
+// member is a Backend whose answers are its fields.
 type member struct {
 	alarms       []pb.AlarmType
 	leader       uint64
@@ -33,9 +33,6 @@ type member struct {
 	linearizable error
 	serializable error
 	cluster      string
-	promoted     string // what PromoteMember was called with
-	promoteErr   error
-	downgradeErr error
 }
 
 func (m *member) Alarms() []*pb.AlarmMember {
@@ -60,22 +57,6 @@ func (m *member) CheckRead(ctx context.Context, serializable bool) error {
 }
 func (m *member) Versions() (string, string)  { return m.cluster, m.cluster }
 func (m *member) RaftStatus() json.RawMessage { return json.RawMessage(`{"id":"1"}`) }
-
-func (m *member) ClusterID() uint64 { return 0xcdf818194e3a8c32 }
-func (m *member) MembersJSON() ([]byte, error) {
-	return []byte(`[{"id":1,"peerURLs":["http://a:1"],"name":"a"}]`), nil
-}
-func (m *member) PromoteMember(_ context.Context, token string, id uint64) ([]byte, error) {
-	m.promoted = fmt.Sprint(token, " ", id)
-	return []byte(`[]`), m.promoteErr
-}
-func (m *member) HashKV(_ context.Context, rev int64) (*pb.HashKVResponse, error) {
-	if rev > 5 {
-		return nil, errors.New("mvcc: required revision is a future revision")
-	}
-	return &pb.HashKVResponse{Header: &pb.ResponseHeader{Revision: 5}, Hash: 1084519789, CompactRevision: -1, HashRevision: rev}, nil
-}
-func (m *member) DowngradeEnabled(context.Context) (bool, error) { return true, m.downgradeErr }
 
 func options() Options {
 	return Options{Logger: zap.NewNop(), RequestTimeout: time.Second, CORS: []string{"*"}, HostWhitelist: []string{"*"}}
@@ -351,52 +332,6 @@ func TestNamedClients(t *testing.T) {
 			t.Errorf("%s as %q with auth %v: got %d, want %d", tt.path, tt.name, tt.auth, w.Code, tt.want)
 		}
 	}
-}
-
-func TestPeer(t *testing.T) {
-	m := &member{cluster: "3.7.0"}
-	raft := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "raft "+r.URL.Path) })
-	h := NewPeerHandler(m, PeerOptions{Logger: zap.NewNop(), RequestTimeout: time.Second, Raft: raft,
-		Extra: map[string]http.Handler{"/leases": raft}})
-	const id = "X-Etcd-Cluster-ID: cdf818194e3a8c32"
-	for _, r := range []request{
-		{target: "/members", status: 200, want: `[{"id":1,"peerURLs":["http://a:1"],"name":"a"}]` + "\n", header: id},
-		{target: "/members", status: 200, want: `[{"id":1,"peerURLs":["http://a:1"],"name":"a"}]` + "\n", header: "Content-Type: application/json"},
-		{method: "POST", target: "/members", status: 405, want: "Method Not Allowed\n", header: "Allow: GET"},
-		{target: "/members/", status: 404, want: notFound},
-		{target: "/members/promote/1", status: 405, want: "Method Not Allowed\n", header: "Allow: POST"},
-		{method: "POST", target: "/members/promote/x", status: 404, want: "member x not found in cluster\n", header: id},
-		{method: "POST", target: "/members/promote/", status: 404, want: "member  not found in cluster\n", header: id},
-		{method: "POST", target: "/members/promote/a/b", status: 404, want: "member a/b not found in cluster\n", header: id},
-		{method: "POST", target: "/members/promote/18446744073709551615", send: "Authorization: tok", status: 200, want: "[]\n"},
-		{target: "/members/hashkv", status: 400, want: "error unmarshalling request\n"},
-		{target: "/members/hashkv", body: `{"revision":6}`, status: 400, want: "mvcc: required revision is a future revision\n"},
-		{target: "/members/hashkv", body: `{"revision":3}`, status: 200, header: id,
-			want: `{"header":{"revision":5},"hash":1084519789,"compact_revision":-1,"hash_revision":3}`},
-		{target: "/members/hashkv", body: `{"revision":3}`, send: id, status: 200,
-			want: `{"header":{"revision":5},"hash":1084519789,"compact_revision":-1,"hash_revision":3}`},
-		{target: "/members/hashkv", body: `{"revision":3}`, send: "X-Etcd-Cluster-ID: 1", status: 412, want: "cluster ID mismatch\n"},
-		{target: "/members/hashkv", body: strings.Repeat(" ", maxPeerBody+1), status: 400, want: "error reading body\n"},
-		{method: "POST", target: "/members/hashkv", status: 405, want: "Method Not Allowed\n"},
-		{target: "/downgrade/enabled", status: 200, want: "true", header: id},
-		{target: "/downgrade/enabled", status: 200, want: "true", header: "Content-Type: text/plain"},
-		{target: "/raft", status: 200, want: "raft /raft"},
-		{target: "/raft/stream/msgapp/1", status: 200, want: "raft /raft/stream/msgapp/1"},
-		{target: "/leases", status: 200, want: "raft /leases"},
-		{target: "/health", status: 404, want: notFound},
-		{target: "/metrics", status: 404, want: notFound},
-	} {
-		r.run(t, h)
-	}
-	if m.promoted != "tok 18446744073709551615" {
-		t.Errorf("promoted %q", m.promoted)
-	}
-	m.promoteErr = fmt.Errorf("promote: %w", &StatusError{Status: 404, Err: errors.New("membership: ID not found")})
-	request{method: "POST", target: "/members/promote/7", status: 404, want: "membership: ID not found\n"}.run(t, h)
-	m.promoteErr = errors.New("anything else")
-	request{method: "POST", target: "/members/promote/7", status: 500, want: `{"message":"Internal Server Error"}`}.run(t, h)
-	m.downgradeErr = errors.New("etcdserver: request timed out")
-	request{target: "/downgrade/enabled", status: 500, want: "failed linearized read: etcdserver: request timed out\n"}.run(t, h)
 }
 
 // With the v2 API, /health asks the v2 store, with serializable too, and nothing else.

@@ -21,7 +21,6 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/clock"
-	"quorate/internal/httpapi"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 	"quorate/internal/transport"
@@ -170,35 +169,6 @@ func (n *node) heal() {
 	n.cluster.cuts.Delete(n.m.replica.id)
 }
 
-// backend is the member as the peer port sees it.
-type backend struct{ m *Member }
-
-func (b backend) ClusterID() uint64            { return b.m.ClusterID() }
-func (b backend) MembersJSON() ([]byte, error) { return b.m.cluster.JSON() }
-func (b backend) PromoteMember(ctx context.Context, _ string, id uint64) ([]byte, error) {
-	_, err := b.m.Members.PromoteHere(ctx, id)
-	switch {
-	case errors.Is(err, rpctypes.ErrGRPCMemberNotFound):
-		return nil, &httpapi.StatusError{Status: http.StatusNotFound, Err: membership.ErrIDNotFound}
-	case errors.Is(err, rpctypes.ErrGRPCMemberNotLearner):
-		return nil, &httpapi.StatusError{Status: http.StatusPreconditionFailed, Err: membership.ErrMemberNotLearner}
-	case err != nil:
-		return nil, &httpapi.StatusError{Status: http.StatusPreconditionFailed, Err: errors.New(rpctypes.ErrorDesc(err))}
-	}
-	return b.m.cluster.JSON()
-}
-func (b backend) HashKV(ctx context.Context, rev int64) (*pb.HashKVResponse, error) {
-	h, err := b.m.Maintenance.HashKV(ctx, rev)
-	return &pb.HashKVResponse{Header: &pb.ResponseHeader{Revision: h.CurrentRev}, Hash: h.Hash, CompactRevision: h.CompactRev, HashRevision: h.HashRev}, err
-}
-func (b backend) DowngradeEnabled(context.Context) (bool, error) { return false, nil }
-func (b backend) Versions() (string, string) {
-	if v := b.m.cluster.Version(); v.Decided() {
-		return v.String(), b.m.Versions.StorageVersion()
-	}
-	return "", b.m.Versions.StorageVersion()
-}
-
 func (n *node) config() Config {
 	cfg := Config{
 		Name: n.name, DataDir: "data", PeerURLs: []string{n.url}, ClientURLs: []string{"http://" + n.name + ":2379"},
@@ -235,9 +205,7 @@ func (n *node) start() error {
 	if n.cluster.opened != nil {
 		n.cluster.opened(m)
 	}
-	leases := transport.LeaseHandler(m.Leases)
-	h := httpapi.NewPeerHandler(backend{m}, httpapi.PeerOptions{Logger: testLogger, RequestTimeout: 5 * time.Second,
-		Raft: m.Transport().Handler(), Extra: map[string]http.Handler{"/leases": leases, "/leases/internal": leases}})
+	h := m.PeerHandler()
 	n.m = m
 	n.handler.Store(&h)
 	m.Start()

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"slices"
 	"strings"
 
@@ -14,7 +13,7 @@ import (
 
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
-	"quorate/internal/transport"
+	"quorate/internal/transport/peerapi"
 )
 
 // Integrity compares this member's keys with those of the others.
@@ -23,7 +22,7 @@ type Integrity struct {
 	lg      *zap.Logger
 	replica *localReplica
 	cluster *membership.Cluster
-	peers   *transport.Client
+	peers   *peerapi.Client
 
 	// compactionChecked is the newest compaction whose hash was the same on all
 	// members; of watchCompactHashes alone.
@@ -39,7 +38,7 @@ type Integrity struct {
 // peerHash is what another member said when it was asked for its hash.
 type peerHash struct {
 	member membership.Member
-	hash   transport.PeerHash
+	hash   mvcc.HashResult
 	err    error // nothing was said
 }
 
@@ -70,23 +69,19 @@ func (i *Integrity) peerHashes(ctx context.Context, rev int64) []peerHash {
 
 // peerHash asks one URL. Refusals that mean something are the rpctypes errors
 // for a compacted revision, one that is not there yet, and another cluster.
-func (i *Integrity) peerHash(ctx context.Context, url string, rev int64) (transport.PeerHash, error) {
+func (i *Integrity) peerHash(ctx context.Context, url string, rev int64) (mvcc.HashResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.requestTimeout())
 	defer cancel()
 	h, err := i.peers.HashKV(ctx, url, i.cluster.ID(), rev)
-	var status *transport.StatusError
-	if !errors.As(err, &status) {
-		return h, err
-	}
 	switch {
-	case status.Code == http.StatusBadRequest && strings.Contains(status.Text, mvcc.ErrCompacted.Error()):
+	case errors.Is(err, mvcc.ErrCompacted):
 		return h, rpctypes.ErrCompacted
-	case status.Code == http.StatusBadRequest && strings.Contains(status.Text, mvcc.ErrFutureRev.Error()):
+	case errors.Is(err, mvcc.ErrFutureRev):
 		return h, rpctypes.ErrFutureRev
-	case status.Code == http.StatusPreconditionFailed:
+	case errors.Is(err, peerapi.ErrOtherCluster):
 		return h, rpctypes.ErrClusterIDMismatch
 	}
-	return h, fmt.Errorf("unknown error: %s", status.Text)
+	return h, err
 }
 
 // CheckInitial compares what is stored here with the members that answer. It is
@@ -112,9 +107,9 @@ func (i *Integrity) CheckInitial(ctx context.Context) error {
 			i.lg.Warn("cluster ID mismatch", append(about, zap.Error(p.err))...)
 		case p.err != nil || p.hash.Hash == own.Hash:
 		default:
-			about = append(about, zap.Int64("remote-peer-revision", p.hash.Header.Revision),
-				zap.Int64("remote-peer-compact-revision", p.hash.CompactRevision), zap.Uint32("remote-peer-hash", p.hash.Hash))
-			if p.hash.CompactRevision != own.CompactRev {
+			about = append(about, zap.Int64("remote-peer-revision", p.hash.CurrentRev),
+				zap.Int64("remote-peer-compact-revision", p.hash.CompactRev), zap.Uint32("remote-peer-hash", p.hash.Hash))
+			if p.hash.CompactRev != own.CompactRev {
 				i.lg.Warn("found different compact revision values from remote peer", about...)
 				continue
 			}
@@ -170,20 +165,20 @@ func (i *Integrity) checkHashes(ctx context.Context) error {
 		checked++
 		follower := zap.String("follower-peer-id", membership.FormatID(p.member.ID))
 		bad := false
-		if p.hash.Header.Revision > again.CurrentRev {
+		if p.hash.CurrentRev > again.CurrentRev {
 			i.lg.Warn("revision from follower must be less than or equal to leader's",
-				zap.Int64("leader-revision", again.CurrentRev), zap.Int64("follower-revision", p.hash.Header.Revision), follower)
+				zap.Int64("leader-revision", again.CurrentRev), zap.Int64("follower-revision", p.hash.CurrentRev), follower)
 			bad = true
 		}
-		if p.hash.CompactRevision > again.CompactRev {
+		if p.hash.CompactRev > again.CompactRev {
 			i.lg.Warn("compact revision from follower must be less than or equal to leader's",
-				zap.Int64("leader-compact-revision", again.CompactRev), zap.Int64("follower-compact-revision", p.hash.CompactRevision), follower)
+				zap.Int64("leader-compact-revision", again.CompactRev), zap.Int64("follower-compact-revision", p.hash.CompactRev), follower)
 			bad = true
 		}
-		if p.hash.CompactRevision == own.CompactRev && p.hash.Hash != own.Hash {
+		if p.hash.CompactRev == own.CompactRev && p.hash.Hash != own.Hash {
 			i.lg.Warn("same compact revision then hashes must match",
 				zap.Int64("leader-compact-revision", again.CompactRev), zap.Uint32("leader-hash", own.Hash),
-				zap.Int64("follower-compact-revision", p.hash.CompactRevision), zap.Uint32("follower-hash", p.hash.Hash), follower)
+				zap.Int64("follower-compact-revision", p.hash.CompactRev), zap.Uint32("follower-hash", p.hash.Hash), follower)
 			bad = true
 		}
 		if bad {
@@ -230,8 +225,8 @@ func (i *Integrity) compareCompaction(own mvcc.HashResult, peers []peerHash) boo
 		switch {
 		case p.err != nil:
 			reason = "no response"
-		case p.hash.CompactRevision != own.CompactRev:
-			reason = fmt.Sprintf("the peer's CompactRevision %d doesn't match leader's CompactRevision %d", p.hash.CompactRevision, own.CompactRev)
+		case p.hash.CompactRev != own.CompactRev:
+			reason = fmt.Sprintf("the peer's CompactRevision %d doesn't match leader's CompactRevision %d", p.hash.CompactRev, own.CompactRev)
 		default:
 			checked++
 			continue
@@ -282,7 +277,7 @@ type hashGroup struct {
 func groupByHash(own mvcc.HashResult, id uint64, peers []peerHash) []hashGroup {
 	groups := []hashGroup{{own.Hash, []uint64{id}}}
 	for _, p := range peers {
-		if p.err != nil || p.hash.CompactRevision != own.CompactRev {
+		if p.err != nil || p.hash.CompactRev != own.CompactRev {
 			continue
 		}
 		i := slices.IndexFunc(groups, func(g hashGroup) bool { return g.hash == p.hash.Hash })

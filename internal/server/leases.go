@@ -14,7 +14,7 @@ import (
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
-	"quorate/internal/transport"
+	"quorate/internal/transport/peerapi"
 )
 
 // Leases serves leases: grants and revocations through the log, renewals by the leader,
@@ -25,7 +25,7 @@ type Leases struct {
 	replica *localReplica
 	Access  *Access
 	leaders *leaders
-	peers   *transport.Client
+	peers   *peerapi.Client
 	auth    *auth.Store
 	lessor  *lease.Lessor
 
@@ -157,7 +157,7 @@ func (s *Leases) timeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (
 	defer cancel()
 	for {
 		var (
-			l   transport.LeaseTTL
+			l   peerapi.LeaseTTL
 			err error
 		)
 		if s.replica.isLeader() {
@@ -183,15 +183,15 @@ func (s *Leases) timeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (
 
 // LeaseTimeToLive answers as the primary, once it has applied what is committed:
 // a put that a follower has acknowledged shows among the keys.
-func (s *Leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (transport.LeaseTTL, error) {
+func (s *Leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (peerapi.LeaseTTL, error) {
 	if err := s.replica.waitApplied(ctx); err != nil {
-		return transport.LeaseTTL{}, err
+		return peerapi.LeaseTTL{}, err
 	}
 	st, err := s.lessor.TimeToLive(s.cfg.Clock.Now(), id, keys)
 	if err != nil {
-		return transport.LeaseTTL{}, err
+		return peerapi.LeaseTTL{}, err
 	}
-	return transport.LeaseTTL{TTL: st.TTL, GrantedTTL: st.GrantedTTL, Keys: st.Keys}, nil
+	return peerapi.LeaseTTL{TTL: st.TTL, GrantedTTL: st.GrantedTTL, Keys: st.Keys}, nil
 }
 
 // WaitApplied returns once everything that is committed now is applied, or at

@@ -19,6 +19,7 @@ import (
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 	"quorate/internal/transport"
+	"quorate/internal/transport/peerapi"
 )
 
 // Members serves the membership, and tells the cluster this member's name.
@@ -29,7 +30,7 @@ type Members struct {
 	Access   *Access
 	cluster  *membership.Cluster
 	leaders  *leaders
-	peers    *transport.Client
+	peers    *peerapi.Client
 	tr       *transport.Transport
 	driver   *driver
 	slow     *slowLog

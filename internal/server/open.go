@@ -22,6 +22,7 @@ import (
 	"quorate/internal/readindex"
 	"quorate/internal/task"
 	"quorate/internal/transport"
+	"quorate/internal/transport/peerapi"
 )
 
 // removalDelay is how long a removed member stays to acknowledge its removal.
@@ -44,7 +45,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	if err := o.openAuth(); err != nil {
 		return nil, err
 	}
-	o.peers = transport.NewClient(cfg.PeerTLS, time.Second+cfg.electionTimeout())
+	o.peers = peerapi.NewClient(transport.RequestClient(cfg.PeerTLS, time.Second+cfg.electionTimeout()))
 	defer func() {
 		if err != nil {
 			o.replica.tasks.Cancel()

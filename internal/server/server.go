@@ -24,6 +24,7 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/transport"
+	"quorate/internal/transport/peerapi"
 	"quorate/internal/watch"
 )
 
@@ -63,7 +64,7 @@ type Member struct {
 	hub     *watch.Hub
 	log     *raftlog.Log
 	tr      *transport.Transport
-	peers   *transport.Client // questions to peers outside the streams
+	peers   *peerapi.Client // questions to peers outside the streams
 
 	replica   *localReplica
 	disks     *disks
@@ -109,9 +110,6 @@ func (m *Member) Cluster() *membership.Cluster { return m.cluster }
 
 // Hub returns the watch hub.
 func (m *Member) Hub() *watch.Hub { return m.hub }
-
-// Transport returns the peer transport.
-func (m *Member) Transport() *transport.Transport { return m.tr }
 
 // MemberID returns the member's id.
 func (m *Member) MemberID() uint64 { return m.replica.id }

@@ -12,6 +12,7 @@ import (
 	"quorate/internal/membership"
 	"quorate/internal/proposal"
 	"quorate/internal/transport"
+	"quorate/internal/transport/peerapi"
 )
 
 // V2 serves the tree of the v2 API.
@@ -20,7 +21,7 @@ type V2 struct {
 	lg        *zap.Logger
 	replica   *localReplica
 	cluster   *membership.Cluster
-	peers     *transport.Client
+	peers     *peerapi.Client
 	tr        *transport.Transport
 	passwords *passwords
 

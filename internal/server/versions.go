@@ -12,7 +12,7 @@ import (
 
 	"quorate/internal/build"
 	"quorate/internal/membership"
-	"quorate/internal/transport"
+	"quorate/internal/transport/peerapi"
 )
 
 // Versions decides the version of the cluster as its leader, and follows a downgrade.
@@ -21,7 +21,7 @@ type Versions struct {
 	lg      *zap.Logger
 	replica *localReplica
 	cluster *membership.Cluster
-	peers   *transport.Client
+	peers   *peerapi.Client
 
 	asking    sync.Mutex    // one question at a time
 	unreached fading        // members that did not tell their version; under asking
@@ -46,6 +46,14 @@ func (s *Versions) DowngradeTarget() (target membership.Version, ok bool) {
 	}
 	target, err := membership.ParseVersion(d.Target)
 	return target, err == nil && target.Less(membership.Own.MajorMinor())
+}
+
+// Decided is the version of the cluster as text, empty before it has one.
+func (s *Versions) Decided() string {
+	if v := s.cluster.Version(); v.Decided() {
+		return v.String()
+	}
+	return ""
 }
 
 // StorageVersion is the level of the stored data: what a member of that version

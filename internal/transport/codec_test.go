@@ -301,16 +301,6 @@ func FuzzSnapshotEnvelope(f *testing.F) {
 	})
 }
 
-func FuzzLeaseInternal(f *testing.F) {
-	f.Add(wrapLease([]byte{8, 1}))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		inner, err := unwrapLease(b)
-		if err == nil && len(inner) > len(b) {
-			t.Fatal("more inside than outside")
-		}
-	})
-}
-
 func TestEnvelopeLimit(t *testing.T) {
 	head := unhex("0000000004000001")
 	if _, _, err := readPrefixed(bytes.NewReader(head), maxEnvelopeBytes); !errors.Is(err, errFrameTooLarge) {

@@ -47,6 +47,12 @@ func newRequestClient(source TLSSource, d *net.Dialer) *http.Client {
 	return client(rt, source, d.DialContext)
 }
 
+// RequestClient returns the client for questions to peer URLs, for members that have
+// not started as well; source may be nil.
+func RequestClient(source TLSSource, dialTimeout time.Duration) *http.Client {
+	return newRequestClient(source, dialer(dialTimeout, nil))
+}
+
 // dialer makes connections that come from local, unless that is nil.
 func dialer(timeout time.Duration, local net.IP) *net.Dialer {
 	d := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}

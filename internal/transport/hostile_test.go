@@ -11,6 +11,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // Nothing that anybody writes to the port harms the member.
@@ -154,7 +156,7 @@ func TestSameURLs(t *testing.T) {
 		{"http://no-such-host.invalid:1", "http://127.0.0.1:1", false},
 		{"http://%zz", "http://127.0.0.1:1", false},
 	} {
-		got, err := SameURLs(ctx, discard, strings.Fields(c.a), strings.Fields(c.b))
+		got, err := SameURLs(ctx, zap.NewNop(), strings.Fields(c.a), strings.Fields(c.b))
 		if got != c.want || (err == nil) != c.want {
 			t.Errorf("%s and %s: %v %v", c.a, c.b, got, err)
 		}

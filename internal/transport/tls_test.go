@@ -15,6 +15,7 @@ import (
 	"quorate/internal/certs"
 	"quorate/internal/certs/certstest"
 	socket "quorate/internal/listen"
+	"quorate/internal/transport/peerapi"
 )
 
 // secureSite is where the members of a test keep their TLS files, and a clock
@@ -176,7 +177,7 @@ func TestTLS(t *testing.T) {
 	old.pair("fine", next, certstest.Leaf{})
 	for name, letIn := range map[string]bool{"old": false, "elsewhere": false, "fine": true} {
 		store := old.open(name)
-		c := NewClient(store.Client, time.Second)
+		c := peerapi.NewClient(RequestClient(store.Client, time.Second))
 		_, err := c.Version(t.Context(), []string{a.url()}, 30*time.Second)
 		c.Close()
 		// a says 404 to those whom it lets in: it has no such page.
@@ -184,7 +185,7 @@ func TestTLS(t *testing.T) {
 			t.Errorf("%s: let in %v, want %v: %v", name, got, letIn, err)
 		}
 	}
-	c := NewClient(nil, time.Second)
+	c := peerapi.NewClient(RequestClient(nil, time.Second))
 	defer c.Close()
 	if _, err := c.Version(t.Context(), []string{a.url()}, 30*time.Second); err == nil || !strings.Contains(err.Error(), "unknown authority") {
 		t.Errorf("with the roots of the machine: %v", err)

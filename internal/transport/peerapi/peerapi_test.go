@@ -1,4 +1,4 @@
-package transport
+package peerapi
 
 import (
 	"context"
@@ -18,12 +18,11 @@ import (
 
 	"quorate/internal/lease"
 	"quorate/internal/membership"
+	"quorate/internal/mvcc"
 )
 
-var discard = zap.NewNop()
-
 func newClient(t *testing.T) *Client {
-	c := NewClient(nil, time.Second)
+	c := NewClient(&http.Client{Transport: &http.Transport{}})
 	t.Cleanup(c.Close)
 	return c
 }
@@ -65,6 +64,9 @@ func TestQuestions(t *testing.T) {
 		"POST /members/promote/4 ":            "408 slow",
 		`GET /members/hashkv {"revision":5}`:  `{"header":{"revision":7},"hash":4294967295,"compact_revision":-1,"hash_revision":5}`,
 		`GET /members/hashkv {"revision":99}`: "400 mvcc: required revision is a future revision",
+		`GET /members/hashkv {"revision":1}`:  "400 mvcc: required revision has been compacted",
+		`GET /members/hashkv {"revision":2}`:  "412 whatever",
+		`GET /members/hashkv {"revision":3}`:  "500 no",
 	})
 	urls := []string{"http://127.0.0.1:1", bad, empty, good}
 	ms, id, err := c.Members(ctx, urls, time.Second)
@@ -85,23 +87,30 @@ func TestQuestions(t *testing.T) {
 	if ms, err := c.Promote(ctx, good, 9, "token"); err != nil || len(ms) != 1 {
 		t.Errorf("promote %v %v", ms, err)
 	}
-	for id, want := range []error{1: membership.ErrIDNotFound, 2: membership.ErrMemberNotLearner, 3: ErrLearnerNotReady, 4: ErrPeerTimeout} {
+	for id, want := range []error{1: membership.ErrIDNotFound, 2: membership.ErrMemberNotLearner, 3: membership.ErrLearnerNotReady, 4: errAny} {
 		if want == nil {
 			continue
 		}
-		if _, err := c.Promote(ctx, good, uint64(id), ""); !errors.Is(err, want) {
+		if _, err := c.Promote(ctx, good, uint64(id), ""); !errors.Is(err, want) && (want != errAny || refused(err) == nil) {
 			t.Errorf("promote %d: %v, want %v", id, err, want)
 		}
 	}
 	h, err := c.HashKV(ctx, good, 0xcdf818194e3a8c32, 5)
-	if err != nil || h.Hash != 4294967295 || h.Header.Revision != 7 || h.CompactRevision != -1 || h.HashRevision != 5 {
+	if err != nil || h != (mvcc.HashResult{Hash: 4294967295, CurrentRev: 7, CompactRev: -1, HashRev: 5}) {
 		t.Errorf("hash %+v %v", h, err)
 	}
-	var status *StatusError
-	if _, err := c.HashKV(ctx, good, 1, 99); !errors.As(err, &status) || status.Text != "mvcc: required revision is a future revision" {
-		t.Errorf("hash of the future: %v", err)
+	for rev, want := range map[int64]error{99: mvcc.ErrFutureRev, 1: mvcc.ErrCompacted, 2: ErrOtherCluster} {
+		if _, err := c.HashKV(ctx, good, 1, rev); err != want {
+			t.Errorf("hash at %d: %v, want %v", rev, err, want)
+		}
+	}
+	if _, err := c.HashKV(ctx, good, 1, 3); err == nil || err.Error() != "unknown error: no" {
+		t.Errorf("another refusal: %v", err)
 	}
 }
+
+// errAny stands for a refusal after which the caller tries again.
+var errAny = errors.New("any")
 
 // leases is a LeaseServer with lease 7; others are not found.
 type leases struct {
@@ -138,6 +147,10 @@ func (l *leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (Leas
 	return r, nil
 }
 
+func leaseHandler(s LeaseServer) http.Handler {
+	return NewHandler(&member{}, Options{Logger: zap.NewNop(), Raft: http.NotFoundHandler(), Leases: s})
+}
+
 func TestLeaseHandler(t *testing.T) {
 	renew := func(id int64) []byte { b, _ := proto.Marshal(&pb.LeaseKeepAliveRequest{ID: id}); return b }
 	ttl := func(id int64) []byte {
@@ -157,15 +170,15 @@ func TestLeaseHandler(t *testing.T) {
 		{"POST", "/leases", renew(7), leases{demoted: true}, 400, "not a primary lessor\n"},
 		{"POST", "/leases", renew(7), leases{behind: true}, 408, "waiting for node to catch up its applied index has timed out\n"},
 		{"POST", "/leases", []byte{0xff}, leases{}, 400, "error unmarshalling request\n"},
-		{"POST", "/leases", make([]byte, maxLeaseRequest+1), leases{}, 413, "request body too large\n"},
+		{"POST", "/leases", make([]byte, maxRequest+1), leases{}, 413, "request body too large\n"},
 		{"POST", "/leases/internal", ttl(7), leases{}, 200, "\x0a\x08\x0a\x00\x10\x07\x18\x3b\x20\x3c"},
 		{"POST", "/leases/internal", ttl(8), leases{}, 404, "lease not found\n"},
 		{"POST", "/leases/internal", ttl(7), leases{demoted: true}, 500, "not a primary lessor\n"},
 		{"POST", "/leases/internal", nil, leases{}, 400, "error unmarshalling request\n"},
-		{"POST", "/leases/other", nil, leases{}, 400, "unknown request path \"/leases/other\"\n"},
+		{"POST", "/leases/other", nil, leases{}, 404, "404 page not found\n"},
 	} {
 		w := httptest.NewRecorder()
-		LeaseHandler(&c.s).ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(string(c.body))))
+		leaseHandler(&c.s).ServeHTTP(w, httptest.NewRequest(c.method, c.path, strings.NewReader(string(c.body))))
 		if w.Code != c.code || w.Body.String() != c.text {
 			t.Errorf("%s %s %x: %d %q, want %d %q", c.method, c.path, c.body[:min(8, len(c.body))], w.Code, w.Body, c.code, c.text)
 		}
@@ -176,12 +189,12 @@ func TestLeaseHandler(t *testing.T) {
 }
 
 func TestLeaseClient(t *testing.T) {
-	s := httptest.NewServer(LeaseHandler(&leases{}))
+	s := httptest.NewServer(leaseHandler(&leases{}))
 	defer s.Close()
-	old := httptest.NewServer(LeaseHandler(&leases{demoted: true}))
+	old := httptest.NewServer(leaseHandler(&leases{demoted: true}))
 	defer old.Close()
 	c := newClient(t)
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	rounds := 0
 	leader := func(context.Context) ([]string, error) { // the leader moves after the first round
@@ -209,4 +222,14 @@ func TestLeaseClient(t *testing.T) {
 	if _, err := c.RenewLease(short, func(context.Context) ([]string, error) { return []string{old.URL}, nil }, 7); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("never a primary: %v", err)
 	}
+}
+
+func FuzzLeaseInternal(f *testing.F) {
+	f.Add(wrapLease([]byte{8, 1}))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		inner, err := unwrapLease(b)
+		if err == nil && len(inner) > len(b) {
+			t.Fatal("more inside than outside")
+		}
+	})
 }

@@ -1,4 +1,4 @@
-package transport
+package peerapi
 
 import (
 	"context"
@@ -17,10 +17,12 @@ import (
 )
 
 const (
+	// pathLeases renews: POST of a LeaseKeepAliveRequest is answered with a
+	// LeaseKeepAliveResponse. pathLeaseInternal asks for what is left: it takes and gives
+	// a message whose field 1 is a LeaseTimeToLiveRequest or LeaseTimeToLiveResponse.
 	pathLeases        = "/leases"
 	pathLeaseInternal = "/leases/internal"
-	// maxLeaseRequest bounds a forwarded request, which holds an id and a flag.
-	maxLeaseRequest = 64 << 10
+	contentProto      = "application/protobuf"
 	// leaseApplyWait is how long a leader may take to apply what it has committed
 	// before it says anything about a lease.
 	leaseApplyWait = time.Second
@@ -46,17 +48,13 @@ type LeaseServer interface {
 	LeaseTimeToLive(ctx context.Context, id int64, keys bool) (LeaseTTL, error)
 }
 
-// LeaseHandler returns the handler of /leases and /leases/internal.
-func LeaseHandler(s LeaseServer) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { serveLease(s, w, r) })
-}
-
-func serveLease(s LeaseServer, w http.ResponseWriter, r *http.Request) {
+func (h *handlers) leases(w http.ResponseWriter, r *http.Request) {
+	s := h.o.Leases
 	if r.Method != http.MethodPost {
 		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
 		return
 	}
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxLeaseRequest))
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
 		http.Error(w, "request body too large", http.StatusRequestEntityTooLarge)
@@ -66,13 +64,10 @@ func serveLease(s LeaseServer, w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "error reading body", http.StatusBadRequest)
 		return
 	}
-	switch r.URL.Path {
-	case pathLeases:
+	if r.URL.Path == pathLeases {
 		serveRenew(s, w, r, b)
-	case pathLeaseInternal:
+	} else {
 		serveTimeToLive(s, w, r, b)
-	default:
-		http.Error(w, fmt.Sprintf("unknown request path %q", r.URL.Path), http.StatusBadRequest)
 	}
 }
 
@@ -142,7 +137,7 @@ func answerProto(w http.ResponseWriter, m proto.Message, wrap func([]byte) []byt
 	if wrap != nil {
 		b = wrap(b)
 	}
-	w.Header().Set("Content-Type", "application/protobuf")
+	w.Header().Set("Content-Type", contentProto)
 	w.Write(b) // a lost answer is asked for again
 }
 
@@ -226,7 +221,7 @@ func (c *Client) LeaseTimeToLive(ctx context.Context, leader func(context.Contex
 // round, until an answer is accepted. Only "not found" is final: every other
 // refusal may be over with the next leader.
 func (c *Client) askLeader(ctx context.Context, leader func(context.Context) ([]string, error), path string, body []byte, parse func([]byte) error) error {
-	header := http.Header{"Content-Type": {"application/protobuf"}}
+	header := http.Header{"Content-Type": {contentProto}}
 	var last error
 	for ctx.Err() == nil {
 		urls, err := leader(ctx)
@@ -238,8 +233,7 @@ func (c *Client) askLeader(ctx context.Context, leader func(context.Context) ([]
 			if err == nil {
 				err = parse(b)
 			}
-			var status *StatusError
-			if errors.As(err, &status) && status.Code == http.StatusNotFound {
+			if r := refused(err); r != nil && r.status == http.StatusNotFound {
 				return lease.ErrLeaseNotFound
 			}
 			if err == nil {

@@ -1,0 +1,60 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/membership"
+	"quorate/internal/mvcc"
+	"quorate/internal/transport/peerapi"
+)
+
+// PeerHandler serves the peer URLs.
+func (m *Member) PeerHandler() http.Handler {
+	return peerapi.NewHandler(peerPort{m}, peerapi.Options{Logger: m.lg, RequestTimeout: m.cfg.requestTimeout(),
+		Raft: m.tr.Handler(), Leases: m.Leases})
+}
+
+// peerPort is the member as the others see it.
+type peerPort struct{ m *Member }
+
+var _ peerapi.Backend = peerPort{}
+
+func (p peerPort) ClusterID() uint64 { return p.m.cluster.ID() }
+
+func (p peerPort) Members() []membership.Member { return p.m.cluster.Members() }
+
+func (p peerPort) PromoteMember(ctx context.Context, token string, id uint64) ([]membership.Member, error) {
+	if token != "" {
+		ctx = WithToken(ctx, token)
+	}
+	_, err := p.m.Members.PromoteHere(ctx, id)
+	switch {
+	case err == nil:
+		return p.Members(), nil
+	case errors.Is(err, rpctypes.ErrGRPCMemberNotFound):
+		return nil, membership.ErrIDNotFound
+	case errors.Is(err, rpctypes.ErrGRPCMemberNotLearner):
+		return nil, membership.ErrMemberNotLearner
+	case errors.Is(err, rpctypes.ErrGRPCLearnerNotReady):
+		return nil, membership.ErrLearnerNotReady
+	}
+	return nil, fmt.Errorf("promote member %s: %w", membership.FormatID(id), err)
+}
+
+func (p peerPort) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
+	return p.m.Maintenance.HashKV(ctx, rev)
+}
+
+func (p peerPort) DowngradeEnabled(ctx context.Context) (bool, error) {
+	return p.m.Versions.DowngradeEnabled(ctx)
+}
+
+// Versions returns those of the cluster and of the stored data, empty when not decided.
+func (p peerPort) Versions() (cluster, storage string) {
+	return p.m.Versions.Decided(), p.m.Versions.StorageVersion()
+}

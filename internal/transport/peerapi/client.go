@@ -1,0 +1,92 @@
+package peerapi
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// maxAnswer bounds the answers of peers to questions; those on leases may list
+// many keys.
+const maxAnswer = 100 << 20
+
+// Client asks the peer ports of other members questions, before its own member has
+// started as well as after. Its methods may be called from any goroutine.
+type Client struct{ http *http.Client }
+
+// NewClient returns a Client that asks by h. Close it when done.
+func NewClient(h *http.Client) *Client { return &Client{http: h} }
+
+// Close closes idle connections.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
+// refusal is an answer of a peer that is not a success.
+type refusal struct {
+	status int
+	text   string // body, without a trailing newline
+}
+
+func (e *refusal) Error() string {
+	return fmt.Sprintf("peer answered with status %d: %s", e.status, e.text)
+}
+
+// refused returns the refusal in err, nil if it is something else.
+func refused(err error) *refusal {
+	var r *refusal
+	errors.As(err, &r)
+	return r
+}
+
+// ask sends a request and returns header and body of a successful answer.
+func (c *Client) ask(ctx context.Context, method, url string, header http.Header, body []byte) (http.Header, []byte, error) {
+	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask %s: %w", url, err)
+	}
+	for k, v := range header {
+		req.Header[k] = v
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err != nil {
+		return nil, nil, fmt.Errorf("read answer of %s: %w", url, err)
+	}
+	if len(b) > maxAnswer {
+		return nil, nil, fmt.Errorf("answer of %s exceeds %d bytes", url, maxAnswer)
+	}
+	if resp.StatusCode != http.StatusOK {
+		return nil, nil, &refusal{resp.StatusCode, strings.TrimSuffix(string(b), "\n")}
+	}
+	return resp.Header, b, nil
+}
+
+// askAny asks one URL after the other, each for at most timeout, until one
+// gives an answer that parse accepts. It returns the errors of all if none does.
+func (c *Client) askAny(ctx context.Context, urls []string, path string, timeout time.Duration, parse func(http.Header, []byte) error) error {
+	var errs []error
+	for _, u := range urls {
+		err := func() error {
+			ctx, cancel := context.WithTimeout(ctx, timeout)
+			defer cancel()
+			h, b, err := c.ask(ctx, http.MethodGet, u+path, nil, nil)
+			if err != nil {
+				return err
+			}
+			return parse(h, b)
+		}()
+		if err == nil {
+			return nil
+		}
+		errs = append(errs, fmt.Errorf("%s%s: %w", u, path, err))
+	}
+	return errors.Join(append(errs, fmt.Errorf("none of the peer URLs %v gave an answer to %s", urls, path))...)
+}

@@ -1,0 +1,112 @@
+package peerapi
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+	"quorate/internal/mvcc"
+)
+
+// pathHashKV answers GET, with a hashQuestion as its body and the cluster in the header,
+// with a hashAnswer.
+const pathHashKV = "/members/hashkv"
+
+// ErrOtherCluster says that a peer is a member of another cluster.
+var ErrOtherCluster = errors.New("cluster ID mismatch")
+
+type hashQuestion struct {
+	Revision int64 `json:"revision"` // 0 for the current
+}
+
+// hashAnswer is a HashKVResponse as JSON.
+type hashAnswer struct {
+	Header struct {
+		Revision int64 `json:"revision,omitempty"`
+	} `json:"header"`
+	Hash            uint32 `json:"hash,omitempty"`
+	CompactRevision int64  `json:"compact_revision,omitempty"`
+	HashRevision    int64  `json:"hash_revision,omitempty"` // not before 3.6
+}
+
+func (h *handlers) hashKV(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, http.MethodGet) {
+		return
+	}
+	if id := r.Header.Get(headerCluster); id != "" && id != h.clusterID() {
+		http.Error(w, ErrOtherCluster.Error(), http.StatusPreconditionFailed)
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxRequest))
+	if err != nil {
+		http.Error(w, "error reading body", http.StatusBadRequest)
+		return
+	}
+	var q hashQuestion
+	if err := json.Unmarshal(body, &q); err != nil {
+		h.o.Logger.Warn("failed to unmarshal request", zap.Error(err))
+		http.Error(w, "error unmarshalling request", http.StatusBadRequest)
+		return
+	}
+	hash, err := h.b.HashKV(r.Context(), q.Revision)
+	if err != nil {
+		h.o.Logger.Warn("failed to get hashKV", zap.Int64("requested-revision", q.Revision), zap.Error(err))
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	a := hashAnswer{Hash: hash.Hash, CompactRevision: hash.CompactRev, HashRevision: hash.HashRev}
+	a.Header.Revision = hash.CurrentRev
+	data, err := json.Marshal(a)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set(headerCluster, h.clusterID())
+	writeJSON(w, data)
+}
+
+// HashKV asks the member at url for its hash at a revision, 0 for the current; HashRev is
+// 0 when it is of etcd 3.5. Refusals are mvcc.ErrCompacted, mvcc.ErrFutureRev,
+// ErrOtherCluster, and others by their text.
+func (c *Client) HashKV(ctx context.Context, url string, clusterID uint64, rev int64) (mvcc.HashResult, error) {
+	body, err := json.Marshal(hashQuestion{Revision: rev})
+	if err != nil {
+		return mvcc.HashResult{}, err
+	}
+	h := http.Header{}
+	h.Set("Content-Type", "application/json")
+	h.Set(headerCluster, membership.FormatID(clusterID))
+	_, b, err := c.ask(ctx, http.MethodGet, url+pathHashKV, h, body)
+	if err != nil {
+		return mvcc.HashResult{}, hashRefusal(err)
+	}
+	var a hashAnswer
+	if err := json.Unmarshal(b, &a); err != nil {
+		return mvcc.HashResult{}, fmt.Errorf("decode hash of %s: %w", url, err)
+	}
+	return mvcc.HashResult{Hash: a.Hash, CompactRev: a.CompactRevision, HashRev: a.HashRevision, CurrentRev: a.Header.Revision}, nil
+}
+
+func hashRefusal(err error) error {
+	r := refused(err)
+	switch {
+	case r == nil:
+		return err
+	case r.status == http.StatusPreconditionFailed:
+		return ErrOtherCluster
+	case r.status == http.StatusBadRequest:
+		for _, known := range []error{mvcc.ErrCompacted, mvcc.ErrFutureRev} {
+			if strings.Contains(r.text, known.Error()) {
+				return known
+			}
+		}
+	}
+	return fmt.Errorf("unknown error: %s", r.text)
+}

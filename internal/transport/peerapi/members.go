@@ -1,0 +1,131 @@
+package peerapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+)
+
+const (
+	// PathMembers answers GET with the members, membership.EncodeMembers and a newline.
+	PathMembers = "/members"
+	// pathPromote stands before the decimal id of a learner; whatever else follows is no
+	// member. POST, with the token of the caller's client, answers as PathMembers does.
+	pathPromote = "/members/promote/"
+	headerToken = "Authorization"
+)
+
+// promoteRefusals are why a member is not promoted, as the other side hears it.
+var promoteRefusals = []struct {
+	err    error
+	status int
+}{
+	{membership.ErrIDNotFound, http.StatusNotFound},
+	{membership.ErrLearnerNotReady, http.StatusPreconditionFailed},
+	{membership.ErrMemberNotLearner, http.StatusPreconditionFailed},
+}
+
+func (h *handlers) members(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, http.MethodGet) {
+		return
+	}
+	w.Header().Set(headerCluster, h.clusterID())
+	h.writeMembers(w, h.b.Members())
+}
+
+// writeMembers ends the body with a newline, as etcd's encoder does.
+func (h *handlers) writeMembers(w http.ResponseWriter, ms []membership.Member) {
+	data, err := membership.EncodeMembers(ms)
+	if err != nil {
+		h.o.Logger.Warn("failed to encode membership members", zap.Error(err))
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	writeJSON(w, append(data, '\n'))
+}
+
+// Members asks for the members of the cluster, sorted by id, and its id. The
+// first URL with a valid answer counts.
+func (c *Client) Members(ctx context.Context, urls []string, timeout time.Duration) (ms []membership.Member, clusterID uint64, err error) {
+	err = c.askAny(ctx, urls, PathMembers, timeout, func(h http.Header, b []byte) (err error) {
+		if ms, err = membership.DecodeMembers(b); err != nil {
+			return err
+		}
+		if clusterID, err = membership.ParseID(h.Get(headerCluster)); err != nil {
+			return fmt.Errorf("cluster id: %w", err)
+		}
+		if len(ms) == 0 {
+			return errors.New("no members in the answer")
+		}
+		for _, m := range ms {
+			if m.ID == 0 || len(m.PeerURLs) == 0 {
+				return fmt.Errorf("member %s without id or peer URLs in the answer", membership.FormatID(m.ID))
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, 0, err
+	}
+	return ms, clusterID, nil
+}
+
+func (h *handlers) promote(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, http.MethodPost) {
+		return
+	}
+	w.Header().Set(headerCluster, h.clusterID())
+	text := strings.TrimPrefix(r.URL.Path, pathPromote)
+	id, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		http.Error(w, fmt.Sprintf("member %s not found in cluster", text), http.StatusNotFound)
+		return
+	}
+	ms, err := h.b.PromoteMember(r.Context(), r.Header.Get(headerToken), id)
+	if err == nil {
+		h.writeMembers(w, ms)
+		return
+	}
+	h.o.Logger.Warn("failed to promote a member", zap.String("member-id", membership.FormatID(id)), zap.Error(err))
+	for _, known := range promoteRefusals {
+		if errors.Is(err, known.err) {
+			http.Error(w, known.err.Error(), known.status)
+			return
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusInternalServerError)
+	io.WriteString(w, `{"message":"Internal Server Error"}`)
+}
+
+// Promote asks the leader at url to promote a learner, with the client's auth
+// token if there is one, and returns the members after it. Refusals that are final are
+// membership.ErrIDNotFound, ErrMemberNotLearner and ErrLearnerNotReady.
+func (c *Client) Promote(ctx context.Context, url string, id uint64, token string) ([]membership.Member, error) {
+	h := http.Header{}
+	if token != "" {
+		h.Set(headerToken, token)
+	}
+	_, b, err := c.ask(ctx, http.MethodPost, url+pathPromote+strconv.FormatUint(id, 10), h, nil)
+	if r := refused(err); r != nil {
+		for _, known := range promoteRefusals {
+			// A 412 tells by its text which it is.
+			if r.status == known.status && (r.status == http.StatusNotFound || strings.Contains(r.text, known.err.Error())) {
+				return nil, known.err
+			}
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("member promote: %w", err)
+	}
+	return membership.DecodeMembers(b)
+}
