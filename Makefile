@@ -14,7 +14,7 @@ REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 ETCDCTL35 := compat/bin/etcdctl35
 PROMETHEUS := compat/bin/prometheus compat/bin/promtool
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring tools compat bench bench-groups bench-millions release release-test clean
+.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test handbook secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring tools compat bench bench-groups bench-millions release release-test clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -29,6 +29,7 @@ help:
 	@echo 'make cluster-test  real processes under kill -9 for FAULTS, history checked for linearizability'
 	@echo 'make failure-test  bad input, damaged files, a full disk: what the server says and what it leaves'
 	@echo 'make setup-test    members that join by one flag, killed at any step, on loopback and in network namespaces'
+	@echo 'make handbook      the commands of docs/handbook, run on machines of their own; what they print, log lines and metrics as the pages show'
 	@echo 'make moving        directories and snapshot files from real etcd 3.5, 3.6, 3.7 to us and back, HashKV equal'
 	@echo 'make secure        TLS: certificates and authorities replaced under load, rules, generated ones, ports, wrong files'
 	@echo 'make hostile-test  a member under malformed frames, slow connections, huge requests and endless watches'
@@ -56,7 +57,7 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test secure hostile-test h2 mixed moving
+test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test handbook secure hostile-test h2 mixed moving
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench release); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -93,6 +94,9 @@ cluster-test: build
 
 setup-test: build $(ETCD37) $(ETCD35)
 	cd compat && $(GO) test ./setup -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
+
+handbook: build
+	cd compat && $(GO) test ./handbook -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl
 
 secure: build $(ETCD37)
 	cd compat && $(GO) test ./secure -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl

@@ -2,7 +2,6 @@ package internal
 
 import (
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,12 +10,24 @@ import (
 // A document in two languages has the same headings, by level, and the same code blocks in both.
 // A heading that is a name stays as it is.
 func TestDocumentsInStep(t *testing.T) {
-	translated, err := filepath.Glob("../docs/*.zh-CN.md")
-	if err != nil || len(translated) == 0 {
-		t.Fatalf("no translated documents: %v", err)
+	var translated []string
+	for doc := range documents(t) {
+		if strings.HasPrefix(doc, "docs/") && strings.HasSuffix(doc, ".zh-CN.md") {
+			translated = append(translated, "../"+doc)
+		}
+		other := strings.TrimSuffix(doc, ".md") + ".zh-CN.md"
+		if _, err := os.Stat("../" + other); err != nil && strings.HasPrefix(doc, "docs/handbook/") && !strings.HasSuffix(doc, ".zh-CN.md") {
+			t.Errorf("%s has no translation %s", doc, other)
+		}
+	}
+	if len(translated) < 2 {
+		t.Fatalf("translated documents: %q", translated)
 	}
 	for _, zh := range translated {
 		en := strings.TrimSuffix(zh, ".zh-CN.md") + ".md"
+		if a, b := targets(t, en), targets(t, zh); !slices.Equal(a, b) {
+			t.Errorf("%s and %s do not link to the same:\n%q\n%q", en, zh, a, b)
+		}
 		a, b := outline(t, en), outline(t, zh)
 		for i := range max(len(a), len(b)) {
 			if i >= len(a) || i >= len(b) || a[i] != b[i] {
@@ -25,6 +36,21 @@ func TestDocumentsInStep(t *testing.T) {
 			}
 		}
 	}
+}
+
+// targets lists the files that a document links to, in order and without languages and headings.
+func targets(t *testing.T, path string) (files []string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, l := range links(string(b)) {
+		file, _, _ := strings.Cut(l, "#")
+		files = append(files, strings.Replace(file, ".zh-CN.md", ".md", 1))
+	}
+	slices.Sort(files)
+	return slices.Compact(files)
 }
 
 // outline lists a document's headings and code blocks. Of a heading that is translated only the
