@@ -14,17 +14,24 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
+	"quorate/internal/apply"
+	"quorate/internal/auth"
 	"quorate/internal/build"
 	"quorate/internal/config"
 	"quorate/internal/datadir"
 	"quorate/internal/discovery"
 	"quorate/internal/httpapi"
 	"quorate/internal/join"
+	"quorate/internal/lease"
 	"quorate/internal/listen"
 	"quorate/internal/membership"
+	"quorate/internal/mvcc"
+	"quorate/internal/raftlog"
 	"quorate/internal/rpc"
 	"quorate/internal/server"
 	"quorate/internal/tracing"
+	"quorate/internal/transport"
+	"quorate/internal/watch"
 )
 
 // process is a member with its listeners and servers.
@@ -78,7 +85,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	if err := p.openTracing(ctx, cfg); err != nil {
 		return nil, err
 	}
-	sc.PeerTLS = p.security.dialPeers()
+	sc.Peers.TLS = p.security.dialPeers()
 	if err := p.listen(ctx); err != nil {
 		return nil, err
 	}
@@ -172,37 +179,35 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 	sc := server.Config{
 		Name: cfg.Name, DataDir: cfg.DataDir, LogDir: cfg.WALDir,
 		PeerURLs: config.URLStrings(cfg.AdvertisePeerURLs), ClientURLs: config.URLStrings(cfg.AdvertiseClientURLs),
-		InitialToken: cfg.InitialClusterToken, Existing: !cfg.IsNewCluster(),
-		Tick: cfg.Tick(), ElectionTicks: cfg.ElectionTicks(), InitialTickAdvance: cfg.InitialElectionTickAdvance,
-		PreVote: cfg.PreVote, SnapshotCount: cfg.SnapshotCount, CatchUpEntries: cfg.SnapshotCatchUpEntries,
-		MaxRequestBytes: int(cfg.MaxRequestBytes), QuotaReported: quota, MaxLearners: cfg.MaxLearners,
-		StrictReconfig: cfg.StrictReconfigCheck,
-		AuthToken:      cfg.AuthToken, AuthTokenTTL: time.Duration(cfg.AuthTokenTTL) * time.Second,
-		BcryptCost: int(cfg.BcryptCost), ClientCertAuth: cfg.ClientTLS.ClientCertAuth,
-		LeaseCheckpoints:   cfg.FeatureGates.Enabled(config.LeaseCheckpoint),
-		PersistCheckpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpointPersist),
-		WatchProgress:      cfg.WatchProgressNotifyInterval,
-		CompactionBatch:    cfg.CompactionBatchLimit, CompactionSleep: cfg.CompactionSleepInterval,
-		CorruptCheckTime: cfg.CorruptCheckTime, WarnApply: max(cfg.WarningApplyDuration, 1), Stats: cfg.EnableV2, UnsafeNoFsync: cfg.UnsafeNoFsync, Logger: cfg.Log(),
-	}
-	if cfg.FeatureGates.Enabled(config.CompactHashCheck) {
-		sc.CompactHashCheckTime = cfg.CompactHashCheckTime
+		Bootstrap:     server.Bootstrap{InitialToken: cfg.InitialClusterToken, Existing: !cfg.IsNewCluster()},
+		Timing:        server.Timing{Tick: cfg.Tick(), ElectionTicks: cfg.ElectionTicks(), InitialTickAdvance: cfg.InitialElectionTickAdvance, PreVote: cfg.PreVote},
+		SnapshotCount: cfg.SnapshotCount, CatchUpEntries: cfg.SnapshotCatchUpEntries, ApplyBatch: cfg.BackendBatchLimit,
+		MaxRequestBytes: int(cfg.MaxRequestBytes), QuotaReported: quota, StrictReconfig: cfg.StrictReconfigCheck,
+		PriorityRequests: cfg.FeatureGates.Enabled(config.PriorityRequest),
+		BcryptCost:       int(cfg.BcryptCost), ClientCertAuth: cfg.ClientTLS.ClientCertAuth,
+		Tokens: auth.TokenOptions{Spec: cfg.AuthToken, TTL: time.Duration(cfg.AuthTokenTTL) * time.Second},
+		Log:    raftlog.Options{NoSync: cfg.UnsafeNoFsync},
+		Lease:  lease.Options{Checkpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpoint)},
+		State: apply.Options{PersistCheckpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpointPersist), WarnApply: max(cfg.WarningApplyDuration, 1),
+			MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatchLimit, CompactionPause: cfg.CompactionSleepInterval}},
+		Membership: membership.Options{MaxLearners: cfg.MaxLearners},
+		Watch:      watch.Options{ProgressInterval: cfg.WatchProgressNotifyInterval},
+		Peers:      transport.Config{ReadTimeout: cfg.RaftReadTimeout, WriteTimeout: cfg.RaftWriteTimeout, Stats: cfg.EnableV2},
+		Upkeep: server.UpkeepOptions{FlushInterval: cfg.FlushInterval(), DefragThreshold: int64(cfg.BootstrapDefragThresholdMB) << 20,
+			DowngradeCheck: cfg.DowngradeCheckTime},
+		Checks: server.IntegrityOptions{Interval: cfg.CorruptCheckTime, Compactions: cfg.FeatureGates.Enabled(config.CompactHashCheck), CompactionsInterval: cfg.CompactHashCheckTime},
+		Logger: cfg.Log(),
 	}
 	if keep, _ := cfg.CompactionRetention(); cfg.AutoCompactionMode == config.CompactionPeriodic { // the text was checked with the flags
-		sc.AutoCompaction.Period = keep
+		sc.Upkeep.AutoCompaction.Period = keep
 	} else {
-		sc.AutoCompaction.Revisions = int64(keep)
+		sc.Upkeep.AutoCompaction.Revisions = int64(keep)
 	}
-	sc.ApplyBatch, sc.FlushInterval = cfg.BackendBatchLimit, cfg.FlushInterval()
-	sc.PriorityRequests = cfg.FeatureGates.Enabled(config.PriorityRequest)
 	if cfg.FeatureGates.Enabled(config.SetMemberLocalAddr) {
-		sc.LocalIP = cfg.LocalIP()
+		sc.Peers.LocalIP = cfg.LocalIP()
 	}
-	sc.DefragThreshold = int64(cfg.BootstrapDefragThresholdMB) << 20
-	sc.DowngradeCheck = cfg.DowngradeCheckTime
-	sc.PeerReadTimeout, sc.PeerWriteTimeout = cfg.RaftReadTimeout, cfg.RaftWriteTimeout
 	if limited {
-		sc.Quota = quota
+		sc.State.Quota = quota
 	}
 	sc.ForceNew = cfg.ForceNewCluster && initialized
 	if initialized {

@@ -52,15 +52,20 @@ func NewSimpleTokens(ttl time.Duration) *Tokens {
 	return &Tokens{ttl: ttl, limit: maxTokens, by: map[string]*list.Element{}, order: list.New()}
 }
 
-// NewTokens reads the value of --auth-token, "simple" or "jwt" and options
-// behind commas. ttl is that of simple tokens, read reads a key file. What is
+// TokenOptions say which tokens there are.
+type TokenOptions struct {
+	Spec string        // "simple", or "jwt" and options behind commas; as --auth-token
+	TTL  time.Duration // of simple tokens; 0: etcd's default
+}
+
+// NewTokens makes the tokens of o. read reads a key file. What is
 // wrong with an option goes to the log; the error has etcd's words.
-func NewTokens(spec string, ttl time.Duration, read func(path string) ([]byte, error), lg *zap.Logger) (*Tokens, error) {
-	kind, options, err := splitSpec(spec)
+func NewTokens(o TokenOptions, read func(path string) ([]byte, error), lg *zap.Logger) (*Tokens, error) {
+	kind, options, err := splitSpec(o.Spec)
 	if err != nil {
 		return nil, err
 	}
-	t := NewSimpleTokens(ttl)
+	t := NewSimpleTokens(o.TTL)
 	switch kind {
 	case "simple":
 	case "":

@@ -170,7 +170,7 @@ func TestSignedTokens(t *testing.T) {
 	files := keyFiles(t)
 	make := func(spec string) *Tokens {
 		t.Helper()
-		tokens, err := NewTokens(spec, 0, reader(files), zap.NewNop())
+		tokens, err := NewTokens(TokenOptions{Spec: spec}, reader(files), zap.NewNop())
 		if err != nil {
 			t.Fatalf("%s: %v", spec, err)
 		}
@@ -234,7 +234,7 @@ func TestSignedTokens(t *testing.T) {
 // TestClaims checks tokens of others with the right key and odd contents.
 func TestClaims(t *testing.T) {
 	secret := []byte("secret")
-	tokens, err := NewTokens("jwt,sign-method=HS256,priv-key=k", 0, reader(map[string][]byte{"k": secret}), zap.NewNop())
+	tokens, err := NewTokens(TokenOptions{Spec: "jwt,sign-method=HS256,priv-key=k"}, reader(map[string][]byte{"k": secret}), zap.NewNop())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -293,11 +293,11 @@ func TestBadOptions(t *testing.T) {
 		"jwt,sign-method=EdDSA,priv-key=ES256.key":                    jwt.ErrNotEdPrivateKey,
 		"jwt,sign-method=ES256,priv-key=ed.key":                       jwt.ErrNotECPrivateKey,
 	} {
-		if _, err := NewTokens(spec, 0, reader(files), zap.NewNop()); !errors.Is(err, want) {
+		if _, err := NewTokens(TokenOptions{Spec: spec}, reader(files), zap.NewNop()); !errors.Is(err, want) {
 			t.Errorf("%q: got %v, want %v", spec, err, want)
 		}
 	}
-	if _, err := NewTokens("jwt,sign-method=none", 0, reader(files), zap.NewNop()); err == nil {
+	if _, err := NewTokens(TokenOptions{Spec: "jwt,sign-method=none"}, reader(files), zap.NewNop()); err == nil {
 		t.Error("tokens without a signature were accepted")
 	}
 }
@@ -305,7 +305,7 @@ func TestBadOptions(t *testing.T) {
 func FuzzResolve(f *testing.F) {
 	simple := NewSimpleTokens(0)
 	simple.assign("u", "abc", 2, noon)
-	signed, err := NewTokens("jwt,sign-method=HS256,priv-key=k", 0, reader(map[string][]byte{"k": []byte("secret")}), zap.NewNop())
+	signed, err := NewTokens(TokenOptions{Spec: "jwt,sign-method=HS256,priv-key=k"}, reader(map[string][]byte{"k": []byte("secret")}), zap.NewNop())
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -24,6 +24,20 @@ type Policy interface {
 	Record(current int64)
 }
 
+// Retention says how much history to keep; the zero value keeps all.
+type Retention struct {
+	Period    time.Duration // the changes of that time
+	Revisions int64         // else so many revisions
+}
+
+// Policy begins to keep so much, now and with the current revision.
+func (r Retention) Policy(now time.Time, current int64) Policy {
+	if r.Period > 0 {
+		return NewPeriodic(r.Period, now, current)
+	}
+	return NewRevision(r.Revisions)
+}
+
 // longest is the most time between two compactions of the periodic policy.
 const longest = time.Hour
 

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"errors"
-	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -13,20 +12,13 @@ import (
 	"quorate/internal/task"
 )
 
-// AutoCompaction says how much history to keep; the zero value keeps all.
-type AutoCompaction struct {
-	Period    time.Duration // the changes of that time
-	Revisions int64         // else so many revisions
-}
-
 // autoCompaction is the task that compacts on the leader as the policy decides; all
 // members observe.
 func (u *upkeep) autoCompaction() task.Task {
-	keep := u.cfg.AutoCompaction
-	var policy autocompact.Policy = autocompact.NewRevision(keep.Revisions)
+	keep := u.cfg.Upkeep.AutoCompaction
+	policy := keep.Policy(u.cfg.Clock.Now(), u.replica.Rev())
 	mode, kept := "revision", zap.Int64("revision-compaction-retention", keep.Revisions)
 	if keep.Period > 0 {
-		policy = autocompact.NewPeriodic(keep.Period, u.cfg.Clock.Now(), u.replica.Rev())
 		mode, kept = "periodic", zap.Duration("compact-period", keep.Period)
 	}
 	return task.Task{Name: "auto compaction", Every: policy.Interval(), Run: func(context.Context) {

@@ -16,7 +16,7 @@ import (
 func TestAutoCompaction(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	c := newCluster(t, 3, func(cfg *Config) {
-		cfg.AutoCompaction.Period = 100 * time.Millisecond
+		cfg.Upkeep.AutoCompaction.Period = 100 * time.Millisecond
 		cfg.Logger = zap.New(core)
 	})
 	compacted := func(rev int64) {

@@ -24,14 +24,14 @@ func (o *opening) build(id identity) error {
 	o.replica.ids = proposal.NewIDs(id.id, cfg.Clock.Now())
 	o.replica.reads.Applied(mach.Applied())
 	o.passwords = newPasswords(cfg.BcryptCost, o.replica.stop)
-	o.hub = watch.NewHub(history{mach.KV()}, cfg.Clock, watch.Options{
-		FragmentBytes: cfg.MaxRequestBytes + 512<<10,
-		// More than a fragment, so that clients which ask for fragments see them
-		// where etcd would send them.
-		BatchBytes: cfg.MaxRequestBytes + 1<<20, ProgressInterval: cfg.WatchProgress,
-		Jitter:  rand.Int64N,
-		OnError: func(err error) { o.lg.Warn("a watch cannot read the history", zap.Error(err)) },
-	})
+	watches := cfg.Watch
+	watches.FragmentBytes = cfg.MaxRequestBytes + 512<<10
+	// More than a fragment, so that clients which ask for fragments see them
+	// where etcd would send them.
+	watches.BatchBytes = cfg.MaxRequestBytes + 1<<20
+	watches.Jitter = rand.Int64N
+	watches.OnError = func(err error) { o.lg.Warn("a watch cannot read the history", zap.Error(err)) }
+	o.hub = watch.NewHub(history{mach.KV()}, cfg.Clock, watches)
 	// These exist before the transport, which knows one of them as its host.
 	o.driver, o.installer = &driver{in: &replica.Inbox{}, logq: newQueue[raftnode.Append](), applyq: newQueue[replica.Work]()}, &installer{}
 	if err := o.buildTransport(id); err != nil {
@@ -51,13 +51,12 @@ func (o *opening) build(id identity) error {
 
 func (o *opening) buildTransport(id identity) (err error) {
 	cfg := o.cfg
-	o.tr, err = transport.New(transport.Config{
-		ID: id.id, ClusterID: id.cluster, PeerURLs: cfg.PeerURLs, Logger: o.lg,
-		Host:        host{replica: o.replica, cluster: o.cluster, driver: o.driver, installer: o.installer},
-		DialTimeout: time.Second + cfg.electionTimeout(), TLS: cfg.PeerTLS, Version: build.EtcdVersion,
-		Name:    func(id uint64) string { x, _ := o.cluster.Member(id); return x.Name },
-		LocalIP: cfg.LocalIP, ReadTimeout: cfg.PeerReadTimeout, WriteTimeout: cfg.PeerWriteTimeout, Stats: cfg.Stats,
-	})
+	peers := cfg.Peers
+	peers.ID, peers.ClusterID, peers.PeerURLs, peers.Version, peers.Logger = id.id, id.cluster, cfg.PeerURLs, build.EtcdVersion, o.lg
+	peers.Host = host{replica: o.replica, cluster: o.cluster, driver: o.driver, installer: o.installer}
+	peers.Name = func(id uint64) string { x, _ := o.cluster.Member(id); return x.Name }
+	peers.DialTimeout = time.Second + cfg.electionTimeout()
+	o.tr, err = transport.New(peers)
 	return err
 }
 

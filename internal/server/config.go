@@ -2,16 +2,20 @@ package server
 
 import (
 	"context"
-	"net"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
+	"quorate/internal/apply"
+	"quorate/internal/auth"
 	"quorate/internal/clock"
 	"quorate/internal/datadir"
+	"quorate/internal/lease"
 	"quorate/internal/membership"
+	"quorate/internal/raftlog"
 	"quorate/internal/transport"
+	"quorate/internal/watch"
 )
 
 // LeaveFor writes etcd's files of a release into the directory of a member that has
@@ -24,68 +28,43 @@ func (c *Config) LeaveFor(ctx context.Context, target membership.Version, workin
 	return datadir.LeaveBeside(ctx, l, target, datadir.Options{Version: membership.Own, Logger: c.Logger, Working: working})
 }
 
-// Config is one member's configuration, complete and valid.
+// Config is one member's configuration, complete and valid. The options of the packages
+// below are handed down as they are; what a package is told beside them, such as ids,
+// logger and clock, the server fills in.
 type Config struct {
-	Name         string
-	DataDir      string // member/ is created in it
-	LogDir       string // raft log; empty for DataDir/member/wal
-	PeerURLs     []string
-	ClientURLs   []string
-	Initial      []membership.InitialMember
-	InitialToken string
-	ForceNew     bool // make a cluster of a member that has data and nobody else
-	Existing     bool // join a running cluster instead of founding one
-	// JoinPatience is how long a member that joins goes on asking when the cluster
-	// does not list it yet. Zero asks once.
-	JoinPatience time.Duration
+	Name       string
+	DataDir    string // member/ is created in it
+	LogDir     string // raft log; empty for DataDir/member/wal
+	PeerURLs   []string
+	ClientURLs []string
+	Bootstrap
+	Timing
+
+	SnapshotCount  uint64 // applied entries between truncations of the log
+	CatchUpEntries uint64 // entries kept for slow followers
 	// ApplyBatch is the greatest number of log entries in one batch of the engine;
 	// 0 is no limit but their size.
-	ApplyBatch int
-	// FlushInterval is how often the engine writes what it holds in memory to disk,
-	// so that a restart has no more to replay; 0 leaves that to its memory's bound.
-	FlushInterval time.Duration
-	// DefragThreshold is how many bytes a compaction of the store at the start must
-	// promise to free for it to begin; 0 is never.
-	DefragThreshold int64
-	// DowngradeCheck is how often a leader looks whether a downgrade is complete; 0 is never.
-	DowngradeCheck time.Duration
-	// LocalIP is the address that connections to peers come from, if it matters.
-	LocalIP net.IP
+	ApplyBatch      int
+	MaxRequestBytes int
+	QuotaReported   int64 // what Status and metrics show; State.Quota is what counts
 	// PriorityRequests lets the revocation of leases pass the bound on entries that
 	// wait to be applied, up to twice as many.
 	PriorityRequests bool
-	// PeerReadTimeout and PeerWriteTimeout are those of transport.Config.
-	PeerReadTimeout, PeerWriteTimeout time.Duration
-	Tick                              time.Duration
-	ElectionTicks                     int
-	InitialTickAdvance                bool
-	PreVote                           bool
-	SnapshotCount                     uint64 // applied entries between truncations of the log
-	CatchUpEntries                    uint64 // entries kept for slow followers
-	MaxRequestBytes                   int
-	Quota                             int64 // bytes; 0 or less: none
-	QuotaReported                     int64 // what Status and metrics show
-	MaxLearners                       int
-	StrictReconfig                    bool
-	AuthToken                         string        // "simple", or "jwt" and options; as --auth-token
-	AuthTokenTTL                      time.Duration // of simple tokens; 0: etcd's default
-	BcryptCost                        int           // of new passwords
-	ClientCertAuth                    bool          // the certificate of a client names its user
-	LeaseCheckpoints                  bool
-	PersistCheckpoints                bool
-	CheckpointInterval                time.Duration
-	WatchProgress                     time.Duration
-	CompactionBatch                   int
-	CompactionSleep                   time.Duration
-	AutoCompaction                    AutoCompaction
-	WarnApply                         time.Duration
-	Stats                             bool                // count messages for SelfStats
-	PeerTLS                           transport.TLSSource // for https peers; nil is Go's default
-	UnsafeNoFsync                     bool
-	// CorruptCheckTime is the time between two comparisons of the members' data
-	// by the leader, 0 for none; CompactHashCheckTime that between two comparisons
-	// of the hashes taken at compactions, 0 for none.
-	CorruptCheckTime, CompactHashCheckTime time.Duration
+	StrictReconfig   bool
+	BcryptCost       int  // of new passwords
+	ClientCertAuth   bool // the certificate of a client names its user
+
+	Upkeep UpkeepOptions
+	Checks IntegrityOptions
+
+	Log        raftlog.Options // CatchUpEntries is the one above
+	State      apply.Options
+	Lease      lease.Options
+	Membership membership.Options
+	Watch      watch.Options
+	Peers      transport.Config
+	Tokens     auth.TokenOptions
+
 	// Working, unless nil, hears what a start is doing that may take long.
 	Working func(status string)
 	FS      vfs.FS // nil: the machine's
@@ -93,10 +72,35 @@ type Config struct {
 	Logger  *zap.Logger
 }
 
-func (c *Config) electionTimeout() time.Duration { return c.Tick * time.Duration(c.ElectionTicks) }
+// Bootstrap says how a member without data begins.
+type Bootstrap struct {
+	Initial      []membership.InitialMember
+	InitialToken string
+	ForceNew     bool // make a cluster of a member that has data and nobody else
+	Existing     bool // join a running cluster instead of founding one
+	// JoinPatience is how long a member that joins goes on asking when the cluster
+	// does not list it yet. Zero asks once.
+	JoinPatience time.Duration
+}
 
-// requestTimeout is how long a write or a read barrier may take.
-func (c *Config) requestTimeout() time.Duration { return 5*time.Second + 2*c.electionTimeout() }
+// Timing is how fast members notice that a leader is gone.
+type Timing struct {
+	Tick               time.Duration
+	ElectionTicks      int
+	InitialTickAdvance bool
+	PreVote            bool
+}
+
+// ElectionTimeout is how long a follower waits for a leader, a whole number of ticks.
+func (t Timing) ElectionTimeout() time.Duration { return t.Tick * time.Duration(t.ElectionTicks) }
+
+// RequestTimeout bounds one write or read barrier: five seconds for queues and disk, and
+// two election timeouts in case a leader has to be found.
+func (t Timing) RequestTimeout() time.Duration { return 5*time.Second + 2*t.ElectionTimeout() }
+
+func (c *Config) electionTimeout() time.Duration { return c.ElectionTimeout() }
+
+func (c *Config) requestTimeout() time.Duration { return c.RequestTimeout() }
 
 // stallLimit is how long a request waits on a member whose log write hangs: at
 // most two election timeouts, as whoever waits is looked at once a tick.

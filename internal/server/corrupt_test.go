@@ -154,7 +154,7 @@ func (n *node) corrupted() {
 }
 
 func TestPeriodicCorruptionCheck(t *testing.T) {
-	c := newCluster(t, 3, func(cfg *Config) { cfg.CorruptCheckTime = 20 * time.Millisecond })
+	c := newCluster(t, 3, func(cfg *Config) { cfg.Checks.Interval = 20 * time.Millisecond })
 	n := c.follower()
 	rev := c.leader().put("k", "v")
 	c.sameHash()
@@ -260,7 +260,7 @@ func TestCompactHashCheck(t *testing.T) {
 
 // All differ, so nobody knows who is right; the leader's own rounds find it.
 func TestCompactHashCheckWithoutMajority(t *testing.T) {
-	c := newCluster(t, 3, func(cfg *Config) { cfg.CompactHashCheckTime = 20 * time.Millisecond })
+	c := newCluster(t, 3, func(cfg *Config) { cfg.Checks.Compactions, cfg.Checks.CompactionsInterval = true, 20*time.Millisecond })
 	lead := c.leader()
 	rev := lead.put("k", "v")
 	c.sameHash()

@@ -20,6 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/apply"
+	"quorate/internal/auth"
 	"quorate/internal/clock"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
@@ -172,9 +173,10 @@ func (n *node) heal() {
 func (n *node) config() Config {
 	cfg := Config{
 		Name: n.name, DataDir: "data", PeerURLs: []string{n.url}, ClientURLs: []string{"http://" + n.name + ":2379"},
-		Initial: n.initial, InitialToken: "test", AuthToken: "simple", BcryptCost: 4, Existing: n.existing, JoinPatience: n.patience, ForceNew: n.force, Tick: 10 * time.Millisecond, ElectionTicks: 10,
-		InitialTickAdvance: true, PreVote: true, SnapshotCount: 10000, CatchUpEntries: 5000,
-		MaxRequestBytes: 1 << 20, MaxLearners: 1, FS: n.fs, Clock: n.cluster.clk, Logger: testLogger,
+		Bootstrap: Bootstrap{Initial: n.initial, InitialToken: "test", Existing: n.existing, JoinPatience: n.patience, ForceNew: n.force},
+		Timing:    Timing{Tick: 10 * time.Millisecond, ElectionTicks: 10, InitialTickAdvance: true, PreVote: true},
+		Tokens:    auth.TokenOptions{Spec: "simple"}, BcryptCost: 4, SnapshotCount: 10000, CatchUpEntries: 5000,
+		MaxRequestBytes: 1 << 20, Membership: membership.Options{MaxLearners: 1}, FS: n.fs, Clock: n.cluster.clk, Logger: testLogger,
 	}
 	if n.cluster.tune != nil {
 		n.cluster.tune(&cfg)

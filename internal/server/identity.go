@@ -174,9 +174,9 @@ func (o *opening) joinOnce(ctx context.Context) (_ identity, listed bool, _ erro
 }
 
 func (s *stored) checkLearners(ms []membership.Member) error {
-	if err := membership.CheckLearners(ms, s.cfg.MaxLearners); err != nil {
+	if err := membership.CheckLearners(ms, s.cfg.Membership.MaxLearners); err != nil {
 		return fmt.Errorf("%w: there are more than --max-learners=%d: give this member a --max-learners as high as that of the others, or promote or remove learners first",
-			err, s.cfg.MaxLearners)
+			err, s.cfg.Membership.MaxLearners)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -15,6 +16,13 @@ import (
 	"quorate/internal/mvcc"
 	"quorate/internal/transport/peerapi"
 )
+
+// IntegrityOptions say how often the leader compares.
+type IntegrityOptions struct {
+	Interval            time.Duration // the members' data; 0 is never
+	Compactions         bool          // also the hashes that are taken at compactions
+	CompactionsInterval time.Duration
+}
 
 // Integrity compares this member's keys with those of the others.
 type Integrity struct {

@@ -115,7 +115,7 @@ func TestLeases(t *testing.T) {
 
 func TestLeaseCheckpoints(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) {
-		cfg.LeaseCheckpoints, cfg.PersistCheckpoints, cfg.CheckpointInterval = true, true, 100*time.Millisecond
+		cfg.Lease.Checkpoints, cfg.State.PersistCheckpoints, cfg.Lease.CheckpointInterval = true, true, 100*time.Millisecond
 	})
 	n := c.follower()
 	n.grant(7, 1000)

@@ -22,7 +22,7 @@ func (n *node) alarms() string {
 func TestQuota(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) {
 		calm(cfg)
-		cfg.Quota, cfg.QuotaReported = 4<<20, 4<<20
+		cfg.State.Quota, cfg.QuotaReported = 4<<20, 4<<20
 	})
 	n := c.follower()
 	value := bytes.Repeat([]byte("v"), 200<<10)

@@ -14,7 +14,7 @@ import (
 // Nothing waits in between for a size to become known.
 func TestRecoveryFromNoSpace(t *testing.T) {
 	for _, physical := range []bool{false, true} {
-		c := newCluster(t, 1, func(cfg *Config) { cfg.Quota = 8 << 20 })
+		c := newCluster(t, 1, func(cfg *Config) { cfg.State.Quota = 8 << 20 })
 		n := c.nodes[0]
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()

@@ -45,7 +45,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	if err := o.openAuth(); err != nil {
 		return nil, err
 	}
-	o.peers = peerapi.NewClient(transport.RequestClient(cfg.PeerTLS, time.Second+cfg.electionTimeout()))
+	o.peers = peerapi.NewClient(transport.RequestClient(cfg.Peers.TLS, time.Second+cfg.electionTimeout()))
 	defer func() {
 		if err != nil {
 			o.replica.tasks.Cancel()
@@ -124,7 +124,8 @@ func newMember(cfg *Config) *Member {
 // and makes it one.
 func (o *opening) openLog(ctx context.Context) (identity, error) {
 	cfg := o.cfg
-	opts := raftlog.Options{CatchUpEntries: cfg.CatchUpEntries, NoSync: cfg.UnsafeNoFsync, Logger: o.lg}
+	opts := cfg.Log
+	opts.CatchUpEntries, opts.Logger = cfg.CatchUpEntries, o.lg
 	if err := o.takeOver(ctx); err != nil {
 		return identity{}, err
 	}
@@ -245,10 +246,10 @@ func (o *opening) writeFirst(ctx context.Context, id identity) error {
 // openAuth reads what the configuration says about tokens and passwords.
 func (o *opening) openAuth() error {
 	cfg := o.cfg
-	if cfg.AuthToken == "simple" {
+	if cfg.Tokens.Spec == "simple" {
 		o.lg.Warn("simple token is not cryptographically signed")
 	}
-	tokens, err := auth.NewTokens(cfg.AuthToken, cfg.AuthTokenTTL, os.ReadFile, o.lg)
+	tokens, err := auth.NewTokens(cfg.Tokens, os.ReadFile, o.lg)
 	if err != nil {
 		o.lg.Warn("failed to create token provider", zap.Error(err))
 		return err

@@ -31,10 +31,11 @@ func (o *opening) openStore(ctx context.Context, id identity) error {
 		eng.Close()
 		return err
 	}
-	o.cluster = membership.New(membership.Options{LocalID: id.id, ClusterID: id.cluster, ServerVersion: membership.Own,
-		MaxLearners: cfg.MaxLearners, Logger: o.lg})
+	members := cfg.Membership
+	members.LocalID, members.ClusterID, members.ServerVersion, members.Logger = id.id, id.cluster, membership.Own, o.lg
+	o.cluster = membership.New(members)
 	minTTL := (3*int64(cfg.ElectionTicks)/2*cfg.Tick.Nanoseconds() + int64(time.Second) - 1) / int64(time.Second)
-	o.lessor = lease.New(minTTL, lease.Options{Checkpoints: cfg.LeaseCheckpoints, CheckpointInterval: cfg.CheckpointInterval})
+	o.lessor = lease.New(minTTL, cfg.Lease)
 	o.replica.cluster, o.replica.lessor, o.replica.log = o.cluster, o.lessor, o.log
 	mach, err := o.replica.openMachine(eng, dir)
 	if err != nil {

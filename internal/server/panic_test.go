@@ -13,6 +13,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"quorate/internal/auth"
 	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/membership"
@@ -25,8 +26,8 @@ const crashChild = "QUORATE_CRASH_CHILD"
 func panicInCore() {
 	m, err := Open(context.Background(), Config{
 		Name: "a", DataDir: "data", PeerURLs: []string{"http://a:2380"}, ClientURLs: []string{"http://a:2379"},
-		Initial: []membership.InitialMember{{Name: "a", PeerURLs: []string{"http://a:2380"}}}, AuthToken: "simple", BcryptCost: 4,
-		Tick: 10e6, ElectionTicks: 10, MaxRequestBytes: 1 << 20, MaxLearners: 1, FS: vfs.NewMem(), Clock: clock.Real{}, Logger: testLogger,
+		Bootstrap: Bootstrap{Initial: []membership.InitialMember{{Name: "a", PeerURLs: []string{"http://a:2380"}}}}, Tokens: auth.TokenOptions{Spec: "simple"}, BcryptCost: 4,
+		Timing: Timing{Tick: 10e6, ElectionTicks: 10}, MaxRequestBytes: 1 << 20, FS: vfs.NewMem(), Clock: clock.Real{}, Logger: testLogger,
 	})
 	if err != nil {
 		fmt.Println(err)

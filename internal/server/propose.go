@@ -212,8 +212,8 @@ func (s *proposer) raiseNoSpace() {
 			s.lg.Warn("failed to raise the NOSPACE alarm; the next write tries again", zap.Error(err))
 			return
 		}
-		s.lg.Warn("message exceeded backend quota; raising alarm", s.raftState.localID(), zap.Int64("quota-size-bytes", s.cfg.Quota),
-			zap.String("quota-size", humanize.Bytes(uint64(s.cfg.Quota))), zap.Error(errNoSpace), zap.String("way-out", "compact, defragment, then disarm the alarm"))
+		s.lg.Warn("message exceeded backend quota; raising alarm", s.raftState.localID(), zap.Int64("quota-size-bytes", s.cfg.State.Quota),
+			zap.String("quota-size", humanize.Bytes(uint64(s.cfg.State.Quota))), zap.Error(errNoSpace), zap.String("way-out", "compact, defragment, then disarm the alarm"))
 	})
 }
 

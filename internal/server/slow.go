@@ -69,13 +69,13 @@ func (t *slowLog) logTrace(operation, detail string, start, end time.Time, steps
 const stepAgreement = "agreement among raft nodes before linearized reading"
 
 func (t *slowLog) isSlow(took time.Duration) bool {
-	return t.cfg.WarnApply > 0 && took > t.cfg.WarnApply
+	return t.cfg.State.WarnApply > 0 && took > t.cfg.State.WarnApply
 }
 
 // tookTooLong writes the line about a request, or a part of one, that was slow.
 func (t *slowLog) tookTooLong(took time.Duration, prefix string, request fmt.Stringer, response string, err error) {
 	metrics.ServerSlowApplyTotal.Inc()
-	t.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", t.cfg.WarnApply),
+	t.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", t.cfg.State.WarnApply),
 		zap.String("prefix", prefix), zap.String("request", request.String()), zap.String("response", response), zap.Error(err))
 }
 

@@ -21,7 +21,7 @@ import (
 func slowMember(warn time.Duration) (*slowLog, *observer.ObservedLogs) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	lg := zap.New(core)
-	return &slowLog{cfg: &Config{WarnApply: warn}, lg: lg, fewLines: limited(lg)}, logs
+	return &slowLog{cfg: &Config{State: apply.Options{WarnApply: warn}}, lg: lg, fewLines: limited(lg)}, logs
 }
 
 // line renders an entry with the fields whose values do not depend on time.

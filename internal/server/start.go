@@ -6,6 +6,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/autocompact"
 	"quorate/internal/task"
 )
 
@@ -33,23 +34,23 @@ func (m *Member) background() []task.Task {
 		{Name: "name of the member", Run: m.Members.announce},
 		{Name: "first election", Run: m.election.advanceTicks},
 	}
-	if every := m.cfg.DowngradeCheck; every > 0 {
+	if every := m.cfg.Upkeep.DowngradeCheck; every > 0 {
 		tasks = append(tasks, task.Task{Name: "end of a downgrade", Every: every, When: leads, Run: m.Versions.checkDowngrade})
 	}
-	if every := m.cfg.FlushInterval; every > 0 {
+	if every := m.cfg.Upkeep.FlushInterval; every > 0 {
 		tasks = append(tasks, task.Task{Name: "flush of the store", Every: every, Run: m.upkeep.flushStore})
 	}
-	if m.cfg.DefragThreshold > 0 {
+	if m.cfg.Upkeep.DefragThreshold > 0 {
 		tasks = append(tasks, task.Task{Name: "defragmentation at the start", Run: m.upkeep.defragmentAtStart})
 	}
-	if m.cfg.AutoCompaction != (AutoCompaction{}) {
+	if m.cfg.Upkeep.AutoCompaction != (autocompact.Retention{}) {
 		tasks = append(tasks, m.upkeep.autoCompaction())
 	}
-	if every := m.cfg.CorruptCheckTime; every > 0 {
+	if every := m.cfg.Checks.Interval; every > 0 {
 		m.lg.Info("enabled corruption checking", m.replica.localID(), zap.Duration("interval", every))
 		tasks = append(tasks, task.Task{Name: "comparison of the members", Every: every, When: leads, Run: m.Integrity.watchHashes})
 	}
-	if every := m.cfg.CompactHashCheckTime; every > 0 {
+	if every := m.cfg.Checks.CompactionsInterval; every > 0 && m.cfg.Checks.Compactions {
 		tasks = append(tasks, task.Task{Name: "comparison of compactions", Every: every, When: leads, Run: m.Integrity.checkCompactHashes})
 	}
 	return tasks

@@ -41,11 +41,9 @@ type stored struct {
 
 func (s *stored) openMachine(eng engine.Engine, dir string) (*apply.Machine, error) {
 	cfg := s.cfg
-	mach, err := apply.Open(eng, apply.Options{
-		Cluster: s.cluster, Lessor: s.lessor, Auth: s.auth, Quota: cfg.Quota, PersistCheckpoints: cfg.PersistCheckpoints,
-		Now: cfg.Clock.Now, WarnApply: cfg.WarnApply, Logger: s.lg,
-		MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatch, CompactionPause: cfg.CompactionSleep, Logger: s.lg},
-	})
+	o := cfg.State
+	o.Cluster, o.Lessor, o.Auth, o.Now, o.Logger, o.MVCC.Logger = s.cluster, s.lessor, s.auth, cfg.Clock.Now, s.lg, s.lg
+	mach, err := apply.Open(eng, o)
 	if err != nil {
 		return nil, fmt.Errorf("load store %s: %w", dir, err)
 	}

@@ -44,7 +44,7 @@ func TestApplyBatchIsLimited(t *testing.T) {
 
 // What was applied reaches the engine's files by time alone, long before the log is truncated.
 func TestStoreIsFlushedByTime(t *testing.T) {
-	c := newCluster(t, 1, func(cfg *Config) { cfg.FlushInterval = 20 * time.Millisecond })
+	c := newCluster(t, 1, func(cfg *Config) { cfg.Upkeep.FlushInterval = 20 * time.Millisecond })
 	n := c.leader()
 	n.put("k", "v")
 	wrote := n.m.replica.mach().Applied()
@@ -76,7 +76,7 @@ func TestDefragmentAtStart(t *testing.T) {
 			}
 			return m.Histogram.GetSampleCount()
 		}
-		c := newCluster(t, 1, func(cfg *Config) { cfg.DefragThreshold = tc.threshold })
+		c := newCluster(t, 1, func(cfg *Config) { cfg.Upkeep.DefragThreshold = tc.threshold })
 		n := c.leader()
 		for i := range 300 {
 			n.put("k", fmt.Sprint(i))

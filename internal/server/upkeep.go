@@ -10,8 +10,22 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/auth"
+	"quorate/internal/autocompact"
 	"quorate/internal/metrics"
 )
+
+// UpkeepOptions say how the store is looked after.
+type UpkeepOptions struct {
+	// FlushInterval is how often the engine writes what it holds in memory to disk,
+	// so that a restart has no more to replay; 0 leaves that to its memory's bound.
+	FlushInterval time.Duration
+	// DefragThreshold is how many bytes a compaction of the store at the start must
+	// promise to free for it to begin; 0 is never.
+	DefragThreshold int64
+	AutoCompaction  autocompact.Retention
+	// DowngradeCheck is how often a leader looks whether a downgrade is complete; 0 is never.
+	DowngradeCheck time.Duration
+}
 
 // upkeep looks after the size of the store, and compacts its history.
 type upkeep struct {
@@ -122,10 +136,10 @@ func (u *upkeep) flushStore(ctx context.Context) {
 // holds nobody up.
 func (u *upkeep) defragmentAtStart(ctx context.Context) {
 	size := u.replica.mach().Engine().Size()
-	if free := size.Total - size.InUse; free < u.cfg.DefragThreshold {
+	if free := size.Total - size.InUse; free < u.cfg.Upkeep.DefragThreshold {
 		u.lg.Info("Skipping defragmentation", zap.Int64("current-db-size-bytes", size.Total), zap.String("current-db-size", humanize.Bytes(uint64(size.Total))),
 			zap.Int64("current-db-size-in-use-bytes", size.InUse), zap.String("current-db-size-in-use", humanize.Bytes(uint64(size.InUse))),
-			zap.Int64("bootstrap-defrag-threshold-bytes", u.cfg.DefragThreshold), zap.String("bootstrap-defrag-threshold", humanize.Bytes(uint64(u.cfg.DefragThreshold))))
+			zap.Int64("bootstrap-defrag-threshold-bytes", u.cfg.Upkeep.DefragThreshold), zap.String("bootstrap-defrag-threshold", humanize.Bytes(uint64(u.cfg.Upkeep.DefragThreshold))))
 		return
 	}
 	if err := u.Maintenance.Defragment(ctx); err != nil && ctx.Err() == nil {

@@ -35,8 +35,8 @@ func (l *crashLane) open() *server.Member {
 	l.t.Helper()
 	m, err := server.Open(context.Background(), server.Config{
 		Name: "m", DataDir: "data", PeerURLs: []string{"http://m:2380"}, ClientURLs: []string{"http://m:2379"},
-		Initial: []membership.InitialMember{{Name: "m", PeerURLs: []string{"http://m:2380"}}},
-		Tick:    10 * time.Millisecond, ElectionTicks: 10, PreVote: true,
+		Bootstrap:     server.Bootstrap{Initial: []membership.InitialMember{{Name: "m", PeerURLs: []string{"http://m:2380"}}}},
+		Timing:        server.Timing{Tick: 10 * time.Millisecond, ElectionTicks: 10, PreVote: true},
 		SnapshotCount: 150, CatchUpEntries: 50, MaxRequestBytes: 1 << 20, FS: l.fs,
 	})
 	if err != nil {
