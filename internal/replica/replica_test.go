@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -107,6 +108,11 @@ func TestGroupAgain(t *testing.T) {
 	}
 }
 
+type noHome struct{}
+
+func (noHome) Import(context.Context, *raftpb.Snapshot) error { return nil }
+func (noHome) ResetLog(*raftpb.SnapshotMetadata) error        { return nil }
+
 func TestInstall(t *testing.T) {
 	w, rest := NextWrite([]raftnode.Append{
 		{Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(9))}}, HardState: state(4), Entries: entries(10, 11), MustSync: true, Responses: []*raftpb.Message{answer(2, 4)}},
@@ -116,18 +122,17 @@ func TestInstall(t *testing.T) {
 	}
 	i := w.Install()
 	l := &fakeLog{}
-	var stages []Stage
-	for ; i.Stage() != Installed; i.Done() {
+	var jobs []Job
+	for ; i.Job() != Idle; i.Done() {
 		mustPanic(t, "messages before the end", func() { i.Messages(1) })
-		if stages = append(stages, i.Stage()); i.Stage() == Follow {
-			if err := i.Follow(l); err != nil {
-				t.Fatal(err)
-			}
+		jobs = append(jobs, i.Job())
+		if err := i.Do(t.Context(), noHome{}, l); (err != nil) != (i.Job() == Exchange) {
+			t.Fatal(err)
 		}
 	}
 	// The store first: a log that begins behind the store could not be brought forward.
-	if want := []Stage{Import, Exchange, Reset, Follow}; !slices.Equal(stages, want) {
-		t.Errorf("stages %q, want %q", stages, want)
+	if want := []Job{Import, Exchange, Reset, Follow}; !slices.Equal(jobs, want) {
+		t.Errorf("jobs %q, want %q", jobs, want)
 	}
 	if want := []string{"term 4 entries 2 sync true"}; !slices.Equal(l.got, want) {
 		t.Errorf("wrote %q, want %q", l.got, want)

@@ -79,14 +79,3 @@ func (r *Run) Applied(out apply.Outcome) (changes []apply.ConfChange, acks []*ra
 	}
 	return out.ConfChanges, acks
 }
-
-// TruncateTo returns the index up to which the log may be forgotten, if there is
-// anything to forget: acked is the index up to which raft knows that entries are
-// applied, which the store must have flushed since it was asked for; mark is where
-// the log begins, and keep the number of entries that slow followers are to find.
-func TruncateTo(acked, mark, keep uint64) (index uint64, ok bool) {
-	if acked <= mark+keep {
-		return 0, false
-	}
-	return acked - keep, true
-}

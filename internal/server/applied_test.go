@@ -6,8 +6,6 @@ import (
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
-
-	"quorate/internal/replica"
 )
 
 // The store is ahead of what raft counts as applied for as long as raft has not heard
@@ -21,7 +19,7 @@ func TestTruncationWaitsForRaft(t *testing.T) {
 	// A store that is busy for a moment: what comes meanwhile is applied before raft
 	// hears of any of it.
 	busy, done := make(chan struct{}), make(chan struct{})
-	f.m.driver.applyq.push(replica.Work{Swap: func() { close(busy); <-done }})
+	f.m.applier.work.Between(func() { close(busy); <-done })
 	<-busy
 	var wg sync.WaitGroup
 	for i := range 8 {
@@ -39,12 +37,12 @@ func TestTruncationWaitsForRaft(t *testing.T) {
 	})
 	f.m.driver.coreMu.Lock()
 	close(done)
-	eventually(t, "some of it is applied", func() bool { return f.m.replica.mach().Applied() > f.m.driver.core.Node().State().Applied+10 })
+	eventually(t, "some of it is applied", func() bool { return f.m.replica.mach().Applied() > f.m.driver.pipe.Core().Node().State().Applied+10 })
 	if err := f.m.logw.truncateOnce(); err != nil {
 		t.Error(err)
 	}
 	first, _ := f.m.log.FirstIndex()
-	if applied := f.m.driver.core.Node().State().Applied; first > applied+1 {
+	if applied := f.m.driver.pipe.Core().Node().State().Applied; first > applied+1 {
 		t.Errorf("the log begins at entry %d, raft has applied entry %d", first, applied)
 	}
 	f.m.driver.coreMu.Unlock()

@@ -33,7 +33,7 @@ func (o *opening) build(id identity) error {
 	watches.OnError = func(err error) { o.lg.Warn("a watch cannot read the history", zap.Error(err)) }
 	o.hub = watch.NewHub(history{mach.KV()}, cfg.Clock, watches)
 	// These exist before the transport, which knows one of them as its host.
-	o.driver, o.installer = &driver{in: &replica.Inbox{}, logq: newQueue[raftnode.Append](), applyq: newQueue[replica.Work]()}, &installer{}
+	o.driver, o.installer = &driver{in: &replica.Inbox{}}, &installer{exchanged: make(chan error, 1)}
 	if err := o.buildTransport(id); err != nil {
 		return err
 	}
@@ -98,21 +98,20 @@ func (o *opening) buildServices() {
 // buildDriver makes what carries out the steps of the core.
 func (o *opening) buildDriver() {
 	cfg, lg, r := o.cfg, o.lg, o.replica
-	o.logw = &logWriter{cfg: cfg, lg: lg, replica: r, disks: o.disks, driver: o.driver, installer: o.installer, sender: o.sender, log: o.log,
+	o.logw = &logWriter{cfg: cfg, lg: lg, replica: r, disks: o.disks, driver: o.driver, installer: o.installer, sender: o.sender,
 		truncate: make(chan struct{}, 1)}
-	o.logw.mark.Store(o.log.Mark().Index)
-	o.applier = &applier{cfg: cfg, replica: r, cluster: o.cluster, lessor: o.lessor, hub: o.hub, tr: o.tr, disks: o.disks, driver: o.driver,
-		slow: o.slow, watches: o.Watches, versions: o.Versions}
+	o.applier = &applier{cfg: cfg, replica: r, cluster: o.cluster, tr: o.tr, disks: o.disks, slow: o.slow,
+		watches: o.Watches, versions: o.Versions}
 	o.leaving = &leaving{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, tr: o.tr, driver: o.driver}
 	o.election = &election{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, tr: o.tr, driver: o.driver}
 	d, i := o.driver, o.installer
 	d.slow = o.slow
-	d.cfg, d.lg, d.replica, d.cluster, d.lessor, d.tr, d.logw, d.sender = cfg, lg, r, o.cluster, o.lessor, o.tr, o.logw, o.sender
-	i.cfg, i.lg, i.replica, i.cluster, i.hub, i.tr, i.log, i.driver, i.logw, i.watches = cfg, lg, r, o.cluster, o.hub, o.tr, o.log, d, o.logw, o.Watches
+	d.cfg, d.lg, d.replica, d.cluster, d.tr, d.logw, d.sender = cfg, lg, r, o.cluster, o.tr, o.logw, o.sender
+	i.cfg, i.lg, i.replica, i.cluster, i.tr, i.driver, i.logw = cfg, lg, r, o.cluster, o.tr, d, o.logw
 	r.raftState.tr, r.proposer.Access, r.proposer.driver, r.reader.driver = o.tr, o.Access, d, d
 }
 
-// buildCore makes the core, at rest, and what is known of it.
+// buildCore makes the core and the pipeline behind it, at rest, and what is known of them.
 func (o *opening) buildCore(mach *apply.Machine) error {
 	cfg, r, applied := o.cfg, o.replica, mach.Applied()
 	node, err := raftnode.New(raftnode.Config{
@@ -123,11 +122,10 @@ func (o *opening) buildCore(mach *apply.Machine) error {
 	if err != nil {
 		return err
 	}
-	o.driver.core = replica.NewCore(replica.CoreConfig{Node: node, Gate: o.Members.gate, Proposals: r.props, Reads: r.reads, ReadRetry: readRetry,
+	o.buildPipeline(replica.NewCore(replica.CoreConfig{Node: node, Gate: o.Members.gate, Proposals: r.props, Reads: r.reads, ReadRetry: readRetry,
 		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrLost: rpctypes.ErrGRPCTimeoutDueToLeaderFail, ErrChanged: errLeaderChanged,
-		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit(), HandOver: cfg.electionTimeout()})
+		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit(), HandOver: cfg.electionTimeout()}))
 	st := node.State()
-	o.driver.wanted = st.Applied
 	r.commit.Store(st.Commit)
 	r.acked.Store(st.Applied)
 	r.term.Store(st.Term)
@@ -136,4 +134,21 @@ func (o *opening) buildCore(mach *apply.Machine) error {
 	r.opened = cfg.Clock.Now()
 	r.lastTick.Store(r.opened.UnixNano())
 	return nil
+}
+
+// buildPipeline connects the pipeline with the member around it.
+func (o *opening) buildPipeline(core *replica.Core) {
+	cfg, r := o.cfg, o.replica
+	pipe := replica.NewPipeline(replica.Parts{
+		Core: core, Self: r.id, Proposals: r.props, Reads: r.reads, Hub: o.hub, Lessor: o.lessor, Extend: cfg.electionTimeout(),
+		Mark: o.log.Mark().Index, TruncateEvery: cfg.SnapshotCount, Keep: cfg.CatchUpEntries, MaxRunBytes: maxApplyBytes,
+	}, &replica.Door{
+		Core: o.driver.event, Send: o.driver.send, Follow: o.driver.follow,
+		WriteTo: o.log, Home: func() replica.Home { return r.home() }, TruncationDue: o.logw.truncationDue,
+		Exchange: o.installer.exchange, Exchanged: func(err error) { o.installer.exchanged <- err },
+		Now: cfg.Clock.Now, Apply: o.applier.apply, Applied: o.slow.applyTook,
+		AuthChanged: o.Watches.recheckWatches, MemberChanged: o.applier.memberChanged, Reconfigured: o.applier.reconfigured,
+		TermBegun: o.applier.termBegun, NoSpace: r.raiseNoSpace,
+	})
+	o.driver.pipe, o.logw.work, o.applier.work = pipe, pipe.Log, pipe.Apply
 }

@@ -281,7 +281,7 @@ func TestInstallOnFullDisk(t *testing.T) {
 				t.Fatalf("the member ended: %v", err)
 			}
 			d.set("", nil)
-			eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.mark.Load() > 0 })
+			eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.work.Mark() > 0 })
 			last := c.leader().put("k/after", "1")
 			eventually(t, "the follower has caught up", func() bool { return n.m.replica.Rev() >= last })
 			if err := n.m.replica.Err(); err != nil {

@@ -14,7 +14,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/crash"
-	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -24,7 +23,7 @@ import (
 )
 
 const (
-	// maxApplyBytes bounds the entries that become one engine batch.
+	// maxApplyBytes bounds about how much is applied before raft hears of it.
 	maxApplyBytes = 4 << 20
 	readRetry     = 500 * time.Millisecond
 )
@@ -35,20 +34,16 @@ type driver struct {
 	lg      *zap.Logger
 	replica *localReplica
 	cluster *membership.Cluster
-	lessor  *lease.Lessor
 	tr      *transport.Transport
 	logw    *logWriter
 	sender  *sender
 	slow    *slowLog
 
-	core    *replica.Core
+	pipe    *replica.Pipeline
 	in      *replica.Inbox
-	coreMu  sync.Mutex  // whoever holds it drives core; taken by drive and halt alone
+	coreMu  sync.Mutex  // whoever holds it drives the core; taken by drive and halt alone
 	halted  bool        // guarded by coreMu: the core is not driven any more
-	wanted  uint64      // guarded by coreMu: applied index for which a truncation was last asked for
 	logBusy atomic.Bool // a log write is under way
-	logq    *queue[raftnode.Append]
-	applyq  *queue[replica.Work]
 	// Of the ticker alone: the log write that it saw last, and how often.
 	watched      int64
 	watchedTicks int
@@ -92,31 +87,18 @@ func (d *driver) event(f func(*replica.Input)) {
 	d.drive()
 }
 
-// step runs the core once and passes on what follows, in order. The caller holds
-// coreMu.
+// step takes one step. The caller holds coreMu.
 func (d *driver) step(in replica.Input) {
-	eff := d.core.Step(d.cfg.Clock.Now(), in)
-	if eff.LostLog != nil {
+	if lost := d.pipe.Step(d.cfg.Clock.Now(), in); lost != nil {
 		d.halted = true // not one more vote or acknowledgement
 		d.replica.fail(fmt.Errorf("%w; remove this member from the cluster (etcdctl member remove %s), and add it again with an empty --data-dir",
-			eff.LostLog, membership.FormatID(d.replica.id)))
-		return
+			lost, membership.FormatID(d.replica.id)))
 	}
-	d.tr.Send(d.modernise(d.sender.completeSnapshots(eff.Send)))
-	d.logq.push(eff.Append...)
-	for _, a := range eff.Apply {
-		d.applyq.push(replica.Work{Apply: a})
-	}
-	d.follow(eff)
-	if eff.SlowReads != (replica.SlowReads{}) {
-		tellSlowReads(d.slow.fewLines, eff.SlowReads, d.cfg.requestTimeout())
-	}
-	if in.LogStall > 0 {
-		d.reportStall(eff.Stall, in.LogStall)
-	}
-	for _, f := range in.Then {
-		f()
-	}
+}
+
+// send puts messages on the network.
+func (d *driver) send(msgs []*raftpb.Message) {
+	d.tr.Send(d.modernise(d.sender.completeSnapshots(msgs)))
 }
 
 // receive looks at a message of a peer and queues it for the core. A message is dropped
@@ -178,17 +160,16 @@ func (d *driver) onTick() {
 }
 
 // follow makes the new state of the core known.
-func (d *driver) follow(eff replica.Effects) {
+func (d *driver) follow(in replica.Input, eff replica.Effects) {
+	if eff.SlowReads != (replica.SlowReads{}) {
+		tellSlowReads(d.slow.fewLines, eff.SlowReads, d.cfg.requestTimeout())
+	}
+	if in.LogStall > 0 {
+		d.reportStall(eff.Stall, in.LogStall)
+	}
 	st := eff.State
 	d.replica.term.Store(st.Term)
 	d.replica.acked.Store(st.Applied)
-	if st.Applied > d.wanted+d.cfg.SnapshotCount {
-		d.wanted = st.Applied
-		select {
-		case d.logw.truncate <- struct{}{}:
-		default: // one is under way and will see what was applied
-		}
-	}
 	if st.Commit > d.replica.commit.Load() {
 		d.replica.commit.Store(st.Commit)
 		metrics.ServerProposalsCommittedTotal.Set(float64(st.Commit))
@@ -200,9 +181,6 @@ func (d *driver) follow(eff replica.Effects) {
 	if st.Lead == raft.None || old == d.replica.id {
 		d.replica.leadLost.Store(d.cfg.Clock.Now().UnixNano())
 	}
-	if old == d.replica.id {
-		d.lessor.Demote()
-	}
 	if st.Lead != raft.None {
 		d.replica.led.Store(&leadership{st.Lead, d.cfg.Clock.Now()})
 		metrics.ServerLeaderChangesSeenTotal.Inc()
@@ -212,14 +190,6 @@ func (d *driver) follow(eff replica.Effects) {
 	d.lg.Named("raft").Info(leaderLine(d.replica.id, old, st.Lead, st.Term))
 	next := make(chan struct{})
 	close(*d.replica.leaderChange.Swap(&next))
-}
-
-// deliver sends what was waiting for durability.
-func (d *driver) deliver(own, out []*raftpb.Message) {
-	d.tr.Send(out)
-	if len(own) > 0 {
-		d.event(func(in *replica.Input) { in.Acks = append(in.Acks, own...) })
-	}
 }
 
 var errTransferTimeout = errors.New("etcdserver: request timed out, leader transfer took too long")

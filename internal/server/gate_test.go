@@ -21,7 +21,7 @@ import (
 // hang lets the apply goroutine of a member wait until the returned function is called.
 func (n *node) hang() (release func()) {
 	busy, done := make(chan struct{}), make(chan struct{})
-	n.m.driver.applyq.push(replica.Work{Swap: func() { close(busy); <-done }})
+	n.m.applier.work.Between(func() { close(busy); <-done })
 	<-busy
 	release = sync.OnceFunc(func() { close(done) })
 	n.cluster.t.Cleanup(release)
@@ -109,7 +109,7 @@ func TestLastVoterStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.m.driver.event(func(in *replica.Input) {
-		in.Then = append(in.Then, func() { n.m.driver.core.Node().Propose([]raftnode.Entry{{Data: data, ConfChange: true}}) })
+		in.Then = append(in.Then, func() { n.m.driver.pipe.Core().Node().Propose([]raftnode.Entry{{Data: data, ConfChange: true}}) })
 	})
 	n.m.driver.event(func(*replica.Input) {}) // a step that collects what follows
 	if res := <-p.Done(); !errors.Is(mapMembership(res.Err), errNotEnoughStarted) {

@@ -13,10 +13,8 @@ import (
 	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
-	"quorate/internal/raftlog"
 	"quorate/internal/replica"
 	"quorate/internal/transport"
-	"quorate/internal/watch"
 )
 
 // installer receives snapshots and replaces the store and the log by one.
@@ -25,14 +23,12 @@ type installer struct {
 	lg      *zap.Logger
 	replica *localReplica
 	cluster *membership.Cluster
-	hub     *watch.Hub
 	tr      *transport.Transport
-	log     *raftlog.Log
 	driver  *driver
 	logw    *logWriter
-	watches *Watches
 
-	received atomic.Uint64 // snapshots whose transfer to this member has begun
+	exchanged chan error    // capacity 1: how an exchange has gone
+	received  atomic.Uint64 // snapshots whose transfer to this member has begun
 }
 
 // releaseDelay keeps the log untouched for a while after a snapshot was sent, so
@@ -41,60 +37,53 @@ var releaseDelay = 30 * time.Second
 
 // install replaces the state by a snapshot that raft has accepted. It runs on
 // the log's goroutine; the exchange itself happens between two runs of apply.
-func (s *installer) install(i *replica.Install) bool {
-	index := i.Snapshot().GetMetadata().GetIndex()
+func (s *installer) install() bool {
+	meta := s.logw.work.Snapshot().GetMetadata()
+	index := meta.GetIndex()
 	metrics.ServerSnapshotApplyInProgressTotal.Set(1)
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
-	meta, before := i.Snapshot().GetMetadata(), zap.Uint64("current-snapshot-index", s.logw.mark.Load())
-	s.lg.Info("applying snapshot", before, zap.Uint64("current-applied-index", s.replica.mach().Applied()),
-		zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
-	locked := false
-	for stage := i.Stage(); stage != replica.Installed; stage = i.Stage() {
-		if stage != replica.Import && !locked {
-			s.logw.logMu.Lock() // no truncation may measure the old store against the new log
-			defer s.logw.logMu.Unlock()
-			locked = true
-		}
-		err := s.installStage(i)
-		switch {
-		case err == nil:
-			i.Done()
-			continue
-		case s.replica.rootCtx.Err() != nil && (stage == replica.Import || noRoom(err)), errors.Is(err, errHalted):
-		default:
-			s.replica.fail(fmt.Errorf("install snapshot %d: %s: %w", index, stage, err))
-		}
-		return false // a member that is stopping gets the snapshot again, or finishes at its next start
+	before := zap.Uint64("current-snapshot-index", s.logw.work.Mark())
+	say := func(line string) {
+		s.lg.Info(line, before, zap.Uint64("current-applied-index", s.replica.mach().Applied()),
+			zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
 	}
-	s.logw.mark.Store(index)
-	s.lg.Info("applied snapshot", before, zap.Uint64("current-applied-index", s.replica.mach().Applied()),
-		zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
-	return true
+	say("applying snapshot")
+	for {
+		job := s.logw.work.Due()
+		if err := s.do(job); err != nil {
+			waited := s.replica.rootCtx.Err() != nil && (job == replica.Import || noRoom(err))
+			if !waited && !errors.Is(err, errHalted) {
+				s.replica.fail(fmt.Errorf("install snapshot %d: %s: %w", index, job, err))
+			}
+			return false // a member that is stopping gets the snapshot again, or finishes at its next start
+		}
+		if job == replica.Follow {
+			say("applied snapshot")
+			return true
+		}
+	}
 }
 
 var errHalted = errors.New("the member is stopping")
 
-func (s *installer) installStage(i *replica.Install) error {
-	meta := i.Snapshot().GetMetadata()
-	logStep := func(step func() error) error {
-		return s.replica.patiently(s.replica.rootCtx, "the raft log", s.cfg.logDir(), step)
-	}
-	switch i.Stage() {
+// do does one job of an installation. One that finds no room is done again.
+func (s *installer) do(job replica.Job) error {
+	step := func() error { return s.logw.work.Do(s.replica.rootCtx) }
+	switch job {
 	case replica.Import:
-		return s.replica.home().Import(s.replica.rootCtx, i.Snapshot())
+		return step()
 	case replica.Exchange:
-		done := make(chan error, 1)
-		s.driver.applyq.push(replica.Work{Swap: func() { done <- s.exchange(meta) }})
+		if err := step(); err != nil {
+			return err
+		}
 		select {
-		case err := <-done:
+		case err := <-s.exchanged:
 			return err
 		case <-s.replica.halt:
 			return errHalted
 		}
-	case replica.Reset:
-		return logStep(func() error { return s.replica.home().ResetLog(meta) })
 	default:
-		return logStep(func() error { return i.Follow(s.log) })
+		return s.replica.patiently(s.replica.rootCtx, "the raft log", s.cfg.logDir(), step)
 	}
 }
 
@@ -125,9 +114,7 @@ func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 	if old.V2().Close(); hadV2 && !mach.V2().Written() {
 		s.lg.Error("the snapshot came from a member that keeps no data of the v2 API; this member has none either now: replace the members of etcd 3.6 and later, then this one")
 	}
-	s.hub.Restore(history{mach.KV()})
-	s.watches.recheckWatches()
-	s.replica.reads.Applied(mach.Applied())
+	s.driver.pipe.Settler.Restored(history{mach.KV()}, mach.Applied())
 	s.syncPeers()
 	retire := func() { s.retire(old, oldDir, meta.GetIndex()) }
 	if !s.replica.background(retire) {

@@ -50,7 +50,7 @@ func (n *node) installed() uint64 {
 	if !strings.HasPrefix(n.fs.PathBase(n.m.currentStoreName(n.t)), datadir.StorePrefix) {
 		return 0
 	}
-	return n.m.logw.mark.Load()
+	return n.m.logw.work.Mark()
 }
 
 func (m *Member) currentStoreName(t *testing.T) string {
@@ -135,7 +135,7 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 		eventually(t, "load runs", func() bool { return l.count() > 20 })
 		readers := n.readers(4) // local reads go on over the exchange
 		n.heal()
-		eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.mark.Load() > 0 })
+		eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.work.Mark() > 0 })
 		count := l.count()
 		eventually(t, "load goes on", func() bool { return l.count() > count+20 })
 		readers()
@@ -316,7 +316,7 @@ func TestLogTruncation(t *testing.T) {
 		if f, _ := n.m.log.FirstIndex(); f < first {
 			t.Fatalf("after the restart the log begins at %d, before it began at %d", f, first)
 		}
-		if n.m.logw.mark.Load() == 0 {
+		if n.m.logw.work.Mark() == 0 {
 			t.Fatal("after the restart there is no mark")
 		}
 		res := n.rangeOf(&pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0"), CountOnly: true})

@@ -12,7 +12,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"quorate/internal/mvcc"
-	"quorate/internal/replica"
 )
 
 func (n *node) alarms() string {
@@ -174,7 +173,7 @@ func TestApplyStalls(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
 	stalled, goOn := make(chan struct{}), make(chan struct{})
-	n.m.driver.applyq.push(replica.Work{Swap: func() { close(stalled); <-goOn }})
+	n.m.applier.work.Between(func() { close(stalled); <-goOn })
 	<-stalled
 	var wg sync.WaitGroup
 	var mu sync.Mutex

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"go.uber.org/zap"
@@ -14,7 +13,7 @@ import (
 	"quorate/internal/replica"
 )
 
-// logWriter has the raft log: it writes what the core hands out, and truncates it.
+// logWriter does the work on the raft log, on a goroutine of its own, and truncates it.
 type logWriter struct {
 	cfg       *Config
 	lg        *zap.Logger
@@ -23,58 +22,40 @@ type logWriter struct {
 	driver    *driver
 	installer *installer
 	sender    *sender
-	log       *raftlog.Log
+	work      *replica.Writer
 
-	logMu    sync.Mutex             // one at a time replaces or truncates the log
-	mark     atomic.Uint64          // index up to which the log is truncated
 	truncate chan struct{}          // capacity 1: a truncation is due
 	logSince atomic.Int64           // when the log write under way began, as time since opened; 0 without one
 	stalled  atomic.Pointer[string] // what was said about the log write that hangs
 }
 
-// writeLog makes appends durable, all that wait with one sync, and delivers
-// what was waiting for that.
+// writeLog does what the core hands out, all appends that wait with one sync.
 func (l *logWriter) writeLog(context.Context) {
 	for {
 		l.driver.logBusy.Store(false)
 		l.driver.drive() // proposals that have waited for the log
-		works := l.driver.logq.take(l.replica.halt)
-		if works == nil {
+		if !l.work.Wait(l.replica.halt) {
 			return
 		}
 		l.driver.logBusy.Store(true)
-		for len(works) > 0 {
-			var w replica.Write
-			w, works = replica.NextWrite(works)
-			if !l.write(&w) {
+		for job := l.work.Due(); job != replica.Idle; job = l.work.Due() {
+			do := l.installer.install
+			if job == replica.Append {
+				do = l.append
+			}
+			if !do() {
 				return
 			}
 		}
 	}
 }
 
-// write does one piece of work for the log and delivers what was waiting for it.
-func (l *logWriter) write(w *replica.Write) bool {
-	if w.Snapshot() == nil {
-		if !l.writeGroup(w) {
-			return false
-		}
-		l.driver.deliver(w.Messages(l.replica.id))
-		return true
-	}
-	i := w.Install()
-	if !l.installer.install(i) {
-		return false
-	}
-	l.driver.deliver(i.Messages(l.replica.id))
-	return true
-}
-
-// writeGroup makes a group of writes durable.
-func (l *logWriter) writeGroup(w *replica.Write) bool {
-	defer l.timeLog()()
+// append makes a group of writes durable, and delivers what was waiting for that.
+func (l *logWriter) append() bool {
+	done := l.timeLog()
+	defer done()
 	for {
-		err := w.To(l.log)
+		err := l.work.Do(l.replica.rootCtx)
 		if err == nil {
 			break
 		}
@@ -93,10 +74,15 @@ func (l *logWriter) writeGroup(w *replica.Write) bool {
 	return true
 }
 
-// truncateLog forgets log entries that every crash can do without: the engine
-// is flushed past them and slow followers still find CatchUpEntries. raft may read
-// what it does not count as applied, also while the store has it already, so its
-// index decides.
+// truncationDue lets the truncation run; one that is under way will see what was applied.
+func (l *logWriter) truncationDue() {
+	select {
+	case l.truncate <- struct{}{}:
+	default:
+	}
+}
+
+// truncateLog forgets log entries that every crash can do without.
 func (l *logWriter) truncateLog(ctx context.Context) {
 	err := l.replica.patiently(ctx, "truncation of the raft log", l.cfg.logDir(), l.truncateOnce)
 	if err != nil && ctx.Err() == nil {
@@ -107,13 +93,12 @@ func (l *logWriter) truncateLog(ctx context.Context) {
 func (l *logWriter) truncateOnce() error {
 	mach := l.replica.mach()
 	l.lg.Info("triggering snapshot", l.replica.localID(), zap.Uint64("local-member-applied-index", l.replica.acked.Load()),
-		zap.Uint64("local-member-snapshot-index", l.mark.Load()), zap.Uint64("local-member-snapshot-count", l.cfg.SnapshotCount), zap.Bool("snapshot-forced", false))
+		zap.Uint64("local-member-snapshot-index", l.work.Mark()), zap.Uint64("local-member-snapshot-count", l.cfg.SnapshotCount), zap.Bool("snapshot-forced", false))
 	applied := l.replica.acked.Load() // the store has applied as much, or a snapshot has just replaced it
 	err := l.replica.flush(l.replica.rootCtx, mach.Engine())
-	l.logMu.Lock()
-	defer l.logMu.Unlock()
-	if l.replica.mach() != mach || l.replica.rootCtx.Err() != nil {
-		return nil // a snapshot has replaced the store, and the log with it; or the member stops
+	replaced := func() bool { return l.replica.mach() != mach || l.replica.rootCtx.Err() != nil }
+	if replaced() {
+		return nil // by a snapshot, and the log with it; or the member stops
 	}
 	if err != nil {
 		// Nothing is lost: the entries stay in the log. A full disk is the usual
@@ -122,14 +107,11 @@ func (l *logWriter) truncateOnce() error {
 		return nil
 	}
 	l.lg.Info("saved snapshot to disk", zap.Uint64("snapshot-index", applied))
-	index, ok := replica.TruncateTo(applied, l.mark.Load(), l.cfg.CatchUpEntries)
-	if !ok || l.sender.snapshots.Load() > 0 {
-		return nil // a follower that is being sent a snapshot needs what follows it
+	index, err := l.work.Truncate(applied, mach.ConfState(), func() bool {
+		return replaced() || l.sender.snapshots.Load() > 0 // a follower that is being sent a snapshot needs what follows it
+	})
+	if err == nil && index > 0 {
+		l.lg.Info("compacted Raft logs", zap.Uint64("compact-index", index), zap.Uint64("applied-index", applied))
 	}
-	if err := l.replica.home().Truncate(index, mach.ConfState()); err != nil {
-		return err
-	}
-	l.mark.Store(index)
-	l.lg.Info("compacted Raft logs", zap.Uint64("compact-index", index), zap.Uint64("applied-index", applied))
-	return nil
+	return err
 }

@@ -14,10 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
-	"quorate/internal/apply"
 	"quorate/internal/command"
-	"quorate/internal/raftnode"
-	"quorate/internal/replica"
 )
 
 // everyCall makes each kind of call once, with whatever outcome.
@@ -185,41 +182,6 @@ func TestCompactionOfReplacedStore(t *testing.T) {
 	}
 }
 
-// lateClock lets something happen the next time that somebody asks it.
-type lateClock struct {
-	skewed
-	meanwhile atomic.Pointer[func()]
-}
-
-func (c *lateClock) Now() time.Time {
-	if f := c.meanwhile.Swap(nil); f != nil {
-		(*f)()
-	}
-	return c.skewed.Now()
-}
-
-// Only a leader may expire leases. One that loses its office while it applies the
-// first entry of its term must not become their primary for good.
-func TestNoPrimaryAfterLeadership(t *testing.T) {
-	clk := &lateClock{}
-	n := newCluster(t, 1, func(cfg *Config) { cfg.Clock = clk }).nodes[0]
-	m := n.m
-	eventually(t, "the leader has the leases", m.lessor.IsPrimary)
-	m.Stop() // nothing happens but what the test does
-	m.lessor.Demote()
-	m.applier.settle(apply.Outcome{NewTerm: true}, time.Time{})
-	if !m.lessor.IsPrimary() {
-		t.Fatal("a new leader does not become the primary")
-	}
-	m.lessor.Demote()
-	lost := func() { m.driver.follow(replica.Effects{State: raftnode.State{Lead: m.replica.id + 1}}) }
-	clk.meanwhile.Store(&lost)
-	m.applier.settle(apply.Outcome{NewTerm: true}, time.Time{})
-	if m.lessor.IsPrimary() {
-		t.Error("primary, but another member leads")
-	}
-}
-
 // Nothing is applied on a member that has failed: reads that wait for it end, although
 // nobody has stopped it yet.
 func TestReadsOfFailedMember(t *testing.T) {
@@ -228,7 +190,7 @@ func TestReadsOfFailedMember(t *testing.T) {
 	n.put("k", "v")
 	gate := make(chan struct{})
 	defer close(gate)
-	m.driver.applyq.push(replica.Work{Swap: func() { <-gate }})
+	m.applier.work.Between(func() { <-gate })
 	go m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte("k")}, nil)
 	eventually(t, "a write is committed and not applied", func() bool { return m.replica.commit.Load() > m.replica.mach().Applied() })
 	waits := map[string]func(context.Context) error{

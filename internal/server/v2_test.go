@@ -199,7 +199,7 @@ func TestV2Cluster(t *testing.T) {
 	c.fallBehind(n, "v3")
 	before := n.m.currentStoreName(t)
 	n.heal()
-	eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.mark.Load() > 0 })
+	eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.work.Mark() > 0 })
 	if got := n.v2get("missed"); got != "yes" {
 		t.Errorf("after the snapshot it reads %q", got)
 	}
