@@ -37,8 +37,12 @@ func (a *Applier) Wait(stop <-chan struct{}) bool {
 	return a.Due()
 }
 
-// Take looks for work that has come meanwhile, without waiting.
-func (a *Applier) Take() { a.works = append(a.works, a.waiting.take()...) }
+// Take looks for work that has come meanwhile, without waiting, and reports whether there
+// is any now.
+func (a *Applier) Take() bool {
+	a.works = append(a.works, a.waiting.take()...)
+	return a.Due()
+}
 
 // Due reports whether something of what was taken is left.
 func (a *Applier) Due() bool { return a.run != nil || len(a.works) > 0 }

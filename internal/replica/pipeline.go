@@ -63,8 +63,7 @@ type Door struct {
 	Home func() Home
 	// Exchange puts the store that was imported for a snapshot into use.
 	Exchange func(*raftpb.SnapshotMetadata) error
-	// Exchanged tells how that went. If well, the next job is due. It runs within Do of
-	// Applier.
+	// Exchanged hears how that went, within Do of the Applier.
 	Exchanged func(error)
 
 	// Apply applies entries to the store in use, in one batch of its engine.

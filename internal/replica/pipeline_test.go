@@ -118,8 +118,12 @@ func TestWriterAppends(t *testing.T) {
 	}
 	w.expect(t, "after a failed write")
 	w.log.fail = nil
-	if err := l.Do(t.Context()); err != nil || l.Due() != Idle {
-		t.Fatalf("%v, %q is due", err, l.Due())
+	if err := l.Do(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	w.expect(t, "before it is done")
+	if l.Done(); l.Due() != Idle {
+		t.Errorf("%q is due", l.Due())
 	}
 	w.expect(t, "after the write", "send 1", "core: 1 acks, 0 changes")
 	if err := l.Do(t.Context()); err == nil {
@@ -147,6 +151,9 @@ func TestWriterInstalls(t *testing.T) {
 		if err := l.Do(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		if job != Exchange {
+			l.Done()
+		}
 	}
 	may := func() bool { return false }
 	do(Import)
@@ -163,6 +170,7 @@ func TestWriterInstalls(t *testing.T) {
 		}
 	}
 	w.expect(t, "the exchange between two runs", "apply 1", "exchange", "exchanged <nil>")
+	l.Done()
 	if index, err := l.Truncate(60, nil, may); err != nil || index != 0 {
 		t.Errorf("truncated to %d while the log is older than the store, %v", index, err)
 	}
@@ -201,10 +209,12 @@ func TestExchangeFails(t *testing.T) {
 	l, a, _ := w.pipeline()
 	l.waiting.push(raftnode.Append{Snapshot: snap(50)})
 	l.Take()
-	for range 2 {
-		if err := l.Do(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+	if err := l.Do(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	l.Done()
+	if err := l.Do(t.Context()); err != nil {
+		t.Fatal(err)
 	}
 	a.Take()
 	if err := a.Do(0); err != nil {
@@ -241,7 +251,7 @@ func TestSettle(t *testing.T) {
 	}
 	w.err = errors.New("the store is gone")
 	a.push([]raftnode.Apply{{Entries: entries(4, 4), Responses: []*raftpb.Message{answer(1, 1)}}})
-	if a.Take(); !errors.Is(a.Do(0), w.err) {
+	if !a.Take() || !errors.Is(a.Do(0), w.err) {
 		t.Error("no error")
 	}
 	w.expect(t, "a batch that is not applied", "apply 1")

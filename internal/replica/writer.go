@@ -12,7 +12,8 @@ import (
 )
 
 // Writer is the work on the log: one job after another, in the order in which the core
-// hands it out. Do and what leads to it are of one goroutine; Truncate may run beside.
+// hands it out. Truncate and Mark are safe for concurrent use; the rest is of one
+// goroutine.
 type Writer struct {
 	door    *Door
 	self    uint64
@@ -39,8 +40,12 @@ func (w *Writer) Wait(stop <-chan struct{}) bool {
 	return len(w.works) > 0
 }
 
-// Take looks for work that has come meanwhile, without waiting.
-func (w *Writer) Take() { w.works = append(w.works, w.waiting.take()...) }
+// Take looks for work that has come meanwhile, without waiting, and reports whether there
+// is any now.
+func (w *Writer) Take() bool {
+	w.works = append(w.works, w.waiting.take()...)
+	return w.writing || w.install != nil || len(w.works) > 0
+}
 
 // Due returns the next job for what was taken, Idle if all of that is done.
 func (w *Writer) Due() Job {
@@ -68,40 +73,36 @@ func (w *Writer) Snapshot() *raftpb.Snapshot {
 	return w.install.Snapshot()
 }
 
-// Do does the job that is due. After an error that has left nothing behind it may be
-// called again. Once a write or an installation is complete, what was waiting for it
-// goes out. The exchange only begins here: it happens between two runs of entries, and
-// Door.Exchanged tells of its end; until then nothing may be done.
+// Do does the job that is due; Done has to follow. After an error that has left nothing
+// behind it may be called again. An exchange only begins here, as it happens between two
+// runs of entries: Door.Exchanged tells how it went, and Done is for then.
 func (w *Writer) Do(ctx context.Context) error {
 	switch job := w.Due(); job {
 	case Append:
-		if err := w.group.To(w.door.WriteTo); err != nil {
-			return err
-		}
+		return w.group.To(w.door.WriteTo)
+	case Exchange:
+		w.hold(true)
+		meta := w.install.Snapshot().GetMetadata()
+		w.applier.Between(func() { w.door.Exchanged(w.door.Exchange(meta)) })
+		return nil
+	case Import, Reset, Follow:
+		return w.install.Do(ctx, w.door.Home(), w.door.WriteTo)
+	default:
+		return fmt.Errorf("replica: there is no work for the log (%q)", job)
+	}
+}
+
+// Done tells that the job is done, durably. Once a write or an installation is complete,
+// what was waiting for it goes out.
+func (w *Writer) Done() {
+	if w.Due() == Append {
 		own, out := w.group.Messages(w.self)
 		w.group, w.writing = Write{}, false
 		w.deliver(own, out)
-		return nil
-	case Exchange:
-		w.hold(true)
-		w.applier.Between(func() {
-			err := w.door.Exchange(w.install.Snapshot().GetMetadata())
-			if err == nil {
-				w.install.Done()
-			}
-			w.door.Exchanged(err)
-		})
-		return nil
-	case Import, Reset, Follow:
-		if err := w.install.Do(ctx, w.door.Home(), w.door.WriteTo); err != nil {
-			return err
-		}
-		if w.install.Done(); w.install.Job() == Idle {
-			w.installed()
-		}
-		return nil
-	default:
-		return fmt.Errorf("replica: there is no work for the log (%q)", job)
+		return
+	}
+	if w.install.Done(); w.install.Job() == Idle {
+		w.installed()
 	}
 }
 

@@ -31,7 +31,7 @@ func (o *opening) build(id identity) error {
 	watches.BatchBytes = cfg.MaxRequestBytes + 1<<20
 	watches.Jitter = rand.Int64N
 	watches.OnError = func(err error) { o.lg.Warn("a watch cannot read the history", zap.Error(err)) }
-	o.hub = watch.NewHub(history{mach.KV()}, cfg.Clock, watches)
+	o.hub = watch.NewHub(apply.History{KV: mach.KV()}, cfg.Clock, watches)
 	// These exist before the transport, which knows one of them as its host.
 	o.driver, o.installer = &driver{in: &replica.Inbox{}}, &installer{exchanged: make(chan error, 1)}
 	if err := o.buildTransport(id); err != nil {

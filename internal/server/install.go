@@ -57,7 +57,7 @@ func (s *installer) install() bool {
 			}
 			return false // a member that is stopping gets the snapshot again, or finishes at its next start
 		}
-		if job == replica.Follow {
+		if s.logw.work.Done(); job == replica.Follow {
 			say("applied snapshot")
 			return true
 		}
@@ -114,7 +114,7 @@ func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 	if old.V2().Close(); hadV2 && !mach.V2().Written() {
 		s.lg.Error("the snapshot came from a member that keeps no data of the v2 API; this member has none either now: replace the members of etcd 3.6 and later, then this one")
 	}
-	s.driver.pipe.Settler.Restored(history{mach.KV()}, mach.Applied())
+	s.driver.pipe.Settler.Restored(apply.History{KV: mach.KV()}, mach.Applied())
 	s.syncPeers()
 	retire := func() { s.retire(old, oldDir, meta.GetIndex()) }
 	if !s.replica.background(retire) {

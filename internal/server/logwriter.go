@@ -52,8 +52,15 @@ func (l *logWriter) writeLog(context.Context) {
 
 // append makes a group of writes durable, and delivers what was waiting for that.
 func (l *logWriter) append() bool {
-	done := l.timeLog()
-	defer done()
+	if !l.write() {
+		return false
+	}
+	l.work.Done()
+	return true
+}
+
+func (l *logWriter) write() bool {
+	defer l.timeLog()()
 	for {
 		err := l.work.Do(l.replica.rootCtx)
 		if err == nil {

@@ -9,7 +9,7 @@
 //
 // A service that the edges call is a type in a file of its own (kv.go, leases.go and so
 // on); all of them stand on localReplica (replica.go). driver.go, logwriter.go and apply.go
-// carry out what the core of package replica decides; open.go and build.go make a member.
+// carry out what the pipeline of package replica says; open.go and build.go make a member.
 package server
 
 import (

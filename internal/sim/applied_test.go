@@ -58,23 +58,23 @@ func TestSnapshotOvertakesConfChange(t *testing.T) {
 	w.propose(lead, "promote", learner, must(membership.PromoteChange(learner.id)))
 	until("promote", 10*time.Second, func() bool { return w.changes["promote"] > 0 })
 	at := lead.machine.Applied()
-	until("truncation", 60*time.Second, func() bool { return lead.mark > at })
+	until("truncation", 60*time.Second, func() bool { return lead.pipe.Log.Mark() > at })
 	clear(w.cut)
-	until("a snapshot is accepted", 60*time.Second, func() bool { return behind.installing })
+	until("a snapshot is accepted", 60*time.Second, func() bool { return behind.installing() })
 
 	if n := w.overtaken; n > 0 {
 		t.Fatalf("%d changes were applied behind the snapshot too early", n)
 	}
 	behind.applyStall, behind.applyBu = 0, false // what was to go on in an hour finds nothing to do
 	behind.kickApply()
-	until("installed", 60*time.Second, func() bool { return !behind.installing })
+	until("installed", 60*time.Second, func() bool { return !behind.installing() })
 	w.run(2 * time.Second)
 	if w.overtaken == 0 {
 		t.Error("no membership change was applied behind the snapshot: the run proves nothing")
 	}
 	want := fmt.Sprintf("voters %d learners 0", len(w.nodes))
 	for _, n := range w.nodes {
-		cfg := n.core.Node().Status().Config
+		cfg := n.core().Node().Status().Config
 		if got := fmt.Sprintf("voters %d learners %d", len(cfg.Voters[0]), len(cfg.Learners)); got != want {
 			t.Errorf("raft of member %d has %s, want %s", n.index, got, want)
 		}

@@ -151,7 +151,7 @@ func (w *World) populate(members, clients int) error {
 // leader returns a member that takes itself for the leader.
 func (w *World) leader() *node {
 	for _, n := range w.nodes {
-		if st := n.core.Node().State(); st.Lead == n.id {
+		if st := n.core().Node().State(); st.Lead == n.id {
 			return n
 		}
 	}
@@ -167,7 +167,7 @@ func (w *World) checkMembers() {
 	same := func() bool {
 		members := w.members()
 		for _, n := range members {
-			if n.down || n.installing || n.machine.Applied() != members[0].machine.Applied() {
+			if n.down || n.accepted > 0 || n.machine.Applied() != members[0].machine.Applied() {
 				return false
 			}
 		}

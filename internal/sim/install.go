@@ -10,10 +10,10 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/apply"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/membership"
-	"quorate/internal/raftlog"
 	"quorate/internal/replica"
 	"quorate/internal/snapshot"
 )
@@ -23,45 +23,15 @@ import (
 const (
 	truncateAfter = 30 // applied entries
 	catchUp       = 4  // entries left for slow followers
-	truncateEvery = 50 * time.Millisecond
+	truncateDelay = 50 * time.Millisecond
 	releaseDelay  = 2e9
 )
 
 var (
 	serverVersion = membership.Version{Major: 3, Minor: 7}
 	errCut        = errors.New("sim: the connection was cut")
+	errExchange   = errors.New("sim: the exchange was not done")
 )
-
-// truncate forgets the log behind what raft counts as applied and the store has
-// flushed. It goes on beside apply, which may be in the middle of a run.
-func (n *node) truncate() {
-	applied := n.core.Node().State().Applied
-	if applied > n.machine.Applied() {
-		n.w.fail("raft of member %d counts entry %d as applied, its store has applied %d", n.index, applied, n.machine.Applied())
-		return
-	}
-	index, ok := replica.TruncateTo(applied, n.mark, catchUp)
-	if !ok || n.installing || n.sending > 0 || applied <= n.mark+truncateAfter {
-		return
-	}
-	if n.machine.Applied() > applied {
-		n.w.beside++
-	}
-	full := false
-	ok = n.attempt("truncation", func() error {
-		if err := n.machine.Engine().Flush(context.Background()); err != nil {
-			return err
-		}
-		err := n.home.Truncate(index, n.machine.ConfState())
-		if full = errors.Is(err, raftlog.ErrNoSpace); full {
-			return nil // the next one finds room
-		}
-		return err
-	})
-	if ok && !full {
-		n.mark = index
-	}
-}
 
 // sendSnapshot sends the state of the store as it is now. The transfer takes a
 // while and may be cut off in the middle.
@@ -132,73 +102,24 @@ func (n *node) receiveSnapshot(envelope []byte, body io.Reader) bool {
 	return ok && !cut
 }
 
-// install replaces the state by a snapshot that raft has accepted, in the stages of
-// production. Other things happen between them.
-func (n *node) install(i *replica.Install, then func()) {
-	index := i.Snapshot().GetMetadata().GetIndex()
-	n.installing = true
-	pause := func(do func()) { n.later(n.w.between(0, 10*n.w.faults.SyncDelay), do) }
-	var next func()
-	done := func(ok bool) {
-		if ok {
-			i.Done()
-			pause(next)
-		}
-	}
-	patiently := func(step string, do func() error) { // a stage that may find no room
-		full := false
-		ok := n.attempt(step, func() error {
-			err := do()
-			if full = errors.Is(err, raftlog.ErrNoSpace); full {
-				return nil
-			}
-			return err
-		})
-		if ok && full {
-			n.later(diskRetry, next)
-			return
-		}
-		done(ok)
-	}
-	next = func() {
-		switch i.Stage() {
-		case replica.Import:
-			done(n.attempt("import", func() error { return n.home.Import(context.Background(), i.Snapshot()) }))
-		case replica.Exchange:
-			n.applyq = append(n.applyq, replica.Work{Swap: func() { done(n.exchange(index)) }})
-			n.kickApply()
-		case replica.Reset:
-			patiently("reset of the log", func() error { return n.home.ResetLog(i.Snapshot().GetMetadata()) })
-		case replica.Follow:
-			patiently("writes behind a reset", func() error { return i.Follow(n.log) })
-		case replica.Installed:
-			n.installing, n.mark = false, index
-			n.w.installed++
-			n.w.log("installed %d at %d", index, n.index)
-			n.deliver(i.Messages(n.id))
-			then()
-		}
-	}
-	pause(next)
-}
-
-func (n *node) exchange(index uint64) bool {
+// exchange puts the imported store into use.
+func (n *node) exchange(meta *raftpb.SnapshotMetadata) error {
 	var eng engine.Engine
 	old, oldDir := n.machine, n.dir
 	ok := n.attempt("exchange", func() (err error) {
-		if eng, n.dir, err = n.home.Exchange(index); err != nil {
+		if eng, n.dir, err = n.home.Exchange(meta.GetIndex()); err != nil {
 			return err
 		}
 		n.machine, err = n.openMachine(eng)
 		return err
 	})
 	if !ok {
-		return false
+		return errExchange
 	}
 	old.Close()
-	n.reads.Applied(n.machine.Applied())
+	n.pipe.Settler.Restored(apply.History{KV: n.machine.KV()}, n.machine.Applied())
 	n.later(n.w.between(0, 10*n.w.faults.SyncDelay), func() {
-		n.attempt("removal of the replaced store", func() error { return n.home.Retire(oldDir, index) })
+		n.attempt("removal of the replaced store", func() error { return n.home.Retire(oldDir, meta.GetIndex()) })
 	})
-	return true
+	return nil
 }

@@ -25,7 +25,7 @@ func TestLostLog(t *testing.T) {
 		w.run(3 * time.Second)
 		var f, lead *node
 		for _, n := range w.nodes {
-			if st := n.core.Node().State(); st.Lead == n.id {
+			if st := n.core().Node().State(); st.Lead == n.id {
 				lead = n
 			} else {
 				f = n
@@ -54,7 +54,7 @@ func TestLostLog(t *testing.T) {
 		if f.lost == nil || f.lost.Leader != lead.id || f.lost.Acked <= f.lost.Last || f.lost.Acked > lead.machine.Applied()+100 {
 			t.Errorf("seed %d: the member ended with %v", s, f.lost)
 		}
-		if lead.machine.Applied() < before+50 || lead.core.Node().State().Lead != lead.id {
+		if lead.machine.Applied() < before+50 || lead.core().Node().State().Lead != lead.id {
 			t.Errorf("seed %d: the others do not go on: applied %d and then %d", s, before, lead.machine.Applied())
 		}
 	}

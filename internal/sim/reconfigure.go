@@ -139,10 +139,10 @@ func (n *node) noteConfig() {
 			w.fail("member %d has the member %x at index %d, which was removed at %d", n.index, id, index, at)
 		}
 	}
-	if n.installing || slices.ContainsFunc(n.logq, isSnapshot) {
+	if n.accepted > 0 {
 		return // raft is ahead: it has the configuration of the snapshot already
 	}
-	st := n.core.Node().Status()
+	st := n.core().Node().Status()
 	cs := &raftpb.ConfState{Voters: st.Config.Voters[0].Slice()}
 	for id := range st.Config.Learners {
 		cs.Learners = append(cs.Learners, id)

@@ -317,3 +317,23 @@ func (w *World) heal() {
 	}
 	w.faults.Loss, w.faults.Duplication = 0, 0
 }
+
+// simClock is the clock of the simulated world.
+type simClock struct{ w *World }
+
+func (c simClock) Now() time.Time { return c.w.time() }
+
+func (c simClock) AfterFunc(d time.Duration, f func()) (stop func() bool) {
+	waits := true
+	c.w.after(d, func() {
+		if waits {
+			waits = false
+			f()
+		}
+	})
+	return func() bool {
+		was := waits
+		waits = false
+		return was
+	}
+}

@@ -1,0 +1,40 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+
+	"quorate/internal/mvcc"
+	"quorate/internal/watch"
+)
+
+// History lets a watch hub read the revisions of a store.
+type History struct{ KV *mvcc.Store }
+
+// Rev returns the newest revision that readers see.
+func (h History) Rev() int64 { return h.KV.PublishedRev() }
+
+// CompactRev returns the revision of the newest compaction.
+func (h History) CompactRev() int64 { return h.KV.CompactRev() }
+
+// Scan is Store.Records with the records as events.
+func (h History) Scan(from int64, maxRevs, maxBytes int, fn func(watch.Event) error) (int64, error) {
+	return h.KV.Records(from, maxRevs, maxBytes, func(rev mvcc.Revision, tombstone bool, kv []byte) error {
+		ev, err := watch.DecodeEvent(rev.Main, rev.Sub, tombstone, kv)
+		if err != nil {
+			return fmt.Errorf("decode revision %d.%d: %w", rev.Main, rev.Sub, err)
+		}
+		return fn(ev)
+	})
+}
+
+// PrevKV returns what key was before the revision beforeMod, nil if that is compacted.
+func (h History) PrevKV(key []byte, beforeMod int64) ([]byte, error) {
+	v := h.KV.View()
+	defer v.Close()
+	kv, err := v.Get(key, beforeMod-1)
+	if errors.Is(err, mvcc.ErrCompacted) {
+		return nil, nil
+	}
+	return kv, err
+}

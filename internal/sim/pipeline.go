@@ -1,0 +1,291 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/apply"
+	"quorate/internal/membership"
+	"quorate/internal/raftlog"
+	"quorate/internal/replica"
+)
+
+// The pipeline of production, driven by events: a job is done a while after it has
+// become due, and other things happen in between.
+
+const (
+	// maxRunBytes lets a run end where others wait, now and then.
+	maxRunBytes = 4 << 10
+	// diskRetry is how long a write waits that has found no room.
+	diskRetry = 100 * time.Millisecond
+)
+
+func (n *node) core() *replica.Core { return n.pipe.Core() }
+
+// installing reports whether a snapshot is being installed.
+func (n *node) installing() bool { return n.pipe.Log.Snapshot() != nil }
+
+func (n *node) door() *replica.Door {
+	w := n.w
+	return &replica.Door{
+		Core: func(f func(*replica.Input)) {
+			var in replica.Input
+			f(&in)
+			for _, m := range in.Acks {
+				n.promise(m)
+			}
+			n.step(in)
+		},
+		Send: n.sendAll, Follow: n.follow,
+		TruncationDue: func() { n.later(w.between(0, truncateDelay), n.truncate) },
+		WriteTo:       n.log, Home: func() replica.Home { return n.home },
+		Exchange: n.exchange, Exchanged: n.exchanged,
+		Apply: n.applyEntries, Applied: n.applied, Now: w.time,
+		AuthChanged: func() {}, MemberChanged: n.memberChanged, Reconfigured: func() {},
+		TermBegun: func() {}, NoSpace: func() {},
+	}
+}
+
+// step takes one step, and sees to it that what follows is done.
+func (n *node) step(in replica.Input) {
+	if lost := n.pipe.Step(n.w.time(), in); lost != nil {
+		n.lost = lost
+		n.w.log("ended %d: %v", n.index, lost)
+		if !n.outdated {
+			n.w.fail("member %d ends: %w", n.index, lost)
+		}
+		n.stop()
+		return
+	}
+	n.kickLog()
+	n.kickApply()
+	n.settleWaiting()
+}
+
+// follow takes note of snapshots that raft has accepted.
+func (n *node) follow(_ replica.Input, eff replica.Effects) {
+	for _, a := range eff.Append {
+		if a.Snapshot != nil {
+			n.accepted = a.Snapshot.GetMetadata().GetIndex()
+		}
+	}
+}
+
+func (n *node) sendAll(msgs []*raftpb.Message) {
+	for _, m := range msgs {
+		if m.GetType() == raftpb.MsgSnap {
+			n.sendSnapshot(m)
+			continue
+		}
+		n.promise(m)
+		n.send(m)
+	}
+}
+
+func (n *node) kickLog() {
+	if n.logBusy || !n.pipe.Log.Take() {
+		return
+	}
+	n.logBusy, n.logFrom = true, n.w.now
+	n.later(n.w.between(0, n.w.faults.SyncDelay), n.writeLog)
+}
+
+// writeLog does all that waits, once the disk lets it.
+func (n *node) writeLog() {
+	if n.w.now < n.stalled {
+		n.later(n.stalled-n.w.now, n.writeLog)
+		return
+	}
+	n.pipe.Log.Take()
+	n.workOnLog()
+}
+
+// workOnLog does the jobs that are due, until one has to wait.
+func (n *node) workOnLog() {
+	for {
+		switch n.pipe.Log.Due() {
+		case replica.Idle:
+			n.logBusy = false
+			n.kickLog()
+			return
+		case replica.Append:
+			if !n.append() {
+				return
+			}
+		default:
+			n.later(n.w.between(0, 10*n.w.faults.SyncDelay), n.install)
+			return
+		}
+	}
+}
+
+// append does one group of writes, when there is room for it. It returns false if it
+// goes on later, or not at all.
+func (n *node) append() bool {
+	err := n.pipe.Log.Do(context.Background())
+	switch {
+	case errors.Is(err, raftlog.ErrNoSpace):
+		n.later(diskRetry, n.workOnLog)
+		return false
+	case err != nil:
+		n.w.fail("append at member %d: %w", n.index, err)
+		return false
+	}
+	n.pipe.Log.Done()
+	return !n.down
+}
+
+// install does one job of an installation, and goes on with what follows.
+func (n *node) install() {
+	job, index := n.pipe.Log.Due(), n.pipe.Log.Snapshot().GetMetadata().GetIndex()
+	if job == replica.Exchange {
+		if err := n.pipe.Log.Do(context.Background()); err != nil {
+			n.w.fail("exchange at member %d: %w", n.index, err)
+		}
+		n.kickApply()
+		return
+	}
+	full := false
+	ok := n.attempt(string(job), func() error {
+		err := n.pipe.Log.Do(context.Background())
+		if full = errors.Is(err, raftlog.ErrNoSpace); full {
+			return nil
+		}
+		return err
+	})
+	switch {
+	case !ok:
+	case full:
+		n.later(diskRetry, n.install)
+	default:
+		if job == replica.Follow {
+			if n.accepted == index {
+				n.accepted = 0
+			}
+			n.w.installed++
+			n.w.log("installed %d at %d", index, n.index)
+		}
+		if n.pipe.Log.Done(); !n.down {
+			n.workOnLog()
+		}
+	}
+}
+
+// exchanged goes on with an installation whose store is in use. The attempt fails the
+// world if there was an error.
+func (n *node) exchanged(err error) {
+	if err != nil {
+		return
+	}
+	n.later(0, func() {
+		n.pipe.Log.Done()
+		n.workOnLog()
+	})
+}
+
+func (n *node) kickApply() {
+	if n.applyBu || !n.pipe.Apply.Take() {
+		return
+	}
+	n.applyBu = true
+	n.laterApply(n.apply)
+}
+
+// laterApply runs do when the store has had time to and does not hang.
+func (n *node) laterApply(do func()) {
+	n.later(n.w.between(0, n.w.faults.ApplyDelay), func() { n.unlessApplyStalls(do) })
+}
+
+func (n *node) unlessApplyStalls(do func()) {
+	if n.w.now < n.applyStall {
+		n.later(n.applyStall-n.w.now, func() { n.unlessApplyStalls(do) })
+		return
+	}
+	do()
+}
+
+// apply applies the next batch, of a random size, or does what comes between two runs.
+func (n *node) apply() {
+	n.pipe.Apply.Take()
+	limit := 0
+	if k := n.pipe.Apply.Left(); k > 1 && n.w.rng.IntN(2) == 0 {
+		limit = 1 + n.w.rng.IntN(k-1)
+	}
+	if err := n.pipe.Apply.Do(limit); err != nil {
+		n.w.fail("apply at member %d: %w", n.index, err)
+		return
+	}
+	if n.down {
+		return
+	}
+	n.settleWaiting()
+	n.noteConfig()
+	n.laterApply(func() {
+		n.applyBu = false
+		n.kickApply()
+	})
+}
+
+func (n *node) applyEntries(ents []apply.Entry) (apply.Outcome, error) {
+	for i := range ents {
+		n.noteApplied(&ents[i])
+	}
+	return n.machine.Apply(ents)
+}
+
+// applied looks at what a batch has done, before anybody hears of it.
+func (n *node) applied(_ []apply.Entry, out apply.Outcome, _ time.Duration) {
+	n.w.log("apply %d index=%d rev=%d", n.index, out.Applied, out.Rev)
+	for _, e := range out.Members {
+		if _, known := n.w.gone[e.Member.ID]; e.Action == membership.Removed && !known {
+			n.w.gone[e.Member.ID] = out.Applied
+		}
+	}
+	for n.machine.KV().Step() {
+	}
+	if n.accepted > 0 {
+		n.w.overtaken += len(out.ConfChanges)
+	}
+}
+
+func (n *node) memberChanged(e membership.Effect) {
+	if e.Action != membership.Removed {
+		return
+	}
+	if len(n.cluster.VoterIDs()) == 0 {
+		n.w.fail("member %d has applied the removal of the last voter", n.index)
+	}
+	if e.Member.ID == n.id {
+		n.leave()
+	}
+}
+
+// truncate forgets the log behind what raft counts as applied and the store has
+// flushed. It goes on beside apply, which may be in the middle of a run.
+func (n *node) truncate() {
+	acked := n.core().Node().State().Applied
+	if acked > n.machine.Applied() {
+		n.w.fail("raft of member %d counts entry %d as applied, its store has applied %d", n.index, acked, n.machine.Applied())
+		return
+	}
+	beside := n.machine.Applied() > acked
+	var index uint64
+	ok := n.attempt("truncation", func() error {
+		if err := n.machine.Engine().Flush(context.Background()); err != nil {
+			return fmt.Errorf("flush: %w", err)
+		}
+		var err error
+		index, err = n.pipe.Log.Truncate(acked, n.machine.ConfState(), func() bool { return n.sending > 0 })
+		if errors.Is(err, raftlog.ErrNoSpace) {
+			return nil // the next one finds room
+		}
+		return err
+	})
+	if ok && index > 0 && beside {
+		n.w.beside++
+	}
+}
