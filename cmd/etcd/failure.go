@@ -39,8 +39,8 @@ func notStarted(cfg *config.Config, err error) int {
 	}
 	switch {
 	case errors.Is(err, discovery.ErrDuplicateID):
-		lg.Warn("member has been registered with discovery service", zap.String("name", cfg.Name), zap.String("discovery-token", token), zap.Error(err))
-		lg.Warn("but could not find valid cluster configuration", zap.String("data-dir", cfg.DataDir))
+		lg.Warn("member has been registered with discovery service", zap.String("name", cfg.Member.Name), zap.String("discovery-token", token), zap.Error(err))
+		lg.Warn("but could not find valid cluster configuration", zap.String("data-dir", cfg.Member.DataDir))
 		lg.Warn("check data dir if previous bootstrap succeeded")
 		lg.Warn("or use a new discovery token if previous bootstrap failed")
 	case errors.Is(err, discovery.ErrDuplicateName):

@@ -34,7 +34,7 @@ func (p *process) serveGateway(o *httpapi.Options) {
 	if err == nil {
 		p.gateway = conn
 		var h http.Handler
-		h, err = gateway.New(context.Background(), conn, gateway.Options{MaxMessage: jsonPerByte * int64(p.cfg.MaxRequestBytes), Logger: p.lg})
+		h, err = gateway.New(context.Background(), conn, gateway.Options{MaxMessage: jsonPerByte * int64(p.cfg.Calls.MaxRequestBytes), Logger: p.lg})
 		o.Extra = map[string]http.Handler{gateway.Prefix: h}
 	}
 	if err != nil {

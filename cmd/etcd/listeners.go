@@ -154,7 +154,7 @@ func (p *process) servePeers() {
 func (p *process) serveMetrics() {
 	for i, l := range p.metrics {
 		p.lg.Info("serving metrics", zap.String("address", p.cfg.ListenMetricsURLs[i].String()))
-		p.serveHTTP(httpapi.NewServer(httpapi.NewMetricsHandler(p.edge, p.cfg.Pages())), l)
+		p.serveHTTP(httpapi.NewServer(httpapi.NewMetricsHandler(p.edge, p.cfg.Pages)), l)
 	}
 }
 
@@ -202,5 +202,5 @@ func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
 	if d.grpc {
 		calls = p.grpc.Server
 	}
-	return httpapi.NewTLSServer(handler, calls, d.accepts.TLS.Config, p.cfg.MaxConcurrentStreams)
+	return httpapi.NewTLSServer(handler, calls, d.accepts.TLS.Config, p.cfg.Calls.MaxConcurrentStreams)
 }

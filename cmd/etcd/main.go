@@ -37,7 +37,7 @@ func run() int {
 	}
 	defer cfg.Close()
 	lg := cfg.Log()
-	logging.SetGlobal(lg, cfg.LogLevel == "debug")
+	logging.SetGlobal(lg, cfg.Logging.Level == "debug")
 	crash.SetLogger(lg)
 
 	ctx, cancel := context.WithCancel(context.Background())
@@ -80,19 +80,19 @@ func run() int {
 			starting.Ready(lg)
 		case <-p.member.Failed():
 			err := p.member.Err()
-			p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals)
+			p.stopWithin(cfg.Member.RequestTimeout()+stopTimeout, signals)
 			if errors.Is(err, server.ErrRemoved) {
 				return 0
 			}
 			return cfg.Fatal("the member has failed", err).Code
 		case err := <-p.broken:
-			p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals)
+			p.stopWithin(cfg.Member.RequestTimeout()+stopTimeout, signals)
 			return cfg.Fatal("listener failed", err).Code
 		case s := <-signals:
 			lg.Info("received signal; shutting down", zap.String("signal", s.String()))
 			starting.End()
 			target, downgrade := p.member.Versions.DowngradeTarget()
-			if p.stopWithin(cfg.RequestTimeout()+stopTimeout, signals) && downgrade {
+			if p.stopWithin(cfg.Member.RequestTimeout()+stopTimeout, signals) && downgrade {
 				leaver{p.memberConfig, lg, notifyStopping}.leave(target, signals)
 			}
 			return end(s)
@@ -116,7 +116,7 @@ func (p *process) stopWithin(limit time.Duration, signals <-chan os.Signal) bool
 	case <-signals:
 		os.Exit(1)
 	case <-time.After(limit):
-		p.lg.Error("the member does not come to an end; ending the process", zap.String("data-dir", p.cfg.DataDir))
+		p.lg.Error("the member does not come to an end; ending the process", zap.String("data-dir", p.cfg.Member.DataDir))
 	}
 	return false
 }

@@ -26,10 +26,8 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-const (
-	proxyMembersTimeout = 10 * time.Second // for one member to name all of them
-	proxyIdleConns      = 128              // kept to each member
-)
+// proxyMembersTimeout is for one member to name all of them.
+const proxyMembersTimeout = 10 * time.Second
 
 // runProxy is no member but passes HTTP requests on to the members, until a
 // signal ends it.
@@ -88,7 +86,7 @@ func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error)
 	if err != nil {
 		return nil, err
 	}
-	o, to := proxyOptions(cfg)
+	o, to := cfg.HTTPProxy()
 	client := peerapi.NewClient(transport.RequestClient(p.security.dialPeers(), to.DialTimeout))
 	o.Peers = peers
 	o.Members = func(ctx context.Context, urls []string) ([]membership.Member, error) {
@@ -101,9 +99,9 @@ func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error)
 	if err != nil {
 		return nil, err
 	}
-	p.lg.Info("proxy started", zap.String("data-dir", cfg.DataDir), zap.Bool("readonly", cfg.Proxy == config.ProxyReadOnly), zap.Strings("peer-urls", peers))
+	p.lg.Info("proxy started", zap.String("data-dir", cfg.Member.DataDir), zap.Bool("readonly", cfg.Proxy == config.ProxyReadOnly), zap.Strings("peer-urls", peers))
 	go proxy.Run(ctx)
-	handler := httpapi.NewProxyHandler(proxy, cfg.CORS)
+	handler := httpapi.NewProxyHandler(proxy, cfg.Pages.CORS)
 	if cfg.Proxy == config.ProxyReadOnly {
 		handler = httpproxy.ReadOnly(handler)
 	}
@@ -113,16 +111,6 @@ func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error)
 	}
 	return p, nil
 }
-
-// proxyOptions are what the flags say about a proxy.
-func proxyOptions(cfg *config.Config) (httpproxy.Options, httpproxy.TransportOptions) {
-	return httpproxy.Options{Dir: cfg.ProxyDir(), Logger: cfg.Log(),
-			FailureWait: milliseconds(cfg.ProxyFailureWaitMs), Refresh: milliseconds(cfg.ProxyRefreshIntervalMs)},
-		httpproxy.TransportOptions{DialTimeout: milliseconds(cfg.ProxyDialTimeoutMs), ReadTimeout: milliseconds(cfg.ProxyReadTimeoutMs),
-			WriteTimeout: milliseconds(cfg.ProxyWriteTimeoutMs), MaxIdlePerEndpoint: proxyIdleConns}
-}
-
-func milliseconds(n uint) time.Duration { return time.Duration(n) * time.Millisecond }
 
 // proxyPeers are the peer URLs of the members: those that an earlier run has
 // found count for more than what the flags say.

@@ -27,7 +27,7 @@ func TestFlagsReachTheProxy(t *testing.T) {
 		{"", func(_ httpproxy.Options, o httpproxy.TransportOptions) time.Duration { return o.ReadTimeout }, 0},
 		{"", func(o httpproxy.Options, _ httpproxy.TransportOptions) time.Duration { return o.FailureWait }, 5 * time.Second},
 	} {
-		if got := tc.get(proxyOptions(parse(t, tc.args))); got != tc.want {
+		if got := tc.get(parse(t, tc.args).HTTPProxy()); got != tc.want {
 			t.Errorf("%s: got %v, want %v", tc.args, got, tc.want)
 		}
 	}

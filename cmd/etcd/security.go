@@ -73,7 +73,7 @@ func selfSign(cfg *config.Config, t config.TLS, kind string, urls []url.URL) (_ 
 	for i, u := range urls {
 		hosts[i] = u.Host
 	}
-	cert, key, err := certs.SelfSigned(filepath.Join(cfg.DataDir, "fixtures", kind), hosts, cfg.SelfSignedCertValidity, lg)
+	cert, key, err := certs.SelfSigned(filepath.Join(cfg.Member.DataDir, "fixtures", kind), hosts, cfg.SelfSignedCertValidity, lg)
 	if err != nil {
 		return t, false, &startError{"failed to get " + kind + " self-signed certs", err}
 	}

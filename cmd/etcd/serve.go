@@ -14,24 +14,17 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 
-	"quorate/internal/apply"
-	"quorate/internal/auth"
 	"quorate/internal/build"
 	"quorate/internal/config"
 	"quorate/internal/datadir"
 	"quorate/internal/discovery"
 	"quorate/internal/httpapi"
 	"quorate/internal/join"
-	"quorate/internal/lease"
 	"quorate/internal/listen"
 	"quorate/internal/membership"
-	"quorate/internal/mvcc"
-	"quorate/internal/raftlog"
 	"quorate/internal/rpc"
 	"quorate/internal/server"
 	"quorate/internal/tracing"
-	"quorate/internal/transport"
-	"quorate/internal/watch"
 )
 
 // process is a member with its listeners and servers.
@@ -90,15 +83,15 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 		return nil, err
 	}
 	cfg.LogStart(initialized)
-	if cfg.UnsafeNoFsync {
+	if cfg.Member.Log.NoSync {
 		p.lg.Warn("--unsafe-no-fsync: writes are acknowledged before they are on disk; a crash of the machine loses them, and may leave this member with less than it told the others; never use it where data counts",
-			zap.String("data-dir", cfg.DataDir))
+			zap.String("data-dir", cfg.Member.DataDir))
 	}
 	sc.Working = starting.Status
 	if cfg.Joining() && !initialized {
 		starting.Status("asking the cluster to add this member")
 		sc.Initial, err = join.Enter(ctx, join.Options{
-			Endpoints: config.URLStrings(cfg.Join), TLS: p.security.dialClients(), Name: cfg.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
+			Endpoints: config.URLStrings(cfg.Join), TLS: p.security.dialClients(), Name: cfg.Member.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
 		})
 		if err != nil {
 			return nil, err
@@ -153,9 +146,9 @@ func (p *process) initialized() (bool, error) {
 		begun = false // it ended before its first entries, and only those it is to meet know them
 	}
 	if begun {
-		p.lg.Info("server has already been initialized", zap.String("data-dir", p.cfg.DataDir), zap.String("dir-type", "member"))
+		p.lg.Info("server has already been initialized", zap.String("data-dir", p.cfg.Member.DataDir), zap.String("dir-type", "member"))
 	} else {
-		p.lg.Info("Initialize and start etcd server", zap.String("data-dir", p.cfg.DataDir), zap.String("dir-type", "empty"))
+		p.lg.Info("Initialize and start etcd server", zap.String("data-dir", p.cfg.Member.DataDir), zap.String("dir-type", "empty"))
 	}
 	return begun, nil
 }
@@ -172,44 +165,11 @@ func clusterVersion(m *server.Member) string {
 // just been added.
 const joinPatience = 5 * time.Second
 
-// memberConfig translates the configuration. For a member without data it
+// memberConfig is what the member is opened with. For a member without data it
 // checks the cluster that it is to found or join.
 func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (server.Config, error) {
-	quota, limited := cfg.Quota()
-	sc := server.Config{
-		Name: cfg.Name, DataDir: cfg.DataDir, LogDir: cfg.WALDir,
-		PeerURLs: config.URLStrings(cfg.AdvertisePeerURLs), ClientURLs: config.URLStrings(cfg.AdvertiseClientURLs),
-		Bootstrap:     server.Bootstrap{InitialToken: cfg.InitialClusterToken, Existing: !cfg.IsNewCluster()},
-		Timing:        server.Timing{Tick: cfg.Tick(), ElectionTicks: cfg.ElectionTicks(), InitialTickAdvance: cfg.InitialElectionTickAdvance, PreVote: cfg.PreVote},
-		SnapshotCount: cfg.SnapshotCount, CatchUpEntries: cfg.SnapshotCatchUpEntries, ApplyBatch: cfg.BackendBatchLimit,
-		MaxRequestBytes: int(cfg.MaxRequestBytes), QuotaReported: quota, StrictReconfig: cfg.StrictReconfigCheck,
-		PriorityRequests: cfg.FeatureGates.Enabled(config.PriorityRequest),
-		BcryptCost:       int(cfg.BcryptCost), ClientCertAuth: cfg.ClientTLS.ClientCertAuth,
-		Tokens: auth.TokenOptions{Spec: cfg.AuthToken, TTL: time.Duration(cfg.AuthTokenTTL) * time.Second},
-		Log:    raftlog.Options{NoSync: cfg.UnsafeNoFsync},
-		Lease:  lease.Options{Checkpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpoint)},
-		State: apply.Options{PersistCheckpoints: cfg.FeatureGates.Enabled(config.LeaseCheckpointPersist), WarnApply: max(cfg.WarningApplyDuration, 1),
-			MVCC: mvcc.Options{CompactionBatch: cfg.CompactionBatchLimit, CompactionPause: cfg.CompactionSleepInterval}},
-		Membership: membership.Options{MaxLearners: cfg.MaxLearners},
-		Watch:      watch.Options{ProgressInterval: cfg.WatchProgressNotifyInterval},
-		Peers:      transport.Config{ReadTimeout: cfg.RaftReadTimeout, WriteTimeout: cfg.RaftWriteTimeout, Stats: cfg.EnableV2},
-		Upkeep: server.UpkeepOptions{FlushInterval: cfg.FlushInterval(), DefragThreshold: int64(cfg.BootstrapDefragThresholdMB) << 20,
-			DowngradeCheck: cfg.DowngradeCheckTime},
-		Checks: server.IntegrityOptions{Interval: cfg.CorruptCheckTime, Compactions: cfg.FeatureGates.Enabled(config.CompactHashCheck), CompactionsInterval: cfg.CompactHashCheckTime},
-		Logger: cfg.Log(),
-	}
-	if keep, _ := cfg.CompactionRetention(); cfg.AutoCompactionMode == config.CompactionPeriodic { // the text was checked with the flags
-		sc.Upkeep.AutoCompaction.Period = keep
-	} else {
-		sc.Upkeep.AutoCompaction.Revisions = int64(keep)
-	}
-	if cfg.FeatureGates.Enabled(config.SetMemberLocalAddr) {
-		sc.Peers.LocalIP = cfg.LocalIP()
-	}
-	if limited {
-		sc.State.Quota = quota
-	}
-	sc.ForceNew = cfg.ForceNewCluster && initialized
+	sc := cfg.Member
+	sc.ForceNew = sc.ForceNew && initialized
 	if initialized {
 		sc.Initial, _ = membership.ParseInitialCluster(cfg.InitialCluster) // only to compare; it counts for nothing
 		return sc, nil
@@ -229,7 +189,7 @@ func discover(ctx context.Context, cfg *config.Config, sc *server.Config) error 
 	var err error
 	switch {
 	case cfg.DiscoverySRV != "":
-		cfg.InitialCluster, err = discovery.SRV(cfg.Log(), cfg.DiscoverySRV, cfg.DiscoverySRVName, cfg.Name, cfg.AdvertisePeerURLs)
+		cfg.InitialCluster, err = discovery.SRV(cfg.Log(), cfg.DiscoverySRV, cfg.DiscoverySRVName, cfg.Member.Name, cfg.AdvertisePeerURLs)
 	case len(cfg.Discovery.Client.Endpoints) > 0:
 		sc.InitialToken = cfg.Discovery.Token
 		cfg.InitialCluster, err = register(ctx, cfg)
@@ -301,15 +261,10 @@ func (p *process) becomeVoter(ctx context.Context) {
 // serveClients opens the doors once the member can answer.
 func (p *process) serveClients() {
 	cfg := p.cfg
-	o := rpc.Options{
-		MaxRequestBytes: cfg.MaxRequestBytes, MaxTxnOps: int(cfg.MaxTxnOps), MaxConcurrentStreams: cfg.MaxConcurrentStreams,
-		KeepaliveMinTime: cfg.GRPCKeepAliveMinTime, KeepaliveInterval: cfg.GRPCKeepAliveInterval, KeepaliveTimeout: cfg.GRPCKeepAliveTimeout,
-		ElectionTimeout: cfg.ElectionTimeout(), NotServingOnDefrag: cfg.FeatureGates.Enabled(config.NotServingOnDefrag), WarnUnaryDuration: cfg.WarningUnaryRequestDuration,
-		Extensive: cfg.Metrics == config.MetricsExtensive, Logger: p.lg,
-	}
+	o := cfg.Calls
 	p.trace(&o)
 	p.grpc = rpc.NewServer(o, services(p.member))
-	ho := cfg.Pages()
+	ho := cfg.Pages
 	if cfg.EnableGRPCGateway {
 		p.serveGateway(&ho)
 	}
@@ -328,8 +283,8 @@ func (p *process) tellAdvice(initialized bool) {
 	if cfg.Discovers() && initialized {
 		p.lg.Warn("discovery token is ignored since cluster already initialized; valid logs are found", zap.String("wal-dir", cfg.Layout().WAL()))
 	}
-	if cfg.MaxRequestBytes > recommendedRequestBytes {
-		p.lg.Warn("exceeded recommended request limit", zap.Uint("max-request-bytes", uint(cfg.MaxRequestBytes)), zap.String("max-request-size", humanize.Bytes(uint64(cfg.MaxRequestBytes))),
+	if cfg.Calls.MaxRequestBytes > recommendedRequestBytes {
+		p.lg.Warn("exceeded recommended request limit", zap.Uint("max-request-bytes", uint(cfg.Calls.MaxRequestBytes)), zap.String("max-request-size", humanize.Bytes(uint64(cfg.Calls.MaxRequestBytes))),
 			zap.Int("recommended-request-bytes", recommendedRequestBytes), zap.String("recommended-request-size", humanize.Bytes(recommendedRequestBytes)))
 	}
 }
@@ -356,7 +311,7 @@ const drainTimeout = 3 * time.Second
 // stop ends the member first, which hands leadership over and ends the waiting
 // calls, then the servers.
 func (p *process) stop() {
-	what := []zap.Field{zap.String("name", p.cfg.Name), zap.String("data-dir", p.cfg.DataDir),
+	what := []zap.Field{zap.String("name", p.cfg.Member.Name), zap.String("data-dir", p.cfg.Member.DataDir),
 		zap.Strings("advertise-peer-urls", config.URLStrings(p.cfg.AdvertisePeerURLs)),
 		zap.Strings("advertise-client-urls", config.URLStrings(p.cfg.AdvertiseClientURLs))}
 	p.lg.Info("closing etcd server", what...)

@@ -16,16 +16,14 @@ const flushTimeout = 3 * time.Second
 
 // openTracing sets tracing up if it was asked for; p.tracing stays nil if not.
 func (p *process) openTracing(ctx context.Context, cfg *config.Config) error {
-	if !cfg.Tracing {
+	if !cfg.EnableTracing {
 		return nil
 	}
 	var err error
-	p.tracing, err = tracing.Open(ctx, tracing.Options{
-		Address: cfg.TracingAddress, ServiceName: cfg.TracingServiceName, InstanceID: cfg.TracingInstanceID, SamplingRate: cfg.TracingSamplingRate,
-	})
+	p.tracing, err = tracing.Open(ctx, cfg.Tracing)
 	if err == nil {
-		p.lg.Info("distributed tracing setup enabled", zap.String("address", cfg.TracingAddress), zap.String("service-name", cfg.TracingServiceName),
-			zap.String("service-instance-id", cfg.TracingInstanceID), zap.Int("sampling-rate", cfg.TracingSamplingRate))
+		p.lg.Info("distributed tracing setup enabled", zap.String("address", cfg.Tracing.Address), zap.String("service-name", cfg.Tracing.ServiceName),
+			zap.String("service-instance-id", cfg.Tracing.InstanceID), zap.Int("sampling-rate", cfg.Tracing.SamplingRate))
 	}
 	return err
 }
@@ -45,6 +43,6 @@ func (p *process) closeTracing() {
 	ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 	defer cancel()
 	if err := p.tracing.Close(ctx); err != nil {
-		p.lg.Warn("failed to send the last traces", zap.String("address", p.cfg.TracingAddress), zap.Error(err))
+		p.lg.Warn("failed to send the last traces", zap.String("address", p.cfg.Tracing.Address), zap.Error(err))
 	}
 }

@@ -61,7 +61,7 @@ func (p *process) serveV2(o *httpapi.Options) {
 	p.lg.Warn("--enable-v2 is deprecated: etcd 3.6 and later do not have the v2 API")
 	e := v2Edge{V2: p.member.V2, Stats: p.member.Stats, m: p.member}
 	o.CheckV2 = e.checkV2
-	h := v2http.NewHandler(e, v2http.Options{Logger: p.lg, RequestTimeout: p.cfg.RequestTimeout(), ClientCertAuth: p.cfg.ClientTLS.ClientCertAuth})
+	h := v2http.NewHandler(e, v2http.Options{Logger: p.lg, RequestTimeout: p.cfg.Member.RequestTimeout(), ClientCertAuth: p.cfg.ClientTLS.ClientCertAuth})
 	if o.Extra == nil {
 		o.Extra = map[string]http.Handler{}
 	}

@@ -30,17 +30,17 @@ func (c *Config) InitialMembers(ctx context.Context) ([]membership.InitialMember
 		return nil, fmt.Errorf("error setting up initial cluster: %w", err)
 	}
 	if !c.IsNewCluster() {
-		return ms, membership.CheckInitial(ms, c.Name)
+		return ms, membership.CheckInitial(ms, c.Member.Name)
 	}
 	ctx, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
-	return ms, membership.CheckFounder(ms, c.Name, URLStrings(c.AdvertisePeerURLs),
+	return ms, membership.CheckFounder(ms, c.Member.Name, URLStrings(c.AdvertisePeerURLs),
 		func(a, b []string) (bool, error) { return transport.SameURLs(ctx, c.lg, a, b) })
 }
 
 // Self is this member in the form of --initial-cluster.
 func (c *Config) Self() string {
-	return membership.FormatInitialCluster([]membership.InitialMember{{Name: c.Name, PeerURLs: URLStrings(c.AdvertisePeerURLs)}})
+	return membership.FormatInitialCluster([]membership.InitialMember{{Name: c.Member.Name, PeerURLs: URLStrings(c.AdvertisePeerURLs)}})
 }
 
 func hostPort(host, port string) string {
@@ -70,11 +70,11 @@ func defaultHostIP() (string, error) {
 // belong. proxy tells that it is one of a proxy, whatever --proxy says, or that
 // it is empty and --proxy says so.
 func (c *Config) CheckDataDir() (proxy bool, err error) {
-	c.warnOpen(c.DataDir)
-	if c.WALDir != "" {
-		c.warnOpen(c.WALDir)
+	c.warnOpen(c.Member.DataDir)
+	if c.Member.LogDir != "" {
+		c.warnOpen(c.Member.LogDir)
 	}
-	entries, err := os.ReadDir(c.DataDir)
+	entries, err := os.ReadDir(c.Member.DataDir)
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		return false, fmt.Errorf("list data directory: %w", err)
 	}
@@ -86,14 +86,14 @@ func (c *Config) CheckDataDir() (proxy bool, err error) {
 		case "proxy":
 			proxy = true
 		default:
-			c.lg.Warn("found invalid file under data directory", zap.String("filename", e.Name()), zap.String("data-dir", c.DataDir))
+			c.lg.Warn("found invalid file under data directory", zap.String("filename", e.Name()), zap.String("data-dir", c.Member.DataDir))
 		}
 	}
 	switch {
 	case member && proxy:
 		return false, errors.New("invalid datadir; both member and proxy directories exist")
 	case member && c.Proxy != ProxyOff:
-		c.lg.Warn("the data directory is one of a member: --proxy does not count", zap.String("data-dir", c.DataDir), zap.String("proxy", c.Proxy))
+		c.lg.Warn("the data directory is one of a member: --proxy does not count", zap.String("data-dir", c.Member.DataDir), zap.String("proxy", c.Proxy))
 		return false, nil
 	}
 	return proxy || !member && c.Proxy != ProxyOff, nil
@@ -118,7 +118,7 @@ const (
 )
 
 // ProxyDir is where a proxy keeps what it knows.
-func (c *Config) ProxyDir() string { return filepath.Join(c.DataDir, "proxy") }
+func (c *Config) ProxyDir() string { return filepath.Join(c.Member.DataDir, "proxy") }
 
 // FallsBackToProxy reports whether a member that finds its cluster full is to
 // become a proxy of it.

@@ -2,7 +2,7 @@
 // Config.
 //
 // In: the command line, the environment, and the file that one of them names.
-// Out: a Config that is resolved and validated once, or the exit code of the
+// Out: a Config, made of the options of the packages that act on them, that is resolved and validated once, or the exit code of the
 // process. Always true: names, defaults, precedence, messages and exit codes
 // are etcd 3.7's, so an unchanged unit file, static pod or script starts the
 // member and reads its errors as before. A setting that this server does not
@@ -10,14 +10,21 @@
 package config
 
 import (
-	"net"
 	"net/url"
 	"time"
 
-	"quorate/internal/datadir"
-
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
+
+	"quorate/internal/apply"
+	"quorate/internal/auth"
+	"quorate/internal/h2"
+	"quorate/internal/httpapi"
+	"quorate/internal/logging"
+	"quorate/internal/membership"
+	"quorate/internal/rpc"
+	"quorate/internal/server"
+	"quorate/internal/tracing"
+	"quorate/internal/transport"
 )
 
 // Values of --initial-cluster-state.
@@ -47,21 +54,23 @@ const (
 )
 
 // Config is one member's configuration. It is not changed once Parse has returned it.
+//
+// What a flag says about one package stands in the options of that package, under Member,
+// Calls, Pages and so on, and goes there as it is. What needs a decision or another unit
+// first is a field of its own, and handDown is where it gets there.
 type Config struct {
-	// Member.
-	Name    string
-	DataDir string // never empty after Parse
-	WALDir  string // "" keeps the log in DataDir; see LogDir
+	Member  server.Config
+	Calls   rpc.Options
+	Pages   httpapi.Options
+	Logging logging.Options
 
-	TickMs                     uint // milliseconds, also the raft tick
-	ElectionMs                 uint // milliseconds
-	InitialElectionTickAdvance bool
-	PreVote                    bool
+	EnableTracing bool
+	Tracing       tracing.Options
 
-	SnapshotCount          uint64 // applied entries between snapshots
-	SnapshotCatchUpEntries uint64 // entries kept behind a snapshot
-	MaxSnapFiles           uint   // 0 is unlimited
-	MaxWALFiles            uint   // 0 is unlimited
+	TickMs       uint // milliseconds, also the raft tick
+	ElectionMs   uint // milliseconds
+	MaxSnapFiles uint // 0 is unlimited
+	MaxWALFiles  uint // 0 is unlimited
 
 	ListenPeerURLs       []url.URL
 	ListenClientURLs     []url.URL
@@ -69,49 +78,30 @@ type Config struct {
 	ListenMetricsURLs    []url.URL
 	ReusePort            bool
 	ReuseAddress         bool
-
-	QuotaBackendBytes    int64 // as given: 0 is the default, negative is none; see Quota
-	BackendBatchInterval time.Duration
-	BackendBatchLimit    int
-	BackendFreelistType  string
-	MaxTxnOps            uint
-	MaxRequestBytes      uint // of one proposal
-	MaxConcurrentStreams uint32
-	MaxLearners          int
+	EnableGRPCGateway    bool
 	MemoryMlock          bool
-	RaftReadTimeout      time.Duration
-	RaftWriteTimeout     time.Duration
+	EnablePprof          bool   // log level debug does the same
+	Metrics              string // MetricsExtensive, or anything else for basic
 
-	GRPCKeepAliveMinTime  time.Duration
-	GRPCKeepAliveInterval time.Duration // 0 disables pings
-	GRPCKeepAliveTimeout  time.Duration
-	EnableGRPCGateway     bool
+	QuotaBackendBytes          int64 // as given: 0 is the default, negative is none; see Quota
+	BackendBatchInterval       time.Duration
+	BackendFreelistType        string
+	AutoCompactionMode         string
+	AutoCompactionRetention    string // see CompactionRetention
+	BootstrapDefragThresholdMB uint
+	FeatureGates               Gates
 
 	// Clustering.
 	AdvertisePeerURLs   []url.URL
 	AdvertiseClientURLs []url.URL
-	InitialCluster      string // see InitialMembers
-	ClusterState        string // StateNew or StateExisting
-	InitialClusterToken string
+	InitialCluster      string    // see InitialMembers
+	ClusterState        string    // StateNew or StateExisting
 	Join                []url.URL // client URLs of a running cluster to add this member to
-	StrictReconfigCheck bool
 	Discovery           Discovery
 	DiscoverySRV        string
 	DiscoverySRVName    string
 	DiscoveryFallback   string // exit or proxy
 	V2Deprecation       string // ignored, as in etcd
-
-	// Compaction, watch, corruption checks.
-	AutoCompactionMode          string
-	AutoCompactionRetention     string        // see CompactionRetention
-	CompactionBatchLimit        int           // 0 is the default, 1000
-	CompactionSleepInterval     time.Duration // 0 is the default, 10ms
-	WatchProgressNotifyInterval time.Duration
-	CorruptCheckTime            time.Duration
-	CompactHashCheckTime        time.Duration
-	DowngradeCheckTime          time.Duration
-	BootstrapDefragThresholdMB  uint
-	FeatureGates                Gates
 
 	// Security.
 	ClientTLS              TLS
@@ -120,30 +110,14 @@ type Config struct {
 	CipherSuites           []string
 	TLSMinVersion          string
 	TLSMaxVersion          string
-	CORS                   []string // allowed origins; {"*"} or empty allows all
-	HostWhitelist          []string // allowed Host values of plain HTTP; {"*"} or empty allows all
-	AuthToken              string
 	BcryptCost             uint
 	AuthTokenTTL           uint // seconds
 
-	// Logging, monitoring.
-	Logger                      string
-	LogLevel                    string
-	LogFormat                   string
-	LogOutputs                  []string
-	LogPackageLevels            string
-	Debug                       bool // LogLevel debug, by an older name
-	EnableLogRotation           bool
-	LogRotationConfigJSON       string
-	WarningApplyDuration        time.Duration
-	WarningUnaryRequestDuration time.Duration
-	EnablePprof                 bool
-	Metrics                     string // MetricsExtensive, or anything else for basic
-	Tracing                     bool
-	TracingAddress              string
-	TracingServiceName          string
-	TracingInstanceID           string
-	TracingSamplingRate         int // per million
+	Logger                string // zap or capnslog
+	LogPackageLevels      string
+	Debug                 bool // log level debug, by an older name
+	EnableLogRotation     bool
+	LogRotationConfigJSON string
 
 	// Of etcd 3.4 and 3.5.
 	V2Discovery      string
@@ -157,10 +131,6 @@ type Config struct {
 	ProxyDialTimeoutMs     uint
 	ProxyWriteTimeoutMs    uint
 	ProxyReadTimeoutMs     uint
-
-	// Unsafe.
-	ForceNewCluster bool
-	UnsafeNoFsync   bool
 
 	configFile   string
 	printVersion bool
@@ -224,39 +194,42 @@ type DiscoveryAuth struct {
 // Default returns the configuration of a member that was given nothing.
 func Default() *Config {
 	return &Config{
-		Name:                       DefaultName,
-		TickMs:                     100,
-		ElectionMs:                 1000,
-		InitialElectionTickAdvance: true,
-		PreVote:                    true,
-		SnapshotCount:              defaultSnapshotCount,
-		SnapshotCatchUpEntries:     defaultSnapshotCatchUpEntries,
-		MaxSnapFiles:               5,
-		MaxWALFiles:                5,
-		ListenPeerURLs:             mustURLs(defaultPeerURL),
-		ListenClientURLs:           mustURLs(defaultClientURL),
-		MaxTxnOps:                  128,
-		MaxRequestBytes:            3 << 19, // 1.5 MiB
-		MaxConcurrentStreams:       1<<32 - 1,
-		MaxLearners:                1,
-		RaftReadTimeout:            minRaftTimeout,
-		RaftWriteTimeout:           minRaftTimeout,
-		GRPCKeepAliveMinTime:       5 * time.Second,
-		GRPCKeepAliveInterval:      2 * time.Hour,
-		GRPCKeepAliveTimeout:       20 * time.Second,
-		EnableGRPCGateway:          true,
-		AdvertisePeerURLs:          mustURLs(defaultPeerURL),
-		AdvertiseClientURLs:        mustURLs(defaultClientURL),
-		InitialCluster:             DefaultName + "=" + defaultPeerURL,
-		ClusterState:               StateNew,
-		InitialClusterToken:        "etcd-cluster",
-		StrictReconfigCheck:        true,
-		DiscoveryFallback:          "exit",
-		Proxy:                      ProxyOff,
-		ProxyFailureWaitMs:         5000,
-		ProxyRefreshIntervalMs:     30000,
-		ProxyDialTimeoutMs:         1000,
-		ProxyWriteTimeoutMs:        5000,
+		Member: server.Config{
+			Name: DefaultName, SnapshotCount: defaultSnapshotCount, CatchUpEntries: defaultSnapshotCatchUpEntries, StrictReconfig: true,
+			Bootstrap:  server.Bootstrap{InitialToken: "etcd-cluster"},
+			Timing:     server.Timing{InitialTickAdvance: true, PreVote: true},
+			Membership: membership.Options{MaxLearners: 1},
+			Peers:      transport.Config{ReadTimeout: minRaftTimeout, WriteTimeout: minRaftTimeout},
+			Upkeep:     server.UpkeepOptions{DowngradeCheck: 5 * time.Second},
+			Checks:     server.IntegrityOptions{CompactionsInterval: time.Minute},
+			State:      apply.Options{WarnApply: 100 * time.Millisecond},
+			Tokens:     auth.TokenOptions{Spec: "simple"},
+		},
+		Calls: rpc.Options{
+			MaxTxnOps: 128, MaxRequestBytes: 3 << 19, // 1.5 MiB
+			MaxConcurrentStreams: 1<<32 - 1, WarnUnaryDuration: 300 * time.Millisecond,
+			Keepalive: h2.Keepalive{MinTime: 5 * time.Second, Time: 2 * time.Hour, Timeout: 20 * time.Second},
+		},
+		Pages:                  httpapi.Options{CORS: []string{"*"}, HostWhitelist: []string{"*"}},
+		Logging:                logging.Options{Level: "info", Format: "json", Outputs: []string{"default"}},
+		Tracing:                tracing.Options{Address: "localhost:4317", ServiceName: "etcd"},
+		TickMs:                 100,
+		ElectionMs:             1000,
+		MaxSnapFiles:           5,
+		MaxWALFiles:            5,
+		ListenPeerURLs:         mustURLs(defaultPeerURL),
+		ListenClientURLs:       mustURLs(defaultClientURL),
+		EnableGRPCGateway:      true,
+		AdvertisePeerURLs:      mustURLs(defaultPeerURL),
+		AdvertiseClientURLs:    mustURLs(defaultClientURL),
+		InitialCluster:         DefaultName + "=" + defaultPeerURL,
+		ClusterState:           StateNew,
+		DiscoveryFallback:      "exit",
+		Proxy:                  ProxyOff,
+		ProxyFailureWaitMs:     5000,
+		ProxyRefreshIntervalMs: 30000,
+		ProxyDialTimeoutMs:     1000,
+		ProxyWriteTimeoutMs:    5000,
 		Discovery: Discovery{Client: DiscoveryClient{
 			DialTimeout:      2 * time.Second,
 			RequestTimeout:   5 * time.Second,
@@ -264,28 +237,16 @@ func Default() *Config {
 			KeepAliveTimeout: 6 * time.Second,
 			Secure:           DiscoverySecure{InsecureTransport: true},
 		}},
-		AutoCompactionMode:          CompactionPeriodic,
-		AutoCompactionRetention:     "0",
-		CompactHashCheckTime:        time.Minute,
-		DowngradeCheckTime:          5 * time.Second,
-		SelfSignedCertValidity:      1,
-		TLSMinVersion:               "TLS1.2",
-		CORS:                        []string{"*"},
-		HostWhitelist:               []string{"*"},
-		AuthToken:                   "simple",
-		BcryptCost:                  10,
-		AuthTokenTTL:                300,
-		Logger:                      "zap",
-		LogLevel:                    "info",
-		LogFormat:                   "json",
-		LogOutputs:                  []string{"default"},
-		LogRotationConfigJSON:       `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
-		WarningApplyDuration:        100 * time.Millisecond,
-		WarningUnaryRequestDuration: 300 * time.Millisecond,
-		Metrics:                     MetricsBasic,
-		TracingAddress:              "localhost:4317",
-		TracingServiceName:          "etcd",
-		explicit:                    map[string]bool{},
+		AutoCompactionMode:      CompactionPeriodic,
+		AutoCompactionRetention: "0",
+		SelfSignedCertValidity:  1,
+		TLSMinVersion:           "TLS1.2",
+		BcryptCost:              10,
+		AuthTokenTTL:            300,
+		Logger:                  "zap",
+		LogRotationConfigJSON:   `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
+		Metrics:                 MetricsBasic,
+		explicit:                map[string]bool{},
 	}
 }
 
@@ -297,64 +258,6 @@ func (c *Config) Close() {
 	if c.closeLog != nil {
 		c.closeLog()
 	}
-}
-
-// ElectionTicks is the election timeout in raft ticks.
-func (c *Config) ElectionTicks() int { return int(c.ElectionMs / c.TickMs) }
-
-// Tick is the time of one raft tick.
-func (c *Config) Tick() time.Duration { return time.Duration(c.TickMs) * time.Millisecond }
-
-// ElectionTimeout is a whole number of ticks, at most what was asked for.
-func (c *Config) ElectionTimeout() time.Duration {
-	return time.Duration(c.ElectionTicks()) * c.Tick()
-}
-
-// RequestTimeout bounds one request: five seconds for queues and disk, and two
-// election timeouts in case a leader has to be found.
-func (c *Config) RequestTimeout() time.Duration {
-	return 5*time.Second + 2*c.ElectionTimeout()
-}
-
-// Layout names the files of the member.
-func (c *Config) Layout() datadir.Layout {
-	return datadir.Layout{FS: vfs.Default, DataDir: c.DataDir, WALDir: c.WALDir}
-}
-
-// minFlush keeps the store's tables from becoming too small to be worth their files.
-const minFlush = 5 * time.Second
-
-// FlushInterval is how often the store is to write to disk what it holds in
-// memory; 0 leaves that to the bound of its memory. Nothing is lost either way:
-// the raft log has it.
-func (c *Config) FlushInterval() time.Duration {
-	if c.BackendBatchInterval <= 0 {
-		return 0
-	}
-	return max(c.BackendBatchInterval, minFlush)
-}
-
-// LocalIP is the first address among the advertised peer URLs that a connection
-// can come from, nil if they are names or unspecified.
-func (c *Config) LocalIP() net.IP {
-	for i := range c.AdvertisePeerURLs {
-		if ip := net.ParseIP(c.AdvertisePeerURLs[i].Hostname()); ip != nil && !ip.IsUnspecified() {
-			return ip
-		}
-	}
-	return nil
-}
-
-// Quota returns the effective quota in bytes; limited is false when there is
-// none.
-func (c *Config) Quota() (bytes int64, limited bool) {
-	switch {
-	case c.QuotaBackendBytes < 0:
-		return c.QuotaBackendBytes, false
-	case c.QuotaBackendBytes == 0:
-		return DefaultQuotaBytes, true
-	}
-	return c.QuotaBackendBytes, true
 }
 
 // IsNewCluster tells bootstrapping a cluster from joining one.

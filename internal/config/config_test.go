@@ -75,15 +75,15 @@ func TestSources(t *testing.T) {
 		field      func(c *Config) any
 		want       any
 	}{
-		{"name", "m1", "name: m1", func(c *Config) any { return c.Name }, "m1"},
-		{"data-dir", "/d", "data-dir: /d", func(c *Config) any { return c.DataDir }, "/d"},
+		{"name", "m1", "name: m1", func(c *Config) any { return c.Member.Name }, "m1"},
+		{"data-dir", "/d", "data-dir: /d", func(c *Config) any { return c.Member.DataDir }, "/d"},
 		{"wal-dir", "/w", "wal-dir: /w", func(c *Config) any { return c.Layout().WAL() }, "/w"},
-		{"heartbeat-interval", "50", "heartbeat-interval: 50", func(c *Config) any { return c.Tick() }, 50 * time.Millisecond},
-		{"election-timeout", "1999", "election-timeout: 1999", func(c *Config) any { return c.ElectionTicks() }, 19},
-		{"initial-election-tick-advance", "false", "initial-election-tick-advance: false", func(c *Config) any { return c.InitialElectionTickAdvance }, false},
-		{"pre-vote", "false", "pre-vote: false", func(c *Config) any { return c.PreVote }, false},
-		{"snapshot-count", "7", "snapshot-count: 7", func(c *Config) any { return c.SnapshotCount }, uint64(7)},
-		{"snapshot-catchup-entries", "8", "snapshot-catchup-entries: 8", func(c *Config) any { return c.SnapshotCatchUpEntries }, uint64(8)},
+		{"heartbeat-interval", "50", "heartbeat-interval: 50", func(c *Config) any { return c.Member.Tick }, 50 * time.Millisecond},
+		{"election-timeout", "1999", "election-timeout: 1999", func(c *Config) any { return c.Member.ElectionTicks }, 19},
+		{"initial-election-tick-advance", "false", "initial-election-tick-advance: false", func(c *Config) any { return c.Member.InitialTickAdvance }, false},
+		{"pre-vote", "false", "pre-vote: false", func(c *Config) any { return c.Member.PreVote }, false},
+		{"snapshot-count", "7", "snapshot-count: 7", func(c *Config) any { return c.Member.SnapshotCount }, uint64(7)},
+		{"snapshot-catchup-entries", "8", "snapshot-catchup-entries: 8", func(c *Config) any { return c.Member.CatchUpEntries }, uint64(8)},
 		{"listen-peer-urls", "http://10.0.0.2:1, http://10.0.0.1:1", "listen-peer-urls: http://10.0.0.2:1, http://10.0.0.1:1",
 			func(c *Config) any { return URLStrings(c.ListenPeerURLs) }, []string{"http://10.0.0.1:1", "http://10.0.0.2:1"}},
 		{"listen-client-http-urls", "http://10.0.0.1:3", "listen-client-http-urls: http://10.0.0.1:3",
@@ -96,32 +96,32 @@ func TestSources(t *testing.T) {
 			func(c *Config) any { return URLStrings(c.AdvertiseClientURLs) }, []string{"http://m1:2", "unix:///x/y"}},
 		{"initial-cluster", "a=http://a:1", "initial-cluster: a=http://a:1", func(c *Config) any { return c.InitialCluster }, "a=http://a:1"},
 		{"initial-cluster-state", "existing", "initial-cluster-state: existing", func(c *Config) any { return c.IsNewCluster() }, false},
-		{"initial-cluster-token", "tok", "initial-cluster-token: tok", func(c *Config) any { return c.InitialClusterToken }, "tok"},
-		{"max-request-bytes", "99", "max-request-bytes: 99", func(c *Config) any { return c.MaxRequestBytes }, uint(99)},
-		{"max-txn-ops", "9", "max-txn-ops: 9", func(c *Config) any { return c.MaxTxnOps }, uint(9)},
-		{"max-concurrent-streams", "0x10", "max-concurrent-streams: 16", func(c *Config) any { return c.MaxConcurrentStreams }, uint32(16)},
+		{"initial-cluster-token", "tok", "initial-cluster-token: tok", func(c *Config) any { return c.Member.InitialToken }, "tok"},
+		{"max-request-bytes", "99", "max-request-bytes: 99", func(c *Config) any { return c.Calls.MaxRequestBytes }, uint(99)},
+		{"max-txn-ops", "9", "max-txn-ops: 9", func(c *Config) any { return c.Calls.MaxTxnOps }, uint(9)},
+		{"max-concurrent-streams", "0x10", "max-concurrent-streams: 16", func(c *Config) any { return c.Calls.MaxConcurrentStreams }, uint32(16)},
 		{"quota-backend-bytes", "-1", "quota-backend-bytes: -1", func(c *Config) any { _, limited := c.Quota(); return limited }, false},
-		{"log-level", "error", "log-level: error", func(c *Config) any { return c.LogLevel }, "error"},
-		{"log-format", "console", "log-format: console", func(c *Config) any { return c.LogFormat }, "console"},
-		{"log-outputs", "stdout,stderr,stdout", "log-outputs: [stderr, stdout]", func(c *Config) any { return c.LogOutputs }, []string{"stderr", "stdout"}},
+		{"log-level", "error", "log-level: error", func(c *Config) any { return c.Logging.Level }, "error"},
+		{"log-format", "console", "log-format: console", func(c *Config) any { return c.Logging.Format }, "console"},
+		{"log-outputs", "stdout,stderr,stdout", "log-outputs: [stderr, stdout]", func(c *Config) any { return c.Logging.Outputs }, []string{"stderr", "stdout"}},
 		{"metrics", "extensive", "metrics: extensive", func(c *Config) any { return c.Metrics }, MetricsExtensive},
 		{"enable-pprof", "true", "enable-pprof: true", func(c *Config) any { return c.EnablePprof }, true},
-		{"grpc-keepalive-min-time", "1s", "grpc-keepalive-min-time: 1000000000", func(c *Config) any { return c.GRPCKeepAliveMinTime }, time.Second},
-		{"grpc-keepalive-interval", "2s", "grpc-keepalive-interval: 2000000000", func(c *Config) any { return c.GRPCKeepAliveInterval }, 2 * time.Second},
-		{"grpc-keepalive-timeout", "3s", "grpc-keepalive-timeout: 3000000000", func(c *Config) any { return c.GRPCKeepAliveTimeout }, 3 * time.Second},
-		{"warning-apply-duration", "4s", "warning-apply-duration: 4000000000", func(c *Config) any { return c.WarningApplyDuration }, 4 * time.Second},
-		{"warning-unary-request-duration", "5s", "warning-unary-request-duration: 5000000000", func(c *Config) any { return c.WarningUnaryRequestDuration }, 5 * time.Second},
-		{"watch-progress-notify-interval", "6s", "watch-progress-notify-interval: 6000000000", func(c *Config) any { return c.WatchProgressNotifyInterval }, 6 * time.Second},
-		{"experimental-watch-progress-notify-interval", "6s", "experimental-watch-progress-notify-interval: 6000000000", func(c *Config) any { return c.WatchProgressNotifyInterval }, 6 * time.Second},
-		{"compaction-batch-limit", "11", "compaction-batch-limit: 11", func(c *Config) any { return c.CompactionBatchLimit }, 11},
-		{"compaction-sleep-interval", "7s", "compaction-sleep-interval: 7000000000", func(c *Config) any { return c.CompactionSleepInterval }, 7 * time.Second},
+		{"grpc-keepalive-min-time", "1s", "grpc-keepalive-min-time: 1000000000", func(c *Config) any { return c.Calls.Keepalive.MinTime }, time.Second},
+		{"grpc-keepalive-interval", "2s", "grpc-keepalive-interval: 2000000000", func(c *Config) any { return c.Calls.Keepalive.Time }, 2 * time.Second},
+		{"grpc-keepalive-timeout", "3s", "grpc-keepalive-timeout: 3000000000", func(c *Config) any { return c.Calls.Keepalive.Timeout }, 3 * time.Second},
+		{"warning-apply-duration", "4s", "warning-apply-duration: 4000000000", func(c *Config) any { return c.Member.State.WarnApply }, 4 * time.Second},
+		{"warning-unary-request-duration", "5s", "warning-unary-request-duration: 5000000000", func(c *Config) any { return c.Calls.WarnUnaryDuration }, 5 * time.Second},
+		{"watch-progress-notify-interval", "6s", "watch-progress-notify-interval: 6000000000", func(c *Config) any { return c.Member.Watch.ProgressInterval }, 6 * time.Second},
+		{"experimental-watch-progress-notify-interval", "6s", "experimental-watch-progress-notify-interval: 6000000000", func(c *Config) any { return c.Member.Watch.ProgressInterval }, 6 * time.Second},
+		{"compaction-batch-limit", "11", "compaction-batch-limit: 11", func(c *Config) any { return c.Member.State.MVCC.CompactionBatch }, 11},
+		{"compaction-sleep-interval", "7s", "compaction-sleep-interval: 7000000000", func(c *Config) any { return c.Member.State.MVCC.CompactionPause }, 7 * time.Second},
 		{"feature-gates", "LeaseCheckpoint=true", "feature-gates: LeaseCheckpoint=true", func(c *Config) any { return c.FeatureGates.Enabled(LeaseCheckpoint) }, true},
 		{"experimental-enable-lease-checkpoint", "true", "experimental-enable-lease-checkpoint: true", func(c *Config) any { return c.FeatureGates.Enabled(LeaseCheckpoint) }, true},
 		{"socket-reuse-port", "true", "socket-options: {reuse-port: true}", func(c *Config) any { return c.ReusePort }, true},
 		{"socket-reuse-address", "true", "socket-options: {reuse-address: true}", func(c *Config) any { return c.ReuseAddress }, true},
-		{"unsafe-no-fsync", "true", "unsafe-no-fsync: true", func(c *Config) any { return c.UnsafeNoFsync }, true},
-		{"cors", "http://a:1,http://b:1", "cors: http://a:1,http://b:1", func(c *Config) any { return c.CORS }, []string{"http://a:1", "http://b:1"}},
-		{"host-whitelist", "b,a", "host-whitelist: b,a", func(c *Config) any { return c.HostWhitelist }, []string{"a", "b"}},
+		{"unsafe-no-fsync", "true", "unsafe-no-fsync: true", func(c *Config) any { return c.Member.Log.NoSync }, true},
+		{"cors", "http://a:1,http://b:1", "cors: http://a:1,http://b:1", func(c *Config) any { return c.Pages.CORS }, []string{"http://a:1", "http://b:1"}},
+		{"host-whitelist", "b,a", "host-whitelist: b,a", func(c *Config) any { return c.Pages.HostWhitelist }, []string{"a", "b"}},
 	}
 	for _, tt := range tests {
 		t.Run(tt.flag, func(t *testing.T) {
@@ -144,7 +144,7 @@ func TestSources(t *testing.T) {
 			}
 			// A file wins over both others, which win over nothing together.
 			over := parse(t, []string{"--" + tt.flag + "=" + tt.text}, []string{envName(tt.flag) + "=" + tt.text}, "wal-dir: /elsewhere\nlog-level: debug\n")
-			if over.code != -1 || over.c.WALDir != "/elsewhere" || over.c.LogLevel != "debug" {
+			if over.code != -1 || over.c.Member.LogDir != "/elsewhere" || over.c.Logging.Level != "debug" {
 				t.Errorf("file does not win: exit %d, %s", over.code, over.stderr)
 			} else if tt.flag != "wal-dir" && tt.flag != "log-level" && reflect.DeepEqual(tt.field(over.c), tt.want) {
 				t.Errorf("flag or variable was read beside a file")
@@ -464,7 +464,7 @@ func TestComputedDefaults(t *testing.T) {
 			if r.code != -1 {
 				t.Fatalf("exit %d: %s", r.code, r.stderr)
 			}
-			got := []string{r.c.DataDir, strings.Join(URLStrings(r.c.AdvertisePeerURLs), ","), strings.Join(URLStrings(r.c.AdvertiseClientURLs), ","), r.c.InitialCluster}
+			got := []string{r.c.Member.DataDir, strings.Join(URLStrings(r.c.AdvertisePeerURLs), ","), strings.Join(URLStrings(r.c.AdvertiseClientURLs), ","), r.c.InitialCluster}
 			if want := []string{tt.dataDir, tt.peer, tt.client, tt.cluster}; !slices.Equal(got, want) {
 				t.Errorf("got  %q\nwant %q", got, want)
 			}

@@ -383,12 +383,12 @@ func (c *Config) takeLists(l *textKeys) error {
 		*list.urls = urls
 	}
 	if l.CORS != "" {
-		if err := (originsValue{&c.CORS}).Set(l.CORS); err != nil {
+		if err := (originsValue{&c.Pages.CORS}).Set(l.CORS); err != nil {
 			return &urlsError{"cors", err}
 		}
 	}
 	if l.HostWhitelist != "" {
-		if err := (setValue{&c.HostWhitelist}).Set(l.HostWhitelist); err != nil {
+		if err := (setValue{&c.Pages.HostWhitelist}).Set(l.HostWhitelist); err != nil {
 			return fmt.Errorf("host-whitelist: %w", err)
 		}
 	}

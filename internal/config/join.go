@@ -43,16 +43,16 @@ func (p *parser) settleJoin(c *Config) error {
 	if c.Discovers() {
 		return errors.New("--join cannot be combined with discovery flags: it names the cluster")
 	}
-	if c.ForceNewCluster {
+	if c.Member.ForceNew {
 		return errors.New("--join and --force-new-cluster cannot be set at the same time")
 	}
 	c.InitialCluster, c.ClusterState = "", StateExisting
-	if c.Name == DefaultName || c.Name == "" {
+	if c.Member.Name == DefaultName || c.Member.Name == "" {
 		name, err := os.Hostname()
 		if err != nil {
 			return fmt.Errorf("--join without --name takes the name of the host: %w", err)
 		}
-		c.Name = name
+		c.Member.Name = name
 		c.lg.Info("'name' was not given; using the name of the host", zap.String("name", name))
 	}
 	ip, err := p.hostToward(c.Join[0].Host)
@@ -77,7 +77,7 @@ func (p *parser) settleJoin(c *Config) error {
 	if !c.explicit["advertise-client-urls"] {
 		c.AdvertiseClientURLs = reachable(c.ListenClientURLs, ip)
 	}
-	c.lg.Info("joining a running cluster", zap.Strings("join", URLStrings(c.Join)), zap.String("name", c.Name),
+	c.lg.Info("joining a running cluster", zap.Strings("join", URLStrings(c.Join)), zap.String("name", c.Member.Name),
 		zap.Strings("listen-peer-urls", URLStrings(c.ListenPeerURLs)), zap.Strings("listen-client-urls", URLStrings(c.ListenClientURLs)),
 		zap.Strings("initial-advertise-peer-urls", URLStrings(c.AdvertisePeerURLs)), zap.Strings("advertise-client-urls", URLStrings(c.AdvertiseClientURLs)))
 	return nil

@@ -49,7 +49,7 @@ func TestJoin(t *testing.T) {
 			continue
 		}
 		c := r.c
-		got := [...]string{c.Name, strings.Join(URLStrings(c.ListenPeerURLs), ","), strings.Join(URLStrings(c.ListenClientURLs), ","),
+		got := [...]string{c.Member.Name, strings.Join(URLStrings(c.ListenPeerURLs), ","), strings.Join(URLStrings(c.ListenClientURLs), ","),
 			strings.Join(URLStrings(c.AdvertisePeerURLs), ","), strings.Join(URLStrings(c.AdvertiseClientURLs), ",")}
 		if want := [...]string{tc.name, tc.peers, tc.clients, tc.advertisePeers, tc.advertiseCl}; got != want {
 			t.Errorf("%s%s:\n got %q\nwant %q", tc.args, tc.file, got, want)

@@ -101,6 +101,7 @@ func (p *parser) run() (*Config, *Exit) {
 	if err := c.checkStart(); err != nil {
 		return nil, c.FatalExit(err)
 	}
+	c.handDown()
 	return c, nil
 }
 
@@ -162,12 +163,12 @@ func (p *parser) fromFlags(c *Config, fs *flag.FlagSet) (*Exit, error) {
 	if exit != nil || err != nil {
 		return exit, err
 	}
-	if c.RaftReadTimeout < minRaftTimeout {
-		c.RaftReadTimeout = minRaftTimeout
+	if c.Member.Peers.ReadTimeout < minRaftTimeout {
+		c.Member.Peers.ReadTimeout = minRaftTimeout
 		p.early.Info(fmt.Sprintf("raft-read-timeout increased to minimum value: %v", minRaftTimeout))
 	}
-	if c.RaftWriteTimeout < minRaftTimeout {
-		c.RaftWriteTimeout = minRaftTimeout
+	if c.Member.Peers.WriteTimeout < minRaftTimeout {
+		c.Member.Peers.WriteTimeout = minRaftTimeout
 		p.early.Info(fmt.Sprintf("raft-write-timeout increased to minimum value: %v", minRaftTimeout))
 	}
 	fs.Visit(func(f *flag.Flag) { c.explicit[f.Name] = true })
@@ -196,13 +197,13 @@ func (c *Config) warnDeprecated() {
 
 // finish opens the logger and validates.
 func (p *parser) finish(c *Config) error {
-	if c.WarningUnaryRequestDuration == 0 {
-		c.WarningUnaryRequestDuration = Default().WarningUnaryRequestDuration
+	if c.Calls.WarnUnaryDuration == 0 {
+		c.Calls.WarnUnaryDuration = Default().Calls.WarnUnaryDuration
 	}
-	if c.SnapshotCount == 0 {
-		c.SnapshotCount = defaultSnapshotCount
+	if c.Member.SnapshotCount == 0 {
+		c.Member.SnapshotCount = defaultSnapshotCount
 	}
-	if err := c.openLog(logging.Options{Stdout: p.stdout, Stderr: p.stderr}); err != nil {
+	if err := c.openLog(p.stdout, p.stderr); err != nil {
 		return err
 	}
 	if c.DiscoveryFallback == "proxy" && c.V2Discovery == "" {
@@ -282,9 +283,9 @@ func (c *Config) logNotes() {
 // settleDefaults computes what depends on other settings.
 func (p *parser) settleDefaults(c *Config) {
 	p.settleAdvertised(c)
-	if c.DataDir == "" {
-		c.DataDir = c.Name + ".etcd"
-		c.lg.Warn("'data-dir' was empty; using default", zap.String("data-dir", c.DataDir))
+	if c.Member.DataDir == "" {
+		c.Member.DataDir = c.Member.Name + ".etcd"
+		c.lg.Warn("'data-dir' was empty; using default", zap.String("data-dir", c.Member.DataDir))
 	}
 }
 
@@ -312,14 +313,14 @@ func (p *parser) settleAdvertised(c *Config) {
 			c.lg.Info("detected default host for advertise", zap.String("host", ip))
 		}
 	}
-	if c.Name != DefaultName && c.InitialCluster == DefaultName+"="+defaultPeerURL {
+	if c.Member.Name != DefaultName && c.InitialCluster == DefaultName+"="+defaultPeerURL {
 		c.InitialCluster = c.clusterOfOne()
 	}
 }
 
 // clusterOfOne is the initial cluster of this member alone.
 func (c *Config) clusterOfOne() string {
-	name := c.Name
+	name := c.Member.Name
 	if name == "" {
 		name = DefaultName
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -63,7 +64,9 @@ func (c *Config) checkV2() error {
 }
 
 // openLog builds the logger that all later lines go through.
-func (c *Config) openLog(o logging.Options) error {
+func (c *Config) openLog(stdout, stderr io.Writer) error {
+	o := &c.Logging
+	o.Stdout, o.Stderr = stdout, stderr
 	switch c.Logger {
 	case "zap":
 	case "capnslog":
@@ -84,13 +87,10 @@ func (c *Config) openLog(o logging.Options) error {
 		c.warn(fmt.Sprintf("Deprecated '--log-package-levels=%s' flag is set; use '--log-level' instead", c.LogPackageLevels))
 	}
 	if c.Debug {
-		c.LogLevel = "debug"
+		o.Level = "debug"
 		c.warn("Deprecated '--debug' flag is set to true (use '--log-level=debug' instead)")
 	}
-	if o.Level, o.Outputs = c.LogLevel, c.LogOutputs; o.Format == "" {
-		o.Format = c.LogFormat
-	}
-	lg, closeLog, err := logging.New(o)
+	lg, closeLog, err := logging.New(*o)
 	if err != nil {
 		return err
 	}
@@ -191,10 +191,10 @@ const maxSamplingRate = 1_000_000
 
 func (c *Config) checkTracing() error {
 	switch {
-	case !c.Tracing:
-	case c.TracingSamplingRate < 0:
+	case !c.EnableTracing:
+	case c.Tracing.SamplingRate < 0:
 		return fmt.Errorf("distributed tracing configurition is not valid: (tracing sampling rate must be positive)")
-	case c.TracingSamplingRate > maxSamplingRate:
+	case c.Tracing.SamplingRate > maxSamplingRate:
 		return fmt.Errorf("distributed tracing configurition is not valid: (tracing sampling rate must be less than %d)", maxSamplingRate)
 	}
 	return nil
@@ -208,16 +208,16 @@ func (c *Config) checkGates() error {
 	if persist && !checkpoint {
 		return errors.New("enabling feature gate LeaseCheckpointPersist requires enabling feature gate LeaseCheckpoint")
 	}
-	if c.CompactHashCheckTime <= 0 {
-		return fmt.Errorf("--compact-hash-check-time must be >0 (set to %v)", c.CompactHashCheckTime)
+	if c.Member.Checks.CompactionsInterval <= 0 {
+		return fmt.Errorf("--compact-hash-check-time must be >0 (set to %v)", c.Member.Checks.CompactionsInterval)
 	}
 	return nil
 }
 
 func (c *Config) checkName() error {
-	if c.Name == DefaultName {
+	if c.Member.Name == DefaultName {
 		c.lg.Warn("it isn't recommended to use default name, please set a value for --name. Note that etcd might run into issue when multiple members have the same default name",
-			zap.String("name", c.Name))
+			zap.String("name", c.Member.Name))
 	}
 	return nil
 }
@@ -246,14 +246,14 @@ func (c *Config) logRotation() (*logging.Rotation, error) {
 		return nil, nil
 	}
 	files := 0
-	for _, out := range c.LogOutputs {
+	for _, out := range c.Logging.Outputs {
 		switch out {
 		case logging.OutputDefault, logging.OutputStderr, logging.OutputStdout:
 		default:
 			files++
 		}
 	}
-	if files > 1 || (files == 0 && len(c.LogOutputs) == 1) {
+	if files > 1 || (files == 0 && len(c.Logging.Outputs) == 1) {
 		return nil, errors.New("--log-outputs requires a single file path when --log-rotate-config-json is defined")
 	}
 	rotation := &logging.Rotation{}

@@ -124,7 +124,7 @@ func (c *conn) open() error {
 		return &connError{codeProtocol, "the first frame is not SETTINGS"}
 	}
 	c.nc.SetDeadline(time.Time{})
-	limitSilence(c.nc, c.srv.o.KeepaliveTimeout)
+	limitSilence(c.nc, c.srv.o.Keepalive.Timeout)
 	c.startKeepalive()
 	return c.handle(&f)
 }

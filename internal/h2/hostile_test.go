@@ -268,7 +268,7 @@ func TestTooManyPings(t *testing.T) {
 }
 
 func TestKeepalive(t *testing.T) {
-	_, addr := newTestServer(t, Options{KeepaliveTime: 20 * time.Millisecond, KeepaliveTimeout: 50 * time.Millisecond})
+	_, addr := newTestServer(t, Options{Keepalive: Keepalive{Time: 20 * time.Millisecond, Timeout: 50 * time.Millisecond}})
 	c := dialRaw(t, addr)
 	pings := 0
 	for {

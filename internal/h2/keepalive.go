@@ -40,7 +40,7 @@ func (c *conn) ping(f *frame) error {
 	}
 	c.control(func(b []byte) []byte { return appendPing(b, flagAck, f.payload) })
 	now := clock.Now()
-	least := c.srv.o.KeepaliveMinTime
+	least := c.srv.o.Keepalive.MinTime
 	if len(c.streams) == 0 {
 		least = quietPing
 	}
@@ -124,7 +124,7 @@ func (c *conn) startKeepalive() {
 	defer c.mu.Unlock()
 	if c.err == nil {
 		seen := c.alive.last.Load()
-		c.alive.timer = clock.AfterFunc(c.srv.o.KeepaliveTime, func() { c.look(seen) })
+		c.alive.timer = clock.AfterFunc(c.srv.o.Keepalive.Time, func() { c.look(seen) })
 	}
 }
 
@@ -136,7 +136,7 @@ func (c *conn) look(seen int64) {
 	switch last := k.last.Load(); {
 	case last > seen:
 		k.asked, seen = false, last
-		next = clock.Until(time.Unix(0, last).Add(o.KeepaliveTime))
+		next = clock.Until(time.Unix(0, last).Add(o.Keepalive.Time))
 	case k.asked && k.left <= 0:
 		c.close(errKeepalive)
 		return
@@ -146,9 +146,9 @@ func (c *conn) look(seen int64) {
 			c.w.buf = appendPing(c.w.buf, 0, make([]byte, 8))
 			c.flushElsewhere()
 			c.mu.Unlock()
-			k.asked, k.left = true, o.KeepaliveTimeout
+			k.asked, k.left = true, o.Keepalive.Timeout
 		}
-		next = min(o.KeepaliveTime, k.left)
+		next = min(o.Keepalive.Time, k.left)
 		k.left -= next
 	}
 	c.mu.Lock()

@@ -13,6 +13,13 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
+// Keepalive says who pings when. Zero fields mean gRPC's own.
+type Keepalive struct {
+	MinTime time.Duration // the least time between two pings of a client
+	Time    time.Duration // how long a connection may be silent before it is pinged
+	Timeout time.Duration // how long it may take to answer
+}
+
 // Options of a Server. The zero value of each number stands for grpc-go's default.
 type Options struct {
 	// MaxMessage bounds a message of a client, in bytes; 0 is 4 MiB.
@@ -23,11 +30,7 @@ type Options struct {
 	// MaxHeaders bounds the headers of a call, in bytes as HTTP/2 counts them; 0 is
 	// 16 MiB.
 	MaxHeaders uint32
-	// KeepaliveMinTime is the least time between two pings of a client.
-	KeepaliveMinTime time.Duration
-	// KeepaliveTime is how long a connection may be silent before it is pinged, and
-	// KeepaliveTimeout how long it may take to answer.
-	KeepaliveTime, KeepaliveTimeout time.Duration
+	Keepalive  Keepalive
 	// Workers is how many goroutines wait for unary calls, with stacks that have
 	// grown already; calls beyond that get fresh ones. 0 is none.
 	Workers int
@@ -92,14 +95,14 @@ func New(o Options) *Server {
 	if o.MaxHeaders == 0 {
 		o.MaxHeaders = 16 << 20
 	}
-	if o.KeepaliveMinTime == 0 {
-		o.KeepaliveMinTime = defaultKeepaliveMinTime
+	if o.Keepalive.MinTime == 0 {
+		o.Keepalive.MinTime = defaultKeepaliveMinTime
 	}
-	if o.KeepaliveTime == 0 {
-		o.KeepaliveTime = defaultKeepaliveTime
+	if o.Keepalive.Time == 0 {
+		o.Keepalive.Time = defaultKeepaliveTime
 	}
-	if o.KeepaliveTimeout == 0 {
-		o.KeepaliveTimeout = defaultKeepaliveTimeout
+	if o.Keepalive.Timeout == 0 {
+		o.Keepalive.Timeout = defaultKeepaliveTimeout
 	}
 	srv := &Server{
 		o:         o,

@@ -84,7 +84,7 @@ func (e *edge) deleteRange(ctx context.Context, c *deleteCall) (*pb.DeleteRangeR
 }
 
 func (e *edge) txn(ctx context.Context, c *txnCall) (*pb.TxnResponse, error) {
-	if err := checkTxn(&c.req, e.o.MaxTxnOps); err != nil {
+	if err := checkTxn(&c.req, int(e.o.MaxTxnOps)); err != nil {
 		return nil, err
 	}
 	resp, err := e.b.KV.Txn(ctx, &c.req, c.raw)

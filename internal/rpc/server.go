@@ -20,16 +20,11 @@ type Options struct {
 	// MaxRequestBytes bounds a request; messages may be 512 KiB longer.
 	MaxRequestBytes uint
 	// MaxTxnOps bounds each list of a transaction.
-	MaxTxnOps int
+	MaxTxnOps uint
 	// MaxConcurrentStreams bounds the calls in progress on one connection; 0
 	// means no bound, and the greatest value, which is etcd's default, 32,768.
 	MaxConcurrentStreams uint32
-	// KeepaliveMinTime is the shortest interval at which clients may ping; 0
-	// means gRPC's own.
-	KeepaliveMinTime time.Duration
-	// KeepaliveInterval and KeepaliveTimeout are when the server pings an idle
-	// client and how long it waits for the answer; 0 means gRPC's own.
-	KeepaliveInterval, KeepaliveTimeout time.Duration
+	Keepalive            h2.Keepalive
 	// ElectionTimeout is what three of make a stream end that asks for a leader;
 	// 0 means a second.
 	ElectionTimeout time.Duration
@@ -146,7 +141,7 @@ func (e *edge) serverOptions() h2.Options {
 		MaxStreams: o.MaxConcurrentStreams,
 		MaxHeaders: maxHeaderBytes,
 		// A time that is 0 is gRPC's own.
-		KeepaliveMinTime: o.KeepaliveMinTime, KeepaliveTime: o.KeepaliveInterval, KeepaliveTimeout: o.KeepaliveTimeout,
-		Workers: streamWorkers,
+		Keepalive: o.Keepalive,
+		Workers:   streamWorkers,
 	}
 }

@@ -179,9 +179,9 @@ func parse(t *testing.T, args []string) string {
 			t.Errorf("%q:\n%s", args, errs.String())
 		}
 	}
-	return strings.Join([]string{"", "name=" + c.Name, "data=" + c.DataDir, "peer=" + strings.Join(config.URLStrings(c.ListenPeerURLs), ","), strings.Join(config.URLStrings(c.AdvertisePeerURLs), ","),
+	return strings.Join([]string{"", "name=" + c.Member.Name, "data=" + c.Member.DataDir, "peer=" + strings.Join(config.URLStrings(c.ListenPeerURLs), ","), strings.Join(config.URLStrings(c.AdvertisePeerURLs), ","),
 		"client=" + strings.Join(config.URLStrings(c.ListenClientURLs), ","), strings.Join(config.URLStrings(c.AdvertiseClientURLs), ","), "join=" + strings.Join(config.URLStrings(c.Join), ","),
-		"cluster=" + c.InitialCluster, c.ClusterState, c.InitialClusterToken, c.Tick().String(), c.ElectionTimeout().String(),
+		"cluster=" + c.InitialCluster, c.ClusterState, c.Member.InitialToken, c.Member.Tick.String(), c.Member.ElectionTimeout().String(),
 		"tls=" + c.ClientTLS.String(), c.PeerTLS.String(), strings.Join(c.PeerTLS.AllowedCNs, ","), ""}, " ")
 }
 

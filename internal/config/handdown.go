@@ -1,0 +1,95 @@
+package config
+
+import (
+	"net"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/datadir"
+	"quorate/internal/proxy/httpproxy"
+)
+
+// handDown gives the options of other packages what flags say in another form than theirs.
+func (c *Config) handDown() {
+	m := &c.Member
+	m.PeerURLs, m.ClientURLs = URLStrings(c.AdvertisePeerURLs), URLStrings(c.AdvertiseClientURLs)
+	m.Existing = !c.IsNewCluster()
+	m.Tick, m.ElectionTicks = milliseconds(c.TickMs), int(c.ElectionMs/c.TickMs) // the timeout is a whole number of ticks
+	m.MaxRequestBytes = int(c.Calls.MaxRequestBytes)
+	m.BcryptCost, m.Tokens.TTL, m.ClientCertAuth = int(c.BcryptCost), time.Duration(c.AuthTokenTTL)*time.Second, c.ClientTLS.ClientCertAuth
+	m.Lease.Checkpoints, m.State.PersistCheckpoints = c.FeatureGates.Enabled(LeaseCheckpoint), c.FeatureGates.Enabled(LeaseCheckpointPersist)
+	m.PriorityRequests, m.Checks.Compactions = c.FeatureGates.Enabled(PriorityRequest), c.FeatureGates.Enabled(CompactHashCheck)
+	m.State.WarnApply = max(m.State.WarnApply, 1)
+	m.Upkeep.DefragThreshold = int64(c.BootstrapDefragThresholdMB) << 20
+	if c.BackendBatchInterval > 0 {
+		m.Upkeep.FlushInterval = max(c.BackendBatchInterval, minFlush)
+	}
+	if keep, _ := c.CompactionRetention(); c.AutoCompactionMode == CompactionPeriodic { // the text has been checked
+		m.Upkeep.AutoCompaction.Period = keep
+	} else {
+		m.Upkeep.AutoCompaction.Revisions = int64(keep)
+	}
+	quota, limited := c.Quota()
+	if m.QuotaReported = quota; limited {
+		m.State.Quota = quota
+	}
+	m.Peers.Stats = c.EnableV2
+	if c.FeatureGates.Enabled(SetMemberLocalAddr) {
+		m.Peers.LocalIP = c.localIP()
+	}
+	m.Logger = c.lg
+
+	c.Calls.ElectionTimeout, c.Calls.Extensive, c.Calls.Logger = m.ElectionTimeout(), c.Metrics == MetricsExtensive, c.lg
+	c.Calls.NotServingOnDefrag = c.FeatureGates.Enabled(NotServingOnDefrag)
+
+	// Log level debug opens profiles and traces as etcd's does.
+	c.Pages.EnableTrace = c.Logging.Level == "debug"
+	c.Pages.EnablePprof = c.EnablePprof || c.Pages.EnableTrace
+	c.Pages.RequestTimeout, c.Pages.Logger = m.RequestTimeout(), c.lg
+}
+
+// minFlush keeps the store's tables from becoming too small to be worth their files.
+// Nothing is lost by waiting: the raft log has it.
+const minFlush = 5 * time.Second
+
+func milliseconds(n uint) time.Duration { return time.Duration(n) * time.Millisecond }
+
+// localIP is the first address among the advertised peer URLs that a connection
+// can come from, nil if they are names or unspecified.
+func (c *Config) localIP() net.IP {
+	for i := range c.AdvertisePeerURLs {
+		if ip := net.ParseIP(c.AdvertisePeerURLs[i].Hostname()); ip != nil && !ip.IsUnspecified() {
+			return ip
+		}
+	}
+	return nil
+}
+
+// Quota returns the effective quota in bytes; limited is false when there is
+// none.
+func (c *Config) Quota() (bytes int64, limited bool) {
+	switch {
+	case c.QuotaBackendBytes < 0:
+		return c.QuotaBackendBytes, false
+	case c.QuotaBackendBytes == 0:
+		return DefaultQuotaBytes, true
+	}
+	return c.QuotaBackendBytes, true
+}
+
+// Layout names the files of the member.
+func (c *Config) Layout() datadir.Layout {
+	return datadir.Layout{FS: vfs.Default, DataDir: c.Member.DataDir, WALDir: c.Member.LogDir}
+}
+
+// HTTPProxy is what the flags say about a proxy, and about its way to the members.
+func (c *Config) HTTPProxy() (httpproxy.Options, httpproxy.TransportOptions) {
+	return httpproxy.Options{Dir: c.ProxyDir(), Logger: c.lg,
+			FailureWait: milliseconds(c.ProxyFailureWaitMs), Refresh: milliseconds(c.ProxyRefreshIntervalMs)},
+		httpproxy.TransportOptions{DialTimeout: milliseconds(c.ProxyDialTimeoutMs), ReadTimeout: milliseconds(c.ProxyReadTimeoutMs),
+			WriteTimeout: milliseconds(c.ProxyWriteTimeoutMs), MaxIdlePerEndpoint: proxyIdleConns}
+}
+
+// proxyIdleConns are kept to each member.
+const proxyIdleConns = 128
