@@ -89,7 +89,7 @@ func TestFlagsReachTheMember(t *testing.T) {
 func TestFlagsReachTheRegister(t *testing.T) {
 	c := parse(t, "--discovery-token=T --discovery-endpoints=http://a:1,http://b:1 --discovery-dial-timeout=1s --discovery-request-timeout=2s "+
 		"--discovery-keepalive-time=3s --discovery-keepalive-timeout=4s --discovery-user=u --discovery-password=p --discovery-insecure-skip-tls-verify=true --discovery-insecure-transport=false")
-	r, err := discoveryRegister(c)
+	r, err := c.Discovery.Register(c.Log())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -101,7 +101,8 @@ func TestFlagsReachTheRegister(t *testing.T) {
 		t.Errorf("got %s\nwant %s", got, want)
 	}
 	for _, flag := range []string{"--discovery-cert=/does/not/exist --discovery-key=/does/not/exist", "--discovery-cacert=/does/not/exist"} {
-		if _, err := discoveryRegister(parse(t, "--discovery-token=T --discovery-endpoints=http://a:1 "+flag)); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
+		c := parse(t, "--discovery-token=T --discovery-endpoints=http://a:1 "+flag)
+		if _, err := c.Discovery.Register(c.Log()); err == nil || !strings.Contains(err.Error(), "/does/not/exist") {
 			t.Errorf("%s: %v", flag, err)
 		}
 	}

@@ -60,7 +60,7 @@ func openSecurity(cfg *config.Config) (security, error) {
 
 // selfSign replaces t by a generated certificate if it asks for one. Like etcd
 // it drops everything else in t then, and says so.
-func selfSign(cfg *config.Config, t config.TLS, kind string, urls []url.URL) (_ config.TLS, generated bool, err error) {
+func selfSign(cfg *config.Config, t certs.Files, kind string, urls []url.URL) (_ certs.Files, generated bool, err error) {
 	if !t.AutoTLS {
 		return t, false, nil
 	}
@@ -80,11 +80,11 @@ func selfSign(cfg *config.Config, t config.TLS, kind string, urls []url.URL) (_ 
 	if t.ClientCertAuth || t.TrustedCAFile != "" || t.CRLFile != "" || len(t.AllowedCNs) > 0 || len(t.AllowedHostnames) > 0 {
 		lg.Warn("generated certificates leave out the other TLS settings: nobody is asked for a certificate", zap.String("traffic", kind))
 	}
-	return config.TLS{CertFile: cert, KeyFile: key, ClientCertFile: cert, ClientKeyFile: key}, true, nil
+	return certs.Files{CertFile: cert, KeyFile: key, ClientCertFile: cert, ClientKeyFile: key}, true, nil
 }
 
 // warnPlain names URLs without TLS where TLS was configured.
-func warnPlain(cfg *config.Config, t config.TLS, urls []url.URL, kind string) {
+func warnPlain(cfg *config.Config, t certs.Files, urls []url.URL, kind string) {
 	scheme, auth := "http or unix", "--client-cert-auth"
 	if kind == "peer" {
 		scheme, auth = "HTTP", "--peer-client-cert-auth"
@@ -134,19 +134,4 @@ func (s security) metricsTLS(lg *zap.Logger) *listen.TLS {
 	t := s.clientTLS(lg, "h2", "http/1.1")
 	t.Check = s.client.CheckAddress
 	return t
-}
-
-// discoveryTLS is how to reach the cluster that keeps the register of founders;
-// nil is plain text.
-func discoveryTLS(cfg *config.Config) (*tls.Config, error) {
-	d := cfg.Discovery.Client.Secure
-	if d.InsecureTransport && d.Cert == "" && d.Key == "" && d.CACert == "" && !d.InsecureSkipVerify {
-		return nil, nil
-	}
-	s, err := certs.Open(certs.Options{CertFile: d.Cert, KeyFile: d.Key, TrustedCAFile: d.CACert, ServerName: d.ServerName,
-		SkipServerVerify: d.InsecureSkipVerify, Flags: certs.FlagNames{Prefix: "discovery-", Client: true}, Logger: cfg.Log()})
-	if err != nil {
-		return nil, err
-	}
-	return s.Client(), nil
 }

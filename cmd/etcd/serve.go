@@ -209,7 +209,7 @@ func register(ctx context.Context, cfg *config.Config) (string, error) {
 	if !cfg.IsNewCluster() {
 		return "", errors.New("discovery URL should not be set when joining existing initial cluster")
 	}
-	r, err := discoveryRegister(cfg)
+	r, err := cfg.Discovery.Register(cfg.Log())
 	if err != nil {
 		return "", err
 	}
@@ -234,16 +234,6 @@ func registerV2(ctx context.Context, cfg *config.Config) (string, error) {
 		return "", fmt.Errorf("failed to join discovery cluster (%w)", err)
 	}
 	return cluster, nil
-}
-
-func discoveryRegister(cfg *config.Config) (discovery.Register, error) {
-	tls, err := discoveryTLS(cfg)
-	d := cfg.Discovery.Client
-	return discovery.Register{
-		Token: cfg.Discovery.Token, Endpoints: d.Endpoints, DialTimeout: d.DialTimeout, RequestTimeout: d.RequestTimeout,
-		KeepAliveTime: d.KeepAliveTime, KeepAliveTimeout: d.KeepAliveTimeout, TLS: tls,
-		Username: d.Auth.Username, Password: d.Auth.Password, Logger: cfg.Log(),
-	}, err
 }
 
 // becomeVoter lets a member that joined as a learner vote once it has caught up.

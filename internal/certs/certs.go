@@ -27,27 +27,47 @@ import (
 	"go.uber.org/zap"
 )
 
-// Options name the files and rules of one kind of connection. They have the
-// meaning of etcd's flags of the same names.
-type Options struct {
+// Files are the files and rules of one kind of connection. The json tags are the keys of
+// its section of a configuration file.
+type Files struct {
 	// CertFile and KeyFile, in PEM, are shown to whoever connects, and to whom
 	// this member connects unless ClientCertFile and ClientKeyFile are set.
-	CertFile, KeyFile             string
-	ClientCertFile, ClientKeyFile string
+	CertFile       string `json:"cert-file"`
+	KeyFile        string `json:"key-file"`
+	ClientCertFile string `json:"client-cert-file"`
+	ClientKeyFile  string `json:"client-key-file"`
+	ClientCertAuth bool   `json:"client-cert-auth"`
 	// TrustedCAFile, in PEM, vouches for the other side; empty means the roots of
 	// the machine. Setting it makes listeners require a certificate, as
 	// ClientCertAuth does.
-	TrustedCAFile  string
-	ClientCertAuth bool
-	// CRLFile lists revoked certificates, in DER or PEM. Its signature is not
-	// checked: who can write the file can also write the others.
-	CRLFile string
+	TrustedCAFile string `json:"trusted-ca-file"`
+	AutoTLS       bool   `json:"auto-tls"` // generate a certificate; for whoever calls SelfSigned
 	// AllowedCNs and AllowedHostnames are what the other side's certificate must
 	// have, one of them, as common name or as a name it is valid for. At most one
 	// of the lists may be set; empty allows all.
-	AllowedCNs, AllowedHostnames []string
+	AllowedCNs       []string `json:"allowed-cn"`
+	AllowedHostnames []string `json:"allowed-hostname"`
 	// SkipClientSANVerify makes CheckAddress allow everything.
-	SkipClientSANVerify bool
+	SkipClientSANVerify bool `json:"skip-client-san-verification"`
+	// CRLFile lists revoked certificates, in DER or PEM. Its signature is not
+	// checked: who can write the file can also write the others.
+	CRLFile string `json:"-"`
+}
+
+// Empty reports whether there is no certificate. Certificates that are to be
+// generated do not count.
+func (f *Files) Empty() bool { return f.CertFile == "" && f.KeyFile == "" }
+
+// String is the settings as etcd logs them.
+func (f *Files) String() string {
+	return fmt.Sprintf("cert = %s, key = %s, client-cert=%s, client-key=%s, trusted-ca = %s, client-cert-auth = %v, crl-file = %s",
+		f.CertFile, f.KeyFile, f.ClientCertFile, f.ClientKeyFile, f.TrustedCAFile, f.ClientCertAuth, f.CRLFile)
+}
+
+// Options name the files and rules of one kind of connection. They have the
+// meaning of etcd's flags of the same names.
+type Options struct {
+	Files
 
 	CipherSuites           []uint16 // of TLS 1.2; nil is Go's choice
 	MinVersion, MaxVersion uint16   // 0 is TLS 1.2, and Go's choice

@@ -38,7 +38,7 @@ func newPlace(t *testing.T) *place {
 	p.pair("server", certstest.Leaf{CN: "server"})
 	core, log := observer.New(zap.InfoLevel)
 	p.log = log
-	p.o = Options{CertFile: p.path("server.pem"), KeyFile: p.path("server.key"), TrustedCAFile: p.path("ca.pem"),
+	p.o = Options{Files: Files{CertFile: p.path("server.pem"), KeyFile: p.path("server.key"), TrustedCAFile: p.path("ca.pem")},
 		Logger: zap.New(core), Now: func() time.Time { return p.now }}
 	return p
 }
@@ -249,7 +249,7 @@ func TestClientWithoutPair(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	o = Options{TrustedCAFile: p.path("ca.pem"), ServerName: "localhost"}
+	o = Options{Files: Files{TrustedCAFile: p.path("ca.pem")}, ServerName: "localhost"}
 	s, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -636,7 +636,7 @@ func TestSelfSigned(t *testing.T) {
 		t.Errorf("mode of the key: %v, %v", info.Mode(), err)
 	}
 	content, _ := os.ReadFile(cert)
-	s, err := Open(Options{CertFile: cert, KeyFile: key, ClientCertFile: cert, ClientKeyFile: key, SkipServerVerify: true})
+	s, err := Open(Options{Files: Files{CertFile: cert, KeyFile: key, ClientCertFile: cert, ClientKeyFile: key}, SkipServerVerify: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -663,7 +663,7 @@ func TestSelfSigned(t *testing.T) {
 	if _, _, err := SelfSigned(dir, nil, 1, zap.NewNop()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Open(Options{CertFile: cert, KeyFile: key}); err != nil {
+	if _, err := Open(Options{Files: Files{CertFile: cert, KeyFile: key}}); err != nil {
 		t.Errorf("after half of the pair was lost: %v", err)
 	}
 }

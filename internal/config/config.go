@@ -17,6 +17,8 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/auth"
+	"quorate/internal/certs"
+	"quorate/internal/discovery"
 	"quorate/internal/h2"
 	"quorate/internal/httpapi"
 	"quorate/internal/logging"
@@ -97,15 +99,15 @@ type Config struct {
 	InitialCluster      string    // see InitialMembers
 	ClusterState        string    // StateNew or StateExisting
 	Join                []url.URL // client URLs of a running cluster to add this member to
-	Discovery           Discovery
+	Discovery           discovery.Config
 	DiscoverySRV        string
 	DiscoverySRVName    string
 	DiscoveryFallback   string // exit or proxy
 	V2Deprecation       string // ignored, as in etcd
 
 	// Security.
-	ClientTLS              TLS
-	PeerTLS                TLS
+	ClientTLS              certs.Files
+	PeerTLS                certs.Files
 	SelfSignedCertValidity uint // years
 	CipherSuites           []string
 	TLSMinVersion          string
@@ -141,56 +143,6 @@ type Config struct {
 	closeLog     func()
 }
 
-// TLS is the security of one kind of listener, peers' or clients'. The json tags of this
-// and of the types below are the keys of their sections of the file.
-type TLS struct {
-	CertFile            string   `json:"cert-file"`
-	KeyFile             string   `json:"key-file"`
-	ClientCertFile      string   `json:"client-cert-file"`
-	ClientKeyFile       string   `json:"client-key-file"`
-	ClientCertAuth      bool     `json:"client-cert-auth"`
-	TrustedCAFile       string   `json:"trusted-ca-file"`
-	AutoTLS             bool     `json:"auto-tls"`
-	AllowedCNs          []string `json:"allowed-cn"`
-	AllowedHostnames    []string `json:"allowed-hostname"`
-	SkipClientSANVerify bool     `json:"skip-client-san-verification"`
-	CRLFile             string   `json:"-"`
-}
-
-// Discovery says which cluster keeps the register that members find each other
-// by.
-type Discovery struct {
-	Token  string          `json:"token"`
-	Client DiscoveryClient `json:"client"`
-}
-
-// DiscoveryClient is how to reach that cluster.
-type DiscoveryClient struct {
-	Endpoints        []string        `json:"endpoints"`
-	RequestTimeout   time.Duration   `json:"request-timeout"`
-	DialTimeout      time.Duration   `json:"dial-timeout"`
-	KeepAliveTime    time.Duration   `json:"keepalive-time"`
-	KeepAliveTimeout time.Duration   `json:"keepalive-timeout"`
-	Secure           DiscoverySecure `json:"secure"`
-	Auth             DiscoveryAuth   `json:"auth"`
-}
-
-// DiscoverySecure is the transport security towards that cluster.
-type DiscoverySecure struct {
-	Cert               string `json:"cert"`
-	Key                string `json:"key"`
-	CACert             string `json:"cacert"`
-	ServerName         string `json:"server-name"`
-	InsecureTransport  bool   `json:"insecure-transport"`
-	InsecureSkipVerify bool   `json:"insecure-skip-tls-verify"`
-}
-
-// DiscoveryAuth is the identity towards that cluster.
-type DiscoveryAuth struct {
-	Username string `json:"username"`
-	Password string `json:"password"`
-}
-
 // Default returns the configuration of a member that was given nothing.
 func Default() *Config {
 	return &Config{
@@ -210,33 +162,27 @@ func Default() *Config {
 			MaxConcurrentStreams: 1<<32 - 1, WarnUnaryDuration: 300 * time.Millisecond,
 			Keepalive: h2.Keepalive{MinTime: 5 * time.Second, Time: 2 * time.Hour, Timeout: 20 * time.Second},
 		},
-		Pages:                  httpapi.Options{CORS: []string{"*"}, HostWhitelist: []string{"*"}},
-		Logging:                logging.Options{Level: "info", Format: "json", Outputs: []string{"default"}},
-		Tracing:                tracing.Options{Address: "localhost:4317", ServiceName: "etcd"},
-		TickMs:                 100,
-		ElectionMs:             1000,
-		MaxSnapFiles:           5,
-		MaxWALFiles:            5,
-		ListenPeerURLs:         mustURLs(defaultPeerURL),
-		ListenClientURLs:       mustURLs(defaultClientURL),
-		EnableGRPCGateway:      true,
-		AdvertisePeerURLs:      mustURLs(defaultPeerURL),
-		AdvertiseClientURLs:    mustURLs(defaultClientURL),
-		InitialCluster:         DefaultName + "=" + defaultPeerURL,
-		ClusterState:           StateNew,
-		DiscoveryFallback:      "exit",
-		Proxy:                  ProxyOff,
-		ProxyFailureWaitMs:     5000,
-		ProxyRefreshIntervalMs: 30000,
-		ProxyDialTimeoutMs:     1000,
-		ProxyWriteTimeoutMs:    5000,
-		Discovery: Discovery{Client: DiscoveryClient{
-			DialTimeout:      2 * time.Second,
-			RequestTimeout:   5 * time.Second,
-			KeepAliveTime:    2 * time.Second,
-			KeepAliveTimeout: 6 * time.Second,
-			Secure:           DiscoverySecure{InsecureTransport: true},
-		}},
+		Pages:                   httpapi.Options{CORS: []string{"*"}, HostWhitelist: []string{"*"}},
+		Logging:                 logging.Options{Level: "info", Format: "json", Outputs: []string{"default"}},
+		Tracing:                 tracing.Options{Address: "localhost:4317", ServiceName: "etcd"},
+		TickMs:                  100,
+		ElectionMs:              1000,
+		MaxSnapFiles:            5,
+		MaxWALFiles:             5,
+		ListenPeerURLs:          mustURLs(defaultPeerURL),
+		ListenClientURLs:        mustURLs(defaultClientURL),
+		EnableGRPCGateway:       true,
+		AdvertisePeerURLs:       mustURLs(defaultPeerURL),
+		AdvertiseClientURLs:     mustURLs(defaultClientURL),
+		InitialCluster:          DefaultName + "=" + defaultPeerURL,
+		ClusterState:            StateNew,
+		DiscoveryFallback:       "exit",
+		Proxy:                   ProxyOff,
+		ProxyFailureWaitMs:      5000,
+		ProxyRefreshIntervalMs:  30000,
+		ProxyDialTimeoutMs:      1000,
+		ProxyWriteTimeoutMs:     5000,
+		Discovery:               discovery.Default(),
 		AutoCompactionMode:      CompactionPeriodic,
 		AutoCompactionRetention: "0",
 		SelfSignedCertValidity:  1,

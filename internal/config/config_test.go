@@ -585,10 +585,10 @@ tls-max-version: TLS1.2
 		if c == nil {
 			t.Fatal(r.stderr)
 		}
-		client := certs.Options{CertFile: "c", KeyFile: "k", ClientCertFile: "cc", ClientKeyFile: "ck", TrustedCAFile: "ca", ClientCertAuth: true,
-			AllowedHostnames: []string{"a", "b"}, CipherSuites: suites, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, Logger: c.Log()}
-		peer := certs.Options{CertFile: "pc", KeyFile: "pk", ClientCertFile: "pcc", ClientKeyFile: "pck", TrustedCAFile: "pca", ClientCertAuth: true,
-			AllowedCNs: []string{"x", "z"}, SkipClientSANVerify: true, Flags: certs.FlagNames{Prefix: "peer-"},
+		client := certs.Options{Files: certs.Files{CertFile: "c", KeyFile: "k", ClientCertFile: "cc", ClientKeyFile: "ck", TrustedCAFile: "ca", ClientCertAuth: true,
+			AllowedHostnames: []string{"a", "b"}}, CipherSuites: suites, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, Logger: c.Log()}
+		peer := certs.Options{Files: certs.Files{CertFile: "pc", KeyFile: "pk", ClientCertFile: "pcc", ClientKeyFile: "pck", TrustedCAFile: "pca", ClientCertAuth: true,
+			AllowedCNs: []string{"x", "z"}, SkipClientSANVerify: true}, Flags: certs.FlagNames{Prefix: "peer-"},
 			CipherSuites: suites, MinVersion: tls.VersionTLS12, MaxVersion: tls.VersionTLS12, Logger: c.Log()}
 		if i == 0 { // the file has no key for them
 			client.CRLFile, peer.CRLFile = "crl", "pcrl"

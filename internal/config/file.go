@@ -136,8 +136,8 @@ func decodeKeys(decode func([]byte, any) error, data []byte, file reflect.Value)
 
 // etcdsNames are the types of etcd that stand in errors where we have another one.
 var etcdsNames = map[string]string{
-	"": "configYAML", "TLS": "securityConfig", "Discovery": "DiscoveryConfig", "DiscoveryClient": "ConfigSpec",
-	"DiscoverySecure": "SecureConfig", "DiscoveryAuth": "AuthConfig", "socketOptions": "SocketOpts",
+	"": "configYAML", "Files": "securityConfig", "Config": "DiscoveryConfig", "Client": "ConfigSpec",
+	"Secure": "SecureConfig", "Auth": "AuthConfig", "socketOptions": "SocketOpts",
 }
 
 // inEtcdsNames rewords an error of the decoder, which names types.
@@ -162,8 +162,8 @@ func inEtcdsNames(err error) error {
 	return errors.New(etcdsTypes.Replace(strings.Replace(err.Error(), wrong.Error(), named.Error(), 1)))
 }
 
-var etcdsTypes = strings.NewReplacer("of type config.TLS", "of type embed.securityConfig", "of type config.socketOptions", "of type transport.SocketOpts",
-	"of type config.Discovery", "of type v3discovery.DiscoveryConfig")
+var etcdsTypes = strings.NewReplacer("of type certs.Files", "of type embed.securityConfig", "of type config.socketOptions", "of type transport.SocketOpts",
+	"of type discovery.Config", "of type v3discovery.DiscoveryConfig")
 
 // urlsError is a bad URL in the file, which etcd reports in words of its own.
 type urlsError struct {

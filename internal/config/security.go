@@ -11,27 +11,14 @@ import (
 	"quorate/internal/suggest"
 )
 
-// Empty reports whether there is no certificate. Certificates that are to be
-// generated do not count.
-func (t *TLS) Empty() bool { return t.CertFile == "" && t.KeyFile == "" }
-
-// String is the settings as etcd logs them.
-func (t *TLS) String() string {
-	return fmt.Sprintf("cert = %s, key = %s, client-cert=%s, client-key=%s, trusted-ca = %s, client-cert-auth = %v, crl-file = %s",
-		t.CertFile, t.KeyFile, t.ClientCertFile, t.ClientKeyFile, t.TrustedCAFile, t.ClientCertAuth, t.CRLFile)
-}
-
 // Certs are the files and rules of t with the versions and ciphers that hold for
 // all connections. prefix is that of the flags: "peer-" or none.
-func (c *Config) Certs(t TLS, prefix string) certs.Options {
+func (c *Config) Certs(t certs.Files, prefix string) certs.Options {
 	suites, _ := cipherSuites(c.CipherSuites) // checked
 	low, _ := tlsVersion(c.TLSMinVersion)
 	high, _ := tlsVersion(c.TLSMaxVersion)
 	return certs.Options{
-		CertFile: t.CertFile, KeyFile: t.KeyFile, ClientCertFile: t.ClientCertFile, ClientKeyFile: t.ClientKeyFile,
-		TrustedCAFile: t.TrustedCAFile, ClientCertAuth: t.ClientCertAuth, CRLFile: t.CRLFile,
-		AllowedCNs: t.AllowedCNs, AllowedHostnames: t.AllowedHostnames, SkipClientSANVerify: t.SkipClientSANVerify,
-		CipherSuites: suites, MinVersion: low, MaxVersion: high,
+		Files: t, CipherSuites: suites, MinVersion: low, MaxVersion: high,
 		Flags: certs.FlagNames{Prefix: prefix}, Logger: c.lg,
 	}
 }

@@ -70,7 +70,7 @@ func (c Clients) Find(lg *zap.Logger) (urls []string, records []net.SRV, err err
 // verify says of each URL why it is not to be trusted, nil if it is.
 func (c Clients) verify(urls []string) []error {
 	reasons := make([]error, len(urls))
-	store, err := certs.Open(certs.Options{Flags: c.Flags, TrustedCAFile: c.TrustedCAFile, ServerName: strings.TrimSuffix(c.Domain, ".")})
+	store, err := certs.Open(certs.Options{Flags: c.Flags, Files: certs.Files{TrustedCAFile: c.TrustedCAFile}, ServerName: strings.TrimSuffix(c.Domain, ".")})
 	var wg sync.WaitGroup
 	for i, u := range urls {
 		addr, https := strings.CutPrefix(u, "https://")

@@ -51,8 +51,8 @@ func (s *secureSite) pair(name string, ca *certstest.CA, l certstest.Leaf) {
 func (s *secureSite) open(name string) *certs.Store {
 	s.t.Helper()
 	path := func(name string) string { return filepath.Join(s.dir, name) }
-	store, err := certs.Open(certs.Options{CertFile: path(name + ".pem"), KeyFile: path(name + ".key"),
-		TrustedCAFile: path("ca.pem"), ClientCertAuth: true, Flags: certs.FlagNames{Prefix: "peer-"},
+	store, err := certs.Open(certs.Options{Files: certs.Files{CertFile: path(name + ".pem"), KeyFile: path(name + ".key"),
+		TrustedCAFile: path("ca.pem"), ClientCertAuth: true}, Flags: certs.FlagNames{Prefix: "peer-"},
 		Now: func() time.Time { s.mu.Lock(); defer s.mu.Unlock(); return s.now }})
 	if err != nil {
 		s.t.Fatal(err)
