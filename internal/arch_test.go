@@ -243,6 +243,49 @@ func TestFilesAreReplacedDurably(t *testing.T) {
 	}
 }
 
+// likePeers are files with texts that look like the protocol between members, each with
+// its reason.
+var likePeers = map[string]string{
+	"legacy/v2http/v2http.go": "the members of the v2 API stand below /v2",
+	"logging/packages.go":     "is about the path of an import",
+}
+
+// TestPeerProtocolStandsOnce finds paths and headers of the protocol between members that
+// are written down elsewhere than in the package that has both halves of it.
+func TestPeerProtocolStandsOnce(t *testing.T) {
+	paths := []string{"/raft", "/members", "/leases", "/downgrade", "/version"}
+	headers := []string{"X-Server-From", "X-Server-Version", "X-Min-Cluster-Version", "X-Etcd-Cluster-ID", "X-Raft-To", "X-PeerURLs"}
+	found := 0
+	for _, f := range files(t) {
+		if ast.IsGenerated(f.ast) || likePeers[f.path] != "" {
+			continue
+		}
+		imports := map[ast.Expr]bool{}
+		for _, imp := range f.ast.Imports {
+			imports[imp.Path] = true
+		}
+		ast.Inspect(f.ast, func(n ast.Node) bool {
+			lit, ok := n.(*ast.BasicLit)
+			if !ok || lit.Kind != token.STRING || imports[lit] {
+				return true
+			}
+			text, _ := strconv.Unquote(lit.Value)
+			is := slices.ContainsFunc(paths, func(p string) bool { return text == p || strings.HasPrefix(text, p+"/") }) ||
+				slices.ContainsFunc(headers, func(h string) bool { return strings.EqualFold(text, h) })
+			switch {
+			case is && f.pkg == "transport/peerapi":
+				found++
+			case is:
+				t.Errorf("%s: %q is of the peer protocol, which stands in transport/peerapi", f.set.Position(lit.Pos()), text)
+			}
+			return true
+		})
+	}
+	if found < len(paths)+len(headers) {
+		t.Errorf("found only %d paths and headers in transport/peerapi; does this test know them still?", found)
+	}
+}
+
 // TestNoCatchAllPackages keeps out names that say nothing.
 func TestNoCatchAllPackages(t *testing.T) {
 	for _, f := range files(t) {

@@ -16,7 +16,7 @@ import (
 // PeerHandler serves the peer URLs.
 func (m *Member) PeerHandler() http.Handler {
 	return peerapi.NewHandler(peerPort{m}, peerapi.Options{Logger: m.lg, RequestTimeout: m.cfg.requestTimeout(),
-		Raft: m.tr.Handler(), Leases: m.Leases})
+		Raft: m.tr, Leases: m.Leases})
 }
 
 // peerPort is the member as the others see it.

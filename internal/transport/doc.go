@@ -12,6 +12,7 @@
 // Each member dials two GET requests to every peer and reads messages from the
 // endless answers, so messages from A to B travel on connections that B opened:
 // one stream for MsgApp, one for the rest. Without a stream a message goes by
-// POST /raft, a snapshot always by POST /raft/snapshot. The bytes are described
+// POST /raft, a snapshot always by POST /raft/snapshot. Requests and their answers are made
+// and read in peerapi, what flows in between here. The bytes are described
 // in docs/format/peer.md.
 package transport

@@ -2,12 +2,10 @@ package transport
 
 import (
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -17,96 +15,63 @@ import (
 	"quorate/internal/clock"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
+	"quorate/internal/transport/peerapi"
 )
 
-// Handler returns the handler of /raft and everything below it.
-func (t *Transport) Handler() http.Handler { return http.HandlerFunc(t.serve) }
-
-func (t *Transport) serve(w http.ResponseWriter, r *http.Request) {
-	switch path := r.URL.Path; {
-	case path == pathRaft:
-		t.serveMessage(w, r)
-	case path == pathSnapshot:
-		t.serveSnapshot(w, r)
-	case path == pathProbing:
-		serveProbing(w)
-	case strings.HasPrefix(path, pathStream+"/"):
-		t.serveStream(w, r)
-	default:
-		http.NotFound(w, r)
-	}
-}
-
-// accept checks the method and the sender of a raft request and answers it if
-// it is refused. The cluster id is told in any case.
+// accept reports whether the sender of a request may be heard; if not, it is answered.
 func (t *Transport) accept(w http.ResponseWriter, r *http.Request, method string) bool {
-	if r.Method != method {
-		w.Header().Set("Allow", method)
-		http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
-		return false
+	err := t.self.Accept(w, r, method)
+	switch {
+	case errors.Is(err, peerapi.ErrIncompatible):
+		t.warn(t.lg, "failed version compatibility check", t.self.LogFields(r)...)
+	case errors.Is(err, peerapi.ErrOtherCluster):
+		t.warn(t.lg, "request cluster ID mismatch", t.self.LogFields(r)...)
 	}
-	w.Header().Set(headerCluster, membership.FormatID(t.cfg.ClusterID))
-	if method == http.MethodGet {
-		w.Header().Set(headerVersion, t.cfg.Version)
-	}
-	if err := t.checkHeaders(r.Header); err != nil {
-		what := "failed version compatibility check"
-		if errors.Is(err, errClusterMismatch) {
-			what = "request cluster ID mismatch"
-		}
-		t.warn(t.lg, what, zap.String("local-member-cluster-id", membership.FormatID(t.cfg.ClusterID)),
-			zap.String("local-member-server-version", t.cfg.Version),
-			zap.String("local-member-server-minimum-cluster-version", membership.MinClusterVersion.String()),
-			zap.String("remote-peer-server-name", r.Header.Get(headerFrom)),
-			zap.String("remote-peer-server-version", r.Header.Get(headerVersion)),
-			zap.String("remote-peer-server-minimum-cluster-version", r.Header.Get(headerMinVersion)),
-			zap.String("remote-peer-cluster-id", r.Header.Get(headerCluster)), zap.String("remote-address", r.RemoteAddr))
-		http.Error(w, err.Error(), http.StatusPreconditionFailed)
-		return false
-	}
-	return true
+	return err == nil
 }
 
-func (t *Transport) learnSender(h http.Header) {
-	if from, err := membership.ParseID(h.Get(headerFrom)); err == nil {
-		t.learn(from, h)
-		t.learnVersion(t.table.Load().peers[from], h)
+func (t *Transport) learnSender(from peerapi.From) {
+	if from.ID != 0 {
+		t.learn(from.ID, from)
+		t.learnVersion(t.table.Load().peers[from.ID], from)
 	}
 }
 
 // learnVersion takes note of the release of a peer, if it is one.
-func (t *Transport) learnVersion(p *peer, h http.Header) {
-	if v, err := headerVersionOf(h, headerVersion); p != nil && err == nil {
-		p.version.Store(&v)
+func (t *Transport) learnVersion(p *peer, from peerapi.From) {
+	if p != nil && from.Version.Decided() {
+		p.version.Store(&from.Version)
 	}
 }
 
 // learn makes the sender of a request reachable if it is not known yet: a
 // member that fell behind must be able to answer one that it has not heard of.
-func (t *Transport) learn(id uint64, h http.Header) {
-	if urls := h.Get(headerPeerURLs); urls != "" && !t.cfg.Host.IsRemoved(id) {
-		t.AddRemote(id, strings.Split(urls, ","))
+func (t *Transport) learn(id uint64, from peerapi.From) {
+	if len(from.PeerURLs) > 0 && !t.cfg.Host.IsRemoved(id) {
+		t.AddRemote(id, from.PeerURLs)
 	}
 }
 
-func (t *Transport) serveMessage(w http.ResponseWriter, r *http.Request) {
+// ServeMessage takes one message.
+func (t *Transport) ServeMessage(w http.ResponseWriter, r *http.Request) {
 	if !t.accept(w, r, http.MethodPost) {
 		return
 	}
-	t.learnSender(r.Header)
-	from := t.senderLabel(r.Header)
-	refuse := func(text string) {
+	sender := peerapi.FromHeader(r.Header)
+	t.learnSender(sender)
+	from := t.senderLabel(sender)
+	refuse := func(why peerapi.Refusal) {
 		metrics.NetworkPeerReceivedFailuresTotal.WithLabelValues(from).Inc()
-		http.Error(w, text, http.StatusBadRequest)
+		why.Write(w)
 	}
 	b, err := io.ReadAll(io.LimitReader(patientBody(w, r), maxMessageBytes+1))
 	if err != nil || len(b) > maxMessageBytes {
-		refuse("error reading raft message")
+		refuse(peerapi.MessageUnread)
 		return
 	}
 	m, err := decodeMessage(b)
 	if err != nil {
-		refuse("error unmarshalling raft message")
+		refuse(peerapi.MessageMalformed)
 		return
 	}
 	metrics.NetworkPeerReceivedBytesTotal.WithLabelValues(from).Add(float64(len(b)))
@@ -123,21 +88,18 @@ func (t *Transport) serveMessage(w http.ResponseWriter, r *http.Request) {
 		err = t.deliver(m)
 	}
 	if err != nil {
-		t.warn(t.lg, "failed to process Raft message", zap.String("remote-peer-id", r.Header.Get(headerFrom)), zap.Error(err))
-		// Never 403 here: a member that reads it takes itself for removed.
-		w.Header().Set("Connection", "close")
-		http.Error(w, "error processing raft message", http.StatusInternalServerError)
+		t.warn(t.lg, "failed to process Raft message", zap.String("remote-peer-id", membership.FormatID(sender.ID)), zap.Error(err))
+		peerapi.MessageNotProcessed.Write(w)
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
+	peerapi.Taken(w)
 }
 
 // senderLabel is the sender as a metric label: the id of somebody we know, or
 // one label for all others, so that requests cannot make series at will.
-func (t *Transport) senderLabel(h http.Header) string {
-	id, err := membership.ParseID(h.Get(headerFrom))
-	if table := t.table.Load(); err == nil && (table.peers[id] != nil || table.remotes[id] != nil) {
-		return membership.FormatID(id)
+func (t *Transport) senderLabel(from peerapi.From) string {
+	if table := t.table.Load(); table.peers[from.ID] != nil || table.remotes[from.ID] != nil {
+		return membership.FormatID(from.ID)
 	}
 	return unknownSender
 }
@@ -145,91 +107,81 @@ func (t *Transport) senderLabel(h http.Header) string {
 // unknownSender is etcd's label for a snapshot whose sender is not known.
 const unknownSender = "UNKNOWN_SNAPSHOT_SENDER"
 
-func (t *Transport) serveStream(w http.ResponseWriter, r *http.Request) {
+// ServeStream opens a stream to the member that asks for it.
+func (t *Transport) ServeStream(w http.ResponseWriter, r *http.Request) {
 	if !t.accept(w, r, http.MethodGet) {
 		return
 	}
-	name, fromText, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, pathStream+"/"), "/")
-	var kind streamKind
-	switch name {
-	case streamMsgApp:
-		kind = kindMsgApp
-	case streamMessage:
-		kind = kindMessage
-	default:
-		http.Error(w, "invalid path", http.StatusNotFound)
+	kind, from, err := peerapi.StreamOf(r)
+	var malformed peerapi.Refusal
+	if errors.As(err, &malformed) {
+		malformed.Write(w)
 		return
 	}
-	from, err := membership.ParseID(fromText)
-	if err != nil {
-		http.Error(w, "invalid from", http.StatusNotFound)
-		return
-	}
+	sender := peerapi.FromHeader(r.Header)
 	lg := t.lg.With(zap.String("remote-peer-id-stream-handler", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id-from", membership.FormatID(from)),
 		zap.String("cluster-id", membership.FormatID(t.cfg.ClusterID)))
 	if t.cfg.Host.IsRemoved(from) {
 		t.warn(lg, "rejected stream from remote peer because it was removed")
-		http.Error(w, "removed member", http.StatusGone)
+		peerapi.StreamRemoved.Write(w)
 		return
 	}
 	p := t.table.Load().peers[from]
 	if p == nil {
-		t.learn(from, r.Header)
+		t.learn(from, sender)
 		t.warn(lg, "failed to find remote peer in cluster")
-		http.Error(w, "error sender not found", http.StatusNotFound)
+		peerapi.StreamUnknown.Write(w)
 		return
 	}
-	if to := r.Header.Get(headerTo); to != membership.FormatID(t.cfg.ID) {
-		t.warn(lg, "ignored streaming request; ID mismatch", zap.String("remote-peer-id-header", to))
-		http.Error(w, "to field mismatch", http.StatusPreconditionFailed)
+	if sender.For != membership.FormatID(t.cfg.ID) {
+		t.warn(lg, "ignored streaming request; ID mismatch", zap.String("remote-peer-id-header", sender.For))
+		peerapi.StreamMisdirected.Write(w)
 		return
 	}
-	t.learnVersion(p, r.Header)
+	t.learnVersion(p, sender)
 	t.openStream(w, p, kind)
 }
 
 // openStream takes the connection over from the HTTP server and makes it a
 // link, which answers the request.
-func (t *Transport) openStream(w http.ResponseWriter, p *peer, kind streamKind) {
+func (t *Transport) openStream(w http.ResponseWriter, p *peer, kind peerapi.Stream) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		p.lg.Warn("cannot open a stream on this connection", zap.Error(err))
-		http.Error(w, "streams need HTTP/1.1", http.StatusInternalServerError)
+		peerapi.StreamHTTP2.Write(w)
 		return
 	}
-	header := fmt.Sprintf("HTTP/1.1 200 OK\r\n%s: %s\r\n%s: %s\r\nDate: %s\r\nTransfer-Encoding: chunked\r\n\r\n",
-		headerCluster, membership.FormatID(t.cfg.ClusterID), headerVersion, t.cfg.Version, clock.Now().UTC().Format(http.TimeFormat))
-	if err := conn.SetDeadline(time.Time{}); err != nil || !p.attach(newLink(p, kind, conn, []byte(header))) {
+	if err := conn.SetDeadline(time.Time{}); err != nil || !p.attach(newLink(p, kind, conn, t.self.StreamHeader())) {
 		conn.Close()
 	}
 }
 
-func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
+// ServeSnapshot takes a snapshot.
+func (t *Transport) ServeSnapshot(w http.ResponseWriter, r *http.Request) {
 	start := clock.Now()
-	failed := func(label, text string, code int) {
-		metrics.NetworkSnapshotReceiveFailures.WithLabelValues(label).Inc()
-		if text != "" {
-			t.lg.Warn("failed to save incoming database snapshot", zap.String("remote-snapshot-sender-id", label), zap.String("error", text))
-			http.Error(w, text, code)
-		}
-	}
 	if !t.accept(w, r, http.MethodPost) {
-		failed(unknownSender, "", 0)
+		metrics.NetworkSnapshotReceiveFailures.WithLabelValues(unknownSender).Inc()
 		return
 	}
-	t.learnSender(r.Header)
-	from := t.senderLabel(r.Header)
+	sender := peerapi.FromHeader(r.Header)
+	t.learnSender(sender)
+	from := t.senderLabel(sender)
+	refuse := func(why peerapi.Refusal) {
+		metrics.NetworkSnapshotReceiveFailures.WithLabelValues(from).Inc()
+		t.lg.Warn("failed to save incoming database snapshot", zap.String("remote-snapshot-sender-id", from), zap.Error(why))
+		why.Write(w)
+	}
 	body := &countingReader{r: patientBody(w, r)}
 	m, _, err := readPrefixed(body, maxEnvelopeBytes)
 	received := metrics.NetworkPeerReceivedBytesTotal.WithLabelValues(from)
 	defer func() { received.Add(float64(body.n)) }()
 	if err != nil {
 		metrics.NetworkPeerReceivedFailuresTotal.WithLabelValues(from).Inc()
-		failed(from, fmt.Sprintf("failed to decode raft message (%v)", err), http.StatusBadRequest)
+		refuse(peerapi.SnapshotMalformed(err))
 		return
 	}
 	if m.GetType() != raftpb.MsgSnap {
-		failed(from, "wrong raft message type", http.StatusBadRequest)
+		refuse(peerapi.SnapshotWrongType)
 		return
 	}
 	inflight := metrics.NetworkSnapshotReceiveInflightsTotal.WithLabelValues(from)
@@ -239,14 +191,14 @@ func (t *Transport) serveSnapshot(w http.ResponseWriter, r *http.Request) {
 	lg.Info("receiving database snapshot", zap.Int64("incoming-snapshot-message-size-bytes", body.n),
 		zap.String("incoming-snapshot-message-size", humanize.Bytes(uint64(body.n))))
 	if err := t.receiveSnapshot(m, body); err != nil {
-		text := fmt.Sprintf("failed to save KV snapshot (%v)", err)
+		why := peerapi.SnapshotNotStored(err)
 		if errors.Is(err, ErrSnapshotNotProcessed) {
-			text = fmt.Sprintf("failed to process raft message (%v)", err)
+			why = peerapi.SnapshotNotProcessed(err)
 		}
-		failed(from, text, http.StatusInternalServerError)
+		refuse(why)
 		return
 	}
-	w.WriteHeader(http.StatusNoContent)
+	peerapi.Taken(w)
 	metrics.NetworkSnapshotReceiveSuccess.WithLabelValues(from).Inc()
 	metrics.NetworkSnapshotReceiveTotalDurationSeconds.WithLabelValues(from).Observe(clock.Since(start).Seconds())
 	lg.Info("received and saved database snapshot", zap.Int64("incoming-snapshot-size-bytes", body.n),
@@ -297,22 +249,6 @@ func (p *patientReader) Read(b []byte) (int, error) {
 		_ = p.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
-}
-
-// health is the answer of /raft/probing.
-type health struct {
-	OK  bool
-	Now time.Time
-}
-
-func serveProbing(w http.ResponseWriter) {
-	b, err := json.Marshal(health{OK: true, Now: clock.Now()})
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusInternalServerError)
-		return
-	}
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Write(append(b, '\n')) // the prober notices a failed write itself
 }
 
 // HTTPServer returns a server for the peer port with the limits that the

@@ -191,7 +191,7 @@ func TestStreamAnswers(t *testing.T) {
 				w.Header().Set(headerVersion, c.version)
 			}
 			http.Error(w, "no", c.code)
-			if strings.HasPrefix(r.URL.Path, pathStream) {
+			if strings.HasPrefix(r.URL.Path, "/raft/stream") {
 				tried <- struct{}{}
 			}
 		})}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"quorate/internal/clock"
+	"quorate/internal/transport/peerapi"
 
 	"go.uber.org/zap"
 )
@@ -34,7 +35,7 @@ var errPeerClosed = errors.New("transport: the peer closed the stream")
 // of messages costs one system call here and one wake-up there.
 type link struct {
 	p      *peer
-	kind   streamKind
+	kind   peerapi.Stream
 	conn   net.Conn
 	header []byte // the answer's status line and headers, still to be written
 	enc    encoder
@@ -46,8 +47,8 @@ type link struct {
 	last atomic.Bool // no other stream follows: write what waits before the end
 }
 
-func newLink(p *peer, kind streamKind, conn net.Conn, header []byte) *link {
-	return &link{p: p, kind: kind, conn: conn, header: header, enc: kind.newEncoder(),
+func newLink(p *peer, kind peerapi.Stream, conn net.Conn, header []byte) *link {
+	return &link{p: p, kind: kind, conn: conn, header: header, enc: newEncoder(kind),
 		q: newQueue(streamQueue), quit: make(chan struct{})}
 }
 
@@ -74,7 +75,7 @@ func (l *link) watch() <-chan struct{} {
 
 func (l *link) run() {
 	l.p.status.activate()
-	what := zap.String("stream-writer-type", l.kind.label())
+	what := zap.String("stream-writer-type", streamLabel(l.kind))
 	l.p.lg.Info("established TCP streaming connection with remote peer", what)
 	err := l.writeAll()
 	l.p.links[l.kind].CompareAndSwap(l, nil)
@@ -169,7 +170,7 @@ func (l *link) writeBatch() error {
 	if err := l.flush(b); err != nil {
 		return err
 	}
-	if l.kind == kindMsgApp {
+	if l.kind == peerapi.StreamMsgApp {
 		l.p.sendings.succeeded(len(batch), clock.Since(began))
 	}
 	l.q.done(batch)

@@ -13,35 +13,21 @@ import (
 	"quorate/internal/crash"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
+	"quorate/internal/transport/peerapi"
 )
 
 var errProposalsFull = errors.New("transport: queue of received proposals is full")
 
-// streamKind tells the two streams apart.
-type streamKind int
-
-const (
-	kindMsgApp streamKind = iota
-	kindMessage
-)
-
-func (k streamKind) String() string {
-	if k == kindMsgApp {
-		return streamMsgApp
-	}
-	return streamMessage
-}
-
-// label is what the log calls a stream of the kind.
-func (k streamKind) label() string {
-	if k == kindMsgApp {
+// streamLabel is what the log calls a stream.
+func streamLabel(k peerapi.Stream) string {
+	if k == peerapi.StreamMsgApp {
 		return "stream MsgApp v2"
 	}
 	return "stream Message"
 }
 
-func (k streamKind) newEncoder() encoder {
-	if k == kindMsgApp {
+func newEncoder(k peerapi.Stream) encoder {
+	if k == peerapi.StreamMsgApp {
 		return &appEncoder{}
 	}
 	return plainEncoder{}
@@ -95,8 +81,8 @@ func (t *Transport) startPeer(id uint64, urls []string, streams bool) *peer {
 	p.ctx, p.cancel = context.WithCancel(t.ctx)
 	p.setURLs(urls)
 	if streams {
-		p.wg.Go(crash.Guarded(func() { p.readStream(kindMsgApp) }))
-		p.wg.Go(crash.Guarded(func() { p.readStream(kindMessage) }))
+		p.wg.Go(crash.Guarded(func() { p.readStream(peerapi.StreamMsgApp) }))
+		p.wg.Go(crash.Guarded(func() { p.readStream(peerapi.StreamMessage) }))
 		p.wg.Go(crash.Guarded(p.processProposals))
 		p.wg.Go(func() { p.probe("ROUND_TRIPPER_RAFT_MESSAGE", t.streams) })
 		p.wg.Go(func() { p.probe("ROUND_TRIPPER_SNAPSHOT", t.requests) })
@@ -113,16 +99,16 @@ func (p *peer) setURLs(urls []string) {
 
 // send queues m for the best way that is open.
 func (p *peer) send(m *raftpb.Message) {
-	first := kindMessage
+	first := peerapi.StreamMessage
 	switch m.GetType() {
 	case raftpb.MsgSnap:
 		// Never on a stream: it may be large and would hold up the rest.
 		p.sendByPost(m)
 		return
 	case raftpb.MsgApp:
-		first = kindMsgApp
+		first = peerapi.StreamMsgApp
 	}
-	for k := first; k <= kindMessage; k++ {
+	for k := first; k <= peerapi.StreamMessage; k++ {
 		l := p.links[k].Load()
 		if l == nil {
 			continue

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"sync"
@@ -16,6 +14,7 @@ import (
 
 	"quorate/internal/clock"
 	"quorate/internal/crash"
+	"quorate/internal/transport/peerapi"
 )
 
 // pipelineTimeout ends a POST to a peer that takes the request and does not
@@ -83,7 +82,7 @@ func (pl *pipeline) post(m *raftpb.Message) {
 	began := clock.Now()
 	body, err := appendMessage(nil, m)
 	if err == nil {
-		err = p.post(pathRaft, "application/protobuf", body)
+		err = p.postMessage(body)
 	}
 	if err != nil {
 		p.sendings.failed(1)
@@ -106,30 +105,27 @@ func (pl *pipeline) post(m *raftpb.Message) {
 	}
 }
 
-// post sends one request to the peer's current URL.
-func (p *peer) post(path, contentType string, body []byte) error {
+// postMessage sends one message to the peer's current URL.
+func (p *peer) postMessage(body []byte) error {
 	u, err := p.urls.pick()
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, pipelineTimeout)
 	defer cancel()
-	err = p.postURL(ctx, u+path, contentType, bytes.NewReader(body), nil)
+	req, err := p.t.self.PostMessage(ctx, u, bytes.NewReader(body))
+	if err == nil {
+		err = p.post(req, nil)
+	}
 	if err != nil {
 		p.urls.failed(u)
 	}
 	return err
 }
 
-// postURL sends one request and checks the answer. onAnswer, if any, is called
+// post sends one request and checks the answer. onAnswer, if any, is called
 // when the answer's header has come.
-func (p *peer) postURL(ctx context.Context, url, contentType string, body io.Reader, onAnswer func(*http.Response)) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, body)
-	if err != nil {
-		return fmt.Errorf("post to %s: %w", url, err)
-	}
-	p.t.setHeaders(req.Header)
-	req.Header.Set("Content-Type", contentType)
+func (p *peer) post(req *http.Request, onAnswer func(*http.Response)) error {
 	resp, err := p.t.requests.Do(req)
 	if err != nil {
 		return err
@@ -138,14 +134,13 @@ func (p *peer) postURL(ctx context.Context, url, contentType string, body io.Rea
 	if onAnswer != nil {
 		onAnswer(resp)
 	}
-	switch resp.StatusCode {
-	case http.StatusNoContent:
-		return nil
-	case http.StatusForbidden:
-		p.t.cfg.Host.SelfRemoved(ErrRemoved)
-		return ErrRemoved
+	err = peerapi.PostAnswer(resp)
+	switch {
+	case err == nil:
+	case errors.Is(err, peerapi.ErrRemoved):
+		p.t.cfg.Host.SelfRemoved(err)
+	default:
+		p.lg.Debug("peer refused a request", zap.Stringer("url", req.URL), zap.Error(err))
 	}
-	err = statusError(resp)
-	p.lg.Debug("peer refused a request", zap.String("url", url), zap.Error(err))
 	return err
 }

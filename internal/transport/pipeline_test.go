@@ -77,7 +77,7 @@ func TestStuckPeer(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1, func(cfg *Config) { cfg.WriteTimeout = time.Hour }) // nothing but the end frees a write
 	n.AddPeer(2, []string{"http://127.0.0.1:1"})
-	for _, kind := range []string{streamMsgApp, streamMessage} {
+	for _, kind := range []string{"msgapp", "message"} {
 		c, err := net.Dial("tcp", n.addr)
 		if err != nil {
 			t.Fatal(err)

@@ -2,9 +2,6 @@ package transport
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
-	"io"
 	"net/http"
 	"time"
 
@@ -12,6 +9,7 @@ import (
 
 	"quorate/internal/clock"
 	"quorate/internal/metrics"
+	"quorate/internal/transport/peerapi"
 )
 
 const (
@@ -19,7 +17,6 @@ const (
 	probeReportSick   = 5 * time.Second  // and on one that does not answer, first;
 	probeReportMax    = 5 * time.Minute  // the pause doubles up to this
 	maxClockDiff      = time.Second
-	maxProbeAnswer    = 4 << 10
 	probeSmoothing    = 8 // a new round trip time counts one eighth
 	probeRequestLimit = readTimeout
 )
@@ -82,30 +79,11 @@ func (p *peer) probeOnce(c *http.Client) (rtt, diff time.Duration, err error) {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, probeRequestLimit)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u+pathProbing, nil)
-	if err != nil {
-		return 0, 0, err
-	}
 	start := clock.Now()
-	resp, err := c.Do(req)
-	if err != nil {
-		return 0, 0, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return 0, 0, fmt.Errorf("status %d", resp.StatusCode)
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxProbeAnswer))
+	there, err := peerapi.Probe(ctx, c, u)
 	if err != nil {
 		return 0, 0, err
 	}
 	rtt = clock.Since(start)
-	var h health
-	if err := json.Unmarshal(b, &h); err != nil {
-		return 0, 0, fmt.Errorf("decode answer: %w", err)
-	}
-	if !h.OK {
-		return 0, 0, fmt.Errorf("peer says that it is not well")
-	}
-	return rtt, h.Now.Sub(start.Add(rtt / 2)), nil
+	return rtt, there.Sub(start.Add(rtt / 2)), nil
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"testing"
 
+	"quorate/internal/transport/peerapi"
+
 	"go.etcd.io/raft/v3/raftpb"
 )
 
@@ -77,7 +79,7 @@ func TestProposalsGoBackWhenTheWayIsClosed(t *testing.T) {
 	t.Parallel()
 	a, b := startNode(t, 1), startNode(t, 2)
 	connect(t, a, b)
-	l := newLink(a.table.Load().peers[2], kindMessage, nil, nil)
+	l := newLink(a.table.Load().peers[2], peerapi.StreamMessage, nil, nil)
 	for n := range 10 {
 		l.q.push(proposalMessage(1, 2, n))
 	}

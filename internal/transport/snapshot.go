@@ -104,7 +104,10 @@ func (p *peer) postSnapshot(m *raftpb.Message, body io.ReadCloser) (int64, error
 	}
 	// The content is of unknown length and goes in chunks: io.Reader, not a type
 	// from which net/http could tell a length.
-	err = p.postURL(ctx, u+pathSnapshot, "application/octet-stream", struct{ io.Reader }{moving}, answered)
+	req, err := p.t.self.PostSnapshot(ctx, u, struct{ io.Reader }{moving})
+	if err == nil {
+		err = p.post(req, answered)
+	}
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			err = fmt.Errorf("%w: %w", cause, err)

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"quorate/internal/transport/peerapi"
+
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
@@ -42,7 +44,7 @@ func TestReplacedStream(t *testing.T) {
 	if err != nil || !bytes.Equal(b, (plainEncoder{}).heartbeat(nil)) {
 		t.Errorf("first stream: %x %v", b, err)
 	}
-	eventually(t, "second stream attached", func() bool { return n.table.Load().peers[2].links[kindMessage].Load() != nil })
+	eventually(t, "second stream attached", func() bool { return n.table.Load().peers[2].links[peerapi.StreamMessage].Load() != nil })
 	m := &raftpb.Message{Type: raftpb.MsgVote.Enum(), From: new(uint64(1)), To: new(uint64(2)), Term: new(uint64(4))}
 	n.Send([]*raftpb.Message{m})
 	dec := plainDecoder{bufio.NewReader(second.Body)}

@@ -18,6 +18,7 @@ import (
 
 	"quorate/internal/crash"
 	"quorate/internal/membership"
+	"quorate/internal/transport/peerapi"
 )
 
 // Host is the member behind a Transport. Its methods are called from many
@@ -87,7 +88,7 @@ const (
 // goroutine.
 type Transport struct {
 	cfg      Config
-	version  membership.Version
+	self     peerapi.Sender
 	lg       *zap.Logger
 	reports  *reporter
 	noise    *rate.Limiter // of warnings that others can cause as often as they like
@@ -132,7 +133,7 @@ func New(cfg Config) (*Transport, error) {
 	}
 	cfg.ReadTimeout, cfg.WriteTimeout = max(cfg.ReadTimeout, readTimeout), max(cfg.WriteTimeout, writeTimeout)
 	t := &Transport{
-		cfg: cfg, version: v,
+		cfg: cfg, self: peerapi.Sender{ID: cfg.ID, Cluster: cfg.ClusterID, Version: v, PeerURLs: cfg.PeerURLs},
 		lg:       cfg.Logger.With(zap.String("local-member-id", membership.FormatID(cfg.ID))),
 		streams:  newStreamClient(cfg.TLS, dialer(cfg.DialTimeout, cfg.LocalIP), cfg.ReadTimeout, cfg.WriteTimeout),
 		requests: newRequestClient(cfg.TLS, dialer(cfg.DialTimeout, cfg.LocalIP)),

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"quorate/internal/transport/peerapi"
+
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
@@ -136,7 +138,7 @@ func (n *node) url() string {
 }
 
 func (n *node) serve(l net.Listener) {
-	n.srv = HTTPServer(n.Handler(), nil)
+	n.srv = HTTPServer(peerapi.RaftHandler(n), nil)
 	n.done = make(chan struct{})
 	go func() {
 		defer close(n.done)
@@ -170,7 +172,7 @@ func connect(t *testing.T, nodes ...*node) {
 
 func (n *node) linked(id uint64) bool {
 	p := n.table.Load().peers[id]
-	return p != nil && p.links[kindMsgApp].Load() != nil && p.links[kindMessage].Load() != nil
+	return p != nil && p.links[peerapi.StreamMsgApp].Load() != nil && p.links[peerapi.StreamMessage].Load() != nil
 }
 
 // patience bounds every wait for something that must happen.
@@ -295,7 +297,7 @@ func TestReconnect(t *testing.T) {
 	connect(t, a, b)
 	b.close(t)
 	pb := a.table.Load().peers[2]
-	old := pb.links[kindMessage].Load()
+	old := pb.links[peerapi.StreamMessage].Load()
 	pa := b.table.Load().peers[1]
 	for k := range pa.links { // the server does not own the streams any more
 		pa.links[k].Load().close()
@@ -306,7 +308,7 @@ func TestReconnect(t *testing.T) {
 	eventually(t, "streams both ways", func() bool {
 		return a.linked(2) && b.linked(1) && !a.ActiveSince(2).IsZero()
 	})
-	if pb.links[kindMessage].Load() != old {
+	if pb.links[peerapi.StreamMessage].Load() != old {
 		t.Log("b dialed again as well")
 	}
 	for i, n := range []*node{a, b} {
@@ -325,7 +327,7 @@ func TestRemovedPeer(t *testing.T) {
 	a.host.removed[2] = true
 	a.host.mu.Unlock()
 	a.RemovePeer(2)
-	if err := receive(t, "b is told", b.host.selfRemoved); !errors.Is(err, ErrRemoved) {
+	if err := receive(t, "b is told", b.host.selfRemoved); !errors.Is(err, peerapi.ErrRemoved) {
 		t.Errorf("%v", err)
 	}
 	// What it still sends is refused, and not with a 403, which would stop it.

@@ -26,6 +26,7 @@ import (
 	"quorate/internal/legacy/v2auth"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
+	"quorate/internal/transport/peerapi"
 )
 
 // Prefix is where the handler belongs, with everything below it.
@@ -148,7 +149,7 @@ func (h *handler) timeout(r *http.Request) (context.Context, context.CancelFunc)
 }
 
 func (h *handler) setCluster(w http.ResponseWriter) {
-	w.Header().Set("X-Etcd-Cluster-Id", membership.FormatID(h.b.ClusterID()))
+	w.Header().Set(peerapi.HeaderCluster, membership.FormatID(h.b.ClusterID()))
 }
 
 // writeJSON sends v and a newline.

@@ -25,19 +25,19 @@ func NewClient(h *http.Client) *Client { return &Client{http: h} }
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// refusal is an answer of a peer that is not a success.
-type refusal struct {
+// statusError is an answer of a peer that is not a success.
+type statusError struct {
 	status int
 	text   string // body, without a trailing newline
 }
 
-func (e *refusal) Error() string {
+func (e *statusError) Error() string {
 	return fmt.Sprintf("peer answered with status %d: %s", e.status, e.text)
 }
 
-// refused returns the refusal in err, nil if it is something else.
-func refused(err error) *refusal {
-	var r *refusal
+// refused returns the answer that err is about, nil if there was none.
+func refused(err error) *statusError {
+	var r *statusError
 	errors.As(err, &r)
 	return r
 }
@@ -64,7 +64,7 @@ func (c *Client) ask(ctx context.Context, method, url string, header http.Header
 		return nil, nil, fmt.Errorf("answer of %s exceeds %d bytes", url, maxAnswer)
 	}
 	if resp.StatusCode != http.StatusOK {
-		return nil, nil, &refusal{resp.StatusCode, strings.TrimSuffix(string(b), "\n")}
+		return nil, nil, &statusError{resp.StatusCode, strings.TrimSuffix(string(b), "\n")}
 	}
 	return resp.Header, b, nil
 }

@@ -9,7 +9,8 @@
 // headers are those of etcd, of which 3.5 to 3.7 are on the other side; what a peer sends
 // is bounded, and read to its end or refused.
 //
-// A question is a file: its path, its body, the server's half as a method of handlers,
+// raft.go and sender.go are what goes before and around raft's messages, which package
+// transport carries. Any other question is a file: its path, its body, the server's half as a method of handlers,
 // the client's as one of Client. NewHandler lists the paths. The bytes are described in
 // docs/format/peer.md.
 package peerapi

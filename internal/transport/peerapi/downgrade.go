@@ -16,7 +16,7 @@ func (h *handlers) downgradeEnabled(w http.ResponseWriter, r *http.Request) {
 	if !allow(w, r, http.MethodGet) {
 		return
 	}
-	w.Header().Set(headerCluster, h.clusterID())
+	w.Header().Set(HeaderCluster, h.clusterID())
 	ctx, cancel := context.WithTimeout(r.Context(), h.o.RequestTimeout)
 	defer cancel()
 	enabled, err := h.b.DowngradeEnabled(ctx)

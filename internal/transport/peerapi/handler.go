@@ -11,9 +11,6 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// headerCluster carries the id of the cluster.
-const headerCluster = "X-Etcd-Cluster-ID"
-
 // maxRequest bounds the bodies of questions; they hold an id or a number.
 const maxRequest = 64 << 10
 
@@ -42,7 +39,7 @@ type Backend interface {
 type Options struct {
 	Logger         *zap.Logger
 	RequestTimeout time.Duration // of what needs a quorum
-	Raft           http.Handler  // serves /raft and everything below it
+	Raft           RaftServer
 	Leases         LeaseServer
 }
 
@@ -57,8 +54,8 @@ func NewHandler(b Backend, o Options) http.Handler {
 	mux.Handle(PathVersion, VersionHandler(b.Versions))
 	mux.HandleFunc(pathLeases, h.leases)
 	mux.HandleFunc(pathLeaseInternal, h.leases)
-	mux.Handle("/raft", o.Raft)
-	mux.Handle("/raft/", o.Raft)
+	mux.Handle(pathRaft, RaftHandler(o.Raft))
+	mux.Handle(pathRaft+"/", RaftHandler(o.Raft))
 	return mux
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -84,8 +83,7 @@ func (r request) run(t *testing.T, h http.Handler) {
 
 func TestPeer(t *testing.T) {
 	m := &member{cluster: "3.7.0", members: []membership.Member{{ID: 1, PeerURLs: []string{"http://a:1"}, Name: "a"}}}
-	raft := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { io.WriteString(w, "raft "+r.URL.Path) })
-	h := NewHandler(m, Options{Logger: zap.NewNop(), RequestTimeout: time.Second, Raft: raft, Leases: &leases{}})
+	h := NewHandler(m, Options{Logger: zap.NewNop(), RequestTimeout: time.Second, Raft: &receiver{Sender: self}, Leases: &leases{}})
 	const id = "X-Etcd-Cluster-ID: cdf818194e3a8c32"
 	for _, r := range []request{
 		{target: "/members", status: 200, want: `[{"id":1,"peerURLs":["http://a:1"],"name":"a"}]` + "\n", header: id},
@@ -108,8 +106,10 @@ func TestPeer(t *testing.T) {
 		{method: "POST", target: "/members/hashkv", status: 405, want: "Method Not Allowed\n"},
 		{target: "/downgrade/enabled", status: 200, want: "true", header: id},
 		{target: "/downgrade/enabled", status: 200, want: "true", header: "Content-Type: text/plain"},
-		{target: "/raft", status: 200, want: "raft /raft"},
-		{target: "/raft/stream/msgapp/1", status: 200, want: "raft /raft/stream/msgapp/1"},
+		{target: "/raft", status: 405, want: "Method Not Allowed\n"},
+		{target: "/raft/stream/msgapp/1", status: 412, want: "incompatible version\n", header: id},
+		{target: "/raft/snapshots", status: 404, want: "404 page not found\n"},
+		{method: "POST", target: "/raft/snapshot", status: 412, want: "incompatible version\n"},
 		{target: "/leases", status: 405, want: "Method Not Allowed\n"},
 		{target: "/health", status: 404, want: "404 page not found\n"},
 		{target: "/metrics", status: 404, want: "404 page not found\n"},
@@ -134,7 +134,7 @@ func TestPeer(t *testing.T) {
 func TestBothHalves(t *testing.T) {
 	m := &member{cluster: "3.7.0", members: []membership.Member{
 		{ID: 1, PeerURLs: []string{"http://a:1"}, Name: "a", ClientURLs: []string{"http://a:2"}}, {ID: 7, PeerURLs: []string{"http://b:1", "http://b:2"}, IsLearner: true}}}
-	s := httptest.NewServer(NewHandler(m, Options{Logger: zap.NewNop(), RequestTimeout: time.Minute, Raft: http.NotFoundHandler(), Leases: &leases{}}))
+	s := httptest.NewServer(NewHandler(m, Options{Logger: zap.NewNop(), RequestTimeout: time.Minute, Raft: &receiver{Sender: self}, Leases: &leases{}}))
 	defer s.Close()
 	c, ctx, urls := newClient(t), t.Context(), []string{s.URL}
 	check := func(what string, got, want any, err, wantErr error) {

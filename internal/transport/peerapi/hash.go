@@ -3,7 +3,6 @@ package peerapi
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -18,9 +17,6 @@ import (
 // pathHashKV answers GET, with a hashQuestion as its body and the cluster in the header,
 // with a hashAnswer.
 const pathHashKV = "/members/hashkv"
-
-// ErrOtherCluster says that a peer is a member of another cluster.
-var ErrOtherCluster = errors.New("cluster ID mismatch")
 
 type hashQuestion struct {
 	Revision int64 `json:"revision"` // 0 for the current
@@ -40,7 +36,7 @@ func (h *handlers) hashKV(w http.ResponseWriter, r *http.Request) {
 	if !allow(w, r, http.MethodGet) {
 		return
 	}
-	if id := r.Header.Get(headerCluster); id != "" && id != h.clusterID() {
+	if id := r.Header.Get(HeaderCluster); id != "" && id != h.clusterID() {
 		http.Error(w, ErrOtherCluster.Error(), http.StatusPreconditionFailed)
 		return
 	}
@@ -68,7 +64,7 @@ func (h *handlers) hashKV(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
-	w.Header().Set(headerCluster, h.clusterID())
+	w.Header().Set(HeaderCluster, h.clusterID())
 	writeJSON(w, data)
 }
 
@@ -82,7 +78,7 @@ func (c *Client) HashKV(ctx context.Context, url string, clusterID uint64, rev i
 	}
 	h := http.Header{}
 	h.Set("Content-Type", "application/json")
-	h.Set(headerCluster, membership.FormatID(clusterID))
+	h.Set(HeaderCluster, membership.FormatID(clusterID))
 	_, b, err := c.ask(ctx, http.MethodGet, url+pathHashKV, h, body)
 	if err != nil {
 		return mvcc.HashResult{}, hashRefusal(err)

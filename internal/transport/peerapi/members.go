@@ -38,7 +38,7 @@ func (h *handlers) members(w http.ResponseWriter, r *http.Request) {
 	if !allow(w, r, http.MethodGet) {
 		return
 	}
-	w.Header().Set(headerCluster, h.clusterID())
+	w.Header().Set(HeaderCluster, h.clusterID())
 	h.writeMembers(w, h.b.Members())
 }
 
@@ -60,7 +60,7 @@ func (c *Client) Members(ctx context.Context, urls []string, timeout time.Durati
 		if ms, err = membership.DecodeMembers(b); err != nil {
 			return err
 		}
-		if clusterID, err = membership.ParseID(h.Get(headerCluster)); err != nil {
+		if clusterID, err = membership.ParseID(h.Get(HeaderCluster)); err != nil {
 			return fmt.Errorf("cluster id: %w", err)
 		}
 		if len(ms) == 0 {
@@ -83,7 +83,7 @@ func (h *handlers) promote(w http.ResponseWriter, r *http.Request) {
 	if !allow(w, r, http.MethodPost) {
 		return
 	}
-	w.Header().Set(headerCluster, h.clusterID())
+	w.Header().Set(HeaderCluster, h.clusterID())
 	text := strings.TrimPrefix(r.URL.Path, pathPromote)
 	id, err := strconv.ParseUint(text, 10, 64)
 	if err != nil {

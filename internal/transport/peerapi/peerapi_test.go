@@ -36,7 +36,7 @@ func peerPort(t *testing.T, answers map[string]string) string {
 			http.Error(w, "unexpected "+r.Method+" "+r.URL.Path+" "+string(body), 599)
 			return
 		}
-		w.Header().Set(headerCluster, "cdf818194e3a8c32")
+		w.Header().Set(HeaderCluster, "cdf818194e3a8c32")
 		code := 200
 		if _, err := fmt.Sscanf(a, "%3d ", &code); err == nil {
 			http.Error(w, a[4:], code)
@@ -148,7 +148,7 @@ func (l *leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (Leas
 }
 
 func leaseHandler(s LeaseServer) http.Handler {
-	return NewHandler(&member{}, Options{Logger: zap.NewNop(), Raft: http.NotFoundHandler(), Leases: s})
+	return NewHandler(&member{}, Options{Logger: zap.NewNop(), Raft: &receiver{Sender: self}, Leases: s})
 }
 
 func TestLeaseHandler(t *testing.T) {

@@ -1,0 +1,127 @@
+package peerapi
+
+import (
+	"errors"
+	"net/http"
+	"strings"
+
+	"go.uber.org/zap"
+
+	"quorate/internal/membership"
+)
+
+// Headers of what is sent below /raft. Ids are unpadded hex and compared as strings.
+const (
+	headerFrom       = "X-Server-From"
+	headerVersion    = "X-Server-Version"
+	headerMinVersion = "X-Min-Cluster-Version"
+	headerTo         = "X-Raft-To"
+	headerPeerURLs   = "X-PeerURLs"
+	// HeaderCluster is on most answers to questions as well, and on those of the v2 API.
+	HeaderCluster = "X-Etcd-Cluster-ID"
+)
+
+// What a receiver answers with status 412, and the sender knows by its text.
+var (
+	ErrIncompatible = errors.New("incompatible version")
+	ErrOtherCluster = errors.New("cluster ID mismatch")
+)
+
+// Sender is a member as it presents itself to its peers.
+type Sender struct {
+	ID, Cluster uint64
+	Version     membership.Version
+	PeerURLs    []string
+}
+
+// sign sets what every raft request carries.
+func (s *Sender) sign(h http.Header) {
+	h.Set(headerFrom, membership.FormatID(s.ID))
+	h.Set(headerVersion, s.Version.String())
+	h.Set(headerMinVersion, membership.MinClusterVersion.String())
+	h.Set(HeaderCluster, membership.FormatID(s.Cluster))
+	h.Set(headerPeerURLs, strings.Join(s.PeerURLs, ","))
+}
+
+// Accept checks the method and the sender of a raft request. One that it refuses, with
+// ErrIncompatible, ErrOtherCluster or for its method, is answered. The cluster is told in
+// any case, the release on streams.
+func (s *Sender) Accept(w http.ResponseWriter, r *http.Request, method string) error {
+	if !allow(w, r, method) {
+		return errMethod
+	}
+	w.Header().Set(HeaderCluster, membership.FormatID(s.Cluster))
+	if method == http.MethodGet {
+		w.Header().Set(headerVersion, s.Version.String())
+	}
+	err := s.check(r.Header)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusPreconditionFailed)
+	}
+	return err
+}
+
+var errMethod = errors.New("method not allowed")
+
+// check decides whether the sender of a request is of a release and of
+// a cluster that this member can talk to.
+func (s *Sender) check(h http.Header) error {
+	server, err := versionIn(h, headerVersion)
+	if err != nil {
+		return ErrIncompatible
+	}
+	lowest, err := versionIn(h, headerMinVersion)
+	if err != nil {
+		return ErrIncompatible
+	}
+	if server.MajorMinor().Less(membership.MinClusterVersion) || s.Version.MajorMinor().Less(lowest.MajorMinor()) {
+		return ErrIncompatible
+	}
+	if h.Get(HeaderCluster) != membership.FormatID(s.Cluster) {
+		return ErrOtherCluster
+	}
+	return nil
+}
+
+// versionIn reads a version header; without one the sender is a 2.0.
+func versionIn(h http.Header, name string) (membership.Version, error) {
+	s := h.Get(name)
+	if s == "" {
+		return membership.Version{Major: 2}, nil
+	}
+	return membership.ParseVersion(s)
+}
+
+// From is what a request says about its sender; each part only if it is well formed.
+type From struct {
+	ID       uint64 // 0 if it does not say
+	Version  membership.Version
+	PeerURLs []string
+	For      string // the member that a stream is wanted from, as text
+}
+
+// FromHeader reads what the sender of a raft request says about itself.
+func FromHeader(h http.Header) From {
+	f := From{For: h.Get(headerTo)}
+	if id, err := membership.ParseID(h.Get(headerFrom)); err == nil {
+		f.ID = id
+	}
+	if v, err := versionIn(h, headerVersion); err == nil {
+		f.Version = v
+	}
+	if urls := h.Get(headerPeerURLs); urls != "" {
+		f.PeerURLs = strings.Split(urls, ",")
+	}
+	return f
+}
+
+// LogFields are the headers of a request that Accept refused, beside what s is.
+func (s *Sender) LogFields(r *http.Request) []zap.Field {
+	return []zap.Field{zap.String("local-member-cluster-id", membership.FormatID(s.Cluster)),
+		zap.String("local-member-server-version", s.Version.String()),
+		zap.String("local-member-server-minimum-cluster-version", membership.MinClusterVersion.String()),
+		zap.String("remote-peer-server-name", r.Header.Get(headerFrom)),
+		zap.String("remote-peer-server-version", r.Header.Get(headerVersion)),
+		zap.String("remote-peer-server-minimum-cluster-version", r.Header.Get(headerMinVersion)),
+		zap.String("remote-peer-cluster-id", r.Header.Get(HeaderCluster)), zap.String("remote-address", r.RemoteAddr)}
+}
