@@ -38,6 +38,7 @@ var order = []string{
 	"watch",
 	"lease membership auth legacy/v2store",
 	"command",
+	"legacy/v2request",
 	"wire rpc/v3lockpb rpc/v3electionpb",
 	"engine/pebble engine/mem engine/enginetest",
 	"engine",
@@ -49,7 +50,7 @@ var order = []string{
 const module = "quorate/internal/"
 
 // core packages are handed the time and do no I/O: the simulator drives them.
-var core = []string{"proposal", "readindex", "raftnode", "replica", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "legacy/v2store", "autocompact"}
+var core = []string{"proposal", "readindex", "raftnode", "replica", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "legacy/v2store", "legacy/v2request", "autocompact"}
 
 // allowed are the places where core code may do what it must not do elsewhere,
 // each with its reason.

@@ -6,9 +6,9 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
-	"quorate/internal/command"
 	"quorate/internal/httpapi"
 	"quorate/internal/legacy/v2http"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/server"
 )
@@ -52,7 +52,7 @@ func (e v2Edge) MemberUpdate(ctx context.Context, id uint64, peerURLs []string) 
 
 // checkV2 is the read behind /health while the v2 API is served.
 func (e v2Edge) checkV2(ctx context.Context) error {
-	_, err := e.V2Do(ctx, &command.V2Request{Method: "QGET", Path: "/"})
+	_, err := e.V2Do(ctx, &v2request.Request{Method: "QGET", Path: "/"})
 	return err
 }
 

@@ -9,15 +9,16 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 )
 
 // contents returns what is applied of a normal entry that is not empty: the request that
 // the caller has, or that of the entry's bytes.
-func (e *Entry) contents() (req *pb.InternalRaftRequest, v2 *command.V2Request, err error) {
+func (e *Entry) contents() (req *pb.InternalRaftRequest, v2 *v2request.Request, err error) {
 	if e.Req != nil || e.V2 != nil {
 		return e.Req, e.V2, nil
 	}
-	if v2, _, err = command.ParseV2(e.Data); err != nil {
+	if v2, _, err = v2request.Parse(e.Data); err != nil {
 		return nil, nil, err
 	}
 	if v2 != nil && forV2(v2) {

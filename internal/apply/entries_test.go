@@ -18,6 +18,7 @@ import (
 
 	"quorate/internal/command"
 	"quorate/internal/engine"
+	"quorate/internal/legacy/v2request"
 )
 
 // author writes random entries: what a client, a member of any release, or somebody who
@@ -181,11 +182,11 @@ func (a author) entry(t testing.TB) Entry {
 		x.Req = a.request()
 		e.Data, err = command.EncodeRequest(x.Req)
 	case n < 31:
-		r := command.V2Request{ID: 9, Method: a.pick("PUT", "POST", "DELETE", "SYNC", "QGET", "GET", "X"), Path: a.pick("/1/a", "/1/a/b", "/", "/0/version", "/0/members/1/attributes", "/1/../0"),
+		r := v2request.Request{ID: 9, Method: a.pick("PUT", "POST", "DELETE", "SYNC", "QGET", "GET", "X"), Path: a.pick("/1/a", "/1/a/b", "/", "/0/version", "/0/members/1/attributes", "/1/../0"),
 			Val: a.pick("x", "", "3.7.0", `{"name":"m"}`, "{"), Recursive: a.IntN(2) == 0, Dir: a.IntN(4) == 0, PrevIndex: a.Uint64N(3), Time: epoch.UnixNano(), Expiration: a.number()}
 		e.Data = r.Marshal()
 		if a.IntN(2) == 0 {
-			e.Data = command.Modern(e.Data)
+			e.Data = v2request.Modern(e.Data)
 		}
 	case n < 35:
 		cc := &raftpb.ConfChange{}

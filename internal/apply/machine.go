@@ -33,6 +33,7 @@ import (
 	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -51,7 +52,7 @@ type Entry struct {
 	// Req is the decoded request if the caller has it, nil otherwise.
 	Req *pb.InternalRaftRequest
 	// V2 is the same for a request of the v2 API.
-	V2 *command.V2Request
+	V2 *v2request.Request
 	// Local tells that somebody on this member waits for the result; reads inside
 	// are executed only then.
 	Local bool

@@ -3,8 +3,8 @@ package apply
 import (
 	"strings"
 
-	"quorate/internal/command"
 	"quorate/internal/engine"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 )
@@ -62,7 +62,7 @@ func (m *Machine) stepV2(b engine.Batch, n int) {
 
 // forV2 reports whether a v2 request is one for the tree. The others are what members
 // of etcd 3.5 tell about themselves, and reads.
-func forV2(r *command.V2Request) bool {
+func forV2(r *v2request.Request) bool {
 	switch r.Method {
 	case "SYNC":
 		return true
@@ -74,7 +74,7 @@ func forV2(r *command.V2Request) bool {
 
 // v2Request applies a write to the tree, or a sweep of what has expired. Alarms do not
 // hold it up, as in etcd; the tree has bounds of its own.
-func (m *Machine) v2Request(b engine.Batch, e *Entry, r *command.V2Request, out *Outcome) {
+func (m *Machine) v2Request(b engine.Batch, e *Entry, r *v2request.Request, out *Outcome) {
 	start := m.opts.Now()
 	res := Result{ID: r.ID}
 	ev, err := m.v2.Apply(b, r)

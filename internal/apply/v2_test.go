@@ -18,6 +18,7 @@ import (
 	"quorate/internal/engine/enginetest"
 	"quorate/internal/engine/mem"
 	"quorate/internal/lease"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
@@ -95,10 +96,10 @@ func (r *replica) records() []string {
 
 func normal(data []byte) *raftpb.Entry { return &raftpb.Entry{Data: data} }
 
-func v2Entry(r command.V2Request) *raftpb.Entry { return normal(r.Marshal()) }
+func v2Entry(r v2request.Request) *raftpb.Entry { return normal(r.Marshal()) }
 
 func put(key, value string) *raftpb.Entry {
-	return v2Entry(command.V2Request{ID: 9, Method: "PUT", Path: "/1/" + key, Val: value, Time: epoch.UnixNano()})
+	return v2Entry(v2request.Request{ID: 9, Method: "PUT", Path: "/1/" + key, Val: value, Time: epoch.UnixNano()})
 }
 
 func change(t testing.TB, cc *raftpb.ConfChange, err error) *raftpb.Entry {
@@ -139,7 +140,7 @@ func version(t testing.TB, v string) *raftpb.Entry {
 
 // named35 is how a member of 3.5 tells its name.
 func named35(id uint64) *raftpb.Entry {
-	return v2Entry(command.V2Request{ID: 8, Method: "PUT", Path: fmt.Sprintf("/0/members/%x/attributes", id), Val: `{"name":"m","clientURLs":["http://c"]}`})
+	return v2Entry(v2request.Request{ID: 8, Method: "PUT", Path: fmt.Sprintf("/0/members/%x/attributes", id), Val: `{"name":"m","clientURLs":["http://c"]}`})
 }
 
 // The index counts what happens to the membership, as in etcd 3.5.
@@ -153,8 +154,8 @@ func TestV2Index(t *testing.T) {
 		{"a member", added(t, 1), 1}, {"another", added(t, 2), 2}, {"the same again", added(t, 2), 2},
 		{"its name", named35(1), 3}, {"the version", version(t, "3.5.0"), 4}, {"the name of nobody", named(t, 77), 4},
 		{"its name again", named(t, 1), 5}, {"a key", put("a", "x"), 6}, {"a removal", change(t, membership.RemoveChange(2), nil), 8},
-		{"the name of a removed one", named(t, 2), 8}, {"a refusal", v2Entry(command.V2Request{ID: 3, Method: "DELETE", Path: "/1/none"}), 8},
-		{"a read", v2Entry(command.V2Request{ID: 3, Method: "QGET", Path: "/1/a"}), 8}, {"the next version", version(t, "3.6.0"), 9},
+		{"the name of a removed one", named(t, 2), 8}, {"a refusal", v2Entry(v2request.Request{ID: 3, Method: "DELETE", Path: "/1/none"}), 8},
+		{"a read", v2Entry(v2request.Request{ID: 3, Method: "QGET", Path: "/1/a"}), 8}, {"the next version", version(t, "3.6.0"), 9},
 	} {
 		r.must(c.entry)
 		if got := r.m.V2().Index(); got != c.want {
@@ -205,13 +206,13 @@ func TestV2Begin(t *testing.T) {
 // An entry has the same effect bare, inside a request of etcd 3.5, and carried through members of later ones.
 func TestV2Forms(t *testing.T) {
 	var want []string
-	for i, form := range []func([]byte) []byte{func(b []byte) []byte { return b }, command.Modern, func(b []byte) []byte {
+	for i, form := range []func([]byte) []byte{func(b []byte) []byte { return b }, v2request.Modern, func(b []byte) []byte {
 		return append([]byte{0x12, byte(len(b))}, b...)
 	}} {
 		r := newReplica(t)
 		r.must(added(t, 1), version(t, "3.7.0"))
-		for _, e := range []*raftpb.Entry{put("a", "x"), v2Entry(command.V2Request{ID: 1, Method: "PUT", Path: "/1/b", Expiration: epoch.Add(time.Hour).UnixNano()}),
-			v2Entry(command.V2Request{ID: 2, Method: "SYNC", Time: epoch.Add(2 * time.Hour).UnixNano()})} {
+		for _, e := range []*raftpb.Entry{put("a", "x"), v2Entry(v2request.Request{ID: 1, Method: "PUT", Path: "/1/b", Expiration: epoch.Add(time.Hour).UnixNano()}),
+			v2Entry(v2request.Request{ID: 2, Method: "SYNC", Time: epoch.Add(2 * time.Hour).UnixNano()})} {
 			r.must(normal(form(e.Data)))
 		}
 		if got := r.records(); i == 0 {
@@ -229,7 +230,7 @@ func TestV2Forms(t *testing.T) {
 func TestV2Results(t *testing.T) {
 	r := newReplica(t)
 	r.must(added(t, 1), version(t, "3.7.0"))
-	out := r.must(put("a", "x"), v2Entry(command.V2Request{ID: 7, Method: "POST", Path: "/1/a"}))
+	out := r.must(put("a", "x"), v2Entry(v2request.Request{ID: 7, Method: "POST", Path: "/1/a"}))
 	if len(out.Results) != 2 || out.Results[0].ID != 9 || out.Results[1].ID != 7 {
 		t.Fatalf("results %+v", out.Results)
 	}
@@ -244,12 +245,12 @@ func TestV2Results(t *testing.T) {
 
 // FuzzV2Entry looks for entries that panic, or that two members take differently.
 func FuzzV2Entry(f *testing.F) {
-	for _, e := range []*raftpb.Entry{put("a", "x"), put("a/b", "x"), named35(1), v2Entry(command.V2Request{ID: 1, Method: "SYNC", Time: 1 << 62}),
-		v2Entry(command.V2Request{Method: "POST", Path: "/1/../0/members", Val: "v"}), v2Entry(command.V2Request{ID: 1, Method: "PUT", Path: "/0/version", Val: "x"}),
-		v2Entry(command.V2Request{ID: 1, Method: "DELETE", Path: "/", Recursive: true}), v2Entry(command.V2Request{Method: "GET"}),
-		v2Entry(command.V2Request{ID: 1, Method: "PUT", Path: "/1/a", PrevExist: new(true), Refresh: new(true), Expiration: -1})} {
+	for _, e := range []*raftpb.Entry{put("a", "x"), put("a/b", "x"), named35(1), v2Entry(v2request.Request{ID: 1, Method: "SYNC", Time: 1 << 62}),
+		v2Entry(v2request.Request{Method: "POST", Path: "/1/../0/members", Val: "v"}), v2Entry(v2request.Request{ID: 1, Method: "PUT", Path: "/0/version", Val: "x"}),
+		v2Entry(v2request.Request{ID: 1, Method: "DELETE", Path: "/", Recursive: true}), v2Entry(v2request.Request{Method: "GET"}),
+		v2Entry(v2request.Request{ID: 1, Method: "PUT", Path: "/1/a", PrevExist: new(true), Refresh: new(true), Expiration: -1})} {
 		f.Add(e.Data)
-		f.Add(command.Modern(e.Data))
+		f.Add(v2request.Modern(e.Data))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var want string

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/wire"
 )
 
@@ -153,7 +154,7 @@ func Decode(data []byte) (*pb.InternalRaftRequest, error) {
 		return r, err
 	}
 	// Before the rest: as messages of today, some v2 requests are valid and mean something else.
-	if r, ok, err := decodeV2(data); ok {
+	if r, ok, err := v2request.Decode(data); ok {
 		return r, err
 	}
 	r := &pb.InternalRaftRequest{}

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"testing"
 
+	"quorate/internal/legacy/v2request"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -86,7 +88,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if _, v2, _ := decodeV2(data); v2 {
+		if _, v2, _ := v2request.Decode(data); v2 {
 			return // of which proto knows nothing
 		}
 		want := &pb.InternalRaftRequest{}

@@ -18,6 +18,7 @@ import (
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
@@ -316,8 +317,8 @@ func (c *copier) translateEntry(e *raftpb.Entry) *raftpb.Entry {
 	case len(e.Data) == 0:
 		return e
 	}
-	e.Data = command.Plain(e.Data)
-	if r, ok, err := command.ParseV2(e.Data); err == nil && ok {
+	e.Data = v2request.Plain(e.Data)
+	if r, ok, err := v2request.Parse(e.Data); err == nil && ok {
 		if r.Method == "PUT" && attributesPath.MatchString(r.Path) {
 			return nothing("ignoring member attribute update on")
 		}

@@ -17,9 +17,9 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/clock"
-	"quorate/internal/command"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
@@ -346,7 +346,7 @@ func checkEntries(l Layout, log *raftlog.Log, from uint64, target membership.Ver
 // requests go: 3.5 reads them all as they are, 3.6 those of members about themselves,
 // 3.7 none.
 func readableBy(data []byte, target membership.Version) bool {
-	is, write, carried := command.V2(data)
+	is, write, carried := v2request.Look(data)
 	switch {
 	case target.Less(membership.FirstWithoutV2):
 		return !carried

@@ -17,6 +17,7 @@ import (
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
 	"quorate/internal/lease"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
@@ -187,7 +188,7 @@ func movesV2(t raftpb.EntryType, data []byte) bool {
 	if len(data) == 0 {
 		return false
 	}
-	if is, _, _ := command.V2(data); is {
+	if is, _, _ := v2request.Look(data); is {
 		return true
 	}
 	r, err := command.Decode(data)

@@ -10,10 +10,10 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 
-	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/engine/enginetest"
 	"quorate/internal/engine/mem"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -31,7 +31,7 @@ const v2Keys = `{"Root":{"Path":"/","Children":{
 	"1":{"Path":"/1","Children":{"message":{"Path":"/1/message","CreatedIndex":4,"ModifiedIndex":4,"Value":"hi"}}}}},
 	"CurrentIndex":4,"CurrentVersion":2}`
 
-func v2Request(r command.V2Request) []byte { return r.Marshal() }
+func v2Request(r v2request.Request) []byte { return r.Marshal() }
 
 func openV2(t *testing.T, l Layout) (*v2store.Store, []string) {
 	t.Helper()
@@ -63,15 +63,15 @@ func v2Directory(t *testing.T, l Layout) {
 	must(t, err)
 	d.changes = map[uint64]*raftpb.ConfChange{10: add, 17: membership.RemoveChange(0x3f)} // 3 steps
 	d.requests = map[uint64][]byte{
-		2:  v2Request(command.V2Request{ID: 1, Method: "PUT", Path: "/1/message", Val: "older than the file"}),
-		9:  v2Request(command.V2Request{ID: 2, Method: "PUT", Path: "/1/dir/a", Val: "one"}),
-		11: v2Request(command.V2Request{ID: 3, Method: "PUT", Path: "/1/message", Val: "x", PrevIndex: 99}),
-		12: v2Request(command.V2Request{ID: 4, Method: "PUT", Path: "/1/brief", Val: "x", Expiration: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano(),
+		2:  v2Request(v2request.Request{ID: 1, Method: "PUT", Path: "/1/message", Val: "older than the file"}),
+		9:  v2Request(v2request.Request{ID: 2, Method: "PUT", Path: "/1/dir/a", Val: "one"}),
+		11: v2Request(v2request.Request{ID: 3, Method: "PUT", Path: "/1/message", Val: "x", PrevIndex: 99}),
+		12: v2Request(v2request.Request{ID: 4, Method: "PUT", Path: "/1/brief", Val: "x", Expiration: time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano(),
 			Time: time.Date(2029, 12, 31, 0, 0, 0, 0, time.UTC).UnixNano()}),
-		13: v2Request(command.V2Request{ID: 5, Method: "PUT", Path: "/1/dir/b", Val: "two"}),
-		18: v2Request(command.V2Request{ID: 6, Method: "SYNC", Time: time.Date(2030, 1, 2, 0, 0, 0, 0, time.UTC).UnixNano()}),
-		20: v2Request(command.V2Request{ID: 7, Method: "DELETE", Path: "/1/dir/b"}),
-		22: v2Request(command.V2Request{ID: 8, Method: "PUT", Path: "/1/message", Val: "not applied"}),
+		13: v2Request(v2request.Request{ID: 5, Method: "PUT", Path: "/1/dir/b", Val: "two"}),
+		18: v2Request(v2request.Request{ID: 6, Method: "SYNC", Time: time.Date(2030, 1, 2, 0, 0, 0, 0, time.UTC).UnixNano()}),
+		20: v2Request(v2request.Request{ID: 7, Method: "DELETE", Path: "/1/dir/b"}),
+		22: v2Request(v2request.Request{ID: 8, Method: "PUT", Path: "/1/message", Val: "not applied"}),
 	}
 	d.make(t, l)
 }
@@ -118,7 +118,7 @@ func TestV2Replaced(t *testing.T) {
 	d := plain
 	d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(v2Keys)
 	put := func(value string) []byte {
-		return v2Request(command.V2Request{ID: 9, Method: "PUT", Path: "/1/message", Val: value})
+		return v2Request(v2request.Request{ID: 9, Method: "PUT", Path: "/1/message", Val: value})
 	}
 	d.last = 22
 	d.make(t, l)

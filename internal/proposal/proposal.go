@@ -19,7 +19,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/metrics"
 )
 
@@ -43,7 +43,7 @@ type Result struct {
 type Pending struct {
 	ID   uint64
 	Req  *pb.InternalRaftRequest // decoded form, applied by the member that proposed it
-	V2   *command.V2Request      // instead of Req, for a request of the v2 API
+	V2   *v2request.Request      // instead of Req, for a request of the v2 API
 	Data []byte                  // encoded form, for the log
 	// ConfChange marks Data as an encoded raftpb.ConfChange; Req is nil then.
 	ConfChange bool
@@ -63,7 +63,7 @@ type Pending struct {
 // proposed. Another member may have handed out the number as well, and its entry is
 // another one. Of a v2 request it is also the form that members of today pass on.
 func (p *Pending) Carries(data []byte) bool {
-	return bytes.Equal(p.Data, data) || p.V2 != nil && bytes.Equal(p.Data, command.Plain(data))
+	return bytes.Equal(p.Data, data) || p.V2 != nil && bytes.Equal(p.Data, v2request.Plain(data))
 }
 
 // Handed notes that raft has taken the entry.

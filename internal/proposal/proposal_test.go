@@ -3,7 +3,7 @@ package proposal
 import (
 	"context"
 	"errors"
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"sync"
 	"testing"
 	"time"
@@ -120,7 +120,7 @@ func TestIDs(t *testing.T) {
 }
 
 func TestCarries(t *testing.T) {
-	v2 := &command.V2Request{ID: 7, Method: "PUT", Path: "/1/a", Val: "b"}
+	v2 := &v2request.Request{ID: 7, Method: "PUT", Path: "/1/a", Val: "b"}
 	for _, tt := range []struct {
 		p    *Pending
 		data []byte
@@ -130,8 +130,8 @@ func TestCarries(t *testing.T) {
 		{&Pending{Data: []byte("ab")}, []byte("ac"), false},
 		{&Pending{Data: []byte("ab")}, []byte("abc"), false},
 		{&Pending{Data: v2.Marshal(), V2: v2}, v2.Marshal(), true},
-		{&Pending{Data: v2.Marshal(), V2: v2}, command.Modern(v2.Marshal()), true},
-		{&Pending{Data: v2.Marshal(), V2: v2}, command.Modern((&command.V2Request{ID: 7, Method: "PUT", Path: "/1/a", Val: "c"}).Marshal()), false},
+		{&Pending{Data: v2.Marshal(), V2: v2}, v2request.Modern(v2.Marshal()), true},
+		{&Pending{Data: v2.Marshal(), V2: v2}, v2request.Modern((&v2request.Request{ID: 7, Method: "PUT", Path: "/1/a", Val: "c"}).Marshal()), false},
 	} {
 		if got := tt.p.Carries(tt.data); got != tt.want {
 			t.Errorf("%q carries %q: %v, want %v", tt.p.Data, tt.data, got, tt.want)

@@ -5,7 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 )
 
@@ -38,9 +38,9 @@ func (d *driver) modernise(msgs []*raftpb.Message) []*raftpb.Message {
 		if t := msg.GetType(); t != raftpb.MsgApp && t != raftpb.MsgProp || len(msg.Entries) == 0 {
 			continue
 		}
-		translate := command.Modern
+		translate := v2request.Modern
 		if v, known := d.tr.Version(msg.GetTo()); known && v.Less(membership.FirstWithoutV2) {
-			translate = command.Plain
+			translate = v2request.Plain
 		}
 		if ents := translated(msg.Entries, translate); ents != nil {
 			msg.Entries = ents // the slice is the log's, the message is ours

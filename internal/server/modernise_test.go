@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 )
 
 // A v2 request is translated in a copy: the log, which the entries belong to,
@@ -19,11 +20,11 @@ func TestModernEntries(t *testing.T) {
 		return &raftpb.Entry{Type: typ.Enum(), Term: new(uint64(3)), Index: new(i), Data: data}
 	}
 	plain := []*raftpb.Entry{entry(1, raftpb.EntryNormal, nil), entry(2, raftpb.EntryNormal, put), entry(3, raftpb.EntryConfChange, v2)}
-	if got := translated(plain, command.Modern); got != nil {
+	if got := translated(plain, v2request.Modern); got != nil {
 		t.Errorf("entries without a v2 request were copied: %v", got)
 	}
 	mixed := append(plain, entry(4, raftpb.EntryNormal, bytes.Clone(v2)))
-	got := translated(mixed, command.Modern)
+	got := translated(mixed, v2request.Modern)
 	if len(got) != 4 || !bytes.Equal(mixed[3].Data, v2) {
 		t.Fatalf("got %v from %v", got, mixed)
 	}

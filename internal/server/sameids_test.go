@@ -8,7 +8,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/proposal"
 )
 
@@ -39,7 +39,7 @@ func TestSameNumbers(t *testing.T) {
 		}
 		wg.Go(func() {
 			for j := range 20 {
-				n.m.V2.V2Do(background(t), &command.V2Request{Method: "PUT", Path: fmt.Sprintf("/1/%d/%d", i, j), Val: n.name})
+				n.m.V2.V2Do(background(t), &v2request.Request{Method: "PUT", Path: fmt.Sprintf("/1/%d/%d", i, j), Val: n.name})
 			}
 		})
 		wg.Go(func() {

@@ -14,7 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 )
 
 // everyCall makes each kind of call once, with whatever outcome.
@@ -88,8 +88,8 @@ var everyCall = map[string]func(ctx context.Context, m *Member, i int){
 			return
 		}
 		defer w.Close()
-		m.V2.V2Do(ctx, &command.V2Request{Method: "PUT", Path: fmt.Sprint("/1/k", i%50), Val: "v"})
-		m.V2.V2Do(ctx, &command.V2Request{Method: "GET", Path: "/1/k1", Quorum: true})
+		m.V2.V2Do(ctx, &v2request.Request{Method: "PUT", Path: fmt.Sprint("/1/k", i%50), Val: "v"})
+		m.V2.V2Do(ctx, &v2request.Request{Method: "GET", Path: "/1/k1", Quorum: true})
 		<-w.Events()
 	},
 	"watch": func(ctx context.Context, m *Member, i int) {

@@ -7,7 +7,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/proposal"
@@ -43,7 +43,7 @@ func (s *V2) v2() *v2store.Store { return s.replica.mach().V2() }
 // what is applied here, unless Quorum is set, QGET behind a barrier; PUT, POST and
 // DELETE go through the log. The request is not changed. What the store refuses is a
 // *v2store.Error; other errors tell that there is no outcome, or none that is known.
-func (s *V2) V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
+func (s *V2) V2Do(ctx context.Context, r *v2request.Request) (*v2store.Event, error) {
 	switch {
 	case r.Method == "QGET", r.Method == "GET" && r.Quorum:
 		ctx, cancel := context.WithTimeout(ctx, s.cfg.requestTimeout())
@@ -67,7 +67,7 @@ func (s *V2) V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, er
 	return s.proposeV2(ctx, r)
 }
 
-func (s *V2) proposeV2(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
+func (s *V2) proposeV2(ctx context.Context, r *v2request.Request) (*v2store.Event, error) {
 	x := *r // whoever applies it may still read it when the caller has given up
 	x.ID = s.replica.ids.Next()
 	x.Time = s.cfg.Clock.Now().UnixNano()
@@ -100,7 +100,7 @@ func (s *V2) expireV2(ctx context.Context) {
 	if !s.v2().HasTTL() || s.replica.sureToLead(ctx) != nil || s.allowsV2(ctx) != nil {
 		return
 	}
-	_, err := s.proposeV2(ctx, &command.V2Request{Method: v2Sync})
+	_, err := s.proposeV2(ctx, &v2request.Request{Method: v2Sync})
 	if err != nil && !ended(err) && err != rpctypes.ErrGRPCStopped {
 		s.lg.Warn("failed to remove expired keys of the v2 API; will try again", zap.Error(err))
 	}

@@ -9,15 +9,15 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
-	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/engine/enginetest"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 )
 
 // v2do repeats a request as long as the cluster cannot take it.
-func (n *node) v2do(r command.V2Request) *v2store.Event {
+func (n *node) v2do(r v2request.Request) *v2store.Event {
 	n.t.Helper()
 	for {
 		ev, err := n.m.V2.V2Do(background(n.t), &r)
@@ -35,14 +35,14 @@ func (n *node) v2do(r command.V2Request) *v2store.Event {
 
 func (n *node) v2set(key, value string) *v2store.Event {
 	n.t.Helper()
-	return n.v2do(command.V2Request{Method: "PUT", Path: "/1/" + key, Val: value})
+	return n.v2do(v2request.Request{Method: "PUT", Path: "/1/" + key, Val: value})
 }
 
 // v2get is a quorum read; "" means that there is no such key.
 func (n *node) v2get(key string) string {
 	n.t.Helper()
 	for {
-		ev, err := n.m.V2.V2Do(background(n.t), &command.V2Request{Method: "GET", Path: "/1/" + key, Quorum: true})
+		ev, err := n.m.V2.V2Do(background(n.t), &v2request.Request{Method: "GET", Path: "/1/" + key, Quorum: true})
 		var refused *v2store.Error
 		switch {
 		case err == nil:
@@ -92,18 +92,18 @@ func TestV2(t *testing.T) {
 		t.Errorf("event %+v", e)
 	}
 	ctx := background(t)
-	_, err = n.m.V2.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/dir/a", Val: "two", PrevIndex: 77})
+	_, err = n.m.V2.V2Do(ctx, &v2request.Request{Method: "PUT", Path: "/1/dir/a", Val: "two", PrevIndex: 77})
 	var refused *v2store.Error
 	if !errors.As(err, &refused) || refused.Code != v2store.CodeCompareFailed || refused.Index != 4 {
 		t.Errorf("got %v, want a failed comparison", err)
 	}
-	if _, err := n.m.V2.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, maxV2Request))}); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
+	if _, err := n.m.V2.V2Do(ctx, &v2request.Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, maxV2Request))}); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
 		t.Errorf("a request of more than the bound: %v", err)
 	}
-	if ev := n.v2do(command.V2Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, 2<<20))}); len(*ev.Node.Value) != 2<<20 {
+	if ev := n.v2do(v2request.Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, 2<<20))}); len(*ev.Node.Value) != 2<<20 {
 		t.Error("a value beyond --max-request-bytes was cut")
 	}
-	if ev := n.v2do(command.V2Request{Method: "DELETE", Path: "/1/big"}); ev.Action != v2store.Delete {
+	if ev := n.v2do(v2request.Request{Method: "DELETE", Path: "/1/big"}); ev.Action != v2store.Delete {
 		t.Errorf("got %+v", ev)
 	}
 	before := n.m.V2.v2().Index()
@@ -114,7 +114,7 @@ func TestV2(t *testing.T) {
 	if _, err := n.m.V2.V2Watch("/1", true, true, 0); !errors.Is(err, errStopped) {
 		t.Errorf("a watch after the stop: %v", err)
 	}
-	if _, err := n.m.V2.V2Do(ctx, &command.V2Request{Method: "PUT", Path: "/1/late"}); !errors.Is(err, errStopped) {
+	if _, err := n.m.V2.V2Do(ctx, &v2request.Request{Method: "PUT", Path: "/1/late"}); !errors.Is(err, errStopped) {
 		t.Errorf("a write after the stop: %v", err)
 	}
 	n.mustStart()
@@ -214,7 +214,7 @@ func TestV2Cluster(t *testing.T) {
 	c.sameV2()
 	lead := c.leader()
 	expire := c.clk.Now().Add(time.Hour).UnixNano()
-	lead.v2do(command.V2Request{Method: "PUT", Path: "/1/brief", Val: "x", Expiration: expire})
+	lead.v2do(v2request.Request{Method: "PUT", Path: "/1/brief", Val: "x", Expiration: expire})
 	lead.crash()
 	c.clk.ahead.Add(int64(2 * time.Hour)) // the time of those that are left, and of whoever leads
 	next := c.leader()

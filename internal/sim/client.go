@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/proposal"
 	"quorate/internal/replica"
@@ -139,9 +140,9 @@ func (c *client) write(n *node, in input) {
 // writeV2 is write by way of the v2 API. Some of the keys that it makes beside are to
 // expire.
 func (c *client) writeV2(n *node, in input) {
-	r := &command.V2Request{ID: n.ids.Next(), Method: "PUT", Path: v2Path(in.key), Val: in.value, PrevValue: in.old, Time: c.w.time().UnixNano()}
+	r := &v2request.Request{ID: n.ids.Next(), Method: "PUT", Path: v2Path(in.key), Val: in.value, PrevValue: in.old, Time: c.w.time().UnixNano()}
 	if c.w.rng.IntN(3) == 0 {
-		c.propose(n, &command.V2Request{ID: n.ids.Next(), Method: "POST", Path: "/1/brief", Val: in.value,
+		c.propose(n, &v2request.Request{ID: n.ids.Next(), Method: "POST", Path: "/1/brief", Val: in.value,
 			Expiration: c.w.time().Add(c.w.between(0, 2*time.Second)).UnixNano()})
 	}
 	c.submit(n, in, &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}, func(res proposal.Result) output {
@@ -154,7 +155,7 @@ func (c *client) writeV2(n *node, in input) {
 }
 
 // propose hands in a request whose outcome does not matter.
-func (c *client) propose(n *node, r *command.V2Request) {
+func (c *client) propose(n *node, r *v2request.Request) {
 	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
 	if n.props.Admit(p, c.w.time(), requestTimeout) == nil {
 		n.step(replica.Input{Propose: []*proposal.Pending{p}})

@@ -12,7 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/server"
 )
@@ -55,7 +55,7 @@ func (l *crashLane) open() *server.Member {
 // then.
 func (l *crashLane) put(m *server.Member, key, value string) (*pb.PutResponse, error) {
 	if strings.HasPrefix(key, v2Prefix) {
-		_, err := m.V2.V2Do(context.Background(), &command.V2Request{Method: "PUT", Path: v2Path(key), Val: value})
+		_, err := m.V2.V2Do(context.Background(), &v2request.Request{Method: "PUT", Path: v2Path(key), Val: value})
 		return nil, err
 	}
 	return m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte(key), Value: []byte(value)}, nil)
@@ -64,7 +64,7 @@ func (l *crashLane) put(m *server.Member, key, value string) (*pb.PutResponse, e
 func (l *crashLane) get(m *server.Member, key string) string {
 	l.t.Helper()
 	if strings.HasPrefix(key, v2Prefix) {
-		e, err := m.V2.V2Do(context.Background(), &command.V2Request{Method: "QGET", Path: v2Path(key)})
+		e, err := m.V2.V2Do(context.Background(), &v2request.Request{Method: "QGET", Path: v2Path(key)})
 		if err != nil {
 			return err.Error()
 		}

@@ -10,11 +10,11 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/apply"
-	"quorate/internal/command"
 	"quorate/internal/datadir"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 	"quorate/internal/proposal"
@@ -135,7 +135,7 @@ func (n *node) expireV2() {
 	if n.core().Node().State().Lead != n.id || !n.machine.V2().HasTTL() {
 		return
 	}
-	r := &command.V2Request{ID: n.ids.Next(), Method: "SYNC", Time: n.w.time().UnixNano()}
+	r := &v2request.Request{ID: n.ids.Next(), Method: "SYNC", Time: n.w.time().UnixNano()}
 	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
 	if n.props.Admit(p, n.w.time(), requestTimeout) == nil {
 		n.step(replica.Input{Propose: []*proposal.Pending{p}})

@@ -21,6 +21,7 @@ import (
 	"quorate/internal/command"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
@@ -292,7 +293,7 @@ func logVersion(l datadir.Layout) (least membership.Version, err error) {
 		if index <= c.Mark.Index || t != raftpb.EntryNormal || len(data) == 0 {
 			return nil
 		}
-		if is, _, carried := command.V2(data); is {
+		if is, _, carried := v2request.Look(data); is {
 			if carried && least.Less(membership.V36) {
 				least = membership.V36 // 3.5 does not know the request that carries it
 			}

@@ -22,7 +22,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 )
 
@@ -50,7 +50,7 @@ type Member interface {
 	// V2Do runs a request against the v2 tree; reads with the method GET are
 	// local, with QGET linearizable, and a write has been applied when it returns.
 	// It gives up after the time that a request has.
-	V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, error)
+	V2Do(ctx context.Context, r *v2request.Request) (*v2store.Event, error)
 	// V2HashPassword returns a bcrypt hash of cost 10. It waits for its turn, in
 	// a bounded queue.
 	V2HashPassword(ctx context.Context, password string) ([]byte, error)
@@ -148,7 +148,7 @@ func (s *Store) Disable(ctx context.Context) error {
 }
 
 func (s *Store) turn(ctx context.Context, on bool) error {
-	err := s.store(ctx, enabledKey, on, &command.V2Request{PrevExist: new(true)})
+	err := s.store(ctx, enabledKey, on, &v2request.Request{PrevExist: new(true)})
 	if err == nil {
 		s.lg.Info("switched authentication of the v2 API", zap.Bool("enabled", on))
 	}
@@ -170,7 +170,7 @@ func (s *Store) Roles(ctx context.Context) ([]string, error) {
 }
 
 func (s *Store) names(ctx context.Context, dir string) ([]string, error) {
-	ev, err := s.m.V2Do(ctx, &command.V2Request{Method: "GET", Path: dir})
+	ev, err := s.m.V2Do(ctx, &v2request.Request{Method: "GET", Path: dir})
 	if isCode(err, v2store.CodeKeyNotFound) {
 		return nil, nil
 	}
@@ -231,7 +231,7 @@ func (s *Store) CreateUser(ctx context.Context, u User) (User, error) {
 		return User{}, err
 	}
 	u.Password = string(hash)
-	err = s.store(ctx, usersDir+"/"+u.User, u, &command.V2Request{PrevExist: new(false)})
+	err = s.store(ctx, usersDir+"/"+u.User, u, &v2request.Request{PrevExist: new(false)})
 	if isCode(err, v2store.CodeNodeExists) {
 		err = refuse(http.StatusConflict, "User %s already exists.", u.User)
 	}
@@ -352,7 +352,7 @@ func (s *Store) CreateRole(ctx context.Context, r Role) error {
 	if !isName(r.Role) {
 		return errBadName
 	}
-	err := s.store(ctx, rolesDir+"/"+r.Role, r, &command.V2Request{PrevExist: new(false)})
+	err := s.store(ctx, rolesDir+"/"+r.Role, r, &v2request.Request{PrevExist: new(false)})
 	if isCode(err, v2store.CodeNodeExists) {
 		err = refuse(http.StatusConflict, "Role %s already exists.", r.Role)
 	}
@@ -425,7 +425,7 @@ func update[T any](ctx context.Context, s *Store, at string, next func() (old, c
 		if err != nil {
 			return none, err
 		}
-		err = s.store(ctx, at, changed, &command.V2Request{PrevExist: new(true), PrevIndex: index})
+		err = s.store(ctx, at, changed, &v2request.Request{PrevExist: new(true), PrevIndex: index})
 		if err == nil {
 			s.lg.Info("changed authentication data of the v2 API", zap.String("path", at))
 			return changed, nil
@@ -439,7 +439,7 @@ func update[T any](ctx context.Context, s *Store, at string, next func() (old, c
 
 // load decodes the value at a path and returns the index of its last change.
 func (s *Store) load(ctx context.Context, method, at string, into any) (uint64, error) {
-	ev, err := s.m.V2Do(ctx, &command.V2Request{Method: method, Path: at})
+	ev, err := s.m.V2Do(ctx, &v2request.Request{Method: method, Path: at})
 	if err != nil {
 		return 0, err
 	}
@@ -453,7 +453,7 @@ func (s *Store) load(ctx context.Context, method, at string, into any) (uint64, 
 }
 
 // store writes a value under the conditions of r.
-func (s *Store) store(ctx context.Context, at string, value any, r *command.V2Request) error {
+func (s *Store) store(ctx context.Context, at string, value any, r *v2request.Request) error {
 	if err := s.makeDirs(ctx); err != nil {
 		return err
 	}
@@ -473,7 +473,7 @@ func (s *Store) remove(ctx context.Context, dir, name string) error {
 	if !isName(name) {
 		return v2store.NewError(v2store.CodeKeyNotFound, name, 0)
 	}
-	_, err := s.m.V2Do(ctx, &command.V2Request{Method: "DELETE", Path: dir + "/" + name, PrevExist: new(true)})
+	_, err := s.m.V2Do(ctx, &v2request.Request{Method: "DELETE", Path: dir + "/" + name, PrevExist: new(true)})
 	return err
 }
 
@@ -485,7 +485,7 @@ func (s *Store) makeDirs(ctx context.Context) error {
 	if s.made {
 		return nil
 	}
-	for _, r := range []command.V2Request{
+	for _, r := range []v2request.Request{
 		{Path: prefix, Dir: true}, {Path: usersDir, Dir: true}, {Path: rolesDir, Dir: true}, {Path: enabledKey, Val: "false"},
 	} {
 		r.Method, r.PrevExist = "PUT", new(false)

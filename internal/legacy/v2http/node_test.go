@@ -20,9 +20,9 @@ import (
 	"go.uber.org/zap"
 	"golang.org/x/crypto/bcrypt"
 
-	"quorate/internal/command"
 	"quorate/internal/engine/mem"
 	"quorate/internal/httpapi"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 )
@@ -75,13 +75,13 @@ func (m *node) clock() time.Time { return time.Unix(0, m.now.Load()) }
 func (m *node) sleep(d time.Duration) {
 	for ; d > 0; d -= time.Second / 2 {
 		m.now.Add(int64(min(d, time.Second/2)))
-		if _, err := m.V2Do(context.Background(), &command.V2Request{Method: "SYNC"}); err != nil {
+		if _, err := m.V2Do(context.Background(), &v2request.Request{Method: "SYNC"}); err != nil {
 			m.t.Error(err)
 		}
 	}
 }
 
-func (m *node) V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, error) {
+func (m *node) V2Do(ctx context.Context, r *v2request.Request) (*v2store.Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	switch {
@@ -95,7 +95,7 @@ func (m *node) V2Do(ctx context.Context, r *command.V2Request) (*v2store.Event, 
 	m.commit.Add(1)
 	logged := *r
 	logged.ID, logged.Time = m.commit.Load(), m.now.Load()
-	read, ok, err := command.ParseV2(logged.Marshal())
+	read, ok, err := v2request.Parse(logged.Marshal())
 	if !ok || err != nil {
 		return nil, fmt.Errorf("entry %+v is not read again: %v", logged, err)
 	}
@@ -199,7 +199,7 @@ func (m *node) CheckRead(context.Context, bool) error {
 func (m *node) Versions() (cluster, storage string) { return "3.5.0", "" }
 func (m *node) RaftStatus() json.RawMessage         { return json.RawMessage(`{}`) }
 func (m *node) checkV2(ctx context.Context) error {
-	_, err := m.V2Do(ctx, &command.V2Request{Method: "QGET", Path: "/"})
+	_, err := m.V2Do(ctx, &v2request.Request{Method: "QGET", Path: "/"})
 	return err
 }
 

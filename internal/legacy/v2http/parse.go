@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 )
 
@@ -17,7 +17,7 @@ const keysRoot = "/1"
 
 // operation is a request on keys, as it was understood.
 type operation struct {
-	req     command.V2Request
+	req     v2request.Request
 	wait    bool // watch
 	noValue bool // of what was written, the client wants to see nothing
 	method  string

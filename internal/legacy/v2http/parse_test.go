@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 )
 
@@ -80,27 +80,27 @@ const form = "application/x-www-form-urlencoded"
 func TestParse(t *testing.T) {
 	for _, tt := range []struct {
 		method, target, kind, body string
-		want                       command.V2Request
+		want                       v2request.Request
 		wait, noValue              bool
 		checked                    string
 	}{
-		{method: "GET", target: "/v2/keys", want: command.V2Request{Method: "GET", Path: "/1"}},
-		{method: "GET", target: "/v2/keys/", want: command.V2Request{Method: "GET", Path: "/1"}, checked: "/"},
-		{method: "GET", target: "/v2/keys/a/b/", want: command.V2Request{Method: "GET", Path: "/1/a/b"}, checked: "/a/b/"},
-		{method: "GET", target: "/v2/keys/a%2Fb%20c+d", want: command.V2Request{Method: "GET", Path: "/1/a/b c+d"}, checked: "/a/b c+d"},
-		{method: "GET", target: "/v2/keys/%2e%2e/%2e%2e/2/users/root", want: command.V2Request{Method: "GET", Path: "/1/2/users/root"}, checked: "/2/users/root"},
-		{method: "GET", target: "/v2/keys/open/%2e%2e%2fshut", want: command.V2Request{Method: "GET", Path: "/1/shut"}, checked: "/shut"},
-		{method: "GET", target: "/v2/keys/k?quorum=1&sorted=t&recursive=TRUE", want: command.V2Request{Method: "QGET", Path: "/1/k", Quorum: true, Sorted: true, Recursive: true}, checked: "/k"},
-		{method: "GET", target: "/v2/keys/k?quorum=true&wait=true", want: command.V2Request{Method: "QGET", Path: "/1/k", Quorum: true, Wait: true}, checked: "/k"},
-		{method: "HEAD", target: "/v2/keys/k?quorum=true", want: command.V2Request{Method: "GET", Path: "/1/k"}, checked: "/k"},
-		{method: "GET", target: "/v2/keys/k?wait=true&stream=true&waitIndex=7", want: command.V2Request{Method: "GET", Path: "/1/k", Wait: true, Stream: true, Since: 7}, wait: true, checked: "/k"},
-		{method: "PUT", target: "/v2/keys/k?value=q&ttl=", kind: form, body: "value=b&ttl=1&value=c", want: command.V2Request{Method: "PUT", Path: "/1/k", Val: "b", Expiration: 101_000_000_001}, checked: "/k"},
-		{method: "PUT", target: "/v2/keys/k?ttl=", want: command.V2Request{Method: "PUT", Path: "/1/k"}, checked: "/k"},
-		{method: "PUT", target: "/v2/keys/k", kind: "text/plain", body: "value=b", want: command.V2Request{Method: "PUT", Path: "/1/k"}, checked: "/k"},
-		{method: "PUT", target: "/v2/keys/k?prevExist=false&refresh=0&noValueOnSuccess=1", want: command.V2Request{Method: "PUT", Path: "/1/k", PrevExist: new(false), Refresh: new(false)}, noValue: true, checked: "/k"},
-		{method: "POST", target: "/v2/keys/q?dir=1&prevIndex=0", want: command.V2Request{Method: "POST", Path: "/1/q", Dir: true}, checked: "/q"},
+		{method: "GET", target: "/v2/keys", want: v2request.Request{Method: "GET", Path: "/1"}},
+		{method: "GET", target: "/v2/keys/", want: v2request.Request{Method: "GET", Path: "/1"}, checked: "/"},
+		{method: "GET", target: "/v2/keys/a/b/", want: v2request.Request{Method: "GET", Path: "/1/a/b"}, checked: "/a/b/"},
+		{method: "GET", target: "/v2/keys/a%2Fb%20c+d", want: v2request.Request{Method: "GET", Path: "/1/a/b c+d"}, checked: "/a/b c+d"},
+		{method: "GET", target: "/v2/keys/%2e%2e/%2e%2e/2/users/root", want: v2request.Request{Method: "GET", Path: "/1/2/users/root"}, checked: "/2/users/root"},
+		{method: "GET", target: "/v2/keys/open/%2e%2e%2fshut", want: v2request.Request{Method: "GET", Path: "/1/shut"}, checked: "/shut"},
+		{method: "GET", target: "/v2/keys/k?quorum=1&sorted=t&recursive=TRUE", want: v2request.Request{Method: "QGET", Path: "/1/k", Quorum: true, Sorted: true, Recursive: true}, checked: "/k"},
+		{method: "GET", target: "/v2/keys/k?quorum=true&wait=true", want: v2request.Request{Method: "QGET", Path: "/1/k", Quorum: true, Wait: true}, checked: "/k"},
+		{method: "HEAD", target: "/v2/keys/k?quorum=true", want: v2request.Request{Method: "GET", Path: "/1/k"}, checked: "/k"},
+		{method: "GET", target: "/v2/keys/k?wait=true&stream=true&waitIndex=7", want: v2request.Request{Method: "GET", Path: "/1/k", Wait: true, Stream: true, Since: 7}, wait: true, checked: "/k"},
+		{method: "PUT", target: "/v2/keys/k?value=q&ttl=", kind: form, body: "value=b&ttl=1&value=c", want: v2request.Request{Method: "PUT", Path: "/1/k", Val: "b", Expiration: 101_000_000_001}, checked: "/k"},
+		{method: "PUT", target: "/v2/keys/k?ttl=", want: v2request.Request{Method: "PUT", Path: "/1/k"}, checked: "/k"},
+		{method: "PUT", target: "/v2/keys/k", kind: "text/plain", body: "value=b", want: v2request.Request{Method: "PUT", Path: "/1/k"}, checked: "/k"},
+		{method: "PUT", target: "/v2/keys/k?prevExist=false&refresh=0&noValueOnSuccess=1", want: v2request.Request{Method: "PUT", Path: "/1/k", PrevExist: new(false), Refresh: new(false)}, noValue: true, checked: "/k"},
+		{method: "POST", target: "/v2/keys/q?dir=1&prevIndex=0", want: v2request.Request{Method: "POST", Path: "/1/q", Dir: true}, checked: "/q"},
 		{method: "DELETE", target: "/v2/keys/k?prevIndex=18446744073709551615&prevValue=a", kind: form, body: "recursive=true",
-			want: command.V2Request{Method: "DELETE", Path: "/1/k", PrevIndex: 1<<64 - 1, PrevValue: "a"}, checked: "/k"},
+			want: v2request.Request{Method: "DELETE", Path: "/1/k", PrevIndex: 1<<64 - 1, PrevValue: "a"}, checked: "/k"},
 	} {
 		o, refused := parse(t, tt.method, tt.target, tt.kind, tt.body)
 		if refused != nil {
@@ -145,7 +145,7 @@ func FuzzParse(f *testing.F) {
 		if o.checked != "" && keysRoot+o.checked != p && keysRoot+o.checked != p+"/" {
 			t.Fatalf("%q is checked, %q is used", o.checked, p)
 		}
-		read, ok, err := command.ParseV2(o.req.Marshal())
+		read, ok, err := v2request.Parse(o.req.Marshal())
 		if !ok || err != nil || !reflect.DeepEqual(*read, o.req) {
 			t.Fatalf("%+v is read as %+v, %v, %v", o.req, read, ok, err)
 		}

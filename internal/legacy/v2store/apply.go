@@ -9,8 +9,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
-	"quorate/internal/command"
 	"quorate/internal/engine"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/metrics"
 )
 
@@ -35,7 +35,7 @@ type change struct {
 
 // Apply carries a request out and writes what it changes to b. A SYNC removes what
 // has expired, and has no event. Errors are of type *Error, or ErrMethod.
-func (s *Store) Apply(b engine.Batch, r *command.V2Request) (*Event, error) {
+func (s *Store) Apply(b engine.Batch, r *v2request.Request) (*Event, error) {
 	if r.Method == "QGET" {
 		return s.Get(r.Path, r.Recursive, r.Sorted)
 	}
@@ -66,7 +66,7 @@ func (s *Store) Apply(b engine.Batch, r *command.V2Request) (*Event, error) {
 }
 
 // plan says what a request is and returns what does it.
-func (c *change) plan(r *command.V2Request) (action string, do func() (*Event, *Error)) {
+func (c *change) plan(r *v2request.Request) (action string, do func() (*Event, *Error)) {
 	p := clean(r.Path)
 	conditions := r.PrevIndex > 0 || r.PrevValue != ""
 	swap := func() (*Event, *Error) { return c.swap(p, r.PrevValue, r.PrevIndex, r.Val) }

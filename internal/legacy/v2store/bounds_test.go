@@ -7,9 +7,9 @@ import (
 	"sync"
 	"testing"
 
-	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/legacy/v2request"
 )
 
 func TestBounds(t *testing.T) {
@@ -22,7 +22,7 @@ func TestBounds(t *testing.T) {
 		name  string
 		nodes int   // that are missing up to the bound
 		bytes int64 // likewise
-		r     command.V2Request
+		r     v2request.Request
 		want  string // "" if it is done
 	}{
 		{"a node too many", 0, 99, put("/e", ""), noSpace},

@@ -12,8 +12,8 @@ import (
 	"testing"
 	"time"
 
-	"quorate/internal/command"
 	"quorate/internal/engine/mem"
+	"quorate/internal/legacy/v2request"
 )
 
 // model is the v2 store written down as a list of paths: slow, without a tree, records or
@@ -87,7 +87,7 @@ func (m *model) below(p string) (out []string) {
 	return out
 }
 
-func (m *model) make(p, action string, r *command.V2Request, refresh bool) string {
+func (m *model) make(p, action string, r *v2request.Request, refresh bool) string {
 	if p == "/1" {
 		return m.fail(CodeRootReadOnly, "/")
 	}
@@ -124,7 +124,7 @@ func (m *model) make(p, action string, r *command.V2Request, refresh bool) strin
 	return m.event(action, m.seen(p, r.Time), prev, refresh)
 }
 
-func (m *model) change(p, action string, r *command.V2Request, refresh bool) string {
+func (m *model) change(p, action string, r *v2request.Request, refresh bool) string {
 	if p == "/1" {
 		return m.fail(CodeRootReadOnly, "/")
 	}
@@ -153,7 +153,7 @@ func (m *model) change(p, action string, r *command.V2Request, refresh bool) str
 	return m.event(action, m.seen(p, r.Time), prev, refresh)
 }
 
-func (m *model) compare(n entry, r *command.V2Request) string {
+func (m *model) compare(n entry, r *v2request.Request) string {
 	a, b := r.PrevValue != "" && r.PrevValue != n.value, r.PrevIndex != 0 && r.PrevIndex != n.modified
 	values, indexes := fmt.Sprintf("[%s != %s]", r.PrevValue, n.value), fmt.Sprintf("[%d != %d]", r.PrevIndex, n.modified)
 	switch {
@@ -167,7 +167,7 @@ func (m *model) compare(n entry, r *command.V2Request) string {
 	return ""
 }
 
-func (m *model) remove(p, action string, r *command.V2Request) string {
+func (m *model) remove(p, action string, r *v2request.Request) string {
 	if p == "/1" && action == Delete {
 		return m.fail(CodeRootReadOnly, "/")
 	}
@@ -204,11 +204,11 @@ func (m *model) sweep(until int64) {
 		if first == "" {
 			return
 		}
-		m.remove(first, Expire, &command.V2Request{Recursive: true, Time: until})
+		m.remove(first, Expire, &v2request.Request{Recursive: true, Time: until})
 	}
 }
 
-func (m *model) apply(r *command.V2Request) string {
+func (m *model) apply(r *v2request.Request) string {
 	p := path.Clean(r.Path)
 	refresh := r.Refresh != nil && *r.Refresh
 	conditions := r.PrevIndex != 0 || r.PrevValue != ""
@@ -278,9 +278,9 @@ func (m *model) compareWith(t *testing.T, s *Store) {
 }
 
 // request makes a request out of bytes, of few paths, so that they meet.
-func request(next func() byte, now int64) *command.V2Request {
+func request(next func() byte, now int64) *v2request.Request {
 	names := []string{"a", "b", "ab", "_h", "a-"}
-	r := &command.V2Request{Method: "PUT", Path: "/1", Time: now}
+	r := &v2request.Request{Method: "PUT", Path: "/1", Time: now}
 	for range next() % 4 {
 		r.Path += "/" + names[int(next())%len(names)]
 	}
@@ -330,7 +330,7 @@ func beside(t *testing.T, next func() byte, more func() bool) {
 	if err := f.eng.Flush(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	var since []command.V2Request // the log after the last flush
+	var since []v2request.Request // the log after the last flush
 	for i := 0; more(); i++ {
 		now += int64(next()) * int64(10*time.Millisecond)
 		r := request(next, now)
@@ -408,7 +408,7 @@ func FuzzLoad(f *testing.F) {
 		f.Fatal(err)
 	}
 	b := fx.eng.NewBatch()
-	for _, r := range []command.V2Request{with(put("/a", "1"), ttl(5)), put("/a", "2"), with(put("/d", ""), dir)} {
+	for _, r := range []v2request.Request{with(put("/a", "1"), ttl(5)), put("/a", "2"), with(put("/d", ""), dir)} {
 		if _, err := s.Apply(b, &r); err != nil {
 			f.Fatal(err)
 		}
@@ -432,7 +432,7 @@ func FuzzLoad(f *testing.F) {
 		}
 		again := mem.New()
 		b = again.NewBatch()
-		for _, r := range []command.V2Request{put("/a", "1"), with(put("/d", ""), all(method("DELETE"), recursive)), expireAt(start)} {
+		for _, r := range []v2request.Request{put("/a", "1"), with(put("/d", ""), all(method("DELETE"), recursive)), expireAt(start)} {
 			if _, err := s.Apply(b, &r); err != nil {
 				_ = err.Error()
 			}

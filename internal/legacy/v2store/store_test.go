@@ -8,9 +8,9 @@ import (
 	"testing"
 	"time"
 
-	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/legacy/v2request"
 )
 
 // start is the time of all requests that do not say another.
@@ -52,7 +52,7 @@ func (f *fixture) reload() {
 	f.s = s
 }
 
-func (f *fixture) apply(r command.V2Request) (*Event, error) {
+func (f *fixture) apply(r v2request.Request) (*Event, error) {
 	f.t.Helper()
 	if r.Time == 0 {
 		r.Time = start.UnixNano()
@@ -64,7 +64,7 @@ func (f *fixture) apply(r command.V2Request) (*Event, error) {
 }
 
 // do applies a request and returns what the client would see, without the /1 of paths.
-func (f *fixture) do(r command.V2Request) string {
+func (f *fixture) do(r v2request.Request) string {
 	f.t.Helper()
 	return text(f.apply(r))
 }
@@ -83,39 +83,39 @@ func text(e *Event, err error) string {
 	return strings.ReplaceAll(string(b), `"/1`, `"`)
 }
 
-func put(p, v string) command.V2Request {
-	return command.V2Request{Method: "PUT", Path: "/1" + p, Val: v}
+func put(p, v string) v2request.Request {
+	return v2request.Request{Method: "PUT", Path: "/1" + p, Val: v}
 }
 
 // with changes a request.
-func with(r command.V2Request, change func(*command.V2Request)) command.V2Request {
+func with(r v2request.Request, change func(*v2request.Request)) v2request.Request {
 	change(&r)
 	return r
 }
 
-func dir(r *command.V2Request)       { r.Dir = true }
-func exist(r *command.V2Request)     { r.PrevExist = new(true) }
-func absent(r *command.V2Request)    { r.PrevExist = new(false) }
-func recursive(r *command.V2Request) { r.Recursive = true }
-func refresh(r *command.V2Request)   { r.Refresh = new(true) }
+func dir(r *v2request.Request)       { r.Dir = true }
+func exist(r *v2request.Request)     { r.PrevExist = new(true) }
+func absent(r *v2request.Request)    { r.PrevExist = new(false) }
+func recursive(r *v2request.Request) { r.Recursive = true }
+func refresh(r *v2request.Request)   { r.Refresh = new(true) }
 
-func ttl(s int64) func(*command.V2Request) {
-	return func(r *command.V2Request) { r.Expiration = start.Add(time.Duration(s) * time.Second).UnixNano() }
+func ttl(s int64) func(*v2request.Request) {
+	return func(r *v2request.Request) { r.Expiration = start.Add(time.Duration(s) * time.Second).UnixNano() }
 }
-func value(v string) func(*command.V2Request)  { return func(r *command.V2Request) { r.PrevValue = v } }
-func index(i uint64) func(*command.V2Request)  { return func(r *command.V2Request) { r.PrevIndex = i } }
-func method(m string) func(*command.V2Request) { return func(r *command.V2Request) { r.Method = m } }
+func value(v string) func(*v2request.Request)  { return func(r *v2request.Request) { r.PrevValue = v } }
+func index(i uint64) func(*v2request.Request)  { return func(r *v2request.Request) { r.PrevIndex = i } }
+func method(m string) func(*v2request.Request) { return func(r *v2request.Request) { r.Method = m } }
 
-func all(fs ...func(*command.V2Request)) func(*command.V2Request) {
-	return func(r *command.V2Request) {
+func all(fs ...func(*v2request.Request)) func(*v2request.Request) {
+	return func(r *v2request.Request) {
 		for _, f := range fs {
 			f(r)
 		}
 	}
 }
 
-func expireAt(at time.Time) command.V2Request {
-	return command.V2Request{Method: "SYNC", Time: at.UnixNano()}
+func expireAt(at time.Time) v2request.Request {
+	return v2request.Request{Method: "SYNC", Time: at.UnixNano()}
 }
 
 // records returns everything that the engine holds of the store.
@@ -176,7 +176,7 @@ func differ(t *testing.T, what, got, want string) {
 
 func TestOperations(t *testing.T) {
 	type step struct {
-		r    command.V2Request
+		r    v2request.Request
 		want string
 	}
 	exp := func(s int64) string { return start.Add(time.Duration(s) * time.Second).Format(time.RFC3339Nano) }
@@ -192,7 +192,7 @@ func TestOperations(t *testing.T) {
 			{put("/d", "v"), `{"errorCode":102,"message":"Not a file","cause":"/d","index":7}`},
 			{with(put("/a", ""), dir), `{"action":"set","node":{"key":"/a","dir":true,"modifiedIndex":8,"createdIndex":8},"prevNode":{"key":"/a","value":"2","modifiedIndex":5,"createdIndex":5}}`},
 			{put("", "v"), `{"errorCode":107,"message":"Root is read only","cause":"/","index":8}`},
-			{command.V2Request{Method: "PUT", Path: "/0/members/1"}, `{"errorCode":107,"message":"Root is read only","cause":"/","index":8}`},
+			{v2request.Request{Method: "PUT", Path: "/0/members/1"}, `{"errorCode":107,"message":"Root is read only","cause":"/","index":8}`},
 		},
 		"create": {
 			{with(put("/d/f", "1"), absent), `{"action":"create","node":{"key":"/d/f","value":"1","modifiedIndex":4,"createdIndex":4}}`},
@@ -269,9 +269,9 @@ func TestOperations(t *testing.T) {
 			{with(put("/b", "1"), all(exist, ttl(-40*365*86400))), `{"action":"update","node":{"key":"/b","value":"1","expiration":"` + exp(-40*365*86400) + `","ttl":-1261440000,"modifiedIndex":6,"createdIndex":5},"prevNode":{"key":"/b","value":"1","modifiedIndex":5,"createdIndex":5}}`},
 		},
 		"other methods": {
-			{command.V2Request{Method: "PATCH", Path: "/1/a"}, `{}`},
-			{command.V2Request{Method: "QGET", Path: "/1/a"}, `{"errorCode":100,"message":"Key not found","cause":"/a","index":3}`},
-			{command.V2Request{Method: "QGET", Path: "/"}, `{"action":"get","node":{"key":"/","dir":true,"nodes":[{"key":"/0","dir":true},{"key":"","dir":true}]}}`},
+			{v2request.Request{Method: "PATCH", Path: "/1/a"}, `{}`},
+			{v2request.Request{Method: "QGET", Path: "/1/a"}, `{"errorCode":100,"message":"Key not found","cause":"/a","index":3}`},
+			{v2request.Request{Method: "QGET", Path: "/"}, `{"action":"get","node":{"key":"/","dir":true,"nodes":[{"key":"/0","dir":true},{"key":"","dir":true}]}}`},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -380,7 +380,7 @@ func TestOrderOfExpiry(t *testing.T) {
 // As in etcd 3.5, some refusals count as successes, and a create below a file twice.
 func TestStats(t *testing.T) {
 	f := newFixture(t)
-	for _, r := range []command.V2Request{put("/a", "1"), put("/a/b", "1"), put("", "1"), with(put("/a/b", "1"), absent),
+	for _, r := range []v2request.Request{put("/a", "1"), put("/a/b", "1"), put("", "1"), with(put("/a/b", "1"), absent),
 		with(put("", ""), exist), with(put("", ""), index(1)), with(put("", ""), all(method("DELETE"), recursive)),
 		with(put("/d", ""), dir), with(put("/d", "v"), exist), with(put("/d", "v"), index(1)),
 		with(put("/a", ""), all(method("DELETE"), value("x"))), with(put("/d", ""), all(method("DELETE"), value("x"))),

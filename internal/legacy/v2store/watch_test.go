@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 )
 
 // got returns what waits in a watcher, as "action key@index", and "closed" if no more will come.
@@ -44,11 +44,11 @@ func TestWatchLive(t *testing.T) {
 	}
 	del := all(method("DELETE"), recursive)
 	for name, c := range map[string]struct {
-		ops     []command.V2Request
+		ops     []v2request.Request
 		watches []watch
 	}{
 		"one event or all": {
-			[]command.V2Request{put("/a", "1"), put("/a", "2"), put("/ab", "3")},
+			[]v2request.Request{put("/a", "1"), put("/a", "2"), put("/ab", "3")},
 			[]watch{
 				{"/1/a", false, false, 0, []string{"set /a@4"}},
 				{"/1/a/", false, true, 0, []string{"set /a@4", "set /a@5"}},
@@ -61,7 +61,7 @@ func TestWatchLive(t *testing.T) {
 			},
 		},
 		"hidden nodes": {
-			[]command.V2Request{put("/d/_h/x", "1"), put("/d/_y", "1"), put("/d/z_", "1")},
+			[]v2request.Request{put("/d/_h/x", "1"), put("/d/_y", "1"), put("/d/z_", "1")},
 			[]watch{
 				{"/1/d", true, true, 0, []string{"set /d/z_@6"}},
 				{"/1", true, true, 0, []string{"set /d/z_@6"}},
@@ -71,7 +71,7 @@ func TestWatchLive(t *testing.T) {
 			},
 		},
 		"what goes with a directory": {
-			[]command.V2Request{put("/d/e/x", "1"), with(put("/d", ""), del)},
+			[]v2request.Request{put("/d/e/x", "1"), with(put("/d", ""), del)},
 			[]watch{
 				{"/1/d/e/x", false, false, 5, []string{"delete /d@5"}},
 				{"/1/d/e/x", true, true, 5, []string{"delete /d@5"}},
@@ -84,7 +84,7 @@ func TestWatchLive(t *testing.T) {
 			},
 		},
 		"refreshes and expiry": {
-			[]command.V2Request{with(put("/d", ""), all(dir, ttl(3))), with(put("/d/x", "1"), ttl(9)), with(put("/b", "1"), ttl(2)), with(put("/a", "1"), ttl(2)),
+			[]v2request.Request{with(put("/d", ""), all(dir, ttl(3))), with(put("/d/x", "1"), ttl(9)), with(put("/b", "1"), ttl(2)), with(put("/a", "1"), ttl(2)),
 				with(put("/b", ""), all(refresh, exist, ttl(2))), expireAt(start.Add(3 * time.Second)), expireAt(start.Add(time.Hour))},
 			[]watch{
 				{"/1", true, true, 8, []string{"expire /a@9", "expire /b@10", "expire /d@11"}},
@@ -124,7 +124,7 @@ func TestWatchLive(t *testing.T) {
 
 func TestWatchHistory(t *testing.T) {
 	f := newFixture(t)
-	for _, r := range []command.V2Request{
+	for _, r := range []v2request.Request{
 		put("/a", "1"), // 4
 		with(put("/a", ""), all(refresh, exist, ttl(9))), // 5
 		put("/d/_h/x", "1"), // 6

@@ -1,4 +1,4 @@
-package command
+package v2request_test
 
 import (
 	"bytes"
@@ -13,6 +13,9 @@ import (
 	"go.etcd.io/etcd/api/v3/membershippb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 )
 
 // Entries as etcd 3.5.35 has written them to its log.
@@ -45,9 +48,9 @@ func v2Bytes(id uint64, method, path, val string, more ...byte) []byte {
 	return append(b, more...)
 }
 
-func TestDecodeV2(t *testing.T) {
+func TestDecode(t *testing.T) {
 	first := v2Attributes
-	peeked, ok := PeekID(first)
+	peeked, ok := command.PeekID(first)
 	if !ok {
 		t.Fatalf("no id in %x", first)
 	}
@@ -68,7 +71,7 @@ func TestDecodeV2(t *testing.T) {
 		"sweep": {v2Bytes(7, "SYNC", "", ""), nothing},
 		"read":  {v2Bytes(7, "QGET", "/1/a", ""), nothing},
 	} {
-		got, err := Decode(c.data)
+		got, err := command.Decode(c.data)
 		if err != nil || !proto.Equal(got, c.want) {
 			t.Errorf("%s: got %v, %v, want %v", name, got, err, c.want)
 		}
@@ -78,23 +81,23 @@ func TestDecodeV2(t *testing.T) {
 // What members of 3.7 get instead of a v2 request is one of theirs; all else they get unchanged.
 func TestModern(t *testing.T) {
 	for name, data := range map[string][]byte{"attributes": v2Attributes, "version": v2Version, "wrapped": protowire.AppendBytes([]byte{0x12}, v2Version), "read": v2Bytes(7, "QGET", "/1/a", "")} {
-		want, err := Decode(data)
+		want, err := command.Decode(data)
 		if err != nil {
 			t.Fatal(err)
 		}
-		b := Modern(data)
-		if _, v2, _ := decodeV2(b); v2 {
+		b := v2request.Modern(data)
+		if _, v2, _ := v2request.Decode(b); v2 {
 			t.Errorf("%s is still a v2 request", name)
 		}
-		if got, err := Decode(b); err != nil || !proto.Equal(got, want) {
+		if got, err := command.Decode(b); err != nil || !proto.Equal(got, want) {
 			t.Errorf("%s: got %v, %v, want %v", name, got, err, want)
 		}
 	}
-	for name, data := range map[string][]byte{"nothing": nil, "an id": {8, 1}, "torn": {8, 0x80}, "a put": Encode(&pb.RequestHeader{ID: 1}, Put, []byte{0x0a, 1, 'k'})} {
-		if got := Modern(data); string(got) != string(data) {
+	for name, data := range map[string][]byte{"nothing": nil, "an id": {8, 1}, "torn": {8, 0x80}, "a put": command.Encode(&pb.RequestHeader{ID: 1}, command.Put, []byte{0x0a, 1, 'k'})} {
+		if got := v2request.Modern(data); string(got) != string(data) {
 			t.Errorf("%s has become %x", name, got)
 		}
-		if got := Plain(data); string(got) != string(data) {
+		if got := v2request.Plain(data); string(got) != string(data) {
 			t.Errorf("%s has become %x on the way back", name, got)
 		}
 	}
@@ -104,36 +107,36 @@ func TestModern(t *testing.T) {
 // them it is a request without effect, for us and for members of 3.5 what it was.
 func TestCarry(t *testing.T) {
 	for _, data := range [][]byte{v2Bytes(7, "PUT", "/1/a", "v"), v2Bytes(1<<60, "POST", "/2/a", "v"), v2Bytes(7, "SYNC", "", "")} {
-		b := Modern(data)
+		b := v2request.Modern(data)
 		foreign := &pb.InternalRaftRequest{}
-		if err := proto.Unmarshal(b, foreign); err != nil || foreign.DowngradeVersionTest.GetVer() != "3.6.0" || Op(foreign) != "unknown" {
+		if err := proto.Unmarshal(b, foreign); err != nil || foreign.DowngradeVersionTest.GetVer() != "3.6.0" || command.Op(foreign) != "unknown" {
 			t.Errorf("%x: others read %v, %v", data, foreign, err)
 		}
-		want, _, _ := ParseV2(data)
-		if got, ok, err := ParseV2(b); !ok || err != nil || !reflect.DeepEqual(got, want) {
+		want, _, _ := v2request.Parse(data)
+		if got, ok, err := v2request.Parse(b); !ok || err != nil || !reflect.DeepEqual(got, want) {
 			t.Errorf("%x: got %+v, %v, %v, want %+v", data, got, ok, err, want)
 		}
-		if id, ok := PeekID(b); !ok || id != want.ID {
+		if id, ok := command.PeekID(b); !ok || id != want.ID {
 			t.Errorf("%x: peeked at %d, %v", data, id, ok)
 		}
-		if got := Plain(b); !bytes.Equal(got, data) {
+		if got := v2request.Plain(b); !bytes.Equal(got, data) {
 			t.Errorf("%x has come back as %x", data, got)
 		}
-		if again := Modern(b); !bytes.Equal(again, b) {
+		if again := v2request.Modern(b); !bytes.Equal(again, b) {
 			t.Errorf("%x was carried twice: %x", data, again)
 		}
 		for what, entry := range map[string][]byte{"bare": data, "carried": b} {
-			if is, write, carries := V2(entry); !is || !write || carries != (what == "carried") {
+			if is, write, carries := v2request.Look(entry); !is || !write || carries != (what == "carried") {
 				t.Errorf("%s %x: %v, %v, %v", what, data, is, write, carries)
 			}
 		}
 	}
-	if is, write, carries := V2(v2Version); !is || write || carries {
+	if is, write, carries := v2request.Look(v2Version); !is || write || carries {
 		t.Errorf("the version: %v, %v, %v", is, write, carries)
 	}
 }
 
-func TestDecodeV2Refuses(t *testing.T) {
+func TestDecodeRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		data  []byte
@@ -147,17 +150,17 @@ func TestDecodeV2Refuses(t *testing.T) {
 		{"attributes that are no JSON", v2Bytes(7, "PUT", "/0/members/1/attributes", "{"), false},
 		{"torn", v2Attributes[:40], false},
 	} {
-		got, err := Decode(c.data)
-		if err == nil || errors.Is(err, ErrV2Write) != c.write {
+		got, err := command.Decode(c.data)
+		if err == nil || errors.Is(err, v2request.ErrWrite) != c.write {
 			t.Errorf("%s: got %v, %v", c.name, got, err)
 		}
 	}
 }
 
 // What 3.5 has written comes out of Marshal again byte by byte, and every field survives.
-func TestV2RequestMarshal(t *testing.T) {
+func TestMarshal(t *testing.T) {
 	for name, data := range map[string][]byte{"attributes": v2Attributes, "version": v2Version, "conditions": v2Every} {
-		r, ok, err := ParseV2(data)
+		r, ok, err := v2request.Parse(data)
 		if err != nil || !ok {
 			t.Fatalf("%s: %v, %v", name, ok, err)
 		}
@@ -165,18 +168,18 @@ func TestV2RequestMarshal(t *testing.T) {
 			t.Errorf("%s: got %x, want %x", name, got, data)
 		}
 	}
-	r, _, _ := ParseV2(v2Every)
-	want := &V2Request{ID: 300, Method: "PUT", Path: "/1/a", Val: "v", Dir: true, PrevValue: "p", PrevIndex: 9, PrevExist: new(false),
+	r, _, _ := v2request.Parse(v2Every)
+	want := &v2request.Request{ID: 300, Method: "PUT", Path: "/1/a", Val: "v", Dir: true, PrevValue: "p", PrevIndex: 9, PrevExist: new(false),
 		Expiration: -1, Wait: true, Since: 5, Recursive: true, Sorted: true, Quorum: true, Time: 77, Stream: true, Refresh: new(true)}
 	if !reflect.DeepEqual(r, want) {
 		t.Errorf("got %+v, want %+v", r, want)
 	}
 	wrapped := protowire.AppendBytes([]byte{0x12}, v2Every)
-	if r, ok, err := ParseV2(wrapped); err != nil || !ok || !reflect.DeepEqual(r, want) {
+	if r, ok, err := v2request.Parse(wrapped); err != nil || !ok || !reflect.DeepEqual(r, want) {
 		t.Errorf("wrapped: got %+v, %v, %v, want %+v", r, ok, err, want)
 	}
-	for name, data := range map[string][]byte{"nothing": nil, "an id": {8, 1}, "a put": Encode(&pb.RequestHeader{ID: 1}, Put, []byte{0x0a, 1, 'k'})} {
-		if r, ok, err := ParseV2(data); ok || err != nil {
+	for name, data := range map[string][]byte{"nothing": nil, "an id": {8, 1}, "a put": command.Encode(&pb.RequestHeader{ID: 1}, command.Put, []byte{0x0a, 1, 'k'})} {
+		if r, ok, err := v2request.Parse(data); ok || err != nil {
 			t.Errorf("%s: got %+v, %v, %v, want none", name, r, ok, err)
 		}
 	}
@@ -184,23 +187,23 @@ func TestV2RequestMarshal(t *testing.T) {
 
 var methods = []string{"GET", "QGET", "HEAD", "PUT", "POST", "DELETE", "SYNC"}
 
-// FuzzDecodeV2 looks for entries that panic or become more than they say.
-func FuzzDecodeV2(f *testing.F) {
+// FuzzDecode looks for entries that panic or become more than they say.
+func FuzzDecode(f *testing.F) {
 	f.Add(v2Attributes)
 	f.Add(v2Version)
 	f.Add(v2Every)
 	f.Add(protowire.AppendBytes([]byte{0x12}, v2Attributes))
 	f.Add(v2Bytes(7, "SYNC", "", ""))
 	f.Add(v2Bytes(7, "PUT", "/1/a", "v", 0x40, 1))
-	f.Add(Modern(v2Bytes(7, "DELETE", "/1/a", "")))
+	f.Add(v2request.Modern(v2Bytes(7, "DELETE", "/1/a", "")))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		if v, ok, err := ParseV2(data); ok && err == nil {
-			again, ok, err := ParseV2(v.Marshal())
+		if v, ok, err := v2request.Parse(data); ok && err == nil {
+			again, ok, err := v2request.Parse(v.Marshal())
 			if slices.Contains(methods, v.Method) && (!ok || err != nil || !reflect.DeepEqual(again, v)) {
 				t.Fatalf("%+v has become %+v, %v, %v", v, again, ok, err)
 			}
 		}
-		r, ok, err := decodeV2(data)
+		r, ok, err := v2request.Decode(data)
 		if !ok || err != nil {
 			return
 		}
@@ -216,11 +219,11 @@ func FuzzDecodeV2(f *testing.F) {
 		case r.DowngradeVersionTest == nil:
 			t.Fatalf("got %v from %x", r, data)
 		}
-		got, err := Decode(data)
+		got, err := command.Decode(data)
 		if err != nil || !proto.Equal(got, r) {
 			t.Fatalf("got %v, %v, want %v", got, err, r)
 		}
-		if got, err = Decode(Modern(data)); err != nil || !proto.Equal(got, r) {
+		if got, err = command.Decode(v2request.Modern(data)); err != nil || !proto.Equal(got, r) {
 			t.Fatalf("translated: got %v, %v, want %v", got, err, r)
 		}
 	})

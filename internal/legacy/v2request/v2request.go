@@ -1,4 +1,11 @@
-package command
+// Package v2request is an entry of the log that is a request of the v2 API, as members of
+// etcd up to 3.5 make them, also about themselves.
+//
+// In: a request, or the bytes of an entry. Out: the bytes to propose, the request, and what
+// of it is a request of today. Always true: the encoding is that of etcd 3.5; members of
+// every release read the same out of an entry, or pass it over; foreign bytes are an error
+// and never a panic.
+package v2request
 
 import (
 	"encoding/json"
@@ -10,20 +17,21 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/membershippb"
 	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
 )
 
-// ErrV2Write is the cause of decoding an entry that writes to the tree of the v2 API: no request
+// ErrWrite is the cause of decoding an entry that writes to the tree of the v2 API: no request
 // of today means the same.
-var ErrV2Write = errors.New("command: the entry is a request to the tree of the v2 API")
+var ErrWrite = errors.New("command: the entry is a request to the tree of the v2 API")
 
-// fieldV2 holds, in an InternalRaftRequest up to 3.6, a v2 request, and in a v2 request the
+// fieldRequest holds, in an InternalRaftRequest up to 3.6, a v2 request, and in a v2 request the
 // method. Later versions do not use it.
-const fieldV2 protowire.Number = 2
+const fieldRequest protowire.Number = 2
 
-// V2Request is etcdserverpb.Request, the proto2 message of the v2 API. Members of etcd 3.5 and
+// Request is etcdserverpb.Request, the proto2 message of the v2 API. Members of etcd 3.5 and
 // before also tell their names and the version of the cluster with it. Paths are those of the
 // store: keys of clients lie below /1.
-type V2Request struct {
+type Request struct {
 	ID         uint64 // 1
 	Method     string // 2: PUT, POST, DELETE, SYNC, QGET; GET and HEAD never enter the log
 	Path       string // 3
@@ -50,37 +58,37 @@ func Modern(data []byte) []byte {
 	if !startsAsV2(data) {
 		return data
 	}
-	r, ok, err := ParseV2(data)
+	r, ok, err := Parse(data)
 	if !ok || err != nil {
 		return data
 	}
 	req, err := r.today()
-	if errors.Is(err, ErrV2Write) || err == nil && r.Method == "SYNC" {
+	if errors.Is(err, ErrWrite) || err == nil && r.Method == "SYNC" {
 		return carry(r.ID, data)
 	}
 	if err != nil {
 		return data
 	}
-	b, err := EncodeRequest(req)
+	b, err := proto.Marshal(req)
 	if err != nil {
 		return data
 	}
 	return b
 }
 
-// V2 tells whether an entry is a v2 request, whether it is one for the tree of the v2 API, and
+// Look tells whether an entry is a v2 request, whether it is one for the tree of the v2 API, and
 // whether it is carried by an entry of today.
-func V2(data []byte) (is, write, carries bool) {
+func Look(data []byte) (is, write, carries bool) {
 	carries = carried(data) != nil
 	if !carries && !startsAsV2(data) {
 		return false, false, false
 	}
-	r, is, err := ParseV2(data)
+	r, is, err := Parse(data)
 	if !is || err != nil {
 		return is, false, carries
 	}
 	_, err = r.today()
-	return true, errors.Is(err, ErrV2Write) || r.Method == "SYNC", carries
+	return true, errors.Is(err, ErrWrite) || r.Method == "SYNC", carries
 }
 
 // startsAsV2 reports, at the price of a glance, whether an entry may be a v2 request: nothing but
@@ -96,10 +104,10 @@ func startsAsV2(data []byte) bool {
 	return len(data) > 0 && data[0] == 2<<3|2
 }
 
-// decodeV2 parses an entry as a v2 request, bare or inside an InternalRaftRequest, and returns the
+// Decode parses an entry as a v2 request, bare or inside an InternalRaftRequest, and returns the
 // request of today that does the same. ok is false if the entry is none.
-func decodeV2(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
-	r, ok, err := ParseV2(data)
+func Decode(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
+	r, ok, err := Parse(data)
 	if !ok || err != nil {
 		return nil, ok, err
 	}
@@ -107,22 +115,22 @@ func decodeV2(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
 	return req, true, err
 }
 
-// ParseV2 parses an entry as a v2 request, bare or, as etcd up to 3.6 also reads it, inside an
+// Parse parses an entry as a v2 request, bare or, as etcd up to 3.6 also reads it, inside an
 // InternalRaftRequest. ok is false if the entry is none.
-func ParseV2(data []byte) (r *V2Request, ok bool, err error) {
-	held, ok := findV2(data)
+func Parse(data []byte) (r *Request, ok bool, err error) {
+	held, ok := find(data)
 	if !ok {
 		return nil, false, nil
 	}
-	r = new(V2Request)
+	r = new(Request)
 	if err := r.decode(held); err != nil {
 		return nil, true, err
 	}
 	return r, true, nil
 }
 
-// findV2 returns the v2 request in an entry.
-func findV2(data []byte) (held []byte, ok bool) {
+// find returns the v2 request in an entry.
+func find(data []byte) (held []byte, ok bool) {
 	if v := carried(data); v != nil {
 		data = v
 	}
@@ -131,7 +139,7 @@ func findV2(data []byte) (held []byte, ok bool) {
 		if n < 0 {
 			return nil, false
 		}
-		if num == fieldV2 && typ == protowire.BytesType {
+		if num == fieldRequest && typ == protowire.BytesType {
 			v, m := protowire.ConsumeBytes(b[n:])
 			if m < 0 {
 				return nil, false
@@ -152,7 +160,7 @@ func findV2(data []byte) (held []byte, ok bool) {
 }
 
 // Marshal returns the bytes that etcd 3.5 makes of r: every field that cannot be null is there.
-func (r *V2Request) Marshal() []byte {
+func (r *Request) Marshal() []byte {
 	b := make([]byte, 0, len(r.Method)+len(r.Path)+len(r.Val)+len(r.PrevValue)+96)
 	b = appendNumber(b, 1, r.ID)
 	b = appendText(b, 2, r.Method)
@@ -188,7 +196,7 @@ func appendText(b []byte, num protowire.Number, v string) []byte {
 
 // decode reads a bare request. Of a field that is there twice the last one counts; fields that
 // are not known, or of another wire type, are passed over.
-func (r *V2Request) decode(b []byte) error {
+func (r *Request) decode(b []byte) error {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -212,7 +220,7 @@ func (r *V2Request) decode(b []byte) error {
 	return nil
 }
 
-func (r *V2Request) setNumber(num protowire.Number, v uint64) {
+func (r *Request) setNumber(num protowire.Number, v uint64) {
 	set := v != 0
 	switch num {
 	case 1:
@@ -244,7 +252,7 @@ func (r *V2Request) setNumber(num protowire.Number, v uint64) {
 	}
 }
 
-func (r *V2Request) setText(num protowire.Number, v []byte) {
+func (r *Request) setText(num protowire.Number, v []byte) {
 	switch num {
 	case 2:
 		r.Method = string(v)
@@ -258,13 +266,13 @@ func (r *V2Request) setText(num protowire.Number, v []byte) {
 }
 
 // conditional reports whether r is to be done only if the key is in a certain state.
-func (r *V2Request) conditional() bool {
+func (r *Request) conditional() bool {
 	return r.PrevValue != "" || r.PrevIndex != 0 || r.PrevExist != nil
 }
 
 // today translates the two requests that members make themselves. A read and a sweep of expired
 // keys change nothing of the membership.
-func (r *V2Request) today() (*pb.InternalRaftRequest, error) {
+func (r *Request) today() (*pb.InternalRaftRequest, error) {
 	req := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: r.ID}}
 	switch {
 	case r.Method == "QGET" || r.Method == "SYNC":
@@ -297,5 +305,5 @@ func (r *V2Request) today() (*pb.InternalRaftRequest, error) {
 			MemberAttributes: &membershippb.Attributes{Name: attr.Name, ClientUrls: attr.ClientURLs}}
 		return req, nil
 	}
-	return nil, fmt.Errorf("%w: %s %.200q", ErrV2Write, r.Method, r.Path)
+	return nil, fmt.Errorf("%w: %s %.200q", ErrWrite, r.Method, r.Path)
 }

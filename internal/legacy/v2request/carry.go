@@ -1,8 +1,11 @@
-package command
+package v2request
 
 import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
+
+// fieldID is the id of an InternalRaftRequest.
+const fieldID protowire.Number = 1
 
 // fieldCarried holds, in an InternalRaftRequest of ours, an entry of the v2 API as
 // it was made. Members of etcd pass over fields that they do not know.
