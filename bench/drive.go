@@ -13,13 +13,20 @@ import (
 
 // A load on a server that runs already, such as one that is being profiled.
 
-const driveKeys = 10_000
+// What is read: so many keys, with values of so many bytes.
+var (
+	driveKeys  = 10_000
+	driveValue = 256
+)
 
 // driven are the loads that can be had, each with a request of its own.
 var driven = []struct {
 	name, method string
 	request      func(b []byte, seq int) []byte
 }{
+	{"all", methodRange, func(b []byte, _ int) []byte {
+		return rangeRequest(b, []byte("read/"), rangeOptions{end: []byte("read0")})
+	}},
 	{"put", methodPut, putAt},
 	{"get", methodRange, func(b []byte, seq int) []byte { return getAt(b, seq, driveKeys, false) }},
 	{"serializable", methodRange, func(b []byte, seq int) []byte { return getAt(b, seq, driveKeys, true) }},
@@ -54,7 +61,7 @@ func drive(ctx context.Context, addrs []string, name string, n, conns int, d tim
 	}
 	defer c.close()
 	if name != "put" {
-		if err := preload(ctx, c, "read", 0, driveKeys, 256, 0); err != nil {
+		if err := preload(ctx, c, "read", 0, driveKeys, driveValue, 0); err != nil {
 			return err
 		}
 	}

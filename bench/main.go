@@ -38,6 +38,8 @@ func mainErr() (bool, error) {
 	callers := flag.Int("clients", 100, "clients of -load")
 	conns := flag.Int("conns", 10, "connections of -load")
 	span := flag.Duration("for", 10*time.Second, "how long -load lasts")
+	flag.IntVar(&driveKeys, "keys", driveKeys, "keys that -load reads")
+	flag.IntVar(&driveValue, "value", driveValue, "bytes of each of their values")
 	dir := flag.String("dir", "", "directory on the disk to measure (default: the system's temporary one)")
 	flag.Parse()
 	if *load != "" {

@@ -207,17 +207,17 @@ func (t *httpCall) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, 
 	defer msg.Free()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.write(s, prefix, msg, more)
+	return t.write(s, prefix[:], msg, more)
 }
 
 func (t *httpCall) sendInPlace(*Stream, Appender, int, bool) (bool, error) { return false, nil }
 
-func (t *httpCall) write(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more bool) error {
+func (t *httpCall) write(s *Stream, prefix []byte, msg mem.BufferSlice, more bool) error {
 	if t.done {
 		return s.ended()
 	}
 	t.writeHeader(s)
-	_, err := t.w.Write(prefix[:])
+	_, err := t.w.Write(prefix)
 	for i := 0; err == nil && i < len(msg); i++ {
 		_, err = t.w.Write(msg[i].ReadOnlyData())
 	}
@@ -234,8 +234,27 @@ func (t *httpCall) reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice)
 	defer msg.Free()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.write(s, prefix, msg, true) == nil {
+	if t.write(s, prefix[:], msg, true) == nil {
 		t.writeStatus(s, okStatus)
+	}
+}
+
+func (t *httpCall) replyFrom(s *Stream, prefix [prefixLen]byte, src Source, size int) {
+	piece := prefix[:]
+	for left := size; ; {
+		t.mu.Lock()
+		err := t.write(s, piece, nil, left == 0)
+		if err == nil && left == 0 {
+			t.writeStatus(s, okStatus)
+		}
+		t.mu.Unlock()
+		if err != nil || left == 0 {
+			return
+		}
+		if piece, _, err = src.Next(); err != nil || len(piece) == 0 || len(piece) > left {
+			panic(http.ErrAbortHandler) // which resets the stream
+		}
+		left -= len(piece)
 	}
 }
 

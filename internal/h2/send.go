@@ -240,6 +240,42 @@ func (c *conn) reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice) {
 	c.flush()
 }
 
+// replyFrom is reply for a message of size bytes that src makes. What has been made
+// is on its way before src makes more.
+func (c *conn) replyFrom(s *Stream, prefix [prefixLen]byte, src Source, size int) {
+	piece, soon := prefix[:], true
+	for left := prefixLen + size; ; {
+		if left -= len(piece); !c.sendPiece(s, piece, soon, left == 0) || left == 0 {
+			return
+		}
+		var err error
+		if piece, soon, err = src.Next(); err != nil || len(piece) > left {
+			c.endStream(s, true, codeInternal, context.Canceled)
+			return
+		}
+	}
+}
+
+// sendPiece sends a part of an answer, the first with the header, the last with the
+// status. It reports whether more can follow.
+func (c *conn) sendPiece(s *Stream, piece []byte, soon, last bool) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.flow.done || !s.flow.headerSent && c.appendHeader(s) != nil {
+		return false
+	}
+	if c.sendData(s, newSender(piece, nil)) != nil {
+		return false
+	}
+	if last {
+		c.appendStatus(s, okStatus)
+	}
+	if last || !soon {
+		c.flush()
+	}
+	return true
+}
+
 // finish ends a call with a status.
 func (c *conn) finish(s *Stream, st *status.Status) {
 	c.mu.Lock()

@@ -39,18 +39,32 @@ type Options struct {
 // Unary answers a request. req belongs to it; the server frees the answer.
 type Unary func(s *Stream, req []byte) (Reply, error)
 
-// Reply is the answer to a request: pieces, or a message that encodes itself.
+// Reply is the answer to a request: pieces, a message that encodes itself, or one
+// that is made while it is sent.
 type Reply struct {
 	Pieces mem.BufferSlice
 	// Small, if set, is the message, of Size bytes. It is encoded where it waits for
 	// the socket if that can be.
 	Small Appender
-	Size  int
+	// Source, if set, makes the message, of Size bytes.
+	Source Source
+	Size   int
+}
+
+// Source makes a message piece by piece. When it fails, the stream is reset: the
+// client has a part of the message already, so there is no status any more.
+type Source interface {
+	// Next returns the next piece, which the caller has until it calls again, and
+	// whether the one after that is at hand, so that both may go out together. It is
+	// not called after the last.
+	Next() (piece []byte, soon bool, err error)
+	// Close is called once, at the end of the call.
+	Close()
 }
 
 // Len is the length of the message.
 func (r Reply) Len() int {
-	if r.Small != nil {
+	if r.Small != nil || r.Source != nil {
 		return r.Size
 	}
 	return r.Pieces.Len()

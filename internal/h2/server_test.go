@@ -115,14 +115,17 @@ func (c ourCall) setTrailer(md metadata.MD) { c.SetTrailer(md) }
 func (c ourCall) recv() ([]byte, error)     { return c.Recv() }
 func (c ourCall) send(b []byte) error       { return c.Send(mem.BufferSlice{mem.SliceBuffer(b)}, false) }
 
-// unaryOf answers in both ways that there are.
+// unaryOf answers in all ways that there are.
 func unaryOf(s *Stream, req []byte) (Reply, error) {
 	b, err := testUnary(ourCall{s}, req)
 	if err != nil {
 		return Reply{}, err
 	}
-	if len(b)%2 == 0 {
+	switch len(b) % 3 {
+	case 0:
 		return Reply{Small: inPlace(b), Size: len(b)}, nil
+	case 1:
+		return Reply{Source: &pieces{left: b}, Size: len(b)}, nil
 	}
 	return Reply{Pieces: mem.BufferSlice{mem.SliceBuffer(b)}}, nil
 }
@@ -130,6 +133,36 @@ func unaryOf(s *Stream, req []byte) (Reply, error) {
 type inPlace []byte
 
 func (m inPlace) AppendTo(b []byte) []byte { return append(b, m...) }
+
+// pieces is a message in pieces of growing size, in memory that is used again.
+type pieces struct {
+	left   []byte
+	buf    []byte
+	n      int
+	before func() error // is called before each piece, if it is set
+	closed chan struct{}
+}
+
+func (p *pieces) Next() ([]byte, bool, error) {
+	if p.before != nil {
+		if err := p.before(); err != nil {
+			return nil, false, err
+		}
+	}
+	for i := range p.buf {
+		p.buf[i] = 0xdb
+	}
+	p.n = min(3*p.n+1, len(p.left))
+	p.buf = append(p.buf[:0], p.left[:p.n]...)
+	p.left = p.left[p.n:]
+	return p.buf, p.n%2 == 0, nil
+}
+
+func (p *pieces) Close() {
+	if p.closed != nil {
+		close(p.closed)
+	}
+}
 
 func newTestServer(t *testing.T, o Options) (*Server, string) {
 	t.Helper()

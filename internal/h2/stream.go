@@ -74,6 +74,8 @@ type transport interface {
 	finish(s *Stream, st *status.Status)
 	// reply is send and finish in one, for calls that succeed with one message.
 	reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice)
+	// replyFrom is reply for a message that is made while it is sent.
+	replyFrom(s *Stream, prefix [prefixLen]byte, src Source, size int)
 	// replyInPlace is reply for a message that encodes itself; where that cannot be
 	// it does nothing.
 	replyInPlace(s *Stream, m Appender, size int) (ok bool)
@@ -209,21 +211,32 @@ func encoded(m Appender, most int) mem.BufferSlice {
 
 // pack returns a message as it goes out.
 func (s *Stream) pack(msg mem.BufferSlice) (prefix [prefixLen]byte, out mem.BufferSlice, err error) {
-	n := msg.Len()
+	n, packed := msg.Len(), byte(0)
 	if s.compressor != nil && n > 0 {
 		b, err := compress(s.compressor, msg)
 		msg.Free()
 		if err != nil {
 			return prefix, nil, err
 		}
-		prefix[0], msg, n = 1, mem.BufferSlice{mem.SliceBuffer(b)}, len(b)
+		packed, msg, n = 1, mem.BufferSlice{mem.SliceBuffer(b)}, len(b)
 	}
-	if int64(n) > 1<<32-1 {
+	if prefix, err = prefixOf(packed, n); err != nil {
 		msg.Free()
-		return prefix, nil, status.Errorf(codes.ResourceExhausted, "grpc: message too large (%d bytes)", n)
+		return prefix, nil, err
 	}
-	prefix[1], prefix[2], prefix[3], prefix[4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
 	return prefix, msg, nil
+}
+
+// prefixOf is the prefix of a message of n bytes.
+func prefixOf(packed byte, n int) (prefix [prefixLen]byte, err error) {
+	if int64(n) > 1<<32-1 {
+		return prefix, status.Errorf(codes.ResourceExhausted, "grpc: message too large (%d bytes)", n)
+	}
+	return [prefixLen]byte{packed, byte(n >> 24), byte(n >> 16), byte(n >> 8), byte(n)}, nil
+}
+
+func errCompressing(err error) error {
+	return status.Errorf(codes.Internal, "grpc: error while compressing: %v", err)
 }
 
 func compress(c encoding.Compressor, msg mem.BufferSlice) ([]byte, error) {
@@ -236,7 +249,7 @@ func compress(c encoding.Compressor, msg mem.BufferSlice) ([]byte, error) {
 		err = w.Close()
 	}
 	if err != nil {
-		return nil, status.Errorf(codes.Internal, "grpc: error while compressing: %v", err)
+		return nil, errCompressing(err)
 	}
 	return out, nil
 }
@@ -280,6 +293,10 @@ func (s *Stream) runUnary() {
 		s.t.finish(s, statusOf(err))
 		return
 	}
+	if r.Source != nil {
+		s.replyFrom(r.Source, r.Size)
+		return
+	}
 	if r.Small != nil {
 		if s.t.replyInPlace(s, r.Small, r.Size) {
 			return
@@ -292,6 +309,46 @@ func (s *Stream) runUnary() {
 		return
 	}
 	s.t.reply(s, prefix, msg)
+}
+
+// replyFrom answers with a message of size bytes that src makes.
+func (s *Stream) replyFrom(src Source, size int) {
+	defer src.Close()
+	if s.compressor == nil {
+		prefix, err := prefixOf(0, size)
+		if err != nil {
+			s.t.finish(s, statusOf(err))
+			return
+		}
+		s.t.replyFrom(s, prefix, src, size)
+		return
+	}
+	// What it packs to is not known before, so it waits in memory, packed.
+	var out sliceWriter
+	w, err := s.compressor.Compress(&out)
+	for left := size; err == nil && left > 0; {
+		var b []byte
+		if b, _, err = src.Next(); err != nil {
+			s.t.finish(s, statusOf(err))
+			return
+		}
+		left -= len(b)
+		_, err = w.Write(b)
+	}
+	if err == nil {
+		err = w.Close()
+	}
+	var prefix [prefixLen]byte
+	if err != nil {
+		err = errCompressing(err)
+	} else {
+		prefix, err = prefixOf(1, len(out))
+	}
+	if err != nil {
+		s.t.finish(s, statusOf(err))
+		return
+	}
+	s.t.reply(s, prefix, mem.BufferSlice{mem.SliceBuffer(out)})
 }
 
 func (s *Stream) request() ([]byte, error) {

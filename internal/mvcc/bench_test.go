@@ -195,9 +195,7 @@ func BenchmarkRange(b *testing.B) {
 			v.Close()
 		}
 	})
-	for _, size := range []int{1 << 20, 16 << 20} {
-		benchStream(b, s, size)
-	}
+	benchList(b, s)
 	// A page at an older revision after a tenth of the keys has changed: with
 	// the root of that revision pinned, and without.
 	rev := s.Rev()
@@ -226,21 +224,21 @@ func BenchmarkRange(b *testing.B) {
 	}
 }
 
-func benchStream(b *testing.B, s *Store, size int) {
-	b.Run(fmt.Sprintf("stream all, %d MiB pieces", size>>20), func(b *testing.B) {
+func benchList(b *testing.B, s *Store) {
+	b.Run("list all", func(b *testing.B) {
 		b.ReportAllocs()
 		defer cpu(b)()
 		for b.Loop() {
-			v := s.View()
-			n := 0
-			req := &pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0")}
-			if _, _, err := v.RangeStream(req, size, func(kvs [][]byte) error {
-				n += len(kvs)
-				return nil
-			}); err != nil || n != 300_000 {
-				b.Fatal(n, err)
+			l, err := s.List(&pb.RangeRequest{Key: []byte("/registry/"), RangeEnd: []byte("/registry0")})
+			if err != nil || l.Keys != 300_000 {
+				b.Fatal(l, err)
 			}
-			v.Close()
+			for last := false; !last; {
+				if _, last, err = l.Next(); err != nil {
+					b.Fatal(err)
+				}
+			}
+			l.Close()
 		}
 	})
 }

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -305,6 +306,44 @@ func (w *world) compare(where string, m *model, req *pb.RangeRequest, got *Range
 	}
 }
 
+func (w *world) compareList(where string, req *pb.RangeRequest, l *List, err error) {
+	w.t.Helper()
+	if err != nil {
+		w.compare(where, w.m, req, nil, err)
+		return
+	}
+	res := collect(w.t, l)
+	w.compare(where, w.m, req, res, nil)
+}
+
+// collect reads a list to its end and checks what it has said of itself.
+func collect(t testing.TB, l *List) *RangeResult {
+	t.Helper()
+	defer l.Close()
+	res := &RangeResult{Revision: l.Revision, Count: l.Count, More: l.More}
+	size := int64(0)
+	for last := false; !last; {
+		var b []byte
+		var err error
+		if b, last, err = l.Next(); err != nil {
+			t.Fatal(err)
+		}
+		size += int64(len(b))
+		for len(b) > 0 {
+			if b[0] != tagKVs {
+				t.Fatalf("an element begins with %x", b[0])
+			}
+			n, w := binary.Uvarint(b[1:])
+			res.KVs = append(res.KVs, bytes.Clone(b[1+w:1+w+int(n)]))
+			b = b[1+w+int(n):]
+		}
+	}
+	if size != l.Bytes || int64(len(res.KVs)) != l.Keys {
+		t.Fatalf("%d bytes of %d records; %d and %d were announced", size, len(res.KVs), l.Bytes, l.Keys)
+	}
+	return res
+}
+
 // txns runs one batch of transactions, with reads inside.
 func (w *world) txns() {
 	b := w.eng.NewBatch()
@@ -403,12 +442,10 @@ func (w *world) check() {
 	got, err := v.Range(req)
 	w.compare("view", w.m, req, got, err)
 
-	var kvs [][]byte
-	count, more, err := v.RangeStream(req, 1+w.rnd.Intn(500), func(part [][]byte) error {
-		kvs = append(kvs, part...)
-		return nil
-	})
-	w.compare("stream", w.m, req, &RangeResult{Revision: v.Rev(), Count: count, More: more, KVs: kvs}, err)
+	l, err := w.s.List(req)
+	w.compareList("list", req, l, err)
+	l, err = w.s.ListMessages(req, 1+w.rnd.Intn(500))
+	w.compareList("messages", req, l, err)
 	w.checkTree()
 }
 

@@ -68,7 +68,7 @@ type piece struct {
 }
 
 type loaded struct {
-	meta        // off is not used
+	meta
 	lease int64 // of a put
 	end   int   // of the key in piece.keys
 }
@@ -194,7 +194,7 @@ func (p *piece) add(key, value []byte) error {
 	if err != nil {
 		return corrupt(key, err)
 	}
-	l := loaded{meta: meta{mod: rev.Main, sub: uint32(rev.Sub)}, end: len(p.keys) + len(rec.key)}
+	l := loaded{meta: meta{mod: rev.Main, sub: uint32(rev.Sub), size: uint32(len(value))}, end: len(p.keys) + len(rec.key)}
 	switch {
 	case tomb:
 		l.sub |= tombBit

@@ -3,7 +3,6 @@ package mvcc
 import (
 	"bytes"
 	"cmp"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
@@ -12,7 +11,6 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/engine"
-	"quorate/internal/metrics"
 )
 
 // RangeResult is the answer to a range request.
@@ -402,14 +400,11 @@ func (r *reader) records(revs []Revision) ([][]byte, error) {
 		}
 		return kvs, nil
 	}
-	return kvs, r.scan(revs, kvs, 0)
+	return kvs, r.scan(revs, kvs)
 }
 
-var errTooMuch = errors.New("mvcc: records over the bound")
-
-// scan fills kvs with the records of revs. With a bound above 0 it gives up
-// with errTooMuch once it has read more bytes.
-func (r *reader) scan(revs []Revision, kvs [][]byte, bound int) error {
+// scan fills kvs with the records of revs.
+func (r *reader) scan(revs []Revision, kvs [][]byte) error {
 	idx := byRevision(revs)
 	first, last := revs[idx[0]], revs[idx[len(idx)-1]]
 	it, err := r.s.eng.NewIter(recordKey(first), recordKey(Revision{last.Main, last.Sub + 1}))
@@ -420,7 +415,7 @@ func (r *reader) scan(revs []Revision, kvs [][]byte, bound int) error {
 	var room slab
 	var key [1 + TombstoneLen]byte
 	key[0] = byte(engine.Key)
-	total, at := 0, int64(0)
+	at := int64(0)
 	for _, j := range idx {
 		rev := revs[j]
 		kv, ok := r.overlaid(rev)
@@ -440,9 +435,6 @@ func (r *reader) scan(revs []Revision, kvs [][]byte, bound int) error {
 			kv, at = room.copy(v), rev.Main
 		}
 		kvs[j] = kv
-		if total += len(kv); bound > 0 && total > bound {
-			return errTooMuch
-		}
 	}
 	return nil
 }
@@ -505,144 +497,3 @@ func (s *slab) alloc(n int) []byte {
 }
 
 func (s *slab) copy(b []byte) []byte { return append(s.alloc(len(b)), b...) }
-
-// A stream begins with a small piece and doubles it, as etcd's does, up to
-// maxChunk keys.
-const (
-	firstChunk = 10
-	maxChunk   = 1 << 17
-)
-
-// RangeStream answers a request in pieces of about maxBytes: emit gets immutable
-// records, in key order unless the request sorts. Memory is bounded by twice maxBytes plus one
-// record, and by what the index knows of the keys if they are sorted; only sorting
-// by value holds the whole answer. The larger the piece, the more
-// sequential the reading: 16 MiB costs half of 1 MiB if keys were not
-// written in their order. count and more are as in RangeResult.
-func (v *View) RangeStream(req *pb.RangeRequest, maxBytes int, emit func(kvs [][]byte) error) (count int64, more bool, err error) {
-	v.ranges++
-	r := v.reader()
-	rev, err := r.resolve(req.Revision)
-	if err != nil {
-		return 0, false, err
-	}
-	maxBytes = max(maxBytes, 1)
-	whole := len(req.RangeEnd) == 0 || req.CountOnly
-	if whole || custom(req) && req.SortTarget == pb.RangeRequest_VALUE {
-		res, err := r.rangeKeys(req)
-		if err != nil || len(res.KVs) == 0 {
-			return resCount(res), false, err
-		}
-		return res.Count, res.More, emitParts(res.KVs, maxBytes, emit)
-	}
-	root, s := r.at(rev), makeSpan(req.Key, req.RangeEnd)
-	st := stream{r: &r, keysOnly: req.KeysOnly, maxBytes: maxBytes, emit: emit}
-	if custom(req) {
-		res := &RangeResult{}
-		picks := r.picked(res, req, root, s, rev)
-		err := st.run(int64(len(picks)), func(n int) []pick { return picks[:n] }, func(n int) { picks = picks[n:] })
-		return res.Count, res.More, err
-	}
-	count = root.count(s, rev)
-	left := count
-	if req.Limit > 0 && req.Limit < left {
-		left, more = req.Limit, true
-		r.pin(rev)
-	}
-	var picks []pick
-	err = st.run(left, func(n int) []pick {
-		picks = make([]pick, 0, n)
-		root.ascend(s, rev, func(nd *node, i int, m meta) bool {
-			picks = append(picks, pick{m, nd.key(i)})
-			return len(picks) < n
-		})
-		return picks
-	}, func(n int) { s.lo = append(append(make([]byte, 0, 64), picks[n-1].key...), 0) })
-	if err != nil {
-		return 0, false, err
-	}
-	return count, more, nil
-}
-
-// stream hands records out in pieces.
-type stream struct {
-	r        *reader
-	keysOnly bool
-	maxBytes int
-	emit     func(kvs [][]byte) error
-}
-
-// run emits left records: next returns the next n of them, and passed is told how
-// many have gone.
-func (st stream) run(left int64, next func(n int) []pick, passed func(n int)) error {
-	for n := firstChunk; left > 0; {
-		n = int(min(int64(n), left, maxChunk))
-		kvs, size, err := st.r.chunk(next(n), st.keysOnly, 2*st.maxBytes)
-		if errors.Is(err, errTooMuch) {
-			n = max(n/2, 1)
-			continue
-		}
-		if err != nil {
-			return err
-		}
-		if err := st.emit(kvs); err != nil {
-			return err
-		}
-		if left -= int64(len(kvs)); left > 0 {
-			metrics.MVCCRangeTotal.Inc() // each piece counts as a range; the first has
-		}
-		passed(len(kvs))
-		switch {
-		case size > st.maxBytes:
-			n = max(n/2, 1)
-		case 2*size <= st.maxBytes:
-			n *= 2
-		}
-	}
-	return nil
-}
-
-// emitParts hands out what is in memory already, in pieces of about maxBytes.
-func emitParts(kvs [][]byte, maxBytes int, emit func(kvs [][]byte) error) error {
-	for len(kvs) > 0 {
-		n, size := 0, 0
-		for n < len(kvs) && (n == 0 || size+len(kvs[n]) <= maxBytes) {
-			size += len(kvs[n])
-			n++
-		}
-		if err := emit(kvs[:n:n]); err != nil {
-			return err
-		}
-		kvs = kvs[n:]
-	}
-	return nil
-}
-
-func resCount(res *RangeResult) int64 {
-	if res == nil {
-		return 0
-	}
-	return res.Count
-}
-
-// chunk reads the records of one piece of a stream and tells their size.
-func (r *reader) chunk(picks []pick, keysOnly bool, bound int) (kvs [][]byte, size int, err error) {
-	kvs = make([][]byte, len(picks))
-	if keysOnly {
-		var room slab
-		for i, p := range picks {
-			kvs[i] = keyOnly(&room, p)
-		}
-	} else {
-		if len(picks) == 1 {
-			bound = 0 // one record is sent whatever its size
-		}
-		if err := r.scan(revisions(picks), kvs, bound); err != nil {
-			return nil, 0, err
-		}
-	}
-	for _, kv := range kvs {
-		size += len(kv) + 1 + binary.PutUvarint(make([]byte, binary.MaxVarintLen64), uint64(len(kv)))
-	}
-	return kvs, size, nil
-}

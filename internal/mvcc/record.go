@@ -32,11 +32,11 @@ func uvarintLen(v uint64) int {
 	return n
 }
 
-func bytesFieldLen(b []byte) int {
-	if len(b) == 0 {
+func bytesFieldLen(n int) int {
+	if n == 0 {
 		return 0
 	}
-	return 1 + uvarintLen(uint64(len(b))) + len(b)
+	return 1 + uvarintLen(uint64(n)) + n
 }
 
 func intFieldLen(v int64) int {
@@ -59,8 +59,14 @@ func encodeRecord(r record) (kv, key []byte) {
 }
 
 func (r *record) size() int {
-	return bytesFieldLen(r.key) + intFieldLen(r.create) + intFieldLen(r.mod) +
-		intFieldLen(r.version) + bytesFieldLen(r.value) + intFieldLen(r.lease)
+	m := meta{create: r.create, mod: r.mod, version: r.version}
+	return int(recordLen(len(r.key), len(r.value), m, r.lease))
+}
+
+// recordLen is the length of the record of a revision.
+func recordLen(key, value int, m meta, lease int64) uint32 {
+	return uint32(bytesFieldLen(key) + intFieldLen(m.create) + intFieldLen(m.mod) +
+		intFieldLen(m.version) + bytesFieldLen(value) + intFieldLen(lease))
 }
 
 func appendRecord(kv []byte, r record) []byte {

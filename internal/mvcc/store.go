@@ -106,6 +106,8 @@ type Store struct {
 	txn        Txn           // the open transaction; reused
 	slab       []Change      // room for the changes of coming transactions
 
+	large allowance // of lists that read in large pieces
+
 	pins  pins
 	sums  checksums
 	sweep sweeper

@@ -39,7 +39,7 @@ const (
 type meta struct {
 	mod, create, version int64
 	sub                  uint32 // the top bit marks a tombstone
-	off                  uint32 // place of the key in the arena of the leaf
+	size                 uint32 // length of the record; of a tombstone it does not matter
 }
 
 func (m meta) tomb() bool    { return m.sub&tombBit != 0 }
@@ -51,6 +51,7 @@ type node struct {
 	seps []string // inner node: seps[i] <= keys of kids[i]; seps[0] is not used; never changed in place
 
 	keys   []byte   // leaf: length-prefixed keys, append only, shared by copies
+	offs   []uint32 // leaf: beside ents, the places of the keys in keys; shared by copies until one inserts
 	ents   []meta   // leaf: newest revision of each key, in key order
 	leases []int64  // leaf: beside ents, or nil
 	hist   [][]meta // leaf: beside ents, or nil; older revisions, ascending, append only
@@ -78,10 +79,15 @@ func newTree() *tree {
 	return &tree{root: kid{n: &node{gen: 1}, garb: never}, gen: 1}
 }
 
+// newLeaf returns a leaf with room for keys of size bytes in all.
+func newLeaf(gen uint64, size, keys int) *node {
+	return &node{gen: gen, keys: make([]byte, 0, size), offs: make([]uint32, 0, keys), ents: make([]meta, 0, keys)}
+}
+
 func (n *node) leaf() bool { return n.kids == nil }
 
 func (n *node) key(i int) []byte {
-	b := n.keys[n.ents[i].off:]
+	b := n.keys[n.offs[i]:]
 	if l := int(b[0]); l < 0x80 {
 		return b[1 : 1+l : 1+l]
 	}
@@ -195,7 +201,7 @@ func (n *node) summary() kid {
 
 // bytes is about what a copy of the node costs; shared slices do not count.
 func (n *node) bytes() int64 {
-	return 168 + int64(len(n.kids))*32 + int64(cap(n.ents))*32 + int64(len(n.leases))*8 + int64(len(n.hist))*24
+	return 192 + int64(len(n.kids))*32 + int64(cap(n.ents))*36 + int64(len(n.leases))*8 + int64(len(n.hist))*24
 }
 
 // own returns n itself if the writer may change it, else a copy with room for
@@ -211,6 +217,7 @@ func (t *tree) own(n *node, extra int) *node {
 	c.gen = t.gen
 	if n.leaf() {
 		c.ents = append(make([]meta, 0, len(n.ents)+extra), n.ents...)
+		c.offs = n.offs[:len(n.offs):len(n.offs)] // so that insert copies them
 		if n.leases != nil {
 			c.leases = append(make([]int64, 0, len(n.leases)+extra), n.leases...)
 		}
@@ -276,13 +283,15 @@ type change struct {
 	had       bool  // the key was live
 }
 
-// put records a new revision of key and derives create revision and version.
-func (t *tree) put(key []byte, mod int64, sub uint32, lease int64) change {
+// put records a new revision of key with a value of valueLen bytes and derives
+// create revision, version and the length of the record.
+func (t *tree) put(key []byte, mod int64, sub uint32, lease int64, valueLen int) change {
 	var buf [8]step
 	path, n := t.descend(buf[:0], key)
 	i, found := n.search(key)
 	cur := meta{mod: mod, create: mod, version: 1, sub: sub}
 	if !found {
+		cur.size = recordLen(len(key), valueLen, cur, lease)
 		n = t.attach(path, n, 4)
 		n.insert(i, key, cur, lease)
 		t.note(path, 1, mod, never)
@@ -294,11 +303,11 @@ func (t *tree) put(key []byte, mod int64, sub uint32, lease int64) change {
 	n = t.attach(path, n, 0)
 	ch := change{prev: n.ents[i], prevLease: n.lease(i)}
 	ch.had = !ch.prev.tomb()
-	cur.off = ch.prev.off
 	live := int64(1)
 	if ch.had {
 		cur.create, cur.version, live = ch.prev.create, ch.prev.version+1, 0
 	}
+	cur.size = recordLen(len(key), valueLen, cur, lease)
 	n.replace(i, cur, lease)
 	ch.cur = cur
 	t.note(path, live, mod, mod)
@@ -315,7 +324,7 @@ func (t *tree) del(key []byte, mod int64, sub uint32) (ch change, ok bool) {
 	i, _ := n.search(key)
 	n = t.attach(path, n, 0)
 	ch = change{prev: n.ents[i], prevLease: n.lease(i), had: true}
-	ch.cur = meta{mod: mod, sub: sub | tombBit, off: ch.prev.off}
+	ch.cur = meta{mod: mod, sub: sub | tombBit}
 	n.replace(i, ch.cur, 0)
 	t.note(path, -1, mod, mod)
 	return ch, true
@@ -344,7 +353,7 @@ func (n *node) setLease(i int, lease int64) {
 
 // insert adds a key at place i of a leaf.
 func (n *node) insert(i int, key []byte, m meta, lease int64) {
-	m.off = uint32(len(n.keys))
+	n.offs = insertAt(n.offs, i, uint32(len(n.keys)))
 	n.keys = appendKey(n.keys, key)
 	n.ents = insertAt(n.ents, i, m)
 	if n.leases != nil {
@@ -384,7 +393,7 @@ func (n *node) slice(gen uint64, a, b int) *node {
 		l := len(n.key(i))
 		size += uvarintLen(uint64(l)) + l
 	}
-	c := &node{gen: gen, keys: make([]byte, 0, size), ents: make([]meta, 0, b-a)}
+	c := newLeaf(gen, size, b-a)
 	for i := a; i < b; i++ {
 		c.take(n, i)
 	}
@@ -393,10 +402,9 @@ func (n *node) slice(gen uint64, a, b int) *node {
 
 // take appends entry i of another leaf.
 func (n *node) take(from *node, i int) {
-	m := from.ents[i]
-	m.off = uint32(len(n.keys))
+	n.offs = append(n.offs, uint32(len(n.keys)))
 	n.keys = appendKey(n.keys, from.key(i))
-	n.ents = append(n.ents, m)
+	n.ents = append(n.ents, from.ents[i])
 	at := len(n.ents) - 1
 	if n.leases != nil {
 		n.leases = append(n.leases, 0)

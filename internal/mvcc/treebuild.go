@@ -11,16 +11,15 @@ type builder struct {
 // add appends a key; revs are its revisions in ascending order.
 func (b *builder) add(key []byte, revs []meta, lease int64) {
 	if b.leaf == nil {
-		b.leaf = &node{gen: b.gen, ents: make([]meta, 0, maxLeaf)}
+		b.leaf = &node{gen: b.gen, offs: make([]uint32, 0, maxLeaf), ents: make([]meta, 0, maxLeaf)}
 	}
 	n, last := b.leaf, len(revs)-1
-	m := revs[last]
-	m.off = uint32(len(n.keys))
+	n.offs = append(n.offs, uint32(len(n.keys)))
 	if n.keys == nil {
 		n.keys = make([]byte, 0, (len(key)+2)*maxLeaf)
 	}
 	n.keys = appendKey(n.keys, key)
-	n.ents = append(n.ents, m)
+	n.ents = append(n.ents, revs[last])
 	at := len(n.ents) - 1
 	if n.leases != nil {
 		n.leases = append(n.leases, 0)

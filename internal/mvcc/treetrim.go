@@ -76,7 +76,7 @@ func (t *tree) trimLeaf(n *node, c *trim) *node {
 	if gone == 0 {
 		return n
 	}
-	r := &node{gen: t.gen, keys: make([]byte, 0, len(n.keys)), ents: make([]meta, 0, len(n.ents)-gone)}
+	r := newLeaf(t.gen, len(n.keys), len(n.ents)-gone)
 	for i := range n.ents {
 		if n.ents[i].version != -1 {
 			r.take(n, i)
@@ -158,7 +158,7 @@ func (t *tree) join(l, r *node, sep string) *node {
 		j.seps[len(l.kids)] = sep
 		return j
 	}
-	j := &node{gen: t.gen, keys: make([]byte, 0, len(l.keys)+len(r.keys)), ents: make([]meta, 0, len(l.ents)+len(r.ents))}
+	j := newLeaf(t.gen, len(l.keys)+len(r.keys), len(l.ents)+len(r.ents))
 	for i := range l.ents {
 		j.take(l, i)
 	}

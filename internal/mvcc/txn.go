@@ -78,7 +78,7 @@ func (t *Txn) Lookup(key []byte) (Meta, bool) {
 // Put sets key to value.
 func (t *Txn) Put(key, value []byte, lease int64) Change {
 	rev := Revision{t.begin + 1, int64(len(t.changes))}
-	ch := t.s.tree.put(key, rev.Main, uint32(rev.Sub), lease)
+	ch := t.s.tree.put(key, rev.Main, uint32(rev.Sub), lease, len(value))
 	kv, k := encodeRecord(record{key: key, value: value, create: ch.cur.create,
 		mod: rev.Main, version: ch.cur.version, lease: lease})
 	t.puts++

@@ -58,12 +58,11 @@ type Member interface {
 type KV interface {
 	// Range is linearizable unless req.Serializable.
 	Range(ctx context.Context, req *pb.RangeRequest) (*mvcc.RangeResult, error)
-	// RangeStream reads like Range but hands the keys out in pieces, all of one
-	// revision. emit sends a piece; it keeps kvs and what they hold, so the
-	// caller must not reuse them. Its error ends the stream and is returned.
-	// revision is that of the store when the stream began; count and more are
-	// as in mvcc.RangeResult.
-	RangeStream(ctx context.Context, req *pb.RangeRequest, emit func(kvs [][]byte) error) (revision, count int64, more bool, err error)
+	// List reads like Range, but the records while they are asked for. The caller
+	// closes what it gets.
+	List(ctx context.Context, req *pb.RangeRequest) (mvcc.Reading, error)
+	// RangeStream is List for an answer in several messages: Next returns one.
+	RangeStream(ctx context.Context, req *pb.RangeRequest) (mvcc.Reading, error)
 	Put(ctx context.Context, req *pb.PutRequest, raw []byte) (*pb.PutResponse, error)
 	DeleteRange(ctx context.Context, req *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error)
 	// Txn also serves read-only transactions, linearizable unless every range

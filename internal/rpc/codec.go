@@ -46,14 +46,7 @@ type (
 	rangeReply struct {
 		header wire.Header
 		res    *mvcc.RangeResult
-	}
-	// rangeChunk is one RangeStreamResponse. Only the last has a header, and
-	// then also more and count.
-	rangeChunk struct {
-		header *wire.Header
-		kvs    [][]byte
-		more   bool
-		count  int64
+		list   mvcc.Reading // instead of both, for what is read while it is sent
 	}
 	keepAliveReply struct {
 		header  wire.Header
@@ -131,6 +124,14 @@ func (m *rangeReply) AppendTo(b []byte) []byte {
 		b = appendPart(b, tagKVs, kv)
 	}
 	return wire.AppendRangeTail(b, m.res.More, m.res.Count)
+}
+
+// about tells how many keys there are in the range, and the length of the records.
+func (m *rangeReply) about() (count int64, size int) {
+	if m.list != nil {
+		return m.list.About().Count, int(m.list.About().Bytes)
+	}
+	return m.res.Count, sizeParts(m.res.KVs)
 }
 
 func (m *rangeReply) size() int {
@@ -349,17 +350,6 @@ func (m *rangeReply) marshal() mem.BufferSlice {
 	var head, tail [64]byte
 	return assemble(m.header.Append(head[:0]), tagKVs, m.res.KVs, sizeParts(m.res.KVs),
 		wire.AppendRangeTail(tail[:0], m.res.More, m.res.Count))
-}
-
-func (m *rangeChunk) marshal() mem.BufferSlice {
-	var head, tail [64]byte
-	size := sizeParts(m.kvs)
-	if m.header == nil {
-		return assemble(wire.AppendRangeStreamLen(head[:0], size), tagKVs, m.kvs, size, nil)
-	}
-	end := wire.AppendRangeTail(tail[:0], m.more, m.count)
-	b := wire.AppendRangeStreamLen(head[:0], m.header.Size()+size+len(end))
-	return assemble(m.header.Append(b), tagKVs, m.kvs, size, end)
 }
 
 func (m *watchReply) marshal() mem.BufferSlice {

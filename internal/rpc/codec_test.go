@@ -86,9 +86,9 @@ func TestAssemble(t *testing.T) {
 		raw, kvs := sized(t, lens...)
 		checkSame(t, &rangeReply{header: h, res: &mvcc.RangeResult{Count: 300, More: true, KVs: raw}},
 			&pb.RangeResponse{Header: ph, Kvs: kvs, Count: 300, More: true})
-		checkSame(t, &rangeChunk{kvs: raw},
+		checkSame(t, &rangeChunk{elems: elements(raw)},
 			&pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Kvs: kvs}})
-		checkSame(t, &rangeChunk{header: &h, kvs: raw, count: 4},
+		checkSame(t, &rangeChunk{header: &h, elems: elements(raw), count: 4},
 			&pb.RangeStreamResponse{RangeResponse: &pb.RangeResponse{Header: ph, Kvs: kvs, Count: 4}})
 		del := &pb.DeleteRangeResponse{Header: ph, Deleted: int64(len(kvs)), PrevKvs: kvs}
 		checkSame(t, del, del)
@@ -197,4 +197,12 @@ func TestMarshalAfterSize(t *testing.T) {
 	if err := proto.Unmarshal(out.Materialize(), &got); err != nil || !proto.Equal(&got, m) {
 		t.Errorf("got %v, %v; want %v", &got, err, m)
 	}
+}
+
+// elements are parts as elements of RangeResponse.kvs.
+func elements(parts [][]byte) (b []byte) {
+	for _, p := range parts {
+		b = appendPart(b, tagKVs, p)
+	}
+	return b
 }

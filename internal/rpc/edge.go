@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"time"
 	"unicode/utf8"
 
 	"go.uber.org/zap"
@@ -145,13 +146,19 @@ func unaryWith[Q, R any](e *edge, full, name string, seriesOf func() *methodSeri
 		series.started.Inc()
 		series.received.Inc()
 		resp, err := admitted(e, ctx, req, call)
-		e.wasCarriedOut(ctx, full, series, start, req, resp)
+		took := clock.Since(start)
+		series.sent.Inc()
 		if err != nil {
+			e.wasCarriedOut(ctx, full, series, start, took, req, resp)
 			err = toStatus(err)
 			series.done(err)
 			return h2.Reply{}, err
 		}
 		series.done(nil)
+		if l := listOf(resp); l != nil {
+			return e.replyList(l, func(reading time.Duration) { e.wasCarriedOut(ctx, full, series, start, took+reading, req, resp) })
+		}
+		e.wasCarriedOut(ctx, full, series, start, took, req, resp)
 		return reply(resp)
 	}}
 }

@@ -61,7 +61,7 @@ func (e *edge) innerTxn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnRespons
 func (e *edge) innerRange(ctx context.Context, req *pb.RangeRequest) (*pb.ResponseHeader, []*mvccpb.KeyValue, error) {
 	c := &rangeCall{}
 	proto.Merge(&c.req, req)
-	r, err := e.getRange(ctx, c)
+	r, err := e.rangeInMemory(ctx, c)
 	if err != nil {
 		return nil, nil, asClient(err)
 	}

@@ -22,7 +22,23 @@ func (e *edge) kvDesc() service {
 	}
 }
 
+// getRange reads one key whole, and several while they are sent.
 func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) {
+	if len(c.req.RangeEnd) == 0 || c.req.CountOnly {
+		return e.rangeInMemory(ctx, c)
+	}
+	if err := checkRange(&c.req); err != nil {
+		return nil, err
+	}
+	l, err := e.b.KV.List(ctx, &c.req)
+	if err != nil {
+		return nil, err
+	}
+	return &rangeReply{list: l}, nil
+}
+
+// rangeInMemory reads all that a range request asks for.
+func (e *edge) rangeInMemory(ctx context.Context, c *rangeCall) (*rangeReply, error) {
 	if err := checkRange(&c.req); err != nil {
 		return nil, err
 	}
@@ -31,32 +47,6 @@ func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) 
 		return nil, err
 	}
 	return &rangeReply{header: e.header(res.Revision), res: res}, nil
-}
-
-// rangeStream holds one chunk back, because the last one tells how it ended.
-func (e *edge) rangeStream(s *stream) error {
-	c := new(rangeCall)
-	if err := s.RecvMsg(c); err != nil {
-		return err
-	}
-	if err := checkRangeStream(&c.req); err != nil {
-		return err
-	}
-	var held [][]byte
-	revision, count, more, err := e.b.KV.RangeStream(s.Context(), &c.req, func(kvs [][]byte) error {
-		if len(held) > 0 {
-			if err := s.SendMsg(&rangeChunk{kvs: held}); err != nil {
-				return err
-			}
-		}
-		held = kvs
-		return nil
-	})
-	if err != nil {
-		return err
-	}
-	h := e.header(revision)
-	return s.SendMsg(&rangeChunk{header: &h, kvs: held, more: more, count: count})
 }
 
 func (e *edge) put(ctx context.Context, c *putCall) (*pb.PutResponse, error) {

@@ -53,7 +53,7 @@ func (s *requestStats) of(req, resp any) {
 	case *rangeCall:
 		s.reqCount, s.reqSize, s.content = 0, proto.Size(&q.req), q.req.String()
 		if r, ok := resp.(*rangeReply); ok && r != nil {
-			s.respCount, s.respSize = r.res.Count, sizeParts(r.res.KVs)
+			s.respCount, s.respSize = r.about()
 		}
 	case *putCall:
 		s.reqCount, s.reqSize, s.content = 1, len(q.raw), pb.NewLoggablePutRequest(&q.req).String()

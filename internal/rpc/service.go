@@ -91,7 +91,8 @@ func (e *edge) carryOut(ctx context.Context, full string, req any, call grpc.Una
 	if _, err = e.admit(ctx, e.unaryVersions, learnerMayServe(req)); err == nil {
 		resp, err = call(ctx, req)
 	}
-	e.wasCarriedOut(ctx, full, series, start, req, resp)
+	series.sent.Inc()
+	e.wasCarriedOut(ctx, full, series, start, clock.Since(start), req, resp)
 	if err != nil {
 		resp, err = nil, toStatus(err)
 	}
@@ -99,9 +100,8 @@ func (e *edge) carryOut(ctx context.Context, full string, req any, call grpc.Una
 	return resp, err
 }
 
-func (e *edge) wasCarriedOut(ctx context.Context, full string, series *methodSeries, start time.Time, req, resp any) {
-	took := clock.Since(start)
-	series.sent.Inc()
+// wasCarriedOut notes how long a unary call has taken.
+func (e *edge) wasCarriedOut(ctx context.Context, full string, series *methodSeries, start time.Time, took time.Duration, req, resp any) {
 	if series.seconds != nil {
 		series.seconds.Observe(took.Seconds())
 	}

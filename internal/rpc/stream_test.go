@@ -28,7 +28,7 @@ func TestRangeStream(t *testing.T) {
 		}
 		return b
 	}
-	f.chunks = [][][]byte{{kv("a"), kv("b")}, {kv("c")}, {}, {kv("d"), kv("e")}}
+	f.chunks = [][][]byte{{kv("a"), kv("b")}, {kv("c")}, {kv("d"), kv("e")}}
 	stream := func(req *pb.RangeRequest) (*pb.RangeResponse, []int, error) {
 		s, err := pb.NewKVClient(conn).RangeStream(testContext(t), req)
 		if err != nil {

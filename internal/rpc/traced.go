@@ -64,10 +64,31 @@ func ofRange(r *pb.RangeRequest) []attribute.KeyValue {
 	}
 }
 
-func (t tracedKV) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func([][]byte) error) (revision, count int64, more bool, err error) {
+func (t tracedKV) List(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, error) {
+	return within(ctx, t.tracer, "range", func(ctx context.Context) (mvcc.Reading, error) { return t.KV.List(ctx, r) },
+		append(ofRange(r), attribute.Bool("keys_only", r.KeysOnly))...)
+}
+
+// RangeStream has a span that ends with the list.
+func (t tracedKV) RangeStream(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, error) {
 	ctx, span := t.tracer.Start(ctx, "range_streaming", trace.WithAttributes(ofRange(r)...))
-	defer span.End()
-	return t.KV.RangeStream(ctx, r, emit)
+	l, err := t.KV.RangeStream(ctx, r)
+	if err != nil {
+		span.End()
+		return nil, err
+	}
+	return tracedList{l, span}, nil
+}
+
+// tracedList ends its span with itself.
+type tracedList struct {
+	mvcc.Reading
+	span trace.Span
+}
+
+func (l tracedList) Close() {
+	l.Reading.Close()
+	l.span.End()
 }
 
 func (t tracedKV) Put(ctx context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResponse, error) {

@@ -55,45 +55,27 @@ func (k *KV) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, 
 	took := end.Sub(began)
 	observeRequest(requestRange, err == nil, took)
 	if took > traceThreshold || k.slow.isSlow(took) {
-		k.slow.rangeTook(r, res, err, began, start, end)
+		var got *mvcc.Listed
+		if res != nil {
+			got = &mvcc.Listed{Revision: res.Revision, Keys: int64(len(res.KVs))}
+			for _, kv := range res.KVs {
+				got.Bytes += int64(len(kv))
+			}
+		}
+		k.slow.rangeTook(r, got, err, began, start, end)
 	}
 	return res, err
 }
 
-// RangeStream reads keys of one revision and hands them out in pieces, so the
-// answer is never in memory as a whole. The first piece holds ten keys; later
+// List reads like Range, but most records of a long answer while it is being sent.
+func (k *KV) List(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, error) {
+	return openList(&list{k: k, ctx: ctx, req: r}, func(s *mvcc.Store) (*mvcc.List, error) { return s.List(r) })
+}
+
+// RangeStream is List for an answer in messages. The first holds ten keys; later
 // ones grow and shrink to stay below the request limit.
-func (k *KV) RangeStream(ctx context.Context, r *pb.RangeRequest, emit func(kvs [][]byte) error) (revision, count int64, more bool, err error) {
-	if !r.Serializable {
-		if err := k.replica.barrier(ctx); err != nil {
-			return 0, 0, false, err
-		}
-	}
-	who, err := k.Access.mayRange(ctx, r)
-	if err != nil {
-		return 0, 0, false, err
-	}
-	v := k.replica.kv().View()
-	defer v.Close()
-	// Each piece is one range in the series; sending it is not part of it.
-	start, pieces := k.cfg.Clock.Now(), 0
-	count, more, err = v.RangeStream(r, k.cfg.MaxRequestBytes, func(kvs [][]byte) error {
-		observeRange(true, k.cfg.Clock.Now().Sub(start))
-		pieces++
-		if err := ctx.Err(); err != nil {
-			return err
-		}
-		err := emit(kvs)
-		start = k.cfg.Clock.Now()
-		return err
-	})
-	if pieces == 0 {
-		observeRange(err == nil, k.cfg.Clock.Now().Sub(start))
-	}
-	if err == nil {
-		err = k.Access.unchanged(who)
-	}
-	return v.Rev(), count, more, err
+func (k *KV) RangeStream(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, error) {
+	return openList(&list{k: k, ctx: ctx, req: r, messages: true}, func(s *mvcc.Store) (*mvcc.List, error) { return s.ListMessages(r, k.cfg.MaxRequestBytes) })
 }
 
 func (k *KV) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {

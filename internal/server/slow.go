@@ -81,16 +81,12 @@ func (t *slowLog) tookTooLong(took time.Duration, prefix string, request fmt.Str
 
 // rangeTook is called at the end of a range that began and, after the barrier,
 // read. res is nil on error.
-func (t *slowLog) rangeTook(r *pb.RangeRequest, res *mvcc.RangeResult, err error, began, read, end time.Time) {
+func (t *slowLog) rangeTook(r *pb.RangeRequest, res *mvcc.Listed, err error, began, read, end time.Time) {
 	took := end.Sub(began)
 	if t.isSlow(took) {
 		response := ""
 		if res != nil {
-			size := 0
-			for _, kv := range res.KVs {
-				size += len(kv)
-			}
-			response = fmt.Sprintf("range_response_count:%d size:%d", len(res.KVs), size)
+			response = fmt.Sprintf("range_response_count:%d size:%d", res.Keys, res.Bytes)
 		}
 		t.tookTooLong(took, "read-only range ", r, response, err)
 	}
@@ -99,7 +95,7 @@ func (t *slowLog) rangeTook(r *pb.RangeRequest, res *mvcc.RangeResult, err error
 	}
 	detail := []any{"range_begin", string(r.Key), "range_end", string(r.RangeEnd)}
 	if res != nil {
-		detail = append(detail, "response_count", len(res.KVs), "response_revision", res.Revision)
+		detail = append(detail, "response_count", res.Keys, "response_revision", res.Revision)
 	}
 	t.logTrace("range", traceDetail(detail...), began, end, step{stepAgreement, read}, step{"range keys", end})
 }

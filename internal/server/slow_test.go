@@ -55,7 +55,7 @@ func TestSlowLines(t *testing.T) {
 	start := time.Unix(1, 0)
 	at := func(ms int) time.Time { return start.Add(time.Duration(ms) * time.Millisecond) }
 	put := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 9}, Put: &pb.PutRequest{Key: []byte("k"), Value: []byte("secret")}}
-	kvs := &mvcc.RangeResult{KVs: [][]byte{make([]byte, 10), make([]byte, 20)}, Revision: 7}
+	kvs := &mvcc.Listed{Keys: 2, Bytes: 30, Revision: 7}
 	for _, tt := range []struct {
 		name string
 		do   func(m *slowLog)

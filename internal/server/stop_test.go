@@ -35,7 +35,10 @@ var everyCall = map[string]func(ctx context.Context, m *Member, i int){
 		m.KV.Range(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Serializable: i%2 == 0})
 	},
 	"range stream": func(ctx context.Context, m *Member, i int) {
-		m.KV.RangeStream(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}, func([][]byte) error { return nil })
+		if l, err := m.KV.RangeStream(ctx, &pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l")}); err == nil {
+			l.Next()
+			l.Close()
+		}
 	},
 	"compact": func(ctx context.Context, m *Member, i int) {
 		m.KV.Compact(ctx, &pb.CompactionRequest{Revision: m.replica.Rev() - 1, Physical: true})

@@ -1,0 +1,560 @@
+package mvcc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"fmt"
+	"sync"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/engine"
+	"quorate/internal/metrics"
+)
+
+// Listed is what is known of the answer to a range request before its records are
+// read.
+type Listed struct {
+	Revision int64 // current revision of the state that is read
+	Count    int64 // keys in the range, whatever limit and filters say
+	More     bool  // the limit cut something off
+	Keys     int64 // records of the answer
+	Bytes    int64 // length of the records, each as an element of RangeResponse.kvs
+}
+
+// Reading is an answer that is read while it is sent.
+type Reading interface {
+	About() Listed
+	// Next returns the next records, each as an element of RangeResponse.kvs, and
+	// whether they are the last. They are the caller's until it calls again. The
+	// first have been read before.
+	Next() (elems []byte, last bool, err error)
+	// Took is the time that reading has taken since there is the Reading.
+	Took() time.Duration
+	Close()
+}
+
+// List is the Reading of a range request. The index knows how long each record is, so a
+// list holds no more than one piece of them at a time.
+//
+// Next belongs to one goroutine. No iterator of the engine is open between two
+// calls, however long that takes, and the view that the list reads is replaced by
+// a younger one, of which it reads the same revision, every renewAfter: a
+// compaction waits no longer for a list than for that. When the revision itself
+// has been compacted, the list keeps its view for overtakenFor more and ends with
+// ErrCompacted if that was not enough.
+type List struct {
+	Listed
+	s        *Store
+	rev      int64 // of the records
+	keysOnly bool
+	maxBytes int           // of a message; 0: pieces are as large as is convenient
+	message  int           // keys of the next message
+	took     time.Duration // for reading the pieces but the first
+	closed   bool
+
+	mu    sync.Mutex // between Next and renew; guards what follows
+	err   error
+	view  *View // nil when nothing is left to read
+	stop  func() bool
+	over  int // how often renew has found the revision compacted
+	left  source
+	unset int64 // records that are not in the piece yet
+
+	piece part
+	most  int64 // length of the next piece, about
+	taken int64 // of what large pieces may have, by this list
+	// handed is the length of the pieces before this one.
+	handed int64
+}
+
+// source is what is left of an answer: keys to walk over, keys that were selected,
+// or records.
+type source struct {
+	root  kid
+	span  span
+	picks []pick
+	kvs   [][]byte
+}
+
+// part is a stretch of the answer: elements as they are sent.
+type part struct {
+	room  *room
+	elems []elem
+	end   int // length of all elements
+	at    int // elements that have been handed out
+	falls int // elements with a lower revision than the one before
+}
+
+// elem is the place of a record in a piece.
+type elem struct {
+	mod       int64
+	sub       uint32
+	size, end uint32
+}
+
+const (
+	tagKVs = 2<<3 | 2 // RangeResponse.kvs
+
+	// pieceBytes is how much of a list is read at a time. Where the keys were not
+	// written in their order, a block of the engine is read again for each piece
+	// that has a record in it: few large pieces cost a fraction then. All lists
+	// together may have largePieces bytes of them; the others go on in small ones.
+	pieceBytes  = 1 << 20
+	largePieces = 256 << 20
+	leastLarge  = 8 << 20
+	// scattered is the part of the records, one in so many, whose revision is lower
+	// than that of the record before, from which on large pieces are worth it.
+	scattered = 8
+
+	renewAfter   = 10 * time.Second
+	overtakenFor = time.Minute
+)
+
+// A list in messages begins with a small one and doubles it, as etcd's does, up to
+// maxMessage keys.
+const (
+	firstMessage = 10
+	maxMessage   = 1 << 17
+)
+
+// List answers a request like View.Range. The caller closes it.
+func (s *Store) List(req *pb.RangeRequest) (*List, error) { return s.list(req, 0) }
+
+// ListMessages is List for an answer in several messages of about maxBytes each,
+// which Next returns.
+func (s *Store) ListMessages(req *pb.RangeRequest, maxBytes int) (*List, error) {
+	return s.list(req, max(maxBytes, 1))
+}
+
+func (s *Store) list(req *pb.RangeRequest, maxBytes int) (*List, error) {
+	l := &List{s: s, view: s.View(), keysOnly: req.KeysOnly, maxBytes: maxBytes, message: firstMessage, most: pieceBytes}
+	l.view.ranges++
+	if err := l.begin(req); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// begin selects the keys and reads the first piece.
+func (l *List) begin(req *pb.RangeRequest) (err error) {
+	r := l.view.reader()
+	if l.rev, err = r.resolve(req.Revision); err != nil {
+		return err
+	}
+	l.Revision = r.rev
+	switch {
+	case len(req.RangeEnd) == 0 || req.CountOnly || custom(req) && req.SortTarget == pb.RangeRequest_VALUE:
+		res, err := r.rangeKeys(req)
+		if err != nil {
+			return err
+		}
+		l.Count, l.More, l.left.kvs = res.Count, res.More, res.KVs
+		for _, kv := range res.KVs {
+			l.count(elemLen(len(kv)))
+		}
+		l.gather()
+	case custom(req):
+		var res RangeResult
+		l.left.picks = r.picked(&res, req, r.at(l.rev), makeSpan(req.Key, req.RangeEnd), l.rev)
+		l.Count, l.More = res.Count, res.More
+		for _, p := range l.left.picks {
+			l.count(elemLen(l.recordLen(p.meta, p.key)))
+		}
+		l.gather()
+	default:
+		l.left.root, l.left.span = r.at(l.rev), makeSpan(req.Key, req.RangeEnd)
+		l.walkFirst(max(req.Limit, 0))
+		if l.Count = l.Keys; l.More {
+			l.Count = l.left.root.count(makeSpan(req.Key, req.RangeEnd), l.rev)
+			r.pin(l.rev)
+		}
+	}
+	if err := l.read(); err != nil {
+		return err
+	}
+	if l.view != nil {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.stop = l.s.o.Clock.AfterFunc(renewAfter, l.renew)
+	}
+	return nil
+}
+
+func (l *List) count(n int) {
+	l.Keys++
+	l.Bytes += int64(n)
+	l.unset++
+}
+
+// recordLen is the length of the record that the answer has for a key.
+func (l *List) recordLen(m meta, key []byte) int {
+	if l.keysOnly {
+		return int(recordLen(len(key), 0, m, 0))
+	}
+	return int(m.size)
+}
+
+// elemLen is the length of n bytes as an element.
+func elemLen(n int) int { return 1 + uvarintLen(uint64(n)) + n }
+
+// walkFirst measures the whole answer and selects the first piece on the way.
+func (l *List) walkFirst(limit int64) {
+	selecting := true
+	next := l.left.span.lo
+	l.left.root.ascend(l.left.span, l.rev, func(n *node, i int, m meta) bool {
+		if limit > 0 && l.Keys == limit {
+			l.More = true
+			return false
+		}
+		key := n.key(i)
+		l.count(elemLen(l.recordLen(m, key)))
+		if selecting {
+			if selecting = l.add(m, key); !selecting {
+				next = bytes.Clone(key)
+			}
+		}
+		return true
+	})
+	l.left.span.lo = next
+}
+
+// gather selects the next piece.
+func (l *List) gather() {
+	l.piece.elems, l.piece.end, l.piece.at, l.piece.falls = l.piece.elems[:0], 0, 0, 0
+	switch {
+	case l.unset == 0:
+	case l.left.kvs != nil:
+		n := 0
+		for n < len(l.left.kvs) && l.addRecord(l.left.kvs[n]) {
+			n++
+		}
+		l.left.kvs = l.left.kvs[n:]
+	case l.left.picks != nil:
+		n := 0
+		for n < len(l.left.picks) && l.add(l.left.picks[n].meta, l.left.picks[n].key) {
+			n++
+		}
+		l.left.picks = l.left.picks[n:]
+	default:
+		l.left.root.ascend(l.left.span, l.rev, func(n *node, i int, m meta) bool {
+			if l.add(m, n.key(i)) {
+				return l.unset > 0
+			}
+			l.left.span.lo = bytes.Clone(n.key(i))
+			return false
+		})
+	}
+}
+
+// takes reports whether the piece takes another record, of n bytes. One record it
+// takes in any case.
+func (l *List) takes(n int) bool {
+	return l.unset > 0 && (l.piece.end == 0 || int64(l.piece.end+elemLen(n)) <= l.most)
+}
+
+// add adds a key to the piece, if it takes more. What is made of the key alone is
+// there at once.
+func (l *List) add(m meta, key []byte) bool {
+	n := l.recordLen(m, key)
+	if !l.takes(n) {
+		return false
+	}
+	if l.keysOnly {
+		r := record{key: key, create: m.create, mod: m.mod, version: m.version}
+		b := l.grow(elemLen(n))
+		appendRecord(appendHead(b, n), r)
+	}
+	l.place(m.mod, m.sub&maxSub, n)
+	return true
+}
+
+func (l *List) addRecord(kv []byte) bool {
+	if !l.takes(len(kv)) {
+		return false
+	}
+	b := l.grow(elemLen(len(kv)))
+	_ = append(appendHead(b, len(kv)), kv...)
+	l.place(0, 0, len(kv))
+	return true
+}
+
+func (l *List) place(mod int64, sub uint32, n int) {
+	l.piece.end += elemLen(n)
+	if k := len(l.piece.elems); k > 0 && mod < l.piece.elems[k-1].mod {
+		l.piece.falls++
+	}
+	l.piece.elems = append(l.piece.elems, elem{mod, sub, uint32(n), uint32(l.piece.end)})
+	l.unset--
+}
+
+// grow returns room for n more bytes at the end of the piece.
+func (l *List) grow(n int) []byte {
+	need := l.piece.end + n
+	if l.piece.room == nil || need > cap(l.piece.room.b) {
+		old := l.piece.room
+		l.piece.room = getRoom(need)
+		if old != nil {
+			copy(l.piece.room.b[:l.piece.end], old.b[:l.piece.end])
+			old.put()
+		}
+	}
+	return l.piece.room.b[l.piece.end:l.piece.end:need]
+}
+
+func appendHead(b []byte, n int) []byte {
+	return binary.AppendUvarint(append(b, tagKVs), uint64(n))
+}
+
+// read fills the piece with the records that were selected, and lets go of the view
+// if they were the last.
+func (l *List) read() error {
+	if len(l.piece.elems) > 0 && !l.keysOnly && l.left.kvs == nil {
+		if err := l.readRecords(); err != nil {
+			return err
+		}
+	}
+	if l.unset == 0 {
+		l.letGo()
+	}
+	return nil
+}
+
+func (l *List) readRecords() error {
+	need := l.piece.end
+	if l.piece.room == nil || need > cap(l.piece.room.b) {
+		if l.piece.room != nil {
+			l.piece.room.put()
+		}
+		l.piece.room = getRoom(need)
+	}
+	if len(l.piece.elems) > getLimit {
+		return l.scan()
+	}
+	var key [1 + TombstoneLen]byte
+	key[0] = byte(engine.Key)
+	for i := range l.piece.elems {
+		e := &l.piece.elems[i]
+		dst := l.slot(e)
+		v, err := l.s.eng.Get(dst[:0], AppendRevision(key[:1], e.rev(), false))
+		if err != nil {
+			return missing(e.rev(), err)
+		}
+		if len(v) != len(dst) {
+			return e.wrong(len(v))
+		}
+	}
+	return nil
+}
+
+// slot writes the head of an element and returns the place of its record.
+func (l *List) slot(e *elem) []byte {
+	at := int(e.end) - elemLen(int(e.size))
+	b := l.piece.room.b[:l.piece.end]
+	appendHead(b[at:at], int(e.size))
+	return b[e.end-e.size : e.end : e.end]
+}
+
+func (e *elem) rev() Revision { return Revision{e.mod, int64(e.sub)} }
+
+// wrong is the error for a record that is not as long as the index says.
+func (e *elem) wrong(n int) error {
+	return corrupt(AppendRevision(nil, e.rev(), false), fmt.Errorf("the record has %d bytes, the index says %d", n, e.size))
+}
+
+// scan reads the records in the order of their revisions, each to its place.
+func (l *List) scan() error {
+	elems := l.piece.elems
+	order := inOrder(elems)
+	at := func(i int) *elem {
+		if order != nil {
+			i = int(order[i])
+		}
+		return &elems[i]
+	}
+	first, last := at(0).rev(), at(len(elems)-1).rev()
+	it, err := l.s.eng.NewIter(recordKey(first), recordKey(Revision{last.Main, last.Sub + 1}))
+	if err != nil {
+		return fmt.Errorf("read records: %w", err)
+	}
+	defer it.Close()
+	var key [1 + TombstoneLen]byte
+	key[0] = byte(engine.Key)
+	from := int64(0)
+	for i := range elems {
+		e := at(i)
+		if !seek(it, from, e.mod, AppendRevision(key[:1], e.rev(), false)) {
+			err := it.Error()
+			if err == nil {
+				err = engine.ErrNotFound
+			}
+			return missing(e.rev(), err)
+		}
+		v, err := it.Value()
+		if err != nil {
+			return missing(e.rev(), err)
+		}
+		if len(v) != int(e.size) {
+			return e.wrong(len(v))
+		}
+		copy(l.slot(e), v)
+		from = e.mod
+	}
+	return nil
+}
+
+// inOrder returns the places of elems in ascending order of revision, nil if they
+// are in that order.
+func inOrder(elems []elem) []int32 {
+	sorted := true
+	for i := 1; i < len(elems) && sorted; i++ {
+		a, b := &elems[i-1], &elems[i]
+		sorted = a.mod < b.mod || a.mod == b.mod && a.sub < b.sub
+	}
+	if sorted {
+		return nil
+	}
+	revs := make([]Revision, len(elems))
+	for i := range elems {
+		revs[i] = elems[i].rev()
+	}
+	return byRevision(revs)
+}
+
+// About returns what is known of the list.
+func (l *List) About() Listed { return l.Listed }
+
+// Took is the time that reading has taken since List has returned.
+func (l *List) Took() time.Duration { return l.took }
+
+// Next returns the next elements, in memory that is the caller's until the next
+// call, and whether they are the last. Where there are none at all, the first call
+// returns none.
+func (l *List) Next() (elems []byte, last bool, err error) {
+	p := &l.piece
+	if p.at == len(p.elems) && p.at > 0 {
+		start := l.s.o.Clock.Now()
+		err := l.nextPiece()
+		l.took += l.s.o.Clock.Now().Sub(start)
+		if err != nil {
+			return nil, false, err
+		}
+	}
+	from, start := p.at, 0
+	if from > 0 {
+		start = int(p.elems[from-1].end)
+	}
+	if l.maxBytes == 0 {
+		p.at = len(p.elems)
+	} else {
+		l.cut(start)
+	}
+	if p.at > from {
+		elems = p.room.b[start:int(p.elems[p.at-1].end)]
+	}
+	return elems, l.unset == 0 && p.at == len(p.elems), nil
+}
+
+// cut decides which elements are the next message; they begin at start.
+func (l *List) cut(start int) {
+	p := &l.piece
+	from := p.at
+	if from > 0 {
+		metrics.MVCCRangeTotal.Inc() // each message counts as a range; the first has
+	}
+	for p.at < len(p.elems) && p.at < from+l.message && (p.at == from || int(p.elems[p.at].end)-start <= 2*l.maxBytes) {
+		p.at++
+	}
+	if p.at == from {
+		return
+	}
+	switch size := int(p.elems[p.at-1].end) - start; {
+	case size > l.maxBytes:
+		l.message = max((p.at-from)/2, 1)
+	case 2*size <= l.maxBytes:
+		l.message = min(l.message*2, maxMessage)
+	}
+}
+
+// nextPiece reads on.
+func (l *List) nextPiece() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.err != nil {
+		return l.err
+	}
+	l.enlarge()
+	if l.maxBytes > 0 {
+		metrics.MVCCRangeTotal.Inc()
+	}
+	l.gather()
+	l.err = l.read()
+	return l.err
+}
+
+// enlarge lets the next piece have what is left of the answer, as far as large
+// pieces may, if that saves work.
+func (l *List) enlarge() {
+	l.handed += int64(l.piece.end)
+	if l.taken > 0 || l.piece.falls*scattered < len(l.piece.elems) {
+		return
+	}
+	if n := l.s.large.take(l.Bytes - l.handed); n > 0 {
+		l.taken, l.most = n, n
+	}
+}
+
+// renew lets the list go on with a younger view, if its revision is still there.
+func (l *List) renew() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.view == nil {
+		return
+	}
+	fresh := l.s.View()
+	switch {
+	case l.rev >= fresh.CompactRev():
+		r := fresh.reader()
+		l.left.root = r.at(l.rev)
+		l.view.Close()
+		l.view = fresh
+	default:
+		fresh.Close()
+		if l.over++; time.Duration(l.over)*renewAfter > overtakenFor {
+			l.err = ErrCompacted
+			l.letGo()
+			return
+		}
+	}
+	l.stop = l.s.o.Clock.AfterFunc(renewAfter, l.renew)
+}
+
+// letGo closes the view. What is left to do is in memory.
+func (l *List) letGo() {
+	if l.view != nil {
+		l.view.Close()
+		l.view = nil
+	}
+	if l.stop != nil {
+		l.stop()
+		l.stop = nil
+	}
+}
+
+// Close gives back what the list has. More calls do nothing.
+func (l *List) Close() {
+	if l.closed {
+		return
+	}
+	l.closed = true
+	l.mu.Lock()
+	l.letGo()
+	l.mu.Unlock()
+	l.s.large.giveBack(l.taken)
+	if l.piece.room != nil {
+		l.piece.room.put()
+		l.piece.room = nil
+	}
+}
