@@ -53,6 +53,7 @@ type conn struct {
 	maxHeaders    int64 // what the client takes; -1: anything
 	tableShrunk   bool  // the client must be told that its table is not used
 	waiting       []*Stream
+	deadlines     deadlines
 
 	drain1, drain2 bool          // the first and the last GOAWAY have been sent
 	drainAck       chan struct{} // closed when the client has seen the first
@@ -386,10 +387,10 @@ func (c *conn) call(id uint32, ended bool) {
 		c.waitForHandlers()
 		c.handlers++
 	}
-	c.mu.Unlock()
-	if r.hasTimeout {
-		s.expireAt(clock.Now().Add(r.timeout), r.timeout, func() { c.endStream(s, true, codeCancel, context.DeadlineExceeded) })
+	if r.hasTimeout && c.err == nil {
+		c.expireAt(s, clock.Now().Add(r.timeout))
 	}
+	c.mu.Unlock()
 	if s.method == nil {
 		c.finish(s, c.srv.unknown(r.path))
 		return
@@ -476,6 +477,7 @@ func (c *conn) endStream(s *Stream, rst bool, code errCode, why error) {
 func (c *conn) forget(s *Stream) {
 	s.flow.done = true
 	delete(c.streams, s.id)
+	c.deadlines.remove(s)
 	c.held -= s.flow.unread
 	s.flow.unread = 0
 	c.withdraw(s)
@@ -588,10 +590,11 @@ func (c *conn) close(err error) {
 	streams := c.streams
 	c.streams = nil
 	for _, s := range streams {
-		s.flow.done = true
+		s.flow.done, s.flow.due = true, 0
 		c.wake(s)
 	}
-	c.waiting, c.wanting = nil, nil
+	c.waiting, c.wanting, c.deadlines.heap = nil, nil, nil
+	c.deadlines.stop()
 	c.quota.Broadcast()
 	c.alive.stop()
 	c.drainSeen()

@@ -17,7 +17,7 @@ type callContext struct {
 	mu    sync.Mutex
 	err   error
 	done  chan struct{}
-	timer *time.Timer
+	timer *clock.Alarm // of one that has no connection of ours to be called at its deadline
 	after map[*func()]struct{}
 }
 
@@ -79,7 +79,7 @@ func (c *callContext) expireAt(t time.Time, d time.Duration, f func()) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.err == nil {
-		c.timer = time.AfterFunc(d, func() {
+		c.timer = clock.AfterFunc(d, func() {
 			c.cancel(context.DeadlineExceeded)
 			clock.AfterFunc(deadlineGrace, f)
 		})

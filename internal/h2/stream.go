@@ -47,6 +47,8 @@ type flow struct {
 	consumed   int   // of what it has sent, taken by the handler and not given back
 	extended   int   // of what it may send, beyond the usual
 	wants      int   // beyond the usual, not yet given
+
+	due int // its place among the deadlines of the connection, from 1; 0 without one
 }
 
 type waitState byte
