@@ -44,7 +44,7 @@ func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 	if eff.Action == membership.Removed {
 		steps = 2 // the member goes, and is noted among those that have gone
 	}
-	m.stepV2(b, steps)
+	m.v2.Step(b, steps)
 	res.Resp = &ConfChangeResult{Members: m.cluster.Members()}
 	if err := membership.PutConfState(b, m.ConfState()); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out 
 			m.lg.Error("refused a cluster version", zap.Stringer("version", v), zap.Error(err))
 			return Result{Err: err}
 		}
-		m.stepV2(b, 1)
+		m.v2.Step(b, 1)
 		out.VersionSet = true
 	case r.ClusterMemberAttrSet != nil:
 		a := r.ClusterMemberAttrSet
@@ -104,7 +104,7 @@ func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out 
 			return Result{Err: err}
 		}
 		if !m.cluster.IsRemoved(a.GetMember_ID()) {
-			m.stepV2(b, 1)
+			m.v2.Step(b, 1)
 		}
 	case r.DowngradeInfoSet != nil:
 		d := membership.Downgrade{Enabled: r.DowngradeInfoSet.GetEnabled()}

@@ -10,6 +10,7 @@ import (
 
 	"quorate/internal/command"
 	"quorate/internal/legacy/v2request"
+	"quorate/internal/legacy/v2state"
 )
 
 // contents returns what is applied of a normal entry that is not empty: the request that
@@ -21,7 +22,7 @@ func (e *Entry) contents() (req *pb.InternalRaftRequest, v2 *v2request.Request, 
 	if v2, _, err = v2request.Parse(e.Data); err != nil {
 		return nil, nil, err
 	}
-	if v2 != nil && forV2(v2) {
+	if v2 != nil && v2state.Takes(v2) {
 		return nil, v2, nil
 	}
 	req, err = command.Decode(e.Data)

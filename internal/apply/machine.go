@@ -34,6 +34,7 @@ import (
 	"quorate/internal/engine"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
+	"quorate/internal/legacy/v2state"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -132,7 +133,7 @@ type Machine struct {
 	lessor  *lease.Lessor
 	cluster *membership.Cluster
 	auth    *auth.Store
-	v2      *v2store.Store
+	v2      *v2state.State // of the v2 API
 	opts    Options
 	lg      *zap.Logger
 
@@ -199,7 +200,7 @@ func Open(eng engine.Engine, o Options) (*Machine, error) {
 		m.kv.Close()
 		return nil, err
 	}
-	if err := m.loadV2(index); err != nil {
+	if m.v2, err = v2state.Load(eng, index, m.cluster, o.Now); err != nil {
 		m.kv.Close()
 		return nil, fmt.Errorf("load the tree of the v2 API: %w", err)
 	}
@@ -208,6 +209,9 @@ func Open(eng engine.Engine, o Options) (*Machine, error) {
 	m.size.Store(eng.Size().Total)
 	return m, nil
 }
+
+// V2 returns the tree of the v2 API.
+func (m *Machine) V2() *v2store.Store { return m.v2.Tree() }
 
 func (m *Machine) restore() error {
 	if err := m.lessor.Load(m.eng); err != nil {
@@ -321,7 +325,7 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		return nil
 	}
 	if req == nil {
-		m.v2Request(b, e, v2, out)
+		m.legacyRequest(b, e, v2, out)
 		return nil
 	}
 	start := m.opts.Now()
@@ -345,6 +349,16 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		out.Results = append(out.Results, res)
 	}
 	return nil
+}
+
+// legacyRequest applies a request of the v2 API to its tree.
+func (m *Machine) legacyRequest(b engine.Batch, e *Entry, r *v2request.Request, out *Outcome) {
+	start := m.opts.Now()
+	resp, err := m.v2.Apply(b, r)
+	observeV2(r.Method, err == nil, m.opts.Now().Sub(start))
+	if e.Local {
+		out.Results = append(out.Results, Result{ID: r.ID, Resp: resp, Err: err})
+	}
 }
 
 // refuse passes over an entry that no member can make sense of. Whoever put it into

@@ -1,0 +1,98 @@
+// Package v2state is what the log does to the tree of the v2 API: requests to it, and the
+// changes of the membership, which etcd up to 3.5 keeps in the tree.
+//
+// In: entries of the log, in its order, and the membership after each. Out: batches of the
+// engine, and what came of a request. Always true: all members hold the same tree at the
+// same entry, whether they serve that API or not. It belongs to the goroutine that applies;
+// Tree may be read by others.
+package v2state
+
+import (
+	"strings"
+	"time"
+
+	"quorate/internal/engine"
+	"quorate/internal/legacy/v2request"
+	"quorate/internal/legacy/v2store"
+	"quorate/internal/membership"
+)
+
+// The tree counts the changes of the membership in its index. Members of a cluster below
+// 3.6 all count from the first entry on, or from a dump of the tree. Those of later clusters
+// may have come by a state without the tree, from a member of etcd that keeps none: there,
+// as long as nobody has written to it, the index is what the membership alone makes of it
+// (base), so that all members begin at the same.
+
+// State is the tree as the log has made it.
+type State struct {
+	tree    *v2store.Store
+	cluster *membership.Cluster
+}
+
+// Load opens the tree in eng, in which the entries up to index have been applied and whose
+// membership is in cluster.
+func Load(eng engine.Engine, index uint64, cluster *membership.Cluster, now func() time.Time) (*State, error) {
+	s := &State{cluster: cluster}
+	var err error
+	// Members of 3.5 refuse it, and all must decide alike.
+	if s.tree, err = v2store.Load(eng, v2store.Options{Now: now, RefuseDirUpdate: s.keptByAll}); err != nil {
+		return nil, err
+	}
+	if index > 0 && !s.tree.Written() && (!s.keptByAll() || s.tree.Index() == 0) {
+		s.tree.Rebase(nil, s.base())
+	}
+	return s, nil
+}
+
+// Tree returns the tree.
+func (s *State) Tree() *v2store.Store { return s.tree }
+
+func (s *State) keptByAll() bool { return s.cluster.Version().Less(membership.FirstWithoutV2) }
+
+// base is the index that the membership alone leads to if everything in it
+// happened once.
+func (s *State) base() uint64 {
+	n := uint64(4 * len(s.cluster.RemovedIDs()))
+	for _, x := range s.cluster.Members() {
+		n++
+		if len(x.ClientURLs) > 0 {
+			n++
+		}
+	}
+	if s.cluster.Version().Decided() {
+		n++
+	}
+	return n
+}
+
+// Step counts n steps of the membership, which has changed by now.
+func (s *State) Step(b engine.Batch, n int) {
+	if !s.tree.Written() && !s.keptByAll() {
+		s.tree.Rebase(b, s.base())
+		return
+	}
+	s.tree.Step(b, n)
+}
+
+// Takes reports whether a request is one for the tree. The others are what members
+// of etcd 3.5 tell about themselves, and reads.
+func Takes(r *v2request.Request) bool {
+	switch r.Method {
+	case "SYNC":
+		return true
+	case "PUT", "POST", "DELETE":
+		return r.Path != "/0" && !strings.HasPrefix(r.Path, "/0/")
+	}
+	return false
+}
+
+// Apply applies a write to the tree, or a sweep of what has expired. Alarms do not
+// hold it up, as in etcd; the tree has bounds of its own. The result is a *v2store.Event or
+// nil.
+func (s *State) Apply(b engine.Batch, r *v2request.Request) (any, error) {
+	ev, err := s.tree.Apply(b, r)
+	if ev == nil {
+		return nil, err
+	}
+	return ev, err
+}
