@@ -75,6 +75,7 @@ type Result struct {
 	// raft had accepted; Beside, the truncations in the middle of a run of apply.
 	Overtaken, Beside int
 	Refused           int            // writes of a log that found no room
+	Never             int            // writes of clients that ended as ones that surely do not happen
 	Did               map[string]int // changes by their name
 }
 
@@ -108,7 +109,7 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 
 // result counts what the run has met.
 func (w *World) result() Result {
-	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Refused: w.refused, Did: w.changes}
+	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Refused: w.refused, Never: w.never, Did: w.changes}
 	for _, n := range w.changes {
 		res.Changes += n
 	}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -107,6 +108,15 @@ func (c *client) done(in input, start time.Duration, out output) {
 	c.pause()
 }
 
+// never notes an operation that is said to happen never: no leader has taken it. It is
+// not in the history, so whoever sees its effect has seen what nobody wrote.
+func (c *client) never(in input, start time.Duration) {
+	c.slowest = max(c.slowest, c.w.now-start)
+	c.w.never++
+	c.w.log("client %d %+v -> never", c.id, in)
+	c.pause()
+}
+
 func (c *client) write(n *node, in input) {
 	req := &pb.InternalRaftRequest{}
 	id := n.ids.Next()
@@ -172,7 +182,11 @@ func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(pro
 	n.wait(func() bool {
 		select {
 		case res := <-p.Done():
-			c.done(in, start, outcome(res))
+			if errors.Is(res.Err, context.DeadlineExceeded) {
+				c.never(in, start)
+			} else {
+				c.done(in, start, outcome(res))
+			}
 			return true
 		default:
 			return false

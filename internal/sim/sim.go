@@ -105,6 +105,7 @@ type World struct {
 	installed     int
 	overtaken     int  // membership changes that were applied when raft had accepted a snapshot of a later state
 	refused       int  // writes of a log that found no room
+	never         int  // writes of clients that ended as ones that surely do not happen
 	beside        int  // truncations of the log while raft did not know of all that was applied
 	calm          bool // no new faults
 	trace         traceHash

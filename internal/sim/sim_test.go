@@ -44,7 +44,7 @@ func simulate(t *testing.T, seed uint64, run func(out *bytes.Buffer) (Result, er
 }
 
 func TestSim(t *testing.T) {
-	var changes, installed, overtaken, beside, refused int
+	var changes, installed, overtaken, beside, refused, never int
 	for s := *seed; s < *seed+*seeds; s++ {
 		world := Hostile
 		world.SameIDs = s%3 == 0
@@ -53,7 +53,7 @@ func TestSim(t *testing.T) {
 			t.Errorf("seed %d: only %d operations were acknowledged; the run proves nothing", s, first.Acked)
 		}
 		changes, installed = changes+first.Changes, installed+first.Installed
-		overtaken, beside, refused = overtaken+first.Overtaken, beside+first.Beside, refused+first.Refused
+		overtaken, beside, refused, never = overtaken+first.Overtaken, beside+first.Beside, refused+first.Refused, never+first.Never
 		if s < *seed+3 {
 			if again := run(t, s, world); again.Trace != first.Trace {
 				t.Fatalf("seed %d gave two traces: %+v and %+v", s, first, again)
@@ -70,7 +70,7 @@ func TestSim(t *testing.T) {
 	if *seeds >= 60 && (overtaken == 0 || beside == 0) {
 		t.Errorf("%d membership changes were applied behind a snapshot, %d truncations came in the middle of a run of apply; the runs prove nothing about that", overtaken, beside)
 	}
-	t.Logf("%d writes of logs found no room", refused)
+	t.Logf("%d writes of logs found no room, %d of clients ended as ones that surely do not happen", refused, never)
 	if *seeds >= 10 && refused == 0 {
 		t.Error("no disk was full: the runs prove nothing about that")
 	}
