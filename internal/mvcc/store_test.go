@@ -634,3 +634,38 @@ func TestOrderAmongEquals(t *testing.T) {
 		}
 	}
 }
+
+// Pages of one list are read at the revision of the first, from a root that was kept for
+// them: that of this revision, and of none of those kept beside it.
+func TestPagesAreOfTheirRevision(t *testing.T) {
+	_, s := openMem(t, Options{Manual: true})
+	for i := range 20 {
+		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%02d", i), []byte("0"), 0) })
+	}
+	page := func(from string, rev int64) *RangeResult {
+		t.Helper()
+		v := s.View()
+		defer v.Close()
+		res, err := v.Range(&pb.RangeRequest{Key: []byte(from), RangeEnd: []byte("l"), Limit: 5, Revision: rev})
+		if err != nil || !res.More {
+			t.Fatalf("page from %s at %d: %+v, %v", from, rev, res, err)
+		}
+		return res
+	}
+	began := map[int64]string{}
+	for round := range 9 {
+		value := fmt.Sprint(round)
+		apply(t, s, func(t *Txn) { t.Put([]byte("k10"), []byte(value), 0) })
+		page("k", 0)
+		began[s.Rev()] = value
+		if s.pins.find(s.Rev()) == nil {
+			t.Fatalf("no root was kept for revision %d", s.Rev())
+		}
+	}
+	for rev, value := range began {
+		rec, err := parseRecord(page("k10", rev).KVs[0])
+		if err != nil || string(rec.value) != value {
+			t.Errorf("the list at revision %d goes on with the value %q, it was %q: %v", rev, rec.value, value, err)
+		}
+	}
+}
