@@ -17,6 +17,9 @@ type promised struct {
 // votes for two candidates in a term, also if it has crashed in between.
 func (n *node) promise(m *raftpb.Message) {
 	p := &n.said
+	if term := n.log.HardState().GetTerm(); m.GetTerm() > term && !m.GetReject() && (m.GetType() == raftpb.MsgVoteResp || m.GetType() == raftpb.MsgAppResp) {
+		n.w.fail("member %d answers with %v in term %d, and its log is in term %d", n.index, m.GetType(), m.GetTerm(), term)
+	}
 	switch m.GetType() {
 	case raftpb.MsgVoteResp:
 		if m.GetReject() {
