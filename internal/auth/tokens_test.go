@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 
 	"quorate/internal/engine"
@@ -69,7 +70,14 @@ func TestSimpleTokens(t *testing.T) {
 		t.Error("a token that was swept is still there")
 	}
 
-	// It ends with the password.
+	// It ends with the password, and with its user.
+	b.do(func(x engine.Batch) error {
+		return b.UserChangePassword(x, &pb.AuthUserChangePasswordRequest{Name: "u", HashedPassword: "aGFzaA=="})
+	}, nil)
+	if _, ok := b.Tokens().Resolve(u, 7, at); ok {
+		t.Error("a token outlives the password that it was given for")
+	}
+	u = get("u", "def", 46)
 	b.do(func(x engine.Batch) error { return b.UserDelete(x, "u") }, nil)
 	if _, ok := b.Tokens().Resolve(u, 7, at); ok {
 		t.Error("a token outlives its user")

@@ -134,6 +134,10 @@ func (n *node) noteConfig() {
 	} else if have != want {
 		w.fail("member %d has %s at index %d, another one has %s", n.index, have, index, want)
 	}
+	// Who is sent the store, or takes it over, goes by what is in it.
+	if cs, err := membership.LoadConfState(n.machine.Engine()); err != nil || configText(cs) != have {
+		w.fail("member %d has %s at index %d, in its store is %s: %v", n.index, have, index, configText(cs), err)
+	}
 	for _, id := range n.cluster.VoterIDs() {
 		if at, gone := w.gone[id]; gone && at <= index {
 			w.fail("member %d has the member %x at index %d, which was removed at %d", n.index, id, index, at)
