@@ -131,7 +131,11 @@ func (c *client) write(n *node, in input) {
 		body, err = proto.Marshal(put)
 	} else {
 		req.Txn, kind = &pb.TxnRequest{
-			Compare: []*pb.Compare{{Key: put.Key, Target: pb.Compare_VALUE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Value{Value: []byte(in.old)}}},
+			Compare: []*pb.Compare{
+				{Key: put.Key, Target: pb.Compare_VALUE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Value{Value: []byte(in.old)}},
+				// This one holds always, so the other decides, wherever it stands.
+				{Key: put.Key, Target: pb.Compare_VERSION, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_Version{Version: -1}},
+			},
 			Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: put}}},
 		}, command.Txn
 		body, err = proto.Marshal(req.Txn)

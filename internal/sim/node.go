@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"hash/fnv"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -253,12 +254,28 @@ func (n *node) leave() {
 // at the same index.
 func (n *node) noteApplied(e *apply.Entry) {
 	index, digest := e.GetIndex(), e.Digest()
+	n.noteOnce(e)
 	if first, ok := n.w.applied[index]; !ok {
 		n.w.applied[index] = digest
 	} else if digest != first {
 		n.w.fail("member %d applies something else at index %d than another one did (term %d, of a client here: %v)",
 			n.index, index, e.GetTerm(), e.Local)
 	}
+}
+
+// noteOnce makes sure that what a client has asked for once is in the log once. Changes
+// of the membership may be there again: the copy is refused.
+func (n *node) noteOnce(e *apply.Entry) {
+	if len(e.Data) == 0 || e.GetType() != raftpb.EntryNormal {
+		return
+	}
+	h := fnv.New128a()
+	h.Write(e.Data)
+	sum := [16]byte(h.Sum(nil))
+	if at, ok := n.w.entries[sum]; ok && at != e.GetIndex() {
+		n.w.fail("the entry at index %d is at index %d, too: member %d applies it twice", at, e.GetIndex(), n.index)
+	}
+	n.w.entries[sum] = e.GetIndex()
 }
 
 // send puts a message on the network. It is copied through its wire form, as
@@ -277,8 +294,8 @@ func (n *node) send(m *raftpb.Message) {
 	copies := 1
 	if w.chance(w.faults.Loss) {
 		copies = 0
-	} else if w.chance(w.faults.Duplication) {
-		copies = 2
+	} else if m.GetType() != raftpb.MsgProp && w.chance(w.faults.Duplication) {
+		copies = 2 // raft can bear it; a proposal would be two, so transport sends none again that may have arrived
 	}
 	for range copies {
 		w.after(w.between(w.faults.MinDelay, w.faults.MaxDelay), func() {
