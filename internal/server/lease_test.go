@@ -170,3 +170,25 @@ func TestLeaseCheckpoints(t *testing.T) {
 		t.Errorf("the key of the lease is %q after a restart", got)
 	}
 }
+
+// A member that was stopped for a while, by its machine or by somebody, may have been
+// replaced as the leader and not know it: it neither renews nor ends leases before a quorum
+// has said that it still leads.
+func TestUnsureLeaderLeavesLeasesAlone(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	m := n.m
+	n.grant(7, 1000)
+	eventually(t, "the leader has the leases", m.lessor.IsPrimary)
+	m.Stop() // it ticks no more, and no quorum answers
+	m.lessor.Promote(c.clk.Now(), 0)
+	m.replica.lastTick.Store(c.clk.Now().Add(-time.Second).UnixNano())
+	if ttl, err := m.Leases.RenewLease(background(t), 7); err == nil {
+		t.Errorf("it renews a lease for %d seconds", ttl)
+	}
+	c.clk.ahead.Add(int64(2000 * time.Second))
+	m.Leases.expireLeases(background(t))
+	if ids := m.lessor.Expired(c.clk.Now(), 10); len(ids) != 1 {
+		t.Errorf("it has begun to revoke; left for a sure leader: %v", ids)
+	}
+}

@@ -12,7 +12,7 @@ import (
 // A follower that comes back with an empty directory, or with an old copy of it, ends with
 // the reason and the way out, as soon as its leader tells what it has acknowledged.
 func TestLostLog(t *testing.T) {
-	for _, lost := range []string{"emptied", "old copy"} {
+	for _, lost := range []string{"emptied", "emptied founder", "old copy"} {
 		t.Run(lost, func(t *testing.T) {
 			c := newCluster(t, 3, calm)
 			lead, n := c.leader(), c.follower()
@@ -28,7 +28,7 @@ func TestLostLog(t *testing.T) {
 			c.sameHash()
 			id := n.m.replica.id
 			n.crash()
-			n.fs, n.existing = disk, true
+			n.fs, n.existing = disk, lost != "emptied founder"
 			err, why := n.start(), "has already been bootstrapped"
 			if lost == "old copy" {
 				if err != nil {
