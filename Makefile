@@ -14,17 +14,18 @@ REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 ETCDCTL35 := compat/bin/etcdctl35
 PROMETHEUS := compat/bin/prometheus compat/bin/promtool
 
-.PHONY: help build run test check unit race sim crash fuzz auth-test cluster-test failure-test setup-test handbook secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring tools compat bench bench-groups bench-millions release release-test clean
+.PHONY: help build run test check unit race sim crash mutants fuzz auth-test cluster-test failure-test setup-test handbook secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring tools compat bench bench-groups bench-millions release release-test clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
 	@echo 'make run           start a three-member cluster on loopback and stay up until Ctrl-C'
-	@echo 'make test          all of the lanes below but bench, release-test, mixed-long and monitoring, which take long'
+	@echo 'make test          all of the lanes below but bench, mutants, release-test, mixed-long and monitoring, which take long'
 	@echo 'make check         gofmt, vet, staticcheck, functions that nothing reaches, rules on the structure of the code'
 	@echo 'make unit          package tests'
 	@echo 'make race          concurrent packages under the race detector'
 	@echo 'make sim SEED=n    one seed of the simulator; SEEDS=n runs that many from SEED on'
 	@echo 'make crash         crash lane on a memory disk that forgets what was not synced'
+	@echo 'make mutants       bugs put in on purpose, one at a time, and which lane finds each; ONLY=raftlog,mvcc/hash-leaves-out-newest; writes the table of docs/proof.md'
 	@echo 'make fuzz          every fuzz target for FUZZTIME'
 	@echo 'make cluster-test  real processes under kill -9 for FAULTS, history checked for linearizability'
 	@echo 'make failure-test  bad input, damaged files, a full disk: what the server says and what it leaves'
@@ -60,7 +61,7 @@ run: build
 test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test handbook secure hostile-test h2 mixed moving
 
 check:
-	@out=$$(gofmt -l cmd internal compat bench release); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
+	@out=$$(gofmt -l cmd internal compat bench release mutants); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
 	$(GO) vet ./...
 	@for module in . compat compat/h2 bench; do \
 		(cd $$module && echo "staticcheck $$module" && $(GO) tool -modfile=$(CURDIR)/tools/go.mod staticcheck ./...) || exit 1; \
@@ -85,6 +86,9 @@ sim:
 
 crash:
 	$(GO) test ./internal/sim -run TestCrash -count=1 -args -seed=$(SEED) -seeds=$(SEEDS)
+
+mutants:
+	$(GO) run ./mutants -only '$(ONLY)'
 
 fuzz:
 	@scripts/fuzz $(FUZZTIME)

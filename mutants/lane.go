@@ -1,0 +1,226 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// lane is a check that may find a bug: the tests of a package below internal/, all or
+// those of a pattern, or a test of the simulator that runs so many seeds.
+type lane struct {
+	pkg, pattern string
+	seeds        int // 0: the test has none
+	text         string
+}
+
+// seeded are the tests that run seeds, by the name of their lane.
+var seeded = map[string]string{
+	"sim":     "^TestSim$",
+	"orders":  "^TestSimOrders$",
+	"crash":   "^TestCrash$",
+	"stall":   "^TestStalledLeader$",
+	"rivals":  "^TestRivals$",
+	"lostlog": "^TestLostLog$",
+}
+
+// parseLane reads "unit PACKAGE [PATTERN]", or "sim SEEDS" and the like.
+func parseLane(s string) (lane, error) {
+	f := strings.Fields(s)
+	l := lane{text: strings.Join(f, " ")}
+	if len(f) >= 2 && f[0] == "unit" {
+		l.pkg, l.pattern = f[1], strings.Join(f[2:], " ")
+		return l, nil
+	}
+	if len(f) == 2 && seeded[f[0]] != "" {
+		n, err := strconv.Atoi(f[1])
+		if err == nil && n > 0 {
+			l.pkg, l.pattern, l.seeds = "sim", seeded[f[0]], n
+			return l, nil
+		}
+	}
+	return l, fmt.Errorf("%q is no lane", s)
+}
+
+func (l lane) String() string { return l.text }
+
+// finding is how a lane has found a bug.
+type finding struct {
+	lane   lane
+	seeds  int // until it was found; 0 if the lane has none
+	took   time.Duration
+	says   string // the test that failed, or the panic
+	output string
+}
+
+func (f *finding) after() string {
+	if f.seeds == 0 {
+		return ""
+	}
+	return fmt.Sprintf("seed %d, ", f.seeds)
+}
+
+// runner runs lanes over mutants.
+type runner struct {
+	root, work string
+	n          int
+	clean      map[string]int // seeds, or 1, that a lane has passed without a bug
+}
+
+// run lets the lanes of a mutant run until one finds it; nil if none does.
+func (r *runner) run(m *mutant) (*finding, error) {
+	files, err := m.apply(r.root)
+	if err != nil {
+		return nil, err
+	}
+	overlay, err := r.overlay(files)
+	if err != nil {
+		return nil, err
+	}
+	for _, l := range m.Lanes {
+		f, err := r.test(l, l.seeds, overlay)
+		if err != nil || f == nil {
+			if err != nil {
+				return nil, err
+			}
+			continue
+		}
+		if need := max(f.seeds, 1); r.clean[l.text] < need {
+			if g, err := r.test(l, f.seeds, ""); err != nil || g != nil {
+				return nil, fmt.Errorf("%v fails without the bug as well: %v %+v", l, err, g)
+			}
+			r.clean[l.text] = need
+		}
+		return f, nil
+	}
+	return nil, nil
+}
+
+// overlay writes the changed files where the compiler is told to find them.
+func (r *runner) overlay(files map[string]string) (path string, err error) {
+	r.n++
+	replace := map[string]string{}
+	for file, text := range files {
+		to := filepath.Join(r.work, fmt.Sprintf("%d-%s", r.n, strings.ReplaceAll(file, "/", "-")))
+		if err := os.WriteFile(to, []byte(text), 0o600); err != nil {
+			return "", err
+		}
+		replace[filepath.Join(r.root, file)] = to
+	}
+	b, err := json.Marshal(map[string]any{"Replace": replace})
+	if err != nil {
+		return "", err
+	}
+	path = filepath.Join(r.work, fmt.Sprintf("%d.json", r.n))
+	return path, os.WriteFile(path, b, 0o600)
+}
+
+// What a lane may take, and the memory of its process in KiB: a bug may be without end.
+const (
+	unitTime = 2 * time.Minute
+	seedTime = 12 * time.Second // for each seed, and some more
+	memory   = 12 << 20
+)
+
+// build compiles the tests of a package with what the overlay changes; without one, once.
+func (r *runner) build(pkg, overlay string) (bin string, err error) {
+	args := []string{"test", "-c", "-ldflags=-s -w"}
+	if overlay == "" {
+		bin = filepath.Join(r.work, "clean-"+strings.ReplaceAll(pkg, "/", "-")+".test")
+		if _, err := os.Stat(bin); err == nil {
+			return bin, nil
+		}
+	} else {
+		bin = filepath.Join(r.work, "mutant.test")
+		args = append(args, "-overlay", overlay)
+	}
+	cmd := exec.Command("go", append(args, "-o", bin, "./internal/"+pkg)...)
+	cmd.Dir = r.root
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("does not build: %w: %s", err, out)
+	}
+	return bin, nil
+}
+
+// test runs a lane with what the overlay changes; nil means that it has passed.
+func (r *runner) test(l lane, seeds int, overlay string) (*finding, error) {
+	bin, err := r.build(l.pkg, overlay)
+	if err != nil {
+		return nil, err
+	}
+	limit := unitTime
+	args := []string{"-test.v"}
+	if l.pattern != "" {
+		args = append(args, "-test.run", l.pattern)
+	}
+	if l.seeds > 0 {
+		limit = time.Minute + time.Duration(seeds)*seedTime
+		args = append(args, "-seed=1", fmt.Sprintf("-seeds=%d", seeds))
+	}
+	args = append([]string{"-c", fmt.Sprintf(`ulimit -v %d; exec "$0" "$@"`, memory), bin, "-test.timeout", limit.String()}, args...)
+	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "sh", args...)
+	cmd.Dir = filepath.Join(r.root, "internal", l.pkg)
+	start := time.Now()
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		if !strings.Contains(string(out), "\n--- PASS") && !strings.Contains(string(out), "--- PASS") {
+			return nil, fmt.Errorf("%v runs no test", l)
+		}
+		return nil, nil
+	}
+	f := &finding{lane: l, took: time.Since(start), output: string(out)}
+	f.says = says(f.output)
+	if l.seeds > 0 {
+		f.seeds = min(seedOf(f.output), seeds)
+	}
+	return f, nil
+}
+
+var (
+	failedTest = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)`)
+	panicked   = regexp.MustCompile(`(?m)^(panic: .*|fatal error: .*)$`)
+	failedSeed = regexp.MustCompile(`seed (\d+) (?:at|gave)|seed (\d+): only`)
+	passedSeed = regexp.MustCompile(`seed (\d+): \d+ (?:events|keys)`)
+)
+
+// says tells in a line what has failed.
+func says(out string) string {
+	var parts []string
+	if m := failedTest.FindAllStringSubmatch(out, -1); m != nil {
+		parts = append(parts, m[len(m)-1][1])
+	}
+	if m := panicked.FindString(out); m != "" {
+		if len(m) > 100 {
+			m = m[:100]
+		}
+		parts = append(parts, m)
+	}
+	if parts == nil {
+		return "ended with an error"
+	}
+	return strings.Join(parts, ": ")
+}
+
+// seedOf tells which seed has failed: the one that says so, or the one behind those
+// that have passed.
+func seedOf(out string) int {
+	if m := failedSeed.FindStringSubmatch(out); m != nil {
+		n, _ := strconv.Atoi(m[1] + m[2])
+		return n
+	}
+	n := 0
+	for _, m := range passedSeed.FindAllStringSubmatch(out, -1) {
+		k, _ := strconv.Atoi(m[1])
+		n = max(n, k)
+	}
+	return n + 1
+}

@@ -1,0 +1,112 @@
+// Command mutants puts bugs into the product, one at a time, and shows which check
+// finds each: a check that finds nothing of what it is for proves nothing.
+//
+// In: files that describe a bug, what it would cost, where it goes, and the lanes that
+// are to find it, cheapest first. Out: a row for each in the table of docs/proof.md.
+// Always true: the tree is not touched, as the changed file is laid over it for the
+// compiler alone; what a lane finds counts only if the same lane passes without the
+// bug; a bug that does not fit into the code any more, does not compile, or that no
+// lane finds makes the run fail.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+func main() {
+	log.SetFlags(0)
+	root := flag.String("root", ".", "the source tree")
+	only := flag.String("only", "", "names of the mutants to run, or the folders they are in, with commas; all if empty")
+	doc := flag.String("doc", "docs/proof.md", "the document with the table; empty writes none")
+	list := flag.Bool("list", false, "print names and lanes, run nothing")
+	verbose := flag.Bool("v", false, "print what the lane that finds a bug says")
+	flag.Parse()
+	if err := run(*root, *only, *doc, *list, *verbose); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run(root, only, doc string, list, verbose bool) error {
+	root, err := filepath.Abs(root)
+	if err != nil {
+		return err
+	}
+	all, err := load(filepath.Join(root, "mutants"))
+	if err != nil {
+		return err
+	}
+	chosen, err := choose(all, only)
+	if err != nil {
+		return err
+	}
+	if list {
+		for _, m := range chosen {
+			fmt.Printf("%-40s %v\n", m.Name, m.Lanes)
+		}
+		return nil
+	}
+	work, err := os.MkdirTemp("", "mutants-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(work)
+	r := &runner{root: root, work: work, clean: map[string]int{}}
+	if doc != "" && !filepath.IsAbs(doc) {
+		doc = filepath.Join(root, doc)
+	}
+	bad := 0
+	for _, m := range chosen {
+		start := time.Now()
+		found, err := r.run(m)
+		switch {
+		case err != nil:
+			bad++
+			fmt.Printf("BROKEN  %-40s %v\n", m.Name, err)
+		case found == nil:
+			bad++
+			fmt.Printf("ESCAPED %-40s by %v (%.0f s)\n", m.Name, m.Lanes, time.Since(start).Seconds())
+		default:
+			fmt.Printf("FOUND   %-40s by %v, %s%.1f s: %s (all in all %.0f s)\n", m.Name, found.lane, found.after(), found.took.Seconds(), found.says, time.Since(start).Seconds())
+			if verbose {
+				fmt.Println(found.output)
+			}
+		}
+		if doc == "" {
+			continue
+		}
+		if err := writeTable(doc, all, map[string]row{m.Name: found.row(m)}); err != nil {
+			return err
+		}
+	}
+	if bad > 0 {
+		return fmt.Errorf("%d of %d mutants were not found, or do not fit into the code any more", bad, len(chosen))
+	}
+	return nil
+}
+
+// choose returns the mutants that are asked for.
+func choose(all []*mutant, only string) ([]*mutant, error) {
+	if only == "" {
+		return all, nil
+	}
+	var out []*mutant
+	for name := range strings.SplitSeq(only, ",") {
+		n := len(out)
+		for _, m := range all {
+			if (m.Name == name || strings.HasPrefix(m.Name, name+"/")) && !slices.Contains(out, m) {
+				out = append(out, m)
+			}
+		}
+		if len(out) == n {
+			return nil, fmt.Errorf("there is no mutant %s; -list prints them", name)
+		}
+	}
+	return out, nil
+}

@@ -1,0 +1,175 @@
+package main
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/importer"
+	"go/parser"
+	"go/token"
+	"go/types"
+	"io"
+	"os"
+	"os/exec"
+	"path"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestMutantsFit looks whether every mutant still changes what it is to change and
+// compiles, which takes a second; whether the lanes find it, make mutants tells.
+func TestMutantsFit(t *testing.T) {
+	root, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := load(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(all) < 40 {
+		t.Fatalf("only %d mutants", len(all))
+	}
+	changed := map[*mutant]map[string]string{}
+	dirs := map[string]bool{}
+	for _, m := range all {
+		files, err := m.apply(root)
+		if err != nil {
+			t.Errorf("%s: %v", m.Name, err)
+			continue
+		}
+		changed[m] = files
+		for f := range files {
+			dirs[path.Dir(f)] = true
+		}
+	}
+	c := newChecker(t, root, dirs)
+	for _, m := range all {
+		if err := c.check(changed[m]); err != nil {
+			t.Errorf("%s does not compile: %v", m.Name, err)
+		}
+	}
+}
+
+// TestTableIsWhole compares the table of the document with the mutants.
+func TestTableIsWhole(t *testing.T) {
+	all, err := load(".")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile("../docs/proof.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rows, _, err := cutTable(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range all {
+		r, ok := rows[m.Name]
+		if !ok || r.bug != m.Bug || r.cost != m.Cost {
+			t.Errorf("docs/proof.md has no row of %s as it is now: make mutants ONLY=%s", m.Name, m.Name)
+		}
+		delete(rows, m.Name)
+	}
+	for name := range rows {
+		t.Errorf("docs/proof.md has a row of %s, which does not exist", name)
+	}
+}
+
+// checker checks the types of changed packages; what they import comes from the
+// compiler's cache.
+type checker struct {
+	t    *testing.T
+	root string
+	set  *token.FileSet
+	pkgs map[string]listed // by directory from the root
+	imp  types.Importer
+}
+
+type listed struct {
+	ImportPath, Dir, Export string
+	GoFiles                 []string
+}
+
+func newChecker(t *testing.T, root string, dirs map[string]bool) *checker {
+	c := &checker{t: t, root: root, set: token.NewFileSet(), pkgs: map[string]listed{}}
+	args := []string{"list", "-export", "-deps", "-json=ImportPath,Dir,Export,GoFiles"}
+	for d := range dirs {
+		args = append(args, "./"+d)
+	}
+	cmd := exec.Command("go", args...)
+	cmd.Dir, cmd.Stderr = root, os.Stderr
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	export := map[string]string{}
+	for dec := json.NewDecoder(strings.NewReader(string(out))); dec.More(); {
+		var p listed
+		if err := dec.Decode(&p); err != nil {
+			t.Fatal(err)
+		}
+		export[p.ImportPath] = p.Export
+		if rel, err := filepath.Rel(root, p.Dir); err == nil && dirs[filepath.ToSlash(rel)] {
+			c.pkgs[filepath.ToSlash(rel)] = p
+		}
+	}
+	c.imp = importer.ForCompiler(c.set, "gc", func(p string) (io.ReadCloser, error) { return os.Open(export[p]) })
+	return c
+}
+
+func (c *checker) check(files map[string]string) error {
+	dirs := map[string]bool{}
+	for f := range files {
+		dirs[path.Dir(f)] = true
+	}
+	for dir := range dirs {
+		p := c.pkgs[dir]
+		var parsed []*ast.File
+		for _, name := range p.GoFiles {
+			var src any
+			if text, ok := files[path.Join(dir, name)]; ok {
+				src = text
+			}
+			f, err := parser.ParseFile(c.set, filepath.Join(p.Dir, name), src, parser.SkipObjectResolution)
+			if err != nil {
+				return err
+			}
+			parsed = append(parsed, f)
+		}
+		conf := types.Config{Importer: c.imp}
+		if _, err := conf.Check(p.ImportPath, c.set, parsed, nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func TestParse(t *testing.T) {
+	m, err := parse("bug: b\ncost: c\nfind: unit mvcc TestA|TestB; sim 5\n\ninternal/x.go\n<<<<\n\told\n====\n\tnew\n\n>>>>\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if m.edits[0] != (edit{"internal/x.go", "\told", "\tnew\n"}) || m.Lanes[1].seeds != 5 || m.Lanes[0].pattern != "TestA|TestB" {
+		t.Errorf("%+v", m)
+	}
+	for _, bad := range []string{"", "bug: b\n", "bug: b\ncost: c\nfind: sim\n", "bug: b\ncost: c\nfind: sim 5\nx.go\n<<<<\na\n"} {
+		if _, err := parse(bad); err == nil {
+			t.Errorf("%q is taken for a mutant", bad)
+		}
+	}
+}
+
+func TestWhichSeed(t *testing.T) {
+	for out, want := range map[string]int{
+		"seed 1: 100 events, 5\nseed 2: 90 events\nsim_test.go:1: seed 3 at 5s: hash": 3,
+		"seed 1: 100 events\npanic: x":         2,
+		"seed 1: 12 keys checked\n--- FAIL: x": 2,
+		"panic: x":                             1,
+	} {
+		if got := seedOf(out); got != want {
+			t.Errorf("%q: seed %d, want %d", out, got, want)
+		}
+	}
+}
