@@ -44,7 +44,7 @@ var order = []string{
 	"engine/pebble engine/mem engine/enginetest",
 	"engine",
 	"metrics",
-	"task durable",
+	"task durable password",
 	"clock crash build",
 }
 

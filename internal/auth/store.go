@@ -2,7 +2,6 @@ package auth
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -17,6 +16,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/metrics"
+	"quorate/internal/password"
 )
 
 var (
@@ -234,15 +234,11 @@ func (s *Store) Authenticate(user, prefix string, index uint64, now time.Time) (
 	return s.tokens.assign(user, prefix, index, now)
 }
 
-// decodeHash returns the hash that a request carries. etcd before 3.5 wrote the
-// password itself; no such member can be in a cluster with this one.
-func decodeHash(password, hashed string) ([]byte, error) {
-	if password != "" && hashed == "" {
-		return nil, ErrNoPasswordUser
-	}
-	hash, err := base64.StdEncoding.DecodeString(hashed)
+// storedHash returns the hash that a request carries; without one etcd says this.
+func storedHash(given, hashed string) ([]byte, error) {
+	hash, err := password.Stored(given, hashed)
 	if err != nil {
-		return nil, ErrNoPasswordUser // which is what etcd says to that
+		return nil, ErrNoPasswordUser
 	}
 	return hash, nil
 }
@@ -261,7 +257,7 @@ func (s *Store) UserAdd(b engine.Batch, r *pb.AuthUserAddRequest) error {
 	}
 	if !u.Options.NoPassword {
 		var err error
-		if u.Password, err = decodeHash(r.Password, r.HashedPassword); err != nil {
+		if u.Password, err = storedHash(r.Password, r.HashedPassword); err != nil {
 			return err
 		}
 	}
@@ -297,7 +293,7 @@ func (s *Store) UserChangePassword(b engine.Batch, r *pb.AuthUserChangePasswordR
 	u := &authpb.User{Name: []byte(r.Name), Roles: a.user.Roles, Options: a.user.Options}
 	if !a.user.Options.GetNoPassword() {
 		var err error
-		if u.Password, err = decodeHash(r.Password, r.HashedPassword); err != nil {
+		if u.Password, err = storedHash(r.Password, r.HashedPassword); err != nil {
 			return err
 		}
 	}

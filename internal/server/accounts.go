@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"math/big"
 
@@ -12,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/auth"
+	"quorate/internal/password"
 	"quorate/internal/proposal"
 )
 
@@ -22,7 +22,7 @@ type Accounts struct {
 	lg        *zap.Logger
 	replica   *localReplica
 	auth      *auth.Store
-	passwords *passwords
+	passwords *password.Hasher
 }
 
 // Authenticate checks a password and has the log give out a token. The password
@@ -63,12 +63,12 @@ func (a *Accounts) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) 
 	}
 }
 
-func (a *Accounts) checkPassword(ctx context.Context, st *auth.State, user, password string) error {
+func (a *Accounts) checkPassword(ctx context.Context, st *auth.State, user, given string) error {
 	hash, err := st.Password(user)
 	if err != nil {
 		return err
 	}
-	ok, err := a.passwords.matches(ctx, hash, password)
+	ok, err := a.passwords.Matches(ctx, hash, given)
 	if err != nil {
 		return err
 	}
@@ -119,14 +119,9 @@ func (a *Accounts) AuthStatus(ctx context.Context, r *pb.AuthStatusRequest) (*pb
 
 // UserAdd adds a user; the log gets the hash of the password.
 func (a *Accounts) UserAdd(ctx context.Context, r *pb.AuthUserAddRequest) (*pb.AuthUserAddResponse, error) {
-	if !r.Options.GetNoPassword() {
-		hash, err := a.passwords.hash(ctx, r.Password)
-		if err != nil {
-			return nil, err
-		}
-		r.HashedPassword = base64.StdEncoding.EncodeToString(hash)
+	if err := a.passwords.Added(ctx, r); err != nil {
+		return nil, err
 	}
-	r.Password = ""
 	return answered[pb.AuthUserAddResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthUserAdd: r}))
 }
 
@@ -135,17 +130,10 @@ func (a *Accounts) UserDelete(ctx context.Context, r *pb.AuthUserDeleteRequest) 
 	return answered[pb.AuthUserDeleteResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthUserDelete: r}))
 }
 
-// UserChangePassword gives a user another password; the log gets its hash. Without a
-// password it is the hash that the client has sent, and without that either none:
-// nobody can log in as the user then. The hash of the empty password would let in
-// everybody.
+// UserChangePassword gives a user another password; the log gets its hash.
 func (a *Accounts) UserChangePassword(ctx context.Context, r *pb.AuthUserChangePasswordRequest) (*pb.AuthUserChangePasswordResponse, error) {
-	if r.Password != "" {
-		hash, err := a.passwords.hash(ctx, r.Password)
-		if err != nil {
-			return nil, err
-		}
-		r.HashedPassword, r.Password = base64.StdEncoding.EncodeToString(hash), ""
+	if err := a.passwords.Changed(ctx, r); err != nil {
+		return nil, err
 	}
 	return answered[pb.AuthUserChangePasswordResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthUserChangePassword: r}))
 }

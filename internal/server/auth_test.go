@@ -419,45 +419,6 @@ func TestPasswordChangesDuringLogin(t *testing.T) {
 	}
 }
 
-func TestPasswordsWaitTheirTurn(t *testing.T) {
-	stop := make(chan struct{})
-	p := newPasswords(4, stop)
-	for range cap(p.slots) {
-		p.slots <- struct{}{} // all are at work
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	p.waiting.Store(maxPasswordWaiters)
-	if _, err := p.hash(ctx, "x"); !errors.Is(err, ErrTooManyRequests) {
-		t.Errorf("one more than may wait: got %v", err)
-	}
-	p.waiting.Store(0)
-	waited := make(chan error, 1)
-	go func() {
-		_, err := p.hash(ctx, "x")
-		waited <- err
-	}()
-	eventually(t, "it waits", func() bool { return p.waiting.Load() == 1 })
-	cancel()
-	if err := <-waited; !errors.Is(err, context.Canceled) {
-		t.Errorf("a caller who is gone: got %v", err)
-	}
-	<-p.slots
-	hash, err := p.hash(context.Background(), "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	for password, want := range map[string]bool{"x": true, "y": false} {
-		if ok, err := p.matches(context.Background(), hash, password); ok != want || err != nil {
-			t.Errorf("%s: got %v, %v", password, ok, err)
-		}
-	}
-	p.slots <- struct{}{}
-	close(stop)
-	if _, err := p.matches(context.Background(), hash, "x"); !errors.Is(err, rpctypes.ErrGRPCStopped) {
-		t.Errorf("a member that stops: got %v", err)
-	}
-}
-
 // withCertificate is the context of a call over TLS by the owner of a certificate.
 func withCertificate(ctx context.Context, name string, md ...string) context.Context {
 	cert := &x509.Certificate{Subject: pkix.Name{CommonName: name}}

@@ -11,6 +11,7 @@ import (
 	"quorate/internal/build"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
+	"quorate/internal/password"
 	"quorate/internal/proposal"
 	"quorate/internal/raftnode"
 	"quorate/internal/replica"
@@ -23,7 +24,7 @@ func (o *opening) build(id identity) error {
 	cfg, mach := o.cfg, o.replica.mach()
 	o.replica.ids = proposal.NewIDs(id.id, cfg.Clock.Now())
 	o.replica.reads.Applied(mach.Applied())
-	o.passwords = newPasswords(cfg.BcryptCost, o.replica.stop)
+	o.passwords = password.New(password.Options{Cost: cfg.BcryptCost, Stop: o.replica.stop, Busy: ErrTooManyRequests, Stopped: rpctypes.ErrGRPCStopped})
 	watches := cfg.Watch
 	watches.FragmentBytes = cfg.MaxRequestBytes + 512<<10
 	// More than a fragment, so that clients which ask for fragments see them

@@ -10,13 +10,13 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
-	"golang.org/x/crypto/bcrypt"
 
 	"quorate/internal/auth"
 	"quorate/internal/clock"
 	"quorate/internal/datadir"
 	"quorate/internal/durable"
 	"quorate/internal/membership"
+	"quorate/internal/password"
 	"quorate/internal/proposal"
 	"quorate/internal/raftlog"
 	"quorate/internal/readindex"
@@ -256,10 +256,9 @@ func (o *opening) openAuth() error {
 	}
 	o.auth = auth.NewStore(tokens)
 	o.replica.auth = o.auth
-	if cfg.BcryptCost < bcrypt.MinCost || cfg.BcryptCost > bcrypt.MaxCost {
-		o.lg.Warn("use default bcrypt cost instead of the invalid given cost", zap.Int("min-cost", bcrypt.MinCost),
-			zap.Int("max-cost", bcrypt.MaxCost), zap.Int("default-cost", bcrypt.DefaultCost), zap.Int("given-cost", cfg.BcryptCost))
-		cfg.BcryptCost = bcrypt.DefaultCost
+	if !password.ValidCost(cfg.BcryptCost) {
+		o.lg.Warn("use default bcrypt cost instead of the invalid given cost", zap.Int("min-cost", password.MinCost),
+			zap.Int("max-cost", password.MaxCost), zap.Int("default-cost", password.DefaultCost), zap.Int("given-cost", cfg.BcryptCost))
 	}
 	return nil
 }

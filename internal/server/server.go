@@ -22,6 +22,7 @@ import (
 	"quorate/internal/auth"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
+	"quorate/internal/password"
 	"quorate/internal/raftlog"
 	"quorate/internal/transport"
 	"quorate/internal/transport/peerapi"
@@ -77,7 +78,7 @@ type Member struct {
 	election  *election
 	upkeep    *upkeep
 	slow      *slowLog
-	passwords *passwords
+	passwords *password.Hasher
 
 	stopOnce sync.Once
 }

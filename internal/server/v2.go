@@ -10,6 +10,7 @@ import (
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
+	"quorate/internal/password"
 	"quorate/internal/proposal"
 	"quorate/internal/transport"
 	"quorate/internal/transport/peerapi"
@@ -23,7 +24,7 @@ type V2 struct {
 	cluster   *membership.Cluster
 	peers     *peerapi.Client
 	tr        *transport.Transport
-	passwords *passwords
+	passwords *password.Hasher
 
 	v2Peers *v2Peers
 }
@@ -109,16 +110,11 @@ func (s *V2) expireV2(ctx context.Context) {
 // V2HashPassword returns the bcrypt hash of a password of the v2 API. It waits for
 // its turn among all passwords that are being hashed.
 func (s *V2) V2HashPassword(ctx context.Context, password string) ([]byte, error) {
-	done, err := s.passwords.turn(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer done()
-	return hashPassword(ctx, password, v2BcryptCost, s.passwords.crowded)
+	return s.passwords.HashV2(ctx, password)
 }
 
 // V2PasswordMatches reports whether the hash is that of the password. It waits
 // for the same turn.
 func (s *V2) V2PasswordMatches(ctx context.Context, hash []byte, password string) (bool, error) {
-	return s.passwords.matches(ctx, hash, password)
+	return s.passwords.Matches(ctx, hash, password)
 }

@@ -1,4 +1,4 @@
-package server
+package password
 
 import (
 	"context"
@@ -39,7 +39,7 @@ const (
 	rest      = 300 * time.Microsecond
 )
 
-// errNoHash is met for a stored hash that is none, which no password matches.
+// errNoHash: the stored value is not a bcrypt hash. No password matches it.
 var errNoHash = errors.New("not a bcrypt hash")
 
 // splitHash takes "$2a$10$", salt and digest apart.
