@@ -41,7 +41,7 @@ var order = []string{
 	"command",
 	"legacy/v2request",
 	"wire rpc/v3lockpb rpc/v3electionpb",
-	"engine/pebble engine/mem engine/enginetest",
+	"engine/pebble engine/mem engine/enginetest digest",
 	"engine",
 	"metrics",
 	"task durable password",
@@ -51,7 +51,7 @@ var order = []string{
 const module = "quorate/internal/"
 
 // core packages are handed the time and do no I/O: the simulator drives them.
-var core = []string{"proposal", "readindex", "raftnode", "replica", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "legacy/v2store", "legacy/v2state", "legacy/v2request", "autocompact"}
+var core = []string{"proposal", "readindex", "raftnode", "replica", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "digest", "legacy/v2store", "legacy/v2state", "legacy/v2request", "autocompact"}
 
 // allowed are the places where core code may do what it must not do elsewhere,
 // each with its reason.

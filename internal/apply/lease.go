@@ -6,6 +6,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/digest"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
@@ -37,7 +38,8 @@ func (m *Machine) leaseRevoke(b engine.Batch, r *pb.LeaseRevokeRequest, out *Out
 func (m *Machine) leaseCheckpoint(b engine.Batch, r *pb.LeaseCheckpointRequest) Result {
 	persist := m.opts.PersistCheckpoints || !m.cluster.Version().Less(membership.FirstCheckpoints)
 	for _, c := range r.Checkpoints {
-		m.lessor.Checkpoint(b, lease.Checkpoint{ID: c.ID, Remaining: c.Remaining_TTL}, persist)
+		// What is stored of it depends on a flag of this member.
+		m.lessor.Checkpoint(digest.Unsummed(b), lease.Checkpoint{ID: c.ID, Remaining: c.Remaining_TTL}, persist)
 	}
 	return Result{Resp: &pb.LeaseCheckpointResponse{Header: m.header()}}
 }

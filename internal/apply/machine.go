@@ -30,7 +30,9 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/auth"
+	"quorate/internal/build"
 	"quorate/internal/command"
+	"quorate/internal/digest"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
@@ -119,6 +121,8 @@ type Options struct {
 	// clusters below version 3.6.
 	PersistCheckpoints bool
 	Now                func() time.Time // for metrics only
+	// Release names the release for the digest; empty is the one that was built.
+	Release string
 	// WarnApply is how long a request may take before it is among the slow ones;
 	// 0 means for ever.
 	WarnApply time.Duration
@@ -134,6 +138,7 @@ type Machine struct {
 	cluster *membership.Cluster
 	auth    *auth.Store
 	v2      *v2state.State // of the v2 API
+	digest  *digest.Digest
 	opts    Options
 	lg      *zap.Logger
 
@@ -191,6 +196,12 @@ func Open(eng engine.Engine, o Options) (*Machine, error) {
 	}
 	index, term, err := Position(eng)
 	if err != nil {
+		return nil, err
+	}
+	if m.opts.Release == "" {
+		m.opts.Release = build.Version + " " + build.Commit()
+	}
+	if m.digest, err = digest.Open(eng, index, m.opts.Release); err != nil {
 		return nil, err
 	}
 	if m.kv, err = mvcc.Open(eng, o.MVCC); err != nil {
@@ -258,6 +269,9 @@ func (m *Machine) Engine() engine.Engine { return m.eng }
 // Applied returns the index of the newest entry whose effects readers can see.
 func (m *Machine) Applied() uint64 { return m.applied.Load() }
 
+// Digest returns the sum of what was applied.
+func (m *Machine) Digest() *digest.Digest { return m.digest }
+
 // Close ends the machine's background work; the engine stays open.
 func (m *Machine) Close() { m.kv.Close() }
 
@@ -266,16 +280,19 @@ func (m *Machine) Close() { m.kv.Close() }
 func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	var out Outcome
 	b := m.eng.NewBatch()
+	summed := m.digest.Begin(b)
 	applied := m.applied.Load()
 	for i := range ents {
 		e := &ents[i]
 		if e.GetIndex() <= applied {
 			continue
 		}
-		if err := m.one(b, e, &out); err != nil {
+		m.digest.Entry(e.GetIndex(), e.GetTerm())
+		if err := m.one(summed, e, &out); err != nil {
 			b.Discard()
 			return Outcome{}, fmt.Errorf("apply entry %d of term %d: %w", e.GetIndex(), e.GetTerm(), err)
 		}
+		m.digest.Applied()
 		applied = e.GetIndex()
 		m.term = e.GetTerm()
 	}
@@ -284,6 +301,7 @@ func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	b.Set(appliedKey, v[:])
 	binary.BigEndian.PutUint64(v[:], m.term)
 	b.Set(termKey, v[:])
+	m.digest.Store(b)
 	m.size.Add(int64(b.Len()))
 	start := m.opts.Now()
 	if err := b.Commit(); err != nil {
@@ -295,6 +313,7 @@ func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	// Whoever sees a key must see what was decided about it before.
 	out.AuthChanged = m.auth.Publish()
 	m.kv.Publish()
+	m.digest.Publish()
 	m.applied.Store(applied)
 	out.Applied = applied
 	out.Rev = m.kv.Rev()

@@ -176,8 +176,10 @@ func (r *Restore) rewrite(eng engine.Reader, b engine.Batch, commit uint64, lg *
 		return err
 	}
 	apply.SetPosition(b, commit, restoredTerm)
-	lower, upper := engine.V2.Bounds()
-	b.DeleteRange(lower, upper) // etcd's restore keeps nothing of the v2 API either
+	for _, bucket := range []engine.Bucket{engine.V2, engine.Digest} { // etcd's restore keeps nothing of the v2 API either
+		lower, upper := bucket.Bounds()
+		b.DeleteRange(lower, upper)
+	}
 	if r.BumpRevision == 0 {
 		return nil
 	}

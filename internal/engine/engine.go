@@ -59,14 +59,21 @@ const (
 // the raft snapshot. It is state of the cluster, but no part of its hash.
 const V2 Bucket = 16
 
+// Digest is what this member has added up of the log, for comparing it with others. Members of
+// ours pass it on with a snapshot; it is no part of the cluster's state.
+const Digest Bucket = 17
+
 // Local holds what belongs to this member's directory and to nothing else: it is
 // not hashed, not exported and not sent to other members.
 const Local Bucket = 32
 
 // String returns etcd's name of the bucket.
 func (b Bucket) String() string {
-	if b == V2 {
-		return "v2" // a name of ours
+	switch b { // names of ours
+	case V2:
+		return "v2"
+	case Digest:
+		return "quorate_digest"
 	}
 	names := [...]string{"", "alarm", "auth", "authRoles", "authUsers", "cluster",
 		"key", "lease", "members", "members_removed", "meta"}

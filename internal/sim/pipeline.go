@@ -238,7 +238,8 @@ func (n *node) applyEntries(ents []apply.Entry) (apply.Outcome, error) {
 }
 
 // applied looks at what a batch has done, before anybody hears of it.
-func (n *node) applied(_ []apply.Entry, out apply.Outcome, _ time.Duration) {
+func (n *node) applied(ents []apply.Entry, out apply.Outcome, _ time.Duration) {
+	n.noteDigest(ents)
 	n.w.log("apply %d index=%d rev=%d", n.index, out.Applied, out.Rev)
 	for _, e := range out.Members {
 		if _, known := n.w.gone[e.Member.ID]; e.Action == membership.Removed && !known {

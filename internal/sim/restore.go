@@ -42,6 +42,7 @@ func (w *World) restore(size int) error {
 	clear(w.configs)
 	clear(w.applied)
 	clear(w.entries)
+	clear(w.digests)
 	clear(w.gone)
 	w.changing = 0
 	w.forgetV2()

@@ -20,6 +20,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"time"
+
+	"quorate/internal/digest"
 )
 
 // epoch is when the simulated world begins.
@@ -96,11 +98,12 @@ type World struct {
 	clients  []*client
 	configs  map[uint64]string // by applied index
 	votes    map[ballot]uint64
-	applied  map[uint64]uint64   // digest of what was applied, by index
-	entries  map[[16]byte]uint64 // index of each entry, by the checksum of its data
-	gone     map[uint64]uint64   // index at which a member was known to be removed
-	changing int                 // changes of the membership that are under way
-	strict   bool                // the check of changes is
+	applied  map[uint64]uint64       // digest of what was applied, by index
+	entries  map[[16]byte]uint64     // index of each entry, by the checksum of its data
+	digests  map[uint64]digest.Point // what members had added up, by index
+	gone     map[uint64]uint64       // index at which a member was known to be removed
+	changing int                     // changes of the membership that are under way
+	strict   bool                    // the check of changes is
 	// What the run has met, to tell whether it proves anything.
 	changes, torn map[string]int
 	installed     int
@@ -122,7 +125,7 @@ type traceHash struct {
 func newWorld(seed uint64, f Faults, out io.Writer) *World {
 	return &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
 		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
-		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
+		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, digests: map[uint64]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
 }
 
 // log adds a line to the trace.

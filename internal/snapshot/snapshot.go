@@ -65,6 +65,9 @@ type Options struct {
 	Resume bool
 	// WithoutV2 leaves the tree of the v2 API out of databases that are written.
 	WithoutV2 bool
+	// WithDigest writes the digest of what was applied, too: for members of ours. Tools of
+	// etcd would count its bucket, and etcd would keep it and hash it.
+	WithDigest bool
 	// Progress, unless nil, hears of what Read has done, after every 1024 pairs
 	// and at the end.
 	Progress func(Progress)
@@ -94,9 +97,9 @@ func (o Options) withDefaults() Options {
 const category = vfs.DiskWriteCategory("snapshot")
 
 // Buckets of the engine by name. Every database has all of them but v2, which is
-// there if there is anything in it.
+// there if there is anything in it, and the digest, which is there if it was asked for.
 var bucketByName = func() map[string]engine.Bucket {
-	m := map[string]engine.Bucket{engine.V2.String(): engine.V2}
+	m := map[string]engine.Bucket{engine.V2.String(): engine.V2, engine.Digest.String(): engine.Digest}
 	for b := engine.Alarm; b <= engine.Meta; b++ {
 		m[b.String()] = b
 	}
@@ -188,6 +191,11 @@ func writeAll(ctx context.Context, w *dbWriter, r engine.Reader, o Options) (x e
 	for b := engine.Alarm; b <= engine.Meta; b++ {
 		if err := writeBucket(ctx, w, r, b, &meta); err != nil {
 			return x, meta, fmt.Errorf("bucket %v: %w", b, err)
+		}
+	}
+	if o.WithDigest { // which knows by itself whether it is of the applied index
+		if err := writeBucket(ctx, w, r, engine.Digest, &meta); err != nil {
+			return x, meta, fmt.Errorf("bucket %v: %w", engine.Digest, err)
 		}
 	}
 	if !o.WithoutV2 {

@@ -1,0 +1,301 @@
+// Package digest adds up what a member has applied, so that members can be compared
+// at any index without reading their state.
+//
+// In: each entry's index and term, and the records that it writes. Out: for every
+// index the sum of all that was written up to it, kept finely for the newest
+// entries and coarsely for older ones; reports of such sums, and where two of them
+// part. Always true: the sum is in the batch that holds the effect of the entries and
+// their index, so a crash cannot part them; what members may legitimately hold
+// differently is not in it; entries are added, so two members are compared over the
+// entries that both have added up, wherever each of them began.
+//
+// What is in the sum and what is not, and why, is in docs/design/integrity.md.
+package digest
+
+import (
+	"cmp"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math/bits"
+	"slices"
+	"sync"
+
+	"github.com/cespare/xxhash/v2"
+
+	"quorate/internal/engine"
+)
+
+// scheme is raised when the sum of the same entries changes. Members of different
+// releases are not compared anyway, as they may write different records.
+const scheme = "1"
+
+// Point is what a member has added up when it has applied the entry of an index.
+type Point struct {
+	Index uint64
+	State uint64 // of all records but those of the v2 API
+	V2    uint64 // of the records of the v2 API
+}
+
+// The points that are kept: of every entry, of every middleStep-th, of every
+// coarseStep-th. The last survive a restart.
+const (
+	fineKept   = 2048
+	middleStep = 64
+	middleKept = 1024
+	coarseStep = 4096
+	coarseKept = 256
+)
+
+var (
+	sumKey   = engine.Digest.K([]byte("sum"))
+	pointKey = []byte("p") // and an index
+)
+
+// Digest is the sum of one store. Begin, Entry, Applied, Store and Publish belong to
+// the goroutine that applies; Report is for all.
+type Digest struct {
+	batch   batch
+	release uint64
+	began   uint64 // what was applied before is not in the sum
+	sum     Point
+	fresh   bool           // what the store holds of it, if anything, is not ours
+	recent  []Point        // of the batch under way
+	value   [sumBytes]byte // scratch
+
+	mu     sync.Mutex
+	known  Point // published
+	levels [3]ring
+}
+
+// Open reads the sum of a store that has applied up to an index, of a release. It begins
+// anew if there is none of that index and that release: the store comes from etcd, an
+// older release has gone on with it, or this one may write other records than the one
+// before.
+func Open(r engine.Reader, applied uint64, release string) (*Digest, error) {
+	d := &Digest{release: xxhash.Sum64String(scheme + " " + release), began: applied, sum: Point{Index: applied}, fresh: true}
+	d.levels = [...]ring{newRing(1, fineKept), newRing(middleStep, middleKept), newRing(coarseStep, coarseKept)}
+	v, err := r.Get(nil, sumKey)
+	if err != nil && !errors.Is(err, engine.ErrNotFound) {
+		return nil, fmt.Errorf("read the digest: %w", err)
+	}
+	if len(v) == sumBytes && binary.BigEndian.Uint64(v) == d.release && binary.BigEndian.Uint64(v[16:]) == applied {
+		d.fresh, d.began = false, binary.BigEndian.Uint64(v[8:])
+		d.sum.State, d.sum.V2 = binary.BigEndian.Uint64(v[24:]), binary.BigEndian.Uint64(v[32:])
+		if err := d.load(r); err != nil {
+			return nil, fmt.Errorf("read the digest: %w", err)
+		}
+	}
+	d.known = d.sum
+	for i := range d.levels {
+		d.levels[i].put(d.sum)
+	}
+	return d, nil
+}
+
+// load reads the points that survive a restart.
+func (d *Digest) load(r engine.Reader) (err error) {
+	it, err := r.NewIter(engine.Digest.K(pointKey), engine.Digest.K([]byte{pointKey[0] + 1}))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, it.Close()) }()
+	for ok := it.First(); ok; ok = it.Next() {
+		k := it.Key()[2:]
+		v, err := it.Value()
+		if err != nil {
+			return err
+		}
+		if len(k) != 8 || len(v) != 16 {
+			return &engine.CorruptionError{File: fmt.Sprintf("bucket %v, key %x", engine.Digest, k), Err: errors.New("no point of a digest")}
+		}
+		p := Point{binary.BigEndian.Uint64(k), binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
+		for i := range d.levels {
+			d.levels[i].put(p)
+		}
+	}
+	return it.Error()
+}
+
+// Begin returns b as the batch in which writes are added up.
+func (d *Digest) Begin(b engine.Batch) engine.Batch {
+	d.batch.Batch, d.batch.d = b, d
+	d.recent = d.recent[:0]
+	return &d.batch
+}
+
+// Unsummed returns the batch under one that Begin has returned: for records that members
+// may hold differently.
+func Unsummed(b engine.Batch) engine.Batch {
+	if s, ok := b.(*batch); ok {
+		return s.Batch
+	}
+	return b
+}
+
+// Entry begins an entry. What a founder has written into its own log before there
+// was a leader, it made of its own flags: those entries are of term 1.
+func (d *Digest) Entry(index, term uint64) {
+	d.batch.seed = mix(index)
+	d.batch.silent = term <= 1
+	d.sum.Index = index
+	d.sum.State += mix(d.batch.seed ^ term)
+}
+
+// Applied ends it.
+func (d *Digest) Applied() { d.recent = append(d.recent, d.sum) }
+
+const sumBytes = 40
+
+// Store writes the sum into the batch itself, which the caller commits.
+func (d *Digest) Store(b engine.Batch) {
+	d.batch.Batch = nil
+	if d.fresh {
+		lower, upper := engine.Digest.Bounds()
+		b.DeleteRange(lower, upper)
+		d.fresh = false
+	}
+	v := &d.value
+	binary.BigEndian.PutUint64(v[:], d.release)
+	binary.BigEndian.PutUint64(v[8:], d.began)
+	binary.BigEndian.PutUint64(v[16:], d.sum.Index)
+	binary.BigEndian.PutUint64(v[24:], d.sum.State)
+	binary.BigEndian.PutUint64(v[32:], d.sum.V2)
+	b.Set(sumKey, v[:])
+	if n := len(d.recent); n == 0 || d.recent[0].Index/coarseStep == d.recent[n-1].Index/coarseStep && d.recent[0].Index%coarseStep != 0 {
+		return
+	}
+	for _, p := range d.recent {
+		if p.Index%coarseStep != 0 {
+			continue
+		}
+		binary.BigEndian.PutUint64(v[:], p.State)
+		binary.BigEndian.PutUint64(v[8:], p.V2)
+		b.Set(storedPoint(p.Index), v[:16])
+		if p.Index > coarseStep*coarseKept {
+			b.Delete(storedPoint(p.Index - coarseStep*coarseKept))
+		}
+	}
+}
+
+func storedPoint(index uint64) []byte {
+	return engine.Digest.K(binary.BigEndian.AppendUint64(slices.Clone(pointKey), index))
+}
+
+// Publish shows what was stored to Report, once the batch is committed.
+func (d *Digest) Publish() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.recent {
+		for i := range d.levels {
+			d.levels[i].put(p)
+		}
+	}
+	d.known = d.sum
+	if cap(d.recent) > 4*fineKept {
+		d.recent = nil // one long batch must not cost memory until the end
+	}
+}
+
+// Report tells the sums behind an index, and of each level the newest one up to it, as
+// those are what another member may have, too.
+func (d *Digest) Report(from uint64) Report {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r := Report{Release: d.release, Began: d.began, Points: []Point{{Index: d.began}}}
+	for i := range d.levels {
+		r.Points = d.levels[i].appendFrom(r.Points, from)
+	}
+	r.Points = append(r.Points, d.known)
+	slices.SortFunc(r.Points, func(a, b Point) int { return cmp.Compare(a.Index, b.Index) })
+	r.Points = slices.CompactFunc(r.Points, func(a, b Point) bool { return a.Index == b.Index })
+	return r
+}
+
+// ring keeps the newest points whose index is a multiple of step.
+type ring struct {
+	step   uint64
+	points []Point
+	newest uint64 // index
+}
+
+func newRing(step uint64, n int) ring { return ring{step: step, points: make([]Point, n)} }
+
+func (r *ring) put(p Point) {
+	if p.Index%r.step != 0 || p.Index == 0 {
+		return
+	}
+	r.points[p.Index/r.step%uint64(len(r.points))] = p
+	r.newest = max(r.newest, p.Index)
+}
+
+// appendFrom appends the points behind an index and the newest one up to it.
+func (r *ring) appendFrom(to []Point, from uint64) []Point {
+	n := uint64(len(r.points))
+	for index := r.newest; index > 0 && r.newest-index < n*r.step; index -= r.step {
+		p := r.points[index/r.step%n]
+		if p.Index != index { // from before the store was opened there are gaps
+			continue
+		}
+		to = append(to, p)
+		if index <= from {
+			break
+		}
+	}
+	return to
+}
+
+// mix spreads all bits of x over the result.
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
+}
+
+// batch adds up what is written. Records are added, so their order within an entry does
+// not count.
+type batch struct {
+	engine.Batch
+	d      *Digest
+	seed   uint64 // of the entry
+	silent bool
+}
+
+// The kinds of writes.
+const (
+	opSet = iota + 1
+	opDelete
+	opDeleteRange
+)
+
+func (b *batch) Set(key, value []byte) {
+	b.Batch.Set(key, value)
+	switch engine.Bucket(key[0]) {
+	case engine.Lease, engine.Members:
+		value = nil // parts of these come from a member's own flags
+	}
+	b.add(opSet, key, value)
+}
+
+func (b *batch) Delete(key []byte) {
+	b.Batch.Delete(key)
+	b.add(opDelete, key, nil)
+}
+
+func (b *batch) DeleteRange(lower, upper []byte) {
+	b.Batch.DeleteRange(lower, upper)
+	b.add(opDeleteRange, lower, upper)
+}
+
+func (b *batch) add(op uint64, key, value []byte) {
+	if b.silent {
+		return
+	}
+	h := mix(mix(b.seed+op^xxhash.Sum64(key)) ^ bits.RotateLeft64(xxhash.Sum64(value), 32))
+	if engine.Bucket(key[0]) == engine.V2 {
+		b.d.sum.V2 += h
+	} else {
+		b.d.sum.State += h
+	}
+}
