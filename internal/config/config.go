@@ -153,7 +153,7 @@ func Default() *Config {
 			Membership: membership.Options{MaxLearners: 1},
 			Peers:      transport.Config{ReadTimeout: minRaftTimeout, WriteTimeout: minRaftTimeout},
 			Upkeep:     server.UpkeepOptions{DowngradeCheck: 5 * time.Second},
-			Checks:     server.IntegrityOptions{CompactionsInterval: time.Minute},
+			Checks:     server.IntegrityOptions{CompactionsInterval: time.Minute, Digests: time.Second},
 			State:      apply.Options{WarnApply: 100 * time.Millisecond},
 			Tokens:     auth.TokenOptions{Spec: "simple"},
 		},

@@ -88,11 +88,12 @@ func (o *opening) buildServices() {
 	o.Members = &Members{cfg: cfg, lg: lg, replica: r, Access: o.Access, cluster: o.cluster, leaders: leaders, peers: o.peers, tr: o.tr,
 		driver: o.driver, slow: o.slow, Versions: o.Versions, readyc: make(chan struct{})}
 	o.Integrity = &Integrity{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers}
+	o.Digests = &Digests{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers, Integrity: o.Integrity}
 	o.V2 = &V2{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers, tr: o.tr, passwords: o.passwords, v2Peers: newV2Peers()}
 	o.Stats = &Stats{cfg: cfg, replica: r, tr: o.tr}
-	o.sender = &sender{cfg: cfg, lg: lg, replica: r, tr: o.tr, driver: o.driver, installer: o.installer}
+	o.sender = &sender{cfg: cfg, lg: lg, replica: r, tr: o.tr, driver: o.driver, installer: o.installer, digests: o.Digests}
 	o.upkeep = &upkeep{cfg: cfg, lg: lg, replica: r, auth: o.auth, KV: o.KV}
-	o.Maintenance = &Maintenance{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, driver: o.driver, sender: o.sender, upkeep: o.upkeep, Versions: o.Versions}
+	o.Maintenance = &Maintenance{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, driver: o.driver, sender: o.sender, upkeep: o.upkeep, Versions: o.Versions, Digests: o.Digests}
 	o.upkeep.Maintenance = o.Maintenance
 }
 

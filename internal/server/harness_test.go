@@ -89,6 +89,7 @@ type cluster struct {
 	appliedMu sync.Mutex
 	applied   map[uint64]uint64
 	opened    func(*Member) // before a member starts, if set
+	diverges  bool          // a member writes other records than the others, as the test wants it
 }
 
 // newHistory is for a log that does not go on from the one before.
@@ -177,6 +178,7 @@ func (n *node) config() Config {
 		Timing:    Timing{Tick: 10 * time.Millisecond, ElectionTicks: 10, InitialTickAdvance: true, PreVote: true},
 		Tokens:    auth.TokenOptions{Spec: "simple"}, BcryptCost: 4, SnapshotCount: 10000, CatchUpEntries: 5000,
 		MaxRequestBytes: 1 << 20, Membership: membership.Options{MaxLearners: 1}, FS: n.fs, Clock: n.cluster.clk, Logger: testLogger,
+		Checks: IntegrityOptions{Digests: 50 * time.Millisecond},
 	}
 	if n.cluster.tune != nil {
 		n.cluster.tune(&cfg)
@@ -291,6 +293,11 @@ func (c *cluster) launch() {
 func (c *cluster) stop() {
 	var wg sync.WaitGroup
 	for _, n := range c.nodes {
+		if n.m != nil && !c.diverges {
+			for _, line := range n.m.Digests.errors() {
+				c.t.Errorf("%s: %s", n.name, line)
+			}
+		}
 		if n.m != nil {
 			wg.Go(func() { n.m.Stop() })
 		}

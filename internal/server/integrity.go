@@ -22,6 +22,7 @@ type IntegrityOptions struct {
 	Interval            time.Duration // the members' data; 0 is never
 	Compactions         bool          // also the hashes that are taken at compactions
 	CompactionsInterval time.Duration
+	Digests             time.Duration // what the members have written for the same entries; 0 is never
 }
 
 // Integrity compares this member's keys with those of the others.

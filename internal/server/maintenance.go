@@ -31,6 +31,7 @@ type Maintenance struct {
 	sender   *sender
 	upkeep   *upkeep
 	Versions *Versions
+	Digests  *Digests
 }
 
 // Alarm lists, raises or clears alarms; listing goes through the log as well.
@@ -69,6 +70,7 @@ func (u *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
 	for _, a := range mach.Alarms() {
 		s.Errors = append(s.Errors, fmt.Sprintf("memberID:%d alarm:%s", a.MemberID, a.Alarm))
 	}
+	s.Errors = append(s.Errors, u.Digests.errors()...)
 	return s, nil
 }
 

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/digest"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 	"quorate/internal/transport/peerapi"
@@ -49,6 +50,8 @@ func (p peerPort) PromoteMember(ctx context.Context, token string, id uint64) ([
 func (p peerPort) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
 	return p.m.Maintenance.HashKV(ctx, rev)
 }
+
+func (p peerPort) Digest(from uint64) digest.Report { return p.m.Digests.own(from) }
 
 func (p peerPort) DowngradeEnabled(ctx context.Context) (bool, error) {
 	return p.m.Versions.DowngradeEnabled(ctx)

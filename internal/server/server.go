@@ -54,6 +54,7 @@ type Member struct {
 	Versions    *Versions
 	Maintenance *Maintenance
 	Integrity   *Integrity
+	Digests     *Digests
 	V2          *V2
 	Stats       *Stats
 

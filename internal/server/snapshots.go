@@ -39,6 +39,7 @@ type sender struct {
 	tr        *transport.Transport
 	driver    *driver
 	installer *installer
+	digests   *Digests
 
 	snapshots atomic.Int64 // that are being sent to members
 }
@@ -85,7 +86,9 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 	var size int64 // set before written says so
 	go func() {
 		defer crash.Guard()
-		image, err := snapshot.Measure(s.replica.rootCtx, state, s.snapshotOptions())
+		o := s.snapshotOptions()
+		o.WithDigest = s.digests.Tells(msg.GetTo())
+		image, err := snapshot.Measure(s.replica.rootCtx, state, o)
 		if err == nil {
 			size = image.Size()
 			err = image.WriteTo(s.replica.rootCtx, s.progressOf(w, membership.FormatID(msg.GetTo()), image.Size()))

@@ -50,6 +50,9 @@ func (m *Member) background() []task.Task {
 		m.lg.Info("enabled corruption checking", m.replica.localID(), zap.Duration("interval", every))
 		tasks = append(tasks, task.Task{Name: "comparison of the members", Every: every, When: leads, Run: m.Integrity.watchHashes})
 	}
+	if every := m.cfg.Checks.Digests; every > 0 {
+		tasks = append(tasks, task.Task{Name: "comparison of digests", Every: every, Run: m.Digests.compare})
+	}
 	if every := m.cfg.Checks.CompactionsInterval; every > 0 && m.cfg.Checks.Compactions {
 		tasks = append(tasks, task.Task{Name: "comparison of compactions", Every: every, When: leads, Run: m.Integrity.checkCompactHashes})
 	}

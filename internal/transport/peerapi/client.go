@@ -44,6 +44,11 @@ func refused(err error) *statusError {
 
 // ask sends a request and returns header and body of a successful answer.
 func (c *Client) ask(ctx context.Context, method, url string, header http.Header, body []byte) (http.Header, []byte, error) {
+	return c.askFor(ctx, maxAnswer, method, url, header, body)
+}
+
+// askFor is ask for an answer of at most limit bytes.
+func (c *Client) askFor(ctx context.Context, limit int64, method, url string, header http.Header, body []byte) (http.Header, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, nil, fmt.Errorf("ask %s: %w", url, err)
@@ -56,12 +61,12 @@ func (c *Client) ask(ctx context.Context, method, url string, header http.Header
 		return nil, nil, err
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
 	if err != nil {
 		return nil, nil, fmt.Errorf("read answer of %s: %w", url, err)
 	}
-	if len(b) > maxAnswer {
-		return nil, nil, fmt.Errorf("answer of %s exceeds %d bytes", url, maxAnswer)
+	if int64(len(b)) > limit {
+		return nil, nil, fmt.Errorf("answer of %s exceeds %d bytes", url, limit)
 	}
 	if resp.StatusCode != http.StatusOK {
 		return nil, nil, &statusError{resp.StatusCode, strings.TrimSuffix(string(b), "\n")}

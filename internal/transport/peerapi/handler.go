@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/digest"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 )
@@ -27,6 +28,8 @@ type Backend interface {
 	// HashKV hashes this member's keys at a revision, 0 for the current. Its error goes
 	// to the caller as text.
 	HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error)
+	// Digest returns what this member has added up of the log behind an index.
+	Digest(from uint64) digest.Report
 	// DowngradeEnabled reports, after a linearizable read barrier, whether a
 	// downgrade is under way.
 	DowngradeEnabled(ctx context.Context) (bool, error)
@@ -50,6 +53,7 @@ func NewHandler(b Backend, o Options) http.Handler {
 	mux.HandleFunc(PathMembers, h.members)
 	mux.HandleFunc(pathPromote, h.promote)
 	mux.HandleFunc(pathHashKV, h.hashKV)
+	mux.HandleFunc(pathDigest, h.digest)
 	mux.HandleFunc(pathDowngrade, h.downgradeEnabled)
 	mux.Handle(PathVersion, VersionHandler(b.Versions))
 	mux.HandleFunc(pathLeases, h.leases)

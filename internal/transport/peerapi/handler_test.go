@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/build"
+	"quorate/internal/digest"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 )
@@ -41,6 +42,10 @@ func (m *member) HashKV(_ context.Context, rev int64) (mvcc.HashResult, error) {
 		return mvcc.HashResult{}, mvcc.ErrFutureRev
 	}
 	return mvcc.HashResult{CurrentRev: 5, Hash: 1084519789, CompactRev: -1, HashRev: rev}, m.hashErr
+}
+
+func (m *member) Digest(from uint64) digest.Report {
+	return digest.Report{Member: 1, Began: from, Points: []digest.Point{{Index: from}, {Index: from + 1, State: 2, V2: 3}}}
 }
 
 func (m *member) DowngradeEnabled(ctx context.Context) (bool, error) {
@@ -103,6 +108,10 @@ func TestPeer(t *testing.T) {
 			want: `{"header":{"revision":5},"hash":1084519789,"compact_revision":-1,"hash_revision":3}`},
 		{target: "/members/hashkv", body: `{"revision":3}`, send: "X-Etcd-Cluster-ID: 1", status: 412, want: "cluster ID mismatch\n"},
 		{target: "/members/hashkv", body: strings.Repeat(" ", maxRequest+1), status: 400, want: "error reading body\n"},
+		{target: "/members/digest?from=7", send: "X-Etcd-Cluster-ID: 1", status: 412, want: "cluster ID mismatch\n"},
+		{target: "/members/digest", status: 400, want: "from is not an index\n"},
+		{target: "/members/digest?from=-1", status: 400, want: "from is not an index\n"},
+		{method: "POST", target: "/members/digest?from=7", status: 405, want: "Method Not Allowed\n"},
 		{method: "POST", target: "/members/hashkv", status: 405, want: "Method Not Allowed\n"},
 		{target: "/downgrade/enabled", status: 200, want: "true", header: id},
 		{target: "/downgrade/enabled", status: 200, want: "true", header: "Content-Type: text/plain"},
@@ -168,4 +177,12 @@ func TestBothHalves(t *testing.T) {
 	m.hashErr = fmt.Errorf("hash: %w", mvcc.ErrCompacted)
 	_, err = c.HashKV(ctx, s.URL, id, 3)
 	check("hash of what is compacted", "", "", err, mvcc.ErrCompacted)
+	report, err := c.Digest(ctx, s.URL, id, 7)
+	check("digest", report, m.Digest(7), err, nil)
+	_, err = c.Digest(ctx, s.URL, id+1, 7)
+	check("digest of another cluster", "", "", err, ErrOtherCluster)
+	etcd := httptest.NewServer(http.NotFoundHandler())
+	defer etcd.Close()
+	_, err = c.Digest(ctx, etcd.URL, id, 7)
+	check("digest of a member without", "", "", err, ErrNoDigest)
 }

@@ -1,0 +1,54 @@
+package peerapi
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"strconv"
+
+	"quorate/internal/digest"
+	"quorate/internal/membership"
+)
+
+// pathDigest, with an index as the query "from" and the cluster in the header, answers GET
+// with a digest.Report. It is a path of ours: members of etcd answer 404.
+const pathDigest = "/members/digest"
+
+// ErrNoDigest says that a peer keeps no digest.
+var ErrNoDigest = errors.New("the peer keeps no digest")
+
+func (h *handlers) digest(w http.ResponseWriter, r *http.Request) {
+	if !allow(w, r, http.MethodGet) {
+		return
+	}
+	if id := r.Header.Get(HeaderCluster); id != "" && id != h.clusterID() {
+		http.Error(w, ErrOtherCluster.Error(), http.StatusPreconditionFailed)
+		return
+	}
+	from, err := strconv.ParseUint(r.URL.Query().Get("from"), 10, 64)
+	if err != nil {
+		http.Error(w, "from is not an index", http.StatusBadRequest)
+		return
+	}
+	report := h.b.Digest(from)
+	w.Header().Set(HeaderCluster, h.clusterID())
+	w.Header().Set("Content-Type", "application/octet-stream")
+	w.Write(report.Encode()) // a lost answer is asked for again
+}
+
+// Digest asks the member at url for what it has added up of the log behind an index.
+// Refusals are ErrNoDigest, ErrOtherCluster, and others by their text.
+func (c *Client) Digest(ctx context.Context, url string, clusterID, from uint64) (digest.Report, error) {
+	h := http.Header{}
+	h.Set(HeaderCluster, membership.FormatID(clusterID))
+	_, b, err := c.askFor(ctx, digest.MaxReport, http.MethodGet, url+pathDigest+"?from="+strconv.FormatUint(from, 10), h, nil)
+	switch r := refused(err); {
+	case r != nil && r.status == http.StatusNotFound:
+		return digest.Report{}, ErrNoDigest
+	case r != nil && r.status == http.StatusPreconditionFailed:
+		return digest.Report{}, ErrOtherCluster
+	case err != nil:
+		return digest.Report{}, err
+	}
+	return digest.Decode(b)
+}
