@@ -13,13 +13,14 @@ ETCD35  := compat/bin/etcd35
 REALTOOLS := compat/bin/etcdctl37 compat/bin/etcdutl37
 ETCDCTL35 := compat/bin/etcdctl35
 PROMETHEUS := compat/bin/prometheus compat/bin/promtool
+APISERVER := compat/bin/kube-apiserver
 
-.PHONY: help build run test check unit race sim crash mutants fuzz auth-test cluster-test failure-test setup-test handbook secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring tools compat bench bench-groups bench-millions release release-test clean
+.PHONY: help build run test check unit race sim crash mutants fuzz auth-test cluster-test failure-test setup-test handbook secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring kubernetes tools compat bench bench-groups bench-millions release release-test clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
 	@echo 'make run           start a three-member cluster on loopback and stay up until Ctrl-C'
-	@echo 'make test          all of the lanes below but bench, mutants, release-test, mixed-long and monitoring, which take long'
+	@echo 'make test          all of the lanes below but bench, mutants, release-test, mixed-long, monitoring and kubernetes, which take long'
 	@echo 'make check         gofmt, vet, staticcheck, functions that nothing reaches, rules on the structure of the code'
 	@echo 'make unit          package tests'
 	@echo 'make race          concurrent packages under the race detector'
@@ -39,6 +40,7 @@ help:
 	@echo 'make mixed-long    the same with 3.5, with five members, and through all versions: some minutes'
 	@echo 'make observe       metrics and HTTP pages of us and real etcd 3.7.3, compared'
 	@echo 'make monitoring    alerts and dashboard before a real Prometheus (built once, some minutes): tests of the rules, every series there, alerts fire'
+	@echo 'make kubernetes    a real kube-apiserver (built once, some minutes) on members as kubeadm sets them up, under faults; its own storage tests; manifests; COMPARE=1 with real etcd as well'
 	@echo 'make tools         etcdctl 3.7, 3.5 and 3.4 against us, our etcdctl against real etcd: what they print, compared'
 	@echo 'make auth-test     users, roles and tokens in a cluster of ours and real members'
 	@echo 'make gateway       the API as JSON: answers of us and real etcd 3.7.3, compared'
@@ -136,6 +138,14 @@ monitoring: build $(PROMETHEUS)
 	cd compat && $(GO) test ./monitoring -count=1 -timeout 10m
 
 $(PROMETHEUS):
+	$(MAKE) -C compat bin/$(@F)
+
+kubernetes: build $(APISERVER) $(if $(COMPARE),$(ETCD37))
+	cd compat/kubernetes && $(GO) test -trimpath . -count=1 -timeout 30m $(if $(COMPARE),-v) -args $(if $(COMPARE),-compare)
+	cd compat/kubernetes/storage && ETCD_UNDER_TEST=$(CURDIR)/$(BIN)/etcd $(GO) test -trimpath -count=1 -timeout 20m \
+		$(addprefix k8s.io/apiserver/pkg/storage/,etcd3 cacher storagebackend/factory)
+
+$(APISERVER):
 	$(MAKE) -C compat bin/$(@F)
 
 auth-test: build $(ETCD37)

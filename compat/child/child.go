@@ -65,7 +65,7 @@ func Start(t testing.TB, c Config) *Process {
 	t.Cleanup(func() {
 		p.Kill()
 		if t.Failed() {
-			t.Logf("the output of process %d ends with:\n%s", p.cmd.Process.Pid, p.Tail(20))
+			t.Logf("the output of process %d ends with:\n%s", p.PID(), p.Tail(20))
 		}
 	})
 	return p
@@ -85,7 +85,7 @@ func withoutEtcd(env []string) []string {
 // Signal sends a signal; a process that has ended already gets none.
 func (p *Process) Signal(s syscall.Signal) {
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		panic(fmt.Sprintf("signal process %d: %v", p.cmd.Process.Pid, err))
+		panic(fmt.Sprintf("signal process %d: %v", p.PID(), err))
 	}
 }
 
@@ -94,6 +94,9 @@ func (p *Process) Kill() {
 	p.Signal(syscall.SIGKILL)
 	<-p.exited
 }
+
+// PID is the process id, also of a process that has ended.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
 
 // Exited is closed when the process has ended.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
@@ -116,7 +119,7 @@ func (p *Process) Wait(t testing.TB, limit time.Duration) int {
 	case <-p.exited:
 		return p.Code()
 	case <-time.After(limit):
-		t.Fatalf("process %d still runs after %s; its output:\n%s", p.cmd.Process.Pid, limit, p.Output())
+		t.Fatalf("process %d still runs after %s; its output:\n%s", p.PID(), limit, p.Output())
 		return -1
 	}
 }

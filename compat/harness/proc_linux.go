@@ -19,8 +19,11 @@ func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: s
 
 // CPU is the user plus system time of the process so far, in steps of 10 ms
 // (proc(5): fields 14 and 15 of /proc/PID/stat).
-func (m *Member) CPU() (time.Duration, error) {
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", m.Pid()))
+func (m *Member) CPU() (time.Duration, error) { return CPU(m.Pid()) }
+
+// CPU is the same of any process that runs.
+func CPU(pid int) (time.Duration, error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
 		return 0, fmt.Errorf("read CPU time: %w", err)
 	}
