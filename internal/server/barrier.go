@@ -21,6 +21,7 @@ type reader struct {
 	driver    *driver
 
 	reads *readindex.Batcher
+	alone *solo
 }
 
 // barrier waits until a read here sees every write that was acknowledged before
@@ -29,8 +30,22 @@ func (r *reader) barrier(ctx context.Context) error {
 	select {
 	case <-r.life.stop:
 		return rpctypes.ErrGRPCStopped
+	case <-r.life.failed:
+		return rpctypes.ErrGRPCStopped
 	default:
 	}
+	if r.alone.proved() {
+		return nil
+	}
+	err := r.round(ctx)
+	if err == nil {
+		r.alone.prove(ctx, r.driver.raftStatus, r.round)
+	}
+	return err
+}
+
+// round waits for a round of the core.
+func (r *reader) round(ctx context.Context) error {
 	round, first := r.reads.Join()
 	if first {
 		r.driver.event(func(in *replica.Input) { in.ReadWanted = true })

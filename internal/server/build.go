@@ -111,6 +111,7 @@ func (o *opening) buildDriver() {
 	d.cfg, d.lg, d.replica, d.cluster, d.tr, d.logw, d.sender = cfg, lg, r, o.cluster, o.tr, o.logw, o.sender
 	i.cfg, i.lg, i.replica, i.cluster, i.tr, i.driver, i.logw = cfg, lg, r, o.cluster, o.tr, d, o.logw
 	r.raftState.tr, r.proposer.Access, r.proposer.driver, r.reader.driver = o.tr, o.Access, d, d
+	r.reader.alone = &solo{cluster: o.cluster, state: r.raftState}
 }
 
 // buildCore makes the core and the pipeline behind it, at rest, and what is known of them.
