@@ -23,6 +23,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"quorate/internal/auth"
+	"quorate/internal/clock"
 )
 
 // again calls f until it succeeds or fails for a reason that stays.
@@ -449,5 +450,46 @@ func TestCertificateNamesUser(t *testing.T) {
 		if err := n.putAs(x.ctx, x.key); !errors.Is(err, x.want) {
 			t.Errorf("%s: got %v, want %v", x.what, err, x.want)
 		}
+	}
+}
+
+// hookedClock runs a function at each look at it.
+type hookedClock struct {
+	clock.Clock
+	hook func()
+}
+
+func (c hookedClock) Now() time.Time {
+	c.hook()
+	return c.Clock.Now()
+}
+
+// What was read by rights that are gone when the answer is made is not given out: it may
+// have been written behind the change, by somebody who relied on it.
+func TestRightsChangeDuringRead(t *testing.T) {
+	n := newCluster(t, 1, calm).nodes[0]
+	n.enableAuth()
+	user, root := n.login("u", "u"), n.login(auth.Root, auth.Root)
+	if _, err := n.m.KV.Put(root, &pb.PutRequest{Key: []byte("a"), Value: []byte("v")}, nil); err != nil {
+		t.Fatal(err)
+	}
+	cfg := *n.m.KV.cfg
+	kv := *n.m.KV
+	kv.cfg = &cfg
+	looks := 0
+	cfg.Clock = hookedClock{n.m.KV.cfg.Clock, func() {
+		if looks++; looks == 2 { // the read is done
+			_, err := n.m.Accounts.RoleRevokePermission(root, &pb.AuthRoleRevokePermissionRequest{Role: "u", Key: []byte("a"), RangeEnd: []byte("b")})
+			if err != nil {
+				t.Error(err)
+			}
+		}
+	}}
+	res, err := kv.Range(user, &pb.RangeRequest{Key: []byte("a"), Serializable: true})
+	if !errors.Is(err, auth.ErrAuthOldRevision) || res != nil {
+		t.Errorf("the answer is %+v, %v", res, err)
+	}
+	if looks < 2 {
+		t.Error("nothing was changed during the read: the test proves nothing")
 	}
 }
