@@ -577,3 +577,27 @@ func FuzzLoad(f *testing.F) {
 		_, _ = DecodeMembers(member)
 	})
 }
+
+// The last voter stays, whoever asks for its removal, also where learners would be left.
+func TestLastVoterStays(t *testing.T) {
+	c := New(Options{LocalID: 1, ClusterID: 9, ServerVersion: Version{3, 7, 3, ""}})
+	b := fakeEngine{}
+	for _, m := range []Member{{ID: 1, PeerURLs: []string{"http://a:1"}}, {ID: 2, PeerURLs: []string{"http://b:1"}}, {ID: 3, PeerURLs: []string{"http://c:1"}, IsLearner: true}} {
+		cc, err := AddChange(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Apply(b, cc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := c.Apply(b, RemoveChange(1)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Apply(b, RemoveChange(2)); !errors.Is(err, ErrLastVoter) || len(c.VoterIDs()) != 1 {
+		t.Errorf("%v, voters %v", err, c.VoterIDs())
+	}
+	if _, err := c.Apply(b, RemoveChange(3)); err != nil {
+		t.Errorf("a learner beside the last voter: %v", err)
+	}
+}
