@@ -178,7 +178,8 @@ func (c *client) propose(n *node, r *v2request.Request) {
 
 // submit proposes a write and notes what came of it.
 func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(proposal.Result) output) {
-	if n.props.Admit(p, c.w.time(), requestTimeout) != nil {
+	// Some have little patience, so that their time is over while nobody leads.
+	if n.props.Admit(p, c.w.time(), requestTimeout>>(c.n%4)) != nil {
 		c.pause()
 		return
 	}
