@@ -194,6 +194,9 @@ var (
 
 // says tells in a line what has failed.
 func says(out string) string {
+	if strings.Contains(out, "panic: test timed out") {
+		return "hangs"
+	}
 	var parts []string
 	if m := failedTest.FindAllStringSubmatch(out, -1); m != nil {
 		parts = append(parts, m[len(m)-1][1])
