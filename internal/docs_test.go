@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"unicode"
 )
 
 // The tests of this file keep the documents true: what they link to, and what
@@ -75,7 +76,7 @@ func anchors(text string) map[string]bool {
 			switch {
 			case r == ' ':
 				b.WriteByte('-')
-			case r == '-' || r == '_' || r > 127 || 'a' <= r && r <= 'z' || '0' <= r && r <= '9':
+			case r == '-' || r == '_' || r > 127 && (unicode.IsLetter(r) || unicode.IsNumber(r)) || 'a' <= r && r <= 'z' || '0' <= r && r <= '9':
 				b.WriteRune(r)
 			}
 		}

@@ -12,12 +12,15 @@ import (
 	"quorate/compat/child"
 )
 
-func TestSetUp(t *testing.T) { pages(t, "setup.md") }
+func TestAdvice(t *testing.T)    { pages(t, "tuning.md", "clients.md", "v2.md", "faq.md") }
+func TestFlags(t *testing.T)     { pages(t, "flags.md") }
+func TestOperating(t *testing.T) { pages(t, "operating.md") }
+func TestSetUp(t *testing.T)     { pages(t, "setup.md") }
 
 // pages runs pages, section by section, on machines of its own.
 func pages(t *testing.T, names ...string) {
 	t.Parallel()
-	if !child.Isolated(t, *required, "-etcd="+programs["etcd"], "-etcdctl="+programs["etcdctl"], "-etcdutl="+programs["etcdutl"], "-section="+*only, fmt.Sprintf("-record=%v", *record)) {
+	if !child.Isolated(t, *required, "-etcd="+programs["etcd"], "-etcdctl="+programs["etcdctl"], "-etcdutl="+programs["etcdutl"], "-section="+*only, fmt.Sprintf("-record=%v", *record), "-seeing="+seeing.String()) {
 		return
 	}
 	l := newLab(t, 4)

@@ -25,6 +25,7 @@ var (
 	required = flag.Bool("privileged", false, "fail, instead of leaving a test out, where this machine forbids namespaces")
 	record   = flag.Bool("record", false, "write what is printed into the pages where an output block is the line x")
 	only     = flag.String("section", "", "only the sections whose heading contains this")
+	seeing   = flag.Duration("seeing", limit, "how long to look for what a page shows")
 )
 
 var programs = map[string]string{} // paths of the binaries
@@ -130,6 +131,7 @@ func (h *host) install() {
 	}
 	for name, text := range map[string]string{
 		"systemctl": fmt.Sprintf(client, h.name, "systemctl"), "lab": fmt.Sprintf(client, h.name, "lab"),
+		"ssh": fmt.Sprintf(client, h.name, "ssh"), "scp": fmt.Sprintf(client, h.name, "scp"),
 		"journalctl": fmt.Sprintf(journalctl, h.name), "sudo": "#!/bin/bash\nexec \"$@\"\n",
 	} {
 		if err := os.WriteFile(filepath.Join(bin, name), []byte(text), 0o755); err != nil {
@@ -154,7 +156,8 @@ func (h *host) sh(script string) (string, error) {
 	defer cancel()
 	words := h.on("bash", "-e", "-c", "for f in /etc/profile.d/etcd.sh; do if test -f $f; then . $f; fi; done\n"+h.local(script))
 	cmd := exec.CommandContext(ctx, words[0], words[1:]...)
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
@@ -167,7 +170,6 @@ func (h *host) local(script string) string {
 // wipe makes the host a new one.
 func (h *host) wipe() {
 	h.t.Helper()
-	h.unit.kill(syscall.SIGKILL)
 	h.unit.procs = nil
 	for _, p := range places {
 		dir := filepath.Join(h.root, p[1])
@@ -208,14 +210,19 @@ func (l *lab) prepare(t *testing.T, state string) {
 	if state == "goes on" {
 		return
 	}
+	for _, h := range l.hosts {
+		h.unit.kill(syscall.SIGKILL)
+	}
+	for _, m := range l.mounts {
+		if err := run("umount", "--lazy", m); err != nil {
+			t.Error(err)
+		}
+	}
+	l.mounts = nil
 	for i, h := range l.hosts {
 		h.wipe()
 		l.machines.Plug(t, i+1)
 	}
-	for _, m := range l.mounts {
-		run("umount", "--lazy", m)
-	}
-	l.mounts = nil
 	switch state {
 	case "none":
 	case "running":
@@ -238,6 +245,19 @@ func (l *lab) prepare(t *testing.T, state string) {
 // stamps are the fields of log lines that no page shows.
 var stamps = regexp.MustCompile(`"(ts|caller)":"[^"]*",`)
 
+// show is what a page is to show of an output; if there may be more, each shape once.
+func show(out string, once bool) string {
+	var shown strings.Builder
+	seen := map[string]bool{}
+	for line := range strings.Lines(stamps.ReplaceAllString(out, "")) {
+		if !once || !seen[shape(line)] {
+			shown.WriteString(line)
+		}
+		seen[shape(line)] = true
+	}
+	return shown.String()
+}
+
 // step runs a step and compares what it prints.
 func (l *lab) step(t *testing.T, page string, s step) {
 	t.Helper()
@@ -258,12 +278,15 @@ func (l *lab) step(t *testing.T, page string, s step) {
 		if h == nil {
 			t.Fatalf("%s:%d: there is no host %q", page, s.line, name)
 		}
-		deadline := time.Now().Add(limit)
+		deadline := time.Now().Add(*seeing)
 		for {
 			begin := time.Now()
 			out, err := h.sh(s.script)
-			if *record && len(s.shows) == 1 && s.shows[0] == "x" && strings.TrimSpace(out) != "" {
-				l.recorded[s.shown] = stamps.ReplaceAllString(out, "")
+			if *record && len(s.shows) > 0 && s.shows[0] == "x" && strings.TrimSpace(out) != "" {
+				if s.kind == kindFail {
+					out = strings.Join(child.Reasons(out), "\n")
+				}
+				l.recorded[s.shown] = show(out, len(s.shows) > 1)
 				s.shows = nil
 			}
 			missing, more := compare(s.shows, out)

@@ -15,7 +15,7 @@ var volatile = []struct {
 	by   string
 }{
 	{regexp.MustCompile(`\d{4}[-/]\d\d[-/]\d\d[T ]\d\d:\d\d:\d\d[.\dZ+:-]*`), "TIME"},
-	{regexp.MustCompile(`\b[0-9a-f]{12,64}\b`), "ID"},
+	{regexp.MustCompile(`\b[0-9a-f]{8,64}\b`), "NUMBER"},
 	{regexp.MustCompile(`\b\d+\.\d+\.\d+\.\d+(:\d+)?\b`), "ADDRESS"},
 	{regexp.MustCompile(`\b\d+(\.\d+)?(ns|µs|ms|s|m\d+(\.\d+)?s)\b`), "DURATION"},
 	{regexp.MustCompile(`\b\d+(\.\d+)? ([kMG]?i?B)\b`), "SIZE"},

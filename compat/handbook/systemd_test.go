@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -48,10 +49,12 @@ func (u *unit) start(block bool) error {
 	if err != nil {
 		return err
 	}
-	line := keys["ExecStart"]
-	if len(line) != 1 {
-		return fmt.Errorf("%d lines of ExecStart", len(line))
+	if len(keys["ExecStart"]) != 1 {
+		return fmt.Errorf("%d lines of ExecStart", len(keys["ExecStart"]))
 	}
+	// Where the packages have it, and units of etcdutl expect it.
+	words := strings.Fields(keys["ExecStart"][0])
+	words[0] = strings.Replace(words[0], "/usr/bin/", "/usr/local/bin/", 1)
 	socket := "/run/notify-" + u.name
 	os.Remove(socket)
 	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
@@ -61,9 +64,9 @@ func (u *unit) start(block bool) error {
 	if err := os.Chmod(socket, 0o777); err != nil {
 		return err
 	}
-	args := u.on(strings.Fields(line[0])...)
+	args := u.on(words...)
 	if user := keys["User"]; len(user) == 1 && os.Geteuid() == 0 && os.Getenv("HANDBOOK_MAPPED") == "" {
-		args = u.on(append([]string{"setpriv", "--reuid=" + user[0], "--regid=" + user[0], "--clear-groups", "--pdeathsig=KILL", "--"}, strings.Fields(line[0])...)...)
+		args = u.on(append([]string{"setpriv", "--reuid=" + user[0], "--regid=" + user[0], "--clear-groups", "--pdeathsig=KILL", "--"}, words...)...)
 	}
 	p := child.Start(u.lab.t, child.Config{Program: args[0], Args: args[1:], Dir: filepath.Join(u.root, "process"),
 		Env: append([]string{"NOTIFY_SOCKET=" + socket}, keys["Environment"]...)})
@@ -210,6 +213,15 @@ func (u *unit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		out, err = u.systemctl(args)
 	case "/journalctl":
 		out = u.journal()
+	case "/ssh":
+		var to *host
+		if to, _, err = u.lab.remote(args[0] + ":"); err == nil {
+			if out, err = to.sh(strings.Join(args[1:], " ")); err != nil {
+				err = errors.New("") // ssh says nothing of its own
+			}
+		}
+	case "/scp":
+		err = u.scp(args)
 	case "/lab":
 		out, err = u.lab.do(u.host, args)
 	}
@@ -222,11 +234,46 @@ func (u *unit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write([]byte(out))
 }
 
+// remote is the host and the path, as this test has it, of root@ADDRESS:PATH.
+func (l *lab) remote(target string) (*host, string, error) {
+	address, path, ok := strings.Cut(strings.TrimPrefix(target, "root@"), ":")
+	for _, h := range l.hosts {
+		if ok && l.machines.IP(h.number) == address {
+			return h, h.inside(path), nil
+		}
+	}
+	return nil, "", fmt.Errorf("ssh: Could not resolve hostname %s", target)
+}
+
+// inside is where a path of the host is.
+func (h *host) inside(path string) string {
+	for _, p := range places {
+		if rest, ok := strings.CutPrefix(path, p[0]+"/"); ok {
+			return filepath.Join(h.root, p[1], rest)
+		}
+	}
+	return filepath.Join(h.root, "home", path)
+}
+
+// scp copies files of this host to another one.
+func (u *unit) scp(args []string) error {
+	args = slices.DeleteFunc(args, func(a string) bool { return a == "-p" })
+	_, target, err := u.lab.remote(args[len(args)-1])
+	if err != nil {
+		return err
+	}
+	words := []string{"-a"}
+	for _, a := range args[:len(args)-1] {
+		words = append(words, u.inside(a))
+	}
+	return run("cp", append(words, target)...)
+}
+
 // client is a program on a host that passes its arguments on to ServeHTTP.
 const client = `#!/bin/bash
 args=()
 for a; do args+=(--data-urlencode "a=$a"); done
-exec curl -sS --fail-with-body --unix-socket /run/%[1]s.sock "${args[@]}" --data-urlencode x= http://host/%[2]s
+exec curl -s --fail-with-body --unix-socket /run/%[1]s.sock "${args[@]}" --data-urlencode x= http://host/%[2]s
 `
 
 // journalctl knows -u, -o cat, -n N and --no-pager.
@@ -236,7 +283,7 @@ while test $# -gt 0; do
   case $1 in -u|-o) shift;; -n) n=$2; shift;; --no-pager) ;; *) echo "journalctl is not played here with $1"; exit 1;; esac
   shift
 done
-curl -sS --unix-socket /run/%[1]s.sock http://host/journalctl | tail -n $n
+curl -s --unix-socket /run/%[1]s.sock http://host/journalctl | tail -n $n
 `
 
 // do brings about what no command on the host can.
