@@ -27,7 +27,7 @@ var order = []string{
 	"legacy/v2auth",
 	"listen logging tracing certs suggest",
 	"server",
-	"datadir",
+	"datadir legacy/v2member",
 	"replica",
 	"proposal readindex raftnode autocompact",
 	"transport raftlog",

@@ -8,6 +8,7 @@ import (
 
 	"quorate/internal/httpapi"
 	"quorate/internal/legacy/v2http"
+	"quorate/internal/legacy/v2member"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/server"
@@ -15,7 +16,8 @@ import (
 
 // v2Edge fits the member to what v2http calls.
 type v2Edge struct {
-	*server.V2
+	*v2member.Service
+	*server.V2Passwords
 	*server.Stats
 	m *server.Member
 }
@@ -59,7 +61,7 @@ func (e v2Edge) checkV2(ctx context.Context) error {
 // serveV2 puts the v2 API onto the client's HTTP handler.
 func (p *process) serveV2(o *httpapi.Options) {
 	p.lg.Warn("--enable-v2 is deprecated: etcd 3.6 and later do not have the v2 API")
-	e := v2Edge{V2: p.member.V2, Stats: p.member.Stats, m: p.member}
+	e := v2Edge{Service: p.member.V2, V2Passwords: p.member.V2Passwords, Stats: p.member.Stats, m: p.member}
 	o.CheckV2 = e.checkV2
 	h := v2http.NewHandler(e, v2http.Options{Logger: p.lg, RequestTimeout: p.cfg.Member.RequestTimeout(), ClientCertAuth: p.cfg.ClientTLS.ClientCertAuth})
 	if o.Extra == nil {

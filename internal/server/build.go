@@ -9,6 +9,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/build"
+	"quorate/internal/legacy/v2member"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/password"
@@ -89,7 +90,9 @@ func (o *opening) buildServices() {
 		driver: o.driver, slow: o.slow, Versions: o.Versions, readyc: make(chan struct{})}
 	o.Integrity = &Integrity{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers}
 	o.Digests = &Digests{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers, Integrity: o.Integrity}
-	o.V2 = &V2{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, peers: o.peers, tr: o.tr, passwords: o.passwords, v2Peers: newV2Peers()}
+	o.V2 = v2member.New(v2Host{replica: r, peers: o.peers, tr: o.tr},
+		v2member.Options{Cluster: o.cluster, RequestTimeout: cfg.requestTimeout(), Clock: cfg.Clock, Logger: lg})
+	o.V2Passwords = &V2Passwords{passwords: o.passwords}
 	o.Stats = &Stats{cfg: cfg, replica: r, tr: o.tr}
 	o.sender = &sender{cfg: cfg, lg: lg, replica: r, tr: o.tr, driver: o.driver, installer: o.installer, digests: o.Digests}
 	o.upkeep = &upkeep{cfg: cfg, lg: lg, replica: r, auth: o.auth, KV: o.KV}

@@ -16,6 +16,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/clock"
 	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 )
@@ -160,10 +161,10 @@ func (s *proposer) admit(p *proposal.Pending) error {
 	default:
 	}
 	if p.V2 != nil {
-		if len(p.Data) > maxV2Request {
+		if len(p.Data) > v2request.MaxBytes {
 			return rpctypes.ErrGRPCRequestTooLarge
 		}
-		if (s.disks.diskFull.Load() || s.disks.storeFull.Load()) && p.V2.Method != v2Sync {
+		if (s.disks.diskFull.Load() || s.disks.storeFull.Load()) && p.V2.Method != v2request.Sync {
 			return rpctypes.ErrGRPCNoSpace
 		}
 	} else if len(p.Data) > s.cfg.MaxRequestBytes {

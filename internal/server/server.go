@@ -21,6 +21,7 @@ import (
 
 	"quorate/internal/auth"
 	"quorate/internal/lease"
+	"quorate/internal/legacy/v2member"
 	"quorate/internal/membership"
 	"quorate/internal/password"
 	"quorate/internal/raftlog"
@@ -55,7 +56,8 @@ type Member struct {
 	Maintenance *Maintenance
 	Integrity   *Integrity
 	Digests     *Digests
-	V2          *V2
+	V2          *v2member.Service
+	V2Passwords *V2Passwords
 	Stats       *Stats
 
 	cfg     *Config

@@ -11,6 +11,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/enginetest"
+	"quorate/internal/legacy/v2member"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
@@ -24,7 +25,7 @@ func (n *node) v2do(r v2request.Request) *v2store.Event {
 		if err == nil {
 			return ev
 		}
-		if !retried(err) && !errors.Is(err, errV2Unknown) {
+		if !retried(err) && !errors.Is(err, v2member.ErrUnknown) {
 			n.t.Fatalf("%s %s on %s: %v", r.Method, r.Path, n.name, err)
 		}
 		if n.m.replica.pause(background(n.t), 10*time.Millisecond) != nil {
@@ -73,8 +74,8 @@ func v2Event(t *testing.T, w *v2store.Watcher) *v2store.Event {
 func TestV2(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
-	eventually(t, "the cluster has a version", func() bool { return n.m.Versions.Capable() && n.m.V2.v2().Index() >= 3 })
-	if got := n.m.V2.v2().Index(); got != 3 {
+	eventually(t, "the cluster has a version", func() bool { return n.m.Versions.Capable() && n.m.replica.mach().V2().Index() >= 3 })
+	if got := n.m.replica.mach().V2().Index(); got != 3 {
 		t.Errorf("a new member begins at %d, want 3: it was added, has a name, and the cluster a version", got)
 	}
 	w, err := n.m.V2.V2Watch("/1/dir", true, true, 0)
@@ -97,7 +98,7 @@ func TestV2(t *testing.T) {
 	if !errors.As(err, &refused) || refused.Code != v2store.CodeCompareFailed || refused.Index != 4 {
 		t.Errorf("got %v, want a failed comparison", err)
 	}
-	if _, err := n.m.V2.V2Do(ctx, &v2request.Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, maxV2Request))}); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
+	if _, err := n.m.V2.V2Do(ctx, &v2request.Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, v2request.MaxBytes))}); !errors.Is(err, rpctypes.ErrGRPCRequestTooLarge) {
 		t.Errorf("a request of more than the bound: %v", err)
 	}
 	if ev := n.v2do(v2request.Request{Method: "PUT", Path: "/1/big", Val: string(make([]byte, 2<<20))}); len(*ev.Node.Value) != 2<<20 {
@@ -106,7 +107,7 @@ func TestV2(t *testing.T) {
 	if ev := n.v2do(v2request.Request{Method: "DELETE", Path: "/1/big"}); ev.Action != v2store.Delete {
 		t.Errorf("got %+v", ev)
 	}
-	before := n.m.V2.v2().Index()
+	before := n.m.replica.mach().V2().Index()
 	n.stop()
 	if e, ok := <-w.Events(); ok {
 		t.Errorf("after the stop the watcher got %+v", e)
@@ -120,7 +121,7 @@ func TestV2(t *testing.T) {
 	n.mustStart()
 	n.ready()
 	// Telling its name again is a step, and it may do so more than once.
-	if got := n.m.V2.v2().Index(); n.v2get("dir/a") != "one" || got <= before {
+	if got := n.m.replica.mach().V2().Index(); n.v2get("dir/a") != "one" || got <= before {
 		t.Errorf("after a restart: %q at %d, was one at %d", n.v2get("dir/a"), got, before)
 	}
 	if e := n.v2history(t, 4); e.Node.Key != "/1/dir/a" || e.PrevNode != nil {
@@ -229,38 +230,20 @@ func TestV2Cluster(t *testing.T) {
 	c.sameV2()
 }
 
-// What a member says about itself decides whether the others accept writes.
-func TestV2Peers(t *testing.T) {
+// A member that is down holds no writes of the others up, if it is known to keep them.
+func TestV2PeerDown(t *testing.T) {
 	c := newCluster(t, 3, calm)
 	n, x := c.nodes[0], c.nodes[1]
 	// A leader that one member does not answer in time begins with the lowest version.
 	eventually(t, "the cluster has the version of its members", func() bool { return !n.m.cluster.Version().Less(membership.FirstWithoutV2) })
 	n.v2set("a", "b")
-	peers := n.m.V2.v2Peers
-	p := peers.lookup(x.m.replica.id)
-	if p.keeps != v2Kept {
-		t.Fatalf("the other member counts as %v", p.keeps)
-	}
-	set := func(p v2Peer) {
-		peers.mu.Lock()
-		defer peers.mu.Unlock()
-		peers.known[x.m.replica.id] = p
-	}
 	x.stop() // down: what it was before holds
 	c.leader()
 	n.v2set("a", "c")
-	set(v2Peer{keeps: v2Dropped})
-	if err := n.m.V2.allowsV2(background(t)); !errors.Is(err, errV2Beside) {
-		t.Errorf("beside a member of 3.7: %v", err)
-	}
-	set(v2Peer{})
-	if err := n.m.V2.allowsV2(background(t)); !errors.Is(err, errV2Unknown) {
-		t.Errorf("beside a member that nobody has heard of: %v", err)
-	}
 	x.mustStart()
 	x.ready()
-	eventually(t, "it has been asked", func() bool { return n.m.V2.allowsV2(background(t)) == nil })
-	if got := n.m.V2.allowsV2(background(t)); got != nil {
-		t.Error(got)
+	n.v2set("a", "d")
+	if got := x.v2get("a"); got != "d" {
+		t.Errorf("the member that was down reads %q", got)
 	}
 }

@@ -24,6 +24,13 @@ import (
 // of today means the same.
 var ErrWrite = errors.New("command: the entry is a request to the tree of the v2 API")
 
+// Sync is the method that removes what has expired, which members propose themselves.
+const Sync = "SYNC"
+
+// MaxBytes bounds an entry. Forms of the API are up to 10 MiB long, and
+// --max-request-bytes is not about them.
+const MaxBytes = 11 << 20
+
 // fieldRequest holds, in an InternalRaftRequest up to 3.6, a v2 request, and in a v2 request the
 // method. Later versions do not use it.
 const fieldRequest protowire.Number = 2

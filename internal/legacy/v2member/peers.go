@@ -1,0 +1,125 @@
+package v2member
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/membership"
+)
+
+// Why a write of the v2 API is refused. The texts reach the client as the cause of
+// error 300.
+var (
+	ErrBeside = errors.New("etcdserver: the cluster has a member of etcd 3.6 or later, which keeps no data of the v2 API: " +
+		"replace it, or use the v3 API")
+	ErrUnknown = errors.New("etcdserver: a member of the cluster has not said yet whether it keeps data of the v2 API: start it, or remove it")
+)
+
+// keeping is what is known of a member: whether it keeps the data of the v2 API.
+type keeping int
+
+const (
+	unknown keeping = iota
+	kept            // one of ours, or of etcd before 3.6
+	dropped
+)
+
+// askAgain is how long a member that did not answer is not asked again.
+const askAgain = time.Second
+
+// peers remembers what the other members have said. A member is asked again when
+// the connection to it is a new one: it may have been started as another program.
+// While there is none, what it was before holds: otherwise one member that is down
+// would end the writes of all.
+type peers struct {
+	asking chan struct{} // capacity 1: one caller asks, the others wait for the answer
+	mu     sync.Mutex
+	known  map[uint64]peer
+}
+
+type peer struct {
+	keeps  keeping
+	since  time.Time // the beginning of the connection
+	failed time.Time // the last time that it did not answer
+}
+
+func newPeers() *peers {
+	return &peers{asking: make(chan struct{}, 1), known: map[uint64]peer{}}
+}
+
+func (p *peers) lookup(id uint64) peer {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.known[id]
+}
+
+// allows refuses writes of the v2 API in clusters where a member would not keep
+// them: what it leads or hands on would be without them. In a cluster whose version
+// is below 3.6 members that nobody has heard of are taken to be of that release.
+func (s *Service) allows(ctx context.Context) error {
+	v := s.o.Cluster.Version()
+	old := v.Less(membership.FirstWithoutV2)
+	var err error
+	for _, x := range s.o.Cluster.Members() {
+		if x.ID == s.host.MemberID() {
+			continue
+		}
+		keeps, aerr := s.keeps(ctx, x)
+		switch {
+		case aerr != nil:
+			return aerr
+		case keeps == dropped:
+			return ErrBeside
+		case keeps == unknown && !old && len(x.ClientURLs) > 0: // without them it has not started yet
+			err = ErrUnknown
+		}
+	}
+	return err
+}
+
+func (s *Service) keeps(ctx context.Context, x membership.Member) (keeping, error) {
+	current := func() (peer, time.Time, bool) {
+		p, since := s.peers.lookup(x.ID), s.host.ActiveSince(x.ID)
+		switch {
+		case p.keeps != unknown && (since.IsZero() || since.Equal(p.since)):
+			return p, since, true
+		case s.o.Clock.Now().Sub(p.failed) < askAgain:
+			return p, since, true
+		}
+		return p, since, false
+	}
+	if p, _, ok := current(); ok {
+		return p.keeps, nil
+	}
+	select {
+	case s.peers.asking <- struct{}{}:
+		defer func() { <-s.peers.asking }()
+	case <-ctx.Done():
+		return unknown, ctx.Err()
+	case <-s.host.Stopped():
+		return unknown, rpctypes.ErrGRPCStopped
+	}
+	p, since, ok := current()
+	if ok {
+		return p.keeps, nil
+	}
+	asked, err := s.host.Version(ctx, x.PeerURLs)
+	switch v, perr := membership.ParseVersion(asked.Server); {
+	case ctx.Err() != nil:
+		return unknown, ctx.Err() // it may well have answered a moment later
+	case err != nil || perr != nil:
+		p.failed = s.o.Clock.Now()
+	case asked.Quorate != "" || v.Less(membership.FirstWithoutV2):
+		p = peer{keeps: kept, since: since}
+	default:
+		p = peer{keeps: dropped, since: since}
+	}
+	s.peers.mu.Lock()
+	s.peers.known[x.ID] = p // as many as there have been members
+	s.peers.mu.Unlock()
+	return p.keeps, nil
+}
