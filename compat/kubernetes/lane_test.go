@@ -283,7 +283,7 @@ func (j *journey) report() {
 		if err := w.failed(); err != nil {
 			j.Error(err)
 		}
-		if j.relists > 0 { // the store's own watches have none
+		if j.relists > 0 && w != j.events { // they come from the watch cache, and there is none of events
 			w.bookmarked()
 		}
 	}
