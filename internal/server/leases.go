@@ -33,11 +33,9 @@ type Leases struct {
 }
 
 const (
-	expiryInterval = 500 * time.Millisecond
-	expiryBatch    = 500 // leases per interval
-	expiryWorkers  = 16  // revokes proposed at a time
-	forwardPause   = 50 * time.Millisecond
-	applyPoll      = 5 * time.Millisecond
+	expiryWorkers = 16 // revokes proposed at a time
+	forwardPause  = 50 * time.Millisecond
+	applyPoll     = 5 * time.Millisecond
 )
 
 // LeaseGrant grants a lease, choosing an id if the request has none.
@@ -124,7 +122,7 @@ func (s *Leases) RenewLease(ctx context.Context, id int64) (int64, error) {
 				return 0, rpctypes.ErrGRPCStopped
 			}
 		case r.Reset:
-			if err := s.checkpoint(ctx, []lease.Checkpoint{{ID: id}}); err != nil {
+			if err := s.record(ctx, lease.Record(lease.Checkpoint{ID: id})); err != nil {
 				return 0, err
 			}
 		default:
@@ -240,7 +238,8 @@ func (s *Leases) expireLeases(ctx context.Context) {
 	if s.replica.sureToLead(ctx) != nil {
 		return
 	}
-	for _, id := range s.lessor.Expired(s.cfg.Clock.Now(), expiryBatch) {
+	expired, record := s.lessor.Due(s.cfg.Clock.Now())
+	for _, id := range expired {
 		select {
 		case s.revoking <- struct{}{}:
 		case <-ctx.Done():
@@ -251,15 +250,15 @@ func (s *Leases) expireLeases(ctx context.Context) {
 			s.revokeExpired(id)
 		})
 	}
-	if due := s.lessor.CheckpointsDue(s.cfg.Clock.Now()); len(due) > 0 {
-		if err := s.checkpoint(ctx, due); err != nil && !ended(err) {
-			s.lg.Warn("failed to record the remaining TTL of leases", zap.Int("leases", len(due)), zap.Error(err))
+	if record != nil {
+		if err := s.record(ctx, record); err != nil && !ended(err) {
+			s.lg.Warn("failed to record the remaining TTL of leases", zap.Int("leases", len(record.LeaseCheckpoint.Checkpoints)), zap.Error(err))
 		}
 	}
 }
 
 func (s *Leases) revokeExpired(id int64) {
-	_, err := s.replica.propose(asRoot(s.replica.rootCtx), &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
+	_, err := s.replica.propose(asRoot(s.replica.rootCtx), lease.RevokeOf(id))
 	switch {
 	case err == nil:
 		metrics.DebuggingServerLeaseExpiredTotal.Inc()
@@ -269,11 +268,7 @@ func (s *Leases) revokeExpired(id int64) {
 	}
 }
 
-func (s *Leases) checkpoint(ctx context.Context, due []lease.Checkpoint) error {
-	req := &pb.LeaseCheckpointRequest{}
-	for _, c := range due {
-		req.Checkpoints = append(req.Checkpoints, &pb.LeaseCheckpoint{ID: c.ID, Remaining_TTL: c.Remaining})
-	}
-	_, err := s.replica.propose(ctx, &pb.InternalRaftRequest{LeaseCheckpoint: req})
+func (s *Leases) record(ctx context.Context, req *pb.InternalRaftRequest) error {
+	_, err := s.replica.propose(ctx, req)
 	return err
 }

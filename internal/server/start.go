@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/autocompact"
+	"quorate/internal/lease"
 	"quorate/internal/legacy/v2member"
 	"quorate/internal/task"
 )
@@ -27,7 +28,7 @@ func (m *Member) background() []task.Task {
 	leads := m.replica.isLeader
 	tasks := []task.Task{
 		{Name: "watches", Run: m.hub.Run},
-		{Name: "expired leases", Every: expiryInterval, When: m.lessor.IsPrimary, Run: m.Leases.expireLeases},
+		{Name: "expired leases", Every: lease.ExpiryInterval, When: m.lessor.IsPrimary, Run: m.Leases.expireLeases},
 		{Name: "expired keys of the v2 API", Every: v2member.ExpireInterval, When: leads, Run: m.V2.Expire},
 		{Name: "truncation of the raft log", Trigger: m.logw.truncate, Run: m.logw.truncateLog},
 		{Name: "size of the store", Every: time.Second, AtOnce: true, Run: m.upkeep.watchSize},

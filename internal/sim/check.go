@@ -77,6 +77,11 @@ type Result struct {
 	Refused           int            // writes of a log that found no room
 	Never             int            // writes of clients that ended as ones that surely do not happen
 	Did               map[string]int // changes by their name
+	// Answered are the requests of workers that were answered, by kind; Compared, the
+	// answers that members have compared with the model; Expired and Renewed, leases;
+	// CompactedReads, reads that came too late.
+	Answered                                   map[string]int
+	Compared, Expired, Renewed, CompactedReads int
 }
 
 // Run lets members and clients live through a hostile world for d of simulated
@@ -94,6 +99,12 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	for _, c := range w.clients {
 		c.pause()
 	}
+	for _, c := range w.workers {
+		c.pause()
+	}
+	for _, c := range w.watchers {
+		c.again()
+	}
 	w.unleash()
 	w.run(d)
 	w.heal()
@@ -101,15 +112,25 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	for _, c := range w.clients {
 		c.stopped = true
 	}
+	for _, c := range w.workers {
+		c.stopped = true
+	}
+	for _, c := range w.watchers {
+		c.stopped = true
+	}
 	w.run(2 * requestTimeout)
 	w.checkMembers()
+	w.checkLeasesEnd()
+	w.checkMembers()
+	w.checkWatches()
 	w.checkHistory()
 	return w.result(), w.err
 }
 
 // result counts what the run has met.
 func (w *World) result() Result {
-	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Refused: w.refused, Never: w.never, Did: w.changes}
+	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Refused: w.refused, Never: w.never, Did: w.changes,
+		Answered: w.did, Compared: w.compared, Expired: w.leases.expired, Renewed: w.leases.renewed, CompactedReads: w.compactedReads}
 	for _, n := range w.changes {
 		res.Changes += n
 	}
@@ -145,6 +166,8 @@ func (w *World) populate(members, clients int) error {
 	}
 	for i := range clients {
 		w.clients = append(w.clients, &client{w: w, id: i, keys: 4})
+		w.workers = append(w.workers, &worker{w: w, id: i})
+		w.watchers = append(w.watchers, &watcher{w: w, id: i})
 	}
 	return nil
 }
@@ -200,6 +223,7 @@ func (w *World) checkMembers() {
 			w.fail("hash of member %d: %w", n.index, err)
 			return
 		}
+		w.checkModel(n)
 		w.log("hash %d %08x rev=%d", n.index, h.Hash, h.HashRev)
 		if i == 0 {
 			want = h.Hash

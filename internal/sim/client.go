@@ -10,6 +10,7 @@ import (
 
 	"github.com/anishathalye/porcupine"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/command"
@@ -187,9 +188,12 @@ func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(pro
 	n.wait(func() bool {
 		select {
 		case res := <-p.Done():
-			if errors.Is(res.Err, context.DeadlineExceeded) {
+			switch {
+			case errors.Is(res.Err, context.DeadlineExceeded):
 				c.never(in, start)
-			} else {
+			case errors.Is(res.Err, rpctypes.ErrGRPCNoSpace) && c.w.quota == 0:
+				c.pause() // refused because of an alarm: it has changed nothing
+			default:
 				c.done(in, start, outcome(res))
 			}
 			return true

@@ -70,6 +70,7 @@ type node struct {
 	received   uint64        // transfers of snapshots that have begun
 	applyBu    bool
 	leaving    bool
+	drift      float64       // of its clock
 	waiting    []func() bool // what clients wait for; true when over
 }
 
@@ -124,6 +125,8 @@ func (n *node) start() {
 		n.step(in)
 	})
 	n.every(func() time.Duration { return n.w.between(400*time.Millisecond, 600*time.Millisecond) }, n.expireV2)
+	n.every(func() time.Duration { return n.w.between(lease.ExpiryInterval*4/5, lease.ExpiryInterval*6/5) }, n.keepLeases)
+	n.every(func() time.Duration { return n.w.between(time.Millisecond, 100*time.Millisecond) }, n.catchUp)
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
 		if err := n.machine.Engine().Flush(context.Background()); err != nil {
 			n.w.fail("flush member %d: %w", n.index, err)
@@ -166,11 +169,12 @@ func (n *node) open() (err error) {
 		return errors.Join(err, eng.Close())
 	}
 	n.cluster = membership.New(membership.Options{LocalID: n.id, ClusterID: n.clusterID, ServerVersion: serverVersion})
-	n.lessor = lease.New(2, lease.Options{})
+	n.lessor = lease.New(minTTL, lease.Options{Checkpoints: n.w.seed%2 == 1, CheckpointInterval: checkpointEvery})
+	n.drift = maxDrift * (2*n.w.rng.Float64() - 1)
 	if n.machine, err = n.openMachine(eng); err != nil {
 		return err
 	}
-	n.hub = watch.NewHub(apply.History{KV: n.machine.KV()}, simClock{n.w}, watch.Options{})
+	n.hub = watch.NewHub(apply.History{KV: n.machine.KV()}, simClock{n.w}, n.w.watchOptions())
 	n.home.RemoveRemains(n.dir)
 	n.accepted, n.sending, n.leaving = 0, 0, false
 	applied := n.machine.Applied()
@@ -218,7 +222,7 @@ func (n *node) later(d time.Duration, do func()) {
 
 func (n *node) openMachine(eng engine.Engine) (*apply.Machine, error) {
 	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: n.lessor,
-		Now: n.w.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true}})
+		Now: n.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true}})
 }
 
 // crash takes the power away and leaves what is on left.
@@ -230,6 +234,7 @@ func (n *node) crash(left *disk) {
 
 func (n *node) stop() {
 	n.down = true
+	n.hub.Close()
 	n.machine.Close()
 	n.log.Close() // frees its lock
 	n.props.Close(errCrashed)

@@ -44,7 +44,7 @@ func (n *node) door() *replica.Door {
 		TruncationDue: func() { n.later(w.between(0, truncateDelay), n.truncate) },
 		WriteTo:       n.log, Home: func() replica.Home { return n.home },
 		Exchange: n.exchange, Exchanged: n.exchanged,
-		Apply: n.applyEntries, Applied: n.applied, Now: w.time,
+		Apply: n.applyEntries, Applied: n.applied, Now: n.time,
 		AuthChanged: func() {}, MemberChanged: n.memberChanged, Reconfigured: func() {},
 		TermBegun: func() {}, NoSpace: func() {},
 	}
@@ -234,7 +234,12 @@ func (n *node) applyEntries(ents []apply.Entry) (apply.Outcome, error) {
 	for i := range ents {
 		n.noteApplied(&ents[i])
 	}
-	return n.machine.Apply(ents)
+	want := n.w.judge(ents)
+	out, err := n.machine.Apply(ents)
+	if err == nil {
+		n.compare(ents, want, &out)
+	}
+	return out, err
 }
 
 // applied looks at what a batch has done, before anybody hears of it.

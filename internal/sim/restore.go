@@ -44,6 +44,7 @@ func (w *World) restore(size int) error {
 	clear(w.entries)
 	clear(w.digests)
 	clear(w.gone)
+	w.forgetLog(newest.machine.Applied())
 	w.changing = 0
 	w.forgetV2()
 

@@ -21,6 +21,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"quorate/internal/digest"
 )
 
@@ -104,6 +106,21 @@ type World struct {
 	gone     map[uint64]uint64       // index at which a member was known to be removed
 	changing int                     // changes of the membership that are under way
 	strict   bool                    // the check of changes is
+
+	// The workers, and what they are compared with.
+	workers     []*worker
+	watchers    []*watcher
+	without     map[string]bool // kinds of requests that are not made
+	model       *model
+	answers     map[uint64]*answer // what an entry has to be answered with, by index
+	appliedHere map[*pb.InternalRaftRequest]uint64
+	leases      leaseRules
+	acked       uint64 // index of the newest entry that was acknowledged
+	compacted   int64  // newest compaction that was acknowledged
+	quota       int64
+	did         map[string]int // requests that were answered, by kind
+
+	compared, compactedReads int
 	// What the run has met, to tell whether it proves anything.
 	changes, torn map[string]int
 	installed     int
@@ -125,7 +142,9 @@ type traceHash struct {
 func newWorld(seed uint64, f Faults, out io.Writer) *World {
 	return &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
 		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
-		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, digests: map[uint64]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}}
+		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, digests: map[uint64]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{},
+		without: map[string]bool{}, model: newModel(), answers: map[uint64]*answer{}, appliedHere: map[*pb.InternalRaftRequest]uint64{},
+		leases: leaseRules{by: map[int64]*leaseRule{}}, did: map[string]int{}}
 }
 
 // log adds a line to the trace.

@@ -3,6 +3,7 @@ package sim
 import (
 	"bytes"
 	"flag"
+	"slices"
 	"strings"
 	"testing"
 	"testing/cryptotest"
@@ -45,6 +46,7 @@ func simulate(t *testing.T, seed uint64, run func(out *bytes.Buffer) (Result, er
 
 func TestSim(t *testing.T) {
 	var changes, installed, overtaken, beside, refused, never int
+	answered := map[string]int{}
 	for s := *seed; s < *seed+*seeds; s++ {
 		world := Hostile
 		world.SameIDs = s%3 == 0
@@ -54,6 +56,12 @@ func TestSim(t *testing.T) {
 		}
 		changes, installed = changes+first.Changes, installed+first.Installed
 		overtaken, beside, refused, never = overtaken+first.Overtaken, beside+first.Beside, refused+first.Refused, never+first.Never
+		for kind, n := range first.Answered {
+			answered[kind] += n
+		}
+		answered["compared answer"] += first.Compared
+		answered["expired lease"] += first.Expired
+		answered["read of what is compacted"] += first.CompactedReads
 		if s < *seed+3 {
 			if again := run(t, s, world); again.Trace != first.Trace {
 				t.Fatalf("seed %d gave two traces: %+v and %+v", s, first, again)
@@ -63,6 +71,13 @@ func TestSim(t *testing.T) {
 			s, first.Events, first.Acked, first.Changes, first.Installed, first.Trace)
 	}
 	t.Logf("steps in which the power went: %v", tornSteps)
+	t.Logf("of the workers and watchers: %v", answered)
+	for _, kind := range slices.Concat(allKinds, []string{"forwarded keepalive", "checkpoint", "reset of a checkpoint", "compared answer", "expired lease",
+		"read of what is compacted", "event", "fragment", "bookmark", "resumed watch", "canceled watch"}) {
+		if *seeds >= 3 && answered[kind] == 0 {
+			t.Errorf("no %s: the runs prove nothing about that", kind)
+		}
+	}
 	if changes == 0 || installed == 0 {
 		t.Errorf("%d changes of the membership and %d installed snapshots: the runs prove nothing about them", changes, installed)
 	}

@@ -1,0 +1,223 @@
+package sim
+
+import (
+	"slices"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/lease"
+	"quorate/internal/proposal"
+	"quorate/internal/replica"
+)
+
+const (
+	minTTL = 2 // seconds
+	// maxDrift is by how much the clock of a member may be too fast or too slow.
+	maxDrift = 0.02
+	// checkpointEvery is shorter than most TTLs.
+	checkpointEvery = 2 * time.Second
+)
+
+// leaseRules is what clients may expect of leases.
+type leaseRules struct {
+	order   []int64 // as they were asked for
+	by      map[int64]*leaseRule
+	expired int // by the leader
+	renewed int
+	asked   int // for what is left
+}
+
+type leaseRule struct {
+	ttl time.Duration
+	// safe is until when it must live: its TTL from the grant or the last keepalive that
+	// was acknowledged, counted from when that was asked for, by the fastest clock.
+	safe     time.Duration
+	byClient bool // somebody has asked for its end
+	renewals int  // made by leaders
+	seen     struct {
+		term     uint64
+		at       time.Duration
+		left     int64
+		renewals int
+	}
+}
+
+func (r *leaseRules) grant(w *World, id, ttl int64) {
+	x := &leaseRule{ttl: time.Duration(ttl) * time.Second}
+	x.safe = w.now + x.least()
+	r.order = append(r.order, id)
+	r.by[id] = x
+}
+
+// least is how long the fastest clock needs for the TTL.
+func (x *leaseRule) least() time.Duration { return time.Duration(float64(x.ttl) * (1 - maxDrift)) }
+
+func (r *leaseRules) revoke(id int64) {
+	if x := r.by[id]; x != nil {
+		x.byClient = true
+	}
+}
+
+// applied judges the end of a lease when the first member applies it.
+func (r *leaseRules) applied(w *World, req *pb.InternalRaftRequest) {
+	if req.LeaseRevoke == nil {
+		return
+	}
+	id := req.LeaseRevoke.ID
+	_, there := w.model.leases[id]
+	x := r.by[id]
+	if !there || x == nil || x.byClient {
+		return
+	}
+	r.expired++
+	if w.now < x.safe {
+		w.fail("lease %x with a TTL of %v ends %v too early", id, x.ttl, x.safe-w.now)
+	}
+}
+
+// time is what the clock of the member shows.
+func (n *node) time() time.Time { return n.w.time().Add(time.Duration(float64(n.w.now) * n.drift)) }
+
+func (n *node) leads() bool { return n.core().Node().State().Lead == n.id }
+
+// keepLeases does, as a leader, what production does with leases now and then.
+func (n *node) keepLeases() {
+	if !n.leads() {
+		return
+	}
+	expired, record := n.lessor.Due(n.time())
+	for _, id := range expired {
+		n.w.log("expire %x at %d", id, n.index)
+		n.proposeOwn(lease.RevokeOf(id))
+	}
+	if record != nil {
+		n.w.log("record %d leases at %d", len(record.LeaseCheckpoint.Checkpoints), n.index)
+		n.proposeOwn(record)
+		n.w.did["checkpoint"]++
+	}
+}
+
+// proposeOwn proposes what the member itself wants; the answer comes on the channel.
+func (n *node) proposeOwn(r *pb.InternalRaftRequest) *proposal.Pending {
+	p, err := n.pending(r)
+	if err != nil {
+		n.w.fail("encode %v: %w", r, err)
+		return nil
+	}
+	if n.props.Admit(p, n.w.time(), requestTimeout) != nil {
+		return nil
+	}
+	n.step(replica.Input{Propose: []*proposal.Pending{p}})
+	return p
+}
+
+// keepAlive renews a lease, at the leader or by way of a follower.
+func (c *worker) keepAlive(id int64) {
+	w := c.w
+	x := w.leases.by[id]
+	via := w.nodes[w.rng.IntN(len(w.nodes))]
+	if x == nil || via.down || !via.joined() {
+		c.pause()
+		return
+	}
+	asked := w.now
+	acked := func() {
+		w.did["keepalive"]++
+		w.leases.renewed++
+		w.log("worker %d keepalive %x", c.id, id)
+		x.safe = max(x.safe, asked+x.least())
+	}
+	if via.leads() {
+		via.renew(id, x, acked)
+	} else if to := w.byID[via.core().Node().State().Lead]; to != nil {
+		w.did["forwarded keepalive"]++
+		w.after(w.between(w.faults.MinDelay, w.faults.MaxDelay), func() {
+			if to.down || w.cut[[2]int{via.index, to.index}] || !to.leads() {
+				return
+			}
+			to.renew(id, x, func() {
+				w.after(w.between(w.faults.MinDelay, w.faults.MaxDelay), func() {
+					if !via.down && !w.cut[[2]int{to.index, via.index}] {
+						acked()
+					}
+				})
+			})
+		})
+	}
+	c.pause() // it does not wait for the answer
+}
+
+// renew is one renewal at the leader: with a checkpoint in the way that is taken back
+// first.
+func (n *node) renew(id int64, x *leaseRule, done func()) {
+	if n.lessor.Exists(id) {
+		n.checkTimeToLive(id, x)
+	}
+	r, err := n.lessor.Renew(n.time(), id)
+	switch {
+	case err != nil, r.Wait != nil:
+	case r.Reset:
+		n.w.did["reset of a checkpoint"]++
+		p := n.proposeOwn(lease.Record(lease.Checkpoint{ID: id}))
+		if p == nil || n.down {
+			return
+		}
+		n.wait(func() bool {
+			select {
+			case res := <-p.Done():
+				if res.Err == nil && !n.down && n.leads() {
+					n.later(0, func() { n.renew(id, x, done) })
+				}
+				return true
+			default:
+				return false
+			}
+		})
+	default:
+		x.renewals++
+		done()
+	}
+}
+
+// checkTimeToLive asks a leader what is left: in a term it only becomes less, unless the
+// lease is renewed.
+func (n *node) checkTimeToLive(id int64, x *leaseRule) {
+	st, err := n.lessor.TimeToLive(n.time(), id, true)
+	if err != nil {
+		return
+	}
+	w, term := n.w, n.core().Node().State().Term
+	w.leases.asked++
+	if limit := int64((x.ttl + electionTicks*tick) / time.Second); st.TTL > limit || st.GrantedTTL != int64(x.ttl/time.Second) {
+		w.fail("%d s of %d s are left of lease %x with a TTL of %v", st.TTL, st.GrantedTTL, id, x.ttl)
+	}
+	if s := &x.seen; s.term == term && s.renewals == x.renewals {
+		if most := s.left - int64((w.now-s.at)/time.Second) + 1; st.TTL > most {
+			w.fail("%d s are left of lease %x, %v ago it were %d s, and nobody has renewed it", st.TTL, id, w.now-s.at, s.left)
+		}
+	}
+	x.seen.term, x.seen.at, x.seen.left, x.seen.renewals = term, w.now, st.TTL, x.renewals
+	if n.machine.Applied() == w.model.index {
+		var keys [][]byte
+		for _, kv := range w.model.at(w.model.rev, "", "\x00") {
+			if kv.Lease == id {
+				keys = append(keys, kv.Key)
+			}
+		}
+		if !slices.EqualFunc(st.Keys, keys, slices.Equal) {
+			w.fail("the keys %q are on lease %x at member %d, the model says %q", st.Keys, id, n.index, keys)
+		}
+	}
+}
+
+// checkLeasesEnd waits until the leader has ended all leases.
+func (w *World) checkLeasesEnd() {
+	longest := 0 * time.Second
+	for _, id := range w.leases.order {
+		longest = max(longest, w.leases.by[id].ttl)
+	}
+	if !w.runUntil(2*longest+30*time.Second, func() bool { return len(w.model.leases) == 0 }) {
+		w.fail("%d leases have not ended although nobody renews them", len(w.model.leases))
+	}
+}

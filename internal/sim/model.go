@@ -1,0 +1,439 @@
+package sim
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+)
+
+// model is the store as one reads about it: a list of versions for each key, leases that
+// name their keys, alarms. It takes one request after the other, in the order of the log,
+// and forgets nothing, so it can also tell what a read at an old revision has to show.
+// It shares no code with the store.
+type model struct {
+	index     uint64 // of the last entry it has taken
+	rev       int64
+	compacted int64 // -1 for never
+	keys      map[string][]version
+	leases    map[int64]int64 // TTL by id
+	alarms    map[string]*pb.AlarmMember
+	events    []*mvccpb.Event // all there have been, in order
+	taken     []*pb.InternalRaftRequest
+
+	sub int64 // writes in the transaction under way
+}
+
+// version is what a key is from a revision on.
+type version struct {
+	kv   *mvccpb.KeyValue
+	gone bool
+}
+
+func newModel() *model {
+	return &model{rev: 1, compacted: -1, keys: map[string][]version{}, leases: map[int64]int64{}, alarms: map[string]*pb.AlarmMember{}}
+}
+
+// answer is what a request has to be answered with.
+type answer struct {
+	resp any
+	err  error
+}
+
+// take applies the next request of the log.
+func (m *model) take(r *pb.InternalRaftRequest) answer {
+	m.taken = append(m.taken, r)
+	if err := m.alarmed(r); err != nil {
+		return answer{err: err}
+	}
+	h := func() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: m.rev} }
+	switch {
+	case r.Put != nil, r.DeleteRange != nil, r.Txn != nil:
+		return m.write(r)
+	case r.Compaction != nil:
+		switch at := r.Compaction.Revision; {
+		case at <= m.compacted:
+			return answer{err: rpctypes.ErrGRPCCompacted}
+		case at > m.rev:
+			return answer{err: rpctypes.ErrGRPCFutureRev}
+		default:
+			m.compacted = at
+		}
+		return answer{resp: &pb.CompactionResponse{Header: h()}}
+	case r.LeaseGrant != nil:
+		id := r.LeaseGrant.ID
+		if _, there := m.leases[id]; there {
+			return answer{err: rpctypes.ErrGRPCLeaseExist}
+		}
+		m.leases[id] = max(r.LeaseGrant.TTL, minTTL)
+		return answer{resp: &pb.LeaseGrantResponse{ID: id, TTL: m.leases[id], Header: h()}}
+	case r.LeaseRevoke != nil:
+		return m.revoke(r.LeaseRevoke.ID)
+	case r.LeaseCheckpoint != nil:
+		return answer{resp: &pb.LeaseCheckpointResponse{Header: h()}}
+	case r.Alarm != nil:
+		return m.alarm(r.Alarm)
+	}
+	return answer{}
+}
+
+func (m *model) alarmed(r *pb.InternalRaftRequest) error {
+	full := slices.ContainsFunc(m.sortedAlarms(), func(a *pb.AlarmMember) bool { return a.Alarm == pb.AlarmType_NOSPACE })
+	if full && (r.Put != nil || r.LeaseGrant != nil || r.Txn != nil && puts(r.Txn)) {
+		return rpctypes.ErrGRPCNoSpace
+	}
+	return nil
+}
+
+// puts reports whether a transaction may put something.
+func puts(t *pb.TxnRequest) bool {
+	return slices.ContainsFunc(slices.Concat(t.Success, t.Failure), func(op *pb.RequestOp) bool {
+		return op.GetRequestPut() != nil || op.GetRequestTxn() != nil && puts(op.GetRequestTxn())
+	})
+}
+
+func (m *model) sortedAlarms() (all []*pb.AlarmMember) {
+	for _, a := range m.alarms {
+		all = append(all, a)
+	}
+	slices.SortFunc(all, func(a, b *pb.AlarmMember) int {
+		return cmp.Or(cmp.Compare(a.MemberID, b.MemberID), cmp.Compare(a.Alarm, b.Alarm))
+	})
+	return all
+}
+
+func (m *model) alarm(r *pb.AlarmRequest) answer {
+	resp := &pb.AlarmResponse{Header: &pb.ResponseHeader{Revision: m.rev}}
+	name := fmt.Sprintf("%x %v", r.MemberID, r.Alarm)
+	switch r.Action {
+	case pb.AlarmRequest_GET:
+		resp.Alarms = m.sortedAlarms()
+	case pb.AlarmRequest_ACTIVATE:
+		m.alarms[name] = &pb.AlarmMember{MemberID: r.MemberID, Alarm: r.Alarm}
+		resp.Alarms = []*pb.AlarmMember{m.alarms[name]}
+	case pb.AlarmRequest_DEACTIVATE:
+		if a := m.alarms[name]; a != nil {
+			resp.Alarms = []*pb.AlarmMember{a}
+		}
+		delete(m.alarms, name)
+	}
+	return answer{resp: resp}
+}
+
+// revoke deletes a lease and its keys, in one revision.
+func (m *model) revoke(id int64) answer {
+	if _, there := m.leases[id]; !there {
+		return answer{err: rpctypes.ErrGRPCLeaseNotFound}
+	}
+	delete(m.leases, id)
+	m.sub = 0
+	for _, kv := range m.at(m.rev, "", "\x00") {
+		if kv.Lease == id {
+			m.delete(string(kv.Key))
+		}
+	}
+	m.end()
+	return answer{resp: &pb.LeaseRevokeResponse{Header: &pb.ResponseHeader{Revision: m.rev}}}
+}
+
+// write runs a put, a delete or a transaction. What is refused leaves nothing behind.
+func (m *model) write(r *pb.InternalRaftRequest) answer {
+	m.sub = 0
+	var (
+		resp any
+		err  error
+	)
+	switch {
+	case r.Put != nil:
+		if err = m.mayPut(r.Put); err == nil {
+			resp = m.put(r.Put)
+		}
+	case r.DeleteRange != nil:
+		resp = m.deleteRange(r.DeleteRange)
+	default:
+		if err = m.mayRun(r.Txn); err == nil {
+			// All compares see the state before the transaction.
+			decisions := m.decide(r.Txn, nil)
+			t, _ := m.run(r.Txn, decisions)
+			m.end()
+			t.Header = &pb.ResponseHeader{Revision: m.rev}
+			return answer{resp: t}
+		}
+	}
+	m.end()
+	return answer{resp, err}
+}
+
+// now is the revision that the transaction under way reads.
+func (m *model) now() int64 {
+	if m.sub > 0 {
+		return m.rev + 1
+	}
+	return m.rev
+}
+
+func (m *model) end() {
+	m.rev = m.now()
+	m.sub = 0
+}
+
+func (m *model) mayPut(r *pb.PutRequest) error {
+	if _, there := m.leases[r.Lease]; r.Lease != 0 && !there {
+		return rpctypes.ErrGRPCLeaseNotFound
+	}
+	if (r.IgnoreValue || r.IgnoreLease) && m.get(string(r.Key)) == nil {
+		return rpctypes.ErrGRPCKeyNotFound
+	}
+	return nil
+}
+
+// mayRun checks the operations that the transaction will run. Those of our clients do
+// not touch a key twice, so none depends on another one.
+func (m *model) mayRun(t *pb.TxnRequest) error {
+	for _, op := range m.branch(t) {
+		var err error
+		switch {
+		case op.GetRequestPut() != nil:
+			err = m.mayPut(op.GetRequestPut())
+		case op.GetRequestTxn() != nil:
+			err = m.mayRun(op.GetRequestTxn())
+		case op.GetRequestRange() != nil:
+			err = m.mayRead(op.GetRequestRange().Revision, m.compacted)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (m *model) mayRead(rev, compacted int64) error {
+	switch {
+	case rev == 0:
+	case rev < compacted:
+		return rpctypes.ErrGRPCCompacted
+	case rev > m.rev:
+		return rpctypes.ErrGRPCFutureRev
+	}
+	return nil
+}
+
+func (m *model) branch(t *pb.TxnRequest) []*pb.RequestOp {
+	if m.allHold(t.Compare) {
+		return t.Success
+	}
+	return t.Failure
+}
+
+// decide lists which branches are taken, the outer transaction first.
+func (m *model) decide(t *pb.TxnRequest, path []bool) []bool {
+	ok := m.allHold(t.Compare)
+	path = append(path, ok)
+	for _, op := range m.branch(t) {
+		if op.GetRequestTxn() != nil {
+			path = m.decide(op.GetRequestTxn(), path)
+		}
+	}
+	return path
+}
+
+func (m *model) allHold(all []*pb.Compare) bool {
+	return !slices.ContainsFunc(all, func(c *pb.Compare) bool { return !m.holds(c) })
+}
+
+// holds tells whether a compare is true of all keys of its range. A key that is not
+// there counts as one with zeros; it has no value, which is not even unequal to one.
+func (m *model) holds(c *pb.Compare) bool {
+	kvs := m.at(m.rev, string(c.Key), string(c.RangeEnd))
+	if len(kvs) == 0 {
+		if c.Target == pb.Compare_VALUE {
+			return false
+		}
+		kvs = []*mvccpb.KeyValue{{}}
+	}
+	for _, kv := range kvs {
+		var order int
+		switch c.Target {
+		case pb.Compare_VALUE:
+			order = bytes.Compare(kv.Value, c.GetValue())
+		case pb.Compare_VERSION:
+			order = cmp.Compare(kv.Version, c.GetVersion())
+		case pb.Compare_CREATE:
+			order = cmp.Compare(kv.CreateRevision, c.GetCreateRevision())
+		case pb.Compare_MOD:
+			order = cmp.Compare(kv.ModRevision, c.GetModRevision())
+		case pb.Compare_LEASE:
+			order = cmp.Compare(kv.Lease, c.GetLease())
+		}
+		ok := map[pb.Compare_CompareResult]bool{pb.Compare_EQUAL: order == 0, pb.Compare_NOT_EQUAL: order != 0,
+			pb.Compare_GREATER: order > 0, pb.Compare_LESS: order < 0}[c.Result]
+		if !ok {
+			return false
+		}
+	}
+	return true
+}
+
+func (m *model) run(t *pb.TxnRequest, path []bool) (*pb.TxnResponse, []bool) {
+	resp := &pb.TxnResponse{Succeeded: path[0], Header: &pb.ResponseHeader{}}
+	ops := t.Failure
+	if path[0] {
+		ops = t.Success
+	}
+	path = path[1:]
+	for _, op := range ops {
+		out := &pb.ResponseOp{}
+		switch {
+		case op.GetRequestPut() != nil:
+			out.Response = &pb.ResponseOp_ResponsePut{ResponsePut: m.put(op.GetRequestPut())}
+		case op.GetRequestDeleteRange() != nil:
+			out.Response = &pb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: m.deleteRange(op.GetRequestDeleteRange())}
+		case op.GetRequestRange() != nil:
+			out.Response = &pb.ResponseOp_ResponseRange{ResponseRange: m.read(op.GetRequestRange(), m.now())}
+		case op.GetRequestTxn() != nil:
+			var nested *pb.TxnResponse
+			nested, path = m.run(op.GetRequestTxn(), path)
+			out.Response = &pb.ResponseOp_ResponseTxn{ResponseTxn: nested}
+		}
+		resp.Responses = append(resp.Responses, out)
+	}
+	return resp, path
+}
+
+func (m *model) put(r *pb.PutRequest) *pb.PutResponse {
+	old, key := m.get(string(r.Key)), string(r.Key)
+	at := m.rev + 1
+	kv := &mvccpb.KeyValue{Key: r.Key, Value: r.Value, Lease: r.Lease, CreateRevision: at, ModRevision: at, Version: 1}
+	if old != nil {
+		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
+		if r.IgnoreValue {
+			kv.Value = old.Value
+		}
+		if r.IgnoreLease {
+			kv.Lease = old.Lease
+		}
+	}
+	m.change(key, version{kv: kv}, old)
+	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: m.now()}}
+	if r.PrevKv {
+		resp.PrevKv = old
+	}
+	return resp
+}
+
+func (m *model) deleteRange(r *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
+	resp := &pb.DeleteRangeResponse{}
+	for _, kv := range m.at(m.now(), string(r.Key), string(r.RangeEnd)) {
+		m.delete(string(kv.Key))
+		resp.Deleted++
+		if r.PrevKv {
+			resp.PrevKvs = append(resp.PrevKvs, kv)
+		}
+	}
+	resp.Header = &pb.ResponseHeader{Revision: m.now()}
+	return resp
+}
+
+func (m *model) delete(key string) {
+	old := m.get(key)
+	m.change(key, version{gone: true, kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: m.rev + 1}}, old)
+}
+
+func (m *model) change(key string, v version, old *mvccpb.KeyValue) {
+	e := &mvccpb.Event{Kv: v.kv, PrevKv: old}
+	if v.gone {
+		e.Type = mvccpb.Event_DELETE
+	}
+	m.sub++
+	m.keys[key] = append(m.keys[key], v)
+	m.events = append(m.events, e)
+}
+
+// get returns a key as the transaction under way sees it, nil if it is not there.
+func (m *model) get(key string) *mvccpb.KeyValue {
+	if all := m.at(m.now(), key, ""); len(all) > 0 {
+		return all[0]
+	}
+	return nil
+}
+
+// at returns the keys of a range at a revision, in order.
+func (m *model) at(rev int64, key, end string) (out []*mvccpb.KeyValue) {
+	for k, versions := range m.keys {
+		if !inRange(k, key, end) {
+			continue
+		}
+		i := len(versions) - 1
+		for i >= 0 && versions[i].kv.ModRevision > rev {
+			i--
+		}
+		if i >= 0 && !versions[i].gone {
+			out = append(out, versions[i].kv)
+		}
+	}
+	slices.SortFunc(out, func(a, b *mvccpb.KeyValue) int { return bytes.Compare(a.Key, b.Key) })
+	return out
+}
+
+func inRange(k, key, end string) bool {
+	switch end {
+	case "":
+		return k == key
+	case "\x00":
+		return k >= key
+	}
+	return k >= key && k < end
+}
+
+// read is a range at revision now, or at the one that the request names.
+func (m *model) read(r *pb.RangeRequest, now int64) *pb.RangeResponse {
+	at := now
+	if r.Revision > 0 {
+		at = r.Revision
+	}
+	kvs := m.at(at, string(r.Key), string(r.RangeEnd))
+	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: now}, Count: int64(len(kvs))}
+	if r.CountOnly {
+		return resp
+	}
+	if r.SortOrder == pb.RangeRequest_DESCEND {
+		slices.Reverse(kvs)
+	}
+	if r.Limit > 0 && int64(len(kvs)) > r.Limit {
+		kvs, resp.More = kvs[:r.Limit], true
+	}
+	for _, kv := range kvs {
+		if r.KeysOnly { // without the lease, too
+			kv = &mvccpb.KeyValue{Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version}
+		}
+		resp.Kvs = append(resp.Kvs, kv)
+	}
+	return resp
+}
+
+// differs compares an answer with the right one, "" if they are alike.
+func (a answer) differs(resp any, err error) string {
+	if fmt.Sprint(a.err) != fmt.Sprint(err) {
+		return fmt.Sprintf("has the error %v, it must be %v", err, a.err)
+	}
+	if err != nil {
+		return ""
+	}
+	// A response without a body is one without a message.
+	have, want := text(resp), text(a.resp)
+	if have != want {
+		return fmt.Sprintf("is\n%s\nit must be\n%s", have, want)
+	}
+	return ""
+}
+
+// isNoSpace tells that a write was made although there was no room for it.
+func isNoSpace(err error) bool { return errors.Is(err, rpctypes.ErrGRPCNoSpace) }
+
+func text(resp any) string { return strings.TrimSpace(canonical(resp)) }

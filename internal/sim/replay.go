@@ -1,0 +1,160 @@
+package sim
+
+import (
+	"fmt"
+	"slices"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/apply"
+	"quorate/internal/command"
+	"quorate/internal/legacy/v2request"
+)
+
+// canonical is a message as text that is the same for equal messages.
+func canonical(resp any) string {
+	m, ok := resp.(proto.Message)
+	if !ok {
+		return fmt.Sprint(resp)
+	}
+	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("%T %q", resp, b)
+}
+
+// judge lets the model take what a member is about to apply, if it is the first that
+// does, and returns what each entry has to be answered with; nil for those of which the
+// model knows nothing.
+func (w *World) judge(ents []apply.Entry) (want []*answer) {
+	want = make([]*answer, len(ents))
+	for i := range ents {
+		e := &ents[i]
+		index := e.GetIndex()
+		if index <= w.model.index {
+			want[i] = w.answers[index]
+			continue
+		}
+		if w.model.index > 0 && index != w.model.index+1 {
+			w.fail("entry %d is applied, and nobody has applied the one behind %d", index, w.model.index)
+		}
+		w.model.index = index
+		r := request(e)
+		if r == nil {
+			continue
+		}
+		w.leases.applied(w, r)
+		a := w.model.take(r)
+		if a.resp != nil || a.err != nil {
+			want[i] = &a
+			w.answers[index] = &a
+		}
+	}
+	return want
+}
+
+// request returns the request of an entry, of those that the model knows, else nil.
+func request(e *apply.Entry) *pb.InternalRaftRequest {
+	if e.Req != nil {
+		return e.Req
+	}
+	if e.V2 != nil || len(e.Data) == 0 || e.GetType() != 0 {
+		return nil
+	}
+	if v2, _, err := v2request.Parse(e.Data); v2 != nil || err != nil {
+		return nil
+	}
+	r, err := command.Decode(e.Data)
+	if err != nil {
+		return nil
+	}
+	return r
+}
+
+// compare looks at the answers that a member is about to give.
+func (n *node) compare(ents []apply.Entry, want []*answer, out *apply.Outcome) {
+	results := slices.DeleteFunc(slices.Clone(out.Results), func(r apply.Result) bool { return r.Reconfigured })
+	for i := range ents {
+		e := &ents[i]
+		if !e.Local || len(results) == 0 || e.Req == nil || command.ID(e.Req) != results[0].ID {
+			if e.Local && e.V2 != nil && len(results) > 0 && e.V2.ID == results[0].ID {
+				results = results[1:]
+			}
+			continue
+		}
+		r := results[0]
+		results = results[1:]
+		if n.w.appliedHere[e.Req] == 0 { // the network may have repeated it; the first one is answered
+			n.w.appliedHere[e.Req] = e.GetIndex()
+		}
+		if want[i] == nil {
+			continue
+		}
+		n.w.compared++
+		if d := want[i].differs(r.Resp, r.Err); d != "" && !(n.w.quota > 0 && isNoSpace(r.Err)) {
+			n.w.fail("the answer of member %d to entry %d (%v) %s", n.index, e.GetIndex(), e.Req, d)
+		}
+	}
+}
+
+// acknowledged checks what a client is told: that this member has applied the request,
+// behind all that was acknowledged before it was made, and that the answer is its own.
+func (w *World) acknowledged(r *pb.InternalRaftRequest, resp any, err error, before uint64) {
+	index := w.appliedHere[r]
+	switch {
+	case index == 0:
+		w.fail("%v is acknowledged and was not applied by the member that says so", r)
+		return
+	case index <= before:
+		w.fail("%v stands at entry %d, although entry %d was acknowledged before it was asked for", r, index, before)
+	}
+	if a := w.answers[index]; a != nil {
+		if d := a.differs(resp, err); d != "" && !(w.quota > 0 && isNoSpace(err)) {
+			w.fail("a client hears of entry %d an answer that %s", index, d)
+		}
+	}
+	w.acked = max(w.acked, index)
+}
+
+// checkModel compares all that a member holds with the model.
+func (w *World) checkModel(n *node) {
+	if w.model.index != n.machine.Applied() {
+		w.fail("the model has taken the entry %d, member %d has applied %d", w.model.index, n.index, n.machine.Applied())
+		return
+	}
+	w.checkRead(n, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}, readMark{})
+	var have []int64
+	for _, l := range n.lessor.List() {
+		have = append(have, l.ID)
+		if ttl, there := w.model.leases[l.ID]; !there || ttl != l.TTL {
+			w.fail("member %d has the lease %x with a TTL of %d, the model says %d, %v", n.index, l.ID, l.TTL, ttl, there)
+		}
+		var keys [][]byte
+		for _, kv := range w.model.at(w.model.rev, "", "\x00") {
+			if kv.Lease == l.ID {
+				keys = append(keys, kv.Key)
+			}
+		}
+		if got := n.lessor.Keys(l.ID); !slices.EqualFunc(got, keys, slices.Equal) {
+			w.fail("member %d has the keys %q on lease %x, the model says %q", n.index, got, l.ID, keys)
+		}
+	}
+	if len(have) != len(w.model.leases) {
+		w.fail("member %d has the leases %x, the model says %v", n.index, have, w.model.leases)
+	}
+	if got, want := fmt.Sprint(n.machine.Alarms()), fmt.Sprint(w.model.sortedAlarms()); got != want {
+		w.fail("member %d has the alarms %s, the model says %s", n.index, got, want)
+	}
+}
+
+// forgetLog lets the model go on with another log, behind the entry at index of this one.
+func (w *World) forgetLog(index uint64) {
+	if w.model.index != index {
+		w.fail("the state at entry %d is to be restored, entry %d was applied", index, w.model.index)
+	}
+	w.model.index, w.acked = 0, 0
+	clear(w.answers)
+	clear(w.appliedHere)
+}

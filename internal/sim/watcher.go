@@ -1,0 +1,269 @@
+package sim
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/watch"
+)
+
+// watcher is a client that watches: at any member, from any revision, and when that
+// member is gone, at another one from where it was. What it sees must be the model's
+// events, each once, in order, revisions whole, with the right values before.
+type watcher struct {
+	w       *World
+	id      int
+	n       *node
+	life    int // of n
+	stream  *watch.Stream
+	req     *pb.WatchCreateRequest
+	created bool
+	asked   int   // requests for progress that have no answer
+	next    int64 // the revision from which on it has seen nothing
+	pos     int   // of the next event in the model's list, or of one before
+	split   bool  // in the middle of a response
+	stopped bool
+}
+
+// watchOptions are so small that every bound is met.
+func (w *World) watchOptions() watch.Options {
+	return watch.Options{FragmentBytes: 64 + w.rng.IntN(200), QueueResponses: 1 + w.rng.IntN(8), QueueBytes: 128 + w.rng.IntN(2000),
+		PendingBytes: 4 << 10, BatchRevisions: 1 + w.rng.IntN(20), BatchBytes: 64 + w.rng.IntN(1000), PassWatchers: 1 + w.rng.IntN(4),
+		ProgressInterval: time.Second, OnError: func(err error) { w.fail("watch: %w", err) }}
+}
+
+// catchUp feeds the watchers of a member that are behind.
+func (n *node) catchUp() {
+	for i := 0; i < 20 && n.hub.CatchUp(); i++ {
+	}
+}
+
+func (c *watcher) again() { c.w.after(c.w.between(time.Millisecond, 50*time.Millisecond), c.poll) }
+
+// open begins to watch at some member, where it was or anywhere.
+func (c *watcher) open() {
+	w := c.w
+	if n := w.nodes[w.rng.IntN(len(w.nodes))]; n.down || !n.joined() {
+		return
+	} else {
+		c.n, c.life = n, n.life
+	}
+	c.created, c.asked, c.split = false, 0, false
+	c.stream = c.n.hub.NewStream(context.Background())
+	resumed := c.req != nil && (c.stopped || w.rng.IntN(4) > 0)
+	if !resumed {
+		c.req = &pb.WatchCreateRequest{Key: []byte("t0"), RangeEnd: []byte("u"), PrevKv: w.rng.IntN(2) == 0, Fragment: w.rng.IntN(2) == 0, ProgressNotify: w.rng.IntN(2) == 0}
+		switch w.rng.IntN(5) {
+		case 0:
+			c.req.RangeEnd = nil
+		case 1:
+			c.req.RangeEnd = []byte{0}
+		case 2:
+			c.req.Filters = []pb.WatchCreateRequest_FilterType{pb.WatchCreateRequest_FilterType(w.rng.IntN(2))}
+		}
+		c.next, c.pos = max(0, w.model.rev-w.rng.Int64N(60)), 0
+		if w.rng.IntN(4) == 0 {
+			c.next = 0 // from now on
+		} else if w.rng.IntN(8) == 0 {
+			c.next = w.model.rev + w.rng.Int64N(10)
+		}
+	} else {
+		w.did["resumed watch"]++
+		for c.pos > 0 && w.model.events[c.pos-1].Kv.ModRevision >= c.next {
+			c.pos-- // it was cut in the middle of a revision, which comes again
+		}
+	}
+	c.req.StartRevision = c.next
+	w.log("watcher %d at %d from %d", c.id, c.n.index, c.next)
+	if err := c.stream.Create(c.req); err != nil {
+		w.fail("watch at member %d: %w", c.n.index, err)
+	}
+}
+
+func (c *watcher) close() {
+	if c.stream != nil {
+		c.stream.Close()
+		c.stream = nil
+	}
+}
+
+// poll takes some of what has come.
+func (c *watcher) poll() {
+	defer c.again()
+	w := c.w
+	if c.stream != nil && (c.n.life != c.life || c.n.down) {
+		c.close()
+	}
+	if c.stream != nil && !c.stopped && w.rng.IntN(60) == 0 {
+		c.close()
+	}
+	if c.stream == nil {
+		if c.open(); c.stream == nil {
+			return
+		}
+	}
+	if c.asked < 8 && w.rng.IntN(6) == 0 {
+		c.asked++
+		if err := c.stream.Progress(); err != nil {
+			w.fail("progress of a watch: %w", err)
+		}
+	}
+	for range 1 + w.rng.IntN(6) {
+		r, ok, err := c.stream.TryNext()
+		if err != nil {
+			w.fail("watch at member %d: %w", c.n.index, err)
+		}
+		if !ok || err != nil {
+			return
+		}
+		if c.take(&r); c.stream == nil {
+			return
+		}
+	}
+}
+
+func (c *watcher) take(r *watch.Response) {
+	w := c.w
+	w.log("watcher %d: rev=%d events=%d created=%v canceled=%v compact=%d id=%d", c.id, r.Revision, len(r.Events), r.Created, r.Canceled, r.CompactRevision, r.WatchID)
+	switch {
+	case r.Created:
+		c.created = true
+		if c.next == 0 {
+			c.next = r.Revision + 1
+		}
+	case !c.created:
+		c.fail("hears something before its watch is created")
+	case r.Canceled:
+		if r.CompactRevision == 0 || r.CompactRevision > w.model.compacted || c.next >= r.CompactRevision {
+			c.fail("is canceled (%q) at revision %d because of a compaction at %d; the last one was at %d", r.CancelReason, c.next, r.CompactRevision, w.model.compacted)
+		}
+		w.did["canceled watch"]++
+		c.next = r.CompactRevision + 1
+		c.close()
+	case len(r.Events) == 0:
+		if r.WatchID == watch.InvalidID {
+			c.asked = max(0, c.asked-1)
+		}
+		c.bookmark(r.Revision)
+	default:
+		c.events(r)
+	}
+}
+
+// bookmark checks that nothing up to rev is missing.
+func (c *watcher) bookmark(rev int64) {
+	c.w.did["bookmark"]++
+	if e := c.expected(); e != nil && e.Kv.ModRevision <= rev {
+		c.fail("is told that there is nothing up to revision %d, and has yet to see %v", rev, e)
+	}
+	if c.split {
+		c.fail("has a bookmark in the middle of a response")
+	}
+	c.next = max(c.next, rev+1)
+}
+
+func (c *watcher) events(r *watch.Response) {
+	if r.Fragment && !c.req.Fragment {
+		c.fail("has a fragment it has not asked for")
+	}
+	if r.Fragment {
+		c.w.did["fragment"]++
+	}
+	for _, b := range r.Events {
+		have, err := decodeEvent(b)
+		if err != nil {
+			c.fail("cannot decode an event: %v", err)
+			return
+		}
+		c.w.did["event"]++
+		e := c.expected()
+		if e == nil {
+			c.fail("sees %v, which nobody has made", have)
+			return
+		}
+		want := &mvccpb.Event{Type: e.Type, Kv: e.Kv}
+		if c.req.PrevKv {
+			want.PrevKv = e.PrevKv
+			if have.PrevKv == nil && c.w.model.compacted >= e.Kv.ModRevision-1 {
+				want.PrevKv = nil // nobody knows it any more
+			}
+		}
+		if !proto.Equal(have, want) {
+			c.fail("sees\n%v\nit must be\n%v", have, want)
+			return
+		}
+		c.next = max(c.next, have.Kv.ModRevision) // the rest of the revision may be in the next fragment
+		c.pos++
+	}
+	if c.split = r.Fragment; c.split {
+		return
+	}
+	if e := c.expected(); e != nil && e.Kv.ModRevision == c.next {
+		c.fail("sees revision %d without %v", c.next, e)
+	}
+	c.next++
+}
+
+// expected returns the next event that it has to see, nil if there is none yet.
+func (c *watcher) expected() *mvccpb.Event {
+	for ; c.pos < len(c.w.model.events); c.pos++ {
+		e := c.w.model.events[c.pos]
+		if e.Kv.ModRevision >= c.next && c.wants(e) {
+			return e
+		}
+	}
+	return nil
+}
+
+func (c *watcher) wants(e *mvccpb.Event) bool {
+	for _, f := range c.req.Filters {
+		if f == pb.WatchCreateRequest_NOPUT && e.Type == mvccpb.Event_PUT || f == pb.WatchCreateRequest_NODELETE && e.Type == mvccpb.Event_DELETE {
+			return false
+		}
+	}
+	return inRange(string(e.Kv.Key), string(c.req.Key), string(c.req.RangeEnd))
+}
+
+func (c *watcher) fail(format string, args ...any) {
+	c.w.fail("watcher %d of member %d (%v, from %d on) %s", c.id, c.n.index, c.req, c.next, fmt.Sprintf(format, args...))
+}
+
+// checkWatches waits until every watcher has seen all.
+func (w *World) checkWatches() {
+	done := func() bool {
+		for _, c := range w.watchers {
+			if c.stream == nil || !c.created || c.expected() != nil {
+				return false
+			}
+		}
+		return true
+	}
+	if !w.runUntil(time.Minute, done) {
+		for _, c := range w.watchers {
+			if c.stream == nil || !c.created {
+				w.fail("watcher %d cannot watch", c.id)
+			} else if e := c.expected(); e != nil {
+				c.fail("does not get to see %v", e)
+			}
+		}
+	}
+}
+
+func decodeEvent(b []byte) (*mvccpb.Event, error) {
+	_, _, n := protowire.ConsumeTag(b)
+	if n < 0 {
+		return nil, protowire.ParseError(n)
+	}
+	body, m := protowire.ConsumeBytes(b[n:])
+	if m < 0 {
+		return nil, protowire.ParseError(m)
+	}
+	e := &mvccpb.Event{}
+	return e, proto.Unmarshal(body, e)
+}

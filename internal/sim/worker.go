@@ -1,0 +1,337 @@
+package sim
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/mvccpb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/command"
+	"quorate/internal/mvcc"
+	"quorate/internal/proposal"
+	"quorate/internal/replica"
+)
+
+// worker is a client of the whole v3 API: transactions over several keys, ranges, leases,
+// compactions, alarms. What it is told is compared with the model.
+type worker struct {
+	w       *World
+	id      int
+	n       int
+	stopped bool
+}
+
+// allKinds are what workers do, by name, so that a run can do without some of them.
+var allKinds = []string{"txn", "read", "old read", "compact", "grant", "revoke", "keepalive", "alarm"}
+
+func (c *worker) pause() { c.w.after(c.w.between(time.Millisecond, 60*time.Millisecond), c.next) }
+
+func (c *worker) next() {
+	if c.stopped {
+		return
+	}
+	w := c.w
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	if n.down || !n.joined() {
+		c.pause()
+		return
+	}
+	c.n++
+	kind := c.choose()
+	if len(w.model.alarms) > 0 && w.rng.IntN(4) == 0 {
+		kind = "alarm" // and soon its end
+	}
+	if w.without[kind] {
+		c.pause()
+		return
+	}
+	switch kind {
+	case "txn":
+		c.submit(n, kind, c.someWrite())
+	case "read", "old read":
+		c.read(n, kind == "old read")
+	case "compact":
+		c.submit(n, kind, &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: max(1, w.model.rev-w.rng.Int64N(30)+1)}})
+	case "grant":
+		id := int64(c.id+1)<<32 | int64(c.n)
+		ttl := 1 + w.rng.Int64N(5)
+		w.leases.grant(w, id, max(ttl, minTTL))
+		c.submit(n, kind, &pb.InternalRaftRequest{LeaseGrant: &pb.LeaseGrantRequest{ID: id, TTL: ttl}})
+	case "revoke":
+		id := c.someLease()
+		w.leases.revoke(id)
+		c.submit(n, kind, &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
+	case "keepalive":
+		c.keepAlive(c.someLease())
+	case "alarm":
+		action := pb.AlarmRequest_DEACTIVATE
+		if len(w.model.alarms) == 0 {
+			action = pb.AlarmRequest_AlarmAction(w.rng.IntN(2))
+		}
+		c.submit(n, kind, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE, MemberID: w.nodes[0].id}})
+	}
+}
+
+func (c *worker) choose() string {
+	switch x := c.w.rng.IntN(100); {
+	case x < 45:
+		return "txn"
+	case x < 60:
+		return "read"
+	case x < 70:
+		return "old read"
+	case x < 73:
+		return "compact"
+	case x < 80:
+		return "grant"
+	case x < 82:
+		return "revoke"
+	case x < 98:
+		return "keepalive"
+	}
+	return "alarm"
+}
+
+// someLease returns a lease that may be there, 0 if there has been none.
+func (c *worker) someLease() int64 {
+	ids := c.w.leases.order
+	if len(ids) == 0 {
+		return 0
+	}
+	return ids[max(0, len(ids)-1-c.w.rng.IntN(8))]
+}
+
+const sharedKeys = 6
+
+func (c *worker) key(i int) []byte { return fmt.Appendf(nil, "t%d", i%sharedKeys) }
+
+// someWrite makes a put, a delete or a transaction. No path of it touches a key twice.
+func (c *worker) someWrite() *pb.InternalRaftRequest {
+	free := c.w.rng.Perm(sharedKeys)
+	switch c.w.rng.IntN(6) {
+	case 0:
+		return &pb.InternalRaftRequest{Put: c.somePut(free[0])}
+	case 1:
+		return &pb.InternalRaftRequest{DeleteRange: c.someDelete(free[0], true)}
+	}
+	return &pb.InternalRaftRequest{Txn: c.someTxn(free, 2)}
+}
+
+func (c *worker) somePut(i int) *pb.PutRequest {
+	c.n++
+	p := &pb.PutRequest{Key: c.key(i), Value: fmt.Appendf(nil, "%d.%d", c.id, c.n), PrevKv: c.w.rng.IntN(2) == 0}
+	switch c.w.rng.IntN(8) {
+	case 0, 1, 2:
+		p.Lease = c.someLease()
+	case 3:
+		p.Value, p.IgnoreValue = nil, true
+	case 4:
+		p.IgnoreLease = true
+	}
+	return p
+}
+
+func (c *worker) someDelete(i int, wide bool) *pb.DeleteRangeRequest {
+	d := &pb.DeleteRangeRequest{Key: c.key(i), PrevKv: c.w.rng.IntN(2) == 0}
+	if wide && c.w.rng.IntN(3) == 0 {
+		d.RangeEnd = c.key(min(i+2, sharedKeys-1))
+		if string(d.RangeEnd) <= string(d.Key) {
+			d.RangeEnd = nil
+		}
+	}
+	return d
+}
+
+func (c *worker) someTxn(free []int, depth int) *pb.TxnRequest {
+	t := &pb.TxnRequest{}
+	for range c.w.rng.IntN(3) {
+		t.Compare = append(t.Compare, c.someCompare())
+	}
+	t.Success, t.Failure = c.someOps(free, depth), c.someOps(free, depth)
+	return t
+}
+
+func (c *worker) someOps(free []int, depth int) (ops []*pb.RequestOp) {
+	for len(free) > 0 && len(ops) < 3 {
+		switch x := c.w.rng.IntN(8); {
+		case x < 3:
+			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: c.somePut(free[0])}})
+		case x == 3:
+			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: c.someDelete(free[0], false)}})
+		case x < 6:
+			r := c.someRange()
+			if c.w.rng.IntN(4) == 0 {
+				r.Revision = max(1, c.w.model.rev-c.w.rng.Int64N(20)+1)
+			}
+			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}})
+		case x == 6 && depth > 0:
+			half := len(free) / 2
+			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: c.someTxn(free[:half], depth-1)}})
+			free = free[half:]
+			continue
+		default:
+			return ops
+		}
+		free = free[1:]
+	}
+	return ops
+}
+
+func (c *worker) someCompare() *pb.Compare {
+	w := c.w
+	x := &pb.Compare{Key: c.key(w.rng.IntN(sharedKeys)), Result: pb.Compare_CompareResult(w.rng.IntN(4))}
+	if w.rng.IntN(4) == 0 {
+		x.RangeEnd = []byte("u")
+	}
+	near := max(0, w.model.rev-w.rng.Int64N(10))
+	switch x.Target = pb.Compare_CompareTarget(w.rng.IntN(5)); x.Target {
+	case pb.Compare_VERSION:
+		x.TargetUnion = &pb.Compare_Version{Version: w.rng.Int64N(3)}
+	case pb.Compare_CREATE:
+		x.TargetUnion = &pb.Compare_CreateRevision{CreateRevision: near}
+	case pb.Compare_MOD:
+		x.TargetUnion = &pb.Compare_ModRevision{ModRevision: near}
+	case pb.Compare_VALUE:
+		x.TargetUnion = &pb.Compare_Value{Value: fmt.Appendf(nil, "%d.%d", w.rng.IntN(3), c.n)}
+	case pb.Compare_LEASE:
+		x.TargetUnion = &pb.Compare_Lease{Lease: c.someLease()}
+	}
+	return x
+}
+
+func (c *worker) someRange() *pb.RangeRequest {
+	rng := c.w.rng
+	r := &pb.RangeRequest{Key: c.key(rng.IntN(sharedKeys))}
+	if rng.IntN(2) == 0 {
+		r.RangeEnd = []byte("u")
+		r.Limit = rng.Int64N(4)
+		if rng.IntN(4) == 0 {
+			r.SortOrder, r.SortTarget = pb.RangeRequest_DESCEND, pb.RangeRequest_KEY
+		}
+	}
+	r.CountOnly, r.KeysOnly = rng.IntN(8) == 0, rng.IntN(8) == 0
+	return r
+}
+
+// submit proposes a request and checks what comes of it.
+func (c *worker) submit(n *node, kind string, r *pb.InternalRaftRequest) {
+	w := c.w
+	p, err := n.pending(r)
+	if err != nil {
+		w.fail("encode %v: %w", r, err)
+		return
+	}
+	if n.props.Admit(p, w.time(), requestTimeout) != nil {
+		c.pause()
+		return
+	}
+	before := w.acked
+	n.wait(func() bool {
+		select {
+		case res := <-p.Done():
+			w.log("worker %d %s at %d: %v %v", c.id, kind, n.index, res.Err, text(res.Resp))
+			if res.Err == nil || status.Code(res.Err) != codes.Unknown { // else the outcome is unknown
+				w.did[kind]++
+				w.acknowledged(r, res.Resp, res.Err, before)
+				if r.Compaction != nil && res.Err == nil {
+					w.compacted = max(w.compacted, r.Compaction.Revision)
+				}
+			}
+			c.pause()
+			return true
+		default:
+			return false
+		}
+	})
+	n.step(replica.Input{Propose: []*proposal.Pending{p}})
+}
+
+// pending makes a request ready for the log of this member.
+func (n *node) pending(r *pb.InternalRaftRequest) (*proposal.Pending, error) {
+	r.Header = &pb.RequestHeader{ID: n.ids.Next()}
+	data, err := command.EncodeRequest(r)
+	return &proposal.Pending{ID: r.Header.ID, Req: r, Data: data}, err
+}
+
+// readMark is what a read must see at least: what was acknowledged when it began.
+type readMark struct {
+	applied   uint64
+	compacted int64
+}
+
+func (c *worker) read(n *node, old bool) {
+	w := c.w
+	r := c.someRange()
+	if old {
+		r.Revision = max(1, w.model.rev-w.rng.Int64N(40))
+	}
+	mark := readMark{w.acked, w.compacted}
+	round, first := n.reads.Join()
+	n.wait(func() bool {
+		select {
+		case <-round.Done():
+		default:
+			return false
+		}
+		if round.Err() == nil {
+			w.did[map[bool]string{true: "old read", false: "read"}[old]]++
+			w.checkRead(n, r, mark)
+		}
+		c.pause()
+		return true
+	})
+	if first {
+		n.step(replica.Input{ReadWanted: true})
+	}
+}
+
+// checkRead reads at a member as its service does, and compares with the model.
+func (w *World) checkRead(n *node, r *pb.RangeRequest, mark readMark) {
+	if at := n.machine.Applied(); at < mark.applied {
+		w.fail("member %d reads at entry %d, although %d was acknowledged before", n.index, at, mark.applied)
+	}
+	v := n.machine.KV().View()
+	defer v.Close()
+	res, err := v.Range(r)
+	now := v.Rev()
+	w.log("read %d rev=%d at=%d: %v", n.index, now, r.Revision, err)
+	switch {
+	case errors.Is(err, mvcc.ErrCompacted):
+		w.compactedReads++
+		if r.Revision >= w.model.compacted {
+			w.fail("member %d says that revision %d is compacted; the compaction was at %d", n.index, r.Revision, w.model.compacted)
+		}
+	case errors.Is(err, mvcc.ErrFutureRev):
+		if r.Revision <= now {
+			w.fail("member %d says that revision %d is to come; it is at %d", n.index, r.Revision, now)
+		}
+	case err != nil:
+		w.fail("read at member %d: %w", n.index, err)
+	case r.Revision > 0 && r.Revision < mark.compacted:
+		w.fail("member %d reads revision %d, although the compaction at %d was acknowledged before", n.index, r.Revision, mark.compacted)
+	default:
+		have := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: now}, Count: res.Count, More: res.More}
+		if have.Kvs, err = decodeAll(res.KVs); err != nil {
+			w.fail("decode what member %d has read: %w", n.index, err)
+		}
+		if d := (answer{resp: w.model.read(r, now)}).differs(have, nil); d != "" {
+			w.fail("the read of member %d (%v) %s", n.index, r, d)
+		}
+	}
+}
+
+func decodeAll(all [][]byte) (out []*mvccpb.KeyValue, err error) {
+	for _, b := range all {
+		kv := &mvccpb.KeyValue{}
+		if err := proto.Unmarshal(b, kv); err != nil {
+			return nil, err
+		}
+		out = append(out, kv)
+	}
+	return out, nil
+}
