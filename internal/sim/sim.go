@@ -118,7 +118,8 @@ type World struct {
 	acked       uint64 // index of the newest entry that was acknowledged
 	compacted   int64  // newest compaction that was acknowledged
 	quota       int64
-	did         map[string]int // requests that were answered, by kind
+	did         map[string]int   // requests that were answered, by kind
+	proposed    map[[16]byte]int // how often workers and leaders asked for the same bytes, by their checksum
 
 	compared, compactedReads int
 	// What the run has met, to tell whether it proves anything.
@@ -144,7 +145,7 @@ func newWorld(seed uint64, f Faults, out io.Writer) *World {
 		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
 		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, digests: map[uint64]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{},
 		without: map[string]bool{}, model: newModel(), answers: map[uint64]*answer{}, appliedHere: map[*pb.InternalRaftRequest]uint64{},
-		leases: leaseRules{by: map[int64]*leaseRule{}}, did: map[string]int{}}
+		leases: leaseRules{by: map[int64]*leaseRule{}}, did: map[string]int{}, proposed: map[[16]byte]int{}}
 }
 
 // log adds a line to the trace.

@@ -255,6 +255,7 @@ func (c *worker) submit(n *node, kind string, r *pb.InternalRaftRequest) {
 func (n *node) pending(r *pb.InternalRaftRequest) (*proposal.Pending, error) {
 	r.Header = &pb.RequestHeader{ID: n.ids.Next()}
 	data, err := command.EncodeRequest(r)
+	n.w.proposed[checksum(data)]++
 	return &proposal.Pending{ID: r.Header.ID, Req: r, Data: data}, err
 }
 
