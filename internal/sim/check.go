@@ -166,6 +166,9 @@ func (w *World) populate(members, clients int) error {
 	}
 	for i := range clients {
 		w.clients = append(w.clients, &client{w: w, id: i, keys: 4})
+		if w.faults.Quiet {
+			continue
+		}
 		w.workers = append(w.workers, &worker{w: w, id: i})
 		w.watchers = append(w.watchers, &watcher{w: w, id: i})
 	}

@@ -51,6 +51,9 @@ type Faults struct {
 	// SameIDs lets members hand out the same numbers for their requests, as they do in
 	// real life with bad luck, or when somebody forges entries.
 	SameIDs bool
+	// Quiet leaves out the workers and watchers: where entries come one by one, members
+	// fall behind in other ways than where the store never rests.
+	Quiet bool
 }
 
 // Hostile is the world of the standard runs.
