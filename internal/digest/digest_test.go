@@ -303,16 +303,30 @@ func TestJudge(t *testing.T) {
 		{"two of five", []uint64{50, 0, 0, 50, 0}, 5, []Suspect{{1, Stretch{49, 50}}, {4, Stretch{49, 50}}}, true},
 		{"nobody else", []uint64{0}, 3, nil, false},
 	} {
-		got, majority := Judge(cluster(x.faults...), x.size)
-		if !slices.Equal(got, x.want) || majority != x.majority {
-			t.Errorf("%s: %v, %v, want %v, %v", x.what, got, majority, x.want, x.majority)
+		if got := Judge(cluster(x.faults...), x.size); !slices.Equal(got.Suspects, x.want) || got.Majority != x.majority || got.Undecided > 0 {
+			t.Errorf("%s: %+v, want %v, %v", x.what, got, x.want, x.majority)
 		}
 	}
 	// One that cannot be compared is no suspect.
 	reports := cluster(0, 0)
 	reports = append(reports, Report{Release: reports[0].Release + 1, Member: 3, Points: []Point{{}, {10, 1, 1}}})
-	if got, _ := Judge(reports, 3); len(got) > 0 {
-		t.Errorf("%v", got)
+	if got := Judge(reports, 3); len(got.Suspects) > 0 {
+		t.Errorf("%+v", got)
+	}
+	// One that has not come as far as the fault agrees with both sides, so it says nothing
+	// about who is right. Here that is the second member.
+	behind := newMember(t, 0)
+	behind.apply(40, 7, nil)
+	reports = append(cluster(50, 0), behind.d.Report(0))
+	reports[2].Member = 3
+	if got := Judge(reports, 3); got.Majority || got.Undecided != 1 || !slices.Equal(got.Suspects, []Suspect{{2, Stretch{49, 50}}}) {
+		t.Errorf("a member behind: %+v", got)
+	}
+	behind.apply(60, 7, nil)
+	reports[2] = behind.d.Report(0)
+	reports[2].Member = 3
+	if got := Judge(reports, 3); !got.Majority || got.Undecided != 0 || !slices.Equal(got.Suspects, []Suspect{{1, Stretch{49, 50}}}) {
+		t.Errorf("no member behind: %+v", got)
 	}
 }
 

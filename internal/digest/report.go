@@ -158,10 +158,20 @@ type Suspect struct {
 	Stretch Stretch
 }
 
+// Verdict is what reports tell about a cluster.
+type Verdict struct {
+	Suspects []Suspect
+	// Majority: more than half of the cluster agree, up to where the suspects differ. Only
+	// then it is known that it is the suspects who are wrong.
+	Majority bool
+	// Undecided are the members that do not reach that far yet. They agree with both
+	// sides, and may turn out to be on either.
+	Undecided int
+}
+
 // Judge tells which members of a cluster of size members differ, by their reports; the
-// first is that of the member that compares. majority tells whether more than half of the
-// cluster agree: only then it is known that it is the suspects who are wrong.
-func Judge(reports []Report, size int) (suspects []Suspect, majority bool) {
+// first is that of the member that compares.
+func Judge(reports []Report, size int) (v Verdict) {
 	var groups [][]Report
 	for _, r := range reports {
 		i := slices.IndexFunc(groups, func(g []Report) bool { c := Compare(g[0], r); return c.Known && !c.State.Found() })
@@ -171,8 +181,9 @@ func Judge(reports []Report, size int) (suspects []Suspect, majority bool) {
 			groups = append(groups, []Report{r})
 		} // else it cannot be compared with anybody yet
 	}
+	v.Undecided = leaveOutUndecided(groups)
 	right := slices.IndexFunc(groups, func(g []Report) bool { return len(g) > size/2 })
-	if majority = right >= 0; !majority {
+	if v.Majority = right >= 0; !v.Majority {
 		right = 0
 	}
 	for i, g := range groups {
@@ -181,9 +192,25 @@ func Judge(reports []Report, size int) (suspects []Suspect, majority bool) {
 		}
 		for _, r := range g {
 			if c := Compare(groups[right][0], r); c.State.Found() {
-				suspects = append(suspects, Suspect{r.Member, c.State})
+				v.Suspects = append(v.Suspects, Suspect{r.Member, c.State})
 			}
 		}
 	}
-	return suspects, majority
+	return v
+}
+
+// leaveOutUndecided takes those out of the groups that do not reach the index at which the
+// first members of the groups are known to differ, and returns how many.
+func leaveOutUndecided(groups [][]Report) (n int) {
+	differ := uint64(0)
+	for i, g := range groups {
+		for _, other := range groups[:i] {
+			differ = max(differ, Compare(other[0], g[0]).State.Differ)
+		}
+	}
+	for i, g := range groups {
+		groups[i] = slices.DeleteFunc(g, func(r Report) bool { return r.Member != g[0].Member && Compare(g[0], r).State.Equal < differ })
+		n += len(g) - len(groups[i])
+	}
+	return n
 }

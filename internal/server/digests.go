@@ -36,6 +36,7 @@ type Digests struct {
 	// Of the comparing task alone.
 	equal    map[uint64]uint64 // by member: the newest index at which it was the same as here
 	suspects []uint64          // of the round before
+	waited   int               // rounds in which a member that could decide was away or behind
 	v2       []uint64          // members that differ in the v2 API, of whom the log has told
 }
 
@@ -53,8 +54,13 @@ func (p parted) String() string {
 	return fmt.Sprintf("memberID:%d wrote other records than %s for an entry behind %d, up to %d", p.Member, than, p.Stretch.Equal, p.Stretch.Differ)
 }
 
-// digestTimeout bounds how long a round waits for answers.
-const digestTimeout = time.Second
+const (
+	// digestTimeout bounds how long a round waits for answers.
+	digestTimeout = time.Second
+	// digestPatience is for how many rounds the leader waits, when members differ and
+	// no majority agrees, for a member that is away, or has not applied as much.
+	digestPatience = 10
+)
 
 // Tells reports whether a member has told a digest, so that it can use one.
 func (d *Digests) Tells(id uint64) bool {
@@ -96,12 +102,13 @@ func (d *Digests) compare(ctx context.Context) {
 	}
 	d.equal = now
 	var suspects []parted
+	complete := true
 	if differs {
-		suspects = d.judge(ctx)
+		suspects, complete = d.judge(ctx)
 	} else if least > 0 {
 		metrics.DigestComparedIndex.Set(float64(least))
 	}
-	d.conclude(suspects)
+	d.conclude(suspects, complete)
 	d.show(suspects, v2)
 }
 
@@ -112,20 +119,33 @@ func (d *Digests) own(from uint64) digest.Report {
 	return r
 }
 
-// judge asks everybody for all that they know, and tells who differs.
-func (d *Digests) judge(ctx context.Context) (out []parted) {
+// judge asks everybody for all that they know, and tells who differs, and whether nobody's
+// answer is missing that could tell more.
+func (d *Digests) judge(ctx context.Context) (out []parted, complete bool) {
 	reports := d.ask(ctx, nil)
-	suspects, majority := digest.Judge(slices.Insert(reports, 0, d.own(0)), len(d.cluster.Members()))
-	for _, s := range suspects {
-		out = append(out, parted{s, majority})
+	tell := 0
+	for _, x := range d.cluster.Members() {
+		if d.Tells(x.ID) {
+			tell++
+		}
 	}
-	return out
+	v := digest.Judge(slices.Insert(slices.Clone(reports), 0, d.own(0)), len(d.cluster.Members()))
+	for _, s := range v.Suspects {
+		out = append(out, parted{s, v.Majority})
+	}
+	return out, len(reports) >= tell && v.Undecided == 0
 }
 
 // conclude raises the alarm about members that have differed in two rounds, one after
-// the other, as etcd does for hashes that differ.
-func (d *Digests) conclude(suspects []parted) {
+// the other, as etcd does for hashes that differ. Where another member could tell who is
+// right, it waits for that one a few rounds more.
+func (d *Digests) conclude(suspects []parted, complete bool) {
 	before := d.suspects
+	if complete || len(suspects) == 0 {
+		d.waited = 0
+	} else {
+		d.waited++
+	}
 	d.suspects = nil
 	for _, s := range suspects {
 		d.suspects = append(d.suspects, s.Member)
@@ -136,6 +156,7 @@ func (d *Digests) conclude(suspects []parted) {
 		fields := []zap.Field{zap.String("leader-id", membership.FormatID(d.replica.id)), zap.String("member-id", membership.FormatID(s.Member)),
 			zap.Uint64("last-equal-index", s.Stretch.Equal), zap.Uint64("first-differing-index", s.Stretch.Differ), zap.Bool("quorum-exist", s.majority)}
 		switch {
+		case !s.majority && 0 < d.waited && d.waited < digestPatience:
 		case !slices.Contains(before, s.Member):
 			d.lg.Warn("a member seems to have written other records for the same entries; comparing once more", fields...)
 		case !d.alarmed(accused):
