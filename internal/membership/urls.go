@@ -13,7 +13,7 @@ import (
 // was given, since members of etcd go by the text.
 func CanonicalURL(u string) string {
 	p, err := url.Parse(u)
-	if err != nil || p.Host == "" || strings.HasPrefix(p.Scheme, "unix") {
+	if err != nil || p.Hostname() == "" || strings.HasPrefix(p.Scheme, "unix") {
 		return u
 	}
 	host, port := strings.ToLower(p.Hostname()), p.Port()

@@ -48,7 +48,7 @@ func TestCheckURLs(t *testing.T) {
 }
 
 func FuzzCanonicalURL(f *testing.F) {
-	for _, u := range []string{"http://[fd00:20::0002]:2380", "unix:/run/a", "http://a%zz", "https://A:01", "http://[fe80::1%25eth0]:1"} {
+	for _, u := range []string{"http://[fd00:20::0002]:2380", "unix:/run/a", "http://a%zz", "https://A:01", "http://[fe80::1%25eth0]:1", "//://:"} {
 		f.Add(u)
 	}
 	f.Fuzz(func(t *testing.T, u string) {
