@@ -119,10 +119,12 @@ func (p *Pipeline) Step(now time.Time, in Input) *raftnode.LostLogError {
 	if len(eff.Send) > 0 {
 		p.door.Send(eff.Send)
 	}
-	p.Log.waiting.push(eff.Append...)
-	p.Apply.push(eff.Apply)
+	// The new state is known before anything that waits for the log can go out: who reads
+	// by a term must not find the old one when a vote in the new one is on its way.
 	p.Settler.follow(eff.State.Lead)
 	p.door.Follow(in, eff)
+	p.Log.waiting.push(eff.Append...)
+	p.Apply.push(eff.Apply)
 	if p.Log.truncationDue(eff.State.Applied) {
 		p.door.TruncationDue()
 	}
