@@ -1,4 +1,3 @@
-// Package auth is the lane of users and roles in a cluster of members of both kinds: whoever
-// leads, whoever is asked and whoever caught up by a snapshot, all decide alike and hold the
-// same records.
+// Package auth checks users and roles in a mixed cluster of Quorate members and etcd members: whichever member
+// leads, is asked, or caught up by a snapshot, all make the same decisions and hold the same records.
 package auth

@@ -33,10 +33,10 @@ var (
 	seed     = flag.Uint64("seed", 1, "of the requests")
 )
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 90 * time.Second
 
-// member is one member and the services that the lane asks.
+// member is one member and the client services that the lane uses.
 type member struct {
 	*harness.Member
 	auth  pb.AuthClient
@@ -49,7 +49,7 @@ type member struct {
 
 type cluster struct {
 	t       *testing.T
-	members []*member // ours, real, ours
+	members []*member // Quorate, etcd, Quorate
 	tokens  map[string]string
 }
 
@@ -96,7 +96,7 @@ func start(t *testing.T, args ...string) *cluster {
 	return c
 }
 
-// must does something as root, again while the cluster has reasons of the moment to refuse.
+// must runs a call as root and retries it while the cluster refuses for a passing reason.
 func (c *cluster) must(what string, f func(ctx context.Context) error) {
 	c.t.Helper()
 	child.Eventually(c.t, limit, what, func() error {
@@ -113,7 +113,7 @@ func as(ctx context.Context, token string) context.Context {
 	return metadata.AppendToOutgoingContext(ctx, "token", token)
 }
 
-// login gets a token of a user from a member.
+// login gets a token for a user from one member.
 func (c *cluster) login(m *member, user, password string) string {
 	c.t.Helper()
 	var token string
@@ -127,7 +127,7 @@ func (c *cluster) login(m *member, user, password string) string {
 
 var users = []string{"alice", "bob"}
 
-// users makes root, alice and bob and turns authentication on, asking another member each time.
+// users creates root, alice and bob and enables authentication, using a different member for each call.
 func (c *cluster) prepare() {
 	c.t.Helper()
 	n := 0
@@ -140,7 +140,7 @@ func (c *cluster) prepare() {
 	for _, u := range append([]string{"root"}, users...) {
 		do("add "+u, func(ctx context.Context, a pb.AuthClient) error {
 			_, err := a.UserAdd(ctx, &pb.AuthUserAddRequest{Name: u, Password: "pw-" + u})
-			if status.Code(err) == codes.FailedPrecondition { // an earlier try has done it
+			if status.Code(err) == codes.FailedPrecondition { // an earlier attempt succeeded
 				return nil
 			}
 			return err
@@ -174,7 +174,7 @@ func (c *cluster) prepare() {
 	do("enable", func(ctx context.Context, a pb.AuthClient) error {
 		_, err := a.AuthEnable(ctx, &pb.AuthEnableRequest{})
 		if err != nil && status.Convert(err).Message() == "etcdserver: user name is empty" {
-			return nil // it is on
+			return nil // authentication is enabled
 		}
 		return err
 	})
@@ -278,14 +278,14 @@ func download(ctx context.Context, m *member) ([]byte, error) {
 	}
 }
 
-// userRecord and authKeys find records in a database. In one that real etcd has written to, free
-// pages may hold old ones as well.
+// userRecord and authKeys find records in a database file. In a file that etcd has written to, free pages may
+// hold old records as well.
 var (
 	userRecord = regexp.MustCompile(`(?s)\x0a.(alice|bob|root)\x12\x3c\$2a\$04\$[./A-Za-z0-9]{53}(?:\x1a.[a-z-]+)*\x22\x00`)
 	authKeys   = regexp.MustCompile(`(?s)authEnabled[\x00\x01]authRevision.{8}`)
 )
 
-// records returns what a database that this tree has written holds about users.
+// records returns the user records in a database file written by Quorate.
 func records(db []byte) [][]byte {
 	return append(userRecord.FindAll(db, -1), authKeys.FindAll(db, -1)...)
 }
@@ -322,7 +322,7 @@ func TestMixedCluster(t *testing.T) {
 	}
 }
 
-// tokensEverywhere logs in at each member and uses the token at once at each.
+// tokensEverywhere logs in at each member and uses the token at every member at once.
 func (c *cluster) tokensEverywhere() {
 	t := c.t
 	t.Helper()
@@ -355,8 +355,8 @@ func (c *cluster) tokensEverywhere() {
 	}
 }
 
-// chaos has users read and write through all members while their permissions change. Whether a
-// request is denied is decided when it is applied, so all members must agree on every one.
+// chaos has users read and write through all members while their permissions change. Whether a request is denied
+// is decided when it is applied, so all members must agree on every request.
 func (c *cluster) chaos() {
 	rnd := rand.New(rand.NewPCG(*seed, 7))
 	c.t.Logf("-seed=%d", *seed)
@@ -398,7 +398,7 @@ func (c *cluster) chaos() {
 			} else {
 				_, err = pick().auth.RoleRevokePermission(rctx, &pb.AuthRoleRevokePermissionRequest{Role: "role-" + user, Key: key()})
 			}
-			c.tokens["root"] = c.login(pick(), "root", "pw-root") // a signed token is old now
+			c.tokens["root"] = c.login(pick(), "root", "pw-root") // a signed token is stale now
 		case 7:
 			c.tokens[user] = c.login(pick(), user, "pw-"+user)
 		}
@@ -412,7 +412,7 @@ func (c *cluster) chaos() {
 	if denied < 40 || done < 40 {
 		c.t.Errorf("%d requests were denied and %d done: that proves little", denied, done)
 	}
-	for _, u := range users { // what the matrix of tokensEverywhere counts on
+	for _, u := range users { // the state that the matrix of tokensEverywhere expects
 		for k := byte('a'); k < 'g'; k++ {
 			c.must("revoke", func(ctx context.Context) error {
 				c.tokens["root"] = c.login(pick(), "root", "pw-root")
@@ -428,8 +428,8 @@ func (c *cluster) chaos() {
 	c.tokens["root"] = c.login(c.members[0], "root", "pw-root")
 }
 
-// catchUp stops a member until the others have forgotten what it needs, so that it gets a
-// snapshot from the leader, and changes passwords meanwhile.
+// catchUp pauses a member until the others have truncated the entries it needs, so that the leader sends it a
+// snapshot, and changes passwords meanwhile.
 func (c *cluster) catchUp(behind, from *member) {
 	t := c.t
 	t.Helper()
@@ -474,5 +474,5 @@ func (c *cluster) catchUp(behind, from *member) {
 	}
 }
 
-// installed is what either kind logs when it has received a snapshot.
+// installed matches the line that either kind logs when it has received a snapshot.
 var installed = regexp.MustCompile(`received and saved database snapshot|applied snapshot|restored from a snapshot|installed a snapshot`)

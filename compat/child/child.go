@@ -1,12 +1,12 @@
-// Package child runs programs as child processes with exactly the arguments of a test, and looks
-// at how they end.
+// Package child runs programs as child processes with exactly the arguments of a test, and reports how they
+// exit.
 //
-// In: a program, its arguments, a directory. Out: its output as lines, its exit code, and what a
-// directory held before and after. [harness.Member] starts servers that are to run; a [Process]
-// may as well be one that is to refuse to.
+// In: a program, its arguments, a directory. Out: its output as lines, its exit code, and the contents of a
+// directory before and after. [harness.Member] starts servers that are expected to run; a [Process] may also be
+// one that is expected to refuse to start.
 //
-// Always true: every process is ended by its own process id and waited for, at the latest when
-// its test ends, and it dies with the test binary.
+// Invariant: every process is killed by its own process id and waited for, at the latest when its test ends, and
+// it dies with the test binary.
 package child
 
 import (
@@ -23,7 +23,7 @@ import (
 	"time"
 )
 
-// Process is a program that was started. Its methods may be called from any goroutine.
+// Process is a program that was started. Its methods are safe for concurrent use.
 type Process struct {
 	cmd    *exec.Cmd
 	log    string
@@ -34,11 +34,11 @@ type Process struct {
 type Config struct {
 	Program string
 	Args    []string
-	Dir     string   // working directory; the output of each process is written beside it
-	Env     []string // further environment entries
+	Dir     string   // working directory; the output of each process is written next to it
+	Env     []string // additional environment entries
 }
 
-// Start runs a program until the test ends at the latest.
+// Start starts a program that runs until the test ends at the latest.
 func Start(t testing.TB, c Config) *Process {
 	t.Helper()
 	if err := os.MkdirAll(c.Dir, 0o700); err != nil {
@@ -48,7 +48,7 @@ func Start(t testing.TB, c Config) *Process {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer log.Close() // the child holds its own descriptor
+	defer log.Close() // the child has its own descriptor
 	p := &Process{log: log.Name(), exited: make(chan struct{})}
 	p.cmd = exec.Command(c.Program, c.Args...)
 	p.cmd.Dir = c.Dir
@@ -59,7 +59,7 @@ func Start(t testing.TB, c Config) *Process {
 		t.Fatalf("start %s: %v", c.Program, err)
 	}
 	go func() {
-		p.cmd.Wait() // what it says is in ProcessState
+		p.cmd.Wait() // the result is in ProcessState
 		close(p.exited)
 	}()
 	t.Cleanup(func() {
@@ -82,26 +82,26 @@ func withoutEtcd(env []string) []string {
 	return kept
 }
 
-// Signal sends a signal; a process that has ended already gets none.
+// Signal sends a signal. It does nothing if the process has exited.
 func (p *Process) Signal(s syscall.Signal) {
 	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		panic(fmt.Sprintf("signal process %d: %v", p.PID(), err))
 	}
 }
 
-// Kill ends the process at once and waits for it.
+// Kill kills the process and waits for it.
 func (p *Process) Kill() {
 	p.Signal(syscall.SIGKILL)
 	<-p.exited
 }
 
-// PID is the process id, also of a process that has ended.
+// PID is the process id; it stays valid after the process has exited.
 func (p *Process) PID() int { return p.cmd.Process.Pid }
 
-// Exited is closed when the process has ended.
+// Exited is closed when the process has exited.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Running reports whether the process has not ended.
+// Running reports whether the process is still running.
 func (p *Process) Running() bool {
 	select {
 	case <-p.exited:
@@ -111,8 +111,8 @@ func (p *Process) Running() bool {
 	}
 }
 
-// Wait waits until the process has ended and returns its exit code as a shell shows it: 128 + n
-// for an end by signal n. It fails the test when limit passes first.
+// Wait waits until the process has exited and returns its exit code as a shell shows it: 128 + n for an exit by
+// signal n. It fails the test when limit passes first.
 func (p *Process) Wait(t testing.TB, limit time.Duration) int {
 	t.Helper()
 	select {
@@ -124,7 +124,7 @@ func (p *Process) Wait(t testing.TB, limit time.Duration) int {
 	}
 }
 
-// Code is the exit code of a process that has ended; see Wait.
+// Code is the exit code of a process that has exited; see Wait.
 func (p *Process) Code() int {
 	if w := p.cmd.ProcessState.Sys().(syscall.WaitStatus); w.Signaled() {
 		return 128 + int(w.Signal())
@@ -132,7 +132,7 @@ func (p *Process) Code() int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// PeakMemory is the largest resident size of a process that has ended, in bytes.
+// PeakMemory is the largest resident set size of a process that has exited, in bytes.
 func (p *Process) PeakMemory() int64 {
 	return p.cmd.ProcessState.SysUsage().(*syscall.Rusage).Maxrss << 10
 }
@@ -152,9 +152,9 @@ func (p *Process) Tail(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// Reasons returns the lines in which a server says why it does not start: those of level error or
-// above, etcd's warning about flags, and whatever is no log line, without the usage text behind a
-// mistake on the command line.
+// Reasons returns the lines in which a server says why it does not start: those of level error or above, etcd's
+// warning about flags, and every line that is not a log line, without the usage text after a mistake on the
+// command line.
 func Reasons(output string) []string {
 	var reasons []string
 	for line := range strings.Lines(output) {
@@ -174,7 +174,7 @@ func Reasons(output string) []string {
 	return reasons
 }
 
-// Run runs a program to its end and returns standard output and standard error together.
+// Run runs a program to completion and returns standard output and standard error together.
 func Run(limit time.Duration, program string, args ...string) (string, error) {
 	cmd := exec.Command(program, args...)
 	var out bytes.Buffer
@@ -190,7 +190,7 @@ func Run(limit time.Duration, program string, args ...string) (string, error) {
 	return out.String(), err
 }
 
-// Eventually polls f until it returns nil and fails the test when limit passes first.
+// Eventually polls f until it returns nil. It fails the test when limit passes first.
 func Eventually(t testing.TB, limit time.Duration, what string, f func() error) {
 	t.Helper()
 	deadline := time.Now().Add(limit)

@@ -13,8 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Client calls one member, without retries and without going elsewhere, so that each outcome is
-// that of one call.
+// Client calls one member, without retries and without failover, so that each outcome is that of one call.
 type Client struct {
 	Conn *grpc.ClientConn
 	pb.KVClient
@@ -41,23 +40,23 @@ func Dial(t testing.TB, addr string) *Client {
 		Maintenance: pb.NewMaintenanceClient(conn), Cluster: pb.NewClusterClient(conn), Lease: pb.NewLeaseClient(conn)}
 }
 
-// NeverSent reports whether a call failed because there was no connection to send it on: it was
-// refused, or cut off before the server had said a word. When a connection in use breaks, gRPC
-// reports what its reader has met, never a failed write.
+// NeverSent reports whether a call failed because there was no connection to send it on: the connection was
+// refused, or closed before the server had sent anything. When an established connection breaks, gRPC reports
+// what its reader got, never a failed write.
 func NeverSent(err error) bool {
 	text := status.Convert(err).Message()
 	return strings.Contains(text, "Error while dialing") || strings.Contains(text, "error reading server preface") ||
 		strings.HasPrefix(text, "write tcp ")
 }
 
-// PutWithin writes one key within limit.
+// PutWithin writes one key, with limit as the timeout.
 func (c *Client) PutWithin(limit time.Duration, key, value string) (*pb.PutResponse, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
 	return c.Put(ctx, &pb.PutRequest{Key: []byte(key), Value: []byte(value)})
 }
 
-// GetWithin reads one key, linearizably, within limit; found tells whether it exists.
+// GetWithin reads one key, linearizably, with limit as the timeout; found reports whether it exists.
 func (c *Client) GetWithin(limit time.Duration, key string) (value string, found bool, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()

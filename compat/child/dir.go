@@ -14,8 +14,8 @@ import (
 	"testing"
 )
 
-// Contents is what a directory holds: for each path below it the mode and, for a file, size and
-// checksum. A directory that does not exist has no contents.
+// Contents is what a directory holds: for each path below it the mode and, for a file, size and checksum. A
+// missing directory has no contents.
 type Contents map[string]string
 
 // Look reads the contents of dir.
@@ -57,7 +57,7 @@ func Look(t testing.TB, dir string) Contents {
 	return c
 }
 
-// Only returns the part with the given endings.
+// Only returns the entries whose paths have one of the given suffixes.
 func (c Contents) Only(endings ...string) Contents {
 	part := Contents{}
 	for path, text := range c {
@@ -68,7 +68,7 @@ func (c Contents) Only(endings ...string) Contents {
 	return part
 }
 
-// Changed lists the differences between two states of a directory, one a line.
+// Changed lists the differences between two states of a directory, one per line.
 func (c Contents) Changed(now Contents) string {
 	var b strings.Builder
 	for _, path := range slices.Sorted(maps.Keys(c)) {

@@ -10,16 +10,16 @@ import (
 	"testing"
 )
 
-// isolated is set in the environment of a test that runs in namespaces of its own.
+// isolated is set in the environment of a test that runs in its own namespaces.
 const isolated = "CHILD_ISOLATED"
 
-// Isolated runs a test in mount and network namespaces of its own, in which it may mount and
-// create interfaces: nothing of that is seen outside, and it goes with the process. Isolated
-// starts the test binary again for that. There it returns true and the test goes on; in the
-// first process it returns false once the second has ended, and the test is to return.
+// Isolated runs a test in its own mount and network namespaces, in which it may mount and create interfaces:
+// nothing of that is visible outside, and it vanishes with the process. Isolated runs the test binary again for
+// that. In the second process it returns true and the test goes on; in the first it returns false once the
+// second has exited, and the test must return.
 //
-// On a machine that forbids namespaces the test fails if required is set. Otherwise it only says
-// that it proved nothing, as a machine that forbids them cannot be made to allow them.
+// Where namespaces are forbidden the test fails if required is set. Otherwise it only logs that it proved
+// nothing, because such a machine cannot be made to allow them.
 func Isolated(t *testing.T, required bool, args ...string) bool {
 	t.Helper()
 	if os.Getenv(isolated) == t.Name() {
@@ -50,7 +50,7 @@ func Isolated(t *testing.T, required bool, args ...string) bool {
 	return false
 }
 
-// Must runs a program of the system that is to succeed.
+// Must runs a system program and fails the test unless it succeeds.
 func Must(t testing.TB, program string, args ...string) string {
 	t.Helper()
 	out, err := exec.Command(program, args...).CombinedOutput()

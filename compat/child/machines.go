@@ -6,14 +6,14 @@ import (
 	"time"
 )
 
-// Machines are network namespaces joined by a bridge: machine i, from 1, is called etcd-i, has
-// the address 10.0.0.i and its own loopback. The host of the bridge is 10.0.0.254.
+// Machines are network namespaces joined by a bridge: machine i, from 1, is called etcd-i, has the address
+// 10.0.0.i and its own loopback. The host that has the bridge is 10.0.0.254.
 type Machines int
 
-// NewMachines makes n machines in the namespaces of this process; see Isolated.
+// NewMachines creates n machines in the namespaces of this process; see Isolated.
 func NewMachines(t testing.TB, n int) Machines {
 	t.Helper()
-	// ip keeps names of namespaces in /run/netns. This mount is seen by this process alone.
+	// ip keeps the names of namespaces in /run/netns. Only this process sees this mount.
 	Must(t, "mount", "-t", "tmpfs", "none", "/run")
 	Must(t, "ip", "link", "set", "lo", "up")
 	Must(t, "ip", "link", "add", "bridge0", "type", "bridge")
@@ -35,13 +35,13 @@ func NewMachines(t testing.TB, n int) Machines {
 
 func (Machines) link(i int) string { return fmt.Sprintf("host%d", i) }
 
-// Name is what machine i is called.
+// Name is the name of machine i.
 func (Machines) Name(i int) string { return fmt.Sprintf("etcd-%d", i) }
 
 // IP is the address of machine i.
 func (Machines) IP(i int) string { return fmt.Sprintf("10.0.0.%d", i) }
 
-// Plug connects machine i with the others.
+// Plug connects machine i to the bridge.
 func (m Machines) Plug(t testing.TB, i int) {
 	Must(t, "ip", "link", "set", m.link(i), "master", "bridge0")
 }
@@ -54,7 +54,7 @@ func (m Machines) On(i int, program string, args ...string) []string {
 	return append([]string{"netns", "exec", m.Name(i), program}, args...)
 }
 
-// Run runs a program on machine i to its end and returns its output.
+// Run runs a program on machine i to completion and returns its output.
 func (m Machines) Run(limit time.Duration, i int, program string, args ...string) (string, error) {
 	return Run(limit, "ip", m.On(i, program, args...)...)
 }

@@ -10,15 +10,15 @@ import (
 	"time"
 )
 
-// V2Answer is what a server has answered to a request of the v2 API.
+// V2Answer is a server's response to a request of the v2 API.
 type V2Answer struct {
 	Status int
 	Index  uint64 // X-Etcd-Index
 	Body   string
 }
 
-// V2 sends a request for a path below /v2/keys, with a query if it has one, to the server
-// at addr; form, unless nil, is its body.
+// V2 sends a request for a path below /v2/keys, with an optional query, to the server at addr; form, unless nil,
+// is its body.
 func V2(limit time.Duration, method, addr, path string, form url.Values) (V2Answer, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
@@ -36,6 +36,6 @@ func V2(limit time.Duration, method, addr, path string, form url.Values) (V2Answ
 	if err != nil {
 		return V2Answer{}, err
 	}
-	index, _ := strconv.ParseUint(resp.Header.Get("X-Etcd-Index"), 10, 64) // none with some errors
+	index, _ := strconv.ParseUint(resp.Header.Get("X-Etcd-Index"), 10, 64) // some errors have none
 	return V2Answer{Status: resp.StatusCode, Index: index, Body: strings.TrimSpace(string(body))}, nil
 }

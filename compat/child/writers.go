@@ -10,11 +10,11 @@ import (
 	"time"
 )
 
-// Writers write without pause, as clients that know all members: after an error, each goes on with
-// the next member.
+// Writers write without pause, as clients that know all members: after an error, each moves on to the next
+// member.
 type Writers struct {
 	clients []*Client
-	limit   time.Duration // of one call
+	limit   time.Duration // timeout of one call
 	done    chan struct{}
 	wg      sync.WaitGroup
 	writes  atomic.Int64
@@ -23,14 +23,14 @@ type Writers struct {
 	met Met
 }
 
-// Met is what writers have met.
+// Met is what writers have observed.
 type Met struct {
 	Writes int64
 	Worst  time.Duration  // the longest time between two successes of one writer
-	Errors map[string]int // how often, by their texts
+	Errors map[string]int // count of each error text
 }
 
-// String tells all of it in a few lines.
+// String reports it in a few lines.
 func (m Met) String() string {
 	n := 0
 	var lines []string
@@ -102,7 +102,7 @@ func (w *Writers) More(t testing.TB, limit time.Duration, n int64) {
 	})
 }
 
-// Stop ends the writers and returns what they have met.
+// Stop stops the writers and returns what they observed.
 func (w *Writers) Stop() Met {
 	close(w.done)
 	w.wg.Wait()

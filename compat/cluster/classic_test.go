@@ -14,8 +14,8 @@ import (
 	"quorate/compat/child"
 )
 
-// The flags with which clusters have been set up for years, on loopback addresses: the command
-// line tool reads and writes, the leader is killed, the others go on, and it comes back.
+// A cluster with the flags in use for years, on loopback addresses: the command line tool reads and writes, the
+// leader is killed, the others go on, and it comes back.
 func TestClassicSetUp(t *testing.T) {
 	t.Parallel()
 	tr := newTrio(t, "--heartbeat-interval", "1000", "--election-timeout", "5000")
@@ -51,8 +51,8 @@ func TestClassicSetUp(t *testing.T) {
 	}
 }
 
-// The same in three network namespaces that are joined by a bridge, with the usual ports and
-// every flag of the usual unit.
+// The same in three network namespaces joined by a bridge, with the usual ports and every flag of the usual unit
+// file.
 func TestClassicSetUpInNamespaces(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd, "-etcdctl="+etcdctl) {
@@ -75,7 +75,7 @@ func TestClassicSetUpInNamespaces(t *testing.T) {
 	for i := 1; i <= 3; i++ {
 		start(i)
 	}
-	// As a user on machine i would, without any flag.
+	// As a user on machine i would run it, without any flag.
 	ctl := func(i int, args ...string) (string, error) {
 		return machines.Run(30*time.Second, i, etcdctl, args...)
 	}
@@ -108,7 +108,7 @@ func TestClassicSetUpInNamespaces(t *testing.T) {
 	eventually(other, "OK\n", "put", "after", "kill")
 	start(leader)
 	eventually(leader, "after\nkill\n", "get", "after")
-	// A machine that is cut off serves no stale reads, and catches up when it is back.
+	// A machine that is cut off serves no stale reads, and catches up when it is reconnected.
 	machines.Unplug(t, other)
 	third := 6 - leader - other
 	eventually(third, "OK\n", "put", "apart", "yes")
@@ -128,10 +128,10 @@ func contains(fields []string, want string) (n int) {
 	return n
 }
 
-// The service manager hears that a member is ready when it serves, and not before.
+// The service manager is notified when a member serves, and not before.
 func TestReadyIsNotified(t *testing.T) {
 	t.Parallel()
-	// A socket's path has room for about a hundred bytes only.
+	// A socket's path may be about a hundred bytes long at most.
 	dir, err := os.MkdirTemp("", "notify")
 	if err != nil {
 		t.Fatal(err)
@@ -143,7 +143,7 @@ func TestReadyIsNotified(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { socket.Close() })
-	// heard is what comes within a time but for what a start tells of itself.
+	// heard returns what arrives within the given time, except the progress messages of a start.
 	heard := func(within time.Duration) string {
 		t.Helper()
 		if err := socket.SetReadDeadline(time.Now().Add(within)); err != nil {
@@ -163,7 +163,7 @@ func TestReadyIsNotified(t *testing.T) {
 	tr := newTrio(t)
 	tr.config[0].Env = []string{"NOTIFY_SOCKET=" + addr.Name}
 	tr.procs[0] = child.Start(t, tr.config[0])
-	// Alone it cannot serve, however long it tries: it is past its start and has asked for votes.
+	// A lone member cannot serve, however long it tries: it has finished its start and has asked for votes.
 	child.Eventually(t, limit, "the first member asks for votes", func() error {
 		if !strings.Contains(tr.procs[0].Output(), "starting a new election") {
 			return errors.New("not yet")

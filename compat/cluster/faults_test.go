@@ -15,7 +15,7 @@ import (
 	"quorate/compat/history"
 )
 
-// faults kills and pauses members of a cluster. It is the only one to touch the processes.
+// faults kills and pauses members of a cluster. Nothing else touches the processes.
 type faults struct {
 	c       *harness.Cluster
 	clients []*child.Client
@@ -38,7 +38,7 @@ func (f *faults) leader() int {
 	return best
 }
 
-// strike does one random thing to the cluster and mends it.
+// strike injects one random fault and repairs it.
 func (f *faults) strike(t *testing.T) string {
 	t.Helper()
 	all := f.r.Perm(len(f.c.Members))
@@ -59,7 +59,7 @@ func (f *faults) strike(t *testing.T) string {
 	}
 }
 
-// kill ends members by SIGKILL, as good as at once, and starts them again after a while.
+// kill stops members with SIGKILL, almost at the same time, and restarts them after a while.
 func (f *faults) kill(t *testing.T, which []int) string {
 	t.Helper()
 	for _, i := range which {
@@ -82,7 +82,7 @@ func (f *faults) kill(t *testing.T, which []int) string {
 	return fmt.Sprintf("killed %v for %v", which, down)
 }
 
-// pause stops a member without ending it; the others see a silent peer with open connections.
+// pause stops a member without killing it; the others see a silent peer with open connections.
 func (f *faults) pause(t *testing.T, i int) string {
 	t.Helper()
 	if err := f.c.Members[i].Signal(syscall.SIGSTOP); err != nil {
@@ -107,7 +107,7 @@ func (f *faults) ready(t *testing.T) {
 	}
 }
 
-// startCluster starts three members that end with the test.
+// startCluster starts three members that run until the test ends.
 func startCluster(t *testing.T, args ...string) *harness.Cluster {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)

@@ -17,7 +17,7 @@ import (
 	"quorate/compat/harness"
 )
 
-// trio is three members with flags of the test's own.
+// trio is three members with the test's own flags.
 type trio struct {
 	procs   [3]*child.Process
 	client  [3]string // host:port
@@ -88,7 +88,7 @@ func (tr *trio) start(t *testing.T, which ...int) {
 	}
 }
 
-// leader returns the position of the member that leads, and its id.
+// leader returns the position and the id of the member that leads.
 func (tr *trio) leader(t *testing.T) (pos int, id uint64) {
 	t.Helper()
 	child.Eventually(t, limit, "a leader that all agree on", func() error {
@@ -123,11 +123,11 @@ func (tr *trio) status(i int) (*pb.StatusResponse, error) {
 	return tr.clients[i].Maintenance.Status(ctx, &pb.StatusRequest{})
 }
 
-// A leader that is asked to stop hands over first: when it is gone another one leads, nobody had
-// to wait for an election, and every request that it had taken on was answered.
+// A leader that is asked to stop hands over first: when it is gone another member leads, no client had to wait
+// for an election, and every request that it had accepted was answered.
 func TestStoppingLeaderHandsOver(t *testing.T) {
 	t.Parallel()
-	// With this election timeout, handing over and electing cannot be confused.
+	// With this election timeout, handover and election cannot be confused.
 	tr := newTrio(t, "--heartbeat-interval=100", "--election-timeout=3000")
 	tr.start(t)
 	old, oldID := tr.leader(t)
@@ -193,7 +193,7 @@ func TestStoppingLeaderHandsOver(t *testing.T) {
 	wg.Wait()
 	for n, o := range outcomes {
 		if n < perLeader {
-			// Only a call that was never sent may fail at the member that stops.
+			// At the member that stops, only a call that was never sent may fail.
 			if o.err != nil && !child.NeverSent(o.err) {
 				t.Errorf("writer %d at the old leader, after %d writes: %v", n, o.acked, o.err)
 			}
@@ -203,7 +203,7 @@ func TestStoppingLeaderHandsOver(t *testing.T) {
 	}
 	t.Logf("handed over and ended within %v; %d writes acknowledged", took.Round(time.Millisecond), written.Load())
 
-	// All of it is there, also after all members were started again.
+	// All writes are present, also after all members were restarted.
 	tr.start(t, old)
 	check := func() {
 		t.Helper()
@@ -240,8 +240,8 @@ func TestStoppingLeaderHandsOver(t *testing.T) {
 	check()
 }
 
-// A lease outlives its leader, with the time it was granted counted anew by the next one, and
-// ends by itself if nobody keeps it.
+// A lease outlives its leader; the next leader restarts its TTL from the beginning, and it expires by itself if
+// no client keeps it alive.
 func TestLeaseSurvivesLeader(t *testing.T) {
 	t.Parallel()
 	tr := newTrio(t)

@@ -12,7 +12,7 @@ import (
 	"quorate/compat/child"
 )
 
-// leavings are the ways of a leader, at position old, to go; via is a follower.
+// leavings are the ways in which a leader, at position old, may go; via is a follower.
 var leavings = []struct {
 	name   string
 	leader func(t *testing.T, tr *trio, old, via int, id uint64)
@@ -26,18 +26,18 @@ func (tr *trio) remove(t *testing.T, via int, id uint64) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	// A cluster that has just begun asks for a moment of patience.
+	// A cluster that has just started refuses this for a moment.
 	child.Eventually(t, limit, "member remove", func() error {
 		_, err := tr.clients[via].Cluster.MemberRemove(ctx, &pb.MemberRemoveRequest{ID: id})
 		return err
 	})
 }
 
-// Whatever makes a leader go, no client waits for an election: it hands over first.
+// Whatever makes a leader go, no client waits for an election: the leader hands over first.
 func TestNobodyWaitsForElection(t *testing.T) {
 	for _, leave := range leavings {
 		t.Run(leave.name, func(t *testing.T) {
-			// With this election timeout, handing over and electing cannot be confused.
+			// With this election timeout, handover and election cannot be confused.
 			const election = 6 * time.Second
 			tr := newTrio(t, "--heartbeat-interval=100", fmt.Sprintf("--election-timeout=%d", election.Milliseconds()))
 			tr.start(t)

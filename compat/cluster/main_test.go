@@ -20,7 +20,7 @@ var (
 
 var etcd, etcdctl string // paths of the binaries
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 90 * time.Second
 
 func TestMain(m *testing.M) {

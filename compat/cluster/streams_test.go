@@ -17,8 +17,8 @@ import (
 	"quorate/compat/child"
 )
 
-// A stop ends the calls that could last for ever, of every kind, and tells their clients why. If it
-// waited for them, they would be cut off at its end instead.
+// A stop ends the calls that could last forever, of every kind, and tells their clients why. If it waited for
+// them, they would be cut off at its end instead.
 func TestStopEndsEndlessCalls(t *testing.T) {
 	t.Parallel()
 	tr := newTrio(t)
@@ -30,7 +30,7 @@ func TestStopEndsEndlessCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Requests of these two services have a name and a lease first, and so has a KeyValue.
+	// Requests of these two services need a name and a lease first, and a KeyValue needs them too.
 	claim := func(method, name string, lease int64) error {
 		return c.Conn.Invoke(ctx, method, &mvccpb.KeyValue{Key: []byte(name), CreateRevision: lease}, new(emptypb.Empty))
 	}
@@ -44,8 +44,8 @@ func TestStopEndsEndlessCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each stream gives a first answer, so that it is open; the next is its end. Of those that wait
-	// for a turn, the key shows that they do.
+	// Each stream sends a first response, so that it is open; the next one is its end. A call that waits for its
+	// turn is known to wait by its key.
 	type end struct {
 		name string
 		err  error

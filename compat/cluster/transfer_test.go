@@ -18,19 +18,18 @@ import (
 	"quorate/compat/history"
 )
 
-// storeBytes is the size of the state that is sent, and mostMemory what a member may take of its own
-// that sends or receives it: whoever held it in memory as a whole would need more. Pages of files
-// that are mapped do not count; the system takes them back.
+// storeBytes is the size of the state that is sent. mostMemory is how much memory of its own a member may use
+// that sends or receives it: a member that held the whole state in memory would need more. Pages of mapped files
+// do not count; the system can reclaim them.
 const (
 	storeBytes = 320 << 20
 	mostMemory = 400 << 20
 )
 
-// A member that is far behind is sent the whole state. The sender and the receiver are killed in the
-// middle of that; what was there before stays usable, the transfer begins again, and in the end all
-// have the same.
+// A member that is far behind is sent the whole state. The sender and the receiver are killed in the middle of
+// it; the existing state stays usable, the transfer begins again, and in the end all members hold the same.
 func TestTransferIsCut(t *testing.T) {
-	t.Setenv("GOGC", "25") // what is measured is what members hold, not what they have not collected yet
+	t.Setenv("GOGC", "25") // measure what members hold, not what they have not collected yet
 	ctx, cancel := context.WithTimeout(context.Background(), 5*limit)
 	defer cancel()
 	c, err := harness.StartCluster(ctx, t.TempDir(), []string{etcd, etcd, etcd}, "--snapshot-count", "50", "--snapshot-catchup-entries", "5", "--quota-backend-bytes", "-1")
@@ -54,7 +53,7 @@ func TestTransferIsCut(t *testing.T) {
 	}
 	fill(t, clients[(behind+1)%3])
 
-	// The receiver is killed while it receives: it starts again with what it had.
+	// The receiver is killed while it receives: it restarts with the state it had.
 	sender := leading(t, clients, behind)
 	third := 3 - behind - sender
 	installed := installs(t, c.Members[behind])
@@ -65,7 +64,7 @@ func TestTransferIsCut(t *testing.T) {
 	}
 	put(third, "after", "receiver killed")
 
-	// Then the sender is killed while it sends: another one leads, and sends.
+	// Then the sender is killed while it sends: another member leads, and sends.
 	installed = installs(t, c.Members[behind])
 	restart(t, c.Members[behind])
 	if cut { // else it has everything already
@@ -94,8 +93,8 @@ func TestTransferIsCut(t *testing.T) {
 	}
 }
 
-// watchMemory looks at the memory of all members until the function that it returns is called,
-// which returns their peaks.
+// watchMemory samples the memory of all members until the returned function is called, which returns their
+// peaks.
 func watchMemory(t *testing.T, members []*harness.Member) func() []int64 {
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
@@ -105,7 +104,7 @@ func watchMemory(t *testing.T, members []*harness.Member) func() []int64 {
 		defer close(done)
 		for ctx.Err() == nil {
 			for i, m := range members {
-				if mem, err := m.Memory(); err == nil { // one that was killed has none
+				if mem, err := m.Memory(); err == nil { // a killed member has none
 					peaks[i] = max(peaks[i], mem.Own)
 				}
 			}
@@ -119,7 +118,7 @@ func watchMemory(t *testing.T, members []*harness.Member) func() []int64 {
 	}
 }
 
-// leading returns the position of the leader, asking all members but some.
+// leading returns the position of the leader, asking all members except those given.
 func leading(t *testing.T, clients []*child.Client, without ...int) int {
 	t.Helper()
 	leader := -1
@@ -141,7 +140,7 @@ func leading(t *testing.T, clients []*child.Client, without ...int) int {
 	return leader
 }
 
-// fill writes the state, of values that do not compress.
+// fill writes the state, with values that do not compress.
 func fill(t *testing.T, c *child.Client) {
 	t.Helper()
 	const size, each = 32 << 10, 32
@@ -175,8 +174,8 @@ func restart(t *testing.T, m *harness.Member) {
 	}
 }
 
-// underWay waits until a member is receiving the state; false if it has all of it already, which makes
-// one more installation than before.
+// underWay waits until a member is receiving the state. It returns false if the member has all of it already,
+// which is one more completed installation.
 func underWay(t *testing.T, m *harness.Member, installed int) bool {
 	t.Helper()
 	cut := false
@@ -206,7 +205,7 @@ func installs(t *testing.T, m *harness.Member) int {
 	return strings.Count(string(text), "applying snapshot")
 }
 
-// equal waits until all members have the same at one revision.
+// equal waits until all members hold the same at one revision.
 func equal(t *testing.T, clients []*child.Client) {
 	t.Helper()
 	history.EqualHashes(t, limit, clients, history.Rev(t, limit, clients[0]))

@@ -14,14 +14,14 @@ import (
 // field is one comparable part of an answer: a path such as kvs[3].mod_revision and its text.
 type field struct{ path, value string }
 
-// answer is what one operation brought back, in a fixed order.
+// answer is the result of one operation, in a fixed order.
 type answer []field
 
 func (a *answer) add(path string, format string, args ...any) {
 	*a = append(*a, field{path, fmt.Sprintf(format, args...)})
 }
 
-// failed is the answer of an operation that ended in an error: its gRPC code and exact text.
+// failed is the answer of an operation that failed: its gRPC code and exact text.
 func failed(err error) answer {
 	st := status.Convert(err)
 	a := answer{{"error.code", st.Code().String()}, {"error.message", oneBlank(st.Message())}}
@@ -49,7 +49,7 @@ func (s *session) flatten(a *answer, prefix string, m protoreflect.Message) {
 	for i := range fields.Len() {
 		fd := fields.Get(i)
 		if !m.Has(fd) {
-			continue // an absent field is seen as a path that only the other side has
+			continue // an absent field shows up as a path that only the other side has
 		}
 		path := prefix + string(fd.Name())
 		v := m.Get(fd)
@@ -112,7 +112,7 @@ func (s *session) flattenValue(a *answer, path string, fd protoreflect.FieldDesc
 	}
 }
 
-// number prints n, or the name that the script has given to it.
+// number prints n, or the name that the script has assigned to it.
 func (s *session) number(n uint64) string {
 	if name, ok := s.names[n]; ok {
 		return name

@@ -57,7 +57,7 @@ func TestScriptHasBreadth(t *testing.T) {
 	}
 }
 
-// The comparison must see each kind of difference, and nothing in equal answers.
+// The comparison must detect each kind of difference, and report nothing for equal answers.
 func TestCompareSeesDifferences(t *testing.T) {
 	response := func() *pb.RangeResponse {
 		return &pb.RangeResponse{
@@ -69,7 +69,7 @@ func TestCompareSeesDifferences(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
 		change func(*pb.RangeResponse)
-		want   string // path of the one differing field; empty for none
+		want   string // path of the one differing field; empty if none
 	}{
 		{"nothing", func(*pb.RangeResponse) {}, ""},
 		{"term", func(r *pb.RangeResponse) { r.Header.RaftTerm = 9 }, ""},

@@ -19,19 +19,19 @@ import (
 	"quorate/compat/harness"
 )
 
-// membershipLimit bounds each wait, on a machine that is busy with other things.
+// membershipLimit bounds each wait, generously because the machine may be busy.
 const membershipLimit = 60 * time.Second
 
-// patient are flags for members that keep their leader also on a busy machine.
+// patient are flags with which members keep their leader on a busy machine too.
 var patient = []string{"--heartbeat-interval=200", "--election-timeout=3000"}
 
-// trio is a cluster of three and what it has answered so far.
+// trio is a cluster of three and the answers it has given so far.
 type trio struct {
 	ctx      context.Context
 	cluster  *harness.Cluster
 	sessions []*session
 	texts    *strings.Replacer // addresses and ids to names
-	pairs    []string          // of texts
+	pairs    []string          // applied to texts
 	lines    []string
 }
 
@@ -47,8 +47,8 @@ func (c *trio) known(id uint64, name string) {
 	c.rename(fmt.Sprintf("%x", id), name)
 }
 
-// say notes the outcome of a call. Headers are left out: their terms, and the
-// member that answers, are no matter of membership.
+// say records the outcome of a call. Headers are left out: their terms, and which member answers, do not concern
+// membership.
 func (c *trio) say(what string, members []*pb.Member, err error) {
 	line := what + ": "
 	if err != nil {
@@ -65,8 +65,8 @@ func (c *trio) say(what string, members []*pb.Member, err error) {
 	c.lines = append(c.lines, c.texts.Replace(oneBlank(line)))
 }
 
-// try repeats f while the cluster has no leader or finds itself unhealthy, which it
-// does at first, and while it does not know what it has just been told.
+// try repeats f while the cluster has no leader or considers itself unhealthy, as it does at first, and while it
+// has not yet learned of the previous change.
 func (c *trio) try(f func(ctx context.Context) error) error {
 	deadline := time.Now().Add(membershipLimit)
 	for {
@@ -123,7 +123,7 @@ func (c *trio) update(i int, id uint64, urls ...string) {
 	c.say(fmt.Sprintf("update %s to %v", c.sessions[0].number(id), urls), resp.GetMembers(), err)
 }
 
-// leader waits until all agree on one, and returns its place.
+// leader waits until all agree on a leader, and returns its position.
 func (c *trio) leader() (int, error) {
 	var at int
 	err := c.eventually(func(ctx context.Context) error {
@@ -214,7 +214,7 @@ func membership(ctx context.Context, dir, binary string) (*trio, error) {
 		s.header(r.Header)
 		c.sessions = append(c.sessions, s)
 	}
-	if err := c.working("begin"); err != nil { // and have told their names
+	if err := c.working("begin"); err != nil { // and have published their names
 		return nil, err
 	}
 	lead, err := c.leader()
@@ -222,7 +222,7 @@ func membership(ctx context.Context, dir, binary string) (*trio, error) {
 		return nil, err
 	}
 	follower, third := (lead+1)%3, (lead+2)%3
-	// Which of them leads is chance; from here on they are called by what they were.
+	// Which of them leads is chance; from here on they are named by their roles at this point.
 	for role, i := range map[string]int{"first": lead, "second": follower, "third": third} {
 		c.rename(c.cluster.Members[i].PeerURL(), "http://"+role)
 		c.rename("{"+c.cluster.Members[i].Name()+" ", "{"+role+" ")
@@ -260,7 +260,7 @@ func membership(ctx context.Context, dir, binary string) (*trio, error) {
 
 	// Leadership.
 	move := func(i int, to uint64) {
-		// Anything but an answer would be another question the second time.
+		// Anything but an answer would make it a different question the second time.
 		octx, cancel := context.WithTimeout(ctx, membershipLimit)
 		defer cancel()
 		_, err := c.sessions[i].maint.MoveLeader(octx, &pb.MoveLeaderRequest{TargetID: to})
@@ -310,13 +310,13 @@ func membership(ctx context.Context, dir, binary string) (*trio, error) {
 	list, err = c.member(third).MemberList(ctx, &pb.MemberListRequest{Linearizable: true})
 	c.say("list", list.GetMembers(), err)
 
-	// With one of three gone, nothing may be risked.
+	// With one of three down, nothing may be risked.
 	if lead, err = c.leader(); err != nil {
 		return c, err
 	}
 	if lead == third {
 		move(lead, c.sessions[follower].member)
-		c.lines = c.lines[:len(c.lines)-1] // whether it came to that is chance
+		c.lines = c.lines[:len(c.lines)-1] // whether that happened is chance
 		if lead, err = c.leader(); err != nil {
 			return c, err
 		}
@@ -327,7 +327,7 @@ func membership(ctx context.Context, dir, binary string) (*trio, error) {
 	other := 3 - lead - third
 	refused := func(what string, f func(ctx context.Context) error) {
 		var err error
-		_ = c.eventually(func(ctx context.Context) error { // until the loss is known
+		_ = c.eventually(func(ctx context.Context) error { // until the loss is detected
 			if err = f(ctx); err == nil || !strings.Contains(err.Error(), "unhealthy cluster") {
 				return fmt.Errorf("%s: %v", what, err)
 			}
@@ -344,7 +344,7 @@ func membership(ctx context.Context, dir, binary string) (*trio, error) {
 		return err
 	})
 
-	// All stop and come back, in another order than they began.
+	// All stop and restart, in a different order.
 	c.cluster.Stop()
 	for _, i := range []int{third, lead, other} {
 		if err := c.cluster.Members[i].Restart(); err != nil {
@@ -359,7 +359,7 @@ func membership(ctx context.Context, dir, binary string) (*trio, error) {
 	return c, nil
 }
 
-// Three members of each kind are told the same about members, leaders and downgrades.
+// Clusters of three of each kind return the same about members, leaders and downgrades.
 func TestMembershipAlike(t *testing.T) {
 	kinds := []string{*flagA, *flagB}
 	for _, p := range kinds {

@@ -7,8 +7,8 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// volatile lists every field that two correct servers may answer differently, and what is still
-// compared of it. Everything that is not named here is compared as it is.
+// volatile lists every field that two correct servers may answer differently, and what is still compared of it.
+// Everything not named here is compared as it is.
 var volatile = map[protoreflect.FullName]func(protoreflect.Value) string{
 	// Elections and internal entries are not part of the contract.
 	"etcdserverpb.ResponseHeader.raft_term":        positive,
@@ -32,8 +32,8 @@ var volatile = map[protoreflect.FullName]func(protoreflect.Value) string{
 // revision is only compared on created and cancelled responses (watchStream.answer); chunks of
 // RangeStream and Snapshot are concatenated (rangeStream, snapshot).
 
-// oneBlank undoes what the protobuf library does to texts so that nobody relies on them: whether
-// it writes one blank, two, or a non-breaking one depends on the bytes of the binary.
+// oneBlank undoes what the protobuf library does to texts to keep callers from relying on them: whether it
+// writes one space, two, or a non-breaking one depends on the bytes of the binary.
 func oneBlank(s string) string {
 	return strings.ReplaceAll(strings.ReplaceAll(s, "\u00a0", " "), "  ", " ")
 }

@@ -17,8 +17,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// quotaLines fills a member with a small quota, and notes what is refused then, also after a
-// restart, and what is taken again once the alarm is disarmed. How much fits is not compared.
+// quotaLines fills a member with a small quota and records what is refused then, also after a restart, and what
+// is accepted again once the alarm is disarmed. How much fits is not compared.
 func quotaLines(ctx context.Context, dir, binary string) (lines []string, err error) {
 	m, err := harness.StartSingle(ctx, harness.Config{Binary: binary, Dir: dir, Args: []string{"--quota-backend-bytes=6000000"}})
 	if err != nil {
@@ -63,7 +63,7 @@ func quotaLines(ctx context.Context, dir, binary string) (lines []string, err er
 	put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: []byte("t")}}}
 	del := &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte("none")}}}
 	look := func(when string) {
-		// The alarm itself comes a moment after the first refusal.
+		// The alarm itself is raised a moment after the first refusal.
 		for deadline := time.Now().Add(membershipLimit); time.Now().Before(deadline); time.Sleep(20 * time.Millisecond) {
 			if r, err := s.maint.Alarm(ctx, &pb.AlarmRequest{}); err == nil && len(r.Alarms) > 0 {
 				break
@@ -96,7 +96,7 @@ func quotaLines(ctx context.Context, dir, binary string) (lines []string, err er
 	if err := m.Restart(); err != nil {
 		return nil, err
 	}
-	for m.Running() { // /health says no, so that is not what to wait for
+	for m.Running() { // /health is unhealthy, so it cannot be polled
 		if _, err := s.maint.Alarm(ctx, &pb.AlarmRequest{}); err == nil {
 			break
 		}
@@ -122,7 +122,7 @@ func quotaLines(ctx context.Context, dir, binary string) (lines []string, err er
 		say("disarm", err, r.GetAlarms())
 	}
 	for deadline := time.Now().Add(membershipLimit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		// The size is looked at from time to time; until then a write may raise the alarm again.
+		// The size is checked periodically; until then a write may raise the alarm again.
 		if _, err = s.kv.Put(ctx, &pb.PutRequest{Key: []byte("k"), Value: value}); err == nil {
 			break
 		}

@@ -26,23 +26,22 @@ import (
 	"google.golang.org/protobuf/reflect/protoregistry"
 )
 
-// randomOp is an operation that a seed has made.
+// randomOp is an operation generated from the seed.
 type randomOp struct {
 	op
-	restart bool   // the servers are killed and started again instead
+	restart bool   // kill and restart the servers instead
 	web     string // method and path of a request to the peer port instead
-	// uneven marks what members of etcd 3.5 and 3.6 decide differently among themselves if one
-	// of them proposes it.
+	// uneven marks operations that members of etcd 3.5 and 3.6 decide differently among themselves if one of them
+	// proposes them.
 	uneven bool
 }
 
-// chance makes random operations of all services. Names and numbers are few, so that requests
-// meet. It leaves out what ends a real server (an alarm with an unknown action, a member update without
-// URLs, a put of what the same transaction has deleted with an open end) and what
-// time decides (leases that expire).
+// chance generates random operations of all services. Names and numbers are few, so that requests collide. It
+// leaves out what crashes a real server (an alarm with an unknown action, a member update without URLs, a put of
+// what the same transaction has deleted with an open end) and what time decides (leases that expire).
 type chance struct {
 	*rand.Rand
-	states bool // only what changes the state, for clusters of which that is compared
+	states bool // only operations that change the state, for clusters whose state is compared
 }
 
 // knownHash is the hash of "new".
@@ -51,7 +50,7 @@ var knownHash = base64.StdEncoding.EncodeToString([]byte("$2a$04$LiE1NPni7HuR5ca
 func randomOps(seed uint64, n int, states bool) []randomOp {
 	c := &chance{Rand: rand.New(rand.NewPCG(seed, 7)), states: states}
 	var ops []randomOp
-	if c.yes(2) { // enough equals for an order among them
+	if c.yes(2) { // enough equal values that their order matters
 		for _, i := range c.Perm(30) {
 			ops = append(ops, c.call("KV/Put", &pb.PutRequest{Key: fmt.Appendf(nil, "k%02d", i), Value: c.value()}, "", false))
 		}
@@ -69,7 +68,7 @@ func randomOps(seed uint64, n int, states bool) []randomOp {
 	return ops
 }
 
-// withUsers begins with users of different rights, and with authentication on.
+// withUsers starts with users of different rights, and with authentication enabled.
 func (c *chance) withUsers() (ops []randomOp) {
 	add := func(method string, m proto.Message) { ops = append(ops, c.call("Auth/"+method, m, "root", false)) }
 	for _, u := range []string{"root", "u", "v"} {
@@ -187,7 +186,7 @@ func (c *chance) del() *pb.DeleteRangeRequest {
 
 func (c *chance) txn(depth int, deletes bool) *pb.TxnRequest {
 	r := &pb.TxnRequest{}
-	if c.yes(8) { // which of two things that are missing is named
+	if c.yes(8) { // which of two missing things is named
 		p := &pb.PutRequest{Key: c.key(), IgnoreValue: true, Lease: int64(1 + c.IntN(4))}
 		r.Success = []*pb.RequestOp{opPut(p)}
 		return r
@@ -248,7 +247,7 @@ func (c *chance) permission() *authpb.Permission {
 	return p
 }
 
-// user is who makes a call: nobody, one with a token, or one whose token may be of another time.
+// user is the caller: none, one with a token, or one whose token may be stale.
 func (c *chance) user() string { return c.pick("root", "root", "root", "u", "u", "v", "") }
 
 func (c *chance) next() randomOp {
@@ -261,7 +260,7 @@ func (c *chance) next() randomOp {
 		case n < 14 && !c.states:
 			r := c.rng()
 			if r.SortOrder == pb.RangeRequest_NONE {
-				r.SortTarget = pb.RangeRequest_KEY // etcd repeats and leaves out keys
+				r.SortTarget = pb.RangeRequest_KEY // etcd repeats and omits keys
 			}
 			return c.stream(r, user)
 		case n < 16 && !c.states:
@@ -374,7 +373,7 @@ func (c *chance) auth(user string, damage bool) randomOp {
 func (c *chance) maintenance(user string) randomOp {
 	call := func(method string, m proto.Message) randomOp { return c.call("Maintenance/"+method, m, user, false) }
 	switch n := c.IntN(12); {
-	case n < 2 && c.states: // 3.5 ends at types that it does not know
+	case n < 2 && c.states: // 3.5 crashes at types that it does not know
 		return call("Alarm", &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: uint64(c.IntN(3)), Alarm: pb.AlarmType(c.IntN(3))})
 	case n < 2:
 		return call("Alarm", &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: uint64(c.IntN(3)), Alarm: pb.AlarmType(c.IntN(4) * c.IntN(2))})
@@ -407,7 +406,7 @@ func (c *chance) cluster(user string) randomOp {
 	return call("MemberList", &pb.MemberListRequest{Linearizable: c.yes(2)})
 }
 
-// op makes an operation in the name of a user.
+// op generates an operation in the name of a user.
 func (c *chance) op(name, user string, do func(ctx context.Context, s *session) answer) randomOp {
 	if user != "" {
 		name = "as " + user + ": " + name
@@ -438,7 +437,7 @@ func newMessage(d protoreflect.MessageDescriptor) proto.Message {
 	return t.New().Interface()
 }
 
-// call makes a call, whose bytes may be damaged on the way. Without a message it sends random fields.
+// call generates a call, whose bytes may be damaged on the way. Without a message it sends random fields.
 func (c *chance) call(name string, m proto.Message, user string, damage bool) randomOp {
 	d := method(name)
 	if m == nil {
@@ -455,7 +454,7 @@ func (c *chance) call(name string, m proto.Message, user string, damage bool) ra
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(m)
 	if err != nil {
-		panic(err) // made here, of texts that are valid
+		panic(err) // generated here, from valid texts
 	}
 	text := name + " {" + strings.Join(strings.Fields(prototext.MarshalOptions{}.Format(m)), " ") + "}"
 	if damage && len(data) > 0 {
@@ -473,7 +472,7 @@ func (c *chance) call(name string, m proto.Message, user string, damage bool) ra
 	return o
 }
 
-// reads reports whether a transaction has a range in it.
+// reads reports whether a transaction contains a range.
 func reads(t *pb.TxnRequest) bool {
 	return slices.ContainsFunc(slices.Concat(t.Success, t.Failure), func(o *pb.RequestOp) bool {
 		return o.GetRequestRange() != nil || o.GetRequestTxn() != nil && reads(o.GetRequestTxn())
@@ -491,7 +490,7 @@ func (c *chance) damaged(data []byte) []byte {
 	return data
 }
 
-// outcome is the answer to a call, with what is not in it for good reason taken out.
+// outcome is the answer to a call, without the parts that may legitimately differ.
 func (s *session) outcome(req, resp proto.Message, err error) answer {
 	switch r := resp.(type) {
 	case *pb.AuthenticateResponse:
@@ -529,7 +528,7 @@ func ask(ctx context.Context, url, web string) answer {
 	a.add("status", "%s", resp.Status)
 	a.add("type", "%s", resp.Header.Get("Content-Type"))
 	if path == "/version" {
-		body = nil // ours says that it is ours
+		body = nil // ours reports that it is Quorate
 	}
 	a.add("body", "%s, %v", quote(body), err)
 	return a
@@ -539,7 +538,7 @@ func (c *chance) stream(r *pb.RangeRequest, user string) randomOp {
 	return c.op(describe("RangeStream", r), user, func(ctx context.Context, s *session) answer { return s.rangeStream(ctx, r) })
 }
 
-// watch looks at the history once: what a watcher gets until it has caught up.
+// watch reads the history once: what a watcher gets until it has caught up.
 func (c *chance) watch(user string) randomOp {
 	r := &pb.WatchCreateRequest{Key: c.key(), RangeEnd: c.end(), StartRevision: c.revision(), PrevKv: c.yes(2), Fragment: c.yes(3), WatchId: int64(c.IntN(3))}
 	if c.yes(3) {
@@ -569,7 +568,7 @@ func (c *chance) watch(user string) randomOp {
 		defer w.mu.Unlock()
 		a := s.watchAnswer(w.pending)
 		if err != nil && status.Code(err) != codes.DeadlineExceeded && !errors.Is(err, context.DeadlineExceeded) {
-			a = append(a, failed(err)...) // progress may be a matter of a start in the future
+			a = append(a, failed(err)...) // progress may depend on a start in the future
 		}
 		return a
 	})

@@ -18,8 +18,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// TestRandomMixed sends random operations to the members of clusters of ours and real ones, one
-// after the other and each to one of them, and compares every few operations what all members hold.
+// TestRandomMixed sends random operations to the members of clusters of ours and real ones, one after the other
+// and each to one of them, and every few operations compares what all members hold.
 func TestRandomMixed(t *testing.T) {
 	real := filepath.Dir(*flagA)
 	for _, name := range []string{"etcd37", "etcd36", "etcd35"} {
@@ -53,16 +53,16 @@ type mixedRunner struct {
 	t    *testing.T
 	n    int
 	real string
-	old  bool // the real members are of 3.5 or 3.6
+	old  bool // the real members are 3.5 or 3.6
 }
 
-// admin is a user of whom no random operation knows.
+// admin is a user that random operations do not touch.
 const admin = "admin"
 
-// compareEvery is how many operations lie between two comparisons.
+// compareEvery is the number of operations between two comparisons.
 const compareEvery = 12
 
-// run returns after which operation members were found to differ, and how.
+// run returns the operation after which members were found to differ, and how.
 func (r *mixedRunner) run(seed uint64, ops []randomOp) (at int, what string) {
 	r.n++
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
@@ -79,7 +79,7 @@ func (r *mixedRunner) run(seed uint64, ops []randomOp) (at int, what string) {
 		if members[i], err = newSession(m.ClientAddr()); err != nil {
 			r.t.Fatal(err)
 		}
-		members[i].tokens = tokens // a token is good at all members
+		members[i].tokens = tokens // a token is valid at all members
 		defer members[i].close()
 	}
 	first := members[0]
@@ -116,7 +116,7 @@ func (r *mixedRunner) run(seed uint64, ops []randomOp) (at int, what string) {
 	return 0, ""
 }
 
-// lastWords is what a member has written before the stack of its panic.
+// lastWords is what a member wrote before the stack of its panic.
 func lastWords(m *harness.Member) string {
 	log := m.LogTail(80)
 	if i := strings.LastIndex(log, "panic"); i >= 0 {
@@ -168,7 +168,7 @@ func holds(ctx context.Context, s *session) (a answer, err error) {
 	for _, kv := range keys.Kvs {
 		a.add(fmt.Sprintf("key %q", kv.Key), "%s", kvText(kv))
 	}
-	for i := range 5 { // leases that there are; which have expired is for the leader to say
+	for i := range 5 { // existing leases only; the leader decides which have expired
 		_, err := s.lease.LeaseTimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: int64(i)})
 		a.add(fmt.Sprintf("lease %d", i), "%v", status.Code(err))
 	}

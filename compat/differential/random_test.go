@@ -22,8 +22,8 @@ var (
 	shrinkFor = flag.Duration("shrink", time.Minute, "how long to look for a shorter list after a failure; 0: not at all")
 )
 
-// TestRandom sends random operations to both servers and compares the answers. A failure prints
-// the seed and the shortest list of operations that a minute of tries has found.
+// TestRandom sends random operations to both servers and compares the answers. A failure prints the seed and the
+// shortest list of operations that a minute of attempts found.
 func TestRandom(t *testing.T) {
 	for i := range *seedsFlag {
 		seed := *seedFlag + uint64(i)
@@ -52,7 +52,7 @@ func TestRandom(t *testing.T) {
 	}
 }
 
-// shrink leaves out operations as long as the list still fails.
+// shrink removes operations as long as the list still fails.
 func shrink(ops []randomOp, limit time.Duration, fails func([]randomOp) bool) []randomOp {
 	end := time.Now().Add(limit)
 	for size := len(ops) / 2; size > 0; size /= 2 {
@@ -135,8 +135,8 @@ func (r *runner) run(ops []randomOp) (at int, lines []string) {
 	return 0, nil
 }
 
-// serving waits until a linearizable read gets an answer, if only that it is not permitted.
-// /health says no while there are alarms.
+// serving waits until a linearizable read is answered, even if only by a refusal of permission. /health is
+// unhealthy while there are alarms.
 func serving(ctx context.Context, s *session) error {
 	for {
 		once, cancel := context.WithTimeout(ctx, 2*time.Second)
@@ -150,7 +150,7 @@ func serving(ctx context.Context, s *session) error {
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(20 * time.Millisecond): // it is asked again, whatever it waits for
+		case <-time.After(20 * time.Millisecond): // retried, whatever it waits for
 		}
 	}
 }

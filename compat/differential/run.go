@@ -24,7 +24,7 @@ type Options struct {
 	KeepDir  string   // holds data and logs afterwards; empty means a temporary directory
 }
 
-// Result counts what was run.
+// Result counts the operations that ran.
 type Result struct {
 	Sections, Operations int
 	Different            int // operations whose answers differ
@@ -44,8 +44,8 @@ func SectionNames() []string {
 	return names
 }
 
-// Run runs the script and prints the differences to out. The error is about the lane itself
-// (a server that does not start); differences are counted in the result.
+// Run runs the script and prints the differences to out. An error concerns the lane itself (a server that does
+// not start); differences are counted in the result.
 func Run(ctx context.Context, o Options, out io.Writer) (Result, error) {
 	var res Result
 	for _, name := range o.Sections {
@@ -126,7 +126,7 @@ func runSection(ctx context.Context, o Options, sec section, first int, dir stri
 	return different, nil
 }
 
-// jwtKeyFile is in the directory in which each server runs.
+// jwtKeyFile is relative to the directory in which each server runs.
 const jwtKeyFile = "jwt.key"
 
 func writeKey(dir string) error {
@@ -165,7 +165,7 @@ func startPair(ctx context.Context, o Options, sec section, dir string) (pair [2
 			pair[i], errs[i] = harness.StartSingle(rctx, harness.Config{
 				Binary: bin,
 				Dir:    filepath.Join(dir, string(rune('a'+i))),
-				// Nobody dials these; they only make the ids of both sides equal.
+				// Nothing connects to these; they only make the ids of both sides equal.
 				AdvertiseClientURL: "http://127.0.0.1:2379",
 				AdvertisePeerURL:   "http://127.0.0.1:2380",
 				Args:               sec.args,

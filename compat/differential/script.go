@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// op is one operation of the script. do must send the same bytes whatever server it meets,
-// except where it refers to identities that the server itself drew.
+// op is one operation of the script. do must send the same bytes to either server, except where it refers to
+// identities that the server itself generated.
 type op struct {
 	name string
 	do   func(ctx context.Context, s *session) answer
@@ -110,7 +110,7 @@ func (b *script) status() {
 	})
 }
 
-// everything reads the whole store and its hash: a difference that no earlier answer showed ends here.
+// everything reads the whole store and its hash: it catches a difference that no earlier answer showed.
 func (b *script) everything() {
 	b.rng(&pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
 	b.hashKV(0)
@@ -165,7 +165,7 @@ func cancelWatch(id int64) *pb.WatchRequest {
 
 func (b *script) watchCancel(stream string, id int64) { b.watchSend(stream, cancelWatch(id)) }
 
-// watchGone waits until the server has said that the watcher is cancelled.
+// watchGone waits until the server has reported that the watcher is canceled.
 func (b *script) watchGone(stream string, id int64) {
 	b.add(fmt.Sprintf("Watch %s until %d is cancelled", stream, id), func(ctx context.Context, s *session) answer {
 		w, err := s.stream(stream)
@@ -196,7 +196,7 @@ func (b *script) wait(d time.Duration) {
 	})
 }
 
-// until repeats a read until it says yes; for what a server does in its own time.
+// until repeats a read until the predicate holds, for what a server does asynchronously.
 func (b *script) until(name string, done func(ctx context.Context, s *session) (bool, error)) {
 	b.add("until "+name, func(ctx context.Context, s *session) answer {
 		tick := time.NewTicker(50 * time.Millisecond)
@@ -228,7 +228,7 @@ func (b *script) wire(name, method string, request []byte, resp proto.Message) {
 	})
 }
 
-// rawBytes is a request that goes to the wire as it is.
+// rawBytes is a request that is sent as it is.
 type rawBytes []byte
 
 // rawCodec passes rawBytes through and leaves everything else to protobuf.

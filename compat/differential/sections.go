@@ -68,7 +68,7 @@ func remove(key, end string) *pb.RequestOp {
 
 func ops(list ...*pb.RequestOp) []*pb.RequestOp { return list }
 
-// pattern returns n bytes that differ from place to place.
+// pattern returns n bytes that vary with their position.
 func pattern(n int) []byte {
 	b := make([]byte, n)
 	for i := range b {

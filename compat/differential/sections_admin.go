@@ -12,7 +12,7 @@ import (
 func (b *script) alarm(action pb.AlarmRequest_AlarmAction, kind pb.AlarmType, member func(s *session) uint64) {
 	b.add("Alarm "+action.String()+" "+kind.String(), func(ctx context.Context, s *session) answer {
 		r, err := s.maint.Alarm(ctx, &pb.AlarmRequest{Action: action, Alarm: kind, MemberID: member(s)})
-		if err == nil { // real etcd lists them in the order of a map
+		if err == nil { // etcd lists them in map order
 			slices.SortFunc(r.Alarms, func(x, y *pb.AlarmMember) int {
 				return cmp.Or(cmp.Compare(x.MemberID, y.MemberID), cmp.Compare(x.Alarm, y.Alarm))
 			})
@@ -39,8 +39,8 @@ func (b *script) downgrade(action pb.DowngradeRequest_DowngradeAction, version s
 		})
 }
 
-// settled waits for what a new cluster decides in its own time: the cluster version and, after
-// it, the storage version.
+// settled waits for what a new cluster decides asynchronously: the cluster version and, after it, the storage
+// version.
 func (b *script) settled() {
 	b.until("versions are decided", func(ctx context.Context, s *session) (bool, error) {
 		r, err := s.maint.Status(ctx, &pb.StatusRequest{})
@@ -120,12 +120,12 @@ func maintenanceSection(b *script) {
 	b.alarm(off, space, unknown)
 	b.alarm(on, none, self)
 	b.alarm(get, none, nobody)
-	// An unknown action is left out: real etcd dereferences nil on it and ends.
+	// An unknown action is left out: etcd dereferences nil on it and crashes.
 	b.alarm(on, pb.AlarmType(9), self)
 	b.alarm(get, none, nobody)
 	b.alarm(off, pb.AlarmType(9), self)
 	b.put("a/1", "z")
-	// Leadership of a single member.
+	// Leadership in a cluster of one.
 	b.add("MoveLeader to itself", func(ctx context.Context, s *session) answer {
 		r, err := s.maint.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: s.member})
 		return s.answerOf(r, err)
@@ -133,7 +133,7 @@ func maintenanceSection(b *script) {
 	unary(b, "MoveLeader", &pb.MoveLeaderRequest{TargetID: 4711}, func(s *session, ctx context.Context, r *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
 		return s.maint.MoveLeader(ctx, r)
 	})
-	// Downgrade: every refusal, then the real thing and its end.
+	// Downgrade: every refusal, then an actual one and its end.
 	validate, enable, cancel := pb.DowngradeRequest_VALIDATE, pb.DowngradeRequest_ENABLE, pb.DowngradeRequest_CANCEL
 	for _, v := range []string{"", "x", "3", "3.7", "3.7.0", "3.8.0", "3.5.0", "3.6", "3.6.0", "3.6.9", "4.6.0"} {
 		b.downgrade(validate, v)
@@ -211,7 +211,7 @@ func clusterSection(b *script) {
 	promote("nobody")
 	update("(learner)", "http://127.0.0.1:4")
 	update("(learner)", "http://127.0.0.1:2380")
-	// Updating another member to no URL at all is left out: real etcd panics when it applies that.
+	// Updating another member to no URL at all is left out: etcd panics when it applies that.
 	update("nobody", "http://127.0.0.1:5")
 	update("self", "http://127.0.0.1:2380", "http://127.0.0.3:2380")
 	list(true)

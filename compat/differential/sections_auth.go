@@ -258,8 +258,8 @@ func authSection(b *script) {
 	b.everything()
 }
 
-// watchOpenAs opens a stream with the credentials of ctx and without a fence: a user that may
-// not read the fence's key could not have one.
+// watchOpenAs opens a stream with the credentials of ctx and without a fence: a user that may not read the
+// fence's key could not have one.
 func (b *script) watchOpenAs(stream string) {
 	b.add("Watch open "+stream, func(ctx context.Context, s *session) answer {
 		ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
@@ -275,7 +275,7 @@ func (b *script) watchOpenAs(stream string) {
 	})
 }
 
-// watchSeen reports the control responses so far; events may still be under way.
+// watchSeen reports the control responses so far; events may still be in flight.
 func (b *script) watchSeen(stream string) {
 	b.add("Watch "+stream+" answers so far", func(_ context.Context, s *session) answer {
 		w, err := s.stream(stream)

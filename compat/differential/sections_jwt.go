@@ -13,10 +13,10 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// jwtKey is what both servers sign tokens with.
+// jwtKey is the key with which both servers sign tokens.
 const jwtKey = "a key that both servers have"
 
-// signedToken is a token as somebody else who has the key could make it.
+// signedToken is a token as a third party who has the key could make it.
 func signedToken(head, claims, key string) string {
 	enc := base64.RawURLEncoding.EncodeToString
 	text := enc([]byte(head)) + "." + enc([]byte(claims))
@@ -25,7 +25,7 @@ func signedToken(head, claims, key string) string {
 	return text + "." + enc(mac.Sum(nil))
 }
 
-// jwtSection has tokens that are signed and say themselves of which revision they are.
+// jwtSection uses signed tokens that carry the auth revision they were issued at.
 func jwtSection(b *script) {
 	b.settled()
 	add := func(name string) {
@@ -92,7 +92,7 @@ func jwtSection(b *script) {
 	b.as("u", func(b *script) { watched(b, "jwt-u") })
 	b.as("root", calls)
 
-	// Any change of users and roles makes the tokens old, but not for what only root may do.
+	// Any change of users and roles makes the tokens stale, but not for what only root may do.
 	b.as("root", func(b *script) {
 		authCall(b, "UserAdd", &pb.AuthUserAddRequest{Name: "v", Options: &authpb.UserAddOptions{NoPassword: true}}, &pb.AuthUserAddResponse{})
 	})
@@ -145,7 +145,7 @@ func jwtSection(b *script) {
 		r, err := s.kv.Range(metadata.AppendToOutgoingContext(ctx, "authorization", "Bearer "+s.tokens["u"]), &pb.RangeRequest{Key: k("a1")})
 		return s.answerOf(r, err)
 	})
-	// A signed token survives the password, but is old then.
+	// A signed token survives a change of password, but is stale then.
 	b.as("root", func(b *script) {
 		authCall(b, "UserChangePassword", &pb.AuthUserChangePasswordRequest{Name: "u", Password: "new"}, &pb.AuthUserChangePasswordResponse{})
 	})

@@ -109,7 +109,7 @@ func rangeSection(b *script) {
 		r.MinModRevision, r.SortTarget, r.SortOrder, r.Limit = 10, pb.RangeRequest_MOD, pb.RangeRequest_DESCEND, 4
 	})
 	with(func(r *pb.RangeRequest) { r.MaxModRevision, r.Revision, r.KeysOnly = 18, 25, true })
-	// A page through the whole with its revision held, as a list with a continue token does.
+	// A full pass in pages with its revision held, as a list with a continue token does.
 	for _, from := range []string{"r/", "r/03\x00", "r/06\x00"} {
 		b.rng(&pb.RangeRequest{Key: k(from), RangeEnd: k("t"), Limit: 3, Revision: 45})
 	}
@@ -165,9 +165,8 @@ func streamSection(b *script) {
 		{Key: k("t"), RangeEnd: k("r/")},
 		{Key: k("r/"), RangeEnd: k("t"), SortOrder: pb.RangeRequest_ASCEND},
 		{Key: k("r/"), RangeEnd: k("t"), SortOrder: pb.RangeRequest_DESCEND},
-		// Another sort target without an order is left out: etcd sorts each piece of
-		// the stream by it and goes on after the last key of the sorted piece, so
-		// keys come twice or not at all.
+		// A different sort target without an order is left out: etcd sorts each chunk of the stream by it and continues
+		// after the last key of the sorted chunk, so keys come twice or not at all.
 		{Key: k("r/"), RangeEnd: k("t"), SortTarget: 9},
 		{Key: k("r/"), RangeEnd: k("t"), SortOrder: 9},
 		{Key: k("r/"), RangeEnd: k("t"), MinModRevision: 3},

@@ -78,7 +78,7 @@ func leaseSection(b *script) {
 	b.timeToLive(20, true)
 	b.keepAlive(20)
 	b.revoke(20)
-	// Renewal keeps a short lease alive beyond its first span.
+	// Renewal keeps a short lease alive beyond its first TTL.
 	b.grant(21, 2)
 	b.putReq(&pb.PutRequest{Key: k("l/kept"), Lease: 21})
 	for range 3 {

@@ -15,8 +15,8 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 )
 
-// The lock and election services live in etcd's server module, which this module does not
-// import; their few messages are described here instead.
+// The lock and election services are in etcd's server module, which this module does not import; their few
+// messages are described here instead.
 var lockFile, electionFile = describeFile("v3lockpb", map[string][]*descriptorpb.FieldDescriptorProto{
 	"LockRequest":    {bytesField("name", 1), intField("lease", 2)},
 	"LockResponse":   {messageField("header", 1, ".etcdserverpb.ResponseHeader"), bytesField("key", 2)},
@@ -99,7 +99,7 @@ func lockCall(b *script, file protoreflect.FileDescriptor, service, method strin
 	})
 }
 
-// headerOfDynamic keeps the revision of an answer that has no generated accessor.
+// headerOfDynamic records the revision of an answer that has no generated accessor.
 func (s *session) headerOfDynamic(m *dynamicpb.Message) {
 	fd := m.Descriptor().Fields().ByName("header")
 	if fd == nil || !m.Has(fd) {
@@ -109,7 +109,7 @@ func (s *session) headerOfDynamic(m *dynamicpb.Message) {
 	s.rev = max(s.rev, h.Get(h.Descriptor().Fields().ByName("revision")).Int())
 }
 
-// pending starts a call that is expected to block and later operations finish.
+// pending starts a call that is expected to block and that later operations complete.
 type pending struct {
 	done chan struct{}
 	out  *dynamicpb.Message
@@ -177,7 +177,7 @@ func locksSection(b *script) {
 	unlock("")
 	lock("", 0xa1)
 	b.rng(&pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}})
-	// A holder whose lease ends lets the next one in.
+	// A holder whose lease expires lets the next one in.
 	lock("m", 0xa1)
 	begin(lockFile, "Lock", "Lock", dyn(lockFile, "LockRequest", map[string]any{"name": "m", "lease": int64(0xb2)}), "m/b2")
 	b.revoke(0xa1)
@@ -240,7 +240,7 @@ func locksSection(b *script) {
 	b.revoke(0xd4)
 	elect("Leader", map[string]any{"name": "e"})
 
-	// A caller that goes away while it waits takes its key back.
+	// A caller that goes away while it waits has its key removed.
 	b.grant(0xe5, 600)
 	b.grant(0xf6, 600)
 	lock("g", 0xe5)

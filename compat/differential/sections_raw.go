@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// message builds protobuf bytes field by field.
+// message builds a protobuf message field by field.
 type message []byte
 
 func (m message) bytes(n protowire.Number, v string) message {
@@ -68,7 +68,7 @@ func rawSection(b *script) {
 	txn("empty compare", none.sub(1, none))
 	txn("operation of a kind to come", none.sub(2, none.sub(15, none.bytes(1, "x"))))
 	txn("compare of a kind to come", none.sub(1, none.bytes(3, "r/01").varint(2, 9).varint(40, 1)).sub(2, none.sub(1, none.bytes(1, "r/01"))))
-	// Numbers at their edges.
+	// Numbers at their limits.
 	rng("limit -1", none.bytes(1, "r/").bytes(2, "r0").varint(3, 1<<64-1))
 	rng("bool of 2", none.bytes(1, "r/").bytes(2, "r0").varint(9, 2))
 	rng("bool of 2^64-1", none.bytes(1, "r/").bytes(2, "r0").varint(9, 1<<64-1))
@@ -78,7 +78,7 @@ func rawSection(b *script) {
 	rng("sort target 5 without range", none.bytes(1, "r/01").varint(6, 5))
 	rng("key of a varint type", none.varint(1, 5).bytes(1, "r/01"))
 	rng("limit of a bytes type", none.bytes(1, "r/").bytes(2, "r0").bytes(3, "\x01"))
-	// Bytes that are no message.
+	// Bytes that are not a message.
 	rng("truncated length", message{0x0a, 0x20, 'r'})
 	rng("truncated tag", message{0x80})
 	rng("field number 0", message{0x02, 0x01, 'x'})
@@ -132,7 +132,7 @@ func limitsSection(b *script) {
 		b.putReq(&pb.PutRequest{Key: k("size"), Value: pattern(n)})
 	}
 	b.rng(&pb.RangeRequest{Key: pattern(600_000)})
-	// Answers are larger than requests may be, and streams stay whole.
+	// Answers are larger than requests may be, and streams stay complete.
 	for i := range 40 {
 		b.putReq(&pb.PutRequest{Key: k(numbered("s/", i)), Value: pattern(3000 + i)})
 	}

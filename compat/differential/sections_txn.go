@@ -12,7 +12,7 @@ func txnSection(b *script) {
 	txn(get("t/none"))
 	seed(b)
 	b.grant(601, 600)
-	// One revision for all writes, sub-order as written, later operations see earlier ones.
+	// One revision for all writes, sub-revisions in written order, later operations see earlier ones.
 	txn(set("t/1", "a"), set("t/2", "b"), get("t/1"), getRange("t/", "t0"))
 	txn(set("t/3", "c"), remove("t/1", ""), getRange("t/", "t0"), set("t/4", "d"), getRange("t/", "t0"))
 	txn(opPut(&pb.PutRequest{Key: k("t/2"), Value: k("b2"), PrevKv: true, Lease: 601}), get("t/2"))
@@ -37,7 +37,7 @@ func txnSection(b *script) {
 		opRange(&pb.RangeRequest{Key: k("r/"), RangeEnd: k("r0"), SortTarget: pb.RangeRequest_MOD, SortOrder: pb.RangeRequest_DESCEND}),
 		opRange(&pb.RangeRequest{Key: k("r/"), RangeEnd: k("r0"), CountOnly: true}))
 	txn(remove("r/02", ""), opRange(&pb.RangeRequest{Key: k("r/"), RangeEnd: k("r0"), CountOnly: true}), opRange(&pb.RangeRequest{Key: k("r/02")}))
-	// The revision that the transaction itself is about to make.
+	// The revision that the transaction itself is about to create.
 	txn(set("t/self", "1"), opRange(&pb.RangeRequest{Key: k("t/self"), Revision: 10_000}))
 	txn(opRange(&pb.RangeRequest{Key: k("t/self"), Revision: 10_000}))
 	b.rng(&pb.RangeRequest{Key: k("t/self")})

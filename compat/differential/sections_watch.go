@@ -35,7 +35,7 @@ func watchSection(b *script) {
 		{Key: k("w/z"), RangeEnd: k("w/a"), WatchId: 600},
 		{Key: k("w/z"), RangeEnd: k("w/a"), WatchId: 500},
 		{Key: k("w/neg"), WatchId: -7},
-		// And one more, whose id shows what the refused ones have used up.
+		// And one more, whose id shows which ids the refused ones have used up.
 		{Key: k("w/next")},
 	} {
 		b.watchCreate("main", r)
@@ -114,7 +114,7 @@ func watchSection(b *script) {
 	b.watchCreate("compacted", &pb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}, StartRevision: 11, WatchId: 41})
 	b.watchGone("compacted", 41)
 	b.watchSeen("compacted")
-	b.watchCreate("compacted", &pb.WatchCreateRequest{Key: k("w/a"), WatchId: 40}) // a cancelled id
+	b.watchCreate("compacted", &pb.WatchCreateRequest{Key: k("w/a"), WatchId: 40}) // a canceled id
 	b.watchSeen("compacted")
 	b.put("w/a", "one more")
 	b.watchDrain("old")
@@ -126,7 +126,7 @@ func watchSection(b *script) {
 	b.watchDrain("old")
 	b.watchDrain("main")
 	b.watchDrain("past")
-	// A revision too large for one message, with and without leave to cut it.
+	// A revision too large for one message, with and without fragmentation allowed.
 	b.watchOpen("large")
 	b.watchCreate("large", &pb.WatchCreateRequest{Key: k("large/"), RangeEnd: k("large0"), PrevKv: true})
 	b.watchCreate("large", &pb.WatchCreateRequest{Key: k("large/"), RangeEnd: k("large0"), PrevKv: true, Fragment: true})
@@ -140,7 +140,7 @@ func watchSection(b *script) {
 	b.watchDrain("large")
 	b.watchCreate("large", &pb.WatchCreateRequest{Key: k("large/"), RangeEnd: k("large0"), StartRevision: 20, Fragment: true})
 	b.watchDrain("large")
-	// A watcher that asked for them gets progress notes while idle.
+	// A watcher that asked for them gets progress notifications while idle.
 	b.watchCreate("large", &pb.WatchCreateRequest{Key: k("idle"), ProgressNotify: true, WatchId: 77})
 	b.add("Watch large until 77 has a progress note", func(ctx context.Context, s *session) answer {
 		w, err := s.stream("large")

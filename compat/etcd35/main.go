@@ -1,5 +1,5 @@
-// Command etcd35 is real etcd 3.5.35, built from its published server module. It takes
-// etcd's own flags; the compatibility lanes run it beside the server under test.
+// Command etcd35 is real etcd 3.5.35, built from its published server module. It takes etcd's own flags; the
+// compatibility lanes run it next to the server under test.
 package main
 
 import (

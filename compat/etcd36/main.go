@@ -1,5 +1,5 @@
-// Command etcd36 is real etcd 3.6.16, built from its published server module. It takes
-// etcd's own flags; the compatibility lanes run it beside the server under test.
+// Command etcd36 is real etcd 3.6.16, built from its published server module. It takes etcd's own flags; the
+// compatibility lanes run it next to the server under test.
 package main
 
 import (

@@ -10,8 +10,8 @@ import (
 	"quorate/compat/child"
 )
 
-// A member whose data is not the cluster's finds that out before it serves, with other members of
-// its own kind and with real etcd, in both directions.
+// A member whose data differs from the cluster's finds out before it serves, whether the other members are of
+// its own kind or of the other.
 func TestInitialCorruptionCheck(t *testing.T) {
 	if real == "" {
 		t.Skip("there is no real etcd to form a cluster with")
@@ -20,8 +20,8 @@ func TestInitialCorruptionCheck(t *testing.T) {
 	sites, flags := three(t)
 	binaries := [3]string{etcd, real, etcd}
 
-	// Two clusters of the same members, one after the other: same ids, same number of writes, other
-	// values. The first one's directories are what a fault would have made of the second one's.
+	// Two clusters of the same members, one after the other: same ids, same number of writes, different values. The
+	// first one's directories are what a fault would have made of the second one's.
 	live := func(value string, more ...string) (procs [3]*child.Process) {
 		var clients [3]*child.Client
 		for i, s := range sites {

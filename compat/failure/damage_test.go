@@ -20,13 +20,12 @@ import (
 	"quorate/compat/child"
 )
 
-// keys is how many keys a member holds before it is damaged.
+// keys is the number of keys that a member holds before it is damaged.
 const keys = 400
 
 func keyOf(i int) string { return fmt.Sprintf("key-%04d", i) }
 
-// valueOf is text that does not compress, and long enough that records span sectors and the store
-// many blocks.
+// valueOf is text that does not compress, long enough that records span sectors and the store spans many blocks.
 func valueOf(i int) string {
 	r := rand.New(rand.NewPCG(uint64(i), 7))
 	b := make([]byte, 1500)
@@ -36,8 +35,8 @@ func valueOf(i int) string {
 	return string(b)
 }
 
-// inhabit makes s the home of a member that has written every key and ended. A member that is
-// killed has its writes in the log alone; one that stops has flushed its store.
+// inhabit fills the data directory of s: a member writes every key and exits. A member that is killed has its
+// writes in the log alone; one that stops has flushed its store.
 func (s *site) inhabit(t *testing.T, kill bool, more ...string) {
 	t.Helper()
 	p, c := s.serve(t, more...)
@@ -73,7 +72,7 @@ func complete(t *testing.T, c *child.Client) {
 	}
 }
 
-// refuses checks that a start on s fails with code 1 and one reason that holds all of want.
+// refuses checks that a start on s fails with code 1 and one reason that contains all of want.
 func (s *site) refuses(t *testing.T, args []string, want ...string) {
 	t.Helper()
 	refusal{args: flags(args...), code: 1, want: words(want...), real: unasked}.at(t, s)
@@ -100,8 +99,8 @@ func flip(t *testing.T, path string, off int64) {
 	}
 }
 
-// frames returns the offsets of a log file's records, and where the last one ends. Each begins
-// with eight bytes, little endian: its length below, and in the top byte 0x80 + padding.
+// frames returns the offsets of a log file's records, and the end of the last one. Each begins with eight bytes,
+// little endian: its length in the low bytes, and in the top byte 0x80 + padding.
 func frames(t *testing.T, path string) (offsets []int64, end int64) {
 	t.Helper()
 	b, err := os.ReadFile(path)
@@ -150,7 +149,7 @@ func TestDamagedLog(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			// As after a power loss: of the next record only the first sectors have arrived.
+			// As after a power loss: only the first sectors of the next record have arrived.
 			var big int64
 			for i := 1; big == 0; i++ {
 				if offsets[i+1]-offsets[i] > 1500 {
@@ -177,8 +176,8 @@ func TestDamagedLog(t *testing.T) {
 	}
 }
 
-// A store with a flipped bit must not start, or answer reads that meet it with an error. It must
-// never answer with other data.
+// A store with a flipped bit must either not start or return an error for reads that hit it. It must never
+// return other data.
 func TestDamagedStore(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -229,7 +228,7 @@ func TestDamagedStore(t *testing.T) {
 				if code := p.Code(); code != 1 {
 					t.Errorf("exit code %d, want 1", code)
 				}
-				// Opening a store begins a new list of its files; what it holds must stay.
+				// Opening a store begins a new manifest; its contents must stay.
 				if diff := before.Only(".sst", ".wal").Changed(child.Look(t, s.data).Only(".sst", ".wal")); diff != "" {
 					t.Errorf("tables or the log have changed:\n%s", diff)
 				}
@@ -270,7 +269,7 @@ func size(t *testing.T, path string) int64 {
 func TestMixedDirectories(t *testing.T) {
 	t.Parallel()
 	a, b := newSite(t), newSite(t)
-	// Few entries are kept in the log, so it cannot do without the store.
+	// Few entries stay in the log, so it is not sufficient without the store.
 	few := []string{"--snapshot-count=100", "--snapshot-catchup-entries=10"}
 	a.inhabit(t, false, few...)
 	b.inhabit(t, false)
@@ -325,8 +324,8 @@ func rename(t *testing.T, from, to string) {
 	}
 }
 
-// A second process on the directory of a running member waits, and changes nothing; the first does
-// not notice. TestRollingRestart has what comes then.
+// A second process on the directory of a running member waits and changes nothing; the first does not notice it.
+// TestRollingRestart checks what follows.
 func TestDirectoryInUse(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -353,8 +352,8 @@ func TestDirectoryInUse(t *testing.T) {
 	}
 }
 
-// What is not a store of etcd, in its place, is refused and left alone. The lane
-// moving has what is.
+// A file in place of the store that is not an etcd database is refused and left alone. The lane moving covers
+// directories that are.
 func TestDamagedStoreOfEtcd(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

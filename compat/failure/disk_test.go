@@ -25,7 +25,7 @@ import (
 
 const noSpace = "etcdserver: mvcc: database space exceeded"
 
-// disk is a small file system with a member's data on it, and what the member has acknowledged.
+// disk is a small file system with a member's data on it, and the writes that the member has acknowledged.
 type disk struct {
 	*site
 	mount string
@@ -49,7 +49,7 @@ func newDisk(t *testing.T, mib int) *disk {
 	return d
 }
 
-// put writes a fresh key, with a value that no compression makes smaller.
+// put writes a fresh key, with a value that does not compress.
 func (d *disk) put(c *child.Client) error {
 	d.next++
 	r := rand.NewPCG(uint64(d.next), 3)
@@ -67,7 +67,7 @@ func (d *disk) put(c *child.Client) error {
 	return err
 }
 
-// putUntilFull writes until the member says that there is no space.
+// putUntilFull writes until the member reports that there is no space.
 func (d *disk) putUntilFull(t *testing.T, c *child.Client) {
 	t.Helper()
 	before := len(d.acked)
@@ -77,7 +77,7 @@ func (d *disk) putUntilFull(t *testing.T, c *child.Client) {
 		if err != nil && status.Convert(err).Message() == noSpace {
 			break
 		}
-		// The write that meets the full disk cannot be taken back and may end without answer.
+		// The write that hits the full disk cannot be taken back and may time out.
 		if err != nil && !strings.Contains(err.Error(), "timed out") && !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("put: %v, want %s", err, noSpace)
 		}
@@ -112,7 +112,7 @@ func TestFullDisk(t *testing.T) {
 	p, c := d.serve(t)
 	d.putUntilFull(t, c)
 
-	// Full: no writes that need room, but everything else.
+	// Full: writes that need space are refused, everything else works.
 	start := time.Now()
 	d.verify(t, c)
 	t.Logf("%d reads on the full disk took %s", len(d.acked), time.Since(start).Round(time.Millisecond))
@@ -144,14 +144,14 @@ func TestFullDisk(t *testing.T) {
 	delete(d.acked, gone)
 	d.awaitShown(t, true)
 
-	// Room again, without a restart.
+	// Space again, without a restart.
 	d.free(t)
 	child.Eventually(t, limit, "writes succeed once there is room", func() error { return d.put(c) })
 	d.awaitShown(t, false)
 	d.verify(t, c)
 
-	// Full again, and killed. A start on the full disk serves, or says what it waits for, which a
-	// signal ends; with room it comes back with everything.
+	// Full again, and killed. A start on the full disk serves, or reports what it waits for and can be interrupted;
+	// with space it comes back with everything.
 	d.putUntilFull(t, c)
 	p.Kill()
 	d.endsBySignal(t, d.startFull(t))
@@ -169,8 +169,8 @@ func TestFullDisk(t *testing.T) {
 	d.verify(t, c)
 }
 
-// awaitShown waits until monitoring sees what the member says to clients: that a disk is full, if
-// it is named that of this part, or that none is.
+// awaitShown waits until monitoring shows what the member reports to clients: that the disk with the given name
+// is full, or that none is.
 func (d *disk) awaitShown(t *testing.T, full bool, of ...string) {
 	t.Helper()
 	child.Eventually(t, limit, fmt.Sprintf("quorate_disk_full tells of a full disk: %v", full), func() error {
@@ -203,7 +203,7 @@ func (d *disk) endsBySignal(t *testing.T, p *child.Process) {
 	}
 }
 
-// A log without room refuses writes, while the store has plenty.
+// A log without space refuses writes, while the store has plenty.
 func TestFullLogDisk(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd) {
@@ -227,8 +227,8 @@ func TestFullLogDisk(t *testing.T) {
 	d.verify(t, c)
 }
 
-// The same while the log is truncated all the time: what would make room must not end
-// the member for want of it.
+// The same while the log is truncated continuously: truncation needs space itself, and the lack of it must not
+// make the member exit.
 func TestTruncationOnFullLogDisk(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd) {
@@ -238,7 +238,7 @@ func TestTruncationOnFullLogDisk(t *testing.T) {
 	d.flags = []string{"--wal-dir=" + filepath.Join(d.mount, "wal"), "--snapshot-count=50", "--snapshot-catchup-entries=10"}
 	p, c := d.serve(t, d.flags...)
 	d.putUntilFull(t, c)
-	d.value = d.value[:64] // smaller writes find their place, and are truncated again
+	d.value = d.value[:64] // smaller writes still fit, and are truncated again
 	d.putUntilFull(t, c)
 	d.verify(t, c)
 	if !p.Running() {
@@ -254,9 +254,8 @@ func TestTruncationOnFullLogDisk(t *testing.T) {
 	d.verify(t, c)
 }
 
-// A store that cannot create files any more, as on a disk that fails, is read-only or
-// over a quota, ends its member with the reason. Until then it is not tried in a loop,
-// and another member leads.
+// When a store can no longer create files, because its disk fails, is read-only or over a quota, the member
+// exits with the reason. Until then it does not retry in a tight loop, and another member leads.
 func TestStoreGone(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd) {
@@ -304,8 +303,7 @@ func TestStoreGone(t *testing.T) {
 	}
 }
 
-// What a member that is killed while it hands out a snapshot leaves is gone after the
-// next start.
+// Files that a member leaves behind when it is killed while it sends a snapshot are removed by the next start.
 func TestKilledInSnapshot(t *testing.T) {
 	s := newSite(t)
 	p, c := s.serve(t)
@@ -325,7 +323,7 @@ func TestKilledInSnapshot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := st.Recv(); err != nil { // the rest stays where it is
+	if _, err := st.Recv(); err != nil { // the rest stays in place
 		t.Fatal(err)
 	}
 	p.Kill()
@@ -344,7 +342,7 @@ func TestKilledInSnapshot(t *testing.T) {
 	}
 }
 
-// A member whose disk has become read-only does not start, and says so.
+// A member whose disk has become read-only does not start, and reports that.
 func TestReadOnlyDisk(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd) {
@@ -360,7 +358,7 @@ func TestReadOnlyDisk(t *testing.T) {
 	complete(t, c)
 }
 
-// startFull starts the member on a full disk and waits until it serves or says that it cannot.
+// startFull starts the member on a full disk and waits until it serves or reports that it cannot.
 func (d *disk) startFull(t *testing.T) *child.Process {
 	t.Helper()
 	p := d.start(t, etcd, d.flags...)
@@ -379,7 +377,7 @@ func (d *disk) startFull(t *testing.T) *child.Process {
 	return p
 }
 
-// free makes room, for the data that is in memory so far, a segment of the log and some puts.
+// free makes space for the data that is in memory so far, a segment of the log and some puts.
 func (d *disk) free(t *testing.T) {
 	t.Helper()
 	d.mib += 150

@@ -13,9 +13,9 @@ import (
 	"quorate/compat/child"
 )
 
-// Of three members one is left behind kill -9; with --force-new-cluster it serves what was there, as
-// the same member of the same cluster, and others are added. The same holds for real etcd, and for a
-// member of etcd whose directory we go on with.
+// Of three members one remains after kill -9. With --force-new-cluster it serves the existing data, as the same
+// member of the same cluster, and others are added. The same holds for etcd, and for a member of etcd whose
+// directory Quorate continues with.
 func TestForceNewCluster(t *testing.T) {
 	t.Parallel()
 	type run struct{ ran, forced string }
@@ -41,8 +41,8 @@ func TestForceNewCluster(t *testing.T) {
 					return err
 				})
 			}
-			// The last writes are many at a time and go to the one that will be left: whatever it
-			// has answered must be there.
+			// The last writes are concurrent and go to the member that will remain: everything it acknowledged must be
+			// present.
 			var acked sync.Map
 			var wg sync.WaitGroup
 			for i := range 60 {
@@ -72,7 +72,7 @@ func TestForceNewCluster(t *testing.T) {
 					t.Fatalf("%s is %q, %v", keyOf(i), got, err)
 				}
 			}
-			if binary == etcd { // real etcd forgets what it did not know to be committed a moment ago
+			if binary == etcd { // etcd forgets entries that it did not know to be committed
 				acked.Range(func(i, _ any) bool {
 					if got, _, err := c.GetWithin(limit, keyOf(i.(int))); err != nil || got != valueOf(i.(int)) {
 						t.Errorf("%s was acknowledged and is %q, %v", keyOf(i.(int)), got, err)
@@ -88,7 +88,7 @@ func TestForceNewCluster(t *testing.T) {
 				t.Error("no line about it")
 			}
 
-			// A new one in place of one that was lost.
+			// A new member in place of a lost one.
 			join := newSite(t)
 			child.Eventually(t, limit, "a member is added", func() error {
 				_, err := c.Cluster.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{"http://" + join.peer}})

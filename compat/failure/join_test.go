@@ -14,7 +14,7 @@ import (
 	"quorate/compat/child"
 )
 
-// three are the homes of a cluster's members, with the flags that tell them of each other.
+// three are the sites of a cluster's members, with the flags that name the other members.
 func three(t *testing.T) (sites [3]*site, flags [3][]string) {
 	t.Helper()
 	var initial []string
@@ -28,7 +28,7 @@ func three(t *testing.T) (sites [3]*site, flags [3][]string) {
 	return sites, flags
 }
 
-// serveAll starts the members together and returns once each answers.
+// serveAll starts the members together and returns once each serves.
 func serveAll(t *testing.T, binary string, sites [3]*site, flags [3][]string) (procs [3]*child.Process, clients [3]*child.Client) {
 	t.Helper()
 	for i, s := range sites {
@@ -52,7 +52,7 @@ func binaries() map[string]string {
 	return b
 }
 
-// refused checks the end of a start that was to fail, as text holds for etcd as well.
+// refused checks the outcome of a start that must fail, for etcd too if text applies to it.
 func (s *site) refused(t *testing.T, binary string, args []string, want ...string) {
 	t.Helper()
 	if binary == etcd {
@@ -66,7 +66,7 @@ func (s *site) refused(t *testing.T, binary string, args []string, want ...strin
 	}
 }
 
-// A member that has lost its data must not vote again under its old name.
+// A member that has lost its data must not vote again under its old identity.
 func TestBootstrappedAlready(t *testing.T) {
 	t.Parallel()
 	for name, binary := range binaries() {
@@ -100,7 +100,7 @@ func TestJoin(t *testing.T) {
 
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			defer cancel()
-			// A cluster that is young refuses changes for a while.
+			// A young cluster refuses membership changes for a while.
 			child.Eventually(t, limit, "a member is added", func() error {
 				_, err := c.Cluster.MemberAdd(ctx, &pb.MemberAddRequest{PeerURLs: []string{"http://" + join.peer}, IsLearner: true})
 				return err
@@ -109,7 +109,7 @@ func TestJoin(t *testing.T) {
 			join.refused(t, binary, append(existing, peers+other, "--initial-advertise-peer-urls=http://"+other), "no match found for existing member",
 				"at http://"+join.peer+", which was added and has not been started; the cluster is --initial-cluster=")
 
-			// With what was announced it joins, and has the data.
+			// With the announced settings it joins, and has the data.
 			p := join.start(t, binary, append(existing, peers+join.peer)...)
 			got := child.Dial(t, join.client)
 			child.Eventually(t, limit, "the new member has the data", func() error {
@@ -128,11 +128,11 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// A start that is killed at any moment is repeated as if it had never been.
+// A start that is killed at any moment can be repeated as if it had never happened.
 func TestFirstStartKilled(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	// What a first start makes, in order; each is a moment to be killed at.
+	// What a first start creates, in order; the test kills at each of these.
 	moments := []string{"", "member", "member/wal.tmp", "member/wal", "member/snap", "member/OWNER", "member/store", "member/store/LOCK"}
 	for round := range 24 {
 		if err := os.RemoveAll(s.data); err != nil {
@@ -145,7 +145,7 @@ func TestFirstStartKilled(t *testing.T) {
 				break
 			}
 			if time.Now().After(deadline) || strings.HasSuffix(moment, ".tmp") && exists(filepath.Join(s.data, "member/store")) {
-				break // it was there for too short a time to be seen
+				break // it existed too briefly to be seen
 			}
 		}
 		p.Kill()

@@ -82,7 +82,7 @@ var streamCalls = map[string]proto.Message{
 	"/v3electionpb.Election/Observe":     &mvccpb.KeyValue{Key: []byte("l")},
 }
 
-// leaderless answers every call on the last member of three, by name, with code and text.
+// leaderless makes every call on the last remaining member of three, by name, with code and text.
 func leaderless(t *testing.T, binary string) map[string]string {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 4*limit)
@@ -111,7 +111,7 @@ func leaderless(t *testing.T, binary string) map[string]string {
 		}
 		return err
 	})
-	time.Sleep(5 * time.Second) // what follows a loss within two election timeouts is told as that
+	time.Sleep(5 * time.Second) // a loss is reported as such within two election timeouts
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	got := map[string]string{}

@@ -14,10 +14,10 @@ import (
 	"quorate/compat/child"
 )
 
-// A member that comes back with less of its log than it has acknowledged, because its directory was
-// emptied and it is started as if it joined, or because an old copy was put back, must not vote. It
-// ends with the reason and the way out; the others go on; and the way out, taken as the line says it,
-// brings it back with everything. Real etcd panics there, which differs by intent.
+// A member that comes back with less of its log than it has acknowledged must not vote, whether its directory
+// was emptied and it is started as if it joined, or an old copy was restored. It exits with the reason and the
+// remedy; the others go on; and the remedy, followed as printed, brings it back with everything. etcd panics
+// there; the difference is intended.
 func TestLostLog(t *testing.T) {
 	t.Parallel()
 	for _, lost := range []string{"emptied", "old copy"} {
@@ -34,7 +34,7 @@ func TestLostLog(t *testing.T) {
 			child.Eventually(t, limit, "the member has the first write", func() error { return has(clients[gone], "before") })
 			copied := filepath.Join(t.TempDir(), "copy")
 			if lost == "old copy" {
-				// A copy of a running member would be one of several moments.
+				// A copy of a running member would mix several moments.
 				procs[gone].Kill()
 				child.Must(t, "cp", "-a", sites[gone].data, copied)
 				procs[gone] = sites[gone].start(t, etcd, flags[gone]...)
@@ -56,10 +56,10 @@ func TestLostLog(t *testing.T) {
 				child.Must(t, "cp", "-a", copied, sites[gone].data)
 			}
 
-			// It ends, with the reason in one line.
+			// It exits, with the reason in one line.
 			id := memberAt(t, clients[0], sites[gone].peer)
 			way := fmt.Sprintf("etcdctl member remove %x", id)
-			for start := range 2 { // and again, if a manager starts it again
+			for start := range 2 { // and again, if a service manager restarts it
 				p := sites[gone].start(t, etcd, again...)
 				if code := p.Wait(t, limit); code != 1 {
 					t.Errorf("start %d: exit code %d, want 1", start, code)
@@ -76,7 +76,7 @@ func TestLostLog(t *testing.T) {
 				put(1, fmt.Sprint("without too", start))
 			}
 
-			// The way out.
+			// The remedy.
 			ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
 			defer cancel()
 			child.Eventually(t, limit, "the removal", func() error {
@@ -102,7 +102,7 @@ func TestLostLog(t *testing.T) {
 			if now := memberAt(t, clients[0], sites[gone].peer); now == id {
 				t.Errorf("it has its old id %x", id)
 			}
-			// It counts again: with one of the others away, the two have a quorum.
+			// It counts again: with one of the others down, the two have a quorum.
 			procs[1].Kill()
 			put(0, "with it again")
 			put(gone, "through it")
@@ -110,7 +110,7 @@ func TestLostLog(t *testing.T) {
 	}
 }
 
-// has reports whether the member itself has a key.
+// has reports whether this member itself has a key.
 func has(c *child.Client, key string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -142,7 +142,7 @@ func memberAt(t *testing.T, c *child.Client, peer string) (id uint64) {
 	return id
 }
 
-// follow makes a member a follower: a leader of the others knows what it has acknowledged.
+// follow makes a member a follower, so that a leader among the others knows what it has acknowledged.
 func follow(t *testing.T, c, other *child.Client) {
 	t.Helper()
 	child.Eventually(t, limit, "another member leads", func() error {

@@ -47,10 +47,10 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 60 * time.Second
 
-// site is where one member lives: its directory and addresses.
+// site holds the directory and the addresses of one member.
 type site struct {
 	dir          string // holds everything
 	data         string // --data-dir
@@ -68,7 +68,7 @@ func newSite(t *testing.T) *site {
 	return &site{dir: dir, data: filepath.Join(dir, "data"), client: addrs[0], peer: addrs[1], more: addrs[2:]}
 }
 
-// args are the flags of a proper single member, and what is to differ behind them.
+// args are the flags of a correct single member, followed by those that override them.
 func (s *site) args(more ...string) []string {
 	return append([]string{
 		"--name=m0", "--data-dir=" + s.data,
@@ -83,7 +83,7 @@ func (s *site) start(t *testing.T, binary string, more ...string) *child.Process
 	return child.Start(t, child.Config{Program: binary, Args: s.args(more...), Dir: filepath.Join(s.dir, "run")})
 }
 
-// serve starts a member that is to work, and returns once it answers.
+// serve starts a member that is expected to work, and returns once it serves.
 func (s *site) serve(t *testing.T, more ...string) (*child.Process, *child.Client) {
 	t.Helper()
 	p := s.start(t, etcd, more...)

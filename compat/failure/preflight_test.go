@@ -27,8 +27,8 @@ func says(t *testing.T, p *child.Process, text string) {
 	})
 }
 
-// A member of another cluster at the URL of a peer is known by its cluster id: both sides say so,
-// and the cluster that works goes on. Each side is once the server under test and once etcd.
+// A member of another cluster at the URL of a peer is recognised by its cluster id: both sides report it, and
+// the working cluster goes on. Each side is once the server under test and once etcd.
 func TestOtherCluster(t *testing.T) {
 	t.Parallel()
 	for host, hosting := range binaries() {
@@ -39,7 +39,7 @@ func TestOtherCluster(t *testing.T) {
 				running := a.start(t, hosting)
 				c := child.Dial(t, a.client)
 				child.Eventually(t, limit, "the cluster works", func() error { _, err := c.PutWithin(2*time.Second, "k", "v"); return err })
-				// It takes the other for a founder of its own cluster.
+				// It takes the other for a founding member of its own cluster.
 				stray := b.start(t, joining, "--name=m1", "--initial-cluster-token=other",
 					fmt.Sprintf("--initial-cluster=m0=http://%s,m1=http://%s", a.peer, b.peer))
 				says(t, stray, "request sent was ignored by remote peer due to cluster ID mismatch")
@@ -52,7 +52,7 @@ func TestOtherCluster(t *testing.T) {
 	}
 }
 
-// Two members that have changed places are known by their ids.
+// Two members that have swapped addresses are recognised by their ids.
 func TestSwappedAddresses(t *testing.T) {
 	t.Parallel()
 	for name, binary := range binaries() {
@@ -78,7 +78,7 @@ func TestSwappedAddresses(t *testing.T) {
 	}
 }
 
-// All members must allow the same number of learners, as each decides for itself.
+// All members must allow the same number of learners, because each one decides for itself.
 func TestFewerLearnersAllowed(t *testing.T) {
 	t.Parallel()
 	for name, binary := range binaries() {
@@ -102,7 +102,7 @@ func TestFewerLearnersAllowed(t *testing.T) {
 			}
 			const text = "membership: too many learner members in cluster"
 			joining.refused(t, binary, []string{"--name=l1", "--initial-cluster-state=existing", initial}, text)
-			p.Signal(syscall.SIGTERM) // not killed: what only the log holds is not looked at
+			p.Signal(syscall.SIGTERM) // not killed: what only the log holds is not read
 			p.Wait(t, limit)
 			p = s.start(t, binary) // it has to open its store to know
 			if code := p.Wait(t, limit); code != 1 || !strings.Contains(strings.Join(child.Reasons(p.Output()), "\n"), text) {

@@ -9,18 +9,18 @@ import (
 	"quorate/compat/child"
 )
 
-// refusal is a start that must not succeed.
+// refusal is a start that must fail.
 type refusal struct {
 	name    string
-	prepare func(t *testing.T, s *site) // what is there before; nil: nothing
-	args    func(s *site) []string      // flags behind those of a proper member
+	prepare func(t *testing.T, s *site) // prepares the existing state; nil: none
+	args    func(s *site) []string      // flags after those of a correct member
 	code    int                         // exit code
-	want    func(s *site) []string      // what the one line must name
-	real    int                         // exit code of etcd 3.7.3, unasked if it does not end by itself
-	say     string                      // what etcd's line holds as well; empty: not compared
+	want    func(s *site) []string      // what the single line must contain
+	real    int                         // exit code of etcd 3.7.3; unasked if it does not exit by itself
+	say     string                      // what etcd's line contains as well; empty: not compared
 }
 
-// unasked stands for an exit code of etcd that is not looked at.
+// unasked means that etcd's exit code is not compared.
 const unasked = -1
 
 func flags(f ...string) func(*site) []string { return func(*site) []string { return f } }
@@ -28,7 +28,7 @@ func words(w ...string) func(*site) []string { return func(*site) []string { ret
 
 func TestRefusals(t *testing.T) {
 	var cases []refusal
-	// Each flag that takes URLs to listen on, with each wrong form.
+	// Each flag that takes listen URLs, with each malformed form.
 	for _, name := range []string{"listen-peer-urls", "listen-client-urls", "listen-client-http-urls", "listen-metrics-urls"} {
 		cases = append(cases,
 			refusal{name: name + " without scheme", args: flags("--" + name + "=127.0.0.1:2379"), code: 2,
@@ -61,7 +61,7 @@ func TestRefusals(t *testing.T) {
 		refusal{name: "election timeout below five heartbeats", args: flags("--heartbeat-interval=100", "--election-timeout=400"), code: 1,
 			want: words("--election-timeout[400ms] should be at least as 5 times as --heartbeat-interval[100ms]"), real: 1},
 
-		// Who the member is.
+		// The member's identity.
 		refusal{name: "name not in initial-cluster", args: flags("--name=other"), code: 1,
 			want: words(`couldn't find local name \"other\" in the initial cluster configuration`), real: 1},
 		refusal{name: "initial-cluster with another URL for this member", code: 1,
@@ -148,7 +148,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// run starts the server with the mistake and checks everything about its end.
+// run starts the server with the mistake and checks its exit code, output and directory.
 func (c refusal) run(t *testing.T) {
 	s := newSite(t)
 	if c.prepare != nil {
@@ -205,7 +205,7 @@ func (c refusal) compare(t *testing.T) {
 	}
 }
 
-// occupy takes one of the member's ports.
+// occupy binds one of the member's ports.
 func occupy(which int) func(*testing.T, *site) {
 	return func(t *testing.T, s *site) {
 		l, err := net.Listen("tcp", []string{s.client, s.peer}[which])

@@ -11,7 +11,7 @@ import (
 	"quorate/compat/child"
 )
 
-// A member that is removed learns of it, running or at its next start, and ends as etcd's does.
+// A removed member learns of its removal, while it runs or at its next start, and exits as etcd's does.
 func TestRemovedMemberEnds(t *testing.T) {
 	t.Parallel()
 	const removed = "the member has been permanently removed from the cluster"
@@ -35,14 +35,14 @@ func TestRemovedMemberEnds(t *testing.T) {
 					defer cancel()
 					_, err := clients[0].Cluster.MemberRemove(tctx, &pb.MemberRemoveRequest{ID: id})
 					if err != nil && strings.Contains(err.Error(), "member not found") {
-						err = nil // an earlier call has done it
+						err = nil // an earlier call succeeded
 					}
 					return err
 				})
 			}
 			ends := func(what string, p *child.Process) {
 				t.Helper()
-				// etcd's code depends on what it was about when it heard: 1 if it was just starting to serve.
+				// etcd's exit code depends on what it was doing when it learned of it: 1 if it was just starting to serve.
 				if code := p.Wait(t, limit); code != 0 && (binary == etcd || code != 1) {
 					t.Errorf("%s: exit code %d, want 0", what, code)
 				}

@@ -13,9 +13,9 @@ import (
 	"quorate/compat/child"
 )
 
-// A process that is started on a directory which another one still uses waits until that has ended,
-// and goes on with what it left: as with rolling restarts, where the two may overlap. The first is
-// ours or etcd's, and ends by a signal or at once.
+// A process that is started on a directory still in use by another process waits until that one has exited, and
+// continues with what it left: as in rolling restarts, where the two may overlap. The first is Quorate or etcd,
+// and is stopped by a signal or killed.
 func TestRollingRestart(t *testing.T) {
 	t.Parallel()
 	for name, binary := range binaries() {
@@ -48,13 +48,13 @@ func TestRollingRestart(t *testing.T) {
 	}
 }
 
-// A process that waits for its data directory under systemd asks for more time from the start on, and
-// says what it waits for: a unit whose start takes longer than it may is killed.
+// A process that waits for its data directory under systemd asks for more time from the beginning and reports
+// what it waits for: systemd kills a unit that exceeds its start timeout.
 func TestWaitingTellsSystemd(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	first, _ := s.serve(t)
-	// A socket's path has room for about a hundred bytes only.
+	// A socket's path may be about a hundred bytes long at most.
 	dir, err := os.MkdirTemp("", "notify")
 	if err != nil {
 		t.Fatal(err)
@@ -80,7 +80,7 @@ func TestWaitingTellsSystemd(t *testing.T) {
 	child.Start(t, child.Config{Program: etcd, Dir: filepath.Join(s.dir, "run"), Env: []string{"NOTIFY_SOCKET=" + socket.LocalAddr().String()},
 		Args: s.args("--listen-client-urls=http://"+s.more[0], "--advertise-client-urls=http://"+s.more[0], "--listen-peer-urls=http://"+s.more[1])})
 	const extend = "EXTEND_TIMEOUT_USEC=60000000\nSTATUS="
-	// Each text counts on its own: an extension that comes too late is of no use.
+	// Each message counts by itself: an extension that comes too late is useless.
 	for said := ""; said != extend+"waiting for another process that uses the data directory "+s.data; {
 		if said = hear(); !strings.HasPrefix(said, extend) {
 			t.Fatalf("systemd hears %q", said)
@@ -98,7 +98,7 @@ func TestWaitingTellsSystemd(t *testing.T) {
 	}
 }
 
-// A directory that other users may look into is warned about, in etcd's words.
+// A directory that other users may read causes a warning, in etcd's words.
 func TestOpenDirectory(t *testing.T) {
 	t.Parallel()
 	for name, binary := range binaries() {
@@ -117,8 +117,8 @@ func TestOpenDirectory(t *testing.T) {
 	}
 }
 
-// A log that this user may not read is not taken for one that is missing: nothing is founded, and the
-// directory is named.
+// A log that this user may not read is not treated as a missing one: no cluster is founded, and the error names
+// the directory.
 func TestUnreadableLog(t *testing.T) {
 	t.Parallel()
 	for _, where := range []string{"the log", "what is above it"} {
@@ -138,7 +138,7 @@ func TestUnreadableLog(t *testing.T) {
 			}
 			program, args := etcd, s.args("--wal-dir="+wal)
 			if os.Geteuid() == 0 {
-				// Root may read everything: somebody else is asked.
+				// Root may read everything, so the member runs as another user.
 				for dir := s.dir; dir != "/" && dir != os.TempDir(); dir = filepath.Dir(dir) {
 					if err := os.Chmod(dir, 0o755); err != nil {
 						t.Fatal(err)
@@ -172,7 +172,7 @@ func TestUnreadableLog(t *testing.T) {
 	}
 }
 
-// A failure at the start gives its reason, and no trace of where in the program it was found.
+// A failure at the start reports its reason without a stack trace.
 func TestNoStackTrace(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

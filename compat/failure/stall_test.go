@@ -16,8 +16,8 @@ import (
 	"quorate/compat/child"
 )
 
-// newBlockDisk mounts a file system of its own on a loop device, one that can be frozen and shut
-// down. It returns "" on a machine without loop devices, where nothing can be proved.
+// newBlockDisk mounts a file system on a loop device, which can be frozen and shut down. It returns "" on a
+// machine without loop devices, where nothing can be proved.
 func newBlockDisk(t *testing.T, dir string) (mount string) {
 	t.Helper()
 	if _, err := os.Stat("/dev/loop-control"); err != nil {
@@ -72,7 +72,7 @@ func startTrio(t *testing.T, data string) *trio {
 	return c
 }
 
-// status asks a member how it is, which needs no other member and no disk.
+// status calls Status on a member, which needs no other member and no disk.
 func (c *trio) status(i int) (*pb.StatusResponse, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
@@ -110,12 +110,12 @@ func (c *trio) lead(t *testing.T) (id uint64) {
 	return id
 }
 
-// requestTimeout is what a member allows a request with the default flags; no answer of a
-// stalled member may take as long.
+// requestTimeout is what a member allows a request with the default flags; no answer of a stalled member may
+// take longer.
 const requestTimeout = 7 * time.Second
 
-// A leader on a disk that hangs: another member leads, clients of the stalled one get an answer,
-// and when the disk is back everything is there.
+// A leader whose disk hangs: another member takes over, clients of the stalled one get an answer, and when the
+// disk is back all data is present.
 func TestStalledDisk(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd) {
@@ -139,7 +139,7 @@ func TestStalledDisk(t *testing.T) {
 			child.Must(t, "fsfreeze", "--unfreeze", mount)
 		}
 	}
-	t.Cleanup(thaw) // before the processes are killed: a process that waits for the disk cannot be
+	t.Cleanup(thaw) // before the processes are killed: a process that waits for the disk cannot be killed
 
 	frozen := time.Now()
 	answer := func(what string, call func() error) {
@@ -184,7 +184,7 @@ func TestStalledDisk(t *testing.T) {
 	})
 }
 
-// A disk that fails ends the member, with the file and what was wrong with it; the others go on.
+// When its disk fails, a member exits and names the file and the error; the others go on.
 func TestFailedDisk(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd) {

@@ -30,7 +30,7 @@ var (
 	skip  = flag.String("skip", "", "sections to leave out, comma separated")
 )
 
-const limit = 45 * time.Second // on everything that waits for a server
+const limit = 45 * time.Second // for every wait on a server
 
 // pair starts one member of each binary. Both advertise the same URLs, so their ids are equal.
 func pair(t *testing.T, args ...string) [2]*harness.Member {
@@ -63,7 +63,7 @@ func pair(t *testing.T, args ...string) [2]*harness.Member {
 	return members
 }
 
-// caller sends requests to one server and remembers the token it was given.
+// caller sends requests to one server and remembers the token it received.
 type caller struct {
 	base, token string
 	web         *http.Client
@@ -110,14 +110,14 @@ func (c *caller) answer(ctx context.Context, r request) (string, error) {
 	if json.Unmarshal(body, &given) == nil && given.Token != "" {
 		c.token = given.Token
 	}
-	var lines strings.Builder // a stream has a line for each message
+	var lines strings.Builder // a stream has a line per message
 	for line := range strings.Lines(string(body)) {
 		lines.WriteString(normalise([]byte(line)))
 	}
 	return describe(resp, lines.String()), nil
 }
 
-// compare asks both servers and reports the answers that differ.
+// compare sends a request to both servers and reports answers that differ.
 func compare(t *testing.T, what string, ask func(i int) (string, error)) {
 	t.Helper()
 	var got [2]string
@@ -165,8 +165,8 @@ func TestUnary(t *testing.T) {
 	}
 }
 
-// stream is a streaming request of which lines are read one by one. Its body has ended: an HTTP/1
-// server answers when it has all of it.
+// stream is a streaming request whose response is read line by line. Its body is complete: an HTTP/1 server
+// answers when it has all of it.
 type stream struct {
 	resp  *http.Response
 	lines *bufio.Reader
@@ -185,7 +185,7 @@ func (s *stream) next() (string, error) {
 	return normalise([]byte(line)), err
 }
 
-// steps drive a stream: a request beside it, or the next line of its answer.
+// steps drive a stream: a separate request, or the next line of its response.
 type step struct {
 	other *request
 	lines int
@@ -216,7 +216,7 @@ var streams = []struct {
 	{"keepalive", "/v3/lease/keepalive", `{"ID":"404"}`, []step{{lines: 1}}},
 }
 
-// play runs the steps. Headers come with the first line, so they are compared then.
+// play runs the steps. The headers come with the first line, and are compared then.
 func play(ctx context.Context, c *caller, path, body string, steps []step) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
@@ -267,12 +267,12 @@ type socketCase struct {
 	name, path string
 	protocol   []string
 	messages   []string // sent at once
-	answers    int      // messages read in the end
-	end        bool     // and then the server closes
+	answers    int      // messages read afterwards
+	end        bool     // then the server closes
 }
 
-// Unary calls have no place there: the gateway waits for the end of their body, and a socket that
-// ends takes the answer with it.
+// Unary calls do not work over websockets: the gateway waits for the end of their body, and a socket that closes
+// loses the answer.
 var socketCases = []socketCase{
 	{name: "watch", path: "/v3/watch", messages: []string{encode(`{"create_request":{"key":"{{s}}"}}`)},
 		answers: 1},
@@ -314,7 +314,7 @@ func converse(m *harness.Member, c socketCase) (string, error) {
 		var rest string
 		err := websocket.Message.Receive(ws, &rest)
 		if errors.Is(err, syscall.ECONNRESET) {
-			err = io.EOF // whether bytes of ours were on their way when the other side closed is chance
+			err = io.EOF // whether bytes we sent were in flight when the other side closed is chance
 		}
 		fmt.Fprintf(&out, "end: %v %q\n", err, rest)
 	}
@@ -328,7 +328,7 @@ func TestWebsockets(t *testing.T) {
 		compare(t, c.name, func(i int) (string, error) {
 			for {
 				got, err := converse(members[i], c)
-				// A server that closes with bytes of ours unread may take its answer back with that.
+				// A server that closes while bytes we sent are unread may lose its answer that way.
 				if c.end && errors.Is(err, syscall.ECONNRESET) {
 					continue
 				}
@@ -346,7 +346,7 @@ func TestDisabled(t *testing.T) {
 	})
 }
 
-// TestAccess compares which origins and hosts are let in.
+// TestAccess compares which origins and hosts are allowed.
 func TestAccess(t *testing.T) {
 	t.Parallel()
 	callers := callersOf(pair(t, "--cors=http://web.example:80,http://other.example:8080", "--host-whitelist=good.example,127.0.0.1"))
@@ -367,7 +367,7 @@ func TestAccess(t *testing.T) {
 		}
 	}
 	compareAll(t, callers, requests)
-	// The page for another host has our own words: status and headers are compared.
+	// The page for a rejected host has our own wording: only status and headers are compared.
 	for _, r := range []request{
 		{path: "/v3/kv/range", body: `{"key":"YQ=="}`, headers: []string{"Host", "evil.example"}},
 		{path: "/v3/kv/range", body: `{"key":"YQ=="}`, headers: []string{"Host", "GOOD.example"}},

@@ -10,17 +10,17 @@ import (
 	"strings"
 )
 
-// masked are the fields whose value belongs to one server: only whether it is there is compared.
+// masked are the fields whose value is specific to one server: only their presence is compared.
 var masked = map[string]bool{
 	"raft_term": true, "raftTerm": true, // how many elections a start took
 	"raftIndex": true, "raftAppliedIndex": true,
-	"dbSize": true, "dbSizeInUse": true, // the storage engine's
+	"dbSize": true, "dbSizeInUse": true, // of the storage engine
 	"token": true, // random
 	"blob":  true, "remaining_bytes": true,
 }
 
-// normalise makes bodies comparable. The JSON of the protobuf library has blanks that depend on
-// the bytes of the binary, inside its error texts too, so JSON is written anew.
+// normalise makes bodies comparable. The JSON of the protobuf library has spaces that depend on the bytes of the
+// binary, inside its error texts too, so the JSON is encoded again.
 func normalise(body []byte) string {
 	d := json.NewDecoder(bytes.NewReader(body))
 	d.UseNumber()
@@ -60,7 +60,7 @@ func mask(v any) any {
 	return v
 }
 
-// describe writes an answer without its date and its length, which follows the blanks in the body.
+// describe prints an answer without its date and its length, which depends on the spaces in the body.
 func describe(r *http.Response, body string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %s\n", r.Proto, r.Status)

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// request is one HTTP request whose answer ends by itself.
+// request is one HTTP request whose answer is finite.
 type request struct {
 	method  string // POST if empty
 	path    string
@@ -16,7 +16,7 @@ type request struct {
 
 func b64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) }
 
-// post is a list of requests in which every string in double braces is put in base64.
+// post is a list of requests in which every string in double braces is encoded as base64.
 func post(path string, bodies ...string) []request {
 	out := make([]request, len(bodies))
 	for i, b := range bodies {
@@ -172,8 +172,8 @@ var malformed = []request{
 	{path: "/v3/kv/put", body: fmt.Sprintf(`{"key":"YQ==","value":"%s"}`, strings.Repeat("AAAA", 700_000))},
 }
 
-// auth enables authentication and ends with it disabled. TOKEN in a header stands for the token
-// that the server has given out last.
+// auth enables authentication and disables it at the end. TOKEN in a header stands for the token that the server
+// issued last.
 var auth = join(
 	post("/v3/auth/status", `{}`),
 	post("/v3/auth/enable", `{}`),

@@ -21,10 +21,10 @@ import (
 
 var etcdFlag = flag.String("etcd", "", "server binary; empty: built from this tree")
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 3 * time.Minute
 
-// served is a member with a port in clear text and one with TLS.
+// served is a member with one port in clear text and one with TLS.
 type served struct {
 	*harness.Member
 	plain, secure string // host:port
@@ -58,7 +58,7 @@ func serve(t *testing.T) served {
 	return s
 }
 
-// need skips a test of a client that is not there.
+// need skips a test whose client is not installed.
 func need(t *testing.T, program string, args ...string) {
 	t.Helper()
 	if out, err := exec.Command(program, args...).CombinedOutput(); err != nil {
@@ -66,8 +66,8 @@ func need(t *testing.T, program string, args ...string) {
 	}
 }
 
-// TestOtherStacks lets gRPC clients of other stacks make unary calls and streams, with messages of
-// 4 MiB, cancel in the middle, and see the server drain.
+// TestOtherStacks has gRPC clients of other stacks make unary calls and streams with messages of 4 MiB, cancel
+// midway, and observe the server's graceful shutdown.
 func TestOtherStacks(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -91,8 +91,8 @@ func TestOtherStacks(t *testing.T) {
 	}
 }
 
-// drain runs a client until it is ready, ends the server in peace, and looks how the client's last
-// stream has ended.
+// drain runs a client until it is ready, shuts the server down gracefully, and checks how the client's last
+// stream ended.
 func drain(t *testing.T, s served, cmd *exec.Cmd) {
 	t.Helper()
 	var errs strings.Builder

@@ -85,7 +85,7 @@ func results(g *spec.TestGroup, path string) (passed int, failed []string) {
 	return passed, failed
 }
 
-// quiet runs f with standard output thrown away.
+// quiet runs f with standard output discarded.
 func quiet(t *testing.T, f func()) {
 	t.Helper()
 	null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)

@@ -78,7 +78,7 @@ func (s stream) RecvMsg(m any) error {
 	return proto.Unmarshal(b, m.(proto.Message))
 }
 
-// TestInterop runs gRPC's interop cases. Each ends the process when it fails.
+// TestInterop runs gRPC's interop cases. A failing case exits the process.
 func TestInterop(t *testing.T) {
 	srv := h2.New(h2.Options{})
 	testpb.RegisterTestServiceServer(registrar{srv}, interop.NewTestServer())

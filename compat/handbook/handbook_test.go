@@ -17,7 +17,7 @@ func TestFlags(t *testing.T)     { pages(t, "flags.md") }
 func TestOperating(t *testing.T) { pages(t, "operating.md") }
 func TestSetUp(t *testing.T)     { pages(t, "setup.md") }
 
-// pages runs pages, section by section, on machines of its own.
+// pages runs pages, section by section, on hosts of their own.
 func pages(t *testing.T, names ...string) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+programs["etcd"], "-etcdctl="+programs["etcdctl"], "-etcdutl="+programs["etcdutl"], "-section="+*only, fmt.Sprintf("-record=%v", *record), "-seeing="+seeing.String()) {
@@ -52,7 +52,7 @@ func pages(t *testing.T, names ...string) {
 	l.prepare(t, "none")
 }
 
-// keep writes what was recorded into a page.
+// keep writes the recorded output into a page.
 func (l *lab) keep(t *testing.T, name string) {
 	t.Helper()
 	path := filepath.Join("../../docs/handbook", name)
@@ -69,7 +69,7 @@ func (l *lab) keep(t *testing.T, name string) {
 	}
 }
 
-// said looks up messages of log lines in the sources.
+// said looks up the messages of log lines in the sources.
 func (l *lab) said(t *testing.T, page string, s step) {
 	t.Helper()
 	for _, line := range s.shows {

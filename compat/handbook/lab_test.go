@@ -30,7 +30,7 @@ var (
 
 var programs = map[string]string{} // paths of the binaries
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 120 * time.Second
 
 func TestMain(m *testing.M) {
@@ -54,20 +54,20 @@ func runMain(m *testing.M) int {
 	return m.Run()
 }
 
-// lab is the machines that the pages speak of.
+// lab is the set of hosts that the pages mention.
 type lab struct {
 	t        *testing.T
 	machines child.Machines
 	hosts    []*host
 	mounts   []string
 	bin      string         // the programs
-	recorded map[int]string // what goes into the page in place of a line
-	founding []section      // the page that tells how a cluster is set up
+	recorded map[int]string // replacements for lines of the page
+	founding []section      // the page that describes how a cluster is set up
 }
 
 // host is one machine. What it has below /etc, /var/lib, /usr/local/bin and /root is in root.
 type host struct {
-	t      *testing.T // of the section that is run
+	t      *testing.T // of the section that is running
 	lab    *lab
 	name   string
 	number int
@@ -75,7 +75,7 @@ type host struct {
 	unit   *unit
 }
 
-// places are the directories that a host has of its own: where they are, and in root.
+// places are the directories of which a host has its own: their paths, and their names in root.
 var places = [][2]string{{"/etc", "etc"}, {"/var/lib", "lib"}, {"/usr/local/bin", "bin"}, {"/root", "home"}}
 
 func newLab(t *testing.T, n int) *lab {
@@ -120,7 +120,7 @@ func newLab(t *testing.T, n int) *lab {
 	return l
 }
 
-// install puts the programs of this tree and the ones that are played into /usr/local/bin.
+// install puts the programs of this tree and the stand-ins into /usr/local/bin.
 func (h *host) install() {
 	h.t.Helper()
 	bin := filepath.Join(h.root, "bin")
@@ -140,7 +140,7 @@ func (h *host) install() {
 	}
 }
 
-// on is the command line that runs a program on the host, among its own directories.
+// on is the command line that runs a program on the host, with its own directories.
 func (h *host) on(words ...string) []string {
 	var script strings.Builder
 	for _, p := range places {
@@ -162,12 +162,12 @@ func (h *host) sh(script string) (string, error) {
 	return string(out), err
 }
 
-// local puts the host's name and address where a page says that each host has its own.
+// local fills in the host's name and address where a page says that each host has its own.
 func (h *host) local(script string) string {
 	return strings.ReplaceAll(script, "NAME=etcd-1 IP=10.0.0.1\n", fmt.Sprintf("NAME=%s IP=%s\n", h.name, h.lab.machines.IP(h.number)))
 }
 
-// wipe makes the host a new one.
+// wipe makes the host a fresh one.
 func (h *host) wipe() {
 	h.t.Helper()
 	h.unit.procs = nil
@@ -176,7 +176,7 @@ func (h *host) wipe() {
 		switch p[1] {
 		case "bin":
 			continue
-		case "etc": // a copy of this machine's, less what a user may not read
+		case "etc": // a copy of this machine's, without what a user may not read
 			if _, err := os.Stat(filepath.Join(dir, "passwd")); err == nil {
 				os.RemoveAll(filepath.Join(dir, "etcd"))
 				os.Remove(filepath.Join(dir, "systemd/system/etcd.service"))
@@ -200,8 +200,8 @@ func (h *host) wipe() {
 	}
 }
 
-// prepare brings the hosts into the state that a section begins with: "none", new hosts; "running", a
-// cluster as the page about setting up makes it; "goes on", as the section before has left them.
+// prepare brings the hosts into the state in which a section begins: "none", fresh hosts; "running", a cluster
+// as the page about setup creates it; "goes on", as the previous section left them.
 func (l *lab) prepare(t *testing.T, state string) {
 	t.Helper()
 	for _, h := range l.hosts {
@@ -245,7 +245,7 @@ func (l *lab) prepare(t *testing.T, state string) {
 // stamps are the fields of log lines that no page shows.
 var stamps = regexp.MustCompile(`"(ts|caller)":"[^"]*",`)
 
-// show is what a page is to show of an output; if there may be more, each shape once.
+// show is what a page should show of an output; if more output is allowed, each shape once.
 func show(out string, once bool) string {
 	var shown strings.Builder
 	seen := map[string]bool{}
@@ -258,7 +258,7 @@ func show(out string, once bool) string {
 	return shown.String()
 }
 
-// step runs a step and compares what it prints.
+// step runs a step and compares its output with the page.
 func (l *lab) step(t *testing.T, page string, s step) {
 	t.Helper()
 	if s.kind == kindSkip {

@@ -8,31 +8,31 @@ import (
 	"strings"
 )
 
-// Kinds of steps. A page says before each command block, in a comment that no reader sees, what
-// the block is; a cause stands in such a comment as a whole.
+// Kinds of steps. Before each command block a page says, in a comment that readers do not see, what the block
+// is; a hidden cause stands entirely in such a comment.
 const (
 	kindDo    = "do"    // run once, and it succeeds
-	kindSee   = "see"   // only looks: repeated until it shows what the page shows
+	kindSee   = "see"   // read-only: repeated until it shows what the page shows
 	kindFail  = "fail"  // run once, and it fails
-	kindCause = "cause" // what brings the symptom about; readers have other causes
-	kindSaid  = "said"  // log lines that cannot be brought about here: they are in the sources
+	kindCause = "cause" // provokes the symptom; readers have other causes
+	kindSaid  = "said"  // log lines that cannot be provoked here: they must be in the sources
 	kindSkip  = "skip"  // not run, for the reason given
 )
 
-// step is one thing to run, with what is to be seen.
+// step is one thing to run, with the expected output.
 type step struct {
 	line   int
 	kind   string
-	hosts  []string // where; each of them in turn
+	hosts  []string // hosts; each of them in turn
 	script string
 	shows  []string // lines
-	shown  int      // where the first of them stands in the page
+	shown  int      // line of the page on which the first of them is
 }
 
-// section is what stands below one heading of the second level.
+// section is the text below a heading of the second level.
 type section struct {
 	title   string
-	cluster string // what it begins with; see (*lab).prepare
+	cluster string // initial state; see (*lab).prepare
 	steps   []step
 }
 
@@ -41,7 +41,7 @@ var (
 	hidden    = regexp.MustCompile(`^<!-- cause: (.*)$`)
 )
 
-// readPage cuts a page of the handbook into its sections.
+// readPage splits a page of the handbook into its sections.
 func readPage(name string) ([]section, error) {
 	path := filepath.Join("../../docs/handbook", name)
 	b, err := os.ReadFile(path)
@@ -55,7 +55,7 @@ func readPage(name string) ([]section, error) {
 	return p.sections, nil
 }
 
-// parser is at a line of a page, with what the last directive has said about the block to come.
+// parser is at a line of a page, with what the last directive said about the next block.
 type parser struct {
 	lines    []string
 	at       int
@@ -94,7 +94,7 @@ func (p *parser) parse() error {
 	return nil
 }
 
-// block takes a fenced block.
+// block reads a fenced block.
 func (p *parser) block(s *section, info string) error {
 	line := p.at + 1
 	text, err := p.until("```")

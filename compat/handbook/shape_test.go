@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// What differs from one run to the next is replaced. 0 and 1 stay, as they mean no and yes.
+// What differs between runs is replaced. 0 and 1 stay, because they mean no and yes.
 var volatile = []struct {
 	what *regexp.Regexp
 	by   string
@@ -25,10 +25,10 @@ var volatile = []struct {
 	{regexp.MustCompile(`[─-╿ ]+`), " "},
 }
 
-// list is a word that has commas: the order of a list is that of random ids.
+// list matches a word with commas: the order of a list follows random ids.
 var list = regexp.MustCompile(`[^\s"]+,[^\s"]+`)
 
-// shape is a line without what is volatile.
+// shape is a line without its volatile parts.
 func shape(line string) string {
 	line = list.ReplaceAllStringFunc(line, func(s string) string {
 		items := strings.Split(s, ",")
@@ -46,8 +46,8 @@ func shape(line string) string {
 	return strings.TrimSpace(line)
 }
 
-// compare returns what the page shows and the command did not print. A page that shows everything
-// has no line "..."; what else was printed is returned as more then.
+// compare returns the lines that the page shows and the command did not print. For a page without a line "...",
+// which shows everything, more returns the lines printed in addition.
 func compare(shows []string, printed string) (missing, more []string) {
 	got := lines(printed)
 	open := false
@@ -69,8 +69,7 @@ func compare(shows []string, printed string) (missing, more []string) {
 	return missing, slices.DeleteFunc(got, func(l string) bool { return shape(l) == "" })
 }
 
-// alike reports whether a line has the shape that a page shows. Of a log line the page shows some
-// of the fields.
+// alike reports whether a line has the shape that a page shows. Of a log line the page shows some of the fields.
 func alike(want, got string) bool {
 	if !strings.HasPrefix(want, "{") {
 		return shape(want) == shape(got)

@@ -17,15 +17,15 @@ import (
 	"quorate/compat/child"
 )
 
-// unit is etcd.service of one host, as far as the handbook uses systemd: a process that says when
-// it is ready, its log, and the verbs. It is not started again when it fails.
+// unit is etcd.service of one host, as far as the handbook uses systemd: a process that reports readiness, its
+// log, and the verbs. It is not restarted when it fails.
 type unit struct {
 	*host
-	procs []*child.Process // all that there have been, the last one perhaps running
-	ready chan struct{}    // closed when the last one has said so
+	procs []*child.Process // all processes so far, the last one may be running
+	ready chan struct{}    // closed when the last one has reported readiness
 }
 
-// read returns what the unit's file says for each key; the last one of a key counts.
+// read returns the values of the unit file by key; the last one of a key counts.
 func (u *unit) read() (map[string][]string, error) {
 	b, err := os.ReadFile(filepath.Join(u.root, "etc/systemd/system/etcd.service"))
 	if err != nil {
@@ -52,7 +52,7 @@ func (u *unit) start(block bool) error {
 	if len(keys["ExecStart"]) != 1 {
 		return fmt.Errorf("%d lines of ExecStart", len(keys["ExecStart"]))
 	}
-	// Where the packages have it, and units of etcdutl expect it.
+	// Where the packages install it, and where units of etcdutl expect it.
 	words := strings.Fields(keys["ExecStart"][0])
 	words[0] = strings.Replace(words[0], "/usr/bin/", "/usr/local/bin/", 1)
 	socket := "/run/notify-" + u.name
@@ -104,7 +104,7 @@ See "systemctl status etcd.service" and "journalctl -xeu etcd.service" for detai
 
 func (u *unit) running() bool { return len(u.procs) > 0 && u.procs[len(u.procs)-1].Running() }
 
-// kill sends a signal; at the end of the process it waits for that.
+// kill sends a signal and waits for the process if the signal is final.
 func (u *unit) kill(s syscall.Signal) error {
 	if !u.running() {
 		return nil
@@ -122,7 +122,7 @@ func (u *unit) kill(s syscall.Signal) error {
 	}
 }
 
-// state is what systemctl is-active says.
+// state is the output of systemctl is-active.
 func (u *unit) state() string {
 	switch {
 	case len(u.procs) == 0:
@@ -141,7 +141,7 @@ func (u *unit) state() string {
 	}
 }
 
-// systemctl does one command line of it.
+// systemctl executes one command line of it.
 func (u *unit) systemctl(args []string) (string, error) {
 	var verb, signal string
 	block, now := true, false
@@ -193,7 +193,7 @@ func (u *unit) systemctl(args []string) (string, error) {
 	return "", fmt.Errorf("systemctl is not played here with %q", args)
 }
 
-// journal is the log of all processes there have been.
+// journal is the log of all processes so far.
 func (u *unit) journal() string {
 	var b strings.Builder
 	for _, p := range u.procs {
@@ -202,7 +202,7 @@ func (u *unit) journal() string {
 	return b.String()
 }
 
-// ServeHTTP is what the programs systemctl, journalctl and lab on the hosts talk to.
+// ServeHTTP answers the programs systemctl, journalctl and lab on the hosts.
 func (u *unit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.ParseForm()
 	args := r.Form["a"]
@@ -217,7 +217,7 @@ func (u *unit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		var to *host
 		if to, _, err = u.lab.remote(args[0] + ":"); err == nil {
 			if out, err = to.sh(strings.Join(args[1:], " ")); err != nil {
-				err = errors.New("") // ssh says nothing of its own
+				err = errors.New("") // ssh itself prints nothing
 			}
 		}
 	case "/scp":
@@ -234,7 +234,7 @@ func (u *unit) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Write([]byte(out))
 }
 
-// remote is the host and the path, as this test has it, of root@ADDRESS:PATH.
+// remote resolves root@ADDRESS:PATH to the host and the path in this test.
 func (l *lab) remote(target string) (*host, string, error) {
 	address, path, ok := strings.Cut(strings.TrimPrefix(target, "root@"), ":")
 	for _, h := range l.hosts {
@@ -245,7 +245,7 @@ func (l *lab) remote(target string) (*host, string, error) {
 	return nil, "", fmt.Errorf("ssh: Could not resolve hostname %s", target)
 }
 
-// inside is where a path of the host is.
+// inside maps a path of the host to its real location.
 func (h *host) inside(path string) string {
 	for _, p := range places {
 		if rest, ok := strings.CutPrefix(path, p[0]+"/"); ok {
@@ -269,14 +269,14 @@ func (u *unit) scp(args []string) error {
 	return run("cp", append(words, target)...)
 }
 
-// client is a program on a host that passes its arguments on to ServeHTTP.
+// client is a program on a host that passes its arguments to ServeHTTP.
 const client = `#!/bin/bash
 args=()
 for a; do args+=(--data-urlencode "a=$a"); done
 exec curl -s --fail-with-body --unix-socket /run/%[1]s.sock "${args[@]}" --data-urlencode x= http://host/%[2]s
 `
 
-// journalctl knows -u, -o cat, -n N and --no-pager.
+// journalctl supports -u, -o cat, -n N and --no-pager.
 const journalctl = `#!/bin/bash
 n=+1
 while test $# -gt 0; do
@@ -286,7 +286,7 @@ done
 curl -s --unix-socket /run/%[1]s.sock http://host/journalctl | tail -n $n
 `
 
-// do brings about what no command on the host can.
+// do causes what no command on the host can.
 func (l *lab) do(h *host, args []string) (string, error) {
 	h.t.Helper()
 	data := filepath.Join(h.root, "lib/etcd")

@@ -13,10 +13,10 @@ import (
 // Cluster is a set of members that were started together.
 type Cluster struct{ Members []*Member }
 
-const startAttempts = 3 // against ports that are taken between choice and use
+const startAttempts = 3 // for ports that are taken between selection and use
 
-// StartCluster starts one member per binary, below dir, and waits until all are ready. Different
-// binaries give a mixed cluster. args are further flags of every member.
+// StartCluster starts one member per binary, below dir, and waits until all are ready. Different binaries give a
+// mixed cluster. args are additional flags of every member.
 func StartCluster(ctx context.Context, dir string, binaries []string, args ...string) (*Cluster, error) {
 	var last error
 	for attempt := range startAttempts {
@@ -107,14 +107,14 @@ func (c *Cluster) ClientAddrs() []string {
 	return addrs
 }
 
-// Kill ends every process at once. Errors are of no use to the callers, which are cleaning up.
+// Kill kills every process. It ignores errors, because its callers are cleaning up.
 func (c *Cluster) Kill() {
 	for _, m := range c.Members {
 		_ = m.Kill()
 	}
 }
 
-// Stop ends every process gently, killing what is left after ten seconds.
+// Stop shuts every process down and kills those still running after ten seconds.
 func (c *Cluster) Stop() {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()

@@ -17,10 +17,10 @@ import (
 	"time"
 )
 
-// ErrExited reports a server process that ended although nobody asked it to.
+// ErrExited reports a server process that exited unexpectedly.
 var ErrExited = errors.New("server process exited")
 
-// Config describes one member. Empty fields take the default named beside them.
+// Config describes one member. Empty fields take the default named next to them.
 type Config struct {
 	Binary string // server executable; required
 	Name   string // --name; "m0"
@@ -38,8 +38,8 @@ type Config struct {
 	InitialCluster string   // "Name=AdvertisePeerURL"
 	ClusterState   string   // --initial-cluster-state; "new"
 	Token          string   // --initial-cluster-token; "harness"
-	Args           []string // further flags, after the ones above
-	Env            []string // further environment entries, NAME=VALUE
+	Args           []string // additional flags, after the ones above
+	Env            []string // additional environment entries, NAME=VALUE
 }
 
 // Member is one server process and, across restarts, its data directory.
@@ -51,8 +51,8 @@ type Member struct {
 	status error         // of the current process, valid once exited is closed
 }
 
-// Ports are taken from below the range that Linux gives to outgoing connections, so that none of
-// those sits on the port of a member which is down for a moment.
+// Ports come from below the range that Linux assigns to outgoing connections, so that no such connection
+// occupies the port of a member that is down for a moment.
 const minPort, endPort = 10240, 32768
 
 // FreeAddrs returns n distinct loopback addresses that were free a moment ago. Another process
@@ -78,7 +78,7 @@ func (c *Config) fill() error {
 	if c.Binary == "" || c.Dir == "" {
 		return errors.New("harness: Config needs Binary and Dir")
 	}
-	// The server runs in its own directory, so that nothing it writes lands elsewhere.
+	// The server runs in its own directory, so that nothing it writes ends up elsewhere.
 	abs, err := filepath.Abs(c.Binary)
 	if err != nil {
 		return fmt.Errorf("resolve server binary: %w", err)
@@ -108,7 +108,7 @@ func setDefault(s *string, v string) {
 	}
 }
 
-// Start launches one member and returns while it is still coming up; see [Member.WaitReady].
+// Start launches one member and returns without waiting for readiness; see [Member.WaitReady].
 func Start(cfg Config) (*Member, error) {
 	if err := cfg.fill(); err != nil {
 		return nil, err
@@ -117,8 +117,8 @@ func Start(cfg Config) (*Member, error) {
 	return m, m.Restart()
 }
 
-// Restart launches the process again on the same directory and addresses. The previous process
-// must have ended. The log file is appended to.
+// Restart launches the process again on the same directory and addresses. The previous process must have exited.
+// The log file is appended to.
 func (m *Member) Restart() error {
 	if m.Running() {
 		return fmt.Errorf("restart %s: still running", m.cfg.Name)
@@ -127,7 +127,7 @@ func (m *Member) Restart() error {
 	if err != nil {
 		return fmt.Errorf("open server log: %w", err)
 	}
-	defer log.Close() // the child holds its own descriptor
+	defer log.Close() // the child has its own descriptor
 	c := m.cfg
 	args := append([]string{
 		"--name=" + c.Name,
@@ -189,7 +189,7 @@ func (m *Member) SetBinary(path string) error {
 	return nil
 }
 
-// SetArgs replaces the further flags of the next Restart.
+// SetArgs replaces the additional flags of the next Restart.
 func (m *Member) SetArgs(args ...string) { m.cfg.Args = args }
 
 // Pid is the process id of the current or last process.
@@ -208,12 +208,12 @@ func (m *Member) Running() bool {
 	}
 }
 
-// Exited is closed when the current process has ended.
+// Exited is closed when the current process has exited.
 func (m *Member) Exited() <-chan struct{} { return m.exited }
 
 var healthClient = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 
-// Ready asks the member's /health once: nil means that a linearizable read was served.
+// Ready queries the member's /health once: nil means that a linearizable read was served.
 func (m *Member) Ready(ctx context.Context) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, m.ClientURL()+"/health", nil)
 	if err != nil {
@@ -234,8 +234,8 @@ func (m *Member) Ready(ctx context.Context) error {
 	return nil
 }
 
-// WaitReady polls health until it is good, the process ends or ctx does. The poll interval is
-// 5 ms, which is also the resolution of times to readiness.
+// WaitReady polls health until it is good, the process exits or ctx is done. The poll interval is 5 ms, which is
+// also the resolution of times to readiness.
 func (m *Member) WaitReady(ctx context.Context) error {
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -258,7 +258,7 @@ func (m *Member) WaitReady(ctx context.Context) error {
 // Signal sends sig to the process.
 func (m *Member) Signal(sig syscall.Signal) error { return m.cmd.Process.Signal(sig) }
 
-// Kill ends the process at once, as a power loss of the process would, and waits for it.
+// Kill kills the process with SIGKILL and waits for it.
 func (m *Member) Kill() error {
 	if !m.Running() {
 		return nil
@@ -270,7 +270,7 @@ func (m *Member) Kill() error {
 	return nil
 }
 
-// Stop asks the process to end (SIGTERM), waits for it until ctx ends and then kills it.
+// Stop sends SIGTERM, waits for the process until ctx is done and then kills it.
 func (m *Member) Stop(ctx context.Context) error {
 	if !m.Running() {
 		return nil
@@ -299,12 +299,12 @@ func (m *Member) LogTail(n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
 
-// addrInUse reports whether the process ended because a port was taken in the meantime.
+// addrInUse reports whether the process exited because a port was taken in the meantime.
 func (m *Member) addrInUse() bool {
 	return !m.Running() && strings.Contains(m.LogTail(50), "address already in use")
 }
 
-// At is a handle for a member that somebody else runs: for its addresses and readiness alone.
+// At is a handle for a member that this package did not start: for its addresses and readiness alone.
 func At(clientAddr string) *Member {
 	return &Member{cfg: Config{Name: clientAddr, ClientAddr: clientAddr}}
 }

@@ -14,14 +14,14 @@ import (
 // architecture that Go runs on, whatever the kernel's own tick is.
 const ticksPerSecond = 100
 
-// childAttr makes the kernel end the server when the lane itself is killed.
+// childAttr makes the kernel kill the server when the lane itself is killed.
 func childAttr() *syscall.SysProcAttr { return &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
 
 // CPU is the user plus system time of the process so far, in steps of 10 ms
 // (proc(5): fields 14 and 15 of /proc/PID/stat).
 func (m *Member) CPU() (time.Duration, error) { return CPU(m.Pid()) }
 
-// CPU is the same of any process that runs.
+// CPU is the same for any running process.
 func CPU(pid int) (time.Duration, error) {
 	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 	if err != nil {
@@ -31,7 +31,7 @@ func CPU(pid int) (time.Duration, error) {
 }
 
 func parseStat(s string) (time.Duration, error) {
-	// The second field is the command in parentheses and may itself hold spaces.
+	// The second field is the command in parentheses and may contain spaces.
 	i := strings.LastIndexByte(s, ')')
 	if i < 0 {
 		return 0, errors.New("read CPU time: stat has no command field")
@@ -51,7 +51,7 @@ func parseStat(s string) (time.Duration, error) {
 // Memory is what /proc/PID/status says, in bytes.
 type Memory struct {
 	Resident int64 // VmRSS
-	Own      int64 // RssAnon: of it, what is no page of a file
+	Own      int64 // RssAnon: the part of it that is not backed by files
 	Peak     int64 // VmHWM: highest resident size since the start or the last ResetPeak
 }
 
@@ -91,8 +91,8 @@ func parseStatus(s string) (Memory, error) {
 	return mem, nil
 }
 
-// ResetPeak makes Memory().Peak start again from the current resident size
-// (proc(5): "5" to /proc/PID/clear_refs).
+// ResetPeak makes Memory().Peak start again from the current resident size (proc(5): "5" to
+// /proc/PID/clear_refs).
 func (m *Member) ResetPeak() error {
 	if err := os.WriteFile(fmt.Sprintf("/proc/%d/clear_refs", m.Pid()), []byte("5"), 0); err != nil {
 		return fmt.Errorf("reset peak memory: %w", err)

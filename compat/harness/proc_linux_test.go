@@ -7,7 +7,7 @@ import (
 )
 
 func TestParseStat(t *testing.T) {
-	// The command name may hold spaces and parentheses; fields 14 and 15 are 250 and 150 ticks.
+	// The command name may contain spaces and parentheses; fields 14 and 15 are 250 and 150 ticks.
 	const line = "77 (a) b (c) S 1 2 3 0 -1 4 5 6 7 8 250 150 0 0 20 0 9 0 100"
 	got, err := parseStat(line)
 	if want := 4 * time.Second; err != nil || got != want {
@@ -44,7 +44,7 @@ func TestFreeAddrsAreDistinct(t *testing.T) {
 	}
 }
 
-// A process that ends before it is ready is reported as such and leaves its log.
+// A process that exits before it is ready is reported as such and leaves its log.
 func TestStartSingleReportsExit(t *testing.T) {
 	_, err := StartSingle(t.Context(), Config{Binary: "/bin/false", Dir: t.TempDir()})
 	if !errors.Is(err, ErrExited) {

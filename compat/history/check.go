@@ -22,7 +22,7 @@ const (
 
 func (k kind) String() string { return []string{"get", "put", "cas", "delete"}[k] }
 
-// Op is one call of a client. An absent key is the value "".
+// Op is one client call. An absent key is the value "".
 type Op struct {
 	client     int
 	kind       kind
@@ -30,8 +30,8 @@ type Op struct {
 	value, old string        // written, and compared with
 	call, ret  time.Duration // since the start of the history
 	known      bool          // there was an answer, which is:
-	read       string        // value that a get, or a cas that did not write, has seen
-	wrote      bool          // whether a cas wrote, or a delete found something
+	read       string        // value read by a get, or by a cas that did not write
+	wrote      bool          // whether a cas wrote, or a delete deleted a key
 	rev        int64         // revision in the answer's header
 }
 
@@ -49,7 +49,7 @@ func (o Op) String() string {
 	return s + fmt.Sprintf(": read %q, wrote %v, revision %d", o.read, o.wrote, o.rev)
 }
 
-// Event is one change as a watcher has seen it.
+// Event is one change as a watcher saw it.
 type Event struct {
 	Rev   int64
 	Key   string
@@ -81,15 +81,15 @@ var register = porcupine.Model{
 	DescribeOperation: func(in, _ any) string { return in.(Op).String() },
 }
 
-// checkTimeout bounds the search of one key; a history that it does not decide is no success.
+// checkTimeout bounds the search of one key; a history that is undecided by then counts as a failure.
 const checkTimeout = 2 * time.Minute
 
-// Linearizable reports whether the operations on each key can be put in an order that explains
-// all answers and that no two operations contradict of which one ended before the other began.
+// Linearizable reports whether the operations on each key have an order that explains all answers and in which
+// no operation follows one that began after it had returned.
 //
-// Of the operations without answer, those that changed nothing would only slow the search down:
-// an unanswered read, and a write whose value, which is unique, is in no event. The events are
-// complete, which the watcher has shown, so a read of such a value would be found here.
+// Of the operations without an answer, those that changed nothing would only slow the search down: an unanswered
+// read, and a write whose value, which is unique, is in no event. The watcher has verified that the events are
+// complete, so a read of such a value would be found here.
 func Linearizable(ops []Op, events []Event) error {
 	written := map[string]bool{}
 	for _, e := range events {
@@ -117,7 +117,7 @@ func Linearizable(ops []Op, events []Event) error {
 	return nil
 }
 
-// shortest describes the shortest beginning of a history that is not linearizable.
+// shortest describes the shortest prefix of a history that is not linearizable.
 func shortest(history []porcupine.Operation) string {
 	slices.SortFunc(history, func(a, b porcupine.Operation) int { return cmp.Compare(a.Call, b.Call) })
 	n := 1
@@ -133,9 +133,9 @@ func shortest(history []porcupine.Operation) string {
 	return b.String()
 }
 
-// Revisions checks the answers against the events by their revisions: a write is the event at its
-// revision, a read sees the state at its revision, and revisions never contradict the clock.
-// It holds for whole histories, where the search above may be spoiled by what it does not know.
+// Revisions checks the answers against the events by their revisions: a write is the event at its revision, a
+// read sees the state at its revision, and revisions never contradict real time. It works on complete histories,
+// where operations without an answer may make the search above too slow.
 func Revisions(ops []Op, events []Event) error {
 	type change struct {
 		rev   int64
@@ -171,7 +171,7 @@ func Revisions(ops []Op, events []Event) error {
 	byCall, byReturn := slices.Clone(ops), slices.Clone(ops)
 	slices.SortFunc(byCall, func(a, b Op) int { return cmp.Compare(a.call, b.call) })
 	slices.SortFunc(byReturn, func(a, b Op) int { return cmp.Compare(a.ret, b.ret) })
-	var seen Op // answered before the present call, of the highest revision
+	var seen Op // answered before this call, of the highest revision
 	i := 0
 	for _, o := range byCall {
 		for ; i < len(byReturn) && byReturn[i].ret < o.call; i++ {

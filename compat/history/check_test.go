@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The checks must find each kind of wrong history, and accept a right one.
+// The checks must find each kind of wrong history, and accept a correct one.
 func TestChecksFindViolations(t *testing.T) {
 	ms := time.Millisecond
 	base := []Op{

@@ -19,10 +19,10 @@ const (
 	// pace keeps histories at a size that can be checked; the load comes from the unique writers.
 	pace      = 8 * time.Millisecond
 	registers = 4
-	epoch     = 5 * time.Second // after which registers get new names, so that each search stays short
+	epoch     = 5 * time.Second // after this many, registers get new names, so that each search stays short
 )
 
-// Load is a set of clients and what they have recorded.
+// Load is a set of clients and their recorded operations.
 type Load struct {
 	start  time.Time
 	ctx    context.Context
@@ -32,7 +32,7 @@ type Load struct {
 
 	mu      sync.Mutex
 	members []*child.Client
-	ops     []Op // of clients that have ended
+	ops     []Op // of clients that have returned
 
 	// Acked and Unknown count the operations with and without an answer.
 	Acked, Unknown atomic.Int64
@@ -40,46 +40,44 @@ type Load struct {
 	longest        atomic.Int64 // nanoseconds without an acknowledged write
 }
 
-// NewLoad returns a load without clients on the given members. seed makes the choices of the
-// clients.
+// NewLoad returns a load without clients on the given members. seed determines the choices of the clients.
 func NewLoad(members []*child.Client, seed uint64) *Load {
 	l := &Load{start: time.Now(), members: members, seed: seed}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	return l
 }
 
-// Set replaces the members that clients call, beginning with their next call. There must be one
-// at least.
+// Set replaces the members that clients call, beginning with their next call. There must be at least one.
 func (l *Load) Set(members []*child.Client) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.members = members
 }
 
-// Stop lets every client finish its operation and returns all that were recorded.
+// Stop lets every client finish its operation and returns all recorded operations.
 func (l *Load) Stop() []Op {
 	l.cancel()
 	l.wg.Wait()
 	return l.ops
 }
 
-// Go runs f beside the clients, until it returns; ctx ends when the load is stopped.
+// Go runs f next to the clients, until it returns; ctx is canceled when the load is stopped.
 func (l *Load) Go(f func(ctx context.Context)) { l.wg.Go(func() { f(l.ctx) }) }
 
 // Since is the time since the load was started.
 func (l *Load) Since() time.Duration { return time.Since(l.start) }
 
-// Longest is the longest time that passed without an acknowledged write.
+// Longest is the longest time without an acknowledged write.
 func (l *Load) Longest() time.Duration { return time.Duration(l.longest.Load()) }
 
-// Member returns the member at a position, counted around.
+// Member returns the member at a position, modulo their number.
 func (l *Load) Member(i int) *child.Client {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.members[i%len(l.members)]
 }
 
-// client runs next in a loop, each time against a member that answered last.
+// client runs next in a loop, each time against the member that answered last.
 func (l *Load) client(id int, pace time.Duration, next func(r *rand.Rand, o *Op)) {
 	r := rand.New(rand.NewPCG(l.seed, uint64(id)))
 	l.wg.Go(func() {
@@ -96,7 +94,7 @@ func (l *Load) client(id int, pace time.Duration, next func(r *rand.Rand, o *Op)
 			}
 			if !o.known {
 				member = r.IntN(1 << 16)
-				if !sent { // refused at once: do not spin
+				if !sent { // refused immediately: do not spin
 					Sleep(l.ctx, 20*time.Millisecond)
 				}
 			}
@@ -113,7 +111,7 @@ func (l *Load) client(id int, pace time.Duration, next func(r *rand.Rand, o *Op)
 	})
 }
 
-// Sleep waits for d or for the end of ctx.
+// Sleep waits for d or until ctx is done.
 func Sleep(ctx context.Context, d time.Duration) {
 	t := time.NewTimer(d)
 	defer t.Stop()
@@ -123,7 +121,7 @@ func Sleep(ctx context.Context, d time.Duration) {
 	}
 }
 
-// do makes the call of o and fills in the answer. It returns false if the call was never sent.
+// do makes the call of o and records the answer. It returns false if the call was never sent.
 func (l *Load) do(c *child.Client, o *Op) (sent bool) {
 	ctx, cancel := context.WithTimeout(context.Background(), opTimeout)
 	defer cancel()
@@ -191,10 +189,10 @@ func valueOf(r *pb.RangeResponse) string {
 	return string(r.Kvs[0].Value)
 }
 
-// Mix starts a client that reads, writes, exchanges and deletes a few keys.
+// Mix starts a client that gets, puts, compares-and-swaps and deletes a few keys.
 func (l *Load) Mix(id int) {
 	n := 0
-	held := map[string]string{} // what this client knows of a key
+	held := map[string]string{} // what this client knows about a key
 	var last *Op
 	l.client(id, pace, func(r *rand.Rand, o *Op) {
 		if last != nil && last.known {
@@ -220,8 +218,8 @@ func (l *Load) Mix(id int) {
 	})
 }
 
-// Unique starts a client that writes each key once: one every pace, or with a pace of 0 as fast
-// as it is answered.
+// Unique starts a client that writes each key once: one per pace, or with a pace of 0 as fast as it gets
+// answers.
 func (l *Load) Unique(id int, pace time.Duration) {
 	n := 0
 	l.client(id, pace, func(_ *rand.Rand, o *Op) {

@@ -28,8 +28,8 @@ func Rev(t *testing.T, limit time.Duration, c *child.Client) int64 {
 	return rev
 }
 
-// EqualHashes returns the hash that all members have of the keys at a revision, once all have
-// reached it and are compacted alike. Different hashes fail the test.
+// EqualHashes returns the hash that all members have of the keys at a revision, once all have reached it and are
+// compacted alike. Different hashes fail the test.
 func EqualHashes(t *testing.T, limit time.Duration, members []*child.Client, rev int64) uint32 {
 	t.Helper()
 	got := make([]*pb.HashKVResponse, len(members))
@@ -56,8 +56,8 @@ func EqualHashes(t *testing.T, limit time.Duration, members []*child.Client, rev
 	return got[0].Hash
 }
 
-// Holds checks that a member has exactly the keys that the events leave, and every acknowledged
-// key that was written once.
+// Holds checks that a member has exactly the keys that follow from the events, and every acknowledged key that
+// was written once.
 func Holds(limit time.Duration, c *child.Client, rev int64, ops []Op, events []Event) error {
 	want := map[string]Event{}
 	for _, e := range events {
@@ -97,7 +97,7 @@ func Holds(limit time.Duration, c *child.Client, rev int64, ops []Op, events []E
 	return nil
 }
 
-// Difference describes where two watchers begin to disagree.
+// Difference describes where two watchers begin to differ.
 func Difference(a, b []Event) string {
 	for i := range min(len(a), len(b)) {
 		if a[i] != b[i] {
@@ -107,9 +107,9 @@ func Difference(a, b []Event) string {
 	return "one ends earlier"
 }
 
-// Verdict stops the load, waits for the watchers, and checks everything that was recorded against
-// each other and against what every member holds. It returns the last revision, the hash of all
-// members at it, and the events. Nothing else may write any more.
+// Verdict stops the load, waits for the watchers, and checks all records against each other and against what
+// every member holds. It returns the last revision, the hash of all members at it, and the events. No other
+// client may write any more.
 func Verdict(t *testing.T, limit time.Duration, l *Load, watchers []*Watcher, members []*child.Client) (rev int64, hash uint32, events []Event) {
 	t.Helper()
 	ops := l.Stop()
@@ -145,9 +145,9 @@ func Verdict(t *testing.T, limit time.Duration, l *Load, watchers []*Watcher, me
 	return rev, hash, events
 }
 
-// CompactBehind compacts now and then what every watcher has seen, until the load stops. around
-// is called with each compaction, so that the caller can keep one from happening; it may be nil.
-// The channel delivers how many compactions were acknowledged.
+// CompactBehind periodically compacts what every watcher has seen, until the load stops. around is called with
+// each compaction, so that the caller can prevent one; it may be nil. The channel delivers the number of
+// acknowledged compactions.
 func CompactBehind(l *Load, watchers []*Watcher, around func(compact func())) <-chan int {
 	done := make(chan int, 1)
 	if around == nil {

@@ -14,8 +14,8 @@ import (
 	"quorate/compat/child"
 )
 
-// Watcher follows all keys from a revision on. When its stream breaks it goes on with the
-// revision behind the last one it has, at the same member or at another one.
+// Watcher follows all keys from a revision on. When its stream breaks it resumes after the last revision it has,
+// at the same member or at another one.
 type Watcher struct {
 	member  func() *child.Client
 	cancel  context.CancelFunc
@@ -23,14 +23,14 @@ type Watcher struct {
 	rev     atomic.Int64
 	streams atomic.Int64
 	events  []Event // read after Stop
-	err     error   // a wrong stream; read after Stop
+	err     error   // an invalid stream; read after Stop
 }
 
-// Watch starts a watcher from the first revision on; member names the member for each new stream.
-// The watcher ends with the test at the latest.
+// Watch starts a watcher from the first revision on; member chooses the member for each new stream. The watcher
+// stops with the test at the latest.
 func Watch(t *testing.T, member func() *child.Client) *Watcher { return WatchFrom(t, 1, member) }
 
-// WatchFrom starts a watcher of what comes after a revision.
+// WatchFrom starts a watcher of the revisions after rev.
 func WatchFrom(t *testing.T, rev int64, member func() *child.Client) *Watcher {
 	w := &Watcher{member: member}
 	w.rev.Store(rev)
@@ -49,7 +49,7 @@ func WatchFrom(t *testing.T, rev int64, member func() *child.Client) *Watcher {
 // Rev is the last revision that is complete.
 func (w *Watcher) Rev() int64 { return w.rev.Load() }
 
-// Streams is how many streams were opened.
+// Streams is the number of streams opened.
 func (w *Watcher) Streams() int64 { return w.streams.Load() }
 
 // Await waits until the watcher has all events up to a revision.
@@ -63,14 +63,14 @@ func (w *Watcher) Await(t *testing.T, limit time.Duration, rev int64) {
 	})
 }
 
-// Stop ends the watcher and returns its events; an error says which stream was wrong.
+// Stop stops the watcher and returns its events; the error tells which stream was invalid.
 func (w *Watcher) Stop() ([]Event, error) {
 	w.cancel()
 	w.wg.Wait()
 	return w.events, w.err
 }
 
-// stream reads one stream until it breaks or says something wrong.
+// stream reads one stream until it breaks or violates a guarantee.
 func (w *Watcher) stream(ctx context.Context) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -90,7 +90,7 @@ func (w *Watcher) stream(ctx context.Context) {
 			return
 		}
 		if r.Canceled {
-			// A member that stops says so without a reason; everything else ends the test.
+			// A member that shuts down cancels without a reason; every other reason fails the test.
 			if r.CompactRevision != 0 || r.CancelReason != "" {
 				w.err = fmt.Errorf("the watch from revision %d is cancelled: %q, compacted at %d", start, r.CancelReason, r.CompactRevision)
 			}
@@ -102,8 +102,8 @@ func (w *Watcher) stream(ctx context.Context) {
 	}
 }
 
-// take checks that a response goes on where the last one ended, without a gap and without
-// anything twice: every revision has an event, and all of a revision come in one response.
+// take checks that a response continues where the last one stopped, without gaps or duplicates: every revision
+// has an event, and all events of a revision come in one response.
 func (w *Watcher) take(r *pb.WatchResponse) error {
 	last := w.rev.Load()
 	done := last

@@ -26,7 +26,7 @@ import (
 	"quorate/compat/child"
 )
 
-// Ports get bytes that mean nothing, alone and behind what a connection begins with.
+// Ports receive random bytes, alone and after a valid beginning of a connection.
 func TestRandomBytes(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
@@ -49,7 +49,7 @@ func TestRandomBytes(t *testing.T) {
 				case 4:
 					junk = append([]byte("POST /raft/snapshot HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\nX-Server-Version: 3.7.3\r\n\r\nfff\r\n"), junk...)
 				case 5:
-					junk = append([]byte{0x16, 3, 1}, junk...) // as a TLS hello begins
+					junk = append([]byte{0x16, 3, 1}, junk...) // the beginning of a TLS hello
 				}
 				send(t, addr, junk)
 			}
@@ -58,15 +58,14 @@ func TestRandomBytes(t *testing.T) {
 	}
 }
 
-// send writes what the other side takes, says that no more comes, and reads until it closes or
-// is silent.
+// send writes as much as the other side accepts, half-closes, and reads until the peer closes or is silent.
 func send(t *testing.T, addr string, b []byte) {
 	t.Helper()
 	c := dial(t, addr)
 	defer c.Close()
 	c.SetDeadline(time.Now().Add(5 * time.Second))
 	if _, err := c.Write(b); err != nil {
-		return // closed already: its right
+		return // it may close early
 	}
 	c.(*net.TCPConn).CloseWrite()
 	io.Copy(io.Discard, io.LimitReader(c, 1<<20))
@@ -81,7 +80,7 @@ func dial(t *testing.T, addr string) net.Conn {
 	return c
 }
 
-// h2 is an HTTP/2 connection that follows no rule but its own.
+// h2 is an HTTP/2 connection that obeys no rules.
 type h2 struct {
 	net.Conn
 	*http2.Framer
@@ -103,7 +102,7 @@ func newH2(t *testing.T, addr string) *h2 {
 	return c
 }
 
-// flush sends what was written; false when the other side has had enough.
+// flush sends what was written; it returns false when the peer has closed.
 func (c *h2) flush() bool {
 	c.SetWriteDeadline(time.Now().Add(limit / 2))
 	_, err := c.Conn.Write(c.w.Bytes())
@@ -121,7 +120,7 @@ func (c *h2) headers(more ...hpack.HeaderField) []byte {
 	return c.block.Bytes()
 }
 
-// Frames that the protocol forbids, or allows and nobody sends in such numbers.
+// Frames that the protocol forbids, or allows but that no client sends in such numbers.
 func TestFrames(t *testing.T) {
 	t.Parallel()
 	v := startVictim(t, true, nil) // some of the floods are writes
@@ -193,7 +192,7 @@ func TestFrames(t *testing.T) {
 					for i := range f.count {
 						f.frame(c, i)
 						if c.w.Len() > 64<<10 && !c.flush() {
-							return // the connection was ended: a good answer
+							return // the connection was closed: a good answer
 						}
 					}
 					c.flush()
@@ -205,7 +204,7 @@ func TestFrames(t *testing.T) {
 	}
 }
 
-// message is a body of gRPC: a flag, a length, a message.
+// message frames a gRPC message: a flag, a length, the message.
 func message(b []byte) []byte {
 	return append(binary.BigEndian.AppendUint32([]byte{0}, uint32(len(b))), b...)
 }
@@ -217,7 +216,7 @@ func (p *protoPut) bytes() []byte {
 	return protowire.AppendString(protowire.AppendTag(b, 2, protowire.BytesType), p.value)
 }
 
-// Connections that say a little and then nothing hold nobody up, and are closed in the end.
+// Connections that send a little and then nothing block no one, and are eventually closed.
 func TestSlowConnections(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
@@ -234,7 +233,7 @@ func TestSlowConnections(t *testing.T) {
 		conns = append(conns, c)
 	}
 	v.survives(t, before, 400)
-	// Those that never came to the end of a header are closed by the server.
+	// The server closes those that never completed a header.
 	closed := 0
 	for i, c := range conns {
 		if n := (i / 3) % len(starts); n == 4 {
@@ -252,7 +251,7 @@ func TestSlowConnections(t *testing.T) {
 	v.survives(t, before, 400)
 }
 
-// Transactions that are too large, too many or too deep get an error and nothing more.
+// Transactions that are too large, too many or too deep get an error and have no other effect.
 func TestTransactions(t *testing.T) {
 	t.Parallel()
 	v := startVictim(t, true, nil) // it is a flood of writes
@@ -305,7 +304,7 @@ func TestTransactions(t *testing.T) {
 			v.survives(t, before, 700)
 		})
 	}
-	// Nesting that no encoder makes, by hand: each level is four bytes or so.
+	// Nesting that no encoder produces, by hand: each level is about four bytes.
 	t.Run("as deep as a message can be", func(t *testing.T) {
 		before := v.lines(t)
 		c := newH2(t, v.ClientAddr())
@@ -329,7 +328,7 @@ func TestTransactions(t *testing.T) {
 	})
 }
 
-// A client that creates watches without end is refused at a bound; others watch on.
+// A client that creates watches without limit is refused at a bound; other clients can still watch.
 func TestWatchesWithoutEnd(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
@@ -372,7 +371,7 @@ func TestWatchesWithoutEnd(t *testing.T) {
 	if created == 0 || refused == 0 || created > 200 {
 		t.Errorf("%d watches created, %d refused", created, refused)
 	}
-	// Another stream is served, and hears of a change.
+	// Another stream is served, and receives a change.
 	other, err := v.good.Watcher.Watch(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -392,7 +391,7 @@ func TestWatchesWithoutEnd(t *testing.T) {
 	v.survives(t, before, 900)
 }
 
-// A watcher that never reads costs a bounded amount of memory and nobody else anything.
+// A watcher that never reads costs a bounded amount of memory and affects no other client.
 func TestWatcherThatDoesNotRead(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
@@ -428,7 +427,7 @@ func TestWatcherThatDoesNotRead(t *testing.T) {
 	}
 	all.Wait()
 	v.survives(t, before, 1200)
-	// And when it reads at last, nothing is missing.
+	// And when it finally reads, nothing is missing.
 	s, last, n := streams[0], int64(0), 0
 	for n < 300 {
 		r, err := s.Recv()

@@ -17,8 +17,9 @@ import (
 	"quorate/compat/harness"
 )
 
-// With authentication on: strangers, clients with forged tokens, guessed passwords, and a user who asks
-// for what is not his, as fast as they can. All of it is refused, and the owner is served meanwhile.
+// With authentication on: unauthenticated clients, clients with forged tokens, guessed passwords, and a user who
+// requests keys without permission, as fast as they can. All of it is refused, and the owner is served
+// meanwhile.
 func TestUsers(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), 3*limit)
@@ -105,7 +106,7 @@ func TestUsers(t *testing.T) {
 		})
 	}
 	for i := range 60 {
-		all.Go(func() { // each guess costs a password hash; they wait for each other, not the owner for them
+		all.Go(func() { // each guess costs a password hash; guesses wait for each other, the owner does not wait for them
 			_, err := guesses.Authenticate(ctx, &pb.AuthenticateRequest{Name: "root", Password: fmt.Sprint(i)})
 			wants(err, "authentication failed", "too many requests")
 		})

@@ -1,9 +1,8 @@
-// Package hostile shows that a member goes on serving while somebody attacks its ports.
+// Package hostile shows that a member keeps serving while its ports are attacked.
 //
-// In: the server of this tree. Out: attacks on its client, peer and metrics ports, beside which an
-// ordinary client writes. Always true: an attack is bounded by its own size, not by a time, and
-// after it the member is the same process, its memory is bounded, its log is short, and the
-// ordinary client has been served throughout.
+// In: the server of this tree. Out: attacks on its client, peer and metrics ports while an ordinary client
+// writes. Invariant: an attack is bounded by its own size, not by a time, and after it the member is the same
+// process, its memory is bounded, its log is short, and the ordinary client has been served throughout.
 package hostile
 
 import (
@@ -26,7 +25,7 @@ var etcdFlag = flag.String("etcd", "", "server binary; empty: built from this tr
 
 var etcd string
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 120 * time.Second
 
 func TestMain(m *testing.M) {
@@ -48,16 +47,16 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// victim is the member under attack, with a client that means well.
+// victim is the member under attack, with a well-behaved client.
 type victim struct {
 	*harness.Member
 	good      *child.Client
 	metrics   string // host:port
-	mayRefuse bool   // the good client may be told that there are too many requests
+	mayRefuse bool   // the ordinary client may get "too many requests"
 	served    atomic.Int64
 	halt      context.CancelFunc
 	done      sync.WaitGroup
-	failed    chan error // the first request of the good client that failed
+	failed    chan error // the first request of the ordinary client that failed
 }
 
 func newVictim(t *testing.T, args ...string) *victim { return startVictim(t, false, args) }
@@ -86,7 +85,7 @@ func startVictim(t *testing.T, mayRefuse bool, args []string) *victim {
 			case err == nil:
 				v.served.Add(1)
 			case v.mayRefuse && strings.Contains(err.Error(), "etcdserver: too many requests"):
-				// It asks again.
+				// It retries.
 			default:
 				select {
 				case v.failed <- err:
@@ -105,8 +104,8 @@ func startVictim(t *testing.T, mayRefuse bool, args []string) *victim {
 	return v
 }
 
-// survives waits until the good client has been served ten more times, and looks at what the
-// attack has left: the process, its memory, its log.
+// survives waits until the ordinary client has been served ten more times, and checks what the attack left: the
+// process, its memory, its log.
 func (v *victim) survives(t *testing.T, before int, maxMB int64) {
 	t.Helper()
 	from := v.served.Load()
@@ -137,10 +136,11 @@ func (v *victim) survives(t *testing.T, before int, maxMB int64) {
 	t.Logf("peak of memory %d MB, %d requests of the ordinary client in all", int64(mem.Peak)>>20, v.served.Load())
 }
 
-// maxLines is how many lines one attack may put into the log. Slow requests make a hundred a second.
+// maxLines is the number of lines that one attack may add to the log. Slow requests produce a hundred per
+// second.
 const maxLines = 5000
 
-// lines counts the lines of the log, and fails for a trace of a panic.
+// lines counts the lines of the log, and fails if there is a panic trace.
 func (v *victim) lines(t *testing.T) (n int) {
 	t.Helper()
 	f, err := os.Open(v.LogPath())

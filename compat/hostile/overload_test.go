@@ -16,8 +16,8 @@ import (
 	"quorate/compat/child"
 )
 
-// Far more requests at once than a member can serve: some are refused at once with "too many
-// requests", none is lost, and what keeps a cluster alive goes on. Afterwards it serves as before.
+// Far more concurrent requests than a member can serve: some are refused immediately with "too many requests",
+// none is lost, and what keeps a cluster alive goes on. Afterwards it serves as before.
 func TestOverload(t *testing.T) {
 	t.Parallel()
 	v := startVictim(t, true, []string{"--election-timeout", "3000", "--heartbeat-interval", "100"})
@@ -101,7 +101,7 @@ func TestOverload(t *testing.T) {
 				case status.Convert(err).Message() == "etcdserver: too many requests": // code Unknown, as etcd sends it
 					sent++
 					refused.Add(1)
-				case child.NeverSent(err): // this machine has too little for both sides
+				case child.NeverSent(err): // this machine has too few resources for both sides
 				default:
 					t.Errorf("put: %v", err)
 					return

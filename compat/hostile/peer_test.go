@@ -14,8 +14,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The peer port gets messages of raft that no member sends, from somebody who knows the
-// cluster: most of them make raft panic, one makes a log that cannot be read again.
+// The peer port receives raft messages that no member sends, from an attacker who knows the cluster: most of
+// them make raft panic, one produces a log that cannot be read again.
 func TestForgedPeerMessages(t *testing.T) {
 	t.Parallel()
 	v := newVictim(t)
@@ -63,7 +63,7 @@ func TestForgedPeerMessages(t *testing.T) {
 		m.Term = new(uint64(2))
 		post(m)
 	}
-	for term := range uint64(3) { // that of the member is 2
+	for term := range uint64(3) { // the member's id is 2
 		for typ := range raftpb.MessageType(26) {
 			if typ == raftpb.MsgProp || typ == raftpb.MsgSnap {
 				continue

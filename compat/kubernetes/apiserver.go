@@ -25,22 +25,21 @@ const (
 	token     = "lane"
 	apiURL    = "https://127.0.0.1:6443"
 	eventTTL  = 30 * time.Second
-	compacted = 30 * time.Second // between two compactions of the apiserver; whoever is away for less misses nothing
+	compacted = 30 * time.Second // between two compactions of the apiserver; a watcher that is away for less misses nothing
 )
 
 // control is a kube-apiserver in front of a store.
 type control struct {
 	*store
 	flags   []string
-	logs    []string // of processes that have ended
+	logs    []string // of processes that have exited
 	rest    *rest.Config
 	process *child.Process
 	dynamic.Interface
 	discovery *discovery.DiscoveryClient
 }
 
-// newControl starts a kube-apiserver with the flags that kubeadm gives to it, as far as they
-// are about the store.
+// newControl starts a kube-apiserver with the flags that kubeadm gives it, as far as they concern the store.
 func newControl(s *store, flags ...string) *control {
 	s.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -58,9 +57,9 @@ func newControl(s *store, flags ...string) *control {
 		"--bind-address=127.0.0.1", "--secure-port=6443", "--advertise-address=10.0.0.254", "--cert-dir=" + s.file("apiserver"),
 		"--token-auth-file=" + s.file("tokens.csv"), "--authorization-mode=Node,RBAC", "--service-cluster-ip-range=10.96.0.0/12",
 		"--service-account-issuer=https://kubernetes.default.svc", "--service-account-key-file=" + s.file("sa.key"), "--service-account-signing-key-file=" + s.file("sa.key"),
-		// Nobody makes service accounts here, and a pod without one is refused.
+		// No controller creates service accounts here, and a pod without one is refused.
 		"--disable-admission-plugins=ServiceAccount",
-		// All writers are one user, who is not to be slowed down.
+		// All writers are one user, which must not be throttled.
 		"--enable-priority-and-fairness=false", "--max-requests-inflight=0", "--max-mutating-requests-inflight=0",
 	}, flags...)
 	c.rest = &rest.Config{Host: apiURL, BearerToken: token, QPS: -1, TLSClientConfig: rest.TLSClientConfig{Insecure: true}}
@@ -78,7 +77,7 @@ func (c *control) run() {
 	c.answers()
 }
 
-// answers waits until the apiserver says that it is ready, its checks of etcd among others.
+// answers waits until the apiserver is ready, including its checks of etcd.
 func (c *control) answers() {
 	c.Helper()
 	child.Eventually(c.store, limit, "the apiserver is ready", func() error {
@@ -101,7 +100,7 @@ func (c *control) get(path string) (string, error) {
 	return string(b), err
 }
 
-// again kills the apiserver and starts it anew. A gentle stop would wait for watches to end.
+// again kills and restarts the apiserver. A graceful stop would wait for watches to end.
 func (c *control) again() {
 	c.Helper()
 	c.process.Kill()
@@ -109,10 +108,10 @@ func (c *control) again() {
 	c.run()
 }
 
-// log is all that the apiserver's processes have written.
+// log is the output of all processes of the apiserver.
 func (c *control) log() string { return strings.Join(append(c.logs, c.process.Output()), "") }
 
-// etcdRequests are the apiserver's own figures about its requests to the store.
+// etcdRequests are the apiserver's own metrics of its requests to the store.
 type etcdRequests struct {
 	count, errors int
 	seconds       float64

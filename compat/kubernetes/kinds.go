@@ -14,8 +14,8 @@ import (
 // namespace is where all objects are.
 const namespace = "lane"
 
-// kind is a kind of objects that are written. Each version of an object carries a number, which
-// no other version of any object of the kind has.
+// kind is a kind of objects that are written. Each version of an object carries a number that no other version
+// of any object of the kind has.
 type kind struct {
 	schema.GroupVersionKind
 	resource string
@@ -29,7 +29,7 @@ func core(kind string) schema.GroupVersionKind {
 	return schema.GroupVersionKind{Version: "v1", Kind: kind}
 }
 
-// text makes objects of some size: a kilobyte, as those of real clusters have.
+// text gives objects a realistic size: a kilobyte, as those of real clusters have.
 func text(n int) string { return fmt.Sprintf("%01024d", n) }
 
 func nested(fields ...string) func(*unstructured.Unstructured) string {
@@ -61,7 +61,7 @@ var kinds = []*kind{
 		}, number: nested("spec", "n")},
 }
 
-// events expire; they are written once and waited for.
+// events expire; they are written once, and their expiry is waited for.
 var events = &kind{GroupVersionKind: core("Event"), resource: "events", path: "events", binary: true,
 	set: func(o *unstructured.Unstructured, n int) {
 		o.Object["involvedObject"] = map[string]any{"kind": "Namespace", "name": namespace, "namespace": namespace}

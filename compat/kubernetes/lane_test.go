@@ -39,7 +39,7 @@ func comparison(t *testing.T, cache bool) {
 	lane(t, *realEtcd, cache)
 }
 
-// lane is one journey: load, faults under load, a new apiserver, and what is found then.
+// lane is one run: load, faults under load, a new apiserver, and the state found then.
 func lane(t *testing.T, program string, cache bool) {
 	if !child.Isolated(t, *required) {
 		return
@@ -49,7 +49,7 @@ func lane(t *testing.T, program string, cache bool) {
 	defer c.saveLogs()
 	j := &journey{control: c}
 	if cache {
-		j.relists = 1 // a new apiserver's cache begins with what it finds
+		j.relists = 1 // the cache of a new apiserver begins with the state it finds
 	}
 	j.prepare()
 	j.load()
@@ -65,13 +65,13 @@ func lane(t *testing.T, program string, cache bool) {
 	j.report()
 }
 
-// journey is a lane with what it has so far.
+// journey is a lane and its state so far.
 type journey struct {
 	*control
 	crew     *crew
 	watchers []*watcher
 	events   *watcher
-	relists  int          // of each watcher, when an apiserver with a watch cache is started anew
+	relists  int          // of each watcher, when an apiserver with a watch cache is restarted
 	retries  atomic.Int64 // of the load
 	figures  []string
 }
@@ -80,7 +80,7 @@ func (j *journey) note(format string, args ...any) {
 	j.figures = append(j.figures, fmt.Sprintf(format, args...))
 }
 
-// prepare makes the namespace and the custom resource.
+// prepare creates the namespace and the custom resource.
 func (j *journey) prepare() {
 	j.Helper()
 	ctx, cancel := requestContext()
@@ -99,7 +99,7 @@ func (j *journey) prepare() {
 	}
 }
 
-// begin has everybody watch and write.
+// begin starts all watchers and writers.
 func (j *journey) begin() {
 	j.Helper()
 	for _, k := range append(slices.Clone(kinds), events) {
@@ -121,7 +121,7 @@ func (j *journey) begin() {
 	j.crew.start()
 }
 
-// progress waits until as many writes more are acknowledged.
+// progress waits until that many more writes are acknowledged.
 func (j *journey) progress(n int64) {
 	j.Helper()
 	want := j.crew.acknowledged.Load() + n
@@ -138,7 +138,7 @@ func (j *journey) progress(n int64) {
 	})
 }
 
-// faults ends the members one by one, each in both ways, under load.
+// faults stops the members one by one, each in both ways, under load.
 func (j *journey) faults() {
 	j.Helper()
 	j.progress(200)
@@ -168,14 +168,14 @@ func (j *journey) faults() {
 	}
 }
 
-// again starts the apiserver anew under load.
+// again restarts the apiserver under load.
 func (j *journey) again() {
 	j.Helper()
 	j.control.again()
 	j.progress(200)
 }
 
-// rest has the writers end, and compares what is there and what was seen with what they wrote.
+// rest lets the writers finish, and compares the state and the events seen with what they wrote.
 func (j *journey) rest() {
 	j.Helper()
 	for _, err := range j.crew.end() {
@@ -215,7 +215,7 @@ func sorted(m map[string]string) []string {
 	return names
 }
 
-// encoded checks that objects are stored in the format that the apiserver was told.
+// encoded checks that objects are stored in the format that the apiserver was configured with.
 func (j *journey) encoded(k *kind, names []string) {
 	j.Helper()
 	if len(names) == 0 {
@@ -228,7 +228,7 @@ func (j *journey) encoded(k *kind, names []string) {
 	}
 }
 
-// expired waits until all events are gone, and were seen to go.
+// expired waits until all events are gone, and their deletion was seen.
 func (j *journey) expired() {
 	j.Helper()
 	child.Eventually(j, limit, "events expire", func() error {
@@ -245,7 +245,7 @@ func (j *journey) expired() {
 		name, number := fmt.Sprintf("event-%d", n), strconv.Itoa(n)
 		lives[name] = &life{name: name, changes: []change{{is: "ADDED", number: number}, {is: "DELETED", number: number}}}
 	}
-	// Without a watch cache nothing tells it how far it is, and a new apiserver may find that compacted.
+	// Without a watch cache it gets no bookmarks, and a new apiserver may find its revision compacted.
 	j.events.complete(lives, 1)
 }
 
@@ -283,7 +283,7 @@ func (j *journey) report() {
 		if err := w.failed(); err != nil {
 			j.Error(err)
 		}
-		if j.relists > 0 && w != j.events { // they come from the watch cache, and there is none of events
+		if j.relists > 0 && w != j.events { // they come from the watch cache, and events have none
 			w.bookmarked()
 		}
 	}

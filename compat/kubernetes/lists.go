@@ -11,7 +11,7 @@ import (
 	"quorate/compat/child"
 )
 
-// list is what a list has: the number of each object's version, and the revision of the whole.
+// list is the content of a list: the number of each object's version, and the revision of the list.
 type list struct {
 	numbers  map[string]string
 	revision string
@@ -58,7 +58,7 @@ func (c *control) mustList(k *kind, options metav1.ListOptions) *list {
 	return l
 }
 
-// difference says where a list is not what was written.
+// difference describes where a list differs from what was written.
 func difference(want, got map[string]string) string {
 	var b strings.Builder
 	for name, n := range want {
@@ -74,7 +74,7 @@ func difference(want, got map[string]string) string {
 	return b.String()
 }
 
-// expected is what a kind is to hold while nobody writes.
+// expected is what a kind must hold while no client writes.
 func expected(lives map[string]*life) map[string]string {
 	want := map[string]string{}
 	for name, l := range lives {
@@ -85,8 +85,8 @@ func expected(lives map[string]*life) map[string]string {
 	return want
 }
 
-// finds checks by every way to list that a kind holds what was written, and that pages at one
-// revision fit together while others write.
+// finds checks by every way to list that a kind holds what was written, and that pages at one revision fit
+// together while others write.
 func (c *control) finds(k *kind, want map[string]string) {
 	c.Helper()
 	now := c.mustList(k, metav1.ListOptions{})
@@ -109,8 +109,8 @@ func (c *control) finds(k *kind, want map[string]string) {
 	}
 }
 
-// forgets waits until the apiserver has had the store compact a revision away: a list of it, and
-// a watch from it, are refused as expired and not answered with something else.
+// forgets waits until the apiserver has compacted a revision away: a list of it, and a watch from it, are
+// refused as expired instead of being answered with something else.
 func (c *control) forgets(k *kind, revision string) {
 	c.Helper()
 	child.Eventually(c, limit, "revision "+revision+" is compacted", func() error {
@@ -122,8 +122,8 @@ func (c *control) forgets(k *kind, revision string) {
 	})
 }
 
-// initial reads a kind by a watch that begins with what is there (WatchList), up to the bookmark
-// that ends it.
+// initial reads a kind by a watch that begins with the current state (WatchList), up to the bookmark that ends
+// it.
 func (c *control) initial(k *kind) map[string]string {
 	c.Helper()
 	ctx, cancel := requestContext()
@@ -147,7 +147,7 @@ func (c *control) initial(k *kind) map[string]string {
 	return nil
 }
 
-// stored is what the store itself holds of a kind, by the keys that the apiserver makes.
+// stored is what the store itself holds of a kind, by the keys that the apiserver builds.
 func (s *store) stored(k *kind) []string {
 	s.Helper()
 	prefix := "/registry/" + k.path + "/" + namespace + "/"

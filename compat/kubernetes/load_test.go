@@ -16,7 +16,7 @@ import (
 	"quorate/compat/harness"
 )
 
-// What load does, by clients at the same time.
+// What load does, by concurrent clients.
 const (
 	loaders    = 16
 	loadObject = 40 // of each kind and loader
@@ -73,7 +73,7 @@ func (j *journey) load() {
 	}
 }
 
-// measure has the loaders go through all objects once.
+// measure has the loaders process all objects once.
 func (j *journey) measure(name string, each func(k *kind, name string, n int) error) {
 	j.Helper()
 	before, apiBefore, began := j.CPU(), j.apiCPU(), time.Now()
@@ -98,8 +98,8 @@ func (j *journey) measure(name string, each func(k *kind, name string, n int) er
 	j.note("load: %s: %.1fs, CPU of the members %.1fs, of the apiserver %.1fs", name, took.Seconds(), (j.CPU() - before).Seconds(), (j.apiCPU() - apiBefore).Seconds())
 }
 
-// patiently makes a request again that failed, as may happen by a timeout on a machine that is
-// busy otherwise. It may have been done all the same.
+// patiently retries a request that failed, as may happen by a timeout on a busy machine. The failed request may
+// have been carried out.
 func (j *journey) patiently(request func() error) error {
 	err := request()
 	for tries := 0; err != nil && tries < 5; tries++ {
@@ -123,7 +123,7 @@ var (
 	specific = regexp.MustCompile(`[\w./:%-]*\d[\w./:%-]*`)
 )
 
-// complaints are the kinds of such lines with their number, without what differs from one to the next.
+// complaints counts such lines by kind, ignoring what differs between lines of a kind.
 func complaints(log string) []string {
 	count := map[string]int{}
 	for line := range strings.Lines(log) {
@@ -140,8 +140,8 @@ func complaints(log string) []string {
 	return kinds
 }
 
-// usual are lines that an apiserver writes in this surrounding before real etcd as well: about
-// itself, and about namespaces that it is just making.
+// usual are lines that an apiserver writes in this environment with real etcd too: about itself, and about
+// namespaces that are just being created.
 var usual = []string{
 	"E options.go The manifest file is empty",
 	`E controller.go "Failed to ensure lease exists, will retry" err="namespaces \"kube-system\" not found"`,
@@ -150,8 +150,7 @@ var usual = []string{
 	"W lease.go Resetting endpoints for master service",
 }
 
-// complaints fails the test if the log complains about anything that is not usual, while
-// nothing was done to the store.
+// complaints fails the test if the log has any unusual complaint while no fault was injected into the store.
 func (j *journey) complaints(when string) {
 	j.Helper()
 	for _, c := range complaints(j.log()) {

@@ -21,7 +21,7 @@ var (
 	deploy = "../../deploy/kubernetes"
 )
 
-// limit is for everything that is to happen soon; a run on a busy machine passes it, too.
+// limit bounds everything that should happen soon; a run on a busy machine stays within it too.
 const limit = 2 * time.Minute
 
 func TestMain(m *testing.M) {

@@ -49,7 +49,7 @@ func loose(t testing.TB, b []byte) *unstructured.Unstructured {
 	return o
 }
 
-// statefulSet is that of the manifest, and as grow.yaml changes it.
+// statefulSet is the manifest's StatefulSet, and the one that grow.yaml changes it to.
 func statefulSet(t testing.TB) (founding, growing *appsv1.StatefulSet) {
 	t.Helper()
 	patchYAML, err := os.ReadFile(filepath.Join(deploy, "statefulset/grow.yaml"))

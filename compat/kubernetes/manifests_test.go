@@ -23,7 +23,7 @@ import (
 
 var manifests = []string{"kubeadm/etcd.yaml", "statefulset/etcd.yaml"}
 
-// No manifest has a field that does not exist, or one twice.
+// No manifest has a field that does not exist, or a duplicate one.
 func TestManifestsDecode(t *testing.T) {
 	t.Parallel()
 	for _, file := range manifests {
@@ -34,7 +34,7 @@ func TestManifestsDecode(t *testing.T) {
 	statefulSet(t)
 }
 
-// The static pod is what kubeadm writes with the configuration and the patch beside it.
+// The static pod is what kubeadm writes with the configuration and the patch next to it.
 func TestStaticPodIsKubeadms(t *testing.T) {
 	t.Parallel()
 	b, err := os.ReadFile(filepath.Join(deploy, "kubeadm/config.yaml"))
@@ -56,7 +56,7 @@ func TestStaticPodIsKubeadms(t *testing.T) {
 	theirs, err := yaml.YAMLToJSONStrict(written)
 	must(t, err)
 	want, got := strict(t, theirs).(*corev1.Pod), strict(t, documents(t, "kubeadm/etcd.yaml")[0]).(*corev1.Pod)
-	// The order of flags is nobody's concern, and ours has them by subject.
+	// The order of flags does not matter; the manifest orders them by subject.
 	if w, g := sortedArgs(want), sortedArgs(got); !reflect.DeepEqual(w, g) {
 		t.Errorf("kubeadm passes\n%s\nthe manifest\n%s", strings.Join(w, "\n"), strings.Join(g, "\n"))
 	}
@@ -81,8 +81,8 @@ func asYAML(t *testing.T, o any) string {
 	return string(b)
 }
 
-// A real apiserver takes the manifests: every field is known, valid, and admitted. The pods of
-// the StatefulSet are admitted where the strictest of the pod security standards is enforced.
+// A real apiserver accepts the manifests: every field is known, valid, and admitted. The pods of the StatefulSet
+// are admitted where the strictest of the pod security standards is enforced.
 func TestApiserverTakesManifests(t *testing.T) {
 	if !child.Isolated(t, *required) {
 		return
@@ -112,7 +112,7 @@ func TestApiserverTakesManifests(t *testing.T) {
 		b, err := json.Marshal(pod)
 		must(t, err)
 		must(t, j.create(loose(t, b), "etcd", true))
-		// Proof that the standard is enforced: root is refused.
+		// Evidence that the standard is enforced: root is refused.
 		pod.Spec.SecurityContext.RunAsNonRoot, pod.Spec.SecurityContext.RunAsUser = nil, new(int64)
 		b, err = json.Marshal(pod)
 		must(t, err)
@@ -120,7 +120,7 @@ func TestApiserverTakesManifests(t *testing.T) {
 			t.Errorf("the same pod as root: %v", err)
 		}
 	}
-	// Proof that fields are looked at.
+	// Evidence that fields are validated.
 	wrong := loose(t, documents(t, "kubeadm/etcd.yaml")[0])
 	must(t, unstructured.SetNestedField(wrong.Object, true, "spec", "hostNetwrok"))
 	if err := j.create(wrong, wrong.GetNamespace(), true); err == nil || !strings.Contains(err.Error(), "hostNetwrok") {
@@ -128,7 +128,7 @@ func TestApiserverTakesManifests(t *testing.T) {
 	}
 }
 
-// judge puts objects to an apiserver.
+// judge submits objects to an apiserver.
 type judge struct {
 	*control
 	mapper meta.RESTMapper

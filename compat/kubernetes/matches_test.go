@@ -6,7 +6,7 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// The judge of watches finds what is missing, doubled, exchanged and invented.
+// The checker of watches finds what is missing, duplicated, reordered and invented.
 func TestMatches(t *testing.T) {
 	t.Parallel()
 	a, m, d := change{is: watch.Added, number: "1"}, change{is: watch.Modified, number: "2"}, change{is: watch.Deleted, number: "2"}

@@ -16,9 +16,8 @@ import (
 	"quorate/compat/pki"
 )
 
-// pods are those of the StatefulSet, run as the kubelet would: each on a machine of its own, with
-// the names of the headless Service, the image's user, and volumes that stay. Ordinal n is on
-// machine n+1.
+// pods are those of the StatefulSet, run as the kubelet would: each on a host of its own, with the names of the
+// headless Service, the image's user, and persistent volumes. Ordinal n is on machine n+1.
 type pods struct {
 	*testing.T
 	machines child.Machines
@@ -32,8 +31,8 @@ const (
 	grown        = 5
 )
 
-// The StatefulSet does what its comments say: founding, a pod that dies, a volume that is lost,
-// scaling up and down.
+// The StatefulSet does what its comments promise: founding, a pod that dies, a volume that is lost, scaling up
+// and down.
 func TestStatefulSetRuns(t *testing.T) {
 	if !child.Isolated(t, *required) {
 		return
@@ -52,12 +51,12 @@ func TestStatefulSetRuns(t *testing.T) {
 	}
 	p.ctl(0, founding, "put", "kept", "by all")
 
-	// A pod dies, and the next one has its volume.
+	// A pod dies, and its successor has the same volume.
 	p.end(1, syscall.SIGKILL)
 	p.start(1, founding)
 	p.ready(1, founding)
 
-	// A volume is lost: the founder is refused instead of voting without what it had promised.
+	// A volume is lost: the founding member is refused instead of voting without what it had promised.
 	p.end(2, syscall.SIGKILL)
 	must(t, os.RemoveAll(p.volume(2)))
 	p.start(2, founding)
@@ -95,11 +94,11 @@ func TestStatefulSetRuns(t *testing.T) {
 func newPods(t *testing.T) *pods {
 	t.Helper()
 	p := &pods{T: t, machines: child.NewMachines(t, grown), dir: t.TempDir(), running: map[int]*child.Process{}}
-	for _, dir := range []string{p.dir, filepath.Dir(p.dir)} { // the image's user has to get in
+	for _, dir := range []string{p.dir, filepath.Dir(p.dir)} { // the image's user needs access
 		must(t, os.Chmod(dir, 0o755))
 	}
-	// What DNS says: the pods by their names, also of those that are not ready; and the Service, by
-	// a pod that is.
+	// The DNS records: the pods by their names, including those that are not ready; and the Service, by a pod that
+	// is ready.
 	hosts := "127.0.0.1 localhost\n" + p.machines.IP(1) + " etcd." + podNamespace + ".svc\n"
 	names := []string{"localhost", "127.0.0.1", "etcd." + podNamespace + ".svc", "*.etcd-peers." + podNamespace + ".svc"}
 	for n := range grown {
@@ -108,7 +107,7 @@ func newPods(t *testing.T) *pods {
 	file := filepath.Join(p.dir, "hosts")
 	must(t, os.WriteFile(file, []byte(hosts), 0o644))
 	child.Must(t, "mount", "--bind", file, "/etc/hosts")
-	// The program where the image's user can run it.
+	// The program in a place where the image's user can run it.
 	b, err := os.ReadFile(*etcd)
 	must(t, err)
 	must(t, os.WriteFile(filepath.Join(p.dir, "etcd"), b, 0o755))
@@ -126,7 +125,7 @@ func newPods(t *testing.T) *pods {
 
 func (p *pods) volume(n int) string { return filepath.Join(p.dir, fmt.Sprintf("data-etcd-%d", n)) }
 
-// expand does with a text what the kubelet does, and exchanges mounted paths for this test's.
+// expand substitutes variables as the kubelet does, and replaces mounted paths by this test's.
 func (p *pods) expand(n int, s string) string {
 	return strings.NewReplacer("$(POD_NAME)", fmt.Sprintf("etcd-%d", n), "$(POD_NAMESPACE)", podNamespace,
 		"/etc/etcd/tls", filepath.Join(p.dir, "tls"), "/var/lib/etcd", p.volume(n)).Replace(s)
@@ -136,7 +135,7 @@ func (p *pods) start(n int, set *appsv1.StatefulSet) {
 	p.Helper()
 	spec := set.Spec.Template.Spec
 	user := *spec.SecurityContext.RunAsUser
-	// A volume as the kubelet hands it over: its group can write, its owner is root.
+	// A volume as the kubelet provides it: its group can write, its owner is root.
 	must(p, os.MkdirAll(p.volume(n), 0o700))
 	must(p, os.Chown(p.volume(n), 0, int(*spec.SecurityContext.FSGroup)))
 	must(p, os.Chmod(p.volume(n), 0o2775))
@@ -206,8 +205,8 @@ func (p *pods) try(n int, set *appsv1.StatefulSet, args ...string) (string, erro
 	return out, nil
 }
 
-// remove removes a pod's member. It is refused until the others have been connected for some
-// seconds, and then tried again, as its text says.
+// remove removes a pod's member. It is refused until the others have been connected for some seconds, and then
+// retried, as its error text advises.
 func (p *pods) remove(n int, set *appsv1.StatefulSet) {
 	p.Helper()
 	id := p.member(0, set, n)
@@ -217,7 +216,7 @@ func (p *pods) remove(n int, set *appsv1.StatefulSet) {
 	})
 }
 
-// list is what a pod says of the members: id, state, name, URLs and whether it is a learner.
+// list is a pod's view of the members: id, state, name, URLs and whether it is a learner.
 func (p *pods) list(from int, set *appsv1.StatefulSet) (rows [][]string) {
 	p.Helper()
 	for line := range strings.Lines(p.ctl(from, set, "member", "list")) {

@@ -22,7 +22,7 @@ import (
 // size is the number of members, each on the machine of its number.
 const size = 3
 
-// metricsPort is where kubeadm has a member answer probes, on the loopback of its machine.
+// metricsPort is where kubeadm has a member answer probes, on the loopback of its host.
 const metricsPort = "2381"
 
 // store is a cluster of members as kubeadm sets them up. Its methods are called from the test's
@@ -41,12 +41,12 @@ type storeMember struct {
 	*child.Process
 }
 
-// newStore founds a cluster with its first member and has the others join, as `kubeadm init`
-// and `kubeadm join --control-plane` do.
+// newStore founds a cluster with its first member and has the others join, as `kubeadm init` and `kubeadm join
+// --control-plane` do.
 func newStore(t testing.TB, program string, machines child.Machines) *store {
 	t.Helper()
 	s := &store{TB: t, program: program, machines: machines, dir: t.TempDir(), ca: pki.NewCA("etcd-ca")}
-	// In memory, since only processes are killed here: what else goes on on the disk is no concern.
+	// In memory, because only processes are killed here; other load on the disk is irrelevant.
 	child.Must(t, "mount", "-t", "tmpfs", "none", s.dir)
 	t.Cleanup(func() { child.Must(t, "umount", "-l", s.dir) })
 	s.pair("apiserver-etcd-client", s.ca.Issue("kube-apiserver-etcd-client"))
@@ -72,10 +72,10 @@ func newStore(t testing.TB, program string, machines child.Machines) *store {
 	return s
 }
 
-// node is the name of a control plane.
+// node is the name of a control plane node.
 func node(i int) string { return fmt.Sprintf("cp-%d", i) }
 
-// file is the path of a file of the client's.
+// file is the path of a file of the client.
 func (s *store) file(name string) string { return filepath.Join(s.dir, name) }
 
 // pair writes NAME.crt and NAME.key.
@@ -110,18 +110,18 @@ func (s *store) run(i int) {
 	s.members[i].Process = child.Start(s, child.Config{Program: "ip", Dir: s.file(node(i) + "/run"), Args: s.machines.On(i, s.program, s.members[i].args...)})
 }
 
-// ready waits until the readiness probe of machine i is answered well, as the kubelet would.
+// ready waits until the readiness probe of machine i succeeds, as the kubelet would.
 func (s *store) ready(i int) {
 	s.Helper()
 	child.Eventually(s, limit, node(i)+" is ready", func() error { return s.probe(i, "/readyz") })
 }
 
-// probe asks for a page of the port for probes, on the machine itself.
+// probe requests a page from the probe port, on the machine itself.
 func (s *store) probe(i int, path string) error {
 	return probe(s.machines, i, "http://127.0.0.1:"+metricsPort+path)
 }
 
-// probe asks for a page from a machine and returns an error if the answer is not 200.
+// probe requests a page from a machine and returns an error if the status is not 200.
 func probe(machines child.Machines, i int, url string) error {
 	out, err := machines.Run(10*time.Second, i, "curl", "-s", "-m", "5", "-o", "/dev/null", "-w", "%{http_code}", url)
 	if err != nil || out != "200" {
@@ -130,7 +130,7 @@ func probe(machines child.Machines, i int, url string) error {
 	return nil
 }
 
-// end ends the process of machine i by a signal.
+// end sends the process of machine i a signal and waits for its exit.
 func (s *store) end(i int, signal syscall.Signal) {
 	s.Helper()
 	s.members[i].Signal(signal)
@@ -161,7 +161,7 @@ func (s *store) ctl(args ...string) string {
 	return out
 }
 
-// CPU is what the members' processes have used so far.
+// CPU is the CPU time that the members' processes have used so far.
 func (s *store) CPU() time.Duration {
 	s.Helper()
 	var sum time.Duration

@@ -14,12 +14,12 @@ import (
 	"quorate/compat/child"
 )
 
-// relisted is a change that nobody made: what a list said of the object, after the apiserver had
-// refused to go on from the watch's revision.
+// relisted is not a change by a writer: it is the state of the object in a list, after the apiserver had refused
+// to continue from the watch's revision.
 const relisted watch.EventType = "RELISTED"
 
-// watcher follows a kind from a revision on, as a client's reflector does: when a stream ends it
-// opens the next at the last revision that it knows, and when that has expired it lists anew.
+// watcher follows a kind from a revision on, as a client's reflector does: when a stream ends it opens the next
+// at the last revision that it knows, and when that has expired it lists again.
 type watcher struct {
 	*control
 	*kind
@@ -32,7 +32,7 @@ type watcher struct {
 	bookmarks int
 	streams   int
 	relists   int
-	expired   bool // the revision is, and a list is to be next
+	expired   bool // the revision has expired, and a list must come next
 	fault     error
 }
 
@@ -55,7 +55,7 @@ func (w *watcher) follow(ctx context.Context) {
 		w.mu.Unlock()
 		stream, err := w.in(w).Watch(ctx, options)
 		if err != nil {
-			time.Sleep(100 * time.Millisecond) // the apiserver is away, and is asked again
+			time.Sleep(100 * time.Millisecond) // the apiserver is down; retry
 			continue
 		}
 		for e := range stream.ResultChan() {
@@ -68,7 +68,7 @@ func (w *watcher) follow(ctx context.Context) {
 	}
 }
 
-// together reports whether such changes may share a revision: what one lease held goes at once.
+// together reports whether such changes may share a revision: the objects of one lease are deleted together.
 func (w *watcher) together(is watch.EventType) bool { return w.kind == events && is == watch.Deleted }
 
 func (w *watcher) expires() bool {
@@ -77,12 +77,12 @@ func (w *watcher) expires() bool {
 	return w.expired
 }
 
-// relist goes on from what there is now.
+// relist continues from the current state.
 func (w *watcher) relist(ctx context.Context) {
 	for ctx.Err() == nil {
 		all, err := w.list(w.kind, metav1.ListOptions{})
 		if err != nil {
-			time.Sleep(100 * time.Millisecond) // the apiserver is away, and is asked again
+			time.Sleep(100 * time.Millisecond) // the apiserver is down; retry
 			continue
 		}
 		w.mu.Lock()
@@ -146,8 +146,8 @@ func (w *watcher) end() {
 	<-w.ended
 }
 
-// complete waits until what was seen is what was written: each change that was acknowledged once
-// and in order, and nothing that nobody has written; with as many lists in between as may be.
+// complete waits until what was seen matches what was written: each acknowledged change once and in order, and
+// nothing that was never written, with at most the given number of lists in between.
 func (w *watcher) complete(lives map[string]*life, relists int) {
 	w.Helper()
 	child.Eventually(w, limit, "the watch of "+w.resource+" is complete", func() error {
@@ -181,7 +181,7 @@ func (w *watcher) compare(lives map[string]*life, relists int) error {
 	return nil
 }
 
-// bookmarked waits until the watch has been told how far it is without a change.
+// bookmarked waits until the watch received a bookmark beyond the last change.
 func (w *watcher) bookmarked() {
 	w.Helper()
 	child.Eventually(w, limit, "the watch of "+w.resource+" has a bookmark", func() error {
@@ -194,7 +194,7 @@ func (w *watcher) bookmarked() {
 	})
 }
 
-// matches walks through what was written to an object in a state; what was not acknowledged may
+// matches compares what was written to an object with what was seen from a state on; unacknowledged writes may
 // be missing.
 func matches(state string, written, seen []change) error {
 	if len(seen) > 0 && seen[0].is == relisted {
@@ -218,7 +218,7 @@ func matches(state string, written, seen []change) error {
 	default:
 		err = matches(c.leaves(), written[1:], seen[1:])
 	}
-	if err != nil && c.unsure { // it may be another one, tried again, that came
+	if err != nil && c.unsure { // a retry, which is another write, may have arrived instead
 		err = matches(state, written[1:], seen)
 	}
 	return err
@@ -232,7 +232,7 @@ func (c change) leaves() string {
 	return c.number
 }
 
-// skips looks for a point at which the object was what the list said, and from which on all matches.
+// skips looks for a point at which the object was what the list showed, and from which on everything matches.
 func skips(state, number string, written, seen []change) error {
 	err := fmt.Errorf("a list said %q, which it was not since it was %q", number, state)
 	for i := range len(written) + 1 {

@@ -15,35 +15,35 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 )
 
-// change is one write of an object, as a watch is to show it.
+// change is one write of an object, as a watch must show it.
 type change struct {
 	is       watch.EventType
 	number   string // of the version written, or deleted
-	revision string // what the write returned; unknown for a deletion
-	unsure   bool   // nobody said whether it happened
+	revision string // as returned by the write; unknown for a deletion
+	unsure   bool   // the outcome is unknown
 }
 
 // life is the history of one object, which one writer changes.
 type life struct {
 	name    string
 	changes []change
-	// What the object is now; number "" while it does not exist.
+	// The current state of the object; number "" while it does not exist.
 	number, revision, stale string
 }
 
-// writer changes objects of one kind until it is told to stop. It knows the outcome of each
-// write before it begins the next one of the same object, so its lives have an order.
+// writer changes objects of one kind until it is stopped. It knows the outcome of each write before it begins
+// the next one of the same object, so its histories are ordered.
 type writer struct {
 	*control
 	*kind
 	lives []*life
 	dice  *rand.Rand
-	next  *atomic.Int64 // the number of the next version, of all writers of the kind
+	next  *atomic.Int64 // the number of the next version, shared by all writers of the kind
 
 	acknowledged *atomic.Int64 // of all writers
 	conflicts    int
 	unsure       int
-	fault        error // what must not happen
+	fault        error // violations
 }
 
 func newWriter(c *control, k *kind, id, objects int, next, acknowledged *atomic.Int64) *writer {
@@ -133,7 +133,7 @@ func (w *writer) conflict(l *life, n int) error {
 	case apierrors.IsConflict(err):
 		w.conflicts++
 	}
-	return nil // any other refusal has changed nothing
+	return nil // any other refusal changed nothing
 }
 
 // done records a write that was acknowledged.
@@ -151,9 +151,9 @@ func (w *writer) record(l *life, ch change) {
 	l.stale, l.number, l.revision = l.revision, ch.number, ch.revision
 }
 
-// settle finds out what has become of a write that failed: nothing, by an error that says so, or
-// what the object says. It may also come later, so it stays unsure; every write names the
-// revision that it changes, so it cannot come after the next one that succeeds.
+// settle determines the outcome of a write that failed: no effect, by an error that implies it, or what the
+// object shows. It may still take effect later, so it stays unsure; every write names the revision that it
+// changes, so it cannot take effect after the next one that succeeds.
 func (w *writer) settle(l *life, ch change, failure error) error {
 	w.unsure++
 	ch.unsure = true
@@ -184,7 +184,7 @@ func (w *writer) settle(l *life, ch change, failure error) error {
 	}
 }
 
-// maybe reports whether such a change was tried since the last one that was acknowledged.
+// maybe reports whether such a change was attempted since the last acknowledged one.
 func (l *life) maybe(is watch.EventType, number string) bool {
 	for _, c := range slices.Backward(l.changes) {
 		if !c.unsure {
@@ -223,7 +223,7 @@ func (c *crew) start() {
 	}
 }
 
-// end has the writers finish and returns what must not have happened.
+// end stops the writers and returns the violations.
 func (c *crew) end() []error {
 	close(c.stop)
 	c.wg.Wait()

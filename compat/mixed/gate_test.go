@@ -13,14 +13,14 @@ import (
 	"time"
 )
 
-// network is the peer network of a cluster: a gate before each member, through which the others
-// reach it. A pair of members can be cut off from each other, for requests either way: then
-// nothing passes between them until the cut is mended, as on a network that loses everything, or,
-// if the cut is hard, connections between them are reset and new ones end at once.
+// network is the peer network of a cluster: a gate in front of each member, through which the others reach it. A
+// pair of members can be partitioned, for requests in either direction: then nothing passes between them until
+// the cut is healed, as on a network that loses everything, or, if the cut is hard, connections between them are
+// reset and new ones are closed immediately.
 type network struct {
 	mu    sync.Mutex
 	gates map[*gate]bool
-	cuts  map[[2]*gate]bool // by pair, in both orders; the value tells whether it is hard
+	cuts  map[[2]*gate]bool // by pair, in both orders; the value is whether the cut is hard
 	moved chan struct{}     // closed and replaced at each change of cuts
 }
 
@@ -66,7 +66,7 @@ func (n *network) gate(t *testing.T) *gate {
 	return g
 }
 
-// change wakes everybody who waits for a cut to be mended. The caller holds mu.
+// change wakes up everything that waits for a cut to be healed. Must be called with mu held.
 func (n *network) change() {
 	close(n.moved)
 	n.moved = make(chan struct{})
@@ -75,14 +75,14 @@ func (n *network) change() {
 // URL is what the member advertises.
 func (g *gate) URL() string { return "http://" + g.l.Addr().String() }
 
-// lead makes the gate lead to a process that listens at addr.
+// lead makes the gate forward to a process that listens at addr.
 func (g *gate) lead(pid int, addr string) {
 	g.net.mu.Lock()
 	defer g.net.mu.Unlock()
 	g.pid, g.addr = pid, addr
 }
 
-// drop ends all connections that are there.
+// drop closes all current connections.
 func (g *gate) drop() {
 	g.net.mu.Lock()
 	defer g.net.mu.Unlock()
@@ -91,7 +91,7 @@ func (g *gate) drop() {
 	}
 }
 
-// cut separates g from others.
+// cut partitions g from others.
 func (n *network) cut(hard bool, g *gate, others ...*gate) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -110,7 +110,7 @@ func (n *network) cut(hard bool, g *gate, others ...*gate) {
 	n.change()
 }
 
-// mend ends all cuts.
+// mend heals all cuts.
 func (n *network) mend() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
@@ -118,8 +118,8 @@ func (n *network) mend() {
 	n.change()
 }
 
-// pass waits until there is no cut between two members; false if it is a hard one, or when the
-// gate is closed.
+// pass waits until there is no cut between two members. It returns false if the cut is hard, or when the gate is
+// closed.
 func (n *network) pass(from, to *gate) bool {
 	for {
 		n.mu.Lock()
@@ -146,7 +146,7 @@ func (g *gate) accept() {
 	}
 }
 
-// serve passes one connection on, in both directions.
+// serve forwards one connection in both directions.
 func (g *gate) serve(in net.Conn) {
 	defer in.Close()
 	from := g.net.dialer(in)
@@ -179,7 +179,7 @@ func (g *gate) serve(in net.Conn) {
 	wg.Wait()
 }
 
-// pump copies until one side ends, and ends the other.
+// pump copies until one side closes, and closes the other.
 func (g *gate) pump(from *gate, src, dst net.Conn) {
 	defer dst.Close()
 	defer src.Close()
@@ -200,8 +200,8 @@ func (g *gate) pump(from *gate, src, dst net.Conn) {
 	}
 }
 
-// dialer returns the member whose process has made a connection, nil if there is none any more.
-// The process may have been started a moment ago and not be known yet.
+// dialer returns the member whose process made a connection, nil if it no longer exists. The process may have
+// just been started and not be known yet.
 func (n *network) dialer(c net.Conn) *gate {
 	for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		socket, err := socketOf(c)
@@ -223,8 +223,8 @@ func (n *network) dialer(c net.Conn) *gate {
 	return nil
 }
 
-// socketOf names the other end's socket of a connection within this machine, as /proc/PID/fd
-// does; "" if that end is closed.
+// socketOf returns the inode of the remote end's socket of a connection within this machine, in the form of
+// /proc/PID/fd; "" if that end is closed.
 func socketOf(c net.Conn) (string, error) {
 	remote, local := c.RemoteAddr().(*net.TCPAddr), c.LocalAddr().(*net.TCPAddr)
 	f, err := os.Open("/proc/net/tcp")
@@ -235,8 +235,8 @@ func socketOf(c net.Conn) (string, error) {
 	return findSocket(bufio.NewScanner(f), remote.Port, local.Port), nil
 }
 
-// findSocket looks through lines of /proc/net/tcp for the socket from one local port to another:
-// "sl local rem st tx:rx tr:when retrnsmt uid timeout inode ...", addresses as ADDR:PORT in hex.
+// findSocket searches lines of /proc/net/tcp for the socket from one local port to another: "sl local rem st
+// tx:rx tr:when retrnsmt uid timeout inode ...", addresses as ADDR:PORT in hex.
 func findSocket(lines *bufio.Scanner, from, to int) string {
 	for lines.Scan() {
 		f := strings.Fields(lines.Text())

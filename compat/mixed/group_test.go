@@ -30,26 +30,26 @@ type member struct {
 	proc   *harness.Member
 	client *child.Client
 	cfg    harness.Config
-	// expectFailure is in the error with which the member is to end.
+	// expectFailure is in the error with which the member is expected to exit.
 	expectFailure string
 }
 
 func (m *member) String() string { return m.name }
 
-// group is a cluster whose members come and go. One goroutine uses it.
+// group is a cluster whose members come and go. It must be used by one goroutine.
 type group struct {
 	t       *testing.T
 	dir     string
 	net     *network
-	args    []string // further flags of every member
+	args    []string // additional flags of every member
 	members []*member
-	logs    []*member // everybody who ever ran
-	n       int       // members that were ever made
+	logs    []*member // all that ever ran
+	n       int       // number of members ever created
 
 	load     *history.Load
 	watchers []*history.Watcher
 	held     *leaseLoad
-	// still keeps compactions away while hashes are compared.
+	// still prevents compactions while hashes are compared.
 	still sync.Mutex
 	// serving are the clients that watchers may choose from.
 	servingMu sync.Mutex
@@ -60,8 +60,8 @@ type group struct {
 func found(t *testing.T, args []string, kinds ...*kind) *group {
 	t.Helper()
 	if !*longFlag {
-		// Members are killed, the machine is not. Ten members that sync on one disk, which other
-		// lanes use as well, would wait for it most of the time.
+		// Members are killed, the machine is not. Ten members that sync on one disk, which other lanes use as well,
+		// would wait for it most of the time.
 		args = append([]string{"--unsafe-no-fsync"}, args...)
 	}
 	g := &group{t: t, dir: t.TempDir(), net: newNetwork(), args: args}
@@ -72,7 +72,7 @@ func found(t *testing.T, args []string, kinds ...*kind) *group {
 		g.net.mend()
 		for _, m := range g.logs {
 			if m.proc != nil {
-				m.proc.Kill() // the test is over; a process that is gone already is as good
+				m.proc.Kill() // the test is over; a process that is already gone is fine
 			}
 		}
 		g.checkLogs()
@@ -94,7 +94,7 @@ func found(t *testing.T, args []string, kinds ...*kind) *group {
 	return g
 }
 
-// make prepares a member that is not started yet.
+// make prepares a member without starting it.
 func (g *group) make(k *kind) *member {
 	g.t.Helper()
 	g.n++
@@ -107,10 +107,10 @@ func (g *group) make(k *kind) *member {
 	return m
 }
 
-// portTaken is in the error of a member whose port was taken between choice and use.
+// portTaken is in the error of a member whose port was taken between selection and use.
 const portTaken = "address already in use"
 
-// start starts the process of a member at ports of its own; ready chooses others if it has to.
+// start starts the process of a member on ports of its own; ready chooses others if necessary.
 func (g *group) start(m *member) {
 	g.t.Helper()
 	addrs, err := harness.FreeAddrs(2)
@@ -125,7 +125,7 @@ func (g *group) start(m *member) {
 	m.client = child.Dial(g.t, m.cfg.ClientAddr)
 }
 
-// restart starts a member again that was killed.
+// restart restarts a killed member.
 func (g *group) restart(m *member) {
 	g.t.Helper()
 	if err := m.proc.Restart(); err != nil {
@@ -141,8 +141,8 @@ func (g *group) kill(m *member) {
 	}
 }
 
-// swap restarts a member with another kind of server on the same data. It is stopped gently: what a
-// release has last written about its storage may be lost by a kill, and the other one looks at it.
+// swap restarts a member with another kind of server on the same data. It is stopped gracefully: a kill may lose
+// what a release last wrote about its storage, which the other one reads.
 func (g *group) swap(m *member, k *kind) {
 	g.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -158,7 +158,7 @@ func (g *group) swap(m *member, k *kind) {
 	g.ready(m)
 }
 
-// ready waits until a member answers, and takes note of its id.
+// ready waits until a member serves, and records its id.
 func (g *group) ready(m *member) {
 	g.t.Helper()
 	child.Eventually(g.t, limit, m.name+" answers", func() error {
@@ -192,7 +192,7 @@ func (m *member) status() (*pb.StatusResponse, error) {
 	return m.client.Maintenance.Status(ctx, &pb.StatusRequest{})
 }
 
-// rewire lets load and watchers use the present members.
+// rewire points load and watchers at the present members.
 func (g *group) rewire(without ...*member) {
 	var cs []*child.Client
 	for _, m := range g.members {
@@ -217,8 +217,8 @@ func (g *group) clients() []*child.Client {
 	return cs
 }
 
-// call tries an administrative call at members in turn until one takes it. What a member refuses
-// for now (no leader, unhealthy, learner not ready) is asked again.
+// call tries an administrative call at members in turn until one accepts it. What a member refuses for now (no
+// leader, unhealthy, learner not ready) is retried.
 func (g *group) call(what string, at []*member, f func(ctx context.Context, c *child.Client) error) {
 	g.t.Helper()
 	i, start := 0, time.Now()
@@ -229,8 +229,8 @@ func (g *group) call(what string, at []*member, f func(ctx context.Context, c *c
 		}
 	}()
 	child.Eventually(g.t, limit, what, func() error {
-		// Shorter than what members allow themselves: a request that was forwarded to a leader
-		// which is gone has no answer at all.
+		// Shorter than the members' own timeout: a request that was forwarded to a leader which is gone gets no answer
+		// at all.
 		ctx, cancel := context.WithTimeout(context.Background(), 4*time.Second)
 		defer cancel()
 		m := at[i%len(at)]
@@ -244,9 +244,8 @@ func (g *group) call(what string, at []*member, f func(ctx context.Context, c *c
 	})
 }
 
-// add brings a new member of a kind in, as a learner that is promoted or as a voter at once, and
-// returns when it serves. announced, if any, are called when the cluster knows of the member and
-// before it is started.
+// add adds a new member of a kind, as a learner that is promoted or directly as a voter, and returns when it
+// serves. announced functions are called when the cluster knows the member and before it is started.
 func (g *group) add(k *kind, learner bool, announced ...func()) *member {
 	g.t.Helper()
 	m := g.make(k)
@@ -258,7 +257,7 @@ func (g *group) add(k *kind, learner bool, announced ...func()) *member {
 	g.start(m)
 	g.ready(m)
 	if learner {
-		// The command goes to any member; only the leader can tell, so the others pass it on.
+		// The command goes to any member; only the leader can decide, so the others forward it.
 		g.call("promote "+m.name, g.members, func(ctx context.Context, c *child.Client) error {
 			_, err := c.Cluster.MemberPromote(ctx, &pb.MemberPromoteRequest{ID: m.id})
 			if err != nil && strings.Contains(err.Error(), "can only promote a learner member") && !strings.Contains(err.Error(), "in sync") {
@@ -319,8 +318,7 @@ func (g *group) listed(url string) uint64 {
 	return 0
 }
 
-// remove takes a member out. It must notice and stop by itself; a process that is not running
-// does not.
+// remove removes a member. It must notice and exit by itself, unless its process is not running.
 func (g *group) remove(m *member) {
 	g.t.Helper()
 	rest := slices.DeleteFunc(slices.Clone(g.members), func(o *member) bool { return o == m })
@@ -341,8 +339,8 @@ func (g *group) remove(m *member) {
 	}
 }
 
-// replace puts a new member of a kind in the place of another: as a learner before that one goes,
-// or as a voter after it has gone.
+// replace replaces a member with a new one of a kind: as a learner before the old one goes, or as a voter after
+// it has gone.
 func (g *group) replace(old *member, k *kind, learner bool, announced ...func()) *member {
 	g.t.Helper()
 	if !learner {
@@ -354,7 +352,7 @@ func (g *group) replace(old *member, k *kind, learner bool, announced ...func())
 	return m
 }
 
-// leader returns the member that all agree on.
+// leader returns the leader that all agree on.
 func (g *group) leader() *member {
 	g.t.Helper()
 	var lead *member
@@ -425,7 +423,7 @@ func (g *group) version(want string) {
 			if err != nil {
 				return err
 			}
-			// 3.5 does not tell what it stores.
+			// 3.5 does not report its storage version.
 			if v.Cluster != want || v.Storage != want && m.kind != etcd35 {
 				return fmt.Errorf("cluster %s, storage %s", v.Cluster, v.Storage)
 			}
@@ -434,7 +432,7 @@ func (g *group) version(want string) {
 	}
 }
 
-// versions is what a member tells on /version.
+// versions is a member's answer to /version.
 type versions struct {
 	Server  string `json:"etcdserver"`
 	Cluster string `json:"etcdcluster"`
@@ -474,8 +472,8 @@ func (g *group) kinds() string {
 	return strings.Join(all, ", ")
 }
 
-// strain puts the cluster under load: clients that record, watchers at different members, and a
-// compactor behind the watchers.
+// strain puts the cluster under load: recording clients, watchers at different members, and a compactor that
+// stays after the watchers.
 func (g *group) strain(seed uint64) {
 	g.load = history.NewLoad(g.clients(), seed)
 	g.t.Cleanup(func() { g.load.Stop() })
@@ -502,7 +500,7 @@ func (g *group) strain(seed uint64) {
 	})
 }
 
-// verdict ends the load and checks all that was recorded.
+// verdict stops the load and checks all records.
 func (g *group) verdict() {
 	g.t.Helper()
 	g.held.enough(g)

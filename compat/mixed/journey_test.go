@@ -10,21 +10,21 @@ import (
 	"quorate/compat/history"
 )
 
-// From real etcd 3.7 to this server and back, with no write lost and no event missed.
+// From real etcd 3.7 to this server and back, without a lost write or a missed event.
 func TestJourney37(t *testing.T) {
 	t.Parallel()
 	journey(t, etcd37, 3, leg{to: ours, n: 3}, leg{to: etcd37, n: 3})
 }
 
-// The same with 3.6: when the last member of it has gone the cluster is one of 3.7, and has to be
-// made one of 3.6 again before a member of that can come back.
+// The same with 3.6: when its last member has gone the cluster is one of 3.7, and has to be downgraded to 3.6
+// before a member of that version can come back.
 func TestJourney36(t *testing.T) {
 	t.Parallel()
 	journey(t, etcd36, 3, leg{to: ours, n: 3}, leg{to: etcd36, n: 3, down: "3.6"})
 }
 
-// 3.5 writes requests to the log that later versions do not know any more. A cluster that has
-// come from there can go on to 3.7.
+// 3.5 writes requests to the log that later versions no longer know. A cluster that comes from there can go on
+// to 3.7.
 func TestJourney35(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -48,24 +48,24 @@ func TestJourneyThroughVersions(t *testing.T) {
 	journey(t, etcd36, 3, leg{to: ours, n: 1}, leg{to: etcd37, n: 2}, leg{to: ours, n: 3}, leg{to: etcd37, n: 3})
 }
 
-// Real members among themselves: what the machinery of this lane and etcd itself contribute to the
-// figures and the logs of the other journeys.
+// Real members only: what this lane's own code and etcd itself contribute to the figures and the logs of the
+// other journeys.
 func TestJourneyOfRealMembers(t *testing.T) {
 	t.Parallel()
 	long(t)
 	journey(t, etcd37, 3, leg{to: etcd37, n: 3}, leg{to: etcd37, n: 3})
 }
 
-// leg replaces n members, those first that are of another kind.
+// leg replaces n members, starting with those of another kind.
 type leg struct {
 	to *kind
 	n  int
-	// down makes the cluster one of an older version first, so that the members can join.
+	// down downgrades the cluster to an older version first, so that the members can join.
 	down string
 }
 
-// journey founds a cluster of one kind and replaces its members, leg after leg, under load, with
-// every newcomer leading for a while, members killed and cut off in between.
+// journey founds a cluster of one kind and replaces its members, leg after leg, under load: every new member
+// leads for a while, and members are killed and partitioned in between.
 func journey(t *testing.T, from *kind, size int, legs ...leg) {
 	seed := newSeed(t)
 	kinds := make([]*kind, size)
@@ -95,8 +95,8 @@ func journey(t *testing.T, from *kind, size int, legs ...leg) {
 			step("replace "+old.name, func() {
 				var announced []func()
 				if i == 0 && l.down != "" {
-					// As long as there is a member whose version nobody knows, the cluster
-					// stays at the version that it was brought down to.
+					// As long as there is a member whose version is unknown, the cluster stays at the version that it was downgraded
+					// to.
 					g.downgrade(pb.DowngradeRequest_ENABLE, l.down)
 					g.version(l.down + ".0")
 					announced = append(announced, func() { g.downgrade(pb.DowngradeRequest_CANCEL, "") })
@@ -127,7 +127,7 @@ func journey(t *testing.T, from *kind, size int, legs ...leg) {
 	g.verdict()
 }
 
-// oldest is the kind that decides the version of the cluster.
+// oldest is the kind that determines the version of the cluster.
 func (g *group) oldest() *kind {
 	k := g.members[0].kind
 	for _, m := range g.members {

@@ -13,15 +13,15 @@ import (
 	"quorate/compat/history"
 )
 
-// leaseLoad grants, keeps alive and revokes leases at whatever member comes, and notes what must
-// follow. All keys are below "lease/".
+// leaseLoad grants, keeps alive and revokes leases at arbitrary members, and records what must follow. All keys
+// are below "lease/".
 type leaseLoad struct {
 	l *history.Load
 
 	mu    sync.Mutex
 	wrong []string
-	there []string // keys that no lease may have taken along
-	gone  []string // keys of leases that nobody keeps alive
+	there []string // keys that no lease may have deleted
+	gone  []string // keys of leases that no client keeps alive
 
 	granted, renewed, revoked int
 }
@@ -53,7 +53,7 @@ func (s *leaseLoad) call(r *rand.Rand, f func(ctx context.Context, c *child.Clie
 	return f(ctx, s.l.Member(r.IntN(1<<16)))
 }
 
-// grant makes a lease with one key; 0 if it is not known whether there is one.
+// grant creates a lease with one key; it returns 0 if the outcome is unknown.
 func (s *leaseLoad) grant(r *rand.Rand, ttl int64, key string) (id int64) {
 	err := s.call(r, func(ctx context.Context, c *child.Client) error {
 		g, err := c.Lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: ttl})
@@ -73,7 +73,7 @@ func (s *leaseLoad) grant(r *rand.Rand, ttl int64, key string) (id int64) {
 	return id
 }
 
-// keep keeps one lease alive throughout.
+// keep keeps one lease alive until the end.
 func (s *leaseLoad) keep(ctx context.Context, r *rand.Rand) {
 	const key = "lease/kept"
 	var id int64
@@ -111,7 +111,7 @@ func (s *leaseLoad) keep(ctx context.Context, r *rand.Rand) {
 	}
 }
 
-// churn makes leases: some are revoked, some end by themselves, some outlive the test.
+// churn creates leases: some are revoked, some expire, some outlive the test.
 func (s *leaseLoad) churn(ctx context.Context, r *rand.Rand) {
 	for n := 0; ctx.Err() == nil; n++ {
 		history.Sleep(ctx, churnPace)
@@ -146,8 +146,8 @@ func (s *leaseLoad) churn(ctx context.Context, r *rand.Rand) {
 	}
 }
 
-// enough waits until there were so many leases that they prove something: a call may
-// have met a member that was down and taken seconds, of a test that takes few.
+// enough waits until there were enough leases for a conclusion: in a test of a few seconds a call may have spent
+// seconds on a member that was down.
 func (s *leaseLoad) enough(g *group) {
 	g.t.Helper()
 	child.Eventually(g.t, limit, "leases are granted and renewed", func() (err error) {
@@ -160,8 +160,8 @@ func (s *leaseLoad) enough(g *group) {
 	})
 }
 
-// settle checks what must be there and what must go, and revokes all leases, so that nothing
-// changes any more. The load is stopped.
+// settle checks what must be present and what must be gone, and revokes all leases, so that nothing changes any
+// more. The load must be stopped.
 func (s *leaseLoad) settle(g *group) {
 	g.t.Helper()
 	for _, w := range s.wrong {
@@ -196,7 +196,7 @@ func (s *leaseLoad) settle(g *group) {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
 		c := g.members[0].client
-		// A linearizable read first, as the list is what this member has.
+		// A linearizable read first, because the list is this member's local state.
 		if _, err := c.Range(ctx, &pb.RangeRequest{Key: []byte("lease/")}); err != nil {
 			return err
 		}

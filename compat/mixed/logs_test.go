@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// excused are lines of level error that members of real etcd write among themselves as well, by
-// the beginning of their message.
+// excused are lines of level error that members of real etcd write in clusters of their own as well, by the
+// prefix of their message.
 var excused = []struct{ kind, msg, reason string }{
 	{"etcd3", "Validation on configuration change failed",
 		"etcd says so about every membership change that is refused when it is applied, whoever has proposed it; a change that a client repeats because its answer was lost is one"},
@@ -22,11 +22,11 @@ var excused = []struct{ kind, msg, reason string }{
 		"etcd says so about its own listeners whenever it is asked to stop"},
 }
 
-// grpcLine is what the gRPC library writes past the logger, in every kind of server, about
-// connections that clients have closed.
+// grpcLine is a line that the gRPC library, in every kind of server, writes without the logger about connections
+// that clients have closed.
 var grpcLine = regexp.MustCompile(`^\d{4}/\d\d/\d\d \d\d:\d\d:\d\d WARNING: \[`)
 
-// line is what is read of a log line.
+// line is the part of a log line that the check reads.
 type line struct{ Level, Msg, Error string }
 
 // checkLogs reads the logs of all processes that ever ran.
@@ -62,7 +62,7 @@ func (g *group) checkLogs() {
 					continue
 				}
 				if strings.Contains(s.Text(), portTaken) {
-					continue // it was started again at another one
+					continue // it was restarted at another one
 				}
 				if !m.excused(l) {
 					g.t.Errorf("%s logs at level %s: %s", m, l.Level, s.Text())

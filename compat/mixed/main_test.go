@@ -19,15 +19,15 @@ var (
 	longFlag = flag.Bool("long", false, "also clusters of five, and every version both ways")
 )
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 2 * time.Minute
 
-// kind is a server that members can be of.
+// kind is a kind of server that a member can be.
 type kind struct {
 	name    string
 	binary  string
-	cluster string // version that a cluster has in which this is the oldest kind
-	catchUp string // flag for the entries that are left in the log for slow followers
+	cluster string // version of a cluster in which this is the oldest kind
+	catchUp string // flag for the number of entries that stay in the log for slow followers
 }
 
 var (
@@ -65,7 +65,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// newSeed tells the seed of a test, so that it can be run again.
+// newSeed logs the seed of a test, so that it can be run again.
 func newSeed(t *testing.T) uint64 {
 	t.Helper()
 	seed := *seedFlag
@@ -76,7 +76,7 @@ func newSeed(t *testing.T) uint64 {
 	return seed
 }
 
-// long leaves a test to runs with -long, which take minutes.
+// long restricts a test to runs with -long, because it takes minutes.
 func long(t *testing.T) {
 	t.Helper()
 	if !*longFlag {

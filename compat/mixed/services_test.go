@@ -27,8 +27,8 @@ func (g *group) leading(t *testing.T, f func(t *testing.T, lead *member)) {
 	}
 }
 
-// must runs a call at a member. What a change of leader has made fail is tried again, so that
-// what is called must bear being called twice.
+// must runs a call at a member and retries it if a change of leader made it fail, so the call must be safe to
+// repeat.
 func must[R any](t *testing.T, m *member, what string, f func(ctx context.Context, c *child.Client) (R, error)) R {
 	t.Helper()
 	var r R
@@ -41,8 +41,7 @@ func must[R any](t *testing.T, m *member, what string, f func(ctx context.Contex
 	return r
 }
 
-// refuses checks that a member refuses a call, once there is nothing else that keeps it from being
-// answered.
+// refuses checks that a member refuses a call, once nothing transient keeps it from being answered.
 func refuses(t *testing.T, m *member, what, want string, f func(ctx context.Context, c *child.Client) error) {
 	t.Helper()
 	child.Eventually(t, limit, fmt.Sprintf("%s at %s is refused with %q", what, m, want), func() error {
@@ -73,7 +72,7 @@ func count(t *testing.T, m *member, key string) int64 {
 	}).Count
 }
 
-// The services of a cluster of all kinds that can be together, each kind leading in turn.
+// The services of clusters of all kinds that can coexist, with each kind leading in turn.
 func TestServices(t *testing.T) {
 	t.Parallel()
 	for name, kinds := range map[string][]*kind{"37": {etcd37, ours, etcd36}, "35": {etcd35, ours, etcd36}} {
@@ -96,8 +95,8 @@ func TestServices(t *testing.T) {
 	}
 }
 
-// leases are granted, kept alive, looked at and revoked at every member, whoever leads; the ones
-// that nobody keeps end.
+// leases are granted, kept alive, read and revoked at every member, whichever leads; those that no client keeps
+// alive expire.
 func (g *group) leases(t *testing.T, lead *member) {
 	grant := func(m *member, ttl int64) int64 {
 		return must(t, m, "grant", func(ctx context.Context, c *child.Client) (*pb.LeaseGrantResponse, error) {
@@ -111,7 +110,7 @@ func (g *group) leases(t *testing.T, lead *member) {
 		put(t, m, key("kept", m), "v", kept[m])
 	}
 	for i, m := range g.members {
-		// At another member than the one that granted.
+		// At a member other than the one that granted it.
 		o := g.members[(i+1)%len(g.members)]
 		ttl := must(t, o, "keep alive", func(ctx context.Context, c *child.Client) (int64, error) {
 			s, err := c.Lease.LeaseKeepAlive(ctx)
@@ -147,7 +146,7 @@ func (g *group) leases(t *testing.T, lead *member) {
 		must(t, o, "revoke", func(ctx context.Context, c *child.Client) (*pb.LeaseRevokeResponse, error) {
 			r, err := c.Lease.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: kept[m]})
 			if err != nil && strings.Contains(err.Error(), "lease not found") {
-				err = nil // an earlier call, whose answer was lost
+				err = nil // an earlier call whose answer was lost
 			}
 			return r, err
 		})
@@ -168,7 +167,7 @@ func (g *group) leases(t *testing.T, lead *member) {
 	}
 }
 
-// alarms that one kind raises hold up writes at all, until any member clears them.
+// alarms that one kind raises block writes at every member, until any member clears them.
 func (g *group) alarms(t *testing.T) {
 	for i, of := range g.members {
 		raiser, clearer := g.members[(i+1)%len(g.members)], g.members[(i+2)%len(g.members)]
@@ -200,9 +199,8 @@ func (g *group) alarms(t *testing.T) {
 	}
 }
 
-// transactions that write, and read what cannot be read, change nothing on any member, if they are
-// sent to ours. Real members of 3.5 and 3.6 that are sent one part with the others for good, so
-// they are not.
+// transactions that write, and also read something unreadable, change nothing on any member if they are sent to
+// ours. Members of 3.5 and 3.6 to which they are sent diverge from the others permanently, so they get none.
 func (g *group) transactions(t *testing.T, lead *member) {
 	for _, m := range g.members {
 		if m.kind == etcd35 || m.kind == etcd36 || m.kind == etcd37 && g.oldest() != etcd37 {
@@ -212,7 +210,7 @@ func (g *group) transactions(t *testing.T, lead *member) {
 		must(t, m, "compact", func(ctx context.Context, c *child.Client) (*pb.CompactionResponse, error) {
 			r, err := c.Compact(ctx, &pb.CompactionRequest{Revision: rev})
 			if err != nil && strings.Contains(err.Error(), "has been compacted") {
-				err = nil // an earlier call, whose answer was lost
+				err = nil // an earlier call whose answer was lost
 			}
 			return r, err
 		})
@@ -234,8 +232,8 @@ func (g *group) transactions(t *testing.T, lead *member) {
 	g.equal()
 }
 
-// watches at every member see the same events, as of old and new revisions, around a compaction
-// that another one was asked for.
+// watches at every member see the same events, from old and new revisions on, around a compaction requested at
+// another member.
 func (g *group) watches(t *testing.T) {
 	var watchers []*history.Watcher
 	from := put(t, g.members[0], "watched", "0", 0).Header.Revision
@@ -264,7 +262,7 @@ func (g *group) watches(t *testing.T) {
 		must(t, m, "compact", func(ctx context.Context, c *child.Client) (*pb.CompactionResponse, error) {
 			r, err := c.Compact(ctx, &pb.CompactionRequest{Revision: at, Physical: true})
 			if err != nil && strings.Contains(err.Error(), "has been compacted") {
-				err = nil // an earlier call, whose answer was lost
+				err = nil // an earlier call whose answer was lost
 			}
 			return r, err
 		})
@@ -279,7 +277,7 @@ func (g *group) watches(t *testing.T) {
 	}
 }
 
-// defragment each member while the others, and it, are written to.
+// defragment runs Defragment on each member while that member and the others are written to.
 func (g *group) defragment(t *testing.T) {
 	ctx, stop := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
@@ -312,13 +310,13 @@ func (g *group) defragment(t *testing.T) {
 	g.equal()
 }
 
-// move gives each member a new peer URL, asked for at another one, and cuts the old one off.
+// move gives each member a new peer URL, requested at another member, and closes the old one.
 func (g *group) move(t *testing.T) {
 	for i, m := range g.members {
 		was, asked := m.gate, g.members[(i+1)%len(g.members)]
 		m.gate = g.net.gate(g.t)
 		m.gate.lead(m.proc.Pid(), m.cfg.PeerAddr)
-		was.lead(0, "") // it leads nowhere, and who dials from behind it is known by the new one
+		was.lead(0, "") // it leads nowhere, and the new one knows the peers that dial from it
 		must(t, asked, "update", func(ctx context.Context, c *child.Client) (*pb.MemberUpdateResponse, error) {
 			return c.Cluster.MemberUpdate(ctx, &pb.MemberUpdateRequest{ID: m.id, PeerURLs: []string{m.gate.URL()}})
 		})
@@ -343,7 +341,7 @@ func (g *group) move(t *testing.T) {
 	}
 }
 
-// membership answers alike, at every member, when it is asked for what cannot be.
+// membership returns the same answers at every member to requests that are impossible.
 func (g *group) membership(t *testing.T) {
 	url := g.members[0].gate.URL()
 	for _, c := range []struct {

@@ -12,8 +12,8 @@ import (
 // little makes the log so short that a member which was away for a moment needs a snapshot.
 var little = []string{"--snapshot-count=200", "--snapshot-catchup-entries=50"}
 
-// A member that was down for longer than the log reaches is sent a snapshot by a leader of the
-// other kind, while writes go on.
+// A member that was down for longer than the log covers is sent a snapshot by a leader of the other kind, while
+// writes go on.
 func TestSnapshotToFollower(t *testing.T) {
 	t.Parallel()
 	for _, k := range []*kind{etcd37, etcd36, etcd35} {
@@ -35,7 +35,7 @@ func TestSnapshotToFollower(t *testing.T) {
 					t.Errorf("%s has caught up without a snapshot from %s", c.behind, c.lead)
 				}
 			}
-			// Both again after a restart on what the snapshot has left.
+			// Both again after a restart on the state from the snapshot.
 			for _, m := range g.members {
 				g.kill(m)
 				g.restart(m)
@@ -47,7 +47,7 @@ func TestSnapshotToFollower(t *testing.T) {
 	}
 }
 
-// snapshotLine is what a member logs when it is about to take over a snapshot.
+// snapshotLine is what a member logs when it is about to install a snapshot.
 func snapshotLine(m *member) string {
 	if m.kind == ours {
 		return "applying snapshot"
@@ -95,8 +95,8 @@ func TestWiped(t *testing.T) {
 	g.verdict()
 }
 
-// A minority that was cut off together with the leader gives in, whoever is of which kind: what it
-// could not commit is not seen by anybody.
+// A minority that was partitioned together with the leader gives way, whichever kinds it consists of: no client
+// sees what it could not commit.
 func TestCutLeaders(t *testing.T) {
 	t.Parallel()
 	g := found(t, little, etcd37, ours, etcd36)
@@ -123,7 +123,7 @@ func TestCutLeaders(t *testing.T) {
 	g.verdict()
 }
 
-// goesOn waits until the load has been acknowledged more operations.
+// goesOn waits until that many more operations are acknowledged.
 func (g *group) goesOn(more int64) {
 	g.t.Helper()
 	before := g.load.Acked.Load()

@@ -11,7 +11,7 @@ import (
 	"quorate/compat/child"
 )
 
-// v2 sends a request of the v2 API to a member until it is able to take it.
+// v2 sends a request of the v2 API to a member until it can accept it.
 func (m *member) v2(t *testing.T, method, path string, form url.Values) (a child.V2Answer) {
 	t.Helper()
 	child.Eventually(t, limit, fmt.Sprintf("%s answers %s %s", m, method, path), func() (err error) {
@@ -23,7 +23,7 @@ func (m *member) v2(t *testing.T, method, path string, form url.Values) (a child
 	return a
 }
 
-// passing is what changes with time alone: what is left of a TTL.
+// passing matches what changes with time alone: the remaining TTL.
 var passing = regexp.MustCompile(`,"ttl":-?\d+`)
 
 // sameV2 compares trees and indexes of all members, and the events of some indexes.
@@ -53,9 +53,9 @@ func (g *group) sameV2(events ...uint64) {
 	}
 }
 
-// The v2 API of members of etcd 3.5 and of ours is one: what is written on either kind is
-// read on the other, at the same index, whoever leads; whoever fell behind gets the tree with
-// the other kind's snapshot; and keys expire under either kind of leader.
+// The v2 API of members of etcd 3.5 and of ours is one: what is written on either kind is read on the other, at
+// the same index, whichever leads; a member that fell behind gets the tree with the other kind's snapshot; and
+// keys expire under either kind of leader.
 func TestV2(t *testing.T) {
 	t.Parallel()
 	g := found(t, append([]string{"--enable-v2"}, little...), etcd35, etcd35, ours)
@@ -70,7 +70,7 @@ func TestV2(t *testing.T) {
 			}
 		}
 	}
-	// What is refused is refused alike.
+	// Both refuse the same requests.
 	for path, form := range map[string]url.Values{
 		"/first": {"value": {"y"}, "prevValue": {"z"}}, "/from": {"value": {"y"}}, "/first/below": {"value": {"y"}}, "/": {"value": {"y"}},
 		"/none": {"value": {"y"}, "prevExist": {"true"}},
@@ -81,7 +81,7 @@ func TestV2(t *testing.T) {
 		}
 	}
 	dir := url.Values{"dir": {"true"}, "prevExist": {"true"}, "ttl": {"1000"}}
-	for _, m := range []*member{theirs, mine} { // 3.5 cannot do it, and all have to decide alike
+	for _, m := range []*member{theirs, mine} { // 3.5 cannot do it, and all must decide alike
 		if a, err := child.V2(limit, "PUT", m.cfg.ClientAddr, "/from", dir); err != nil || a.Status != 500 || !strings.Contains(a.Body, "Not a file") {
 			t.Errorf("%s answers an update of a directory with %+v, %v", m, a, err)
 		}
@@ -108,7 +108,7 @@ func TestV2(t *testing.T) {
 			t.Errorf("%s has caught up without a snapshot from %s", c.behind, c.lead)
 		}
 	}
-	for _, m := range g.members { // the snapshot is good for a restart as well
+	for _, m := range g.members { // the snapshot must survive a restart as well
 		g.kill(m)
 		g.restart(m)
 		g.ready(m)
@@ -117,8 +117,8 @@ func TestV2(t *testing.T) {
 	g.equal()
 }
 
-// A member of etcd 3.7 in a cluster that has used the v2 API lives with the log of that, and leads;
-// what it keeps nothing of is not written any more, until it has gone.
+// A member of etcd 3.7 in a cluster that has used the v2 API can replay the log that contains v2 requests, and
+// lead; requests of which it keeps nothing are no longer written until it has gone.
 func TestV2Beside(t *testing.T) {
 	t.Parallel()
 	g := found(t, []string{"--enable-v2"}, ours)

@@ -13,8 +13,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// The log of a cluster that began with 3.5 holds requests that no member of 3.7 can read. It joins
-// all the same, from the first entry on, without a snapshot in between.
+// The log of a cluster that began with 3.5 holds requests that no member of 3.7 can read. Such a member can
+// still join, from the first entry on, without a snapshot in between.
 func TestOldEntries(t *testing.T) {
 	t.Parallel()
 	long(t)
@@ -35,7 +35,7 @@ func TestOldEntries(t *testing.T) {
 		if m.kind != ours {
 			continue
 		}
-		// It is sent the entries as they were translated, and sends them on.
+		// It is sent the entries in translated form, and sends them on.
 		g.makeLead(m)
 		put(t, m, "led by "+m.name, "v", 0)
 		g.add(etcd37, true)
@@ -49,8 +49,8 @@ func TestOldEntries(t *testing.T) {
 	g.equal()
 }
 
-// A downgrade is the same for all, whoever leads and whoever is asked: real members of 3.7 are
-// replaced by those of 3.6 on the same data, and ours stays.
+// A downgrade looks the same everywhere, whichever member leads or is asked: real members of 3.7 are replaced by
+// those of 3.6 on the same data, and ours stays.
 func TestDowngrade(t *testing.T) {
 	t.Parallel()
 	g := found(t, nil, etcd37, ours, etcd37)
@@ -109,8 +109,7 @@ func TestDowngrade(t *testing.T) {
 	g.equal()
 }
 
-// A server that is older than the cluster does not join it: our members tell it what it needs to
-// find that out.
+// A server that is older than the cluster does not join it: our members tell it what it needs to find that out.
 func TestTooOld(t *testing.T) {
 	t.Parallel()
 	g := found(t, nil, ours, ours)
@@ -122,7 +121,7 @@ func TestTooOld(t *testing.T) {
 	g.refused(m)
 }
 
-// refused starts a member that is to end by itself.
+// refused starts a member that is expected to exit by itself.
 func (g *group) refused(m *member) {
 	g.t.Helper()
 	addrs, err := harness.FreeAddrs(2)

@@ -10,10 +10,10 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// query is an expression with the place that it stands in.
+// query is an expression with its position in the file.
 type query struct{ where, expr string }
 
-// dashboard is what matters here of Grafana's format.
+// dashboard is the relevant part of Grafana's format.
 type dashboard struct {
 	Title, UID  string
 	Panels      []panel
@@ -41,7 +41,7 @@ func readDashboard(path string) (*dashboard, error) {
 	return d, json.Unmarshal(b, d)
 }
 
-// panels lists all panels that show something, also those inside rows.
+// panels lists all panels with queries, also those inside rows.
 func panels(all []panel) (shown []panel) {
 	for _, p := range all {
 		if p.Type != "row" {
@@ -54,7 +54,7 @@ func panels(all []panel) (shown []panel) {
 
 var dollar = regexp.MustCompile(`\$\{?(\w+)\}?`)
 
-// expand puts in what Grafana does while all clusters, jobs and members are chosen.
+// expand substitutes what Grafana does while all clusters, jobs and members are selected.
 func expand(expr string, variables map[string]string) (string, error) {
 	var unknown []string
 	expr = dollar.ReplaceAllStringFunc(expr, func(s string) string {
@@ -70,7 +70,7 @@ func expand(expr string, variables map[string]string) (string, error) {
 	return expr, nil
 }
 
-// ruleTests is promtool's format, as far as it is looked at here.
+// ruleTests is the relevant part of promtool's format.
 type ruleTests struct {
 	Tests []struct {
 		Name           string
@@ -83,7 +83,7 @@ type ruleTests struct {
 	}
 }
 
-// ruleFile is Prometheus' format, as far as it is looked at here.
+// ruleFile is the relevant part of Prometheus' format.
 type ruleFile struct {
 	Groups []struct {
 		Name  string

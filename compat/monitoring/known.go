@@ -1,7 +1,7 @@
 package monitoring
 
-// known are the queries that dashboards for etcd have been made of for years, with what
-// they fill in for job and cluster. All must show something for a cluster of ours.
+// known are the queries that dashboards for etcd have used for years, with their substitutions for job and
+// cluster. All must return data for a Quorate cluster.
 var known = []string{
 	`sum(etcd_server_has_leader{job="etcd", cluster="lane"})`,
 	`max(etcd_server_leader_changes_seen_total{job="etcd"})`,

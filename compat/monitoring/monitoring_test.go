@@ -160,7 +160,7 @@ func TestDashboard(t *testing.T) {
 	}
 }
 
-// scene is a cluster under traffic, with a Prometheus that watches it.
+// scene is a cluster under traffic, scraped by a Prometheus.
 type scene struct {
 	*prometheus
 	cluster *harness.Cluster
@@ -189,7 +189,7 @@ func newScene(t *testing.T) *scene {
 	}
 	s.prometheus = startPrometheus(t, *promBin, filepath.Join(files, "etcd.rules.yml"), append(s.cluster.ClientAddrs(), addrs[0]))
 
-	// The client talks to the leader, which none of what follows ends.
+	// The client talks to the leader, which none of the following faults stops.
 	eventually(t, "a member leads", func() error {
 		for i, m := range s.cluster.Members {
 			c, err := newTraffic(m.ClientAddr())
@@ -209,7 +209,7 @@ func newScene(t *testing.T) *scene {
 	if err := s.traffic.watch(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	// An alarm that is over, so that its series is there.
+	// An alarm that is over, so that its series exists.
 	for _, action := range []pb.AlarmRequest_AlarmAction{pb.AlarmRequest_ACTIVATE, pb.AlarmRequest_DEACTIVATE} {
 		if err := s.traffic.alarm(ctx, action, pb.AlarmType_CORRUPT, pb.AlarmType_NOSPACE); err != nil {
 			t.Fatal(err)
@@ -252,7 +252,7 @@ func (s *scene) join(ctx context.Context, t *testing.T, dir string, addrs []stri
 	s.cluster.Members = append(s.cluster.Members, m)
 }
 
-// queries lists all that the files ask Prometheus: what must show something, and what need not.
+// queries lists all queries in the files: those that must return data, and those that need not.
 func (s *scene) queries(ctx context.Context, t *testing.T) (shown, silent []query) {
 	t.Helper()
 	rules, err := s.rules(ctx)
@@ -301,8 +301,7 @@ func (s *scene) queries(ctx context.Context, t *testing.T) (shown, silent []quer
 	return shown, silent
 }
 
-// gaps lists what the queries name and no series has, and which of those that must show something
-// do not.
+// gaps lists what the queries name and no series has, and which of those that must return data do not.
 func (s *scene) gaps(ctx context.Context, t *testing.T, shown, silent []query) (gaps []string) {
 	t.Helper()
 	exists := map[string]bool{}
@@ -339,7 +338,7 @@ func (s *scene) gaps(ctx context.Context, t *testing.T, shown, silent []query) (
 	return gaps
 }
 
-// active maps the alerts to their states, and looks whether their texts are whole.
+// active maps the alerts to their states, and checks that their texts are complete.
 func (s *scene) active(ctx context.Context, t *testing.T) map[string]string {
 	t.Helper()
 	all, err := s.alerts(ctx)
@@ -389,7 +388,7 @@ func TestBeforePrometheus(t *testing.T) {
 		t.Errorf("alerts fire while all is well: %v", firing)
 	}
 
-	// A member that is down: what failed to reach it is seen only now.
+	// A member that is down: only now are there failures to reach it.
 	down := (s.leader + 1) % 3
 	if err := s.cluster.Members[down].Kill(); err != nil {
 		t.Fatal(err)
@@ -426,7 +425,7 @@ func TestBeforePrometheus(t *testing.T) {
 	}
 	t.Logf("%d queries that show something, %d others, %d rules", len(shown), len(silent), len(rules))
 
-	// The traffic ends, as alarms would end it.
+	// The traffic stops, as alarms would stop it.
 	s.end()
 	if err := <-s.ended; err != nil {
 		t.Error(err)
@@ -448,7 +447,7 @@ func TestBeforePrometheus(t *testing.T) {
 	s.awaitResult(ctx, t, fmt.Sprintf(`count by (instance) (etcd_debugging_server_alarms{instance=%q} == 1) == 2
 		and on (instance) changes(process_start_time_seconds[2m]) > 0`, leader.ClientAddr()))
 
-	// Without a quorum, the one that is left knows no leader.
+	// Without a quorum, the remaining member knows no leader.
 	for i, m := range s.cluster.Members[:3] {
 		if i != s.leader {
 			if err := m.Kill(); err != nil {

@@ -16,9 +16,9 @@ import (
 	"quorate/compat/harness"
 )
 
-const limit = 60 * time.Second // on everything that is waited for
+const limit = 60 * time.Second // for every wait
 
-// prometheus is a real one that scrapes once a second.
+// prometheus is a real Prometheus that scrapes once a second.
 type prometheus struct{ base string }
 
 // startPrometheus starts one on the targets, with the rules in the file.
@@ -85,7 +85,7 @@ func startPrometheus(t *testing.T, binary, rules string, targets []string) *prom
 
 var client = &http.Client{Timeout: 20 * time.Second}
 
-// get asks the API at path and decodes the data of its answer.
+// get requests path from the API and decodes the data of its answer.
 func (p *prometheus) get(ctx context.Context, path string, args url.Values, data any) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.base+"/api/v1/"+path+"?"+args.Encode(), nil)
 	if err != nil {
@@ -109,7 +109,7 @@ func (p *prometheus) get(ctx context.Context, path string, args url.Values, data
 	return json.Unmarshal(answer.Data, data)
 }
 
-// results is how many series the expression has now.
+// results is the number of series that the expression returns now.
 func (p *prometheus) results(ctx context.Context, expr string) (int, error) {
 	var data struct{ Result []json.RawMessage }
 	err := p.get(ctx, "query", url.Values{"query": {expr}}, &data)
@@ -208,7 +208,7 @@ func (p *prometheus) alerts(ctx context.Context) ([]alert, error) {
 	return data.Alerts, err
 }
 
-// eventually waits until check is content.
+// eventually waits until check returns nil.
 func eventually(t *testing.T, what string, check func() error) {
 	t.Helper()
 	end := time.Now().Add(limit)

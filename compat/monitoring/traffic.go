@@ -14,7 +14,7 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 )
 
-// traffic is a client that does, again and again, all that moves a series.
+// traffic is a client that repeatedly does everything that moves a series.
 type traffic struct {
 	conn  *grpc.ClientConn
 	kv    pb.KVClient
@@ -32,7 +32,7 @@ func newTraffic(addr string) (*traffic, error) {
 	return &traffic{conn: conn, kv: pb.NewKVClient(conn), lease: pb.NewLeaseClient(conn), maint: pb.NewMaintenanceClient(conn), url: "http://" + addr}, nil
 }
 
-// watch opens a stream with one watcher on everything, and reads it until ctx ends.
+// watch opens a stream with one watcher on all keys, and reads it until ctx is done.
 func (c *traffic) watch(ctx context.Context) error {
 	w, err := pb.NewWatchClient(c.conn).Watch(ctx)
 	if err != nil {
@@ -123,8 +123,8 @@ func (c *traffic) leases(ctx context.Context) error {
 	return err
 }
 
-// v2 writes and reads a key of the v2 API, and asks for what must fail. Writes may be refused
-// while a member joins, so what comes back is left to the series.
+// v2 writes and reads a key of the v2 API, and makes requests that must fail. Writes may be refused while a
+// member joins, so only the series are checked.
 func (c *traffic) v2(ctx context.Context) error {
 	for _, r := range []struct {
 		method, path, body string
@@ -145,7 +145,7 @@ func (c *traffic) v2(ctx context.Context) error {
 	return nil
 }
 
-// alarm raises or clears an alarm of one member.
+// alarm activates or clears an alarm of one member.
 func (c *traffic) alarm(ctx context.Context, action pb.AlarmRequest_AlarmAction, kinds ...pb.AlarmType) error {
 	for _, k := range kinds {
 		if _, err := c.maint.Alarm(ctx, &pb.AlarmRequest{Action: action, MemberID: 1, Alarm: k}); err != nil {
@@ -155,7 +155,7 @@ func (c *traffic) alarm(ctx context.Context, action pb.AlarmRequest_AlarmAction,
 	return nil
 }
 
-// run repeats rounds until ctx ends, and returns the first error before that.
+// run repeats rounds until ctx is done, and returns the first error before that.
 func (c *traffic) run(ctx context.Context) error {
 	tick := time.NewTicker(300 * time.Millisecond)
 	defer tick.Stop()

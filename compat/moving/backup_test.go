@@ -11,8 +11,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// A backup of a directory, of etcd 3.5 or of ours, made by our tools or by etcdctl 3.5, has the
-// data of both APIs when a server of either starts on it with --force-new-cluster.
+// A backup of a directory, of etcd 3.5 or of Quorate, made by our tools or by etcdctl 3.5, has the data of both
+// APIs when a server of either kind starts on it with --force-new-cluster.
 func TestBackup(t *testing.T) {
 	etcdctl35, err := filepath.Abs("../bin/etcdctl35")
 	must(t, err)
@@ -61,7 +61,7 @@ func TestBackup(t *testing.T) {
 				}
 				if c.v3 {
 					got := look(t, n, want.Rev)
-					if strings.Contains(got.Members, "use-flag") || by == etcd && !strings.Contains(got.Members, n.PeerURL()) { // etcd takes localhost:2380
+					if strings.Contains(got.Members, "use-flag") || by == etcd && !strings.Contains(got.Members, n.PeerURL()) { // etcd uses localhost:2380
 						t.Errorf("%s: members %s", filepath.Base(by), got.Members)
 					}
 					got.Members = want.Members

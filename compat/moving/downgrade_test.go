@@ -16,8 +16,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// version waits until a member counts a version as that of the cluster, and has heard whether a
-// downgrade is enabled.
+// version waits until a member reports a version as that of the cluster, and knows whether a downgrade is
+// enabled.
 func version(t testing.TB, m *harness.Member, want string, downgrade bool) {
 	t.Helper()
 	c := child.Dial(t, m.ClientAddr())
@@ -34,7 +34,7 @@ func version(t testing.TB, m *harness.Member, want string, downgrade bool) {
 	})
 }
 
-// logged reports whether a member has logged a message since it was started last.
+// logged reports whether a member has logged a message since its last start.
 func logged(t testing.TB, m *harness.Member, from int64, message string) bool {
 	t.Helper()
 	b, err := os.ReadFile(m.LogPath())
@@ -49,8 +49,8 @@ func logSize(t testing.TB, m *harness.Member) int64 {
 	return st.Size()
 }
 
-// A cluster of ours goes down to etcd 3.6 as etcd's documents say: enable the downgrade, stop a
-// member, start the older binary on its directory, with the next. And up again, in place.
+// A cluster of ours is downgraded to etcd 3.6 as etcd's documents describe: enable the downgrade, stop a member,
+// start the older binary on its directory, then the next. Then it is upgraded again, in place.
 func TestDowngradeInPlace(t *testing.T) {
 	t.Parallel()
 	cl, err := harness.StartCluster(withLimit(t), t.TempDir(), []string{etcd, etcd, etcd}, "--snapshot-count=60")
@@ -70,7 +70,7 @@ func TestDowngradeInPlace(t *testing.T) {
 		if !logged(t, m, from, "etcd may be started on the directory") {
 			t.Fatalf("%s has left no files:\n%s", m.Name(), m.LogTail(10))
 		}
-		if i == 1 { // ours again: it goes on with its own
+		if i == 1 { // ours again: it continues with its own files
 			from = logSize(t, m)
 			become(t, m, etcd)
 			if !logged(t, m, from, "etcd has not started on the files that were left for it") {
@@ -117,15 +117,15 @@ func TestDowngradeInPlace(t *testing.T) {
 	addAnother(t, cl)
 }
 
-// addAnother adds a member to a cluster and compares what it has.
+// addAnother adds a member to a cluster and compares its contents.
 func addAnother(t *testing.T, cl *harness.Cluster) {
 	t.Helper()
 	m := added(t, cl.Members[0], fmt.Sprintf("added%d", len(cl.Members)), etcd, filepath.Dir(cl.Members[0].DataDir()))
 	hashes(t, "with a new member", append(cl.Members[:len(cl.Members):len(cl.Members)], m))
 }
 
-// A downgrade that is cancelled in the middle, with members of each kind, some of which died
-// at once: everybody goes on, and a member that stops then leaves nothing.
+// A downgrade that is cancelled midway, with members of each kind, some of which were killed at once: all go on,
+// and a member that stops afterwards leaves no files for etcd.
 func TestDowngradeCancelled(t *testing.T) {
 	t.Parallel()
 	cl, err := harness.StartCluster(withLimit(t), t.TempDir(), []string{etcd, etcd, etcd})
@@ -143,16 +143,16 @@ func TestDowngradeCancelled(t *testing.T) {
 	end(t, one, false)
 	become(t, one, real36)
 	end(t, two, false)
-	// etcd is killed again and again at every stage of its start, and ours comes back.
+	// etcd is killed repeatedly at every stage of its start, and ours comes back.
 	for i := range 6 {
 		must(t, two.SetBinary(real36))
 		must(t, two.Restart())
-		time.Sleep(time.Duration(i*i) * 20 * time.Millisecond) // a crash at any time is meant
+		time.Sleep(time.Duration(i*i) * 20 * time.Millisecond) // a crash at any time is intended
 		must(t, two.Kill())
 		write(t, one, fmt.Sprint("between/", i), "v")
 		become(t, two, etcd)
 		hashes(t, fmt.Sprintf("after etcd was killed, %d", i), cl.Members)
-		if i%2 == 1 { // what it has taken over, or gone on with, survives a kill, too
+		if i%2 == 1 { // what it converted, or continued with, survives a kill too
 			end(t, two, true)
 			become(t, two, etcd)
 		}
@@ -182,8 +182,8 @@ func TestDowngradeCancelled(t *testing.T) {
 	}
 }
 
-// The process is killed while it writes etcd's files: the next start goes on with its own, and
-// nothing of the attempt stays.
+// The process is killed while it writes etcd's files: the next start continues with our own, and nothing of the
+// attempt remains.
 func TestKilledWhileLeaving(t *testing.T) {
 	t.Parallel()
 	m := start(t, etcd)
@@ -228,7 +228,7 @@ func TestKilledWhileLeaving(t *testing.T) {
 	same(t, "on etcd", look(t, m, want.Rev), want)
 }
 
-// systemd hears what a stop during a downgrade does, and is asked for time.
+// systemd is notified what a stop during a downgrade does, and asked for time.
 func TestLeavingTellsSystemd(t *testing.T) {
 	t.Parallel()
 	socket := filepath.Join(t.TempDir(), "notify")
@@ -253,7 +253,7 @@ func TestLeavingTellsSystemd(t *testing.T) {
 	done(t, etcdctl, "--endpoints="+m.ClientURL(), "downgrade", "enable", "3.6")
 	version(t, m, "3.6", true)
 	end(t, m, false)
-	must(t, conn.SetReadDeadline(time.Now().Add(time.Second))) // all has been sent by now
+	must(t, conn.SetReadDeadline(time.Now().Add(time.Second))) // everything has been sent by now
 	var all []string
 	for s := range heard {
 		all = append(all, s)

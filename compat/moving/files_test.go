@@ -13,8 +13,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// equal runs both tools with the same arguments: standard output, exit code and, if it failed,
-// the line that says why must be the same.
+// equal runs both tools with the same arguments: standard output, exit code and, if it failed, the line with the
+// reason must be the same.
 func equal(t *testing.T, args ...string) result {
 	t.Helper()
 	a, b := tool(t, etcdutl, args...), tool(t, realutl, args...)
@@ -34,7 +34,7 @@ func why(r result) string {
 	return ""
 }
 
-// aside copies a file: real etcdutl's hashkv writes to what it reads.
+// aside copies a file: real etcdutl's hashkv writes to the file it reads.
 func aside(t *testing.T, file string) string {
 	t.Helper()
 	b, err := os.ReadFile(file)
@@ -44,7 +44,7 @@ func aside(t *testing.T, file string) string {
 	return to
 }
 
-// describe compares what the two tools say about one file, in every format.
+// describe compares the two tools' output about one file, in every format.
 func describe(t *testing.T, file string) {
 	t.Helper()
 	for _, format := range []string{"simple", "json", "fields", "table", "protobuf", "nonsense"} {
@@ -56,7 +56,7 @@ func describe(t *testing.T, file string) {
 	}
 }
 
-// restored runs binary on the directory that a tool has restored.
+// restored runs binary on a directory that a tool restored.
 func restored(t *testing.T, utl, binary, file string, args ...string) *harness.Member {
 	t.Helper()
 	addrs, err := harness.FreeAddrs(2)
@@ -72,7 +72,7 @@ func restored(t *testing.T, utl, binary, file string, args ...string) *harness.M
 	return m
 }
 
-// Snapshot files go both ways, and the tools say the same about them.
+// Snapshot files can be moved both ways, and the tools report the same about them.
 func TestSnapshotFiles(t *testing.T) {
 	for _, c := range []struct{ name, server, ctl string }{{"saved from ours", "", ""}, {"saved from real etcd", "etcd37", "etcdctl37"}} {
 		t.Run(c.name, func(t *testing.T) {
@@ -116,7 +116,7 @@ func TestSnapshotFiles(t *testing.T) {
 			a, b = look(t, ours, 0), look(t, theirs, 0)
 			same(t, "restored with a raised revision", a, b)
 
-			// Our directories, looked at by our tool, tell the same as the server did.
+			// Our tool reports the same about our directories as the server did.
 			end(t, ours, false)
 			simple := strings.Fields(done(t, etcdutl, "hashkv", ours.DataDir()))
 			if got, want := strings.TrimSuffix(simple[0], ","), strconv.FormatUint(uint64(a.Hash), 10); got != want {
@@ -216,8 +216,8 @@ func TestMessages(t *testing.T) {
 	}
 }
 
-// The storage version of a directory, of ours or of etcd, changes as etcd's tool changes that of
-// etcd: the same refusals for every target.
+// Our tool changes the storage version of a directory, ours or etcd's, as etcd's tool changes that of etcd's:
+// the same refusals for every target.
 func TestStorageVersion(t *testing.T) {
 	t.Parallel()
 	ours, theirs := start(t, etcd), start(t, real37)
@@ -237,7 +237,7 @@ func TestStorageVersion(t *testing.T) {
 				t.Errorf("migrate %q of %s: code %d, %q, %q\nreal: code %d, %q, %q", args, dir, a.code, why(a), said(a), b.code, why(b), said(b))
 			}
 			if forced = forced || args[len(args)-1] == "--force"; forced {
-				continue // ours takes what the cluster's version allows
+				continue // ours accepts what the cluster's version allows
 			}
 			r := status(t, etcdutl, dir)
 			if w := status(t, realutl, filepath.Join(theirs.DataDir(), "member/snap/db")); r != w {
@@ -264,7 +264,7 @@ func TestStorageVersion(t *testing.T) {
 	for _, dir := range []string{ours.DataDir(), etcds, theirs.DataDir()} {
 		must(t, os.Rename(filepath.Join(dir, "member/wal"), filepath.Join(dir, "member/aside")))
 	}
-	all(0, "--target-version", "3.7") // no need to look at the log
+	all(0, "--target-version", "3.7") // no need to read the log
 	for _, dir := range []string{ours.DataDir(), etcds, theirs.DataDir()} {
 		if r := tool(t, map[bool]string{true: realutl, false: etcdutl}[dir == theirs.DataDir()], "migrate", "--data-dir", dir, "--target-version", "3.6"); r.code != 1 ||
 			!strings.HasPrefix(why(r), "Error: failed to get the lastest snapshot: ") {
@@ -278,7 +278,7 @@ func TestStorageVersion(t *testing.T) {
 		t.Errorf("to etcd 3.6 from a cluster of version 3.7: %+v", r)
 	}
 
-	// defrag of etcd's directory leaves what it was.
+	// defrag of an etcd directory leaves its contents unchanged.
 	must(t, theirs.Restart())
 	must(t, theirs.WaitReady(withLimit(t)))
 	want := look(t, theirs, 0)
@@ -299,7 +299,7 @@ func TestStorageVersion(t *testing.T) {
 func said(r result) string {
 	var out []string
 	for line := range strings.Lines(r.stderr) {
-		if f := strings.Split(strings.TrimSpace(line), "\t"); len(f) >= 4 && !strings.Contains(f[3], ".go:") { // those of the database have a name before
+		if f := strings.Split(strings.TrimSpace(line), "\t"); len(f) >= 4 && !strings.Contains(f[3], ".go:") { // those of the database have a name in front
 			out = append(out, f[1]+" "+f[3])
 		}
 	}

@@ -12,9 +12,9 @@ import (
 	"quorate/compat/harness"
 )
 
-// acknowledged writes keys to all members until they have answered some hundred, ends all
-// members by kill -9, and returns the keys that were acknowledged. With quiet the last of them
-// has been answered by then, and nothing came behind it; otherwise it is in the middle of them.
+// acknowledged writes keys to all members until they have acknowledged some hundred, kills all members with kill
+// -9, and returns the acknowledged keys. With quiet all calls have returned by then, and nothing follows the
+// last entry; otherwise writes are in flight.
 func acknowledged(t *testing.T, ms []*harness.Member, quiet bool) (keys []string) {
 	t.Helper()
 	var mu sync.Mutex
@@ -76,8 +76,8 @@ func missing(t *testing.T, m *harness.Member, keys []string) (out []string) {
 	return out
 }
 
-// A member that was ended by kill -9 and handed over has every acknowledged write when etcd is
-// started on it with --force-new-cluster, which drops what is not known to be committed.
+// A member that was stopped by kill -9 and handed over has every acknowledged write when etcd is started on it
+// with --force-new-cluster, which drops what is not known to be committed.
 func TestForceNewClusterAfterKill(t *testing.T) {
 	t.Parallel()
 	for _, quiet := range []bool{true, false, true, false} {
@@ -93,7 +93,7 @@ func TestForceNewClusterAfterKill(t *testing.T) {
 	}
 }
 
-// The same of a backup, which is for --force-new-cluster alone.
+// The same for a backup, which is for --force-new-cluster alone.
 func TestBackupAfterKill(t *testing.T) {
 	t.Parallel()
 	m := start(t, etcd)
@@ -110,9 +110,9 @@ func TestBackupAfterKill(t *testing.T) {
 	}
 }
 
-// Of a cluster of three nobody can tell what of the end of its logs is committed. The way that
-// the tool names keeps every acknowledged write on each of the members that had it: ours goes on
-// alone first, and then the directory is handed over.
+// In a cluster of three no member alone knows how much of the end of its log is committed. The way that the tool
+// names keeps every acknowledged write on each of the members that had it: ours goes on alone first, and then
+// the directory is handed over.
 func TestForceNewClusterOfThree(t *testing.T) {
 	t.Parallel()
 	cl, err := harness.StartCluster(withLimit(t), t.TempDir(), []string{etcd, etcd, etcd})
@@ -144,8 +144,8 @@ func TestForceNewClusterOfThree(t *testing.T) {
 	}
 }
 
-// A member of several that is handed over right after kill -9 hears in its cluster what is
-// committed, and has it.
+// A member of several that is handed over right after kill -9 learns from its cluster what is committed, and has
+// it.
 func TestMemberOfThreeAfterKill(t *testing.T) {
 	t.Parallel()
 	cl, err := harness.StartCluster(withLimit(t), t.TempDir(), []string{etcd, etcd, etcd})

@@ -16,7 +16,7 @@ import (
 
 const guide = "../../docs/migrating-from-etcd.md"
 
-// blocks returns the commands of one section by the kind that stands behind "sh".
+// blocks returns the commands of one section by the kind that follows "sh".
 func blocks(t *testing.T, section string) map[string]string {
 	t.Helper()
 	b, err := os.ReadFile(guide)
@@ -33,8 +33,8 @@ func blocks(t *testing.T, section string) map[string]string {
 	return found
 }
 
-// hosts are three machines of the guide, as directories of this one: what a unit on host i would
-// do, a process does on its own ports, below its own root.
+// hosts are three machines of the guide, as directories on this one: what a unit on host i would do, a process
+// does on its own ports, below its own root.
 type hosts struct {
 	t       *testing.T
 	dir     string
@@ -67,7 +67,7 @@ func newHosts(t *testing.T) *hosts {
 
 func (h *hosts) root(i int) string { return filepath.Join(h.dir, fmt.Sprintf("host%d", i+1)) }
 
-// local replaces what the guide says by what that is for host i, and the third host by it.
+// local replaces the guide's names by those of host i, and the third host by it.
 func (h *hosts) local(i int, text string) string {
 	own := fmt.Sprintf("10.0.0.%d:2380", i+1)
 	text = strings.NewReplacer("NAME=etcd-3", fmt.Sprintf("NAME=etcd-%d", i+1), "PEER=http://10.0.0.3:2380", "PEER=http://"+own,
@@ -81,7 +81,7 @@ func (h *hosts) local(i int, text string) string {
 	return text
 }
 
-// systemctl is what the unit's verbs do.
+// systemctl executes the unit's verbs.
 func (h *hosts) systemctl(i int, verb string) {
 	h.t.Helper()
 	switch verb {
@@ -98,7 +98,7 @@ func (h *hosts) systemctl(i int, verb string) {
 
 var verb = regexp.MustCompile(`^sudo systemctl (\S+)( etcd)?$`)
 
-// run does what a block says on host i. systemctl is done here, all else by the shell.
+// run executes a block on host i. systemctl is simulated here, everything else runs in the shell.
 func (h *hosts) run(i int, block string) {
 	h.t.Helper()
 	if block == "" {
@@ -161,9 +161,8 @@ func (h *hosts) up() {
 	}
 }
 
-// TestGuide runs the commands of docs/migrating-from-etcd.md, and prints what clients have met
-// meanwhile. What members of etcd do to their clients is not judged: they drop what others pass on
-// to them while they hand over.
+// TestGuide runs the commands of docs/migrating-from-etcd.md, and prints what clients experienced meanwhile.
+// Members of etcd are not judged: they drop forwarded requests while they hand over.
 func TestGuide(t *testing.T) {
 	t.Parallel()
 	h := newHosts(t)

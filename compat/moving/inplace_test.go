@@ -12,7 +12,7 @@ import (
 	"quorate/compat/harness"
 )
 
-// back hands the directory of a member that has ended over to etcd.
+// back hands the directory of a stopped member over to etcd.
 func back(t testing.TB, m *harness.Member, args ...string) {
 	t.Helper()
 	out := done(t, etcdutl, append([]string{"migrate", "--to-etcd", "--data-dir", m.DataDir()}, args...)...)
@@ -21,8 +21,8 @@ func back(t testing.TB, m *harness.Member, args ...string) {
 	}
 }
 
-// A directory of each release is taken over in place, after a clean stop and after kill -9, and
-// goes back to 3.7.
+// A directory of each release is taken over in place, after a clean stop and after kill -9, and handed back to
+// 3.7.
 func TestThereAndBack(t *testing.T) {
 	for _, release := range []string{"etcd35", "etcd36", "etcd37"} {
 		for _, kill := range []bool{false, true} {
@@ -118,7 +118,7 @@ func TestClusterInPlace(t *testing.T) {
 	}
 }
 
-// What cannot be taken over is refused by name, and the directory is as it was.
+// What cannot be taken over is refused by name, and the directory stays as it was.
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	m := start(t, real37)
@@ -187,11 +187,10 @@ func TestRefused(t *testing.T) {
 		t.Errorf("on a running etcd: %v\n%s", err, out)
 	}
 	end(t, m, false)
-	become(t, m, etcd) // whole again
+	become(t, m, etcd) // intact again
 }
 
-// Whenever the process is killed during a take-over or a hand-over, the next attempt ends with
-// the same data.
+// Whenever the process is killed during a take-over or a hand-over, the next attempt produces the same data.
 func TestKilledInTheMiddle(t *testing.T) {
 	t.Parallel()
 	m := start(t, real36)
@@ -209,7 +208,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 		}
 		must(t, m.Kill())
 		if b, err := os.ReadFile(store); err == nil && !strings.Contains(string(b), "put-aside") {
-			break // it is through
+			break // it is complete
 		}
 	}
 	become(t, m, etcd)
@@ -231,7 +230,7 @@ func TestKilledInTheMiddle(t *testing.T) {
 	same(t, "handed back", look(t, m, 0), want)
 }
 
-// The measured way there and back.
+// The measured move there and back.
 func TestMeasured(t *testing.T) {
 	m := start(t, real37, "--quota-backend-bytes=8589934592", "--snapshot-count=100000")
 	began := time.Now()

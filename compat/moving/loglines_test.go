@@ -9,18 +9,18 @@ import (
 	"testing"
 )
 
-// logLines are the log lines of a tool, without time and place, and the line of an error.
+// logLines are the log lines of a tool, without time and caller, and the line of an error.
 func logLines(r result, dir string) string {
 	var out strings.Builder
 	for line := range strings.Lines(strings.ReplaceAll(r.stderr, dir, "DIR")) {
 		line = strings.TrimSuffix(line, "\n")
-		words := strings.Split(line, "\t") // time, level, perhaps the logger, place, message, perhaps fields
+		words := strings.Split(line, "\t") // time, level, perhaps the logger, caller, message, perhaps fields
 		switch {
 		case strings.HasPrefix(line, "Error: "):
 		case len(words) < 4:
 			continue // of a stack trace
 		case words[2] == "bbolt":
-			continue // opening and closing of the database file, which we do without
+			continue // opening and closing of the database file, which ours does not do
 		default:
 			line = strings.Join(append(words[1:2], words[3:]...), " ")
 		}
@@ -32,13 +32,13 @@ func logLines(r result, dir string) string {
 	return out.String()
 }
 
-// numbers depend on the layout of the file, or on the machine.
+// These numbers depend on the layout of the file, or on the machine.
 var numbers = []*regexp.Regexp{
 	regexp.MustCompile(`("current-db-size(?:-in-use)?(?:-bytes)?(?:-diff)?": )(?:-?\d+|"[^"]*")`),
 	regexp.MustCompile(`("took": )"[^"]*"`),
 }
 
-// Our etcdutl logs the same as etcd's when it does the same.
+// Our etcdutl logs the same as etcd's for the same work.
 func TestLogLines(t *testing.T) {
 	t.Parallel()
 	three := []string{"--name=m1", "--initial-advertise-peer-urls=http://127.0.0.1:1001",
@@ -54,7 +54,7 @@ func TestLogLines(t *testing.T) {
 			file := filepath.Join(t.TempDir(), "s.db")
 			done(t, realctl, "--endpoints="+m.ClientAddr(), "snapshot", "save", file)
 			end(t, m, false)
-			// What both tools start with is equal, also the order in which they come to it.
+			// The first lines of both tools are equal, including their order.
 			var dirs [2]string
 			for i := range dirs {
 				dirs[i] = t.TempDir()
@@ -110,7 +110,7 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
-// A backup says what etcdctl 3.5 says about it, each thing at least once.
+// A backup logs what etcdctl 3.5 logs about it, each message at least once.
 func TestBackupLogLines(t *testing.T) {
 	t.Parallel()
 	m := start(t, real35, "--enable-v2")

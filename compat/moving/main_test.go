@@ -72,7 +72,7 @@ func find(dir string) (err error) {
 	return nil
 }
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 90 * time.Second
 
 func withLimit(t testing.TB) context.Context {
@@ -89,7 +89,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// start starts a single member that is ended with the test.
+// start starts a single member that is stopped with the test.
 func start(t testing.TB, binary string, args ...string) *harness.Member {
 	t.Helper()
 	m, err := harness.StartSingle(withLimit(t), harness.Config{Binary: binary, Dir: t.TempDir(), Args: args})
@@ -98,7 +98,7 @@ func start(t testing.TB, binary string, args ...string) *harness.Member {
 	return m
 }
 
-// end ends a member: gently, or with kill -9.
+// end stops a member: gracefully, or with kill -9.
 func end(t testing.TB, m *harness.Member, kill bool) {
 	t.Helper()
 	if kill {
@@ -108,7 +108,7 @@ func end(t testing.TB, m *harness.Member, kill bool) {
 	must(t, m.Stop(withLimit(t)))
 }
 
-// become starts another binary on the directory of a member that has ended.
+// become starts another binary on the directory of a stopped member.
 func become(t testing.TB, m *harness.Member, binary string) {
 	t.Helper()
 	must(t, m.SetBinary(binary))
@@ -116,7 +116,7 @@ func become(t testing.TB, m *harness.Member, binary string) {
 	must(t, m.WaitReady(withLimit(t)))
 }
 
-// result is what a tool has said.
+// result is the output of a tool.
 type result struct {
 	stdout, stderr string
 	code           int
@@ -150,9 +150,8 @@ func done(t testing.TB, program string, args ...string) string {
 	return r.stdout
 }
 
-// fill writes n keys and a bit of everything else that a store can hold: overwritten and deleted
-// keys, leases with keys, users and roles where the server has them, and a compaction behind
-// which more is written.
+// fill writes n keys and some of everything else that a store can hold: overwritten and deleted keys, leases
+// with keys, users and roles where the server has them, and a compaction after which more is written.
 func fill(t testing.TB, m *harness.Member, n int) {
 	t.Helper()
 	ctx := context.Background()
@@ -205,7 +204,7 @@ type state struct {
 	Count          int64
 	Leases         string
 	Members        string
-	Users          string // empty where the server has no users
+	Users          string // empty if the server has no users
 }
 
 // look reads the state at revision rev, 0 meaning the current one.
@@ -252,7 +251,7 @@ func look(t testing.TB, m *harness.Member, rev int64) state {
 	return s
 }
 
-// same compares the state now with the one before a move.
+// same compares the current state with the one before a move.
 func same(t testing.TB, what string, got, want state) {
 	t.Helper()
 	if got.Users == "" || want.Users == "" {

@@ -10,7 +10,7 @@ import (
 	"quorate/compat/harness"
 )
 
-// fails starts a member whose program must end by itself, and returns what it has logged.
+// fails starts a member whose program must exit by itself, and returns its log.
 func fails(t *testing.T, m *harness.Member, binary string) string {
 	t.Helper()
 	from := logSize(t, m)
@@ -26,8 +26,8 @@ func fails(t *testing.T, m *harness.Member, binary string) string {
 	return string(b[from:])
 }
 
-// Whoever starts etcd on a directory of ours that was not handed over gets no member with a
-// part of the data: no release starts, its log names the way, and nothing has changed.
+// Starting etcd on a directory of ours that was not handed over never yields a member with a part of the data:
+// no release starts, its log names the way, and nothing has changed.
 func TestEtcdStartedByMistake(t *testing.T) {
 	t.Parallel()
 	m := start(t, etcd)
@@ -77,7 +77,7 @@ func TestEtcdStartedByMistake(t *testing.T) {
 		t.Errorf("k is %q, %v", v, err)
 	}
 
-	// One that was restored and has never run: in the log there is nothing of its data.
+	// One that was restored and has never run: its log has nothing of its data.
 	restored := restoreTo(t, file)
 	refused(restored)
 	got := look(t, restored, want.Rev)
@@ -85,7 +85,7 @@ func TestEtcdStartedByMistake(t *testing.T) {
 	same(t, "restored", got, want)
 }
 
-// restoreTo makes a directory of a single member from a snapshot file.
+// restoreTo creates a directory of a single member from a snapshot file.
 func restoreTo(t *testing.T, file string) *harness.Member {
 	t.Helper()
 	dir := t.TempDir()
@@ -97,13 +97,13 @@ func restoreTo(t *testing.T, file string) *harness.Member {
 	m, err := harness.Start(harness.Config{Binary: etcd, Dir: dir, Name: "m0", ClientAddr: addrs[0], PeerAddr: addrs[1], InitialCluster: cluster})
 	must(t, err)
 	t.Cleanup(func() { m.Kill() })
-	must(t, m.Kill()) // at once: it may have done nothing
+	must(t, m.Kill()) // killed at once: it may have done nothing
 	return m
 }
 
-// Where nothing kept etcd out (a directory that an earlier version has left, or somebody has
-// removed it), etcd makes what it can of the log. Ours notices, goes on with its own store and
-// the log, which has all that was written meanwhile, and keeps etcd's files.
+// Where nothing stopped etcd (a directory that an earlier version has left, or whose marker was removed), etcd
+// does what it can with the log. Ours notices, continues with its own store and the log, which has everything
+// written meanwhile, and keeps etcd's files.
 func TestEtcdRanByMistake(t *testing.T) {
 	t.Parallel()
 	for _, release := range []string{real35, real36, real37} {
@@ -121,7 +121,7 @@ func TestEtcdRanByMistake(t *testing.T) {
 			want.Rev = write(t, m, "written", "meanwhile")
 			end(t, m, true)
 		} else {
-			fails(t, m, release) // it has replayed a part when it comes to the cluster's version
+			fails(t, m, release) // it has replayed a part when it reaches the cluster's version
 		}
 		from := logSize(t, m)
 		become(t, m, etcd)

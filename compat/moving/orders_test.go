@@ -52,14 +52,14 @@ var (
 	stepsFlag = flag.Int("steps", 8, "steps of each order")
 )
 
-// order is a cluster that was restored and changes step by step.
+// order is a cluster that was restored and is changed step by step.
 type order struct {
 	*testing.T
 	rng    *rand.Rand
 	dir    string
 	ms     []*harness.Member
-	keys   int64 // that must be there
-	n      int   // members there have been
+	keys   int64 // that must be present
+	n      int   // members created so far
 	backup string
 }
 
@@ -71,7 +71,7 @@ func (o *order) either() string {
 	return etcd
 }
 
-// restore makes a cluster of one from the snapshot file.
+// restore creates a cluster of one from the snapshot file.
 func (o *order) restore() {
 	o.Helper()
 	for _, m := range o.ms {
@@ -114,7 +114,7 @@ func (o *order) write(m *harness.Member) {
 	write(o, m, fmt.Sprintf("written/%d", o.keys), "v")
 }
 
-// step changes something.
+// step makes one change.
 func (o *order) step() {
 	o.Helper()
 	m := o.ms[o.rng.IntN(len(o.ms))]
@@ -187,7 +187,7 @@ func (o *order) remove(via, m *harness.Member) {
 	o.ms = slices.DeleteFunc(o.ms, func(x *harness.Member) bool { return x == m })
 	select {
 	case <-m.Exited():
-	case <-time.After(5 * time.Second): // whether a removed member ends by itself is not the question here
+	case <-time.After(5 * time.Second): // whether a removed member exits by itself is not tested here
 		must(o, m.Kill())
 	}
 }
@@ -208,13 +208,12 @@ func (o *order) check(what string) {
 	}
 	for _, m := range o.ms {
 		got := look(o, m, want.Rev)
-		got.Members, want.Members = "", "" // a new one may not have told its name everywhere yet
+		got.Members, want.Members = "", "" // a new one may not have published its name everywhere yet
 		same(o, what+": "+m.Name()+" against "+o.ms[0].Name(), got, want)
 	}
 }
 
-// joined starts a member of ours that adds itself, waits until it may vote, and starts it again
-// as the others are.
+// joined starts a member of ours that adds itself, waits until it may vote, and restarts it like the others.
 func joined(t testing.TB, via *harness.Member, name, dir string) *harness.Member {
 	t.Helper()
 	addrs, err := harness.FreeAddrs(2)
@@ -245,9 +244,9 @@ func joined(t testing.TB, via *harness.Member, name, dir string) *harness.Member
 	return m
 }
 
-// A cluster is restored, by either tool, and members of either kind are added, removed,
-// restarted, moved to the other and left alone, in an order that the seed chooses. After each
-// step all have the same, and all that was written.
+// A cluster is restored, by either tool, and members of either kind are added, removed, restarted, moved to the
+// other kind and left alone, in an order that the seed chooses. After each step all hold the same, which is
+// everything that was written.
 func TestOrders(t *testing.T) {
 	src := start(t, real37)
 	fill(t, src, 300)

@@ -12,8 +12,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// A start that takes over a store of etcd says so to systemd, and asks it for more time, before it
-// says that it is ready.
+// A start that takes over a store of etcd reports it to systemd, and asks for more time, before it reports
+// readiness.
 func TestTakeOverTellsSystemd(t *testing.T) {
 	t.Parallel()
 	m := start(t, real37)

@@ -12,7 +12,7 @@ import (
 	"quorate/compat/harness"
 )
 
-// v2 sends a request of the v2 API until the member is able to take it.
+// v2 sends a request of the v2 API until the member can accept it.
 func v2(t testing.TB, m *harness.Member, method, path string, form url.Values) (a child.V2Answer) {
 	t.Helper()
 	child.Eventually(t, limit, method+" "+path, func() (err error) {
@@ -32,10 +32,10 @@ func value(v string, more ...string) url.Values {
 	return form
 }
 
-// passing is what changes with time alone: what is left of a TTL.
+// passing matches what changes with time alone: the remaining TTL.
 var passing = regexp.MustCompile(`,"ttl":-?\d+`)
 
-// v2Tree is everything in the tree, and the events of its history from the first of a client on.
+// v2Tree is everything in the tree, and the events of its history from a client's first one on.
 func v2Tree(t testing.TB, m *harness.Member, first, last uint64) (tree string, history []string) {
 	t.Helper()
 	tree = passing.ReplaceAllString(v2(t, m, "GET", "/?recursive=true&sorted=true&quorum=true", nil).Body, "")
@@ -46,9 +46,8 @@ func v2Tree(t testing.TB, m *harness.Member, first, last uint64) (tree string, h
 	return tree, history
 }
 
-// The data of the v2 API comes along with a directory of etcd 3.5, from its memory as it were: the
-// newest .snap file and the log behind it, or the log alone. Etcd 3.7 gets it back only
-// without.
+// The data of the v2 API comes with a directory of etcd 3.5, from what it had in memory: the newest .snap file
+// and the log after it, or the log alone. Etcd 3.7 gets the directory back only without it.
 func TestV2(t *testing.T) {
 	for _, c := range []struct {
 		kill bool

@@ -11,8 +11,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// alerts are the conditions that operators of etcd are woken for, in Prometheus' language and
-// without the thresholds' fine print. What they name must be on a server, with these labels.
+// alerts are the conditions of published alerts for etcd, in Prometheus' language and without their thresholds.
+// What they name must exist on a server, with these labels.
 var alerts = []struct{ name, expr string }{
 	{"etcdMembersDown", `sum without (To) (rate(etcd_network_peer_sent_failures_total{To="*"}[120s])) > 0.01`},
 	{"etcdNoLeader", `etcd_server_has_leader == 0`},
@@ -66,8 +66,8 @@ func lacking(expr string, s scrape) (gaps []string) {
 	return gaps
 }
 
-// checkAlerts ends one follower, so that the series of failures appear, and looks for what the
-// alerts are made of on the leader.
+// checkAlerts stops one follower, so that the series of failures appear, and checks that the leader has what the
+// alerts use.
 func checkAlerts(t *testing.T, o *observed) {
 	t.Helper()
 	lost := o.cluster.Members[(o.leader+1)%len(o.cluster.Members)]
@@ -124,7 +124,7 @@ func TestUnsafeNoFsync(t *testing.T) {
 		members, _ := single(t, tt.args...)
 		for i, m := range members {
 			const synced = "etcd_disk_wal_fsync_duration_seconds_count"
-			before, err := fetchMetrics(t.Context(), m.ClientURL()) // real etcd syncs a new log whatever the flag says
+			before, err := fetchMetrics(t.Context(), m.ClientURL()) // real etcd syncs a new log regardless of the flag
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -18,8 +18,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// day is what happens to a cluster in its life, as far as logs tell of it. Where a line comes
-// only a while after its event, the day waits for it.
+// day is what happens to a cluster over its life, as far as logs show it. Where a line comes only a while after
+// its event, the day waits for it.
 type day struct {
 	t       *testing.T
 	program string
@@ -30,15 +30,15 @@ type day struct {
 var dayArgs = []string{"--log-level=info", "--snapshot-count=50", "--snapshot-catchup-entries=10", "--quota-backend-bytes=33554432",
 	"--bootstrap-defrag-threshold-megabytes=1000", "--heartbeat-interval=100", "--election-timeout=1000", "--downgrade-check-time=1s"}
 
-// ctl runs etcdctl against member i and returns what it prints.
+// ctl runs etcdctl against member i and returns its output.
 func (d *day) ctl(i int, command string) string {
 	d.t.Helper()
 	cmd := exec.CommandContext(d.ctx, "../bin/etcdctl37", append([]string{"--endpoints", d.all[i].ClientAddr(), "--command-timeout", "30s"}, strings.Fields(command)...)...)
-	out, _ := cmd.CombinedOutput() // some are to fail
+	out, _ := cmd.CombinedOutput() // some are expected to fail
 	return string(out)
 }
 
-// must is a command that succeeds, perhaps not at once: the leader wants to have known the others
+// must is a command that succeeds, though perhaps not immediately: the leader requires connections to the others
 // for a while before the membership changes.
 func (d *day) must(i int, command, want string) {
 	d.t.Helper()
@@ -50,7 +50,7 @@ func (d *day) must(i int, command, want string) {
 	})
 }
 
-// says makes something happen and waits until the members' logs tell of it.
+// says causes something and waits until the members' logs show it.
 func (d *day) says(members []*harness.Member, event func(), messages ...string) {
 	d.t.Helper()
 	before := map[*harness.Member]map[string]int{}
@@ -110,7 +110,7 @@ func (d *day) get(i int, path string) string {
 	return string(body)
 }
 
-// version waits until the cluster has come to a version.
+// version waits until the cluster has reached a version.
 func (d *day) version(i int, want string) {
 	d.t.Helper()
 	child.Eventually(d.t, 60*time.Second, "cluster version "+want, func() error {
@@ -164,7 +164,7 @@ func (d *day) ready(m *harness.Member) {
 	}
 }
 
-// live lives it and returns all that was logged.
+// live goes through the whole day and returns everything logged.
 func live(t *testing.T, program string) lines {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -194,7 +194,7 @@ func live(t *testing.T, program string) lines {
 	return all
 }
 
-// morning writes, makes a backup, and has another leader.
+// morning writes, makes a backup, and changes the leader.
 func (d *day) morning() {
 	lead := d.leader()
 	d.puts(lead, 200)
@@ -202,8 +202,7 @@ func (d *day) morning() {
 	d.says(d.all[lead:lead+1], func() { d.ctl(lead, "move-leader "+d.memberID(lead, d.all[(lead+1)%3].Name())) }, "leadership transfer finished")
 }
 
-// comingAndGoing has a member that comes as a learner, is promoted, gets other URLs, goes, and is
-// started once more.
+// comingAndGoing adds a member as a learner, promotes it, changes its URLs, removes it, and starts it once more.
 func (d *day) comingAndGoing() {
 	lead := d.leader()
 	addrs, err := harness.FreeAddrs(2)
@@ -237,7 +236,7 @@ func (d *day) comingAndGoing() {
 	<-m3.Exited()
 }
 
-// without loses one member, then another, and has them back: one from the log, one by a snapshot.
+// without stops one member, then another, and restarts them: one catches up from the log, one by a snapshot.
 func (d *day) without() {
 	lead := d.leader()
 	one, other := (lead+1)%3, (lead+2)%3
@@ -272,12 +271,11 @@ func (d *day) without() {
 	d.ready(d.all[other])
 }
 
-// read reads one key again and again: the first reads that cannot be answered wait until their
-// time is up.
+// read reads one key repeatedly: the first reads that cannot be answered wait until they time out.
 func (d *day) read(ctx context.Context, i int) {
 	c, err := dial(d.all[i].ClientAddr())
 	if err != nil {
-		return // the day says what it misses
+		return // says reports what is missing
 	}
 	defer c.close()
 	for ctx.Err() == nil {
@@ -297,7 +295,7 @@ func (d *day) users() {
 	}
 }
 
-// space has history and space run out, and won back.
+// space compacts history, exhausts the space quota, and frees space again.
 func (d *day) space() {
 	lead := d.leader()
 	d.ctl(lead, "compact 100")
@@ -306,7 +304,7 @@ func (d *day) space() {
 	if err != nil {
 		d.t.Fatal(err)
 	}
-	big, noise := make([]byte, 1<<20), rand.NewChaCha8([32]byte{}) // which no engine makes smaller
+	big, noise := make([]byte, 1<<20), rand.NewChaCha8([32]byte{}) // which does not compress
 	for err = nil; err == nil; {
 		noise.Read(big)
 		_, err = c.kv.Put(d.ctx, &pb.PutRequest{Key: []byte("big"), Value: big})
@@ -328,7 +326,7 @@ func (d *day) downgrade() {
 	d.version(lead, "3.7.0")
 }
 
-// night stops all members, first those that do not lead.
+// night stops all members, those that do not lead first.
 func (d *day) night() {
 	lead := d.leader()
 	for i := 1; i <= 3; i++ {

@@ -24,7 +24,7 @@ type evening struct {
 	tls   []string // addresses of the members for clients with TLS
 }
 
-// member starts a member that serves TLS to members, and to clients beside plain text.
+// member starts a member that serves TLS to peers, and to clients in addition to plain text.
 func (e *evening) member(i int, peers []string, initial string) {
 	name := fmt.Sprintf("m%d", i)
 	e.files.PutPair(name, e.ca.Issue(name))
@@ -46,8 +46,8 @@ func (e *evening) member(i int, peers []string, initial string) {
 	e.all, e.tls = append(e.all, m), append(e.tls, addrs[1])
 }
 
-// connect makes a connection to an address of a member and returns the certificate that it shows. Whoever
-// shows none hears of that only when reading.
+// connect opens a connection to an address of a member and returns the certificate that it presents. A client
+// that presents none learns of its rejection only when it reads.
 func (e *evening) connect(addr string, p *pki.Pair) (shown *x509.Certificate, err error) {
 	conn, err := tls.DialWithDialer(&net.Dialer{Timeout: limit}, "tcp", addr, pki.Client(e.ca.PEM, p))
 	if err != nil {
@@ -66,7 +66,7 @@ func (e *evening) connect(addr string, p *pki.Pair) (shown *x509.Certificate, er
 	return conn.ConnectionState().PeerCertificates[0], err
 }
 
-// renew puts another certificate of a member in place and waits until new connections see it.
+// renew replaces the certificate of a member and waits until new connections see it.
 func (e *evening) renew(i int, client *pki.Pair) {
 	name := fmt.Sprintf("m%d", i)
 	pair := e.ca.Issue(name)
@@ -81,7 +81,7 @@ func (e *evening) renew(i int, client *pki.Pair) {
 	})
 }
 
-// lead has one member take over from another.
+// lead transfers the leadership from one member to another.
 func (e *evening) lead(from, to int) {
 	e.must(from, "move-leader "+e.memberID(from, e.all[to].Name()), "transferred")
 	child.Eventually(e.t, limit, "the other leads", func() error {
@@ -92,7 +92,7 @@ func (e *evening) lead(from, to int) {
 	})
 }
 
-// liveTLS lives it and returns all that was logged.
+// liveTLS goes through the evening and returns everything logged.
 func liveTLS(t *testing.T, program string) lines {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
@@ -127,7 +127,7 @@ func liveTLS(t *testing.T, program string) lines {
 			t.Errorf("%s takes a member without a certificate", program)
 		}
 	}, "rejected connection on peer endpoint")
-	// Certificates change under running members: to good ones, to a broken one, and back.
+	// Certificates change under running members: to valid ones, to a broken one, and back.
 	e.renew(0, &client)
 	e.renew(1, &client)
 	e.files.Put("m0.pem", []byte("broken"))
@@ -138,14 +138,14 @@ func liveTLS(t *testing.T, program string) lines {
 		e.lead(0, 1)
 	}
 	e.lead(1, 0)
-	// Members use the new ones among themselves.
+	// Peers use the new ones among themselves.
 	e.says(e.all[:1], func() {
 		e.stop(e.all[1])
 		e.restart(e.all[1])
 		e.ready(e.all[1])
 	}, "established TCP streaming connection with remote peer")
 	e.stop(e.all[1])
-	e.stop(e.all[0]) // there is nobody to hand over to
+	e.stop(e.all[0]) // there is no other member to hand over to
 	all := lines{}
 	for _, m := range e.all {
 		all.read(t, m.LogPath())

@@ -18,7 +18,7 @@ type sample struct {
 	value  float64
 }
 
-// family is what stands under one # TYPE line.
+// family is the content below one # TYPE line.
 type family struct {
 	name, kind string
 	samples    []sample
@@ -27,8 +27,8 @@ type family struct {
 // scrape is one answer of /metrics by family name.
 type scrape map[string]*family
 
-// parseExposition reads the Prometheus text format, version 0.0.4, as client_golang writes it:
-// samples stand below the # TYPE line of their family.
+// parseExposition reads the Prometheus text format, version 0.0.4, as client_golang writes it: samples follow
+// the # TYPE line of their family.
 func parseExposition(r io.Reader) (scrape, error) {
 	out := scrape{}
 	var current *family
@@ -100,8 +100,8 @@ func parseSample(line, name string) (sample, error) {
 // volatile are labels whose values differ between two runs of the same server.
 var volatile = []string{"To", "From", "Local", "Remote", "server_id", "server_go_version", "version"}
 
-// key names a sample within its family, with volatile values left out. The label version is
-// volatile only where it stands for a toolchain.
+// key names a sample within its family, with volatile values left out. The label version is volatile only where
+// it is that of a toolchain.
 func (f *family) key(s sample) string {
 	var b strings.Builder
 	b.WriteString(f.name + s.suffix)

@@ -17,7 +17,7 @@ import (
 	"quorate/compat/harness"
 )
 
-// speaker talks HTTP/2 frames with a server, as a client that does as it likes.
+// speaker exchanges HTTP/2 frames with a server, as a client that follows no policy.
 type speaker struct {
 	net.Conn
 	*http2.Framer
@@ -57,7 +57,7 @@ func settings(m *harness.Member) (string, error) {
 	return fmt.Sprintf("most streams %d, given %v", n, given), nil
 }
 
-// watchCall opens a call that stays.
+// watchCall opens a long-lived call.
 func (s *speaker) watchCall(authority string) error {
 	var block bytes.Buffer
 	e := hpack.NewEncoder(&block)
@@ -72,9 +72,9 @@ func (s *speaker) watchCall(authority string) error {
 	return s.WriteHeaders(http2.HeadersFrameParam{StreamID: 1, BlockFragment: block.Bytes(), EndHeaders: true})
 }
 
-const pings = 5 // two are forgiven
+const pings = 5 // two are tolerated
 
-// pester pings without a pause during a call, and returns how the server takes it.
+// pester pings without a pause during a call, and returns the server's reaction.
 func pester(m *harness.Member) (string, error) {
 	s, err := speak(m)
 	if err != nil {
@@ -86,7 +86,7 @@ func pester(m *harness.Member) (string, error) {
 	}
 	for i := range byte(pings) {
 		if err := s.WritePing(false, [8]byte{i}); err != nil {
-			break // the server has hung up; what it said before is still to be read
+			break // the server has closed the connection; what it sent before can still be read
 		}
 	}
 	for answered := 0; ; {
@@ -108,7 +108,7 @@ func pester(m *harness.Member) (string, error) {
 	}
 }
 
-// neglect leaves the server's pings without an answer.
+// neglect leaves the server's pings unanswered.
 func neglect(m *harness.Member) (string, error) {
 	s, err := speak(m)
 	if err != nil {
@@ -131,7 +131,7 @@ func neglect(m *harness.Member) (string, error) {
 	}
 }
 
-// compareTalk compares what both servers do.
+// compareTalk compares the behaviour of both servers.
 func compareTalk(t *testing.T, what string, members [2]*harness.Member, want string, talk func(*harness.Member) (string, error)) {
 	t.Helper()
 	var got [2]string

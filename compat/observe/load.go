@@ -51,12 +51,12 @@ func (c *client) isLeader(ctx context.Context) (bool, error) {
 
 const (
 	loadPuts    = 20
-	shortTTL    = 2 // seconds; about the least that a server grants
+	shortTTL    = 2 // seconds; about the minimum that a server grants
 	expiryLimit = 10 * time.Second
 )
 
-// load sends the same requests to every server that it is called for, one after the other, and
-// leaves two watchers open. The answers must not depend on timing: their counts are compared.
+// load sends the same requests to every server that it is called for, one after the other, and leaves two
+// watchers open. The answers must not depend on timing, because their counts are compared.
 func (c *client) load(ctx context.Context) error {
 	ctx = metadata.AppendToOutgoingContext(ctx, "client-api-version", "3.7")
 	for _, step := range []struct {
@@ -223,7 +223,7 @@ func (c *client) refusals(ctx context.Context) error {
 
 func second[T any](_ T, err error) error { return err }
 
-// quiet returns when the short lease has expired, which is the last thing that load sets off.
+// quiet returns when the short lease has expired, which is the last effect of load.
 func (c *client) quiet(ctx context.Context) error {
 	end := time.Now().Add(expiryLimit)
 	tick := time.NewTicker(50 * time.Millisecond)

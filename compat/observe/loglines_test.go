@@ -15,10 +15,10 @@ import (
 // lines are the messages of a log above debug, with the fields that came with each of them.
 type lines map[string]map[string]bool
 
-// ids are what differs from run to run in a message: ids, terms, indexes, lists of them.
+// ids matches what differs between runs in a message: ids, terms, indexes, lists of them.
 var ids = regexp.MustCompile(`\b[0-9a-f]{15,16}\b(,ID)*|\(ID( ID)*\)|\b\d+\b`)
 
-// each goes through the lines of a log above debug that are not a library's.
+// each iterates over the lines of a log above debug that are not a library's.
 func each(t *testing.T, path string, do func(msg string, fields map[string]any)) {
 	t.Helper()
 	f, err := os.Open(path)
@@ -31,7 +31,7 @@ func each(t *testing.T, path string, do func(msg string, fields map[string]any))
 	for s.Scan() {
 		var fields map[string]any
 		if json.Unmarshal(s.Bytes(), &fields) != nil {
-			continue // one that is being written
+			continue // an unfinished line
 		}
 		msg, _ := fields["msg"].(string)
 		caller := fmt.Sprint(fields["caller"])
@@ -61,7 +61,7 @@ func (l lines) read(t *testing.T, path string) {
 	})
 }
 
-// counts are how often each message stands in a log.
+// counts is how often each message occurs in a log.
 func counts(t *testing.T, path string) map[string]int {
 	t.Helper()
 	n := map[string]int{}
@@ -69,8 +69,8 @@ func counts(t *testing.T, path string) map[string]int {
 	return n
 }
 
-// notOurs are messages of etcd that are about how it is built, not about what happens, and those that
-// depend on the moment although the day waits for what can be waited for: each kind with its reason.
+// notOurs are messages of etcd about its own construction rather than about events, and those that depend on
+// timing although the day waits for what can be waited for: each kind with its reason.
 var notOurs = map[string][]string{
 	"the backend and its loading are another engine's": {
 		"recovered v3 backend", "restor(ed|ing) (alarm store|auth store|lease store|mvcc store|cluster configuration)", "restore consistentIndex", "kvstore restored",
@@ -101,17 +101,17 @@ var notOurs = map[string][]string{
 	"members of etcd apply the membership twice":                                         {"ignore already (added|promoted|removed|updated) member.*", "Skipped updating non-existent member in v2store", "ignored already updated member"},
 }
 
-// fieldsWithout are fields of etcd's that a line of ours does without, by message.
+// fieldsWithout are fields of etcd's that our line omits, by message.
 var fieldsWithout = map[string][]string{
 	"sending merged snapshot":   {"bytes", "size"}, // the size is known when it is sent
 	"sending database snapshot": {"bytes", "size"},
 	// One line is for all followers.
 	"leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk": {"to"},
-	// The space is given back later, and the hash is in the line of the check that compares it.
+	// The space is reclaimed later, and the hash is in the line of the check that compares it.
 	"finished scheduled compaction": {"current-db-size-bytes", "current-db-size", "current-db-size-in-use-bytes", "current-db-size-in-use", "hash"},
 }
 
-// lived has both programs live the same and returns what each of them logs.
+// lived takes both programs through the same life and returns their logs.
 func lived(t *testing.T, life func(*testing.T, string) lines) (real, ours lines) {
 	programs := bothBinaries(t)
 	var got [2]lines
@@ -129,8 +129,8 @@ func lived(t *testing.T, life func(*testing.T, string) lines) (real, ours lines)
 	return got[0], got[1]
 }
 
-// compare looks for messages and fields of etcd's that ours lacks. What is in both must be there
-// whatever the moment; what is in not depends on the moment in this life.
+// compare looks for messages and fields of etcd's that ours lacks. What both logs of etcd have must be present
+// regardless of timing; what only one of them has depends on timing.
 func compare(t *testing.T, real, ours lines, both, not []string) {
 	var left []*regexp.Regexp
 	for _, patterns := range notOurs {
@@ -145,7 +145,7 @@ func compare(t *testing.T, real, ours lines, both, not []string) {
 				continue
 			}
 			if real[msg]["logger raft"] {
-				continue // one library for both; which of its steps an election takes depends on the moment
+				continue // one library for both; which of its steps an election takes depends on timing
 			}
 			if !excused {
 				t.Errorf("etcd says %q %v, and ours does not", msg, slices.Sorted(maps.Keys(real[msg])))
@@ -153,7 +153,7 @@ func compare(t *testing.T, real, ours lines, both, not []string) {
 			continue
 		}
 		if excused {
-			continue // its fields depend on which event it was
+			continue // its fields depend on the event
 		}
 		for f := range real[msg] {
 			if !ours[msg][f] && f != "stacktrace" && !slices.Contains(fieldsWithout[msg], f) {
@@ -173,7 +173,7 @@ func compare(t *testing.T, real, ours lines, both, not []string) {
 	}
 }
 
-// What happens in the life of a cluster is told in the same words as etcd's, with its fields.
+// The events in the life of a cluster are logged in the same words as etcd's, with its fields.
 func TestLogLines(t *testing.T) {
 	t.Parallel()
 	real, ours := lived(t, live)
@@ -184,7 +184,7 @@ func TestLogLines(t *testing.T) {
 		"updated storage version", "The server is ready to downgrade", "remotes server has mismatching etcd version", "reject downgrade request",
 		"successfully sent database snapshot to client", "applied snapshot", "sent merged snapshot", "serving /health false due to an alarm",
 		"serving /health false; no leader", "rejecting promote learner: learner is not ready"},
-		// Somebody asks while the leader steps down.
+		// A request arrives while the leader steps down.
 		[]string{"serving /health false; Range fails"})
 }
 

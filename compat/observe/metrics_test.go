@@ -22,7 +22,7 @@ var (
 	flagB = flag.String("b", "../../bin/etcd", "server binary under test")
 )
 
-const limit = 60 * time.Second // on everything that waits for a server
+const limit = 60 * time.Second // for every wait on a server
 
 var web = &http.Client{
 	Timeout:       20 * time.Second,
@@ -64,7 +64,7 @@ func bothBinaries(t *testing.T) [2]string {
 	return [2]string{*flagA, *flagB}
 }
 
-// scrapes asks all members until they have applied equally much: leader first, then the others.
+// scrapes waits until all members have applied the same index and scrapes them: leader first, then the others.
 func (o *observed) scrapes(ctx context.Context) ([]scrape, error) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -91,7 +91,7 @@ func (o *observed) scrapes(ctx context.Context) ([]scrape, error) {
 	}
 }
 
-// observe starts three members, loads their leader and scrapes all. The cluster is left running.
+// observe starts three members, loads their leader and scrapes all. The cluster keeps running.
 func observe(ctx context.Context, binary, dir string) (*observed, error) {
 	cluster, err := harness.StartCluster(ctx, dir, []string{binary, binary, binary}, "--metrics=extensive", "--log-level=error")
 	if err != nil {
@@ -132,7 +132,7 @@ func (o *observed) fill(ctx context.Context) error {
 	if o.held, err = o.scrapes(ctx); err != nil {
 		return err
 	}
-	// The end of the watch reaches its counter soon after the client has gone.
+	// The end of the watch reaches its counter shortly after the client has gone.
 	lead.endWatch()
 	const ended = `grpc_server_handled_total{grpc_code="Canceled",grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"}`
 	const received = `grpc_server_msg_received_total{grpc_method="Watch",grpc_service="etcdserverpb.Watch",grpc_type="bidi_stream"}`
@@ -173,11 +173,11 @@ func observeBoth(t *testing.T) (a, b *observed) {
 	return got[0], got[1]
 }
 
-// compared are the prefixes of what is compared; nothing else may be exported by real etcd.
+// compared are the prefixes of the series that are compared; real etcd may export nothing else.
 var compared = []string{"etcd_", "grpc_server_", "os_fd_", "process_", "promhttp_", "go_"}
 
-// absent are the series that real etcd exports and the server under test does not. A key that
-// begins with * stands for all that contain the rest.
+// absent are the series that real etcd exports and the server under test does not. A key that begins with *
+// means all series that contain the rest.
 var absent = map[string]string{}
 
 // unmoved are series that move in real etcd and need not move here.
@@ -189,7 +189,7 @@ var unmoved = map[string]string{
 	"etcd_server_heartbeat_send_failures_total": "depends on timing",
 }
 
-// uncounted are series of which the load alone does not decide how far they go up.
+// uncounted are series whose increase does not depend on the load alone.
 var uncounted = map[string]string{
 	`*grpc_server_msg_sent_total{grpc_method="Snapshot"*`: "one message for each 32 KiB of a file that is laid out in another way",
 	"*LeaseLeases*":                                              "the load asks until a lease has expired",
@@ -206,8 +206,7 @@ var uncounted = map[string]string{
 	"*etcd_server_health*":                                       "the harness waits until servers are ready",
 }
 
-// moves are the series that dashboards chart and that this load sets in motion. by is the least
-// difference that it makes.
+// moves are the series that dashboards chart and that this load moves. by is the minimum increase.
 var moves = []struct {
 	series   string
 	by       float64
@@ -254,7 +253,7 @@ var moves = []struct {
 	{`etcd_server_client_requests_total{client_api_version="3.7",type="stream"}`, 3, false},
 }
 
-// levels are what gauges say on leader and follower while the load's two watchers are open.
+// levels are the values of gauges on leader and follower while the load's two watchers are open.
 var levels = []struct {
 	series           string
 	leader, follower func(float64) bool
@@ -292,8 +291,8 @@ var late = map[string]string{
 	`etcd_network_peer_round_trip_time_seconds_count{To="*"}`: "comes with the first probe",
 }
 
-// charted are the series of the alerts and dashboards that etcd publishes, with labels. All must
-// be there before the first request.
+// charted are the series of the alerts and dashboards that etcd publishes, with labels. All must exist before
+// the first request.
 var charted = []string{
 	"etcd_server_has_leader", // etcdNoLeader, Up
 	"etcd_server_leader_changes_seen_total",
@@ -446,7 +445,7 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
-// counted reports whether a series is one that is compared by how far it goes up.
+// counted reports whether a series is compared by its increase.
 func counted(key string) bool {
 	for _, p := range []string{"grpc_server_", "etcd_mvcc_", "etcd_debugging_", "etcd_server_", "etcd_snap_"} {
 		if strings.HasPrefix(key, p) {

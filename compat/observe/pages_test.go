@@ -19,10 +19,10 @@ import (
 	"quorate/compat/harness"
 )
 
-// page is one request and how far the answers are compared.
+// page is one request and how much of the answers is compared.
 type page struct {
 	method, path string
-	body         func(string) string // makes answers comparable; nil for none to be made
+	body         func(string) string // makes answers comparable; nil if nothing is needed
 }
 
 // fetch returns the answer as text: status line, headers in order, body.
@@ -65,7 +65,7 @@ func fetch(ctx context.Context, base string, p page) (string, error) {
 // anyBody leaves bodies out of the comparison.
 func anyBody(string) string { return "" }
 
-// sortedLines is for reports whose order real etcd draws anew for each process.
+// sortedLines is for reports whose order real etcd randomises per process.
 func sortedLines(s string) string {
 	return strings.Join(slices.Sorted(strings.Lines(s)), "")
 }
@@ -94,7 +94,7 @@ func keysOf(s string) string {
 	return fmt.Sprintf("%q\nraft.status %q\n", slices.Sorted(maps.Keys(top)), slices.Sorted(maps.Keys(raft)))
 }
 
-// probes are the questions that probes and load balancers ask.
+// probes are the requests that probes and load balancers send.
 var probes = []page{
 	{"GET", "/health", nil},
 	{"GET", "/health?serializable=true", nil},
@@ -238,8 +238,8 @@ func single(t *testing.T, args ...string) (members [2]*harness.Member, metricsUR
 	return members, metricsURL
 }
 
-// untilStored waits until the member has written the version of its data, which real etcd does a
-// moment after it serves.
+// untilStored waits until the member has written the version of its data, which real etcd does shortly after it
+// serves.
 func untilStored(ctx context.Context, base string) error {
 	for {
 		text, err := fetch(ctx, base, page{"GET", "/version", nil})

@@ -18,17 +18,17 @@ import (
 	"quorate/compat/harness"
 )
 
-// slowArgs take every request for a slow one.
+// slowArgs make every request count as slow.
 var slowArgs = []string{"--log-level=info", "--warning-apply-duration=1ns", "--warning-unary-request-duration=1ns"}
 
 var (
 	requestID = regexp.MustCompile(`ID:\d+`)
-	// byMembers is what members say among themselves.
+	// byMembers matches requests that members send to each other.
 	byMembers = regexp.MustCompile(`cluster_member_attr_set|cluster_version_set`)
 )
 
-// slowLine is a line about a slow request with what is the same everywhere: names of fields, and
-// the texts that tell which request it was.
+// slowLine is a line about a slow request with its stable parts: names of fields, and the texts that identify
+// the request.
 func slowLine(fields map[string]any) string {
 	msg, _ := fields["msg"].(string)
 	if msg != "apply request took too long" && msg != "request stats" {
@@ -72,7 +72,7 @@ func slowLines(m *harness.Member) ([]string, error) {
 	return slices.Sorted(maps.Keys(lines)), scanner.Err()
 }
 
-// slowCalls makes one request of each kind that is told apart in the log.
+// slowCalls makes one request of each kind that the log distinguishes.
 func slowCalls(ctx context.Context, m *harness.Member) error {
 	c, err := dial(m.ClientAddr())
 	if err != nil {
@@ -106,8 +106,8 @@ func slowCalls(ctx context.Context, m *harness.Member) error {
 	return nil
 }
 
-// TestSlowRequests compares the lines that tell of slow requests: what they say and the names of
-// their fields, which dashboards over logs are made of.
+// TestSlowRequests compares the lines about slow requests: their texts and the names of their fields, which
+// dashboards over logs use.
 func TestSlowRequests(t *testing.T) {
 	t.Parallel()
 	members, _ := single(t, slowArgs...)

@@ -19,8 +19,8 @@ import (
 	"quorate/compat/harness"
 )
 
-// collector receives spans as an OpenTelemetry collector does, and reads of them what is
-// compared, without the types of that protocol.
+// collector receives spans as an OpenTelemetry collector does, and decodes the compared parts, without the types
+// of that protocol.
 type collector struct {
 	addr string
 
@@ -49,7 +49,7 @@ func collect(t *testing.T) *collector {
 	return c
 }
 
-// bytesCodec passes messages as they are on the wire.
+// bytesCodec passes messages through as wire bytes.
 type bytesCodec struct{}
 
 func (bytesCodec) Name() string                       { return "proto" }
@@ -86,7 +86,7 @@ func fields(msg []byte, f func(num protowire.Number, val []byte, n uint64)) {
 	}
 }
 
-// attribute renders a key and its text, number or truth.
+// attribute formats a key and its string, number or boolean.
 func attribute(msg []byte) (key, value string) {
 	fields(msg, func(num protowire.Number, val []byte, _ uint64) {
 		if num == 1 {

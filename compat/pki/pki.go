@@ -1,8 +1,7 @@
-// Package pki makes certificate authorities, certificates and revocation lists for the lanes.
+// Package pki creates certificate authorities, certificates and revocation lists for the lanes.
 //
-// In: names. Out: PEM files that a server is given by its flags, and TLS configurations for
-// clients. Always true: nothing is valid for longer than a day; a file is replaced by one rename,
-// so a server never reads half of it.
+// In: names. Out: PEM files for a server's flags, and TLS configurations for clients. Invariant: nothing is
+// valid for longer than a day; a file is replaced by one rename, so a server never reads a partial file.
 package pki
 
 import (
@@ -51,7 +50,7 @@ func sign(template, parent *x509.Certificate, key *ecdsa.PrivateKey, by *ecdsa.P
 	return must(x509.CreateCertificate(rand.Reader, template, parent, &key.PublicKey, by))
 }
 
-// NewCA makes an authority.
+// NewCA creates an authority.
 func NewCA(name string) *CA {
 	key := must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader))
 	template := &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
@@ -60,11 +59,11 @@ func NewCA(name string) *CA {
 	return &CA{PEM: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), cert: must(x509.ParseCertificate(der)), key: key}
 }
 
-// Issue makes a certificate for servers and clients. names are DNS names and addresses; without
-// any it is valid for localhost and 127.0.0.1.
+// Issue creates a certificate for servers and clients. names are DNS names and addresses; without any it is
+// valid for localhost and 127.0.0.1.
 func (ca *CA) Issue(cn string, names ...string) Pair { return ca.issue(time.Time{}, cn, names...) }
 
-// Expired makes a certificate like Issue that was valid until a minute ago.
+// Expired creates a certificate like Issue that was valid until a minute ago.
 func (ca *CA) Expired(cn string, names ...string) Pair {
 	return ca.issue(time.Now().Add(-time.Minute), cn, names...)
 }
@@ -89,7 +88,7 @@ func (ca *CA) issue(until time.Time, cn string, names ...string) Pair {
 		serial: template.SerialNumber}
 }
 
-// Revoke lists certificates as revoked, in DER, which every version of etcd reads.
+// Revoke returns a revocation list in DER, which every version of etcd reads.
 func (ca *CA) Revoke(pairs ...Pair) []byte {
 	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: time.Now().Add(-time.Hour), NextUpdate: time.Now().Add(20 * time.Hour)}
 	for _, p := range pairs {
@@ -98,8 +97,8 @@ func (ca *CA) Revoke(pairs ...Pair) []byte {
 	return must(x509.CreateRevocationList(rand.Reader, list, ca.cert, ca.key))
 }
 
-// Client is the configuration of a client that trusts the authorities in roots and shows p,
-// whatever authorities the server asks for; nil shows nothing.
+// Client is the configuration of a client that trusts the authorities in roots and presents p, whatever
+// authorities the server asks for; nil presents none.
 func Client(roots []byte, p *Pair) *tls.Config {
 	c := &tls.Config{RootCAs: x509.NewCertPool()}
 	c.RootCAs.AppendCertsFromPEM(roots)

@@ -25,13 +25,13 @@ import (
 	"quorate/compat/pki"
 )
 
-// outcome is what a command that ends by itself leaves.
+// outcome is the result of a command that exits by itself.
 type outcome struct {
 	Code           int
 	Stdout, Stderr string // without log lines and empty lines at the end
 }
 
-// differs compares what ours says with what real etcd says: the same, but that a mistake about a socket
+// differs compares our output with that of real etcd: it must be the same, except that a mistake about a socket
 // or a certificate also names its flag.
 func (ours outcome) differs(real outcome, flag string) bool {
 	if flag != "" && strings.Contains(ours.Stderr, flag) && strings.Contains(ours.Stderr, real.Stderr) && real.Stderr != "" {
@@ -40,7 +40,7 @@ func (ours outcome) differs(real outcome, flag string) bool {
 	return ours != real || flag != "" && strings.Contains(real.Stderr, flag)
 }
 
-// end runs a program to its end.
+// end runs a program to completion.
 func end(t *testing.T, program string, args ...string) outcome {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -62,7 +62,7 @@ func end(t *testing.T, program string, args ...string) outcome {
 	return outcome{cmd.ProcessState.ExitCode(), strings.TrimRight(stdout.String(), "\n"), strings.TrimRight(strings.Join(said, ""), "\n")}
 }
 
-// Help and mistakes: the same texts in the same places, and the same exit codes.
+// Help and mistakes: the same texts on the same streams, and the same exit codes.
 func TestGatewayMistakes(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -105,7 +105,7 @@ func TestGatewayMistakes(t *testing.T) {
 			t.Errorf("%s:\n%+v\nreal etcd:\n%+v", args, ours, want)
 		}
 	}
-	// What real etcd takes, and then dials port 0 or probes without a pause.
+	// Real etcd accepts these, and then dials port 0 or probes without a pause.
 	for args, text := range map[string]string{
 		"gateway start --endpoints 127.0.0.1:abc":                              `error parsing endpoint "127.0.0.1:abc"`,
 		"gateway start --retry-delay -1s":                                      "--retry-delay must not be negative",
@@ -122,7 +122,7 @@ func TestGatewayMistakes(t *testing.T) {
 type gateway struct {
 	*child.Process
 	addr  string
-	ready chan struct{} // closed when it has told systemd so
+	ready chan struct{} // closed when it has reported that to systemd
 }
 
 // startGateway runs one on a free port, as systemd would, until the test ends.
@@ -146,7 +146,7 @@ func startGateway(t *testing.T, program string, args ...string) *gateway {
 
 func tryGateway(t *testing.T, program string, args ...string) *gateway {
 	t.Helper()
-	// A socket's path may have 107 bytes, fewer than some test directories take.
+	// A socket's path may have 107 bytes, fewer than some test directories need.
 	sockets, err := os.MkdirTemp("", "gw")
 	if err != nil {
 		t.Fatal(err)
@@ -182,8 +182,8 @@ func tryGateway(t *testing.T, program string, args ...string) *gateway {
 	return g
 }
 
-// put writes through a connection of its own and returns the member that has taken it. An election
-// may get in the way; that there is no connection may not.
+// put writes through a new connection and returns the member that accepted it. An election may fail the write; a
+// missing connection may not.
 func (g *gateway) put(t *testing.T, key string) (member uint64) {
 	t.Helper()
 	c := child.Dial(t, g.addr)
@@ -198,7 +198,7 @@ func (g *gateway) put(t *testing.T, key string) (member uint64) {
 	return member
 }
 
-// lines returns the log lines with a message, each without when, where and its level.
+// lines returns the log lines with a message, each without time, caller and level.
 func (g *gateway) lines(msg string) []map[string]any {
 	var out []map[string]any
 	for line := range strings.Lines(g.Output()) {
@@ -228,8 +228,8 @@ func (g *gateway) waitLine(t *testing.T, msg, address string) map[string]any {
 	return found
 }
 
-// A cluster of three behind both gateways: everybody reaches it through either, also while a
-// member is dead, which is passed over, noted, and used again later.
+// A cluster of three behind both gateways: clients reach it through either, also while a member is down, which
+// is skipped, logged, and used again later.
 func TestGatewayCluster(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -240,7 +240,7 @@ func TestGatewayCluster(t *testing.T) {
 	}
 	defer cluster.Kill()
 	addrs := cluster.ClientAddrs()
-	// One as URL: what the lines below name is the address alone.
+	// One as URL: the lines below name the address alone.
 	endpoints := addrs[0] + ",http://" + addrs[1] + "," + addrs[2]
 	gateways := map[string]*gateway{}
 	for name, program := range both() {
@@ -255,7 +255,7 @@ func TestGatewayCluster(t *testing.T) {
 			t.Errorf("get through %s: %q, %v", name, out, err)
 		}
 	}
-	// Connections take turns. One that broke and came again would upset the order.
+	// Connections take turns. One that broke and was retried would change the order.
 	for name, g := range gateways {
 		members := map[uint64]bool{}
 		for range 9 {
@@ -296,7 +296,7 @@ func TestGatewayCluster(t *testing.T) {
 		}
 	}
 
-	// The end, with connections open.
+	// The shutdown, with connections open.
 	for name, g := range gateways {
 		c, err := net.Dial("tcp", g.addr)
 		if err != nil {
@@ -310,7 +310,7 @@ func TestGatewayCluster(t *testing.T) {
 	}
 }
 
-// Where few files may be open, connections beyond are closed, and those that are there go on.
+// With a low limit on open files, connections beyond it are closed, and the existing ones go on.
 func TestGatewayFewFiles(t *testing.T) {
 	t.Parallel()
 	echo, err := net.Listen("tcp", "127.0.0.1:0")
@@ -327,7 +327,7 @@ func TestGatewayFewFiles(t *testing.T) {
 			go func() { defer c.Close(); io.Copy(c, c) }()
 		}
 	}()
-	const room = 8 // of 80 files, 64 are kept back
+	const room = 8 // of 80 files, 64 are reserved
 	sh := filepath.Join(t.TempDir(), "few")
 	if err := os.WriteFile(sh, fmt.Appendf(nil, "#!/bin/sh\nulimit -n 80\nexec %s \"$@\"\n", etcd), 0o700); err != nil {
 		t.Fatal(err)
@@ -371,8 +371,8 @@ func TestGatewayFewFiles(t *testing.T) {
 	})
 }
 
-// Endpoints from DNS: by priority, and only those that show a certificate for the domain unless
-// that is waived. Where none is left, --endpoints count.
+// Endpoints from DNS: by priority, and only those that present a certificate for the domain unless that is
+// waived. If none is left, --endpoints count.
 func TestGatewaySRV(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd, "-etcdctl="+etcdctl, "-real="+realEtcd) {
@@ -449,7 +449,7 @@ func TestGatewaySRV(t *testing.T) {
 		return list
 	}
 
-	// With the check, m1 alone is left: it shows the domain's certificate, though it asks for one.
+	// With the check, m1 alone is left: it presents the domain's certificate, though it requires one itself.
 	g := startGateway(t, etcd, "--discovery-srv", "example.test", "--trusted-ca-file", files.File("ca.pem"))
 	if got, want := endpoints(g), []string{at("m1", good)}; !slices.Equal(got, want) {
 		t.Errorf("with the check: %v, want %v", got, want)

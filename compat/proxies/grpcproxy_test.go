@@ -37,7 +37,7 @@ type grpcProxy struct {
 	member     *harness.Member
 }
 
-// startGRPCProxy runs one until the test ends, and waits until it says that all is well.
+// startGRPCProxy runs one until the test ends, and waits until it is healthy.
 func startGRPCProxy(t *testing.T, name, program string, m *harness.Member, args ...string) *grpcProxy {
 	t.Helper()
 	for {
@@ -87,7 +87,7 @@ func startMember(t *testing.T, args ...string) *harness.Member {
 	return m
 }
 
-// What differs from run to run: addresses, ids, sizes.
+// What differs between runs: addresses, ids, sizes.
 var varying = []struct {
 	pattern *regexp.Regexp
 	with    string
@@ -151,7 +151,7 @@ func fields(command string) []string {
 	return words
 }
 
-// compare runs commands through both proxies, one after the other, and compares what they say.
+// compare runs commands through both proxies, one after the other, and compares their output.
 func compare(t *testing.T, pair [2]*grpcProxy, program, script string) {
 	t.Helper()
 	for command := range strings.Lines(script) {
@@ -165,7 +165,7 @@ func compare(t *testing.T, pair [2]*grpcProxy, program, script string) {
 	}
 }
 
-// compareMembers compares what is behind the proxies.
+// compareMembers compares the members behind the proxies.
 func compareMembers(t *testing.T, pair [2]*grpcProxy, command string) {
 	t.Helper()
 	ours, want := ctlAt(t, etcdctl, pair[0].member.ClientAddr(), command), ctlAt(t, etcdctl, pair[1].member.ClientAddr(), command)
@@ -174,7 +174,7 @@ func compareMembers(t *testing.T, pair [2]*grpcProxy, command string) {
 	}
 }
 
-// background is a command that goes on until it is ended.
+// background is a command that runs until it is interrupted.
 type background struct {
 	mu  sync.Mutex
 	out bytes.Buffer
@@ -207,7 +207,7 @@ func (p *grpcProxy) begin(t *testing.T, program, command string) *background {
 }
 
 func (b *background) end() {
-	_ = b.cmd.Process.Signal(syscall.SIGTERM) // it may have ended
+	_ = b.cmd.Process.Signal(syscall.SIGTERM) // it may have exited
 	_ = b.cmd.Wait()
 }
 
@@ -289,7 +289,7 @@ func TestGRPCProxyCommands(t *testing.T) {
 			t.Parallel()
 			pair := startPair(t)
 			compare(t, pair, program, grpcProxyScript)
-			// Promotion is passed on, and refused by the member with its own words.
+			// Promotion is forwarded, and the member refuses it in its own words.
 			got := pair[0].ctl(t, program, "member promote 1")
 			if want := ctlAt(t, program, pair[0].member.ClientAddr(), "member promote 1"); got.Code != want.Code || !strings.Contains(got.Stderr, "etcdserver: member not found") {
 				t.Errorf("member promote: %+v, from the member %+v", got, want)
@@ -306,7 +306,7 @@ func TestGRPCProxyCommands(t *testing.T) {
 	}
 }
 
-// Watches from the past and from now on, leases that are kept, locks and elections.
+// Watches from the past and from now on, leases kept alive, locks and elections.
 func TestGRPCProxyStreams(t *testing.T) {
 	t.Parallel()
 	pair := startPair(t)
@@ -366,7 +366,7 @@ func TestGRPCProxyStreams(t *testing.T) {
 			}
 		}
 	}
-	// A lease of which nothing is heard any more expires; one that is kept does not.
+	// A lease without keepalives expires; one that is kept alive does not.
 	p := pair[0]
 	c := child.Dial(t, p.addr)
 	lease, err := c.Lease.LeaseGrant(t.Context(), &pb.LeaseGrantRequest{TTL: 2})
@@ -390,8 +390,8 @@ func TestGRPCProxyStreams(t *testing.T) {
 	}
 }
 
-// A request for progress is answered behind the proxy as in front of it: once what the client watches
-// has come as far, which is how an API server of Kubernetes knows that its cache is fresh.
+// A request for progress is answered behind the proxy as in front of it: once the client's watcher has come as
+// far, which is how an API server of Kubernetes knows that its cache is fresh.
 func TestGRPCProxyProgress(t *testing.T) {
 	t.Parallel()
 	for name, addr := range func() map[string]string {
@@ -452,8 +452,8 @@ func TestGRPCProxyProgress(t *testing.T) {
 	}
 }
 
-// keepAlive renews a lease, on a stream of its own that the client ends before the answer comes,
-// and returns its TTL.
+// keepAlive renews a lease, on a separate stream that the client half-closes before the answer comes, and
+// returns its TTL.
 func keepAlive(t *testing.T, c *child.Client, id int64) int64 {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -475,7 +475,7 @@ func keepAlive(t *testing.T, c *child.Client, id int64) int64 {
 	return r.TTL
 }
 
-// Users see through the proxy what they may see.
+// Through the proxy, users see what they are permitted to see.
 func TestGRPCProxyAuth(t *testing.T) {
 	t.Parallel()
 	pair := startPair(t)
@@ -506,7 +506,8 @@ get a
 --user root:r lease list
 --user alice:a txn -i=false << ;;put b 1;;;
 `)
-	// What one has read is not for the other, nor for somebody without a name. Real etcd's is.
+	// What one user has read is not served to the other, nor to an unauthenticated client. Real etcd's cache does
+	// that.
 	p := pair[0]
 	p.ctl(t, etcdctl, "get b --consistency s", "--user", "root:r")
 	for user, want := range map[string]string{"alice:a": "etcdserver: permission denied", "": "etcdserver: user name is empty"} {
@@ -525,7 +526,7 @@ get a
 	w := p.begin(t, etcdctl, "--user alice:a watch a --rev 1")
 	w.prints(t, "a watch of one's own key", "PUT\na\n1\nPUT\na\n2\n")
 
-	// Leases are kept for whoever may keep them, and who may not ends alone.
+	// Leases are kept alive for clients that may keep them; a client that may not fails alone.
 	lease := grantLease(t, p, "root:r")
 	compareKept(t, p, lease)
 	compare(t, pair, etcdctl, "--user root:r auth disable\nget b")
@@ -542,7 +543,7 @@ func grantLease(t *testing.T, p *grpcProxy, user string) string {
 	return words[1]
 }
 
-// compareKept keeps a lease with a key of root alive through p, while others who may not, try to.
+// compareKept keeps a lease with a key of root alive through p, while clients without permission try to.
 func compareKept(t *testing.T, p *grpcProxy, lease string) {
 	t.Helper()
 	if got := p.ctl(t, etcdctl, "--user root:r put kept 3 --lease "+lease); got.Code != 0 {
@@ -576,7 +577,7 @@ func compareKept(t *testing.T, p *grpcProxy, lease string) {
 	}
 }
 
-// The wrappers around the key space leave behind them what real etcd's leave.
+// The wrappers around the key space leave behind what real etcd's leave.
 func TestGRPCProxyWrappers(t *testing.T) {
 	t.Parallel()
 	script := `
@@ -655,7 +656,7 @@ func TestGRPCProxyResolver(t *testing.T) {
 		})
 	}
 	compare(t, pair, etcdctl, "endpoint health\nmember list --bogus")
-	// The one that ends properly is gone at once.
+	// One that shuts down gracefully is gone at once.
 	pair[0].Signal(syscall.SIGTERM)
 	if code := pair[0].Wait(t, limit); code != 128+int(syscall.SIGTERM) {
 		t.Errorf("ended with %d:\n%s", code, pair[0].Output())
@@ -687,7 +688,7 @@ func TestGRPCProxyMemberDies(t *testing.T) {
 	if out := p.ctl(t, etcdctl, "get k --command-timeout=1s"); out.Code == 0 {
 		t.Errorf("a read without a member: %+v", out)
 	}
-	// One that begins now waits for the member.
+	// A proxy that starts now waits for the member.
 	watches = append(watches, p.begin(t, etcdctl, "watch k --rev 1"))
 	if err := p.member.Restart(); err != nil {
 		t.Fatal(err)
@@ -707,14 +708,14 @@ func TestGRPCProxyMemberDies(t *testing.T) {
 	if ttl := keepAlive(t, c, lease.ID); ttl != lease.TTL {
 		t.Errorf("kept for %d s, want %d", ttl, lease.TTL)
 	}
-	// The end, with watches open.
+	// The shutdown, with watches open.
 	p.Signal(syscall.SIGTERM)
 	if code := p.Wait(t, limit); code != 128+int(syscall.SIGTERM) {
 		t.Errorf("ended with %d:\n%s", code, p.Output())
 	}
 }
 
-// page is what a URL answers with.
+// page is the response of a URL.
 func page(t *testing.T, method, url string, client *http.Client) string {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), method, url, nil)
@@ -772,7 +773,7 @@ func TestGRPCProxyPages(t *testing.T) {
 	}
 }
 
-// TLS on both sides, and what the proxy says about files that do not fit.
+// TLS on both sides, and the proxy's messages about unusable files.
 func TestGRPCProxyTLS(t *testing.T) {
 	t.Parallel()
 	files := pki.Dir{TB: t, Path: t.TempDir()}
@@ -840,7 +841,7 @@ func TestGRPCProxyTLS(t *testing.T) {
 	}
 }
 
-// Help and mistakes: the same texts in the same places, and the same exit codes.
+// Help and mistakes: the same texts on the same streams, and the same exit codes.
 func TestGRPCProxyMistakes(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -886,7 +887,7 @@ func TestGRPCProxyMistakes(t *testing.T) {
 			t.Errorf("%s:\n%+v\nreal etcd:\n%+v", args, ours, want)
 		}
 	}
-	// What real etcd says in the middle of a log line, or with a time, or not at all.
+	// These real etcd puts inside a log line, or prints with a time, or not at all.
 	for args, text := range map[string]string{
 		"--cert-file=none.pem":                                       "KeyFile and CertFile must both be present[key: , cert: none.pem]: --key-file and --cert-file",
 		"--cert-file=none.pem --key-file=none.key":                   "--cert-file: open none.pem: no such file or directory",
@@ -904,7 +905,7 @@ func TestGRPCProxyMistakes(t *testing.T) {
 	}
 }
 
-// With --endpoints-auto-sync-interval the members take the place of --endpoints, and the log names them.
+// With --endpoints-auto-sync-interval the members replace --endpoints, and the log names them.
 func TestGRPCProxySync(t *testing.T) {
 	t.Parallel()
 	m := startMember(t)

@@ -1,9 +1,9 @@
-// Package proxies runs what stands between clients and a cluster, etcd gateway and etcd grpc-proxy,
-// as processes of both programs in front of the same members.
+// Package proxies runs what sits between clients and a cluster, etcd gateway and etcd grpc-proxy, as processes
+// of both programs in front of the same members.
 //
-// In: the binaries of this tree, and real etcd 3.7. Out: test failures that show what either says
-// or does. Always true: both get the same arguments and the same requests, and what a person or a
-// script sees (texts, exit codes, log lines, answers) is compared.
+// In: the binaries of this tree, and real etcd 3.7. Out: test failures that show the behaviour of either.
+// Invariant: both get the same arguments and the same requests, and what a person or a script sees (texts, exit
+// codes, log lines, answers) is compared.
 package proxies
 
 import (
@@ -26,7 +26,7 @@ var (
 
 var etcd, etcdctl, realEtcd string // paths of the binaries
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 120 * time.Second
 
 func TestMain(m *testing.M) {

@@ -10,7 +10,7 @@ import (
 	"quorate/compat/pki"
 )
 
-// Our etcdctl says why a request got no answer, whichever server gave none.
+// Our etcdctl reports why a request got no answer, whichever server it called.
 func TestCauses(t *testing.T) {
 	t.Parallel()
 	for name, server := range map[string]string{"ours": etcd, "etcd 3.7": real} {

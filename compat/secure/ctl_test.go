@@ -11,8 +11,8 @@ import (
 	"quorate/compat/pki"
 )
 
-// TestEtcdctl tries the TLS flags of etcdctl on a member that requires certificates. Real etcdctl,
-// if it is there, comes to the same.
+// TestEtcdctl tries the TLS flags of etcdctl on a member that requires certificates. Real etcdctl, if present,
+// must get the same results.
 func TestEtcdctl(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

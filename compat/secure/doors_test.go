@@ -21,8 +21,8 @@ import (
 	"quorate/compat/pki"
 )
 
-// TestDoors opens ports of every kind on one member and asks each of them for what it serves; what
-// ours answers, etcd answers.
+// TestDoors opens ports of every kind on one member and requests from each of them what it serves; what ours
+// answers, etcd answers.
 func TestDoors(t *testing.T) {
 	t.Parallel()
 	ca := pki.NewCA("ca")
@@ -42,7 +42,7 @@ func TestDoors(t *testing.T) {
 			}
 			plain, metrics, secureMetrics := more[0], more[1], more[2]
 			m.flags = append(s.tlsFlags("m0"),
-				// The first port speaks with TLS and without.
+				// The first port serves with TLS and without.
 				"--listen-client-urls=https://"+m.client+",http://"+m.client+",http://"+plain+",unix://plain.sock,unixs://secure.sock",
 				"--listen-metrics-urls=http://"+metrics+",https://"+secureMetrics)
 			m.start()
@@ -100,8 +100,8 @@ func TestDoors(t *testing.T) {
 	}
 }
 
-// gateway reads a key through the JSON gateway, over HTTP/2. Without an Accept header, etcd would
-// take the request for one of the user whom the server's own certificate names.
+// gateway reads a key through the JSON gateway, over HTTP/2. Without an Accept header, etcd would attribute the
+// request to the user named by the server's own certificate.
 func gateway(t *testing.T, url string, c *tls.Config) string {
 	t.Helper()
 	transport := &http.Transport{TLSClientConfig: c.Clone(), ForceAttemptHTTP2: true}
@@ -123,7 +123,7 @@ func gateway(t *testing.T, url string, c *tls.Config) string {
 	}
 	var compact bytes.Buffer
 	if json.Compact(&compact, b) == nil {
-		return compact.String() // the protobuf library draws blanks
+		return compact.String() // the protobuf library randomises spaces
 	}
 	return string(b)
 }
@@ -177,8 +177,8 @@ func TestSplit(t *testing.T) {
 	}
 }
 
-// TestSocketPeers runs clusters whose members know each other by socket files: one mixed with real
-// etcd, and one with TLS, which etcd does not do there.
+// TestSocketPeers runs clusters whose members reach each other by socket files: one mixed with real etcd, and
+// one with TLS, which etcd does not do there.
 func TestSocketPeers(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
@@ -213,7 +213,7 @@ func TestSocketPeers(t *testing.T) {
 	}
 }
 
-// TestHostile lets strangers at the ports of a cluster that requires certificates, while it works.
+// TestHostile attacks the ports of a cluster that requires certificates, while it works.
 func TestHostile(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -269,7 +269,7 @@ func TestHostile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// Nobody without a certificate gets as far as a page of the peer port.
+	// A client without a certificate cannot reach a page of the peer port.
 	for _, m := range ms {
 		for _, c := range []*tls.Config{pki.Client(ca.PEM, nil), {InsecureSkipVerify: true}} {
 			for _, path := range []string{"/version", "/members", "/raft/probing"} {

@@ -33,7 +33,7 @@ var (
 
 var etcd, etcdctl, real string // paths of the binaries
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 90 * time.Second
 
 func TestMain(m *testing.M) {
@@ -64,7 +64,7 @@ func run(m *testing.M) int {
 	return m.Run()
 }
 
-// site is where the members of a test and their files live.
+// site holds the members of a test and their files.
 type site struct {
 	*testing.T
 	files pki.Dir
@@ -81,8 +81,7 @@ func newSite(t *testing.T) *site {
 	return s
 }
 
-// member is a server with an https client URL and an https peer URL, unless its flags say
-// otherwise.
+// member is a server with an https client URL and an https peer URL, unless its flags override that.
 type member struct {
 	s            *site
 	program      string
@@ -94,7 +93,7 @@ type member struct {
 	p            *child.Process
 }
 
-// members prepares a cluster, one member a program; nothing runs yet.
+// members prepares a cluster, one member per program; nothing runs yet.
 func (s *site) members(programs ...string) []*member {
 	s.Helper()
 	addrs, err := harness.FreeAddrs(2 * len(programs))
@@ -114,7 +113,7 @@ func (s *site) members(programs ...string) []*member {
 	return ms
 }
 
-// start runs the member with further flags, which win over those before.
+// start runs the member with additional flags, which override those before.
 func (m *member) start() {
 	m.s.Helper()
 	args := append([]string{
@@ -122,7 +121,7 @@ func (m *member) start() {
 		"--listen-client-urls=https://" + m.client, "--advertise-client-urls=https://" + m.client,
 		"--listen-peer-urls=https://" + m.peer, "--initial-advertise-peer-urls=https://" + m.peer,
 		"--initial-cluster=" + m.initial,
-		// A busy machine must not elect in the middle of a test.
+		// A busy machine must not cause elections in the middle of a test.
 		"--heartbeat-interval=200", "--election-timeout=2000",
 	}, m.flags...)
 	if m.dir == "" {
@@ -131,14 +130,14 @@ func (m *member) start() {
 	m.p = child.Start(m.s.T, child.Config{Program: m.program, Args: args, Dir: m.dir})
 }
 
-// stop ends the member gently.
+// stop shuts the member down gracefully.
 func (m *member) stop() {
 	m.s.Helper()
 	m.p.Signal(15)
 	m.p.Wait(m.s.T, limit)
 }
 
-// tlsFlags are those of the pair NAME and the authority ca.pem for clients and members alike.
+// tlsFlags are those of the pair NAME and the authority ca.pem for clients and peers alike.
 func (s *site) tlsFlags(name string) []string {
 	var flags []string
 	for _, prefix := range []string{"", "peer-"} {
@@ -148,7 +147,7 @@ func (s *site) tlsFlags(name string) []string {
 	return flags
 }
 
-// grpcClient talks to one address, with TLS unless c is nil.
+// grpcClient connects to one address, with TLS unless c is nil.
 func (s *site) grpcClient(target string, c *tls.Config) (*child.Client, func()) {
 	s.Helper()
 	creds := insecure.NewCredentials()
@@ -196,8 +195,7 @@ func (m *member) waitReady(c *tls.Config) {
 	})
 }
 
-// get asks an HTTP page over a new connection and returns the version of HTTP, the status and the
-// body.
+// get requests an HTTP page over a new connection and returns the version of HTTP, the status and the body.
 func get(url string, c *tls.Config, h2 bool) (string, error) {
 	transport := &http.Transport{TLSClientConfig: c.Clone(), ForceAttemptHTTP2: h2}
 	defer transport.CloseIdleConnections()

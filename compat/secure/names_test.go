@@ -15,8 +15,8 @@ import (
 	"quorate/compat/pki"
 )
 
-// TestCommonNames lets certificates name users. What a server answers to each must be the same for
-// ours and real etcd, and for clients that get to gRPC on either way.
+// TestCommonNames has certificates name users. What a server answers to each must be the same for ours and real
+// etcd, and for clients that reach gRPC on either way.
 func TestCommonNames(t *testing.T) {
 	t.Parallel()
 	ca := pki.NewCA("ca")
@@ -59,7 +59,7 @@ func TestCommonNames(t *testing.T) {
 	}
 }
 
-// setUsers makes root and reader, who may read k, and switches authentication on.
+// setUsers creates root and reader, who may read k, and enables authentication.
 func (s *site) setUsers(addr string, c *tls.Config) {
 	s.Helper()
 	client, end := s.grpcClient(addr, c)
@@ -138,7 +138,7 @@ func (s *site) calls(addr string, c *tls.Config) []string {
 	return []string{text("get", getErr), text("put", putErr), watched}
 }
 
-// gatewayText is what the JSON gateway answers to a read of k.
+// gatewayText is the JSON gateway's answer to a read of k.
 func gatewayText(t *testing.T, url string, c *tls.Config) string {
 	t.Helper()
 	got := gateway(t, url, c)

@@ -9,8 +9,8 @@ import (
 	"quorate/compat/pki"
 )
 
-// TestWrongFiles starts servers with TLS settings that cannot work: ours says what etcd says, in one
-// line, and leaves no data directory behind.
+// TestWrongFiles starts servers with TLS settings that cannot work: ours reports what etcd reports, in one line,
+// and leaves no data directory behind.
 func TestWrongFiles(t *testing.T) {
 	ca, other := pki.NewCA("ca"), pki.NewCA("other")
 	const runs = -1
@@ -19,7 +19,7 @@ func TestWrongFiles(t *testing.T) {
 		flags string // DIR is the directory of the files
 		say   string // in both reasons; the message, then the error
 		ours  string // in ours alone
-		code  int    // runs: it starts
+		code  int    // it starts
 		real  int    // exit code of etcd, if it is another
 	}{
 		{name: "https peers without certificate", flags: "PLAIN", say: "discovery failed|cannot listen on TLS for 127.0.0.1:|KeyFile and CertFile are not presented", ours: "--listen-peer-urls=https://127.0.0.1:|give --peer-cert-file and --peer-key-file, or --peer-auto-tls", code: 1},
@@ -64,7 +64,7 @@ func TestWrongFiles(t *testing.T) {
 		{name: "missing revocation list", flags: "PEER CLIENT --trusted-ca-file=DIR/ca.pem --client-crl-file=DIR/x", code: runs},
 		{name: "files that nobody uses", flags: "PEER --listen-client-urls=http://ADDR --cert-file=DIR/x --key-file=DIR/x --trusted-ca-file=DIR/x", code: runs},
 
-		// Ours is stricter: etcd starts and refuses everybody.
+		// Ours is stricter: etcd starts and refuses every client.
 		{name: "authority without certificate", flags: "PEER CLIENT --trusted-ca-file=DIR/bad", ours: "listener failed|--trusted-ca-file=DIR/bad: no certificate in the file", code: 1, real: runs},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestWrongFiles(t *testing.T) {
 				said := strings.Join(reasons, "\n")
 				texts := strings.Split(tt.say, "|")
 				if program == etcd {
-					// Real etcd says so whatever the reason.
+					// Real etcd reports this whatever the reason.
 					texts[0] = strings.Replace(texts[0], "discovery failed", "failed to start etcd", 1)
 					texts = append(texts, strings.Split(tt.ours, "|")...)
 					if len(reasons) != 1 {
@@ -133,7 +133,7 @@ type errorText string
 
 func (e errorText) Error() string { return string(e) }
 
-// A broken list of revoked certificates keeps everybody out until it is repaired.
+// A broken revocation list refuses all clients until it is repaired.
 func TestMissingRevocationList(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

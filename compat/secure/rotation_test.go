@@ -18,7 +18,7 @@ import (
 	"quorate/compat/pki"
 )
 
-// passing reports whether a request failed for what may happen to any cluster on a busy machine.
+// passing reports whether a request failed for a reason that is normal for a cluster on a busy machine.
 func passing(err error) bool {
 	for _, text := range []string{"etcdserver: leader changed", "etcdserver: no leader", "etcdserver: request timed out"} {
 		if strings.Contains(err.Error(), text) {
@@ -48,7 +48,7 @@ func TestRotation(t *testing.T) {
 	}
 
 	var (
-		mu       sync.RWMutex // held while a new connection is made and used
+		mu       sync.RWMutex // held while a new connection is opened and used
 		current  = first
 		requests atomic.Int64
 		failed   = make(chan error, 100)
@@ -72,7 +72,7 @@ func TestRotation(t *testing.T) {
 		}
 	}
 	for i, m := range ms {
-		load.Go(func() { // one connection all the time
+		load.Go(func() { // one connection for the whole time
 			c, end := s.grpcClient(m.client, first)
 			defer end()
 			for n := 0; ctx.Err() == nil; n++ {
@@ -127,7 +127,7 @@ func TestRotation(t *testing.T) {
 	}
 	some()
 
-	// A new authority beside the old one, and clients that know both.
+	// A new authority in addition to the old one, and clients that know both.
 	next := pki.NewCA("next")
 	both := append(bytes.Clone(ca.PEM), next.PEM...)
 	s.files.Put("ca.pem", both)
@@ -196,7 +196,7 @@ func TestRotation(t *testing.T) {
 	s.sameHash(ms, last)
 }
 
-// shown is the common name that a server shows.
+// shown is the common name of the certificate that a server presents.
 func shown(t *testing.T, addr string, c *tls.Config) string {
 	t.Helper()
 	c = c.Clone()
@@ -235,9 +235,8 @@ func (s *site) sameHash(ms []*member, c *tls.Config) {
 	})
 }
 
-// TestMixed runs members of ours and of real etcd 3.7 in one cluster with TLS, certificates
-// required and names restricted, and lets each of them fall so far behind that it is sent a
-// snapshot.
+// TestMixed runs members of ours and of real etcd 3.7 in one cluster with TLS, certificates required and names
+// restricted, and lets each of them fall so far behind that it is sent a snapshot.
 func TestMixed(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)

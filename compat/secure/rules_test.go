@@ -12,8 +12,7 @@ import (
 	"quorate/compat/pki"
 )
 
-// TestRules lets clients and members with all kinds of certificates try their luck, with our server
-// and with real etcd.
+// TestRules has clients and members with all kinds of certificates connect to our server and to real etcd.
 func TestRules(t *testing.T) {
 	ca, foreign := pki.NewCA("ca"), pki.NewCA("foreign")
 	good, revoked := ca.Issue("good"), ca.Issue("revoked")
@@ -30,7 +29,7 @@ func TestRules(t *testing.T) {
 		name    string
 		traffic string
 		flags   func(s *site) []string
-		let     string // who gets in: names of pairs, "none" for no certificate
+		let     string // who is admitted: names of pairs, "none" for no certificate
 	}{
 		{"clients", clients, nil, "good revoked other elsewhere nameless"},
 		{"revoked clients", clients, func(s *site) []string { return []string{"--client-crl-file=" + s.files.File("crl")} }, "good other elsewhere nameless"},
@@ -130,7 +129,7 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
-// TestGenerated runs a mixed cluster whose members make up their certificates.
+// TestGenerated runs a mixed cluster whose members generate their certificates.
 func TestGenerated(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
@@ -160,7 +159,7 @@ func TestGenerated(t *testing.T) {
 		}
 		return nil
 	})
-	// Each certificate vouches for itself.
+	// Each certificate is self-signed.
 	var all []byte
 	for _, m := range ms {
 		all = append(all, fixtures(m, "client")...)

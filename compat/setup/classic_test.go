@@ -10,8 +10,8 @@ import (
 	"quorate/compat/child"
 )
 
-// What old guides state as defaults starts a member: all of it at once, as flags and as an
-// environment, and each of it alone. The ports that it names are those of a machine of its own.
+// The defaults that old guides state start a member: all of them together, as flags and as an environment, and
+// each of them alone. The ports that they name are those of a machine of its own.
 func TestClassicDefaults(t *testing.T) {
 	if !child.Isolated(t, *required, "-etcd="+etcd, "-etcdctl="+etcdctl, "-etcdutl="+etcdutl) {
 		return
@@ -34,13 +34,13 @@ func TestClassicDefaults(t *testing.T) {
 	for _, arg := range all {
 		args := []string{arg}
 		if value, ok := strings.CutPrefix(arg, "--listen-client-urls"); ok {
-			args = append(args, "--advertise-client-urls"+value) // every etcd wants it beside that one
+			args = append(args, "--advertise-client-urls"+value) // every etcd wants it together with that one
 		}
 		serves(t, arg, args, nil)
 	}
 }
 
-// serves starts a member in an empty directory, waits until it serves clients, and ends it.
+// serves starts a member in an empty directory, waits until it serves clients, and stops it.
 func serves(t *testing.T, what string, args, environ []string) {
 	t.Helper()
 	p := child.Start(t, child.Config{Program: etcd, Dir: filepath.Join(t.TempDir(), "m"), Args: args, Env: environ})

@@ -16,8 +16,8 @@ import (
 	"quorate/compat/child"
 )
 
-// Three founders that know only a register find each other; one of them is real etcd, so the
-// register's keys and the order in it mean the same to both. A fourth is told that it is late.
+// Three founding members that know only a discovery service find each other; one of them is real etcd, so the
+// service's keys and their order mean the same to both. A fourth is told that the cluster is full.
 func TestDiscoveryRegister(t *testing.T) {
 	t.Parallel()
 	h := newHosts(t, 5)
@@ -36,7 +36,7 @@ func TestDiscoveryRegister(t *testing.T) {
 		}
 		return nil
 	})
-	h[1].proc.Kill() // and comes again, with its place kept
+	h[1].proc.Kill() // and is restarted, with its registration kept
 	start(h[1], etcd)
 	start(h[2], *realFlag)
 	start(h[3], etcd)
@@ -52,8 +52,8 @@ func TestDiscoveryRegister(t *testing.T) {
 	}
 }
 
-// The same with a register of the older kind, in the v2 keys of a real etcd 3.5: two of ours and one
-// of that release found a cluster together.
+// The same with a v2 discovery service, in the v2 keys of a real etcd 3.5: two of ours and one of that release
+// found a cluster together.
 func TestDiscoveryV2(t *testing.T) {
 	t.Parallel()
 	h := newHosts(t, 5)
@@ -79,7 +79,7 @@ func TestDiscoveryV2(t *testing.T) {
 	start := func(x *host, program string) {
 		x.start(t, program, "--advertise-client-urls", "http://"+x.client, "--initial-advertise-peer-urls", "http://"+x.peer, "--discovery", token)
 	}
-	// One that cannot listen has not signed in, which it could do only once.
+	// A member that cannot listen has not registered, which it could do only once.
 	busy := *h[1]
 	busy.client = h[0].client
 	start(&busy, etcd)
@@ -98,7 +98,7 @@ func TestDiscoveryV2(t *testing.T) {
 	if code := h[4].proc.Wait(t, limit); code != 1 || !strings.Contains(h[4].proc.Output(), "failed to join discovery cluster (discovery: cluster is full)") {
 		t.Errorf("a fourth ends with %d:\n%s", code, h[4].proc.Tail(3))
 	}
-	// If it is to, it becomes a proxy of the cluster, and is one from then on.
+	// If configured so, it becomes a proxy of the cluster, and stays one from then on.
 	for range 2 {
 		h[4].start(t, etcd, "--discovery", token, "--discovery-fallback", "proxy")
 		proxied(t, h[4].client)
@@ -106,7 +106,7 @@ func TestDiscoveryV2(t *testing.T) {
 	}
 }
 
-// proxied waits until a proxy passes a range of the JSON gateway on, and no gRPC.
+// proxied waits until a proxy forwards a range of the JSON gateway, and no gRPC.
 func proxied(t *testing.T, client string) {
 	t.Helper()
 	child.Eventually(t, limit, "the proxy passes requests on", func() error {
@@ -131,8 +131,8 @@ func proxied(t *testing.T, client string) {
 	}
 }
 
-// Three machines whose DNS has SRV records for the domain need no list of members, and the tool
-// finds them the same way.
+// Three machines whose DNS has SRV records for the domain need no member list, and the tool finds them the same
+// way.
 func TestDiscoverySRV(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd, "-etcdctl="+etcdctl, "-etcdutl="+etcdutl) {

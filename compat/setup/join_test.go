@@ -102,7 +102,7 @@ func TestTwoJoinAtOnce(t *testing.T) {
 	for _, x := range h {
 		holds(t, x.client, "first", "a")
 	}
-	// The founder may go now: the others are a quorum.
+	// The founding member may go now: the others are a quorum.
 	h[0].proc.Kill()
 	child.Eventually(t, limit, "the others write", func() error {
 		_, err := child.Dial(t, h[1].client).PutWithin(10*time.Second, "second", "b")
@@ -111,8 +111,8 @@ func TestTwoJoinAtOnce(t *testing.T) {
 	holds(t, h[2].client, "second", "b")
 }
 
-// A member that is killed at any step of joining is started again with the same command line and
-// goes on from where it was.
+// A member that is killed at any step of joining is restarted with the same command line and continues from
+// where it was.
 func TestJoinIsKilled(t *testing.T) {
 	t.Parallel()
 	h := newHosts(t, 2)
@@ -131,7 +131,7 @@ func TestJoinIsKilled(t *testing.T) {
 			if !h[1].proc.Running() {
 				t.Fatalf("it has ended:\n%s", h[1].proc.Tail(20))
 			}
-			// A step that an earlier start had reached already is not said again.
+			// A step that an earlier start completed is not logged again.
 			if strings.Contains(h[1].proc.Output(), "this member is a voting member of the cluster") {
 				return nil
 			}
@@ -144,7 +144,7 @@ func TestJoinIsKilled(t *testing.T) {
 	holds(t, h[1].client, "first", "a")
 }
 
-// What cannot go well is refused in one line that says what to do.
+// What cannot succeed is refused in one line that says what to do.
 func TestJoinIsRefused(t *testing.T) {
 	t.Parallel()
 	h := newHosts(t, 4)
@@ -186,7 +186,7 @@ func TestJoinRealCluster(t *testing.T) {
 	holds(t, h[2].client, "first", "a")
 }
 
-// On three machines, with nothing but a name and the address of the first member.
+// On three machines, with only a name and the address of the first member.
 func TestJoinInNamespaces(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd, "-etcdctl="+etcdctl, "-etcdutl="+etcdutl) {

@@ -1,9 +1,8 @@
-// Package setup shows that a person gets a cluster up: members that join a running cluster by one
-// flag, and clusters that were planned by etcdutl.
+// Package setup shows that a person can set up a cluster: members that join a running cluster by one flag, and
+// clusters that were planned by etcdutl.
 //
-// In: the binaries of this tree, and real etcd 3.7. Out: clusters of real processes on loopback
-// addresses and in network namespaces. Always true: what is started is what the documentation
-// tells a person to type.
+// In: the binaries of this tree, and real etcd 3.7. Out: clusters of real processes on loopback addresses and in
+// network namespaces. Invariant: what is started is what the documentation tells a person to type.
 package setup
 
 import (
@@ -28,7 +27,7 @@ var (
 
 var etcd, etcdctl, etcdutl string // paths of the binaries
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit is the upper bound of any single wait, generous because the machine may be busy.
 const limit = 120 * time.Second
 
 func TestMain(m *testing.M) {

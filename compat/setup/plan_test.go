@@ -15,15 +15,15 @@ import (
 	"quorate/compat/pki"
 )
 
-// planned is a cluster that etcdutl has planned, on machines of its own.
+// planned is a cluster that etcdutl planned, on machines of its own.
 type planned struct {
 	*testing.T
 	machines child.Machines
 	out, dir string   // of the files of the plan, and of the data
-	etcdctl  []string // how the plan says to call it
+	etcdctl  []string // how the plan invokes it
 }
 
-// newPlanned plans a cluster of three on the first of n machines and returns what the plan says.
+// newPlanned plans a cluster of three on the first of n machines and returns the printed plan.
 func newPlanned(t *testing.T, n int, flags ...string) (*planned, string) {
 	t.Helper()
 	p := &planned{T: t, machines: child.NewMachines(t, n), dir: t.TempDir()}
@@ -47,7 +47,7 @@ func (p *planned) etcdutl(args ...string) string {
 	return out
 }
 
-// command is the one line of a plan that begins and ends so, as words.
+// command is the one line of a plan with this prefix and suffix, as words.
 func (p *planned) command(text, begin, end string) []string {
 	p.Helper()
 	var found []string
@@ -62,7 +62,7 @@ func (p *planned) command(text, begin, end string) []string {
 	return strings.Fields(found[0])
 }
 
-// start runs the command of the unit that was written for machine i, there.
+// start runs the command of the unit file for machine i, on that machine.
 func (p *planned) start(i int) *child.Process {
 	p.Helper()
 	unit, err := os.ReadFile(filepath.Join(p.out, "hosts", p.machines.Name(i), "etcd.service"))
@@ -74,8 +74,8 @@ func (p *planned) start(i int) *child.Process {
 	return p.run(i, strings.Fields(line))
 }
 
-// run runs a command line on machine i, with the program and the directories that it names
-// exchanged for those of this test, as all machines have one disk.
+// run runs a command line on machine i, with the program and the directories that it names replaced by those of
+// this test, because all machines share one disk.
 func (p *planned) run(i int, words []string) *child.Process {
 	p.Helper()
 	name := p.machines.Name(i)
@@ -104,7 +104,7 @@ func (p *planned) shows(i, n int) {
 	})
 }
 
-// column is what a table has below one of its headings.
+// column is the cells of a table below one of its headings.
 func column(table, heading string) []string {
 	var cells []string
 	at := -1
@@ -141,7 +141,7 @@ func (p *planned) put(i int, key, value string) {
 	}
 }
 
-// live starts what was planned, kills a member and starts it again.
+// live starts the planned cluster, kills a member and restarts it.
 func (p *planned) live() {
 	p.Helper()
 	procs := map[int]*child.Process{}
@@ -168,8 +168,8 @@ func (p *planned) votes(n int) {
 	})
 }
 
-// What etcdutl prints and writes for three hosts is a cluster, and a fourth joins it by the line
-// that is printed for that.
+// What etcdutl prints and writes for three hosts is a cluster, and a fourth joins it by the line that is printed
+// for that.
 func TestPlannedCluster(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd, "-etcdctl="+etcdctl, "-etcdutl="+etcdutl) {
@@ -185,8 +185,8 @@ func TestPlannedCluster(t *testing.T) {
 	p.put(4, "four", "4")
 }
 
-// The same with certificates: the fourth host gets one of the same authority, and nobody comes in
-// without one, or to the members' port with that of a client.
+// The same with certificates: the fourth host gets one of the same authority, and no client or member is
+// admitted without one, nor to the peer port with a client's.
 func TestPlannedClusterTLS(t *testing.T) {
 	t.Parallel()
 	if !child.Isolated(t, *required, "-etcd="+etcd, "-etcdctl="+etcdctl, "-etcdutl="+etcdutl) {

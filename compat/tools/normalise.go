@@ -9,27 +9,27 @@ import (
 	"strings"
 )
 
-// rules are what may differ between two runs of the same commands.
+// rules match what may differ between two runs of the same commands.
 var rules = []struct {
 	what *regexp.Regexp
 	as   string
 }{
-	// how long something took
+	// durations
 	{regexp.MustCompile(`(took(?:"?:"| = | )|"Took" : )[0-9.]+(?:ns|µs|ms|s)`), "${1}DURATION"},
 	{regexp.MustCompile(`(remaining)\(\d+s\)`), "$1(SECONDS)"},
 	{regexp.MustCompile(`("ttl":|"TTL" : )\d+(,"granted-ttl":[1-9]|\n"GrantedTTL" : [1-9])`), "${1}SECONDS${2}"},
 	{regexp.MustCompile(`"expiration":"[^"]*","ttl":\d+`), `"expiration":"TIME","ttl":SECONDS`},
 	{regexp.MustCompile(`(?m)^(TTL: )[1-9]\d*$`), "${1}SECONDS"},
-	// how long an ID is that a sentence pads
+	// the length of an ID that a sentence pads
 	{regexp.MustCompile(`\bMember +`), "Member "},
-	// how large a database and a log are
+	// sizes of a database and a log
 	{regexp.MustCompile(`("(?:dbSize|dbSizeInUse|raftIndex|raftAppliedIndex)":)\d+`), "${1}N"},
 	{regexp.MustCompile(`("(?:DBSize|DBSizeInUse|RaftIndex|RaftAppliedIndex)" : )\d+`), "${1}N"},
 	{regexp.MustCompile(`[0-9.]+ [kM]?B,`), "SIZE,"},
 	{regexp.MustCompile(` \d+%,`), " N%,"},
 	{regexp.MustCompile(`((?:true|false), (?:true|false)), \d+, \d+, \d+,`), "$1, N, N, N,"},
 	{regexp.MustCompile(`system memory used : -?[0-9.]+ MB`), "system memory used : N MB"},
-	// how many elections it took
+	// the number of elections
 	{regexp.MustCompile(`("raft_?[tT]erm":)\d+`), "${1}N"},
 	{regexp.MustCompile(`("RaftTerm" : )\d+`), "${1}N"},
 	// a progress bar
@@ -39,8 +39,8 @@ var rules = []struct {
 // ids are words that may be IDs: of leases, members or clusters.
 var ids = regexp.MustCompile(`\b(?:[0-9a-f]{12,16}|[0-9]{16,20})\b`)
 
-// conceal is the inverse of expand, and applies the rules. Names for addresses are padded to the
-// addresses' width, for tables.
+// conceal is the inverse of expand, and applies the rules. Names for addresses are padded to the addresses'
+// width, for tables.
 func (s *stage) conceal(text string) string {
 	for i, addr := range s.servers {
 		name := fmt.Sprintf("$EP%d", i+1)
@@ -87,8 +87,8 @@ func lines(stream, text string) string {
 	return out.String()
 }
 
-// logs keeps of JSON log lines what does not change from run to run. What stty says, with which
-// real tools hide passwords, is left out.
+// logs extracts from JSON log lines what does not change between runs. The output of stty, which real tools use
+// to hide passwords, is left out.
 func logs(text string) string {
 	var out strings.Builder
 	for line := range strings.Lines(text) {

@@ -143,8 +143,8 @@ func (u suite) play(t *testing.T, file, tool, server string) {
 	}
 }
 
-// serve starts one member more. All have the same name and advertise the same peer URL, whoever
-// they are, and so the same IDs.
+// serve starts one more member. All have the same name and advertise the same peer URL, whatever their kind, and
+// so have the same IDs.
 func (s *stage) serve(t *testing.T, binary string, flags ...string) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
@@ -164,8 +164,7 @@ func (s *stage) serve(t *testing.T, binary string, flags ...string) {
 	}
 }
 
-// settle waits until the indexes of the v2 API of all servers are those of a cluster that has
-// just been founded.
+// settle waits until the indexes of the v2 API of all servers are those of a newly founded cluster.
 func (s *stage) settle(t *testing.T) {
 	t.Helper()
 	deadline := time.Now().Add(limit)
@@ -183,7 +182,7 @@ func (s *stage) settle(t *testing.T) {
 	}
 }
 
-// differences is what diff says.
+// differences is the output of diff.
 func differences(t *testing.T, file, got string) string {
 	t.Helper()
 	other := filepath.Join(t.TempDir(), "got")
@@ -197,7 +196,7 @@ func differences(t *testing.T, file, got string) string {
 	return string(out)
 }
 
-// A transcript that says something else than the server does not pass.
+// A transcript that differs from the server's answers does not pass.
 func TestTranscriptsAreCompared(t *testing.T) {
 	script := "$ get foo\n1| foo\n1| bar\n"
 	s := &stage{binary: ourTool, tmp: t.TempDir()}

@@ -33,10 +33,10 @@ import (
 //	2| TEXT            a line of standard error, logs without time and place; 2" as 1"
 //	= 4                the exit code, if it is not 0
 
-// limit is how long a command may take, on a machine that is busy with other things.
+// limit is the upper bound of a command, generous because the machine may be busy.
 const limit = 60 * time.Second
 
-// stage is where a transcript is performed.
+// stage is the environment of one transcript.
 type stage struct {
 	binary  string   // etcdctl
 	env     []string // for every command
@@ -49,7 +49,7 @@ type stage struct {
 	background map[string]*process
 }
 
-// command is what the lines before a command say about it.
+// command holds what the lines before a command specify.
 type command struct {
 	env   []string
 	input []string
@@ -57,8 +57,8 @@ type command struct {
 	brief bool
 }
 
-// perform runs a transcript's commands and returns it with what they did. On an error the
-// transcript ends with what was in the way.
+// perform runs a transcript's commands and returns it with their results. On an error the returned transcript
+// ends with the reason.
 func (s *stage) perform(script string) (transcript string, err error) {
 	s.names, s.background = map[uint64]string{}, map[string]*process{}
 	defer func() {
@@ -74,7 +74,7 @@ func (s *stage) perform(script string) (transcript string, err error) {
 		name, text, _ := strings.Cut(rest, " ")
 		switch mark {
 		case "1|", `1"`, "2|", `2"`, "=":
-			continue // what the last recording said
+			continue // the result of the last recording
 		}
 		out.WriteString(line + "\n")
 		switch mark {
@@ -127,10 +127,10 @@ func (s *stage) perform(script string) (transcript string, err error) {
 	return out.String(), nil
 }
 
-// ownEndpoints tells that a command says itself where the server is.
+// ownEndpoints reports whether a command names the server itself.
 var ownEndpoints = regexp.MustCompile(`--endpoint|--peers|-C |ETCDCTL_(ENDPOINT|PEERS)`)
 
-// start starts a command, which is ended at the limit.
+// start starts a command, which is killed at the limit.
 func (s *stage) start(c command, line string) (*process, error) {
 	p := &process{stdout: newScreen(), done: make(chan struct{}), brief: c.brief}
 	p.cmd = exec.Command(s.binary, splitWords(s.expand(line))...)
@@ -155,12 +155,12 @@ func (s *stage) start(c command, line string) (*process, error) {
 	}
 	timer := time.AfterFunc(limit, func() { p.cmd.Process.Kill() })
 	go func() {
-		_ = p.cmd.Wait() // what it says is in ProcessState
+		_ = p.cmd.Wait() // the result is in ProcessState
 		timer.Stop()
 		close(p.done)
 	}()
 	for _, l := range c.input {
-		_, _ = io.WriteString(p.stdin, l+"\n") // a command that ended needs no more
+		_, _ = io.WriteString(p.stdin, l+"\n") // a command that exited needs no more
 	}
 	if !c.hold {
 		p.stdin.Close()
@@ -179,12 +179,12 @@ type process struct {
 }
 
 func (p *process) end() *process {
-	p.cmd.Process.Kill() // unless it has ended
+	p.cmd.Process.Kill() // unless it has exited
 	<-p.done
 	return p
 }
 
-// result waits for a command and is its part of the transcript.
+// result waits for a command and returns its part of the transcript.
 func (s *stage) result(p *process) string {
 	<-p.done
 	var out strings.Builder
@@ -204,7 +204,7 @@ func (s *stage) result(p *process) string {
 	return out.String()
 }
 
-// expand puts addresses and IDs in the place of their names.
+// expand replaces the names of addresses and IDs by their values.
 func (s *stage) expand(text string) string {
 	for i, addr := range s.servers {
 		text = strings.ReplaceAll(text, fmt.Sprintf("$EP%d", i+1), addr)
@@ -262,7 +262,7 @@ func (s *screen) waitFor(text string) error {
 
 var word = regexp.MustCompile(`'[^']*'|"[^"]*"|[^'"\s]\S*`)
 
-// splitWords splits a command line at blanks, except in quotes.
+// splitWords splits a command line at spaces, except in quotes.
 func splitWords(line string) []string {
 	words := word.FindAllString(line, -1)
 	for i, w := range words {

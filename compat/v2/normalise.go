@@ -7,14 +7,14 @@ import (
 	"strings"
 )
 
-// What may differ: the time, what raft counts beside the index of the store, ids that contain the
-// time, and in the statistics every number.
+// What may differ: the time, raft's counters next to the index of the store, ids that contain the time, and
+// every number in the statistics.
 var replacements = []struct {
 	re *regexp.Regexp
 	by string
 }{
 	{regexp.MustCompile(`"expiration":"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z"`), `"expiration":"TIME"`},
-	{regexp.MustCompile(`,"ttl":-\d+`), ``}, // overdue, which is left out up to a second
+	{regexp.MustCompile(`,"ttl":-\d+`), ``}, // overdue; omitted for up to a second
 	{regexp.MustCompile(`"ttl":\d+`), `"ttl":N`},
 }
 
@@ -24,12 +24,12 @@ var statistics = []struct {
 }{
 	{regexp.MustCompile(`"startTime":"\d{4}-\d\d-\d\dT[0-9:.]+(Z|[+-]\d\d:\d\d)"`), `"startTime":"TIME"`},
 	{regexp.MustCompile(`"uptime":"[0-9hmµns.]+s"`), `"uptime":"TIME"`},
-	// Left out while nothing is sent, which is a matter of the moment.
+	// Omitted while nothing is sent, which depends on timing.
 	{regexp.MustCompile(`,"(recv|send)(Pkg|Bandwidth)Rate":[0-9.e+-]+`), ``},
 	{regexp.MustCompile(`":[0-9.e+-]+`), `":N`},
 }
 
-// compared are the headers that have to be equal; of the raft ones, that they are there.
+// compared are the headers that must be equal; the raft ones must only be present.
 var compared = []string{"Content-Type", "X-Etcd-Index", "X-Etcd-Cluster-Id", "Allow", "Location", "X-Content-Type-Options",
 	"Access-Control-Allow-Origin", "Access-Control-Allow-Methods", "Access-Control-Allow-Headers"}
 
@@ -45,7 +45,7 @@ func normalise(path, body string) string {
 	return body
 }
 
-// describe is an answer as text.
+// describe formats an answer as text.
 func describe(path string, resp *http.Response, body string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%d\n", resp.StatusCode)

@@ -3,7 +3,7 @@ package v2
 // call is a request. body may begin with "@type " for a content type other than that of a form.
 type call struct{ method, target, user, body string }
 
-// keys are requests that the recorded ones do not show.
+// keys are requests that are not among the recorded ones.
 var keys = []call{
 	{method: "PUT", target: "/v2/keys/a?value=1&value=2"},
 	{method: "PUT", target: "/v2/keys/a", body: "value=%3C%26%3E%E2%80%A8%FF"},
@@ -193,8 +193,8 @@ var auth = []call{
 	{method: "GET", target: index},
 }
 
-// members are requests to a cluster of three; ID2 is the id of its third member, ADDED that of the
-// one that was added. Whether a change is safe is not asked here.
+// members are requests to a cluster of three; ID2 is the id of its third member, ADDED that of the added one.
+// Whether a change is safe is not checked here.
 var members = []call{
 	{method: "GET", target: index},
 	{method: "GET", target: "/v2/machines"},
@@ -239,8 +239,8 @@ var watched = []call{
 	{method: "PUT", target: "/v2/keys/wx", body: "value=last"},
 }
 
-// watches are open meanwhile, each until it has seen so many events; and are asked for again
-// afterwards, from the past.
+// watches are open meanwhile, each until it has seen that many events; they are repeated afterwards, from the
+// past.
 var watches = []struct {
 	target string
 	events int
@@ -255,7 +255,7 @@ var watches = []struct {
 	{"/v2/keys/w/short?wait=true&stream=true", 2},
 }
 
-// past is asked for when all that has happened.
+// past are the watches that are made after everything has happened.
 var past = []call{
 	{method: "GET", target: "/v2/keys/w?wait=true&recursive=true&waitIndex=1"},
 	{method: "GET", target: "/v2/keys/w/_h?wait=true&waitIndex=4"},

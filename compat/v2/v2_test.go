@@ -30,10 +30,10 @@ var (
 	flagCtl = flag.String("ctl", "../bin/etcdctl35", "etcdctl that knows ETCDCTL_API=2")
 )
 
-const limit = 60 * time.Second // on everything that waits for a server
+const limit = 60 * time.Second // for every wait on a server
 
-// flags of every server: the version of the cluster is decided at once, so the index of the store
-// stands still when clients come.
+// flags of every server: the version of the cluster is decided at once, so the index of the store does not
+// change after clients connect.
 var flags = []string{"--enable-v2", "--log-level=error"}
 
 // pair starts one member of each binary. Both advertise the same URLs, so their ids are equal.
@@ -62,14 +62,14 @@ func pair(t *testing.T) [2]*server {
 type server struct {
 	base string
 	web  *http.Client
-	// names are pairs of what is called differently on the two sides, and what stands for it.
+	// names are pairs of names that differ between the two sides, and their common replacement.
 	names []string
 }
 
-// replace puts the common names in.
+// replace substitutes the common names.
 func (s *server) replace(text string) string { return strings.NewReplacer(s.names...).Replace(text) }
 
-// restore puts the names of this side in.
+// restore substitutes the names of this side.
 func (s *server) restore(text string) string {
 	back := slices.Clone(s.names)
 	slices.Reverse(back)
@@ -80,7 +80,7 @@ func web() *http.Client {
 	return &http.Client{Timeout: limit, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 }
 
-// settle waits until the store has the index of a cluster that has just been founded.
+// settle waits until the store has the index of a newly founded cluster.
 func (s *server) settle(ctx context.Context, index int) error {
 	for {
 		resp, err := s.do(ctx, call{method: "GET", target: "/v2/keys"})
@@ -131,7 +131,7 @@ func (s *server) answer(ctx context.Context, c call) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	if c.target == "/v2/machines" { // the order is that of the URLs, which have no order in common
+	if c.target == "/v2/machines" { // the order is that of the URLs, which have no common order
 		urls := strings.Split(string(body), ", ")
 		if !slices.IsSorted(urls) {
 			return "", fmt.Errorf("not sorted: %q", urls)
@@ -143,7 +143,7 @@ func (s *server) answer(ctx context.Context, c call) (string, error) {
 	return s.replace(describe(c.target, resp, string(body))), nil
 }
 
-// both asks both sides at the same time and returns what they said, which has to be equal.
+// both asks both sides at the same time and returns their answer, which must be equal.
 func both(t *testing.T, what string, ask func(i int) (string, error)) string {
 	t.Helper()
 	var got [2]string
@@ -183,7 +183,7 @@ func TestAuth(t *testing.T) {
 	compare(t, pair(t), auth)
 }
 
-// open begins a watch. It returns when the headers are there.
+// open opens a watch. It returns when the headers have arrived.
 func (s *server) open(ctx context.Context, target string) (*http.Response, error) {
 	return s.do(ctx, call{method: "GET", target: target})
 }
@@ -226,7 +226,7 @@ func TestWatches(t *testing.T) {
 	compare(t, servers, past)
 }
 
-// vector is one of the recorded requests; what was answered then does not matter here.
+// vector is one of the recorded requests; the recorded answer is not used here.
 type vector struct {
 	Name, Section, Method, Path, Query string
 	Form                               map[string]string
@@ -240,7 +240,7 @@ type vector struct {
 	StreamEvents                       int    `json:"stream_events"`
 }
 
-// left are recorded requests that are answered differently with intent, and why.
+// left are recorded requests that are answered differently on purpose, and why.
 var left = map[string]string{
 	"dir-ttl-update": "etcd 3.5 refuses an update of a directory, etcd before and this server do not",
 	"cors":           "/version has more fields",
@@ -302,7 +302,7 @@ func TestRecorded(t *testing.T) {
 		}
 		played++
 		if v.SleepBefore > 0 {
-			// Somebody was told to pause here, until a key had expired: a watch tells when.
+			// The recording paused here until a key had expired: a watch signals that.
 			if len(waiting[v.Name]) == 0 {
 				t.Fatalf("%s: nothing tells when it is due", v.Name)
 			}
@@ -336,8 +336,7 @@ func TestRecorded(t *testing.T) {
 	}
 }
 
-// trio starts three members of one binary; the names of URLs and ids are made equal to those of
-// another trio.
+// trio starts three members of one binary; the names of URLs and ids are made equal to those of another trio.
 func trio(t *testing.T, binary string) []*server {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
@@ -417,7 +416,7 @@ func TestMembers(t *testing.T) {
 			t.Errorf("server %c: no member was added", 'a'+i)
 		}
 	}
-	// Who leads is chance, so each side is asked at its leader, and at one that does not lead.
+	// Which member leads is chance, so each side is asked at its leader, and at one that does not lead.
 	for _, target := range []string{"/v2/members/leader", "/v2/stats/leader", "/v2/stats/self"} {
 		both(t, target, func(i int) (string, error) { return leaders(t, sides[i], target) })
 	}

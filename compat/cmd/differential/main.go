@@ -1,6 +1,5 @@
-// Command differential runs one script of requests against two etcd servers and prints every
-// answer that differs. Its exit code is 0 when none does, 1 when some do, 2 when a server could
-// not be run.
+// Command differential runs one script of requests against two etcd servers and prints every answer that
+// differs. It exits with 0 when none differs, 1 when some do, 2 when a server could not be run.
 package main
 
 import (

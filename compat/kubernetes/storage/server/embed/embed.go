@@ -1,10 +1,9 @@
-// Package embed stands in the place of etcd's package of that name while Kubernetes' own
-// storage tests run: it has what they use of it, and starts the program that ETCD_UNDER_TEST
-// names as a process of its own, so the tests run as they are published and meet that server.
+// Package embed replaces etcd's package of that name while Kubernetes' own storage tests run: it has the parts
+// that they use, and starts the program that ETCD_UNDER_TEST names as a separate process, so the tests run as
+// published against that server.
 //
-// In: a configuration as the tests fill it. Out: a server that serves, or the reason why not.
-// Always true: the process ends with its Close, with the test binary at the latest; one that
-// ends before is reported by Err.
+// In: a configuration as the tests fill it. Out: a running server, or an error. Invariant: the process is
+// stopped by its Close, or with the test binary at the latest; Err reports a process that exits before.
 package embed
 
 import (
@@ -43,7 +42,7 @@ type Config struct {
 	ZapLoggerBuilder            func(*Config) error
 }
 
-// NewConfig has etcd's defaults where they are not those of the program.
+// NewConfig has etcd's defaults where the program's differ from them.
 func NewConfig() *Config { return &Config{Name: "default"} }
 
 // InitialClusterFromName is the cluster of this member alone.
@@ -51,7 +50,7 @@ func (c *Config) InitialClusterFromName(name string) string {
 	return name + "=" + join(c.AdvertisePeerUrls)
 }
 
-// NewZapLoggerBuilder takes a logger that nobody writes to: the server is another process.
+// NewZapLoggerBuilder takes a logger that is never written to: the server is another process.
 func NewZapLoggerBuilder(*zap.Logger) func(*Config) error { return func(*Config) error { return nil } }
 
 func join(urls []url.URL) string {
@@ -83,7 +82,7 @@ func (c *Config) args() []string {
 	return args
 }
 
-// Etcd is a server that runs.
+// Etcd is a running server.
 type Etcd struct {
 	Server *Server
 	cmd    *exec.Cmd
@@ -92,7 +91,7 @@ type Etcd struct {
 	closed atomic.Bool
 }
 
-// Server is what the tests ask of a server inside their own process.
+// Server is what the tests need of a server inside their own process.
 type Server struct {
 	ready   chan struct{}
 	cluster *Cluster
@@ -105,16 +104,16 @@ type Cluster struct{ urls []string }
 // ReadyNotify is closed when the server serves.
 func (s *Server) ReadyNotify() <-chan struct{} { return s.ready }
 
-// Stop ends the server.
+// Stop stops the server.
 func (s *Server) Stop() { s.stop() }
 
-// Cluster is what the server belongs to.
+// Cluster is the server's cluster.
 func (s *Server) Cluster() *Cluster { return s.cluster }
 
 // ClientURLs are the advertised ones.
 func (c *Cluster) ClientURLs() []string { return c.urls }
 
-// StartEtcd starts the program and returns when it serves, or has ended.
+// StartEtcd starts the program and returns when it serves, or has exited.
 func StartEtcd(c *Config) (*Etcd, error) {
 	program := os.Getenv(Program)
 	if program == "" {
@@ -140,7 +139,7 @@ func StartEtcd(c *Config) (*Etcd, error) {
 	}
 }
 
-// follow reads the log until the process ends, and waits for it.
+// follow reads the log until the process exits, and waits for it.
 func (e *Etcd) follow(log io.Reader) {
 	defer close(e.ended)
 	defer close(e.errs)
@@ -164,12 +163,12 @@ func (e *Etcd) follow(log io.Reader) {
 	}
 }
 
-// Close ends the server and waits for it.
+// Close stops the server and waits for it.
 func (e *Etcd) Close() {
 	e.closed.Store(true)
-	_ = e.cmd.Process.Kill() // it may have ended
+	_ = e.cmd.Process.Kill() // it may have exited
 	<-e.ended
 }
 
-// Err reports a server that ended by itself; it is closed when the server has ended.
+// Err reports a server that exited by itself; it is closed when the server has exited.
 func (e *Etcd) Err() <-chan error { return e.errs }
