@@ -1,10 +1,10 @@
-// Package boltdb changes a database of etcd where it lies, for tools: everything that
-// a server of ours reads or writes of it goes through package snapshot.
+// Package boltdb changes a database of etcd in place, for tools. All that the server
+// reads or writes of such a database goes through package snapshot.
 //
 // In: the path of a database that no server uses. Out: the same database with another
-// storage version or other members, or a copy of it. Always true: bbolt keeps its
-// file whole whenever the process ends; a copy is complete and on the disk when its
-// name appears; what bbolt panics about is an error that names the file.
+// storage version or other members, or a copy of it. Always true: bbolt keeps its file
+// consistent whenever the process exits; a copy is complete and durable when its name
+// appears; a panic of bbolt becomes an error that names the file.
 package boltdb
 
 import (
@@ -26,7 +26,7 @@ import (
 // ErrInUse is wrapped by errors about a database that another process has open.
 var ErrInUse = errors.New("in use by another process")
 
-// Names in the database, which are etcd's.
+// Names in the database, as in etcd.
 var (
 	meta            = []byte("meta")
 	consistentIndex = []byte("consistent_index")
@@ -46,16 +46,16 @@ type DB struct {
 	path string
 }
 
-// Open opens a database and waits for at most so long, or for ever if that is 0, for
-// another process to let go of it.
+// Open opens a database. It waits up to wait, or without limit if wait is 0, for
+// another process to release it.
 func Open(path string, wait time.Duration) (*DB, error) {
-	if _, err := os.Stat(path); err != nil { // bbolt would make one
+	if _, err := os.Stat(path); err != nil { // bbolt would create one
 		return nil, err
 	}
 	return open(path, &bolt.Options{Timeout: wait, FreelistType: bolt.FreelistMapType})
 }
 
-// Create makes an empty database, which must not exist.
+// Create creates an empty database at a path that must not exist.
 func Create(path string) (*DB, error) {
 	return open(path, &bolt.Options{OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
 		return os.OpenFile(name, flag|os.O_EXCL, mode)
@@ -74,18 +74,18 @@ func open(path string, o *bolt.Options) (d *DB, err error) {
 	return &DB{db, path}, nil
 }
 
-// Close gives the database free.
+// Close releases the database.
 func (d *DB) Close() error { return d.db.Close() }
 
-// caught makes an error of what bbolt panics about: damaged pages.
+// caught turns a panic of bbolt, about damaged pages, into an error.
 func caught(path string, err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("%s: %v", path, p)
 	}
 }
 
-// StorageVersion returns the release that the files are for, "" if the database does
-// not say, and the term of its newest entry, 0 if it does not say that.
+// StorageVersion returns the storage version, "" if the database has none, and the
+// term of its newest entry, 0 if the database has none.
 func (d *DB) StorageVersion() (version string, newest uint64, err error) {
 	defer caught(d.path, &err)
 	err = d.db.View(func(tx *bolt.Tx) error {
@@ -102,7 +102,7 @@ func (d *DB) StorageVersion() (version string, newest uint64, err error) {
 	return version, newest, err
 }
 
-// SetStorageVersion writes the release that the files are for; "" takes it away.
+// SetStorageVersion writes the storage version; "" removes it.
 func (d *DB) SetStorageVersion(version string) error {
 	return d.update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(meta)
@@ -116,7 +116,7 @@ func (d *DB) SetStorageVersion(version string) error {
 	})
 }
 
-// SetPosition writes which entry is the newest that the database has applied.
+// SetPosition writes the index and term of the newest applied entry.
 func (d *DB) SetPosition(index, t uint64) error {
 	return d.update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(meta)
@@ -127,8 +127,8 @@ func (d *DB) SetPosition(index, t uint64) error {
 	})
 }
 
-// ReplaceMembers makes list the members, and forgets who was removed and what version
-// the cluster has.
+// ReplaceMembers replaces the members by list, and removes the removed members and the
+// cluster version.
 func (d *DB) ReplaceMembers(list []membership.Member) error {
 	return d.update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{members, membersRemoved, cluster} {
@@ -160,8 +160,8 @@ func (d *DB) update(f func(tx *bolt.Tx) error) (err error) {
 	return nil
 }
 
-// Copy writes the database at from, which is only read, to a new file. It waits as
-// Open does.
+// Copy writes the database at from, which is only read, to a new file. It waits like
+// Open.
 func Copy(from, to string, wait time.Duration) (err error) {
 	defer caught(from, &err)
 	if _, err := os.Stat(from); err != nil {
@@ -180,7 +180,7 @@ func Copy(from, to string, wait time.Duration) (err error) {
 	})
 }
 
-// Sizes of a database: of its file, and of what is used in it.
+// Sizes of a database: of its file, and of the used part of it.
 type Sizes struct{ Total, InUse int64 }
 
 func (d *DB) sizes() (s Sizes, err error) {
@@ -193,15 +193,15 @@ func (d *DB) sizes() (s Sizes, err error) {
 	return s, err
 }
 
-// Defrag writes the database anew, without its free pages, and puts that in its
-// place. It returns the sizes before and after; begin hears of the former first.
+// Defrag rewrites the database without its free pages and replaces it. It returns the
+// sizes before and after; it calls begin with the former first.
 func Defrag(path string, wait time.Duration, begin func(before Sizes)) (before, after Sizes, err error) {
 	defer caught(path, &err)
 	d, err := Open(path, wait)
 	if err != nil {
 		return before, after, err
 	}
-	defer d.Close() // keeps its lock, on the old file, until the new one is in place
+	defer d.Close() // holds its lock, on the old file, until the new one is in place
 	if before, err = d.sizes(); err != nil {
 		return before, after, err
 	}
@@ -221,8 +221,8 @@ func Defrag(path string, wait time.Duration, begin func(before Sizes)) (before, 
 	return before, after, err
 }
 
-// replace has a file written under a temporary name, which etcd and this program remove
-// at a start, and moves it to path when it is complete and on the disk.
+// replace writes a file under a temporary name, which etcd and this program remove at
+// startup, and renames it to path when it is complete and durable.
 func replace(path string, write func(f *durable.File) error) error {
 	f, err := durable.Create(durable.OS, filepath.Join(filepath.Dir(path), fmt.Sprintf("db.tmp.%d", os.Getpid())))
 	if err != nil {

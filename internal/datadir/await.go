@@ -13,13 +13,14 @@ import (
 
 const (
 	awaitPoll = 50 * time.Millisecond
-	// awaitRepeat is after how long etcd says that the store is locked.
+	// awaitRepeat is the interval at which etcd repeats that the store is locked.
 	awaitRepeat = 10 * time.Second
 )
 
-// Await calls open until it fails with something else than that another process
-// uses the directory, as when a new process is started while the old one still
-// ends. It says so, to working as well if that is not nil, and waits until ctx ends.
+// Await calls open until it succeeds or fails with an error other than "another
+// process uses the directory", as when a new process is started while the old one
+// is still shutting down. It logs that it waits, and reports it to working if that
+// is not nil. It returns when ctx is done.
 func Await(ctx context.Context, l Layout, lg *zap.Logger, working func(status string), open func() error) error {
 	began, said := clock.Now(), time.Time{}
 	for {

@@ -24,16 +24,16 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// Backup is what etcd up to 3.5 calls a backup: a copy of the directory of a member
-// that does not run, of etcd or of ours, from which etcd or this program, started
-// with --force-new-cluster, makes a new cluster of one.
+// Backup is what etcd up to 3.5 calls a backup: a copy of the directory of a stopped
+// member, of etcd or of Quorate, from which either program, started with
+// --force-new-cluster, makes a new cluster of one.
 type Backup struct {
 	From, To Layout
-	// V3 takes the data of the v3 API along; without, the copy holds those of the v2
-	// API alone.
+	// V3 includes the data of the v3 API; without it the copy holds the data of the
+	// v2 API alone.
 	V3 bool
-	// Wait is how long another process may still hold the database; 0: a second, as
-	// in etcd.
+	// Wait bounds how long to wait for another process that holds the database; 0
+	// means a second, as in etcd.
 	Wait time.Duration
 }
 
@@ -43,11 +43,11 @@ const (
 	backupURL    = "http://use-flag--force-new-cluster:2080"
 )
 
-// attributesPath is where members of etcd 3.5 tell about themselves.
+// attributesPath is the key under which members of etcd 3.5 publish their attributes.
 var attributesPath = regexp.MustCompile(`/0/members/[[:xdigit:]]{1,16}/attributes`)
 
-// Make writes the backup. What an error leaves of it is of no use. The directory that
-// is backed up is not changed.
+// Make writes the backup. After an error the target is incomplete and must not be
+// used. The source directory is not changed.
 func (b Backup) Make(ctx context.Context, o Options) error {
 	o = o.withDefaults()
 	if b.Wait == 0 {
@@ -93,13 +93,13 @@ type copier struct {
 	Backup
 	Options
 	only membership.Member
-	ours bool // what is copied is of this program
+	ours bool // the source is a directory of Quorate
 }
 
 func (c *copier) confState() *raftpb.ConfState { return &raftpb.ConfState{Voters: []uint64{c.only.ID}} }
 
-// fromEtcd copies the newest .snap file, the database and what is in the log behind
-// the .snap file.
+// fromEtcd copies the newest .snap file, the database, and the log entries after the
+// .snap file.
 func (c *copier) fromEtcd(ctx context.Context) error {
 	fs := c.From.FS
 	names, err := snapshot.Snaps(c.From.Snap(), snapshot.Options{FS: fs})
@@ -138,7 +138,7 @@ func (c *copier) fromEtcd(ctx context.Context) error {
 	return c.writeLog(ctx, contents, meta)
 }
 
-// locked gives an error about the lock etcd's words.
+// locked rewrites an error about the lock in etcd's words.
 func (c *copier) locked(err error) error {
 	if errors.Is(err, boltdb.ErrInUse) || errors.Is(err, ErrInUse) {
 		return fmt.Errorf("timed out waiting to acquire lock on: %w", err)
@@ -146,7 +146,7 @@ func (c *copier) locked(err error) error {
 	return err
 }
 
-// translate puts the only member in place of those that a dump of the v2 store names.
+// translate replaces the members in a dump of the v2 store with the only member.
 func (c *copier) translate(dump []byte) ([]byte, error) {
 	_, _, version, err := snapshot.ParseV2Store(dump)
 	if err != nil {
@@ -169,7 +169,7 @@ func (c *copier) v2Store(version string, tree engine.Reader) ([]byte, error) {
 	return snapshot.V2Store([]snapshot.Member{{ID: c.only.ID, Name: c.only.Name, PeerURLs: c.only.PeerURLs}}, nil, version, tree)
 }
 
-// fromOurs writes our state in etcd's form.
+// fromOurs writes our state in etcd's format.
 func (c *copier) fromOurs(ctx context.Context) (err error) {
 	var eng engine.Engine
 	for deadline := clock.Now().Add(c.Wait); ; clock.Pause(20 * time.Millisecond) {
@@ -191,8 +191,8 @@ func (c *copier) fromOurs(ctx context.Context) (err error) {
 	}
 	meta.ConfState = c.confState()
 	if meta.GetIndex() > 0 {
-		// Without the cluster's version: the new cluster finds its own, and etcd 3.5, which
-		// the data of the v2 API may be for, does not start on a later one.
+		// Without the cluster version: the new cluster decides its own, and etcd 3.5, which
+		// may be the one to read the data of the v2 API, does not start on a later one.
 		data, err := c.v2Store("", eng)
 		if err != nil {
 			return err
@@ -215,8 +215,8 @@ func (c *copier) fromOurs(ctx context.Context) (err error) {
 	return c.writeLog(ctx, contents, meta)
 }
 
-// asOf35 takes the storage version out of the database: with one, nobody looks for
-// data of the v2 API in the .snap file.
+// asOf35 removes the storage version from the database: if there is one, the data of
+// the v2 API is not looked for in the .snap file.
 func (c *copier) asOf35() error {
 	db, err := boltdb.Open(c.To.DB(), c.Wait)
 	if err != nil {
@@ -225,8 +225,8 @@ func (c *copier) asOf35() error {
 	return errors.Join(db.SetStorageVersion(""), db.Close())
 }
 
-// finishDB leaves the only member in the database; without data of the v3 API it is
-// empty otherwise.
+// finishDB makes the only member the sole member in the database. Without V3 the
+// database is otherwise empty.
 func (c *copier) finishDB(hs *raftpb.HardState) (err error) {
 	c.Logger.Info(trimming)
 	var db *boltdb.DB
@@ -247,8 +247,8 @@ func (c *copier) finishDB(hs *raftpb.HardState) (err error) {
 	return db.ReplaceMembers([]membership.Member{c.only})
 }
 
-// writeLog copies the log behind the newest .snap file. Entries that are not to count
-// keep their place and lose their content.
+// writeLog copies the log entries after the newest .snap file. Entries that must not
+// take effect keep their index and term and lose their content.
 func (c *copier) writeLog(ctx context.Context, from *raftlog.Contents, meta *raftpb.SnapshotMetadata) (err error) {
 	if err := durable.MkdirAll(c.To.FS, c.To.FS.PathDir(c.To.WAL())); err != nil {
 		return err
@@ -278,7 +278,7 @@ func (c *copier) writeLog(ctx context.Context, from *raftlog.Contents, meta *raf
 		if at <= index {
 			return nil
 		}
-		if n := len(batch); n > 0 && at <= batch[n-1].GetIndex() { // of another leader
+		if n := len(batch); n > 0 && at <= batch[n-1].GetIndex() { // replaced by another leader
 			if err := flush(); err != nil {
 				return err
 			}
@@ -296,8 +296,8 @@ func (c *copier) writeLog(ctx context.Context, from *raftlog.Contents, meta *raf
 	if err != nil {
 		return err
 	}
-	// All of it is committed in the cluster that a backup becomes: it has no other member
-	// who could object, and what the old one had acknowledged is among it.
+	// All of it is committed in the cluster that a backup becomes: no other member can
+	// replace these entries, and every acknowledged write is among them.
 	last, err := log.LastIndex()
 	if err != nil {
 		return err
@@ -331,7 +331,7 @@ func (c *copier) translateEntry(e *raftpb.Entry) *raftpb.Entry {
 	case r.ClusterMemberAttrSet != nil:
 		return nothing("ignoring cluster_member_attr_set")
 	case c.ours && r.ClusterVersionSet != nil:
-		return nothing("ignoring cluster_version_set") // as in the state: the new cluster finds its own
+		return nothing("ignoring cluster_version_set") // as in the state: the new cluster decides its own
 	case !c.V3 && r.Header != nil:
 		return nothing("ignoring v3 raft entry")
 	}

@@ -19,24 +19,24 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// ErrInUse is wrapped by errors about a directory that another process uses.
+// ErrInUse is wrapped by errors about a directory that another process is using.
 var ErrInUse = errors.New("in use by another process")
 
-// etcds is what is known of a directory of etcd before anything is changed.
+// etcds describes a directory of etcd, as read before anything is changed.
 type etcds struct {
 	log  *raftlog.Contents
-	db   string // file with the newest state: db, or one received from a peer
+	db   string // file with the newest state: db, or a snapshot received from a peer
 	meta snapshot.Meta
-	// changes are the membership changes in the log, in order; only of a
+	// changes are the membership changes in the log, in order; set only for a
 	// directory of etcd 3.5.
 	changes []change
-	// terms says which record of the log is the one that counts, where several have
-	// the same index; only of a directory of etcd 3.5.
+	// terms tells which of several log records with the same index is the valid one;
+	// set only for a directory of etcd 3.5.
 	terms []termRun
-	snap  *raftpb.Snapshot // newest .snap file that the log knows; nil if none
+	snap  *raftpb.Snapshot // newest .snap file that the log refers to; nil if none
 }
 
-// termRun are the entries from an index on that have the same term.
+// termRun is a run of entries of one term, beginning at an index.
 type termRun struct{ from, term uint64 }
 
 type change struct {
@@ -44,10 +44,10 @@ type change struct {
 	cc    *raftpb.ConfChange
 }
 
-// is35 reports whether the store has no version yet: etcd 3.6 brought it.
+// is35 reports whether the store has no storage version: etcd 3.6 introduced it.
 func (e *etcds) is35() bool { return e.meta.StorageVersion == "" }
 
-// release says which etcd wrote the store, for messages.
+// release returns the release of etcd that wrote the store, for messages.
 func (e *etcds) release() string {
 	if e.is35() {
 		return membership.V35.Short()
@@ -59,7 +59,7 @@ func (e *etcds) release() string {
 	return v.Short()
 }
 
-// examine reads and checks the log and what the store says about itself.
+// examine reads and checks the log and the metadata of the store.
 func examine(ctx context.Context, l Layout, own membership.Version, lg *zap.Logger) (*etcds, error) {
 	e := &etcds{db: l.DB()}
 	meta, err := snapshot.PeekMeta(ctx, e.db, snapshot.Options{FS: l.FS})
@@ -82,8 +82,8 @@ func examine(ctx context.Context, l Layout, own membership.Version, lg *zap.Logg
 	if err != nil {
 		return nil, err
 	}
-	// A snapshot from a peer that was received and written down, but not yet put
-	// in place of db.
+	// A snapshot from a peer was received and recorded in the log, but not yet moved
+	// to db.
 	if m := e.log.Mark.Index; m > e.meta.ConsistentIndex && m > 0 {
 		e.db = l.FS.PathJoin(l.Snap(), snapshot.DBName(m))
 		if there, err := exists(l.FS, e.db); err != nil {
@@ -117,7 +117,7 @@ func (e *etcds) checkVersion(own membership.Version) error {
 		if own.MajorMinor().Less(v.MajorMinor()) {
 			return fmt.Errorf("%s has the %s %s, which is newer than this program (%s)", e.db, x.what, x.text, own)
 		}
-		if v.Less(membership.FirstTakenOver) && v != membership.MinClusterVersion { // that one: not all members have been seen yet
+		if v.Less(membership.FirstTakenOver) && v != membership.MinClusterVersion { // MinClusterVersion: not all members have been seen yet
 			return fmt.Errorf("%s has the %s %s: start etcd %s on the directory once, then it can be taken over", e.db, x.what, x.text, membership.FirstTakenOver.Short())
 		}
 	}
@@ -150,7 +150,7 @@ func (e *etcds) checkTogether(l Layout) error {
 	return nil
 }
 
-// collect keeps the membership changes of the log and the terms of its entries.
+// collect records the membership changes of the log and the terms of its entries.
 func (e *etcds) collect(index, term uint64, t raftpb.EntryType, data []byte) error {
 	for n := len(e.changes); n > 0 && e.changes[n-1].index >= index; n-- {
 		e.changes = e.changes[:n-1] // replaced by another leader
@@ -172,8 +172,8 @@ func (e *etcds) collect(index, term uint64, t raftpb.EntryType, data []byte) err
 	return nil
 }
 
-// readSnap takes the newest .snap file that the log knows. Damaged ones are
-// passed over, as etcd does.
+// readSnap loads the newest .snap file that the log refers to. Damaged ones are
+// skipped, as in etcd.
 func (e *etcds) readSnap(l Layout, lg *zap.Logger) error {
 	o := snapshot.Options{FS: l.FS}
 	names, err := snapshot.Snaps(l.Snap(), o)
@@ -201,9 +201,9 @@ func (e *etcds) readSnap(l Layout, lg *zap.Logger) error {
 	return nil
 }
 
-// repairMembership gives a store of etcd 3.5 the members that etcd 3.5 itself
-// goes by: those of the v2 store, which are in the .snap file and the changes
-// after it. Releases before 3.5.26 could let the copy in the store fall behind.
+// repairMembership gives a store of etcd 3.5 the members that etcd 3.5 itself uses:
+// those of the v2 store, from the .snap file and the changes after it. Releases
+// before 3.5.26 could let the copy in the store fall behind.
 func (e *etcds) repairMembership(eng engine.Engine, b engine.Batch, own membership.Version, lg *zap.Logger) error {
 	if !e.is35() || e.snap == nil {
 		return nil
@@ -264,7 +264,7 @@ func (e *etcds) repairMembership(eng engine.Engine, b engine.Batch, own membersh
 	return nil
 }
 
-// reporter logs the progress of a copy, at most every other second.
+// reporter logs the progress of a copy, at most every two seconds.
 func reporter(lg *zap.Logger, path string, working func(status string)) func(snapshot.Progress) {
 	last := clock.Now()
 	if working != nil {

@@ -13,9 +13,9 @@ import (
 	"quorate/internal/metrics"
 )
 
-// saveStream writes r to tmp and then gives it the path that name returns, durable
-// as a whole or not there. What has come so far of a stream that breaks off is
-// removed.
+// saveStream writes r to tmp and then renames it to the path that name returns:
+// after a crash the complete, durable file is there, or none. If the stream breaks
+// off, the temporary file is removed.
 func saveStream(ctx context.Context, fs vfs.FS, tmp string, r io.Reader, name func() string) error {
 	f, err := durable.Create(fs, tmp)
 	if err != nil {

@@ -15,11 +15,11 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// Without its database, etcd makes an empty one beside a log that it can read, and
-// replays what happens to be left of that: a member with the name and the votes of ours
-// and a part of its data. So where etcd has its database, a directory of ours has a
-// directory, which no release of etcd can open. Beside it is one that etcd tries to
-// remove in vain before, and thus names in its log.
+// Without its database, etcd creates an empty one next to a log that it can read, and
+// replays what is left of that log: a member with the name and the votes of this one
+// and part of its data. So in a directory of Quorate the path of etcd's database is a
+// directory, which no release of etcd can open. Next to it is another one that etcd
+// tries to remove first, fails to, and thus names in its log.
 const (
 	guardName   = "tmp_not_for_etcd__first_run_etcdutl_migrate_--to-etcd"
 	guardReadMe = "README"
@@ -33,8 +33,8 @@ with the etcdutl of Quorate, and start etcd then.
 `
 )
 
-// Guard keeps etcd from being started on a directory of ours. What is there already
-// stays.
+// Guard prevents etcd from starting on a directory of Quorate. Existing files are
+// left alone.
 func (l Layout) Guard() error {
 	db, err := l.FS.Stat(l.DB())
 	if err == nil && !db.IsDir() {
@@ -58,8 +58,8 @@ func (l Layout) Guard() error {
 	return nil
 }
 
-// unguard makes room for a database of etcd. A crash behind it leaves a log with a mark
-// at a state that is nowhere, which etcd refuses as well.
+// unguard makes room for a database of etcd. A crash after it leaves a log with a mark
+// whose state does not exist, which etcd refuses as well.
 func (l Layout) unguard() error {
 	if err := l.FS.RemoveAll(l.FS.PathJoin(l.Snap(), guardName)); err != nil {
 		return err
@@ -74,7 +74,7 @@ func (l Layout) unguard() error {
 	return l.FS.RemoveAll(l.DB())
 }
 
-// hasDB reports whether etcd's database is there.
+// hasDB reports whether etcd's database exists.
 func (l Layout) hasDB() (bool, error) {
 	db, err := l.FS.Stat(l.DB())
 	if errors.Is(err, os.ErrNotExist) {
@@ -83,10 +83,10 @@ func (l Layout) hasDB() (bool, error) {
 	return err == nil && !db.IsDir(), err
 }
 
-// goOn decides about a directory that holds a store of ours and a database of etcd,
-// which was started there without being handed the directory. The log is one for both, so
-// all that etcd has committed since is in it, and our store goes on if the log still
-// follows it, while etcd's files go aside. Anything else is refused, and left as it is.
+// goOn decides about a directory that holds a store of Quorate and a database of etcd,
+// because etcd was started on it without a migration. Both use the same log, so all
+// that etcd has committed since is in it. Our store is used if the log still follows
+// it, and etcd's files are moved aside. Anything else is refused and left unchanged.
 func goOn(ctx context.Context, l Layout, p pointer, o Options) (err error) {
 	db, err := l.FS.Open(l.DB())
 	if err != nil {
@@ -133,7 +133,7 @@ func goOn(ctx context.Context, l Layout, p pointer, o Options) (err error) {
 	return finishPutAside(l, p, o.Logger)
 }
 
-// positionOf returns what the store that the pointer names has applied.
+// positionOf returns the index and term that the store named by the pointer has applied.
 func positionOf(l Layout, p pointer, o Options) (index, term uint64, err error) {
 	opts := pebbleOptions(l, o.Logger)
 	opts.ReadOnly = true

@@ -8,8 +8,8 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// HasLog reports whether a member has begun in a log directory. Until then the
-// flags say who it is, and afterwards the log alone.
+// HasLog reports whether a directory contains a raft log. Until it does, the flags
+// determine the identity of the member; afterwards the log does.
 func HasLog(fs vfs.FS, dir string) (bool, error) {
 	there, err := raftlog.Probe(fs, dir)
 	if err != nil {
@@ -18,8 +18,8 @@ func HasLog(fs vfs.FS, dir string) (bool, error) {
 	return there, nil
 }
 
-// NeverRan reports whether the log in a directory has been made and nothing more:
-// its member ended at its first start, before it had any entry.
+// NeverRan reports whether a log was created but is still empty: its member exited
+// during its first start, before it had any entry.
 func NeverRan(dir string) bool {
 	c, err := raftlog.Inspect(vfs.Default, dir, nil)
 	return err == nil && c.HardState.GetTerm() == 0 && c.Last == 0

@@ -22,10 +22,10 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// Home is what a member has on disk, and the steps in which its parts change
-// together. Each step leaves what a crash in it, or right behind it, can be
-// recovered from by CheckTogether. Drivers decide when a step is taken and on
-// which goroutine; they take one at a time, but Receive at any time.
+// Home is the data directory of a running member, and the steps in which its parts
+// change together. CheckTogether recovers from a crash during or right after any of
+// them. The drivers decide when a step runs and on which goroutine. They must not run
+// two steps at a time; only Receive is safe for concurrent use.
 type Home struct {
 	Layout          Layout
 	Log             *raftlog.Log
@@ -36,7 +36,7 @@ type Home struct {
 
 const (
 	receivedSuffix = ".snap.db"
-	partSuffix     = ".part" // a file that is being received
+	partSuffix     = ".part" // a file that is still being received
 )
 
 var (
@@ -45,7 +45,7 @@ var (
 )
 
 // checkOwner compares the member that the store belongs to with the one that the
-// log belongs to, and marks a fresh store.
+// log belongs to. It writes the owner into a new store.
 func (h Home) checkOwner(eng engine.Engine) error {
 	want := h.owner()
 	got, err := eng.Get(nil, ownerKey)
@@ -66,7 +66,7 @@ func (h Home) owner() []byte {
 	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, h.Member), h.Cluster)
 }
 
-// CheckTogether compares what the store has applied with what the log holds, and
+// CheckTogether compares what the store has applied with what the log holds. It
 // finishes an installation that was interrupted.
 func (h Home) CheckTogether(eng engine.Engine) error {
 	applied, term, err := apply.Position(eng)
@@ -91,8 +91,8 @@ func (h Home) CheckTogether(eng engine.Engine) error {
 	case applied > last:
 		return h.resumeInstall(eng, applied, term, last)
 	}
-	// A log that reaches as far may still be the one that an installed snapshot
-	// was to replace: its entries are then those of a leader that lost.
+	// A log that is long enough may still be the one that an installed snapshot was to
+	// replace: then its entries are those of a leader that lost.
 	if got, err := h.Log.Term(applied); err != nil {
 		return fmt.Errorf("term of applied entry %d: %w", applied, err)
 	} else if got != term {
@@ -101,9 +101,9 @@ func (h Home) CheckTogether(eng engine.Engine) error {
 	return nil
 }
 
-// resumeInstall finishes an installation that ended between the exchange of the
-// store and the reset of the log. Anything else that leaves the log behind the
-// store, or with another entry where the store is, means that files are missing.
+// resumeInstall finishes an installation that was interrupted between the exchange of
+// the store and the reset of the log. In any other case, a log that ends before the
+// applied index, or holds another entry there, means that files are missing.
 func (h Home) resumeInstall(eng engine.Engine, applied, term, last uint64) error {
 	v, err := eng.Get(nil, installKey)
 	if err != nil && !errors.Is(err, engine.ErrNotFound) {
@@ -124,9 +124,8 @@ func (h Home) resumeInstall(eng engine.Engine, applied, term, last uint64) error
 	return h.Log.Reset(raftlog.SnapshotMark{Index: applied, Term: term, ConfState: cs})
 }
 
-// Receive stores a file that a peer sends. The present state stays in use until
-// raft has accepted the snapshot. number tells transfers apart that run at the
-// same time.
+// Receive stores a snapshot file that a peer sends. The current state stays in use
+// until raft has accepted the snapshot. number distinguishes concurrent transfers.
 func (h Home) Receive(ctx context.Context, index, number uint64, body io.Reader) error {
 	fs, sum := h.Layout.FS, crc32.New(castagnoli)
 	part := fs.PathJoin(h.Layout.Snap(), fmt.Sprintf("%016x.%d%s", index, number, partSuffix))
@@ -135,8 +134,8 @@ func (h Home) Receive(ctx context.Context, index, number uint64, body io.Reader)
 	})
 }
 
-// received returns the files of a snapshot. The name of each holds the checksum
-// of what came over the network, since etcd's database file has none of its own.
+// received returns the files of a snapshot. The name of each contains the checksum of
+// the bytes that were received, since etcd's database file has none of its own.
 // There are several if the snapshot was sent more than once.
 func (h Home) received(index uint64) ([]string, error) {
 	fs := h.Layout.FS
@@ -171,9 +170,9 @@ func (h Home) checkReceived(ctx context.Context, path string) error {
 	return nil
 }
 
-// Import makes a complete store of a received file, beside the one in use. The tree of
-// the v2 API comes in the file from members of ours, and from those of etcd 3.5 in the
-// message.
+// Import builds a complete store from a received file, next to the one in use. The
+// tree of the v2 API is in the file if the sender is Quorate, and in the message if
+// it is etcd 3.5.
 func (h Home) Import(ctx context.Context, snap *raftpb.Snapshot) error {
 	fs, meta := h.Layout.FS, snap.GetMetadata()
 	files, err := h.received(meta.GetIndex())
@@ -217,7 +216,7 @@ func (h Home) Import(ctx context.Context, snap *raftpb.Snapshot) error {
 	return err
 }
 
-// Exchange makes the imported store the one in use and opens it.
+// Exchange switches to the imported store and opens it.
 func (h Home) Exchange(index uint64) (eng engine.Engine, dir string, err error) {
 	dir = h.Layout.NewStore(index)
 	if eng, err = h.OpenEngine(dir); err != nil {
@@ -230,15 +229,15 @@ func (h Home) Exchange(index uint64) (eng engine.Engine, dir string, err error) 
 	return eng, dir, nil
 }
 
-// ResetLog lets the log begin behind an installed snapshot.
+// ResetLog makes the log begin after an installed snapshot.
 func (h Home) ResetLog(meta *raftpb.SnapshotMetadata) error {
 	return h.Log.Reset(raftlog.SnapshotMark{Index: meta.GetIndex(), Term: meta.GetTerm(), ConfState: meta.GetConfState()})
 }
 
-// BeginLog lets the log begin behind index, the state of which was taken over from
-// etcd: that did not come about by the entries before it alone if the cluster was
-// restored from a snapshot file, if etcd has dropped the data of the v2 API, or if
-// the membership was repaired. A follower without this state is sent all of it.
+// BeginLog makes the log begin after index, the state of which was imported from
+// etcd. The entries before index need not reproduce that state: the cluster may have
+// been restored from a snapshot file, etcd may have dropped the data of the v2 API,
+// or the membership was repaired. A follower without this state is sent a snapshot.
 func (h Home) BeginLog(index uint64, cs *raftpb.ConfState) error {
 	if index == 0 {
 		return nil
@@ -250,8 +249,8 @@ func (h Home) BeginLog(index uint64, cs *raftpb.ConfState) error {
 	return h.Log.SaveMark(raftlog.SnapshotMark{Index: index, Term: term, ConfState: cs, Alone: true})
 }
 
-// Truncate forgets the log up to index. The store must be flushed past it, and cs
-// be the configuration at index or later.
+// Truncate drops the log up to index. The caller must have flushed the store past
+// index, and cs must be the configuration at index or later.
 func (h Home) Truncate(index uint64, cs *raftpb.ConfState) error {
 	term, err := h.Log.Term(index)
 	if err != nil {
@@ -263,7 +262,7 @@ func (h Home) Truncate(index uint64, cs *raftpb.ConfState) error {
 	return h.Log.Compact(index)
 }
 
-// Describe tells raft of the state that a follower would be sent now.
+// Describe returns the metadata of the snapshot that a follower would be sent now.
 func (h Home) Describe(mach *apply.Machine) (*raftpb.Snapshot, error) {
 	index := mach.Applied()
 	term, err := h.Log.Term(index)
@@ -273,8 +272,8 @@ func (h Home) Describe(mach *apply.Machine) (*raftpb.Snapshot, error) {
 	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: mach.ConfState()}}, nil
 }
 
-// Retire removes what an installed snapshot has replaced, and every received file
-// of a state that is no newer: the one it came in, and those that raft had no use for.
+// Retire removes the store that an installed snapshot has replaced, and all received
+// files up to that index: the installed one, and those that raft did not use.
 func (h Home) Retire(dir string, index uint64) error {
 	fs := h.Layout.FS
 	names, err := fs.List(h.Layout.Snap())
@@ -288,10 +287,9 @@ func (h Home) Retire(dir string, index uint64) error {
 	return errors.Join(errs...)
 }
 
-// RemoveRemains removes what a process that ended in the middle of something has
-// left: stores that are not in use, snapshots that came in or were being made, and
-// files that were to replace another. Open calls it when the store in use is known to
-// be good.
+// RemoveRemains removes what an interrupted process has left: stores that are not in
+// use, snapshots that were being received or written, and temporary files. Open calls
+// it once the store in use is known to be good.
 func (h Home) RemoveRemains(inUse string) {
 	fs := h.Layout.FS
 	remove := func(dir string, remains func(name string) bool) {
@@ -311,13 +309,13 @@ func (h Home) RemoveRemains(inUse string) {
 	}
 	remove(h.Layout.Snap(), isRemains)
 	remove(h.Layout.Member(), func(name string) bool {
-		return strings.HasSuffix(name, durable.TempSuffix) || // of a note
+		return strings.HasSuffix(name, durable.TempSuffix) || // of WriteNote
 			name != fs.PathBase(inUse) && (name == strings.TrimSuffix(StorePrefix, "-") || strings.HasPrefix(name, StorePrefix))
 	})
 }
 
-// isRemains reports whether a file of this name, below Snap, is of use to nobody while
-// the member does not run: it was being written, or came in and was not installed.
+// isRemains reports whether a file of this name below Snap is useless once the member
+// is stopped: it was being written, or was received and not installed.
 func isRemains(name string) bool {
 	return strings.HasSuffix(name, receivedSuffix) || strings.HasSuffix(name, partSuffix) || snapshot.IsTemp(name) && name != guardName
 }

@@ -1,16 +1,15 @@
-// Package datadir knows what lies where below --data-dir and turns a directory of
-// etcd into one of ours, a directory of ours into one of etcd, and a backup into
-// a new directory.
+// Package datadir defines the layout of --data-dir. It converts a directory of etcd
+// into one of Quorate and back, and a backup into a new directory.
 //
-// In: directories and files, of ours or of etcd, of which nobody else writes.
-// Out: the same state in the other form: every pair of every bucket, the log, the
-// ids of member and cluster. Always true: the old form stays whole until the new
-// one is complete and on the disk, and is then put aside, not deleted; work of
-// several steps is written down first (in the file STORE), so that a crash at any
-// point leaves a directory which the same call finishes or begins again; what is
-// damaged or of a release that is not known is refused by name before anything is
-// changed. Memory is bounded by the largest value and the positions of the log's
-// entries, whatever the size of the store.
+// In: directories and files of Quorate or of etcd, which no other process writes.
+// Out: the same state in the other format: every pair of every bucket, the log, the
+// ids of member and cluster. Always true: the old format stays complete until the new
+// one is complete and durable, and is then moved aside, not deleted. A change of
+// several steps is first recorded in the file STORE, so that after a crash at any
+// point the same call finishes it or starts over. Damaged files, and files of an
+// unknown release, are refused by name before anything is changed. Memory is bounded
+// by the largest value and the positions of the log's entries, independent of the
+// size of the store.
 package datadir
 
 import (
@@ -32,11 +31,11 @@ type Layout struct {
 	WALDir  string // empty: below DataDir
 }
 
-// Member returns the directory that holds everything but, perhaps, the log.
+// Member returns the directory that holds everything except, possibly, the log.
 func (l Layout) Member() string { return l.FS.PathJoin(l.DataDir, "member") }
 
-// Snap returns the directory in which etcd has its store, and where snapshots
-// come in.
+// Snap returns the directory in which etcd has its store, and in which snapshots are
+// received.
 func (l Layout) Snap() string { return l.FS.PathJoin(l.Member(), "snap") }
 
 // DB returns the file of etcd's store.
@@ -56,40 +55,40 @@ func (l Layout) Owner() string { return l.FS.PathJoin(l.Member(), "OWNER") }
 func (l Layout) firstStore() string  { return l.FS.PathJoin(l.Member(), "store") }
 func (l Layout) pointerFile() string { return l.FS.PathJoin(l.Member(), "STORE") }
 
-// NewStore returns the directory for a store that holds the state of an entry and
-// comes beside the one in use.
+// NewStore returns the directory for a store that holds the state at index and is
+// built next to the one in use.
 func (l Layout) NewStore(index uint64) string {
 	return l.FS.PathJoin(l.Member(), fmt.Sprintf("%s%016x", StorePrefix, index))
 }
 
-// StorePrefix begins the names of stores that came beside another.
+// StorePrefix begins the names of stores that were built next to another.
 const StorePrefix = "store-"
 
-// pointer is the content of the file STORE: which store is in use, and what is
-// being done with the directory. It is made by the first snapshot that a member
-// installs, or the first move; before, the store is in store/.
+// pointer is the content of the file STORE: which store is in use, and which task is
+// in progress. The first installed snapshot or the first migration creates the file;
+// without it the store is in store/.
 type pointer struct {
 	store string // name below member/
 	task  task
-	name  string // below member/: where the task puts what it moves aside
+	name  string // below member/: where the task moves the files that it replaces
 }
 
-// task is a move that has come so far that it must be finished.
+// task is a migration that has passed the point of no return and must be finished.
 type task string
 
 const (
 	none task = ""
-	// putAside: the store is etcd's, taken over; etcd's files go aside.
+	// putAside: the store was imported from etcd; etcd's files are moved aside.
 	putAside task = "put-aside"
-	// leave: etcd's files are complete; the store goes aside.
+	// leave: etcd's files are complete; the store is moved aside.
 	leave task = "leave-to-etcd"
-	// left: etcd's files lie beside the store, for whichever of the two starts next. The
-	// name is what the database looks like as long as etcd has not opened it.
+	// left: etcd's files lie next to the store, and either program may start next. The
+	// name is a fingerprint of the database as long as etcd has not opened it.
 	left task = "left-for-etcd"
 )
 
-// readPointer is the beginning of whatever is done with a directory, so it refuses one
-// of a format that is not known.
+// readPointer is called first by every operation on a directory, so it refuses an
+// unknown format.
 func (l Layout) readPointer() (pointer, error) {
 	if err := l.CheckFormat(); err != nil {
 		return pointer{}, err
@@ -150,11 +149,11 @@ const (
 	Empty  Kind = iota // neither store
 	Ours               // a store of ours
 	Etcds              // a store of etcd
-	Moving             // a move between the two was interrupted when it could not be undone any more
+	Moving             // a migration was interrupted after its point of no return
 	Both               // both stores, and nothing tells which one is current
 )
 
-// Kind looks at the directory.
+// Kind determines which program's store the directory holds.
 func (l Layout) Kind() (Kind, error) {
 	if err := l.errRestoring(); err != nil {
 		return Empty, err
@@ -172,7 +171,7 @@ func (l Layout) Kind() (Kind, error) {
 	case err != nil:
 		return Empty, err
 	case p.task == left && etcds:
-		return Etcds, nil // Begin looks closer
+		return Etcds, nil // Begin decides
 	case p.task != none && p.task != left:
 		return Moving, nil
 	case ours && etcds:
@@ -198,7 +197,7 @@ func (l Layout) errBoth() error {
 		"move the one that is not in use out of %s", l.DataDir, l.DB(), l.Member())
 }
 
-// errUndecided is errBoth for those who do not look closer.
+// errUndecided is errBoth for callers that do not try to decide.
 func (l Layout) errUndecided() error {
 	return fmt.Errorf("%w, or start the server on it, which goes on with its own store if the raft log follows that", l.errBoth())
 }
@@ -207,8 +206,8 @@ func (l Layout) errLeaving() error {
 	return fmt.Errorf("--data-dir %s is being handed over to etcd: run 'etcdutl migrate --to-etcd --data-dir %s' again, which finishes it", l.DataDir, l.DataDir)
 }
 
-// freeName returns base, or base with a number behind it that no file below
-// Member has yet.
+// freeName returns base, or base with a numeric suffix, such that no file below
+// Member has that name.
 func (l Layout) freeName(base string) (string, error) {
 	name := base
 	for i := 1; ; i++ {
@@ -233,7 +232,7 @@ func readSmall(fs vfs.FS, path string) (string, error) {
 	return string(b), nil
 }
 
-// renameIfThere is durable.Rename for a step that may have been done before a crash.
+// renameIfThere is durable.Rename for a step that may already have run before a crash.
 func renameIfThere(fs vfs.FS, from, to string) error {
 	there, err := exists(fs, from)
 	if err != nil || !there {

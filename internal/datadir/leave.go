@@ -25,15 +25,14 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// exportName is the name, below Snap, under which etcd's store waits until all
-// else is ready. It must not begin like what a start of etcd or of ours removes.
+// exportName is the name below Snap of etcd's new store until all else is ready. It
+// must not match what a start of etcd or of Quorate removes.
 const exportName = "export.db"
 
-// Leave turns a directory of ours, of a member that is not running, into one on
-// which etcd of the release target starts as the same member: etcd's store and
-// .snap file are written, the log gets a mark where they are, and our store goes
-// aside. The return value says where to. A second call finishes what a crash has
-// interrupted.
+// Leave converts a directory of Quorate, of a stopped member, into one on which etcd
+// of the release target starts as the same member: it writes etcd's store and .snap
+// file, adds a mark to the log at that index, and moves our store aside to the
+// returned path. A second call finishes what a crash has interrupted.
 func Leave(ctx context.Context, l Layout, target membership.Version, o Options) (aside string, err error) {
 	o = o.withDefaults()
 	p, err := l.readPointer()
@@ -51,7 +50,7 @@ func Leave(ctx context.Context, l Layout, target membership.Version, o Options) 
 		return "", l.errTaking()
 	case kind == Both:
 		return "", l.errUndecided()
-	case p.task == left && kind == Etcds: // the files are there; the store has only to go
+	case p.task == left && kind == Etcds: // the files are there; only the store has to be moved
 	case kind == Etcds:
 		return "", l.errEtcds()
 	}
@@ -70,11 +69,10 @@ func Leave(ctx context.Context, l Layout, target membership.Version, o Options) 
 	return finishLeave(l, p, o.Logger)
 }
 
-// LeaveBeside writes etcd's files as Leave does, and leaves the store in use beside
-// them, for whichever of the two starts next: Begin goes on with the store unless etcd
-// has run, and takes over what etcd has made of its files if it has. An error, a
-// crash or the end of ctx leaves the directory as it was, apart from what the next
-// start removes.
+// LeaveBeside writes etcd's files as Leave does and keeps our store in use next to
+// them, so that either program can start next: Begin continues with our store unless
+// etcd has run, and imports etcd's files if it has. An error, a crash or the end of
+// ctx leaves the directory as it was, except for files that the next start removes.
 func LeaveBeside(ctx context.Context, l Layout, target membership.Version, o Options) error {
 	o = o.withDefaults()
 	p, err := l.readPointer()
@@ -102,7 +100,7 @@ func LeaveBeside(ctx context.Context, l Layout, target membership.Version, o Opt
 	if p.name, err = look(l.FS, export); err != nil {
 		return err
 	}
-	if err := l.writePointer(p); err != nil { // first, or there would be two stores and nothing to tell which one counts
+	if err := l.writePointer(p); err != nil { // first, or there would be two stores and nothing to tell which one is current
 		return err
 	}
 	if err := l.unguard(); err != nil {
@@ -116,8 +114,8 @@ func LeaveBeside(ctx context.Context, l Layout, target membership.Version, o Opt
 	return nil
 }
 
-// errEtcds says that there is nothing to hand over, and what a start of ours that was
-// not finished has left beside etcd's files.
+// errEtcds says that there is nothing to hand over, and names what an unfinished start
+// of Quorate has left next to etcd's files.
 func (l Layout) errEtcds() error {
 	err := fmt.Errorf("%s is a directory of etcd already", l.DataDir)
 	names, lerr := l.FS.List(l.Member())
@@ -140,8 +138,8 @@ func (l Layout) errTaking() error {
 	return fmt.Errorf("%s is being taken over from etcd: start the server on it once, which finishes it", l.DataDir)
 }
 
-// look returns what tells whether etcd has opened a database since: it begins a
-// transaction then, and writes that to one of the first two pages.
+// look returns a fingerprint that changes when etcd opens the database: etcd then
+// begins a transaction, which writes one of the first two pages.
 func look(fs vfs.FS, path string) (string, error) {
 	f, err := fs.Open(path)
 	if err != nil {
@@ -160,14 +158,14 @@ func look(fs vfs.FS, path string) (string, error) {
 }
 
 // untouched reports whether etcd has not opened the database that was left for it.
-// What it may have written to the log nevertheless is for our store as well.
+// What it may have written to the log is valid for our store as well.
 func (l Layout) untouched(p pointer) (bool, error) {
 	now, err := look(l.FS, l.DB())
 	return now == p.name, err
 }
 
-// removeLeft removes the files that were left for etcd, also those of an attempt that
-// came to no end, from a directory whose store goes on.
+// removeLeft removes the files that were left for etcd, including those of an
+// unfinished attempt, from a directory whose store stays in use.
 func removeLeft(l Layout, p pointer) error {
 	names, err := l.FS.List(l.Snap())
 	if err != nil && !errors.Is(err, os.ErrNotExist) {
@@ -194,7 +192,7 @@ func removeLeft(l Layout, p pointer) error {
 	return l.writePointer(pointer{store: p.store})
 }
 
-// prepareLeave writes etcd's files beside ours.
+// prepareLeave writes etcd's files next to ours.
 func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Options) (err error) {
 	log, err := raftlog.Open(l.FS, l.WAL(), raftlog.Options{KeepSegments: -1, NoBackground: true, Logger: o.Logger})
 	if err != nil {
@@ -265,7 +263,7 @@ func (i *countedIter) Next() bool {
 	return i.Iterator.Next()
 }
 
-// report tells of the progress every other second, until stop is called.
+// report logs the progress every two seconds until stop is called.
 func (c *counted) report(o Options) (stop func()) {
 	done := make(chan struct{})
 	ended := make(chan struct{})
@@ -289,7 +287,7 @@ func (c *counted) report(o Options) (stop func()) {
 	return func() { close(done); <-ended }
 }
 
-// checkLeave refuses what etcd could not start on.
+// checkLeave refuses a state that etcd could not start on.
 func checkLeave(l Layout, eng engine.Reader, log *raftlog.Log, meta *raftpb.SnapshotMetadata, target membership.Version, o Options) error {
 	index := meta.GetIndex()
 	first, err := log.FirstIndex()
@@ -319,8 +317,8 @@ func checkLeave(l Layout, eng engine.Reader, log *raftlog.Log, meta *raftpb.Snap
 }
 
 // checkEntries refuses a log that the target cannot read: it may hold v2 requests in
-// the form of 3.5, or carried in one of today, which are behind us once the store is
-// written.
+// the form of 3.5, or requests that carry one. Both kinds are behind the exported
+// state if the member was started and stopped before.
 func checkEntries(l Layout, log *raftlog.Log, from uint64, target membership.Version) error {
 	last, err := log.LastIndex()
 	if err != nil {
@@ -342,8 +340,8 @@ func checkEntries(l Layout, log *raftlog.Log, from uint64, target membership.Ver
 	return nil
 }
 
-// readableBy reports whether etcd of a release can read an entry, as far as v2
-// requests go: 3.5 reads them all as they are, 3.6 those of members about themselves,
+// readableBy reports whether etcd of a release can decode an entry, as far as v2
+// requests are concerned: 3.5 decodes all of them, 3.6 those about member attributes,
 // 3.7 none.
 func readableBy(data []byte, target membership.Version) bool {
 	is, write, carried := v2request.Look(data)
@@ -356,8 +354,7 @@ func readableBy(data []byte, target membership.Version) bool {
 	return !is || carried
 }
 
-// finishLeave does the steps after which the directory is etcd's. Each may have
-// been done before.
+// finishLeave runs the steps after which the directory is etcd's. Each is idempotent.
 func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) {
 	fs := l.FS
 	if err := l.unguard(); err != nil {
@@ -370,7 +367,7 @@ func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) 
 	if err := renameIfThere(fs, fs.PathJoin(l.Member(), p.store), aside); err != nil {
 		return "", fmt.Errorf("put the store aside: %w", err)
 	}
-	// What a snapshot that was being installed has left, and files that were being written.
+	// What an interrupted snapshot installation has left, and temporary files.
 	remains := func(name string) bool {
 		return strings.HasPrefix(name, StorePrefix) || strings.HasSuffix(name, durable.TempSuffix)
 	}
@@ -384,10 +381,10 @@ func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) 
 	return aside, nil
 }
 
-// Describe reads from a state of the store what raft and members of etcd want to
-// know about it: its position, and the membership as the JSON of the v2 store. keys
-// puts the keys of the v2 API in as well, which members of etcd 3.5 need, and
-// later ones do not start on.
+// Describe reads from a state of the store what raft and members of etcd need to
+// know about it: its position, and the membership as the JSON of the v2 store. With
+// keys, the JSON includes the keys of the v2 API, which members of etcd 3.5 need and
+// on which later ones do not start.
 func Describe(state engine.Reader, own membership.Version, keys bool) (*raftpb.SnapshotMetadata, []byte, error) {
 	index, term, err := apply.Position(state)
 	if err != nil {

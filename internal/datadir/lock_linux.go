@@ -8,7 +8,7 @@ import (
 )
 
 // lockFile takes the lock that etcd holds on its database while it runs. A file
-// without a descriptor (the memory disk) has none.
+// without a descriptor (in-memory file system) has no lock.
 func lockFile(f vfs.File) error {
 	if f.Fd() == vfs.InvalidFd {
 		return nil
@@ -18,7 +18,7 @@ func lockFile(f vfs.File) error {
 	case errors.Is(err, unix.EWOULDBLOCK):
 		return ErrInUse
 	case errors.Is(err, unix.ENOTSUP), errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOSYS):
-		return nil // not known to this file system; etcd does not start on it either
+		return nil // not supported by this file system; etcd does not start on it either
 	}
 	return err
 }

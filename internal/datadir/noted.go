@@ -12,8 +12,8 @@ import (
 	"quorate/internal/engine"
 )
 
-// Small files that say what the rest of a directory is (OWNER, STORE) end with a
-// line that holds the checksum of what stands before it:
+// The small files that describe a directory (OWNER, STORE) end with a line that holds
+// the checksum of the text before it:
 //
 //	crc32c 0a1b2c3d
 
@@ -24,14 +24,14 @@ var (
 	errNoSum   = errors.New("its last line is not the checksum of what stands before")
 )
 
-// WriteNote replaces a small text file; after a crash it has its old or its new
-// content.
+// WriteNote replaces a small text file atomically: after a crash it has its old or its
+// new content.
 func WriteNote(fs vfs.FS, path, text string) error {
 	return durable.WriteFile(fs, path, []byte(text+fmt.Sprintf(sumLine, crc32.Checksum([]byte(text), castagnoli))))
 }
 
-// ReadNote returns what WriteNote was given. A file with other bytes than were
-// written is an *engine.CorruptionError, one that is not there os.ErrNotExist.
+// ReadNote returns the text that WriteNote was given. It returns an
+// *engine.CorruptionError if the bytes have changed, os.ErrNotExist if there is no file.
 func ReadNote(fs vfs.FS, path string) (string, error) {
 	b, err := readSmall(fs, path)
 	if err != nil {

@@ -11,13 +11,13 @@ import (
 )
 
 // Format is the newest layout of a data directory that this version reads, and the one
-// that it writes. It rises when an older version would misread what a newer one leaves.
+// that it writes. It is raised when an older version would misread the new layout.
 const Format = 1
 
-// The file OWNER names the member and the cluster that a data directory is of, so that a
-// log of another member is refused before the store is opened, which already writes to
-// it; and the format of the directory. A directory that lost it, or comes from elsewhere,
-// is judged by Home.CheckTogether alone and gets one. One without a format has the first.
+// The file OWNER names the member and cluster of a data directory, so that a log of
+// another member is refused before the store is opened (opening it already writes to
+// it). It also names the format of the directory. A directory without the file is
+// checked by Home.CheckTogether alone and then gets one. No format means the first.
 
 const formatLine = "format "
 
@@ -25,8 +25,8 @@ func ownerText(member, cluster uint64) string {
 	return fmt.Sprintf("member %s of cluster %s\n", membership.FormatID(member), membership.FormatID(cluster))
 }
 
-// readOwner returns whose the directory is, in the words of ownerText; empty if nothing
-// says so. Errors: a format that is not known, a damaged file, the file system's.
+// readOwner returns the owner of the directory as ownerText formats it, empty if there
+// is no file. It returns an error for an unknown format and for a damaged file.
 func (l Layout) readOwner() (string, error) {
 	text, err := ReadNote(l.FS, l.Owner())
 	if errors.Is(err, os.ErrNotExist) {
@@ -50,14 +50,14 @@ func (l Layout) readOwner() (string, error) {
 	return who, nil
 }
 
-// CheckFormat refuses a directory that was written by a version whose files this one may
+// CheckFormat refuses a directory written by a version whose files this one may
 // misread.
 func (l Layout) CheckFormat() error {
 	_, err := l.readOwner()
 	return err
 }
 
-// CheckOwner refuses a directory that is of another member than the raft log.
+// CheckOwner refuses a directory that belongs to another member than the raft log.
 func (l Layout) CheckOwner(member, cluster uint64) error {
 	got, want := "", ownerText(member, cluster)
 	got, err := l.readOwner()
@@ -68,7 +68,7 @@ func (l Layout) CheckOwner(member, cluster uint64) error {
 		l.DataDir, l.WAL(), strings.TrimSpace(got), strings.TrimSpace(want))
 }
 
-// WriteOwner notes whose the directory is, unless that is known.
+// WriteOwner records the owner of the directory, unless it is already recorded.
 func (l Layout) WriteOwner(member, cluster uint64) error {
 	if got, err := l.readOwner(); err != nil || got != "" {
 		return err

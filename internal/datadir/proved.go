@@ -13,16 +13,16 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// proveCommit writes to the log how far it is committed, as far as this can be told from
-// what is on the disk. A commit index is not synced, so after a crash the log states less
-// than clients have been told; etcd's --force-new-cluster throws away what is behind it.
+// proveCommit raises the commit index in the log as far as it can be proved from what
+// is on disk. A commit index is not synced, so after a crash the log has a lower one
+// than clients have been told; etcd's --force-new-cluster drops the entries after it.
 //
-// What the store has applied was committed. Behind that, a member which is the only voter
-// commits what it has on its disk, nobody else can replace it, and raft would say so as
-// soon as the member starts. An entry that may give others a vote is the last one of which
-// this is certain. Where there are other voters nothing is: what is not committed may be
-// replaced by their leader, and a member that took it for committed would end at that, or
-// worse. So there the commit index stays, and the log of the program names the way.
+// What the store has applied was committed. After that, a member that is the only voter
+// commits what is on its disk: no other member can replace it, and raft would commit it
+// when the member starts. This holds up to and including the first entry that may make
+// another member a voter. With other voters nothing is certain: their leader may replace
+// uncommitted entries, and a member that took one for committed would panic, or worse.
+// In that case the commit index stays, and a log message tells the operator what to do.
 func proveCommit(log *raftlog.Log, eng engine.Reader, applied uint64, o Options) error {
 	hs := log.HardState()
 	last, err := log.LastIndex()
@@ -53,15 +53,15 @@ func proveCommit(log *raftlog.Log, eng engine.Reader, applied uint64, o Options)
 	return nil
 }
 
-// proof follows the voters through the entries of a log.
+// proof tracks the voters through the entries of a log.
 type proof struct {
 	self   uint64
-	voters []uint64 // at least those that there are
+	voters []uint64 // a superset of the actual voters
 	known  uint64   // commit index that needs no proof
 	commit uint64   // commit index that is proved
 }
 
-// read goes through the entries behind those that the store has applied.
+// read processes the entries after those that the store has applied.
 func (p *proof) read(log *raftlog.Log, next, last uint64) error {
 	p.commit = p.known
 	for next <= last {
@@ -83,16 +83,16 @@ func (p *proof) read(log *raftlog.Log, next, last uint64) error {
 
 func (p *proof) alone() bool { return len(p.voters) == 1 && p.voters[0] == p.self }
 
-// follow takes note of who may have a vote when an entry is applied. A change that gives
-// one may have been refused; one that takes another member's away while this one is a voter
-// is not, if there is such a member.
+// follow updates the set of possible voters for an entry. A change that adds a voter may
+// have been refused when applied. A change that removes another voter while this member
+// is a voter is never refused, if that voter exists.
 func (p *proof) follow(e *raftpb.Entry) {
 	if e.GetType() == raftpb.EntryNormal {
 		return
 	}
 	cc := &raftpb.ConfChange{}
 	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.Data, cc) != nil {
-		p.voters = nil // nobody knows what this means
+		p.voters = nil // unknown kind of change
 		return
 	}
 	id := cc.GetNodeId()

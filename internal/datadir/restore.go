@@ -24,19 +24,18 @@ import (
 // Restore describes a member of a new cluster that begins with the data of a
 // database file.
 type Restore struct {
-	File      string // database, with or without a checksum behind it; already verified
+	File      string // database, with or without a trailing checksum; already verified
 	LocalID   uint64
 	ClusterID uint64
 	Founders  []membership.Member // all members of the new cluster, with ids
-	// BumpRevision raises the newest revision by so much and compacts everything
-	// up to it, so that no client sees a revision again that it knows with other
-	// data. 0: neither.
+	// BumpRevision raises the newest revision by this number and compacts everything
+	// up to it, so that no client sees a revision that it knows with other data. 0:
+	// neither.
 	BumpRevision int64
 }
 
-// A restore that was interrupted leaves a directory on which nothing can start. The
-// note RESTORING stands in it from the first step to the last, and says where the log
-// was to be.
+// An interrupted restore leaves a directory on which nothing can start. The file
+// RESTORING exists from the first step to the last, and contains the path of the log.
 
 func (l Layout) restoring() string { return l.FS.PathJoin(l.Member(), "RESTORING") }
 
@@ -49,8 +48,8 @@ func (l Layout) errRestoring() error {
 	return err
 }
 
-// RemoveInterrupted removes what an interrupted restore has left of the directories
-// of l. It reports whether there was anything of that kind.
+// RemoveInterrupted removes what an interrupted restore has left in the directories
+// of l. It reports whether it removed anything.
 func RemoveInterrupted(l Layout) (bool, error) {
 	wal, err := ReadNote(l.FS, l.restoring())
 	if errors.Is(err, os.ErrNotExist) {
@@ -62,7 +61,7 @@ func RemoveInterrupted(l Layout) (bool, error) {
 	return true, l.removeRestored(strings.TrimSpace(wal))
 }
 
-// removeBegun removes what a restore leaves that has not written its note yet.
+// removeBegun removes what a restore leaves that was interrupted before it wrote RESTORING.
 func (l Layout) removeBegun() (bool, error) {
 	for dir, only := range map[string]string{l.DataDir: l.FS.PathBase(l.Member()), l.Member(): l.FS.PathBase(l.restoring()) + durable.TempSuffix} {
 		names, err := l.FS.List(dir)
@@ -76,7 +75,7 @@ func (l Layout) removeBegun() (bool, error) {
 	return true, l.FS.RemoveAll(l.Member())
 }
 
-// removeRestored removes the directories of a restore, the one with the note last.
+// removeRestored removes the directories of a restore, the one with RESTORING last.
 func (l Layout) removeRestored(wal string) error {
 	if err := errors.Join(durable.RemoveAll(l.FS, wal), l.FS.RemoveAll(wal+".tmp")); err != nil {
 		return err
@@ -98,8 +97,8 @@ func (l Layout) removeRestored(wal string) error {
 	return durable.RemoveAll(l.FS, l.Member())
 }
 
-// RestoreInto makes the directories of l, which must not exist or be empty. What an
-// error leaves of them is removed; what a crash leaves, by RemoveInterrupted.
+// RestoreInto creates the directories of l, which must not exist or be empty. After an
+// error it removes them; after a crash RemoveInterrupted does.
 func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error) {
 	o = o.withDefaults()
 	if err := durable.MkdirAll(l.FS, l.DataDir, l.Member()); err != nil {
@@ -162,11 +161,11 @@ func (r *Restore) fill(ctx context.Context, l Layout, eng engine.Engine, commit 
 	return eng.Flush(ctx)
 }
 
-// trimming is etcd's line about a store that gets other members.
+// trimming is etcd's log message about a store whose members are replaced.
 const trimming = "Trimming membership information from the backend..."
 
 // rewrite makes the store that of a member of the new cluster. Scripts look for
-// etcd's lines about it.
+// etcd's log messages about it.
 func (r *Restore) rewrite(eng engine.Reader, b engine.Batch, commit uint64, lg *zap.Logger) error {
 	lg.Info(trimming)
 	if err := membership.Replace(b, r.Founders); err != nil {
@@ -205,9 +204,9 @@ func (r *Restore) confState() *raftpb.ConfState {
 	return cs
 }
 
-// writeLog makes a log that begins behind the entries that would make the members. They
-// are left out: etcd, started on the directory by mistake, would take them for all
-// there is.
+// writeLog creates a log that begins after the entries that would add the members.
+// They are left out: etcd, started on the directory by mistake, would take them for
+// the whole history.
 func (r *Restore) writeLog(l Layout, commit uint64, o Options) (err error) {
 	log, err := raftlog.Create(l.FS, l.WAL(), raftlog.Metadata{NodeID: r.LocalID, ClusterID: r.ClusterID}, raftlog.Options{NoBackground: true, Logger: o.Logger})
 	if err != nil {

@@ -10,7 +10,7 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// Survivor is a member that goes on alone, for a cluster that has lost its quorum.
+// Survivor is a member that continues alone, for a cluster that has lost its quorum.
 type Survivor struct {
 	Log      *raftlog.Log
 	Cluster  *membership.Cluster
@@ -18,25 +18,25 @@ type Survivor struct {
 	PeerURLs []string
 }
 
-// SurvivorPlan is what is to be written to the log of a survivor: entries, with the
-// hard state that commits all of the log. Everything in the log stays.
+// SurvivorPlan is what is to be written to the log of a survivor: entries, and the
+// hard state that commits the whole log. Existing entries stay.
 type SurvivorPlan struct {
 	WALCommit uint64 // as the log states it
 	Commit    uint64 // as far as is proved
-	Unproven  uint64 // entries behind that
+	Unproven  uint64 // entries after that
 	Spared    uint64 // index of a removal of the survivor that is left out, 0 for none
 	Entries   []*raftpb.Entry
 	State     *raftpb.HardState
 }
 
-// Plan returns what makes the survivor the only member. Errors: the log's.
+// Plan returns what makes the survivor the only member. Errors are those of the log.
 //
-// Nobody is left who could say which of the last entries are committed, and the
-// log says it late: a commit index is not synced, and a follower hears of it after
-// the client does. An entry that was acknowledged is in the log of every member of
-// some quorum, so whatever this member may have acknowledged, alone or with others,
-// is kept with all there is. An entry that was not acknowledged has told its client
-// nothing or that its time was up; it may take effect.
+// No other member is left that could tell which of the last entries are committed, and
+// the log knows it late: a commit index is not synced, and a follower learns of it
+// after the client does. An acknowledged entry is in the log of every member of some
+// quorum, so all entries are kept, which includes whatever this member may have
+// acknowledged. The client of an entry that was not acknowledged has got no answer or
+// a timeout; the entry may take effect.
 func (s Survivor) Plan() (SurvivorPlan, error) {
 	var p SurvivorPlan
 	hs, _, err := s.Log.InitialState()
@@ -71,12 +71,12 @@ func (s Survivor) Plan() (SurvivorPlan, error) {
 	return p, nil
 }
 
-// pendingBytes bounds what is read of the log at a time.
+// pendingBytes bounds how much of the log is read at a time.
 const pendingBytes = 4 << 20
 
 // pending returns the membership changes in the log that are not applied. A removal
 // of the survivor itself counts only if it is known to be committed; otherwise an
-// empty entry takes its place, and what is behind it is written again.
+// empty entry replaces it, and the entries after it are written again.
 func (s Survivor) pending(p *SurvivorPlan, last uint64) ([]*raftpb.ConfChange, error) {
 	var changes []*raftpb.ConfChange
 	for next := s.Applied + 1; next <= last; {
@@ -102,8 +102,8 @@ func (s Survivor) pending(p *SurvivorPlan, last uint64) ([]*raftpb.ConfChange, e
 	return changes, nil
 }
 
-// confChangeOf returns the membership change that an entry is, nil if it is none or if
-// it cannot be read, which apply has to answer for.
+// confChangeOf returns the membership change in an entry; nil if there is none or if
+// it cannot be decoded, which apply reports.
 func confChangeOf(e *raftpb.Entry) *raftpb.ConfChange {
 	cc := &raftpb.ConfChange{}
 	if e.GetType() != raftpb.EntryConfChange || proto.Unmarshal(e.Data, cc) != nil {

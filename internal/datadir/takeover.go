@@ -17,18 +17,18 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// Options of the moves.
+// Options of the migrations.
 type Options struct {
 	Version membership.Version // of this program; newer files are refused
 	Logger  *zap.Logger        // nil: none
-	// BatchBytes is handed to package snapshot; 0 is its default.
+	// BatchBytes is passed to package snapshot; 0 is its default.
 	BatchBytes int
-	// DropV2 lets a directory go to a release of etcd that keeps no data of the v2
+	// DropV2 allows a migration to a release of etcd that does not keep data of the v2
 	// API although there is some.
 	DropV2 bool
-	// Working, unless nil, hears every other second how far a move has come.
+	// Working, unless nil, is called every two seconds with the progress.
 	Working func(status string)
-	// OpenEngine opens the store that a restore fills; nil: a Pebble one. The
+	// OpenEngine opens the store that a restore fills; nil: a Pebble store. The
 	// simulator has its own.
 	OpenEngine func(dir string) (engine.Engine, error)
 }
@@ -40,9 +40,9 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Takeover is a directory of etcd that is becoming one of ours. Dir holds a
-// complete store with the state of etcd's; nothing of etcd's has been changed. The
-// log is used as it is.
+// Takeover is a directory of etcd that is being converted. Dir holds a complete store
+// with the state of etcd's; nothing of etcd's has been changed. The log is used as it
+// is.
 type Takeover struct {
 	Dir   string // the new store, closed
 	Index uint64 // of the newest entry that it holds
@@ -53,11 +53,11 @@ type Takeover struct {
 	hadOwner bool
 }
 
-// Begin takes over the store of etcd in a directory, as far as it can be undone:
-// the caller opens what is at Dir and then calls Finish, or Abandon if it cannot
-// use it. It returns nil if there is no store of etcd to take over; a take-over
-// that a crash has interrupted behind Finish's first step is finished here. A
-// directory that cannot be taken over is refused unchanged.
+// Begin imports the store of etcd in a directory up to the point of no return: the
+// caller opens the store at Dir and then calls Finish, or Abandon if it cannot use it.
+// Begin returns nil if there is no store of etcd to import. If a crash interrupted
+// Finish after its first step, Begin finishes it. A directory that cannot be
+// converted is refused unchanged.
 func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 	o = o.withDefaults()
 	p, err := l.readPointer()
@@ -112,7 +112,7 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 	}
 	t.Index = found.meta.ConsistentIndex
 	if t.Dir = l.NewStore(t.Index); p.task == left && l.FS.PathBase(t.Dir) == p.store {
-		t.Dir += ".1" // ours, which stays until the new one is complete, has the same position
+		t.Dir += ".1" // ours has the same position, and stays until the new one is complete
 	}
 	// Copies of what etcd had before it ran again.
 	older := func(name string) bool {
@@ -173,9 +173,9 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 	return nil
 }
 
-// copy copies the database into the store at t.Dir and returns that, open, unless it
-// cannot be opened. It goes on with what an earlier attempt has left there, if that was
-// a copy of the same database; anything else is thrown away.
+// copy copies the database into the store at t.Dir and returns the open store, nil if
+// it cannot be opened. It resumes from what an earlier attempt has left there if that
+// was a copy of the same database, and deletes it otherwise.
 func (t *Takeover) copy(ctx context.Context, found *etcds, o snapshot.Options) (engine.Engine, snapshot.Meta, error) {
 	for again := false; ; again = true {
 		eng, err := pebble.Open(t.Dir, pebbleOptions(t.l, t.lg))
@@ -195,17 +195,16 @@ func (t *Takeover) copy(ctx context.Context, found *etcds, o snapshot.Options) (
 	}
 }
 
-// leftBehind reports whether a copy has failed because of what it was to go on from.
+// leftBehind reports whether a copy failed because of what an earlier attempt has left.
 func leftBehind(err error) bool {
 	var damaged *engine.CorruptionError
 	return errors.Is(err, snapshot.ErrNotEmpty) || errors.Is(err, snapshot.ErrOtherFile) || errors.As(err, &damaged)
 }
 
-// Finish makes the new store the one in use and puts etcd's files aside. After
-// its first step the take-over can only be finished, which Begin does if a crash
-// comes between.
+// Finish switches to the new store and moves etcd's files aside. After its first step
+// the conversion can only be finished, which Begin does after a crash.
 func (t *Takeover) Finish() error {
-	if p, err := t.l.readPointer(); err == nil && p.task == putAside { // a call before this one found no room
+	if p, err := t.l.readPointer(); err == nil && p.task == putAside { // an earlier call found no room
 		if err := finishPutAside(t.l, p, t.lg); err != nil {
 			return err
 		}
@@ -245,9 +244,9 @@ func finishPutAside(l Layout, p pointer, lg *zap.Logger) error {
 	return nil
 }
 
-// Abandon removes what Begin has made, because of an error. When that is that the
-// start was called off, what was copied stays, and the next start goes on from there.
-// It does nothing after Finish.
+// Abandon removes what Begin has made, because of an error. If the start was
+// cancelled, the copy stays and the next start resumes it. It does nothing after
+// Finish.
 func (t *Takeover) Abandon(because error) error {
 	if t.lock == nil {
 		return nil
@@ -271,7 +270,7 @@ func (t *Takeover) unlock() error {
 	return err
 }
 
-// pebbleOptions of stores that are opened to move or look at them.
+// pebbleOptions are the options of stores that are opened to convert or inspect them.
 func pebbleOptions(l Layout, lg *zap.Logger) pebble.Options {
 	return pebble.Options{FS: l.FS, Logger: lg,
 		OnBackgroundError: func(err error) { lg.Error("store", zap.Error(err)) },
@@ -284,12 +283,12 @@ func pebbleOptions(l Layout, lg *zap.Logger) pebble.Options {
 		}}
 }
 
-// OpenStore opens the store in use, which must exist and be of ours.
+// OpenStore opens the store in use, which must exist and be of Quorate.
 func OpenStore(l Layout, lg *zap.Logger) (engine.Engine, error) {
 	return openStore(l, pebbleOptions(l, lg))
 }
 
-// ReadStore is OpenStore for somebody who changes nothing.
+// ReadStore is OpenStore for read-only access.
 func ReadStore(l Layout, lg *zap.Logger) (engine.Engine, error) {
 	o := pebbleOptions(l, lg)
 	o.ReadOnly = true

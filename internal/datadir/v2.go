@@ -26,9 +26,9 @@ import (
 )
 
 // RestoreV2 writes the tree of the v2 API that comes with a snapshot of etcd 3.5 to b:
-// eng holds its database, meta is what that says about itself, data the dump of the
-// v2 store beside it. It does nothing if the database brought the tree, which one
-// of ours does, or is of a later release, which has none.
+// eng holds its database, meta the metadata of that, data the dump of the v2 store that
+// came with it. It does nothing if the database already contains the tree, as one of
+// Quorate does, or is of a later release, which has none.
 func RestoreV2(b engine.Batch, eng engine.Reader, meta snapshot.Meta, data []byte) error {
 	if meta.StorageVersion != "" || len(data) == 0 {
 		return nil
@@ -42,8 +42,8 @@ func RestoreV2(b engine.Batch, eng engine.Reader, meta snapshot.Meta, data []byt
 	return nil
 }
 
-// restoreDump writes the tree of a dump to b, unless that is of somebody who keeps no
-// tree and tells of the membership alone: its index does not count that.
+// restoreDump writes the tree of a dump to b. A dump of a member that keeps no tree
+// describes the membership alone, which its index shows; then it does nothing.
 func restoreDump(b engine.Batch, data []byte) error {
 	d, err := v2store.ParseDump(data)
 	if err != nil || d.CurrentIndex <= 1 {
@@ -63,9 +63,9 @@ func holds(r engine.Reader, b engine.Bucket) (there bool, err error) {
 	return there, it.Error()
 }
 
-// fillV2 brings the tree of the v2 API into the new store. Etcd 3.5 keeps it in memory:
-// it is in the newest .snap file as it was then, and moves on with the entries
-// behind that.
+// fillV2 copies the tree of the v2 API into the new store. Etcd 3.5 keeps the tree in
+// memory: the newest .snap file has it as it was then, and the entries after that are
+// replayed.
 func (e *etcds) fillV2(ctx context.Context, l Layout, eng engine.Engine, o Options, lg *zap.Logger) (err error) {
 	if !e.is35() {
 		return nil
@@ -96,7 +96,7 @@ func (e *etcds) fillV2(ctx context.Context, l Layout, eng engine.Engine, o Optio
 	return copyBucket(ctx, eng, scratch, engine.V2, o.BatchBytes)
 }
 
-// beginV2 makes the state of the newest .snap file, as far as the tree depends on it.
+// beginV2 restores the state of the newest .snap file, as far as the tree depends on it.
 func (e *etcds) beginV2(eng engine.Engine) error {
 	if e.snap == nil {
 		return nil
@@ -132,11 +132,11 @@ func (e *etcds) beginV2(eng engine.Engine) error {
 	return b.Commit()
 }
 
-// replayBytes bounds the entries that are applied in one batch.
+// replayBytes bounds the size of the entries that are applied in one batch.
 const replayBytes = 4 << 20
 
-// replayV2 applies the entries up to the state of the database that the tree is
-// concerned with: v2 requests, and what moves the membership.
+// replayV2 applies the entries up to the index of the database that concern the tree:
+// v2 requests and membership changes.
 func (e *etcds) replayV2(ctx context.Context, l Layout, mach *apply.Machine) error {
 	var ents []apply.Entry
 	size := 0
@@ -172,7 +172,7 @@ func (e *etcds) replayV2(ctx context.Context, l Layout, mach *apply.Machine) err
 	return nil
 }
 
-// term is that of the entry that counts at an index of the log.
+// term returns the term of the valid entry at an index of the log.
 func (e *etcds) term(index uint64) uint64 {
 	i := sort.Search(len(e.terms), func(i int) bool { return e.terms[i].from > index })
 	if i == 0 {
@@ -231,7 +231,7 @@ func copyBucket(ctx context.Context, to engine.Engine, from engine.Reader, bucke
 	return b.Commit()
 }
 
-// checkV2 refuses to leave data of the v2 API behind without being told to.
+// checkV2 refuses to drop data of the v2 API unless DropV2 is set.
 func checkV2(eng engine.Reader, target membership.Version, o Options) error {
 	if target.Less(membership.FirstWithoutV2) || o.DropV2 {
 		return nil

@@ -1,15 +1,15 @@
-// Package digest adds up what a member has applied, so that members can be compared
-// at any index without reading their state.
+// Package digest maintains a digest of what a member has applied, so that members can be
+// compared at any index without reading their state.
 //
-// In: each entry's index and term, and the records that it writes. Out: for every
-// index the sum of all that was written up to it, kept finely for the newest
-// entries and coarsely for older ones; reports of such sums, and where two of them
-// part. Always true: the sum is in the batch that holds the effect of the entries and
-// their index, so a crash cannot part them; what members may legitimately hold
-// differently is not in it; entries are added, so two members are compared over the
-// entries that both have added up, wherever each of them began.
+// In: each entry's index and term, and the records that it writes. Out: for every index
+// the digest of all that was written up to it, at every index for the newest entries and
+// at a coarser step for older ones; reports of such digests, and where two of them
+// diverge. Always true: the digest is in the same batch as the effect of the entries and
+// their index, so a crash cannot separate them; what members may legitimately hold
+// differently is not in it; it is a sum over the entries, so two members are compared
+// over the entries that both have summed, wherever each of them began.
 //
-// What is in the sum and what is not, and why, is in docs/design/integrity.md.
+// What is in the digest and what is not, and why, is in docs/design/integrity.md.
 package digest
 
 import (
@@ -26,19 +26,19 @@ import (
 	"quorate/internal/engine"
 )
 
-// scheme is raised when the sum of the same entries changes. Members of different
-// releases are not compared anyway, as they may write different records.
+// scheme is incremented when the digest of the same entries changes. Members of
+// different releases are not compared anyway, as they may write different records.
 const scheme = "1"
 
-// Point is what a member has added up when it has applied the entry of an index.
+// Point is a member's digest after it has applied the entry of an index.
 type Point struct {
 	Index uint64
 	State uint64 // of all records but those of the v2 API
 	V2    uint64 // of the records of the v2 API
 }
 
-// The points that are kept: of every entry, of every middleStep-th, of every
-// coarseStep-th. The last survive a restart.
+// The retained points: of every entry, of every middleStep-th, of every coarseStep-th.
+// The coarse ones survive a restart.
 const (
 	fineKept   = 2048
 	middleStep = 64
@@ -49,18 +49,18 @@ const (
 
 var (
 	sumKey   = engine.Digest.K([]byte("sum"))
-	pointKey = []byte("p") // and an index
+	pointKey = []byte("p") // followed by an index
 )
 
-// Digest is the sum of one store. Begin, Entry, Applied, Store and Publish belong to
-// the goroutine that applies; Report is for all.
+// Digest is the digest of one store. Begin, Entry, Applied, Store and Publish must be
+// called from the goroutine that applies; Report is safe for concurrent use.
 type Digest struct {
 	batch   batch
 	release uint64
-	began   uint64 // what was applied before is not in the sum
+	began   uint64 // what was applied before is not in the digest
 	sum     Point
-	fresh   bool           // what the store holds of it, if anything, is not ours
-	recent  []Point        // of the batch under way
+	fresh   bool           // the store's existing digest records, if any, are of another scheme or state
+	recent  []Point        // of the current batch
 	value   [sumBytes]byte // scratch
 
 	mu     sync.Mutex
@@ -68,10 +68,10 @@ type Digest struct {
 	levels [3]ring
 }
 
-// Open reads the sum of a store that has applied up to an index, of a release. It begins
-// anew if there is none of that index and that release: the store comes from etcd, an
-// older release has gone on with it, or this one may write other records than the one
-// before.
+// Open reads the digest of a store that has applied up to an index, for a release. It
+// starts over if the stored one is of another index or release: the store comes from
+// etcd, an older release has continued it, or this release may write other records than
+// the previous one.
 func Open(r engine.Reader, applied uint64, release string) (*Digest, error) {
 	d := &Digest{release: xxhash.Sum64String(scheme + " " + release), began: applied, sum: Point{Index: applied}, fresh: true}
 	d.levels = [...]ring{newRing(1, fineKept), newRing(middleStep, middleKept), newRing(coarseStep, coarseKept)}
@@ -117,15 +117,15 @@ func (d *Digest) load(r engine.Reader) (err error) {
 	return it.Error()
 }
 
-// Begin returns b as the batch in which writes are added up.
+// Begin returns a batch that writes to b and adds the writes to the digest.
 func (d *Digest) Begin(b engine.Batch) engine.Batch {
 	d.batch.Batch, d.batch.d = b, d
 	d.recent = d.recent[:0]
 	return &d.batch
 }
 
-// Unsummed returns the batch under one that Begin has returned: for records that members
-// may hold differently.
+// Unsummed returns the underlying batch of one that Begin has returned: for records that
+// members may hold differently.
 func Unsummed(b engine.Batch) engine.Batch {
 	if s, ok := b.(*batch); ok {
 		return s.Batch
@@ -133,8 +133,8 @@ func Unsummed(b engine.Batch) engine.Batch {
 	return b
 }
 
-// Entry begins an entry. What a founder has written into its own log before there
-// was a leader, it made of its own flags: those entries are of term 1.
+// Entry begins an entry. The entries that a founder writes into its own log before there
+// is a leader come from its own flags and are not summed: they have term 1.
 func (d *Digest) Entry(index, term uint64) {
 	d.batch.seed = mix(index)
 	d.batch.silent = term <= 1
@@ -142,12 +142,12 @@ func (d *Digest) Entry(index, term uint64) {
 	d.sum.State += mix(d.batch.seed ^ term)
 }
 
-// Applied ends it.
+// Applied ends the entry.
 func (d *Digest) Applied() { d.recent = append(d.recent, d.sum) }
 
 const sumBytes = 40
 
-// Store writes the sum into the batch itself, which the caller commits.
+// Store writes the digest into the batch, which the caller commits.
 func (d *Digest) Store(b engine.Batch) {
 	d.batch.Batch = nil
 	if d.fresh {
@@ -182,7 +182,7 @@ func storedPoint(index uint64) []byte {
 	return engine.Digest.K(binary.BigEndian.AppendUint64(slices.Clone(pointKey), index))
 }
 
-// Publish shows what was stored to Report, once the batch is committed.
+// Publish makes what was stored visible to Report, once the batch is committed.
 func (d *Digest) Publish() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -193,12 +193,12 @@ func (d *Digest) Publish() {
 	}
 	d.known = d.sum
 	if cap(d.recent) > 4*fineKept {
-		d.recent = nil // one long batch must not cost memory until the end
+		d.recent = nil // one long batch must not hold its memory forever
 	}
 }
 
-// Report tells the sums behind an index, and of each level the newest one up to it, as
-// those are what another member may have, too.
+// Report returns the points after an index, and of each level the newest one up to it,
+// because another member may have the same ones.
 func (d *Digest) Report(from uint64) Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -212,7 +212,7 @@ func (d *Digest) Report(from uint64) Report {
 	return r
 }
 
-// ring keeps the newest points whose index is a multiple of step.
+// ring holds the newest points whose index is a multiple of step.
 type ring struct {
 	step   uint64
 	points []Point
@@ -229,12 +229,12 @@ func (r *ring) put(p Point) {
 	r.newest = max(r.newest, p.Index)
 }
 
-// appendFrom appends the points behind an index and the newest one up to it.
+// appendFrom appends the points after an index and the newest one up to it.
 func (r *ring) appendFrom(to []Point, from uint64) []Point {
 	n := uint64(len(r.points))
 	for index := r.newest; index > 0 && r.newest-index < n*r.step; index -= r.step {
 		p := r.points[index/r.step%n]
-		if p.Index != index { // from before the store was opened there are gaps
+		if p.Index != index { // there are gaps from before the store was opened
 			continue
 		}
 		to = append(to, p)
@@ -253,8 +253,8 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// batch adds up what is written. Records are added, so their order within an entry does
-// not count.
+// batch adds the writes to the digest. It is a sum, so the order of records within an
+// entry does not matter.
 type batch struct {
 	engine.Batch
 	d      *Digest

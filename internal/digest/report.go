@@ -8,8 +8,8 @@ import (
 	"slices"
 )
 
-// Report is what a member tells of its sums: its points in ascending order, the first
-// of which is where it began, with nothing added up.
+// Report is what a member sends about its digest: points in ascending order, the first of
+// which is where it began, with a digest of zero.
 type Report struct {
 	Release uint64 // of the records: only reports of one release can be compared
 	Member  uint64
@@ -23,7 +23,7 @@ const (
 	MaxReport = 64 + MaxPoints*(binary.MaxVarintLen64+16)
 )
 
-// reportFormat stands first. A member that tells another one is left out.
+// reportFormat is the first byte. A member that sends another one is not compared.
 const reportFormat = 1
 
 var (
@@ -32,10 +32,10 @@ var (
 	errChecksum = fmt.Errorf("%w: wrong checksum", errReport)
 )
 
-// Head is the newest point.
+// Head returns the newest point.
 func (r *Report) Head() Point { return r.Points[len(r.Points)-1] }
 
-// Encode returns the report as bytes, with a checksum: a flip on the way must not
+// Encode returns the report as bytes, with a checksum: a bit flip in transit must not
 // look like one in the store.
 func (r *Report) Encode() []byte {
 	b := make([]byte, 0, 64+len(r.Points)*20)
@@ -94,28 +94,28 @@ func Decode(b []byte) (Report, error) {
 	return r, nil
 }
 
-// Stretch is the entries behind Equal up to Differ: in one of these, two members began
-// to write different records. Differ is 0 if none was found up to Equal.
+// Stretch is the range of entries after Equal up to Differ: at one of these, two members
+// began to write different records. Differ is 0 if they are equal up to Equal.
 type Stretch struct{ Equal, Differ uint64 }
 
-// Found tells whether the members differ.
+// Found reports whether the members differ.
 func (s Stretch) Found() bool { return s.Differ > 0 }
 
-// Comparison is the outcome of comparing two reports. Known is false if they tell no
-// two indexes of which both members have the sums: nothing is known then.
+// Comparison is the outcome of comparing two reports. Known is false if they have fewer
+// than two indexes in common: then nothing is known.
 type Comparison struct {
 	Known     bool
 	State, V2 Stretch
 }
 
-// Compare compares what two members have added up between the indexes of which both
-// tell the sum.
+// Compare compares the digests of two members between the indexes that are in both
+// reports.
 func Compare(a, b Report) Comparison {
 	var c Comparison
 	if a.Release != b.Release {
 		return c
 	}
-	var first, last Point // what a has more than b
+	var first, last Point // a minus b
 	n := 0
 	for i, j := 0, 0; i < len(a.Points) && j < len(b.Points); {
 		p, q := a.Points[i], b.Points[j]
@@ -140,7 +140,7 @@ func Compare(a, b Report) Comparison {
 	return c
 }
 
-// see takes the next common index.
+// see evaluates the next common index.
 func (s *Stretch) see(index, before uint64, equal bool) {
 	switch {
 	case s.Found():
@@ -151,26 +151,26 @@ func (s *Stretch) see(index, before uint64, equal bool) {
 	}
 }
 
-// Suspect is a member whose records differ from those of the majority, or, where there is
-// none, from those of the member that compares.
+// Suspect is a member whose records differ from those of the majority, or, if there is no
+// majority, from those of the member that compares.
 type Suspect struct {
 	Member  uint64
 	Stretch Stretch
 }
 
-// Verdict is what reports tell about a cluster.
+// Verdict is the result of comparing the reports of a cluster.
 type Verdict struct {
 	Suspects []Suspect
 	// Majority: more than half of the cluster agree, up to where the suspects differ. Only
-	// then it is known that it is the suspects who are wrong.
+	// then is it known that the suspects are the ones that are wrong.
 	Majority bool
-	// Undecided are the members that do not reach that far yet. They agree with both
+	// Undecided counts the members that have not applied that far yet. They agree with both
 	// sides, and may turn out to be on either.
 	Undecided int
 }
 
-// Judge tells which members of a cluster of size members differ, by their reports; the
-// first is that of the member that compares.
+// Judge determines which members of a cluster of size members differ, by their reports;
+// the first report is that of the member that compares.
 func Judge(reports []Report, size int) (v Verdict) {
 	var groups [][]Report
 	for _, r := range reports {
@@ -179,7 +179,7 @@ func Judge(reports []Report, size int) (v Verdict) {
 			groups[i] = append(groups[i], r)
 		} else if len(groups) == 0 || slices.ContainsFunc(groups, func(g []Report) bool { return Compare(g[0], r).State.Found() }) {
 			groups = append(groups, []Report{r})
-		} // else it cannot be compared with anybody yet
+		} // otherwise it cannot be compared with any other yet
 	}
 	v.Undecided = leaveOutUndecided(groups)
 	right := slices.IndexFunc(groups, func(g []Report) bool { return len(g) > size/2 })
@@ -199,8 +199,8 @@ func Judge(reports []Report, size int) (v Verdict) {
 	return v
 }
 
-// leaveOutUndecided takes those out of the groups that do not reach the index at which the
-// first members of the groups are known to differ, and returns how many.
+// leaveOutUndecided removes from the groups the members that have not reached the index at
+// which the first members of the groups are known to differ, and returns their number.
 func leaveOutUndecided(groups [][]Report) (n int) {
 	differ := uint64(0)
 	for i, g := range groups {

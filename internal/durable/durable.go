@@ -1,19 +1,18 @@
 // Package durable writes, renames and removes files so that a crash at any point
-// leaves what was there before or what was to come, never a part of it.
+// leaves either the old or the new content, never a part of it.
 //
-// In: a file system, paths in directories that exist, and contents. Out: files and
-// directories. Always true: what a call reports as done survives a power loss. A
-// call that fails, or that a crash cuts off, leaves each path with its old content or
-// its new one; whether the new one is there only the next look tells, as the error
-// may be that of the last sync. No content is taken for written before the fsync of
-// its file has succeeded, and no name before that of its directory. A fsync that
-// failed is never tried again on the same file: the kernel may have forgotten what it
-// could not write, so a second attempt begins with a new file. What a crash leaves
-// lies under a temporary name that the caller chose, and the next attempt under the
-// same name replaces it.
+// In: a file system, paths in existing directories, and contents. Out: files and
+// directories. Always true: what a call reports as done survives a power loss. A call
+// that fails, or that a crash interrupts, leaves each path with its old or its new
+// content. Which of the two must be read back, as the error may be that of the last
+// sync. Content counts as written only after the fsync of its file has succeeded, and
+// a name only after that of its directory. A failed fsync is never retried on the same
+// file: the kernel may have dropped the pages that it could not write, so a second
+// attempt begins with a new file. A crash may leave a file under the temporary name
+// that the caller chose; the next attempt under the same name replaces it.
 //
-// Files that grow by appending are not here: raftlog and the engine have their own
-// rules for those.
+// Files that grow by appending are not handled here: raftlog and the engine have their
+// own rules for those.
 package durable
 
 import (
@@ -35,7 +34,7 @@ const TempSuffix = ".tmp"
 // File is a file that is being written under a temporary name.
 type File struct {
 	vfs.File
-	// Synced, if set, is told how long the fsync of the content took.
+	// Synced, if set, is called with the duration of the fsync of the content.
 	Synced func(took time.Duration)
 
 	fs     vfs.FS
@@ -43,9 +42,9 @@ type File struct {
 	closed bool // by Commit or Discard
 }
 
-// Create opens a new file under a temporary name, in the directory in which it is to
-// stay. What is there under that name is removed. Either Commit or Discard must be
-// called; Discard after Commit does nothing.
+// Create opens a new file under a temporary name, in the directory in which it will
+// stay. An existing file of that name is removed. The caller must call Commit or
+// Discard; Discard after Commit does nothing.
 func Create(fs vfs.FS, tmp string) (*File, error) {
 	f, err := fs.Create(tmp, category)
 	if err != nil {
@@ -57,9 +56,8 @@ func Create(fs vfs.FS, tmp string) (*File, error) {
 // Name returns the temporary name.
 func (f *File) Name() string { return f.tmp }
 
-// Commit makes the content durable, then gives the file its name, in place of the
-// file that had it, and makes that durable. After an error the temporary file is
-// gone.
+// Commit makes the content durable, renames the file to path, replacing an existing
+// file, and makes that durable. After an error the temporary file is removed.
 func (f *File) Commit(path string) error {
 	if f.closed {
 		return fmt.Errorf("commit %s: %w", path, os.ErrClosed)
@@ -82,7 +80,7 @@ func (f *File) Commit(path string) error {
 	return SyncDir(f.fs, f.fs.PathDir(path))
 }
 
-// Discard removes the file, unless it has its name already.
+// Discard removes the file, unless it was committed.
 func (f *File) Discard() error {
 	if f.closed {
 		return nil
@@ -91,8 +89,8 @@ func (f *File) Discard() error {
 	return errors.Join(f.Close(), removeIfThere(f.fs, f.tmp))
 }
 
-// WriteFile gives the file at path another content, or makes it. Its temporary name
-// is path with TempSuffix.
+// WriteFile replaces the content of the file at path, or creates it. The temporary
+// name is path with TempSuffix.
 func WriteFile(fs vfs.FS, path string, content []byte) error {
 	f, err := Create(fs, path+TempSuffix)
 	if err != nil {
@@ -108,8 +106,8 @@ func (f *File) write(path string, content []byte) error {
 	return f.Commit(path)
 }
 
-// Rename moves a file or a directory, in place of a file that has the name. The
-// content of what is moved must be durable already.
+// Rename moves a file or a directory, replacing an existing file. The content must
+// already be durable.
 func Rename(fs vfs.FS, from, to string) error {
 	if err := fs.Rename(from, to); err != nil {
 		return fmt.Errorf("rename %s to %s: %w", from, to, err)
@@ -122,8 +120,8 @@ func Rename(fs vfs.FS, from, to string) error {
 	return err
 }
 
-// Remove removes files of one directory, in order. One that is not there is no
-// error: a call that was cut off is repeated. A crash may leave any of them.
+// Remove removes files of one directory, in order. A missing file is not an error, so
+// an interrupted call can be repeated. A crash may leave any of them.
 func Remove(fs vfs.FS, dir string, names ...string) error {
 	for _, name := range names {
 		if err := removeIfThere(fs, fs.PathJoin(dir, name)); err != nil {
@@ -133,8 +131,8 @@ func Remove(fs vfs.FS, dir string, names ...string) error {
 	return SyncDir(fs, dir)
 }
 
-// RemoveAll removes a directory with all that is in it, if it is there. A crash may
-// leave a part.
+// RemoveAll removes a directory and its content, if it exists. A crash may leave a
+// part.
 func RemoveAll(fs vfs.FS, path string) error {
 	if err := fs.RemoveAll(path); err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
@@ -152,8 +150,8 @@ func removeIfThere(fs vfs.FS, path string) error {
 	return nil
 }
 
-// SyncDir makes the names in a directory durable: what was created, renamed and
-// removed there.
+// SyncDir makes the names in a directory durable: files created, renamed and removed
+// there.
 func SyncDir(fs vfs.FS, dir string) error {
 	d, err := fs.OpenDir(dir)
 	if err != nil {
@@ -165,10 +163,10 @@ func SyncDir(fs vfs.FS, dir string) error {
 	return nil
 }
 
-// MkdirAll makes directories, and those above them, for their owner alone.
+// MkdirAll creates directories and their parents, accessible by their owner only.
 func MkdirAll(fs vfs.FS, dirs ...string) error {
 	for _, dir := range dirs {
-		var made []string // dir and those above it that are not there, from below
+		var made []string // dir and its missing parents, deepest first
 		for p := dir; ; p = fs.PathDir(p) {
 			if _, err := fs.Stat(p); err == nil || p == fs.PathDir(p) {
 				break
@@ -184,8 +182,8 @@ func MkdirAll(fs vfs.FS, dirs ...string) error {
 			}
 		}
 		if len(made) == 0 {
-			// An attempt before this one may have been killed before its sync. Where
-			// the directory above is another's, it was not made by such an attempt.
+			// An earlier attempt may have been killed before its sync. The error is ignored: a
+			// parent directory that belongs to another user was not created by such an attempt.
 			_ = SyncDir(fs, fs.PathDir(dir))
 		}
 	}

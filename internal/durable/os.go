@@ -8,8 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// OS is the file system of the process, on which what Create makes can be read by
-// its owner alone from the first moment.
+// OS is the file system of the process. Files that Create makes are readable by their
+// owner only, from the first moment.
 var OS vfs.FS = private{vfs.Default}
 
 type private struct{ vfs.FS }
@@ -28,8 +28,8 @@ func (p private) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) 
 	return p.OpenReadWrite(name, c)
 }
 
-// WriteFileMode is WriteFile on OS for a file that others may read, or that its
-// owner may not write.
+// WriteFileMode is WriteFile on OS for a file with other permissions than owner
+// read and write.
 func WriteFileMode(path string, content []byte, mode os.FileMode) error {
 	f, err := Create(OS, path+TempSuffix)
 	if err != nil {

@@ -1,15 +1,14 @@
 // Package engine is the ordered key space under the state machine.
 //
 // In: atomic batches of sets and deletes, from one writer. Out: point reads and
-// ordered iteration, from any goroutine, also at a fixed point in time.
-// Always true: a batch is seen and survives a crash as a whole or not at all,
-// and what survives a crash is a prefix of the batches in commit order. The
-// engine has no log of its own: batches after the last Flush are lost with the
-// process and come back by replaying the raft log from the applied index, which
-// is part of every batch.
+// ordered iteration, from any goroutine, also at a fixed point in time. Always true: a
+// batch becomes visible, and survives a crash, atomically; what survives a crash is a
+// prefix of the batches in commit order. The engine has no log of its own: batches
+// after the last Flush are lost with the process and are recovered by replaying the
+// raft log from the applied index, which is part of every batch.
 //
-// Implementations: engine/pebble (the product) and engine/mem (its memory twin
-// for the simulator). Both pass the suite in engine/enginetest.
+// Implementations: engine/pebble (production) and engine/mem (in memory, for the
+// simulator). Both pass the suite in engine/enginetest.
 package engine
 
 import (
@@ -17,7 +16,7 @@ import (
 	"errors"
 )
 
-// ErrNotFound is returned by Get for a key that is not there.
+// ErrNotFound is returned by Get for a key that does not exist.
 var ErrNotFound = errors.New("engine: key not found")
 
 // ErrClosed is returned by every method after Close.
@@ -26,7 +25,7 @@ var ErrClosed = errors.New("engine: closed")
 // CorruptionError names stored bytes that failed their checksum or cannot be
 // decoded. Such bytes are never returned as data.
 type CorruptionError struct {
-	File string // file or key that is damaged, as far as it is known
+	File string // damaged file or key, as far as known
 	Err  error
 }
 
@@ -36,9 +35,9 @@ func (e *CorruptionError) Error() string {
 
 func (e *CorruptionError) Unwrap() error { return e.Err }
 
-// Bucket is the first byte of an engine key. The numbers follow the order of
-// etcd's bucket names, so an iteration over everything meets the buckets in the
-// order in which etcd hashes them.
+// Bucket is the first byte of an engine key. The numbers follow the order of etcd's
+// bucket names, so an iteration over everything visits the buckets in the order in
+// which etcd hashes them.
 type Bucket byte
 
 // The buckets of etcd's schema.
@@ -55,21 +54,22 @@ const (
 	Meta
 )
 
-// V2 is the tree of the v2 API, which etcd keeps in no bucket but in memory and in
-// the raft snapshot. It is state of the cluster, but no part of its hash.
+// V2 is the tree of the v2 API, which etcd keeps in memory and in the raft snapshot,
+// not in a bucket. It is state of the cluster, but not part of its hash.
 const V2 Bucket = 16
 
-// Digest is what this member has added up of the log, for comparing it with others. Members of
-// ours pass it on with a snapshot; it is no part of the cluster's state.
+// Digest is the digest of the entries that this member has applied, for comparison with
+// other members. Members of Quorate pass it on with a snapshot; it is not part of the
+// cluster's state.
 const Digest Bucket = 17
 
-// Local holds what belongs to this member's directory and to nothing else: it is
-// not hashed, not exported and not sent to other members.
+// Local holds what belongs to this member's directory alone: it is not hashed, not
+// exported and not sent to other members.
 const Local Bucket = 32
 
-// String returns etcd's name of the bucket.
+// String returns etcd's name for the bucket.
 func (b Bucket) String() string {
-	switch b { // names of ours
+	switch b { // names that etcd does not have
 	case V2:
 		return "v2"
 	case Digest:
@@ -96,14 +96,14 @@ func (b Bucket) Bounds() (lower, upper []byte) {
 	return []byte{byte(b)}, []byte{byte(b) + 1}
 }
 
-// Reader reads a consistent state. All methods may be called from any goroutine.
+// Reader reads a consistent state. All methods are safe for concurrent use.
 type Reader interface {
 	// Get appends the value of key to dst and returns the extended slice, or
 	// ErrNotFound. The result does not alias engine memory.
 	Get(dst, key []byte) ([]byte, error)
-	// NewIter iterates over [lower, upper); nil means unbounded. An iterator
-	// belongs to one goroutine, sees the state of the moment of its creation and
-	// must be closed. Opening one costs some 15 µs in Pebble: not for point reads.
+	// NewIter iterates over [lower, upper); nil means unbounded. An iterator is not safe
+	// for concurrent use, sees the state at its creation and must be closed. Opening one
+	// costs about 15 µs in Pebble: do not use it for point reads.
 	NewIter(lower, upper []byte) (Iterator, error)
 }
 
@@ -119,7 +119,7 @@ type Iterator interface {
 	Key() []byte
 	Value() ([]byte, error)
 	// Error returns the error that ended the iteration early, if any. It must be
-	// checked when Valid turns false.
+	// checked when Valid returns false.
 	Error() error
 	Close() error
 }
@@ -130,7 +130,7 @@ type Snapshot interface {
 	Close() error
 }
 
-// Batch collects writes. It belongs to one goroutine. Keys and values are
+// Batch collects writes. It is not safe for concurrent use. Keys and values are
 // copied before a method returns.
 type Batch interface {
 	Set(key, value []byte)
@@ -139,18 +139,18 @@ type Batch interface {
 	DeleteRange(lower, upper []byte)
 	// Len returns the encoded size in bytes.
 	Len() int
-	// Commit makes the batch visible to new readers at once and as a whole; it
-	// is not durable before the next Flush. The batch must not be used again.
+	// Commit makes the batch visible to new readers, atomically. It is durable only
+	// after the next Flush. The batch must not be used again.
 	Commit() error
-	// Discard drops a batch that is not committed.
+	// Discard drops a batch that was not committed.
 	Discard()
 }
 
-// Size tells how much disk the engine takes, in bytes.
+// Size is the disk space of the engine, in bytes.
 type Size struct {
-	// Total is what the files take that hold the store as it is now. Those that a
-	// flush or a compaction is writing, and those that it has replaced and that go
-	// as soon as nobody reads them, do not count: they would make a store look larger
+	// Total is the size of the files that hold the current state of the store. It does
+	// not include files that a flush or compaction is writing, nor replaced files that
+	// are deleted as soon as no reader needs them: those would make a store look larger
 	// while it shrinks.
 	Total int64
 	InUse int64 // estimate of what live data needs
@@ -161,15 +161,15 @@ type Engine interface {
 	Reader
 	NewBatch() Batch
 	NewSnapshot() Snapshot
-	// Flush makes every batch that was committed before the call durable. It
-	// runs beside commits and reads and may take seconds, on a full disk until
-	// there is room; when ctx ends it returns ctx's error and may still happen.
+	// Flush makes every batch that was committed before the call durable. It runs
+	// concurrently with commits and reads and may take seconds, on a full disk until
+	// there is room. When ctx is done it returns ctx's error; the flush may still happen.
 	Flush(ctx context.Context) error
-	// Compact rewrites the store to reclaim space, in steps beside the traffic,
-	// until done or ctx ends.
+	// Compact rewrites the store to reclaim space, in steps and concurrently with other
+	// calls, until done or until ctx is done.
 	Compact(ctx context.Context) error
-	// Checkpoint writes a durable copy that Open accepts into dir, which must not
-	// exist, without stopping reads or writes.
+	// Checkpoint writes a durable copy, which Open accepts, into dir, which must not
+	// exist. Reads and writes continue.
 	Checkpoint(dir string) error
 	Size() Size
 	Close() error

@@ -16,22 +16,22 @@ import (
 	"quorate/internal/metrics"
 )
 
-// trimLeaves bounds how many leaves of the index one background step changes,
-// and with it how long the step keeps the writer waiting.
+// trimLeaves bounds how many leaves of the index one background step changes, and so
+// how long the step blocks the writer.
 const trimLeaves = 100
 
-// compaction is the work that is left after Compact has set the new compact
-// revision: trim the index, delete the records, note that it is finished.
+// compaction is the work that remains after Compact has set the new compact revision:
+// trim the index, delete the records, record that it is finished.
 type compaction struct {
-	rev, prev int64         // the compact revision and the one before, -1 for none
+	rev, prev int64         // the compact revision and the previous one, -1 for none
 	wait      []*epoch      // views that may still read what is to be deleted
-	done      chan error    // gets the outcome; capacity 1
-	over      chan struct{} // closed then
+	done      chan error    // receives the outcome; capacity 1
+	over      chan struct{} // closed at the same time
 	began     time.Time
 	removed   int
 
-	sum    *summing // the compaction hash, nil if it is not taken
-	doomed []doomed // trimmed from the index, not deleted yet
+	sum    *summing // the compaction hash, nil if it is not computed
+	doomed []doomed // removed from the index, not deleted yet
 }
 
 // doomed is the key of a record that is to be deleted.
@@ -40,12 +40,12 @@ type doomed struct {
 	tomb bool
 }
 
-// Compact makes revisions that are not needed to read at rev and later
-// unreadable and has them deleted in the background, once the batch b is
-// committed and published. done gets nil when the records are deleted and
-// finishedCompactRev is written, or the reason why only the next Open will go on:
-// an error of the engine, or engine.ErrClosed if the Store is closed before; then
-// it is closed. Errors: ErrCompacted, ErrFutureRev.
+// Compact makes revisions that reads at rev and later do not need unreadable, and has
+// them deleted in the background once the batch b is committed and published. done
+// receives nil when the records are deleted and finishedCompactRev is written, or the
+// reason why only the next Open will continue: an error of the engine, or
+// engine.ErrClosed if the Store is closed first. Then done is closed. Errors:
+// ErrCompacted, ErrFutureRev.
 func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,7 +57,7 @@ func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan error, err error
 	}
 	c := &compaction{rev: rev, prev: s.compactRev, done: make(chan error, 1), over: make(chan struct{})}
 	if len(s.scheduled) == 0 && s.sweep.idle() {
-		// etcd keeps the hash of a compaction only if the one before was finished.
+		// etcd stores the hash of a compaction only if the previous one was finished.
 		c.sum = &summing{}
 	}
 	b.Set(scheduledKey, AppendRevision(nil, Revision{Main: rev}, false))
@@ -67,15 +67,15 @@ func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan error, err error
 	return c.done, nil
 }
 
-// end tells the outcome.
+// end reports the outcome.
 func (c *compaction) end(err error) {
 	c.done <- err
 	close(c.done)
 	close(c.over)
 }
 
-// AwaitCompactions returns once the records of every compaction that was published
-// before are deleted, or when ctx ends.
+// AwaitCompactions returns once the records of every previously published compaction
+// are deleted, or when ctx is done.
 func (s *Store) AwaitCompactions(ctx context.Context) error {
 	c := s.sweep.last()
 	if c == nil {
@@ -89,10 +89,10 @@ func (s *Store) AwaitCompactions(ctx context.Context) error {
 	}
 }
 
-// Compactions counts the compactions that have come to an end since Open.
+// Compactions counts the compactions that have finished or failed since Open.
 func (s *Store) Compactions() int64 { return s.sweep.ended.Load() }
 
-// sweeper runs compactions one after the other, in bounded steps.
+// sweeper runs compactions one after another, in bounded steps.
 type sweeper struct {
 	mu      sync.Mutex
 	jobs    []*compaction
@@ -104,7 +104,7 @@ type sweeper struct {
 	ended   atomic.Int64
 }
 
-// last returns the compaction that ends after all others, nil if there is none.
+// last returns the last queued compaction, nil if there is none.
 func (w *sweeper) last() *compaction {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -116,7 +116,7 @@ func (w *sweeper) last() *compaction {
 
 func (w *sweeper) init() { w.stopc = make(chan struct{}) }
 
-// idle tells whether every compaction so far is finished.
+// idle reports whether every compaction so far is finished.
 func (w *sweeper) idle() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -149,7 +149,7 @@ func (w *sweeper) head() *compaction {
 	return w.jobs[0]
 }
 
-// pop ends the first compaction.
+// pop removes the first compaction.
 func (w *sweeper) pop(failed bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -157,8 +157,8 @@ func (w *sweeper) pop(failed bool) {
 	w.failed = failed
 }
 
-// stop returns when the goroutine, if there is one, has ended. What is left to do
-// ends with engine.ErrClosed.
+// stop returns when the goroutine, if there is one, has returned. Unfinished
+// compactions end with engine.ErrClosed.
 func (w *sweeper) stop() {
 	w.mu.Lock()
 	if !w.stopped {
@@ -178,7 +178,7 @@ func (w *sweeper) stop() {
 	w.jobs = nil
 }
 
-// run steps until nothing is left. The goroutine does not outlive its work.
+// run steps until nothing is left. The goroutine then returns.
 func (w *sweeper) run(s *Store) {
 	defer close(w.exited)
 	for {
@@ -210,8 +210,8 @@ func (w *sweeper) run(s *Store) {
 	}
 }
 
-// Step does one bounded piece of background work. It returns false if there is
-// none, or none that can go on before older views are closed.
+// Step does one bounded piece of background work. It returns false if there is none,
+// or if it must wait for older views to be closed.
 func (s *Store) Step() bool {
 	c := s.sweep.head()
 	if c == nil {
@@ -256,8 +256,8 @@ func (s *Store) step(c *compaction) (worked, finished bool, err error) {
 	return true, trimmed && len(c.doomed) == 0, nil
 }
 
-// trimStep takes garbage out of the index, between two transactions, and tells
-// whether none is left. What is in the index no more is deleted next.
+// trimStep removes garbage from the index, between two transactions, and reports
+// whether none is left. The removed records are deleted next.
 func (s *Store) trimStep(c *compaction) (done bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -270,7 +270,7 @@ func (s *Store) trimStep(c *compaction) (done bool) {
 		c.doomed = append(c.doomed, doomed{rev, t.tombs[i]})
 	}
 	if !s.dirty && len(t.out) > 0 {
-		// Nothing waits for a commit: let go of the untrimmed root.
+		// No commit is pending: release the untrimmed root.
 		st := s.published.Load()
 		s.publish(st.rev, st.compactRev)
 	}
@@ -278,10 +278,10 @@ func (s *Store) trimStep(c *compaction) (done bool) {
 	return s.tree.root.garb > c.rev
 }
 
-// deleteStep deletes the doomed records, neighbours together, in one batch. The
-// index gives up the revisions of a key in ascending order, so a crash between
-// two batches never leaves a tombstone deleted and a put before it alive. The
-// last batch holds finishedCompactRev.
+// deleteStep deletes the doomed records, sorted by revision, in one batch. The index
+// drops the revisions of a key in ascending order, so a crash between two batches never
+// leaves a tombstone deleted and an earlier put alive. The last batch contains
+// finishedCompactRev.
 func (s *Store) deleteStep(c *compaction, last bool) error {
 	sort.Slice(c.doomed, func(i, j int) bool { return c.doomed[i].rev.Less(c.doomed[j].rev) })
 	b := s.eng.NewBatch()

@@ -22,20 +22,20 @@ type HashResult struct {
 	CurrentRev int64
 }
 
-// maxSums is the number of compaction hashes that are kept.
+// maxSums is the number of compaction hashes that are stored.
 const maxSums = 10
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
-// A compaction at R with previous compact revision P defines a hash: over what
-// of the records up to P the compaction keeps, and then over every record of (P,
-// R], also those that it deletes. Records up to P come first in the engine, so
-// the two parts can be computed one after the other and joined. The second part
-// is taken before the deletion, at the cost of what was written since P. The
-// first costs what is stored; it is taken at once if that is little, else when
-// the hash is asked for, as long as no further compaction has come. (A compaction
-// always keeps something: the change that made revision R. So etcd's rule that an
-// empty keep set filters nothing does not come up here.)
+// A compaction at R with previous compact revision P defines a hash: over the records
+// up to P that the compaction keeps, and then over every record of (P, R], including
+// those that it deletes. Records up to P come first in the engine, so the two parts can
+// be computed separately and joined. The second part is computed before the deletion,
+// at a cost proportional to what was written since P. The first part costs as much as
+// is stored; it is computed at once if that is little, otherwise when the hash is
+// requested, provided that no further compaction has run. (A compaction always keeps
+// something: the change that made revision R. So etcd's rule that an empty keep set
+// filters nothing does not apply here.)
 
 // checksum is the hash of a compaction.
 type checksum struct {
@@ -77,13 +77,13 @@ func (c *checksums) find(rev int64) (checksum, bool) {
 	return checksum{}, false
 }
 
-// CompactionHash says which compaction a stored hash is of.
+// CompactionHash identifies the compaction of a stored hash.
 type CompactionHash struct {
-	Rev, Prev int64 // its compact revision and the one before, -1 for none
+	Rev, Prev int64 // its compact revision and the previous one, -1 for none
 }
 
 // CompactionHashes lists the compactions whose hashes are stored, newest first.
-// HashKV at Rev returns one; its CompactRev is Prev then.
+// HashKV at Rev returns the hash, with CompactRev equal to Prev.
 func (s *Store) CompactionHashes() []CompactionHash {
 	s.sums.mu.Lock()
 	defer s.sums.mu.Unlock()
@@ -94,7 +94,7 @@ func (s *Store) CompactionHashes() []CompactionHash {
 	return all
 }
 
-// summing is a compaction hash in the making.
+// summing is a compaction hash that is being computed.
 type summing struct {
 	scanned bool
 	next    Revision // where the next step begins
@@ -102,7 +102,7 @@ type summing struct {
 	n       int64
 }
 
-// sumStep hashes the next piece of the records of (prev, rev].
+// sumStep hashes the next part of the records of (prev, rev].
 func (s *Store) sumStep(c *compaction) error {
 	sum := c.sum
 	if sum.next.Main <= c.prev {
@@ -148,8 +148,8 @@ func (c *checksum) complete(head uint32) {
 	c.hash, c.whole = crcJoin(head, c.tail, c.tailLen), true
 }
 
-// completeSum computes the first part of a compaction hash and joins the two.
-// It reports false if a further compaction has made that impossible.
+// completeSum computes the first part of a compaction hash and joins the two. The
+// result is not whole if a further compaction has made that impossible.
 func (s *Store) completeSum(ctx context.Context, v *View, sum checksum) (checksum, error) {
 	if v.st.compactRev != sum.rev {
 		return sum, nil
@@ -177,7 +177,7 @@ func (s *Store) completeSum(ctx context.Context, v *View, sum checksum) (checksu
 	return sum, nil
 }
 
-// keeps tells whether the record of rev is the one that a read at `at` returns.
+// keeps reports whether the record of rev is the one that a read at `at` returns.
 func (v *View) keeps(key, value []byte, rev Revision, at int64) (bool, error) {
 	rec, err := parseRecord(value)
 	if err != nil {
@@ -191,9 +191,9 @@ func (v *View) keeps(key, value []byte, rev Revision, at int64) (bool, error) {
 	return ok && m.rev() == rev, nil
 }
 
-// HashKV hashes the records up to rev, 0 for the current revision. A stored
-// compaction hash of exactly rev is returned first, as etcd does, also below the
-// compact revision. Errors: ErrCompacted, ErrFutureRev, the engine's or ctx's.
+// HashKV hashes the records up to rev, 0 for the current revision. A stored compaction
+// hash of exactly rev has priority, as in etcd, even below the compact revision.
+// Errors: ErrCompacted, ErrFutureRev, those of the engine or of ctx.
 func (s *Store) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 	began := s.o.Clock.Now()
 	v := s.View()
@@ -216,7 +216,7 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 	case rev > v.st.rev:
 		return HashResult{CurrentRev: v.st.rev}, ErrFutureRev
 	case rev < 0:
-		// No record is that old: what is left is the bucket's name, as in etcd.
+		// No record is that old: what remains is the bucket's name, as in etcd.
 		res.Hash = crc32.Checksum([]byte(engine.Key.String()), castagnoli)
 		return res, nil
 	case rev == 0:
@@ -233,8 +233,8 @@ func (s *Store) hash(ctx context.Context, v *View, rev int64) (uint32, error) {
 	compactRev := v.st.compactRev
 	keepAt := rev
 	if v.st.root.count(span{}, rev) == 0 {
-		// An empty keep set switches etcd's filter off: what the compaction left
-		// counts, whether or not the rest is deleted yet.
+		// An empty keep set disables etcd's filter: what the compaction has left counts,
+		// whether or not the rest is already deleted.
 		keepAt = compactRev
 	}
 	h := crc32.Update(0, castagnoli, []byte(engine.Key.String()))
@@ -258,9 +258,9 @@ func (s *Store) hash(ctx context.Context, v *View, rev int64) (uint32, error) {
 	return h, err
 }
 
-// records calls fn for the records from `from` up to and including main
-// revision `to`, with their key in the bucket, until fn returns false. It tells
-// whether it came to the end.
+// records calls fn for the records from `from` up to and including main revision `to`,
+// with their key in the bucket, until fn returns false. It reports whether it reached
+// the end.
 func (s *Store) records(ctx context.Context, from Revision, to int64, fn func(key, value []byte, rev Revision, tomb bool) bool) (end bool, err error) {
 	it, err := s.eng.NewIter(recordKey(from), recordKey(Revision{Main: to + 1}))
 	if err != nil {
@@ -288,7 +288,7 @@ func (s *Store) records(ctx context.Context, from Revision, to int64, fn func(ke
 	return true, it.Error()
 }
 
-// crcJoin returns the CRC-32C of a text from those of its two parts and the
+// crcJoin returns the CRC-32C of a concatenation from those of its two parts and the
 // length of the second: appending n zero bytes multiplies a CRC by x^8n.
 func crcJoin(head, tail uint32, tailLen int64) uint32 {
 	return crcMul(crcShift(tailLen), head) ^ tail

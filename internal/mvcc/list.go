@@ -13,12 +13,12 @@ import (
 	"quorate/internal/metrics"
 )
 
-// Listed is what is known of the answer to a range request before its records are
+// Listed is what is known about the answer to a range request before its records are
 // read.
 type Listed struct {
 	Revision int64 // current revision of the state that is read
-	Count    int64 // keys in the range, whatever limit and filters say
-	More     bool  // the limit cut something off
+	Count    int64 // keys in the range, regardless of limit and filters
+	More     bool  // the limit cut off some keys
 	Keys     int64 // records of the answer
 	Bytes    int64 // length of the records, each as an element of RangeResponse.kvs
 }
@@ -27,10 +27,10 @@ type Listed struct {
 type Reading interface {
 	About() Listed
 	// Next returns the next records, each as an element of RangeResponse.kvs, and
-	// whether they are the last. They are the caller's until it calls again. The
-	// first have been read before.
+	// whether they are the last. They are valid until the next call. The first records
+	// have already been read.
 	Next() (elems []byte, last bool, err error)
-	// Took is the time that reading has taken since there is the Reading.
+	// Took is the time spent on reading since the Reading was created.
 	Took() time.Duration
 	Close()
 }
@@ -38,39 +38,38 @@ type Reading interface {
 // List is the Reading of a range request. The index knows how long each record is, so a
 // list holds no more than one piece of them at a time.
 //
-// Next belongs to one goroutine. No iterator of the engine is open between two
-// calls, however long that takes, and the view that the list reads is replaced by
-// a younger one, of which it reads the same revision, every renewAfter: a
-// compaction waits no longer for a list than for that. When the revision itself
-// has been compacted, the list keeps its view for overtakenFor more and ends with
-// ErrCompacted if that was not enough.
+// Next is not safe for concurrent use. Between two calls of Next no iterator of the
+// engine is open, however long the caller takes, and every renewAfter the view of the
+// list is replaced by a newer one, in which it reads the same revision: a compaction
+// waits for a list no longer than that. When the revision itself has been compacted,
+// the list keeps its view for another overtakenFor, and then fails with ErrCompacted if
+// it is not finished.
 type List struct {
 	Listed
 	s        *Store
 	rev      int64 // of the records
 	keysOnly bool
-	maxBytes int           // of a message; 0: pieces are as large as is convenient
-	message  int           // keys of the next message
-	took     time.Duration // for reading the pieces but the first
+	maxBytes int           // of a message; 0: the list chooses the size of the pieces
+	message  int           // number of keys of the next message
+	took     time.Duration // spent on reading all pieces but the first
 	closed   bool
 
-	mu    sync.Mutex // between Next and renew; guards what follows
+	mu    sync.Mutex // serializes Next and renew; guards the following fields
 	err   error
 	view  *View // nil when nothing is left to read
 	stop  func() bool
-	over  int // how often renew has found the revision compacted
+	over  int // number of times that renew has found the revision compacted
 	left  source
-	unset int64 // records that are not in the piece yet
+	unset int64 // records that are not in a piece yet
 
 	piece part
-	most  int64 // length of the next piece, about
-	taken int64 // of what large pieces may have, by this list
-	// handed is the length of the pieces before this one.
+	most  int64 // approximate length of the next piece
+	taken int64 // allowance for large pieces that this list holds
+	// handed is the total length of the previous pieces.
 	handed int64
 }
 
-// source is what is left of an answer: keys to walk over, keys that were selected,
-// or records.
+// source is the remainder of an answer: keys to walk over, selected keys, or records.
 type source struct {
 	root  kid
 	span  span
@@ -78,16 +77,16 @@ type source struct {
 	kvs   [][]byte
 }
 
-// part is a stretch of the answer: elements as they are sent.
+// part is a piece of the answer: elements as they are sent.
 type part struct {
 	room  *room
 	elems []elem
-	end   int // length of all elements
-	at    int // elements that have been handed out
-	falls int // elements with a lower revision than the one before
+	end   int // total length of the elements
+	at    int // number of elements that Next has returned
+	falls int // number of elements with a lower revision than their predecessor
 }
 
-// elem is the place of a record in a piece.
+// elem is the position of a record in a piece.
 type elem struct {
 	mod       int64
 	sub       uint32
@@ -97,33 +96,33 @@ type elem struct {
 const (
 	tagKVs = 2<<3 | 2 // RangeResponse.kvs
 
-	// pieceBytes is how much of a list is read at a time. Where the keys were not
-	// written in their order, a block of the engine is read again for each piece
-	// that has a record in it: few large pieces cost a fraction then. All lists
-	// together may have largePieces bytes of them; the others go on in small ones.
+	// pieceBytes is how much of a list is read at a time. If the keys were not written
+	// in their order, a block of the engine is read again for each piece that contains
+	// one of its records: a few large pieces cost a fraction of that. All lists together
+	// may hold largePieces bytes in such pieces; the others continue with small ones.
 	pieceBytes  = 1 << 20
 	largePieces = 256 << 20
 	leastLarge  = 8 << 20
-	// scattered is the part of the records, one in so many, whose revision is lower
-	// than that of the record before, from which on large pieces are worth it.
+	// Large pieces are used if at least one in scattered records has a lower revision
+	// than the previous record.
 	scattered = 8
 
 	renewAfter   = 10 * time.Second
 	overtakenFor = time.Minute
 )
 
-// A list in messages begins with a small one and doubles it, as etcd's does, up to
-// maxMessage keys.
+// A list in messages begins with a small message and doubles the size, as in etcd, up
+// to maxMessage keys.
 const (
 	firstMessage = 10
 	maxMessage   = 1 << 17
 )
 
-// List answers a request like View.Range. The caller closes it.
+// List answers a request like View.Range. The caller must close the result.
 func (s *Store) List(req *pb.RangeRequest) (*List, error) { return s.list(req, 0) }
 
-// ListMessages is List for an answer in several messages of about maxBytes each,
-// which Next returns.
+// ListMessages is List for an answer in several messages of about maxBytes each, one
+// for each call of Next.
 func (s *Store) ListMessages(req *pb.RangeRequest, maxBytes int) (*List, error) {
 	return s.list(req, max(maxBytes, 1))
 }
@@ -189,7 +188,7 @@ func (l *List) count(n int) {
 	l.unset++
 }
 
-// recordLen is the length of the record that the answer has for a key.
+// recordLen returns the length of a key's record in the answer.
 func (l *List) recordLen(m meta, key []byte) int {
 	if l.keysOnly {
 		return int(recordLen(len(key), 0, m, 0))
@@ -197,10 +196,10 @@ func (l *List) recordLen(m meta, key []byte) int {
 	return int(m.size)
 }
 
-// elemLen is the length of n bytes as an element.
+// elemLen returns the length of a record of n bytes as an element.
 func elemLen(n int) int { return 1 + uvarintLen(uint64(n)) + n }
 
-// walkFirst measures the whole answer and selects the first piece on the way.
+// walkFirst measures the whole answer and selects the first piece in the same pass.
 func (l *List) walkFirst(limit int64) {
 	selecting := true
 	next := l.left.span.lo
@@ -249,14 +248,14 @@ func (l *List) gather() {
 	}
 }
 
-// takes reports whether the piece takes another record, of n bytes. One record it
-// takes in any case.
+// takes reports whether the piece has room for another record, of n bytes. It always
+// has room for one record.
 func (l *List) takes(n int) bool {
 	return l.unset > 0 && (l.piece.end == 0 || int64(l.piece.end+elemLen(n)) <= l.most)
 }
 
-// add adds a key to the piece, if it takes more. What is made of the key alone is
-// there at once.
+// add adds a key to the piece if it has room. An element that consists of the key
+// alone is written at once.
 func (l *List) add(m meta, key []byte) bool {
 	n := l.recordLen(m, key)
 	if !l.takes(n) {
@@ -308,8 +307,8 @@ func appendHead(b []byte, n int) []byte {
 	return binary.AppendUvarint(append(b, tagKVs), uint64(n))
 }
 
-// read fills the piece with the records that were selected, and lets go of the view
-// if they were the last.
+// read fills the piece with the selected records, and closes the view if they are the
+// last.
 func (l *List) read() error {
 	if len(l.piece.elems) > 0 && !l.keysOnly && l.left.kvs == nil {
 		if err := l.readRecords(); err != nil {
@@ -349,7 +348,7 @@ func (l *List) readRecords() error {
 	return nil
 }
 
-// slot writes the head of an element and returns the place of its record.
+// slot writes the head of an element and returns the space for its record.
 func (l *List) slot(e *elem) []byte {
 	at := int(e.end) - elemLen(int(e.size))
 	b := l.piece.room.b[:l.piece.end]
@@ -359,12 +358,12 @@ func (l *List) slot(e *elem) []byte {
 
 func (e *elem) rev() Revision { return Revision{e.mod, int64(e.sub)} }
 
-// wrong is the error for a record that is not as long as the index says.
+// wrong returns the error for a record whose length differs from the index.
 func (e *elem) wrong(n int) error {
 	return corrupt(AppendRevision(nil, e.rev(), false), fmt.Errorf("the record has %d bytes, the index says %d", n, e.size))
 }
 
-// scan reads the records in the order of their revisions, each to its place.
+// scan reads the records in order of revision, each to its position.
 func (l *List) scan() error {
 	elems := l.piece.elems
 	order := inOrder(elems)
@@ -405,8 +404,8 @@ func (l *List) scan() error {
 	return nil
 }
 
-// inOrder returns the places of elems in ascending order of revision, nil if they
-// are in that order.
+// inOrder returns the positions of elems in ascending order of revision, nil if they
+// are already in that order.
 func inOrder(elems []elem) []int32 {
 	sorted := true
 	for i := 1; i < len(elems) && sorted; i++ {
@@ -423,15 +422,14 @@ func inOrder(elems []elem) []int32 {
 	return byRevision(revs)
 }
 
-// About returns what is known of the list.
+// About returns what is known about the list.
 func (l *List) About() Listed { return l.Listed }
 
-// Took is the time that reading has taken since List has returned.
+// Took returns the time spent on reading since List returned.
 func (l *List) Took() time.Duration { return l.took }
 
-// Next returns the next elements, in memory that is the caller's until the next
-// call, and whether they are the last. Where there are none at all, the first call
-// returns none.
+// Next returns the next elements, in memory that is valid until the next call, and
+// whether they are the last. For an empty answer the first call returns no elements.
 func (l *List) Next() (elems []byte, last bool, err error) {
 	p := &l.piece
 	if p.at == len(p.elems) && p.at > 0 {
@@ -457,12 +455,12 @@ func (l *List) Next() (elems []byte, last bool, err error) {
 	return elems, l.unset == 0 && p.at == len(p.elems), nil
 }
 
-// cut decides which elements are the next message; they begin at start.
+// cut determines the elements of the next message, which begins at start.
 func (l *List) cut(start int) {
 	p := &l.piece
 	from := p.at
 	if from > 0 {
-		metrics.MVCCRangeTotal.Inc() // each message counts as a range; the first has
+		metrics.MVCCRangeTotal.Inc() // each message counts as a range; the first is already counted
 	}
 	for p.at < len(p.elems) && p.at < from+l.message && (p.at == from || int(p.elems[p.at].end)-start <= 2*l.maxBytes) {
 		p.at++
@@ -478,7 +476,7 @@ func (l *List) cut(start int) {
 	}
 }
 
-// nextPiece reads on.
+// nextPiece reads the next piece.
 func (l *List) nextPiece() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -494,8 +492,8 @@ func (l *List) nextPiece() error {
 	return l.err
 }
 
-// enlarge lets the next piece have what is left of the answer, as far as large
-// pieces may, if that saves work.
+// enlarge sizes the next piece for the rest of the answer, within the allowance for
+// large pieces, if that saves work.
 func (l *List) enlarge() {
 	l.handed += int64(l.piece.end)
 	if l.taken > 0 || l.piece.falls*scattered < len(l.piece.elems) {
@@ -506,7 +504,7 @@ func (l *List) enlarge() {
 	}
 }
 
-// renew lets the list go on with a younger view, if its revision is still there.
+// renew replaces the view by a newer one, if that still has the revision.
 func (l *List) renew() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -531,7 +529,7 @@ func (l *List) renew() {
 	l.stop = l.s.o.Clock.AfterFunc(renewAfter, l.renew)
 }
 
-// letGo closes the view. What is left to do is in memory.
+// letGo closes the view. The remaining data is in memory.
 func (l *List) letGo() {
 	if l.view != nil {
 		l.view.Close()
@@ -543,7 +541,7 @@ func (l *List) letGo() {
 	}
 }
 
-// Close gives back what the list has. More calls do nothing.
+// Close releases the resources of the list. It is idempotent.
 func (l *List) Close() {
 	if l.closed {
 		return

@@ -13,9 +13,9 @@ import (
 	"quorate/internal/engine"
 )
 
-// Open rebuilds the index from the records of the engine, in parallel, and goes
-// on with a compaction that was not finished. A record that cannot be decoded is
-// an engine.CorruptionError that names it.
+// Open rebuilds the index from the records of the engine, in parallel, and resumes an
+// unfinished compaction. A record that cannot be decoded is an engine.CorruptionError
+// that names it.
 func Open(eng engine.Engine, o Options) (*Store, error) {
 	s := &Store{eng: eng, o: o.withDefaults(), rev: 1, compactRev: -1}
 	s.sweep.init()
@@ -42,8 +42,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 	return s, nil
 }
 
-// metaRevision reads a compact revision from the meta bucket, -1 if there is
-// none.
+// metaRevision reads a compact revision from the meta bucket, -1 if there is none.
 func (s *Store) metaRevision(key []byte) (int64, error) {
 	v, err := s.eng.Get(nil, key)
 	if errors.Is(err, engine.ErrNotFound) {
@@ -59,9 +58,9 @@ func (s *Store) metaRevision(key []byte) (int64, error) {
 	return rev.Main, nil
 }
 
-// piece is what one stretch of revisions holds, in revision order.
+// piece holds the records of one range of revisions, in revision order.
 type piece struct {
-	keys   []byte // all keys one after the other
+	keys   []byte // all keys, concatenated
 	revs   []loaded
 	prefix []byte // common to all keys; nil if there is no key
 	err    error
@@ -70,7 +69,7 @@ type piece struct {
 type loaded struct {
 	meta
 	lease int64 // of a put
-	end   int   // of the key in piece.keys
+	end   int   // end of the key in piece.keys
 }
 
 func (p *piece) key(i uint32) []byte {
@@ -93,20 +92,20 @@ func load(eng engine.Engine) (root kid, newest int64, err error) {
 	}
 	root = build(pieces, workers)
 	if root.live > giveBack {
-		// What was needed to sort is larger than the index. Without this it would
-		// stay resident until the heap has grown to twice its size.
+		// The memory used for sorting is larger than the index. It would otherwise stay
+		// resident until the heap has grown to twice its size.
 		pieces = nil
 		debug.FreeOSMemory()
 	}
 	return root, last, nil
 }
 
-// giveBack is the number of keys from which on Open returns its working memory
-// to the system at once.
+// giveBack is the number of keys above which Open returns its working memory to the
+// operating system at once.
 const giveBack = 100_000
 
-// firstLast returns the main revisions at the ends of the key bucket, -1 if it
-// is empty.
+// firstLast returns the first and last main revision in the key bucket, -1 if it is
+// empty.
 func firstLast(eng engine.Engine) (first, last int64, err error) {
 	it, err := eng.NewIter(engine.Key.Bounds())
 	if err != nil {
@@ -127,10 +126,10 @@ func firstLast(eng engine.Engine) (first, last int64, err error) {
 	return ends[0], ends[1], nil
 }
 
-// readPieces decodes the records in stretches of about equal numbers of main
-// revisions; there are more stretches than workers, for some are sparse.
+// readPieces decodes the records in ranges of about equal numbers of main revisions.
+// There are more ranges than workers, because some are sparse.
 func readPieces(eng engine.Engine, first, last int64, workers int) ([]*piece, error) {
-	const stretch = 1 << 12 // not worth a goroutine below
+	const stretch = 1 << 12 // smaller ranges are not worth a goroutine
 	n := int(min(int64(workers)*8, (last-first)/stretch+1))
 	width := (last-first)/int64(n) + 1
 	pieces := make([]*piece, n)
@@ -162,7 +161,7 @@ func readPiece(eng engine.Engine, from, to int64, final bool) *piece {
 	p := &piece{}
 	upper := recordKey(Revision{Main: to})
 	if final {
-		_, upper = engine.Key.Bounds() // also what does not look like a revision
+		_, upper = engine.Key.Bounds() // includes keys that do not look like a revision
 	}
 	it, err := eng.NewIter(recordKey(Revision{Main: from}), upper)
 	if err != nil {
@@ -184,7 +183,7 @@ func readPiece(eng engine.Engine, from, to int64, final bool) *piece {
 	return p
 }
 
-// add decodes and checks one record.
+// add decodes and validates one record.
 func (p *piece) add(key, value []byte) error {
 	rev, tomb, err := ParseRevision(key)
 	if err != nil {
@@ -225,7 +224,7 @@ func common(a, b []byte) int {
 	return n
 }
 
-// ref is a record in a piece with the eight bytes of its key behind the prefix
+// ref is a record in a piece with the first eight bytes of its key after the prefix
 // that all keys share: most comparisons need no more.
 type ref struct {
 	head  uint64

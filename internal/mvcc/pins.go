@@ -5,11 +5,10 @@ import "sync"
 // maxPins bounds the number of past roots.
 const maxPins = 64
 
-// pins are past roots, oldest first. A list in pages reads each page at the
-// revision of the first; with the root of that revision at hand, a page is a
-// walk of the page. Each pin is charged with the nodes that only it and older
-// pins still hold, so giving up the oldest pins gives back what they are
-// charged with.
+// pins are past roots, oldest first. A paged list reads each page at the revision of
+// the first; with the root of that revision, a page costs no more than a walk of the
+// page. Each pin is charged with the nodes that only it and older pins keep alive, so
+// dropping the oldest pins frees what they are charged with.
 type pins struct {
 	mu    sync.Mutex
 	list  []pin
@@ -21,12 +20,12 @@ type pin struct {
 	bytes int64
 }
 
-// add pins a root because a page of it was cut off by its limit.
+// add pins a root because its limit cut off a page.
 func (p *pins) add(st *state) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n := len(p.list); n > 0 && p.list[n-1].st.gen >= st.gen {
-		return // pinned before, or a reader that came late
+		return // pinned before, or a late reader
 	}
 	if len(p.list) == maxPins {
 		p.dropOldest()
@@ -55,8 +54,8 @@ func (p *pins) newestGen() uint64 {
 	return 0
 }
 
-// charge bills kept bytes to the newest pin and gives up pins that nobody may
-// read any more or that are over the bound. The rest is billed, so 0 is left.
+// charge adds kept bytes to the newest pin and drops pins that are compacted or exceed
+// the bound. It returns the bytes that remain uncharged: always 0.
 func (p *pins) charge(kept, compactRev, bound int64) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()

@@ -2,5 +2,5 @@
 
 package mvcc
 
-// poison overwrites memory that is given back. The tests that look for races have it.
+// poison enables overwriting of memory that is released. It is set in race-detector builds.
 const poison = false

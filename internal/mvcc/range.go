@@ -16,33 +16,33 @@ import (
 // RangeResult is the answer to a range request.
 type RangeResult struct {
 	Revision int64    // current revision of the state that was read
-	Count    int64    // keys in the range, whatever limit and filters say
-	More     bool     // the limit cut something off
+	Count    int64    // keys in the range, regardless of limit and filters
+	More     bool     // the limit cut off some keys
 	KVs      [][]byte // encoded mvccpb.KeyValue each; immutable
 }
 
-// getLimit is the number of records up to which single reads are cheaper than
-// opening an iterator.
+// getLimit is the number of records up to which point reads are cheaper than opening
+// an iterator.
 const getLimit = 12
 
-// reader reads one state: of a view, or of the writer inside a transaction.
+// reader reads one state: that of a view, or of the writer inside a transaction.
 type reader struct {
 	s          *Store
 	root       kid
 	rev        int64
 	compactRev int64
-	overlay    []pending // records that the engine does not have yet, ascending
+	overlay    []pending // records that are not in the engine yet, ascending
 	view       *View     // nil inside a transaction
 }
 
-// pick is a key that a range selected.
+// pick is a key that a range has selected.
 type pick struct {
 	meta
 	key []byte
 }
 
-// makeSpan turns key and range_end of the API into bounds. end must not be
-// empty (a single key).
+// makeSpan converts key and range_end of the API into bounds. end must not be empty (a
+// single key).
 func makeSpan(key, end []byte) span {
 	if len(end) == 1 && end[0] == 0 {
 		return span{lo: key}
@@ -50,7 +50,7 @@ func makeSpan(key, end []byte) span {
 	return span{lo: key, hi: end}
 }
 
-// resolve checks a requested revision; 0 and below mean the current one.
+// resolve validates a requested revision; 0 and below mean the current one.
 func (r *reader) resolve(rev int64) (int64, error) {
 	switch {
 	case rev > r.rev:
@@ -137,7 +137,7 @@ func (r *reader) rangeKeys(req *pb.RangeRequest) (*RangeResult, error) {
 	return res, nil
 }
 
-// pin keeps the root of a list that will go on with further pages.
+// pin retains the root of a list that will be continued with further pages.
 func (r *reader) pin(rev int64) {
 	if r.view != nil && rev == r.rev {
 		r.s.pins.add(r.view.st)
@@ -175,13 +175,13 @@ func (r *reader) single(res *RangeResult, req *pb.RangeRequest, rev int64) error
 	return nil
 }
 
-// keysFromIndex tells whether a keys_only request is answered without reading
-// records: as etcd 3.7, unless it sorts by value.
+// keysFromIndex reports whether a keys_only request is answered without reading
+// records: as in etcd 3.7, unless it sorts by value.
 func keysFromIndex(req *pb.RangeRequest) bool {
 	return req.KeysOnly && req.SortTarget != pb.RangeRequest_VALUE
 }
 
-// custom tells whether the result is filtered, or not simply in key order.
+// custom reports whether the result is filtered or not in ascending key order.
 func custom(req *pb.RangeRequest) bool {
 	return req.SortTarget != pb.RangeRequest_KEY || req.SortOrder == pb.RangeRequest_DESCEND || filters(req)
 }
@@ -198,8 +198,8 @@ func filtered(req *pb.RangeRequest, m meta) bool {
 		req.MinCreateRevision != 0 && m.create < req.MinCreateRevision
 }
 
-// sorted answers a request with a sort order or filters. Everything but VALUE
-// is sorted by what the index knows, and only what the limit leaves is read.
+// sorted answers a request with a sort order or filters. Except for VALUE it sorts by
+// data of the index, and reads only what the limit leaves.
 func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev int64) error {
 	picks := r.picked(res, req, root, s, rev)
 	if req.SortTarget == pb.RangeRequest_VALUE {
@@ -217,12 +217,12 @@ func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span
 	return err
 }
 
-// picked selects the keys of the answer and sorts them, unless that is done by their
-// values; the limit is applied then, too.
+// picked selects the keys of the answer and sorts them, except by value: then sorting
+// and the limit follow later.
 func (r *reader) picked(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev int64) []pick {
 	limit := int(max(req.Limit, 0))
-	// Without an order etcd reads one key more than the limit, in key order, and
-	// sorts only those. Clients can see it, so it is the same here.
+	// Without an order etcd reads one key more than the limit, in key order, and sorts
+	// only those. Clients can observe that, so it is the same here.
 	few := 0
 	if limit > 0 && req.SortTarget != pb.RangeRequest_KEY && req.SortOrder == pb.RangeRequest_NONE && !filters(req) {
 		few = limit + 1
@@ -273,8 +273,8 @@ func order(t pb.RangeRequest_SortTarget) func(a, b *pick) bool {
 	return nil
 }
 
-// sortAs sorts what is in key order with the algorithm of etcd. Which of two equals
-// comes first follows from that, and a limit shows it.
+// sortAs sorts a list in key order with etcd's algorithm, which determines the order of
+// equal elements; a limit makes that visible.
 func sortAs[T any](list []T, desc bool, less func(a, b *T) bool) {
 	var by sort.Interface = &sorter[T]{list, less}
 	if desc {
@@ -330,8 +330,8 @@ func (r *reader) sortedByValue(res *RangeResult, req *pb.RangeRequest, picks []p
 	return nil
 }
 
-// keyOnly encodes what the index knows of a key; the lease is left out, as
-// etcd 3.7 does.
+// keyOnly encodes what the index knows about a key; the lease is omitted, as in etcd
+// 3.7.
 func keyOnly(room *slab, p pick) []byte {
 	r := record{key: p.key, create: p.create, mod: p.mod, version: p.version}
 	return appendRecord(room.alloc(r.size()), r)
@@ -347,7 +347,7 @@ func blankValue(kv []byte) ([]byte, error) {
 	return kv, nil
 }
 
-// record reads the record of a revision that the index has.
+// record reads the record of a revision that the index contains.
 func (r *reader) record(rev Revision) ([]byte, error) {
 	if kv, ok := r.overlaid(rev); ok {
 		return kv, nil
@@ -361,8 +361,8 @@ func (r *reader) record(rev Revision) ([]byte, error) {
 	return kv, nil
 }
 
-// missing is the error for a record that the index has and the engine does not
-// give.
+// missing returns the error for a record that is in the index and cannot be read from
+// the engine.
 func missing(rev Revision, err error) error {
 	if errors.Is(err, engine.ErrNotFound) {
 		return corrupt(AppendRevision(nil, rev, false), err)
@@ -382,9 +382,8 @@ func (r *reader) overlaid(rev Revision) ([]byte, bool) {
 	return o[i].kv, true
 }
 
-// records reads many records; the result is in the order of revs. Records lie in
-// revision order, so an iterator that visits them in this order reads each
-// block once.
+// records reads many records; the result is in the order of revs. The engine stores
+// records in revision order, so an iterator in that order reads each block once.
 func (r *reader) records(revs []Revision) ([][]byte, error) {
 	if len(revs) == 0 {
 		return nil, nil
@@ -439,12 +438,12 @@ func (r *reader) scan(revs []Revision, kvs [][]byte) error {
 	return nil
 }
 
-// nearby is the distance in main revisions up to which steps to the next record
-// cost less than a search.
+// nearby is the distance in main revisions up to which stepping to the next record is
+// cheaper than a seek.
 const nearby = 12
 
-// seek moves an iterator, which is at the record of revision from or not
-// positioned, forward to exactly key of revision to.
+// seek moves an iterator, which is at the record of revision from or not positioned,
+// forward to exactly key of revision to.
 func seek(it engine.Iterator, from, to int64, key []byte) bool {
 	if it.Valid() && to-from <= nearby {
 		for i := 0; i < nearby && it.Next(); i++ {
@@ -459,7 +458,7 @@ func seek(it engine.Iterator, from, to int64, key []byte) bool {
 	return it.SeekGE(key) && bytes.Equal(it.Key(), key)
 }
 
-// byRevision returns the places of revs in ascending order of revision.
+// byRevision returns the positions of revs in ascending order of revision.
 func byRevision(revs []Revision) []int32 {
 	idx := make([]int32, len(revs))
 	for i := range idx {
@@ -475,19 +474,19 @@ func byRevision(revs []Revision) []int32 {
 	return idx
 }
 
-// slab hands out slices of larger pieces of memory.
+// slab allocates slices from larger blocks of memory.
 type slab struct {
 	free []byte
-	size int // of the next piece
+	size int // of the next block
 }
 
-// alloc returns an empty slice with room for n bytes.
+// alloc returns an empty slice with capacity for n bytes.
 func (s *slab) alloc(n int) []byte {
 	if n > len(s.free) {
 		if n > 8<<10 {
 			return make([]byte, 0, n)
 		}
-		// The first pieces are small: most results are.
+		// The first blocks are small, as most results are.
 		s.size = min(max(4*s.size, 512, n), 64<<10)
 		s.free = make([]byte, s.size)
 	}

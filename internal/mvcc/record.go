@@ -46,9 +46,8 @@ func intFieldLen(v int64) int {
 	return 1 + uvarintLen(uint64(v))
 }
 
-// encodeRecord returns the bytes that proto.Marshal of mvccpb.KeyValue makes:
-// fields in the order of their numbers, zero values left out. key is the
-// position of the key in them.
+// encodeRecord returns the bytes that proto.Marshal of mvccpb.KeyValue produces:
+// fields in order of their numbers, zero values omitted. key aliases the key in them.
 func encodeRecord(r record) (kv, key []byte) {
 	kv = appendRecord(make([]byte, 0, r.size()), r)
 	if n := len(r.key); n > 0 {
@@ -63,7 +62,7 @@ func (r *record) size() int {
 	return int(recordLen(len(r.key), len(r.value), m, r.lease))
 }
 
-// recordLen is the length of the record of a revision.
+// recordLen returns the length of the record of a revision.
 func recordLen(key, value int, m meta, lease int64) uint32 {
 	return uint32(bytesFieldLen(key) + intFieldLen(m.create) + intFieldLen(m.mod) +
 		intFieldLen(m.version) + bytesFieldLen(value) + intFieldLen(lease))
@@ -94,8 +93,8 @@ func appendIntField(dst []byte, tag byte, v int64) []byte {
 	return binary.AppendUvarint(append(dst, tag), uint64(v))
 }
 
-// parseRecord decodes an mvccpb.KeyValue from outside bytes. Unknown fields are
-// skipped, as protobuf does. An empty record is valid: `etcdutl snapshot restore
+// parseRecord decodes an mvccpb.KeyValue from untrusted bytes. Unknown fields are
+// skipped, as in protobuf. An empty record is valid: `etcdutl snapshot restore
 // --mark-compacted` writes one.
 func parseRecord(b []byte) (r record, err error) {
 	for len(b) > 0 {
@@ -122,7 +121,7 @@ func parseRecord(b []byte) (r record, err error) {
 			s = b[w:n:n]
 		case 5:
 			n = 4
-		default: // groups are not used by any release
+		default: // no release uses groups
 			return r, errRecord
 		}
 		if n > len(b) {

@@ -8,17 +8,17 @@ import (
 	"quorate/internal/engine"
 )
 
-// Revision names one change: Main counts the transactions that changed
-// something, Sub the changes inside one of them from 0, in order of execution.
+// Revision identifies one change: Main counts the transactions that changed something,
+// Sub the changes within one of them from 0, in order of execution.
 type Revision struct{ Main, Sub int64 }
 
-// Less tells whether r happened before o.
+// Less reports whether r happened before o.
 func (r Revision) Less(o Revision) bool {
 	return r.Main < o.Main || r.Main == o.Main && r.Sub < o.Sub
 }
 
-// Sizes of an encoded revision: 8 bytes main, '_', 8 bytes sub, both big
-// endian; the key of a tombstone has a 't' behind it.
+// Sizes of an encoded revision: 8 bytes main, '_', 8 bytes sub, both big endian; the
+// key of a tombstone ends with a 't'.
 const (
 	RevisionLen  = 17
 	TombstoneLen = 18
@@ -27,8 +27,8 @@ const (
 	tombstoneMark = 't'
 )
 
-// AppendRevision appends the encoded revision to dst, in the form of a
-// tombstone's key if tombstone is set.
+// AppendRevision appends the encoded revision to dst, as a tombstone's key if
+// tombstone is set.
 func AppendRevision(dst []byte, r Revision, tombstone bool) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(r.Main))
 	dst = append(dst, revSeparator)
@@ -57,8 +57,7 @@ func ParseRevision(b []byte) (r Revision, tombstone bool, err error) {
 	return Revision{int64(main), int64(sub)}, tombstone, nil
 }
 
-// Newest returns the greatest main revision of the records in r, 0 if there is
-// none.
+// Newest returns the greatest main revision of the records in r, 0 if there is none.
 func Newest(r engine.Reader) (int64, error) {
 	it, err := r.NewIter(engine.Key.Bounds())
 	if err != nil {
@@ -75,9 +74,8 @@ func Newest(r engine.Reader) (int64, error) {
 	return rev.Main, nil
 }
 
-// Bump makes rev the newest revision of a store and schedules a compaction of
-// all that comes before it, as a restore with a raised revision does: the record
-// of rev is empty.
+// Bump makes rev the newest revision of a store and schedules a compaction of all
+// earlier ones, as a restore with a raised revision does: the record of rev is empty.
 func Bump(b engine.Batch, rev int64) {
 	b.Set(recordKey(Revision{Main: rev}), nil)
 	b.Set(scheduledKey, recordKey(Revision{Main: rev})[1:])

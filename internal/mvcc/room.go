@@ -6,7 +6,7 @@ import (
 	"sync/atomic"
 )
 
-// room is memory for a piece of a list. It is used again and has any content.
+// room is reusable memory for a piece of a list. Its content is undefined.
 type room struct {
 	b    []byte
 	tier int
@@ -19,7 +19,7 @@ const (
 
 var rooms [largestRoom - smallestRoom + 1]sync.Pool
 
-// getRoom returns room for n bytes.
+// getRoom returns a room of at least n bytes.
 func getRoom(n int) *room {
 	tier := max(bits.Len(uint(n-1))-smallestRoom, 0)
 	if n <= 0 || tier >= len(rooms) {
@@ -31,7 +31,7 @@ func getRoom(n int) *room {
 	return &room{b: make([]byte, 1<<(tier+smallestRoom)), tier: tier}
 }
 
-// put gives the room back.
+// put returns the room to its pool.
 func (r *room) put() {
 	if poison {
 		for i := range r.b {
@@ -43,10 +43,10 @@ func (r *room) put() {
 	}
 }
 
-// allowance is what large pieces have of the memory that they may have.
+// allowance tracks how much of the memory for large pieces is in use.
 type allowance struct{ used atomic.Int64 }
 
-// take returns how much of n bytes there is, 0 if that is too little to be of use.
+// take reserves up to n bytes and returns how many; 0 if too few are available.
 func (a *allowance) take(n int64) int64 {
 	for {
 		used := a.used.Load()

@@ -1,17 +1,16 @@
-// Package mvcc keeps every key with its revisions over an engine.
+// Package mvcc stores every key with its revisions in an engine.
 //
 // In: puts and deletes of one writer, in transactions of one revision each, and
-// compactions. Out: reads at any revision that is not compacted, history in
-// revision order, and the hash that members compare. Always true: records are
-// etcd's, byte for byte (an encoded mvccpb.KeyValue under its revision); a
-// record that a View may read is in the engine; a published index root never
-// changes; a compaction costs what it removes, not what is stored.
+// compactions. Out: reads at any revision that is not compacted, history in revision
+// order, and the hash that members compare. Always true: records are byte for byte
+// etcd's (an encoded mvccpb.KeyValue under its revision); a record that a View may read
+// is in the engine; a published index root never changes; the cost of a compaction is
+// proportional to what it removes, not to what is stored.
 //
-// The engine holds records in revision order, the index (tree.go) holds the
-// keys in key order. A write goes to both at once, the record into the batch of
-// the caller, the entry into the writer's tree, and becomes visible to readers
-// with Publish, after the caller committed the batch. The index is never
-// stored: Open rebuilds it from the records.
+// The engine holds records in revision order, the index (tree.go) holds keys in key
+// order. A write goes to both: the record into the caller's batch, the entry into the
+// writer's tree. It becomes visible to readers with Publish, after the caller has
+// committed the batch. The index is never stored: Open rebuilds it from the records.
 package mvcc
 
 import (
@@ -34,26 +33,25 @@ var (
 	ErrFutureRev = errors.New("mvcc: required revision is a future revision")
 )
 
-// Options tune a Store; the zero value is good for production.
+// Options tune a Store; the zero value is suitable for production.
 type Options struct {
-	// Logger is told about compactions and their failures; nil is silent.
+	// Logger receives messages about compactions and their failures; nil: no logging.
 	Logger *zap.Logger
 	// Clock paces background work and times it for metrics; nil is the real one.
 	Clock clock.Clock
-	// CompactionBatch is the number of records that background work touches in
-	// one step, 0 means 700. CompactionPause is the time between two steps, 0
-	// means 1 ms.
+	// CompactionBatch is the number of records that background work processes in one
+	// step, 0 means 700. CompactionPause is the time between two steps, 0 means 1 ms.
 	CompactionBatch int
 	CompactionPause time.Duration
 	// Manual starts no goroutine: the owner calls Step until it returns false.
 	Manual bool
-	// HashKeys is the greatest number of live keys up to which a compaction
-	// completes its hash at once, 0 means 100000. Beyond, the hash is completed
-	// when HashKV first asks for it, which must be before the next compaction.
+	// HashKeys is the greatest number of live keys up to which a compaction completes
+	// its hash at once, 0 means 100000. Above that the hash is completed when HashKV
+	// first requests it, which must be before the next compaction.
 	HashKeys int
-	// PinBytes bounds the memory of past index roots that are kept for the
-	// pages of a list at one revision, 0 means 32 MiB. At the bound the oldest
-	// is given up, and its pages cost O(keys changed since) instead of O(page).
+	// PinBytes bounds the memory of past index roots that are retained for the pages of
+	// a list at one revision, 0 means 32 MiB. At the bound the oldest is dropped, and
+	// its pages cost O(keys changed since) instead of O(page).
 	PinBytes int64
 }
 
@@ -85,8 +83,8 @@ var (
 	finishedKey  = engine.Meta.K([]byte("finishedCompactRev"))
 )
 
-// Store is the revisions of one member. Begin, Compact and Publish belong to
-// one goroutine, the writer; everything else may be called from any.
+// Store holds the revisions of one member. Begin, Compact and Publish must be called
+// from one goroutine, the writer; everything else is safe for concurrent use.
 type Store struct {
 	eng engine.Engine
 	o   Options
@@ -94,17 +92,17 @@ type Store struct {
 	published atomic.Pointer[state]
 
 	// mu lets the background steps of a compaction trim the index between two
-	// transactions. It is held from Begin to End and in Publish and Compact,
-	// never while waiting for anything else.
+	// transactions. It is held from Begin to End and in Publish and Compact, never while
+	// waiting for anything else.
 	mu         sync.Mutex
 	tree       *tree
-	rev        int64 // newest revision, with what is not published
+	rev        int64 // newest revision, including what is not published
 	compactRev int64 // -1 if never compacted
-	dirty      bool  // there is something to publish
+	dirty      bool  // there are changes to publish
 	overlay    []pending
 	scheduled  []*compaction // not published yet
 	txn        Txn           // the open transaction; reused
-	slab       []Change      // room for the changes of coming transactions
+	slab       []Change      // storage for the changes of future transactions
 
 	large allowance // of lists that read in large pieces
 
@@ -122,7 +120,7 @@ type state struct {
 	epoch      *epoch
 }
 
-// epoch counts the open views between two compactions. The second must not
+// epoch counts the open views between two compactions. The second compaction must not
 // delete records before the views of the first epoch are closed.
 type epoch struct {
 	refs    atomic.Int64
@@ -133,7 +131,7 @@ type epoch struct {
 
 func newEpoch() *epoch { return &epoch{drained: make(chan struct{})} }
 
-// enter takes a reference, unless the epoch is over.
+// enter acquires a reference, unless the epoch has ended.
 func (e *epoch) enter() bool {
 	e.refs.Add(1)
 	if e.over.Load() {
@@ -149,7 +147,7 @@ func (e *epoch) leave() {
 	}
 }
 
-// end lets nobody enter any more; drained closes when all have left.
+// end admits no further views; drained is closed when all have left.
 func (e *epoch) end() {
 	e.over.Store(true)
 	if e.refs.Load() == 0 {
@@ -157,22 +155,22 @@ func (e *epoch) end() {
 	}
 }
 
-// pending is a record that is in the index and in a batch, but not yet readable
-// from the engine.
+// pending is a record that is in the index and in a batch, but not yet readable from
+// the engine.
 type pending struct {
 	rev Revision
 	kv  []byte
 }
 
-// Rev returns the writer's current revision, with what is not published yet.
-// An empty store is at revision 1. For the writer only; readers ask their View.
+// Rev returns the writer's current revision, including what is not published yet. An
+// empty store is at revision 1. Only the writer may call it; readers use their View.
 func (s *Store) Rev() int64 { return s.rev }
 
 // CompactRev returns the compact revision that readers see, -1 if there was no
 // compaction yet.
 func (s *Store) CompactRev() int64 { return s.published.Load().compactRev }
 
-// Publish shows everything up to the last End and Compact to new views. The
+// Publish makes everything up to the last End and Compact visible to new views. The
 // batches must have been committed.
 func (s *Store) Publish() {
 	s.mu.Lock()
@@ -195,14 +193,14 @@ func (s *Store) Publish() {
 	s.observeState()
 }
 
-// observeState tells what Open or Publish has just published.
+// observeState exports what Open or Publish has just published.
 func (s *Store) observeState() {
 	metrics.DebuggingMVCCCurrentRevision.Set(float64(s.rev))
 	metrics.DebuggingMVCCCompactRevision.Set(float64(s.compactRev))
 	metrics.DebuggingMVCCKeysTotal.Set(float64(s.tree.root.live))
 }
 
-// publish makes the tree the root that readers get.
+// publish makes the tree the root for new readers.
 func (s *Store) publish(rev, compactRev int64) {
 	old := s.published.Load()
 	st := &state{root: s.tree.root, gen: s.tree.gen, rev: rev, compactRev: compactRev}
@@ -224,9 +222,9 @@ func (s *Store) publish(rev, compactRev int64) {
 	s.tree.pinGen = s.pins.newestGen()
 }
 
-// Close stops the background work and returns when it has stopped. Records that
-// a compaction has not deleted yet are deleted after the next Open. Views may
-// still be closed afterwards, but not read.
+// Close stops the background work and returns when it has stopped. Records that a
+// compaction has not deleted yet are deleted after the next Open. Views may still be
+// closed afterwards, but not read.
 func (s *Store) Close() { s.sweep.stop() }
 
 // Leases calls fn for every live key with a lease, in key order.
@@ -241,7 +239,7 @@ func (s *Store) Leases(fn func(key []byte, lease int64)) {
 	})
 }
 
-// corrupt names a record that cannot be what a member wrote.
+// corrupt returns the error for a record that no member can have written.
 func corrupt(bucketKey []byte, err error) error {
 	return &engine.CorruptionError{File: fmt.Sprintf("record %x of bucket key", bucketKey), Err: err}
 }

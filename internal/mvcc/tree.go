@@ -9,25 +9,24 @@ import (
 
 // The index: a copy-on-write counted B-tree from key to revisions.
 //
-// A node carries the generation in which it was made. The writer changes nodes
-// of its own generation in place and copies every other one first; Publish
-// raises the generation, so a published root never changes again. Readers hold
-// a root and take no lock.
+// A node carries the generation in which it was created. The writer changes nodes of
+// its own generation in place and copies all others first; Publish increments the
+// generation, so a published root never changes. Readers hold a root and take no lock.
 //
-// Leaves are flat: the keys of a leaf lie in one arena of bytes and its entries
-// hold no pointers, so a static million keys are some 40,000 objects for the
-// garbage collector, not millions. What is rare (leases, superseded revisions)
-// lives in side slices that most leaves do not have.
+// Leaves are flat: the keys of a leaf are in one byte arena and its entries contain no
+// pointers, so a static million keys are about 40,000 objects for the garbage
+// collector, not millions. Rare data (leases, superseded revisions) is in side slices
+// that most leaves do not have.
 //
-// A parent keeps, for each child, what its subtree is worth: the live keys
-// (ranks and counts), the newest revision (an older count skips what has not
-// changed since), and the least revision at which a compaction finds something
-// to remove (a compaction visits only leaves with garbage).
+// A parent stores a summary of each child's subtree: the number of live keys (for
+// ranks and counts), the newest revision (a count at an older revision skips what has
+// not changed since), and the least revision at which a compaction removes something
+// (a compaction visits only leaves with garbage).
 
 const (
 	maxLeaf  = 32      // entries of a leaf
 	maxInner = 32      // children of an inner node
-	maxArena = 1 << 16 // bytes of keys of a leaf before it is split early
+	maxArena = 1 << 16 // bytes of keys at which a leaf is split early
 
 	tombBit = 1 << 31
 	maxSub  = tombBit - 1
@@ -39,7 +38,7 @@ const (
 type meta struct {
 	mod, create, version int64
 	sub                  uint32 // the top bit marks a tombstone
-	size                 uint32 // length of the record; of a tombstone it does not matter
+	size                 uint32 // length of the record; unused for a tombstone
 }
 
 func (m meta) tomb() bool    { return m.sub&tombBit != 0 }
@@ -51,10 +50,10 @@ type node struct {
 	seps []string // inner node: seps[i] <= keys of kids[i]; seps[0] is not used; never changed in place
 
 	keys   []byte   // leaf: length-prefixed keys, append only, shared by copies
-	offs   []uint32 // leaf: beside ents, the places of the keys in keys; shared by copies until one inserts
+	offs   []uint32 // leaf: parallel to ents, the offsets of the keys in keys; shared by copies until one inserts
 	ents   []meta   // leaf: newest revision of each key, in key order
-	leases []int64  // leaf: beside ents, or nil
-	hist   [][]meta // leaf: beside ents, or nil; older revisions, ascending, append only
+	leases []int64  // leaf: parallel to ents, or nil
+	hist   [][]meta // leaf: parallel to ents, or nil; older revisions, ascending, append only
 }
 
 // kid is a child with the summary of its subtree.
@@ -69,8 +68,8 @@ type kid struct {
 type tree struct {
 	root kid
 	gen  uint64
-	// pinGen is the generation of the newest pinned root: copying a node that
-	// is not newer keeps the old node in memory. kept adds up those bytes.
+	// pinGen is the generation of the newest pinned root: copying a node that is not
+	// newer keeps the old node in memory. kept is the sum of those bytes.
 	pinGen uint64
 	kept   int64
 }
@@ -79,7 +78,7 @@ func newTree() *tree {
 	return &tree{root: kid{n: &node{gen: 1}, garb: never}, gen: 1}
 }
 
-// newLeaf returns a leaf with room for keys of size bytes in all.
+// newLeaf returns a leaf with capacity for keys of size bytes in total.
 func newLeaf(gen uint64, size, keys int) *node {
 	return &node{gen: gen, keys: make([]byte, 0, size), offs: make([]uint32, 0, keys), ents: make([]meta, 0, keys)}
 }
@@ -109,7 +108,7 @@ func (n *node) history(i int) []meta {
 	return n.hist[i]
 }
 
-// search returns the place of key in a leaf, or where it belongs.
+// search returns the position of key in a leaf, or where it would be inserted.
 func (n *node) search(key []byte) (int, bool) {
 	lo, hi := 0, len(n.ents)
 	for lo < hi {
@@ -140,8 +139,8 @@ func (n *node) child(key []byte) int {
 	return lo - 1
 }
 
-// at returns the newest revision of entry i with main <= rev, if there is one
-// and it is not a tombstone.
+// at returns the newest revision of entry i with main <= rev, if there is one and it
+// is not a tombstone.
 func (n *node) at(i int, rev int64) (meta, bool) {
 	if m := n.ents[i]; m.mod <= rev {
 		return m, !m.tomb()
@@ -153,13 +152,13 @@ func (n *node) at(i int, rev int64) (meta, bool) {
 	return meta{}, false
 }
 
-// newest returns the place of the newest revision with main <= rev, or -1.
+// newest returns the position of the newest revision with main <= rev, or -1.
 func newest(h []meta, rev int64) int {
 	return sort.Search(len(h), func(i int) bool { return h[i].mod > rev }) - 1
 }
 
-// garbage returns the least compaction revision that removes a revision of
-// entry i: the one that supersedes the oldest, or for a tombstone the next one.
+// garbage returns the least compaction revision that removes a revision of entry i:
+// the one that supersedes the oldest, or for a tombstone the following one.
 func (n *node) garbage(i int) int64 {
 	cur := n.ents[i]
 	h := n.history(i)
@@ -179,7 +178,7 @@ func (n *node) garbage(i int) int64 {
 	return next
 }
 
-// summary computes the worth of a node from its entries or children.
+// summary computes the summary of a node from its entries or children.
 func (n *node) summary() kid {
 	k := kid{n: n, garb: never}
 	for i := range n.ents {
@@ -199,12 +198,12 @@ func (n *node) summary() kid {
 	return k
 }
 
-// bytes is about what a copy of the node costs; shared slices do not count.
+// bytes approximates the memory of a copy of the node, without shared slices.
 func (n *node) bytes() int64 {
 	return 192 + int64(len(n.kids))*32 + int64(cap(n.ents))*36 + int64(len(n.leases))*8 + int64(len(n.hist))*24
 }
 
-// own returns n itself if the writer may change it, else a copy with room for
+// own returns n itself if the writer may change it, otherwise a copy with capacity for
 // extra entries.
 func (t *tree) own(n *node, extra int) *node {
 	if n.gen == t.gen {
@@ -230,14 +229,14 @@ func (t *tree) own(n *node, extra int) *node {
 	return &c
 }
 
-// step is one inner node on the way to a leaf and the child that was taken.
+// step is an inner node on the path to a leaf, and the index of the child taken.
 type step struct {
 	n *node
 	i int
 }
 
-// descend makes the inner nodes on the path to key writable and returns them
-// with the leaf as it is.
+// descend makes the inner nodes on the path to key writable and returns them with the
+// unchanged leaf.
 func (t *tree) descend(path []step, key []byte) ([]step, *node) {
 	n := t.root.n
 	for !n.leaf() {
@@ -278,13 +277,13 @@ func (k *kid) add(live, mod, garb int64) {
 // change is the effect of a put or delete on the index.
 type change struct {
 	cur       meta  // what the key has now
-	prev      meta  // what it had; a tombstone or nothing if had is false
-	prevLease int64 // its lease
+	prev      meta  // what it had before; a tombstone or the zero value if had is false
+	prevLease int64 // the lease it had before
 	had       bool  // the key was live
 }
 
-// put records a new revision of key with a value of valueLen bytes and derives
-// create revision, version and the length of the record.
+// put adds a new revision of key with a value of valueLen bytes and derives create
+// revision, version and the length of the record.
 func (t *tree) put(key []byte, mod int64, sub uint32, lease int64, valueLen int) change {
 	var buf [8]step
 	path, n := t.descend(buf[:0], key)
@@ -314,7 +313,7 @@ func (t *tree) put(key []byte, mod int64, sub uint32, lease int64, valueLen int)
 	return ch
 }
 
-// del records a tombstone for key, which must be live.
+// del adds a tombstone for key. It returns false if key is not live.
 func (t *tree) del(key []byte, mod int64, sub uint32) (ch change, ok bool) {
 	if n, i, found := t.root.n.find(key); !found || n.ents[i].tomb() {
 		return ch, false
@@ -335,7 +334,7 @@ func (n *node) replace(i int, cur meta, lease int64) {
 	if n.hist == nil {
 		n.hist = make([][]meta, len(n.ents), cap(n.ents))
 	}
-	// Appending beyond the length that older roots see does not disturb them.
+	// Appending beyond the length that older roots see does not affect them.
 	n.hist[i] = append(n.hist[i], n.ents[i])
 	n.ents[i] = cur
 	n.setLease(i, lease)
@@ -351,7 +350,7 @@ func (n *node) setLease(i int, lease int64) {
 	n.leases[i] = lease
 }
 
-// insert adds a key at place i of a leaf.
+// insert adds a key at position i of a leaf.
 func (n *node) insert(i int, key []byte, m meta, lease int64) {
 	n.offs = insertAt(n.offs, i, uint32(len(n.keys)))
 	n.keys = appendKey(n.keys, key)
@@ -365,8 +364,8 @@ func (n *node) insert(i int, key []byte, m meta, lease int64) {
 	n.setLease(i, lease)
 }
 
-// insertAt grows by a few places at a time: most leaves are not growing, and
-// doubling would waste a third of the index.
+// insertAt grows by a few elements at a time: most leaves do not grow, and doubling
+// would waste a third of the index.
 func insertAt[T any](s []T, i int, v T) []T {
 	if len(s) == cap(s) {
 		s = append(make([]T, 0, len(s)+8), s...)
@@ -386,7 +385,7 @@ func appendKey(arena, key []byte) []byte {
 	return append(arena, key...)
 }
 
-// slice returns a new leaf with the entries [a, b) and an arena of its own.
+// slice returns a new leaf with the entries [a, b) and its own arena.
 func (n *node) slice(gen uint64, a, b int) *node {
 	size := 0
 	for i := a; i < b; i++ {
@@ -419,7 +418,7 @@ func (n *node) take(from *node, i int) {
 	}
 }
 
-// split divides a full leaf that got its newest entry at place i, and then the
+// split divides a full leaf that got its newest entry at position i, and then the
 // inner nodes above it that have become too full.
 func (t *tree) split(path []step, n *node, i int) {
 	mid := len(n.ents) / 2
@@ -453,7 +452,7 @@ func (t *tree) split(path []step, n *node, i int) {
 
 // --- Reading. Everything below works on any root and changes nothing.
 
-// find returns the leaf and place of key.
+// find returns the leaf and position of key.
 func (n *node) find(key []byte) (*node, int, bool) {
 	for !n.leaf() {
 		n = n.kids[n.child(key)].n

@@ -1,6 +1,6 @@
 package mvcc
 
-// builder makes a tree from keys that arrive in order.
+// builder builds a tree from keys in ascending order.
 type builder struct {
 	gen    uint64
 	leaf   *node
@@ -43,7 +43,7 @@ func (b *builder) add(key []byte, revs []meta, lease int64) {
 func (b *builder) flushLeaf() {
 	if n := b.leaf; n != nil {
 		b.leaf = nil
-		// What a longer key left unused in the arena would stay for ever.
+		// Space that a longer first key left unused in the arena would stay allocated forever.
 		if cap(n.keys)-len(n.keys) > 64 {
 			n.keys = append(make([]byte, 0, len(n.keys)), n.keys...)
 		}
@@ -61,7 +61,7 @@ func (b *builder) push(level int, k kid, sep string) {
 	}
 }
 
-// close gives the waiting children of a level a parent.
+// close creates a parent for the waiting children of a level.
 func (b *builder) close(level int) {
 	kids, seps := b.levels[level], b.seps[level]
 	b.levels[level], b.seps[level] = nil, nil

@@ -3,7 +3,7 @@ package mvcc
 // span is a range of keys [lo, hi); a nil bound is open.
 type span struct{ lo, hi []byte }
 
-// within returns the entries [a, b) of a leaf that lie in s.
+// within returns the range [a, b) of entries of a leaf that are in s.
 func (n *node) within(s span) (a, b int) {
 	b = len(n.ents)
 	if s.lo != nil {
@@ -15,7 +15,7 @@ func (n *node) within(s span) (a, b int) {
 	return a, max(a, b)
 }
 
-// inner returns the children [a, b] of an inner node that s touches.
+// inner returns the range [a, b] of children of an inner node that overlap s.
 func (n *node) inner(s span) (a, b int) {
 	b = len(n.kids) - 1
 	if s.lo != nil {
@@ -27,7 +27,7 @@ func (n *node) inner(s span) (a, b int) {
 	return a, b
 }
 
-// narrow drops the bounds that child i of the touched children [a, b] fulfils.
+// narrow drops the bounds that child i of the overlapping children [a, b] satisfies.
 func (s span) narrow(i, a, b int) span {
 	if i != a {
 		s.lo = nil
@@ -38,8 +38,8 @@ func (s span) narrow(i, a, b int) span {
 	return s
 }
 
-// count returns the number of keys of s that were live at rev: O(log n) when
-// nothing in s is newer than rev, else the leaves with newer keys are visited.
+// count returns the number of keys of s that were live at rev: O(log n) if nothing in s
+// is newer than rev, otherwise the leaves with newer keys are visited.
 func (k kid) count(s span, rev int64) (total int64) {
 	n := k.n
 	if s.lo == nil && s.hi == nil && k.maxMod <= rev {
@@ -61,8 +61,8 @@ func (k kid) count(s span, rev int64) (total int64) {
 	return total
 }
 
-// visit is called with an entry of a leaf and its revision at the time asked
-// for; it returns false to end the walk.
+// visit is called with an entry of a leaf and its revision at the requested time; it
+// returns false to stop the walk.
 type visit func(n *node, i int, m meta) bool
 
 // ascend visits the keys of s that were live at rev in key order.
@@ -111,7 +111,7 @@ func (k kid) descendKeys(s span, rev int64, f visit) bool {
 	return true
 }
 
-// empty tells cheaply that no key below was live at rev.
+// empty reports cheaply that no key below was live at rev.
 func (k kid) empty(rev int64) bool { return k.live == 0 && k.maxMod <= rev }
 
 // --- Compaction.

@@ -1,18 +1,18 @@
 package mvcc
 
-// trim is one bounded piece of a compaction of the index.
+// trim is one bounded part of a compaction of the index.
 type trim struct {
 	rev    int64      // compact at this revision
 	leaves int        // how many more leaves may be visited
 	revs   int        // how many more revisions may be dropped
 	out    []Revision // dropped, per key in ascending order
-	tombs  []bool     // beside out
+	tombs  []bool     // parallel to out
 }
 
 func (c *trim) spent() bool { return c.leaves <= 0 || c.revs <= 0 }
 
-// compact drops revisions that a compaction at c.rev removes until the budget
-// is spent. There is more to do as long as t.root.garb <= c.rev.
+// compact drops revisions that a compaction at c.rev removes until the budget is spent.
+// There is more to do as long as t.root.garb <= c.rev.
 func (t *tree) compact(c *trim) {
 	if t.root.garb > c.rev {
 		return
@@ -85,11 +85,11 @@ func (t *tree) trimLeaf(n *node, c *trim) *node {
 	return r
 }
 
-// trimEntry drops what the compaction removes of one key, as far as the budget
-// goes, and tells whether the key itself is gone.
+// trimEntry drops the revisions of one key that the compaction removes, within the
+// budget, and reports whether the key itself is gone.
 func (n *node) trimEntry(i int, c *trim) (gone bool) {
 	h, cur := n.history(i), n.ents[i]
-	first, m := len(h), cur // the first revision that stays; len(h) stands for cur
+	first, m := len(h), cur // the first revision that stays; len(h) means cur
 	if cur.mod > c.rev {
 		// There is garbage, so there is a revision <= c.rev.
 		first = newest(h, c.rev)
@@ -125,8 +125,8 @@ func (c *trim) drop(m meta) {
 	c.tombs = append(c.tombs, m.tomb())
 }
 
-// coalesce drops empty children and joins small neighbours, so that a keyspace
-// that shrinks gives its memory back.
+// coalesce removes empty children and joins small adjacent ones, so that a shrinking
+// key space releases its memory.
 func (t *tree) coalesce(n *node) {
 	kids, seps := make([]kid, 0, len(n.kids)), make([]string, 0, len(n.kids))
 	for i, k := range n.kids {

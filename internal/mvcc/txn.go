@@ -7,25 +7,25 @@ import (
 	"quorate/internal/metrics"
 )
 
-// Change is one effect of a transaction. Its slices are immutable and may be
-// kept; Key aliases KV.
+// Change is one effect of a transaction. Its slices are immutable and may be retained;
+// Key aliases KV.
 type Change struct {
 	Rev       Revision
 	Key       []byte
-	KV        []byte // encoded mvccpb.KeyValue as stored; a tombstone's holds the key only
+	KV        []byte // encoded mvccpb.KeyValue as stored; a tombstone's holds only the key
 	Delete    bool
 	Create    bool  // a put of a key that was not live
 	Lease     int64 // lease of the key after the change
 	PrevLease int64 // lease of the key before it, 0 if it was not live
 }
 
-// Meta is what the index knows of a live key.
+// Meta is what the index knows about a live key.
 type Meta struct {
 	Create, Mod, Version, Lease int64
 }
 
-// Txn is one transaction of the writer: everything it changes has one main
-// revision. It must be ended before the next Begin.
+// Txn is one transaction of the writer: all its changes have one main revision. It must
+// be ended before the next Begin.
 type Txn struct {
 	s     *Store
 	b     engine.Batch
@@ -33,7 +33,7 @@ type Txn struct {
 	// changes is the part of the store's slab that this transaction has filled.
 	changes []Change
 	key     [1 + TombstoneLen]byte
-	// saved is the index as Savepoint found it, and overlaid the records beside it.
+	// saved is the index at Savepoint, and overlaid the number of records in the overlay.
 	saved    *kid
 	overlaid int
 
@@ -41,8 +41,8 @@ type Txn struct {
 	ranges, puts, deletes, size int
 }
 
-// Begin opens a transaction that writes its records into b. The caller commits
-// b and then calls Publish; several transactions may share a batch.
+// Begin opens a transaction that writes its records into b. The caller commits b and
+// then calls Publish; several transactions may share a batch.
 func (s *Store) Begin(b engine.Batch) *Txn {
 	s.mu.Lock()
 	t := &s.txn
@@ -56,8 +56,8 @@ func (s *Store) Begin(b engine.Batch) *Txn {
 	return t
 }
 
-// Rev returns the revision at which reads in the transaction happen: the one
-// before it, and from its first change on its own.
+// Rev returns the revision at which the transaction reads: the previous one, and its
+// own once it has changed something.
 func (t *Txn) Rev() int64 {
 	if len(t.changes) > 0 {
 		return t.begin + 1
@@ -65,7 +65,7 @@ func (t *Txn) Rev() int64 {
 	return t.begin
 }
 
-// Lookup returns what the index knows of key inside the transaction.
+// Lookup returns what the index knows about key inside the transaction.
 func (t *Txn) Lookup(key []byte) (Meta, bool) {
 	n, i, ok := t.s.tree.root.n.find(key)
 	if !ok || n.ents[i].tomb() {
@@ -86,9 +86,9 @@ func (t *Txn) Put(key, value []byte, lease int64) Change {
 	return t.record(Change{Rev: rev, Key: k, KV: kv, Create: !ch.had, Lease: lease, PrevLease: ch.prevLease})
 }
 
-// DeleteRange deletes the keys of [key, end): only key itself if end is empty,
-// every key from key on if end is a zero byte. It returns one change per key
-// that was live, in key order.
+// DeleteRange deletes the keys of [key, end): only key itself if end is empty, every
+// key from key on if end is a zero byte. It returns one change per key that was live,
+// in key order.
 func (t *Txn) DeleteRange(key, end []byte) []Change {
 	t.deletes++
 	from := len(t.changes)
@@ -117,12 +117,12 @@ func (t *Txn) del(key []byte) {
 	t.record(Change{Rev: rev, Key: k, KV: kv, Delete: true, PrevLease: ch.prevLease})
 }
 
-// Savepoint lets Rollback undo what the transaction does from here on. Nothing must
-// have been changed yet. It costs a copy of each node of the index that is changed.
+// Savepoint lets Rollback undo what the transaction does from here on. It must be called
+// before the first change. It costs a copy of each index node that is changed.
 func (t *Txn) Savepoint() {
 	root := t.s.tree.root
 	t.saved, t.overlaid = &root, len(t.s.overlay)
-	t.s.tree.gen++ // what the saved root holds is not changed in place
+	t.s.tree.gen++ // nodes of the saved root are then copied before a change
 }
 
 // Rollback undoes everything since Savepoint, as if the transaction had only read.
@@ -136,7 +136,7 @@ func (t *Txn) Rollback() {
 	t.puts, t.deletes, t.size = 0, 0, 0
 }
 
-// record adds the change to overlay and result; End writes it to the batch.
+// record adds the change to the overlay and the result; End writes it to the batch.
 func (t *Txn) record(c Change) Change {
 	t.s.overlay = append(t.s.overlay, pending{c.Rev, c.KV})
 	t.changes = append(t.changes, c)
@@ -158,8 +158,8 @@ func (t *Txn) Get(key []byte) ([]byte, error) {
 	return r.get(key, t.Rev())
 }
 
-// End closes the transaction: the revision is raised iff something changed. The
-// changes are in the order of execution.
+// End closes the transaction: the revision is incremented if something changed. The
+// changes are in order of execution.
 func (t *Txn) End() []Change {
 	s := t.s
 	changes := t.changes

@@ -9,9 +9,9 @@ import (
 	"quorate/internal/metrics"
 )
 
-// View is a published state. It costs nothing to hold but what compactions
-// would delete: they wait, with the deletion only, until older views are
-// closed. A View may be used by one goroutine at a time.
+// View is a published state. It does not copy anything, but compactions delay the
+// deletion of records until older views are closed. A View is not safe for concurrent
+// use.
 type View struct {
 	s      *Store
 	st     *state
@@ -37,7 +37,7 @@ func (v *View) CompactRev() int64 { return v.st.compactRev }
 // Keys returns the number of live keys.
 func (v *View) Keys() int64 { return v.st.root.live }
 
-// Close ends the use of the view. More calls do nothing.
+// Close releases the view. It is idempotent.
 func (v *View) Close() {
 	if v.closed {
 		return
@@ -56,16 +56,16 @@ func (v *View) reader() reader {
 	return reader{s: v.s, root: v.st.root, rev: v.st.rev, compactRev: v.st.compactRev, view: v}
 }
 
-// Range answers a request with etcd's semantics. The record slices of the
-// result are immutable. Errors: ErrCompacted, ErrFutureRev, or the engine's.
+// Range answers a request with etcd's semantics. The record slices of the result are
+// immutable. Errors: ErrCompacted, ErrFutureRev, or those of the engine.
 func (v *View) Range(req *pb.RangeRequest) (*RangeResult, error) {
 	v.ranges++
 	r := v.reader()
 	return r.rangeKeys(req)
 }
 
-// Get returns the record of key at rev, 0 for the current revision; nil if the
-// key was absent.
+// Get returns the record of key at rev, 0 for the current revision; nil if the key was
+// absent.
 func (v *View) Get(key []byte, rev int64) ([]byte, error) {
 	v.ranges++
 	r := v.reader()
@@ -76,8 +76,8 @@ func (v *View) Get(key []byte, rev int64) ([]byte, error) {
 	return r.get(key, rev)
 }
 
-// Lookup returns what the index knows of key at the view's revision, without
-// touching the engine.
+// Lookup returns what the index knows about key at the view's revision, without reading
+// from the engine.
 func (v *View) Lookup(key []byte) (Meta, bool) {
 	n, i, ok := v.st.root.n.find(key)
 	if !ok || n.ents[i].tomb() {
@@ -87,12 +87,12 @@ func (v *View) Lookup(key []byte) (Meta, bool) {
 	return Meta{Create: m.create, Mod: m.mod, Version: m.version, Lease: n.lease(i)}, true
 }
 
-// Records calls fn for every record from revision `from` up to the published
-// revision, in order. kv is immutable and may be kept. It stops after maxRevs
-// main revisions or maxBytes of records, whichever comes first, but never
-// inside a main revision; 0 means no bound. next is where to go on: the published
-// revision + 1 if everything was seen. ErrCompacted if from is below the
-// compact revision (at the compact revision itself, what survived is seen).
+// Records calls fn for every record from revision `from` up to the published revision,
+// in order. kv is immutable and may be retained. It stops after maxRevs main revisions or
+// maxBytes of records, whichever comes first, but never within a main revision; 0 means
+// no bound. next is where to continue: the published revision + 1 if everything was
+// seen. It returns ErrCompacted if from is below the compact revision (at the compact
+// revision itself, the surviving records are seen).
 func (s *Store) Records(from int64, maxRevs, maxBytes int, fn func(rev Revision, tombstone bool, kv []byte) error) (next int64, err error) {
 	v := s.View()
 	defer v.Close()
@@ -136,8 +136,8 @@ func (s *Store) Records(from int64, maxRevs, maxBytes int, fn func(rev Revision,
 	return end, nil
 }
 
-// recordKey returns the engine key of a revision that is not a tombstone; it is
-// also the lower bound of everything from this revision on.
+// recordKey returns the engine key of a revision that is not a tombstone; it is also
+// the lower bound of this and all later revisions.
 func recordKey(r Revision) []byte {
 	return AppendRevision([]byte{byte(engine.Key)}, r, false)
 }

@@ -14,7 +14,7 @@ import (
 	"quorate/internal/engine"
 )
 
-// Bounds of what a database is believed.
+// Bounds on what is accepted from a database.
 const (
 	maxPageRun = 1 << 30 // bytes of one page with its overflow pages
 	maxDepth   = 32      // levels of a tree
@@ -22,26 +22,25 @@ const (
 
 var errDatabase = errors.New("not a bbolt database")
 
-// dbReader reads a bbolt database that may be damaged in any way. It uses plain
-// reads and checks every number it follows, where bbolt would map the file and
-// trust it.
+// dbReader reads a bbolt database that may be damaged in any way. It uses plain reads
+// and validates every number that it follows, where bbolt maps the file and trusts it.
 type dbReader struct {
 	ctx      context.Context
 	f        vfs.File
 	path     string
 	pageSize int64
-	pages    uint64 // ids below it may be used
+	pages    uint64 // valid page ids are less than this
 	root     uint64
 	txid     uint64   // of the newest transaction
 	size     int64    // of the file
-	changed  int64    // when the file was, in Unix nanoseconds
-	used     []uint64 // bit i: page i has been read; none belongs to two places
+	changed  int64    // modification time of the file, in Unix nanoseconds
+	used     []uint64 // bit i: page i has been read; no page may be referenced twice
 	reads    int
 	visited  uint64 // pages read, with overflow pages
 	bufs     [maxDepth + 1][]byte
 }
 
-// corrupt makes the error for a page.
+// corrupt returns the error for a damaged page.
 func (r *dbReader) corrupt(page uint64, format string, args ...any) error {
 	return &CorruptError{File: r.path, Offset: int64(page) * r.pageSize, Err: fmt.Errorf(format, args...)}
 }
@@ -62,9 +61,8 @@ func newDBReader(ctx context.Context, f vfs.File, path string) (*dbReader, error
 	return r, nil
 }
 
-// findMeta takes the valid meta page with the newest transaction. The second
-// one lies one page behind the first, whose size is not known if the first is
-// damaged.
+// findMeta uses the valid meta page with the newest transaction. The second meta page
+// follows one page after the first; the page size is unknown if the first is damaged.
 func (r *dbReader) findMeta(size int64) error {
 	var newest uint64
 	found := false
@@ -100,13 +98,13 @@ func (r *dbReader) findMeta(size int64) error {
 	return nil
 }
 
-// identity tells the database, as it is now, from others and from what it was before:
-// bbolt counts its transactions and writes what they change to other pages.
+// identity distinguishes the database from others and from earlier states of itself:
+// bbolt numbers its transactions and writes their changes to other pages.
 func (r *dbReader) identity() []byte {
 	b := binary.AppendUvarint(nil, r.txid)
 	b = binary.AppendUvarint(b, r.root)
 	b = binary.AppendUvarint(b, r.pages)
-	// Another database put in its place may have the same numbers, as restored ones have.
+	// Another database moved to this path may have the same numbers, as restored ones do.
 	b = binary.AppendVarint(b, r.size)
 	return binary.AppendVarint(b, r.changed)
 }
@@ -162,9 +160,9 @@ func (r *dbReader) read(id uint64, pages int64, depth int) ([]byte, error) {
 	return b, nil
 }
 
-// treeReader walks one tree. Its pages must be what bbolt makes of a B+ tree:
-// keys ascend, a child holds no key below the one its parent has for it, and all
-// leaves are at one depth.
+// treeReader walks one tree. Its pages must form a B+ tree as bbolt writes it: keys
+// ascend, no key in a child is less than the parent's key for that child, and all
+// leaves have the same depth.
 type treeReader struct {
 	*dbReader
 	last  []byte // newest key, nil before the first
@@ -178,7 +176,7 @@ func (r *dbReader) walk(root uint64, fn func(flags uint32, key, value []byte) er
 	return t.page(root, 0, nil)
 }
 
-// page reads the tree below a page, in which no key is below floor.
+// page reads the tree below a page, in which no key may be less than floor.
 func (t *treeReader) page(id uint64, depth int, floor []byte) error {
 	b, err := t.dbReader.page(id, depth)
 	if err != nil {
@@ -202,7 +200,7 @@ func (t *treeReader) page(id uint64, depth int, floor []byte) error {
 	}
 }
 
-// order checks a key of page id against what came before it.
+// order checks a key of page id against the previous keys.
 func (t *treeReader) order(id uint64, key, floor []byte) error {
 	if len(key) == 0 || len(key) > maxKeyBytes {
 		return t.corrupt(id, "%w: %d bytes", errKeySize, len(key))
@@ -258,7 +256,7 @@ func (t *treeReader) leaf(id uint64, b []byte, count int, floor []byte) error {
 	return nil
 }
 
-// slice returns b[pos:pos+size] if it lies inside b and not before from.
+// slice returns b[pos:pos+size] if it lies within b and starts at or after from.
 func slice(b []byte, from int, pos, size uint64) ([]byte, bool) {
 	if pos < uint64(from) || pos+size > uint64(len(b)) {
 		return nil, false
@@ -266,11 +264,11 @@ func slice(b []byte, from int, pos, size uint64) ([]byte, bool) {
 	return b[pos : pos+size : pos+size], true
 }
 
-// maxBuckets bounds the buckets of a database; etcd has ten.
+// maxBuckets bounds the number of buckets of a database; etcd has ten.
 const maxBuckets = 1024
 
-// buckets calls fn for every pair of the buckets that want accepts, in the order
-// of the buckets' names.
+// buckets calls fn for every pair of the buckets that want accepts, in order of the
+// bucket names.
 func (r *dbReader) buckets(want func(name string) bool, begin func(name string) error, fn func(name string, key, value []byte) error) error {
 	type entry struct {
 		name   string
@@ -319,7 +317,7 @@ func (r *dbReader) bucket(name string, header []byte, fn func(name string, key, 
 	if root := binary.LittleEndian.Uint64(header); root != 0 {
 		return r.walk(root, pair)
 	}
-	// A small bucket lies inside its parent's page, with a page header of its own.
+	// A small bucket is stored inline in its parent's page, with its own page header.
 	in := header[bucketHeader:]
 	if len(in) < pageHeaderBytes {
 		return r.corrupt(r.root, "bucket %s has no page", name)
@@ -332,17 +330,17 @@ func (r *dbReader) bucket(name string, header []byte, fn func(name string, key, 
 	return t.leaf(r.root, in, count, nil)
 }
 
-// revisionKey reports whether a key of the bucket key has the form of a
-// revision: main, '_', sub, and 't' for a tombstone.
+// revisionKey reports whether a key of the bucket key has the form of a revision:
+// main, '_', sub, and 't' for a tombstone.
 func revisionKey(k []byte) bool {
 	return (len(k) == 17 || len(k) == 18 && k[17] == 't') && k[8] == '_'
 }
 
 // Read reads a bbolt database of etcd into an engine, which must be empty, and
-// flushes it. Bytes behind the database, as the checksum of a backup, are
-// ignored. On an error the engine holds a part and must be thrown away, or, with
-// Options.Resume, filled further by another Read of the same database: a read that
-// is stopped, or a crash, costs what was not flushed yet.
+// flushes it. Bytes after the database, such as the checksum of a backup, are
+// ignored. After an error the engine holds a part and must be discarded or, with
+// Options.Resume, completed by another Read of the same database: a read that is
+// stopped, or a crash, loses only what was not flushed yet.
 func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta, error) {
 	o = o.withDefaults()
 	r, err := openDB(ctx, path, o)
@@ -358,7 +356,7 @@ func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta,
 	if err := r.known(c.pair); err != nil {
 		c.batch.Discard()
 		if o.Resume && ctx.Err() != nil {
-			err = errors.Join(err, eng.Flush(context.WithoutCancel(ctx))) // the next one goes on from here
+			err = errors.Join(err, eng.Flush(context.WithoutCancel(ctx))) // the next Read resumes here
 		}
 		return Meta{}, err
 	}
@@ -376,9 +374,9 @@ func Read(ctx context.Context, path string, eng engine.Engine, o Options) (Meta,
 	return c.meta, nil
 }
 
-// copying fills an engine from a database. Every batch says how far the database is
-// copied with it, so what a crash leaves in the engine is what its note says: the
-// engine writes batches to its files in order.
+// copying fills an engine from a database. Every batch records how far the database
+// has been copied with it. The engine persists batches in order, so after a crash the
+// record matches the content.
 type copying struct {
 	eng   engine.Engine
 	o     Options
@@ -387,13 +385,13 @@ type copying struct {
 	meta  Meta
 	v2    v2Filter
 	pairs int64 // read so far
-	had   int64 // of these, that were in the engine
+	had   int64 // of these, already in the engine
 }
 
-// copiedKey holds what was copied into an engine: the database, and how many pairs.
+// copiedKey records what was copied into an engine: the database, and how many pairs.
 var copiedKey = engine.Local.K([]byte("copied"))
 
-// begin finds out where to begin.
+// begin determines where to begin.
 func (c *copying) begin() error {
 	if !c.o.Resume {
 		return checkEmpty(c.eng)
@@ -413,7 +411,7 @@ func (c *copying) begin() error {
 	return nil
 }
 
-// pair takes one pair of the database. What the engine has already is only looked at.
+// pair handles one pair of the database. Pairs that the engine already has are only validated.
 func (c *copying) pair(b engine.Bucket, key, value []byte) error {
 	if err := c.meta.add(b, key, value); err != nil {
 		return &CorruptError{File: c.r.path, Err: fmt.Errorf("bucket %v: %w", b, err)}
@@ -458,8 +456,8 @@ func openDB(ctx context.Context, path string, o Options) (*dbReader, error) {
 	return r, nil
 }
 
-// known calls fn for every pair of every known bucket, in the order of the
-// buckets' names. Other buckets are skipped, as etcd does.
+// known calls fn for every pair of every known bucket, in order of the bucket names.
+// Other buckets are skipped, as in etcd.
 func (r *dbReader) known(fn func(b engine.Bucket, key, value []byte) error) error {
 	return r.some(func(name string) bool { return bucketByName[name] != 0 }, fn)
 }
@@ -471,8 +469,8 @@ func (r *dbReader) some(want func(name string) bool, fn func(b engine.Bucket, ke
 		func(_ string, key, value []byte) error { return fn(b, key, value) })
 }
 
-// PeekMeta returns what the database at path says about itself, from the two small
-// buckets that say it.
+// PeekMeta returns the metadata of the database at path, from the two small buckets
+// that contain it.
 func PeekMeta(ctx context.Context, path string, o Options) (Meta, error) {
 	return readMeta(ctx, path, o, func(name string) bool {
 		return name == engine.Meta.String() || name == engine.Cluster.String()

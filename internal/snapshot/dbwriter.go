@@ -37,24 +37,24 @@ var (
 // maxKeyBytes is bbolt's limit.
 const maxKeyBytes = 32768
 
-// dbWriter writes a bbolt database front to back: the two meta pages, and the pages
-// of one bucket's tree after another's, each as soon as it is full. bbolt itself
-// would need random writes and, for a large store, many transactions; written in
-// order, every page is full and is written once. The meta pages tell where the root
-// is and how many pages there are, which is known only at the end: a database is
-// measured first, by a writer without an output, and then written.
+// dbWriter writes a bbolt database front to back: the two meta pages, then the pages
+// of each bucket's tree, each as soon as it is full. bbolt itself would need random
+// writes and, for a large store, many transactions; written in order, every page is
+// full and is written once. The meta pages contain the root and the number of pages,
+// which are known only at the end: so a database is first measured, by a writer
+// without an output, and then written.
 type dbWriter struct {
 	w        *bufio.Writer // nil: the database is only measured
 	pageSize int
 	next     uint64 // id of the next page
 	root     *treeWriter
-	page     []byte // the page being put together
+	page     []byte // the page being built
 }
 
-// extent is what the meta pages of a database say about it.
+// extent is the part of a database's meta pages that depends on its content.
 type extent struct{ root, pages uint64 }
 
-// measureDB begins to measure a database.
+// measureDB starts measuring a database.
 func measureDB(pageSize int) (*dbWriter, error) {
 	if pageSize < 1024 || pageSize > 65536 || pageSize&(pageSize-1) != 0 {
 		return nil, errPageSize
@@ -64,15 +64,15 @@ func measureDB(pageSize int) (*dbWriter, error) {
 	return w, nil
 }
 
-// writeDB begins to write a database that was measured.
+// writeDB starts writing a database that was measured.
 func writeDB(out io.Writer, pageSize int, x extent) (*dbWriter, error) {
 	w, err := measureDB(pageSize)
 	if err != nil {
 		return nil, err
 	}
 	w.w = bufio.NewWriterSize(out, 256<<10)
-	// The newer of the two is the one with the greater transaction id; both
-	// describe the same tree.
+	// The meta page with the greater transaction id is the current one; both describe the
+	// same tree.
 	for i, txid := range []uint64{2, 1} {
 		page := make([]byte, pageSize)
 		binary.LittleEndian.PutUint64(page, uint64(i))
@@ -85,11 +85,11 @@ func writeDB(out io.Writer, pageSize int, x extent) (*dbWriter, error) {
 	return w, nil
 }
 
-// tree begins the tree of a bucket.
+// tree starts the tree of a bucket.
 func (w *dbWriter) tree() *treeWriter { return &treeWriter{w: w} }
 
-// bucket enters a finished tree under its name, in order of names. Root 0 is an
-// empty bucket, which bbolt keeps inside the parent's page.
+// bucket adds a finished tree under its name. Names must ascend. Root 0 is an empty
+// bucket, which bbolt stores inline in the parent's page.
 func (w *dbWriter) bucket(name string, root uint64) error {
 	value := make([]byte, bucketHeader, bucketHeader+pageHeaderBytes)
 	binary.LittleEndian.PutUint64(value, root)
@@ -118,7 +118,7 @@ func putMeta(b []byte, pageSize uint32, root, pages, txid uint64) {
 	le.PutUint32(b[4:], dbVersion)
 	le.PutUint32(b[8:], pageSize)
 	le.PutUint64(b[16:], root)
-	le.PutUint64(b[32:], noFreelist) // etcd does not keep the free list in the file either
+	le.PutUint64(b[32:], noFreelist) // etcd does not store the free list in the file either
 	le.PutUint64(b[40:], pages)
 	le.PutUint64(b[48:], txid)
 	le.PutUint64(b[56:], metaSum(b))
@@ -130,8 +130,8 @@ func metaSum(b []byte) uint64 {
 	return h.Sum64()
 }
 
-// emit writes one page, with as many overflow pages as it takes, and returns its
-// id. put fills in the elements; data follows them, and bytes that were skipped count.
+// emit writes one page, with the overflow pages that it needs, and returns its id. put
+// fills in the elements; data follows them, and skipped bytes count towards the size.
 func (w *dbWriter) emit(flags uint16, count int, data []byte, skipped int, put func(i int, elem []byte, pos uint32)) (uint64, error) {
 	elems := pageHeaderBytes + elementBytes*count
 	pages := (elems + len(data) + skipped + w.pageSize - 1) / w.pageSize
@@ -158,14 +158,14 @@ func (w *dbWriter) emit(flags uint16, count int, data []byte, skipped int, put f
 	clear(page[elems+n:])
 	w.next += uint64(pages)
 	if cap(w.page) > 1<<20 {
-		w.page = nil // one large value must not cost memory until the end
+		w.page = nil // do not retain the memory of one large value until the end
 	}
 	_, err := w.w.Write(page)
 	return id, err
 }
 
-// treeWriter builds the tree of one bucket from keys in ascending order. It
-// holds one unfinished page for each level.
+// treeWriter builds the tree of one bucket from keys in ascending order. It holds one
+// unfinished page per level.
 type treeWriter struct {
 	w      *dbWriter
 	last   []byte // newest key
@@ -173,12 +173,12 @@ type treeWriter struct {
 	levels []pending // branch pages, from the leaves up
 }
 
-// pending is a page that takes more elements.
+// pending is a page that still accepts elements.
 type pending struct {
 	elems []element
-	data  []byte // keys, in a leaf each followed by its value
-	full  int    // pages of this level that are written
-	// skipped are bytes of values that are not in data, as they are only measured.
+	data  []byte // keys; in a leaf each is followed by its value
+	full  int    // pages of this level that were written
+	// skipped counts the bytes of values that are only measured and not in data.
 	skipped int
 }
 
@@ -209,7 +209,7 @@ func (p *pending) take(n int) {
 	}
 }
 
-// maxPageElements is what a page's count field holds.
+// maxPageElements is the largest value of a page's count field.
 const maxPageElements = math.MaxUint16 - 1
 
 func (t *treeWriter) add(key, value []byte, flags uint32) error {
@@ -264,7 +264,7 @@ func (t *treeWriter) child(level int, key []byte, id uint64) error {
 	p := &t.levels[level]
 	n := len(p.elems)
 	if n == maxPageElements || n > 2 && p.size()+elementBytes+len(key) > t.w.pageSize {
-		// One element stays behind for the next page: none has a single child.
+		// One element stays for the next page, so that no page has a single child.
 		if err := t.flushBranch(level, n-1); err != nil {
 			return err
 		}
@@ -296,11 +296,11 @@ func (t *treeWriter) flushBranch(level, n int) error {
 	if err := t.child(level+1, p.firstKey(), id); err != nil {
 		return err
 	}
-	t.levels[level].take(n) // child may have moved the levels
+	t.levels[level].take(n) // child may have reallocated levels
 	return nil
 }
 
-// finish writes what is left and returns the page of the root, 0 if the tree is
+// finish writes the remaining pages and returns the page of the root, 0 if the tree is
 // empty.
 func (t *treeWriter) finish() (uint64, error) {
 	if len(t.leaf.elems) > 0 {

@@ -25,12 +25,12 @@ const (
 	dbSuffix   = ".snap.db"
 )
 
-// DBName returns the name under which etcd keeps a database received from a peer
+// DBName returns the file name that etcd gives to a database received from a peer
 // until it is installed.
 func DBName(index uint64) string { return fmt.Sprintf("%016x%s", index, dbSuffix) }
 
-// IsTemp reports whether a file of this name is one that this package was writing:
-// when nobody is, it is what a crash has left.
+// IsTemp reports whether this is the name of a temporary file of this package. While
+// no write is in progress, such a file was left by a crash.
 func IsTemp(name string) bool { return strings.HasPrefix(name, "tmp") }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -40,7 +40,7 @@ func SnapName(term, index uint64) string {
 	return fmt.Sprintf("%016x-%016x%s", term, index, snapSuffix)
 }
 
-// ParseSnapName is the inverse of SnapName. It accepts nothing else.
+// ParseSnapName is the inverse of SnapName. It accepts no other names.
 func ParseSnapName(name string) (term, index uint64, ok bool) {
 	base, ok := strings.CutSuffix(name, snapSuffix)
 	if !ok || len(base) != 33 || base[16] != '-' {
@@ -65,7 +65,7 @@ func EncodeSnap(s *raftpb.Snapshot) ([]byte, error) {
 	return append(b, data...), nil
 }
 
-// DecodeSnap is the inverse of EncodeSnap; it checks the checksum.
+// DecodeSnap is the inverse of EncodeSnap; it verifies the checksum.
 func DecodeSnap(b []byte) (*raftpb.Snapshot, error) {
 	var crc uint64
 	var data []byte
@@ -101,7 +101,7 @@ func DecodeSnap(b []byte) (*raftpb.Snapshot, error) {
 	return s, nil
 }
 
-// SaveSnap writes the .snap file of s into dir, durably and whole. An empty
+// SaveSnap writes the .snap file of s into dir, atomically and durably. An empty
 // snapshot (index 0) is not written.
 func SaveSnap(dir string, s *raftpb.Snapshot, o Options) error {
 	o = o.withDefaults()
@@ -120,7 +120,7 @@ func SaveSnap(dir string, s *raftpb.Snapshot, o Options) error {
 	})
 }
 
-// save writes a file, durably and whole, under a temporary name that IsTemp knows.
+// save writes a file atomically and durably, under a temporary name that IsTemp matches.
 func save(fs vfs.FS, path string, write func(f *durable.File) error) error {
 	f, err := durable.Create(fs, tmpPath(fs, fs.PathDir(path)))
 	if err != nil {
@@ -135,7 +135,7 @@ func save(fs vfs.FS, path string, write func(f *durable.File) error) error {
 	return nil
 }
 
-// LoadSnap reads a .snap file. Bytes that are damaged are a *CorruptError.
+// LoadSnap reads a .snap file. It returns a *CorruptError if the bytes are damaged.
 func LoadSnap(path string, o Options) (*raftpb.Snapshot, error) {
 	o = o.withDefaults()
 	f, err := o.FS.Open(path)

@@ -1,14 +1,13 @@
-// Package snapshot is the codec between a member's store and etcd's snapshot
-// files: the bbolt database, the .snap file beside the log and the JSON of the
+// Package snapshot is the codec between a member's store and etcd's snapshot files:
+// the bbolt database, the .snap file that belongs to the log, and the JSON of the
 // membership in it.
 //
 // In: a point-in-time reader of the engine, or files that etcd or a peer wrote.
 // Out: files that etcd, its tools and its peers accept, or a filled engine.
-// Always true: a database that is written holds every pair of the engine, in
-// etcd's buckets, with the same bytes, and the applied index of that moment; a
-// file that is read is either taken as a whole or refused; nothing in it can
-// cause a panic. Memory is bounded by the largest single value, whatever the
-// size of the store.
+// Always true: a written database holds every pair of the engine at one moment, in
+// etcd's buckets, with the same bytes, and the applied index of that moment. A file
+// is either read completely or refused; no content of a file causes a panic. Memory
+// is bounded by the largest single value, independent of the size of the store.
 //
 // The layout of the files is described in docs/format/snapshot.md.
 package snapshot
@@ -31,17 +30,16 @@ import (
 	"quorate/internal/membership"
 )
 
-// Errors of Read: the engine holds something, or a part of another file.
+// Errors of Read: the engine is not empty, or holds a part of another file.
 var (
 	ErrNotEmpty  = errors.New("engine is not empty")
 	ErrOtherFile = errors.New("engine holds a part of another file")
 )
 
-// CorruptError names a file whose bytes cannot be what a database or a snapshot
-// file consists of.
+// CorruptError names a file whose bytes are not a valid database or snapshot file.
 type CorruptError struct {
 	File   string
-	Offset int64 // in bytes, of the page or record that is damaged
+	Offset int64 // in bytes, of the damaged page or record
 	Err    error
 }
 
@@ -51,24 +49,23 @@ func (e *CorruptError) Error() string {
 
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// Options says where files are. The zero value is the disk.
+// Options says where files are. The zero value uses the disk.
 type Options struct {
 	FS vfs.FS // nil: vfs.Default
-	// PageSize of databases that are written, in bytes; 0: that of the machine,
-	// as bbolt does. A power of two from 1024 to 65536.
+	// PageSize of databases that are written, in bytes; 0: that of the machine, as in
+	// bbolt. A power of two from 1024 to 65536.
 	PageSize int
 	// BatchBytes bounds the batches in which Read fills the engine; 0: 4 MiB.
 	BatchBytes int
-	// Resume lets Read go on where an earlier one of the same file has ended, in a
-	// store that holds what that one has left. The store keeps a note of the file and
-	// of how far it was read.
+	// Resume lets Read continue an earlier Read of the same file, in a store that holds
+	// what that one has written. The store records the file and the position in it.
 	Resume bool
-	// WithoutV2 leaves the tree of the v2 API out of databases that are written.
+	// WithoutV2 omits the tree of the v2 API from databases that are written.
 	WithoutV2 bool
-	// WithDigest writes the digest of what was applied, too: for members of ours. Tools of
-	// etcd would count its bucket, and etcd would keep it and hash it.
+	// WithDigest includes the digest of the applied entries: for members of Quorate. Tools
+	// of etcd would count its bucket, and etcd would keep it and hash it.
 	WithDigest bool
-	// Progress, unless nil, hears of what Read has done, after every 1024 pairs
+	// Progress, unless nil, is called with the progress of Read, after every 1024 pairs
 	// and at the end.
 	Progress func(Progress)
 }
@@ -76,7 +73,7 @@ type Options struct {
 // Progress of a Read.
 type Progress struct {
 	Pairs           int64  // read so far, of all buckets
-	Resumed         int64  // of these, what an earlier Read had put into the engine
+	Resumed         int64  // of these, already in the engine from an earlier Read
 	Pages, AllPages uint64 // read so far, and in the file; free pages are never read
 	Done            bool   // everything is read, and durable in the engine
 }
@@ -96,8 +93,8 @@ func (o Options) withDefaults() Options {
 
 const category = vfs.DiskWriteCategory("snapshot")
 
-// Buckets of the engine by name. Every database has all of them but v2, which is
-// there if there is anything in it, and the digest, which is there if it was asked for.
+// Buckets of the engine by name. Every database has all of them except v2, which is
+// present if it is not empty, and the digest, which is present if requested.
 var bucketByName = func() map[string]engine.Bucket {
 	m := map[string]engine.Bucket{engine.V2.String(): engine.V2, engine.Digest.String(): engine.Digest}
 	for b := engine.Alarm; b <= engine.Meta; b++ {
@@ -106,7 +103,7 @@ var bucketByName = func() map[string]engine.Bucket {
 	return m
 }()
 
-// Meta is what a database says about itself.
+// Meta is the metadata in a database.
 type Meta struct {
 	ConsistentIndex uint64 // index of the last applied entry; 0 if absent
 	Term            uint64 // of that entry; 0 if absent
@@ -115,7 +112,7 @@ type Meta struct {
 	StorageVersion  string // as "3.7.0"; empty if absent
 }
 
-// add takes note of a pair of the buckets meta and cluster.
+// add evaluates a pair of the buckets meta and cluster.
 func (m *Meta) add(b engine.Bucket, key, value []byte) error {
 	if b == engine.Cluster && string(key) == "clusterVersion" {
 		m.ClusterVersion = string(value)
@@ -145,7 +142,8 @@ func (m *Meta) add(b engine.Bucket, key, value []byte) error {
 }
 
 // Image is a state that has been measured as a database: its length is known, and
-// nothing is written yet. It needs neither a disk nor memory of its size.
+// nothing is written yet. It takes neither disk space nor memory in proportion to its
+// size.
 type Image struct {
 	r    engine.Reader
 	o    Options
@@ -156,8 +154,8 @@ type Image struct {
 // Size returns the length of the database in bytes.
 func (i *Image) Size() int64 { return int64(i.x.pages) * int64(i.o.PageSize) }
 
-// Measure makes an image of what r reads, which must be at a point in time and stay
-// open as long as the image is used. ctx ends the work early.
+// Measure returns an image of what r reads. r must be at a point in time and stay open
+// while the image is in use. Measure stops early when ctx is done.
 func Measure(ctx context.Context, r engine.Reader, o Options) (*Image, error) {
 	i := &Image{r: r, o: o.withDefaults()}
 	w, err := measureDB(i.o.PageSize)
@@ -170,7 +168,7 @@ func Measure(ctx context.Context, r engine.Reader, o Options) (*Image, error) {
 	return i, nil
 }
 
-// WriteTo writes the database to out, front to back; it may be called again.
+// WriteTo writes the database to out, front to back; it may be called repeatedly.
 func (i *Image) WriteTo(ctx context.Context, out io.Writer) error {
 	w, err := writeDB(out, i.o.PageSize, i.x)
 	if err != nil {
@@ -186,14 +184,14 @@ func (i *Image) WriteTo(ctx context.Context, out io.Writer) error {
 	return nil
 }
 
-// writeAll writes, or measures, everything that r reads.
+// writeAll writes or measures everything that r reads.
 func writeAll(ctx context.Context, w *dbWriter, r engine.Reader, o Options) (x extent, meta Meta, err error) {
 	for b := engine.Alarm; b <= engine.Meta; b++ {
 		if err := writeBucket(ctx, w, r, b, &meta); err != nil {
 			return x, meta, fmt.Errorf("bucket %v: %w", b, err)
 		}
 	}
-	if o.WithDigest { // which knows by itself whether it is of the applied index
+	if o.WithDigest { // the digest itself records the index that it belongs to
 		if err := writeBucket(ctx, w, r, engine.Digest, &meta); err != nil {
 			return x, meta, fmt.Errorf("bucket %v: %w", engine.Digest, err)
 		}
@@ -207,10 +205,10 @@ func writeAll(ctx context.Context, w *dbWriter, r engine.Reader, o Options) (x e
 	return x, meta, err
 }
 
-// tmpSeq makes the names of temporary files of this process differ.
+// tmpSeq makes the names of temporary files of this process unique.
 var tmpSeq atomic.Uint64
 
-// tmpPath returns a path in dir that IsTemp knows.
+// tmpPath returns a path in dir that IsTemp matches.
 func tmpPath(fs vfs.FS, dir string) string {
 	return fs.PathJoin(dir, fmt.Sprintf("tmp%d-%d", os.Getpid(), tmpSeq.Add(1)))
 }
@@ -230,7 +228,7 @@ func writeBucket(ctx context.Context, w *dbWriter, r engine.Reader, b engine.Buc
 		}
 		return tree.add(key, value, 0)
 	}
-	var stored []byte // the storage version, for which its place has not come yet
+	var stored []byte // the storage version, until its position in the key order is reached
 	if b == engine.Meta {
 		if stored, err = storageVersion(r, m.ClusterVersion); err != nil {
 			return err
@@ -274,9 +272,10 @@ func writeBucket(ctx context.Context, w *dbWriter, r engine.Reader, b engine.Buc
 	return w.bucket(b.String(), root)
 }
 
-// v2AtKey holds, in the bucket v2 of a database alone, the applied index of what is
-// in the bucket. Etcd keeps a bucket that it does not know as it is while all else
-// in its database goes on; what is not of the database's own applied index is old.
+// v2AtKey is a key in the bucket v2 of a database only. Its value is the applied index
+// of the bucket's content. Etcd leaves a bucket that it does not know unchanged while
+// it changes the rest of its database; if the index differs from the database's own
+// applied index, the bucket is stale.
 var v2AtKey = []byte{0}
 
 // writeV2 copies the tree of the v2 API, if there is one.
@@ -317,11 +316,11 @@ func writeV2(ctx context.Context, w *dbWriter, r engine.Reader, index uint64) (e
 	return w.bucket(engine.V2.String(), root)
 }
 
-// v2Filter takes the pairs of the bucket v2 of a database that is read.
+// v2Filter filters the pairs of the bucket v2 of a database that is read.
 type v2Filter struct{ current bool }
 
-// take reports whether a pair belongs into the engine. The applied index is known by
-// then: the bucket meta comes before v2.
+// take reports whether a pair belongs in the engine. The applied index is known by
+// then: the bucket meta precedes v2.
 func (f *v2Filter) take(key, value []byte, m *Meta) bool {
 	if string(key) == string(v2AtKey) {
 		f.current = len(value) == 8 && binary.BigEndian.Uint64(value) == m.ConsistentIndex
@@ -330,8 +329,8 @@ func (f *v2Filter) take(key, value []byte, m *Meta) bool {
 	return f.current
 }
 
-// Export writes what r reads as a bbolt database to path, durably and whole, and
-// returns what it says about itself.
+// Export writes what r reads as a bbolt database to path, atomically and durably, and
+// returns its metadata.
 func Export(ctx context.Context, r engine.Reader, path string, o Options) (Meta, error) {
 	o = o.withDefaults()
 	i, err := Measure(ctx, r, o)
@@ -346,11 +345,10 @@ func Export(ctx context.Context, r engine.Reader, path string, o Options) (Meta,
 
 const storageVersionKey = "storageVersion"
 
-// storageVersion returns the value of meta/storageVersion in a database for
-// etcd, nil for none. It tells etcd which releases may open the file: the one
-// that is stored, as long as it is not beyond the cluster's version, which is
-// also taken if none is stored. Releases before 3.6 do not know the field. A
-// stored text that is no version stays what it is.
+// storageVersion returns the value of meta/storageVersion in a database for etcd, nil
+// for none. It tells etcd which releases may open the file: the stored version, but at
+// most the cluster version, which is also used if none is stored. Releases before 3.6
+// do not know the field. A stored text that is not a version is left unchanged.
 func storageVersion(r engine.Reader, clusterVersion string) ([]byte, error) {
 	text, err := r.Get(nil, engine.Meta.K([]byte(storageVersionKey)))
 	if err != nil && !errors.Is(err, engine.ErrNotFound) {

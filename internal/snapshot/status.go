@@ -14,7 +14,7 @@ import (
 	"quorate/internal/engine"
 )
 
-// Status is what `etcdutl snapshot status` tells about a database. The order and
+// Status is what `etcdutl snapshot status` prints about a database. The order and
 // names of the fields are those of its JSON.
 type Status struct {
 	Hash      uint32 `json:"hash"`      // CRC-32C over names and pairs of all buckets
@@ -24,8 +24,8 @@ type Status struct {
 	Version   string `json:"version"`   // storage version; empty before etcd 3.6
 }
 
-// FileStatus reads the database at path as a whole, with all buckets, and checks
-// its structure. Bytes behind it, as the checksum of a backup, do not count.
+// FileStatus reads the whole database at path, with all buckets, and checks its
+// structure. Bytes after the database, such as the checksum of a backup, are ignored.
 func FileStatus(ctx context.Context, path string, o Options) (Status, error) {
 	r, err := openDB(ctx, path, o.withDefaults())
 	if err != nil {
@@ -45,7 +45,7 @@ func FileStatus(ctx context.Context, path string, o Options) (Status, error) {
 	return c.status(int64(r.pages) * r.pageSize), nil
 }
 
-// StoreStatus is FileStatus of an engine that takes size bytes.
+// StoreStatus is FileStatus for an engine that takes size bytes on disk.
 func StoreStatus(ctx context.Context, r engine.Reader, size int64) (Status, error) {
 	c := newCensus()
 	for b := engine.Alarm; b <= engine.Meta; b++ {
@@ -62,8 +62,8 @@ func StoreStatus(ctx context.Context, r engine.Reader, size int64) (Status, erro
 	return s, err
 }
 
-// StorageVersion returns the storage version that a database written from r has,
-// as "3.7.0"; empty if it would have none.
+// StorageVersion returns the storage version that a database written from r would
+// have, such as "3.7.0"; empty if it would have none.
 func StorageVersion(r engine.Reader) (string, error) {
 	cluster := ""
 	if v, err := r.Get(nil, engine.Cluster.K([]byte("clusterVersion"))); err == nil {
@@ -73,8 +73,8 @@ func StorageVersion(r engine.Reader) (string, error) {
 	return string(v), err
 }
 
-// census counts and hashes pairs. Live keys are remembered by a digest, so that
-// a key costs 16 bytes whatever its length.
+// census counts and hashes pairs. It remembers live keys by a digest, so that a key
+// costs 16 bytes independent of its length.
 type census struct {
 	sum     hash.Hash32
 	live    map[[16]byte]struct{}

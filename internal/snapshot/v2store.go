@@ -32,9 +32,9 @@ type attributes struct {
 
 // V2Store returns what raftpb.Snapshot.Data has held since etcd 2: a dump of the v2 store. etcd
 // 3.5 and 3.6 take the membership of a received snapshot from there, so it must name every
-// member, every removed member and the cluster version ("" if not known). With a state of
-// the engine it also holds the keys of the v2 API, for members of 3.5, which have
-// them from nowhere else. The same input gives the same bytes.
+// member, every removed member and the cluster version ("" if unknown). With a state of
+// the engine it also contains the keys of the v2 API, which members of 3.5 get from
+// nowhere else. The same input gives the same bytes.
 func V2Store(members []Member, removed []uint64, clusterVersion string, state engine.Reader) ([]byte, error) {
 	d := v2store.NewDump()
 	cluster := d.Root.At("0")
@@ -72,8 +72,8 @@ func mustJSON(v any) string {
 	return string(b)
 }
 
-// ParseV2Store reads the membership in a dump, of ours or of etcd; members and removed ids are in
-// ascending order. Bytes that hold none are refused with v2store.ErrDump.
+// ParseV2Store reads the membership in a dump, of Quorate or of etcd; members and removed ids
+// are in ascending order. It returns v2store.ErrDump if the bytes are not a dump.
 func ParseV2Store(data []byte) (members []Member, removed []uint64, clusterVersion string, err error) {
 	d, err := v2store.ParseDump(data)
 	if err != nil {

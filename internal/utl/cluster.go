@@ -86,7 +86,7 @@ that signs them is kept in DIR/ca, and used again the next time: keep it safe. W
 	return cmd
 }
 
-// plan makes the plan, writes its files if it is told where, and prints the rest.
+// plan creates the plan, writes its files if --out is given, and prints the rest.
 func (a *app) plan(o plan.Options, f planFlags) error {
 	switch {
 	case o.TLS && f.out == "":
@@ -123,8 +123,8 @@ func (a *app) plan(o plan.Options, f planFlags) error {
 	return nil
 }
 
-// readAuthority reads the authority that an earlier plan has left in dir; nil
-// when there is none.
+// readAuthority reads the authority that an earlier plan has left in dir; nil if there
+// is none.
 func readAuthority(dir string, now time.Time) (*plan.Authority, error) {
 	certFile, keyFile := filepath.Join(dir, "ca.pem"), filepath.Join(dir, "ca.key")
 	cert, certErr := os.ReadFile(certFile)
@@ -147,9 +147,9 @@ func exists(path string) bool {
 	return err == nil
 }
 
-// writeFiles writes those files below dir that are not there yet as they should
-// be. A file that is there and differs is replaced only with force; without, it
-// is an error before anything is written.
+// writeFiles writes the files below dir that do not have their content yet. An existing
+// file that differs is replaced only with force; otherwise writeFiles returns an error
+// before it writes anything.
 func writeFiles(dir string, files []plan.File, force bool) (written int, err error) {
 	var todo []plan.File
 	for _, f := range files {

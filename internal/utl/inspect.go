@@ -18,15 +18,14 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// source is what a command was asked to look at: a database of etcd, or a store
-// of ours.
+// source is what a command inspects: a database of etcd, or a store of Quorate.
 type source struct {
-	file  string         // database; empty if
-	store datadir.Layout // of a directory of ours
+	file  string         // database; empty if store is set
+	store datadir.Layout // of a directory of Quorate
 }
 
-// find tells what lies at path: a database file, or a data directory of etcd or
-// of ours.
+// find determines what is at path: a database file, or a data directory of etcd or of
+// Quorate.
 func find(path string) (source, error) {
 	st, err := os.Stat(path)
 	if err != nil {
@@ -48,7 +47,7 @@ func find(path string) (source, error) {
 	return source{store: l}, nil
 }
 
-// open opens a store of ours, to be read only.
+// open opens a store of Quorate for reading.
 func (a *app) open(l datadir.Layout) (eng engine.Engine, err error) {
 	err = a.patiently(func() error {
 		eng, err = datadir.ReadStore(l, zap.NewNop())
@@ -144,8 +143,8 @@ func (a *app) hashKV(ctx context.Context, src source, rev int64) (h hashKV, err 
 	return hashKV{res.Hash, res.HashRev, res.CompactRev}, err
 }
 
-// load reads a database into a store in a temporary directory, which bounds the
-// memory whatever its size. The file is not touched.
+// load reads a database into a store in a temporary directory, which bounds the memory
+// independent of its size. The file is not changed.
 func load(ctx context.Context, file string) (_ engine.Engine, remove func() error, err error) {
 	dir, err := os.MkdirTemp("", "etcdutl-")
 	if err != nil {

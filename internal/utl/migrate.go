@@ -49,7 +49,7 @@ Without it, sets the storage version of the directory, as etcd's etcdutl does.`)
 			"  etcdutl migrate --to-etcd --target-version 3.6 --data-dir /var/lib/etcd\n" +
 			"  etcdutl migrate --target-version 3.6 --data-dir /var/lib/etcd",
 		PreRun: func(cmd *cobra.Command, _ []string) {
-			if f.toEtcd { // the target has a default then
+			if f.toEtcd { // the target then has a default
 				delete(cmd.Flags().Lookup("target-version").Annotations, cobra.BashCompOneRequiredFlag)
 			}
 		},
@@ -102,11 +102,11 @@ func parseTarget(text string) (membership.Version, error) {
 	return v, nil
 }
 
-// checkDataDir refuses a directory in which there is no store, with etcd's words.
+// checkDataDir refuses a directory without a store, in etcd's words.
 func checkDataDir(l datadir.Layout) error {
 	kind, err := l.Kind()
 	if err == nil && kind == datadir.Empty {
-		if _, err = os.Stat(l.DB()); err == nil { // what keeps etcd from the directory
+		if _, err = os.Stat(l.DB()); err == nil { // the directory that keeps etcd out
 			err = fmt.Errorf("there is no store in %s", l.Member())
 		}
 	}
@@ -129,17 +129,17 @@ func (a *app) toEtcd(ctx context.Context, l datadir.Layout, target membership.Ve
 	return nil
 }
 
-// versioned is a store, of ours or of etcd, that says for which release its files are.
+// versioned is a store, of Quorate or of etcd, that has a storage version.
 type versioned interface {
-	// StorageVersion returns the release, "" if the store does not say, and the term of
-	// the newest entry that it holds, 0 if it does not say that.
+	// StorageVersion returns the release, "" if the store has none, and the term of the
+	// newest entry that it holds, 0 if the store has none.
 	StorageVersion() (version string, term uint64, err error)
-	// SetStorageVersion writes the release durably; "" takes it away.
+	// SetStorageVersion writes the release durably; "" removes it.
 	SetStorageVersion(version string) error
 	Close() error
 }
 
-// ourStore is a store of ours as versioned.
+// ourStore is a store of Quorate as versioned.
 type ourStore struct{ engine.Engine }
 
 var storageVersionKey = engine.Meta.K([]byte("storageVersion"))
@@ -154,7 +154,7 @@ func (s ourStore) StorageVersion() (string, uint64, error) {
 		return "", 0, err
 	}
 	if v, err := membership.ParseVersion(string(stored)); err == nil && membership.Own.Less(v) {
-		text = string(stored) // by force
+		text = string(stored) // set by force
 	}
 	_, term, err := apply.Position(s.Engine)
 	return text, term, err
@@ -162,7 +162,7 @@ func (s ourStore) StorageVersion() (string, uint64, error) {
 
 func (s ourStore) SetStorageVersion(version string) error {
 	if version == "" {
-		version = membership.V35.String() // nothing stored means the cluster's version here
+		version = membership.V35.String() // without a stored version, the cluster version applies here
 	}
 	b := s.NewBatch()
 	b.Set(storageVersionKey, []byte(version))
@@ -172,7 +172,7 @@ func (s ourStore) SetStorageVersion(version string) error {
 	return s.Flush(context.Background())
 }
 
-// openVersioned opens the store of a directory, of ours or of etcd.
+// openVersioned opens the store of a directory, of Quorate or of etcd.
 func (a *app) openVersioned(l datadir.Layout) (v versioned, err error) {
 	kind, err := l.Kind()
 	if err != nil {
@@ -189,8 +189,8 @@ func (a *app) openVersioned(l datadir.Layout) (v versioned, err error) {
 	return v, err
 }
 
-// setStorageVersion is etcd's migrate: it writes down for which release the files
-// are, after checking that this release can read the log.
+// setStorageVersion is etcd's migrate: it sets the storage version of the files, after
+// checking that this release can read the log.
 func (a *app) setStorageVersion(l datadir.Layout, target membership.Version, force bool) (err error) {
 	store, err := a.openVersioned(l)
 	if err != nil {
@@ -224,13 +224,12 @@ func (a *app) setStorageVersion(l datadir.Layout, target membership.Version, for
 	}
 	text := target.String()
 	if target.Less(membership.FirstStorageVersion) {
-		text = "" // 3.6 brought it
+		text = "" // introduced by 3.6
 	}
 	return store.SetStorageVersion(text)
 }
 
-// storedVersion returns the release that the files are for. Those from before
-// 3.6 do not say.
+// storedVersion returns the storage version. Files from before 3.6 have none.
 func storedVersion(s versioned) (membership.Version, error) {
 	text, term, err := s.StorageVersion()
 	switch {
@@ -245,7 +244,7 @@ func storedVersion(s versioned) (membership.Version, error) {
 	return v.MajorMinor(), err
 }
 
-// planVersion refuses what etcd refuses; least is what the log needs.
+// planVersion refuses what etcd refuses; least is the release that the log needs.
 func (a *app) planVersion(current, target, least membership.Version) error {
 	if current.Major != target.Major {
 		a.lg.Error("Changing major storage version is not supported",
@@ -253,7 +252,7 @@ func (a *app) planVersion(current, target, least membership.Version) error {
 		return errors.New("cannot create migration plan: changing major storage version is not supported")
 	}
 	for v := current; v != target; {
-		step := v // the later of the two releases of a step, which has to be known
+		step := v // the later of the two releases of a step, which must be known
 		if v.Less(target) {
 			step.Minor++
 			v.Minor++
@@ -279,8 +278,8 @@ func (a *app) planVersion(current, target, least membership.Version) error {
 	return nil
 }
 
-// logVersion returns the oldest release that understands every entry behind the
-// newest mark of the log; the zero version if there is none.
+// logVersion returns the oldest release that understands every entry after the newest
+// mark of the log; the zero version if there is none.
 func logVersion(l datadir.Layout) (least membership.Version, err error) {
 	c, err := raftlog.Inspect(l.FS, l.WAL(), nil)
 	if errors.Is(err, raftlog.ErrNotFound) {
@@ -301,10 +300,10 @@ func logVersion(l datadir.Layout) (least membership.Version, err error) {
 		}
 		r, err := command.Decode(data)
 		if err != nil {
-			return nil // of nobody that is known: no later release
+			return nil // of no known kind: requires no later release
 		}
 		v := membership.V35
-		if t := r.DowngradeVersionTest; t != nil { // since 3.6, and names the release that it is about
+		if t := r.DowngradeVersionTest; t != nil { // since 3.6; names the release that it is about
 			if v, err = membership.ParseVersion(t.GetVer()); err != nil {
 				return err
 			}

@@ -17,7 +17,7 @@ import (
 type answer struct {
 	columns []string
 	row     []string
-	fields  [][2]string // name and value
+	fields  [][2]string // names and values
 	json    any
 }
 
@@ -50,7 +50,7 @@ func hashAnswer(h hashKV) answer {
 
 var errFormat = &exitErr{exitBadFeature, errors.New("unsupported output format")}
 
-// checkFormat refuses a format that does not exist before any work is done.
+// checkFormat refuses an unknown format before any work is done.
 func (a *app) checkFormat() error {
 	switch a.format {
 	case "simple", "json", "fields", "table":

@@ -126,8 +126,7 @@ func (a *app) restore(ctx context.Context, file string, f restoreFlags) error {
 	return nil
 }
 
-// newMember computes the ids of the new cluster, after the checks of a first
-// start.
+// newMember computes the ids of the new cluster, after the checks of a first start.
 func (a *app) newMember(ctx context.Context, f restoreFlags) (r datadir.Restore, err error) {
 	peers, err := types.NewURLs(strings.Split(f.peerURLs, ","))
 	if err != nil {
@@ -160,8 +159,8 @@ func (a *app) newMember(ctx context.Context, f restoreFlags) (r datadir.Restore,
 	return r, nil
 }
 
-// checkHash compares a file with the SHA-256 behind its database. Nothing has
-// been written yet when it fails.
+// checkHash compares a file with the SHA-256 that follows its database. It runs before
+// anything is written.
 func checkHash(file string, skip bool) error {
 	f, err := os.Open(file)
 	if err != nil {

@@ -1,12 +1,12 @@
-// Package utl is etcdutl: the command line for an etcd's files, which works
+// Package utl is etcdutl: the command line for the files of an etcd, which works
 // without a server.
 //
-// In: arguments and standard streams. Out: what the command prints, and the
-// exit code that Run returns.
+// In: arguments and standard streams. Out: what the command prints, and the exit code
+// that Run returns.
 //
-// Always true: standard output carries the answer and nothing else, as etcdutl
-// 3.7 prints it; logs and errors go to standard error. Nothing here calls
-// os.Exit or keeps state between two runs.
+// Always true: standard output carries the answer and nothing else, as etcdutl 3.7
+// prints it; logs and errors go to standard error. Nothing here calls os.Exit or keeps
+// state between two runs.
 package utl
 
 import (
@@ -31,8 +31,8 @@ import (
 )
 
 func init() {
-	// `etcdutl ver` is `etcdutl version`. cobra keeps this switch in a variable
-	// of its package.
+	// `etcdutl ver` is `etcdutl version`. cobra has this switch in a variable of its
+	// package.
 	cobra.EnablePrefixMatching = true
 }
 
@@ -56,7 +56,7 @@ const (
 	exitBadArgs    = 128
 )
 
-// exitErr ends a command with a code other than exitError.
+// exitErr exits with a code other than exitError.
 type exitErr struct {
 	code int
 	err  error
@@ -72,7 +72,7 @@ type app struct {
 	Process
 	lg          *zap.Logger
 	format      string        // --write-out
-	lockTimeout time.Duration // 0 waits for ever
+	lockTimeout time.Duration // 0 waits forever
 	err         error         // of the command that ran
 }
 
@@ -80,11 +80,10 @@ type app struct {
 func Run(p Process) int {
 	a := &app{Process: p, lg: newLogger(p.Stderr)}
 	root := a.rootCommand()
-	root.SetArgs(append([]string{}, p.Args...)) // of nil cobra would make os.Args
+	root.SetArgs(append([]string{}, p.Args...)) // for nil cobra would use os.Args
 	cmd, err := root.ExecuteC()
 	if err != nil {
-		// cobra has printed the error, and where to look when there is no such
-		// command.
+		// cobra has printed the error, and a hint if there is no such command.
 		if !strings.HasPrefix(err.Error(), "unknown command") {
 			fmt.Fprintln(p.Stderr, cmd.UsageString())
 		}
@@ -101,7 +100,7 @@ func Run(p Process) int {
 	return exitError
 }
 
-// newLogger returns etcdutl's logger: lines for people on w.
+// newLogger returns etcdutl's logger: human-readable lines on w.
 func newLogger(w io.Writer) *zap.Logger {
 	cfg := logutil.DefaultZapLoggerConfig.EncoderConfig
 	cfg.EncodeTime = zapcore.RFC3339TimeEncoder
@@ -109,14 +108,14 @@ func newLogger(w io.Writer) *zap.Logger {
 	return zap.New(core, zap.AddCaller())
 }
 
-// runs makes f the body of a command. cobra does not see f's error, it would
-// print usage for it.
+// runs makes f the body of a command. cobra does not see f's error, as it would print
+// the usage for it.
 func (a *app) runs(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) {
 	return func(cmd *cobra.Command, args []string) { a.err = f(cmd, args) }
 }
 
-// patiently calls open until it succeeds, fails for another reason than another
-// process, or --timeout is over.
+// patiently calls open until it succeeds, fails for a reason other than another process
+// that holds the files, or --timeout expires.
 func (a *app) patiently(open func() error) error {
 	for start := clock.Now(); ; clock.Pause(50 * time.Millisecond) {
 		err := open()
@@ -161,8 +160,8 @@ func (a *app) rootCommand() *cobra.Command {
 	return root
 }
 
-// Command is the whole command line, for what is made of its help. It is not
-// meant to be run.
+// Command returns the whole command line, for tools that use its help. It is not meant
+// to be run.
 func Command() *cobra.Command { return new(app).rootCommand() }
 
 func (a *app) versionCommand() *cobra.Command {

@@ -1,6 +1,6 @@
 // Package enginetest is the contract of package engine as a test suite.
 //
-// In: a function that makes an empty engine with its ways to crash and reopen.
+// In: a function that creates an empty engine with its ways to crash and reopen.
 // Out: failures of t. Always true: every implementation runs it.
 package enginetest
 
@@ -21,7 +21,7 @@ import (
 type Subject struct {
 	Engine engine.Engine
 	// Crash returns a new subject with what a power loss at this moment leaves.
-	// The old engine must not be used again.
+	// The old engine must not be used afterwards.
 	Crash func(t *testing.T) *Subject
 	// OpenCheckpoint opens what Checkpoint(dir) wrote.
 	OpenCheckpoint func(t *testing.T, dir string) engine.Engine
@@ -29,7 +29,7 @@ type Subject struct {
 	Dir func(name string) string
 }
 
-// Run runs the suite; fresh makes an empty engine that the suite closes.
+// Run runs the suite; fresh creates an empty engine, which the suite closes.
 func Run(t *testing.T, fresh func(t *testing.T) *Subject) {
 	tests := []struct {
 		name string
@@ -203,7 +203,7 @@ func testIterator(t *testing.T, s *Subject) {
 	for _, step := range []struct {
 		name string
 		move func() bool
-		want string // "" is not valid
+		want string // "": the iterator must be invalid
 	}{
 		{"Last", it.Last, "f"},
 		{"Prev", it.Prev, "d"},
@@ -357,8 +357,8 @@ func testModel(t *testing.T, s *Subject) {
 	}
 }
 
-// testCrash crashes again and again; what is found must be the state after one
-// of the batches, none before the last Flush.
+// testCrash crashes repeatedly; the recovered state must be the state after one of
+// the batches since the last Flush.
 func testCrash(t *testing.T, s *Subject) {
 	r := rand.New(rand.NewSource(2))
 	m := map[string]string{}
@@ -418,8 +418,8 @@ func testCheckpoint(t *testing.T, s *Subject) {
 	}
 }
 
-// testConcurrency: a reader sees each batch as a whole, beside commits from two
-// goroutines and flushes.
+// testConcurrency: a reader sees each batch atomically, while two goroutines commit
+// and flush.
 func testConcurrency(t *testing.T, s *Subject) {
 	e := s.Engine
 	commit(t, e, "a0", "0", "a1", "0", "b0", "0", "b1", "0")
@@ -485,7 +485,7 @@ func testSize(t *testing.T, s *Subject) {
 		t.Errorf("Size after 2 MB: %+v, before %+v", got, before)
 	}
 
-	// Also at once, while somebody still reads what was replaced.
+	// Immediately, even while an iterator still reads what was replaced.
 	it, err := s.Engine.NewIter(nil, nil)
 	must(t, err)
 	defer it.Close()
@@ -528,8 +528,7 @@ func testClosed(t *testing.T, s *Subject) {
 	}
 }
 
-// Records lists a bucket: each key, without the byte of the bucket, and its value
-// behind it.
+// Records lists a bucket: each key, without the bucket byte, followed by its value.
 func Records(r engine.Reader, bucket engine.Bucket) (out []string, err error) {
 	it, err := r.NewIter(bucket.Bounds())
 	if err != nil {

@@ -1,9 +1,9 @@
-// Package mem is the memory twin of engine/pebble, for the simulator and tests.
+// Package mem is the in-memory counterpart of engine/pebble, for the simulator and tests.
 //
-// In: the same calls as the product's engine. Out: the same answers, from an
-// immutable ordered tree that is replaced by each commit. Always true: readers
-// hold a root and are never disturbed; Flush remembers the root that a crash
-// goes back to, so Crash shows exactly what a power loss may leave.
+// In: the calls of package engine. Out: the same results, from an immutable ordered
+// tree that each commit replaces. Always true: readers hold a root and are never
+// affected by writes; Flush remembers the root that a crash returns to, so Crash
+// yields exactly what a power loss may leave.
 package mem
 
 import (
@@ -30,8 +30,8 @@ var _ engine.Engine = (*Engine)(nil)
 // New returns an empty engine.
 func New() *Engine { return &Engine{checkpoints: map[string]*node{}} }
 
-// Crash returns a new engine with the state of the last Flush: what a power
-// loss leaves. The old engine is closed.
+// Crash returns a new engine with the state of the last Flush: what a power loss
+// leaves. The old engine is closed.
 func (e *Engine) Crash() *Engine {
 	c := e.Durable()
 	e.mu.Lock()
@@ -40,7 +40,7 @@ func (e *Engine) Crash() *Engine {
 	return c
 }
 
-// Durable returns what Crash would, and leaves the engine alone.
+// Durable returns what Crash would, and leaves the engine open.
 func (e *Engine) Durable() *Engine {
 	e.mu.RLock()
 	defer e.mu.RUnlock()
@@ -110,7 +110,7 @@ func (e *Engine) NewSnapshot() engine.Snapshot {
 // NewBatch implements engine.Engine.
 func (e *Engine) NewBatch() engine.Batch { return &batch{e: e} }
 
-// Flush implements engine.Engine: the present state becomes what a crash leaves.
+// Flush implements engine.Engine: the current state becomes what a crash leaves.
 func (e *Engine) Flush(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err
@@ -153,7 +153,7 @@ func (e *Engine) Size() engine.Size {
 	return engine.Size{Total: e.size, InUse: e.size}
 }
 
-// Close implements engine.Engine. As with Pebble, what was not flushed is lost.
+// Close implements engine.Engine. As in Pebble, what was not flushed is lost.
 func (e *Engine) Close() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -201,7 +201,7 @@ type op struct {
 	a, b []byte
 }
 
-// batch keeps the operations in order; Commit runs them on the newest root.
+// batch collects the operations in order; Commit applies them to the newest root.
 type batch struct {
 	e    *Engine
 	ops  []op

@@ -6,16 +6,16 @@ import (
 	"quorate/internal/engine"
 )
 
-// node of a persistent treap: never changed after it can be reached from a
-// published root. The priority is a hash of the key, so the shape of the tree
-// is a function of its contents alone.
+// node of a persistent treap: immutable once it is reachable from a published root.
+// The priority is a hash of the key, so the shape of the tree depends on its contents
+// alone.
 type node struct {
 	key, value  []byte
 	prio        uint64
 	left, right *node
 }
 
-// priority is FNV-1a with a final mix: neighbouring keys get unrelated numbers.
+// priority is FNV-1a with a final mix: adjacent keys get unrelated priorities.
 func priority(key []byte) uint64 {
 	h := uint64(14695981039346656037)
 	for _, c := range key {
@@ -40,7 +40,7 @@ func split(t *node, key []byte) (l, r *node) {
 	return l, &c
 }
 
-// merge joins two trees of which every key of l is below every key of r.
+// merge joins two trees; every key of l must be less than every key of r.
 func merge(l, r *node) *node {
 	switch {
 	case l == nil:
@@ -73,7 +73,7 @@ func insert(t, n *node) *node {
 	return &c
 }
 
-// remove takes key out of t and tells how many bytes left with it.
+// remove removes key from t and returns the size in bytes of the removed pair.
 func remove(t *node, key []byte) (*node, int64) {
 	if n := ceil(t, key); n == nil || !bytes.Equal(n.key, key) {
 		return t, 0

@@ -44,7 +44,7 @@ func (n *snapshot) Close() error {
 	return n.s.wrap(snap.Close())
 }
 
-// batch keeps the first error of its calls for Commit.
+// batch records the first error of its calls for Commit.
 type batch struct {
 	s   *store
 	b   *pebble.Batch
@@ -89,8 +89,8 @@ func (b *batch) Commit() error {
 	return b.s.wrap(b.b.Close())
 }
 
-// awaitFlush waits while the disk takes nothing and there is no memory left for
-// what is committed: inside of Pebble nothing could end that wait.
+// awaitFlush waits while the disk accepts no writes and the memtables are full: a wait
+// inside Pebble could not be interrupted.
 func (s *store) awaitFlush() error {
 	poll := clock.NewTicker(clock.System, 20*time.Millisecond)
 	defer poll.Stop()
@@ -110,7 +110,7 @@ func (s *store) awaitFlush() error {
 
 func (b *batch) Discard() { b.keep(b.b.Close()) }
 
-// logger passes Pebble's messages on; what Pebble calls fatal stops the engine.
+// logger forwards Pebble's messages; a message that Pebble calls fatal stops the engine.
 type logger struct{ s *store }
 
 func (l logger) Infof(f string, args ...any)  { l.s.o.Logger.Debug(fmt.Sprintf(f, args...)) }

@@ -13,14 +13,13 @@ import (
 	"quorate/internal/engine"
 )
 
-// Pebble ends its list of files at the first damaged record, as if a crash had
-// torn it off, and then deletes the tables of which it knows no more. A crash
-// tears only the last record, because each is synced before the next is
-// written. So a whole record behind a damaged one proves that the damage is not
-// a crash's.
+// Pebble stops reading its manifest at the first damaged record, as if a crash had torn
+// it, and then deletes the tables that it does not know of. A crash tears only the last
+// record, because each is synced before the next is written. So an intact record after
+// a damaged one proves that the damage was not caused by a crash.
 //
-// The file is in blocks of 32 KiB. A record is one chunk (full) or several
-// (first, middle.., last), none crossing the end of a block:
+// The file consists of blocks of 32 KiB. A record is one chunk (full) or several
+// (first, middle.., last); no chunk crosses the end of a block:
 //
 //	offset 0  4 bytes  checksum of the rest, little endian
 //	offset 4  2 bytes  length of the payload, little endian
@@ -40,8 +39,7 @@ var (
 	errManifestHead = errors.New("the first record is damaged")
 )
 
-// checkManifest looks through the list of files of the engine in dir, if there
-// is one.
+// checkManifest checks the manifest of the engine in dir, if there is one.
 func checkManifest(fs vfs.FS, dir string) error {
 	desc, err := pebble.Peek(dir, fs)
 	if err != nil || !desc.Exists {
@@ -62,10 +60,9 @@ func checkManifest(fs vfs.FS, dir string) error {
 	return nil
 }
 
-// checkOptions looks through the options that the engine in dir was last opened
-// with, if there is one. Pebble compares some of them and takes none, so those of
-// which it does not see that they have changed change nothing; but it does not say
-// which file it means.
+// checkOptions checks the file of the options that the engine in dir was last opened
+// with, if there is one. Pebble compares some options and uses none, so damage that it
+// does not notice has no effect; but its error does not name the file.
 func checkOptions(fs vfs.FS, dir string, o *pebble.Options) error {
 	desc, err := pebble.Peek(dir, fs)
 	if err != nil || desc.OptionsFilename == "" {
@@ -87,8 +84,7 @@ func checkOptions(fs vfs.FS, dir string, o *pebble.Options) error {
 	return nil
 }
 
-// checkRecords returns the offset of a damaged record that a crash cannot
-// explain.
+// checkRecords returns the offset of a damaged record that a crash cannot explain.
 func checkRecords(b []byte) (int, error) {
 	pos := 0
 	for {
@@ -115,8 +111,7 @@ func checkRecords(b []byte) (int, error) {
 	return 0, nil
 }
 
-// chunk returns the size and kind of the chunk at pos, or 0 if there is no whole
-// one.
+// chunk returns the size and kind of the chunk at pos, 0 if there is no intact chunk.
 func chunk(b []byte, pos int) (size int, kind byte) {
 	if pos+chunkHeader > len(b) {
 		return 0, 0

@@ -14,31 +14,30 @@ import (
 
 var errFull error = syscall.ENOSPC
 
-// patientFS waits when the disk is full: a write that fails for want of space
-// is reported and tried again until there is space. So a full disk stalls
-// flushes, and in the end writers, but fails none; Pebble itself would retry a
-// failed flush without a pause, and give up for good if it was the list of files
-// that did not fit.
+// patientFS waits when the disk is full: a write that fails for lack of space is
+// reported and retried until there is space. So a full disk stalls flushes, and in the
+// end writers, but fails none. Pebble itself would retry a failed flush without a
+// pause, and stop for good if a write to the manifest failed.
 //
-// What fails for another reason is not tried again here: the owner hears of it
-// and stops the member. Until it has, Pebble goes on trying, and patientFS lets it
-// do so once a second instead of as fast as it can. The same holds for a sync that
-// finds no room, which must not be repeated: its pages may be gone.
+// Other failures are not retried here: the owner is notified and stops the member.
+// Until then Pebble keeps retrying, and patientFS limits that to once a second. The
+// same holds for a sync that fails for lack of space. A sync must not be repeated: the
+// kernel may have dropped its pages.
 type patientFS struct {
 	vfs.FS
 	closing <-chan struct{} // ends waits
-	giveUp  <-chan struct{} // does so, too
+	giveUp  <-chan struct{} // ends waits as well
 	report  func(error)
 	onSpace func(full bool)
 	full    atomic.Bool
-	broken  atomic.Bool // something failed for good
+	broken  atomic.Bool // a write failed permanently
 	hold    atomic.Bool // the next attempt waits
 }
 
-// brokenPause is between attempts that are not worth much. Only tests change it.
+// brokenPause is the pause between attempts after a failure. Only tests change it.
 var brokenPause = time.Second
 
-// failed slows down the attempts that follow a failure of a flush or compaction.
+// failed slows down the attempts that follow a failed flush or compaction.
 func (p *patientFS) failed(err error) {
 	if errors.Is(err, syscall.ENOSPC) {
 		p.hold.Store(true)
@@ -47,7 +46,7 @@ func (p *patientFS) failed(err error) {
 	}
 }
 
-// pause returns false if the engine has no time to wait.
+// pause waits for d. It returns false if the engine is closing or gives up.
 func (p *patientFS) pause(d time.Duration) bool {
 	t := clock.NewTimer(clock.System, d)
 	defer t.Stop()
@@ -57,11 +56,11 @@ func (p *patientFS) pause(d time.Duration) bool {
 	case <-p.closing:
 	case <-p.giveUp:
 	}
-	clock.Pause(20 * time.Millisecond) // Pebble tries again at once until it is closed
+	clock.Pause(20 * time.Millisecond) // Pebble retries at once until it is closed
 	return false
 }
 
-// retry runs f until it does not fail for want of space, or the engine closes.
+// retry runs f until it does not fail for lack of space, or the engine closes.
 func (p *patientFS) retry(f func() error) error {
 	if p.broken.Load() || p.hold.Swap(false) {
 		p.pause(brokenPause)

@@ -1,16 +1,16 @@
-// Package pebble is the product's engine: a log-structured store on Pebble.
+// Package pebble is the production engine: a log-structured store on Pebble.
 //
 // In: batches and reads of package engine. Out: files below one directory.
-// Always true: Pebble's own log is off, so what survives a crash is a prefix of
-// the batches, at least up to the last Flush; every block that is read has its
-// checksum verified; memory is bounded by the cache, which memtables are part
-// of. A directory belongs to one process at a time.
+// Always true: Pebble's own log is disabled, so what survives a crash is a prefix of
+// the batches, at least up to the last Flush; the checksum of every block is verified
+// when it is read; memory is bounded by the cache, which includes the memtables. A
+// directory is used by one process at a time.
 //
-// The shape of the data decides the options. Records arrive in revision order,
-// so flushed tables do not overlap and move down the levels without being
-// rewritten: a table keeps the compression with which it was flushed, hence one
-// fast compression on all levels. Point reads ask for what exists, so bloom
-// filters would cost ten bits a record and answer nothing.
+// The shape of the data determines the options. Records arrive in revision order, so
+// flushed tables do not overlap and move down the levels without being rewritten: a
+// table keeps the compression with which it was flushed, hence one fast compression
+// on all levels. Point reads request existing keys, so bloom filters would cost ten
+// bits per record and save nothing.
 package pebble
 
 import (
@@ -34,18 +34,18 @@ import (
 )
 
 // ErrInUse is returned by Open when another process, or another engine of this
-// one, has the directory open.
+// process, has the directory open.
 var ErrInUse = errors.New("pebble: directory is in use")
 
-// ErrFailed marks the error of a flush or compaction that failed for another
-// reason than want of space. What is committed stays readable and in memory, but
-// the engine may never be able to write it down: the member must stop. What was
-// flushed before is safe.
+// ErrFailed marks the error of a flush or compaction that failed for a reason other
+// than lack of space. Committed data stays readable, in memory, but the engine may
+// never be able to write it to disk: the member must stop. What was flushed before is
+// safe.
 var ErrFailed = errors.New("pebble: engine cannot write")
 
 // ErrFatal marks an error after which the engine does nothing more: a write to its
-// list of files failed, so it cannot tell what is durable. The member must stop;
-// what was flushed before is safe.
+// manifest failed, so it does not know what is durable. The member must stop; what was
+// flushed before is safe.
 var ErrFatal = errors.New("pebble: engine has stopped")
 
 // Options of an engine; zero values are defaults.
@@ -54,21 +54,21 @@ type Options struct {
 	CacheBytes    int64  // blocks and memtables together, 0 is 64 MiB
 	MemTableBytes int64  // one memtable, 0 is 16 MiB
 	Logger        *zap.Logger
-	// ReadOnly opens an engine that exists and changes nothing on the disk.
+	// ReadOnly opens an existing engine and changes nothing on disk.
 	ReadOnly bool
-	// OnBackgroundError hears of failed flushes and compactions, of a full disk, for
-	// which writes wait, of damage that a reader has met, and of errors that wrap
-	// ErrFatal. It is called from any goroutine and must not call the engine. If it
-	// is nil, errors are logged.
+	// OnBackgroundError is called with the errors of failed flushes and compactions, of
+	// a full disk, for which writes wait, of damage that a reader has found, and errors
+	// that wrap ErrFatal. It is called from any goroutine and must not call the engine.
+	// If it is nil, errors are logged.
 	OnBackgroundError func(error)
-	// OnFailure hears once that the engine cannot go on, with an error that wraps
-	// ErrFailed or ErrFatal. It is called like OnBackgroundError. If it is nil, a
-	// fatal error ends the process unless OnBackgroundError hears of it.
+	// OnFailure is called once when the engine cannot continue, with an error that wraps
+	// ErrFailed or ErrFatal. It is called like OnBackgroundError. If it is nil, a fatal
+	// error exits the process unless OnBackgroundError is set.
 	OnFailure func(error)
-	// GiveUp, when it is closed, ends waits for space on the disk: what waits fails.
+	// GiveUp, when closed, ends waits for disk space: the waiting writes fail.
 	GiveUp <-chan struct{}
-	// OnSpace hears that a write found no room on the disk, true, and that one
-	// found room again, false. Until then flushes wait, and batches as soon as the
+	// OnSpace is called with true when a write found no room on the disk, and with false
+	// when one found room again. In between flushes wait, and batches as soon as the
 	// memtables are full. It is called like OnBackgroundError.
 	OnSpace func(full bool)
 }
@@ -92,8 +92,8 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// format is fixed so that a release decides when files become unreadable for
-// its predecessors, and not an update of Pebble.
+// format is fixed, so that a release of this program, and not an update of Pebble,
+// decides when files become unreadable for earlier releases.
 const format = pebble.FormatTableFormatV6
 
 // store implements engine.Engine.
@@ -104,12 +104,12 @@ type store struct {
 	lock *pebble.Lock
 	disk *patientFS
 
-	// uses counts the calls, iterators and snapshots that need the database; Close
-	// waits for them, as Pebble would not survive a reader that comes too late.
+	// uses counts the calls, iterators and snapshots that use the database. Close waits
+	// for them, as Pebble panics if a reader comes too late.
 	uses    atomic.Int64
 	closed  atomic.Bool
 	once    sync.Once
-	unused  chan struct{} // closed when the engine is, and nobody uses it any more
+	unused  chan struct{} // closed when the engine is closed and no longer in use
 	closing chan struct{} // ends waits for disk space, compactions and iterations
 
 	fatalOnce sync.Once
@@ -118,19 +118,19 @@ type store struct {
 	failed    chan struct{} // closed when failure is set
 	failure   error
 
-	flushTurn chan struct{} // holds one element while a flush is being begun
+	flushTurn chan struct{} // holds one element while a flush is being started
 
-	// stale says that files have changed since size was computed.
+	// stale is set when files have changed since size was computed.
 	stale atomic.Bool
-	// unflushed is about how many bytes were committed and are in memtables only;
-	// flushing is the part of it that a flush under way will write.
+	// unflushed approximates how many committed bytes are in memtables only; flushing is
+	// the part of it that the flush in progress will write.
 	unflushed, flushing atomic.Int64
 	sizeMu              sync.Mutex
 	size                engine.Size
 }
 
-// Open opens the engine in dir, which is made if it does not exist. Errors:
-// ErrInUse, engine.CorruptionError, or the file system's.
+// Open opens the engine in dir, which is created if it does not exist. Errors:
+// ErrInUse, engine.CorruptionError, or those of the file system.
 func Open(dir string, o Options) (engine.Engine, error) {
 	o = o.withDefaults()
 	s := &store{dir: dir, o: o, unused: make(chan struct{}), closing: make(chan struct{}),
@@ -162,9 +162,9 @@ func Open(dir string, o Options) (engine.Engine, error) {
 	return s, nil
 }
 
-// openOrFail is open that ends when the engine has failed. Pebble would wait, for
-// ever, for a flush that it tries again; what it holds is left to it, as the process
-// has no use for another attempt.
+// openOrFail is open that returns when the engine has failed. Pebble would wait
+// forever for a flush that it retries. Its resources are then not released, as the
+// process does not open it again.
 func (s *store) openOrFail(dir string, o *pebble.Options) (*pebble.DB, error) {
 	type opened struct {
 		db  *pebble.DB
@@ -183,7 +183,7 @@ func (s *store) openOrFail(dir string, o *pebble.Options) (*pebble.DB, error) {
 	}
 }
 
-// open turns the panics with which Pebble meets some damaged files into errors.
+// open turns the panics of Pebble on some damaged files into errors.
 func open(dir string, o *pebble.Options) (db *pebble.DB, err error) {
 	defer func() {
 		if r := recover(); r != nil {
@@ -208,8 +208,8 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 		Logger:                      logger{s},
 		MemTableSize:                uint64(s.o.MemTableBytes),
 		MemTableStopWritesThreshold: 3,
-		// With two levels of waiting tables instead of four a cold read looks
-		// into fewer tables; moving them down costs little, see above.
+		// With two levels of waiting tables instead of four a cold read looks into fewer
+		// tables; moving them down is cheap, see above.
 		L0CompactionThreshold: 2,
 		L0StopWritesThreshold: 100,
 		LBaseMaxBytes:         64 << 20,
@@ -244,7 +244,7 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 	return o
 }
 
-// report hands a background error to the owner.
+// report passes a background error to the owner.
 func (s *store) report(err error) {
 	if s.o.OnBackgroundError != nil {
 		s.o.OnBackgroundError(err)
@@ -256,11 +256,11 @@ func (s *store) report(err error) {
 	s.o.Logger.Error("storage engine", zap.Error(err))
 }
 
-// backgroundError judges the error of a flush or compaction. Pebble tries again
-// whatever it was; only want of space is worth that.
+// backgroundError classifies the error of a flush or compaction. Pebble retries after
+// any error; that makes sense only for lack of space.
 func (s *store) backgroundError(err error) {
 	if s.closed.Load() {
-		return // it was told to end
+		return // interrupted by Close
 	}
 	s.disk.failed(err)
 	if errors.Is(err, syscall.ENOSPC) {
@@ -270,7 +270,7 @@ func (s *store) backgroundError(err error) {
 	s.fail(fmt.Errorf("%w: %w", ErrFailed, err))
 }
 
-// fail tells the owner, once, that the engine cannot go on.
+// fail notifies the owner, once, that the engine cannot continue.
 func (s *store) fail(err error) {
 	s.failOnce.Do(func() {
 		s.failure = err
@@ -282,12 +282,12 @@ func (s *store) fail(err error) {
 	})
 }
 
-// die is called instead of a return to code that cannot go on.
+// die does not return: its caller inside Pebble cannot continue.
 func (s *store) die(err error) {
 	s.fatalOnce.Do(func() {
 		close(s.fatal)
 		if err = fmt.Errorf("%w: %w", ErrFatal, err); s.isFailed() {
-			s.report(err) // the owner has been told already
+			s.report(err) // the owner has been notified already
 		} else {
 			s.fail(err)
 		}
@@ -318,7 +318,8 @@ func (s *store) wrap(err error) error {
 	return err
 }
 
-// use keeps the database open until done, unless it is being closed already.
+// use keeps the database open until done is called. It returns false if the engine is
+// being closed.
 func (s *store) use() bool {
 	s.uses.Add(1)
 	if s.closed.Load() {
@@ -402,8 +403,8 @@ func (s *store) Flush(ctx context.Context) error {
 		<-s.flushTurn
 		return engine.ErrClosed
 	}
-	// Pebble begins a flush behind the commits, which on a full disk stand. One call
-	// at a time waits there: callers that give up leave no goroutines behind.
+	// Pebble starts a flush after the pending commits, which block on a full disk. Only
+	// one call at a time waits there: callers that give up leave no goroutines behind.
 	begun := make(chan begunFlush, 1)
 	go crash.Guarded(func() {
 		defer s.done()
@@ -434,7 +435,7 @@ func (s *store) Flush(ctx context.Context) error {
 	}
 }
 
-// begunFlush is what Pebble says at the beginning of a flush: done is closed at its end.
+// begunFlush is the result of starting a flush: done is closed when it is complete.
 type begunFlush struct {
 	done <-chan struct{}
 	err  error
@@ -467,8 +468,7 @@ func (s *store) Compact(ctx context.Context) error {
 	return s.wrap(err)
 }
 
-// Checkpoint implements engine.Engine: it flushes, and then links the tables
-// into dir.
+// Checkpoint implements engine.Engine: it flushes, and then links the tables into dir.
 func (s *store) Checkpoint(dir string) error {
 	if !s.use() {
 		return engine.ErrClosed
@@ -483,8 +483,8 @@ func (s *store) Checkpoint(dir string) error {
 	return nil
 }
 
-// Size implements engine.Engine. It is cheap enough to be asked for each write;
-// what is in memtables counts, for it will be on disk.
+// Size implements engine.Engine. It is cheap enough to be called for each write. It
+// includes what is in memtables, which will be on disk.
 func (s *store) Size() engine.Size {
 	s.sizeMu.Lock()
 	defer s.sizeMu.Unlock()
@@ -502,22 +502,22 @@ func (s *store) Size() engine.Size {
 	return engine.Size{Total: s.size.Total + memory, InUse: s.size.InUse + memory}
 }
 
-// passing is the part of the disk space in use that belongs to files which are
-// being written or wait for their removal.
+// passing returns the part of the disk space in use by files that are being written
+// or wait to be deleted.
 func passing(m *pebble.Metrics) uint64 {
 	tables, blobs := &m.Table.Local, &m.BlobFiles.Local
 	return tables.ObsoleteSize + tables.ZombieSize + blobs.ObsoleteSize + blobs.ZombieSize +
 		m.WAL.ObsoletePhysicalSize + uint64(m.Compact.InProgressBytes)
 }
 
-// closePatience is how long Close waits for those who use the engine. A call or
-// an iteration ends at once; nobody should keep an iterator without using it.
+// closePatience is how long Close waits for callers that use the engine. A call or an
+// iteration ends at once; no caller should keep an iterator without using it.
 const closePatience = 30 * time.Second
 
-// Close implements engine.Engine. What was not flushed is lost. It waits for
-// calls, iterators and snapshots to end; an iterator finds nothing more, and
-// ErrClosed. With a full disk or after a fatal error Pebble may not come to an
-// end; then, as when somebody keeps an iterator, Close gives it up.
+// Close implements engine.Engine. What was not flushed is lost. It waits for calls,
+// iterators and snapshots to end; an iterator finds no more keys, and its Error is
+// ErrClosed. With a full disk or after a fatal error Pebble may never finish; then, or
+// if an iterator stays open, Close gives up and returns an error.
 func (s *store) Close() error {
 	if s.closed.Swap(true) {
 		return engine.ErrClosed

@@ -16,8 +16,8 @@ type Host struct {
 	Address string // IP address, as netip prints it, or name in lower case
 }
 
-// ParseHosts reads arguments NAME=ADDRESS. Its errors name the argument and say
-// what would fit.
+// ParseHosts parses arguments NAME=ADDRESS. Its errors name the argument and say what
+// is expected.
 func ParseHosts(args []string) ([]Host, error) {
 	if len(args) == 0 {
 		return nil, errors.New("name the hosts of the cluster as NAME=ADDRESS, such as etcd-1=192.168.79.134 etcd-2=192.168.79.136 etcd-3=192.168.79.137")
@@ -41,8 +41,8 @@ func ParseHosts(args []string) ([]Host, error) {
 	return hosts, nil
 }
 
-// fits is what a name, which becomes part of --initial-cluster, a directory and
-// a line of a unit, may look like.
+// fits matches a valid name, which becomes part of --initial-cluster, a directory and a
+// line of a unit.
 var fits = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 
 func parseHost(arg string) (Host, error) {
@@ -61,8 +61,8 @@ func parseHost(arg string) (Host, error) {
 	return Host{name, address}, err
 }
 
-// parseAddress brings an IP address or a host's name into the form in which two
-// that are equal look equal.
+// parseAddress normalizes an IP address or a host name, so that equal addresses compare
+// equal.
 func parseAddress(text string) (string, error) {
 	if strings.Contains(text, "://") {
 		return "", errors.New("give the address without http:// and port; ports are set by --client-port and --peer-port, https by --tls")
@@ -88,8 +88,7 @@ func parseAddress(text string) (string, error) {
 
 var label = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?$`)
 
-// isHostname follows RFC 1123. What ends in a number is an address that was
-// mistyped.
+// isHostname follows RFC 1123. A name that ends in a number is a mistyped address.
 func isHostname(text string) bool {
 	if len(text) > 253 {
 		return false
@@ -108,8 +107,8 @@ func isLoopback(address string) bool {
 	return address == "localhost" || err == nil && addr.IsLoopback()
 }
 
-// path is what a directory on a host may look like: no blanks, and nothing that
-// means something to systemd, YAML or a shell.
+// path matches a valid directory on a host: no blanks, and no characters with a meaning
+// in systemd, YAML or a shell.
 var path = regexp.MustCompile(`^(/[A-Za-z0-9_+@.-]+)+$`)
 
 // Limits of etcd's times, in milliseconds.

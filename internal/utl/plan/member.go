@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// Where the files of a member go on its host.
+// Paths of a member's files on its host.
 const (
 	program    = "/usr/bin/etcd"
 	unitPath   = "/etc/systemd/system/etcd.service"
@@ -23,7 +23,7 @@ const (
 	clientKey  = "client.key"
 )
 
-// setting is one flag, and the same in a configuration file.
+// setting is one flag, and its equivalent in a configuration file.
 type setting struct {
 	flag    string
 	section string // of the file; empty: the top level
@@ -37,11 +37,11 @@ type kind int
 const (
 	text kind = iota
 	number
-	list // of one
-	on   // true, without a value as a flag
+	list // with one element
+	on   // true; a flag without a value
 )
 
-// settings are all that the member on h is told, in the order of the unit.
+// settings returns all settings of the member on h, in the order of the unit.
 func (o Options) settings(h Host) []setting {
 	var out []setting
 	top := func(name, value string, k kind) { out = append(out, setting{name, "", name, value, k}) }
@@ -70,9 +70,9 @@ func (o Options) settings(h Host) []setting {
 	return out
 }
 
-// tlsSettings are those of both ports. One authority signs for members and
-// clients, so members are told apart by their common name: who has a client's
-// certificate cannot speak as a member.
+// tlsSettings returns the settings of both ports. One authority signs for members and
+// clients, so members are identified by their common name: a client's certificate is
+// not accepted on the peer port.
 func (o Options) tlsSettings() []setting {
 	var out []setting
 	for _, p := range []struct{ prefix, section string }{{"", "client-transport-security"}, {"peer-", "peer-transport-security"}} {
@@ -93,7 +93,7 @@ func (o Options) initialCluster() string {
 	return strings.Join(pairs, ",")
 }
 
-// dir is where the files of a host are below Out.
+// dir is the directory of a host's files below Out.
 func dir(h Host) string { return "hosts/" + h.Name }
 
 func (o Options) memberFiles(h Host) []File {
@@ -115,9 +115,9 @@ func (o Options) memberFiles(h Host) []File {
 	return []File{unit}
 }
 
-// writeUnit makes the unit of a command, one word or flag a line. A member says
-// that it is ready when it can serve, which may be long after its start: when
-// the others are down it waits for them, and systemd must not end it meanwhile.
+// writeUnit returns the unit of a command, one word or flag per line. A member reports
+// readiness when it can serve, which may be long after its start: while the others are
+// down it waits for them, and systemd must not stop it meanwhile.
 func writeUnit(h Host, command []string) []byte {
 	return []byte(fmt.Sprintf(`[Unit]
 Description=etcd, member %s

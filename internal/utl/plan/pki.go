@@ -16,8 +16,8 @@ import (
 	"time"
 )
 
-// Common names of the certificates. That of the members is one for all: the
-// unit allows no other on the peer port.
+// Common names of the certificates. All members share one: the unit allows no other on
+// the peer port.
 const (
 	caCN     = "etcd-ca"
 	memberCN = "etcd-member"
@@ -26,8 +26,8 @@ const (
 
 const (
 	year = 365 * 24 * time.Hour
-	// early is how long before now a certificate begins, for hosts whose clock is
-	// behind.
+	// early is how long before now a certificate becomes valid, for hosts whose clock is
+	// slow.
 	early = time.Hour
 )
 
@@ -39,7 +39,7 @@ type Authority struct {
 	key  crypto.Signer
 }
 
-// NewAuthority makes one that is valid for so many years of 365 days.
+// NewAuthority creates an authority that is valid for that many years of 365 days.
 func NewAuthority(now time.Time, years int) (*Authority, error) {
 	template := &x509.Certificate{
 		Subject: pkix.Name{CommonName: caCN}, NotAfter: now.Add(time.Duration(years) * year),
@@ -53,8 +53,8 @@ func NewAuthority(now time.Time, years int) (*Authority, error) {
 	return ParseAuthority(certPEM, keyPEM, now)
 }
 
-// ParseAuthority reads an authority in PEM. Its key may be of any kind that Go
-// signs with.
+// ParseAuthority parses an authority in PEM. Its key may be of any kind that Go can
+// sign with.
 func ParseAuthority(certPEM, keyPEM []byte, now time.Time) (*Authority, error) {
 	pair, err := tls.X509KeyPair(certPEM, keyPEM)
 	if err != nil {
@@ -73,8 +73,8 @@ func ParseAuthority(certPEM, keyPEM []byte, now time.Time) (*Authority, error) {
 	}
 }
 
-// certificates are the files of TLS. A certificate of a member proves it as a
-// server and, to other members, as a client.
+// certificates returns the TLS files. A member's certificate identifies it as a server
+// and, to other members, as a client.
 func (o Options) certificates() ([]File, error) {
 	var files []File
 	ca := o.Authority
@@ -110,7 +110,7 @@ func (o Options) certificates() ([]File, error) {
 		File{Path: "client/" + clientCert, Mode: 0o644, Content: certPEM}), nil
 }
 
-// leaf issues a certificate for names, which ends no later than its authority.
+// leaf issues a certificate for names, which expires no later than its authority.
 func (o Options) leaf(ca *Authority, cn string, names []string, usage ...x509.ExtKeyUsage) (certPEM, keyPEM []byte, err error) {
 	t := &x509.Certificate{Subject: pkix.Name{CommonName: cn}, NotAfter: o.Now.Add(time.Duration(o.Years) * year),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: usage, BasicConstraintsValid: true}
@@ -132,8 +132,8 @@ func (o Options) leaf(ca *Authority, cn string, names []string, usage ...x509.Ex
 	return issue(t, o.Now, ca)
 }
 
-// issue completes the template with a new P-256 key and has it signed by ca, or
-// by itself without one.
+// issue completes the template with a new P-256 key. ca signs it; without one it is
+// self-signed.
 func issue(t *x509.Certificate, now time.Time, ca *Authority) (certPEM, keyPEM []byte, err error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -1,15 +1,15 @@
-// Package plan works out what a cluster needs on each of its hosts, and what to
-// do in which order to start it.
+// Package plan determines what a cluster needs on each of its hosts, and in which order
+// to start it.
 //
-// In: the hosts by name and address, settings that all members share, the
-// authority that signs certificates if there is one, the time. Out: files, each
-// with the place it goes to on its host, and numbered steps with commands.
+// In: the hosts by name and address, settings that all members share, the authority
+// that signs certificates if there is one, the time. Out: files, each with its path on
+// its host, and numbered steps with commands.
 //
-// Always true: nothing is read, written or contacted; apart from keys and
-// certificates the same options give the same plan. Every value that ends up in
-// a unit, a YAML file or a command line has passed a check that leaves no
-// character with a meaning there, so nothing has to be escaped. A private key
-// is in a file of mode 0600 and never in a step.
+// Always true: nothing is read, written or contacted; apart from keys and certificates
+// the same options give the same plan. Every value that is written to a unit, a YAML
+// file or a command line was validated to contain no character with a meaning there, so
+// nothing has to be escaped. A private key is in a file of mode 0600 and never in a
+// step.
 package plan
 
 import (
@@ -22,10 +22,10 @@ import (
 	"time"
 )
 
-// Format is how a member is told its settings.
+// Format is how a member gets its settings.
 type Format string
 
-// A unit has them as flags, YAML in a file beside a short unit.
+// A unit has them as flags, YAML in a file next to a short unit.
 const (
 	Unit Format = "unit"
 	YAML Format = "yaml"
@@ -36,26 +36,26 @@ type Options struct {
 	Hosts      []Host
 	Join       []string // client URLs of a running cluster that Hosts join; none: they found one
 	Format     Format
-	Token      string // tells clusters apart that are founded from the same URLs
+	Token      string // distinguishes clusters that are founded from the same URLs
 	DataDir    string // on the hosts
 	ClientPort int
 	PeerPort   int
-	// HeartbeatMs and ElectionMs are milliseconds; 0 leaves the flag out.
+	// HeartbeatMs and ElectionMs are in milliseconds; 0 omits the flag.
 	HeartbeatMs, ElectionMs int
 
 	TLS        bool
 	CertDir    string     // on the hosts
 	Years      int        // validity of new certificates, in years of 365 days
-	Authority  *Authority // nil makes one
-	KeepClient bool       // there is a certificate for etcdctl already
-	Now        time.Time  // when new certificates are made
+	Authority  *Authority // nil creates one
+	KeepClient bool       // there already is a certificate for etcdctl
+	Now        time.Time  // when new certificates are issued
 
-	// Out is the directory in which the files will be, for the commands. Empty:
-	// they are printed.
+	// Out is the directory in which the files will be, for the commands. Empty: they are
+	// printed.
 	Out string
 }
 
-// Default are the options that most want; Hosts and, with TLS, Now are missing.
+// Default returns the usual options; Hosts and, with TLS, Now are missing.
 func Default() Options {
 	return Options{Format: Unit, Token: "etcd-cluster", DataDir: "/var/lib/etcd", ClientPort: 2379, PeerPort: 2380,
 		CertDir: "/etc/etcd/pki", Years: 10}
@@ -64,8 +64,8 @@ func Default() Options {
 // File is one file of the plan.
 type File struct {
 	Path    string // below Options.Out, with slashes
-	Host    string // name of the host it is for; empty: it stays
-	Dest    string // path on the host; empty: it stays
+	Host    string // name of the host it is for; empty: it is not copied
+	Dest    string // path on the host; empty: it is not copied
 	Mode    uint32 // permission bits
 	Content []byte
 }
@@ -73,10 +73,10 @@ type File struct {
 // Secret reports whether the file holds a private key.
 func (f File) Secret() bool { return f.Mode&0o077 == 0 }
 
-// Step is one thing to do.
+// Step is one step of the plan.
 type Step struct {
 	Title    string
-	Text     string // lines that explain, or empty
+	Text     string // explanation, or empty
 	Commands []string
 }
 
@@ -84,15 +84,15 @@ type Step struct {
 type Plan struct {
 	Files []File
 	Steps []Step
-	Notes []string // what to know before one starts
+	Notes []string // what to know before starting
 }
 
-// ErrNoAuthority is returned for hosts that are to join a cluster with TLS
-// without the authority that signs for it.
+// ErrNoAuthority is returned for hosts that are to join a cluster with TLS without the
+// authority that signs for it.
 var ErrNoAuthority = errors.New("the hosts need certificates of the authority that signs for the cluster")
 
-// New checks the options and makes the plan. Its errors name the argument or
-// flag of etcdutl cluster plan.
+// New validates the options and creates the plan. Its errors name the argument or flag
+// of etcdutl cluster plan.
 func New(o Options) (*Plan, error) {
 	if err := o.check(); err != nil {
 		return nil, err
@@ -112,7 +112,7 @@ func New(o Options) (*Plan, error) {
 	return p, nil
 }
 
-// notes are what is no mistake and yet should be known.
+// notes returns what is not an error but should be known.
 func (o Options) notes() []string {
 	n := len(o.Hosts)
 	switch {
@@ -141,8 +141,8 @@ func (o Options) url(host string, port int) string {
 	return o.scheme() + "://" + net.JoinHostPort(host, strconv.Itoa(port))
 }
 
-// listen are the URLs of one port to listen on. A member listens on addresses,
-// so one whose host is known by name listens on all.
+// listen returns the URLs of one port to listen on. A member listens on addresses, so
+// one whose host is given by name listens on all.
 func (o Options) listen(h Host, port int, loopback bool) string {
 	addr, err := netip.ParseAddr(h.Address)
 	if err != nil {
@@ -155,8 +155,8 @@ func (o Options) listen(h Host, port int, loopback bool) string {
 	return urls
 }
 
-// clientURLs are where clients find the cluster: its members, and those that
-// join it.
+// clientURLs returns where clients find the cluster: its members, and those that join
+// it.
 func (o Options) clientURLs() string {
 	urls := append([]string(nil), o.Join...)
 	for _, h := range o.Hosts {
@@ -165,8 +165,8 @@ func (o Options) clientURLs() string {
 	return strings.Join(urls, ",")
 }
 
-// known are the client URLs that answer before this plan is carried out or,
-// when it founds the cluster, after it.
+// known returns the client URLs that answer before this plan is carried out or, when it
+// founds the cluster, after it.
 func (o Options) known() string {
 	if len(o.Join) > 0 {
 		return strings.Join(o.Join, ",")

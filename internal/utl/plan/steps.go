@@ -19,11 +19,11 @@ func (o Options) steps() []Step {
 	return append(steps, o.more())
 }
 
-// ssh is a command line that runs a script on a host as root. The script has no
-// single quote.
+// ssh returns a command line that runs a script on a host as root. The script must not
+// contain a single quote.
 func ssh(h Host, script string) string { return "ssh root@" + h.Address + " '" + script + "'" }
 
-// scp copies files, below Out, into a directory on a host.
+// scp returns a command that copies files, below Out, into a directory on a host.
 func (o Options) scp(h Host, to string, files ...string) string {
 	host := h.Address
 	if addr, err := netip.ParseAddr(host); err == nil && addr.Is6() {
@@ -36,12 +36,12 @@ func (o Options) scp(h Host, to string, files ...string) string {
 	return "scp -p " + strings.Join(words, " ") + " " + quote("root@"+host+":"+to)
 }
 
-// local is a path below Out as a word of a shell.
+// local returns a path below Out as a shell word.
 func (o Options) local(path string) string { return quote(strings.TrimSuffix(o.Out, "/") + "/" + path) }
 
 var plain = regexp.MustCompile(`^[A-Za-z0-9_./@%+=:,-]+$`)
 
-// quote makes a word of a shell of any text.
+// quote turns any text into a shell word.
 func quote(text string) string {
 	if plain.MatchString(text) && !strings.HasPrefix(text, "-") {
 		return text
@@ -52,7 +52,7 @@ func quote(text string) string {
 	return "'" + strings.ReplaceAll(text, "'", `'\''`) + "'"
 }
 
-// each makes one command for each host.
+// each returns one command per host.
 func (o Options) each(f func(Host) string) []string {
 	out := make([]string, len(o.Hosts))
 	for i, h := range o.Hosts {
@@ -108,8 +108,8 @@ func (o Options) copy() Step {
 	return s
 }
 
-// enable does not wait until the member is ready: the first one becomes so only
-// when the second has been started.
+// enable does not wait until the member is ready: the first one becomes ready only when
+// the second has been started.
 const enable = "systemctl daemon-reload && systemctl enable --now --no-block etcd"
 
 func (o Options) start() Step {
@@ -130,7 +130,7 @@ func (o Options) startJoining() Step {
 	return s
 }
 
-// etcdctl is the beginning of a command line for the cluster from here.
+// etcdctl returns the beginning of a command line for the cluster from here.
 func (o Options) etcdctl() string {
 	c := "etcdctl --endpoints " + quote(o.clientURLs())
 	if o.TLS {
@@ -151,7 +151,7 @@ func (o Options) checkUp() Step {
 	return s
 }
 
-// more tells how a host is added later.
+// more returns the step that adds a host later.
 func (o Options) more() Step {
 	plan := "etcdutl cluster plan NAME=ADDRESS --join " + quote(o.known()) + o.again()
 	s := Step{Title: "Later, to add a host, plan it with --join", Commands: []string{plan},
@@ -165,8 +165,8 @@ func (o Options) more() Step {
 	return s
 }
 
-// again are the flags that another host of the same cluster needs, where they
-// differ from the defaults.
+// again returns the flags that another host of the same cluster needs, if they differ
+// from the defaults.
 func (o Options) again() string {
 	d := Default()
 	var b strings.Builder
