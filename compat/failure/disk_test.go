@@ -277,7 +277,7 @@ func TestStoreGone(t *testing.T) {
 		t.Errorf("exit code %d, want 1", code)
 	}
 	out := c.procs[0].Output()
-	for _, want := range []string{"handing over leadership", store, "no such file or directory"} {
+	for _, want := range []string{"transferring leadership", store, "no such file or directory"} {
 		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in the log:\n%s", want, c.procs[0].Tail(10))
 		}

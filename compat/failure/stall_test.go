@@ -207,7 +207,7 @@ func TestFailedDisk(t *testing.T) {
 	if code := c.procs[0].Wait(t, limit); code != 1 {
 		t.Errorf("exit code %d, want 1", code)
 	}
-	for _, want := range []string{"member cannot go on", filepath.Join(mount, "data", "member", "wal"), "input/output error"} {
+	for _, want := range []string{"member cannot continue", filepath.Join(mount, "data", "member", "wal"), "input/output error"} {
 		if !strings.Contains(c.procs[0].Output(), want) {
 			t.Errorf("%q is not in the log:\n%s", want, c.procs[0].Tail(10))
 		}

@@ -1,22 +1,23 @@
-// Package auth is who may do what: users, roles, their permissions on keys, and
-// the tokens that stand for a user who has logged in.
+// Package auth decides which user may access which keys. It holds the users, the
+// roles, their permissions on ranges of keys, and the tokens of users who have
+// logged in.
 //
 // In: the auth requests of the log, in order, from one goroutine; the stored
 // users and roles; tokens that clients send. Out: the records of etcd's buckets
 // auth, authUsers and authRoles, written into the batch of the entry; a State,
-// which answers whether a user may touch a range of keys; the user behind a
-// token. Always true: what is decided about an entry depends on the log alone,
-// so every member decides alike, real ones too; a State that readers have got
-// never changes; no password is hashed or compared in here.
+// which answers whether a user may access a range of keys; the user of a token.
+// Always true: the outcome of an entry depends on the log alone, so all members
+// agree, members of etcd included; a State that a reader holds never changes; no
+// password is hashed or compared in this package.
 //
 // Rules, records and error texts are etcd's. Tokens are not part of the
-// replicated state: they live in the memory of each member and end with it.
+// replicated state: each member keeps them in memory and loses them when it exits.
 package auth
 
 import "errors"
 
-// Errors of requests, in etcd's words. Package rpc gives most of them the text
-// and code that clients know; those without one reach clients as they are.
+// Errors of requests, in etcd's words. Package rpc maps most of them to the text
+// and code that clients know; the others reach clients unchanged.
 var (
 	ErrRootUserNotExist     = errors.New("auth: root user does not exist")
 	ErrRootRoleNotExist     = errors.New("auth: root user does not have root role")
@@ -38,7 +39,7 @@ var (
 	ErrInvalidAuthMgmt      = errors.New("auth: invalid auth management")
 )
 
-// Errors of the option --auth-token, and of signing with what it gave.
+// Errors of --auth-token, and of signing with the configured key.
 var (
 	ErrInvalidAuthOpts = errors.New("auth: invalid auth options")
 	ErrMissingKey      = errors.New("auth: missing key data")
@@ -50,8 +51,8 @@ var (
 // of the role that may do everything.
 const Root = "root"
 
-// Info is who makes a request: the user, and the revision of the auth store at
-// which that was established. The zero value is nobody.
+// Info is the user that makes a request, and the revision of the auth store at
+// which the user was authenticated. The zero value means no user.
 type Info struct {
 	User string
 	Rev  uint64

@@ -15,14 +15,14 @@ import (
 	"go.uber.org/zap"
 )
 
-// defaultJWTTTL is how long a signed token is valid if the option ttl is missing.
+// defaultJWTTTL is the TTL of a signed token if the option ttl is missing.
 const defaultJWTTTL = 5 * time.Minute
 
-// signer makes and checks signed tokens.
+// signer signs and verifies tokens.
 type signer struct {
 	method  jwt.SigningMethod
-	private any // key to sign with, nil if there is only the public one
-	check   any // key to check with
+	private any // signing key, nil if only the public key is configured
+	check   any // verification key
 	ttl     time.Duration
 }
 
@@ -69,11 +69,11 @@ func readKey(path string, read func(string) ([]byte, error)) ([]byte, error) {
 	return read(path)
 }
 
-// publicKey is what the public keys of the standard library have in common.
+// publicKey is the interface that all public keys of the standard library implement.
 type publicKey interface{ Equal(x crypto.PublicKey) bool }
 
-// loadKeys parses the keys for the method. The private one alone will do, and the
-// public one alone to check tokens that others sign.
+// loadKeys parses the keys for the method. A private key alone is enough; a public
+// key alone only verifies tokens that other members sign.
 func (s *signer) loadKeys(private, public []byte) error {
 	var (
 		priv crypto.Signer

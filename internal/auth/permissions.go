@@ -9,8 +9,8 @@ import (
 	"go.etcd.io/etcd/pkg/v3/adt"
 )
 
-// span is the keys from begin, inclusive, to end, exclusive. An open span has no
-// end.
+// span is the range of keys from begin, inclusive, to end, exclusive. An open span
+// has no end.
 type span struct {
 	begin, end string
 	open       bool
@@ -19,26 +19,26 @@ type span struct {
 // spans are sorted, and no two of them overlap or touch.
 type spans []span
 
-// keys are those that a user may touch.
+// keys are the keys that a user may access.
 type keys struct {
-	// spans answer nearly all questions.
+	// spans answer nearly all requests.
 	spans spans
-	// granted are the ranges as they were granted, in the order in which etcd puts them
-	// into its tree of intervals. The tree answers where a range ends before it begins:
-	// what follows for that is decided by its shape.
+	// granted are the ranges as they were granted, in the order in which etcd inserts
+	// them into its interval tree. Only the tree can answer for a range that ends before
+	// it begins, because the answer depends on its shape.
 	granted []adt.Interval
-	odd     bool // such a range is among those granted
+	odd     bool // granted contains such a range
 	tree    func() adt.IntervalTree
 }
 
-// permissions is what the roles of a user add up to.
+// permissions is the union of the permissions of a user's roles.
 type permissions struct{ read, write keys }
 
-// openEnd is how requests and permissions write "and everything after it".
+// openEnd is the range end that means "all keys from the first one on".
 const openEnd = "\x00"
 
-// spanOf returns the keys of a permission or a request. ok is false for a range
-// that holds no key; etcd grants none.
+// spanOf returns the range of keys of a permission or a request. ok is false for an
+// empty range; etcd grants none.
 func spanOf(key, end []byte) (s span, ok bool) {
 	s = span{begin: string(key), end: string(end)}
 	switch s.end {
@@ -50,7 +50,7 @@ func spanOf(key, end []byte) (s span, ok bool) {
 	return s, s.begin != "" && (s.open || s.begin < s.end)
 }
 
-// intervalOf is the same for the tree, which cannot say that a range holds no key.
+// intervalOf is spanOf for the tree, which has no form for an empty range.
 func intervalOf(key, end []byte) adt.Interval {
 	switch {
 	case len(end) == 0:
@@ -82,7 +82,7 @@ func (k *keys) done() {
 	})
 }
 
-// cover reports whether every key of a request is among k.
+// cover reports whether k contains every key of a request.
 func (k *keys) cover(key, end []byte) bool {
 	want, ok := spanOf(key, end)
 	switch {
@@ -94,7 +94,7 @@ func (k *keys) cover(key, end []byte) bool {
 	return k.tree().Contains(intervalOf(key, end))
 }
 
-// merge adds up the permissions of roles.
+// merge returns the union of the roles' permissions.
 func merge(roles []*authpb.Role) *permissions {
 	p := &permissions{}
 	for _, r := range roles {
@@ -115,7 +115,7 @@ func merge(roles []*authpb.Role) *permissions {
 	return p
 }
 
-// join sorts s and joins what overlaps or touches.
+// join sorts s and merges spans that overlap or touch.
 func join(s spans) spans {
 	slices.SortFunc(s, func(a, b span) int { return cmp.Compare(a.begin, b.begin) })
 	out := s[:0]
@@ -132,7 +132,7 @@ func join(s spans) spans {
 	return slices.Clip(out)
 }
 
-// cover reports whether all of want lies in s.
+// cover reports whether s contains all of want.
 func (s spans) cover(want span) bool {
 	i, found := slices.BinarySearchFunc(s, want.begin, func(x span, key string) int { return cmp.Compare(x.begin, key) })
 	if !found {

@@ -8,8 +8,8 @@ import (
 	"go.etcd.io/etcd/api/v3/authpb"
 )
 
-// State is the users, roles and permissions at one revision. Those that readers
-// get from a Store never change.
+// State is the users, roles and permissions at one revision. A State that a reader
+// got from a Store never changes.
 type State struct {
 	enabled  bool
 	revision uint64
@@ -17,8 +17,8 @@ type State struct {
 	roles    map[string]*authpb.Role
 }
 
-// account is one user. It is replaced, never changed, when the user or one of
-// its roles changes; what the roles add up to is worked out at first use.
+// account is one user. It is replaced, never modified, when the user or one of its
+// roles changes. The union of its permissions is computed at first use.
 type account struct {
 	user   *authpb.User
 	root   bool
@@ -35,8 +35,8 @@ func (s *State) Enabled() bool { return s.enabled }
 // Revision counts the changes of users and roles.
 func (s *State) Revision() uint64 { return s.revision }
 
-// IsAdmin decides about requests that only the role root may make. It does not
-// look at the revision.
+// IsAdmin returns nil if who may make requests that need the role root. It does not
+// compare the revision.
 func (s *State) IsAdmin(who Info) error {
 	if !s.enabled {
 		return nil
@@ -54,8 +54,8 @@ func (s *State) IsAdmin(who Info) error {
 	return nil
 }
 
-// CanRead decides whether who may read the keys from key to end: one key if end
-// is empty, all after key if it is "\x00".
+// CanRead returns nil if who may read the keys from key to end: one key if end is
+// empty, all keys from key on if end is "\x00".
 func (s *State) CanRead(who Info, key, end []byte) error {
 	if !s.enabled {
 		return nil
@@ -63,7 +63,7 @@ func (s *State) CanRead(who Info, key, end []byte) error {
 	return s.permit(who, func(p *permissions) bool { return p.read.cover(key, end) })
 }
 
-// CanWrite decides whether who may put or delete the keys from key to end.
+// CanWrite returns nil if who may put or delete the keys from key to end.
 func (s *State) CanWrite(who Info, key, end []byte) error {
 	if !s.enabled {
 		return nil
@@ -106,7 +106,7 @@ func (s *State) HasRole(user, role string) bool {
 	return a != nil && slices.Contains(a.user.Roles, role)
 }
 
-// Password returns the hash that a password of the user has to match.
+// Password returns the bcrypt hash of the user's password.
 func (s *State) Password(user string) ([]byte, error) {
 	if !s.enabled {
 		return nil, ErrAuthNotEnabled
@@ -136,8 +136,8 @@ func (s *State) RolesOf(user string) ([]string, error) {
 	return slices.Clone(a.user.Roles), nil
 }
 
-// Permissions returns what is granted to a role. The role root has everything,
-// whatever is stored with it.
+// Permissions returns the permissions of a role. The role root may access all keys,
+// whatever is stored for it.
 func (s *State) Permissions(role string) ([]*authpb.Permission, error) {
 	r := s.roles[role]
 	switch {

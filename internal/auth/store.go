@@ -24,19 +24,19 @@ var (
 	revisionKey = engine.Auth.K([]byte("authRevision"))
 )
 
-// Store holds the users and roles of one member. Its methods belong to the
-// goroutine that applies, but for State and Tokens, which are for everybody.
+// Store holds the users and roles of one member. Only the apply goroutine may call
+// its methods, except State and Tokens, which are safe for concurrent use.
 //
-// Changes show in Next at once, so that the entries of a batch see those before
-// them, and to readers after Publish.
+// Next shows changes at once, so that later entries of a batch see those of earlier
+// ones. Readers see them after Publish.
 type Store struct {
 	tokens    *Tokens
 	published atomic.Pointer[State]
 	next      *State
-	owned     bool // next is not the published one
+	owned     bool // next is not the published state
 }
 
-// NewStore returns a store without users, as a fresh cluster has it.
+// NewStore returns a store without users, the state of a new cluster.
 func NewStore(t *Tokens) *Store {
 	s := &Store{tokens: t}
 	s.set(&State{revision: 1, users: map[string]*account{}, roles: map[string]*authpb.Role{}})
@@ -53,17 +53,17 @@ func (s *Store) publish() {
 	metrics.DebuggingAuthRevision.Set(float64(s.next.revision))
 }
 
-// State returns what readers may see.
+// State returns the published state.
 func (s *Store) State() *State { return s.published.Load() }
 
-// Next returns the state with all changes that are applied.
+// Next returns the state with all applied changes.
 func (s *Store) Next() *State { return s.next }
 
 // Tokens returns the tokens of this member.
 func (s *Store) Tokens() *Tokens { return s.tokens }
 
-// Publish shows readers what was applied and reports whether that is news. Keys
-// that were written later must be shown later.
+// Publish makes the applied changes visible to readers and reports whether there were
+// any. It must precede the publication of keys written after these changes.
 func (s *Store) Publish() bool {
 	if !s.owned {
 		return false
@@ -73,10 +73,10 @@ func (s *Store) Publish() bool {
 	return true
 }
 
-// Load replaces everything but the tokens by what r holds: at start, and after a
-// snapshot has been installed. It fails with an engine.CorruptionError if a
-// stored value cannot be decoded; nothing has changed then. fresh is set if the
-// store holds no revision yet; Init writes it.
+// Load replaces everything but the tokens with the state stored in r: at start, and
+// after a snapshot was installed. If a stored value cannot be decoded, it returns an
+// engine.CorruptionError and changes nothing. fresh is set if the store has no
+// revision yet; Init writes it.
 func (s *Store) Load(r engine.Reader) (fresh bool, err error) {
 	st := &State{users: map[string]*account{}, roles: map[string]*authpb.Role{}}
 	v, err := r.Get(nil, enabledKey)
@@ -141,14 +141,14 @@ func scan(r engine.Reader, bucket engine.Bucket, f func(name string, value []byt
 	return it.Error()
 }
 
-// Init writes the revision with which a cluster begins.
+// Init writes the first revision of a new cluster.
 func (s *Store) Init(b engine.Batch) { putRevision(b, s.next.revision) }
 
 func putRevision(b engine.Batch, rev uint64) {
 	b.Set(revisionKey, binary.BigEndian.AppendUint64(nil, rev))
 }
 
-// change returns the state to be changed.
+// change returns the state to modify, a copy if the current one is published.
 func (s *Store) change() *State {
 	if !s.owned {
 		s.next, s.owned = s.next.clone(), true
@@ -156,7 +156,7 @@ func (s *Store) change() *State {
 	return s.next
 }
 
-// commit counts a change.
+// commit increments the revision.
 func (s *Store) commit(b engine.Batch) {
 	st := s.change()
 	st.revision++
@@ -173,8 +173,7 @@ func (s *Store) putUser(b engine.Batch, u *authpb.User) error {
 	return nil
 }
 
-// putRole also lets go of what the users that hold the role were found to be
-// permitted.
+// putRole also drops the cached permissions of the users that hold the role.
 func (s *Store) putRole(b engine.Batch, r *authpb.Role) error {
 	v, err := proto.Marshal(r)
 	if err != nil {
@@ -191,7 +190,7 @@ func (s *Store) putRole(b engine.Batch, r *authpb.Role) error {
 	return nil
 }
 
-// Enable turns authentication on. Twice is no error.
+// Enable turns authentication on. It is idempotent.
 func (s *Store) Enable(b engine.Batch) error {
 	if s.next.enabled {
 		return nil
@@ -208,7 +207,7 @@ func (s *Store) Enable(b engine.Batch) error {
 	return nil
 }
 
-// Disable turns authentication off and forgets all tokens.
+// Disable turns authentication off and drops all tokens.
 func (s *Store) Disable(b engine.Batch) {
 	if !s.next.enabled {
 		return
@@ -219,10 +218,10 @@ func (s *Store) Disable(b engine.Batch) {
 	s.tokens.reset()
 }
 
-// Authenticate gives the user a token. Its password has been checked by the
-// member that the user asked. index is that of the entry, prefix comes from it; an
-// entry that is applied again after a restart gives the same token again. A token that is
-// signed is made by the member that was asked; the result is empty then.
+// Authenticate issues a token for the user. The member that received the request has
+// checked the password. index is that of the entry, and prefix is part of it, so an
+// entry that is applied again after a restart issues the same token. The result is
+// empty for signed tokens: the member that received the request signs them.
 func (s *Store) Authenticate(user, prefix string, index uint64, now time.Time) (token string, err error) {
 	if !s.next.enabled {
 		return "", ErrAuthNotEnabled
@@ -234,7 +233,7 @@ func (s *Store) Authenticate(user, prefix string, index uint64, now time.Time) (
 	return s.tokens.assign(user, prefix, index, now)
 }
 
-// storedHash returns the hash that a request carries; without one etcd says this.
+// storedHash returns the hash in a request, or etcd's error if there is none.
 func storedHash(given, hashed string) ([]byte, error) {
 	hash, err := password.Stored(given, hashed)
 	if err != nil {
@@ -243,7 +242,7 @@ func storedHash(given, hashed string) ([]byte, error) {
 	return hash, nil
 }
 
-// UserAdd adds a user. The request holds the hash of the password.
+// UserAdd adds a user. The request contains the hash of the password.
 func (s *Store) UserAdd(b engine.Batch, r *pb.AuthUserAddRequest) error {
 	if r.Name == "" {
 		return ErrUserEmpty
@@ -283,8 +282,8 @@ func (s *Store) UserDelete(b engine.Batch, name string) error {
 	return nil
 }
 
-// UserChangePassword replaces the hash of the password and ends the user's
-// tokens. A user without a password stays one.
+// UserChangePassword replaces the hash of the password and revokes the user's
+// tokens. A user without a password still has none afterwards.
 func (s *Store) UserChangePassword(b engine.Batch, r *pb.AuthUserChangePasswordRequest) error {
 	a := s.next.users[r.Name]
 	if a == nil {
@@ -305,8 +304,8 @@ func (s *Store) UserChangePassword(b engine.Batch, r *pb.AuthUserChangePasswordR
 	return nil
 }
 
-// UserGrantRole gives the user a role, which must exist unless it is root. A
-// role that the user has is no error and no change.
+// UserGrantRole grants the user a role, which must exist unless it is root. Granting
+// a role twice is no error and changes nothing.
 func (s *Store) UserGrantRole(b engine.Batch, user, role string) error {
 	a := s.next.users[user]
 	if a == nil {
@@ -328,7 +327,7 @@ func (s *Store) UserGrantRole(b engine.Batch, user, role string) error {
 	return nil
 }
 
-// UserRevokeRole takes a role from the user.
+// UserRevokeRole revokes a role of the user.
 func (s *Store) UserRevokeRole(b engine.Batch, user, role string) error {
 	if s.next.enabled && user == Root && role == Root {
 		return ErrInvalidAuthMgmt
@@ -367,7 +366,7 @@ func (s *Store) RoleAdd(b engine.Batch, name string) error {
 	return nil
 }
 
-// RoleDelete deletes a role and takes it from all users.
+// RoleDelete deletes a role and revokes it from all users.
 func (s *Store) RoleDelete(b engine.Batch, name string) error {
 	if s.next.enabled && name == Root {
 		return ErrInvalidAuthMgmt
@@ -389,8 +388,8 @@ func (s *Store) RoleDelete(b engine.Batch, name string) error {
 	return nil
 }
 
-// byKey sorts permissions as etcd does, which matters for those with equal keys:
-// the sort is not stable, so it must be this one.
+// byKey sorts permissions as etcd does. The sort is not stable, so the order of
+// permissions with equal keys depends on the algorithm: it must be this one.
 type byKey []*authpb.Permission
 
 func (p byKey) Len() int           { return len(p) }
@@ -398,8 +397,8 @@ func (p byKey) Less(i, j int) bool { return bytes.Compare(p[i].Key, p[j].Key) < 
 func (p byKey) Swap(i, j int)      { p[i], p[j] = p[j], p[i] }
 
 // RoleGrantPermission adds a permission to the role, or changes the type of the
-// one on the same range. Only the first permission with the same key is compared,
-// so one on an equal range behind it is added once more, as in etcd.
+// existing one on the same range. As in etcd, it compares only the first permission
+// with the same key, so one on an equal range after that is added again.
 func (s *Store) RoleGrantPermission(b engine.Batch, role string, p *authpb.Permission) error {
 	if p == nil {
 		return ErrPermissionNotGiven
@@ -427,7 +426,7 @@ func (s *Store) RoleGrantPermission(b engine.Batch, role string, p *authpb.Permi
 	return nil
 }
 
-// RoleRevokePermission takes the permission on exactly this range from the role.
+// RoleRevokePermission removes the permission on exactly this range from the role.
 func (s *Store) RoleRevokePermission(b engine.Batch, role string, key, end []byte) error {
 	old := s.next.roles[role]
 	if old == nil {

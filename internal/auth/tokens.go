@@ -11,31 +11,31 @@ import (
 )
 
 const (
-	// DefaultTTL is how long a simple token that is not used stays valid if the
-	// configuration does not say.
+	// DefaultTTL is the time after which an unused simple token expires, unless
+	// configured otherwise.
 	DefaultTTL = 300 * time.Second
-	// PrefixLetters is the number of random letters that a simple token begins
-	// with.
+	// PrefixLetters is the number of random letters at the start of a simple token.
 	PrefixLetters = 16
-	// maxTokens bounds the simple tokens of a member. At the bound the one that
-	// was unused for the longest is forgotten; its user logs in again.
+	// maxTokens bounds the simple tokens of a member. At the bound, the token that has
+	// been unused for the longest time is dropped; its user has to log in again.
 	maxTokens = 1 << 18
 )
 
-// Tokens knows which token stands for which user. Its methods are safe for
-// concurrent use and do not wait.
+// Tokens maps tokens to users. Its methods are safe for concurrent use and do not
+// block.
 //
-// Simple tokens are random, live in memory and end with their TTL, with the
+// Simple tokens are random and live in memory, until their TTL expires, the password
+// changes or the user is deleted. Signed tokens (JWT) live with the client.
 // password or with the user. Signed tokens (JWT) live with the client.
 type Tokens struct {
 	ttl    time.Duration
 	limit  int     // of simple tokens
 	signer *signer // nil for simple tokens
-	none   bool    // the configuration names no kind: nobody can log in
+	none   bool    // the configuration names no kind: no user can log in
 
 	mu    sync.Mutex
 	by    map[string]*list.Element // of *simpleToken
-	order *list.List               // by expiry: all have the same TTL, so that is by last use
+	order *list.List               // by expiry: all have the same TTL, so by last use
 }
 
 type simpleToken struct {
@@ -43,8 +43,8 @@ type simpleToken struct {
 	expiry     time.Time
 }
 
-// NewSimpleTokens returns tokens that end after ttl without use, 0 meaning
-// DefaultTTL.
+// NewSimpleTokens returns a Tokens of simple tokens that expire after ttl without
+// use; 0 means DefaultTTL.
 func NewSimpleTokens(ttl time.Duration) *Tokens {
 	if ttl <= 0 {
 		ttl = DefaultTTL
@@ -52,14 +52,14 @@ func NewSimpleTokens(ttl time.Duration) *Tokens {
 	return &Tokens{ttl: ttl, limit: maxTokens, by: map[string]*list.Element{}, order: list.New()}
 }
 
-// TokenOptions say which tokens there are.
+// TokenOptions configures the kind of tokens.
 type TokenOptions struct {
-	Spec string        // "simple", or "jwt" and options behind commas; as --auth-token
-	TTL  time.Duration // of simple tokens; 0: etcd's default
+	Spec string        // "simple", or "jwt" and comma-separated options; the value of --auth-token
+	TTL  time.Duration // of simple tokens; 0 means etcd's default
 }
 
-// NewTokens makes the tokens of o. read reads a key file. What is
-// wrong with an option goes to the log; the error has etcd's words.
+// NewTokens returns the Tokens that o describes. read reads a key file. Invalid
+// options are logged in detail; the error has etcd's text.
 func NewTokens(o TokenOptions, read func(path string) ([]byte, error), lg *zap.Logger) (*Tokens, error) {
 	kind, options, err := splitSpec(o.Spec)
 	if err != nil {
@@ -96,12 +96,12 @@ func splitSpec(spec string) (kind string, options map[string]string, err error) 
 	return kind, options, nil
 }
 
-// Signed reports whether tokens are signed by the member that is asked for one,
-// with Sign, and not given out by the log.
+// Signed reports whether the member that receives a login signs the token, with
+// Sign, instead of proposing an entry that issues it.
 func (t *Tokens) Signed() bool { return t.signer != nil }
 
-// Simple reports whether tokens begin with random letters, which the log entry
-// carries.
+// Simple reports whether tokens start with random letters, which the log entry
+// contains.
 func (t *Tokens) Simple() bool { return t.signer == nil && !t.none }
 
 // Sign returns a signed token for the user.
@@ -109,8 +109,8 @@ func (t *Tokens) Sign(user string, rev uint64, now time.Time) (string, error) {
 	return t.signer.sign(user, rev, now)
 }
 
-// assign makes the token of a log entry: its index is the number that real
-// members write as well, that of the entry before.
+// assign issues the token of a log entry. The number in it is the index of the entry
+// before, as members of etcd write it.
 func (t *Tokens) assign(user, prefix string, index uint64, now time.Time) (string, error) {
 	switch {
 	case t.none:
@@ -129,9 +129,8 @@ func (t *Tokens) assign(user, prefix string, index uint64, now time.Time) (strin
 	return text, nil
 }
 
-// Index returns the number in a simple token: the member must have applied the
-// entry behind this one to know the token. ok is false if it is not the form of
-// a simple token.
+// Index returns the number in a simple token: a member knows the token once it has
+// applied the entry after that index. ok is false if token is not a simple token.
 func Index(token string) (index uint64, ok bool) {
 	_, number, ok := strings.Cut(token, ".")
 	if !ok {
@@ -141,9 +140,9 @@ func Index(token string) (index uint64, ok bool) {
 	return index, err == nil
 }
 
-// Resolve returns who a token stands for. A simple token stands for its user at
-// the revision rev and is valid for another TTL; a signed one says itself at
-// which revision it was given out.
+// Resolve returns the user of a token. A simple token counts as authenticated at
+// revision rev, and its TTL starts again; a signed token contains the revision at
+// which it was issued.
 func (t *Tokens) Resolve(token string, rev uint64, now time.Time) (Info, bool) {
 	if t.signer != nil {
 		return t.signer.verify(token, now)
@@ -164,7 +163,7 @@ func (t *Tokens) Resolve(token string, rev uint64, now time.Time) (Info, bool) {
 	return Info{User: s.user, Rev: rev}, true
 }
 
-// Expire forgets the tokens whose time is over.
+// Expire drops the tokens whose TTL is over.
 func (t *Tokens) Expire(now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -187,7 +186,7 @@ func (t *Tokens) dropLocked(e *list.Element) {
 	}
 }
 
-// forget ends the tokens of a user.
+// forget drops the tokens of a user.
 func (t *Tokens) forget(user string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -200,7 +199,7 @@ func (t *Tokens) forget(user string) {
 	}
 }
 
-// reset ends all tokens.
+// reset drops all tokens.
 func (t *Tokens) reset() {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -7,14 +7,14 @@ import (
 )
 
 const (
-	// ExpiryInterval is how often the primary looks for what is Due.
+	// ExpiryInterval is how often the primary calls Due.
 	ExpiryInterval = 500 * time.Millisecond
-	expiryBatch    = 500 // leases each time
+	expiryBatch    = 500 // leases per call
 )
 
-// Due returns what the primary has to propose now: the revokes of leases that have
-// expired, and the record of what is left of long ones, nil if none is due. Whoever
-// drives it first makes sure that this member still leads.
+// Due returns what the primary has to propose now: revokes of expired leases, and a
+// request that records the remaining TTL of long ones, nil if none is due. The caller
+// must first make sure that this member is still the leader.
 func (l *Lessor) Due(now time.Time) (revokes []int64, record *pb.InternalRaftRequest) {
 	revokes = l.Expired(now, expiryBatch)
 	if due := l.CheckpointsDue(now); len(due) > 0 {
@@ -23,7 +23,7 @@ func (l *Lessor) Due(now time.Time) (revokes []int64, record *pb.InternalRaftReq
 	return revokes, record
 }
 
-// Record is the request that stores checkpoints.
+// Record returns the request that stores checkpoints.
 func Record(due ...Checkpoint) *pb.InternalRaftRequest {
 	req := &pb.LeaseCheckpointRequest{}
 	for _, c := range due {
@@ -32,7 +32,7 @@ func Record(due ...Checkpoint) *pb.InternalRaftRequest {
 	return &pb.InternalRaftRequest{LeaseCheckpoint: req}
 }
 
-// RevokeOf is the request that ends an expired lease.
+// RevokeOf returns the request that revokes an expired lease.
 func RevokeOf(id int64) *pb.InternalRaftRequest {
 	return &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}}
 }

@@ -1,25 +1,24 @@
-// Package lease owns grants, the keys attached to them, and the queue of
-// expiries.
+// Package lease owns leases, the keys attached to them, and the queue of expiries.
 //
 // In: committed grants, revokes, attachments and checkpoints from the apply
-// goroutine; renewals and questions from RPC goroutines; promotions from the
-// raft loop; the time, always as an argument. Out: lease records in the batch of
-// the entry that changes them, the keys a revoke must delete, the leases that
+// goroutine; renewals and queries from RPC goroutines; promotions from the raft
+// loop; the current time, always as an argument. Out: lease records in the batch of
+// the entry that changes them, the keys that a revoke must delete, the leases that
 // are due for a revoke and the checkpoints that are due for a proposal.
 //
 // Always true:
 //   - What is stored and what Revoke returns depends only on the applied entries.
 //     Time decides only what is proposed, never what an applied entry does.
-//   - Only a primary (the lessor of the raft leader) expires and renews. On every
-//     other member a lease lasts until its revoke is applied.
-//   - A lease leaves the map only by an applied revoke, in the batch that deletes
-//     its record. An expired lease is offered again and again until then.
+//   - Only the primary (the lessor of the raft leader) expires and renews leases. On
+//     all other members a lease lasts until its revoke is applied.
+//   - Only an applied revoke removes a lease from the map, in the batch that deletes
+//     its record. Until then, Expired returns an expired lease again and again.
 //
-// Bounds: a TTL lies between the member's minimum and MaxTTL. The number of
-// leases has no limit of its own: each one is a record in the engine, and the
-// space quota refuses grants once the engine is full. An attachment exists only
-// for a live key. Expired and CheckpointsDue return at most MaxExpired and
-// MaxCheckpoints items a call.
+// Bounds: a TTL lies between the member's minimum and MaxTTL. The number of leases
+// has no limit of its own: each one is a record in the engine, and the space quota
+// rejects grants once the engine is full. An attachment exists only for a live key.
+// Expired and CheckpointsDue return at most MaxExpired and MaxCheckpoints items per
+// call.
 package lease
 
 import (
@@ -38,18 +37,18 @@ import (
 const (
 	// MaxTTL is the longest TTL of a lease in seconds.
 	MaxTTL = 9_000_000_000
-	// MaxExpired bounds the leases of one call of Expired. Called each 500 ms it
-	// keeps the rate of revokes below 1000 a second.
+	// MaxExpired bounds the leases that one call of Expired returns. With a call every
+	// 500 ms it keeps the rate of revokes below 1000 per second.
 	MaxExpired = 500
-	// MaxCheckpoints bounds the checkpoints of one call of CheckpointsDue.
+	// MaxCheckpoints bounds the checkpoints that one call of CheckpointsDue returns.
 	MaxCheckpoints = 1000
 
 	defaultCheckpointInterval = 5 * time.Minute
 	defaultRetryInterval      = 3 * time.Second
 
-	// A new primary gives all leases a fresh expiry. From pileUp leases on, the
-	// expiries are spread to spreadRate a second, below the rate of revokes, so
-	// that an old pile-up leaves room for what expires beside it.
+	// A new primary starts all leases again. From pileUp leases on, it spreads the
+	// expiries to spreadRate per second, below the rate of revokes, so that leases that
+	// expire meanwhile do not wait for an old pile-up.
 	pileUp     = 1000
 	spreadRate = 750
 )
@@ -61,8 +60,8 @@ var (
 	ErrLeaseExists = errors.New("lease already exists")
 	// ErrLeaseTTLTooLarge is returned by Grant for a TTL above MaxTTL.
 	ErrLeaseTTLTooLarge = errors.New("too large lease TTL")
-	// ErrNotPrimary is returned by Renew and TimeToLive on a member that is not
-	// the leader. The text reaches clients.
+	// ErrNotPrimary is returned by Renew and TimeToLive on a member that is not the
+	// leader. Clients see this text.
 	ErrNotPrimary = errors.New("not a primary lessor")
 )
 
@@ -70,35 +69,35 @@ var (
 type Lease struct {
 	ID  int64
 	TTL int64
-	// RemainingTTL is the last checkpoint; 0 or less means none.
+	// RemainingTTL is the last checkpoint; 0 or less means that there is none.
 	RemainingTTL int64
 }
 
 // Status is a lease as the primary sees it.
 type Status struct {
 	ID         int64
-	TTL        int64 // whole seconds that remain, cut toward zero; below zero if the revoke is late
+	TTL        int64 // whole seconds left, rounded toward zero; negative if the revoke is late
 	GrantedTTL int64
 	Keys       [][]byte // sorted; only if asked for
 }
 
-// Checkpoint says how many seconds are left of a lease; 0 takes a checkpoint back.
+// Checkpoint is the remaining TTL of a lease in seconds; 0 clears a checkpoint.
 type Checkpoint struct {
 	ID        int64
 	Remaining int64
 }
 
-// Renewal is the outcome of Renew. At most one of Wait and Reset is set, and
-// then the lease is not renewed yet.
+// Renewal is the outcome of Renew. At most one of Wait and Reset is set; if one is,
+// the lease has not been renewed yet.
 type Renewal struct {
-	// TTL is the granted TTL in seconds, which starts anew.
+	// TTL is the granted TTL in seconds, which starts again.
 	TTL int64
-	// Wait is set for a lease that has expired but is not revoked yet. It is
-	// closed when the lease is revoked or the primary is demoted: call Renew
-	// again then, it tells which.
+	// Wait is set for a lease that has expired but has not been revoked yet. It is
+	// closed when the lease is revoked or the primary is demoted. The caller then calls
+	// Renew again, which reports which of the two happened.
 	Wait <-chan struct{}
-	// Reset is set if a checkpoint stands in the way: propose a checkpoint with
-	// Remaining 0, wait until it is applied, then call Renew again.
+	// Reset is set if the lease has a checkpoint, which must be cleared first: propose
+	// a checkpoint with Remaining 0, wait until it is applied, and call Renew again.
 	Reset bool
 }
 
@@ -107,9 +106,9 @@ type Options struct {
 	// Checkpoints turns on CheckpointsDue and Renewal.Reset.
 	Checkpoints bool
 	// CheckpointInterval is the time between checkpoints of a lease; 0 means 5
-	// minutes. Leases with a shorter TTL are not checkpointed.
+	// minutes. A lease with a shorter TTL has no checkpoints.
 	CheckpointInterval time.Duration
-	// RetryInterval is the time after which an expired lease is offered again if
+	// RetryInterval is the time after which Expired returns an expired lease again if
 	// its revoke has not been applied; 0 means 3 seconds.
 	RetryInterval time.Duration
 }
@@ -118,21 +117,21 @@ type Options struct {
 type lease struct {
 	Lease
 	expiry time.Time // zero on a member that is not primary
-	// wake is when Expired offers the lease: its expiry, or later if it has been
-	// offered. Position in the queue, -1 if not queued.
+	// wake is when Expired returns the lease: at its expiry, or later if it has been
+	// returned before. wakePos is the position in the queue, -1 if not queued.
 	wake    time.Time
 	wakePos int
-	// due is when CheckpointsDue looks at the lease.
+	// due is when CheckpointsDue considers the lease.
 	due    time.Time
 	duePos int
 
 	keys    keySet
-	revoked chan struct{} // made by the first renewal that has to wait
+	revoked chan struct{} // created by the first renewal that has to wait
 }
 
-// Lessor holds the leases of one member. Grant, Revoke, Attach, Detach,
-// Checkpoint and Load belong to the apply goroutine; everything else may be
-// called from any goroutine at any time.
+// Lessor holds the leases of one member. Only the apply goroutine may call Grant,
+// Revoke, Attach, Detach, Checkpoint and Load; all other methods are safe for
+// concurrent use.
 type Lessor struct {
 	minTTL int64
 	o      Options
@@ -161,9 +160,10 @@ func New(minTTL int64, o Options) *Lessor {
 	}
 }
 
-// Load replaces the leases by the records in eng and demotes the lessor. The
-// caller then attaches every live key that has a lease. A record that cannot be
-// decoded is an *engine.CorruptionError that names its key, and the old leases stay.
+// Load replaces the leases with the records in eng and demotes the lessor. The
+// caller then attaches every live key that has a lease. If a record cannot be
+// decoded, Load returns an *engine.CorruptionError with its key and keeps the old
+// leases.
 func (l *Lessor) Load(eng engine.Reader) error {
 	leases := make(map[int64]*lease)
 	it, err := eng.NewIter(engine.Lease.Bounds())
@@ -193,8 +193,8 @@ func (l *Lessor) Load(eng engine.Reader) error {
 	return nil
 }
 
-// Grant adds a lease and its record. now only starts the local expiry. The
-// result carries the TTL after the raise to the minimum.
+// Grant adds a lease and its record. now only starts the local expiry. The returned
+// lease has the TTL after it was raised to the minimum.
 func (l *Lessor) Grant(b engine.Batch, now time.Time, id, ttl int64) (Lease, error) {
 	if id == 0 {
 		return Lease{}, ErrLeaseNotFound
@@ -238,8 +238,8 @@ func (l *Lessor) Revoke(b engine.Batch, id int64) ([][]byte, error) {
 	return x.keys.sorted(), nil
 }
 
-// Attach ties a key to a lease; the revoke will return it. Attaching twice is
-// fine. The key is copied. Not to be called for keys without a lease.
+// Attach attaches a copy of key to a lease; Revoke will return it. It is idempotent,
+// and must not be called for keys without a lease.
 func (l *Lessor) Attach(id int64, key []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -251,8 +251,8 @@ func (l *Lessor) Attach(id int64, key []byte) error {
 	return nil
 }
 
-// Detach undoes Attach. An unknown lease or key is no error: a revoke has
-// already forgotten the lease when its keys are deleted.
+// Detach undoes Attach. It ignores unknown leases and keys: when a revoke deletes its
+// keys, the lease is already gone.
 func (l *Lessor) Detach(id int64, key []byte) {
 	if id == 0 {
 		return
@@ -264,7 +264,7 @@ func (l *Lessor) Detach(id int64, key []byte) {
 	}
 }
 
-// Exists reports whether the lease is granted and not revoked.
+// Exists reports whether the lease was granted and not revoked.
 func (l *Lessor) Exists(id int64) bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -278,7 +278,7 @@ func (l *Lessor) Len() int {
 	return len(l.leases)
 }
 
-// Keys returns the keys attached to a lease, sorted by bytes; nil for an unknown one.
+// Keys returns the keys attached to a lease, in byte order; nil for an unknown lease.
 func (l *Lessor) Keys(id int64) [][]byte {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -289,10 +289,10 @@ func (l *Lessor) Keys(id int64) [][]byte {
 	return x.keys.sorted()
 }
 
-// Checkpoint applies a checkpoint: the next promotion gives the lease only so
-// many seconds. With persist the record is written as well, so that the
-// checkpoint survives a restart. An unknown lease is ignored: its revoke may
-// have overtaken the checkpoint.
+// Checkpoint applies a checkpoint: the next promotion gives the lease only that many
+// seconds. With persist it also writes the record, so that the checkpoint survives a
+// restart. It ignores an unknown lease, whose revoke may have been applied before the
+// checkpoint.
 func (l *Lessor) Checkpoint(b engine.Batch, c Checkpoint, persist bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -306,15 +306,15 @@ func (l *Lessor) Checkpoint(b engine.Batch, c Checkpoint, persist bool) {
 	}
 }
 
-// IsPrimary reports whether this lessor expires and renews.
+// IsPrimary reports whether this lessor expires and renews leases.
 func (l *Lessor) IsPrimary() bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.primary
 }
 
-// Promote makes the lessor primary. Every lease starts over with what its last
-// checkpoint left, or else its full TTL, plus extend: the time in which clients
+// Promote makes the lessor primary. Each lease starts again, with the remaining TTL
+// of its last checkpoint or else its full TTL, plus extend: the time in which clients
 // could not renew because there was no leader.
 func (l *Lessor) Promote(now time.Time, extend time.Duration) {
 	l.mu.Lock()
@@ -336,8 +336,8 @@ func (l *Lessor) Promote(now time.Time, extend time.Duration) {
 	}
 }
 
-// spread moves expiries back, keeping their order, until no second holds more
-// than spreadRate of them.
+// spread postpones expiries, keeping their order, until no second contains more than
+// spreadRate of them.
 func spread(all []*lease) {
 	for i := spreadRate; i < len(all); i++ {
 		if t := all[i-spreadRate].expiry.Add(time.Second); all[i].expiry.Before(t) {
@@ -346,7 +346,8 @@ func spread(all []*lease) {
 	}
 }
 
-// Demote makes the lessor stop expiring and renewing; waiting renewals end.
+// Demote makes the lessor stop expiring and renewing leases, and wakes up waiting
+// renewals.
 func (l *Lessor) Demote() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -363,8 +364,8 @@ func (l *Lessor) demoteLocked() {
 	l.wakes.items, l.dues.items = nil, nil
 }
 
-// Renew starts the TTL of a lease anew. See Renewal for the two cases in which
-// the caller has to come again.
+// Renew starts the TTL of a lease again. See Renewal for the two cases in which the
+// caller has to retry.
 func (l *Lessor) Renew(now time.Time, id int64) (Renewal, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -376,7 +377,7 @@ func (l *Lessor) Renew(now time.Time, id int64) (Renewal, error) {
 		return Renewal{}, ErrLeaseNotFound
 	}
 	if !now.Before(x.expiry) {
-		// Its revoke may be on the way: a renewal now could be overtaken by it.
+		// Its revoke may be in flight, and could be applied after a renewal now.
 		if x.revoked == nil {
 			x.revoked = make(chan struct{})
 		}
@@ -393,7 +394,7 @@ func (l *Lessor) Renew(now time.Time, id int64) (Renewal, error) {
 	return Renewal{TTL: x.TTL}, nil
 }
 
-// TimeToLive tells what is left of a lease. Only the primary knows.
+// TimeToLive returns the remaining TTL of a lease. Only the primary knows it.
 func (l *Lessor) TimeToLive(now time.Time, id int64, keys bool) (Status, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -411,8 +412,8 @@ func (l *Lessor) TimeToLive(now time.Time, id int64, keys bool) (Status, error) 
 	return st, nil
 }
 
-// List returns all leases by expiry, then by id. On a member that is not
-// primary no expiry is known and the order is that of the ids.
+// List returns all leases by expiry, then by id. A member that is not primary knows
+// no expiries and returns them by id.
 func (l *Lessor) List() []Lease {
 	l.mu.RLock()
 	all := make([]*lease, 0, len(l.leases))
@@ -428,9 +429,9 @@ func (l *Lessor) List() []Lease {
 	return out
 }
 
-// Expired returns up to limit (at most MaxExpired) leases that are past their
-// expiry, longest due first, for the caller to propose their revokes. A lease
-// that is still there after the retry interval is returned again.
+// Expired returns up to limit (at most MaxExpired) expired leases, the one that
+// expired first in front. The caller proposes their revokes. A lease that still exists
+// after the retry interval is returned again.
 func (l *Lessor) Expired(now time.Time, limit int) []int64 {
 	limit = min(limit, MaxExpired)
 	l.mu.Lock()
@@ -448,9 +449,9 @@ func (l *Lessor) Expired(now time.Time, limit int) []int64 {
 	return ids
 }
 
-// CheckpointsDue returns the checkpoints to propose now, at most MaxCheckpoints.
-// It schedules the next ones at once: a proposal that fails is not repeated
-// before the next interval.
+// CheckpointsDue returns the checkpoints to propose now, at most MaxCheckpoints. It
+// schedules the next ones at once: a failed proposal is not retried before the next
+// interval.
 func (l *Lessor) CheckpointsDue(now time.Time) []Checkpoint {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -461,8 +462,8 @@ func (l *Lessor) CheckpointsDue(now time.Time) []Checkpoint {
 			break
 		}
 		left := x.expiry.Sub(now)
-		// Nothing is worth recording of a lease that has expired, and of one that
-		// has been renewed within the second.
+		// A lease that has expired, or was renewed within the last second, needs no
+		// checkpoint.
 		if remaining := ceilSeconds(left); left > 0 && remaining < x.TTL {
 			out = append(out, Checkpoint{ID: x.ID, Remaining: remaining})
 		}
@@ -476,7 +477,7 @@ func (l *Lessor) CheckpointsDue(now time.Time) []Checkpoint {
 	return out
 }
 
-// startLocked sets the expiry and queues the lease for it.
+// startLocked sets the expiry and queues the lease.
 func (l *Lessor) startLocked(x *lease, expiry time.Time) {
 	x.expiry, x.wake = expiry, expiry
 	if x.wakePos < 0 {
@@ -486,7 +487,7 @@ func (l *Lessor) startLocked(x *lease, expiry time.Time) {
 	}
 }
 
-// scheduleLocked queues the next checkpoint if the lease lives long enough for one.
+// scheduleLocked queues the next checkpoint if the lease lives long enough.
 func (l *Lessor) scheduleLocked(x *lease, now time.Time) {
 	if !l.o.Checkpoints || x.expiry.Sub(now) <= l.o.CheckpointInterval {
 		return
@@ -499,8 +500,8 @@ func (l *Lessor) scheduleLocked(x *lease, now time.Time) {
 	}
 }
 
-// left returns the seconds a promotion gives. A checkpoint comes from the log,
-// hence from a peer: more than the TTL is not believed.
+// left returns the seconds that a promotion gives. A checkpoint comes from the log,
+// hence from a peer: values above the TTL are ignored.
 func (x *lease) left() int64 {
 	if x.RemainingTTL > 0 {
 		return min(x.RemainingTTL, x.TTL)
@@ -508,7 +509,7 @@ func (x *lease) left() int64 {
 	return x.TTL
 }
 
-// release ends the renewals that wait for the lease.
+// release wakes up the renewals that wait for the lease.
 func (x *lease) release() {
 	if x.revoked != nil {
 		close(x.revoked)
@@ -526,12 +527,12 @@ func byExpiry(a, b *lease) int {
 	return 1 // ids are unique
 }
 
-// seconds converts a TTL. MaxTTL keeps it below the largest Duration.
+// seconds converts a TTL; with MaxTTL it does not overflow a Duration.
 func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 
 func ceilSeconds(d time.Duration) int64 { return int64(math.Ceil(d.Seconds())) }
 
-// recordKey is the key of a lease in its bucket: the id, big endian.
+// recordKey returns the key of a lease in its bucket: the id, big endian.
 func recordKey(id int64) (k [8]byte) {
 	binary.BigEndian.PutUint64(k[:], uint64(id))
 	return k

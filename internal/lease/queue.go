@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// queue is a binary heap of leases by a time, then by id, so that equal times
-// come out in the same order everywhere. Each lease knows its position.
+// queue is a binary heap of leases by time, then by id, so that leases with equal
+// times come out in the same order on all members. Each lease knows its position.
 type queue struct {
 	items []*lease
 	key   func(*lease) time.Time
@@ -32,7 +32,7 @@ func (q *queue) add(x *lease) {
 	q.up(len(q.items) - 1)
 }
 
-// remove takes x out; x need not be queued.
+// remove removes x; x need not be queued.
 func (q *queue) remove(x *lease) {
 	i := *q.pos(x)
 	if i < 0 {
@@ -49,7 +49,7 @@ func (q *queue) remove(x *lease) {
 	}
 }
 
-// fix restores the order after the key of x has changed.
+// fix restores the heap order after the key of x has changed.
 func (q *queue) fix(x *lease) {
 	if i := *q.pos(x); !q.down(i) {
 		q.up(i)
@@ -89,11 +89,11 @@ func (q *queue) down(i int) (moved bool) {
 	return moved
 }
 
-// keySet is a set of keys. Most leases have one key or a few: a slice is then
+// keySet is a set of keys. Most leases have one key or a few, for which a slice is
 // smaller and faster than a map.
 type keySet struct {
 	few  []string
-	many map[string]struct{} // in use once few would exceed maxFew
+	many map[string]struct{} // used once few would exceed maxFew
 }
 
 const maxFew = 8

@@ -17,9 +17,9 @@ type InitialMember struct {
 	PeerURLs []string
 }
 
-// ParseInitialCluster parses "name=url,name=url"; a name may come several
-// times. The result is sorted by name. Empty pieces are skipped, and a piece
-// without "=" is a name with an empty URL, which is an error.
+// ParseInitialCluster parses "name=url,name=url"; a name may occur several times.
+// The result is sorted by name. Empty elements are skipped. An element without "=" is
+// a name with an empty URL, which is an error.
 func ParseInitialCluster(s string) ([]InitialMember, error) {
 	var names []string
 	urls := make(map[string][]string)
@@ -45,7 +45,7 @@ func ParseInitialCluster(s string) ([]InitialMember, error) {
 	return ms, nil
 }
 
-// FormatInitialCluster returns the pairs name=url sorted, as etcd prints them.
+// FormatInitialCluster returns the pairs name=url in order, as etcd prints them.
 func FormatInitialCluster(ms []InitialMember) string {
 	var pairs []string
 	for _, m := range ms {
@@ -57,8 +57,8 @@ func FormatInitialCluster(ms []InitialMember) string {
 	return strings.Join(pairs, ",")
 }
 
-// CheckInitial checks what a new member and a joining one need alike: the
-// local name is listed and no URL comes twice.
+// CheckInitial checks what applies to new and joining members: the local name is
+// listed and no URL occurs twice.
 func CheckInitial(ms []InitialMember, localName string) error {
 	if err := checkListed(ms, localName); err != nil {
 		return err
@@ -66,9 +66,9 @@ func CheckInitial(ms []InitialMember, localName string) error {
 	return checkUnique(ms)
 }
 
-// CheckFounder checks the initial cluster of a member that founds it, in etcd's order:
-// the local name is listed, its URLs are those that it advertises, and no URL comes
-// twice. same is that of CheckAdvertised.
+// CheckFounder checks the initial cluster of a founding member, in etcd's order: the
+// local name is listed, its URLs are those that it advertises, and no URL occurs
+// twice. For same, see CheckAdvertised.
 func CheckFounder(ms []InitialMember, localName string, advertised []string, same func(a, b []string) (bool, error)) error {
 	if err := checkListed(ms, localName); err != nil {
 		return err
@@ -99,9 +99,9 @@ func checkUnique(ms []InitialMember) error {
 	return nil
 }
 
-// CheckAdvertised checks that the local member's URLs in --initial-cluster are
-// its --initial-advertise-peer-urls. same compares two lists of URLs, resolving
-// host names if it must; it is asked only once.
+// CheckAdvertised checks that the local member's URLs in --initial-cluster equal its
+// --initial-advertise-peer-urls. same compares two lists of URLs, resolving host names
+// if necessary; it is called only once.
 func CheckAdvertised(ms []InitialMember, localName string, advertised []string, same func(a, b []string) (bool, error)) error {
 	adv := slices.Sorted(slices.Values(advertised))
 	var initial []string
@@ -154,9 +154,9 @@ func Founders(initial []InitialMember, token string) (members []Member, clusterI
 	return members, ComputeClusterID(ids), nil
 }
 
-// BootstrapEntries returns the log with which every founder starts: one
-// AddNode per member, ascending by id, index 1..n, term 1, all committed. It
-// must be the same on all founders to the last byte, as nobody sends it.
+// BootstrapEntries returns the first entries of a new cluster's log: one AddNode per
+// member, ascending by id, index 1..n, term 1, all committed. Every founder writes
+// them itself, so they must be identical to the byte.
 func BootstrapEntries(founders []Member) ([]*raftpb.Entry, error) {
 	sorted := slices.Clone(founders)
 	slices.SortFunc(sorted, byID)
@@ -179,10 +179,9 @@ func BootstrapEntries(founders []Member) ([]*raftpb.Entry, error) {
 	return ents, nil
 }
 
-// MatchExisting gives the members of --initial-cluster the ids that the
-// running cluster has for them. same compares two lists of peer URLs, resolving
-// host names if it must. The result has names and URLs of initial and is
-// sorted by id.
+// MatchExisting assigns the members of --initial-cluster the ids that the running
+// cluster has for them. same compares two lists of peer URLs, resolving host names if
+// necessary. The result has the names and URLs of initial and is sorted by id.
 func MatchExisting(initial []InitialMember, existing []Member, same func(a, b []string) (bool, error)) ([]Member, error) {
 	if len(initial) != len(existing) {
 		return nil, errors.New("member count is unequal")
@@ -207,7 +206,7 @@ func matching(locals []Member, em Member, same func(a, b []string) (bool, error)
 	var last error
 	for j := range locals {
 		if locals[j].ID != 0 {
-			continue // already matched by another one
+			continue // already matched
 		}
 		ok, err := same(em.PeerURLs, locals[j].PeerURLs)
 		if ok {
@@ -218,8 +217,8 @@ func matching(locals []Member, em Member, same func(a, b []string) (bool, error)
 	return -1, last
 }
 
-// CheckLearners refuses a member that would allow fewer learners than there are:
-// it would decide otherwise than the others about the next one.
+// CheckLearners rejects a maximum below the number of existing learners: this member
+// would decide about the next one differently from the others.
 func CheckLearners(ms []Member, most int) error {
 	n := 0
 	for _, m := range ms {
@@ -233,7 +232,7 @@ func CheckLearners(ms []Member, most int) error {
 	return nil
 }
 
-// Describe prints a cluster as etcd does in its errors.
+// Describe formats a cluster as etcd does in its errors.
 func Describe(clusterID uint64, ms []Member) string {
 	text := make([]string, len(ms))
 	for i, m := range ms {
@@ -243,8 +242,8 @@ func Describe(clusterID uint64, ms []Member) string {
 	return fmt.Sprintf("{ClusterID:%s Members:[%s] RemovedMemberIDs:[]}", FormatID(clusterID), strings.Join(text, " "))
 }
 
-// RemotePeerURLs returns the peer URLs of all but the local name, sorted: where
-// a starting member asks about the cluster.
+// RemotePeerURLs returns the peer URLs of all members but the local one, sorted. A
+// starting member queries them about the cluster.
 func RemotePeerURLs(initial []InitialMember, localName string) []string {
 	var us []string
 	for _, m := range initial {

@@ -10,7 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// Why a configuration change is refused. The texts are etcd's and reach clients.
+// Reasons to reject a configuration change. The texts are etcd's and reach clients.
 var (
 	ErrIDRemoved        = errors.New("membership: ID removed")
 	ErrIDExists         = errors.New("membership: ID exists")
@@ -18,10 +18,10 @@ var (
 	ErrPeerURLExists    = errors.New("membership: peerURL exists")
 	ErrMemberNotLearner = errors.New("membership: can only promote a learner member")
 	ErrTooManyLearners  = errors.New("membership: too many learner members in cluster")
-	// ErrLastVoter is no error of etcd, whose members all end at such a removal, for good.
+	// ErrLastVoter does not exist in etcd, whose members all exit at such a removal and cannot restart.
 	ErrLastVoter = errors.New("membership: the last voting member cannot be removed")
-	// ErrMalformedChange is a change that no member of any release proposes: an
-	// unknown type, a context that is not JSON or names another member.
+	// ErrMalformedChange is a change that no member of any release proposes: of an
+	// unknown type, or with a context that is not JSON or names another member.
 	ErrMalformedChange = errors.New("membership: malformed configuration change")
 )
 
@@ -54,7 +54,7 @@ func AddChange(m Member) (*raftpb.ConfChange, error) {
 	return &raftpb.ConfChange{Type: typ.Enum(), NodeId: new(m.ID), Context: ctx}, nil
 }
 
-// PromoteChange returns the change that makes a voter of a learner.
+// PromoteChange returns the change that makes a learner a voter.
 func PromoteChange(id uint64) (*raftpb.ConfChange, error) {
 	ctx, err := encodeContext(Member{ID: id}, true)
 	if err != nil {
@@ -77,25 +77,25 @@ func UpdateChange(id uint64, peerURLs []string) (*raftpb.ConfChange, error) {
 	return &raftpb.ConfChange{Type: raftpb.ConfChangeUpdateNode.Enum(), NodeId: new(id), Context: ctx}, nil
 }
 
-// Action is what an applied change did.
+// Action is the effect of an applied change.
 type Action int
 
 // The actions.
 const (
-	Added    Action = iota + 1 // a voter or, by Member.IsLearner, a learner came
+	Added    Action = iota + 1 // a voter or, by Member.IsLearner, a learner was added
 	Promoted                   // a learner became a voter
 	Removed                    // a member left for good
 	Updated                    // a member has new peer URLs
 )
 
-// Effect tells the server what to do about an applied change: which peer to
-// start, stop or redirect.
+// Effect describes an applied change, so that the server can start, stop or redirect
+// the peer.
 type Effect struct {
 	Action Action
-	Member Member // as it is now; for Removed as it was
+	Member Member // as it is now; for Removed, as it was
 }
 
-// decodeChange returns the member and kind that a change is about.
+// decodeChange returns the member that a change is about, and the action.
 func decodeChange(cc *raftpb.ConfChange) (m Member, action Action, err error) {
 	id := cc.GetNodeId()
 	if id == 0 {
@@ -125,9 +125,9 @@ func decodeChange(cc *raftpb.ConfChange) (m Member, action Action, err error) {
 	return ctx.Member, action, nil
 }
 
-// DecodeChange returns the change in the data of an entry that is to be proposed. It
-// refuses those that no member proposes; in the log they would be decided by each
-// member for itself, and some end at them.
+// DecodeChange decodes the change in an entry that is about to be proposed. It
+// rejects changes that no member proposes: once in the log, releases would treat them
+// differently, and some members would exit.
 func DecodeChange(data []byte) (*raftpb.ConfChange, error) {
 	cc := &raftpb.ConfChange{}
 	if err := proto.Unmarshal(data, cc); err != nil {
@@ -144,7 +144,7 @@ func DecodeChange(data []byte) (*raftpb.ConfChange, error) {
 	return cc, nil
 }
 
-// check decides whether the change may be applied to s.
+// check returns nil if the change may be applied to s.
 func (s *state) check(cc *raftpb.ConfChange, m Member, action Action, maxLearners int) error {
 	if s.removed[m.ID] {
 		return ErrIDRemoved
@@ -201,7 +201,7 @@ func (s *state) usesURL(m Member) bool {
 	return false
 }
 
-// lastVoter reports whether nobody but the member with the id votes.
+// lastVoter reports whether the member with the id is the only voter.
 func (s *state) lastVoter(id uint64) bool {
 	n, _, _ := voters(s.members, id, nil)
 	all, _, _ := voters(s.members, 0, nil)

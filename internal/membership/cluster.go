@@ -16,22 +16,21 @@ import (
 type Options struct {
 	LocalID, ClusterID uint64
 	// ServerVersion is the version of this server; a cluster version above it is
-	// refused.
+	// rejected.
 	ServerVersion Version
-	// MaxLearners must be equal on all members, as it decides at apply; 0 means 1.
+	// MaxLearners must be equal on all members, because apply depends on it; 0 means 1.
 	MaxLearners int
-	Logger      *zap.Logger // nil logs nothing
-	// Aside marks a membership that is only looked at, not the one of this member:
-	// it leaves the metrics alone.
+	Logger      *zap.Logger // nil disables logging
+	// Aside marks a membership that is only read, not the one of this member: it does
+	// not update metrics.
 	Aside bool
 }
 
 // Cluster is the membership as far as this member has applied it.
 //
-// One goroutine, the applier, calls the methods that take a Batch; all others
-// may be called from anywhere at any time. What they return is shared and must
-// not be modified. A change is visible to readers as soon as its method
-// returns, before the batch is committed.
+// Only the apply goroutine may call the methods that take a Batch; all others are
+// safe for concurrent use. Their results are shared and must not be modified. Readers
+// see a change as soon as its method returns, before the batch is committed.
 type Cluster struct {
 	localID, clusterID uint64
 	serverVersion      Version
@@ -80,7 +79,7 @@ func (s *state) with(m Member) *state {
 	return &n
 }
 
-// without returns a copy of s in which id is removed for good.
+// without returns a copy of s in which id is removed.
 func (s *state) without(id uint64) *state {
 	n := *s
 	n.members = slices.DeleteFunc(slices.Clone(s.members), func(m Member) bool { return m.ID == id })
@@ -127,8 +126,7 @@ func (c *Cluster) ids(keep func(Member) bool) []uint64 {
 	return ids
 }
 
-// IsRemoved reports whether a member with the id was in the cluster and is
-// removed.
+// IsRemoved reports whether a member with the id was removed from the cluster.
 func (c *Cluster) IsRemoved(id uint64) bool { return c.st.Load().removed[id] }
 
 // RemovedIDs returns the ids of all removed members, ascending.
@@ -157,9 +155,8 @@ func (c *Cluster) Downgrade() Downgrade { return c.st.Load().downgrade }
 // JSON returns the body of the peer endpoint /members.
 func (c *Cluster) JSON() ([]byte, error) { return EncodeMembers(c.Members()) }
 
-// Validate decides whether a committed change may be applied. All members
-// decide alike. A change that is refused must still be given to raft, with its
-// NodeId set to 0.
+// Validate checks whether a committed change may be applied. All members get the same
+// result. A rejected change must still be passed to raft, with its NodeId set to 0.
 func (c *Cluster) Validate(cc *raftpb.ConfChange) error {
 	m, action, err := decodeChange(cc)
 	if err != nil {
@@ -168,8 +165,8 @@ func (c *Cluster) Validate(cc *raftpb.ConfChange) error {
 	return c.st.Load().check(cc, m, action, c.maxLearners)
 }
 
-// Apply validates a committed change and applies it to the membership and to
-// b. On an error nothing is changed.
+// Apply validates a committed change and applies it to the membership and to b. On an
+// error it changes nothing.
 func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
 	before := c.st.Load()
 	s, eff, err := before.after(cc, c.maxLearners)
@@ -188,7 +185,7 @@ func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
 	}
 	if eff.Action == Removed {
 		if i, ok := before.find(m.ID); ok {
-			m = before.members[i] // the change names the id alone
+			m = before.members[i] // the change contains only the id
 		}
 	}
 	c.lg.Info("applied a configuration change through raft", zap.String("local-member-id", FormatID(c.localID)),
@@ -197,7 +194,7 @@ func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
 	return eff, nil
 }
 
-// logChange tells of a change with etcd's message and fields for it.
+// logChange logs a change with etcd's message and fields.
 func (c *Cluster) logChange(a Action, m Member) {
 	lg := c.lg.With(zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)))
 	id, urls, learner := FormatID(m.ID), m.PeerURLs, m.IsLearner
@@ -238,8 +235,8 @@ func (s *state) after(cc *raftpb.ConfChange, maxLearners int) (*state, Effect, e
 	return s.with(m), Effect{Action: action, Member: m}, nil
 }
 
-// SetAttributes applies a member's name and client URLs. For a removed member
-// it does nothing; for one that never was, it returns ErrIDNotFound.
+// SetAttributes applies a member's name and client URLs. It ignores a removed member
+// and returns ErrIDNotFound for one that never existed.
 func (c *Cluster) SetAttributes(b engine.Batch, id uint64, name string, clientURLs []string) error {
 	s := c.st.Load()
 	i, ok := s.find(id)
@@ -260,8 +257,8 @@ func (c *Cluster) SetAttributes(b engine.Batch, id uint64, name string, clientUR
 	return nil
 }
 
-// VersionTooLowError says that the cluster's version is one that this server does not
-// speak. A member does not start with a store of such a version.
+// VersionTooLowError reports that this server does not support the cluster's version.
+// A member does not start with a store of such a version.
 type VersionTooLowError struct{ Server, Cluster Version }
 
 func (e *VersionTooLowError) Error() string {
@@ -300,8 +297,8 @@ func (c *Cluster) CheckVersion(v Version) error {
 	return nil
 }
 
-// SetDowngrade applies the state of the cluster downgrade. A target that is no version
-// is refused: what is stored must be readable at the next start.
+// SetDowngrade applies the state of the cluster downgrade. It rejects a target that is
+// not a version, because the next start must be able to read it.
 func (c *Cluster) SetDowngrade(b engine.Batch, d Downgrade) error {
 	if d.Enabled {
 		if _, err := ParseVersion(d.Target); err != nil {
@@ -317,7 +314,7 @@ func (c *Cluster) SetDowngrade(b engine.Batch, d Downgrade) error {
 	return nil
 }
 
-// publish makes s the state that readers see, and brings the metrics along.
+// publish makes s visible to readers and updates the metrics.
 func (c *Cluster) publish(s *state) {
 	old := c.st.Swap(s)
 	if c.aside {
@@ -342,5 +339,5 @@ func (c *Cluster) publish(s *state) {
 	}
 }
 
-// label is the form major.minor in which etcd shows a cluster version.
+// label returns major.minor, the form in which etcd shows a cluster version.
 func (v Version) label() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }

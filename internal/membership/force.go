@@ -8,18 +8,17 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// ErrLocalRemoved refuses to make a cluster of a member that the old one has
-// removed: the id of a removed member never comes back.
+// ErrLocalRemoved is returned when the old cluster has removed the local member: a
+// removed id never comes back, so it cannot form a new cluster.
 var ErrLocalRemoved = errors.New("this member was removed from its cluster")
 
-// LeaveAlone returns the changes that leave the local member alone, as a voter,
-// in the cluster that pending makes of this one; pending are the committed
-// changes that are not applied yet. peerURLs are those of a local member that the
-// cluster does not know yet.
+// LeaveAlone returns the changes that make the local member the only one, and a voter,
+// of the cluster after pending, the committed changes that are not applied yet.
+// peerURLs are those of a local member that the cluster does not know yet.
 func (c *Cluster) LeaveAlone(pending []*raftpb.ConfChange, peerURLs []string) ([]*raftpb.ConfChange, error) {
 	s := c.st.Load()
 	for _, cc := range pending {
-		if next, _, err := s.after(cc, c.maxLearners); err == nil { // apply refuses what is refused here
+		if next, _, err := s.after(cc, c.maxLearners); err == nil { // apply rejects what is rejected here
 			s = next
 		}
 	}
@@ -37,7 +36,7 @@ func (c *Cluster) LeaveAlone(pending []*raftpb.ConfChange, peerURLs []string) ([
 		changes = append(changes, cc)
 		return nil
 	}
-	// The local member comes first: raft must never be without voters.
+	// The local member comes first: raft must always have a voter.
 	i, known := s.find(c.localID)
 	switch {
 	case !known:

@@ -11,9 +11,9 @@ import (
 	"time"
 )
 
-// Member is one member of the cluster. Its JSON is the one of the peer
-// endpoint /members, of the bucket members and of configuration changes: the
-// order of the fields is part of the format.
+// Member is one member of the cluster. Its JSON is that of the peer endpoint
+// /members, of the bucket members and of configuration changes: the order of the
+// fields is part of the format.
 type Member struct {
 	ID         uint64   `json:"id"`
 	PeerURLs   []string `json:"peerURLs"`
@@ -22,7 +22,7 @@ type Member struct {
 	ClientURLs []string `json:"clientURLs,omitempty"`
 }
 
-// Started reports whether the member has announced itself.
+// Started reports whether the member has published its name.
 func (m Member) Started() bool { return m.Name != "" }
 
 func (m Member) clone() Member {
@@ -38,10 +38,10 @@ func FormatID(id uint64) string { return strconv.FormatUint(id, 16) }
 // ParseID parses what FormatID wrote.
 func ParseID(s string) (uint64, error) { return strconv.ParseUint(s, 16, 64) }
 
-// ComputeMemberID derives a member id from its peer URLs, in any order, and
-// the cluster token. A member that is added to a running cluster has an empty
-// token and the time of the request; a founding member has no time, so that
-// every founder computes the same ids.
+// ComputeMemberID derives a member id from its peer URLs, in any order, and the
+// cluster token. A member that is added to a running cluster has an empty token and
+// the time of the request; a founder has no time, so that all founders compute the
+// same ids.
 func ComputeMemberID(peerURLs []string, token string, now *time.Time) uint64 {
 	sorted := slices.Clone(peerURLs)
 	slices.Sort(sorted)
@@ -65,8 +65,8 @@ func ComputeClusterID(memberIDs []uint64) uint64 {
 	return binary.BigEndian.Uint64(sum[:8])
 }
 
-// NewMember returns a member to be added to a running cluster, with the id
-// that follows from its URLs and the time of the request.
+// NewMember returns a member to be added to a running cluster, with the id that
+// follows from its URLs and the time of the request.
 func NewMember(peerURLs []string, learner bool, now time.Time) Member {
 	return Member{ID: ComputeMemberID(peerURLs, "", &now), PeerURLs: slices.Clone(peerURLs), IsLearner: learner}
 }

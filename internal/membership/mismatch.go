@@ -5,9 +5,9 @@ import (
 	"strings"
 )
 
-// NoLocalName refuses an --initial-cluster that does not name this member. unnamed
-// are the peer URLs that stand in it without a name, as "etcdctl member add" prints
-// them for members that were added before and have not been started.
+// NoLocalName returns the error for an --initial-cluster that does not name this
+// member. unnamed are the peer URLs in it without a name: "etcdctl member add" prints
+// members that way that were added before and have not started yet.
 func NoLocalName(name string, unnamed []string) error {
 	hint := ""
 	if len(unnamed) > 0 {
@@ -26,8 +26,8 @@ func unnamed(ms []InitialMember) []string {
 	return nil
 }
 
-// ExplainMismatch says in what --initial-cluster and the running cluster differ,
-// and what would be right; empty if it sees no difference. same is as for
+// ExplainMismatch describes how --initial-cluster differs from the running cluster,
+// and what would be correct; empty if it finds no difference. For same, see
 // MatchExisting.
 func ExplainMismatch(initial []InitialMember, existing []Member, same func(a, b []string) (bool, error)) string {
 	var text []string

@@ -6,29 +6,31 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Why the strict reconfiguration check refuses to propose a change. The texts
-// are etcd's and reach clients.
+// Reasons for which the strict reconfiguration check rejects a change. The texts are
+// etcd's and reach clients.
 var (
 	ErrNotEnoughStarted = errors.New("etcdserver: re-configuration failed due to not enough started members")
 	ErrUnhealthy        = errors.New("etcdserver: unhealthy cluster")
 )
 
-// Rules are what the strict reconfiguration check goes by, at the moment it is asked.
+// Rules is the input of the strict reconfiguration check at the time of a proposal.
 type Rules struct {
 	Strict bool
-	// Connected reports a member that is the local one or has been reachable without a
-	// break for 5 seconds, Reachable one that is the local one or reachable at all.
+	// Connected reports whether a member is the local one or has been reachable
+	// without interruption for 5 seconds; Reachable, whether it is the local one or
+	// reachable at all.
 	Connected, Reachable func(id uint64) bool
-	// InSync reports a learner that has caught up; nil where nobody can tell.
+	// InSync reports whether a learner has caught up; nil where that is unknown.
 	InSync func(id uint64) bool
 }
 
-// ErrLearnerNotReady refuses to promote a learner that has not caught up.
+// ErrLearnerNotReady rejects the promotion of a learner that has not caught up.
 var ErrLearnerNotReady = errors.New("etcdserver: can only promote a learner member which is in sync with leader")
 
-// MayPropose decides whether a change may enter the log now. It must be asked each time
-// that the change is proposed: another one may have been applied since the last time.
-// What Apply refuses in any case passes, for whoever waits to be told so.
+// MayPropose decides whether a change may enter the log now. It must be called at
+// each proposal of the change, because others may have been applied since the last
+// one. It passes changes that Apply rejects in any case, so that their callers get
+// the result.
 func (c *Cluster) MayPropose(cc *raftpb.ConfChange, r Rules) error {
 	m, action, err := decodeChange(cc)
 	if err != nil {
@@ -64,8 +66,8 @@ func (c *Cluster) MayPropose(cc *raftpb.ConfChange, r Rules) error {
 
 func quorum(n int) int { return n/2 + 1 }
 
-// voters returns the number of voters, how many of them have started, and how
-// many connected reports as connected, skip left out (0 skips none).
+// voters returns the number of voters, how many of them have started, and how many
+// are connected. It leaves out the member skip (0 skips none).
 func voters(members []Member, skip uint64, connected func(id uint64) bool) (n, started, up int) {
 	for _, m := range members {
 		if m.IsLearner || m.ID == skip {
@@ -82,12 +84,12 @@ func voters(members []Member, skip uint64, connected func(id uint64) bool) (n, s
 	return n, started, up
 }
 
-// CheckAdd decides whether adding a voter or a learner keeps the cluster able
-// to decide while the new member is still down. connected reports a member that
-// is the local one or has been reachable without a break for 5 seconds.
+// CheckAdd decides whether the cluster keeps a quorum when a voter or learner is added
+// that is still down. connected reports whether a member is the local one or has been
+// reachable without interruption for 5 seconds.
 func CheckAdd(members []Member, learner bool, connected func(id uint64) bool) error {
 	n, started, up := voters(members, 0, connected)
-	// One member alone may always grow, also when it is restored from a backup.
+	// A single member may always grow, also after a restore from a backup.
 	if alone := n == 1 && started == 1; !learner && !alone && started < quorum(n+1) {
 		return ErrNotEnoughStarted
 	}
@@ -97,9 +99,9 @@ func CheckAdd(members []Member, learner bool, connected func(id uint64) bool) er
 	return nil
 }
 
-// CheckRemove decides whether removing a member keeps a quorum of the others.
-// connected is as for CheckAdd; down says that the member to be removed is not
-// the local one and not reachable at all, so its removal can only help.
+// CheckRemove decides whether the others keep a quorum when a member is removed. For
+// connected, see CheckAdd. down means that the member to be removed is not the local
+// one and not reachable at all, so that its removal can only help.
 func CheckRemove(members []Member, id uint64, connected func(id uint64) bool, down bool) error {
 	for _, m := range members {
 		if m.ID == id && m.IsLearner {
@@ -120,8 +122,8 @@ func CheckRemove(members []Member, id uint64, connected func(id uint64) bool, do
 	return nil
 }
 
-// CheckPromote decides whether the voters are enough for the larger quorum,
-// the learner counting as a voter that has started.
+// CheckPromote decides whether the voters form the larger quorum, counting the
+// learner as a voter that has started.
 func CheckPromote(members []Member) error {
 	n, started, _ := voters(members, 0, nil)
 	if started+1 < quorum(n+1) {
@@ -130,8 +132,8 @@ func CheckPromote(members []Member) error {
 	return nil
 }
 
-// LearnerReady is the part of the leader's log that a learner must have before it
-// is promoted.
+// LearnerReady is the fraction of the leader's log that a learner must have before it
+// can be promoted.
 const LearnerReady = 0.9
 
 // LearnerInSync reports whether a learner has matched LearnerReady of the leader's log.

@@ -11,31 +11,31 @@ var Own = func() Version {
 	return v
 }()
 
-// The releases of etcd that share clusters and data directories with us.
+// The releases of etcd that share clusters and data directories with Quorate.
 var (
 	V35 = Version{Major: 3, Minor: 5}
 	V36 = Version{Major: 3, Minor: 6}
 	V37 = Version{Major: 3, Minor: 7}
 )
 
-// What differs between them, by the release with which it began.
+// Differences between them, by the release that introduced each.
 var (
-	// MinClusterVersion is the version of a cluster whose members are not all
-	// known yet, and the oldest one that a member can join.
+	// MinClusterVersion is the version of a cluster whose members are not all known
+	// yet, and the oldest version that a member can join.
 	MinClusterVersion = Version{Major: 3}
-	// FirstTakenOver is the oldest release whose data directories are understood, and
-	// for which a directory can be made.
+	// FirstTakenOver is the oldest release whose data directories can be imported and
+	// exported.
 	FirstTakenOver = V35
-	// FirstWithoutV2 keeps no data of the v2 API and proposes no v2 requests. Those before
-	// do, and must find such a request in the log as it was made.
+	// FirstWithoutV2 stores no data of the v2 API and proposes no v2 requests. Earlier
+	// releases do, and need such requests in the log unchanged.
 	FirstWithoutV2 = V36
-	// FirstStorageVersion writes into a database which releases may open it.
+	// FirstStorageVersion records in the database which releases may open it.
 	FirstStorageVersion = V36
-	// FirstCheckpoints keeps what is left of leases in the database by itself.
+	// FirstCheckpoints stores the remaining TTL of leases in the database by default.
 	FirstCheckpoints = V36
-	// FirstEqualReads is that from which all members decide alike about a transaction
-	// that writes and reads.
+	// FirstEqualReads is the first release in which all members treat a transaction that
+	// writes and reads alike.
 	FirstEqualReads = V37
-	// FirstPureV3 cannot read a v2 request at all; 3.6 reads those of members about themselves.
+	// FirstPureV3 cannot decode any v2 request; 3.6 decodes those in which members describe themselves.
 	FirstPureV3 = V37
 )

@@ -50,10 +50,10 @@ func putDowngrade(b engine.Batch, d Downgrade) error {
 	return nil
 }
 
-// Load replaces the membership by what r holds: at start, and after a snapshot
-// has been installed. It fails with a VersionTooLowError if this server is
-// older than the stored cluster version, and with an engine.CorruptionError if
-// a stored value cannot be decoded; the membership is unchanged then.
+// Load replaces the membership with the state stored in r: at start, and after a
+// snapshot was installed. It returns a VersionTooLowError if this server is older than
+// the stored cluster version, and an engine.CorruptionError if a stored value cannot
+// be decoded; then the membership is unchanged.
 func (c *Cluster) Load(r engine.Reader) error {
 	s := &state{removed: make(map[uint64]bool)}
 	err := scan(r, engine.Members, func(key string, value []byte) error {
@@ -108,15 +108,15 @@ func (c *Cluster) Load(r engine.Reader) error {
 		c.lg.Info("cluster is downgrading to target version", zap.String("target-cluster-version", s.downgrade.Target),
 			zap.Stringer("current-server-version", c.serverVersion))
 	}
-	if len(old.members) > 0 { // not at the start: a snapshot was installed
+	if len(old.members) > 0 { // not at start: a snapshot was installed
 		c.tellStored(old, s)
 	}
 	return nil
 }
 
-// Reset replaces the stored membership and the one in memory by the given
-// members, with nobody removed and no version: a cluster that begins, or that
-// is restored from a backup.
+// Reset replaces the stored membership and the one in memory with the given members,
+// without removed members and without a version: for a new cluster, or one that is
+// restored from a backup.
 func (c *Cluster) Reset(b engine.Batch, members []Member) error {
 	for _, bucket := range []engine.Bucket{engine.Members, engine.MembersRemoved, engine.Cluster} {
 		lower, upper := bucket.Bounds()
@@ -133,8 +133,8 @@ func (c *Cluster) Reset(b engine.Batch, members []Member) error {
 	return nil
 }
 
-// Replace writes members in place of the stored ones, with nobody removed; the
-// cluster's version stays. A restored backup begins so.
+// Replace replaces the stored members with the given ones, without removed members;
+// the cluster version stays. It is used to restore a backup.
 func Replace(b engine.Batch, members []Member) error {
 	for _, bucket := range []engine.Bucket{engine.Members, engine.MembersRemoved} {
 		lower, upper := bucket.Bounds()
@@ -148,7 +148,7 @@ func Replace(b engine.Batch, members []Member) error {
 	return nil
 }
 
-// scan calls fn with the bucket keys and values of a bucket.
+// scan calls fn with each key, without the bucket, and value of a bucket.
 func scan(r engine.Reader, bucket engine.Bucket, fn func(key string, value []byte) error) (err error) {
 	lower, upper := bucket.Bounds()
 	it, err := r.NewIter(lower, upper)
@@ -221,7 +221,7 @@ func EncodeConfState(cs *raftpb.ConfState) ([]byte, error) {
 	return b, nil
 }
 
-// DecodeConfState reads the JSON of meta/confState, of any release.
+// DecodeConfState decodes the JSON of meta/confState, as any release writes it.
 func DecodeConfState(b []byte) (*raftpb.ConfState, error) {
 	cs := new(raftpb.ConfState)
 	if err := json.Unmarshal(b, cs); err != nil {

@@ -8,9 +8,9 @@ import (
 	"strings"
 )
 
-// CanonicalURL is u as it is compared with others: addresses, names and ports can
-// be spelt in several ways. What is stored, sent or made into an id stays as it
-// was given, since members of etcd go by the text.
+// CanonicalURL returns u in the form in which URLs are compared: an address, a name
+// and a port can each be spelled in several ways. URLs are stored, sent and hashed into
+// ids as they were given, because members of etcd compare the text.
 func CanonicalURL(u string) string {
 	p, err := url.Parse(u)
 	if err != nil || p.Hostname() == "" || strings.HasPrefix(p.Scheme, "unix") {
@@ -48,9 +48,9 @@ func hasURL(list []string, u string) bool {
 	return slices.ContainsFunc(list, func(o string) bool { return CanonicalURL(o) == CanonicalURL(u) })
 }
 
-// CheckURLs refuses peer URLs for the member id that another of ms has, however
-// they are spelt. It is for proposals: apply goes by the text, as all members of
-// a cluster, those of etcd too, have to decide alike there.
+// CheckURLs rejects peer URLs for the member id that another member has, in any
+// spelling. It is for proposals only: apply compares the text, because all members of a
+// cluster, members of etcd included, must decide alike.
 func CheckURLs(ms []Member, id uint64, urls []string) error {
 	for _, m := range ms {
 		if m.ID != id && slices.ContainsFunc(urls, func(u string) bool { return hasURL(m.PeerURLs, u) }) {

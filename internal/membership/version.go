@@ -45,14 +45,14 @@ func (v Version) String() string {
 	return s
 }
 
-// Decided reports whether v is a version at all.
+// Decided reports whether v is not the zero value.
 func (v Version) Decided() bool { return v != Version{} }
 
-// Short is v as people and logs write a release or the version of a cluster.
+// Short returns major.minor, the form in logs and texts.
 func (v Version) Short() string { return fmt.Sprintf("%d.%d", v.Major, v.Minor) }
 
-// MajorMinor returns v without patch and pre-release: the form in which
-// cluster versions are kept.
+// MajorMinor returns v without patch and pre-release, the form in which cluster
+// versions are stored.
 func (v Version) MajorMinor() Version { return Version{Major: v.Major, Minor: v.Minor} }
 
 // Less reports whether v comes before w in the order of semantic versions.
@@ -94,7 +94,7 @@ func lessPre(a, b []string) bool {
 	return len(a) < len(b)
 }
 
-// Downgrade is the state of a cluster downgrade as every member keeps it.
+// Downgrade is the replicated state of a cluster downgrade.
 type Downgrade struct {
 	Target  string `json:"target-version"` // major.minor.0; empty when not enabled
 	Enabled bool   `json:"enabled"`
@@ -109,8 +109,8 @@ func DowngradeTarget(v Version) (target Version, ok bool) {
 	return Version{Major: v.Major, Minor: v.Minor - 1}, true
 }
 
-// MinServerVersion returns the lowest of the members' server versions, or the
-// zero Version if one of them is not known. An unknown version is passed as "".
+// MinServerVersion returns the lowest of the members' server versions, or the zero
+// Version if one of them is unknown, which is passed as "".
 func MinServerVersion(servers []string) Version {
 	var lowest Version
 	for _, s := range servers {
@@ -125,13 +125,13 @@ func MinServerVersion(servers []string) Version {
 	return lowest
 }
 
-// ErrDowngradeTarget says that the downgrade in progress does not lead one
-// minor below the version of the cluster or of its oldest server.
+// ErrDowngradeTarget means that the target of the downgrade is not one minor below the
+// version of the cluster or of its oldest server.
 var ErrDowngradeTarget = fmt.Errorf("membership: invalid downgrade target")
 
-// NextClusterVersion decides, at the leader, whether the cluster version must
-// move. current is the zero Version before the first decision, lowest is what
-// MinServerVersion returned.
+// NextClusterVersion decides, on the leader, whether the cluster version must change.
+// current is the zero Version before the first decision, lowest is the result of
+// MinServerVersion.
 func NextClusterVersion(current, lowest Version, d Downgrade) (next Version, change bool, err error) {
 	if !current.Decided() {
 		if !lowest.Decided() {
@@ -168,8 +168,8 @@ func downgradeStep(current, lowest Version, d Downgrade) (Version, bool, error) 
 	return target, true, nil
 }
 
-// tellStored logs, in etcd's words, that the level of the stored data follows the version of
-// the cluster. In a downgrade that is the moment from which the older release may be started.
+// tellStored logs, in etcd's words, that the level of the stored data follows the
+// cluster version. In a downgrade, the older release may be started from then on.
 func (c *Cluster) tellStored(old, now *state) {
 	from, to := old.version, now.version
 	if from == to || !from.Decided() || from == MinClusterVersion || to == MinClusterVersion {
@@ -182,10 +182,10 @@ func (c *Cluster) tellStored(old, now *state) {
 	}
 }
 
-// CheckJoin decides whether a server of version own may join a cluster whose
-// other members answered with the given cluster versions; answers that are not
-// versions ("not_decided", "") count as unknown. At least one must be known,
-// and all known ones must lie in the allowed range.
+// CheckJoin decides whether a server of version own may join a cluster whose members
+// returned these cluster versions; texts that are not versions ("not_decided", "") count
+// as unknown. At least one must be known, and all known ones must be in the allowed
+// range.
 func CheckJoin(clusterVersions []string, own Version, downgrading bool) error {
 	low, high := MinClusterVersion, own.MajorMinor()
 	if downgrading {
@@ -204,7 +204,7 @@ func CheckJoin(clusterVersions []string, own Version, downgrading bool) error {
 		known = true
 	}
 	if !known {
-		return fmt.Errorf("membership: no remote member told its cluster version")
+		return fmt.Errorf("membership: no remote member reported its cluster version")
 	}
 	return nil
 }

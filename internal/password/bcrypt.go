@@ -18,10 +18,10 @@ import (
 	"golang.org/x/crypto/blowfish"
 )
 
-// bcrypt is made to take long and cannot be broken off, so a CPU that is at it
-// serves nobody else for many milliseconds at a time. Here is the same function
-// in steps: after each, some fifty microseconds, it lets others run, and it ends
-// with the caller. Provos and Mazières, A Future-Adaptable Password Scheme, 1999.
+// bcrypt is slow by design and cannot be interrupted, so a CPU that computes it serves
+// no one else for many milliseconds. This is the same function in steps: after each
+// step, some fifty microseconds, it yields to other goroutines, and it stops when the
+// caller's context ends. Provos and Mazières, A Future-Adaptable Password Scheme, 1999.
 
 var bcrypt64 = base64.NewEncoding("./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789").WithPadding(base64.NoPadding)
 
@@ -30,26 +30,26 @@ const (
 	saltChars   = 22
 	digestBytes = 23 // the last of the 24 bytes has never been used
 	digestChars = 31
-	checkEvery  = 64 // steps between two looks at the context
+	checkEvery  = 64 // steps between two checks of the context
 
-	// While others wait for their turn, which is a storm of logins, a hash rests for
-	// nearly as long as it works. On a machine of few CPUs the writes of those who are
-	// in would otherwise wait for the operating system to take one away from it.
+	// While other calls wait for their turn, as in a storm of logins, a hash sleeps for
+	// nearly as long as it computes. On a machine with few CPUs, the writes of users who
+	// are logged in would otherwise wait for the operating system to preempt it.
 	restEvery = 8
 	rest      = 300 * time.Microsecond
 )
 
-// errNoHash: the stored value is not a bcrypt hash. No password matches it.
+// errNoHash means that the stored value is not a bcrypt hash. No password matches it.
 var errNoHash = errors.New("not a bcrypt hash")
 
-// splitHash takes "$2a$10$", salt and digest apart.
+// splitHash splits a hash into "$2a$10$", salt and digest.
 func splitHash(hash []byte) (cost int, salt, digest []byte, err error) {
 	rest := hash
-	if len(rest) < 4 || rest[0] != '$' || rest[1] > '2' { // as the library: versions before ours are taken
+	if len(rest) < 4 || rest[0] != '$' || rest[1] > '2' { // like the library, accept older versions
 		return 0, nil, nil, errNoHash
 	}
 	rest = rest[2:]
-	if rest[0] != '$' { // a letter tells revisions of the format apart
+	if rest[0] != '$' { // a letter is the revision of the format
 		rest = rest[1:]
 	}
 	if len(rest) < 1+2+1+saltChars+digestChars {
@@ -67,7 +67,7 @@ func splitHash(hash []byte) (cost int, salt, digest []byte, err error) {
 	return cost, salt, rest[saltChars:][:digestChars], nil
 }
 
-// stretch is the digest of a password. crowded tells whether others wait for one.
+// stretch returns the digest of a password. crowded reports whether other calls wait.
 func stretch(ctx context.Context, password string, cost int, salt []byte, crowded func() bool) ([]byte, error) {
 	key := append([]byte(password), 0)
 	c, err := blowfish.NewSaltedCipher(key, salt)
@@ -98,7 +98,7 @@ func stretch(ctx context.Context, password string, cost int, salt []byte, crowde
 	return out, nil
 }
 
-// matchesHash reports whether the password is the one that was hashed.
+// matchesHash reports whether hash is that of the password.
 func matchesHash(ctx context.Context, hash []byte, password string, crowded func() bool) (bool, error) {
 	cost, salt, want, err := splitHash(hash)
 	if err != nil {
@@ -111,7 +111,7 @@ func matchesHash(ctx context.Context, hash []byte, password string, crowded func
 	return subtle.ConstantTimeCompare(got, want) == 1, nil
 }
 
-// hashPassword refuses what is longer than the 72 bytes that count.
+// hashPassword rejects passwords longer than the 72 bytes that bcrypt uses.
 func hashPassword(ctx context.Context, password string, cost int, crowded func() bool) ([]byte, error) {
 	if len(password) > 72 {
 		return nil, bcrypt.ErrPasswordTooLong

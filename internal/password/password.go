@@ -1,11 +1,11 @@
 // Package password hashes the passwords of users, of the v3 and of the v2 API, and
-// decides what becomes of one on its way from a request to the store.
+// replaces the password in a request with its hash before it enters the log.
 //
 // In: passwords of requests, stored hashes, the cost of new ones. Out: bcrypt hashes, in
-// the form in which the log has them, and whether a password matches one. Always true: a
-// password goes no further than here, the log gets its hash; at most half of the CPUs
-// hash, with a bounded number of calls waiting for their turn; a stored value that is not
-// a bcrypt hash matches nothing, and neither does a user without a password.
+// the form that the log stores, and whether a password matches one. Always true: no
+// password leaves this package, only its hash enters the log; at most half of the CPUs
+// hash, and a bounded number of calls wait for their turn; a stored value that is not
+// a bcrypt hash matches nothing, nor does a user without a password.
 package password
 
 import (
@@ -16,17 +16,17 @@ import (
 	"golang.org/x/crypto/bcrypt"
 )
 
-// Costs of a hash: 2 to the power of it are the rounds. What is not between MinCost and
-// MaxCost is replaced by DefaultCost, as etcd does.
+// Costs of a hash, the logarithm to base 2 of its rounds. A cost outside MinCost and
+// MaxCost is replaced by DefaultCost, as in etcd.
 const (
 	MinCost     = bcrypt.MinCost
 	MaxCost     = bcrypt.MaxCost
 	DefaultCost = bcrypt.DefaultCost
-	// v2Cost is that of users of the v2 API, whatever the flag says, as in etcd.
+	// v2Cost is the cost for users of the v2 API, regardless of the flag, as in etcd.
 	v2Cost = 10
 )
 
-// ValidCost reports whether hashes can have the cost.
+// ValidCost reports whether cost lies between MinCost and MaxCost.
 func ValidCost(cost int) bool { return MinCost <= cost && cost <= MaxCost }
 
 // maxWaiting bounds the calls that wait for their turn.
@@ -35,22 +35,22 @@ const maxWaiting = 4096
 // Options of a Hasher.
 type Options struct {
 	Cost    int             // of new hashes of the v3 API
-	Stop    <-chan struct{} // ends all waiting
-	Busy    error           // what a call gets when maxWaiting others wait
-	Stopped error           // and when Stop has closed
+	Stop    <-chan struct{} // ends all waits
+	Busy    error           // returned to a call when maxWaiting others wait
+	Stopped error           // returned after Stop was closed
 }
 
-// Hasher hashes and compares. Either takes tens of milliseconds of a CPU by
-// design, so at most half of the CPUs are at it, give way at every step, and rest
-// while others wait: a storm of logins leaves the CPUs to the requests of those who
-// are in. The others wait, in order, on the goroutines of their calls.
+// Hasher hashes and compares passwords. Either takes tens of milliseconds of CPU by
+// design, so at most half of the CPUs do it at a time, yield at every step, and sleep
+// while other calls wait: a storm of logins leaves the CPUs to the requests of users who
+// are logged in. Other calls wait, in order, on their own goroutines.
 type Hasher struct {
 	o       Options
 	slots   chan struct{}
 	waiting atomic.Int64
 }
 
-// New returns a Hasher; an invalid cost is DefaultCost.
+// New returns a Hasher; DefaultCost replaces an invalid cost.
 func New(o Options) *Hasher {
 	if !ValidCost(o.Cost) {
 		o.Cost = DefaultCost
@@ -58,7 +58,7 @@ func New(o Options) *Hasher {
 	return &Hasher{o: o, slots: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2))}
 }
 
-// turn waits until this call may use a CPU. The caller ends it with done.
+// turn waits until this call may use a CPU. The caller must call done.
 func (h *Hasher) turn(ctx context.Context) (done func(), err error) {
 	if h.waiting.Add(1) > maxWaiting {
 		h.waiting.Add(-1)
@@ -78,8 +78,8 @@ func (h *Hasher) turn(ctx context.Context) (done func(), err error) {
 // crowded reports whether calls wait for their turn.
 func (h *Hasher) crowded() bool { return h.waiting.Load() > 0 }
 
-// Matches reports whether the password is the one that was hashed. A value that is not a
-// bcrypt hash is matched by none.
+// Matches reports whether hash is that of the password. A value that is not a bcrypt
+// hash matches no password.
 func (h *Hasher) Matches(ctx context.Context, hash []byte, password string) (bool, error) {
 	done, err := h.turn(ctx)
 	if err != nil {
@@ -89,7 +89,7 @@ func (h *Hasher) Matches(ctx context.Context, hash []byte, password string) (boo
 	return matchesHash(ctx, hash, password, h.crowded)
 }
 
-// Hash returns the hash of a password. More than 72 bytes are refused.
+// Hash returns the hash of a password. It rejects passwords longer than 72 bytes.
 func (h *Hasher) Hash(ctx context.Context, password string) ([]byte, error) {
 	return h.hash(ctx, password, h.o.Cost)
 }

@@ -8,10 +8,10 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// Requests about users come with a password and enter the log with its hash, in base64.
+// Requests about users arrive with a password and enter the log with its hash, in base64.
 
-// Added prepares the request for a new user: without the option that it shall have no
-// password it has one, be it the empty one.
+// Added prepares a request for a new user. Unless it sets the option no-password, the
+// user gets a password, possibly the empty one.
 func (h *Hasher) Added(ctx context.Context, r *pb.AuthUserAddRequest) error {
 	if !r.Options.GetNoPassword() {
 		hash, err := h.Hash(ctx, r.Password)
@@ -24,9 +24,9 @@ func (h *Hasher) Added(ctx context.Context, r *pb.AuthUserAddRequest) error {
 	return nil
 }
 
-// Changed prepares the request for another password. Without one it is the hash that the
-// client has sent, and without that either none: nobody can log in as the user then. The
-// hash of the empty password would let in everybody.
+// Changed prepares a request for a new password. Without one it keeps the hash that
+// the client sent. If there is none either, the user has no hash and cannot log in: the
+// hash of the empty password would let anyone in.
 func (h *Hasher) Changed(ctx context.Context, r *pb.AuthUserChangePasswordRequest) error {
 	if r.Password == "" {
 		return nil
@@ -39,11 +39,11 @@ func (h *Hasher) Changed(ctx context.Context, r *pb.AuthUserChangePasswordReques
 	return nil
 }
 
-// ErrNoHash says that a request in the log has a password and no hash that can be read.
+// ErrNoHash means that a request in the log has a password but no valid hash.
 var ErrNoHash = errors.New("password: no hash in the request")
 
-// Stored returns the hash that a request in the log carries, alike on all members. etcd
-// before 3.5 wrote the password itself; no such member can be in a cluster with this one.
+// Stored returns the hash in a request of the log, the same on all members. etcd before
+// 3.5 logged the password itself; such a member cannot share a cluster with this one.
 func Stored(password, hashed string) ([]byte, error) {
 	if password != "" && hashed == "" {
 		return nil, ErrNoHash

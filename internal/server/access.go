@@ -20,7 +20,7 @@ import (
 	"quorate/internal/lease"
 )
 
-// Access decides who makes a call and what that user may do.
+// Access authenticates calls and checks the permissions of their users.
 type Access struct {
 	cfg    *Config
 	lg     *zap.Logger
@@ -32,19 +32,19 @@ type Access struct {
 
 type rootKey struct{}
 
-// asRoot marks what the member does by itself, which it may do whatever users and
-// roles there are.
+// asRoot marks requests of the member itself, which are allowed whatever users and
+// roles exist.
 func asRoot(ctx context.Context) context.Context { return context.WithValue(ctx, rootKey{}, true) }
 
-// WithToken returns a context as that of a call which carried the token.
+// WithToken returns a context like that of a call with the token.
 func WithToken(ctx context.Context, token string) context.Context {
 	return metadata.NewIncomingContext(ctx, metadata.Pairs(rpctypes.TokenFieldNameGRPC, token))
 }
 
-// AsRoot is for requests of the process itself, such as health checks.
+// AsRoot is asRoot for requests of the process itself, such as health checks.
 func AsRoot(ctx context.Context) context.Context { return asRoot(ctx) }
 
-// tokenOf returns the token that came with a call.
+// tokenOf returns the token of a call.
 func tokenOf(ctx context.Context) (string, bool) {
 	for _, field := range []string{rpctypes.TokenFieldNameGRPC, rpctypes.TokenFieldNameSwagger} {
 		if v := metadata.ValueFromIncomingContext(ctx, field); len(v) > 0 {
@@ -54,9 +54,9 @@ func tokenOf(ctx context.Context) (string, bool) {
 	return "", false
 }
 
-// caller returns who makes a call: nobody, which is the zero value and no error,
-// if the call says nothing about it or authentication is off. The token counts
-// before the certificate.
+// caller returns the user of a call. Without a token or certificate, or with
+// authentication off, it returns the zero value and no error. A token takes precedence
+// over the certificate.
 func (a *Access) caller(ctx context.Context) (auth.Info, error) {
 	st := a.auth.State()
 	if st.Enabled() {
@@ -73,11 +73,11 @@ func (a *Access) caller(ctx context.Context) (auth.Info, error) {
 	return auth.Info{}, nil
 }
 
-// tokenPatience is how long to wait for the entry that may have given out a token.
+// tokenPatience bounds the wait for the entry that may have issued a token.
 const tokenPatience = time.Second
 
-// bearer returns who has the token. The token may be younger than what is applied
-// here: its number says for which entry to wait.
+// bearer returns the user of a token. The entry that issued it may not be applied here
+// yet: the number in the token says which entry to wait for.
 func (a *Access) bearer(ctx context.Context, token string) (auth.Info, error) {
 	token = strings.TrimPrefix(token, "Bearer ")
 	tokens := a.auth.Tokens()
@@ -93,9 +93,9 @@ func (a *Access) bearer(ctx context.Context, token string) (auth.Info, error) {
 			return who, nil
 		}
 		if a.reach(ctx, index, a.cfg.requestTimeout()) {
-			// The number is that of the entry before, which is why the one that
-			// counts may still be missing. Nobody waits long for it: the token may
-			// be an invention.
+			// The number is the index of the entry before the one that issued the
+			// token, so that one may still be missing. The wait is short, because the
+			// token may be invented.
 			if who, ok := find(); ok || a.reach(ctx, index+1, tokenPatience) && retry(find, &who) {
 				return who, nil
 			}
@@ -111,7 +111,7 @@ func retry(find func() (auth.Info, bool), who *auth.Info) (ok bool) {
 	return ok
 }
 
-// reach reports whether the entry is applied here, for which it waits.
+// reach waits up to limit until the entry is applied here, and reports whether it is.
 func (a *Access) reach(ctx context.Context, index uint64, limit time.Duration) bool {
 	if a.stored.mach().Applied() >= index {
 		return true
@@ -126,8 +126,8 @@ func (a *Access) reach(ctx context.Context, index uint64, limit time.Duration) b
 	return true
 }
 
-// certified returns the user that the certificate of the client names. That of
-// the JSON gateway names the gateway, whoever its client is.
+// certified returns the user in the client's certificate. The JSON gateway's own
+// certificate does not identify its clients, so it is ignored.
 func (a *Access) certified(ctx context.Context) (auth.Info, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
@@ -158,14 +158,13 @@ func (a *Access) certified(ctx context.Context) (auth.Info, error) {
 	return auth.Info{}, nil
 }
 
-// errBadName has the words of what refuses such a name in etcd.
+// errBadName has the text of the error with which etcd rejects such a name.
 var errBadName = errors.New("proto: field etcdserverpb.RequestHeader.username contains invalid UTF-8")
 
 // AuthEnabled reports whether authentication is on.
 func (a *Access) AuthEnabled() bool { return a.auth.State().Enabled() }
 
-// RequireUser refuses a call that does not say who makes it, if authentication is
-// on.
+// RequireUser rejects a call without a user if authentication is on.
 func (a *Access) RequireUser(ctx context.Context) error {
 	if !a.auth.State().Enabled() {
 		return nil
@@ -177,8 +176,7 @@ func (a *Access) RequireUser(ctx context.Context) error {
 	return err
 }
 
-// RequireRoot refuses a call of a user without the role root, if authentication is
-// on.
+// RequireRoot rejects a call of a user without the role root if authentication is on.
 func (a *Access) RequireRoot(ctx context.Context) error {
 	if !a.auth.State().Enabled() {
 		return nil
@@ -190,14 +188,14 @@ func (a *Access) RequireRoot(ctx context.Context) error {
 	return a.auth.State().IsAdmin(who)
 }
 
-// permit returns who makes a call and what that user may do now. What is read
-// after it may be handed out only if unchanged agrees then.
+// permit returns the user of a call and the permissions to check. What is read after
+// that may be returned only if unchanged succeeds afterwards.
 func (a *Access) permit(ctx context.Context) (auth.Info, *auth.State, error) {
 	who, err := a.caller(ctx)
 	return who, a.auth.State(), err
 }
 
-// unchanged refuses to hand out what was read while users and roles changed.
+// unchanged returns an error if users or roles changed during a read.
 func (a *Access) unchanged(who auth.Info) error {
 	if who.Rev != 0 && who.Rev != a.auth.State().Revision() {
 		return auth.ErrAuthOldRevision
@@ -205,8 +203,8 @@ func (a *Access) unchanged(who auth.Info) error {
 	return nil
 }
 
-// permitLease decides about a call that needs the right to touch all keys of the
-// leases. touch is that for one key.
+// permitLease checks that the caller may access all keys of the leases. touch checks
+// one key.
 func (a *Access) permitLease(ctx context.Context, ids []int64, touch func(st *auth.State, who auth.Info, key []byte) error) error {
 	st := a.auth.State()
 	if !st.Enabled() {
@@ -237,7 +235,7 @@ func (a *Access) permitLease(ctx context.Context, ids []int64, touch func(st *au
 func mayRead(st *auth.State, who auth.Info, key []byte) error  { return st.CanRead(who, key, nil) }
 func mayWrite(st *auth.State, who auth.Info, key []byte) error { return st.CanWrite(who, key, nil) }
 
-// mayRange returns whose range it is, if that user may read the keys.
+// mayRange returns the user of a range request, if that user may read the keys.
 func (a *Access) mayRange(ctx context.Context, r *pb.RangeRequest) (auth.Info, error) {
 	who, st, err := a.permit(ctx)
 	if err == nil {

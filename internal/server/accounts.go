@@ -15,8 +15,8 @@ import (
 	"quorate/internal/proposal"
 )
 
-// Accounts serves users and roles. Each call is an entry of the log, but for the
-// password, which does not enter it.
+// Accounts serves users and roles. Each call is an entry of the log; the password
+// itself does not enter the log.
 type Accounts struct {
 	cfg       *Config
 	lg        *zap.Logger
@@ -25,8 +25,8 @@ type Accounts struct {
 	passwords *password.Hasher
 }
 
-// Authenticate checks a password and has the log give out a token. The password
-// does not enter the log.
+// Authenticate checks a password and proposes the entry that issues a token. The
+// password itself does not enter the log.
 func (a *Accounts) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) (*pb.AuthenticateResponse, error) {
 	if err := a.replica.barrier(ctx); err != nil {
 		return nil, err
@@ -52,7 +52,7 @@ func (a *Accounts) Authenticate(ctx context.Context, r *pb.AuthenticateRequest) 
 			return nil, err
 		}
 		if st.Revision() != a.auth.State().Revision() {
-			// The password that was checked may be the one before.
+			// The password that was checked may have been replaced.
 			a.lg.Info("revision when password checked became stale; retrying")
 			continue
 		}
@@ -93,7 +93,7 @@ func randomLetters(n int) (string, error) {
 	return string(b), nil
 }
 
-// answered takes the answer of its kind out of the outcome of a proposal.
+// answered returns the response of type R from the outcome of a proposal.
 func answered[R any](res proposal.Result, err error) (*R, error) {
 	if err != nil {
 		return nil, err
@@ -111,13 +111,12 @@ func (a *Accounts) AuthDisable(ctx context.Context, r *pb.AuthDisableRequest) (*
 	return answered[pb.AuthDisableResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthDisable: r}))
 }
 
-// AuthStatus tells whether authentication is on, and the revision of users and
-// roles.
+// AuthStatus reports whether authentication is on, and the revision of users and roles.
 func (a *Accounts) AuthStatus(ctx context.Context, r *pb.AuthStatusRequest) (*pb.AuthStatusResponse, error) {
 	return answered[pb.AuthStatusResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthStatus: r}))
 }
 
-// UserAdd adds a user; the log gets the hash of the password.
+// UserAdd adds a user; the log contains the hash of the password.
 func (a *Accounts) UserAdd(ctx context.Context, r *pb.AuthUserAddRequest) (*pb.AuthUserAddResponse, error) {
 	if err := a.passwords.Added(ctx, r); err != nil {
 		return nil, err
@@ -130,7 +129,7 @@ func (a *Accounts) UserDelete(ctx context.Context, r *pb.AuthUserDeleteRequest) 
 	return answered[pb.AuthUserDeleteResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthUserDelete: r}))
 }
 
-// UserChangePassword gives a user another password; the log gets its hash.
+// UserChangePassword replaces a user's password; the log contains its hash.
 func (a *Accounts) UserChangePassword(ctx context.Context, r *pb.AuthUserChangePasswordRequest) (*pb.AuthUserChangePasswordResponse, error) {
 	if err := a.passwords.Changed(ctx, r); err != nil {
 		return nil, err
@@ -138,7 +137,7 @@ func (a *Accounts) UserChangePassword(ctx context.Context, r *pb.AuthUserChangeP
 	return answered[pb.AuthUserChangePasswordResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthUserChangePassword: r}))
 }
 
-// UserGrantRole gives a user a role.
+// UserGrantRole grants a user a role.
 func (a *Accounts) UserGrantRole(ctx context.Context, r *pb.AuthUserGrantRoleRequest) (*pb.AuthUserGrantRoleResponse, error) {
 	return answered[pb.AuthUserGrantRoleResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthUserGrantRole: r}))
 }
@@ -153,7 +152,7 @@ func (a *Accounts) UserList(ctx context.Context, r *pb.AuthUserListRequest) (*pb
 	return answered[pb.AuthUserListResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthUserList: r}))
 }
 
-// UserRevokeRole takes a role from a user.
+// UserRevokeRole revokes a role of a user.
 func (a *Accounts) UserRevokeRole(ctx context.Context, r *pb.AuthUserRevokeRoleRequest) (*pb.AuthUserRevokeRoleResponse, error) {
 	return answered[pb.AuthUserRevokeRoleResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthUserRevokeRole: r}))
 }
@@ -163,7 +162,7 @@ func (a *Accounts) RoleAdd(ctx context.Context, r *pb.AuthRoleAddRequest) (*pb.A
 	return answered[pb.AuthRoleAddResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthRoleAdd: r}))
 }
 
-// RoleGrantPermission lets a role touch a range of keys.
+// RoleGrantPermission grants a role access to a range of keys.
 func (a *Accounts) RoleGrantPermission(ctx context.Context, r *pb.AuthRoleGrantPermissionRequest) (*pb.AuthRoleGrantPermissionResponse, error) {
 	return answered[pb.AuthRoleGrantPermissionResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthRoleGrantPermission: r}))
 }
@@ -178,7 +177,7 @@ func (a *Accounts) RoleList(ctx context.Context, r *pb.AuthRoleListRequest) (*pb
 	return answered[pb.AuthRoleListResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthRoleList: r}))
 }
 
-// RoleRevokePermission takes a range of keys from a role.
+// RoleRevokePermission revokes a role's access to a range of keys.
 func (a *Accounts) RoleRevokePermission(ctx context.Context, r *pb.AuthRoleRevokePermissionRequest) (*pb.AuthRoleRevokePermissionResponse, error) {
 	return answered[pb.AuthRoleRevokePermissionResponse](a.replica.propose(ctx, &pb.InternalRaftRequest{AuthRoleRevokePermission: r}))
 }

@@ -10,20 +10,20 @@ import (
 	"quorate/internal/membership"
 )
 
-// A read needs a round of the core because another member may have acknowledged a
-// write that is not applied here. A member that is the whole cluster acknowledges all
-// writes itself, and after it has applied them, so what is applied is enough to read.
-// What has to be sure is that it is alone now, and that it has applied what anybody
-// acknowledged before it was.
+// A read needs a round of the core because another member may have acknowledged a write
+// that is not applied here. A member that is the whole cluster acknowledges all writes
+// itself, after applying them, so the applied state is recent enough to read. Two
+// things must be certain: that it is alone now, and that it has applied all writes that
+// were acknowledged before it became so.
 
-// solitude is the proof that this member has been the whole cluster since it became
-// leader in a term, or since the last change of the membership.
+// solitude is the proof that this member has been the only one since it became leader
+// in a term, or since the last membership change.
 type solitude struct {
 	term    uint64
 	members *membership.Member // the list of members, which each change replaces
 }
 
-// solo keeps the proof.
+// solo holds the proof.
 type solo struct {
 	cluster *membership.Cluster
 	state   *raftState
@@ -31,7 +31,7 @@ type solo struct {
 	proving sync.Mutex
 }
 
-// now is what a proof would be about; not ok if there is nothing to prove.
+// now returns the proof to be established; ok is false if this member is not alone.
 func (a *solo) now() (s solitude, ok bool) {
 	members := a.cluster.Members()
 	if len(members) != 1 || members[0].ID != a.state.id || !a.state.isLeader() {
@@ -40,8 +40,8 @@ func (a *solo) now() (s solitude, ok bool) {
 	return solitude{a.state.Term(), &members[0]}, true
 }
 
-// proved reports whether a read needs no round. A vote for another member changes the
-// term that is looked at before it is durable, and so before it is sent.
+// proved reports whether reads need no round. A vote for another member changes the term
+// that is compared here before the vote is durable, and so before it is sent.
 func (a *solo) proved() bool {
 	p := a.proof.Load()
 	if p == nil {
@@ -51,9 +51,9 @@ func (a *solo) proved() bool {
 	return ok && s == *p
 }
 
-// prove finds out whether reads need a round from now on. Raft itself must have no
-// other member; what was committed until then, perhaps with one, is applied when a
-// round has passed that began afterwards.
+// prove finds out whether reads need no round from now on. Raft must have no other
+// member either. Once a round that began after that has succeeded, everything committed
+// before it, perhaps with another member, is applied.
 func (a *solo) prove(ctx context.Context, status func(context.Context) (raft.Status, bool), round func(context.Context) error) {
 	before, ok := a.now()
 	if !ok || !a.proving.TryLock() {

@@ -9,8 +9,8 @@ import (
 	"quorate/internal/transport"
 )
 
-// applier applies committed entries, on a goroutine of its own, and tells the parts of
-// the member that have to know.
+// applier applies committed entries, on its own goroutine, and notifies the parts of the
+// member that depend on them.
 type applier struct {
 	cfg      *Config
 	replica  *localReplica
@@ -22,16 +22,16 @@ type applier struct {
 	versions *Versions
 	work     *replica.Applier
 
-	// noteApplied, of tests, sees every entry as it is about to be applied.
+	// noteApplied is for tests: it is called with each entry before it is applied.
 	noteApplied func(*apply.Entry)
 }
 
-// applyAll applies what is committed, all that waits as one batch within bounds.
+// applyAll applies committed entries, all pending ones in one batch within its bounds.
 func (a *applier) applyAll(context.Context) {
 	for a.work.Wait(a.replica.halt) {
 		for a.work.Due() {
 			if err := a.work.Do(a.cfg.ApplyBatch); err != nil {
-				waited := a.replica.rootCtx.Err() != nil && noRoom(err) // for room, and is told to stop
+				waited := a.replica.rootCtx.Err() != nil && noRoom(err) // for room, and shuts down
 				if !waited && !a.disks.failing.Load() {
 					a.replica.fail(err)
 				}
@@ -50,7 +50,7 @@ func (a *applier) apply(ents []apply.Entry) (apply.Outcome, error) {
 	return a.replica.mach().Apply(ents)
 }
 
-// termBegun lets the new leader look at the version of the cluster.
+// termBegun triggers a new leader's decision about the cluster version.
 func (a *applier) termBegun() {
 	select {
 	case a.versions.decide <- struct{}{}:
@@ -58,14 +58,14 @@ func (a *applier) termBegun() {
 	}
 }
 
-// reconfigured gives up what this member waits for if it was removed.
+// reconfigured cancels all waits if this member was removed.
 func (a *applier) reconfigured() {
 	if a.cluster.IsRemoved(a.replica.id) {
 		a.replica.giveUp()
 	}
 }
 
-// memberChanged follows a membership change on the network.
+// memberChanged updates the transport after a membership change.
 func (a *applier) memberChanged(e membership.Effect) {
 	id := e.Member.ID
 	switch {

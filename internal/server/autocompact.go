@@ -12,8 +12,8 @@ import (
 	"quorate/internal/task"
 )
 
-// autoCompaction is the task that compacts on the leader as the policy decides; all
-// members observe.
+// autoCompaction returns the task that compacts as the policy decides: on the leader
+// only, but all members observe the revisions.
 func (u *upkeep) autoCompaction() task.Task {
 	keep := u.cfg.Upkeep.AutoCompaction
 	policy := keep.Policy(u.cfg.Clock.Now(), u.replica.Rev())

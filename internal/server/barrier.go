@@ -12,7 +12,7 @@ import (
 	"quorate/internal/replica"
 )
 
-// reader lets reads wait until they see what was acknowledged before they began.
+// reader makes reads wait until they see every write acknowledged before they began.
 type reader struct {
 	cfg       *Config
 	life      *life
@@ -24,8 +24,8 @@ type reader struct {
 	alone *solo
 }
 
-// barrier waits until a read here sees every write that was acknowledged before
-// it began.
+// barrier waits until a read here sees every write that was acknowledged before it
+// began.
 func (r *reader) barrier(ctx context.Context) error {
 	select {
 	case <-r.life.stop:
@@ -53,7 +53,7 @@ func (r *reader) round(ctx context.Context) error {
 	select {
 	case <-round.Done():
 		if err := round.Err(); err != nil {
-			if first && !errors.Is(err, errReadTimeout) { // a round counts once; late ones count as slow
+			if first && !errors.Is(err, errReadTimeout) { // count a round once; late ones count as slow
 				metrics.ServerReadIndexesFailedTotal.Inc()
 			}
 			return err
@@ -66,8 +66,8 @@ func (r *reader) round(ctx context.Context) error {
 	}
 }
 
-// sureToLead confirms leadership through a quorum if this member's ticks have
-// stalled for so long that another one may lead by now.
+// sureToLead confirms leadership with a quorum if this member's ticks have stalled for
+// so long that another member may lead by now.
 func (r *reader) sureToLead(ctx context.Context) error {
 	last := time.Unix(0, r.raftState.lastTick.Load())
 	if r.cfg.Clock.Now().Sub(last) < 3*r.cfg.Tick {

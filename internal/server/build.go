@@ -20,7 +20,7 @@ import (
 	"quorate/internal/watch"
 )
 
-// build makes everything above the store.
+// build creates everything above the store.
 func (o *opening) build(id identity) error {
 	cfg, mach := o.cfg, o.replica.mach()
 	o.replica.ids = proposal.NewIDs(id.id, cfg.Clock.Now())
@@ -28,13 +28,13 @@ func (o *opening) build(id identity) error {
 	o.passwords = password.New(password.Options{Cost: cfg.BcryptCost, Stop: o.replica.stop, Busy: ErrTooManyRequests, Stopped: rpctypes.ErrGRPCStopped})
 	watches := cfg.Watch
 	watches.FragmentBytes = cfg.MaxRequestBytes + 512<<10
-	// More than a fragment, so that clients which ask for fragments see them
-	// where etcd would send them.
+	// More than a fragment, so that clients that ask for fragments get them where
+	// etcd would send them.
 	watches.BatchBytes = cfg.MaxRequestBytes + 1<<20
 	watches.Jitter = rand.Int64N
 	watches.OnError = func(err error) { o.lg.Warn("a watch cannot read the history", zap.Error(err)) }
 	o.hub = watch.NewHub(apply.History{KV: mach.KV()}, cfg.Clock, watches)
-	// These exist before the transport, which knows one of them as its host.
+	// The transport needs these: one of them is its host.
 	o.driver, o.installer = &driver{in: &replica.Inbox{}}, &installer{exchanged: make(chan error, 1)}
 	if err := o.buildTransport(id); err != nil {
 		return err
@@ -44,7 +44,7 @@ func (o *opening) build(id identity) error {
 	if err := o.buildCore(mach); err != nil {
 		return err
 	}
-	o.addPeers(id) // which may bring messages from here on
+	o.addPeers(id) // which may deliver messages from here on
 	metrics.ServerID.WithLabelValues(membership.FormatID(id.id)).Set(1)
 	metrics.ServerQuotaBackendBytes.Set(float64(cfg.QuotaReported))
 	metrics.ServerIsLearner.Set(boolGauge(o.cluster.IsLocalLearner()))
@@ -62,8 +62,8 @@ func (o *opening) buildTransport(id identity) (err error) {
 	return err
 }
 
-// addPeers makes peers of the members from the start: a joining member is told who they
-// are before the log tells it, and would refuse their streams until then.
+// addPeers connects to all members from the start. A joining member would reject their
+// streams until the log told it who they are.
 func (o *opening) addPeers(id identity) {
 	for _, r := range id.remotes {
 		o.tr.AddPeer(r.ID, r.PeerURLs)
@@ -75,7 +75,7 @@ func (o *opening) addPeers(id identity) {
 	}
 }
 
-// buildServices makes what the edges call, from the bottom up.
+// buildServices creates the services that the gRPC and HTTP servers call, bottom up.
 func (o *opening) buildServices() {
 	cfg, lg, r := o.cfg, o.lg, o.replica
 	leaders := &leaders{replica: r, cluster: o.cluster}
@@ -100,7 +100,7 @@ func (o *opening) buildServices() {
 	o.upkeep.Maintenance = o.Maintenance
 }
 
-// buildDriver makes what carries out the steps of the core.
+// buildDriver creates the parts that carry out the steps of the core.
 func (o *opening) buildDriver() {
 	cfg, lg, r := o.cfg, o.lg, o.replica
 	o.logw = &logWriter{cfg: cfg, lg: lg, replica: r, disks: o.disks, driver: o.driver, installer: o.installer, sender: o.sender,
@@ -117,7 +117,7 @@ func (o *opening) buildDriver() {
 	r.reader.alone = &solo{cluster: o.cluster, state: r.raftState}
 }
 
-// buildCore makes the core and the pipeline behind it, at rest, and what is known of them.
+// buildCore creates the core and its pipeline, idle, and the state known about them.
 func (o *opening) buildCore(mach *apply.Machine) error {
 	cfg, r, applied := o.cfg, o.replica, mach.Applied()
 	node, err := raftnode.New(raftnode.Config{
@@ -142,7 +142,7 @@ func (o *opening) buildCore(mach *apply.Machine) error {
 	return nil
 }
 
-// buildPipeline connects the pipeline with the member around it.
+// buildPipeline connects the pipeline with the rest of the member.
 func (o *opening) buildPipeline(core *replica.Core) {
 	cfg, r := o.cfg, o.replica
 	pipe := replica.NewPipeline(replica.Parts{

@@ -78,7 +78,7 @@ func TestDefragmentWaitsForCompactions(t *testing.T) {
 	if err := n.m.Maintenance.Defragment(background(t)); err != nil {
 		t.Fatal(err)
 	}
-	const text = "a compaction waits for readers; the space of what it deletes is given back later"
+	const text = "a compaction waits for readers; its space is reclaimed later"
 	if logs.FilterMessage(text).Len() != 1 {
 		t.Fatal("a defragmentation does not wait for the compaction before it")
 	}

@@ -18,10 +18,10 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// Digests compares, as the leader, what the members have added up of the log: a member
-// that writes something else than the others is found within seconds, with the entries
-// in which that began. Members that tell no digest, those of etcd and of releases of ours
-// that keep none, are left out.
+// Digests compares, on the leader, the members' digests of what they have written for
+// the entries of the log. It finds a member that writes something else within seconds,
+// and the range of entries in which that began. Members that report no digest, such as
+// members of etcd and of older releases of Quorate, are left out.
 type Digests struct {
 	cfg       *Config
 	lg        *zap.Logger
@@ -30,20 +30,20 @@ type Digests struct {
 	peers     *peerapi.Client
 	Integrity *Integrity
 
-	ours  sync.Map                 // ids of the members that have told a digest
-	found atomic.Pointer[[]parted] // who differs; nil for nobody
+	ours  sync.Map                 // ids of the members that have reported a digest
+	found atomic.Pointer[[]parted] // the members that differ; nil for none
 
-	// Of the comparing task alone.
-	equal    map[uint64]uint64 // by member: the newest index at which it was the same as here
-	suspects []uint64          // of the round before
-	waited   int               // rounds in which a member that could decide was away or behind
-	v2       []uint64          // members that differ in the v2 API, of whom the log has told
+	// Used by the comparing task alone.
+	equal    map[uint64]uint64 // by member: the highest index at which its digest equalled ours
+	suspects []uint64          // of the previous round
+	waited   int               // rounds in which a member that could decide was unreachable or behind
+	v2       []uint64          // members that differ in the v2 API and have been logged
 }
 
 // parted is a member that differs.
 type parted struct {
 	digest.Suspect
-	majority bool // of the members agree on something else
+	majority bool // a majority of the members agrees on something else
 }
 
 func (p parted) String() string {
@@ -51,24 +51,24 @@ func (p parted) String() string {
 	if p.majority {
 		than = "the majority"
 	}
-	return fmt.Sprintf("memberID:%d wrote other records than %s for an entry behind %d, up to %d", p.Member, than, p.Stretch.Equal, p.Stretch.Differ)
+	return fmt.Sprintf("memberID:%d wrote different records than %s for an entry after %d, up to %d", p.Member, than, p.Stretch.Equal, p.Stretch.Differ)
 }
 
 const (
 	// digestTimeout bounds how long a round waits for answers.
 	digestTimeout = time.Second
-	// digestPatience is for how many rounds the leader waits, when members differ and
-	// no majority agrees, for a member that is away, or has not applied as much.
+	// digestPatience is how many rounds the leader waits for a member that is
+	// unreachable or behind, when members differ and no majority agrees.
 	digestPatience = 10
 )
 
-// Tells reports whether a member has told a digest, so that it can use one.
+// Tells reports whether a member has reported a digest, and so can use one.
 func (d *Digests) Tells(id uint64) bool {
 	_, ok := d.ours.Load(id)
 	return ok
 }
 
-// errors are the lines of Status about what was found.
+// errors returns the lines of Status about the members that differ.
 func (d *Digests) errors() (lines []string) {
 	if found := d.found.Load(); found != nil {
 		for _, p := range *found {
@@ -78,7 +78,7 @@ func (d *Digests) errors() (lines []string) {
 	return lines
 }
 
-// compare is one round. Nobody is accused after a single one.
+// compare runs one round. A single round never raises an alarm.
 func (d *Digests) compare(ctx context.Context) {
 	if !d.replica.isLeader() {
 		d.forget()
@@ -93,7 +93,7 @@ func (d *Digests) compare(ctx context.Context) {
 			v2 = append(v2, digest.Suspect{Member: r.Member, Stretch: c.V2})
 		}
 		if !c.Known || c.State.Found() || c.V2.Found() {
-			continue // it is asked for all that it knows
+			continue // it is asked for its whole digest below
 		}
 		now[r.Member] = c.State.Equal
 		if least == 0 || c.State.Equal < least {
@@ -112,15 +112,15 @@ func (d *Digests) compare(ctx context.Context) {
 	d.show(suspects, v2)
 }
 
-// own is what this member tells.
+// own returns this member's report.
 func (d *Digests) own(from uint64) digest.Report {
 	r := d.replica.mach().Digest().Report(from)
 	r.Member = d.replica.id
 	return r
 }
 
-// judge asks everybody for all that they know, and tells who differs, and whether nobody's
-// answer is missing that could tell more.
+// judge asks all members for their whole digests and returns those that differ. complete
+// is false if the missing answer of a member could change the result.
 func (d *Digests) judge(ctx context.Context) (out []parted, complete bool) {
 	reports := d.ask(ctx, nil)
 	tell := 0
@@ -136,9 +136,9 @@ func (d *Digests) judge(ctx context.Context) (out []parted, complete bool) {
 	return out, len(reports) >= tell && v.Undecided == 0
 }
 
-// conclude raises the alarm about members that have differed in two rounds, one after
-// the other, as etcd does for hashes that differ. Where another member could tell who is
-// right, it waits for that one a few rounds more.
+// conclude raises the alarm about members that have differed in two consecutive rounds,
+// as etcd does for hashes that differ. If another member could decide who is right, it
+// waits some more rounds for that member.
 func (d *Digests) conclude(suspects []parted, complete bool) {
 	before := d.suspects
 	if complete || len(suspects) == 0 {
@@ -151,31 +151,31 @@ func (d *Digests) conclude(suspects []parted, complete bool) {
 		d.suspects = append(d.suspects, s.Member)
 		accused := s.Member
 		if !s.majority {
-			accused = 0 // who is right is not known
+			accused = 0 // it is unknown which member is right
 		}
 		fields := []zap.Field{zap.String("leader-id", membership.FormatID(d.replica.id)), zap.String("member-id", membership.FormatID(s.Member)),
 			zap.Uint64("last-equal-index", s.Stretch.Equal), zap.Uint64("first-differing-index", s.Stretch.Differ), zap.Bool("quorum-exist", s.majority)}
 		switch {
 		case !s.majority && 0 < d.waited && d.waited < digestPatience:
 		case !slices.Contains(before, s.Member):
-			d.lg.Warn("a member seems to have written other records for the same entries; comparing once more", fields...)
+			d.lg.Warn("a member seems to have written different records for the same entries; comparing once more", fields...)
 		case !d.alarmed(accused):
-			d.lg.Error("a member has written other records for the same entries; raising the CORRUPT alarm",
+			d.lg.Error("a member has written different records for the same entries; raising the CORRUPT alarm",
 				append(fields, zap.String("corrupt-member-id", membership.FormatID(accused)))...)
 			d.Integrity.raiseCorrupt(accused)
 		}
 	}
 }
 
-// alarmed tells whether the alarm about a member is on.
+// alarmed reports whether the alarm about a member is active.
 func (d *Digests) alarmed(id uint64) bool {
 	return slices.ContainsFunc(d.replica.mach().Alarms(), func(a *pb.AlarmMember) bool {
 		return a.MemberID == id && a.Alarm == pb.AlarmType_CORRUPT
 	})
 }
 
-// show tells status, metrics and, about the v2 API, the log what was found. Trees of the v2
-// API may differ for a reason, so that is no alarm.
+// show publishes the result for Status and metrics, and logs differences of the v2 API.
+// v2 trees may differ for legitimate reasons, so those raise no alarm.
 func (d *Digests) show(suspects []parted, v2 []digest.Suspect) {
 	if len(suspects)+len(v2) == 0 {
 		d.clear()
@@ -189,13 +189,13 @@ func (d *Digests) show(suspects []parted, v2 []digest.Suspect) {
 		metrics.DigestDiffers.WithLabelValues(membership.FormatID(s.Member), metrics.DifferV2).Set(1)
 		if !slices.Contains(d.v2, s.Member) {
 			d.v2 = append(d.v2, s.Member)
-			d.lg.Warn("a member has written other records of the v2 API for the same entries; replace it unless it came by a member of etcd 3.6 or later",
+			d.lg.Warn("a member has written different v2 API records for the same entries; replace it unless its snapshot came from a member of etcd 3.6 or later",
 				zap.String("member-id", membership.FormatID(s.Member)), zap.Uint64("last-equal-index", s.Stretch.Equal), zap.Uint64("first-differing-index", s.Stretch.Differ))
 		}
 	}
 }
 
-// clear takes back what was shown.
+// clear withdraws the published result.
 func (d *Digests) clear() {
 	if d.found.Swap(nil) != nil {
 		metrics.DigestDiffers.Reset()
@@ -203,7 +203,7 @@ func (d *Digests) clear() {
 	d.v2 = nil
 }
 
-// forget is for a member that does not lead.
+// forget drops the state of earlier rounds on a member that does not lead.
 func (d *Digests) forget() {
 	d.suspects = nil
 	d.clear()
@@ -213,8 +213,7 @@ func (d *Digests) forget() {
 	}
 }
 
-// ask asks all other members for what they have added up behind the index that is known
-// of each.
+// ask asks all other members for their digests after the index in from.
 func (d *Digests) ask(ctx context.Context, from map[uint64]uint64) []digest.Report {
 	ctx, cancel := context.WithTimeout(ctx, digestTimeout)
 	defer cancel()

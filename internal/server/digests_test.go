@@ -71,7 +71,7 @@ func (c *cluster) accused(alarm uint64, than string, suspects map[uint64]*atomic
 		all := strings.Join(st.Errors, "\n")
 		for id, written := range suspects {
 			at := written.Load() // 0 until that member has applied the entry
-			if !strings.Contains(all, fmt.Sprintf("memberID:%d wrote other records than %s for an entry behind %d, up to %d", id, than, at-1, at)) {
+			if !strings.Contains(all, fmt.Sprintf("memberID:%d wrote different records than %s for an entry after %d, up to %d", id, than, at-1, at)) {
 				return false
 			}
 		}

@@ -16,35 +16,35 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// A full disk is waited for, wherever something is written: the raft log and the
-// small files by the steps below, the store by its engine (engine/pebble). Each step
-// that found no room has done nothing, or nothing that doing it again would harm.
-// A disk that fails in another way ends the member; a leader hands over first.
+// Everything that writes waits while a disk is full: the raft log and small files in the
+// functions below, the store in its engine (engine/pebble). A step that found no room has
+// either done nothing or can be repeated safely. Any other disk error ends the member; a
+// leader hands over first.
 
-// diskRetry is how often a write that found no room is tried again.
+// diskRetry is how often a write that found no room is retried.
 const diskRetry = 500 * time.Millisecond
 
-// transferPause keeps a snapshot that could not be stored or made from being tried
-// again at once: raft would repeat it with every heartbeat, and what it writes until
-// it fails takes the room that everything else waits for. Only tests change it.
+// transferPause delays the next attempt after a snapshot could not be stored or made.
+// Raft would retry with every heartbeat, and each attempt takes room that everything else
+// waits for. Only tests change it.
 var transferPause = 5 * time.Second
 
-// disks is what is known of the disks of a member.
+// disks is the state of a member's disks.
 type disks struct {
 	cfg       *Config
 	lg        *zap.Logger
 	life      *life
 	raftState *raftState
-	handOver  func() // gives leadership away, as long as that takes
+	handOver  func() // transfers leadership, and blocks until that is done
 
 	diskFull  atomic.Bool // the log finds no room
 	storeFull atomic.Bool // the store finds no room; soon apply would have to wait
-	failing   atomic.Bool // a disk fails, and the member will
+	failing   atomic.Bool // a disk has failed, and the member will shut down
 }
 
-// waitForSpace pauses until the log should be tried again. Nothing of the write
-// that failed is in the log and nobody was told that it is, so waiting loses
-// nothing; meanwhile new writes are refused (propose.go).
+// waitForSpace blocks until the log write should be retried. Nothing of the failed write
+// is in the log or was acknowledged, so waiting loses nothing; meanwhile new writes are
+// rejected (propose.go).
 func (d *disks) waitForSpace(err error) bool {
 	if d.diskFull.CompareAndSwap(false, true) {
 		metrics.DiskFull.WithLabelValues(metrics.FullLog).Set(1)
@@ -59,21 +59,21 @@ func (d *disks) waitForSpace(err error) bool {
 	}
 }
 
-// storeFailed is told by the engine, on any of its goroutines, that it cannot write.
+// storeFailed is called by the engine, on any of its goroutines, when it cannot write.
 func (d *disks) storeFailed(dir string, err error) {
 	d.diskFailed(fmt.Errorf("the store in %s: %w", dir, err))
 }
 
-// diskFailed ends the member because of a disk that fails. A leader hands over first,
-// so that the cluster does not have to notice that it is gone: neither the raft log nor
-// the store is needed for that. It returns at once, and may be called at any time.
+// diskFailed ends the member because of a disk error. A leader hands over first, which
+// needs neither the raft log nor the store, so that the cluster does not have to detect
+// the loss. It returns at once, and is safe for concurrent use.
 func (d *disks) diskFailed(err error) {
 	if !d.failing.CompareAndSwap(false, true) {
 		return
 	}
 	go func() {
 		if d.raftState.lead.Load() != raft.None && d.raftState.isLeader() {
-			d.lg.Error("the disk fails: handing over leadership before this member ends",
+			d.lg.Error("disk failure: transferring leadership before this member exits",
 				zap.String("local-member-id", membership.FormatID(d.raftState.id)), zap.Error(err))
 			d.handOver()
 		}
@@ -81,8 +81,8 @@ func (d *disks) diskFailed(err error) {
 	}()
 }
 
-// noRoom reports whether a step on the log or beside it may be taken again.
+// noRoom reports whether a step on the log or next to it may be retried.
 func noRoom(err error) bool { return errors.Is(err, raftlog.ErrNoSpace) || vfs.IsNoSpaceError(err) }
 
-// NoRoom reports whether all writes are refused because a disk is full.
+// NoRoom reports whether all writes are rejected because a disk is full.
 func (d *disks) NoRoom() bool { return d.diskFull.Load() || d.storeFull.Load() }

@@ -23,12 +23,12 @@ import (
 )
 
 const (
-	// maxApplyBytes bounds about how much is applied before raft hears of it.
+	// maxApplyBytes is roughly how much is applied before raft is notified.
 	maxApplyBytes = 4 << 20
 	readRetry     = 500 * time.Millisecond
 )
 
-// driver steps the core and hands on what follows from a step.
+// driver steps the core and passes on the effects of each step.
 type driver struct {
 	cfg     *Config
 	lg      *zap.Logger
@@ -41,26 +41,25 @@ type driver struct {
 
 	pipe    *replica.Pipeline
 	in      *replica.Inbox
-	coreMu  sync.Mutex  // whoever holds it drives the core; taken by drive and halt alone
-	halted  bool        // guarded by coreMu: the core is not driven any more
-	logBusy atomic.Bool // a log write is under way
-	// Of the ticker alone: the log write that it saw last, and how often.
+	coreMu  sync.Mutex  // held by the goroutine that drives the core; locked by drive and halt alone
+	halted  bool        // guarded by coreMu: the core is no longer driven
+	logBusy atomic.Bool // a log write is in flight
+	// Used by the ticker alone: the log write that it saw last, and how often.
 	watched      int64
 	watchedTicks int
 }
 
-// The core has no goroutine of its own: whoever brings it something to do and
-// finds it free drives it, until the inbox is empty. That spares two hand-offs
-// between threads on the way of each request. What stays bounded by it: a driver
-// works for others no longer than it takes to empty the inbox, and nothing in a
-// step waits for a disk, a peer or a client.
+// The core has no goroutine of its own: a goroutine that adds input and finds the core
+// free drives it until the inbox is empty. That saves two handoffs between threads per
+// request. It stays bounded: a driver works for others no longer than it takes to empty
+// the inbox, and no step waits for a disk, a peer or a client.
 
-// drive steps the core if nobody else does. When it returns, everything that was
-// in the inbox at the call has been taken or will be by the present driver.
+// drive steps the core unless another goroutine does. When it returns, everything that
+// was in the inbox at the call has been taken, or will be by the current driver.
 func (d *driver) drive() {
 	for d.in.Pending() {
 		if !d.coreMu.TryLock() {
-			return // the holder looks into the inbox again after it has let go
+			return // the holder checks the inbox again after it has released the lock
 		}
 		halted := d.empty()
 		d.coreMu.Unlock()
@@ -70,9 +69,9 @@ func (d *driver) drive() {
 	}
 }
 
-// empty steps the core until the inbox is empty, and reports whether it is driven
-// no more. A panic ends the process before the lock is let go: the core may be
-// anywhere between two states, and the goroutine may be one that others recover.
+// empty steps the core until the inbox is empty, and reports whether the core is halted.
+// A panic ends the process before the lock is released: the core may be in an
+// inconsistent state, and callers of this goroutine may recover panics.
 func (d *driver) empty() (halted bool) {
 	defer crash.Guard()
 	for !d.halted && d.in.Pending() {
@@ -81,28 +80,28 @@ func (d *driver) empty() (halted bool) {
 	return d.halted
 }
 
-// event hands something to the core and drives it.
+// event adds an input to the inbox and drives the core.
 func (d *driver) event(f func(*replica.Input)) {
 	d.in.Add(f)
 	d.drive()
 }
 
-// step takes one step. The caller holds coreMu.
+// step takes one step. It must be called with coreMu held.
 func (d *driver) step(in replica.Input) {
 	if lost := d.pipe.Step(d.cfg.Clock.Now(), in); lost != nil {
-		d.halted = true // not one more vote or acknowledgement
+		d.halted = true // no further vote or acknowledgement
 		d.replica.fail(fmt.Errorf("%w; remove this member from the cluster (etcdctl member remove %s), and add it again with an empty --data-dir",
 			lost, membership.FormatID(d.replica.id)))
 	}
 }
 
-// send puts messages on the network.
+// send sends messages to peers.
 func (d *driver) send(msgs []*raftpb.Message) {
 	d.tr.Send(d.modernise(d.sender.completeSnapshots(msgs)))
 }
 
-// receive looks at a message of a peer and queues it for the core. A message is dropped
-// when the queue is full; raft sends again what it still needs.
+// receive checks a message of a peer and queues it for the core. It drops the message if
+// the queue is full; raft sends again what is still needed.
 func (d *driver) receive(msg *raftpb.Message) error {
 	if d.cluster.IsRemoved(msg.GetFrom()) {
 		return ErrRemoved
@@ -117,29 +116,29 @@ func (d *driver) receive(msg *raftpb.Message) error {
 	return nil
 }
 
-// snapshotSent tells raft what came of a snapshot for a member.
+// snapshotSent reports the outcome of sending a snapshot to raft.
 func (d *driver) snapshotSent(to uint64, ok bool) {
 	d.event(func(in *replica.Input) { in.Snapshots = append(in.Snapshots, replica.SnapshotReport{To: to, OK: ok}) })
 }
 
-// halt lets nobody drive the core any more.
+// halt stops the core for good: no goroutine drives it afterwards.
 func (d *driver) halt() {
 	d.coreMu.Lock()
 	d.halted = true
 	d.coreMu.Unlock()
 }
 
-// tick lets raft's time pass. It also picks up proposals that wait for a log
-// write which does not end.
+// tick advances raft's time. It also picks up proposals that wait for a log write that
+// hangs.
 func (d *driver) tick(context.Context) {
 	d.onTick()
 	stall := d.watchLog()
 	d.event(func(in *replica.Input) { in.Ticks, in.LogStall = in.Ticks+1, stall })
 }
 
-// proposed hands a request to the core. While the log is being written the
-// request waits for the end of that: it could not be written before, and it
-// shares a step, a message and a sync with all others that come meanwhile.
+// proposed passes a request to the core. While a log write is in flight, the request
+// waits for it: it could not be written earlier, and it shares a step, a message and a
+// sync with all others that arrive meanwhile.
 func (d *driver) proposed(p *proposal.Pending) {
 	d.in.Add(func(in *replica.Input) { in.Propose = append(in.Propose, p) })
 	if !d.logBusy.Load() {
@@ -151,7 +150,7 @@ func (d *driver) onTick() {
 	now := d.cfg.Clock.Now()
 	since := now.UnixNano() - d.replica.lastTick.Swap(now.UnixNano())
 	if others := len(d.cluster.Members()) - 1; since > 2*d.cfg.Tick.Nanoseconds() && others > 0 && d.replica.isLeader() {
-		// A tick is a heartbeat to everybody else; this one is late.
+		// A tick is a heartbeat to all other members; this one is late.
 		metrics.ServerHeartbeatSendFailuresTotal.Add(float64(others))
 		d.lg.Warn("leader failed to send out heartbeat on time; took too long, leader is overloaded likely from slow disk",
 			zap.Duration("heartbeat-interval", d.cfg.Tick), zap.Duration("expected-duration", 2*d.cfg.Tick), zap.Duration("exceeded-duration", time.Duration(since)-2*d.cfg.Tick))
@@ -159,7 +158,7 @@ func (d *driver) onTick() {
 	d.replica.props.Expire(now, d.replica.timeoutError)
 }
 
-// follow makes the new state of the core known.
+// follow publishes the new state of the core.
 func (d *driver) follow(in replica.Input, eff replica.Effects) {
 	if eff.SlowReads != (replica.SlowReads{}) {
 		tellSlowReads(d.slow.fewLines, eff.SlowReads, d.cfg.requestTimeout())
@@ -210,20 +209,20 @@ func (d *driver) transfer(ctx context.Context, target uint64) error {
 		case <-changed:
 		case <-ctx.Done():
 			return errTransferTimeout
-		case <-d.replica.stop: // nobody tells this member any more
+		case <-d.replica.stop: // no message reaches this member any more
 			return rpctypes.ErrGRPCStopped
 		}
 	}
 }
 
-// RaftStatus returns the state of consensus on this member, under the names that
-// raft gives it in JSON. On a member that stops it may be empty.
+// RaftStatus returns the state of consensus on this member, with raft's JSON names. It
+// may be empty while the member shuts down.
 func (d *driver) RaftStatus() raft.Status {
 	st, _ := d.raftStatus(context.Background())
 	return st
 }
 
-// raftStatus asks the core; not ok on a member that stops or when ctx ends.
+// raftStatus queries the core; ok is false when the member shuts down or ctx ends.
 func (d *driver) raftStatus(ctx context.Context) (st raft.Status, ok bool) {
 	ask := make(chan raft.Status, 1)
 	d.event(func(in *replica.Input) { in.AskStatus = append(in.AskStatus, ask) })

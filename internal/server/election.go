@@ -11,7 +11,7 @@ import (
 	"quorate/internal/transport"
 )
 
-// election brings a member that starts to its first leader sooner.
+// election shortens the time until a starting member has its first leader.
 type election struct {
 	cfg     *Config
 	lg      *zap.Logger
@@ -21,12 +21,12 @@ type election struct {
 	driver  *driver
 }
 
-// advanceTicks lets a member that starts elect or follow without waiting for a
+// advanceTicks lets a starting member elect or follow a leader without waiting for a
 // whole election timeout.
 func (e *election) advanceTicks(context.Context) {
 	n := e.cfg.ElectionTicks
 	if e.cfg.ForceNew {
-		// The others go as the first thing that is applied.
+		// The first applied entries remove the other members.
 		for voters := e.cluster.VoterIDs(); len(voters) != 1 || voters[0] != e.replica.id; voters = e.cluster.VoterIDs() {
 			if e.replica.pause(e.replica.rootCtx, applyPoll) != nil {
 				return
@@ -54,8 +54,8 @@ func (e *election) advanceTicks(context.Context) {
 	}
 }
 
-// electSelf makes the only voter leader. It has nobody to ask and nothing to wait
-// for but its own first entries.
+// electSelf makes the only voter leader. There is no other voter to wait for, only its
+// own first entries.
 func (e *election) electSelf() {
 	for e.replica.Leader() == 0 {
 		if voters := e.cluster.VoterIDs(); len(voters) > 1 {

@@ -7,15 +7,14 @@ const (
 	fadingMax   = 5 * time.Minute
 )
 
-// fading tells when something that goes on is to be mentioned again: after 5 s,
-// and then after twice as long each time, up to 5 min. It is used by one
-// goroutine.
+// fading decides when to mention a condition that persists: after 5 s, and then at
+// intervals that double up to 5 min. It is not safe for concurrent use.
 type fading struct {
 	next  map[uint64]time.Time
 	pause map[uint64]time.Duration
 }
 
-// due reports whether what is wrong with id is to be mentioned now.
+// due reports whether the condition of id is to be mentioned now.
 func (f *fading) due(id uint64, now time.Time) bool {
 	if now.Before(f.next[id]) {
 		return false
@@ -28,7 +27,7 @@ func (f *fading) due(id uint64, now time.Time) bool {
 	return true
 }
 
-// forget is called when nothing is wrong any more.
+// forget must be called when the condition of id is over.
 func (f *fading) forget(id uint64) {
 	delete(f.next, id)
 	delete(f.pause, id)

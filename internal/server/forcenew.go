@@ -9,11 +9,10 @@ import (
 	"quorate/internal/membership"
 )
 
-// forceNewCluster makes a cluster of this member alone, without asking the
-// others, for a cluster that has lost its quorum. Everything in the log stays, and
-// committed entries that remove everybody else follow it. Cluster id and member id
-// stay. The others must not run any more; one that comes back is told that it was
-// removed.
+// forceNewCluster makes a cluster of this member alone, without asking the others, after
+// the cluster has lost its quorum. The log is retained, followed by committed entries
+// that remove all other members. Cluster id and member id stay. The other members must
+// not run any more; one that comes back is told that it was removed.
 func (o *opening) forceNewCluster() error {
 	s := datadir.Survivor{Log: o.log, Cluster: o.cluster, Applied: o.replica.mach().Applied(), PeerURLs: o.cfg.PeerURLs}
 	p, err := s.Plan()
@@ -25,7 +24,7 @@ func (o *opening) forceNewCluster() error {
 			zap.Uint64("commit-index-from-wal", p.WALCommit), zap.Uint64("number-of-kept-entries", p.Unproven))
 	}
 	if p.Spared > 0 {
-		o.lg.Warn("leaving out a removal of this member that is not known to be committed", zap.Uint64("entry-index", p.Spared))
+		o.lg.Warn("skipping a removal of this member that is not known to be committed", zap.Uint64("entry-index", p.Spared))
 	}
 	if err := o.log.Append(p.State, p.Entries, true); err != nil {
 		return fmt.Errorf("write the entries of --force-new-cluster: %w", err)

@@ -13,12 +13,12 @@ import (
 	"quorate/internal/transport"
 )
 
-// ErrRemoved ends a member that the cluster has removed.
+// ErrRemoved is returned by a member that the cluster has removed.
 var ErrRemoved = errors.New("the member has been permanently removed from the cluster; its --data-dir must be removed before it can join again")
 
 var errInboxFull = errors.New("server: too many raft messages are waiting")
 
-// host is what the transport sees of the member. Its methods are called from the
+// host is the member as the transport sees it. Its methods are called from the
 // transport's goroutines.
 type host struct {
 	replica   *localReplica

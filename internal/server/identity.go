@@ -14,7 +14,7 @@ import (
 	"quorate/internal/transport"
 )
 
-// How long other members may take to answer a member that starts.
+// Time that other members have to answer a starting member.
 const (
 	foundTimeout   = time.Second
 	joinTimeout    = 10 * time.Second
@@ -22,16 +22,16 @@ const (
 	joinPause      = 500 * time.Millisecond
 )
 
-// identity is what a member is called, and where that came from.
+// identity is the ids of a member, and what they were derived from.
 type identity struct {
 	id, cluster uint64
 	remotes     []membership.Member // of a running cluster that is being joined
 	entries     []*raftpb.Entry     // first entries of a new cluster
 }
 
-// warnOtherCluster tells when the flags describe another cluster than the one
-// that the directory belongs to. Membership may have changed since, so it is no
-// error; etcd ignores the flags likewise once there is a log.
+// warnOtherCluster warns if the flags describe a different cluster than the data
+// directory. Membership may have changed since, so it is no error; etcd also ignores the
+// flags once there is a log.
 func (o *opening) warnOtherCluster(md raftlog.Metadata) {
 	if o.cfg.Existing || len(o.cfg.Initial) == 0 {
 		return
@@ -44,8 +44,8 @@ func (o *opening) warnOtherCluster(md raftlog.Metadata) {
 	}
 }
 
-// warnOtherName tells when the data directory is that of a member with another
-// name, as when --data-dir was mixed up: the cluster will know it by the new one.
+// warnOtherName warns if the data directory belongs to a member with another name, as
+// when --data-dir was mixed up: the cluster will know the member by the new name.
 func (o *opening) warnOtherName() {
 	x, ok := o.cluster.Member(o.replica.id)
 	if ok && x.Name != "" && x.Name != o.cfg.Name {
@@ -54,7 +54,7 @@ func (o *opening) warnOtherName() {
 	}
 }
 
-// identify decides who a member without a log is.
+// identify determines the ids of a member without a log.
 func (o *opening) identify(ctx context.Context) (identity, error) {
 	if err := membership.CheckInitial(o.cfg.Initial, o.cfg.Name); err != nil {
 		return identity{}, err
@@ -65,8 +65,8 @@ func (o *opening) identify(ctx context.Context) (identity, error) {
 	return o.found(ctx)
 }
 
-// found computes the identity of a founder. A founder whose cluster is running
-// already has lost its data and must not vote again.
+// found computes the identity of a founder. A founder whose cluster is running already
+// has lost its data and must not vote again.
 func (o *opening) found(ctx context.Context) (identity, error) {
 	founders, cluster, err := membership.Founders(o.cfg.Initial, o.cfg.InitialToken)
 	if err != nil {
@@ -93,9 +93,9 @@ func (o *opening) found(ctx context.Context) (identity, error) {
 	return id, nil
 }
 
-// bootstrappedAlready refuses to start without data as a member that has run before. It
-// may have acknowledged entries and voted, so as an empty one it could help elect
-// a leader who lacks what was acknowledged.
+// bootstrappedAlready rejects a start without data as a member that has run before. It may
+// have acknowledged entries and voted, so without its data it could help elect a leader
+// that lacks acknowledged entries.
 func (o *opening) bootstrappedAlready(id uint64) error {
 	return fmt.Errorf("member %s has already been bootstrapped: there is no data of it in %s, and its cluster knows it. "+
 		"Start it with the --data-dir and --wal-dir that it had; if they are lost, remove the member ('etcdctl member remove %[1]s'), "+
@@ -103,9 +103,8 @@ func (o *opening) bootstrappedAlready(id uint64) error {
 		membership.FormatID(id), o.cfg.DataDir)
 }
 
-// join asks the running cluster who this member is. A member that was added a
-// moment ago may be asking one that has not heard of it yet, so with JoinPatience
-// it asks again.
+// join asks the running cluster who this member is. The answer may come from a member that
+// has not applied the addition yet, so join asks again for up to JoinPatience.
 func (o *opening) join(ctx context.Context) (identity, error) {
 	o.cfg.working("asking the cluster who this member is")
 	deadline := o.cfg.Clock.Now().Add(o.cfg.JoinPatience)
@@ -121,8 +120,7 @@ func (o *opening) join(ctx context.Context) (identity, error) {
 	}
 }
 
-// joinOnce asks once; listed is false when the member that answered knows other
-// members than these.
+// joinOnce asks once; listed is false if the answer does not contain this member.
 func (o *opening) joinOnce(ctx context.Context) (_ identity, listed bool, _ error) {
 	urls := membership.RemotePeerURLs(o.cfg.Initial, o.cfg.Name)
 	running, cluster, err := o.peers.Members(ctx, urls, joinTimeout)
@@ -165,7 +163,7 @@ func (o *opening) joinOnce(ctx context.Context) (_ identity, listed bool, _ erro
 	}
 	downgrading, err := o.peers.DowngradeEnabled(ctx, urls, joinTimeout)
 	if err != nil {
-		downgrading = false // a member of an old release does not know the question
+		downgrading = false // a member of an old release does not know this request
 	}
 	if err := membership.CheckJoin(versions, membership.Own, downgrading); err != nil {
 		return id, true, err

@@ -17,7 +17,7 @@ import (
 	"quorate/internal/transport"
 )
 
-// installer receives snapshots and replaces the store and the log by one.
+// installer receives snapshots and replaces the store and the log with them.
 type installer struct {
 	cfg     *Config
 	lg      *zap.Logger
@@ -27,16 +27,16 @@ type installer struct {
 	driver  *driver
 	logw    *logWriter
 
-	exchanged chan error    // capacity 1: how an exchange has gone
-	received  atomic.Uint64 // snapshots whose transfer to this member has begun
+	exchanged chan error    // capacity 1: the outcome of an exchange
+	received  atomic.Uint64 // snapshots that this member has begun to receive
 }
 
-// releaseDelay keeps the log untouched for a while after a snapshot was sent, so
-// that the follower finds what came meanwhile. Only tests change it.
+// releaseDelay is how long the log is not truncated after a snapshot was sent, so that
+// the follower finds the entries after it. Only tests change it.
 var releaseDelay = 30 * time.Second
 
-// install replaces the state by a snapshot that raft has accepted. It runs on
-// the log's goroutine; the exchange itself happens between two runs of apply.
+// install replaces the state with a snapshot that raft has accepted. It runs on the log's
+// goroutine; the exchange itself happens between two runs of apply.
 func (s *installer) install() bool {
 	meta := s.logw.work.Snapshot().GetMetadata()
 	index := meta.GetIndex()
@@ -55,7 +55,7 @@ func (s *installer) install() bool {
 			if !waited && !errors.Is(err, errHalted) {
 				s.replica.fail(fmt.Errorf("install snapshot %d: %s: %w", index, job, err))
 			}
-			return false // a member that is stopping gets the snapshot again, or finishes at its next start
+			return false // when shutting down, the next start receives the snapshot again or completes it
 		}
 		if s.logw.work.Done(); job == replica.Follow {
 			say("applied snapshot")
@@ -66,7 +66,7 @@ func (s *installer) install() bool {
 
 var errHalted = errors.New("the member is stopping")
 
-// do does one job of an installation. One that finds no room is done again.
+// do does one job of an installation, and retries it while there is no room.
 func (s *installer) do(job replica.Job) error {
 	step := func() error { return s.logw.work.Do(s.replica.rootCtx) }
 	switch job {
@@ -87,8 +87,8 @@ func (s *installer) do(job replica.Job) error {
 	}
 }
 
-// exchange puts the imported store into use; readers of the old one finish on
-// it. It runs on the apply goroutine.
+// exchange puts the imported store into use; readers of the old store finish on it. It
+// runs on the apply goroutine.
 func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 	var (
 		eng engine.Engine
@@ -118,12 +118,12 @@ func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 	s.syncPeers()
 	retire := func() { s.retire(old, oldDir, meta.GetIndex()) }
 	if !s.replica.background(retire) {
-		retire() // the member stops, and waits for nobody else
+		retire() // the member shuts down, and waits for no one else
 	}
 	return nil
 }
 
-// retire closes a replaced store once its last reader is gone.
+// retire closes a replaced store after its last reader is done.
 func (s *installer) retire(old *apply.Machine, dir string, index uint64) {
 	old.Close()
 	for old.KV().OpenViews() > 0 {
@@ -135,12 +135,11 @@ func (s *installer) retire(old *apply.Machine, dir string, index uint64) {
 		s.lg.Warn("failed to close the replaced store", zap.Error(err))
 	}
 	if err := s.replica.home().Retire(dir, index); err != nil {
-		s.lg.Warn("failed to remove what a snapshot has replaced", zap.String("path", dir), zap.Error(err))
+		s.lg.Warn("failed to remove the store that a snapshot has replaced", zap.String("path", dir), zap.Error(err))
 	}
 }
 
-// syncPeers brings the transport in line with a membership that was replaced as
-// a whole.
+// syncPeers adapts the transport to a membership that was replaced atomically.
 func (s *installer) syncPeers() {
 	for _, id := range s.cluster.RemovedIDs() {
 		s.tr.RemovePeer(id)

@@ -17,15 +17,15 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// IntegrityOptions say how often the leader compares.
+// IntegrityOptions says how often the leader compares.
 type IntegrityOptions struct {
-	Interval            time.Duration // the members' data; 0 is never
-	Compactions         bool          // also the hashes that are taken at compactions
+	Interval            time.Duration // between comparisons of the members' data; 0 means never
+	Compactions         bool          // also compare the hashes taken at compactions
 	CompactionsInterval time.Duration
-	Digests             time.Duration // what the members have written for the same entries; 0 is never
+	Digests             time.Duration // between comparisons of what the members wrote for the same entries; 0 means never
 }
 
-// Integrity compares this member's keys with those of the others.
+// Integrity compares this member's keys with those of the other members.
 type Integrity struct {
 	cfg     *Config
 	lg      *zap.Logger
@@ -33,22 +33,22 @@ type Integrity struct {
 	cluster *membership.Cluster
 	peers   *peerapi.Client
 
-	// compactionChecked is the newest compaction whose hash was the same on all
-	// members; of watchCompactHashes alone.
+	// compactionChecked is the newest compaction with the same hash on all members;
+	// used by watchCompactHashes alone.
 	compactionChecked int64
 }
 
-// Members that applied the same entries hold the same records. These checks
-// compare hashes of them: at a start, before anything is served; from time to
-// time on the leader; and, on the leader as well, the hashes that each member
-// took at the same compaction. The latter two raise the CORRUPT alarm, and from
-// then on apply refuses to change anything until that is disarmed.
+// Members that applied the same entries hold the same records. These checks compare hashes
+// of them: at start, before anything is served; periodically on the leader; and, also on
+// the leader, the hashes that each member took at the same compaction. The latter two
+// raise the CORRUPT alarm, and from then on apply rejects all changes until the alarm is
+// disarmed.
 
-// peerHash is what another member said when it was asked for its hash.
+// peerHash is another member's answer to a request for its hash.
 type peerHash struct {
 	member membership.Member
 	hash   mvcc.HashResult
-	err    error // nothing was said
+	err    error // no answer
 }
 
 func (p *peerHash) id() zap.Field {
@@ -76,8 +76,8 @@ func (i *Integrity) peerHashes(ctx context.Context, rev int64) []peerHash {
 	return all
 }
 
-// peerHash asks one URL. Refusals that mean something are the rpctypes errors
-// for a compacted revision, one that is not there yet, and another cluster.
+// peerHash asks one URL. The errors that carry information are those of rpctypes for a
+// compacted revision, a future revision, and another cluster.
 func (i *Integrity) peerHash(ctx context.Context, url string, rev int64) (mvcc.HashResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.requestTimeout())
 	defer cancel()
@@ -93,9 +93,9 @@ func (i *Integrity) peerHash(ctx context.Context, url string, rev int64) (mvcc.H
 	return h, err
 }
 
-// CheckInitial compares what is stored here with the members that answer. It is
-// for a member that has data and has not started. Only a different hash of the
-// same records is an error; a member that is behind or away proves nothing.
+// CheckInitial compares the local store with the members that answer. It is for a member
+// that has data and has not started. Only a different hash of the same records is an
+// error; a member that is behind or unreachable proves nothing.
 func (i *Integrity) CheckInitial(ctx context.Context) error {
 	i.lg.Info("starting initial corruption check", i.replica.localID(), zap.Duration("timeout", i.cfg.requestTimeout()))
 	own, err := i.replica.kv().HashKV(ctx, 0)
@@ -133,16 +133,16 @@ func (i *Integrity) CheckInitial(ctx context.Context) error {
 	return nil
 }
 
-// watchHashes is the periodic check, of the leader.
+// watchHashes runs the periodic check of the leader.
 func (i *Integrity) watchHashes(ctx context.Context) {
 	if err := i.checkHashes(ctx); err != nil && !ended(err) {
 		i.lg.Warn("failed to check hash KV", zap.Error(err))
 	}
 }
 
-// checkHashes compares the members' present state with the leader's. The leader
-// hashes before it asks and, behind a barrier, afterwards: in between others may
-// have applied more or compacted further than it had, but not after.
+// checkHashes compares the members' current state with the leader's. The leader hashes
+// before it asks and, after a barrier, again: in between, others may have applied or
+// compacted more than it had, but not more than it has afterwards.
 func (i *Integrity) checkHashes(ctx context.Context) error {
 	own, err := i.replica.kv().HashKV(ctx, 0)
 	if err != nil {
@@ -195,14 +195,14 @@ func (i *Integrity) checkHashes(ctx context.Context) error {
 		}
 	}
 	if len(corrupt) > 0 {
-		i.raiseCorrupt(corrupt[0]) // one at a time, as in etcd: who is right is not known
+		i.raiseCorrupt(corrupt[0]) // one at a time, as in etcd: it is unknown which member is right
 	}
 	i.lg.Info("finished peer corruption check", zap.Int("number-of-peers-checked", checked))
 	return nil
 }
 
-// checkCompactHashes compares the hashes that members took at compactions, newest
-// first, until one was compared with all members or the members disagree.
+// checkCompactHashes compares the hashes that members took at compactions, newest first,
+// until one was compared with all members or the members disagree.
 func (i *Integrity) checkCompactHashes(ctx context.Context) {
 	i.lg.Info("starting compact hash check", i.replica.localID(), zap.Duration("timeout", i.cfg.requestTimeout()))
 	checked := 0
@@ -212,7 +212,7 @@ func (i *Integrity) checkCompactHashes(ctx context.Context) {
 		}
 		own, err := i.replica.kv().HashKV(ctx, c.Rev)
 		if err != nil || own.CompactRev != c.Prev {
-			continue // a further compaction has come before the hash was complete
+			continue // a later compaction came before the hash was complete
 		}
 		checked++
 		peers := i.peerHashes(ctx, c.Rev)
@@ -223,9 +223,9 @@ func (i *Integrity) checkCompactHashes(ctx context.Context) {
 	i.lg.Info("finished compaction hash check", zap.Int("number-of-hashes-checked", checked))
 }
 
-// compareCompaction compares one compaction's hashes. It reports false when not
-// all members could be asked and those that were agree, so that an older
-// compaction is worth a look.
+// compareCompaction compares the hashes of one compaction. It returns false if some
+// members could not be asked and the others agree, so that an older compaction should be
+// compared.
 func (i *Integrity) compareCompaction(own mvcc.HashResult, peers []peerHash) bool {
 	groups := groupByHash(own, i.replica.id, peers)
 	checked := 0
@@ -275,14 +275,14 @@ func (i *Integrity) compareCompaction(own mvcc.HashResult, peers []peerHash) boo
 	return true
 }
 
-// hashGroup is the members that have one hash.
+// hashGroup is the members that have the same hash.
 type hashGroup struct {
 	hash    uint32
 	members []uint64
 }
 
-// groupByHash groups the members whose hash covers the same compaction as own,
-// this member's group first.
+// groupByHash groups the members whose hash covers the same compaction as own, this
+// member's group first.
 func groupByHash(own mvcc.HashResult, id uint64, peers []peerHash) []hashGroup {
 	groups := []hashGroup{{own.Hash, []uint64{id}}}
 	for _, p := range peers {
@@ -307,8 +307,8 @@ func joinIDs(ids []uint64) string {
 	return strings.Join(text, ",")
 }
 
-// raiseCorrupt proposes the alarm that a member's data is wrong; 0 stands for a
-// cluster that cannot tell whose.
+// raiseCorrupt proposes the alarm that a member's data is corrupt; id 0 means that it is
+// unknown which member's.
 func (i *Integrity) raiseCorrupt(id uint64) {
 	i.replica.background(func() {
 		_, err := i.replica.propose(i.replica.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{

@@ -16,8 +16,8 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// KV serves keys. Writes go through the log; reads, behind a barrier unless they are
-// serializable, to the store.
+// KV serves keys. Writes go through the log. Reads go to the store, behind a barrier
+// unless they are serializable.
 type KV struct {
 	cfg     *Config
 	replica *localReplica
@@ -27,8 +27,8 @@ type KV struct {
 	slow    *slowLog
 }
 
-// Range reads keys: behind a barrier, or from what is applied here if the
-// request is serializable.
+// Range reads keys: behind a barrier, or from the local state if the request is
+// serializable.
 func (k *KV) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, error) {
 	began := k.cfg.Clock.Now()
 	start := began
@@ -67,13 +67,13 @@ func (k *KV) Range(ctx context.Context, r *pb.RangeRequest) (*mvcc.RangeResult, 
 	return res, err
 }
 
-// List reads like Range, but most records of a long answer while it is being sent.
+// List reads like Range, but reads most records of a long answer while it is being sent.
 func (k *KV) List(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, error) {
 	return openList(&list{k: k, ctx: ctx, req: r}, func(s *mvcc.Store) (*mvcc.List, error) { return s.List(r) })
 }
 
-// RangeStream is List for an answer in messages. The first holds ten keys; later
-// ones grow and shrink to stay below the request limit.
+// RangeStream is List for an answer in several messages. The first contains ten keys;
+// later ones grow and shrink to stay below the request limit.
 func (k *KV) RangeStream(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, error) {
 	return openList(&list{k: k, ctx: ctx, req: r, messages: true}, func(s *mvcc.Store) (*mvcc.List, error) { return s.ListMessages(r, k.cfg.MaxRequestBytes) })
 }
@@ -85,7 +85,7 @@ func (k *KV) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 			return nil, err
 		}
 	}
-	start := k.cfg.Clock.Now() // the barrier is not part of it, as in etcd
+	start := k.cfg.Clock.Now() // without the barrier, as in etcd
 	who, st, err := k.Access.permit(ctx)
 	if err == nil {
 		err = apply.CheckTxn(st, who, k.lessor, r)
@@ -107,8 +107,8 @@ func (k *KV) readTxn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, er
 	return resp, err
 }
 
-// serializable reports whether every range allows a local read; a transaction
-// without operations does.
+// serializable reports whether every range allows a local read; true for a transaction
+// without operations.
 func serializable(r *pb.TxnRequest) bool {
 	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
 		for _, op := range ops {
@@ -120,7 +120,7 @@ func serializable(r *pb.TxnRequest) bool {
 	return true
 }
 
-// Put writes one key and returns once that is applied here.
+// Put writes one key and returns once the entry is applied here.
 func (k *KV) Put(ctx context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResponse, error) {
 	return write[pb.PutResponse](ctx, k.replica.proposer, command.Put, &pb.InternalRaftRequest{Put: r}, raw, r)
 }
@@ -141,8 +141,8 @@ func (k *KV) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.TxnResp
 	return write[pb.TxnResponse](ctx, k.replica.proposer, command.Txn, &pb.InternalRaftRequest{Txn: r}, raw, r)
 }
 
-// Compact forgets the history below a revision. With Physical it returns after
-// the records are deleted.
+// Compact deletes the history below a revision. With Physical it returns after the records
+// are deleted.
 func (k *KV) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.CompactionResponse, error) {
 	res, err := k.replica.propose(ctx, &pb.InternalRaftRequest{Compaction: r})
 	if err != nil {
@@ -156,7 +156,7 @@ func (k *KV) Compact(ctx context.Context, r *pb.CompactionRequest) (*pb.Compacti
 	return res.Resp.(*pb.CompactionResponse), nil
 }
 
-// awaitCompaction waits until the records of a compaction are deleted for good.
+// awaitCompaction waits until the deletion of a compaction's records is durable.
 func (k *KV) awaitCompaction(ctx context.Context, done <-chan error) error {
 	var err error
 	select {
@@ -169,7 +169,7 @@ func (k *KV) awaitCompaction(ctx context.Context, done <-chan error) error {
 	case k.replica.rootCtx.Err() != nil:
 		return rpctypes.ErrGRPCStopped
 	case errors.Is(err, engine.ErrClosed):
-		return nil // a received snapshot has replaced the store, and the records went with it
+		return nil // a received snapshot has replaced the store, and its records with it
 	case err != nil:
 		return fmt.Errorf("compact: %w", err)
 	}
@@ -183,8 +183,8 @@ func (k *KV) awaitCompaction(ctx context.Context, done <-chan error) error {
 	return ctx.Err()
 }
 
-// readOnly reports whether a transaction can be answered without the log: it
-// holds only ranges. A nested transaction counts as a write, as in etcd.
+// readOnly reports whether a transaction can be answered without the log: it contains only
+// ranges. A nested transaction counts as a write, as in etcd.
 func readOnly(r *pb.TxnRequest) bool {
 	for _, ops := range [][]*pb.RequestOp{r.Success, r.Failure} {
 		for _, op := range ops {
@@ -196,11 +196,10 @@ func readOnly(r *pb.TxnRequest) bool {
 	return true
 }
 
-// checkReads refuses, in a cluster with members of 3.5 or 3.6, a transaction with a
-// read that would fail. Those members leave reads out of a transaction that another
-// one has proposed, and apply its writes where all others refuse the whole: from then
-// on they differ for good. Whether the branch is taken is not known yet, so a read
-// in the other one counts as well.
+// checkReads rejects, in a cluster with members of 3.5 or 3.6, a transaction with a read
+// that would fail. When another member has proposed the transaction, those members skip its
+// reads and apply its writes, while all others reject it: they would diverge permanently.
+// It is not known yet which branch will be taken, so reads in both count.
 func (k *KV) checkReads(ctx context.Context, r *pb.TxnRequest) error {
 	if v := k.cluster.Version(); !v.Decided() || !v.Less(membership.FirstEqualReads) {
 		return nil

@@ -9,16 +9,16 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-// leaders finds the leader, for what only the leader can answer.
+// leaders finds the leader, for requests that only the leader can answer.
 type leaders struct {
 	replica *localReplica
 	cluster *membership.Cluster
 }
 
-// errLeadsNow ends a question to the leader because this member has become it.
+// errLeadsNow ends a request to the leader because this member has become the leader.
 var errLeadsNow = errors.New("server: this member leads now")
 
-// otherLeader returns the peer URLs of the leader, waiting for one.
+// otherLeader returns the peer URLs of the leader, and waits until there is one.
 func (l *leaders) otherLeader(ctx context.Context) ([]string, error) {
 	for {
 		if l.replica.isLeader() {
@@ -33,8 +33,8 @@ func (l *leaders) otherLeader(ctx context.Context) ([]string, error) {
 	}
 }
 
-// leaderless makes the error of a wait for the leader that took too long what it
-// is if there is none.
+// leaderless replaces the timeout of a wait for the leader with the error that says that
+// there is none.
 func (l *leaders) leaderless(err error) error {
 	if errors.Is(err, rpctypes.ErrGRPCTimeout) && l.replica.Leader() == 0 {
 		return rpctypes.ErrGRPCNoLeader

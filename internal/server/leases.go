@@ -17,8 +17,8 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// Leases serves leases: grants and revocations through the log, renewals by the leader,
-// which also revokes what has expired.
+// Leases serves leases: grants and revokes through the log, renewals on the leader, which
+// also revokes expired leases.
 type Leases struct {
 	cfg     *Config
 	lg      *zap.Logger
@@ -29,7 +29,7 @@ type Leases struct {
 	auth    *auth.Store
 	lessor  *lease.Lessor
 
-	revoking chan struct{} // holds an element for each revocation under way
+	revoking chan struct{} // holds an element for each revoke in flight
 }
 
 const (
@@ -38,7 +38,7 @@ const (
 	applyPoll     = 5 * time.Millisecond
 )
 
-// LeaseGrant grants a lease, choosing an id if the request has none.
+// LeaseGrant grants a lease, and chooses an id if the request has none.
 func (s *Leases) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
 	for r.ID == 0 {
 		r.ID = int64(s.replica.ids.Next() & math.MaxInt64)
@@ -65,7 +65,7 @@ func (s *Leases) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb
 	return res.Resp.(*pb.LeaseRevokeResponse), nil
 }
 
-// LeaseRenew starts a lease's TTL anew, on the leader, and returns the TTL.
+// LeaseRenew starts a lease's TTL again, on the leader, and returns the TTL.
 func (s *Leases) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.requestTimeout())
 	defer cancel()
@@ -90,8 +90,8 @@ func (s *Leases) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 	}
 }
 
-// renewHere renews as the leader, which may be the last one to apply a grant that
-// another member has acknowledged.
+// renewHere renews as the leader, which may be the last member to apply a grant that
+// another one has acknowledged.
 func (s *Leases) renewHere(ctx context.Context, id int64) (int64, error) {
 	if err := s.WaitApplied(ctx, id); err != nil {
 		return 0, err
@@ -102,8 +102,8 @@ func (s *Leases) renewHere(ctx context.Context, id int64) (int64, error) {
 	return s.RenewLease(ctx, id)
 }
 
-// RenewLease renews on this member, which must be the primary: the leader that
-// expires leases.
+// RenewLease renews on this member, which must be the primary: the leader that expires
+// leases.
 func (s *Leases) RenewLease(ctx context.Context, id int64) (int64, error) {
 	if err := s.replica.sureToLead(ctx); err != nil {
 		return 0, err
@@ -131,7 +131,7 @@ func (s *Leases) RenewLease(ctx context.Context, id int64) (int64, error) {
 	}
 }
 
-// TimeToLive asks the primary what is left of a lease; TTL -1 if there is none.
+// TimeToLive asks the primary for the remaining TTL; TTL is -1 if there is no such lease.
 func (s *Leases) TimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	if err := s.Access.RequireUser(ctx); err != nil || !r.Keys {
 		if err != nil {
@@ -179,8 +179,8 @@ func (s *Leases) timeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (
 	}
 }
 
-// LeaseTimeToLive answers as the primary, once it has applied what is committed:
-// a put that a follower has acknowledged shows among the keys.
+// LeaseTimeToLive answers as the primary, after it has applied all committed entries: the
+// keys include those of puts that a follower has acknowledged.
 func (s *Leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (peerapi.LeaseTTL, error) {
 	if err := s.replica.waitApplied(ctx); err != nil {
 		return peerapi.LeaseTTL{}, err
@@ -192,8 +192,8 @@ func (s *Leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (peer
 	return peerapi.LeaseTTL{TTL: st.TTL, GrantedTTL: st.GrantedTTL, Keys: st.Keys}, nil
 }
 
-// WaitApplied returns once everything that is committed now is applied, or at
-// once if the lease is known.
+// WaitApplied returns once all entries committed at the call are applied, or at once if
+// the lease is known.
 func (s *Leases) WaitApplied(ctx context.Context, id int64) error {
 	if s.lessor.Exists(id) {
 		return nil
@@ -232,8 +232,8 @@ func (s *Leases) leaseError(ctx context.Context, err error) error {
 	return err
 }
 
-// expireLeases revokes what has expired, and records what is left of long
-// leases, as long as this member leads.
+// expireLeases revokes expired leases, and records the remaining TTL of long ones, while
+// this member leads.
 func (s *Leases) expireLeases(ctx context.Context) {
 	if s.replica.sureToLead(ctx) != nil {
 		return

@@ -12,7 +12,7 @@ import (
 	"quorate/internal/transport"
 )
 
-// leaving hands leadership over before a member goes.
+// leaving transfers leadership before a member shuts down.
 type leaving struct {
 	cfg     *Config
 	lg      *zap.Logger
@@ -22,10 +22,10 @@ type leaving struct {
 	driver  *driver
 }
 
-// HandOver transfers leadership, if this member has it, before it stops: to the
-// voter that has been connected longest, or else to the next one. It returns when
-// another member leads and has been told what was sent here, or when nobody takes
-// over within the request timeout.
+// HandOver transfers leadership, if this member has it, before it shuts down: to the voter
+// that has been connected for the longest time, or else to the next one. It returns when
+// another member leads and has received what was sent here, or when none has become leader
+// within the request timeout.
 func (h *leaving) HandOver() {
 	if !h.replica.isLeader() || h.replica.Err() != nil {
 		h.lg.Info("skipped leadership transfer; local server is not leader", h.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(h.replica.Leader())))
@@ -38,7 +38,7 @@ func (h *leaving) HandOver() {
 	h.handOver()
 }
 
-// handOver does it if there is anything to hand over, and says nothing otherwise.
+// handOver is HandOver without log lines if there is nothing to transfer.
 func (h *leaving) handOver() {
 	if !h.replica.isLeader() || h.replica.Err() != nil {
 		return
@@ -59,13 +59,13 @@ func (h *leaving) handOver() {
 			h.lg.Warn("leadership transfer failed", h.replica.localID(), zap.String("transferee-member-id", membership.FormatID(to)), zap.Error(err))
 		}
 	}
-	// The others learn who leads from its first message. What they send here until
-	// then is passed on, else their clients would wait for an answer in vain.
+	// The others learn the new leader from its first message. What they send here until then
+	// is forwarded; otherwise their clients would wait for an answer that never comes.
 	_ = h.replica.pause(ctx, h.cfg.Tick)
 }
 
-// longestConnected returns the voter, but for those in without, that has been
-// reachable for the longest time, and since when; 0 if none is.
+// longestConnected returns the voter not in without that has been reachable for the longest
+// time, and since when; 0 if there is none.
 func (h *leaving) longestConnected(without map[uint64]bool) (best uint64, since time.Time) {
 	for _, id := range h.cluster.VoterIDs() {
 		if t := h.tr.ActiveSince(id); !without[id] && !t.IsZero() && (best == 0 || t.Before(since)) {
@@ -75,9 +75,9 @@ func (h *leaving) longestConnected(without map[uint64]bool) (best uint64, since 
 	return best, since
 }
 
-// handOverTo transfers leadership to a voter. Raft gives a transfer up after an
-// election timeout, and it is over before when the connection to that voter, which
-// has been there since, is lost: it may be stopping as well.
+// handOverTo transfers leadership to a voter. Raft abandons a transfer after an election
+// timeout. It also fails when the connection to that voter, which has existed since, is
+// lost: the voter may be shutting down as well.
 func (h *leaving) handOverTo(ctx context.Context, to uint64, since time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.electionTimeout()+2*h.cfg.Tick)
 	defer cancel()

@@ -15,28 +15,28 @@ import (
 	"quorate/internal/task"
 )
 
-// life is how a member ends: by Stop, or by itself when it cannot go on. Whoever waits
-// for something selects on it, and what runs in the background ends with it.
+// life is the end of a member: by Stop, or because it cannot continue. Everything that
+// waits selects on it, and background tasks end with it.
 type life struct {
 	lg        *zap.Logger
 	clock     clock.Clock
 	dataDir   string
 	raftState *raftState
-	waits     func(status string) // tells what a start waits for
-	giveUp    func()              // ends what waits for the log or for a quorum
+	waits     func(status string) // reports what a start waits for
+	giveUp    func()              // ends waits for the log or for a quorum
 
-	tasks    *task.Group     // work in the background
-	rootCtx  context.Context // of tasks: ends when Stop begins
+	tasks    *task.Group     // background work
+	rootCtx  context.Context // of tasks: canceled when Stop begins
 	loops    *task.Group     // ticks, log and apply
-	halt     <-chan struct{} // of loops: closed when they may end
-	stop     chan struct{}   // closed first: refuse new work
+	halt     <-chan struct{} // of loops: closed when they may return
+	stop     chan struct{}   // closed first: reject new work
 	failOnce sync.Once
 	failed   chan struct{}
 	failErr  error // set before failed is closed
 }
 
-// patiently takes a step that writes below dir, and takes it again while it finds no
-// room there, until ctx ends.
+// patiently runs a step that writes below dir, and retries it while there is no room, until
+// ctx ends.
 func (l *life) patiently(ctx context.Context, what, dir string, step func() error) error {
 	for waiting := false; ; {
 		err := step()
@@ -77,20 +77,19 @@ func (l *life) pause(ctx context.Context, d time.Duration) error {
 		return ctx.Err()
 	case <-l.stop:
 		return rpctypes.ErrGRPCStopped
-	case <-l.failed: // what is waited for may never come
+	case <-l.failed: // the entry may never be applied
 		return rpctypes.ErrGRPCStopped
 	}
 }
 
-// background runs f beside the requests and lets Stop wait for it. It is for
-// work that ends when rootCtx does. It reports false, and does not run f, once the
-// member stops.
+// background runs f concurrently with requests; Stop waits for it. f must return when
+// rootCtx ends. It returns false, and does not run f, while the member shuts down.
 func (l *life) background(f func()) bool { return l.tasks.Go(func(context.Context) { f() }) }
 
-// Failed closes when the member cannot go on; Err tells why.
+// Failed is closed when the member cannot continue; Err returns the reason.
 func (l *life) Failed() <-chan struct{} { return l.failed }
 
-// Err returns the reason after Failed has closed.
+// Err returns the reason after Failed was closed.
 func (l *life) Err() error {
 	select {
 	case <-l.failed:
@@ -105,11 +104,11 @@ func (l *life) fail(err error) {
 		l.failErr = err
 		defer close(l.failed)
 		l.giveUp()
-		if errors.Is(err, ErrRemoved) { // as it was told to, which is no error of anybody
+		if errors.Is(err, ErrRemoved) { // the cluster has removed it: not a failure
 			l.lg.Warn("server error", zap.String("local-member-id", membership.FormatID(l.raftState.id)), zap.Error(err))
 			l.lg.Warn("data-dir used by this member must be removed", zap.String("data-dir", l.dataDir))
 			return
 		}
-		l.lg.Error("member cannot go on", zap.String("local-member-id", membership.FormatID(l.raftState.id)), zap.Error(err))
+		l.lg.Error("member cannot continue", zap.String("local-member-id", membership.FormatID(l.raftState.id)), zap.Error(err))
 	})
 }

@@ -10,17 +10,17 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// list is an answer to a range request that is read while it is sent. Sending it is
-// no part of the times that are measured.
+// list is an answer to a range request that is read while it is sent. The measured times do
+// not include sending.
 type list struct {
 	*mvcc.List
 	k        *KV
 	ctx      context.Context
 	req      *pb.RangeRequest
 	who      auth.Info
-	messages bool // each is a range of its own in the series
+	messages bool // each message counts as a range of its own in the metrics
 
-	began, read, ready time.Time // the request, reading, and sending
+	began, read, ready time.Time // start of the request, of the read, and of sending
 	begun              bool
 	err                error
 }
@@ -33,8 +33,7 @@ func openList(l *list, f func(*mvcc.Store) (*mvcc.List, error)) (mvcc.Reading, e
 	return l, nil
 }
 
-// open reads the beginning of the list, which must not be used or closed if that
-// fails.
+// open reads the start of the list. If it fails, the list must not be used or closed.
 func (l *list) open(f func(*mvcc.Store) (*mvcc.List, error)) error {
 	k, now := l.k, l.k.cfg.Clock.Now
 	l.began = now()
@@ -52,7 +51,7 @@ func (l *list) open(f func(*mvcc.Store) (*mvcc.List, error)) error {
 		return err
 	}
 	if l.List, err = f(k.replica.kv()); err == nil {
-		// The state to be read is chosen: what changes from now on concerns others.
+		// The state to read is fixed: later changes do not affect this read.
 		if err = k.Access.unchanged(l.who); err != nil {
 			l.List.Close()
 		}
@@ -64,14 +63,14 @@ func (l *list) open(f func(*mvcc.Store) (*mvcc.List, error)) error {
 	return err
 }
 
-// refused notes a request of which nothing was read.
+// refused records a request of which nothing was read.
 func (l *list) refused() {
 	if !l.messages {
 		observeRequest(requestRange, false, l.k.cfg.Clock.Now().Sub(l.began))
 	}
 }
 
-// Next reads on.
+// Next reads the next elements.
 func (l *list) Next() (elems []byte, last bool, err error) {
 	if err := l.ctx.Err(); err != nil {
 		return nil, false, err
@@ -92,7 +91,7 @@ func (l *list) Next() (elems []byte, last bool, err error) {
 	return elems, last, err
 }
 
-// Close ends the list and notes what it has taken.
+// Close ends the list and records its metrics.
 func (l *list) Close() {
 	l.List.Close()
 	if !l.messages {
@@ -100,7 +99,7 @@ func (l *list) Close() {
 	}
 }
 
-// note notes what reading has taken.
+// note records the metrics of a read.
 func (l *list) note(got *mvcc.Listed, err error, end time.Time) {
 	observeRange(err == nil, end.Sub(l.read))
 	if l.messages {

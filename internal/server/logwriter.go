@@ -13,7 +13,7 @@ import (
 	"quorate/internal/replica"
 )
 
-// logWriter does the work on the raft log, on a goroutine of its own, and truncates it.
+// logWriter does the work on the raft log, on its own goroutine, and truncates the log.
 type logWriter struct {
 	cfg       *Config
 	lg        *zap.Logger
@@ -25,15 +25,15 @@ type logWriter struct {
 	work      *replica.Writer
 
 	truncate chan struct{}          // capacity 1: a truncation is due
-	logSince atomic.Int64           // when the log write under way began, as time since opened; 0 without one
-	stalled  atomic.Pointer[string] // what was said about the log write that hangs
+	logSince atomic.Int64           // start of the log write in flight, as time since opened; 0 without one
+	stalled  atomic.Pointer[string] // what was logged about the log write that hangs
 }
 
-// writeLog does what the core hands out, all appends that wait with one sync.
+// writeLog does the log work of the core, all pending appends with one sync.
 func (l *logWriter) writeLog(context.Context) {
 	for {
 		l.driver.logBusy.Store(false)
-		l.driver.drive() // proposals that have waited for the log
+		l.driver.drive() // takes proposals that waited for the log
 		if !l.work.Wait(l.replica.halt) {
 			return
 		}
@@ -50,7 +50,7 @@ func (l *logWriter) writeLog(context.Context) {
 	}
 }
 
-// append makes a group of writes durable, and delivers what was waiting for that.
+// append makes a group of writes durable, and then delivers what depends on it.
 func (l *logWriter) append() bool {
 	if !l.write() {
 		return false
@@ -81,7 +81,7 @@ func (l *logWriter) write() bool {
 	return true
 }
 
-// truncationDue lets the truncation run; one that is under way will see what was applied.
+// truncationDue triggers a truncation; one in progress will see what was applied.
 func (l *logWriter) truncationDue() {
 	select {
 	case l.truncate <- struct{}{}:
@@ -89,7 +89,7 @@ func (l *logWriter) truncationDue() {
 	}
 }
 
-// truncateLog forgets log entries that every crash can do without.
+// truncateLog removes log entries that no recovery needs.
 func (l *logWriter) truncateLog(ctx context.Context) {
 	err := l.replica.patiently(ctx, "truncation of the raft log", l.cfg.logDir(), l.truncateOnce)
 	if err != nil && ctx.Err() == nil {
@@ -101,21 +101,21 @@ func (l *logWriter) truncateOnce() error {
 	mach := l.replica.mach()
 	l.lg.Info("triggering snapshot", l.replica.localID(), zap.Uint64("local-member-applied-index", l.replica.acked.Load()),
 		zap.Uint64("local-member-snapshot-index", l.work.Mark()), zap.Uint64("local-member-snapshot-count", l.cfg.SnapshotCount), zap.Bool("snapshot-forced", false))
-	applied := l.replica.acked.Load() // the store has applied as much, or a snapshot has just replaced it
+	applied := l.replica.acked.Load() // the store has applied at least this, or a snapshot has just replaced it
 	err := l.replica.flush(l.replica.rootCtx, mach.Engine())
 	replaced := func() bool { return l.replica.mach() != mach || l.replica.rootCtx.Err() != nil }
 	if replaced() {
-		return nil // by a snapshot, and the log with it; or the member stops
+		return nil // a snapshot replaced the store, and the log with it; or the member shuts down
 	}
 	if err != nil {
-		// Nothing is lost: the entries stay in the log. A full disk is the usual
-		// cause and ends when there is room.
+		// Nothing is lost: the entries stay in the log. The usual cause is a full disk,
+		// and the next truncation succeeds when there is room again.
 		l.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", l.replica.storeDir()), zap.Error(err))
 		return nil
 	}
 	l.lg.Info("saved snapshot to disk", zap.Uint64("snapshot-index", applied))
 	index, err := l.work.Truncate(applied, mach.ConfState(), func() bool {
-		return replaced() || l.sender.snapshots.Load() > 0 // a follower that is being sent a snapshot needs what follows it
+		return replaced() || l.sender.snapshots.Load() > 0 // a follower that receives a snapshot needs the entries after it
 	})
 	if err == nil && index > 0 {
 		l.lg.Info("compacted Raft logs", zap.Uint64("compact-index", index), zap.Uint64("applied-index", applied))

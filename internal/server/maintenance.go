@@ -21,7 +21,7 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// Maintenance serves the care of one member.
+// Maintenance serves the maintenance requests of one member.
 type Maintenance struct {
 	cfg      *Config
 	lg       *zap.Logger
@@ -34,7 +34,7 @@ type Maintenance struct {
 	Digests  *Digests
 }
 
-// Alarm lists, raises or clears alarms; listing goes through the log as well.
+// Alarm lists, raises or clears alarms; even listing goes through the log.
 func (u *Maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmResponse, error) {
 	res, err := u.replica.propose(ctx, &pb.InternalRaftRequest{Alarm: r})
 	if err != nil {
@@ -46,7 +46,7 @@ func (u *Maintenance) Alarm(ctx context.Context, r *pb.AlarmRequest) (*pb.AlarmR
 // Alarms returns the alarms that are active here.
 func (u *Maintenance) Alarms() []*pb.AlarmMember { return u.replica.mach().Alarms() }
 
-// Status tells how this member is, without asking anyone.
+// Status returns the state of this member, without asking others.
 func (u *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
 	mach := u.replica.mach()
 	size := mach.Engine().Size()
@@ -74,7 +74,7 @@ func (u *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
 	return s, nil
 }
 
-// HashKV hashes the keys at a revision, 0 meaning the current one.
+// HashKV hashes the keys at a revision; 0 means the current one.
 func (u *Maintenance) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
 	return u.replica.kv().HashKV(ctx, rev)
 }
@@ -87,8 +87,8 @@ func (u *Maintenance) Hash(ctx context.Context) (uint32, error) {
 	return h, err
 }
 
-// Defragment rewrites the store to give space back, also that of compactions which
-// were asked for before. It runs beside the traffic.
+// Defragment rewrites the store to release space, including that of earlier compactions.
+// Requests are served meanwhile.
 func (u *Maintenance) Defragment(ctx context.Context) error {
 	metrics.DiskDefragInflight.Set(1)
 	defer metrics.DiskDefragInflight.Set(0)
@@ -102,7 +102,7 @@ func (u *Maintenance) Defragment(ctx context.Context) error {
 	return nil
 }
 
-// MoveLeader hands leadership to another voter and returns once it leads.
+// MoveLeader transfers leadership to another voter and returns once it leads.
 func (u *Maintenance) MoveLeader(ctx context.Context, target uint64) error {
 	if !u.replica.isLeader() {
 		return rpctypes.ErrGRPCNotLeader
@@ -117,7 +117,7 @@ func (u *Maintenance) MoveLeader(ctx context.Context, target uint64) error {
 
 var hashSkip = map[string]bool{"consistent_index": true, "term": true, "storageVersion": true}
 
-// hashAll is etcd's Maintenance.Hash over everything in r.
+// hashAll computes etcd's Maintenance.Hash over everything in eng.
 func hashAll(ctx context.Context, eng engine.Engine) (uint32, error) {
 	snap := eng.NewSnapshot()
 	defer snap.Close()
@@ -156,8 +156,8 @@ func hashAll(ctx context.Context, eng engine.Engine) (uint32, error) {
 	return h.Sum32(), nil
 }
 
-// Downgrade validates, starts or ends the downgrade of the cluster to the minor
-// version below.
+// Downgrade validates, starts or cancels the downgrade of the cluster to the minor version
+// below.
 func (u *Maintenance) Downgrade(ctx context.Context, r *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
 	if err := u.replica.barrier(ctx); err != nil {
 		return nil, err
@@ -206,10 +206,10 @@ func (u *Maintenance) downgradeTarget(version membership.Version, text string) (
 	return target, nil
 }
 
-// short is the form X.Y in which clients see a cluster version.
+// short returns major.minor, the form in which clients see a cluster version.
 
-// SnapshotFile is the store, as it is now, as a database file of etcd. Its pages
-// are made as they are read; nothing is written anywhere. It must be closed.
+// SnapshotFile returns the current state of the store as a database file of etcd. Its pages
+// are generated as they are read; nothing is written to disk. The caller must close it.
 func (u *Maintenance) SnapshotFile(ctx context.Context) (io.ReadCloser, int64, error) {
 	state := u.replica.mach().Engine().NewSnapshot()
 	start := u.cfg.Clock.Now()

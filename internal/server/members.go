@@ -22,7 +22,7 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// Members serves the membership, and tells the cluster this member's name.
+// Members serves the membership, and publishes this member's name to the cluster.
 type Members struct {
 	cfg      *Config
 	lg       *zap.Logger
@@ -60,7 +60,7 @@ func apiMembers(ms []membership.Member) []*pb.Member {
 	return out
 }
 
-// MemberAdd adds a voter or learner; it has no name before it starts.
+// MemberAdd adds a voter or learner, which has no name before it starts.
 func (c *Members) MemberAdd(ctx context.Context, peerURLs []string, learner bool) (*pb.Member, []*pb.Member, error) {
 	if err := c.Access.RequireRoot(ctx); err != nil {
 		return nil, nil, err
@@ -83,7 +83,7 @@ func (c *Members) MemberAdd(ctx context.Context, peerURLs []string, learner bool
 	return apiMembers([]membership.Member{x})[0], all, nil
 }
 
-// MemberRemove removes a member for good.
+// MemberRemove removes a member.
 func (c *Members) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error) {
 	if err := c.Access.RequireRoot(ctx); err != nil {
 		return nil, err
@@ -97,14 +97,14 @@ func (c *Members) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, er
 	}
 	all, err := c.reconfigure(ctx, cc)
 	if err != nil && id == c.replica.id && c.learnedRemoval(err) {
-		// The others have cut it off before it heard of its removal through the log.
+		// The others disconnected this member before its own removal reached it through the log.
 		return slices.DeleteFunc(apiMembers(c.cluster.Members()), func(x *pb.Member) bool { return x.ID == id }), nil
 	}
 	return all, err
 }
 
-// learnedRemoval reports whether a request has failed because this member was
-// told that it is removed.
+// learnedRemoval reports whether a request has failed because this member was told that it
+// is removed.
 func (c *Members) learnedRemoval(err error) bool {
 	if !errors.Is(err, errStopped) {
 		return false
@@ -117,7 +117,7 @@ func (c *Members) learnedRemoval(err error) bool {
 	}
 }
 
-// MemberUpdate gives a member new peer URLs.
+// MemberUpdate replaces a member's peer URLs.
 func (c *Members) MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error) {
 	if err := c.Access.RequireRoot(ctx); err != nil {
 		return nil, err
@@ -137,8 +137,8 @@ func (c *Members) MemberUpdate(ctx context.Context, id uint64, peerURLs []string
 	return c.reconfigure(ctx, cc)
 }
 
-// MemberPromote makes a voter of a learner that has caught up. Only the leader
-// can tell; another member forwards the request to it.
+// MemberPromote makes a learner that has caught up a voter. Only the leader knows whether
+// it has; other members forward the request.
 func (c *Members) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error) {
 	if err := c.Access.RequireRoot(ctx); err != nil {
 		return nil, err
@@ -178,7 +178,7 @@ func (c *Members) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, err
 	}
 	x, ok := c.cluster.Member(id)
 	if !ok {
-		// A follower may have applied the addition, and answered for it, before this leader has.
+		// A follower may have applied the addition, and acknowledged it, before this leader has.
 		if err := c.replica.barrier(ctx); err != nil {
 			return nil, err
 		}
@@ -208,8 +208,8 @@ func (c *Members) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, err
 	return c.reconfigure(ctx, cc)
 }
 
-// mayChange decides whether a change may be proposed as the membership is now, and logs
-// what the strict check refuses. The core of the leader asks again.
+// mayChange decides whether a change may be proposed with the current membership, and logs
+// rejections by the strict check. The core of the leader checks again.
 func (c *Members) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
 	err := c.judge(cc, inSync)
 	if errors.Is(err, membership.ErrNotEnoughStarted) || errors.Is(err, membership.ErrUnhealthy) {
@@ -218,8 +218,8 @@ func (c *Members) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) 
 	return err
 }
 
-// gate is what the core asks. Young connections it asks about again and again, so those
-// are not logged.
+// gate is mayChange for the core. It does not log young connections, about which the core
+// asks again and again.
 func (c *Members) gate(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
 	err := c.judge(cc, inSync)
 	if errors.Is(err, membership.ErrNotEnoughStarted) {
@@ -233,7 +233,7 @@ func (c *Members) judge(cc *raftpb.ConfChange, inSync func(id uint64) bool) erro
 		Reachable: func(id uint64) bool { return id == c.replica.id || !c.tr.ActiveSince(id).IsZero() }})
 }
 
-// tellRejected logs that the strict check refuses a change, in etcd's words.
+// tellRejected logs that the strict check rejects a change, in etcd's words.
 func (c *Members) tellRejected(cc *raftpb.ConfChange, err error) {
 	what, reason := "add", "not enough healthy members"
 	member := zap.String("requested-member-remove-id", membership.FormatID(cc.GetNodeId()))
@@ -255,7 +255,7 @@ func (c *Members) tellRejected(cc *raftpb.ConfChange, err error) {
 	c.slow.fewLines.Warn("rejecting member "+what+" request; "+reason, c.replica.localID(), member, active, zap.Error(err))
 }
 
-// activeVoters counts those that have been reachable for a while, this member among them.
+// activeVoters counts the voters that have been reachable for a while, including this member.
 func (c *Members) activeVoters() int {
 	n := 0
 	for _, id := range c.cluster.VoterIDs() {
@@ -284,12 +284,12 @@ func (c *Members) reconfigure(ctx context.Context, cc *raftpb.ConfChange) ([]*pb
 		return nil, fmt.Errorf("encode configuration change: %w", err)
 	}
 	res, err := c.replica.submit(ctx, &proposal.Pending{ID: id, Data: data, ConfChange: true,
-		// A late copy of an addition, removal or promotion is refused; one of an
-		// update would undo a later update.
+		// A late copy of an addition, removal or promotion is rejected; one of an update
+		// would undo a later update.
 		Repeat: cc.GetType() != raftpb.ConfChangeUpdateNode,
 		Allowed: func() error {
 			if c.replica.isLeader() {
-				return nil // its core is asked
+				return nil // the leader's core is asked
 			}
 			return c.mayChange(cc, nil)
 		}})
@@ -318,14 +318,14 @@ var membershipErrors = map[error]error{
 	membership.ErrLastVoter:        errNotEnoughStarted,
 	membership.ErrLearnerNotReady:  rpctypes.ErrGRPCLearnerNotReady,
 	membership.ErrUnhealthy:        rpctypes.ErrGRPCUnhealthy,
-	// etcd sends this one as code Unknown, without the code that it declares.
+	// etcd sends this one with code Unknown, without the code that it declares.
 	membership.ErrNotEnoughStarted: errNotEnoughStarted,
 }
 
 var errNotEnoughStarted = errors.New("etcdserver: re-configuration failed due to not enough started members")
 
-// announce tells the cluster this member's name and client URLs, again and
-// again until that is applied, and then opens the doors to clients.
+// announce publishes this member's name and client URLs to the cluster, retries until the
+// entry is applied, and then starts serving clients.
 func (c *Members) announce(context.Context) {
 	attr := &membershippb.ClusterMemberAttrSetRequest{Member_ID: c.replica.id,
 		MemberAttributes: &membershippb.Attributes{Name: c.cfg.Name, ClientUrls: c.cfg.ClientURLs}}

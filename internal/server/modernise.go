@@ -28,10 +28,10 @@ func translated(ents []*raftpb.Entry, translate func([]byte) []byte) []*raftpb.E
 	return out
 }
 
-// modernise translates v2 requests in what is sent to members later than etcd 3.5: one
-// of 3.6 or 3.7 would end at the first that it gets, and a log keeps them long after
-// the last member of 3.5 has gone. What they mean nothing to is carried through them
-// to members of ours; for those of 3.5 it is unpacked again. Raft compares entries by
+// modernise translates v2 requests in messages to members later than etcd 3.5: a member of
+// 3.6 or 3.7 would exit at the first one, and a log retains them long after the last member
+// of 3.5 has gone. A translated request has no effect on those members, who pass it on to
+// members of Quorate; for members of 3.5 it is translated back. Raft compares entries by
 // index and term only.
 func (d *driver) modernise(msgs []*raftpb.Message) []*raftpb.Message {
 	for _, msg := range msgs {
@@ -43,7 +43,7 @@ func (d *driver) modernise(msgs []*raftpb.Message) []*raftpb.Message {
 			translate = v2request.Plain
 		}
 		if ents := translated(msg.Entries, translate); ents != nil {
-			msg.Entries = ents // the slice is the log's, the message is ours
+			msg.Entries = ents // the slice belongs to the log, the message to us
 		}
 	}
 	return msgs

@@ -23,15 +23,15 @@ func boolIndex(ok bool) int {
 	return 0
 }
 
-// Kinds of requests in etcd_server_request_duration_seconds beside those of
+// Kinds of requests in etcd_server_request_duration_seconds in addition to those of
 // [command.Op].
 const (
 	requestRange   = "Range"
 	requestReadTxn = "ReadonlyTxn"
 )
 
-// requestObservers holds the two series (failed, succeeded) of each kind of
-// request, looked up when the first of the kind has ended.
+// requestObservers holds the two series (failed, succeeded) of each kind of request,
+// created when the first request of the kind completes.
 var requestObservers sync.Map // string → *[2]prometheus.Observer
 
 func observeRequest(kind string, ok bool, d time.Duration) {

@@ -25,12 +25,11 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// removalDelay is how long a removed member stays to acknowledge its removal.
+// removalDelay is how long a removed member keeps running to acknowledge its removal.
 const removalDelay = time.Second
 
-// Open prepares a member: it restarts from its data directory, founds a cluster
-// or joins one. All checks come before the first change on disk. The member does
-// nothing before Start.
+// Open prepares a member: it restarts from its data directory, founds a cluster or joins
+// one. All checks precede the first change on disk. The member is idle until Start.
 func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	if cfg.FS == nil {
 		cfg.FS = vfs.Default
@@ -74,7 +73,7 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	}
 	o.replica.home().RemoveRemains(o.replica.storeDir())
 	if err := o.replica.home().Layout.Guard(); err != nil {
-		o.lg.Warn("nothing keeps etcd from being started on this directory by mistake", zap.String("data-dir", cfg.DataDir), zap.Error(err))
+		o.lg.Warn("cannot protect the data directory from etcd being started on it by mistake", zap.String("data-dir", cfg.DataDir), zap.Error(err))
 	}
 	o.warnOtherName()
 	if cfg.ForceNew {
@@ -91,14 +90,14 @@ func Open(ctx context.Context, cfg Config) (_ *Member, err error) {
 	return o.Member, nil
 }
 
-// opening is a member that is being opened.
+// opening is a member while Open runs.
 type opening struct {
 	*Member
-	taken *datadir.Takeover // of a start on a directory of etcd, else nil
+	taken *datadir.Takeover // set when starting on a data directory of etcd
 }
 
-// newMember makes what is there from the start: a disk may fail before all is built,
-// and whoever waits is told then.
+// newMember creates the parts that exist from the start: a disk may fail before everything
+// is built, and waiting callers must be notified then.
 func newMember(cfg *Config) *Member {
 	m := &Member{cfg: cfg, lg: cfg.Logger, slow: &slowLog{cfg: cfg, lg: cfg.Logger, fewLines: limited(cfg.Logger)}}
 	state := &raftState{cfg: cfg}
@@ -108,7 +107,7 @@ func newMember(cfg *Config) *Member {
 	m.disks = &disks{cfg: cfg, lg: cfg.Logger, life: l, raftState: state, handOver: func() { m.leaving.HandOver() }}
 	store := &stored{cfg: cfg, lg: cfg.Logger, life: l, raftState: state, disks: m.disks}
 	l.waits = func(status string) {
-		if store.machine.Load() == nil { // later StartStatus tells it
+		if store.machine.Load() == nil { // later, StartStatus reports it
 			cfg.working(status)
 		}
 	}
@@ -120,8 +119,8 @@ func newMember(cfg *Config) *Member {
 	return m
 }
 
-// openLog opens the log of a member that has one, or decides who the member is
-// and makes it one.
+// openLog opens the log of a member that has one. Otherwise it determines the identity of
+// the member and creates the log.
 func (o *opening) openLog(ctx context.Context) (identity, error) {
 	cfg := o.cfg
 	opts := cfg.Log
@@ -182,8 +181,8 @@ func (o *opening) openLog(ctx context.Context) (identity, error) {
 	return id, nil
 }
 
-// resume checks that the log and the data directory are of one member before
-// anything changes, and finishes a first start that came to no end.
+// resume checks that the log and the data directory belong to the same member before
+// anything changes, and completes a first start that was interrupted.
 func (o *opening) resume(ctx context.Context, store string, hasStore bool) (identity, error) {
 	cfg := o.cfg
 	md := o.log.Metadata()
@@ -196,7 +195,7 @@ func (o *opening) resume(ctx context.Context, store string, hasStore bool) (iden
 		return identity{}, err
 	}
 	if !hasStore && first > 1 {
-		return identity{}, fmt.Errorf("there is no store in %s, and the raft log in %s begins at entry %d: what was before it is missing; check --data-dir and --wal-dir. "+
+		return identity{}, fmt.Errorf("there is no store in %s, and the raft log in %s begins at entry %d: earlier entries are missing; check --data-dir and --wal-dir. "+
 			"If the store is lost, %s", store, cfg.logDir(), first, wayOut)
 	}
 	o.warnOtherCluster(md)
@@ -210,8 +209,8 @@ func (o *opening) resume(ctx context.Context, store string, hasStore bool) (iden
 	if hs.GetTerm() > 0 {
 		return id, nil
 	}
-	// The process ended between the creation of the log and its first entries, so
-	// this member has never run. A founder without these entries never would.
+	// The process exited between the creation of the log and its first entries, so this
+	// member has never run. A founder without these entries never would.
 	fresh, err := o.identify(ctx)
 	if err != nil || fresh.id != id.id || fresh.cluster != id.cluster {
 		o.lg.Warn("the raft log is empty and the flags --initial-* do not describe its member: a founder needs them as at its first start",
@@ -221,7 +220,7 @@ func (o *opening) resume(ctx context.Context, store string, hasStore bool) (iden
 	return fresh, o.writeFirst(ctx, fresh)
 }
 
-// makeHome makes the directories of the member and notes in them whose they are.
+// makeHome creates the directories of the member and records its ids in them.
 func (o *opening) makeHome(ctx context.Context, id identity) error {
 	return o.replica.patiently(ctx, "the data directory", o.cfg.DataDir, func() error {
 		if err := durable.MkdirAll(o.cfg.FS, o.cfg.DataDir, o.replica.layout().Member(), o.replica.layout().Snap()); err != nil {
@@ -231,7 +230,7 @@ func (o *opening) makeHome(ctx context.Context, id identity) error {
 	})
 }
 
-// writeFirst writes the entries with which every founder begins.
+// writeFirst writes the first entries of a founder's log.
 func (o *opening) writeFirst(ctx context.Context, id identity) error {
 	if len(id.entries) == 0 {
 		return nil
@@ -243,7 +242,7 @@ func (o *opening) writeFirst(ctx context.Context, id identity) error {
 	return nil
 }
 
-// openAuth reads what the configuration says about tokens and passwords.
+// openAuth evaluates the configuration of tokens and passwords.
 func (o *opening) openAuth() error {
 	cfg := o.cfg
 	if cfg.Tokens.Spec == "simple" {
@@ -263,9 +262,9 @@ func (o *opening) openAuth() error {
 	return nil
 }
 
-// takeOver begins to take over the store of etcd, if that is what the data
-// directory holds. The new store is used from here on; etcd's stays as it is until
-// finishTakeOver, when the log and the store have been opened and fit.
+// takeOver starts to take over the store of etcd, if the data directory contains one. The
+// new store is used from here on; etcd's is unchanged until finishTakeOver, after the log
+// and the store have been opened and match.
 func (o *opening) takeOver(ctx context.Context) (err error) {
 	o.taken, err = datadir.Begin(ctx, o.replica.layout(), datadir.Options{Version: membership.Own, Logger: o.lg, Working: o.cfg.Working})
 	return err
@@ -276,7 +275,7 @@ func (o *opening) finishTakeOver(cs *raftpb.ConfState) error {
 		return nil
 	}
 	if err := o.replica.home().BeginLog(o.taken.Index, cs); err != nil {
-		return fmt.Errorf("let the raft log begin where the store of etcd was taken over: %w", err)
+		return fmt.Errorf("start the raft log at the index of etcd's store: %w", err)
 	}
 	if err := o.taken.Finish(); err != nil {
 		return err
@@ -285,13 +284,13 @@ func (o *opening) finishTakeOver(cs *raftpb.ConfState) error {
 	return nil
 }
 
-// abandonTakeOver undoes a take-over because of an error of the start.
+// abandonTakeOver undoes a take-over after an error during start.
 func (o *opening) abandonTakeOver(because error) {
 	if o.taken == nil {
 		return
 	}
 	if err := o.taken.Abandon(because); err != nil {
-		o.lg.Warn("failed to remove what a take-over of etcd's store has left", zap.String("path", o.taken.Dir), zap.Error(err))
+		o.lg.Warn("failed to remove the files of an aborted take-over of etcd's store", zap.String("path", o.taken.Dir), zap.Error(err))
 	}
 }
 

@@ -11,15 +11,15 @@ import (
 	"quorate/internal/membership"
 )
 
-// openStore opens the engine and the state machine and checks that they and the
-// log belong together.
+// openStore opens the engine and the state machine and checks that they and the log belong
+// together.
 func (o *opening) openStore(ctx context.Context, id identity) error {
 	cfg := o.cfg
 	dir, err := o.currentStore()
 	if err != nil {
 		return err
 	}
-	o.replica.id = id.id // a disk that fails from here on ends this member by name
+	o.replica.id = id.id // a disk that fails from here on logs the member id
 	cfg.working("opening the store and its index")
 	start := o.cfg.Clock.Now()
 	eng, err := o.replica.openEngine(dir)

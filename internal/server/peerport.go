@@ -14,13 +14,13 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// PeerHandler serves the peer URLs.
+// PeerHandler returns the handler of the peer URLs.
 func (m *Member) PeerHandler() http.Handler {
 	return peerapi.NewHandler(peerPort{m}, peerapi.Options{Logger: m.lg, RequestTimeout: m.cfg.requestTimeout(),
 		Raft: m.tr, Leases: m.Leases})
 }
 
-// peerPort is the member as the others see it.
+// peerPort is the member as other members see it.
 type peerPort struct{ m *Member }
 
 var _ peerapi.Backend = peerPort{}
@@ -57,7 +57,7 @@ func (p peerPort) DowngradeEnabled(ctx context.Context) (bool, error) {
 	return p.m.Versions.DowngradeEnabled(ctx)
 }
 
-// Versions returns those of the cluster and of the stored data, empty when not decided.
+// Versions returns the versions of the cluster and of the stored data, empty when not decided.
 func (p peerPort) Versions() (cluster, storage string) {
 	return p.m.Versions.Decided(), p.m.Versions.StorageVersion()
 }

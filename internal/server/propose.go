@@ -21,7 +21,7 @@ import (
 	"quorate/internal/proposal"
 )
 
-// proposer brings requests into the log and waits for what comes of them.
+// proposer proposes requests and waits for their outcome.
 type proposer struct {
 	cfg       *Config
 	lg        *zap.Logger
@@ -38,8 +38,8 @@ type proposer struct {
 	alarmRaised atomic.Bool // a NOSPACE alarm is being proposed
 }
 
-// write proposes a client request whose encoded form is raw; if that is missing
-// it is made.
+// write proposes a client request whose encoded form is raw; if raw is nil, write encodes
+// the request.
 func write[R any](ctx context.Context, p *proposer, k command.Kind, req *pb.InternalRaftRequest, raw []byte, msg proto.Message) (*R, error) {
 	if raw == nil {
 		var err error
@@ -60,15 +60,14 @@ func write[R any](ctx context.Context, p *proposer, k command.Kind, req *pb.Inte
 	return any(res.Resp).(*R), nil
 }
 
-// propose numbers, encodes and submits any other request, in the name of the
-// caller.
+// propose numbers, encodes and submits any other request, on behalf of the caller.
 func (s *proposer) propose(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
 	return s.proposeAs(ctx, req, false)
 }
 
-// proposeAgain is propose for a request that may as well be applied twice. It is given to raft
-// again while nobody answers: a member that joins loses what it has said first, on a connection
-// that is made anew, or with an entry that reaches it inside a snapshot.
+// proposeAgain is propose for an idempotent request. It proposes the request again while
+// there is no answer: a joining member's first requests can be lost, on a connection that
+// is replaced, or with an entry that reaches it inside a snapshot.
 func (s *proposer) proposeAgain(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
 	return s.proposeAs(ctx, req, true)
 }
@@ -89,7 +88,7 @@ func (s *proposer) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, r
 	return s.submit(ctx, &proposal.Pending{ID: req.Header.ID, Req: req, Data: data, Repeat: repeat})
 }
 
-// submit admits a request, hands it to the core and waits for its outcome.
+// submit admits a request, passes it to the core and waits for its outcome.
 func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposal.Result, err error) {
 	if err := s.admit(p); err != nil {
 		return proposal.Result{}, err
@@ -101,7 +100,7 @@ func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposa
 	}
 	s.driver.proposed(p)
 	if p.Req != nil {
-		// What was proposed counts as a success there, whatever came of it.
+		// In that metric, every proposed request counts as a success, whatever its outcome.
 		defer func() {
 			end := s.cfg.Clock.Now()
 			observeRequest(command.Op(p.Req), true, end.Sub(p.Start))
@@ -112,8 +111,9 @@ func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposa
 	}
 	var again <-chan time.Time
 	if p.Repeat {
-		// A leader of etcd that has yet to apply the membership change before this one makes
-		// an empty entry of it, and one of ours may refuse it; nobody here hears of that.
+		// A leader of etcd that has yet to apply the previous membership change replaces this
+		// one with an empty entry, and a leader of Quorate may reject it; neither is reported
+		// to this member.
 		t := clock.NewTicker(s.cfg.Clock, repeatAfter)
 		defer t.Stop()
 		again = t.C
@@ -132,8 +132,8 @@ func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposa
 				s.driver.proposed(p)
 				continue
 			}
-			// What was allowed once may not be any more: others have made changes. An earlier
-			// copy that is on its way has the time until the next turn.
+			// What was allowed once may not be any more: other changes may have been applied. An
+			// earlier copy that is in flight has the time until the next turn.
 			err := p.Allowed()
 			if err != nil && refused {
 				s.props.Forget(p.ID)
@@ -147,11 +147,10 @@ func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposa
 	}
 }
 
-// repeatAfter is how long a request that may be repeated goes unanswered before it
-// is proposed again.
+// repeatAfter is how long a repeatable request goes unanswered before it is proposed again.
 const repeatAfter = 500 * time.Millisecond
 
-// admit refuses what must not enter the log.
+// admit rejects what must not enter the log.
 func (s *proposer) admit(p *proposal.Pending) error {
 	select {
 	case <-s.life.stop:
@@ -194,8 +193,8 @@ func (s *proposer) admit(p *proposal.Pending) error {
 	return nil
 }
 
-// raiseNoSpace proposes, once at a time, the alarm that this member's store has
-// reached its quota.
+// raiseNoSpace proposes the alarm that this member's store has reached its quota, once at
+// a time.
 func (s *proposer) raiseNoSpace() {
 	for _, a := range s.stored.mach().Alarms() {
 		if a.MemberID == s.raftState.id && a.Alarm == pb.AlarmType_NOSPACE {
@@ -218,10 +217,10 @@ func (s *proposer) raiseNoSpace() {
 	})
 }
 
-// errNoSpace is etcd's reason in the log.
+// errNoSpace is etcd's error in the log line.
 var errNoSpace = errors.New("etcdserver: no space")
 
-// ended reports whether err says that a request was given up, not refused.
+// ended reports whether err means that a request was abandoned, not rejected.
 func ended(err error) bool {
 	return errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded)
 }

@@ -13,8 +13,8 @@ import (
 	"quorate/internal/transport"
 )
 
-// raftState is what everybody may know of consensus without asking the core. The
-// driver writes it.
+// raftState is the state of consensus that any goroutine may read without asking the core.
+// The driver writes it.
 type raftState struct {
 	cfg *Config
 	tr  *transport.Transport
@@ -29,7 +29,7 @@ type raftState struct {
 	opened             time.Time
 }
 
-// leaderLine is what etcd says when another member leads.
+// leaderLine returns etcd's log line for a change of leader.
 func leaderLine(id, old, lead, term uint64) string {
 	switch {
 	case lead == raft.None:
@@ -62,8 +62,8 @@ func (s *raftState) Leader() uint64 { return s.lead.Load() }
 
 func (s *raftState) isLeader() bool { return s.lead.Load() == s.id }
 
-// timeoutError tells a client as well as the member knows why a request that
-// began at start got no answer in time.
+// timeoutError returns the most precise error, as far as this member knows the reason, for
+// a request that began at start and timed out.
 func (s *raftState) timeoutError(start time.Time) error {
 	lost := time.Unix(0, s.leadLost.Load())
 	if d := 2 * s.cfg.electionTimeout(); lost.After(start.Add(-d)) && !lost.After(start.Add(s.cfg.requestTimeout())) {
@@ -75,11 +75,11 @@ func (s *raftState) timeoutError(start time.Time) error {
 	return rpctypes.ErrGRPCTimeout
 }
 
-// leadership is who led last, and since when this member knows.
+// leadership is the last leader, and since when this member knows it.
 type leadership struct {
 	leader uint64
 	since  time.Time
 }
 
-// CommittedIndex returns the index of the newest entry that is known to be committed.
+// CommittedIndex returns the highest index that is known to be committed.
 func (s *raftState) CommittedIndex() uint64 { return s.commit.Load() }

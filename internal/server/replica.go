@@ -1,8 +1,8 @@
 package server
 
-// localReplica is what the services of a member build on: who it is and what it knows of
-// the others (raftState), what is applied (stored), how to write (proposer) and to read
-// (reader) through consensus, and when to give up (life).
+// localReplica is the base of a member's services: its identity and view of consensus
+// (raftState), the applied state (stored), how to write (proposer) and to read (reader)
+// through consensus, and the end of the member (life).
 type localReplica struct {
 	*life
 	*raftState
@@ -11,7 +11,7 @@ type localReplica struct {
 	*reader
 }
 
-// giveUp ends what waits for the log or for a quorum, now and from now on.
+// giveUp ends all waits for the log or for a quorum, now and in future.
 func (r *localReplica) giveUp() {
 	r.props.Close(errStopped)
 	r.reads.Close(errStopped)

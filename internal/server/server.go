@@ -1,15 +1,15 @@
-// Package server is one member: it wires consensus, log, state machine, watch
-// and transport together and offers what the client edge calls.
+// Package server is one member: it connects consensus, log, state machine, watch and
+// transport, and provides the services that the gRPC and HTTP servers call.
 //
-// In: requests from rpc, messages from peers, time. Out: answers, messages,
+// In: requests from rpc, messages from peers, time. Out: responses, messages,
 // watch events. Always true: an acknowledged write is durable on a quorum and
-// applied here; a linearizable read sees every write acknowledged before it; no
-// stage waits for another except through a bounded queue, and each takes all
-// that waits at once.
+// applied here; a linearizable read sees every write acknowledged before it; a
+// stage waits for another only through a bounded queue, and each takes all pending
+// work at once.
 //
-// A service that the edges call is a type in a file of its own (kv.go, leases.go and so
-// on); all of them stand on localReplica (replica.go). driver.go, logwriter.go and apply.go
-// carry out what the pipeline of package replica says; open.go and build.go make a member.
+// Each service is a type in its own file (kv.go, leases.go and so on); all of them build on
+// localReplica (replica.go). driver.go, logwriter.go and apply.go carry out the work of the
+// pipeline in package replica; open.go and build.go create a member.
 package server
 
 import (
@@ -30,21 +30,20 @@ import (
 	"quorate/internal/watch"
 )
 
-// Limits on requests in flight. At the limit a request is refused with
-// ErrTooManyRequests before it costs anything.
+// Limits on requests in flight. At the limit a request is rejected with
+// ErrTooManyRequests before it consumes anything.
 const (
 	maxPending      = 20000
 	maxPendingBytes = 128 << 20
-	// maxApplyGap is how far apply may fall behind the commit index before new
-	// proposals are refused, as in etcd.
+	// maxApplyGap is how far apply may lag behind the commit index before new
+	// proposals are rejected, as in etcd.
 	maxApplyGap = 5000
 )
 
 // ErrTooManyRequests reaches the client as code Unknown, as etcd sends it.
 var ErrTooManyRequests = errors.New("etcdserver: too many requests")
 
-// Member is one running member: its services, which the edges call, and the parts
-// that they share.
+// Member is one running member: its services, and the parts that they share.
 type Member struct {
 	KV          *KV
 	Watches     *Watches
@@ -68,7 +67,7 @@ type Member struct {
 	hub     *watch.Hub
 	log     *raftlog.Log
 	tr      *transport.Transport
-	peers   *peerapi.Client // questions to peers outside the streams
+	peers   *peerapi.Client // requests to peers outside the streams
 
 	replica   *localReplica
 	disks     *disks
@@ -86,21 +85,21 @@ type Member struct {
 	stopOnce sync.Once
 }
 
-// Ready closes when the member has a leader and has told the cluster its name:
+// Ready is closed when the member has a leader and has published its name to the cluster:
 // from then on it serves clients.
 func (m *Member) Ready() <-chan struct{} { return m.Members.readyc }
 
-// Failed closes when the member cannot go on; Err tells why.
+// Failed is closed when the member cannot continue; Err returns the reason.
 func (m *Member) Failed() <-chan struct{} { return m.replica.Failed() }
 
-// Err returns the reason after Failed has closed.
+// Err returns the reason after Failed was closed.
 func (m *Member) Err() error { return m.replica.Err() }
 
-// GiveUp ends what waits for the log or for a quorum, now and from now on: this
-// member will not hear of either again, and its clients should turn to another.
+// GiveUp ends all waits for the log or for a quorum, now and in future: neither will reach
+// this member again, and its clients should turn to another one.
 func (m *Member) GiveUp() { m.replica.giveUp() }
 
-// HandOver gives leadership to another voter, if this member has it and one takes over.
+// HandOver transfers leadership to another voter, if this member has it and one accepts.
 func (m *Member) HandOver() { m.leaving.HandOver() }
 
 // ClusterID returns the cluster's id.
@@ -121,21 +120,21 @@ func (m *Member) MemberID() uint64 { return m.replica.id }
 // Term returns the current raft term.
 func (m *Member) Term() uint64 { return m.replica.Term() }
 
-// Rev returns the revision that readers see.
+// Rev returns the published revision.
 func (m *Member) Rev() int64 { return m.replica.Rev() }
 
 // Leader returns the id of the leader, 0 if none is known.
 func (m *Member) Leader() uint64 { return m.replica.Leader() }
 
-// CommittedIndex returns the index of the newest entry that is known to be committed.
+// CommittedIndex returns the highest index that is known to be committed.
 func (m *Member) CommittedIndex() uint64 { return m.replica.CommittedIndex() }
 
 // Capable reports whether the cluster has decided its version.
 func (m *Member) Capable() bool { return m.Versions.Capable() }
 
-// NoRoom reports whether all writes are refused because a disk is full.
+// NoRoom reports whether all writes are rejected because a disk is full.
 func (m *Member) NoRoom() bool { return m.disks.NoRoom() }
 
-// RaftStatus returns the state of consensus on this member, under the names that
-// raft gives it in JSON. On a member that stops it may be empty.
+// RaftStatus returns the state of consensus on this member, with raft's JSON names. It may
+// be empty while the member shuts down.
 func (m *Member) RaftStatus() raft.Status { return m.driver.RaftStatus() }

@@ -6,16 +6,16 @@ import (
 	"quorate/internal/membership"
 )
 
-// serverVersion is what a member has told about its server: a version, "" if it did not answer.
+// serverVersion is the version that a member reported, "" if it did not answer.
 type serverVersion struct {
 	id   uint64
 	text string
 }
 
-// parse returns the version, and logs what a member has told that is none.
+// parse returns the version, and logs a text that is not a version.
 func (s serverVersion) parse(lg *zap.Logger) (v membership.Version, ok bool) {
 	if s.text == "" {
-		return v, false // logged where it was asked
+		return v, false // logged by the request
 	}
 	v, err := membership.ParseVersion(s.text)
 	if err != nil {
@@ -25,7 +25,7 @@ func (s serverVersion) parse(lg *zap.Logger) (v membership.Version, ok bool) {
 	return v, err == nil
 }
 
-// serverVersions are those of all members.
+// serverVersions are the server versions of all members.
 type serverVersions []serverVersion
 
 func (s serverVersions) texts() []string {
@@ -36,8 +36,8 @@ func (s serverVersions) texts() []string {
 	return out
 }
 
-// tell logs which of them hinder a decision about the version of the cluster, or make it
-// one that this server cannot judge.
+// tell logs the members that prevent a decision about the cluster version, or whose version
+// is above the one of this server.
 func (s serverVersions) tell(lg *zap.Logger) {
 	for _, x := range s {
 		if v, ok := x.parse(lg); ok && membership.Own.Less(v) {

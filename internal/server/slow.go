@@ -18,25 +18,24 @@ import (
 	"quorate/internal/proposal"
 )
 
-// slowLog writes lines about requests that were slow or refused.
+// slowLog logs slow and rejected requests.
 type slowLog struct {
 	cfg      *Config
 	lg       *zap.Logger
-	fewLines *zap.Logger // lg for what clients cause
+	fewLines *zap.Logger // lg for lines that clients cause
 }
 
-// traceThreshold is from where on the course of a request is logged, step by
-// step. The times are those that are taken for the series in any case, so that a
-// request which is not slow pays one comparison.
+// traceThreshold is the duration from which the steps of a request are logged. The times are
+// those that the metrics need in any case, so a fast request pays for one comparison.
 const traceThreshold = 100 * time.Millisecond
 
-// step is a part of a request and when it ended.
+// step is a part of a request and its end.
 type step struct {
 	what string
 	end  time.Time
 }
 
-// traceDetail is a list of names and values, in etcd's notation.
+// traceDetail formats names and values in etcd's notation.
 func traceDetail(kv ...any) string {
 	var b strings.Builder
 	b.WriteByte('{')
@@ -47,8 +46,8 @@ func traceDetail(kv ...any) string {
 	return b.String()
 }
 
-// logTrace writes where the time of a request went, with etcd's names. Steps
-// that took less than their share of the threshold are left out.
+// logTrace logs how a request's time was spent, with etcd's names. It leaves out steps that
+// took less than their share of the threshold.
 func (t *slowLog) logTrace(operation, detail string, start, end time.Time, steps ...step) {
 	least := traceThreshold / time.Duration(len(steps)+1)
 	shown := make([]string, 0, len(steps))
@@ -72,15 +71,15 @@ func (t *slowLog) isSlow(took time.Duration) bool {
 	return t.cfg.State.WarnApply > 0 && took > t.cfg.State.WarnApply
 }
 
-// tookTooLong writes the line about a request, or a part of one, that was slow.
+// tookTooLong logs a request, or a part of one, that was slow.
 func (t *slowLog) tookTooLong(took time.Duration, prefix string, request fmt.Stringer, response string, err error) {
 	metrics.ServerSlowApplyTotal.Inc()
 	t.lg.Warn("apply request took too long", zap.Duration("took", took), zap.Duration("expected-duration", t.cfg.State.WarnApply),
 		zap.String("prefix", prefix), zap.String("request", request.String()), zap.String("response", response), zap.Error(err))
 }
 
-// rangeTook is called at the end of a range that began and, after the barrier,
-// read. res is nil on error.
+// rangeTook is called when a range completes; began is its start, read the end of its
+// barrier. res is nil on error.
 func (t *slowLog) rangeTook(r *pb.RangeRequest, res *mvcc.Listed, err error, began, read, end time.Time) {
 	took := end.Sub(began)
 	if t.isSlow(took) {
@@ -100,8 +99,8 @@ func (t *slowLog) rangeTook(r *pb.RangeRequest, res *mvcc.Listed, err error, beg
 	t.logTrace("range", traceDetail(detail...), began, end, step{stepAgreement, read}, step{"range keys", end})
 }
 
-// readTxnTook is rangeTook for a transaction that only reads. Its barrier does
-// not count as slow, but it is a step.
+// readTxnTook is rangeTook for a read-only transaction. Its barrier does not count as
+// slow, but it is a step.
 func (t *slowLog) readTxnTook(r *pb.TxnRequest, resp *pb.TxnResponse, err error, began, read, end time.Time) {
 	if took := end.Sub(read); t.isSlow(took) {
 		response := ""
@@ -121,7 +120,7 @@ func (t *slowLog) readTxnTook(r *pb.TxnRequest, resp *pb.TxnResponse, err error,
 	}
 }
 
-// proposalTook is called at the end of a request that went through the log.
+// proposalTook is called when a request that went through the log completes.
 func (t *slowLog) proposalTook(p *proposal.Pending, res proposal.Result, end time.Time) {
 	if end.Sub(p.Start) <= traceThreshold || res.Err != nil || res.Began.IsZero() {
 		return
@@ -156,17 +155,17 @@ func revisionOf(res proposal.Result) int64 {
 	return 0
 }
 
-// limited is a logger for lines that clients can cause as fast as they like: of those that are
-// alike it writes 20 a second, and then one of a hundred.
+// limited returns a logger for lines that clients can cause at any rate: of equal lines it
+// writes 20 per second, and then one in a hundred.
 func limited(lg *zap.Logger) *zap.Logger {
 	return lg.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
 		return zapcore.NewSamplerWithOptions(c, time.Second, 20, 100)
 	}))
 }
 
-// applyTook is called at the end of a batch. Refused requests and those that were slow
-// themselves come one by one; what else took the time of the batch, such as its commit, is
-// told with its first request.
+// applyTook is called at the end of a batch. Rejected and slow requests are logged one by
+// one. If something else took the time of the batch, such as its commit, that is logged with
+// the first request of the batch.
 func (t *slowLog) applyTook(ents []apply.Entry, out apply.Outcome, took time.Duration) {
 	for _, f := range out.Failed {
 		t.fewLines.Warn("failed to apply request", zap.Duration("took", f.Took),
@@ -184,7 +183,7 @@ func (t *slowLog) applyTook(ents []apply.Entry, out apply.Outcome, took time.Dur
 	first, n := (*pb.InternalRaftRequest)(nil), 0
 	for _, e := range ents {
 		if e.GetType() != raftpb.EntryNormal || len(e.Data) == 0 {
-			continue // nobody's request
+			continue // not a request
 		}
 		if n++; first == nil {
 			first = e.Req
@@ -194,7 +193,7 @@ func (t *slowLog) applyTook(ents []apply.Entry, out apply.Outcome, took time.Dur
 		return
 	}
 	if first == nil {
-		first = &pb.InternalRaftRequest{} // it was decoded and forgotten
+		first = &pb.InternalRaftRequest{} // its decoded form was dropped
 	}
 	prefix := ""
 	if n > 1 {

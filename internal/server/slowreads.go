@@ -8,7 +8,7 @@ import (
 	"quorate/internal/replica"
 )
 
-// tellSlowReads logs, in etcd's words, what happened to reads that nobody confirms.
+// tellSlowReads logs, in etcd's words, reads that no quorum confirms.
 func tellSlowReads(lg *zap.Logger, s replica.SlowReads, limit time.Duration) {
 	if s.Again != 0 {
 		lg.Warn("waiting for ReadIndex response took too long, retrying", zap.Uint64("sent-request-id", s.Again), zap.Duration("retry-timeout", readRetry))

@@ -24,14 +24,13 @@ import (
 )
 
 const (
-	// maxSnapshots bounds the snapshots that are being sent at a time; raft asks
-	// again for those that are refused.
+	// maxSnapshots bounds the snapshots being sent at a time; raft asks again for those
+	// that are rejected.
 	maxSnapshots = 16
 	viewsPoll    = 100 * time.Millisecond
 )
 
-// sender makes snapshots of the store: for members that have fallen behind, and for
-// clients.
+// sender makes snapshots of the store, for members that have fallen behind and for clients.
 type sender struct {
 	cfg       *Config
 	lg        *zap.Logger
@@ -41,11 +40,11 @@ type sender struct {
 	installer *installer
 	digests   *Digests
 
-	snapshots atomic.Int64 // that are being sent to members
+	snapshots atomic.Int64 // being sent to members
 }
 
-// completeSnapshots takes the snapshot messages out of msgs and sends each with
-// the state of the store as it is now.
+// completeSnapshots removes the snapshot messages from msgs and sends each with the current
+// state of the store.
 func (s *sender) completeSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 	out := msgs[:0]
 	for _, msg := range msgs {
@@ -83,7 +82,7 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 	msg.Snapshot = &raftpb.Snapshot{Data: data, Metadata: meta}
 	r, w := io.Pipe()
 	written := make(chan error, 1)
-	var size int64 // set before written says so
+	var size int64 // set before written is signaled
 	go func() {
 		defer crash.Guard()
 		o := s.snapshotOptions()
@@ -104,9 +103,9 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 	}
 	s.lg.Info("sent merged snapshot", zap.String("from", membership.FormatID(s.replica.id)), zap.String("to", membership.FormatID(msg.GetTo())),
 		zap.Uint64("index", meta.GetIndex()), zap.Int64("bytes", size), zap.String("size", humanize.Bytes(uint64(size))), zap.Duration("took", s.cfg.Clock.Now().Sub(start)))
-	// A member of etcd that begins with a snapshot counts nothing as applied until
-	// an entry follows it, and until then refuses its own announcement as one of too
-	// many requests. Where nobody writes, this is that entry: it changes nothing.
+	// A member of etcd that starts with a snapshot counts nothing as applied until an
+	// entry follows it, and until then rejects its own announcement with "too many
+	// requests". If no client writes, this is that entry: it changes nothing.
 	_, err = s.replica.propose(asRoot(s.replica.rootCtx), &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: pb.AlarmRequest_GET}})
 	if err != nil && !ended(err) {
 		s.lg.Warn("nothing was committed after a snapshot", zap.String("to", membership.FormatID(msg.GetTo())), zap.Error(err))
@@ -114,14 +113,14 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 	return nil
 }
 
-// snapshotFile is a database that is made while it is read.
+// snapshotFile is a database file that is generated while it is read.
 type snapshotFile struct {
 	*io.PipeReader
 	cancel  context.CancelFunc
 	written chan struct{}
 }
 
-// Close ends the making, and returns when the state is not used any more.
+// Close stops the generation, and returns when the state is no longer in use.
 func (f *snapshotFile) Close() error {
 	f.cancel()
 	err := f.PipeReader.Close()
@@ -129,7 +128,7 @@ func (f *snapshotFile) Close() error {
 	return err
 }
 
-// progressOf passes on what is written of a snapshot, and logs how far that is.
+// progressOf returns a writer that passes a snapshot on to w and logs the progress.
 func (s *sender) progressOf(w io.Writer, to string, size int64) io.Writer {
 	return &snapshotProgress{w: w, size: size, lg: s.lg.With(zap.String("to", to)), clock: s.cfg.Clock, said: s.cfg.Clock.Now()}
 }
@@ -142,7 +141,7 @@ type snapshotProgress struct {
 	said       time.Time
 }
 
-// progressPeriod is the time between two lines about one snapshot.
+// progressPeriod is the time between two log lines about one snapshot.
 const progressPeriod = 5 * time.Second
 
 func (p *snapshotProgress) Write(b []byte) (int, error) {
@@ -150,7 +149,7 @@ func (p *snapshotProgress) Write(b []byte) (int, error) {
 	p.sent += int64(n)
 	if p.clock.Now().Sub(p.said) >= progressPeriod {
 		p.said = p.clock.Now()
-		p.lg.Info("sending a snapshot goes on", zap.Int64("sent-bytes", p.sent), zap.Int64("bytes", p.size), zap.Int64("percent", 100*p.sent/max(p.size, 1)))
+		p.lg.Info("snapshot transfer in progress", zap.Int64("sent-bytes", p.sent), zap.Int64("bytes", p.size), zap.Int64("percent", 100*p.sent/max(p.size, 1)))
 	}
 	return n, err
 }
@@ -162,19 +161,18 @@ func (s *sender) raftSnapshot() (*raftpb.Snapshot, error) {
 	return s.replica.home().Describe(s.replica.mach())
 }
 
-// pauseTransfer lets time pass after a snapshot could not be written to the local
-// disk.
+// pauseTransfer waits after a snapshot could not be written to the local disk.
 func (s *installer) pauseTransfer(ctx context.Context, err error) {
 	if path := (*fs.PathError)(nil); !vfs.IsNoSpaceError(err) && !errors.As(err, &path) {
-		return // it was the connection
+		return // the connection failed
 	}
 	if err := s.replica.pause(ctx, transferPause); err != nil {
-		return // it ends anyway
+		return // shutting down
 	}
 }
 
-// receiveSnapshot stores the file of a snapshot that a peer sends and hands its
-// message to raft. The present state stays in use until raft accepts it.
+// receiveSnapshot stores a snapshot file that a peer sends and passes its message to raft.
+// The current state stays in use until raft accepts the snapshot.
 func (s *installer) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
 	start := s.cfg.Clock.Now()
 	if err := s.replica.home().Receive(ctx, msg.GetSnapshot().GetMetadata().GetIndex(), s.received.Add(1), body); err != nil {

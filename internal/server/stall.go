@@ -10,9 +10,9 @@ import (
 	"quorate/internal/replica"
 )
 
-// watchLog is called once a tick and returns for how long a log write has been
-// seen to hang. A process that did not run for a while finds its clock far ahead;
-// that is no fault of the disk, so only ticks that were seen count.
+// watchLog is called once per tick and returns for how long a log write has been seen to
+// hang. After the process was suspended, its clock jumps ahead through no fault of the
+// disk, so only observed ticks count.
 func (d *driver) watchLog() time.Duration {
 	since := d.logw.logSince.Load()
 	if since == 0 || since != d.watched {
@@ -23,7 +23,8 @@ func (d *driver) watchLog() time.Duration {
 	return min(d.logw.logStall(), time.Duration(d.watchedTicks)*d.cfg.Tick)
 }
 
-// reportStall says once a stall what it has led to. The caller holds coreMu.
+// reportStall logs the consequences of a stall, once each. It must be called with coreMu
+// held.
 func (d *driver) reportStall(s replica.Stall, took time.Duration) {
 	if took <= d.cfg.electionTimeout() {
 		return
@@ -42,13 +43,13 @@ func (d *driver) reportStall(s replica.Stall, took time.Duration) {
 		say(kind, "leadership is handed over; look after the disk of this member",
 			zap.String("local-member-id", membership.FormatID(d.replica.id)), zap.String("to", membership.FormatID(s.HandOver)))
 	case s.Alone:
-		say("alone", "this member goes on leading, as no majority of others has proved that its disks work; writes wait for the disk")
+		say("alone", "this member keeps leading because no majority of the others has proved that its disks work; writes wait for the disk")
 	case d.replica.Leader() != d.replica.id:
 		say("behind", "writes and linearizable reads on this member time out until it has; the others serve them")
 	}
 }
 
-// logStall returns how long the log write that is under way has taken.
+// logStall returns how long the log write in flight has taken.
 func (l *logWriter) logStall() time.Duration {
 	since := l.logSince.Load()
 	if since == 0 {
@@ -57,8 +58,7 @@ func (l *logWriter) logStall() time.Duration {
 	return l.cfg.Clock.Now().Sub(l.replica.opened) - time.Duration(since)
 }
 
-// timeLog notes that a log write begins; the function that it returns, that the
-// write has ended.
+// timeLog records the start of a log write; the returned function records its end.
 func (l *logWriter) timeLog() (end func()) {
 	l.logSince.Store(max(1, int64(l.cfg.Clock.Now().Sub(l.replica.opened))))
 	return func() {

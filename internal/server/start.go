@@ -12,8 +12,7 @@ import (
 	"quorate/internal/task"
 )
 
-// Start begins to take part in the cluster. Peers must be able to reach the
-// member by then.
+// Start makes the member take part in the cluster. Peers must be able to reach it by then.
 func (m *Member) Start() {
 	m.replica.loops.Start(
 		task.Task{Name: "raft log", Run: m.logw.writeLog},
@@ -23,7 +22,7 @@ func (m *Member) Start() {
 	m.replica.tasks.Start(m.background()...)
 }
 
-// background is what a member does beside the requests.
+// background returns the tasks of a member besides serving requests.
 func (m *Member) background() []task.Task {
 	leads := m.replica.isLeader
 	tasks := []task.Task{
@@ -61,7 +60,7 @@ func (m *Member) background() []task.Task {
 	return tasks
 }
 
-// StartStatus tells what a member waits for that has been started and is not ready.
+// StartStatus describes what a started member waits for that is not ready.
 func (m *Member) StartStatus() string {
 	applied, commit := m.replica.mach().Applied(), m.replica.commit.Load()
 	switch {
@@ -74,5 +73,5 @@ func (m *Member) StartStatus() string {
 	case m.replica.Leader() == 0:
 		return "waiting for a leader, which needs a quorum of members"
 	}
-	return "telling the cluster the name of this member"
+	return "publishing this member's name to the cluster"
 }

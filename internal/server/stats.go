@@ -8,15 +8,15 @@ import (
 	"quorate/internal/transport"
 )
 
-// Stats tells what this member knows of its messages, as the v2 API shows it.
+// Stats returns statistics about raft messages, in the form of the v2 API.
 type Stats struct {
 	cfg     *Config
 	replica *localReplica
 	tr      *transport.Transport
 }
 
-// SelfStats returns what this member knows about itself and its messages, as the
-// JSON of etcd's v2 API. Messages are counted only with Config.Stats.
+// SelfStats returns statistics about this member and its messages, as the JSON of etcd's v2
+// API. Messages are counted only with Config.Stats.
 func (h *Stats) SelfStats() []byte {
 	type leaderInfo struct {
 		Leader    string    `json:"leader"`
@@ -51,8 +51,8 @@ func (h *Stats) SelfStats() []byte {
 	return h.statsJSON(s)
 }
 
-// LeaderStats returns how sending to the others went, as the JSON of etcd's v2
-// API, nil on a member that does not lead.
+// LeaderStats returns statistics about messages to the followers, as the JSON of etcd's v2
+// API; nil on a member that does not lead.
 func (h *Stats) LeaderStats() []byte {
 	if !h.replica.isLeader() {
 		return nil
@@ -65,7 +65,7 @@ func (h *Stats) LeaderStats() []byte {
 
 func (h *Stats) statsJSON(v any) []byte {
 	b, err := json.Marshal(v)
-	if err != nil { // numbers and texts always have a form in JSON
+	if err != nil { // numbers and strings can always be encoded
 		return []byte("{}")
 	}
 	return b

@@ -10,29 +10,29 @@ import (
 	"quorate/internal/task"
 )
 
-// stepPatience is how long a step of Stop may take before the log tells of it.
+// stepPatience is how long a step of Stop may take before it is logged.
 const stepPatience = time.Second
 
-// Stop ends the member: leadership is handed over, new work is refused, what is
-// in flight gets an error, and what is applied is flushed.
+// Stop shuts the member down: it transfers leadership, rejects new work, fails requests in
+// flight, and flushes the applied state.
 func (m *Member) Stop() {
 	m.stopOnce.Do(func() {
 		task.InOrder(m.cfg.Clock, []task.Step{
-			{Name: "hand over leadership", Do: m.leaving.handOver},
-			{Name: "refuse new work", Do: func() { close(m.replica.stop); m.replica.tasks.Cancel() }},
+			{Name: "transfer leadership", Do: m.leaving.handOver},
+			{Name: "reject new work", Do: func() { close(m.replica.stop); m.replica.tasks.Cancel() }},
 			{Name: "close the connections to peers", Do: func() { m.tr.Stop(); m.peers.Close() }},
 			{Name: "stop consensus", Do: m.driver.halt},
-			{Name: "end the log and apply", Do: func() { m.replica.loops.Cancel(); m.replica.loops.Wait() }},
-			{Name: "answer those who wait", Do: m.replica.giveUp},
-			{Name: "end the watches", Do: func() { m.hub.Close(); m.replica.mach().V2().Close() }},
-			{Name: "end the work in the background", Do: m.replica.tasks.Wait},
+			{Name: "stop the log and apply", Do: func() { m.replica.loops.Cancel(); m.replica.loops.Wait() }},
+			{Name: "fail the requests in flight", Do: m.replica.giveUp},
+			{Name: "close the watches", Do: func() { m.hub.Close(); m.replica.mach().V2().Close() }},
+			{Name: "wait for background tasks", Do: m.replica.tasks.Wait},
 			{Name: "close the state machine", Do: func() { m.replica.mach().Close() }},
 			{Name: "flush the store", Do: m.replica.flushLast},
 			{Name: "close the store", Do: func() { m.close("store", m.replica.mach().Engine().Close) }},
 			{Name: "close the raft log", Do: func() { m.close("raft log", m.log.Close) }},
 		}, func(step string, took time.Duration) {
 			if took > stepPatience {
-				m.lg.Info("a step of the stop has taken long", zap.String("step", step), zap.Duration("took", took))
+				m.lg.Info("a shutdown step is slow", zap.String("step", step), zap.Duration("took", took))
 			}
 		})
 	})

@@ -22,8 +22,8 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// stored is the state machine on its store. It is replaced as a whole when a snapshot
-// is installed, so whoever needs it twice for one purpose asks for it once.
+// stored is the state machine on its store. Installing a snapshot replaces it atomically, so
+// a caller that uses it twice for one purpose must load it once.
 type stored struct {
 	cfg       *Config
 	lg        *zap.Logger
@@ -71,8 +71,8 @@ func (s *stored) openEngine(dir string) (engine.Engine, error) {
 	}})
 }
 
-// flush makes durable what is committed to the engine. On a full disk it waits for
-// room, but neither longer than ctx nor into the end of the member.
+// flush makes everything committed to the engine durable. On a full disk it waits for room,
+// until ctx ends or the member fails.
 func (s *stored) flush(ctx context.Context, eng engine.Engine) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -80,7 +80,7 @@ func (s *stored) flush(ctx context.Context, eng engine.Engine) error {
 	return eng.Flush(ctx)
 }
 
-// Rev returns the revision that readers see.
+// Rev returns the published revision.
 func (s *stored) Rev() int64 { return s.kv().PublishedRev() }
 
 func (s *stored) mach() *apply.Machine { return s.machine.Load() }
@@ -100,8 +100,9 @@ func (s *stored) homeOf(id identity, log *raftlog.Log) datadir.Home {
 	return datadir.Home{Layout: s.layout(), Log: log, Member: id.id, Cluster: id.cluster, OpenEngine: s.openEngine, Logger: s.lg}
 }
 
-// flushLast spares the next start what is applied, unless the member has failed. It gives
-// up where the store finds no room: a flush would wait for some until the engine is closed.
+// flushLast makes the applied state durable, so that the next start need not replay it,
+// unless the member has failed. It gives up if the store has no room: a flush would wait
+// until the engine is closed.
 func (s *stored) flushLast() {
 	if s.life.Err() != nil {
 		return

@@ -14,20 +14,20 @@ import (
 	"quorate/internal/metrics"
 )
 
-// UpkeepOptions say how the store is looked after.
+// UpkeepOptions configures the maintenance of the store.
 type UpkeepOptions struct {
-	// FlushInterval is how often the engine writes what it holds in memory to disk,
-	// so that a restart has no more to replay; 0 leaves that to its memory's bound.
+	// FlushInterval is how often the engine flushes its memory to disk, so that a restart
+	// has less to replay; 0 leaves that to the bound of the engine's memory.
 	FlushInterval time.Duration
-	// DefragThreshold is how many bytes a compaction of the store at the start must
-	// promise to free for it to begin; 0 is never.
+	// DefragThreshold is the number of bytes that a compaction of the store at start must
+	// promise to free for it to run; 0 means never.
 	DefragThreshold int64
 	AutoCompaction  autocompact.Retention
-	// DowngradeCheck is how often a leader looks whether a downgrade is complete; 0 is never.
+	// DowngradeCheck is how often a leader checks whether a downgrade is complete; 0 means never.
 	DowngradeCheck time.Duration
 }
 
-// upkeep looks after the size of the store, and compacts its history.
+// upkeep bounds the size of the store, and compacts its history.
 type upkeep struct {
 	cfg         *Config
 	lg          *zap.Logger
@@ -36,37 +36,36 @@ type upkeep struct {
 	KV          *KV
 	Maintenance *Maintenance
 
-	// Of watchSize.
+	// Used by watchSize.
 	compactions int64
-	looked      time.Time   // when a compaction was last seen to end
+	looked      time.Time   // when the end of a compaction was last observed
 	rewriting   atomic.Bool // the store is being rewritten
-	flushed     uint64      // of flushStore: what was applied at the last flush
+	flushed     uint64      // used by flushStore: the applied index at the last flush
 }
 
-// The engine gives back the space of deleted records when it rewrites the tables
-// that hold them, which it does by itself only while it is written to. So what a
-// compaction has deleted is looked after here.
+// The engine releases the space of deleted records when it rewrites the tables that contain
+// them, which it does on its own only while it is written to. So the member has to trigger
+// that after a compaction.
 
-// compactionPatience is how long a defragmentation waits for compactions, which
-// wait for readers of what they delete. Only tests change it.
+// compactionPatience is how long a defragmentation waits for compactions, which wait for
+// readers of what they delete. Only tests change it.
 var compactionPatience = 30 * time.Second
 
 const (
-	// A store is rewritten without being asked if more than half of it, and at
-	// least reclaimAtLeast, is of no use: so the bytes that are written are fewer than those
-	// that are given back.
+	// A store is rewritten automatically if more than half of it, and at least
+	// reclaimAtLeast, is garbage: then it writes fewer bytes than it releases.
 	reclaimAtLeast = 4 << 20
-	// reclaimWithin is how long after a compaction that is looked for; the engine
-	// estimates in the background.
+	// reclaimWithin is how long after a compaction the garbage is checked; the engine
+	// estimates it in the background.
 	reclaimWithin = 10 * time.Second
 )
 
-// reclaim rewrites a store once what was compacted before is deleted from it.
+// reclaim rewrites a store after the records of earlier compactions are deleted.
 func (u *upkeep) reclaim(ctx context.Context, mach *apply.Machine) error {
 	waiting, cancel := context.WithTimeout(ctx, compactionPatience)
 	defer cancel()
 	if err := mach.KV().AwaitCompactions(waiting); err != nil && ctx.Err() == nil {
-		u.lg.Warn("a compaction waits for readers; the space of what it deletes is given back later", zap.Error(err))
+		u.lg.Warn("a compaction waits for readers; its space is reclaimed later", zap.Error(err))
 	}
 	if err := u.replica.flush(ctx, mach.Engine()); err != nil {
 		return err
@@ -78,8 +77,8 @@ func (u *upkeep) reclaim(ctx context.Context, mach *apply.Machine) error {
 	return nil
 }
 
-// watchSize keeps the size of the store known to the quota and to metrics, gives
-// space back, and forgets tokens whose time is over.
+// watchSize updates the size of the store for the quota and the metrics, releases space, and
+// drops expired tokens.
 func (u *upkeep) watchSize(ctx context.Context) {
 	mach := u.replica.mach()
 	size := mach.Engine().Size()
@@ -101,21 +100,21 @@ func (u *upkeep) watchSize(ctx context.Context) {
 	}
 }
 
-// reclaimHalf rewrites a store of which more than half is of no use.
+// reclaimHalf rewrites a store of which more than half is garbage.
 func (u *upkeep) reclaimHalf(mach *apply.Machine) {
 	start := u.cfg.Clock.Now()
 	before := mach.Engine().Size()
 	if err := u.reclaim(u.replica.rootCtx, mach); err != nil {
 		if u.replica.rootCtx.Err() == nil && u.replica.mach() == mach {
-			u.lg.Warn("cannot give space back", zap.Error(err))
+			u.lg.Warn("failed to reclaim space", zap.Error(err))
 		}
 		return
 	}
-	u.lg.Info("gave space back after a compaction", zap.Int64("size-before-bytes", before.Total),
+	u.lg.Info("reclaimed space after a compaction", zap.Int64("size-before-bytes", before.Total),
 		zap.Int64("size-bytes", mach.Engine().Size().Total), zap.Duration("took", u.cfg.Clock.Now().Sub(start)))
 }
 
-// flushStore writes the engine's memory to disk at the interval that was asked for.
+// flushStore flushes the engine's memory to disk at the configured interval.
 func (u *upkeep) flushStore(ctx context.Context) {
 	mach := u.replica.mach()
 	applied := mach.Applied()
@@ -132,8 +131,8 @@ func (u *upkeep) flushStore(ctx context.Context) {
 	u.flushed = applied
 }
 
-// defragmentAtStart compacts the store once if that promises to free enough. It
-// holds nobody up.
+// defragmentAtStart compacts the store once if that promises to free enough. The start does
+// not wait for it.
 func (u *upkeep) defragmentAtStart(ctx context.Context) {
 	size := u.replica.mach().Engine().Size()
 	if free := size.Total - size.InUse; free < u.cfg.Upkeep.DefragThreshold {

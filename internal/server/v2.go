@@ -37,8 +37,7 @@ func (h v2Host) Propose(ctx context.Context, r *v2request.Request) (any, error) 
 	return res.Resp, err
 }
 
-// V2Passwords hashes those of the v2 API; they wait for their turn among all passwords
-// that are being hashed.
+// V2Passwords hashes passwords of the v2 API; they share one queue with all other passwords.
 type V2Passwords struct{ passwords *password.Hasher }
 
 // V2HashPassword returns the bcrypt hash of a password.
@@ -46,7 +45,7 @@ func (s *V2Passwords) V2HashPassword(ctx context.Context, text string) ([]byte, 
 	return s.passwords.HashV2(ctx, text)
 }
 
-// V2PasswordMatches reports whether the hash is that of the password.
+// V2PasswordMatches reports whether hash is that of the password.
 func (s *V2Passwords) V2PasswordMatches(ctx context.Context, hash []byte, text string) (bool, error) {
 	return s.passwords.Matches(ctx, hash, text)
 }

@@ -15,7 +15,7 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// Versions decides the version of the cluster as its leader, and follows a downgrade.
+// Versions decides the cluster version as the leader, and completes downgrades.
 type Versions struct {
 	cfg     *Config
 	lg      *zap.Logger
@@ -23,13 +23,13 @@ type Versions struct {
 	cluster *membership.Cluster
 	peers   *peerapi.Client
 
-	asking    sync.Mutex    // one question at a time
-	unreached fading        // members that did not tell their version; under asking
+	asking    sync.Mutex    // held by memberVersions: one query at a time
+	unreached fading        // members that did not report their version; guarded by asking
 	decide    chan struct{} // capacity 1: a new leader should decide the cluster version
 }
 
-// DowngradeEnabled reports, after a linearizable read barrier, whether the cluster is
-// being downgraded.
+// DowngradeEnabled reports, after a linearizable read barrier, whether the cluster is being
+// downgraded.
 func (s *Versions) DowngradeEnabled(ctx context.Context) (bool, error) {
 	if err := s.replica.barrier(ctx); err != nil {
 		return false, err
@@ -37,8 +37,8 @@ func (s *Versions) DowngradeEnabled(ctx context.Context) (bool, error) {
 	return s.cluster.Downgrade().Enabled, nil
 }
 
-// DowngradeTarget returns the release to which the cluster is being downgraded; not
-// ok if it is not, or if that is none before this one.
+// DowngradeTarget returns the release to which the cluster is being downgraded; ok is false
+// if it is not, or if the target is not a release before this one.
 func (s *Versions) DowngradeTarget() (target membership.Version, ok bool) {
 	d := s.cluster.Downgrade()
 	if !d.Enabled {
@@ -48,7 +48,7 @@ func (s *Versions) DowngradeTarget() (target membership.Version, ok bool) {
 	return target, err == nil && target.Less(membership.Own.MajorMinor())
 }
 
-// Decided is the version of the cluster as text, empty before it has one.
+// Decided returns the cluster version as text, empty before it is decided.
 func (s *Versions) Decided() string {
 	if v := s.cluster.Version(); v.Decided() {
 		return v.String()
@@ -56,9 +56,9 @@ func (s *Versions) Decided() string {
 	return ""
 }
 
-// StorageVersion is the level of the stored data: what a member of that version
-// could read. It follows the cluster's version up and down, except that a cluster
-// which does not know its members yet has none.
+// StorageVersion returns the level of the stored data: the version of a member that could
+// read it. It follows the cluster version up and down; a cluster that does not know all its
+// members yet has none.
 func (s *Versions) StorageVersion() string {
 	if v := s.cluster.Version(); v.Decided() && v != membership.MinClusterVersion {
 		return v.String()
@@ -66,9 +66,8 @@ func (s *Versions) StorageVersion() string {
 	return membership.Own.MajorMinor().String() // the newest level of stored data that this server knows
 }
 
-// awaitVersion gives a new cluster the moment that it takes to decide its
-// version, so that the first clients are not turned away. It does not insist:
-// the leader may be of another release.
+// awaitVersion waits briefly for a new cluster to decide its version, so that the first
+// clients are not rejected. It gives up after a while: the leader may be of another release.
 func (s *Versions) awaitVersion() {
 	ctx, cancel := context.WithTimeout(s.replica.rootCtx, versionInterval)
 	defer cancel()
@@ -81,8 +80,7 @@ const (
 	versionTimeout  = time.Second
 )
 
-// decideVersion decides, as the leader, the version of the cluster from those of its
-// members.
+// decideVersion decides, as the leader, the cluster version from the versions of the members.
 func (s *Versions) decideVersion(context.Context) {
 	servers := s.memberVersions()
 	current, d := s.cluster.Version(), s.cluster.Downgrade()
@@ -115,7 +113,7 @@ func (s *Versions) decideVersion(context.Context) {
 	}
 }
 
-// checkDowngrade ends, as the leader, a downgrade when all members run the release that it leads to.
+// checkDowngrade ends a downgrade, as the leader, when all members run the target release.
 func (s *Versions) checkDowngrade(context.Context) {
 	d := s.cluster.Downgrade()
 	if target, err := membership.ParseVersion(d.Target); !d.Enabled || err != nil || !s.memberVersions().have(target, s.lg) {
@@ -128,8 +126,8 @@ func (s *Versions) checkDowngrade(context.Context) {
 	}
 }
 
-// memberVersions asks every member for its server version; one that does not
-// answer has the version "".
+// memberVersions asks every member for its server version; a member that does not answer has
+// the version "".
 func (s *Versions) memberVersions() serverVersions {
 	s.asking.Lock()
 	defer s.asking.Unlock()

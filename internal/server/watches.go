@@ -12,18 +12,18 @@ import (
 	"quorate/internal/watch"
 )
 
-// Watches creates watchers, and ends those whose users may not read their keys any more.
+// Watches creates watchers, and cancels those whose users may no longer read their keys.
 type Watches struct {
 	Access *Access
 	auth   *auth.Store
 	hub    *watch.Hub
 }
 
-// CreateWatch creates a watcher on the stream for the user of the call, or answers
-// that there is none. From then on RecheckWatches looks after it.
+// CreateWatch creates a watcher on the stream for the user of the call, or rejects it on the
+// stream. From then on recheckWatches checks its permission.
 func (w *Watches) CreateWatch(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
 	if r.StartRevision < 0 {
-		return ws.Create(r) // refused, before anything else
+		return ws.Create(r) // rejected, before anything else
 	}
 	who, st, err := w.Access.permit(ctx)
 	if err == nil {
@@ -48,7 +48,7 @@ func (w *Watches) CreateWatch(ctx context.Context, ws *watch.Stream, r *pb.Watch
 	return nil
 }
 
-// refusal is the reason that the client of a watcher gets.
+// refusal returns the cancel reason that the client of a watcher gets.
 func refusal(err error) string {
 	for from, to := range map[error]error{
 		auth.ErrInvalidAuthToken: rpctypes.ErrGRPCInvalidAuthToken,
@@ -62,7 +62,7 @@ func refusal(err error) string {
 	return rpctypes.ErrGRPCPermissionDenied.Error()
 }
 
-// recheckWatches ends the watchers whose users may not read their keys any more.
+// recheckWatches cancels the watchers whose users may no longer read their keys.
 func (w *Watches) recheckWatches() {
 	st := w.auth.State()
 	if !st.Enabled() {

@@ -8,10 +8,10 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// wayOut is what to do about a member whose own data cannot be used.
+// wayOut says what to do about a member whose data cannot be used.
 const wayOut = "remove this member from its cluster and add it again with an empty directory, or restore a backup with 'etcdutl snapshot restore'"
 
-// withWayOut adds to an error about damaged files how to go on.
+// withWayOut adds instructions to an error about damaged files.
 func withWayOut(err error) error {
 	log, store := (*raftlog.CorruptError)(nil), (*engine.CorruptionError)(nil)
 	if errors.As(err, &log) || errors.As(err, &store) {
