@@ -856,7 +856,7 @@ func TestGRPCProxyMistakes(t *testing.T) {
 		"start --auto-tls --self-signed-cert-validity=0":                                     ": --self-signed-cert-validity",
 		"start --listen-addr=abc":                                                            ": --listen-addr",
 		"start --listen-addr=127.0.0.1:99999":                                                ": --listen-addr",
-		"start extra --listen-addr=" + taken.Addr().String():                                 ": --listen-addr: another process or another flag has it",
+		"start extra --listen-addr=" + taken.Addr().String():                                 ": --listen-addr: another process or another flag uses it",
 	}
 	for _, args := range []string{
 		"",

@@ -1,8 +1,8 @@
-// Package build says which build of the programs this is.
+// Package build identifies the build of the programs.
 //
-// In: what the linker sets and what the go command embeds. Out: the version,
-// the commit and its date, and the lines of --version about them. Always true:
-// the same binary gives the same answers, wherever and whenever it runs.
+// In: what the linker sets and the go command embeds. Out: version, commit, commit
+// date, and their lines of --version. Always true: the same binary always gives the same
+// answers.
 package build
 
 import (
@@ -13,9 +13,9 @@ import (
 	"time"
 )
 
-// Version is the version of this server and its tools. Release builds set it,
-// and the two below, with -ldflags "-X quorate/internal/build.Version=...".
-// What stands here is the version that is being worked on.
+// Version is the version of this server and its tools. Release builds set it and the two
+// variables below with -ldflags "-X quorate/internal/build.Version=...". The value here is
+// the version under development.
 var Version = "0.1.0-dev"
 
 var (
@@ -23,11 +23,10 @@ var (
 	date   string // of the commit, RFC 3339, UTC
 )
 
-// shortCommit is how many digits of a revision are shown.
+// shortCommit is the number of digits of a commit hash that are shown.
 const shortCommit = 9
 
-// Commit returns the revision that was built, or a text beginning with
-// "Not provided".
+// Commit returns the commit hash of the build, or a text starting with "Not provided".
 func Commit() string {
 	if v := first(commit, setting("vcs.revision")); len(v) >= shortCommit {
 		return v[:shortCommit]
@@ -35,8 +34,7 @@ func Commit() string {
 	return "Not provided (built without version control information)"
 }
 
-// Date returns when the revision was committed, or a text beginning with
-// "Not provided".
+// Date returns the commit date, or a text starting with "Not provided".
 func Date() string {
 	v := first(date, setting("vcs.time"))
 	if _, err := time.Parse(time.RFC3339, v); err != nil {
@@ -51,9 +49,8 @@ func Print(w io.Writer) {
 	fmt.Fprintf(w, "Commit Date: %s\n", Date())
 }
 
-// ToolVersion is what --version of etcdctl and etcdutl prints: the lines of
-// their command version, which are etcd's and stay as they are for scripts, and
-// those of the build.
+// ToolVersion returns the output of --version for etcdctl and etcdutl: the lines of their
+// version command, which are etcd's and unchanged for scripts, followed by those of Print.
 func ToolVersion(tool string) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s version: %s\nAPI version: %s\nGit SHA: %s\n", tool, EtcdVersion, APIVersion, Commit())

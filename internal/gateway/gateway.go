@@ -1,9 +1,9 @@
 // Package gateway serves the gRPC methods as JSON over HTTP and websockets.
 //
 // In: HTTP requests below /v3/, and a connection to the gRPC server. Out: JSON
-// answers and streams as etcd's gateway gives them. Always true: a call takes the
-// same way as one of a gRPC client, so it is checked, permitted, counted and
-// logged like that; one message of a client takes a bounded amount of memory.
+// responses and streams like those of etcd's gateway. Always true: a call takes the same path
+// as that of a gRPC client, so it is validated, authorized, counted and logged in the same
+// way; a message from a client takes a bounded amount of memory.
 package gateway
 
 import (
@@ -23,19 +23,19 @@ import (
 	"quorate/internal/rpc/v3lockpb"
 )
 
-// Prefix is where the gateway belongs on an HTTP server.
+// Prefix is the path prefix that the gateway serves.
 const Prefix = "/v3/"
 
-// Options of a gateway.
+// Options configures a gateway.
 type Options struct {
-	// MaxMessage bounds one JSON message of a client, in bytes; 0 means no bound.
+	// MaxMessage limits one JSON message of a client, in bytes; 0 means no limit.
 	MaxMessage int64
-	// Logger; nil means none.
+	// Logger receives log lines; nil disables logging.
 	Logger *zap.Logger
 }
 
-// New makes the handler for the paths below Prefix. Its calls go through conn,
-// which stays the caller's.
+// New returns the handler for the paths below Prefix. It makes its calls through conn, which
+// the caller must close.
 func New(ctx context.Context, conn *grpc.ClientConn, o Options) (http.Handler, error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
@@ -60,8 +60,8 @@ func New(ctx context.Context, conn *grpc.ClientConn, o Options) (http.Handler, e
 	return &sockets{next: mux, lg: o.Logger, maxMessage: o.MaxMessage}, nil
 }
 
-// bounded is a marshaler that refuses to read a message longer than max. A
-// request may hold any number of messages.
+// bounded is a marshaler that does not read messages longer than max. A request may contain
+// any number of messages.
 type bounded struct {
 	runtime.Marshaler
 	max int64
@@ -76,9 +76,9 @@ func (b bounded) NewDecoder(r io.Reader) runtime.Decoder {
 	})
 }
 
-// budgetReader reads up to left bytes and then fails. The decoder above may
-// have read the beginning of the next message, so a message of more than max
-// bytes may get through, but none of more than twice that.
+// budgetReader reads up to left bytes and then fails. The decoder may have buffered the
+// beginning of the next message, so a message of more than max bytes may get through, but
+// never one of more than twice that.
 type budgetReader struct {
 	r         io.Reader
 	left, max int64

@@ -19,8 +19,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// echo answers with what it got: a put with its own request's sizes and token, a
-// keepalive with its id.
+// echo replies with what it received: a put with the sizes of its request and the token, a
+// keepalive with its ID.
 type echo struct {
 	pb.UnimplementedKVServer
 	pb.UnimplementedLeaseServer
@@ -100,7 +100,7 @@ func TestToken(t *testing.T) {
 	}
 }
 
-// TestMessageBound checks that one message is bounded; TestSocket sends more of them.
+// TestMessageBound checks that a single message is limited; TestSocket sends several.
 func TestMessageBound(t *testing.T) {
 	const bound = 2000
 	web := serve(t, bound)
@@ -138,7 +138,7 @@ func TestSocket(t *testing.T) {
 		if got, want := resp.Header.Get("Sec-Websocket-Protocol") != "", tt.header.Get("Sec-Websocket-Protocol") != ""; got != want {
 			t.Errorf("%v: subprotocol answered: %v", tt.header, got)
 		}
-		for range 500 { // more than one message may have
+		for range 500 { // more than a single message may have
 			if err := conn.WriteMessage(websocket.TextMessage, []byte(`{"ID":"7"}`)); err != nil {
 				t.Fatal(err)
 			}

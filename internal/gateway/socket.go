@@ -15,25 +15,25 @@ import (
 
 const (
 	socketBuffer = 1 << 10
-	// answerBuffer is where the buffer for one line of an answer begins;
-	// maxAnswer is where it ends.
+	// answerBuffer is the initial size of the buffer for one line of a response, maxAnswer
+	// its largest size.
 	answerBuffer = 64 << 10
 	maxAnswer    = 1<<31 - 1
 	bearer       = "Bearer"
 	tokenCookie  = "token"
 )
 
-// sockets turns a websocket into one streaming request: each message of the
-// client is a line of the body, and each line of the answer a message. Any other
-// request passes.
+// sockets converts a websocket into a streaming request: each message of the client becomes
+// a line of the request body, and each line of the response a message. Other requests are
+// passed through.
 type sockets struct {
 	next       http.Handler
 	lg         *zap.Logger
 	maxMessage int64
 }
 
-// Browsers of any origin may connect, as they may with plain requests; what
-// protects the member is its list of host names.
+// Browsers may connect from any origin, as with plain requests; the member is protected by
+// its host whitelist.
 var upgrader = websocket.Upgrader{
 	ReadBufferSize: socketBuffer, WriteBufferSize: socketBuffer,
 	CheckOrigin: func(*http.Request) bool { return true },
@@ -59,9 +59,9 @@ func (s *sockets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.serve(conn, r)
 }
 
-// serve runs the request until either side ends it. Three goroutines pass the
-// bytes on: this one writes to the socket, one reads from it, one is the
-// handler. Closing the socket and the two pipes ends them all.
+// serve runs the request until either side ends it. Three goroutines copy data: this one
+// writes to the websocket, one reads from it, and one runs the handler. Closing the
+// websocket and both pipes makes all of them return.
 func (s *sockets) serve(conn *websocket.Conn, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	bodyReader, body := io.Pipe()
@@ -86,7 +86,7 @@ func (s *sockets) serve(conn *websocket.Conn, r *http.Request) {
 	<-handled
 }
 
-// outgoing is the request that the socket stands for.
+// outgoing returns the request that the websocket represents.
 func outgoing(ctx context.Context, r *http.Request, body io.ReadCloser) *http.Request {
 	out := r.Clone(ctx)
 	out.Method, out.Body, out.Header = http.MethodPost, body, make(http.Header)
@@ -96,8 +96,8 @@ func outgoing(ctx context.Context, r *http.Request, body io.ReadCloser) *http.Re
 			out.Header.Set(name, v)
 		}
 	}
-	// A browser can set neither header nor body of an upgrade, so a token comes
-	// as a subprotocol or in a cookie.
+	// A browser cannot set the headers of an upgrade, so a token comes as a subprotocol or in
+	// a cookie.
 	if p := r.Header.Get("Sec-WebSocket-Protocol"); p != "" {
 		if _, token, ok := strings.Cut(p, bearer+","); ok {
 			out.Header.Set("Authorization", bearer+" "+strings.Trim(token, " "))
@@ -109,7 +109,7 @@ func outgoing(ctx context.Context, r *http.Request, body io.ReadCloser) *http.Re
 	return out
 }
 
-// readMessages passes messages on until the socket or the handler ends.
+// readMessages copies messages to body until the websocket or the handler ends.
 func (s *sockets) readMessages(conn *websocket.Conn, body *io.PipeWriter) {
 	defer body.Close()
 	for {
@@ -140,8 +140,8 @@ func (s *sockets) writeMessages(conn *websocket.Conn, lines io.Reader) {
 	}
 }
 
-// lineWriter is the answer to the request behind a socket. Status and headers
-// have no place there; errors are in the body.
+// lineWriter is the response writer behind a websocket. It drops status and headers, for
+// which a websocket has no place; errors are in the body.
 type lineWriter struct {
 	header http.Header
 	out    io.Writer

@@ -19,49 +19,50 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// conn is one connection. What stands above mu belongs to the goroutine of serve.
+// conn is one connection. The fields above mu are used only by the goroutine that
+// runs serve.
 type conn struct {
 	srv    *Server
 	nc     net.Conn
-	values context.Context // holds the peer
+	values context.Context // carries the peer
 
 	r        *frameReader
 	block    *headerBlock
-	blockOf  uint32 // the stream of the block that is coming, 0 without one
-	blockEnd bool   // it ends the stream
+	blockOf  uint32 // stream of the header block being received; 0: none
+	blockEnd bool   // the block has END_STREAM
 	requests requests
 	lastMD   metadataContext
 	empties  int // empty DATA frames in a row
-	unacked  int // bytes received and not given back to the connection's window
+	unacked  int // bytes received that the connection's window has not been given back
 	pings    pingPolicy
 
 	mu       sync.Mutex
-	err      error // why the connection is closed
+	err      error // why the connection was closed; nil while it is open
 	streams  map[uint32]*Stream
-	maxID    uint32 // newest stream of the client
+	maxID    uint32 // highest stream ID the client has opened
 	handlers uint32
-	quota    *sync.Cond // a handler has returned, or controls have gone
-	held     int        // bytes that the client has sent and no handler has taken
-	extended int        // bytes given beyond the windows of streams
-	wanting  []*Stream  // in the order in which they get theirs
+	quota    *sync.Cond // signaled when a handler returns or w.controls shrinks
+	held     int        // bytes received that no handler has taken yet
+	extended int        // window granted beyond the normal windows of streams
+	wanting  []*Stream  // streams waiting for such an extension, in order
 
 	w flusher
 
-	window        int64 // what the client lets us send on the connection
-	initialWindow int64 // of each of its streams, which have it beyond their own credit
-	windowless    int   // streams that wait for a window
-	maxHeaders    int64 // what the client takes; -1: anything
-	tableShrunk   bool  // the client must be told that its table is not used
+	window        int64 // connection send window
+	initialWindow int64 // initial send window of each stream; a stream adds its own credit
+	windowless    int   // number of streams waiting for send window
+	maxHeaders    int64 // the client's header list limit; -1: none
+	tableShrunk   bool  // the client changed its table size; the next block must start with a size update
 	waiting       []*Stream
 	deadlines     deadlines
 
-	drain1, drain2 bool          // the first and the last GOAWAY have been sent
-	drainAck       chan struct{} // closed when the client has seen the first
+	drain1, drain2 bool          // the first and the final GOAWAY have been sent
+	drainAck       chan struct{} // closed when the client has acknowledged the first GOAWAY
 	alive          keepalive
 }
 
-// metadataContext is the context of the last metadata: one client's calls share
-// theirs mostly.
+// metadataContext caches the context made for the last metadata: consecutive calls
+// of a client mostly share theirs.
 type metadataContext struct {
 	md  metadata.MD
 	ctx context.Context
@@ -77,7 +78,7 @@ func newConn(srv *Server, nc net.Conn) *conn {
 	return c
 }
 
-// serve reads until the connection ends.
+// serve reads frames until the connection ends.
 func (c *conn) serve() {
 	err := c.open()
 	for err == nil {
@@ -94,11 +95,11 @@ func (c *conn) serve() {
 	c.close(err)
 }
 
-// open shakes hands.
+// open performs the handshakes: TLS, SETTINGS and the preface.
 func (c *conn) open() error {
 	c.nc.SetDeadline(clock.Now().Add(prefaceTimeout))
 	if secure, ok := c.nc.(*tls.Conn); ok {
-		if err := secure.Handshake(); err != nil { // done already by most listeners
+		if err := secure.Handshake(); err != nil { // most listeners have already done it
 			return err
 		}
 		p, _ := peer.FromContext(c.values)
@@ -115,7 +116,7 @@ func (c *conn) open() error {
 	c.flush()
 	c.mu.Unlock()
 	if err := c.r.preface(); err != nil {
-		return io.EOF // nothing that it would understand
+		return io.EOF // the peer does not speak HTTP/2, so no GOAWAY
 	}
 	f, err := c.r.next()
 	if err != nil {
@@ -130,11 +131,12 @@ func (c *conn) open() error {
 	return c.handle(&f)
 }
 
-// beforeRead is called when there is nothing left to do but wait for the client.
+// beforeRead is called before a read that may block: all buffered input has been
+// handled. It starts a flush, and blocks while too many control frames are pending.
 func (c *conn) beforeRead() {
 	c.mu.Lock()
 	if len(c.w.buf) > 0 && !c.w.busy {
-		// Not here: a client that writes without reading would never be read again.
+		// Never write here: a client that writes without reading would stop this reader.
 		c.w.busy = true
 		go c.flushOwned()
 	}
@@ -144,7 +146,7 @@ func (c *conn) beforeRead() {
 	c.mu.Unlock()
 }
 
-// handle acts on one frame. A connError ends the connection.
+// handle processes one frame. A connError ends the connection.
 func (c *conn) handle(f *frame) error {
 	if c.blockOf != 0 && (f.kind != frameContinuation || f.stream != c.blockOf) {
 		return &connError{codeProtocol, "a block of headers is interrupted"}
@@ -176,7 +178,7 @@ func (c *conn) handle(f *frame) error {
 			return &connError{codeFrameSize, "GOAWAY of the wrong length"}
 		}
 	}
-	return nil // of a type that this end does not know
+	return nil // unknown frame types are ignored
 }
 
 func (c *conn) priority(f *frame) error {
@@ -191,7 +193,7 @@ func (c *conn) priority(f *frame) error {
 	return nil
 }
 
-// known reports whether a frame is of a stream that the client has opened.
+// known returns an error unless the frame is on a stream that the client has opened.
 func (c *conn) known(f *frame, what string) error {
 	if f.stream == 0 || f.stream > c.maxID {
 		return &connError{codeProtocol, what + " on a stream that is not open"}
@@ -213,7 +215,7 @@ func (c *conn) data(f *frame) error {
 	if err != nil {
 		return err
 	}
-	n := len(f.payload) // padding counts
+	n := len(f.payload) // padding counts against the window
 	if c.unacked += n; c.unacked > connWindow {
 		return &connError{codeFlowControl, "more data than the connection's window"}
 	}
@@ -231,12 +233,12 @@ func (c *conn) data(f *frame) error {
 	}
 	s := c.stream(f.stream)
 	if s == nil {
-		return nil // closed here; the client will hear of it
+		return nil // already closed on our side; the client learns of it from what we sent
 	}
 	return c.dataOf(s, f, p)
 }
 
-// dataOf takes the data of a stream that is open.
+// dataOf handles a DATA frame of an open stream.
 func (c *conn) dataOf(s *Stream, f *frame, p []byte) error {
 	c.mu.Lock()
 	if s.flow.clientEnded {
@@ -263,19 +265,19 @@ func (c *conn) dataOf(s *Stream, f *frame, p []byte) error {
 	if s.method.unary == nil {
 		return nil
 	}
-	if err := s.in.broken(); err != nil { // there is no handler yet that would see it
+	if err := s.in.broken(); err != nil { // the handler is not running yet, so report the error here
 		c.finish(s, statusOf(err))
 	}
 	return nil
 }
 
-// clientEnded takes note that the client has sent all it had to send.
+// clientEnded records END_STREAM. A unary call starts now.
 func (c *conn) clientEnded(s *Stream) {
 	c.mu.Lock()
 	s.flow.clientEnded = true
 	start := s.method.unary != nil && !s.flow.done
 	if start {
-		c.held -= s.flow.unread // the handler has it now
+		c.held -= s.flow.unread // from here on the handler owns the request
 		s.flow.unread = 0
 		c.waitForHandlers()
 		c.handlers++
@@ -287,8 +289,8 @@ func (c *conn) clientEnded(s *Stream) {
 	}
 }
 
-// waitForHandlers holds the connection up while as many handlers run as it may
-// have streams: a stream that is reset leaves its handler behind.
+// waitForHandlers blocks the reader while MaxStreams handlers are running. Open
+// streams are limited separately, but the handler of a reset stream may still run.
 func (c *conn) waitForHandlers() {
 	for c.handlers >= c.srv.o.MaxStreams && c.err == nil {
 		c.quota.Wait()
@@ -359,7 +361,7 @@ func (c *conn) fragment(f *frame, p []byte) error {
 	return nil
 }
 
-// call begins a call whose headers are complete.
+// call starts a call once its headers are complete.
 func (c *conn) call(id uint32, ended bool) {
 	r, refused := c.requests.parse(c.block.fields)
 	if refused != nil {
@@ -403,7 +405,7 @@ func (c *conn) call(id uint32, ended bool) {
 	}
 }
 
-// withMetadata returns the context of a call.
+// withMetadata returns the connection's context with the metadata of a call.
 func (c *conn) withMetadata(md metadata.MD) context.Context {
 	if c.lastMD.ctx == nil || !sameMap(c.lastMD.md, md) {
 		c.lastMD = metadataContext{md, metadata.NewIncomingContext(c.values, md)}
@@ -411,7 +413,7 @@ func (c *conn) withMetadata(md metadata.MD) context.Context {
 	return c.lastMD.ctx
 }
 
-// refuse answers a call that is not made.
+// refuse answers a call that is rejected because of its headers.
 func (c *conn) refuse(id uint32, r *request, why *refusal, ended bool) {
 	if why.status == nil {
 		c.resetStream(id, why.code)
@@ -447,7 +449,7 @@ func (c *conn) reset(f *frame) error {
 	return nil
 }
 
-// resetStream ends a stream with an error of HTTP/2.
+// resetStream ends a stream with an HTTP/2 error code.
 func (c *conn) resetStream(id uint32, code errCode) {
 	if s := c.stream(id); s != nil {
 		c.endStream(s, true, code, context.Canceled)
@@ -458,8 +460,8 @@ func (c *conn) resetStream(id uint32, code errCode) {
 	c.mu.Unlock()
 }
 
-// endStream forgets a stream; its handler, if there is one, learns of it by its
-// context.
+// endStream closes a stream, with RST_STREAM if rst is set, and cancels the context
+// of its handler.
 func (c *conn) endStream(s *Stream, rst bool, code errCode, why error) {
 	c.mu.Lock()
 	if !s.flow.done {
@@ -473,7 +475,7 @@ func (c *conn) endStream(s *Stream, rst bool, code errCode, why error) {
 	s.cancel(why)
 }
 
-// forget takes a stream off the connection. c.mu is held.
+// forget removes a stream from the connection. c.mu must be held.
 func (c *conn) forget(s *Stream) {
 	s.flow.done = true
 	delete(c.streams, s.id)
@@ -487,7 +489,7 @@ func (c *conn) forget(s *Stream) {
 	}
 }
 
-// settings takes over what the client wants.
+// settings applies the client's SETTINGS.
 func (c *conn) settings(f *frame) error {
 	switch {
 	case f.stream != 0:
@@ -576,7 +578,7 @@ func (c *conn) windowUpdate(f *frame) error {
 	return nil
 }
 
-// close ends the connection and all its calls.
+// close closes the connection and cancels all its calls.
 func (c *conn) close(err error) {
 	if err == nil {
 		err = io.EOF
@@ -606,8 +608,9 @@ func (c *conn) close(err error) {
 	}
 }
 
-// abort tells the client why the connection ends, and waits a moment for the
-// client to read it: closing with unread data would take the answer away.
+// abort sends a GOAWAY with the reason and reads on for a moment before the caller
+// closes the connection: closing with unread data would make the kernel discard the
+// GOAWAY.
 func (c *conn) abort(e *connError) {
 	c.nc.SetDeadline(clock.Now().Add(lingerTimeout))
 	c.mu.Lock()

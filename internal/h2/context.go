@@ -8,16 +8,16 @@ import (
 	"quorate/internal/clock"
 )
 
-// callContext is the context of one call. It is made for calls that hardly look
-// at it: the channel of Done is made when somebody asks for it.
+// callContext is the context of one call. Most calls never select on their context,
+// so the channel is created only when Done is called.
 type callContext struct {
-	values   context.Context // never done: metadata and peer
-	deadline time.Time       // zero: none
+	values   context.Context // never done; carries metadata and peer
+	deadline time.Time       // zero if there is none
 
 	mu    sync.Mutex
 	err   error
 	done  chan struct{}
-	timer *clock.Alarm // of one that has no connection of ours to be called at its deadline
+	timer *clock.Alarm // only for calls without a conn, which has one timer for all its calls
 	after map[*func()]struct{}
 }
 
@@ -45,8 +45,8 @@ func (c *callContext) Err() error {
 
 func (c *callContext) Value(key any) any { return c.values.Value(key) }
 
-// AfterFunc is what package context looks for in the contexts of others: without
-// it, each context derived from this one would cost a goroutine.
+// AfterFunc is the method that package context looks for in foreign contexts: without
+// it, each context derived from this one would need a goroutine.
 func (c *callContext) AfterFunc(f func()) (stop func() bool) {
 	key := &f
 	c.mu.Lock()
@@ -68,12 +68,12 @@ func (c *callContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-// deadlineGrace is how long a handler may take to say itself that its deadline
-// has passed.
+// deadlineGrace is the time a handler has to report an exceeded deadline itself before
+// its stream is reset.
 const deadlineGrace = 100 * time.Millisecond
 
-// expireAt lets the context end with DeadlineExceeded at t, and calls f a moment
-// later: a handler that looks at its context answers before.
+// expireAt sets the deadline t, which is d from now: the context ends then, and f is
+// called deadlineGrace later, so that a handler that watches its context answers first.
 func (c *callContext) expireAt(t time.Time, d time.Duration, f func()) {
 	c.deadline = t
 	c.mu.Lock()
@@ -86,7 +86,7 @@ func (c *callContext) expireAt(t time.Time, d time.Duration, f func()) {
 	}
 }
 
-// cancel ends the context; only the first call counts.
+// cancel ends the context. Only the first call has an effect.
 func (c *callContext) cancel(err error) {
 	c.mu.Lock()
 	if c.err != nil {

@@ -7,17 +7,16 @@ import (
 	"quorate/internal/clock"
 )
 
-// deadlines are the calls of a connection that end at a time, the next one first: a
-// heap under the lock of the connection. One timer serves them all, because nearly
-// every call ends long before its deadline, and a timer of its own would cost each
-// more than its place here.
+// deadlines is a min-heap of the calls of a connection that have a deadline, guarded
+// by conn.mu. One timer serves all of them: nearly every call ends long before its
+// deadline, and a timer per call costs more than a place in the heap.
 type deadlines struct {
 	heap  []*Stream
-	alarm *clock.Alarm // nil: none is set
-	at    time.Time    // when it rings
+	alarm *clock.Alarm // nil if not set
+	at    time.Time    // when it fires
 }
 
-// expireAt lets a call end at t. c.mu is held.
+// expireAt sets the deadline of a call. c.mu must be held.
 func (c *conn) expireAt(s *Stream, t time.Time) {
 	s.deadline = t
 	d := &c.deadlines
@@ -29,7 +28,7 @@ func (c *conn) expireAt(s *Stream, t time.Time) {
 	}
 }
 
-// set lets the alarm ring at t.
+// set arms the alarm for t.
 func (d *deadlines) set(c *conn, t time.Time) {
 	d.stop()
 	d.at = t
@@ -43,7 +42,7 @@ func (d *deadlines) stop() {
 	}
 }
 
-// remove takes out a call that has ended. The alarm stays: it looks for the next.
+// remove removes a call that has ended. It leaves the alarm armed; expire sets the next.
 func (d *deadlines) remove(s *Stream) {
 	i := s.flow.due - 1
 	if i < 0 {
@@ -94,8 +93,8 @@ func (d *deadlines) swap(i, j int) {
 	d.heap[i].flow.due, d.heap[j].flow.due = i+1, j+1
 }
 
-// expire ends the calls whose time has come. Their streams are reset a moment later:
-// a handler that looks at its context answers before.
+// expire ends the calls whose deadline has passed. It resets their streams
+// deadlineGrace later, so that a handler that watches its context answers first.
 func (c *conn) expire() {
 	var over []*Stream
 	c.mu.Lock()

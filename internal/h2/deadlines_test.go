@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// The first of the deadlines is the next one, whatever comes and goes.
+// The first element of the heap is always the earliest deadline.
 func TestDeadlines(t *testing.T) {
 	r := rand.New(rand.NewSource(1))
 	var d deadlines
@@ -23,7 +23,7 @@ func TestDeadlines(t *testing.T) {
 		} else {
 			for s := range live {
 				d.remove(s)
-				d.remove(s) // of one that is not there
+				d.remove(s) // of a stream that is not in the heap
 				delete(live, s)
 				break
 			}

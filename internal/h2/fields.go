@@ -13,28 +13,28 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// fieldList is a block of headers on its way out. It uses HPACK's static table
-// and no other: what that costs in bytes is less than the encoder and its lock
-// would cost in time, and blocks may be made beforehand.
+// fieldList is an outgoing header block. It uses only HPACK's static table: the bytes
+// this costs are cheaper than a stateful encoder and its lock, and blocks can be
+// prepared in advance.
 type fieldList struct {
 	block []byte
 	size  int64 // as HTTP/2 counts it
 }
 
 const (
-	status200   = 0x88 // ":status: 200" in the static table
-	nameStatus  = 0x08 // ":status" with a value that is not indexed
-	emptyTable  = 0x20 // the dynamic table has no room
-	fieldExtra  = 32   // what a field counts beyond its name and value
+	status200   = 0x88 // indexed field ":status: 200" of the static table
+	nameStatus  = 0x08 // ":status" from the static table, literal value, not indexed
+	emptyTable  = 0x20 // dynamic table size update to 0
+	fieldExtra  = 32   // overhead per field in the header list size
 	grpcStatus  = "grpc-status"
 	grpcMessage = "grpc-message"
 	grpcDetails = "grpc-status-details-bin"
 )
 
-// The header and trailer of a call that succeeds, without metadata.
+// The header and trailer of a successful call without metadata.
 var (
 	plainHeader, plainTrailer []byte
-	plainSize                 int64 // of the longer one
+	plainSize                 int64 // of the larger of the two
 )
 
 func init() {
@@ -48,14 +48,14 @@ func (l *fieldList) count(name, value string) {
 	l.size += int64(len(name)+len(value)) + fieldExtra
 }
 
-// add appends a field as a literal that is in no table.
+// add appends a literal field that is not indexed.
 func (l *fieldList) add(name, value string) {
 	l.count(name, value)
 	l.block = appendText(append(l.block, 0), name)
 	l.block = appendText(l.block, value)
 }
 
-// head appends what each answer begins with.
+// head appends the fields that start every response.
 func (l *fieldList) head(subtype string) {
 	l.count(":status", "200")
 	l.block = append(l.block, status200)
@@ -70,7 +70,7 @@ func (l *fieldList) contentType(subtype string) {
 	l.add("content-type", v)
 }
 
-// early appends the whole answer to a call that is not made.
+// early appends the complete trailers-only response to a rejected call.
 func (l *fieldList) early(http int, subtype string, st *status.Status) {
 	l.count(":status", "200")
 	l.block = appendText(append(l.block, nameStatus), strconv.Itoa(http))
@@ -86,7 +86,7 @@ func (l *fieldList) status(st *status.Status) {
 	}
 }
 
-// statusFields are the fields of a trailer that tell how a call has ended.
+// statusFields are the trailer fields that carry the status of a call.
 type statusFields []hpack.HeaderField
 
 func (f *statusFields) of(st *status.Status) {
@@ -102,7 +102,7 @@ func (f *statusFields) of(st *status.Status) {
 func (l *fieldList) metadata(md metadata.MD) {
 	for name, values := range md {
 		if reserved(name) {
-			continue // gRPC's own; clients would not know what to think
+			continue // gRPC's own names, which would confuse clients
 		}
 		for _, v := range values {
 			l.add(name, encodeMetadata(name, v))
@@ -110,8 +110,8 @@ func (l *fieldList) metadata(md metadata.MD) {
 	}
 }
 
-// appendText appends a string of HPACK, without Huffman's code: a length in
-// seven bits and more, and the bytes.
+// appendText appends an HPACK string without Huffman coding: its length as an integer
+// with a 7-bit prefix, then the bytes.
 func appendText(b []byte, s string) []byte {
 	n := len(s)
 	if n < 127 {
@@ -124,8 +124,8 @@ func appendText(b []byte, s string) []byte {
 	return append(append(b, byte(n)), s...)
 }
 
-// encodeMessage makes the text of a status fit for a header: what is not
-// printable ASCII is percent-encoded, and what is not UTF-8 replaced.
+// encodeMessage encodes a status message for a header: bytes that are not printable
+// ASCII are percent-encoded, and invalid UTF-8 is replaced.
 func encodeMessage(s string) string {
 	plain := true
 	for i := 0; i < len(s) && plain; i++ {

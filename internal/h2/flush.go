@@ -5,37 +5,37 @@ import (
 	"sync"
 )
 
-// flusher is the way to the socket: frames wait in buf, and one goroutine at a
-// time writes them. Guarded by the lock of the connection.
+// flusher is the write side of a connection: frames accumulate in buf, and one
+// goroutine at a time writes them. Guarded by conn.mu.
 type flusher struct {
 	buf      []byte
 	spare    []byte
 	busy     bool
-	controls int  // bytes of buf, about, that the client has caused without a call
-	closing  bool // the connection ends when all is written
+	controls int  // approximate bytes in buf that the client caused without a successful call
+	closing  bool // close the connection once buf is written
 }
 
 const (
-	// keepBuffer is the largest buffer that a quiet connection keeps.
+	// keepBuffer is the largest buffer that an idle connection keeps.
 	keepBuffer = 4 << 10
-	// gatherBytes is from where on a write is worth it by itself.
+	// gatherBytes is the size from which a write is worth a system call of its own.
 	gatherBytes = 1 << 10
-	// flushTurns is how often in a row a goroutine writes for others before it
-	// hands that on.
+	// flushTurns is how many times in a row a goroutine writes for others before it
+	// hands the job to a background goroutine.
 	flushTurns = 4
 )
 
-// largeBuffer takes what waits for the socket on a busy connection: more than
-// outBytes by no more than a frame and what goes with it.
+// largeBuffer is the write buffer of a busy connection. The buffer exceeds outBytes
+// by at most one frame and its overhead.
 type largeBuffer [outBytes + 2*frameBytes]byte
 
 var largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
 
-// room makes room for n bytes in the buffer. A connection borrows a large buffer
-// for as long as it has much to write.
+// room makes room for n bytes in the buffer. While a connection has much to write, it
+// borrows a large buffer from the pool.
 func (c *conn) room(n int) {
 	if have := len(c.w.buf) + n; have <= cap(c.w.buf) || have <= keepBuffer || have > len(largeBuffer{}) {
-		return // append will see to it
+		return // append grows it
 	}
 	large := largeBuffers.Get().(*largeBuffer)
 	old := c.w.buf
@@ -43,7 +43,8 @@ func (c *conn) room(n int) {
 	giveBackBuffer(old)
 }
 
-// giveBackBuffer returns what is kept of a buffer that has been used: small ones.
+// giveBackBuffer returns a large buffer to the pool. It returns b emptied if b is
+// small enough to keep, and nil otherwise.
 func giveBackBuffer(b []byte) []byte {
 	switch {
 	case cap(b) <= keepBuffer:
@@ -54,16 +55,16 @@ func giveBackBuffer(b []byte) []byte {
 	return nil
 }
 
-// flush writes what waits unless somebody does. c.mu is held, but not while
-// writing.
+// flush writes the buffer unless another goroutine is writing. c.mu must be held; it
+// is released while writing.
 func (c *conn) flush() {
 	if c.w.busy || len(c.w.buf) == 0 {
 		return
 	}
 	c.w.busy = true
 	if c.handlers > 1 && len(c.w.buf) < gatherBytes {
-		// A write is the dearest part of an answer. Whoever is about to have one of
-		// the others' answers gets the chance to add it.
+		// The system call is the most expensive part of a reply. Yield once, so that
+		// goroutines about to finish another reply can add it to this write.
 		c.mu.Unlock()
 		runtime.Gosched()
 		c.mu.Lock()
@@ -73,7 +74,7 @@ func (c *conn) flush() {
 	}
 }
 
-// flushElsewhere is flush for those who must not wait for the client.
+// flushElsewhere is flush for callers that must not block on the client.
 func (c *conn) flushElsewhere() {
 	if c.w.busy || len(c.w.buf) == 0 {
 		return
@@ -82,15 +83,15 @@ func (c *conn) flushElsewhere() {
 	go c.flushOwned()
 }
 
-// flushOwned writes on until nothing is left; w.busy has been set for it.
+// flushOwned writes until the buffer is empty. The caller has set w.busy for it.
 func (c *conn) flushOwned() {
 	c.mu.Lock()
 	c.flushSome(-1)
 	c.mu.Unlock()
 }
 
-// flushSome writes up to turns times and reports whether nothing is left; w.busy
-// stays set if something is.
+// flushSome writes up to turns times (forever if negative) and reports whether the
+// buffer is empty. If it is not, w.busy stays set. c.mu must be held.
 func (c *conn) flushSome(turns int) bool {
 	for ; len(c.w.buf) > 0 && c.err == nil; turns-- {
 		if turns == 0 {
@@ -120,7 +121,8 @@ func (c *conn) flushSome(turns int) bool {
 	return true
 }
 
-// closeWhenWritten ends the connection once all frames have gone. c.mu is held.
+// closeWhenWritten closes the connection once all frames are written. c.mu must be
+// held.
 func (c *conn) closeWhenWritten() {
 	c.w.closing = true
 	if !c.w.busy {
@@ -129,7 +131,8 @@ func (c *conn) closeWhenWritten() {
 	}
 }
 
-// control appends frames that the client has caused. c.mu is held.
+// control appends frames that the client has caused, and counts them against
+// controlBytes. c.mu must be held.
 func (c *conn) control(add func([]byte) []byte) {
 	n := len(c.w.buf)
 	c.w.buf = add(c.w.buf)

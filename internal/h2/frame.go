@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Types of frames, RFC 9113 section 6.
+// Frame types, RFC 9113 section 6.
 const (
 	frameData         = 0x0
 	frameHeaders      = 0x1
@@ -37,7 +37,7 @@ const (
 	settingMaxHeaderListSize    = 0x6
 )
 
-// errCode is an error code of section 7.
+// errCode is an error code of RFC 9113 section 7.
 type errCode uint32
 
 const (
@@ -57,15 +57,15 @@ const (
 	frameHeadLen = 9
 	maxStreamID  = 1<<31 - 1
 	maxWindow    = 1<<31 - 1
-	// defaultWindow is the window of a connection, and of each of its streams,
-	// before anybody has said otherwise.
+	// defaultWindow is the flow-control window of a connection, and of each of its
+	// streams, before any SETTINGS or WINDOW_UPDATE.
 	defaultWindow = 1<<16 - 1
 )
 
-// preface is what a client says first.
+// preface is the client connection preface.
 const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
-// frame is one frame as it came. Its payload is valid until the next is read.
+// frame is a received frame. Its payload is valid until the next frame is read.
 type frame struct {
 	kind, flags byte
 	stream      uint32
@@ -74,8 +74,7 @@ type frame struct {
 
 func (f *frame) has(flag byte) bool { return f.flags&flag != 0 }
 
-// connError ends a connection; the client gets a GOAWAY with the code and the
-// text.
+// connError is a connection error. The client gets a GOAWAY with the code and text.
 type connError struct {
 	code errCode
 	text string
@@ -85,7 +84,7 @@ func (e *connError) Error() string {
 	return fmt.Sprintf("h2: connection error %d: %s", e.code, e.text)
 }
 
-// unpad takes the padding off a payload.
+// unpad returns the payload without its padding.
 func unpad(f *frame) ([]byte, error) {
 	p := f.payload
 	if !f.has(flagPadded) {
@@ -137,8 +136,8 @@ func appendGoAway(b []byte, last uint32, code errCode, text string) []byte {
 	return append(b, text...)
 }
 
-// appendHeaders appends a block of headers as one frame and as many
-// continuations as it takes.
+// appendHeaders appends a header block as one HEADERS frame and as many CONTINUATION
+// frames as needed.
 func appendHeaders(b, block []byte, endStream bool, stream uint32) []byte {
 	kind, flags := byte(frameHeaders), byte(0)
 	if endStream {

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// TestProtocolErrors breaks the rules of HTTP/2.
+// TestProtocolErrors violates the rules of HTTP/2.
 func TestProtocolErrors(t *testing.T) {
 	open := func(c *rawConn) { c.headers(1, false, call_("/test.S/Stream")...) }
 	for name, tt := range map[string]struct {
@@ -78,7 +78,7 @@ func TestProtocolErrors(t *testing.T) {
 			}
 		}, "goaway 1 PROTOCOL_ERROR"},
 		"header bomb": {func(c *rawConn) {
-			c.headers(1, false, append(call_("/test.S/Stream"), "x", strings.Repeat("b", 3000))...) // into the table
+			c.headers(1, false, append(call_("/test.S/Stream"), "x", strings.Repeat("b", 3000))...) // goes into the dynamic table
 			c.fr.WriteHeaders(http2.HeadersFrameParam{StreamID: 5, BlockFragment: append(c.block(call_("/test.S/Stream")...), bytesOf(0xbe, 5000)...), EndHeaders: true})
 		}, "reset FRAME_SIZE_ERROR"},
 	} {
@@ -118,8 +118,8 @@ func (c *rawConn) talk(f func(*rawConn)) {
 	}
 }
 
-// A client that sends pings, settings, or calls of nothing, and never reads, gets
-// the server to stop reading, not to fill its memory.
+// A client that sends pings, settings, or calls without a body, and never reads, must make
+// the server stop reading rather than fill its memory.
 func TestFloodWithoutReading(t *testing.T) {
 	id := uint32(1)
 	for name, flood := range map[string]func(c *rawConn) error{
@@ -148,7 +148,7 @@ func TestFloodWithoutReading(t *testing.T) {
 				}
 			}
 			if n == 3_000_000 {
-				t.Skip("the kernel has buffered everything") // a matter of its settings
+				t.Skip("the kernel has buffered everything") // governed by its settings
 			}
 			srv.mu.Lock()
 			defer srv.mu.Unlock()
@@ -163,7 +163,7 @@ func TestFloodWithoutReading(t *testing.T) {
 	}
 }
 
-// Streams that are reset at once leave no more handlers than there may be streams.
+// Streams that are reset immediately leave no more handlers than the stream limit.
 func TestRapidReset(t *testing.T) {
 	srv, addr := newTestServer(t, Options{MaxStreams: 10})
 	running := make(chan struct{}, 1000)
@@ -197,7 +197,7 @@ func TestRapidReset(t *testing.T) {
 	}
 }
 
-// conn returns the only connection.
+// conn returns the server's only connection.
 func (srv *Server) conn(t *testing.T) *conn {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
@@ -214,7 +214,7 @@ func (c *conn) waits() uint32 {
 	return c.handlers
 }
 
-// Messages that are announced and do not come take up no more than their bound.
+// Messages that are announced but not sent occupy no more than the limit.
 func TestAnnouncedMessages(t *testing.T) {
 	srv, addr := newTestServer(t, Options{MaxMessage: 8 << 20})
 	c := dialRaw(t, addr)
@@ -234,7 +234,7 @@ func TestAnnouncedMessages(t *testing.T) {
 	if extended == 0 || extended > extendedBytes || wanting == 0 {
 		t.Errorf("%d bytes given, %d streams wait", extended, wanting)
 	}
-	// When those that were given a window go, the others get theirs.
+	// When the streams that hold a window end, the others get theirs.
 	for i := range 40 {
 		c.fr.WriteRSTStream(uint32(2*i+1), http2.ErrCodeCancel)
 	}
@@ -274,7 +274,7 @@ func TestKeepalive(t *testing.T) {
 	for {
 		f, err := c.fr.ReadFrame()
 		if err != nil {
-			break // closed for want of an answer
+			break // closed because a ping was not acknowledged
 		}
 		if p, ok := f.(*http2.PingFrame); ok && !p.IsAck() {
 			if pings++; pings < 3 {
@@ -287,7 +287,7 @@ func TestKeepalive(t *testing.T) {
 	}
 }
 
-// A client that has no dynamic table expects to hear that the server knows.
+// A client that sets its dynamic table to zero expects a table size update.
 func TestTableSize(t *testing.T) {
 	_, addr := newTestServer(t, Options{})
 	c := dialRaw(t, addr, http2.Setting{ID: http2.SettingHeaderTableSize, Val: 0}, http2.Setting{ID: http2.SettingMaxHeaderListSize, Val: 60})

@@ -18,9 +18,8 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// ServeHTTP answers a call that has come to a server of net/http: by a client
-// that shares its connection with requests of other kinds. It costs what net/http
-// costs.
+// ServeHTTP serves a call that arrived at a net/http server, from a client that mixes
+// gRPC and other requests on one connection. It is as slow as net/http.
 func (srv *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	req, refused := parseRequest(fieldsOf(r))
 	if refused != nil {
@@ -63,7 +62,7 @@ func (srv *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// fieldsOf are the headers of a request as they were on the wire.
+// fieldsOf returns the headers of a request as they were on the wire.
 func fieldsOf(r *http.Request) []hpack.HeaderField {
 	fields := []hpack.HeaderField{{Name: ":method", Value: r.Method}, {Name: ":path", Value: r.URL.Path}, {Name: ":authority", Value: r.Host}}
 	for name, values := range r.Header {
@@ -85,19 +84,19 @@ func peerOf(r *http.Request) *peer.Peer {
 	return p
 }
 
-// textAddr is an address of which only the text is known.
+// textAddr is an address known only as text.
 type textAddr string
 
 func (textAddr) Network() string  { return "tcp" }
 func (a textAddr) String() string { return string(a) }
 
-// httpCall carries one call in a request of net/http.
+// httpCall is the transport of one call in a net/http request.
 type httpCall struct {
 	body io.Reader
 	out  *http.ResponseController
 
 	mu         sync.Mutex
-	room       *sync.Cond // the handler has taken something, or the call has ended
+	room       *sync.Cond // signaled when the handler has taken a message or the call has ended
 	w          http.ResponseWriter
 	trailer    metadata.MD
 	headerSent bool
@@ -105,7 +104,7 @@ type httpCall struct {
 	unread     int
 }
 
-// receive reads what the client sends until it ends.
+// receive reads the request body until it ends.
 func (t *httpCall) receive(s *Stream) {
 	buf := make([]byte, frameBytes)
 	for {
@@ -136,7 +135,7 @@ func (t *httpCall) taken(_ *Stream, n int) {
 	t.room.Broadcast()
 }
 
-// end takes note that the call is over; nothing more is written.
+// end marks the call as ended; nothing more is written.
 func (t *httpCall) end(s *Stream, why error) {
 	s.cancel(why)
 	s.in.end(s.ended())
@@ -252,7 +251,7 @@ func (t *httpCall) replyFrom(s *Stream, prefix [prefixLen]byte, src Source, size
 			return
 		}
 		if piece, _, err = src.Next(); err != nil || len(piece) == 0 || len(piece) > left {
-			panic(http.ErrAbortHandler) // which resets the stream
+			panic(http.ErrAbortHandler) // resets the stream
 		}
 		left -= len(piece)
 	}

@@ -11,37 +11,37 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// prefixLen is the length of what gRPC puts before a message: a flag for
-// compression and four bytes of length.
+// prefixLen is the length of gRPC's message prefix: a compression flag and four bytes
+// of length.
 const prefixLen = 5
 
-// message is one message as it came.
+// message is a message as received.
 type message struct {
 	data       []byte
 	compressed bool
 }
 
-// inbox puts the messages of a stream together. feed and end belong to the
-// goroutine that reads the connection, next to the handler's.
+// inbox assembles the messages of a stream. feed and end are called by the goroutine
+// that reads the connection; the other methods by the handler's.
 type inbox struct {
-	max    int // bytes of a message
+	max    int // largest message, in bytes
 	prefix [prefixLen]byte
-	have   int  // bytes of the prefix
-	coming bool // the prefix is complete and its message is not
+	have   int  // bytes of prefix received
+	coming bool // the prefix is complete, its message is not
 	want   int  // length of that message
 	cur    message
 
 	mu    sync.Mutex
 	queue []message
-	first [1]message // where a queue begins: most calls have one message
-	ended error      // what comes behind the queue: io.EOF, or what was wrong
+	first [1]message // initial storage of queue: most calls have one message
+	ended error      // what follows the queue: io.EOF or an error; nil: more may come
 	wake  chan struct{}
-	serve func() // if set, is started when there is something and it does not run
-	runs  bool   // it does
+	serve func() // if set, started when there is something to take and it is not running
+	runs  bool   // serve is running
 }
 
-// feed takes the payload of a DATA frame. It calls begin with the length of each
-// message that this is not all of.
+// feed adds the payload of a DATA frame. It calls begin for each message that starts in
+// p and does not end in it, with the number of bytes that are missing.
 func (b *inbox) feed(p []byte, begin func(missing int)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -67,10 +67,10 @@ func (b *inbox) feed(p []byte, begin func(missing int)) {
 	}
 }
 
-// firstAlloc bounds what is set aside for a message before it comes.
+// firstAlloc limits what is allocated for a message before its bytes arrive.
 const firstAlloc = 64 << 10
 
-// start judges a complete prefix; at hand are the bytes behind it.
+// start validates a complete prefix; atHand is the number of bytes that follow it.
 func (b *inbox) start(atHand int, begin func(missing int)) bool {
 	n := binary.BigEndian.Uint32(b.prefix[1:])
 	if int64(n) > int64(b.max) {
@@ -104,7 +104,7 @@ func (b *inbox) complete() {
 	}
 }
 
-// end says that nothing more comes, with io.EOF after the client has said so.
+// end records that no more messages follow; err is io.EOF after a half-close.
 func (b *inbox) end(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -134,7 +134,7 @@ func (b *inbox) signal() {
 	}
 }
 
-// next waits for a message. cancelled ends the wait with an error.
+// next waits for a message. It returns reason() once cancelled is closed.
 func (b *inbox) next(cancelled <-chan struct{}, reason func() error) (message, error) {
 	for {
 		b.mu.Lock()
@@ -164,8 +164,8 @@ func (b *inbox) next(cancelled <-chan struct{}, reason func() error) (message, e
 	}
 }
 
-// onReady has serve started whenever there is something to take. It goes on until
-// more says that there is nothing.
+// onReady makes the inbox start serve whenever there is something to take. serve must
+// run until more returns false.
 func (b *inbox) onReady(serve func()) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -175,8 +175,8 @@ func (b *inbox) onReady(serve func()) {
 	}
 }
 
-// more reports whether next would not wait. If it would, serve will be started
-// again, and must return.
+// more reports whether next would return at once. If not, the running serve must
+// return; it will be started again.
 func (b *inbox) more() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -184,8 +184,8 @@ func (b *inbox) more() bool {
 	return b.runs
 }
 
-// only returns the one message of a call that has one, once the client has ended
-// its side.
+// only returns the message of a call that has exactly one, after the client has
+// half-closed the stream.
 func (b *inbox) only() (message, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -203,14 +203,14 @@ func (b *inbox) only() (message, error) {
 	return m, nil
 }
 
-// over reports whether nothing more is taken.
+// over reports whether further input is ignored.
 func (b *inbox) over() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.ended != nil
 }
 
-// broken returns why a call of one request cannot go on, whatever else comes.
+// broken returns the error that already dooms a unary call, whatever else arrives.
 func (b *inbox) broken() error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -228,7 +228,7 @@ var (
 	errManyRequests = status.Error(codes.Internal, "cardinality violation: received multiple request messages for non-client-streaming RPC")
 )
 
-// open returns what a message says, in memory that belongs to the caller.
+// open returns the decompressed message, which the caller owns.
 func (m message) open(name string, limit int) ([]byte, error) {
 	if !m.compressed {
 		return m.data, nil
@@ -247,7 +247,7 @@ func noDecompressor(name string) error {
 	return status.Errorf(codes.Unimplemented, "grpc: Decompressor is not installed for grpc-encoding %q", name)
 }
 
-// decompress stops at the limit, however much more there is.
+// decompress decompresses at most limit bytes.
 func decompress(c encoding.Compressor, data []byte, limit int) ([]byte, error) {
 	r, err := c.Decompress(bytes.NewReader(data))
 	if err != nil {

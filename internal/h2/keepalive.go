@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// pingPolicy judges the pings of a client. What it has been sent since the last
-// one excuses a ping; otherwise it may come only so often.
+// pingPolicy enforces the minimum interval between a client's pings. A ping is exempt
+// if headers or data were sent since the previous one.
 type pingPolicy struct {
-	excused bool // guarded by the lock of the connection
+	excused bool // guarded by conn.mu
 	last    time.Time
 	strikes int
 }
 
-// pingsAllowed is called when data or headers are sent.
+// pingsAllowed is called when data or headers are sent. c.mu must be held.
 func (c *conn) pingsAllowed() { c.pings.excused = true }
 
 func (c *conn) ping(f *frame) error {
@@ -57,13 +57,14 @@ func (c *conn) ping(f *frame) error {
 	return nil
 }
 
-// drainPing follows the first GOAWAY; its answer shows that the client has seen
-// that.
+// drainPing follows the first GOAWAY. Its acknowledgement proves that the client has
+// seen the GOAWAY.
 var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n', 'i', 'n', 'g'}
 
-// drain ends a connection in peace: a GOAWAY that names no stream asks the client
-// for no more; once the client has seen it, or after a while, a second one says
-// which of its streams were the last; the connection closes when these have ended.
+// drain shuts a connection down gracefully: a GOAWAY with the maximal stream ID asks the
+// client to open no more streams; once the client has acknowledged it, or after
+// drainTimeout, a second GOAWAY names the last stream that is served; the connection
+// closes when the remaining streams have ended.
 func (c *conn) drain(why string) {
 	c.mu.Lock()
 	if c.drain1 || c.err != nil {
@@ -93,8 +94,8 @@ func (c *conn) drain(why string) {
 	}
 }
 
-// drainSeen is called when the client has seen the first GOAWAY, or will never
-// see it. c.mu is held.
+// drainSeen is called when the client has seen the first GOAWAY, or never will. c.mu
+// must be held.
 func (c *conn) drainSeen() {
 	select {
 	case <-c.drainAck:
@@ -103,11 +104,11 @@ func (c *conn) drainSeen() {
 	}
 }
 
-// keepalive looks now and then whether a silent client is still there.
+// keepalive detects clients that are silent and gone.
 type keepalive struct {
-	last  atomic.Int64 // unix nanoseconds of the newest read
-	timer *clock.Alarm // guarded by the lock of the connection
-	asked bool         // a ping is on its way; of the timer alone
+	last  atomic.Int64 // time of the last read, in Unix nanoseconds
+	timer *clock.Alarm // guarded by conn.mu
+	asked bool         // a ping is outstanding; used by the timer only
 	left  time.Duration
 }
 
@@ -128,8 +129,8 @@ func (c *conn) startKeepalive() {
 	}
 }
 
-// look pings a client that has said nothing since seen, and closes the connection
-// when it has not answered in time.
+// look pings a client that has been silent since seen, and closes the connection if the
+// ping is not answered in time.
 func (c *conn) look(seen int64) {
 	k, o := &c.alive, &c.srv.o
 	var next time.Duration
@@ -160,8 +161,8 @@ func (c *conn) look(seen int64) {
 
 var errKeepalive = errors.New("h2: keepalive ping not acked in time")
 
-// limitSilence lets the kernel end a connection whose peer has not acknowledged
-// data for so long, as gRPC does.
+// limitSilence sets TCP_USER_TIMEOUT, as gRPC does: the kernel closes a connection whose
+// peer has not acknowledged data for d.
 func limitSilence(nc net.Conn, d time.Duration) {
 	if under, ok := nc.(interface{ NetConn() net.Conn }); ok {
 		nc = under.NetConn()

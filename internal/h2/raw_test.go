@@ -21,7 +21,7 @@ import (
 	"google.golang.org/grpc/metadata"
 )
 
-// theirCall is the call as grpc-go's server makes it.
+// theirCall is the call as seen by a grpc-go handler.
 type theirCall struct {
 	grpc.ServerStream
 	ctx context.Context
@@ -69,7 +69,7 @@ func theirServer(t *testing.T, opts ...grpc.ServerOption) string {
 	return l.Addr().String()
 }
 
-// rawConn speaks frames.
+// rawConn sends and receives single frames.
 type rawConn struct {
 	t   *testing.T
 	nc  net.Conn
@@ -111,15 +111,15 @@ func call_(path string, more ...string) []string {
 	return append([]string{":method", "POST", ":scheme", "http", ":path", path, ":authority", "host", "content-type", "application/grpc", "te", "trailers"}, more...)
 }
 
-// framed is a message with its prefix.
+// framed returns a message with its prefix.
 func framed(s string) []byte {
 	return append([]byte{0, byte(len(s) >> 24), byte(len(s) >> 16), byte(len(s) >> 8), byte(len(s))}, s...)
 }
 
 var address = regexp.MustCompile(`127\.0\.0\.1:\d+`)
 
-// events reads until the stream has ended, or the connection, and says what has
-// come for it: data in one piece, settings and windows left out.
+// events reads until the stream or the connection has ended and returns what was received
+// for the stream: data joined, without settings and window updates.
 func (c *rawConn) events(id uint32) string {
 	var out []string
 	var data []byte
@@ -165,7 +165,7 @@ func (c *rawConn) events(id uint32) string {
 				return strings.Join(out, "\n")
 			}
 		case *http2.GoAwayFrame:
-			text, _, _ := strings.Cut(string(f.DebugData()), ": ") // grpc-go prints its frame behind
+			text, _, _ := strings.Cut(string(f.DebugData()), ": ") // grpc-go appends the frame
 			add(fmt.Sprintf("goaway %v %v %q", f.LastStreamID, f.ErrCode, text))
 			continue
 		case *http2.PingFrame:
@@ -177,7 +177,7 @@ func (c *rawConn) events(id uint32) string {
 			}
 		}
 		if ended {
-			// A reset may follow: ask for a sign of life behind it.
+			// A reset may follow: ping, and read up to the answer.
 			ended = false
 			c.fr.WritePing(false, [8]byte{'m', 'a', 'r', 'k'})
 		}
@@ -185,14 +185,14 @@ func (c *rawConn) events(id uint32) string {
 	return address.ReplaceAllString(strings.Join(out, "\n"), "ADDR")
 }
 
-// racy are talks after which grpc-go resets the stream or not, as it has seen the
-// end of the request when it answers or not. Where a deadline passes it answers, or
-// resets the stream instead.
+// racy are the exchanges after which grpc-go may or may not reset the stream, depending on
+// whether it has seen the end of the request when it replies. After an exceeded deadline it
+// either replies or resets the stream.
 var racy = map[string]bool{"unknown encoding": true, "format": true, "compressed, no encoding": true, "compressed, identity": true,
 	"gzip, broken": true, "stream, half": true, "stream": true}
 
-// TestLikeGRPC sends the same frames to this server and to grpc-go's: what comes
-// back must be the same.
+// TestLikeGRPC sends the same frames to this server and to grpc-go's. The responses must be
+// the same.
 func TestLikeGRPC(t *testing.T) {
 	big := strings.Repeat("v", 5000)
 	long := strings.Repeat("l", 200_000)
@@ -393,7 +393,7 @@ func TestLikeGRPC(t *testing.T) {
 				}
 				got[i] = c.events(id)
 			}
-			if name == "headers too long" { // grpc-go closes without a word
+			if name == "headers too long" { // grpc-go closes without a GOAWAY
 				got[0] = strings.TrimPrefix(got[0], "goaway 1 COMPRESSION_ERROR \"hpack\"\n")
 			}
 			if racy[name] {

@@ -6,16 +6,16 @@ import (
 	"sync"
 )
 
-// frameReader cuts a byte stream into frames. While nothing comes it holds a
-// small buffer; a large one is borrowed for as long as there is a use for it.
+// frameReader cuts a byte stream into frames. An idle connection holds a small buffer; a
+// busy one borrows a large buffer from a pool.
 type frameReader struct {
 	src io.Reader
-	buf []byte // of which [r:w] is unread
+	buf []byte // buf[r:w] is unread
 	r   int
 	w   int
-	// small is what buf is while the connection is quiet.
+	// small is the buffer of an idle connection.
 	small []byte
-	quiet int // reads in a row for which the small buffer would have done
+	quiet int // consecutive reads for which the small buffer would have sufficed
 	// onRead is called after each read of the source.
 	onRead func()
 	// beforeRead is called before a read that may block.
@@ -23,9 +23,10 @@ type frameReader struct {
 }
 
 const (
-	quietBuffer = 512      // a header and a small message
-	busyBuffer  = 32 << 10 // holds a frame of the largest size
-	// quietReads is how many small reads in a row make a connection quiet.
+	quietBuffer = 512      // headers and a small message
+	busyBuffer  = 32 << 10 // holds the largest frame
+	// quietReads is the number of consecutive small reads after which the large buffer
+	// is returned.
 	quietReads = 64
 )
 
@@ -36,7 +37,7 @@ func newFrameReader(src io.Reader, beforeRead, onRead func()) *frameReader {
 	return &frameReader{src: src, buf: small, small: small, beforeRead: beforeRead, onRead: onRead}
 }
 
-// need makes n unread bytes available. n is not above busyBuffer.
+// need reads until n bytes are unread. n must not exceed busyBuffer.
 func (f *frameReader) need(n int) error {
 	for f.w-f.r < n {
 		if f.r == f.w {
@@ -62,7 +63,7 @@ func (f *frameReader) need(n int) error {
 			return err
 		}
 		if f.w == len(f.buf) && len(f.buf) == len(f.small) {
-			f.borrow() // there is more to come than a quiet connection sends
+			f.borrow() // more is coming than an idle connection sends
 		}
 	}
 	return nil
@@ -115,7 +116,7 @@ func (f *frameReader) next() (frame, error) {
 	return x, nil
 }
 
-// preface reads the client's first words.
+// preface reads and checks the client connection preface.
 func (f *frameReader) preface() error {
 	if err := f.need(len(preface)); err != nil {
 		return err

@@ -17,34 +17,34 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// request is what the headers of a call say.
+// request is the parsed header list of a call.
 type request struct {
 	path       string
-	subtype    string // of the content type: what follows application/grpc+
-	encoding   string // of its messages
+	subtype    string // the content type after "application/grpc+"
+	encoding   string // grpc-encoding of the client's messages
 	md         metadata.MD
 	timeout    time.Duration
 	hasTimeout bool
 }
 
-// refusal is why a call is not made. Without a status the stream is reset with
-// code; with one the client is told, in an answer of HTTP's status.
+// refusal says why a call is rejected. Without a status the stream is reset with code;
+// with one, the client gets it in a response with the HTTP status http.
 type refusal struct {
 	code   errCode
 	status *status.Status
 	http   int
 }
 
-// headerBlock collects the fields of one block of headers.
+// headerBlock collects the fields of one header block.
 type headerBlock struct {
 	dec       *hpack.Decoder
 	fields    []hpack.HeaderField
-	limit     int // of the fields' sizes together, as HTTP/2 counts them
+	limit     int // limit of the header list size, as HTTP/2 counts it
 	left      int
-	truncated bool   // there were more fields than that
-	malformed string // why the block is none of HTTP/2
-	regular   bool   // a field that is no pseudo header has come
-	encoded   int    // bytes of the block so far, with those of its frames
+	truncated bool   // the limit was exceeded
+	malformed string // why the block violates HTTP/2; "" if it does not
+	regular   bool   // a regular field has been seen
+	encoded   int    // encoded bytes so far, including frame headers
 	fragments int
 }
 
@@ -83,8 +83,7 @@ func (h *headerBlock) add(f hpack.HeaderField) {
 	h.fields = append(h.fields, f)
 }
 
-// validName reports whether a name may stand on the wire: a token without
-// capital letters.
+// validName reports whether a field name is valid in HTTP/2: a token without upper case.
 func validName(name string) bool {
 	if name == "" {
 		return false
@@ -97,8 +96,8 @@ func validName(name string) bool {
 	return true
 }
 
-// fragment decodes a part of the block. The whole of it counts against a bound,
-// so that a client cannot go on for ever.
+// fragment decodes a fragment of the block. The encoded size of the whole block is
+// limited, so that a client cannot continue it forever.
 func (h *headerBlock) fragment(b []byte) error {
 	h.encoded += len(b) + frameHeadLen
 	h.fragments++
@@ -111,7 +110,7 @@ func (h *headerBlock) fragment(b []byte) error {
 	return nil
 }
 
-// end ends the block. An error ends the connection.
+// end completes the block. An error ends the connection.
 func (h *headerBlock) end() error {
 	if err := h.dec.Close(); err != nil {
 		return &connError{codeCompression, err.Error()}
@@ -122,8 +121,8 @@ func (h *headerBlock) end() error {
 	return nil
 }
 
-// checkPseudo looks at the pseudo headers of a request, which stand first: each
-// once, and none that only an answer may have.
+// checkPseudo validates the pseudo headers, which come first: each at most once, and only
+// those of requests. It returns "" if they are valid.
 func checkPseudo(fields []hpack.HeaderField) string {
 	for i, f := range fields {
 		switch f.Name {
@@ -158,7 +157,7 @@ func contentSubtype(v string) (subtype string, ok bool) {
 	return "", false
 }
 
-// reserved reports whether a header belongs to gRPC or HTTP/2, and not to the
+// reserved reports whether a header belongs to gRPC or HTTP/2 rather than to the
 // metadata of the call.
 func reserved(name string) bool {
 	switch name {
@@ -168,8 +167,8 @@ func reserved(name string) bool {
 	return strings.HasPrefix(name, ":")
 }
 
-// parseRequest reads the headers of a call. A call that is refused may still have
-// a subtype, for the answer.
+// parseRequest parses the headers of a call. A rejected call may still have a subtype,
+// which the response needs.
 func parseRequest(fields []hpack.HeaderField) (request, *refusal) {
 	r := request{md: make(metadata.MD, len(fields))}
 	var method, contentType string
@@ -197,7 +196,7 @@ func parseRequest(fields []hpack.HeaderField) (request, *refusal) {
 			if r.timeout, err = parseTimeout(f.Value); err != nil {
 				malformed = status.Newf(codes.Internal, "malformed grpc-timeout: %v", err)
 			}
-		case "connection": // a header of HTTP/1
+		case "connection": // an HTTP/1 header
 			connection = true
 		default:
 			if reserved(f.Name) && f.Name != ":authority" && f.Name != "user-agent" {
@@ -214,7 +213,7 @@ func parseRequest(fields []hpack.HeaderField) (request, *refusal) {
 	return r, r.judge(method, contentType, isGRPC, connection, malformed)
 }
 
-// judge says whether the call may be made, in grpc-go's order of checks.
+// judge decides whether the call is accepted, in the order of grpc-go's checks.
 func (r *request) judge(method, contentType string, isGRPC, connection bool, malformed *status.Status) *refusal {
 	authorities, hosts := r.md[":authority"], r.md["host"]
 	switch {
@@ -244,7 +243,7 @@ func (r *request) judge(method, contentType string, isGRPC, connection bool, mal
 	return nil
 }
 
-// parseTimeout reads the value of grpc-timeout: up to eight digits and a unit.
+// parseTimeout parses a grpc-timeout: up to eight digits and a unit.
 func parseTimeout(s string) (time.Duration, error) {
 	switch {
 	case len(s) < 2:
@@ -276,7 +275,7 @@ func decodeMetadata(name, v string) (string, error) {
 		return v, nil
 	}
 	enc := base64.RawStdEncoding
-	if len(v)%4 == 0 { // padded, or in no need of it
+	if len(v)%4 == 0 { // padded, or of a length that needs no padding
 		enc = base64.StdEncoding
 	}
 	b, err := enc.DecodeString(v)
@@ -290,15 +289,15 @@ func encodeMetadata(name, v string) string {
 	return v
 }
 
-// requests keeps the metadata of the last call of a connection: those of a
-// client's calls are mostly the same.
+// requests caches the parsed headers of the previous call of a connection: the calls of
+// a client mostly have the same metadata.
 type requests struct {
 	fields []hpack.HeaderField
 	last   request
 }
 
-// parse is parseRequest with a memory. Metadata that is handed out twice is never
-// changed by anybody.
+// parse is parseRequest with that cache. Metadata shared by several calls is never
+// modified.
 func (c *requests) parse(fields []hpack.HeaderField) (request, *refusal) {
 	if sameButFor(c.fields, fields) {
 		r := c.last
@@ -312,8 +311,8 @@ func (c *requests) parse(fields []hpack.HeaderField) (request, *refusal) {
 	return r, refused
 }
 
-// sameButFor compares fields but for the values of those that vary from call to
-// call without being metadata.
+// sameButFor compares fields, except for the values of :path and grpc-timeout, which vary
+// from call to call and are not metadata.
 func sameButFor(a, b []hpack.HeaderField) bool {
 	return len(a) > 0 && slices.EqualFunc(a, b, func(x, y hpack.HeaderField) bool {
 		return x.Name == y.Name && (x.Value == y.Value || x.Name == ":path" || x.Name == "grpc-timeout")

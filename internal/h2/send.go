@@ -15,19 +15,19 @@ func sameMap(a, b metadata.MD) bool {
 	return reflect.ValueOf(a).UnsafePointer() == reflect.ValueOf(b).UnsafePointer()
 }
 
-// sender walks over a message and its prefix.
+// sender is a cursor over a message and its prefix.
 type sender struct {
 	prefix []byte
 	msg    mem.BufferSlice
 	left   int
-	at     int // in msg[0]
+	at     int // offset in msg[0]
 }
 
 func newSender(prefix []byte, msg mem.BufferSlice) sender {
 	return sender{prefix: prefix, msg: msg, left: len(prefix) + msg.Len()}
 }
 
-// appendTo appends the next n bytes, of which there are as many.
+// appendTo appends the next n bytes; n must not exceed p.left.
 func (p *sender) appendTo(b []byte, n int) []byte {
 	p.left -= n
 	k := min(n, len(p.prefix))
@@ -47,7 +47,7 @@ func (p *sender) appendTo(b []byte, n int) []byte {
 	return b
 }
 
-// send sends a message. msg is freed.
+// send sends a message and frees it.
 func (c *conn) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more bool) error {
 	defer msg.Free()
 	c.mu.Lock()
@@ -66,8 +66,8 @@ func (c *conn) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more
 	return nil
 }
 
-// sendInPlace sends a message that is encoded where it waits for the socket, if
-// that is possible now.
+// sendInPlace encodes a message directly into the write buffer if that is possible at
+// the moment.
 func (c *conn) sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -77,7 +77,7 @@ func (c *conn) sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool,
 	return ok, err
 }
 
-// replyInPlace answers a unary call likewise.
+// replyInPlace does the same for the reply of a unary call, with its status.
 func (c *conn) replyInPlace(s *Stream, m Appender, size int) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -92,8 +92,9 @@ func (c *conn) replyInPlace(s *Stream, m Appender, size int) bool {
 	return true
 }
 
-// appendInPlace appends a message of at most most bytes, with the header if it is
-// the first, unless it has to be packed or to wait. c.mu is held.
+// appendInPlace appends a message of at most most bytes, after the header if that has not
+// been sent. It returns ok = false if the message must be compressed, or would have to
+// wait for window or buffer space. c.mu must be held.
 func (c *conn) appendInPlace(s *Stream, m Appender, most int) (ok bool, err error) {
 	most += prefixLen
 	if s.compressor != nil || most > frameBytes || s.flow.done || c.err != nil ||
@@ -118,8 +119,8 @@ func (c *conn) appendInPlace(s *Stream, m Appender, most int) (ok bool, err erro
 	return true, nil
 }
 
-// sendData appends a message as DATA frames, as fast as the client and the socket
-// let it. c.mu is held, but not while it waits.
+// sendData appends a message as DATA frames, blocking on flow control and on a full write
+// buffer. c.mu must be held; it is released while waiting.
 func (c *conn) sendData(s *Stream, p sender) error {
 	for p.left > 0 {
 		if s.flow.done || c.err != nil {
@@ -147,16 +148,16 @@ func (c *conn) sendData(s *Stream, p sender) error {
 		c.pingsAllowed()
 	}
 	if len(c.waiting) > 0 && c.window > 0 && len(c.w.buf) < outBytes {
-		c.wakeNext() // there is still room
+		c.wakeNext() // pass the room that is left to the next sender
 	}
 	return nil
 }
 
-// windowOf is what the client lets a stream send.
+// windowOf returns the send window of a stream.
 func (c *conn) windowOf(s *Stream) int64 { return c.initialWindow + s.flow.credit }
 
-// wait lets the sender of a stream sleep until something has changed. c.mu is
-// held before and after.
+// wait blocks the sender of a stream until it is woken. c.mu must be held; it is released
+// while waiting.
 func (c *conn) wait(s *Stream, why waitState) {
 	if s.flow.ready == nil {
 		s.flow.ready = make(chan struct{}, 1)
@@ -173,7 +174,7 @@ func (c *conn) wait(s *Stream, why waitState) {
 	c.mu.Lock()
 }
 
-// wake ends the wait of a stream. c.mu is held.
+// wake wakes the sender of a stream if it waits. c.mu must be held.
 func (c *conn) wake(s *Stream) {
 	switch s.flow.waits {
 	case waitsNot:
@@ -182,11 +183,11 @@ func (c *conn) wake(s *Stream) {
 		c.windowless--
 	}
 	s.flow.waits = waitsNot
-	s.flow.ready <- struct{}{} // has room: nobody wakes a stream twice
+	s.flow.ready <- struct{}{} // never blocks: a stream is woken once per wait
 }
 
-// wakeNext wakes the stream that has waited for the connection the longest. It
-// wakes the next one itself if it leaves room.
+// wakeNext wakes the stream that has waited longest for the connection. That stream wakes
+// the next one if it leaves room.
 func (c *conn) wakeNext() {
 	for len(c.waiting) > 0 {
 		s := c.waiting[0]
@@ -201,14 +202,14 @@ func (c *conn) wakeNext() {
 	}
 }
 
-// windowChanged wakes a sender that the client had left without a window.
+// windowChanged wakes a stream's sender if it was waiting for window and now has some.
 func (c *conn) windowChanged(s *Stream) {
 	if s.flow.waits == waitsForWindow && c.windowOf(s) > 0 {
 		c.wake(s)
 	}
 }
 
-// endOf is why a stream takes no more messages.
+// endOf returns the error for sending on a stream that has ended.
 func (c *conn) endOf(s *Stream) error {
 	if c.err != nil {
 		return errClosing
@@ -219,7 +220,7 @@ func (c *conn) endOf(s *Stream) error {
 	return errCanceled
 }
 
-// reply answers a unary call that has succeeded.
+// reply answers a successful unary call.
 func (c *conn) reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice) {
 	defer msg.Free()
 	c.mu.Lock()
@@ -240,8 +241,8 @@ func (c *conn) reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice) {
 	c.flush()
 }
 
-// replyFrom is reply for a message of size bytes that src makes. What has been made
-// is on its way before src makes more.
+// replyFrom answers with a message of size bytes that src produces. Pieces are sent before
+// src is asked for the next one, unless that is immediately available.
 func (c *conn) replyFrom(s *Stream, prefix [prefixLen]byte, src Source, size int) {
 	piece, soon := prefix[:], true
 	for left := prefixLen + size; ; {
@@ -256,8 +257,8 @@ func (c *conn) replyFrom(s *Stream, prefix [prefixLen]byte, src Source, size int
 	}
 }
 
-// sendPiece sends a part of an answer, the first with the header, the last with the
-// status. It reports whether more can follow.
+// sendPiece sends a piece of a reply, after the header for the first and before the status
+// for the last. It reports whether more can follow.
 func (c *conn) sendPiece(s *Stream, piece []byte, soon, last bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -281,7 +282,7 @@ func (c *conn) finish(s *Stream, st *status.Status) {
 	c.mu.Lock()
 	n := len(c.w.buf)
 	c.appendStatus(s, st)
-	c.w.controls += len(c.w.buf) - n // a client can cause many without reading any
+	c.w.controls += len(c.w.buf) - n // a client can cause many of these without reading any
 	c.flushElsewhere()
 	c.mu.Unlock()
 	s.cancel(context.Canceled)
@@ -320,7 +321,7 @@ func (c *conn) sendHeader(s *Stream, md metadata.MD) error {
 	return nil
 }
 
-// appendHeader appends the header of an answer. c.mu is held.
+// appendHeader appends the response header. c.mu must be held.
 func (c *conn) appendHeader(s *Stream) error {
 	s.flow.headerSent = true
 	c.pingsAllowed()
@@ -343,7 +344,7 @@ func (c *conn) appendHeader(s *Stream) error {
 	return nil
 }
 
-// appendStatus ends a stream with a status, unless it has ended. c.mu is held.
+// appendStatus ends a stream with a status unless it has already ended. c.mu must be held.
 func (c *conn) appendStatus(s *Stream, st *status.Status) {
 	if s.flow.done || c.err != nil {
 		return
@@ -374,15 +375,14 @@ func (c *conn) appendStatus(s *Stream, st *status.Status) {
 	c.forget(s)
 }
 
-// refuseHeaders resets a stream whose client does not take headers that long.
+// refuseHeaders resets a stream because its header list exceeds the client's limit.
 func (c *conn) refuseHeaders(s *Stream) {
 	c.w.buf = appendReset(c.w.buf, s.id, codeInternal)
 	c.forget(s)
 }
 
-// beginBlock begins a block of headers. The dynamic table of the client's decoder
-// is never used; a client that has made its own smaller expects to hear that this
-// end knows.
+// beginBlock starts a header block. We never use the dynamic table of the client's
+// decoder; but a client that reduced its size expects a size update in the next block.
 func (c *conn) beginBlock(l *fieldList) {
 	if c.tableShrunk {
 		c.tableShrunk = false
@@ -390,16 +390,16 @@ func (c *conn) beginBlock(l *fieldList) {
 	}
 }
 
-// takes reports whether a list of fields is within what the client takes.
+// takes reports whether a header list is within the client's limit.
 func (c *conn) takes(l *fieldList) bool { return c.maxHeaders < 0 || l.size <= c.maxHeaders }
 
-// takesPlain reports whether a block may be sent that was made beforehand.
+// takesPlain reports whether the prepared header blocks may be sent.
 func (c *conn) takesPlain() bool {
 	return !c.tableShrunk && (c.maxHeaders < 0 || c.maxHeaders >= plainSize)
 }
 
-// extend gives a stream a window for a message that is longer than its own, or
-// puts it in the row of those who wait for one.
+// extend grants a stream the window for a message longer than its window, or queues it
+// for that.
 func (c *conn) extend(s *Stream, missing int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -426,14 +426,14 @@ func (c *conn) extendNext() {
 	}
 }
 
-// withdraw takes back what a stream was given beyond its window.
+// withdraw reclaims the extension that a stream still holds.
 func (c *conn) withdraw(s *Stream) {
 	c.extended -= s.flow.extended
 	s.flow.extended, s.flow.wants = 0, 0
 	c.extendNext()
 }
 
-// taken gives the window back that a message of n bytes had taken up.
+// taken gives back the window that a message of n bytes occupied.
 func (c *conn) taken(s *Stream, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -444,7 +444,7 @@ func (c *conn) taken(s *Stream, n int) {
 	s.flow.unread -= k
 	c.held -= k
 	if beyond := min(n, s.flow.extended); beyond > 0 {
-		// Its window was made for this message and goes with it.
+		// The extension was granted for this message and ends with it.
 		s.flow.extended -= beyond
 		c.extended -= beyond
 		n -= beyond

@@ -13,56 +13,56 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// Keepalive says who pings when. Zero fields mean gRPC's own.
+// Keepalive configures pings in both directions. Zero fields mean gRPC's defaults.
 type Keepalive struct {
-	MinTime time.Duration // the least time between two pings of a client
-	Time    time.Duration // how long a connection may be silent before it is pinged
-	Timeout time.Duration // how long it may take to answer
+	MinTime time.Duration // minimum interval between a client's pings
+	Time    time.Duration // silence after which the server pings
+	Timeout time.Duration // time a client has to answer a ping
 }
 
-// Options of a Server. The zero value of each number stands for grpc-go's default.
+// Options configures a Server. Zero numbers mean grpc-go's defaults.
 type Options struct {
-	// MaxMessage bounds a message of a client, in bytes; 0 is 4 MiB.
+	// MaxMessage is the largest message a client may send, in bytes; 0 means 4 MiB.
 	MaxMessage int
-	// MaxStreams bounds the calls of one connection that are in progress, and the
-	// handlers that run for it; 0 is no bound.
+	// MaxStreams limits the concurrent calls of one connection, and the handlers
+	// running for it; 0 means no limit.
 	MaxStreams uint32
-	// MaxHeaders bounds the headers of a call, in bytes as HTTP/2 counts them; 0 is
-	// 16 MiB.
+	// MaxHeaders limits the header list of a call, in bytes as HTTP/2 counts them;
+	// 0 means 16 MiB.
 	MaxHeaders uint32
 	Keepalive  Keepalive
-	// Workers is how many goroutines wait for unary calls, with stacks that have
-	// grown already; calls beyond that get fresh ones. 0 is none.
+	// Workers is the number of goroutines that wait for unary calls. Their stacks
+	// have already grown. Calls that find no idle worker run on a new goroutine.
 	Workers int
 }
 
-// Unary answers a request. req belongs to it; the server frees the answer.
+// Unary handles one request. The handler owns req; the server frees the reply.
 type Unary func(s *Stream, req []byte) (Reply, error)
 
-// Reply is the answer to a request: pieces, a message that encodes itself, or one
-// that is made while it is sent.
+// Reply is the answer to a unary call: buffers, a message that encodes itself, or a
+// message that is produced while it is being sent.
 type Reply struct {
 	Pieces mem.BufferSlice
-	// Small, if set, is the message, of Size bytes. It is encoded where it waits for
-	// the socket if that can be.
+	// Small, if set, is the message; it encodes to at most Size bytes, straight into
+	// the connection's write buffer when that is possible.
 	Small Appender
-	// Source, if set, makes the message, of Size bytes.
+	// Source, if set, produces the message of exactly Size bytes.
 	Source Source
 	Size   int
 }
 
-// Source makes a message piece by piece. When it fails, the stream is reset: the
-// client has a part of the message already, so there is no status any more.
+// Source produces a message piece by piece. If it fails the stream is reset: the
+// client already has part of the message, so no status can follow.
 type Source interface {
-	// Next returns the next piece, which the caller has until it calls again, and
-	// whether the one after that is at hand, so that both may go out together. It is
-	// not called after the last.
+	// Next returns the next piece, which is valid until the next call, and whether
+	// the piece after it is immediately available, so that both can be written
+	// together. It is not called after the last piece.
 	Next() (piece []byte, soon bool, err error)
-	// Close is called once, at the end of the call.
+	// Close is called once, when the call ends.
 	Close()
 }
 
-// Len is the length of the message.
+// Len returns the length of the message (for Small, its upper bound).
 func (r Reply) Len() int {
 	if r.Small != nil || r.Source != nil {
 		return r.Size
@@ -70,35 +70,35 @@ func (r Reply) Len() int {
 	return r.Pieces.Len()
 }
 
-// Streaming carries out a call. The error it returns is the status of the call.
+// Streaming handles a streaming call. Its error becomes the status of the call.
 type Streaming func(s *Stream) error
 
 type method struct {
-	unary  Unary // or
+	unary  Unary // exactly one of the two is set
 	stream Streaming
 }
 
 // ErrServerStopped is returned by Serve after Stop or GracefulStop.
 var ErrServerStopped = errors.New("h2: the server has been stopped")
 
-// Server serves connections. Methods are added before the first is served.
+// Server serves connections. All methods must be added before the first connection.
 type Server struct {
 	o        Options
 	methods  map[string]*method
 	services map[string]bool
 	work     chan *Stream
-	done     chan struct{} // closed when nothing more comes
+	done     chan struct{} // closed by Stop
 	handlers sync.WaitGroup
 
 	mu        sync.Mutex
-	empty     *sync.Cond // a connection has ended
+	empty     *sync.Cond // signaled when a connection has ended
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
 	draining  bool
 	stopped   bool
 }
 
-// New returns a server that has no methods yet.
+// New returns a server without methods.
 func New(o Options) *Server {
 	if o.MaxMessage == 0 {
 		o.MaxMessage = 4 << 20
@@ -134,11 +134,10 @@ func New(o Options) *Server {
 	return srv
 }
 
-// HandleUnary adds a method of one request and one answer by its full name,
-// /service/method.
+// HandleUnary registers a unary method under its full name, /service/method.
 func (srv *Server) HandleUnary(path string, f Unary) { srv.add(path, &method{unary: f}) }
 
-// HandleStream adds a method of any number of messages each way.
+// HandleStream registers a streaming method under its full name.
 func (srv *Server) HandleStream(path string, f Streaming) { srv.add(path, &method{stream: f}) }
 
 func (srv *Server) add(path string, m *method) {
@@ -146,8 +145,8 @@ func (srv *Server) add(path string, m *method) {
 	srv.services[strings.TrimPrefix(path[:strings.LastIndexByte(path, '/')], "/")] = true
 }
 
-// Serve serves the connections of l until it fails, or the server is stopped; l
-// is closed then.
+// Serve accepts connections on l until Accept fails or the server is stopped. It
+// closes l.
 func (srv *Server) Serve(l net.Listener) error {
 	srv.mu.Lock()
 	if srv.draining || srv.stopped {
@@ -179,7 +178,7 @@ func (srv *Server) Serve(l net.Listener) error {
 			return err
 		}
 		pause = min(max(2*pause, 5*time.Millisecond), time.Second)
-		select { // files have run out, perhaps
+		select { // probably out of file descriptors
 		case <-clock.After(pause):
 		case <-srv.done:
 			return ErrServerStopped
@@ -193,7 +192,7 @@ func (srv *Server) ending() bool {
 	return srv.draining || srv.stopped
 }
 
-// ServeConn serves one connection, whose client has yet to send its preface, and
+// ServeConn serves one connection whose client preface has not been read yet, and
 // closes it.
 func (srv *Server) ServeConn(nc net.Conn) {
 	c := newConn(srv, nc)
@@ -213,7 +212,7 @@ func (srv *Server) ServeConn(nc net.Conn) {
 }
 
 // Stop closes all connections, which cancels their calls. It does not wait for
-// the handlers.
+// handlers.
 func (srv *Server) Stop() {
 	srv.end(true)
 	srv.mu.Lock()
@@ -224,12 +223,12 @@ func (srv *Server) Stop() {
 	srv.awaitConns()
 }
 
-// GracefulStop takes no more connections and calls, and returns when those in
-// progress have ended. Stop cuts it short.
+// GracefulStop accepts no more connections and calls, and returns when those in
+// progress have ended. Stop interrupts it.
 func (srv *Server) GracefulStop() {
 	srv.end(false)
 	srv.awaitConns()
-	srv.handlers.Wait() // no connection is left to start another
+	srv.handlers.Wait() // no connection is left that could start another
 	srv.end(true)
 }
 
@@ -259,7 +258,7 @@ func (srv *Server) awaitConns() {
 	}
 }
 
-// worker answers unary calls.
+// worker runs unary calls until the server stops.
 func (srv *Server) worker() {
 	for {
 		select {
@@ -271,7 +270,7 @@ func (srv *Server) worker() {
 	}
 }
 
-// dispatch has a call carried out on another goroutine.
+// dispatch runs a call on another goroutine.
 func (srv *Server) dispatch(s *Stream) {
 	srv.handlers.Add(1)
 	if s.method.stream != nil {
@@ -285,7 +284,7 @@ func (srv *Server) dispatch(s *Stream) {
 	}
 }
 
-// handle carries out a call.
+// handle runs a call and releases its resources.
 func (srv *Server) handle(s *Stream, run func()) {
 	run()
 	s.cancel(context.Canceled)

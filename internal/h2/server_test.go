@@ -23,7 +23,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// rawCodec sends and receives bytes as they are.
+// rawCodec passes bytes through unchanged.
 type rawCodec struct{}
 
 func (rawCodec) Name() string { return "proto" }
@@ -37,7 +37,7 @@ func (rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
 
 var _ encoding.CodecV2 = rawCodec{}
 
-// call is what the test handlers see of either server.
+// call is what the test handlers use of either server.
 type call interface {
 	Context() context.Context
 	SetHeader(metadata.MD) error
@@ -47,7 +47,7 @@ type call interface {
 	send([]byte) error
 }
 
-// testUnary answers what its request asks for.
+// testUnary responds as its request asks.
 func testUnary(c call, req []byte) ([]byte, error) {
 	word, rest, _ := strings.Cut(string(req), " ")
 	switch word {
@@ -77,7 +77,7 @@ func testUnary(c call, req []byte) ([]byte, error) {
 	return append([]byte("re: "), req...), nil
 }
 
-// testStream echoes, until it is told to end.
+// testStream echoes messages until it is told to end.
 func testStream(c call) error {
 	for {
 		b, err := c.recv()
@@ -115,7 +115,7 @@ func (c ourCall) setTrailer(md metadata.MD) { c.SetTrailer(md) }
 func (c ourCall) recv() ([]byte, error)     { return c.Recv() }
 func (c ourCall) send(b []byte) error       { return c.Send(mem.BufferSlice{mem.SliceBuffer(b)}, false) }
 
-// unaryOf answers in all ways that there are.
+// unaryOf replies in every form that the server supports.
 func unaryOf(s *Stream, req []byte) (Reply, error) {
 	b, err := testUnary(ourCall{s}, req)
 	if err != nil {
@@ -134,12 +134,12 @@ type inPlace []byte
 
 func (m inPlace) AppendTo(b []byte) []byte { return append(b, m...) }
 
-// pieces is a message in pieces of growing size, in memory that is used again.
+// pieces is a message in pieces of growing size that share a buffer.
 type pieces struct {
 	left   []byte
 	buf    []byte
 	n      int
-	before func() error // is called before each piece, if it is set
+	before func() error // called before each piece, if set
 	closed chan struct{}
 }
 
@@ -317,7 +317,7 @@ func TestStream(t *testing.T) {
 			t.Fatalf("message %d: %q, %v", i, got, err)
 		}
 	}
-	// Windows last: far more than all of them together.
+	// Update the windows last: they are far larger than all messages together.
 	for i := range 3000 {
 		exchange(fmt.Sprint(i, strings.Repeat("w", 1000)), fmt.Sprint(i, strings.Repeat("w", 1000)))
 	}
@@ -361,13 +361,13 @@ func TestCancel(t *testing.T) {
 		t.Errorf("deadline: %v", err)
 	}
 	<-seen
-	if err := <-seen; err != context.DeadlineExceeded && err != context.Canceled { // the client may be first to say so
+	if err := <-seen; err != context.DeadlineExceeded && err != context.Canceled { // the client may report it first
 		t.Errorf("the handler saw %v", err)
 	}
 }
 
-// A stream that is served by OnMessage gets each message once, in order, and then its
-// end, or what has ended the call.
+// A stream served by OnMessage gets each message once, in order, and then the end of messages
+// or the error that has ended the call.
 func TestOnMessage(t *testing.T) {
 	srv, addr := newTestServer(t, Options{})
 	ended := make(chan error, 1)
@@ -401,7 +401,7 @@ func TestOnMessage(t *testing.T) {
 		if err := s.SendMsg(&b); err != nil {
 			t.Fatal(err)
 		}
-		for from := i - i%7; i%7 == 6 && from <= i; from++ { // some come together, some alone
+		for from := i - i%7; i%7 == 6 && from <= i; from++ { // some arrive together, some alone
 			var got []byte
 			if err := s.RecvMsg(&got); err != nil || string(got) != fmt.Sprint(from) {
 				t.Fatalf("message %d: got %q, %v", from, got, err)
@@ -436,8 +436,8 @@ func TestOnMessage(t *testing.T) {
 	}
 }
 
-// A client that takes no more of one stream holds up neither the other streams of
-// its connection nor, with a large answer each, a stop.
+// A client that stops reading one stream delays neither the other streams of its connection
+// nor, with a large reply on each, a stop.
 func TestSlowReader(t *testing.T) {
 	srv, addr := newTestServer(t, Options{})
 	cc := dial(t, addr, grpc.WithStaticStreamWindowSize(64<<10), grpc.WithStaticConnWindowSize(1<<20))
@@ -534,8 +534,8 @@ type text string
 
 func (t text) AppendTo(b []byte) []byte { return append(b, t...) }
 
-// Messages that encode themselves arrive like others, whether there is room for them
-// at once or not.
+// Messages that encode themselves arrive like others, whether or not there is room for them
+// at once.
 func TestSendSmall(t *testing.T) {
 	srv, addr := newTestServer(t, Options{})
 	const n = 5000
@@ -543,7 +543,7 @@ func TestSendSmall(t *testing.T) {
 		for i := range n {
 			size := i % 300
 			if i%500 == 0 {
-				size = frameBytes + i // more than fits one frame
+				size = frameBytes + i // larger than a frame
 			}
 			if err := s.SendSmall(text(strings.Repeat("s", size)), size+10, i%7 != 0); err != nil {
 				return err

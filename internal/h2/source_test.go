@@ -14,7 +14,7 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// sourceServer answers with what is sent to it.
+// sourceServer replies with the request.
 func sourceServer(t *testing.T) (addr string, answer chan<- *pieces) {
 	t.Helper()
 	srv, addr := newTestServer(t, Options{Workers: 1})
@@ -26,7 +26,7 @@ func sourceServer(t *testing.T) (addr string, answer chan<- *pieces) {
 	return addr, answers
 }
 
-// The beginning of an answer reaches the client before the rest is made.
+// The start of a reply reaches the client before the rest is produced.
 func TestFirstPieceGoesOut(t *testing.T) {
 	addr, answer := sourceServer(t)
 	want := bytes.Repeat([]byte("0123456789"), 50_000)
@@ -66,7 +66,7 @@ func TestFirstPieceGoesOut(t *testing.T) {
 	<-p.closed
 }
 
-// An answer that cannot be made to its end is no answer.
+// A reply whose source fails does not look complete to the client.
 func TestSourceFails(t *testing.T) {
 	addr, answer := sourceServer(t)
 	cc := dial(t, addr)
@@ -93,7 +93,7 @@ func TestSourceFails(t *testing.T) {
 	}
 }
 
-// A client that goes ends the making of its answer.
+// A client that disconnects stops the source of its reply.
 func TestSourceOfClientThatGoes(t *testing.T) {
 	addr, answer := sourceServer(t)
 	cc := dial(t, addr)

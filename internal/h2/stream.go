@@ -14,41 +14,41 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// Stream is one call. Recv belongs to one goroutine and Send to one, which may be
-// another; the rest is safe for all.
+// Stream is one call. Recv must be used by one goroutine and Send by one, which may
+// differ; all other methods are safe for concurrent use.
 type Stream struct {
 	callContext
 	srv    *Server
 	t      transport
 	id     uint32
-	method *method // nil: unknown
+	method *method // nil if the method is unknown
 	req    request
-	// compressor packs what is sent, as the client has packed what it sends.
+	// compressor compresses replies with the encoding that the client uses; nil: none.
 	compressor encoding.Compressor
 
 	in inbox
 
-	flow flow // guarded by the lock of the connection
+	flow flow // guarded by conn.mu
 }
 
-// flow is where a stream stands on its connection.
+// flow is the state of a stream on its connection.
 type flow struct {
 	header, trailer metadata.MD
 	headerSent      bool
-	done            bool // no more frames of this stream are sent
-	clientEnded     bool // by END_STREAM
+	done            bool // no more frames of this stream will be sent
+	clientEnded     bool // the client has sent END_STREAM
 
-	credit int64 // what the client lets us send, beyond the initial window
+	credit int64 // send window, relative to the connection's initialWindow
 	waits  waitState
-	ready  chan struct{} // wakes the sender
+	ready  chan struct{} // wakes the sender; capacity 1
 
-	recvWindow int64 // what the client may send
-	unread     int   // of what it has sent, not yet taken by the handler
-	consumed   int   // of what it has sent, taken by the handler and not given back
-	extended   int   // of what it may send, beyond the usual
-	wants      int   // beyond the usual, not yet given
+	recvWindow int64 // receive window left
+	unread     int   // bytes received that the handler has not taken
+	consumed   int   // bytes taken by the handler that the window has not been given back
+	extended   int   // window granted beyond streamWindow
+	wants      int   // extension it is waiting for
 
-	due int // its place among the deadlines of the connection, from 1; 0 without one
+	due int // position in conn.deadlines, from 1; 0: not in it
 }
 
 type waitState byte
@@ -59,58 +59,57 @@ const (
 	waitsForConn
 )
 
-// transport is what carries a stream: a connection of this server, or a request
-// of net/http's.
+// transport carries the frames of a stream: a connection of this server, or a
+// net/http request.
 type transport interface {
-	// sendHeader sends the header and what was set before.
+	// sendHeader sends the header: md and what setHeader has collected.
 	sendHeader(s *Stream, md metadata.MD) error
 	setHeader(s *Stream, md metadata.MD) error
 	setTrailer(s *Stream, md metadata.MD)
-	// send sends a message with its prefix. It returns when the message waits for
-	// the socket whole, and does not flush if more follows at once.
+	// send sends a message with its prefix. It returns when the whole message is in
+	// the write buffer. With more set it does not flush: another message follows.
 	send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more bool) error
-	// sendInPlace is send for a message that encodes itself; where that cannot be it
-	// does nothing.
+	// sendInPlace is send for a message that encodes itself into the write buffer. It
+	// returns ok = false, having done nothing, if that is impossible at the moment.
 	sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool, err error)
-	// finish sends the status unless the stream has ended before.
+	// finish sends the status unless the stream has already ended.
 	finish(s *Stream, st *status.Status)
-	// reply is send and finish in one, for calls that succeed with one message.
+	// reply combines send and finish for a successful call with one message.
 	reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice)
-	// replyFrom is reply for a message that is made while it is sent.
+	// replyFrom is reply for a message that is produced while it is being sent.
 	replyFrom(s *Stream, prefix [prefixLen]byte, src Source, size int)
-	// replyInPlace is reply for a message that encodes itself; where that cannot be
-	// it does nothing.
+	// replyInPlace is reply for a message that encodes itself. It returns false, having
+	// done nothing, if that is impossible at the moment.
 	replyInPlace(s *Stream, m Appender, size int) (ok bool)
-	// taken gives the client back what the handler has taken of its messages.
+	// taken returns window to the client: the handler has taken n bytes.
 	taken(s *Stream, n int)
-	// handlerEnded is called when the handler has returned.
+	// handlerEnded is called after the handler has returned.
 	handlerEnded()
 }
 
-// Context is done when the call is: the client has cancelled it or gone, its
-// deadline has passed, or the handler has returned. It holds the metadata and the
-// peer as those of grpc-go's server do.
+// Context returns the context of the call. It is done when the client has cancelled
+// or disconnected, the deadline has passed, or the handler has returned. It carries
+// the metadata and the peer as in grpc-go.
 func (s *Stream) Context() context.Context { return &s.callContext }
 
-// Method is the full name, /service/method.
+// Method returns the full method name, /service/method.
 func (s *Stream) Method() string { return s.req.path }
 
-// SetHeader adds to the header, which goes out with the first message or status.
+// SetHeader adds to the header, which is sent with the first message or the status.
 func (s *Stream) SetHeader(md metadata.MD) error { return s.t.setHeader(s, md) }
 
-// SendHeader sends the header at once.
+// SendHeader sends the header immediately.
 func (s *Stream) SendHeader(md metadata.MD) error { return s.t.sendHeader(s, md) }
 
-// SetTrailer adds to the trailer, which goes out with the status. It returns no
-// error, as gRPC's stream has none here.
+// SetTrailer adds to the trailer, which is sent with the status. It never fails; the
+// error is part of the signature that callers need.
 func (s *Stream) SetTrailer(md metadata.MD) error {
 	s.t.setTrailer(s, md)
 	return nil
 }
 
-// Recv returns the client's next message, in memory that belongs to the caller;
-// io.EOF when the client has no more. Any other error has ended the call, with a
-// status that the client has been sent.
+// Recv returns the client's next message, which the caller owns, or io.EOF after the
+// last. Any other error has ended the call, and its status has been sent.
 func (s *Stream) Recv() ([]byte, error) {
 	m, err := s.in.next(s.Done(), s.ended)
 	if err == nil {
@@ -126,10 +125,9 @@ func (s *Stream) Recv() ([]byte, error) {
 	return nil, err
 }
 
-// OnMessage calls f on another goroutine whenever Recv would return at once, with a
-// message, their end or the error that ends the call, until f returns false. It
-// takes the place of a goroutine that waits in Recv: for a stream that is silent
-// there is none.
+// OnMessage calls f on another goroutine whenever Recv would not block (a message, the
+// end of messages, or an error that ends the call), until f returns false. It replaces
+// a goroutine blocked in Recv: an idle stream needs none.
 func (s *Stream) OnMessage(f func() bool) {
 	s.in.onReady(func() {
 		for s.in.more() {
@@ -141,8 +139,8 @@ func (s *Stream) OnMessage(f func() bool) {
 	s.AfterFunc(func() { s.in.end(s.ended()) })
 }
 
-// RecvOnly is Recv for methods whose clients send one message: it returns when
-// the client has sent it and ended its side.
+// RecvOnly is Recv for methods whose clients send exactly one message. It returns
+// after the client has sent it and half-closed the stream.
 func (s *Stream) RecvOnly() ([]byte, error) {
 	b, err := s.Recv()
 	if err == io.EOF {
@@ -162,7 +160,7 @@ func (s *Stream) RecvOnly() ([]byte, error) {
 	return b, nil
 }
 
-// ended is the error of who waits for a stream that has ended.
+// ended returns the error for a wait on a stream that has ended.
 func (s *Stream) ended() error {
 	if errors.Is(s.Err(), context.DeadlineExceeded) {
 		return errDeadline
@@ -176,9 +174,8 @@ var (
 	okStatus    = status.New(codes.OK, "")
 )
 
-// Send sends a message, which it frees. It waits while the client takes no more,
-// or the socket. Where more is set, another one follows at once and takes care of
-// sending both.
+// Send sends a message and frees it. It blocks on flow control and on a slow socket.
+// With more set, another message follows at once, and sending it flushes both.
 func (s *Stream) Send(msg mem.BufferSlice, more bool) error {
 	prefix, msg, err := s.pack(msg)
 	if err == nil {
@@ -190,11 +187,11 @@ func (s *Stream) Send(msg mem.BufferSlice, more bool) error {
 	return err
 }
 
-// Appender is a message that encodes itself.
+// Appender is a message that appends its encoding to a buffer.
 type Appender interface{ AppendTo(b []byte) []byte }
 
-// SendSmall is Send for a message of at most most bytes, which is encoded where it
-// waits for the socket if that can be.
+// SendSmall is Send for a message of at most most bytes. It is encoded directly into
+// the connection's write buffer when that is possible.
 func (s *Stream) SendSmall(m Appender, most int, more bool) error {
 	ok, err := s.t.sendInPlace(s, m, most, more)
 	if !ok {
@@ -206,12 +203,12 @@ func (s *Stream) SendSmall(m Appender, most int, more bool) error {
 	return err
 }
 
-// encoded is a message of at most most bytes in memory of its own.
+// encoded returns m, of at most most bytes, encoded into a new buffer.
 func encoded(m Appender, most int) mem.BufferSlice {
 	return mem.BufferSlice{mem.SliceBuffer(m.AppendTo(make([]byte, 0, most)))}
 }
 
-// pack returns a message as it goes out.
+// pack compresses a message if necessary and returns it with its prefix.
 func (s *Stream) pack(msg mem.BufferSlice) (prefix [prefixLen]byte, out mem.BufferSlice, err error) {
 	n, packed := msg.Len(), byte(0)
 	if s.compressor != nil && n > 0 {
@@ -229,7 +226,7 @@ func (s *Stream) pack(msg mem.BufferSlice) (prefix [prefixLen]byte, out mem.Buff
 	return prefix, msg, nil
 }
 
-// prefixOf is the prefix of a message of n bytes.
+// prefixOf returns the prefix of a message of n bytes.
 func prefixOf(packed byte, n int) (prefix [prefixLen]byte, err error) {
 	if int64(n) > 1<<32-1 {
 		return prefix, status.Errorf(codes.ResourceExhausted, "grpc: message too large (%d bytes)", n)
@@ -263,7 +260,7 @@ func (w *sliceWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// statusOf is what a client gets for an error of a handler.
+// statusOf returns the status that a client gets for a handler's error.
 func statusOf(err error) *status.Status {
 	if err == nil {
 		return okStatus
@@ -274,7 +271,7 @@ func statusOf(err error) *status.Status {
 	return status.FromContextError(err)
 }
 
-// run calls the handler of a streaming method.
+// run runs the handler of a streaming call.
 func (s *Stream) run() {
 	if err := s.prepare(); err != nil {
 		s.t.finish(s, statusOf(err))
@@ -283,7 +280,7 @@ func (s *Stream) run() {
 	s.t.finish(s, statusOf(s.method.stream(s)))
 }
 
-// runUnary answers a unary call whose request is complete.
+// runUnary runs the handler of a unary call whose request is complete.
 func (s *Stream) runUnary() {
 	req, err := s.request()
 	if err != nil {
@@ -313,7 +310,7 @@ func (s *Stream) runUnary() {
 	s.t.reply(s, prefix, msg)
 }
 
-// replyFrom answers with a message of size bytes that src makes.
+// replyFrom answers with a message of size bytes that src produces.
 func (s *Stream) replyFrom(src Source, size int) {
 	defer src.Close()
 	if s.compressor == nil {
@@ -325,7 +322,8 @@ func (s *Stream) replyFrom(src Source, size int) {
 		s.t.replyFrom(s, prefix, src, size)
 		return
 	}
-	// What it packs to is not known before, so it waits in memory, packed.
+	// The compressed length must be known before the first byte is sent, so the
+	// compressed message is collected in memory.
 	var out sliceWriter
 	w, err := s.compressor.Compress(&out)
 	for left := size; err == nil && left > 0; {
@@ -364,8 +362,7 @@ func (s *Stream) request() ([]byte, error) {
 	return m.open(s.req.encoding, s.in.max)
 }
 
-// prepare looks at what the client packs its messages with: the answers are
-// packed likewise.
+// prepare finds the codec that the client compresses with: replies use the same one.
 func (s *Stream) prepare() error {
 	if s.req.encoding == "" || s.req.encoding == encoding.Identity {
 		return nil
@@ -376,7 +373,7 @@ func (s *Stream) prepare() error {
 	return nil
 }
 
-// unknown is the status of a call of a method that is not in the table.
+// unknown returns the status of a call to a method that is not registered.
 func (srv *Server) unknown(path string) *status.Status {
 	name, ok := strings.CutPrefix(path, "/")
 	i := strings.LastIndexByte(name, '/')

@@ -11,9 +11,9 @@ import (
 	"go.uber.org/zap"
 )
 
-// accessControl stands before the client handlers: it refuses host names that
-// are not allowed, so that a web page cannot reach the member through a name it
-// controls, and tells browsers which origins may call.
+// accessControl wraps the client handlers. It rejects host names that are not allowed, so
+// that a web page cannot reach the member through a name it controls, and tells browsers
+// which origins may call.
 type accessControl struct {
 	next  http.Handler
 	lg    *zap.Logger
@@ -44,8 +44,7 @@ func (a *accessControl) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// crossOrigin tells browsers who may call. done reports that this was all there
-// is to answer.
+// crossOrigin adds the CORS headers. done means that the request has been answered.
 func crossOrigin(w http.ResponseWriter, r *http.Request, cors []string) (done bool) {
 	if origin := r.Header.Get("Origin"); listed(cors, "*") {
 		allowOrigin(w, "*")
@@ -59,12 +58,12 @@ func crossOrigin(w http.ResponseWriter, r *http.Request, cors []string) (done bo
 	return false
 }
 
-// listed reports whether s is allowed. An empty list and "*" allow everything.
+// listed reports whether s is allowed. An empty list, or one with "*", allows everything.
 func listed(list []string, s string) bool {
 	return len(list) == 0 || slices.Contains(list, "*") || slices.Contains(list, s)
 }
 
-// hasName reports whether the certificate of a client has a common name.
+// hasName reports whether the client's certificate has a common name.
 func hasName(state *tls.ConnectionState) bool {
 	for _, chain := range state.VerifiedChains {
 		if len(chain) > 0 && chain[0].Subject.CommonName != "" {

@@ -15,14 +15,14 @@ import (
 	"golang.org/x/net/trace"
 )
 
-// discardLog swallows what net/http says about broken requests.
+// discardLog drops net/http's messages about broken requests.
 var discardLog = log.New(io.Discard, "etcdhttp", 0)
 
-// mutexFraction reports one in so many contended locks once profiles are on.
+// mutexFraction is the sampling rate of contended mutexes (one in five) once profiling is on.
 const mutexFraction = 5
 
-// varsHandler answers /debug/vars with the published variables, the limit on
-// open files and the state of raft, in order of their names.
+// varsHandler serves /debug/vars: the published variables, the open file limit and the raft
+// status, sorted by name.
 func varsHandler(raftStatus func() json.RawMessage) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if !allow(w, r, http.MethodGet) {
@@ -48,12 +48,12 @@ func jsonOrNull(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// HandlePprof serves the profiles of the process.
+// HandlePprof serves the profiles of the process below /debug/pprof/.
 func HandlePprof(mux *http.ServeMux) {
 	if runtime.SetMutexProfileFraction(-1) == 0 {
 		runtime.SetMutexProfileFraction(mutexFraction)
 	}
-	mux.HandleFunc("/debug/pprof/", pprof.Index) // and every profile below it, by name
+	mux.HandleFunc("/debug/pprof/", pprof.Index) // also serves every named profile below this path
 	mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
 	mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
 	mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)

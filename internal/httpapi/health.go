@@ -17,13 +17,13 @@ import (
 	"quorate/internal/metrics"
 )
 
-// Outcomes of a check in etcd_server_healthchecks_total.
+// Results of a check in etcd_server_healthchecks_total.
 const (
 	statusSuccess = "success"
 	statusError   = "error"
 )
 
-// v2CheckTimeout is etcd's for the read of [Options.CheckV2].
+// v2CheckTimeout is etcd's timeout for the read of [Options.CheckV2].
 const v2CheckTimeout = time.Second
 
 func handleHealth(mux *http.ServeMux, b Backend, o Options) {
@@ -42,12 +42,12 @@ func handleHealth(mux *http.ServeMux, b Backend, o Options) {
 	readyz.install(mux)
 }
 
-// healthHandler answers /health: healthy without alarms, with a leader, and
-// when a read succeeds. A serializable check leaves the leader out and reads
-// local data, so it asks about this process rather than about the cluster.
+// healthHandler serves /health: healthy if there are no alarms, a leader is known, and a
+// read succeeds. A serializable check skips the leader and reads local data, so it checks
+// this process rather than the cluster.
 func healthHandler(b Backend, o Options) http.HandlerFunc {
 	type body struct {
-		Health string `json:"health"` // "true" or "false", a text
+		Health string `json:"health"` // the string "true" or "false"
 		Reason string `json:"reason"`
 	}
 	return func(w http.ResponseWriter, r *http.Request) {
@@ -73,7 +73,7 @@ func healthHandler(b Backend, o Options) http.HandlerFunc {
 	}
 }
 
-// unhealthy returns why the member is not healthy, empty when it is.
+// unhealthy returns why the member is unhealthy, or "".
 func unhealthy(ctx context.Context, b Backend, o Options, exclude []string, serializable bool) string {
 	for _, a := range b.Alarms() {
 		if !contains(exclude, a.GetAlarm().String()) {
@@ -121,7 +121,7 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// check is one question of a probe.
+// check is one check of a probe.
 type check struct {
 	name string
 	run  func(context.Context) error
@@ -165,9 +165,9 @@ func roomCheck(b Backend) func(context.Context) error {
 	}
 }
 
-// probe is /livez or /readyz: its path runs all checks that are not excluded,
-// in order, and the path below it with a check's name runs that one. Those that
-// etcd does not know are quiet: they are seen only when they fail.
+// probe serves /livez or /readyz: the path itself runs all checks that are not excluded, in
+// order; the path with the name of a check appended runs only that one. Checks that etcd
+// does not have are quiet: they appear only when they fail.
 type probe struct {
 	kind   string
 	lg     *zap.Logger
@@ -186,8 +186,8 @@ func (p probe) install(mux *http.ServeMux) {
 	}
 }
 
-// without returns the checks that are not excluded. Excluding what does not
-// exist is no error: probes are written for more versions than one.
+// without returns the checks that are not excluded. Excluding an unknown check is not an
+// error: probes are written for several versions.
 func (p probe) without(exclude []string) []check {
 	var left []check
 	excluded := map[string]bool{}
@@ -240,7 +240,7 @@ func (p probe) handler(path string, pick func(*http.Request) []check) http.Handl
 	}
 }
 
-// run makes the checks one after the other and reports a line for each.
+// run runs the checks in order and reports one line for each.
 func (p probe) run(ctx context.Context, checks []check) (report string, ok bool) {
 	var lines strings.Builder
 	ok = true

@@ -1,10 +1,9 @@
-// Package httpapi serves what the member says over plain HTTP: health, version,
-// metrics and profiles.
+// Package httpapi serves the member's plain HTTP endpoints: health, version, metrics and
+// profiles.
 //
-// In: requests on the client and metrics URLs, and a small interface to
-// the member. Out: http.Handlers. Always true: paths, bodies, status
-// codes and headers are those of etcd 3.7, because probes and load balancers
-// compare them as text. Handlers keep no state of their own.
+// In: requests on the client and metrics URLs, and a small interface to the member.
+// Out: http.Handlers. Always true: paths, bodies, status codes and headers are those of
+// etcd 3.7, because probes and load balancers compare them as text. Handlers are stateless.
 package httpapi
 
 import (
@@ -22,52 +21,50 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// headerTimeout bounds how long a client may take to send the headers of a
-// request.
+// headerTimeout limits the time a client may take to send the headers of a request.
 const headerTimeout = 30 * time.Second
 
-// Backend is what the client and metrics handlers ask the member. All methods
-// are called from request goroutines, concurrently.
+// Backend is what the client and metrics handlers need of the member. All methods must be
+// safe for concurrent use.
 type Backend interface {
 	// Alarms returns the active alarms of all members.
 	Alarms() []*pb.AlarmMember
-	// Leader returns the ID of the leader as this member knows it, 0 for none.
+	// Leader returns the ID of the leader known to this member, 0 if none.
 	Leader() uint64
-	// IsLearner reports whether this member is one.
+	// IsLearner reports whether this member is a learner.
 	IsLearner() bool
-	// CheckRead reads at most one key, as a linearizable read or from local
-	// data, and returns why that failed. It is not subject to authentication.
+	// CheckRead reads at most one key, linearizably or from local data, and returns the
+	// error of the read. It bypasses authentication.
 	CheckRead(ctx context.Context, serializable bool) error
 	// NoRoom reports whether all writes are refused because a disk is full.
 	NoRoom() bool
-	// Versions returns the version of the cluster and of the stored data, such
-	// as 3.7.0; empty when not decided.
+	// Versions returns the version of the cluster and of the stored data, such as 3.7.0;
+	// "" if not decided.
 	Versions() (cluster, storage string)
-	// RaftStatus returns the state of raft as JSON, for /debug/vars.
+	// RaftStatus returns the raft status as JSON, for /debug/vars.
 	RaftStatus() json.RawMessage
 }
 
-// Options of the client handler.
+// Options configures the client handler.
 type Options struct {
 	Logger         *zap.Logger
-	RequestTimeout time.Duration // of the read behind /health
+	RequestTimeout time.Duration // timeout of the read behind /health
 	EnablePprof    bool          // profiles under /debug/pprof/
 	EnableTrace    bool          // /debug/requests and /debug/events; shows keys and values of requests
 	CORS           []string      // allowed origins; {"*"} or empty allows all
 	HostWhitelist  []string      // allowed Host values of plain HTTP; {"*"} or empty allows all
-	// RefuseNamed says whether the JSON gateway refuses clients whose
-	// certificate has a common name: they may believe to be that user, and are
-	// not. Nil means no.
+	// RefuseNamed reports whether the JSON gateway rejects clients whose certificate has a
+	// common name: they may expect to act as that user, but do not. nil means no.
 	RefuseNamed func() bool
-	// CheckV2 replaces the read behind /health when the v2 API is served: a read
-	// through the v2 store. Nil otherwise.
+	// CheckV2 replaces the read behind /health by a read through the v2 store. nil unless
+	// the v2 API is served.
 	CheckV2 func(context.Context) error
 
-	// Extra serves more patterns, such as /v3/ for the JSON gateway.
+	// Extra adds handlers by pattern, such as /v3/ for the JSON gateway.
 	Extra map[string]http.Handler
 }
 
-// NewClientHandler serves the client URLs.
+// NewClientHandler returns the handler of the client URLs.
 func NewClientHandler(b Backend, o Options) http.Handler {
 	mux := http.NewServeMux()
 	handleHealth(mux, b, o)
@@ -86,8 +83,8 @@ func NewClientHandler(b Backend, o Options) http.Handler {
 	return newAccessControl(mux, o)
 }
 
-// NewMetricsHandler serves the metrics URLs: /metrics, /health, /livez and
-// /readyz alone.
+// NewMetricsHandler returns the handler of the metrics URLs, which serves only /metrics,
+// /health, /livez and /readyz.
 func NewMetricsHandler(b Backend, o Options) http.Handler {
 	mux := http.NewServeMux()
 	handleHealth(mux, b, o)
@@ -95,8 +92,8 @@ func NewMetricsHandler(b Backend, o Options) http.Handler {
 	return mux
 }
 
-// NewProxyHandler serves the client URLs of a v2 proxy: its own metrics, and
-// everything else by next, to which OPTIONS never comes.
+// NewProxyHandler returns the handler of the client URLs of a v2 proxy: its own metrics,
+// and next for everything else. next never gets OPTIONS requests.
 func NewProxyHandler(next http.Handler, cors []string) http.Handler {
 	mux := http.NewServeMux()
 	HandleMetrics(mux, "/metrics")
@@ -108,15 +105,14 @@ func NewProxyHandler(next http.Handler, cors []string) http.Handler {
 	})
 }
 
-// NewServer wraps a handler with the limits that keep slow clients from holding
-// connections. Mistakes of clients are not logged.
+// NewServer returns an HTTP server with limits that keep slow clients from holding
+// connections. Errors of clients are not logged.
 func NewServer(h http.Handler) *http.Server {
 	return &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout, ErrorLog: discardLog}
 }
 
-// NewTLSServer is NewServer behind TLS. It speaks HTTP/2 as well, and a gRPC
-// client may have come to it that offered HTTP/1.1, too; calls serves it, if not
-// nil.
+// NewTLSServer is NewServer with TLS. It also serves HTTP/2, including gRPC calls of clients
+// that offered HTTP/1.1 too; those go to calls unless it is nil.
 func NewTLSServer(handler http.Handler, calls http.Handler, t *tls.Config, maxStreams uint32) *http.Server {
 	if calls != nil {
 		other := handler
@@ -129,13 +125,13 @@ func NewTLSServer(handler http.Handler, calls http.Handler, t *tls.Config, maxSt
 		})
 	}
 	s := NewServer(handler)
-	s.TLSConfig = t.Clone() // net/http looks at its ciphers, and at no more
-	// Above that, net/http would take its own default.
+	s.TLSConfig = t.Clone() // net/http only looks at its cipher suites
+	// Larger values would make net/http use its own default.
 	s.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: int(min(maxStreams, math.MaxInt32))}
 	return s
 }
 
-// allow answers 405 to every method but one.
+// allow replies 405 unless the request has the given method.
 func allow(w http.ResponseWriter, r *http.Request, method string) bool {
 	if r.Method == method {
 		return true

@@ -24,7 +24,7 @@ import (
 	"quorate/internal/metrics"
 )
 
-// member is a Backend whose answers are its fields.
+// member is a Backend that returns its fields.
 type member struct {
 	alarms       []pb.AlarmType
 	leader       uint64
@@ -62,15 +62,15 @@ func options() Options {
 	return Options{Logger: zap.NewNop(), RequestTimeout: time.Second, CORS: []string{"*"}, HostWhitelist: []string{"*"}}
 }
 
-// request is one line of a test: a request and what must come back. Header
-// names a header and its value, "Name: value".
+// request is one line of a test: a request and the expected response. Header names a header
+// and its value, "Name: value".
 type request struct {
 	method, target string
 	body           string
 	send           string // header of the request
 	status         int
 	want           string // body
-	header         string // header of the answer
+	header         string // header of the response
 }
 
 func (r request) run(t *testing.T, h http.Handler) {
@@ -304,8 +304,8 @@ func TestAccess(t *testing.T) {
 	}
 }
 
-// TestNamedClients checks that the gateway refuses certificates that name a user
-// while authentication is on, and nobody else.
+// TestNamedClients checks that the gateway rejects only certificates that name a user, and
+// only while authentication is enabled.
 func TestNamedClients(t *testing.T) {
 	chain := func(name string) *tls.ConnectionState {
 		return &tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{{Subject: pkix.Name{CommonName: name}}}}}
@@ -334,7 +334,7 @@ func TestNamedClients(t *testing.T) {
 	}
 }
 
-// With the v2 API, /health asks the v2 store, with serializable too, and nothing else.
+// With the v2 API, /health reads only the v2 store, even with serializable.
 func TestHealthWithV2(t *testing.T) {
 	broken := errors.New("etcdserver: request timed out")
 	for _, tt := range []struct {

@@ -16,8 +16,8 @@ import (
 	"quorate/internal/metrics"
 )
 
-// registerProcess adds the series of the process, once, to the registry that
-// all members of a process share.
+// registerProcess registers the process metrics, once, in the registry shared by all members
+// of the process.
 var registerProcess = sync.OnceFunc(func() {
 	metrics.Registry.MustRegister(
 		collectors.NewGoCollector(),
@@ -29,22 +29,22 @@ var registerProcess = sync.OnceFunc(func() {
 	)
 })
 
-// HandleMetrics answers path with everything in the registry.
+// HandleMetrics serves all registered metrics at path.
 func HandleMetrics(mux *http.ServeMux, path string) {
 	registerProcess()
 	h := promhttp.HandlerFor(metrics.Registry, promhttp.HandlerOpts{})
 	mux.Handle(path, promhttp.InstrumentMetricHandler(metrics.Registry, h))
 }
 
-// Feature is a feature gate and its state.
+// Feature is a feature gate with its state.
 type Feature struct {
 	Name    string
 	Stage   string // ALPHA or BETA
 	Enabled bool
 }
 
-// SetInfo sets the series whose labels describe the process: versions, the ID
-// of the member and its feature gates.
+// SetInfo sets the metrics whose labels describe the process: versions, member ID and
+// feature gates.
 func SetInfo(memberID uint64, features []Feature) {
 	metrics.ServerVersion.WithLabelValues(build.EtcdVersion).Set(1)
 	metrics.ServerGoVersion.WithLabelValues(runtime.Version()).Set(1)
@@ -58,7 +58,7 @@ func SetInfo(memberID uint64, features []Feature) {
 	}
 }
 
-// FileLimit is how many files the process may open, 0 when it cannot be told.
+// FileLimit returns the process's limit on open files, 0 if unknown.
 func FileLimit() uint64 {
 	var limit unix.Rlimit
 	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
@@ -67,7 +67,7 @@ func FileLimit() uint64 {
 	return limit.Cur
 }
 
-// filesUsed counts the open files of the process, 0 when it cannot be told.
+// filesUsed returns the number of open files of the process, 0 if unknown.
 func filesUsed() int {
 	dir, err := os.Open("/proc/self/fd")
 	if err != nil {
@@ -78,5 +78,5 @@ func filesUsed() int {
 	if err != nil {
 		return 0
 	}
-	return len(names) - 1 // not dir itself
+	return len(names) - 1 // without dir itself
 }

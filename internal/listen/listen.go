@@ -1,10 +1,10 @@
-// Package listen opens the member's sockets, shakes hands where TLS is spoken,
-// and tells gRPC from HTTP on one port.
+// Package listen opens the member's sockets, performs TLS handshakes, and separates gRPC
+// from HTTP on a shared port.
 //
-// In: URLs to listen on, TLS configurations. Out: net.Listeners, two for a port
-// that serves both gRPC and HTTP. Always true: a connection that says nothing,
-// speaks slowly or does not finish its handshake holds a bounded place for a
-// bounded time and no more, and Close leaves no goroutine behind.
+// In: URLs to listen on, and TLS configurations. Out: net.Listeners, two for a port
+// that serves both gRPC and HTTP. Always true: a connection that is silent, slow or does not
+// finish its handshake occupies one of a bounded number of places for a bounded time; Close
+// leaves no goroutine behind.
 package listen
 
 import (
@@ -21,27 +21,26 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// keepAlive finds clients that vanished without a word.
+// keepAlive is the TCP keepalive period, which detects clients that have vanished.
 const keepAlive = 30 * time.Second
 
-// reservedFiles are kept back from connections for the log, the store and the
+// reservedFiles is the number of file descriptors reserved for the log, the store and the
 // other members.
 const reservedFiles = 150
 
-// ErrTooFewFiles is returned when the process may not open enough files to
-// serve clients at all.
+// ErrTooFewFiles is returned if the open file limit leaves nothing for clients.
 var ErrTooFewFiles = fmt.Errorf("file descriptor limit of etcd process is too low; please set higher: more than %d, with ulimit -n or LimitNOFILE= of the unit", reservedFiles)
 
-// Options say how to open a socket.
+// Options configures a socket.
 type Options struct {
-	Flag         string // the flag that the URL comes from, without dashes; named in errors
+	Flag         string // flag that the URL comes from, without dashes; for errors
 	ReusePort    bool   // SO_REUSEPORT
 	ReuseAddress bool   // SO_REUSEADDR
-	Secure       bool   // the caller speaks TLS on the socket; without it https and unixs are refused
-	MaxConns     int    // connections accepted at a time, 0 for no limit; at the limit, new ones wait in the kernel
+	Secure       bool   // the caller adds TLS; otherwise https and unixs are rejected
+	MaxConns     int    // maximum open connections, 0 for no limit; at the limit, new ones wait in the kernel
 }
 
-// MaxConns is how many connections the file descriptor limit leaves room for.
+// MaxConns returns the number of connections that the open file limit allows.
 func MaxConns(fileLimit uint64) (int, error) {
 	if fileLimit <= reservedFiles {
 		return 0, ErrTooFewFiles
@@ -49,8 +48,8 @@ func MaxConns(fileLimit uint64) (int, error) {
 	return int(min(fileLimit-reservedFiles, 1<<30)), nil
 }
 
-// Listen opens the socket of u: http and https listen on TCP, unix and unixs on
-// a socket file. Errors name the flag and the URL.
+// Listen listens on u: TCP for http and https, a socket file for unix and unixs. Errors name
+// the flag and the URL.
 func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
 	network, addr := Address(u)
 	switch u.Scheme {
@@ -78,8 +77,7 @@ func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
 	return l, nil
 }
 
-// TCP opens the address that a flag gives as host:port. Errors begin with the text
-// that etcd has.
+// TCP listens on the host:port of a flag. Errors start with etcd's text.
 func TCP(ctx context.Context, flag, addr string) (net.Listener, error) {
 	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", addr)
 	if err != nil {
@@ -88,21 +86,21 @@ func TCP(ctx context.Context, flag, addr string) (net.Listener, error) {
 	return l, nil
 }
 
-// wayOut is what to do about a socket that cannot be opened; empty if the reason
-// says it.
+// wayOut returns a suffix for the error of a failed listen that says what to do about it;
+// "" if the error itself is clear.
 func wayOut(err error) string {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):
-		return ": another process or another flag has it; end that process, or choose another port"
+		return ": another process or another flag uses it; stop that process, or choose another port"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
 		return ": no interface of this machine has the address; listen on one that has it, or on 0.0.0.0"
 	case errors.Is(err, syscall.EACCES), errors.Is(err, syscall.EPERM):
-		return ": this user may not; choose another port (one above 1023) or path, or give the process the right"
+		return ": the user lacks permission; choose another port (above 1023) or path, or grant the permission"
 	}
 	return ""
 }
 
-// Address is where u is listened on: host and port, or the path of a socket
+// Address returns the address to listen on for u: host and port, or the path of a socket
 // file.
 func Address(u url.URL) (network, addr string) {
 	if u.Scheme == "unix" || u.Scheme == "unixs" {
@@ -111,8 +109,8 @@ func Address(u url.URL) (network, addr string) {
 	return "tcp", u.Host
 }
 
-// removeStaleSocket removes a socket file that nobody serves; a member that was
-// killed leaves one behind.
+// removeStaleSocket removes a socket file that no process serves. A killed member leaves one
+// behind.
 func removeStaleSocket(path string) error {
 	info, err := os.Lstat(path)
 	if errors.Is(err, os.ErrNotExist) {
@@ -122,7 +120,7 @@ func removeStaleSocket(path string) error {
 		return err
 	}
 	if info.Mode()&os.ModeSocket == 0 {
-		return fmt.Errorf("%s is there and is not a socket", path)
+		return fmt.Errorf("%s exists and is not a socket", path)
 	}
 	if conn, err := net.Dial("unix", path); err == nil {
 		conn.Close()
@@ -131,7 +129,7 @@ func removeStaleSocket(path string) error {
 	return os.Remove(path)
 }
 
-// control sets the socket options before the bind.
+// control sets the socket options before bind.
 func (o Options) control(_, _ string, c syscall.RawConn) error {
 	var failed error
 	err := c.Control(func(fd uintptr) {

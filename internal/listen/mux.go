@@ -12,61 +12,59 @@ import (
 	"quorate/internal/clock"
 )
 
-// preface is how every HTTP/2 connection without TLS begins, gRPC's among them.
-// No HTTP/1 request begins so.
+// preface is the start of every HTTP/2 connection without TLS, including gRPC. No HTTP/1
+// request starts like this.
 const preface = "PRI * HTTP/2.0\r\n"
 
 const (
-	// DefaultSniffTimeout is how long a connection may take to show what it
-	// speaks.
+	// DefaultSniffTimeout limits the time until a connection has shown its protocol.
 	DefaultSniffTimeout = 10 * time.Second
 
-	// DefaultMaxSniffing is how many connections may be about to show it.
+	// DefaultMaxSniffing limits the number of connections that have not shown it yet.
 	DefaultMaxSniffing = 4096
 
-	// DefaultMaxHandshakes is the same on a port with TLS, where each of them
-	// costs more memory.
+	// DefaultMaxHandshakes is that limit for a port with TLS, where each of them costs
+	// more memory.
 	DefaultMaxHandshakes = 1024
 
 	maxAcceptBackoff = time.Second
 )
 
-// Accepts says what a port speaks: TLS if that is set, and without it if Plain
-// is, too; the first byte tells one from the other.
+// Accepts configures the protocols of a port: TLS if set, and also clear text if Plain is
+// set. The first byte of a connection distinguishes them.
 type Accepts struct {
 	Plain bool
 	TLS   *TLS
 }
 
-// Mux splits one listener in two by what each connection speaks: without TLS by
-// its first bytes, with TLS by the protocols that the client offers.
+// Mux splits a listener in two by the protocol of each connection: without TLS by its first
+// bytes, with TLS by the ALPN protocols that the client offers.
 //
-// One goroutine accepts (Serve). Each connection is looked at, and its TLS
-// handshake done, on a goroutine of its own, which ends when the connection has
-// been handed over, has taken too long, is evicted, or its side is closed. When
-// too many are waiting, the oldest is closed: an honest client speaks at once,
-// so the oldest is the least likely to be one.
+// One goroutine accepts (Serve). Each connection is inspected, including its TLS handshake, on
+// a goroutine of its own, which returns when the connection has been handed over, has timed
+// out, is evicted, or its side is closed. If too many are pending, the oldest is closed: an
+// honest client sends at once, so the oldest is the least likely to be one.
 type Mux struct {
 	root         net.Listener
 	accepts      Accepts
 	sniffTimeout time.Duration
 	maxSniffing  int
-	grpc, http   *side // the same one if the port serves one of them alone
+	grpc, http   *side // the same if the port serves only one protocol
 
 	mu       sync.Mutex
 	sniffing *list.List // of net.Conn, oldest first; guarded by mu
 	closed   bool       // guarded by mu
 	why      error      // why root failed before Close; guarded by mu
 
-	wg     sync.WaitGroup  // goroutines that look at connections
+	wg     sync.WaitGroup  // goroutines that inspect connections
 	done   <-chan struct{} // closed by Close
-	ctx    context.Context // ends with Close
+	ctx    context.Context // done after Close
 	cancel context.CancelFunc
 }
 
-// NewMux takes over root. Nothing is accepted before Serve. Both sides are to be
-// accepted from or closed: a connection waits for its side to take it, and what
-// bounds these is the limit of root (Options.MaxConns).
+// NewMux returns a Mux that owns root. It accepts nothing before Serve. Both sides must be
+// accepted from or closed: a connection blocks until its side accepts it. The number of
+// such connections is limited by root (Options.MaxConns).
 func NewMux(root net.Listener, a Accepts) *Mux {
 	m := newMux(root, a)
 	m.grpc, m.http = newSide(root.Addr(), m.done), newSide(root.Addr(), m.done)
@@ -90,14 +88,15 @@ func newMux(root net.Listener, a Accepts) *Mux {
 	return m
 }
 
-// GRPC is the side of connections that begin with the HTTP/2 preface. Closing
-// it leaves the other side open; such connections are dropped from then on.
+// GRPC returns the listener for connections that start with the HTTP/2 preface, or that
+// offer only HTTP/2 in TLS. Once it is closed, such connections are dropped; the other side
+// stays open.
 func (m *Mux) GRPC() net.Listener { return m.grpc }
 
-// HTTP is the side of all other connections.
+// HTTP returns the listener for all other connections.
 func (m *Mux) HTTP() net.Listener { return m.http }
 
-// Serve accepts until Close, or until the listener fails, and returns why.
+// Serve accepts connections until Close, or until root fails, and returns the error.
 func (m *Mux) Serve() error {
 	defer m.Close()
 	var backoff time.Duration
@@ -112,7 +111,7 @@ func (m *Mux) Serve() error {
 				m.mu.Unlock()
 				return err
 			}
-			// Out of files, most likely: wait for some to be closed.
+			// Probably out of file descriptors: wait until some are closed.
 			backoff = min(max(2*backoff, 5*time.Millisecond), maxAcceptBackoff)
 			select {
 			case <-clock.After(backoff):
@@ -133,8 +132,8 @@ func isTemporary(err error) bool {
 	return errors.As(err, &t) && t.Temporary()
 }
 
-// Close closes the listener and both sides, drops the connections that have not
-// been handed over, and waits for their goroutines.
+// Close closes the listener and both sides, drops the connections that have not been handed
+// over, and waits for their goroutines.
 func (m *Mux) Close() error {
 	m.mu.Lock()
 	first := !m.closed
@@ -154,8 +153,8 @@ func (m *Mux) Close() error {
 	return err
 }
 
-// admit makes room for conn among those that are being looked at. It returns
-// nil, having closed conn, when the mux is closed.
+// admit adds conn to the connections being inspected, evicting the oldest if there are too
+// many. It closes conn and returns nil if the mux is closed.
 func (m *Mux) admit(conn net.Conn) *list.Element {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -171,7 +170,7 @@ func (m *Mux) admit(conn net.Conn) *list.Element {
 	return m.sniffing.PushBack(conn)
 }
 
-// sniff decides which side conn belongs to and hands it over.
+// sniff determines the side of conn and hands it over.
 func (m *Mux) sniff(conn net.Conn, e *list.Element) {
 	defer m.wg.Done()
 	ready, to, err := m.classify(conn)
@@ -185,8 +184,8 @@ func (m *Mux) sniff(conn net.Conn, e *list.Element) {
 	to.hand(ready)
 }
 
-// classify looks at conn and returns it as its side is to see it. One deadline
-// holds for all of it, however slowly the bytes come.
+// classify determines the side of conn and returns the connection to hand over. A single
+// deadline covers all of it.
 func (m *Mux) classify(conn net.Conn) (net.Conn, *side, error) {
 	limit := clock.Now().Add(m.sniffTimeout)
 	if err := conn.SetDeadline(limit); err != nil {
@@ -213,11 +212,11 @@ func (m *Mux) classify(conn net.Conn) (net.Conn, *side, error) {
 	return ready, to, conn.SetDeadline(time.Time{})
 }
 
-// firstTLSByte begins every TLS connection, and no text.
+// firstTLSByte is the first byte of every TLS connection, and of no text protocol.
 const firstTLSByte = 0x16
 
-// isTLS tells the two apart on a port that takes both. It returns what it had to
-// read for that.
+// isTLS distinguishes TLS from clear text on a port that accepts both. It returns the bytes
+// it had to read.
 func (m *Mux) isTLS(conn net.Conn) (secure bool, head []byte, err error) {
 	if m.accepts.TLS == nil || !m.accepts.Plain {
 		return m.accepts.TLS != nil, nil, nil
@@ -229,9 +228,9 @@ func (m *Mux) isTLS(conn net.Conn) (secure bool, head []byte, err error) {
 	return head[0] == firstTLSByte, head, nil
 }
 
-// shakeHands takes conn through the handshake. A client that offers HTTP/2 and
-// nothing else is a gRPC client. One that offers HTTP/1.1 as well, such as curl
-// or a browser, gets to the HTTP side with either of them.
+// shakeHands performs the TLS handshake. A client that offers only HTTP/2 is a gRPC client.
+// One that also offers HTTP/1.1, such as curl or a browser, goes to the HTTP side, whichever
+// protocol it gets.
 func (m *Mux) shakeHands(conn *helloConn, limit time.Time) (net.Conn, *side, error) {
 	t := m.accepts.TLS
 	secure := tls.Server(conn, t.Config)
@@ -255,7 +254,7 @@ func (m *Mux) shakeHands(conn *helloConn, limit time.Time) (net.Conn, *side, err
 	return secure, m.http, nil
 }
 
-// readHead reads behind head until the bytes are the preface or differ from it.
+// readHead reads after head until the bytes equal the preface or differ from it.
 func (m *Mux) readHead(conn net.Conn, head []byte) (net.Conn, *side, error) {
 	buf := make([]byte, len(preface))
 	n := copy(buf, head)
@@ -273,8 +272,8 @@ func (m *Mux) readHead(conn net.Conn, head []byte) (net.Conn, *side, error) {
 	return &sniffedConn{Conn: conn, head: buf[:n]}, to, nil
 }
 
-// sniffedConn reads the bytes that were looked at before the rest. Like any
-// connection it has one reader at a time.
+// sniffedConn returns the inspected bytes before the rest. Like any connection, it supports
+// one reader at a time.
 type sniffedConn struct {
 	net.Conn
 	head []byte
@@ -292,12 +291,12 @@ func (c *sniffedConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// side is one of the two listeners. Connections wait in the goroutine that
-// looked at them until they are accepted.
+// side is one of the two listeners. Connections wait in the goroutine that inspected them
+// until they are accepted.
 type side struct {
 	addr  net.Addr
 	conns chan net.Conn
-	mux   <-chan struct{} // closed when the whole mux is
+	mux   <-chan struct{} // closed by Mux.Close
 
 	once   sync.Once
 	closed chan struct{}

@@ -26,7 +26,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// open listens on a free port of this host.
+// open listens on a free port of the loopback interface.
 func open(t *testing.T) net.Listener {
 	t.Helper()
 	l, err := Listen(context.Background(), url.URL{Scheme: "http", Host: "127.0.0.1:0"}, Options{Flag: "listen-client-urls"})
@@ -121,8 +121,8 @@ func TestMuxServers(t *testing.T) {
 	}
 }
 
-// TestMuxSides sends the first bytes one by one and looks at the side and at
-// the bytes that arrive.
+// TestMuxSides sends the first bytes one at a time, and checks the side and the bytes that
+// arrive there.
 func TestMuxSides(t *testing.T) {
 	m := NewMux(open(t), Accepts{Plain: true})
 	serveMux(t, m)
@@ -135,7 +135,7 @@ func TestMuxSides(t *testing.T) {
 		{"P", nil},
 		{"PUT / HTTP/1.1\r\n\r\n", m.HTTP()},
 		{"PRI * HTTP/1.1\r\n\r\n", m.HTTP()},
-		{"\x16\x03\x01", m.HTTP()}, // TLS on a port without it
+		{"\x16\x03\x01", m.HTTP()}, // TLS on a port without TLS
 	} {
 		conn := dial(t, m.root.Addr())
 		for i := range len(tt.text) {
@@ -144,7 +144,7 @@ func TestMuxSides(t *testing.T) {
 			}
 		}
 		if tt.side == nil {
-			conn.Close() // gone before it could be told
+			conn.Close() // closed before it could be classified
 			continue
 		}
 		got, err := tt.side.Accept()
@@ -160,7 +160,7 @@ func TestMuxSides(t *testing.T) {
 	}
 }
 
-// expectEOF waits until the other end has closed conn.
+// expectEOF waits until the peer has closed conn.
 func expectEOF(t *testing.T, conn net.Conn) {
 	t.Helper()
 	conn.SetReadDeadline(time.Now().Add(30 * time.Second))
@@ -196,8 +196,8 @@ func TestMuxEvictsTheOldest(t *testing.T) {
 	got.Close()
 }
 
-// TestMuxClose closes with connections in every state; goleak looks for what is
-// left of them.
+// TestMuxClose closes the mux with connections in every state; goleak detects goroutines that
+// remain.
 func TestMuxClose(t *testing.T) {
 	m := NewMux(open(t), Accepts{Plain: true})
 	stop := serveMux(t, m)
@@ -249,7 +249,7 @@ func TestMuxClosedSide(t *testing.T) {
 	got.Close()
 }
 
-// timed is a listener whose connections remember their deadline.
+// timed is a listener whose connections record their deadline.
 type timed struct{ net.Listener }
 
 type timedConn struct {
@@ -267,8 +267,7 @@ func (c *timedConn) SetDeadline(t time.Time) error {
 	return c.Conn.SetDeadline(t)
 }
 
-// TestMuxLiftsTheDeadline looks at a connection that was handed over: it may be
-// silent for as long as its server likes.
+// TestMuxLiftsTheDeadline checks that a connection that was handed over has no deadline.
 func TestMuxLiftsTheDeadline(t *testing.T) {
 	m := NewMux(timed{open(t)}, Accepts{Plain: true})
 	serveMux(t, m)
@@ -285,7 +284,7 @@ func TestMuxLiftsTheDeadline(t *testing.T) {
 	}
 }
 
-// failing is a listener that runs out of files a few times.
+// failing is a listener that fails a few times as if out of file descriptors.
 type failing struct {
 	net.Listener
 	left int
@@ -327,17 +326,17 @@ func TestListenErrors(t *testing.T) {
 		u    url.URL
 		want string
 	}{
-		{url.URL{Scheme: "http", Host: l.Addr().String()}, "--listen-peer-urls=http://" + l.Addr().String() + ": listen tcp " + l.Addr().String() + ": bind: address already in use: another process or another flag has it; end that process, or choose another port"},
+		{url.URL{Scheme: "http", Host: l.Addr().String()}, "--listen-peer-urls=http://" + l.Addr().String() + ": listen tcp " + l.Addr().String() + ": bind: address already in use: another process or another flag uses it; stop that process, or choose another port"},
 		{url.URL{Scheme: "http", Host: "192.0.2.7:1"}, "--listen-peer-urls=http://192.0.2.7:1: listen tcp 192.0.2.7:1: bind: cannot assign requested address: no interface of this machine has the address; listen on one that has it, or on 0.0.0.0"},
 		{url.URL{Scheme: "https", Host: "127.0.0.1:0"}, `--listen-peer-urls=https://127.0.0.1:0: no TLS for scheme "https" without --cert-file and --key-file`},
-		{url.URL{Scheme: "unix", Path: file}, "--listen-peer-urls=unix://" + file + ": " + file + " is there and is not a socket"},
+		{url.URL{Scheme: "unix", Path: file}, "--listen-peer-urls=unix://" + file + ": " + file + " exists and is not a socket"},
 	} {
 		_, err := Listen(context.Background(), tt.u, Options{Flag: "listen-peer-urls"})
 		if err == nil || err.Error() != tt.want {
 			t.Errorf("got  %v\nwant %s", err, tt.want)
 		}
 	}
-	want := "listen tcp " + l.Addr().String() + ": bind: address already in use: --listen-addr: another process or another flag has it; end that process, or choose another port"
+	want := "listen tcp " + l.Addr().String() + ": bind: address already in use: --listen-addr: another process or another flag uses it; stop that process, or choose another port"
 	if _, err := TCP(context.Background(), "listen-addr", l.Addr().String()); err == nil || err.Error() != want {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
@@ -407,7 +406,7 @@ func TestMaxConns(t *testing.T) {
 		c.Close()
 	})
 	for range 100 {
-		runtime.Gosched() // an Accept that does not wait gets its chance to show
+		runtime.Gosched() // give an Accept that does not block time to show it
 	}
 	firstClosed.Store(true)
 	first.Close()

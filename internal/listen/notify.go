@@ -5,8 +5,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// notifyReady tells systemd that the process serves. A unit of Type=notify is
-// killed when it never hears that; without such a unit nothing happens.
+// notifyReady tells systemd that the process is ready. A unit of Type=notify that never hears
+// it is killed; without such a unit this does nothing.
 func notifyReady(lg *zap.Logger) {
 	lg.Info("notifying init daemon")
 	if _, err := daemon.SdNotify(false, daemon.SdNotifyReady); err != nil {

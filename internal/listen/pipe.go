@@ -10,20 +10,19 @@ import (
 	"syscall"
 )
 
-// Pipe connects a client inside the process with a server of it. A connection
-// is a pair of sockets that has no address, so nobody else can dial it and no
-// TLS is needed on it.
+// Pipe connects clients and a server in the same process. A connection is a socket pair
+// without an address, so no one else can dial it, and it needs no TLS.
 type Pipe struct {
 	accept chan net.Conn
 	closed chan struct{}
 	once   sync.Once
 }
 
-// NewPipe makes a pipe. It needs no file until it is dialed.
+// NewPipe returns a pipe. It opens no file until it is dialed.
 func NewPipe() *Pipe { return &Pipe{accept: make(chan net.Conn), closed: make(chan struct{})} }
 
-// Dial connects and returns once the server has accepted. After Close it fails
-// with net.ErrClosed.
+// Dial connects, and returns once the server has accepted. After Close it returns
+// net.ErrClosed.
 func (p *Pipe) Dial(ctx context.Context) (net.Conn, error) {
 	client, server, err := socketPair()
 	if err != nil {
@@ -50,13 +49,13 @@ func (p *Pipe) Accept() (net.Conn, error) {
 	}
 }
 
-// Close stops accepting. Connections stay.
+// Close stops accepting. Open connections are unaffected.
 func (p *Pipe) Close() error {
 	p.once.Do(func() { close(p.closed) })
 	return nil
 }
 
-// Addr names the pipe in log lines.
+// Addr returns an address for log lines.
 func (p *Pipe) Addr() net.Addr { return pipeAddr{} }
 
 type pipeAddr struct{}
@@ -64,15 +63,14 @@ type pipeAddr struct{}
 func (pipeAddr) Network() string { return "pipe" }
 func (pipeAddr) String() string  { return "in-process" }
 
-// pipeConn is an end of a connection. It says what it is where logs ask for the
-// remote address.
+// pipeConn is one end of a connection. Its address tells logs what it is.
 type pipeConn struct{ net.Conn }
 
 func (pipeConn) LocalAddr() net.Addr  { return pipeAddr{} }
 func (pipeConn) RemoteAddr() net.Addr { return pipeAddr{} }
 
 func socketPair() (a, b net.Conn, err error) {
-	syscall.ForkLock.RLock() // no child may inherit them before they are marked
+	syscall.ForkLock.RLock() // no child process may inherit them before they are marked
 	fds, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
 	if err == nil {
 		syscall.CloseOnExec(fds[0])
@@ -91,10 +89,10 @@ func socketPair() (a, b net.Conn, err error) {
 	return a, b, nil
 }
 
-// connOf makes a connection of a socket, which it takes over.
+// connOf returns a connection for fd, which it owns.
 func connOf(fd int) (net.Conn, error) {
 	f := os.NewFile(uintptr(fd), "pipe")
-	defer f.Close() // FileConn has a descriptor of its own
+	defer f.Close() // FileConn duplicates the descriptor
 	c, err := net.FileConn(f)
 	if err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ func TestPipe(t *testing.T) {
 	if got := c.RemoteAddr().String(); got != "in-process" {
 		t.Errorf("remote address %q", got)
 	}
-	large := make([]byte, 1<<20) // more than a socket buffers
+	large := make([]byte, 1<<20) // more than fits into the socket buffers
 	go func() { c.Write(large); c.(pipeConn).Conn.(*net.UnixConn).CloseWrite() }()
 	got, err := io.ReadAll(c)
 	if err != nil || len(got) != len(large) {

@@ -14,26 +14,26 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// A unit of Type=notify is killed when it has not said that it is ready within
-// TimeoutStartSec, 90 s unless set. A start may take longer than that for good
-// reasons, and one that is killed begins again and is killed again.
+// systemd kills a unit of Type=notify that is not ready within TimeoutStartSec, 90 s by
+// default. A start may legitimately take longer, and a killed start begins again and is
+// killed again.
 
 const (
-	// startExtension is what a start asks for, each time from then on.
+	// startExtension is the extension that a start requests each time.
 	startExtension = time.Minute
-	// startPeriod is how often it does. The first time is at the beginning: an
-	// extension counts only if it comes before the time is up, and that may be short.
+	// startPeriod is the interval of these requests. The first is sent immediately: an
+	// extension must arrive before the timeout, which may be short.
 	startPeriod = 10 * time.Second
-	// statusPause is the time between two texts when there are many, statusBurst how
-	// many may come at once.
+	// statusPause is the minimum interval between status texts if there are many;
+	// statusBurst of them may be sent at once.
 	statusPause = time.Second
 	statusBurst = 5
 )
 
-// Starting tells systemd that a start is under way, and what it does. Without a
-// unit of Type=notify it does nothing. Safe for concurrent use.
+// Starting reports to systemd that a start is in progress, with its status. It does nothing
+// outside a unit of Type=notify. Safe for concurrent use.
 type Starting struct {
-	send          func(state string) // nil: nobody listens
+	send          func(state string) // nil outside such a unit
 	period, pause time.Duration
 	done          chan struct{}
 
@@ -45,7 +45,7 @@ type Starting struct {
 	ended bool
 }
 
-// BeginStart begins to tell. It ends with End or Ready.
+// BeginStart starts reporting, until End or Ready.
 func BeginStart() *Starting {
 	send := func(state string) { _, _ = daemon.SdNotify(false, state) }
 	if os.Getenv("NOTIFY_SOCKET") == "" {
@@ -63,7 +63,7 @@ func beginStart(send func(string), period, pause time.Duration) *Starting {
 	return s
 }
 
-// run repeats the extension, and sends the texts that came too soon after another.
+// run repeats the extension, and sends texts that came too soon after another one.
 func (s *Starting) run() {
 	tick := clock.NewTicker(clock.System, s.pause)
 	defer tick.Stop()
@@ -77,10 +77,10 @@ func (s *Starting) run() {
 	}
 }
 
-// Status says what the start is doing.
+// Status sets the status of the start.
 func (s *Starting) Status(text string) { s.Follow(func() string { return text }) }
 
-// Follow has what asked, now and again, what the start is doing.
+// Follow makes what, which is called periodically, the source of the status.
 func (s *Starting) Follow(what func() string) {
 	s.mu.Lock()
 	s.what = what
@@ -88,7 +88,7 @@ func (s *Starting) Follow(what func() string) {
 	s.tell()
 }
 
-// tell sends the text if it is another one, or if the extension is due.
+// tell sends the status if it has changed or an extension is due.
 func (s *Starting) tell() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -106,8 +106,8 @@ func (s *Starting) tell() {
 	s.send(fmt.Sprintf("EXTEND_TIMEOUT_USEC=%d\nSTATUS=%s", startExtension.Microseconds(), text))
 }
 
-// Ready ends it because the process serves, and tells systemd so. The text of the
-// start does not stay.
+// Ready stops reporting and tells systemd that the process is ready. It replaces the status
+// of the start.
 func (s *Starting) Ready(lg *zap.Logger) {
 	s.End()
 	notifyReady(lg)
@@ -116,7 +116,7 @@ func (s *Starting) Ready(lg *zap.Logger) {
 	}
 }
 
-// End ends it when the unit will not be ready. It may be called again.
+// End stops reporting. It may be called more than once.
 func (s *Starting) End() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

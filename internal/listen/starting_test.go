@@ -9,8 +9,8 @@ import (
 	"go.uber.org/zap"
 )
 
-// A start that takes long asks for more time again and again, and says what it does; after its end
-// it says nothing.
+// A long start requests extensions repeatedly and reports its status; after its end it sends
+// nothing.
 func TestStartingExtends(t *testing.T) {
 	said := make(chan string, 100)
 	s := beginStart(func(state string) { said <- state }, time.Millisecond, time.Millisecond)
@@ -42,8 +42,8 @@ func TestStartingExtends(t *testing.T) {
 	}
 }
 
-// A text that comes too soon after another is told a moment later, without another change and before
-// the extension is due again; a process that serves says so last.
+// A text that comes too soon after another is sent a moment later, without another change and
+// before the next extension is due. A process that serves sends its status last.
 func TestStartingTellsTheLastText(t *testing.T) {
 	said := make(chan string, 100)
 	s := beginStart(func(state string) { said <- state }, time.Hour, 5*time.Millisecond)

@@ -11,15 +11,15 @@ import (
 	"go.uber.org/zap"
 )
 
-// TLS says how to shake hands on a port.
+// TLS configures the handshakes on a port.
 type TLS struct {
-	// Config of the handshake. It is complete but for what GetConfigForClient
-	// returns.
+	// Config is the configuration of the handshake; GetConfigForClient may replace it per
+	// client.
 	Config *tls.Config
-	// Check, if not nil, may refuse a connection after the handshake by where it
-	// comes from. ctx ends when the time for the handshake is over.
+	// Check, if not nil, may reject a connection after the handshake, based on its remote
+	// address. ctx is done when the time for the handshake is over.
 	Check func(ctx context.Context, state tls.ConnectionState, remote net.Addr) error
-	// Refused, if not nil, is told of connections that fail. It must return soon.
+	// Refused, if not nil, is called for connections that fail. It must not block.
 	Refused func(conn *tls.Conn, err error)
 }
 
@@ -29,8 +29,8 @@ func (t *TLS) refused(conn *tls.Conn, err error) {
 	}
 }
 
-// LogRefused is a Refused that logs why; a connection that was only closed is of
-// little interest.
+// LogRefused returns a Refused that logs the reason; at debug level for connections that
+// were merely closed.
 func LogRefused(lg *zap.Logger, text string) func(*tls.Conn, error) {
 	return func(conn *tls.Conn, err error) {
 		log := lg.Warn
@@ -47,7 +47,7 @@ func LogRefused(lg *zap.Logger, text string) func(*tls.Conn, error) {
 	}
 }
 
-// listening returns t with a configuration that notes what clients offer.
+// listening returns t with a configuration that records what clients offer.
 func (t *TLS) listening() *TLS {
 	c := t.Config.Clone()
 	next := c.GetConfigForClient
@@ -63,19 +63,19 @@ func (t *TLS) listening() *TLS {
 	return &TLS{Config: c, Check: t.Check, Refused: t.Refused}
 }
 
-// helloConn is the connection below TLS.
+// helloConn is the connection underneath TLS.
 type helloConn struct {
 	sniffedConn
-	offersHTTP1 bool // written in the handshake
+	offersHTTP1 bool // set during the handshake
 }
 
-// oneSide is a Mux that does not split.
+// oneSide is the listener of a Mux with one side.
 type oneSide struct {
 	net.Listener // the side
 	mux          *Mux
 }
 
-// Accept returns why root failed, if it has.
+// Accept returns the error of root if root has failed.
 func (l oneSide) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err == nil {
@@ -91,9 +91,8 @@ func (l oneSide) Accept() (net.Conn, error) {
 
 func (l oneSide) Close() error { return l.mux.Close() }
 
-// NewListener takes over root and returns the listener whose connections have
-// been through the TLS handshake, or need none. It accepts from root at once.
-// Connections with TLS are *tls.Conn.
+// NewListener owns root. It returns a listener for connections that have completed the TLS
+// handshake, as *tls.Conn, or that need none. It starts accepting from root immediately.
 func NewListener(root net.Listener, a Accepts) net.Listener {
 	if a.TLS == nil {
 		return root

@@ -26,13 +26,13 @@ import (
 	"quorate/internal/certs/certstest"
 )
 
-// pki is the server's TLS and what clients need to trust it.
+// pki is the server's TLS configuration and what clients need to trust it.
 type pki struct {
 	server *TLS
 	roots  *x509.CertPool
 
 	mu      sync.Mutex
-	refused []error // what Refused was told
+	refused []error // what Refused was called with
 }
 
 func newPKI(t *testing.T, protocols ...string) *pki {
@@ -123,7 +123,7 @@ func TestTLSServers(t *testing.T) {
 	}
 }
 
-// TestTLSSides looks at where clients get by the protocols that they offer.
+// TestTLSSides checks the side of clients by the protocols that they offer.
 func TestTLSSides(t *testing.T) {
 	p := newPKI(t, "h2", "http/1.1")
 	m := NewMux(open(t), Accepts{TLS: p.server})
@@ -148,7 +148,7 @@ func TestTLSSides(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// net/http must find this type to speak HTTP/2 and to know of TLS.
+		// net/http needs this type for HTTP/2 and for its TLS state
 		if agreed := got.(*tls.Conn).ConnectionState().NegotiatedProtocol; agreed != tt.agreed {
 			t.Errorf("%v: agreed on %q, want %q", tt.offers, agreed, tt.agreed)
 		}
@@ -164,7 +164,7 @@ func TestTLSSides(t *testing.T) {
 	}
 }
 
-// TestTLSRefuses sends what is no handshake, and what Check does not like.
+// TestTLSRefuses sends invalid handshakes, and valid ones that Check rejects.
 func TestTLSRefuses(t *testing.T) {
 	p := newPKI(t)
 	why := errors.New("not from there")
@@ -179,7 +179,7 @@ func TestTLSRefuses(t *testing.T) {
 	for i := range random {
 		random[i] = byte(rand.Uint32())
 	}
-	hello := []byte{0x16, 3, 1, 0x40, 0} // announces more than comes
+	hello := []byte{0x16, 3, 1, 0x40, 0} // announces more than it sends
 	for _, bytes := range [][]byte{random, append(hello, random...), []byte("GET / HTTP/1.1\r\n\r\n"), []byte(preface), slices.Repeat([]byte{0x16}, 3000)} {
 		conn := dial(t, l.Addr())
 		conn.Write(bytes)
@@ -238,14 +238,14 @@ func TestHandshakesAreBounded(t *testing.T) {
 	}
 }
 
-// TestTLSClose closes with handshakes in every state; goleak looks for what is
-// left of them.
+// TestTLSClose closes the listener with handshakes in every state; goleak detects goroutines
+// that remain.
 func TestTLSClose(t *testing.T) {
 	p := newPKI(t)
 	checking := make(chan struct{})
 	p.server.Check = func(ctx context.Context, _ tls.ConnectionState, _ net.Addr) error {
 		close(checking)
-		<-ctx.Done() // a name server that gives no answer
+		<-ctx.Done() // a name server that does not respond
 		return ctx.Err()
 	}
 	l := NewListener(open(t), Accepts{TLS: p.server})
@@ -260,7 +260,7 @@ func TestTLSClose(t *testing.T) {
 	}
 }
 
-// broken is a listener that fails for good.
+// broken is a listener that fails permanently.
 type broken struct{ net.Listener }
 
 var errBroken = errors.New("broken")

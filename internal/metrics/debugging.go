@@ -2,7 +2,7 @@ package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Series that etcd declares unstable and that many dashboards chart all the same.
+// Metrics that etcd declares unstable, but that many dashboards use.
 var (
 	DebuggingAuthRevision                                          = newGauge("etcd_debugging_auth_revision", "Auth store revision")
 	DebuggingDiskBackendCommitRebalanceDurationSeconds             = newHistogram("etcd_debugging_disk_backend_commit_rebalance_duration_seconds", "B+tree rebalance part of a commit", prometheus.ExponentialBuckets(0.001, 2, 14))
@@ -33,7 +33,7 @@ var (
 	DebuggingServerWatchSendLoopWatchStreamDurationPerEventSeconds = newHistogram("etcd_debugging_server_watch_send_loop_watch_stream_duration_per_event_seconds", "Watch send loop: per event", prometheus.ExponentialBuckets(0.001, 2, 14))
 	DebuggingServerWatchSendLoopWatchStreamDurationSeconds         = newHistogram("etcd_debugging_server_watch_send_loop_watch_stream_duration_seconds", "Watch send loop: event responses", prometheus.ExponentialBuckets(0.001, 2, 14))
 	DebuggingSnapSaveMarshallingDurationSeconds                    = newHistogram("etcd_debugging_snap_save_marshalling_duration_seconds", "Raft snapshot marshal", prometheus.ExponentialBuckets(0.001, 2, 14))
-	DebuggingStoreExpiresTotal                                     = newCounter("etcd_debugging_store_expires_total", "Keys of the v2 store that ran out")
+	DebuggingStoreExpiresTotal                                     = newCounter("etcd_debugging_store_expires_total", "Keys of the v2 store that expired")
 	DebuggingStoreReadsTotal                                       = newCounterVec("etcd_debugging_store_reads_total", "Reads of the v2 store, local to this member", "action")
 	DebuggingStoreWatchRequestsTotal                               = newCounter("etcd_debugging_store_watch_requests_total", "Watches asked for on the v2 store")
 	DebuggingStoreWatchers                                         = newGauge("etcd_debugging_store_watchers", "Watchers of the v2 store")

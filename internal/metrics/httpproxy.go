@@ -2,7 +2,7 @@ package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Series of the v2 proxy. They have no values until it passes something on.
+// Metrics of the v2 proxy. They have values once it forwards a request.
 var (
 	ProxyRequestsTotal           = newCounterVec("etcd_proxy_requests_total", "Requests that came to the proxy", "method")
 	ProxyHandledTotal            = newCounterVec("etcd_proxy_handled_total", "Requests that the proxy has answered", "method", "code")

@@ -1,15 +1,15 @@
-// Package metrics declares every series that a member exports, under etcd's names.
+// Package metrics declares all metrics that a member exports, with etcd's names.
 //
-// In: observations from all packages of the data path. Out: one Prometheus
-// registry, served by httpapi. Always true: a series has the name, type, labels
-// and buckets that etcd 3.7 gives it, so alerts and dashboards work unchanged; what
-// etcd has no name for begins with quorate_. Series without labels exist, at zero, from the start of the process.
+// In: observations from all packages of the data path. Out: one Prometheus registry,
+// served by httpapi. Always true: a metric has the name, type, labels and buckets of etcd 3.7,
+// so that alerts and dashboards work unchanged; metrics that etcd does not have start with
+// quorate_. Metrics without labels exist, at zero, from the start of the process.
 package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Registry holds the series of this process. Members of one process share it,
-// as they do in etcd.
+// Registry holds the metrics of this process. All members in the process share it, as in
+// etcd.
 var Registry = prometheus.NewRegistry()
 
 func newGauge(name, help string) prometheus.Gauge {

@@ -2,7 +2,7 @@ package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Series of the traffic with clients and peers.
+// Metrics of client and peer traffic.
 var (
 	NetworkActivePeers                         = newGaugeVec("etcd_network_active_peers", "1 per active peer stream", "Local", "Remote")
 	NetworkClientGRPCReceivedBytesTotal        = newCounter("etcd_network_client_grpc_received_bytes_total", "Bytes from gRPC clients")

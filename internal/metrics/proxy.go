@@ -1,7 +1,7 @@
 package metrics
 
-// Series of the gRPC proxy. A member exports them too, at zero, because the
-// proxy is part of the same program.
+// Metrics of the gRPC proxy. A member exports them too, at zero, because the proxy is part of
+// the same program.
 var (
 	GRPCProxyCacheHitsTotal          = newGauge("etcd_grpc_proxy_cache_hits_total", "Answers of the proxy out of its cache")
 	GRPCProxyCacheKeysTotal          = newGauge("etcd_grpc_proxy_cache_keys_total", "Ranges in the cache of the proxy")

@@ -2,7 +2,7 @@ package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Series of the member: leadership, proposals, requests, health.
+// Metrics of the member: leadership, proposals, requests, health.
 var (
 	ClusterVersion                     = newGaugeVec("etcd_cluster_version", "Cluster version as label (3.7), value 1; absent until decided", "cluster_version")
 	ServerApplyDurationSeconds         = newHistogramVec("etcd_server_apply_duration_seconds", "Apply time by request type and outcome.", prometheus.ExponentialBuckets(0.0001, 2, 20), "version", "op", "success")

@@ -2,7 +2,7 @@ package metrics
 
 import "github.com/prometheus/client_golang/prometheus"
 
-// Series of the log, the engine and the revisions in it.
+// Metrics of the log, the engine and the key space.
 var (
 	DiskBackendCommitDurationSeconds   = newHistogram("etcd_disk_backend_commit_duration_seconds", "Backend commit (fsync of the database)", prometheus.ExponentialBuckets(0.001, 2, 14))
 	DiskBackendDefragDurationSeconds   = newHistogram("etcd_disk_backend_defrag_duration_seconds", "Defragmentation", prometheus.ExponentialBuckets(0.1, 2, 13))

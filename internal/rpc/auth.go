@@ -33,7 +33,7 @@ func (e *edge) authDesc() service {
 	}
 }
 
-// filled completes the header of what call answers.
+// filled wraps call to complete the header of its response.
 func filled[Q any, R interface {
 	comparable
 	GetHeader() *pb.ResponseHeader
@@ -47,8 +47,8 @@ func filled[Q any, R interface {
 	}
 }
 
-// rootOnly lets a call through whose user holds the role root, or any call while
-// authentication is off.
+// rootOnly wraps call to require that the user has the role root, unless
+// authentication is disabled.
 func rootOnly[Q, R any](e *edge, call func(context.Context, *Q) (R, error)) func(context.Context, *Q) (R, error) {
 	return func(ctx context.Context, req *Q) (resp R, err error) {
 		if err := e.b.Access.RequireRoot(ctx); err != nil {

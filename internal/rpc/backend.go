@@ -9,18 +9,18 @@ import (
 	"quorate/internal/watch"
 )
 
-// Backend is one member as the client edge sees it. All methods are safe for
-// concurrent use.
+// Backend is one member as seen by this package. All methods are safe for concurrent
+// use.
 //
-// A method that takes a context returns when it is done. Errors may be gRPC
-// status errors, which clients get unchanged (package rpctypes has etcd's), or
-// sentinels of the packages below, which rpc maps. Anything else reaches the
-// client as code Unknown with its text.
+// A method that takes a context returns when the context is done. Errors may be gRPC
+// status errors, which clients get unchanged (package rpctypes has etcd's), or sentinel
+// errors of lower packages, which rpc maps to etcd's. Any other error reaches the client
+// with code Unknown and its text.
 //
-// Responses come with Header.Revision set where the revision of the answer is
-// known; a nil header or revision 0 means the current revision. rpc fills in
-// the rest of the header and may keep and change the response. Requests belong
-// to the backend once they are handed over, and hold no memory that is reused.
+// A response has Header.Revision set if the revision of the result is known; a nil header
+// or revision 0 means the current revision. rpc fills in the rest of the header, and may
+// keep and modify the response. The backend owns the requests it is given; they refer to
+// no memory that is reused.
 type Backend struct {
 	Member      Member
 	KV          KV
@@ -32,61 +32,61 @@ type Backend struct {
 	Access      Access
 }
 
-// Member is who answers and in which state it is. Its methods are called on
-// every request and must be as cheap as an atomic load.
+// Member reports the identity and state of the member. Its methods are called for every
+// request and must cost no more than an atomic load.
 type Member interface {
 	ClusterID() uint64
 	MemberID() uint64
-	// Term is the current raft term.
+	// Term returns the current raft term.
 	Term() uint64
-	// Rev is the revision of the newest state that readers can see.
+	// Rev returns the newest revision visible to readers.
 	Rev() int64
-	// Leader is the member ID of the leader that this member knows, 0 if none.
+	// Leader returns the member ID of the leader known to this member, 0 if none.
 	Leader() uint64
-	// IsLearner reports whether this member belongs to the cluster as a learner.
+	// IsLearner reports whether this member is a learner.
 	IsLearner() bool
-	// Capable reports whether the cluster version is decided, which is when the
-	// cluster may serve version 3 calls.
+	// Capable reports whether the cluster version has been decided, from when on the
+	// cluster may serve v3 calls.
 	Capable() bool
 }
 
 // KV serves keys.
 //
-// Writes take raw, the request as it came from the wire, beside the decoded
-// form. It decodes to the same request and is never reused or changed, so a log
-// entry can wrap it as it is. It is nil if the call did not come from the wire.
+// Writes take, in addition to the decoded request, raw: the request as received. It
+// decodes to the same request and is never reused or modified, so a log entry can embed
+// it. It is nil for calls that did not come from the wire.
 type KV interface {
 	// Range is linearizable unless req.Serializable.
 	Range(ctx context.Context, req *pb.RangeRequest) (*mvcc.RangeResult, error)
-	// List reads like Range, but the records while they are asked for. The caller
-	// closes what it gets.
+	// List is like Range, but reads the records as they are consumed. The caller must
+	// close the result.
 	List(ctx context.Context, req *pb.RangeRequest) (mvcc.Reading, error)
-	// RangeStream is List for an answer in several messages: Next returns one.
+	// RangeStream is List for a reply in several messages: each call of Next returns one.
 	RangeStream(ctx context.Context, req *pb.RangeRequest) (mvcc.Reading, error)
 	Put(ctx context.Context, req *pb.PutRequest, raw []byte) (*pb.PutResponse, error)
 	DeleteRange(ctx context.Context, req *pb.DeleteRangeRequest, raw []byte) (*pb.DeleteRangeResponse, error)
-	// Txn also serves read-only transactions, linearizable unless every range
-	// in them is serializable.
+	// Txn also serves read-only transactions, which are linearizable unless all their
+	// ranges are serializable.
 	Txn(ctx context.Context, req *pb.TxnRequest, raw []byte) (*pb.TxnResponse, error)
 	Compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error)
 }
 
-// Leases serves leases. An unknown lease is lease.ErrLeaseNotFound or
+// Leases serves leases. For an unknown lease, methods return lease.ErrLeaseNotFound or
 // rpctypes.ErrGRPCLeaseNotFound.
 type Leases interface {
 	LeaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error)
 	LeaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error)
-	// LeaseRenew returns the full TTL in seconds, asking the leader if this
-	// member is not it.
+	// LeaseRenew returns the full TTL in seconds. It forwards to the leader if this
+	// member does not lead.
 	LeaseRenew(ctx context.Context, id int64) (ttl int64, err error)
-	// TimeToLive asks the leader as well. For an unknown lease the TTL is -1.
+	// TimeToLive also forwards to the leader. For an unknown lease the TTL is -1.
 	TimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error)
 	LeaseLeases(ctx context.Context) (*pb.LeaseLeasesResponse, error)
 }
 
-// Members serves the membership. Lists are sorted by member ID.
+// Members serves cluster membership. Member lists are sorted by ID.
 type Members interface {
-	// MemberAdd gets parsed, sorted URLs.
+	// MemberAdd adds a member; peerURLs are parsed and sorted.
 	MemberAdd(ctx context.Context, peerURLs []string, learner bool) (added *pb.Member, all []*pb.Member, err error)
 	MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error)
 	MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error)
@@ -94,44 +94,43 @@ type Members interface {
 	MemberList(ctx context.Context, linearizable bool) ([]*pb.Member, error)
 }
 
-// Maintenance serves the care of one member.
+// Maintenance serves the maintenance of one member.
 type Maintenance interface {
 	Alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmResponse, error)
-	// Status fills everything but the header.
+	// Status returns a response without a header.
 	Status(ctx context.Context) (*pb.StatusResponse, error)
 	Defragment(ctx context.Context) error
 	Hash(ctx context.Context) (uint32, error)
-	// HashKV hashes at rev, 0 meaning the current revision.
+	// HashKV returns the hash at rev; 0 means the current revision.
 	HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error)
-	// SnapshotFile opens the whole store as a database file of size bytes. The
-	// caller closes it.
+	// SnapshotFile opens a snapshot of the whole store as a database file of size bytes.
+	// The caller must close it.
 	SnapshotFile(ctx context.Context) (file io.ReadCloser, size int64, err error)
-	// MoveLeader is refused with rpctypes.ErrGRPCNotLeader unless this member
-	// leads.
+	// MoveLeader returns rpctypes.ErrGRPCNotLeader unless this member is the leader.
 	MoveLeader(ctx context.Context, target uint64) error
 	Downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error)
 }
 
-// Access decides who may make a call. The services decide for themselves, but for those
-// methods of KV and Maintenance that need the role root or just some user; rpc asks
-// before it calls these.
+// Access authorizes calls. The other services check permissions themselves; rpc asks
+// Access only for the methods of KV and Maintenance that need the role root, or any
+// authenticated user.
 type Access interface {
-	// RequireRoot refuses a call of a user who does not hold the role root.
+	// RequireRoot returns an error unless the user has the role root.
 	RequireRoot(ctx context.Context) error
-	// RequireUser refuses a call of nobody.
+	// RequireUser returns an error for an unauthenticated call.
 	RequireUser(ctx context.Context) error
 }
 
 // Watches serves watchers.
 type Watches interface {
-	// Hub is where watch streams begin.
+	// Hub returns the hub that watch streams are opened on.
 	Hub() *watch.Hub
-	// CreateWatch creates a watcher on ws as watch.Stream.Create does, if the
-	// caller may read its keys, and ends it when that is no longer so.
+	// CreateWatch creates a watcher on ws like watch.Stream.Create, provided that the
+	// user may read its keys, and cancels it when the user no longer may.
 	CreateWatch(ctx context.Context, ws *watch.Stream, req *pb.WatchCreateRequest) error
 }
 
-// Accounts serves users and roles.
+// Accounts serves users, roles and authentication.
 type Accounts interface {
 	AuthEnable(context.Context, *pb.AuthEnableRequest) (*pb.AuthEnableResponse, error)
 	AuthDisable(context.Context, *pb.AuthDisableRequest) (*pb.AuthDisableResponse, error)

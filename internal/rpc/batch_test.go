@@ -11,9 +11,9 @@ import (
 	"quorate/internal/metrics"
 )
 
-// TestWatchBatches makes a stream of many watchers, so that its responses are
-// sent together, with large ones in between, and checks that each watcher gets
-// each event once and in order, and that every message is counted.
+// TestWatchBatches opens a stream with many watchers, so that its responses are sent together,
+// with large ones in between. Each watcher must get each event once and in order, and every
+// message must be counted.
 func TestWatchBatches(t *testing.T) {
 	const watchers = 300
 	f := newFake(t)
@@ -63,7 +63,7 @@ func TestWatchBatches(t *testing.T) {
 			n++
 		}
 	}
-	// Responses of several revisions at once are fewer than the events.
+	// Responses with several revisions are fewer than the events.
 	messages := func() float64 { return counted(series.sent) - sent }
 	waitFor(t, "the last batch to be counted", func() bool {
 		return counted(metrics.NetworkClientGRPCSentBytesTotal)-sentBytes == float64(size)

@@ -26,9 +26,8 @@ import (
 	"quorate/internal/watch"
 )
 
-// The benchmarks here run the server in a process of its own, which this test
-// binary becomes when benchEnv is set, so that they can tell what a request
-// costs the server from what it costs its clients.
+// The benchmarks run the server in its own process, which is this test binary with benchEnv
+// set, to distinguish the CPU time of the server from that of its clients.
 const benchEnv = "QUORATE_RPC_BENCH"
 
 func TestMain(m *testing.M) {
@@ -87,8 +86,8 @@ func (noHistory) Scan(from int64, _, _ int, _ func(watch.Event) error) (int64, e
 }
 func (noHistory) PrevKV([]byte, int64) ([]byte, error) { return nil, nil }
 
-// benchServer serves until its standard input ends. For every line that comes
-// in it says how much processor time it has used.
+// benchServer serves until standard input is closed. For each line read, it prints the CPU
+// time used so far.
 func benchServer() {
 	lis, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -169,7 +168,7 @@ func (p *benchProcess) read() string {
 	return p.out.Text()
 }
 
-// cpu is the processor time the server has used so far.
+// cpu returns the CPU time that the server has used so far.
 func (p *benchProcess) cpu() (d time.Duration) {
 	fmt.Fprintln(p.in)
 	if _, err := fmt.Sscan(p.read(), &d); err != nil {
@@ -187,8 +186,7 @@ func (p *benchProcess) dial() *grpc.ClientConn {
 	return conn
 }
 
-// BenchmarkServer measures what a request to a member that does nothing costs
-// the server: the floor under wholeMember else.
+// BenchmarkServer measures the server's cost of a request to a member that does nothing.
 func BenchmarkServer(b *testing.B) {
 	put := &pb.PutRequest{Key: make([]byte, 32), Value: make([]byte, 256)}
 	get := &pb.RangeRequest{Key: make([]byte, 32)}
@@ -233,8 +231,8 @@ func BenchmarkServer(b *testing.B) {
 	}
 }
 
-// BenchmarkFanOut measures what it costs the server to deliver one event, from
-// the put that makes it, to each of a thousand watchers.
+// BenchmarkFanOut measures the server's cost of delivering one event, from the put that causes
+// it, to each of a thousand watchers.
 func BenchmarkFanOut(b *testing.B) {
 	const watchers = 1000
 	for _, streams := range []int{1, 10, 1000} {

@@ -7,10 +7,10 @@ import (
 	"google.golang.org/grpc/mem"
 )
 
-// buffers is a mem.BufferPool of power-of-two sizes. gRPC's own pool clears
-// what it gives out, and gives out a megabyte for anything above 32 KiB; every
-// user of this one overwrites its buffer. Larger buffers than the largest size
-// are not kept, so the pool holds little when traffic ends.
+// buffers is a mem.BufferPool of power-of-two sizes. gRPC's own pool clears its buffers,
+// and returns a megabyte for anything above 32 KiB; all users of this one overwrite the
+// buffer anyway. Buffers larger than the largest tier are not pooled, so the pool retains
+// little after a burst.
 type buffers struct {
 	tiers [largestTier - smallestTier + 1]sync.Pool
 }
@@ -24,7 +24,7 @@ var pool buffers
 
 var _ mem.BufferPool = &pool
 
-// Get returns a buffer of n bytes with any content.
+// Get returns a buffer of n bytes with arbitrary content.
 func (p *buffers) Get(n int) *[]byte {
 	tier := max(bits.Len(uint(n-1)), smallestTier)
 	if n <= 0 || tier > largestTier {
@@ -39,7 +39,7 @@ func (p *buffers) Get(n int) *[]byte {
 	return &b
 }
 
-// Put takes a buffer back.
+// Put returns a buffer to the pool.
 func (p *buffers) Put(b *[]byte) {
 	tier := bits.Len(uint(cap(*b))) - 1
 	if tier >= smallestTier && tier <= largestTier && cap(*b) == 1<<tier {

@@ -55,7 +55,7 @@ func TestClientVersion(t *testing.T) {
 	}
 }
 
-// gRPC clients cannot send metadata that is not UTF-8, so admit gets it here.
+// gRPC clients cannot send metadata that is not UTF-8, so call admit directly.
 func TestClientVersionNotUTF8(t *testing.T) {
 	e := &edge{b: fit(newFake(t))}
 	ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs(rpctypes.MetadataClientAPIVersionKey, "\xff"))
@@ -64,7 +64,7 @@ func TestClientVersionNotUTF8(t *testing.T) {
 	}
 }
 
-// rawCodec sends bytes as they are.
+// rawCodec passes bytes through unchanged.
 type rawCodec struct{}
 
 func (rawCodec) Name() string                       { return "proto" }
@@ -98,7 +98,7 @@ func TestMalformedAndTooLarge(t *testing.T) {
 	}
 }
 
-// largePut is an encoded put of n bytes.
+// largePut returns an encoded put of n bytes.
 func largePut(n int) []byte {
 	req := &pb.PutRequest{Key: []byte("k"), Value: make([]byte, n-7)}
 	b, err := proto.Marshal(req)
@@ -108,8 +108,8 @@ func largePut(n int) []byte {
 	return b
 }
 
-// TestRawRequests checks that the member gets the bytes of a write as they came
-// and that nothing writes over them later.
+// TestRawRequests checks that the member gets the bytes of a write as received, and that
+// nothing overwrites them later.
 func TestRawRequests(t *testing.T) {
 	f := newFake(t)
 	conn := dialRaw(t, serve(t, testOptions(), f))

@@ -16,13 +16,13 @@ import (
 	"quorate/internal/wire"
 )
 
-// decode and encode turn bytes into messages and back. The types below are the hot
-// ones; every other message goes through protobuf.
+// encode and decode convert messages to and from bytes. The types below are the hot
+// ones; all other messages use protobuf.
 //
-// What is sent is copied into the connection's buffer in any case, so small pieces
-// are gathered here and large stored values are handed over as they are.
+// Replies are copied into the connection's write buffer anyway, so small pieces are
+// gathered here and large stored values are passed on without a copy.
 
-// Requests as they come in: the decoded form, and the bytes that it shares.
+// Requests: the decoded form, and for writes the bytes that it shares.
 type (
 	rangeCall struct{ req pb.RangeRequest }
 	putCall   struct {
@@ -41,12 +41,12 @@ type (
 	watchCall     struct{ req pb.WatchRequest }
 )
 
-// Answers that are assembled from stored bytes.
+// Replies that are assembled from stored bytes.
 type (
 	rangeReply struct {
 		header wire.Header
 		res    *mvcc.RangeResult
-		list   mvcc.Reading // instead of both, for what is read while it is sent
+		list   mvcc.Reading // instead of header and res: records that are read while they are sent
 	}
 	keepAliveReply struct {
 		header  wire.Header
@@ -55,13 +55,13 @@ type (
 	watchReply struct {
 		header  watch.Header
 		res     watch.Response
-		encoded int // length, once it is
+		encoded int // encoded length, set by AppendTo
 	}
-	// encoded is a message in wire format. Sending it passes it on.
+	// encoded is a message in wire format. The receiver of the message owns it.
 	encoded mem.BufferSlice
 )
 
-// decode decodes a message. b belongs to the message then.
+// decode decodes a message, which takes ownership of b.
 func decode(b []byte, v any) error {
 	metrics.NetworkClientGRPCReceivedBytesTotal.Add(float64(len(b)))
 	switch m := v.(type) {
@@ -86,8 +86,8 @@ func decode(b []byte, v any) error {
 	return fmt.Errorf("rpc: cannot decode into %T", v)
 }
 
-// decodeRequest decodes the request of a unary call; the error has the words of the
-// gRPC inside etcd 3.7, which later ones have changed.
+// decodeRequest decodes the request of a unary call. The error text is that of the
+// grpc-go in etcd 3.7; newer versions differ.
 func decodeRequest(b []byte, v any) error {
 	if err := decode(b, v); err != nil {
 		return status.Errorf(codes.Internal, "grpc: error unmarshalling request: %v", err)
@@ -95,7 +95,7 @@ func decodeRequest(b []byte, v any) error {
 	return nil
 }
 
-// encode encodes a message; the caller frees it.
+// encode encodes a message. The caller must free the result.
 func encode(v any) (mem.BufferSlice, error) {
 	out, err := marshal(v)
 	if err != nil {
@@ -105,7 +105,7 @@ func encode(v any) (mem.BufferSlice, error) {
 	return out, nil
 }
 
-// Answers that encode themselves where they wait for the socket, if they are small.
+// Replies that, if small, encode themselves into the connection's write buffer.
 type (
 	putReply    pb.PutResponse
 	txnReply    pb.TxnResponse
@@ -126,7 +126,7 @@ func (m *rangeReply) AppendTo(b []byte) []byte {
 	return wire.AppendRangeTail(b, m.res.More, m.res.Count)
 }
 
-// about tells how many keys there are in the range, and the length of the records.
+// about returns the number of keys in the range and the total size of the records.
 func (m *rangeReply) about() (count int64, size int) {
 	if m.list != nil {
 		return m.list.About().Count, int(m.list.About().Bytes)
@@ -139,7 +139,7 @@ func (m *rangeReply) size() int {
 	return m.header.Size() + sizeParts(m.res.KVs) + len(wire.AppendRangeTail(tail[:0], m.res.More, m.res.Count))
 }
 
-// reply is the answer v as it goes out.
+// reply converts the response v for sending.
 func reply(v any) (h2.Reply, error) {
 	var r h2.Reply
 	switch m := v.(type) {
@@ -183,8 +183,7 @@ func marshal(v any) (mem.BufferSlice, error) {
 	case encoded:
 		return mem.BufferSlice(m), nil
 	case proto.Message:
-		// The size is taken anew: that of an earlier call may be from before the
-		// header was filled in.
+		// Compute the size now: one cached earlier may predate the header.
 		p := newPiece(proto.Size(m))
 		b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(p.buf, m)
 		if err != nil {
@@ -195,8 +194,8 @@ func marshal(v any) (mem.BufferSlice, error) {
 	return nil, fmt.Errorf("rpc: cannot encode a %T", v)
 }
 
-// piece is a buffer that is appended to and then sent: from the pool if it is
-// large, fresh memory if it is small.
+// piece is a buffer that is appended to and then sent: pooled if large, freshly
+// allocated if small.
 type piece struct {
 	buf    []byte
 	pooled *[]byte
@@ -210,7 +209,7 @@ func newPiece(size int) piece {
 	return piece{buf: (*p)[:0], pooled: p}
 }
 
-// done returns the piece as filled with b, which must have grown from buf
+// done returns the piece as a mem.Buffer. b must be p.buf after appends that stayed
 // within its capacity.
 func (p piece) done(b []byte) mem.Buffer {
 	if p.pooled == nil {
@@ -223,19 +222,19 @@ func (p piece) done(b []byte) mem.Buffer {
 func (p piece) only(b []byte) mem.BufferSlice { return mem.BufferSlice{p.done(b)} }
 
 const (
-	// pieceSize is how much is gathered into one buffer.
+	// pieceSize is the amount of data gathered into one buffer.
 	pieceSize = 32 << 10
-	// shareFrom is the length from which a stored value is sent from where it
-	// lies. Below it a copy is cheaper than the two buffers that it takes to
-	// send it with its length in front.
+	// shareFrom is the length from which a stored value is sent without a copy. Below
+	// it, a copy is cheaper than the two extra buffers that the value and its length
+	// need.
 	shareFrom = 4 << 10
-	// A long answer must not need its own size again for copies. From
-	// longAnswer bytes on, values are shared from longShareFrom bytes on.
+	// A long reply should not need its size again for copies: from longAnswer bytes on,
+	// values of longShareFrom bytes or more are sent without a copy.
 	longAnswer    = 1 << 20
 	longShareFrom = 256
 )
 
-// sizeParts is the size of parts as elements of a repeated field.
+// sizeParts returns the encoded size of parts as elements of a repeated field.
 func sizeParts(parts [][]byte) int {
 	n := 0
 	for _, b := range parts {
@@ -244,9 +243,9 @@ func sizeParts(parts [][]byte) int {
 	return n
 }
 
-// assemble builds a message from its first fields, parts as elements of the
-// repeated field tag, and its last fields. size is what the elements take. Tag
-// 0 means that the parts are complete fields.
+// assemble builds a message from its first fields, parts as elements of the repeated
+// field tag, and its last fields. size is the encoded size of the elements. Tag 0 means
+// that parts are already complete fields.
 func assemble(head []byte, tag byte, parts [][]byte, size int, tail []byte) mem.BufferSlice {
 	total := len(head) + size + len(tail)
 	if total <= pieceSize {
@@ -272,12 +271,12 @@ func assemble(head []byte, tag byte, parts [][]byte, size int, tail []byte) mem.
 		return copyAll(head, tag, parts, total, tail)
 	}
 
-	// What is copied goes into chunks of memory, and the message is made of
-	// views of the chunks and of the shared parts in turn.
+	// Copied data goes into chunks; the message alternates between views of the chunks
+	// and shared parts.
 	left := total - sharedBytes
 	views := make([]mem.SliceBuffer, 0, 2*shared+left/pieceSize+2)
 	chunk := make([]byte, 0, min(left, pieceSize))
-	start := 0 // of the stretch of chunk that is in no view
+	start := 0 // of the data in chunk that is in no view yet
 	cut := func() {
 		if len(chunk) > start {
 			views = append(views, mem.SliceBuffer(chunk[start:]))
@@ -310,13 +309,13 @@ func assemble(head []byte, tag byte, parts [][]byte, size int, tail []byte) mem.
 	cut()
 	out := make(mem.BufferSlice, len(views))
 	for i := range views {
-		out[i] = &views[i] // a pointer, because a value would be allocated one by one
+		out[i] = &views[i] // a pointer into views: converting a value would allocate each one
 	}
 	return out
 }
 
-// copyAll is assemble for many small parts: it fills one pooled piece after
-// the other.
+// copyAll is assemble for many small parts: it copies them into a series of pooled
+// pieces.
 func copyAll(head []byte, tag byte, parts [][]byte, total int, tail []byte) mem.BufferSlice {
 	out := make(mem.BufferSlice, 0, total/(pieceSize-shareFrom)+2)
 	p := newPiece(pieceSize)
@@ -361,11 +360,11 @@ func (m *watchReply) marshal() mem.BufferSlice {
 	return assemble(m.res.AppendHead(head[:0], m.header), 0, m.res.Events, size, nil)
 }
 
-// watchHead is the most that a response takes beside its events and the reason
-// of its end: a header of four numbers, three more numbers, and flags.
+// watchHead is an upper bound for a response without its events and cancel reason: a
+// header of four numbers, three more numbers, and flags.
 const watchHead = 96
 
-// most is a bound of the encoded length.
+// most returns an upper bound of the encoded length.
 func (m *watchReply) most() int {
 	n := watchHead + len(m.res.CancelReason)
 	for _, ev := range m.res.Events {

@@ -14,7 +14,7 @@ import (
 	"quorate/internal/wire"
 )
 
-// sized makes encoded KeyValues of about the given lengths.
+// sized returns encoded KeyValues of about the given lengths.
 func sized(t testing.TB, lens ...int) (raw [][]byte, kvs []*mvccpb.KeyValue) {
 	for i, n := range lens {
 		kv := &mvccpb.KeyValue{Key: []byte{'k', byte(i)}, ModRevision: int64(i), Value: bytes.Repeat([]byte{byte(i)}, n)}
@@ -27,7 +27,7 @@ func sized(t testing.TB, lens ...int) (raw [][]byte, kvs []*mvccpb.KeyValue) {
 	return raw, kvs
 }
 
-// checkSame compares an answer from the codec with protobuf's.
+// checkSame compares an encoded reply with protobuf's encoding.
 func checkSame(t testing.TB, v any, m proto.Message) {
 	t.Helper()
 	got, err := encode(v)
@@ -64,8 +64,8 @@ func repeat(n, size int) []int {
 	return out
 }
 
-// TestAssemble takes answers through every way in which they are put together:
-// in one small buffer, one pooled one, chunks, and values that are shared.
+// TestAssemble covers every way to assemble a reply: one small buffer, one pooled buffer,
+// chunks, and shared values.
 func TestAssemble(t *testing.T) {
 	h := wire.Header{ClusterID: fakeCluster, MemberID: fakeMember, Revision: 9, Term: 7}
 	ph := &pb.ResponseHeader{ClusterId: fakeCluster, MemberId: fakeMember, Revision: 9, RaftTerm: 7}
@@ -127,7 +127,7 @@ func TestOtherMessages(t *testing.T) {
 	}
 }
 
-// Values that are sent from where they are must be the stored bytes themselves.
+// Shared values must be the stored bytes themselves.
 func TestSharing(t *testing.T) {
 	raw, _ := sized(t, 10, 100_000, 10)
 	out := (&rangeReply{res: &mvcc.RangeResult{KVs: raw}}).marshal()
@@ -183,8 +183,7 @@ func mustMarshal(t testing.TB, m proto.Message) []byte {
 	return b
 }
 
-// TestMarshalAfterSize marshals a message that has grown since somebody asked for
-// its size.
+// TestMarshalAfterSize marshals a message that has grown since its size was computed.
 func TestMarshalAfterSize(t *testing.T) {
 	m := &pb.LeaseGrantResponse{Header: &pb.ResponseHeader{}}
 	proto.Size(m)
@@ -199,7 +198,7 @@ func TestMarshalAfterSize(t *testing.T) {
 	}
 }
 
-// elements are parts as elements of RangeResponse.kvs.
+// elements returns parts as elements of RangeResponse.kvs.
 func elements(parts [][]byte) (b []byte) {
 	for _, p := range parts {
 		b = appendPart(b, tagKVs, p)

@@ -9,10 +9,10 @@ import (
 	"google.golang.org/grpc"
 )
 
-// CountCalls returns interceptors that count the calls of a server of another
-// package in the series of this one.
+// CountCalls returns interceptors that count the calls of another package's server in
+// the metrics declared here.
 func CountCalls() (grpc.UnaryServerInterceptor, grpc.StreamServerInterceptor) {
-	var methods sync.Map // full name to *methodSeries; only registered methods come here
+	var methods sync.Map // full name to *methodSeries; bounded, since only registered methods get here
 	of := func(full string, fromClient, fromServer bool) *methodSeries {
 		if s, ok := methods.Load(full); ok {
 			return s.(*methodSeries)

@@ -9,8 +9,8 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// ListenerCredentials take connections whose TLS handshake the listener has
-// done, and connections without TLS. Calls see the certificates of the former
+// ListenerCredentials returns credentials that accept connections whose TLS handshake was
+// done by the listener, and connections without TLS. Calls see the client's certificates
 // as with gRPC's own credentials: as credentials.TLSInfo in their peer.
 func ListenerCredentials() credentials.TransportCredentials { return listenerCredentials{} }
 

@@ -20,8 +20,8 @@ import (
 	"quorate/internal/wire"
 )
 
-// edge is what the handlers of all services share. Nothing in it changes once
-// the server serves.
+// edge is the state shared by the handlers of all services. It does not change once the
+// server is serving, except for late and what is synchronized internally.
 type edge struct {
 	b  Backend
 	o  Options
@@ -29,8 +29,8 @@ type edge struct {
 
 	clusterID, memberID uint64
 
-	// methods are the series of the methods that NewServer registers, by full
-	// name. Those of services registered later appear with their first call.
+	// methods has the metrics of the methods registered by NewServer, by full name. Those of
+	// the lock and election services are in late, created by their first call.
 	methods map[string]*methodSeries
 	lateMu  sync.Mutex
 	late    map[string]*methodSeries
@@ -40,20 +40,20 @@ type edge struct {
 	leaders *leaderWatch
 	health  healthSwitch
 
-	stopping context.Context // ends with EndStreams, for the reason that clients get
+	stopping context.Context // done after EndStreams, with the error for clients as its cause
 }
 
-// until returns the context of a call that ends, with the reason, when end does.
-// The caller calls done after the call.
+// until returns the context of a call that is also cancelled when end is, with the same
+// cause. The caller must call done after the call.
 func until(end, ctx context.Context) (_ context.Context, cut context.CancelCauseFunc, done func()) {
 	ctx, cut = context.WithCancelCause(ctx)
 	forget := context.AfterFunc(end, func() { cut(context.Cause(end)) })
 	return ctx, cut, func() { forget(); cut(nil) }
 }
 
-// admit decides whether a call may go on, as far as that depends on the member
-// and the metadata of the call. needLeader reports the client's wish that the
-// call end when the leader is lost.
+// admit decides whether a call may proceed, as far as that depends on the state of the
+// member and the metadata of the call. needLeader reports that the client wants the call
+// to end if the leader is lost.
 func (e *edge) admit(ctx context.Context, versions *clientVersions, learnerMayServe bool) (needLeader bool, err error) {
 	if !e.b.Member.Capable() {
 		return false, rpctypes.ErrGRPCNotCapable
@@ -78,7 +78,7 @@ func (e *edge) admit(ctx context.Context, versions *clientVersions, learnerMaySe
 	return false, nil
 }
 
-// seriesOf finds the series of a method by its full name.
+// seriesOf returns the metrics of a method, given its full name.
 func (e *edge) seriesOf(full string, fromClient, fromServer bool) *methodSeries {
 	if s := e.methods[full]; s != nil {
 		return s
@@ -94,7 +94,7 @@ func (e *edge) seriesOf(full string, fromClient, fromServer bool) *methodSeries 
 	return s
 }
 
-// header is the header of an answer at rev, where 0 means now.
+// header returns the header of a reply at rev; 0 means the current revision.
 func (e *edge) header(rev int64) wire.Header {
 	if rev == 0 {
 		rev = e.b.Member.Rev()
@@ -102,7 +102,7 @@ func (e *edge) header(rev int64) wire.Header {
 	return wire.Header{ClusterID: e.clusterID, MemberID: e.memberID, Revision: rev, Term: e.b.Member.Term()}
 }
 
-// fill completes the header of a response.
+// fill completes the header of a reply.
 func (e *edge) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	if h == nil {
 		h = new(pb.ResponseHeader)
@@ -114,12 +114,12 @@ func (e *edge) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	return h
 }
 
-// bare is the header of answers that tell no revision.
+// bare returns the header of replies that report no revision.
 func (e *edge) bare() *pb.ResponseHeader {
 	return &pb.ResponseHeader{ClusterId: e.clusterID, MemberId: e.memberID, RaftTerm: e.b.Member.Term()}
 }
 
-// unary describes a method whose request is decoded into a Q.
+// unary describes a unary method whose request is decoded into a Q.
 func unary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) method {
 	full := "/" + service + "/" + name
 	series := newMethodSeries(service, grpc.MethodInfo{Name: name}, e.o.Extensive)
@@ -127,8 +127,8 @@ func unary[Q, R any](e *edge, service, name string, call func(context.Context, *
 	return unaryWith(e, full, name, func() *methodSeries { return series }, call)
 }
 
-// lateUnary is unary for the services whose series appear with the first call,
-// as they do in etcd.
+// lateUnary is unary for the services whose metrics appear with the first call, as in
+// etcd.
 func lateUnary[Q, R any](e *edge, service, name string, call func(context.Context, *Q) (R, error)) method {
 	full := "/" + service + "/" + name
 	return unaryWith(e, full, name, func() *methodSeries { return e.seriesOf(full, false, false) }, call)
@@ -170,7 +170,7 @@ func admitted[Q, R any](e *edge, ctx context.Context, req *Q, call func(context.
 	return call(ctx, req)
 }
 
-// learnerMayServe reports whether a learner answers a unary request.
+// learnerMayServe reports whether a learner serves the unary request.
 func learnerMayServe(req any) bool {
 	switch r := req.(type) {
 	case *rangeCall:
@@ -181,8 +181,8 @@ func learnerMayServe(req any) bool {
 	return false
 }
 
-// endOf is the error of a stream whose context is done: the reason why it was
-// cut, or that of the client.
+// endOf returns the error of a stream whose context is done: the cause of its
+// cancellation.
 func endOf(ctx context.Context) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause

@@ -31,8 +31,8 @@ func (e *edge) electionDesc() service {
 	}
 }
 
-// campaign waits until the caller's key is the oldest below the name of the
-// election. A candidate that campaigns again changes its value.
+// campaign waits until the caller's key is the oldest with the election's prefix. A
+// candidate that already campaigns updates its value.
 func (e *edge) campaign(ctx context.Context, req *v3electionpb.CampaignRequest) (*v3electionpb.CampaignResponse, error) {
 	ctx, _, done := until(e.stopping, ctx)
 	defer done()
@@ -60,15 +60,15 @@ func (e *edge) campaign(ctx context.Context, req *v3electionpb.CampaignRequest) 
 		Leader: &v3electionpb.LeaderKey{Name: req.Name, Key: c.key, Rev: c.rev, Lease: c.lease}}, nil
 }
 
-// giveUp takes a claim back after its caller has gone. If that fails the lease
-// ends it.
+// giveUp withdraws a claim whose caller has gone. If that fails, the claim ends with its
+// lease.
 func (e *edge) giveUp(ctx context.Context, c *claim) {
 	after, cancel := afterwards(ctx)
 	defer cancel()
 	_, _ = e.withdraw(after, c)
 }
 
-// claimOf is the claim that a client says it has.
+// claimOf returns the claim that a client says it holds.
 func claimOf(l *v3electionpb.LeaderKey) (*claim, error) {
 	if l == nil {
 		return nil, errMissingLeader
@@ -76,7 +76,7 @@ func claimOf(l *v3electionpb.LeaderKey) (*claim, error) {
 	return &claim{key: l.Key, lease: l.Lease, rev: l.Rev}, nil
 }
 
-// heldClaim is claimOf with a lease, granted if need be as for a campaign.
+// heldClaim is claimOf with a lease, which is granted if there is none, as for a campaign.
 func (e *edge) heldClaim(ctx context.Context, l *v3electionpb.LeaderKey) (*claim, error) {
 	c, err := claimOf(l)
 	if err != nil || c.lease != 0 {
@@ -123,7 +123,7 @@ func (e *edge) resign(ctx context.Context, req *v3electionpb.ResignRequest) (*v3
 	return &v3electionpb.ResignResponse{Header: h}, nil
 }
 
-// withdraw deletes the key of a claim if it is still that claim's.
+// withdraw deletes the key of a claim, provided that it is still the same key.
 func (e *edge) withdraw(ctx context.Context, c *claim) (*pb.ResponseHeader, error) {
 	del := &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: c.key}}
 	resp, err := e.innerTxn(ctx, &pb.TxnRequest{Compare: []*pb.Compare{createdAt(c.key, c.rev)}, Success: []*pb.RequestOp{{Request: del}}})
@@ -144,14 +144,14 @@ func (e *edge) electedLeader(ctx context.Context, req *v3electionpb.LeaderReques
 	return &v3electionpb.LeaderResponse{Header: h, Kv: kvs[0]}, nil
 }
 
-// observe tells the leader and its values, one leader after the other. A read or
-// a watch that fails ends the stream without an error, as it does in etcd.
+// observe sends the leader and its values, and then those of each new leader. A failed read
+// or watch ends the stream without an error, as in etcd.
 func (e *edge) observe(s *stream) error {
 	req := new(v3electionpb.LeaderRequest)
 	if err := s.RecvMsg(req); err != nil {
 		return err
 	}
-	var sent error // what ended sending
+	var sent error // error of the last send
 	send := func(h *pb.ResponseHeader, kv *mvccpb.KeyValue) error {
 		sent = s.SendMsg(&v3electionpb.LeaderResponse{Header: h, Kv: kv})
 		return sent
@@ -170,7 +170,7 @@ func (e *edge) observe(s *stream) error {
 	}
 }
 
-// observeOne waits for a leader and follows it until its key is gone.
+// observeOne waits for a leader and follows it until its key is deleted.
 func (e *edge) observeOne(ctx context.Context, prefix string, send func(*pb.ResponseHeader, *mvccpb.KeyValue) error) error {
 	h, kvs, err := e.innerRange(ctx, oldestOf(prefix))
 	if err != nil {
@@ -184,7 +184,7 @@ func (e *edge) observeOne(ctx context.Context, prefix string, send func(*pb.Resp
 		err := e.innerWatch(ctx, first, func(at *pb.ResponseHeader, ev *mvccpb.Event) (bool, error) {
 			if ev.Type == mvccpb.Event_PUT {
 				h, leader = at, ev.Kv
-				h.Revision = ev.Kv.ModRevision // a response may hold more than one
+				h.Revision = ev.Kv.ModRevision // the response may contain several revisions
 			}
 			return leader != nil, nil
 		})

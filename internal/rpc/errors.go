@@ -15,14 +15,14 @@ import (
 	"quorate/internal/proposal"
 )
 
-// The server of etcd sends these two with code Unknown, though its client
-// library declares other codes for them.
+// etcd's server sends these two with code Unknown, although its client library declares
+// other codes for them.
 var (
 	errTooManyRequests  = status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests))
 	errNotEnoughStarted = status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCMemberNotEnoughStarted))
 )
 
-// grpcErrors says what clients get for the sentinels of the packages below.
+// grpcErrors maps the sentinel errors of lower packages to those that clients get.
 var grpcErrors = []struct{ from, to error }{
 	{proposal.ErrTooMany, errTooManyRequests},
 	{rpctypes.ErrGRPCRequestTooManyRequests, errTooManyRequests},
@@ -63,7 +63,7 @@ var grpcErrors = []struct{ from, to error }{
 	{auth.ErrAuthOldRevision, rpctypes.ErrGRPCAuthOldRevision},
 }
 
-// toStatus makes the gRPC error that a client gets for err.
+// toStatus returns the gRPC error that a client gets for err.
 func toStatus(err error) error {
 	if err == nil {
 		return nil
@@ -75,7 +75,7 @@ func toStatus(err error) error {
 	}
 	var s interface{ GRPCStatus() *status.Status }
 	if errors.As(err, &s) {
-		// The text goes out without what wraps it: clients compare it whole.
+		// Drop the wrapping text: clients compare the whole message.
 		return s.GRPCStatus().Err()
 	}
 	if errors.Is(err, context.Canceled) {

@@ -33,25 +33,24 @@ const (
 	fakeTerm    = uint64(7)
 )
 
-// fake is a member with a small store: one value per key, and the history of
-// changes that watch needs.
+// fake is a member with a small store: one value per key, and the history that watches need.
 type fake struct {
 	leader  atomic.Uint64
 	learner atomic.Bool
 	capable atomic.Bool
-	err     atomic.Pointer[error] // what every call fails with
+	err     atomic.Pointer[error] // error returned by every call
 
 	mu      sync.Mutex
 	rev     int64
 	data    map[string]*mvccpb.KeyValue
 	history []watch.Event
-	raws    [][]byte // as the writes got them
+	raws    [][]byte // as received by the writes
 	reqs    []proto.Message
 	hub     *watch.Hub
 
 	file   io.ReadCloser // the snapshot
 	size   int64
-	chunks [][][]byte // what RangeStream emits
+	chunks [][][]byte // what RangeStream sends
 }
 
 func newFake(t testing.TB) *fake {
@@ -143,7 +142,7 @@ func (f *fake) RangeStream(context.Context, *pb.RangeRequest) (mvcc.Reading, err
 	return l, nil
 }
 
-// List gives each key a piece of its own.
+// List puts each key into a piece of its own.
 func (f *fake) List(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, error) {
 	res, err := f.Range(ctx, r)
 	if err != nil {
@@ -156,13 +155,13 @@ func (f *fake) List(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, erro
 	return l, nil
 }
 
-// fakeList is a list in pieces that ends with an error, perhaps.
+// fakeList is a list in pieces that may end with an error.
 type fakeList struct {
 	listed mvcc.Listed
 	pieces [][][]byte
 	end    error
 	buf    []byte
-	before func(piece int) // is called before each
+	before func(piece int) // called before each piece
 	given  int
 	closed atomic.Bool
 }
@@ -177,7 +176,7 @@ func (l *fakeList) Next() (elems []byte, last bool, err error) {
 	}
 	l.given++
 	for i := range l.buf {
-		l.buf[i] = 0xdb // whoever still reads it will notice
+		l.buf[i] = 0xdb // invalidate it for readers that still hold it
 	}
 	l.buf = l.buf[:0]
 	if len(l.pieces) > 0 {
@@ -217,7 +216,7 @@ func (f *fake) deleteLocked(key, end []byte, rev int64) []*mvccpb.KeyValue {
 	return kvs
 }
 
-// publishLocked tells watchers what has changed since from.
+// publishLocked publishes what has changed since from.
 func (f *fake) publishLocked(from int) {
 	if from < len(f.history) {
 		f.rev++
@@ -298,7 +297,7 @@ func (f *fake) LeaseRevoke(context.Context, *pb.LeaseRevokeRequest) (*pb.LeaseRe
 	return &pb.LeaseRevokeResponse{}, f.fail()
 }
 
-// LeaseRenew knows the leases from 1 to 99.
+// LeaseRenew knows the leases 1 to 99.
 func (f *fake) LeaseRenew(_ context.Context, id int64) (int64, error) {
 	if err := f.fail(); err != nil {
 		return 0, err
@@ -394,13 +393,12 @@ func (h fakeHistory) Scan(from int64, _, _ int, fn func(watch.Event) error) (int
 
 func (h fakeHistory) PrevKV([]byte, int64) ([]byte, error) { return nil, nil }
 
-// testOptions are those of a member with default flags.
+// testOptions returns the options of a member with default flags.
 func testOptions() Options {
 	return Options{MaxRequestBytes: 1572864, MaxTxnOps: 128, ElectionTimeout: time.Second}
 }
 
-// serve starts a server over an in-memory listener and returns a way to dial it.
-// wholeMember is a member of one piece.
+// wholeMember is a single type that implements all services.
 type wholeMember interface {
 	Member
 	KV
@@ -462,7 +460,7 @@ func testContext(t testing.TB) context.Context {
 	return ctx
 }
 
-// slowReader gives a file in odd pieces.
+// slowReader returns a file in odd pieces.
 type slowReader struct {
 	io.Reader
 	closed atomic.Bool

@@ -18,29 +18,28 @@ import (
 	"quorate/internal/watch"
 )
 
-// The lock and election services are clients of this member's own keys and
-// leases. What they need of them is here: calls that are validated and carried
-// out like those of a client, with the client's context and so its identity,
-// but without a connection in between.
+// The lock and election services are clients of this member's own keys and leases. The
+// functions here make such calls: validated and executed like those of a client, with the
+// context, and so the identity, of the original client, but without a connection.
 
-// sessionTTL is how long, in seconds, a lease lasts that a lock or an election
-// grants for a client that has brought none.
+// sessionTTL is the TTL, in seconds, of the lease granted for a client of a lock or an
+// election that has brought none.
 const sessionTTL = 60
 
-// cleanupTimeout bounds taking back a claim whose caller has gone.
+// cleanupTimeout limits the withdrawal of a claim whose caller has gone.
 const cleanupTimeout = 10 * time.Second
 
-// errLostWatcher ends a wait whose watcher was taken from it.
+// errLostWatcher ends a wait whose watcher was closed.
 var errLostWatcher = errors.New("lost watcher waiting for delete")
 
-// asClient makes err what it is after a client has received it: errors of etcd
-// lose their code, so that those who pass them on send them with code Unknown.
+// asClient converts err to what a client of the member would have received: etcd's errors
+// lose their code, so that the service passes them on with code Unknown.
 func asClient(err error) error {
 	if err == nil {
 		return nil
 	}
 	s := status.Convert(toStatus(err))
-	if s.Code() == codes.DeadlineExceeded { // none of etcd's own
+	if s.Code() == codes.DeadlineExceeded { // not one of etcd's
 		return s.Err()
 	}
 	if rpctypes.Error(s.Err()) != s.Err() {
@@ -49,7 +48,7 @@ func asClient(err error) error {
 	return s.Err()
 }
 
-// innerTxn runs a transaction.
+// innerTxn executes a transaction.
 func (e *edge) innerTxn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	c := &txnCall{}
 	c.req.Compare, c.req.Success, c.req.Failure = req.Compare, req.Success, req.Failure
@@ -57,7 +56,7 @@ func (e *edge) innerTxn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnRespons
 	return resp, asClient(err)
 }
 
-// innerRange reads keys, linearizably.
+// innerRange reads keys linearizably.
 func (e *edge) innerRange(ctx context.Context, req *pb.RangeRequest) (*pb.ResponseHeader, []*mvccpb.KeyValue, error) {
 	c := &rangeCall{}
 	proto.Merge(&c.req, req)
@@ -87,8 +86,8 @@ func (e *edge) innerDelete(ctx context.Context, key []byte) (*pb.ResponseHeader,
 	return resp.Header, nil
 }
 
-// innerWatch watches the keys of req and hands each event to f, with the header
-// of the response that brought it, until f has had enough or fails.
+// innerWatch watches the keys of req and calls f with each event and the header of its
+// response, until f returns enough or an error.
 func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f func(h *pb.ResponseHeader, ev *mvccpb.Event) (enough bool, err error)) error {
 	ws := e.b.Watches.Hub().NewStream(ctx)
 	defer ws.Close()
@@ -116,13 +115,13 @@ func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f fun
 	}
 }
 
-// asWatcher is the error of a watcher whose stream has ended.
+// asWatcher returns the error for a watcher whose stream has ended.
 func (e *edge) asWatcher(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return endOf(ctx)
 	}
 	if errors.Is(err, watch.ErrClosed) {
-		if e.stopping.Err() != nil { // ctx is about to end
+		if e.stopping.Err() != nil { // ctx is about to be done
 			return context.Cause(e.stopping)
 		}
 		return errLostWatcher
@@ -130,7 +129,7 @@ func (e *edge) asWatcher(ctx context.Context, err error) error {
 	return err
 }
 
-// canceledWatch says why the server has ended a watcher.
+// canceledWatch returns the error for a watcher that the server has cancelled.
 func canceledWatch(r watch.Response) error {
 	switch {
 	case r.CompactRevision != 0:
@@ -141,7 +140,7 @@ func canceledWatch(r watch.Response) error {
 	return asClient(rpctypes.ErrGRPCFutureRev)
 }
 
-// decodeEvent decodes an event as a watch response holds it, a whole field.
+// decodeEvent decodes an event from its encoding as a field of a watch response.
 func decodeEvent(field []byte) (*mvccpb.Event, error) {
 	_, _, n := protowire.ConsumeTag(field)
 	if n < 0 {
@@ -158,18 +157,17 @@ func decodeEvent(field []byte) (*mvccpb.Event, error) {
 	return ev, nil
 }
 
-// claim is a key below a name that stands for who wants what the name stands
-// for. The oldest key has it.
+// claim is a key under the name of a lock or an election. The claim with the oldest key
+// holds the lock, or leads.
 type claim struct {
 	prefix string
 	key    []byte
 	lease  int64
-	// rev is the create revision of the key.
+	// rev is the create revision of the key; 0 before stake.
 	rev int64
 }
 
-// newClaim names a claim on name, with a lease of its own if the client has
-// brought none.
+// newClaim returns a claim under name. It grants a lease if the client has brought none.
 func (e *edge) newClaim(ctx context.Context, name []byte, lease int64) (claim, error) {
 	if lease == 0 {
 		resp, err := e.leaseGrant(ctx, &pb.LeaseGrantRequest{TTL: sessionTTL})
@@ -182,9 +180,8 @@ func (e *edge) newClaim(ctx context.Context, name []byte, lease int64) (claim, e
 	return claim{prefix: prefix, key: []byte(prefix + strconv.FormatInt(lease, 16)), lease: lease}, nil
 }
 
-// stake puts the key of the claim with its value unless it is there, and runs
-// also in the same transaction. The answer to what the key held before is the
-// first response if the transaction has not succeeded.
+// stake creates the key of the claim with its value unless the key exists, and executes
+// also in the same transaction. If the key existed, it returns the key's record.
 func (e *edge) stake(ctx context.Context, c *claim, value []byte, also ...*pb.RequestOp) (*pb.TxnResponse, *mvccpb.KeyValue, error) {
 	put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: c.key, Value: value, Lease: c.lease}}}
 	resp, err := e.innerTxn(ctx, &pb.TxnRequest{
@@ -204,7 +201,7 @@ func (e *edge) stake(ctx context.Context, c *claim, value []byte, also ...*pb.Re
 	return resp, kv, nil
 }
 
-// waitTurn returns when no claim is older than c.
+// waitTurn waits until no claim is older than c.
 func (e *edge) waitTurn(ctx context.Context, c *claim) error {
 	for {
 		h, kvs, err := e.innerRange(ctx, &pb.RangeRequest{
@@ -214,7 +211,7 @@ func (e *edge) waitTurn(ctx context.Context, c *claim) error {
 		if err != nil || len(kvs) == 0 {
 			return err
 		}
-		// Waiting for the next older claim alone wakes one waiter at a time.
+		// Wait only for the next older claim, so that each release wakes one waiter.
 		err = e.innerWatch(ctx, &pb.WatchCreateRequest{Key: kvs[0].Key, StartRevision: h.Revision},
 			func(_ *pb.ResponseHeader, ev *mvccpb.Event) (bool, error) { return ev.Type == mvccpb.Event_DELETE, nil })
 		if err != nil {
@@ -223,19 +220,18 @@ func (e *edge) waitTurn(ctx context.Context, c *claim) error {
 	}
 }
 
-// afterwards is a context for taking something back when that of the call may
-// be done.
+// afterwards returns a context for cleaning up after a call whose own context may be done.
 func afterwards(ctx context.Context) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.WithoutCancel(ctx), cleanupTimeout)
 }
 
-// oldestOf reads the oldest claim below a prefix.
+// oldestOf returns a request for the oldest claim with a prefix.
 func oldestOf(prefix string) *pb.RangeRequest {
 	return &pb.RangeRequest{Key: []byte(prefix), RangeEnd: prefixEnd(prefix),
 		SortTarget: pb.RangeRequest_CREATE, SortOrder: pb.RangeRequest_ASCEND, Limit: 1}
 }
 
-// prefixEnd is the end of the range of keys below prefix, which ends in a slash.
+// prefixEnd returns the end of the range of keys with prefix, which must end in a slash.
 func prefixEnd(prefix string) []byte {
 	end := []byte(prefix)
 	end[len(end)-1]++

@@ -22,7 +22,7 @@ func (e *edge) kvDesc() service {
 	}
 }
 
-// getRange reads one key whole, and several while they are sent.
+// getRange reads a single key at once; several keys are read while they are sent.
 func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) {
 	if len(c.req.RangeEnd) == 0 || c.req.CountOnly {
 		return e.rangeInMemory(ctx, c)
@@ -37,7 +37,7 @@ func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) 
 	return &rangeReply{list: l}, nil
 }
 
-// rangeInMemory reads all that a range request asks for.
+// rangeInMemory reads everything that the request asks for.
 func (e *edge) rangeInMemory(ctx context.Context, c *rangeCall) (*rangeReply, error) {
 	if err := checkRange(&c.req); err != nil {
 		return nil, err

@@ -11,12 +11,12 @@ import (
 	"quorate/internal/crash"
 )
 
-// leaderWatch cuts streams that were opened on condition that there is a
-// leader. Opening a stream again is costly, so a stream survives a change of
-// leaders: it is cut once no leader has been seen for three election timeouts.
+// leaderWatch cancels streams that were opened with the require-leader metadata. Reopening
+// streams is expensive, so they survive a leader change: they are cancelled after three
+// election timeouts without a leader.
 //
-// The goroutine that looks lives only while there are such streams, so it needs
-// no stopping.
+// The background goroutine runs only while there are such streams, so it need not be
+// stopped.
 type leaderWatch struct {
 	leader func() uint64
 	every  time.Duration
@@ -28,10 +28,10 @@ type leaderWatch struct {
 
 type cutter struct{ cut context.CancelCauseFunc }
 
-// leaderlessLooks is how many looks in a row must find no leader.
+// leaderlessLooks is the number of consecutive checks without a leader that it takes.
 const leaderlessLooks = 3
 
-// add registers a stream to be cut. The caller forgets it when it ends.
+// add registers a stream. The caller must call forget when the stream ends.
 func (w *leaderWatch) add(cut context.CancelCauseFunc) (forget func()) {
 	c := &cutter{cut}
 	w.mu.Lock()
@@ -64,7 +64,7 @@ func (w *leaderWatch) run() {
 	}
 }
 
-// look cuts all streams if it is time to, and reports whether to look again.
+// look cancels all streams if cut is set, and reports whether to keep running.
 func (w *leaderWatch) look(cut bool) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

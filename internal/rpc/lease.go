@@ -70,9 +70,9 @@ func (e *edge) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.L
 	return resp, nil
 }
 
-// leaseKeepAlive answers each request in turn. Receiving does not end when the
-// stream is cut for want of a leader, so the loop has a goroutine of its own,
-// which ends when the stream does.
+// leaseKeepAlive answers the requests in order. Receiving does not stop when the stream is
+// cancelled because the leader is lost, so the loop has its own goroutine, which returns
+// when the stream ends.
 func (e *edge) leaseKeepAlive(s *stream) error {
 	end := make(chan error, 1)
 	go crash.Guarded(func() { end <- e.renewAll(s) })()
@@ -93,8 +93,8 @@ func (e *edge) renewAll(s *stream) error {
 			e.streamFailed(s, "receive", "lease-keepalive", err)
 			return err
 		}
-		// The header comes first: a revision from after the renewal could be
-		// one at which the lease is gone again.
+		// Build the header first: a revision from after the renewal could be one at which
+		// the lease is gone again.
 		reply := &keepAliveReply{header: e.header(0), id: c.req.ID}
 		ttl, err := e.b.Leases.LeaseRenew(s.Context(), c.req.ID)
 		if err != nil && !leaseNotFound(err) {

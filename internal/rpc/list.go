@@ -12,7 +12,7 @@ import (
 	"quorate/internal/wire"
 )
 
-// listOf is the list that an answer is still to be read from, nil if there is none.
+// listOf returns the list that a reply is still to be read from, or nil.
 func listOf(resp any) mvcc.Reading {
 	if r, ok := resp.(*rangeReply); ok && r != nil {
 		return r.list
@@ -20,8 +20,8 @@ func listOf(resp any) mvcc.Reading {
 	return nil
 }
 
-// replyList is the answer to a range request as it goes out. done is called when the
-// list has been read or given up, with the time that reading took.
+// replyList returns the reply to a range request that is read from l. done is called once
+// the list has been read or abandoned, with the time spent reading.
 func (e *edge) replyList(l mvcc.Reading, done func(reading time.Duration)) (h2.Reply, error) {
 	about := l.About()
 	h := e.header(about.Revision)
@@ -44,12 +44,12 @@ func (e *edge) replyList(l mvcc.Reading, done func(reading time.Duration)) (h2.R
 	return h2.Reply{Small: b, Size: size}, nil
 }
 
-// finished is a message that is encoded already.
+// finished is an encoded message.
 type finished []byte
 
 func (m finished) AppendTo(b []byte) []byte { return append(b, m...) }
 
-// listSource makes the answer piece by piece: a header, the list, and how it ended.
+// listSource produces a range reply piece by piece: header, records, more and count.
 type listSource struct {
 	head, tail []byte
 	list       mvcc.Reading
@@ -69,7 +69,7 @@ func (s *listSource) Next() (piece []byte, soon bool, err error) {
 		if s.state = sendsList; s.list.About().Bytes == 0 {
 			s.state = sendsTail
 		}
-		return s.head, true, nil // the first records have been read
+		return s.head, true, nil // the first records have already been read
 	}
 	if s.state == sendsTail {
 		return s.tail, true, nil
@@ -86,7 +86,7 @@ func (s *listSource) Close() {
 	s.done(s.list.Took())
 }
 
-// rangeStream sends a list in messages, of which the last tells how it ended.
+// rangeStream sends a list in several messages; the last one carries more and count.
 func (e *edge) rangeStream(s *stream) error {
 	c := new(rangeCall)
 	if err := s.RecvMsg(c); err != nil {
@@ -117,11 +117,10 @@ func (e *edge) rangeStream(s *stream) error {
 	return nil
 }
 
-// rangeChunk is one RangeStreamResponse. Only the last has a header, and then also
-// more and count.
+// rangeChunk is one RangeStreamResponse. Only the last one has a header, more and count.
 type rangeChunk struct {
 	header *wire.Header
-	elems  []byte // kvs of the response, encoded
+	elems  []byte // the kvs of the response, encoded
 	more   bool
 	count  int64
 }

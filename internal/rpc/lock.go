@@ -22,7 +22,7 @@ func (e *edge) lockDesc() service {
 	}
 }
 
-// lock waits until the caller's key is the oldest below the name of the lock.
+// lock waits until the caller's key is the oldest with the lock's prefix.
 func (e *edge) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.LockResponse, error) {
 	ctx, _, done := until(e.stopping, ctx)
 	defer done()
@@ -45,8 +45,8 @@ func (e *edge) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.L
 	return &v3lockpb.LockResponse{Header: h, Key: c.key}, nil
 }
 
-// takeTurn waits until the lock is the caller's and makes sure that the key is
-// still there then. A wait that fails takes the key back.
+// takeTurn waits until the caller holds the lock, and then checks that its key still
+// exists. If it fails, it deletes the key.
 func (e *edge) takeTurn(ctx context.Context, c *claim) (*pb.ResponseHeader, error) {
 	err := e.waitTurn(ctx, c)
 	if err == nil {
@@ -61,7 +61,7 @@ func (e *edge) takeTurn(ctx context.Context, c *claim) (*pb.ResponseHeader, erro
 	}
 	after, cancel := afterwards(ctx)
 	defer cancel()
-	_, _ = e.innerDelete(after, c.key) // else its lease ends it; the caller gets the reason of the wait
+	_, _ = e.innerDelete(after, c.key) // if this fails, the key ends with its lease; the caller gets the error of the wait
 	return nil, err
 }
 

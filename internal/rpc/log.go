@@ -16,8 +16,8 @@ import (
 	"quorate/internal/metrics"
 )
 
-// logRequest writes the line about a unary call that was slow, or about any at
-// debug level, with etcd's names for the fields. Values are left out.
+// logRequest logs a slow unary call, or any at debug level, with etcd's field names. Values
+// are omitted.
 func (e *edge) logRequest(ctx context.Context, method string, start time.Time, took time.Duration, req, resp any) {
 	level := zap.DebugLevel
 	if !e.o.debug {
@@ -81,8 +81,7 @@ func (s *requestStats) of(req, resp any) {
 	}
 }
 
-// streamFailed logs and counts the failure of a stream, unless the client has
-// ended it.
+// streamFailed logs and counts a failed stream, unless the client has ended it.
 func (e *edge) streamFailed(s *stream, direction, api string, err error) {
 	if s.Context().Err() != nil || clientGone(err) {
 		e.lg.Debug("stream ended by its client", zap.String("api", api), zap.String("while", direction), zap.Error(err))

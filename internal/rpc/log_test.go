@@ -13,8 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// TestSlowRequests checks the line about slow calls, and that it keeps values
-// to itself.
+// TestSlowRequests checks the log line about slow calls, which must not contain values.
 func TestSlowRequests(t *testing.T) {
 	core, logs := observer.New(zapcore.InfoLevel)
 	o := testOptions()

@@ -110,11 +110,11 @@ func (e *edge) downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.Dow
 	return resp, nil
 }
 
-// snapshotChunk is how much of the file goes into one message.
+// snapshotChunk is the number of file bytes per message.
 const snapshotChunk = 32 << 10
 
-// snapshot sends the file in pieces and then its SHA-256, which clients keep at
-// the end of the file and check when they restore it.
+// snapshot sends the file in chunks, followed by its SHA-256, which clients append to the
+// file and verify on restore.
 func (e *edge) snapshot(s *stream) (err error) {
 	if err := s.RecvMsg(new(pb.SnapshotRequest)); err != nil {
 		return err

@@ -48,7 +48,7 @@ func many(n int, f func(i int) *pb.RequestOp) (out []*pb.RequestOp) {
 	return out
 }
 
-// deep nests n transactions.
+// deep returns n nested transactions.
 func deep(n int) []*pb.RequestOp {
 	o := ops(get("k"))
 	for range n {
@@ -57,8 +57,7 @@ func deep(n int) []*pb.RequestOp {
 	return o
 }
 
-// TestRefusals checks which requests never reach the member, and the error that
-// they get on the wire.
+// TestRefusals checks which requests never reach the member, and their errors on the wire.
 func TestRefusals(t *testing.T) {
 	f := newFake(t)
 	conn := dialRaw(t, serve(t, testOptions(), f))
@@ -136,7 +135,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// methodOf finds the method that takes a request, and an answer for it.
+// methodOf returns the method for a request, and an empty response.
 func methodOf(t testing.TB, req proto.Message) (string, proto.Message) {
 	switch req.(type) {
 	case *pb.RangeRequest:
@@ -186,8 +185,8 @@ func methodOf(t testing.TB, req proto.Message) (string, proto.Message) {
 	return "", nil
 }
 
-// unaries is a valid request for every unary method, with the header that its
-// answer has; "" means none.
+// unaries is a valid request for every unary method, with the header of its response; ""
+// means none.
 var unaries = []struct {
 	req  proto.Message
 	want string
@@ -318,7 +317,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// TestEveryMethodReportsErrors makes the member fail under each method.
+// TestEveryMethodReportsErrors makes the member fail in each method.
 func TestEveryMethodReportsErrors(t *testing.T) {
 	f := newFake(t)
 	conn := dialRaw(t, serve(t, testOptions(), f))
@@ -337,7 +336,7 @@ func TestEveryMethodReportsErrors(t *testing.T) {
 			t.Fatal(err)
 		}
 		if name == "Watch" {
-			continue // no call of a watch stream fails
+			continue // a watch stream calls nothing that fails
 		}
 		if err := s.RecvMsg(new(pb.SnapshotResponse)); status.Convert(err).Message() != failure.Error() {
 			t.Errorf("%s: got %v", name, err)
@@ -372,7 +371,7 @@ func streams(t *testing.T, conn *grpc.ClientConn) map[string]func(context.Contex
 	}
 }
 
-// TestAdmission checks who is served in which state of the member.
+// TestAdmission checks which calls are served in each state of the member.
 func TestAdmission(t *testing.T) {
 	f := newFake(t)
 	f.file = io.NopCloser(strings.NewReader(""))

@@ -13,8 +13,8 @@ import (
 	"quorate/internal/metrics"
 )
 
-// The series of every gRPC server in the ecosystem, under the names of its
-// Prometheus interceptor.
+// The metrics of every gRPC server in the ecosystem, with the names used by its Prometheus
+// interceptor.
 var (
 	seriesStarted = counterVec("grpc_server_started_total", "RPCs started",
 		"grpc_type", "grpc_service", "grpc_method")
@@ -37,14 +37,14 @@ func counterVec(name, help string, labels ...string) *prometheus.CounterVec {
 	return v
 }
 
-// codeCount is the number of gRPC codes; they count from OK = 0.
+// codeCount is the number of gRPC codes, which start at OK = 0.
 const codeCount = int(codes.Unauthenticated) + 1
 
-// methodSeries are the series of one method, looked up once.
+// methodSeries holds the metrics of one method, so that they are looked up only once.
 type methodSeries struct {
 	started, received, sent prometheus.Counter
 	handled                 [codeCount]prometheus.Counter
-	seconds                 prometheus.Observer // nil unless metrics are extensive
+	seconds                 prometheus.Observer // nil without extensive metrics
 }
 
 func newMethodSeries(service string, m grpc.MethodInfo, extensive bool) *methodSeries {
@@ -72,19 +72,19 @@ func newMethodSeries(service string, m grpc.MethodInfo, extensive bool) *methodS
 	return s
 }
 
-// done counts the end of a call. Codes outside gRPC's list have no series.
+// done counts the end of a call. Codes that gRPC does not define are not counted.
 func (s *methodSeries) done(err error) {
 	if c := int(status.Code(err)); c < codeCount {
 		s.handled[c].Inc()
 	}
 }
 
-// clientVersions holds the counters of etcd_server_client_requests_total for
-// one kind of call. The label comes from the client, so there is a bound: the
-// versions beyond maxClientVersions count as unknown.
+// clientVersions holds the counters of etcd_server_client_requests_total for one kind of
+// call. The label value comes from the client, so it is bounded: versions beyond the first
+// maxClientVersions count as unknown.
 type clientVersions struct {
 	kind string
-	by   atomic.Pointer[map[string]prometheus.Counter] // replaced, never changed
+	by   atomic.Pointer[map[string]prometheus.Counter] // the map is replaced, never modified
 	mu   sync.Mutex                                    // serializes replacements
 }
 

@@ -14,7 +14,7 @@ import (
 	"quorate/internal/metrics"
 )
 
-// counted is the value of a counter.
+// counted returns the value of a counter.
 func counted(c prometheus.Counter) float64 {
 	var m dto.Metric
 	if err := c.Write(&m); err != nil {
@@ -23,7 +23,7 @@ func counted(c prometheus.Counter) float64 {
 	return m.Counter.GetValue()
 }
 
-// seriesOf is how many series have a name.
+// seriesOf returns the number of metrics with a name.
 func seriesOf(t *testing.T, name string) int {
 	t.Helper()
 	families, err := metrics.Registry.Gather()
@@ -38,7 +38,7 @@ func seriesOf(t *testing.T, name string) int {
 	return 0
 }
 
-// TestSeries checks that the series are there from the start and what calls add.
+// TestSeries checks that the metrics exist from the start, and what calls add to them.
 func TestSeries(t *testing.T) {
 	f := newFake(t)
 	o := testOptions()
@@ -92,8 +92,8 @@ func TestSeries(t *testing.T) {
 	}
 }
 
-// TestGeneratedService checks that a service whose code was generated for gRPC's
-// server is admitted and counted like the others.
+// TestGeneratedService checks that a service generated for gRPC's server is admitted and
+// counted like the others.
 func TestGeneratedService(t *testing.T) {
 	f := newFake(t)
 	conn := dialRaw(t, serve(t, testOptions(), f))

@@ -15,30 +15,31 @@ import (
 	"quorate/internal/h2"
 )
 
-// Options of a Server.
+// Options configures a Server.
 type Options struct {
-	// MaxRequestBytes bounds a request; messages may be 512 KiB longer.
+	// MaxRequestBytes limits a request; a gRPC message may be 512 KiB larger.
 	MaxRequestBytes uint
-	// MaxTxnOps bounds each list of a transaction.
+	// MaxTxnOps limits each list of operations in a transaction.
 	MaxTxnOps uint
-	// MaxConcurrentStreams bounds the calls in progress on one connection; 0
-	// means no bound, and the greatest value, which is etcd's default, 32,768.
+	// MaxConcurrentStreams limits the concurrent calls of one connection; 0 means no
+	// limit, and the maximum, which is etcd's default, means 32,768.
 	MaxConcurrentStreams uint32
 	Keepalive            h2.Keepalive
-	// ElectionTimeout is what three of make a stream end that asks for a leader;
-	// 0 means a second.
+	// ElectionTimeout: a stream that requires a leader ends after three of these without
+	// one. 0 means one second.
 	ElectionTimeout time.Duration
-	// WarnUnaryDuration is from where on a unary call is logged; 0 means never.
+	// WarnUnaryDuration is the duration from which a unary call is logged; 0 means never.
 	WarnUnaryDuration time.Duration
-	// Extensive adds histograms of the time that calls take.
+	// Extensive adds histograms of call durations.
 	Extensive bool
-	// NotServingOnDefrag makes the health service say so during defragmentation.
+	// NotServingOnDefrag makes the health service report NOT_SERVING during
+	// defragmentation.
 	NotServingOnDefrag bool
-	// Logger; nil means none.
+	// Logger receives log lines; nil disables logging.
 	Logger *zap.Logger
-	// Tracer makes a span for each request; nil means none.
+	// Tracer creates a span for each request; nil disables tracing.
 	Tracer trace.Tracer
-	// Stats is told of each call, for tracing; nil means nobody.
+	// Stats is notified of each call, for tracing; nil disables it.
 	Stats stats.Handler
 
 	debug bool // log every request
@@ -46,21 +47,21 @@ type Options struct {
 
 const messageOverhead = 512 << 10
 
-// defaultStreams bounds the calls of one connection unless a number was asked for.
-// Each takes some 10 KB, and a client that opens more waits until some have ended.
+// defaultStreams limits the calls of one connection unless a number is configured. Each
+// takes about 10 KB; a client that opens more waits until some have ended.
 const defaultStreams = 32 << 10
 
-// maxHeaderBytes bounds the headers of a call. Tokens take some hundred bytes;
-// gRPC's own bound of 16 MiB a stream is for an attacker to use.
+// maxHeaderBytes limits the headers of a call. Tokens take a few hundred bytes; gRPC's own
+// limit of 16 MiB per stream would only serve an attacker.
 const maxHeaderBytes = 256 << 10
 
-// healthSwitch turns the health service on and off.
+// healthSwitch sets the status of the health service.
 type healthSwitch struct {
 	*health.Server
 	lg *zap.Logger
 }
 
-// everything is the one service that the health service knows: all of them.
+// everything is the only service name that the health service knows: the whole server.
 const everything = ""
 
 func (h healthSwitch) set(serving bool) {
@@ -75,21 +76,19 @@ func (h healthSwitch) set(serving bool) {
 // Server is the gRPC server of one member.
 type Server struct {
 	*h2.Server
-	// Health answers SERVING from the start. Its Shutdown makes it say
-	// NOT_SERVING for good.
+	// Health reports SERVING from the start. After its Shutdown it reports NOT_SERVING
+	// permanently.
 	Health *health.Server
 
 	endStreams context.CancelCauseFunc
 }
 
-// EndStreams ends the calls that could last for ever, now and from now on, as the
-// member stops: keepalives, watches, those who wait for a lock or follow an
-// election. What comes to an end by itself, such as the sending of a snapshot, is
-// left to a graceful stop.
+// EndStreams ends, now and from now on, the calls that could last forever, because the
+// member is stopping: keepalives, watches, waits for a lock, observers of an election. Calls
+// that end by themselves, such as a snapshot download, are left to a graceful stop.
 func (s *Server) EndStreams() { s.endStreams(rpctypes.ErrGRPCStopped) }
 
-// NewServer makes a server that answers from b. The caller serves listeners
-// with it and stops it.
+// NewServer returns a server that serves b. The caller must give it listeners and stop it.
 func NewServer(o Options, b Backend) *Server {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
@@ -126,9 +125,9 @@ func NewServer(o Options, b Backend) *Server {
 	return &Server{Server: s, Health: e.health.Server, endStreams: endStreams}
 }
 
-// streamWorkers is the number of goroutines that wait for calls, with stacks
-// that have grown already; more calls than that get fresh goroutines. Growing
-// the stack was a fifth of what a call costs.
+// streamWorkers is the number of goroutines that wait for calls, with stacks that have
+// already grown; calls beyond that run on new goroutines. Growing the stack was a fifth of
+// the cost of a call.
 const streamWorkers = 128
 
 func (e *edge) serverOptions() h2.Options {
@@ -140,7 +139,7 @@ func (e *edge) serverOptions() h2.Options {
 		MaxMessage: int(o.MaxRequestBytes) + messageOverhead,
 		MaxStreams: o.MaxConcurrentStreams,
 		MaxHeaders: maxHeaderBytes,
-		// A time that is 0 is gRPC's own.
+		// Zero durations mean gRPC's defaults.
 		Keepalive: o.Keepalive,
 		Workers:   streamWorkers,
 	}

@@ -18,18 +18,18 @@ import (
 	"quorate/internal/metrics"
 )
 
-// service is a service of the API and its methods.
+// service describes an API service and its methods.
 type service struct {
 	name    string
 	methods []method
 }
 
-// method is one method: of one request and one answer, both encoded, or a stream.
+// method describes one method: unary, with both messages encoded, or a stream.
 type method struct {
 	name                   string
 	unary                  func(ctx context.Context, req []byte) (h2.Reply, error)
 	stream                 func(s *stream) error
-	fromClient, fromServer bool // what a stream has any number of
+	fromClient, fromServer bool // which sides of a stream send any number of messages
 }
 
 func (m method) info() grpc.MethodInfo {
@@ -49,7 +49,7 @@ func (e *edge) register(s *h2.Server, of service) {
 	}
 }
 
-// seriesFor makes the series of a service's methods before the first call.
+// seriesFor creates the metrics of a service's methods ahead of the first call.
 func (e *edge) seriesFor(of service) {
 	for _, m := range of.methods {
 		if full := "/" + of.name + "/" + m.name; e.methods[full] == nil {
@@ -58,8 +58,8 @@ func (e *edge) seriesFor(of service) {
 	}
 }
 
-// generated makes a service of one whose code was generated for gRPC's server.
-// Its calls are admitted and counted like all others.
+// generated returns the service for a description generated for gRPC's server. Its calls
+// are admitted and counted like all others.
 func (e *edge) generated(d *grpc.ServiceDesc, impl any) service {
 	out := service{name: d.ServiceName}
 	for _, m := range d.Methods {
@@ -81,7 +81,8 @@ func (e *edge) generated(d *grpc.ServiceDesc, impl any) service {
 	return out
 }
 
-// carryOut makes a unary call: it admits, counts, times and logs it.
+// carryOut executes a unary call of a generated service: it admits, counts, times and logs
+// it.
 func (e *edge) carryOut(ctx context.Context, full string, req any, call grpc.UnaryHandler) (resp any, err error) {
 	defer crash.Guard()
 	series := e.seriesOf(full, false, false)
@@ -100,7 +101,7 @@ func (e *edge) carryOut(ctx context.Context, full string, req any, call grpc.Una
 	return resp, err
 }
 
-// wasCarriedOut notes how long a unary call has taken.
+// wasCarriedOut records the duration of a unary call, and logs the call if it was slow.
 func (e *edge) wasCarriedOut(ctx context.Context, full string, series *methodSeries, start time.Time, took time.Duration, req, resp any) {
 	if series.seconds != nil {
 		series.seconds.Observe(took.Seconds())
@@ -110,7 +111,7 @@ func (e *edge) wasCarriedOut(ctx context.Context, full string, series *methodSer
 	}
 }
 
-// runStream carries out a streaming call.
+// runStream executes a streaming call.
 func (e *edge) runStream(full string, m method, hs *h2.Stream) (err error) {
 	defer crash.Guard()
 	s := &stream{h2: hs, ctx: hs.Context(), series: e.seriesOf(full, m.fromClient, m.fromServer), once: !m.fromClient}
@@ -135,8 +136,8 @@ func (e *edge) runStream(full string, m method, hs *h2.Stream) (err error) {
 	return err
 }
 
-// endure runs a stream until it ends, its leader is lost, or the server stops;
-// ends tells that it comes to an end by itself.
+// endure runs a stream until it ends, its leader is lost, or the server stops. ends means
+// that the stream ends by itself, so stopping does not interrupt it.
 func (e *edge) endure(s *stream, needLeader, ends bool, run func(*stream) error) error {
 	if ends && !needLeader {
 		return run(s)
@@ -153,39 +154,38 @@ func (e *edge) endure(s *stream, needLeader, ends bool, run func(*stream) error)
 	}
 	err := run(s)
 	if stopping.Err() != nil {
-		return context.Cause(stopping) // whatever the service makes of it
+		return context.Cause(stopping) // regardless of the error that the service returns
 	}
 	return err
 }
 
-// stream is one streaming call: it decodes and counts its messages and can be cut.
-// Attempts count as messages, also those that fail and the one that sees the end
-// of the stream: that is what the interceptor of the ecosystem does, here and in
-// unary calls.
+// stream is one streaming call: it decodes and counts messages, and can be cancelled by the
+// server. Every attempt counts as a message, even one that fails or that sees the end of
+// the stream: this is what the ecosystem's interceptor does, here and for unary calls.
 type stream struct {
 	h2     *h2.Stream
 	ctx    context.Context
 	series *methodSeries
-	once   bool // the client sends one message
-	ended  bool // and has
+	once   bool // the client sends exactly one message
+	ended  bool // and has sent it
 	stats  stats.Handler
 }
 
 var _ grpc.ServerStream = (*stream)(nil) // for generated services
 
-// Context is that of the call. It may end before the client's does.
+// Context returns the context of the call, which may be done before the client's is.
 func (s *stream) Context() context.Context { return s.ctx }
 
-// SetHeader, SendHeader and SetTrailer are gRPC's.
+// SetHeader, SendHeader and SetTrailer implement grpc.ServerStream.
 func (s *stream) SetHeader(md metadata.MD) error  { return s.h2.SetHeader(md) }
 func (s *stream) SendHeader(md metadata.MD) error { return s.h2.SendHeader(md) }
 func (s *stream) SetTrailer(md metadata.MD)       { s.h2.SetTrailer(md) }
 
-// SendMsg sends a message. It waits while the client takes no more.
+// SendMsg sends a message. It blocks on flow control.
 func (s *stream) SendMsg(m any) error { return s.send(m, false) }
 
-// send is SendMsg; where more is set, another message follows at once and both
-// may go out together.
+// send is SendMsg; with more set, another message follows at once and both may share a
+// write.
 func (s *stream) send(m any, more bool) error {
 	s.series.sent.Inc()
 	b, err := encode(m)
@@ -198,8 +198,8 @@ func (s *stream) send(m any, more bool) error {
 	return s.h2.Send(b, more)
 }
 
-// sendWatch is send for responses of watches, of which there may be very many: small
-// ones are encoded where they wait for the socket.
+// sendWatch is send for watch responses, which can be very frequent: small ones are encoded
+// directly into the connection's write buffer.
 func (s *stream) sendWatch(r *watchReply, more bool) error {
 	most := r.most()
 	if most > smallResponse || s.stats != nil {
@@ -213,11 +213,11 @@ func (s *stream) sendWatch(r *watchReply, more bool) error {
 	return err
 }
 
-// smallResponse is the size up to which a copy is cheaper than the pieces of a
-// response that is sent from where its events are.
+// smallResponse is the size up to which copying a response is cheaper than sending its
+// parts from where they are stored.
 const smallResponse = 4 << 10
 
-// RecvMsg decodes the client's next message into m; io.EOF when there is none.
+// RecvMsg decodes the client's next message into m; io.EOF after the last.
 func (s *stream) RecvMsg(m any) error {
 	err := s.recv(m)
 	s.series.received.Inc()
@@ -248,14 +248,14 @@ func (s *stream) recv(m any) error {
 	return nil
 }
 
-// fullSnapshot is the only stream that a learner serves, and rangeStream another
-// one that comes to an end by itself.
+// fullSnapshot is the only stream that a learner serves. It and rangeStream are the streams
+// that end by themselves.
 const (
 	fullSnapshot = "/" + maintenanceService + "/Snapshot"
 	rangeStream  = "/" + kvService + "/RangeStream"
 )
 
-// observed tells Options.Stats of a unary call; without that it is the call itself.
+// observed wraps a unary call to notify Options.Stats; without that it returns call itself.
 func (e *edge) observed(full string, call func(context.Context, []byte) (h2.Reply, error)) func(context.Context, []byte) (h2.Reply, error) {
 	if e.o.Stats == nil {
 		return call
@@ -285,8 +285,8 @@ func (e *edge) endStats(ctx context.Context, start time.Time, err error) {
 	e.o.Stats.HandleRPC(ctx, &stats.End{BeginTime: start, EndTime: clock.Now(), Error: err})
 }
 
-// registerAll adds all services. Those after the first list get their series with
-// their first call, as in etcd.
+// registerAll registers all services. The metrics of those in late are created by their
+// first call, as in etcd.
 func (e *edge) registerAll(s *h2.Server, now, late []service) {
 	for _, x := range now {
 		e.seriesFor(x)

@@ -11,8 +11,8 @@ import (
 	"quorate/internal/watch"
 )
 
-// The services below put a span around each request, with etcd's names. Without
-// tracing there is none of it on the way.
+// The wrappers below create a span for each request, with etcd's names. They are not used
+// without tracing.
 type (
 	tracedKV struct {
 		KV
@@ -28,20 +28,20 @@ type (
 	}
 )
 
-// traced puts the spans around the services of b.
+// traced wraps the services of b.
 func traced(b Backend, t trace.Tracer) Backend {
 	b.KV, b.Leases, b.Watches = tracedKV{b.KV, t}, tracedLeases{b.Leases, t}, tracedWatches{b.Watches, t}
 	return b
 }
 
-// within runs a request in a span, and notes an error of a write there.
+// within executes a request within a span.
 func within[R any](ctx context.Context, t trace.Tracer, name string, f func(context.Context) (R, error), attrs ...attribute.KeyValue) (R, error) {
 	ctx, span := t.Start(ctx, name, trace.WithAttributes(attrs...))
 	defer span.End()
 	return f(ctx)
 }
 
-// recorded is within for requests whose errors are noted in the span.
+// recorded is within for requests whose errors are recorded in the span.
 func recorded[R any](ctx context.Context, t trace.Tracer, name string, f func(context.Context) (R, error), attrs ...attribute.KeyValue) (R, error) {
 	return within(ctx, t, name, func(ctx context.Context) (R, error) {
 		r, err := f(ctx)
@@ -69,7 +69,7 @@ func (t tracedKV) List(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, e
 		append(ofRange(r), attribute.Bool("keys_only", r.KeysOnly))...)
 }
 
-// RangeStream has a span that ends with the list.
+// RangeStream creates a span that ends when the list is closed.
 func (t tracedKV) RangeStream(ctx context.Context, r *pb.RangeRequest) (mvcc.Reading, error) {
 	ctx, span := t.tracer.Start(ctx, "range_streaming", trace.WithAttributes(ofRange(r)...))
 	l, err := t.KV.RangeStream(ctx, r)
@@ -80,7 +80,7 @@ func (t tracedKV) RangeStream(ctx context.Context, r *pb.RangeRequest) (mvcc.Rea
 	return tracedList{l, span}, nil
 }
 
-// tracedList ends its span with itself.
+// tracedList ends the span when it is closed.
 type tracedList struct {
 	mvcc.Reading
 	span trace.Span
@@ -110,7 +110,7 @@ func (t tracedKV) Txn(ctx context.Context, r *pb.TxnRequest, raw []byte) (*pb.Tx
 		attribute.Bool("read_only", onlyRanges(r.Success) && onlyRanges(r.Failure)))
 }
 
-// firstCompared is the first key that a transaction compares.
+// firstCompared returns the first key that a transaction compares.
 func firstCompared(cs []*pb.Compare) string {
 	for _, c := range cs {
 		if len(c.Key) > 0 {
@@ -120,8 +120,8 @@ func firstCompared(cs []*pb.Compare) string {
 	return ""
 }
 
-// firstOp returns the first key among operations, the kind of the first, and the
-// lease of the first put, -1 without one.
+// firstOp returns the first key among the operations, the kind of the first operation, and
+// the lease of the first put, or -1.
 func firstOp(ops []*pb.RequestOp) (key, kind string, lease int64) {
 	lease = -1
 	put := false
@@ -169,7 +169,7 @@ func (t tracedLeases) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (
 	return recorded(ctx, t.tracer, "lease_grant", func(ctx context.Context) (*pb.LeaseGrantResponse, error) {
 		resp, err := t.Leases.LeaseGrant(ctx, r)
 		if err == nil {
-			trace.SpanFromContext(ctx).SetAttributes(attribute.Int64("id", resp.ID)) // the server may have chosen it
+			trace.SpanFromContext(ctx).SetAttributes(attribute.Int64("id", resp.ID)) // possibly chosen by the server
 		}
 		return resp, err
 	}, attribute.Int64("id", r.ID), attribute.Int64("ttl", r.TTL))
@@ -186,7 +186,7 @@ func (t tracedLeases) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 }
 
 func (t tracedWatches) CreateWatch(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
-	// The span is that of the creation; what a watcher gets later has none.
+	// The span covers only the creation; events that follow have none.
 	ctx, span := t.tracer.Start(ctx, "watch", trace.WithAttributes(
 		attribute.String("key", string(r.Key)), attribute.String("range_end", string(r.RangeEnd)), attribute.Int64("start_rev", r.StartRevision),
 		attribute.Bool("progress_notify", r.ProgressNotify), attribute.Bool("prev_kv", r.PrevKv), attribute.Bool("fragment", r.Fragment)))

@@ -31,7 +31,7 @@ func checkRangeStream(r *pb.RangeRequest) error {
 	if err := checkRange(r); err != nil {
 		return err
 	}
-	// A target without an order passes, as in etcd.
+	// A target without an order is accepted, as in etcd.
 	if r.SortOrder != pb.RangeRequest_NONE && (r.SortTarget != pb.RangeRequest_KEY || r.SortOrder == pb.RangeRequest_DESCEND) {
 		return errStreamSort
 	}
@@ -60,9 +60,9 @@ func checkDelete(r *pb.DeleteRangeRequest) error {
 	return nil
 }
 
-// checkTxn checks a whole transaction. maxOps bounds the longest of the lists,
-// and a nested transaction has what the lists around it have left, which also
-// bounds the depth of the recursions here.
+// checkTxn validates a transaction. maxOps limits the longest of its three lists; a nested
+// transaction gets what the enclosing lists have left, which also limits the depth of the
+// recursions here.
 func checkTxn(r *pb.TxnRequest, maxOps int) error {
 	nested, err := checkOps(r, maxOps)
 	if err != nil {
@@ -114,7 +114,7 @@ func checkOps(r *pb.TxnRequest, maxOps int) (nested bool, err error) {
 	return nested, nil
 }
 
-// checkFlat is overlaps for the common list without nested transactions.
+// checkFlat checks a list without nested transactions for overlaps.
 func checkFlat(ops []*pb.RequestOp) error {
 	if len(ops) < 2 {
 		return nil
@@ -123,7 +123,7 @@ func checkFlat(ops []*pb.RequestOp) error {
 	return err
 }
 
-// span is the keys [from, to); all from from on if to is nil.
+// span is the key range [from, to); a nil to means no upper end.
 type span struct{ from, to []byte }
 
 // ends compares the ends of two spans.
@@ -139,34 +139,33 @@ func (s span) ends(o span) int {
 	return bytes.Compare(s.to, o.to)
 }
 
-// reaches reports whether key lies before the end of s.
+// reaches reports whether key is below the end of s.
 func (s span) reaches(key []byte) bool { return s.to == nil || bytes.Compare(key, s.to) < 0 }
 
-// writes is what a list of operations may write: the keys put, sorted and each
-// once, and the ranges deleted, sorted and disjoint.
+// writes is the set of keys that operations may write: keys put, sorted and unique, and
+// ranges deleted, sorted and disjoint.
 type writes struct {
 	puts [][]byte
 	dels []span
 }
 
-// overlaps finds what ops may write, or that they put a key twice or into a
-// range that they delete.
+// overlaps returns what ops may write, or an error if they put a key twice or into a range
+// that they delete.
 //
-// The rules are etcd's to the letter. The two branches of a nested transaction
-// exclude each other, so a key may be put in both. A put in a nested
-// transaction meets the deletes of its own list and of the nested ones before
-// it, not of those after. One is not: etcd takes a delete with the open end "\0" for
-// one that ends before it begins. Here it meets what it deletes: members of etcd end
-// for good at a put that relies on a key which such a delete has taken away.
+// The rules are exactly etcd's. The two branches of a nested transaction are mutually
+// exclusive, so a key may be put in both. A put in a nested transaction conflicts with the
+// deletes of its own list and of nested transactions before it, but not of those after it.
+// One rule differs: etcd treats a delete with the open end "\0" as a range that ends before
+// it begins. Here it conflicts with what it really deletes: etcd members crash for good at a
+// put that relies on a key which such a delete has removed.
 //
-// Keys and ranges are kept sorted and are merged list by list, so the whole
-// takes O(n log n) for a flat list, and for nested ones a merge per nested
-// transaction.
+// Keys and ranges are kept sorted and merged list by list, so a flat list takes O(n log n),
+// and nested ones one merge per nested transaction.
 func overlaps(ops []*pb.RequestOp) (writes, error) {
 	var w writes
 	for _, op := range ops {
 		if d := op.GetRequestDeleteRange(); d != nil {
-			if s := deleted(d); s.reaches(s.from) { // the others delete nothing, and meet nothing
+			if s := deleted(d); s.reaches(s.from) { // the others delete nothing and cannot conflict
 				w.dels = append(w.dels, s)
 			}
 		}
@@ -228,7 +227,7 @@ func deleted(d *pb.DeleteRangeRequest) span {
 
 func openEnded(end []byte) bool { return len(end) == 1 && end[0] == 0 }
 
-// join joins sorted spans that touch, in place.
+// join merges sorted spans that touch or overlap, in place.
 func join(s []span) []span {
 	if len(s) < 2 {
 		return s
@@ -246,7 +245,7 @@ func join(s []span) []span {
 	return out
 }
 
-// mergeSpans joins two lists of sorted, disjoint spans.
+// mergeSpans merges two lists of sorted, disjoint spans.
 func mergeSpans(a, b []span) []span {
 	if len(a) == 0 {
 		return b
@@ -265,7 +264,7 @@ func mergeSpans(a, b []span) []span {
 	return join(append(append(out, a...), b...))
 }
 
-// merge joins two sorted sets of keys and reports whether they share one.
+// merge merges two sorted sets of keys and reports whether they have one in common.
 func merge(a, b [][]byte) (out [][]byte, shared bool) {
 	if len(a) == 0 {
 		return b, false
@@ -288,7 +287,7 @@ func merge(a, b [][]byte) (out [][]byte, shared bool) {
 	return append(append(out, a...), b...), shared
 }
 
-// meet reports whether a key lies in a span. Both are sorted.
+// meet reports whether any key lies in any span. Both must be sorted.
 func meet(keys [][]byte, spans []span) bool {
 	for len(keys) > 0 && len(spans) > 0 {
 		switch {

@@ -12,8 +12,8 @@ import (
 	"go.etcd.io/etcd/pkg/v3/adt"
 )
 
-// slowOverlaps is overlaps written down as plainly as the rules are: every put
-// is compared with every put and every delete before it.
+// slowOverlaps is a direct implementation of the rules: it compares every put with every put
+// and delete before it.
 func slowOverlaps(o []*pb.RequestOp) (puts map[string]bool, dels []span, dup bool) {
 	hit := func(k string) bool {
 		for _, d := range dels {
@@ -64,7 +64,7 @@ func slowOverlaps(o []*pb.RequestOp) (puts map[string]bool, dels []span, dup boo
 	return puts, dels, false
 }
 
-// overlapsInTree is overlaps with etcd's own tree of intervals.
+// overlapsInTree is overlaps with etcd's own interval tree.
 func overlapsInTree(ops []*pb.RequestOp) (puts map[string]bool, dels adt.IntervalTree, err error) {
 	puts, dels = map[string]bool{}, adt.NewIntervalTree()
 	add := func(key string) error {
@@ -178,7 +178,7 @@ func TestOverlapsAgainstPlainRules(t *testing.T) {
 	}
 }
 
-// TestOddDeletes holds what etcd 3.7.3 answers, but for those with an open end.
+// TestOddDeletes holds the answers of etcd 3.7.3, except for open-ended deletes.
 func TestOddDeletes(t *testing.T) {
 	for _, c := range []struct {
 		ops []*pb.RequestOp
@@ -201,8 +201,7 @@ func TestOddDeletes(t *testing.T) {
 	}
 }
 
-// TestLargeTxn checks that the largest request that the limits allow takes no
-// time worth mentioning.
+// TestLargeTxn checks that the largest request within the limits is validated quickly.
 func TestLargeTxn(t *testing.T) {
 	n := 0
 	var grow func(widths ...int) []*pb.RequestOp

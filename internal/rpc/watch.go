@@ -23,10 +23,10 @@ func (e *edge) watchDesc() service {
 	}
 }
 
-// watch sends on the goroutine of the call. What the client sends is received on
-// another one, which there is only while there is something to receive: most
-// streams are silent. Whichever ends first ends the other: the receiver by closing
-// the queue, the sender by ending the call, which makes the receiver's RecvMsg fail.
+// watch sends on the goroutine of the call. Requests are received on another goroutine,
+// which exists only while there is something to receive: most streams are idle. The side
+// that ends first ends the other: the receiver by closing the queue, the sender by ending
+// the call, which makes RecvMsg fail.
 func (e *edge) watch(s *stream) error {
 	ws := e.b.Watches.Hub().NewStream(s.Context())
 	defer ws.Close()
@@ -35,7 +35,7 @@ func (e *edge) watch(s *stream) error {
 		defer crash.Guard()
 		err := e.receiveWatch(s, ws)
 		if errors.Is(err, io.EOF) {
-			return false // a client that has said all it has to say keeps its watchers
+			return false // a client that has half-closed keeps its watchers
 		}
 		if err != nil {
 			received <- err
@@ -63,7 +63,7 @@ func (e *edge) watch(s *stream) error {
 	return err
 }
 
-// receiveWatch takes a request; io.EOF says that the client has no more.
+// receiveWatch handles one request; io.EOF means that the client sends no more.
 func (e *edge) receiveWatch(s *stream, ws *watch.Stream) error {
 	c := new(watchCall)
 	if err := s.RecvMsg(c); err != nil {
@@ -90,8 +90,8 @@ type watchSender struct {
 	reply watchReply
 }
 
-// sendWatch sends what is queued until the stream ends. It takes all that is
-// there at a time, so that small responses can travel together.
+// sendWatch sends what is queued until the stream ends. It takes everything that is queued
+// at a time, so that small responses can share a write.
 func (e *edge) sendWatch(s *stream, ws *watch.Stream) error {
 	ctx := s.Context()
 	out := watchSender{e: e, s: s}
@@ -115,7 +115,7 @@ func (e *edge) sendWatch(s *stream, ws *watch.Stream) error {
 	}
 }
 
-// sendAll sends r and what is queued behind it, and counts the events.
+// sendAll sends r and the responses queued after it, and counts the events.
 func (w *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, err error) {
 	h := watch.Header{ClusterID: w.e.clusterID, MemberID: w.e.memberID, RaftTerm: w.e.b.Member.Term()}
 	for {
@@ -124,8 +124,8 @@ func (w *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, e
 			return events, err
 		}
 		events += len(r.Events)
-		// Watchers of one stream that see the same event make a row of small
-		// messages; those that are there together go out together.
+		// Watchers of one stream that match the same event cause a series of small messages;
+		// those that are queued together share a write.
 		w.reply = watchReply{header: h, res: r}
 		if err := w.s.sendWatch(&w.reply, more); err != nil {
 			w.e.streamFailed(w.s, "send", "watch", err)

@@ -66,7 +66,7 @@ func TestWatch(t *testing.T) {
 	}
 }
 
-// TestWatchStream talks to a watch stream as the API says it.
+// TestWatchStream uses a watch stream in every way that the API allows.
 func TestWatchStream(t *testing.T) {
 	f := newFake(t)
 	conn := dialRaw(t, serve(t, testOptions(), f))
@@ -107,7 +107,7 @@ func TestWatchStream(t *testing.T) {
 	expect("id=-1 created=true canceled=true events=0 mvcc: watcher range is empty")
 	create(&pb.WatchCreateRequest{Key: []byte("b"), StartRevision: -1})
 	expect("id=-1 created=true canceled=true events=0 etcdserver: mvcc: required revision has been compacted")
-	send(&pb.WatchRequest{}) // means nothing, ends nothing
+	send(&pb.WatchRequest{}) // no effect
 	send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_CancelRequest{CancelRequest: &pb.WatchCancelRequest{WatchId: 99}}})
 	if _, err := f.Put(ctx, &pb.PutRequest{Key: []byte("b")}, nil); err != nil {
 		t.Fatal(err)
@@ -118,7 +118,7 @@ func TestWatchStream(t *testing.T) {
 	send(&pb.WatchRequest{RequestUnion: &pb.WatchRequest_ProgressRequest{ProgressRequest: &pb.WatchProgressRequest{}}})
 	expect("id=-1 created=false canceled=false events=0 ")
 
-	if err := s.CloseSend(); err != nil { // its watchers stay
+	if err := s.CloseSend(); err != nil { // its watchers remain
 		t.Fatal(err)
 	}
 	if _, err := f.Put(ctx, &pb.PutRequest{Key: []byte("a")}, nil); err != nil {
@@ -127,7 +127,7 @@ func TestWatchStream(t *testing.T) {
 	expect("id=0 created=false canceled=false events=1 ")
 }
 
-// TestWatchEnds checks how a watch stream ends and what is counted then.
+// TestWatchEnds checks how a watch stream ends, and what is counted.
 func TestWatchEnds(t *testing.T) {
 	f := newFake(t)
 	series := newMethodSeries(watchService, grpc.MethodInfo{Name: "Watch", IsClientStream: true, IsServerStream: true}, false)
@@ -162,7 +162,7 @@ func TestWatchEnds(t *testing.T) {
 	if err := s.RecvMsg(new([]byte)); status.Code(err) != codes.Canceled {
 		t.Errorf("canceled by the client: got %v", err)
 	}
-	// Streams of tests before this one may be counted late, too.
+	// Streams of earlier tests may be counted late, too.
 	waitFor(t, "a canceled stream to be counted", func() bool { return count(codes.Canceled) > canceled })
 
 	s = open(testContext(t))
@@ -172,7 +172,7 @@ func TestWatchEnds(t *testing.T) {
 	}
 }
 
-// waitFor waits for what another goroutine is about to do.
+// waitFor waits for something that another goroutine is about to do.
 func waitFor(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
@@ -187,8 +187,8 @@ func waitFor(t *testing.T, what string, done func() bool) {
 	}
 }
 
-// TestLeaderLost checks that streams that ask for a leader are cut when it has
-// been gone for three election timeouts, and no others.
+// TestLeaderLost checks that exactly the streams that require a leader are cancelled after
+// three election timeouts without one.
 func TestLeaderLost(t *testing.T) {
 	f := newFake(t)
 	o := testOptions()
@@ -226,7 +226,7 @@ func TestLeaderLost(t *testing.T) {
 		t.Errorf("stream that asks for no leader: got %v, %v", r, err)
 	}
 
-	// A short absence cuts nothing, and the watch starts anew for new streams.
+	// A short absence cancels nothing, and new streams start a new count.
 	w := &leaderWatch{leader: f.Leader, every: time.Hour, streams: make(map[*cutter]struct{})}
 	var cause error
 	forget := w.add(func(err error) { cause = err })

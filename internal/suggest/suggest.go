@@ -1,10 +1,10 @@
-// Package suggest finds the command or the flag that was probably meant.
+// Package suggest finds the command or flag that a user probably meant.
 //
-// In: a command of one of the tools, and a word that it does not know. Out: a
-// line for standard error.
+// In: a command of one of the tools, and a word that it does not know. Out: a line for
+// standard error.
 //
-// Always true: what etcd's tools print and how they end stays as it is; the
-// suggestion comes below it, or beside it.
+// Always true: the output and exit code of etcd's tools are unchanged; the suggestion is
+// printed after it, or on standard error.
 package suggest
 
 import (
@@ -16,8 +16,7 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// Flags adds, below the error about a flag that does not exist, the one
-// that was probably meant.
+// Flags appends a suggestion to the error about an unknown flag.
 func Flags(root *cobra.Command) {
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		name, ok := strings.CutPrefix(err.Error(), "unknown flag: --")
@@ -33,9 +32,8 @@ func Flags(root *cobra.Command) {
 	})
 }
 
-// Command says on w what was probably meant by the word that follows a command
-// and is none of the commands below it. etcdctl prints its help then and ends
-// with 0; so do we.
+// Command writes to w a suggestion for the first argument of a command that has only
+// subcommands. In this case etcdctl prints its help and exits with code 0; so do we.
 func Command(w io.Writer, cmd *cobra.Command) {
 	words := cmd.Flags().Args()
 	if cmd.Runnable() || !cmd.HasParent() || len(words) == 0 {
@@ -47,8 +45,8 @@ func Command(w io.Writer, cmd *cobra.Command) {
 	}
 }
 
-// Below is the command below cmd that was probably meant by a word, written out
-// from the name of the tool on. None: "".
+// Below returns the full path of the subcommand of cmd that was probably meant by word,
+// or "".
 func Below(cmd *cobra.Command, word string) string {
 	var names []string
 	for _, c := range cmd.Commands() {
@@ -61,9 +59,9 @@ func Below(cmd *cobra.Command, word string) string {
 	return cmd.CommandPath() + " " + near
 }
 
-// Nearest is the name that takes the fewest edits to make of word, at most a
-// third of its letters (but one always), or one that word begins. Of several it
-// is the first. None: "".
+// Nearest returns the first name with the smallest edit distance to word, which may be at
+// most a third of the word's length (but always 1). Failing that, it returns the first name
+// that has word as a prefix, or "".
 func Nearest(word string, names []string) string {
 	best, fewest := "", max(1, len(word)/3)+1
 	for _, name := range names {
@@ -82,8 +80,8 @@ func Nearest(word string, names []string) string {
 	return ""
 }
 
-// edits is the number of letters to insert, delete or replace, and of neighbours
-// to exchange, that make b of a.
+// edits returns the edit distance from a to b: insertions, deletions, replacements, and
+// exchanges of neighbouring letters.
 func edits(a, b string) int {
 	rows := make([][]int, len(a)+1)
 	for i := range rows {

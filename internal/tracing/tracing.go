@@ -1,9 +1,9 @@
-// Package tracing sends what happens to requests to an OpenTelemetry collector.
+// Package tracing sends traces of requests to an OpenTelemetry collector.
 //
-// In: the address of a collector and how many traces to keep. Out: a provider of
-// tracers and the options that put gRPC calls into its traces. Always true: a
-// collector that is slow or away costs traces and never requests; spans wait in
-// a bounded queue, and what does not fit is dropped.
+// In: the address of a collector and a sampling rate. Out: a tracer provider and a
+// stats handler that adds gRPC calls to its traces. Always true: a slow or unreachable
+// collector costs traces, never requests; spans wait in a bounded queue and are dropped when
+// it is full.
 package tracing
 
 import (
@@ -20,26 +20,26 @@ import (
 	"google.golang.org/grpc/stats"
 )
 
-// scope names the spans' instrumentation, as dashboards know it.
+// scope is the name of the instrumentation, as dashboards know it.
 const scope = "go.etcd.io/etcd"
 
 // perMillion is the sampling rate that keeps every trace.
 const perMillion = 1_000_000
 
-// Options of a Provider.
+// Options configures a Provider.
 type Options struct {
-	Address     string // host:port of the collector, OTLP over gRPC without TLS
+	Address     string // host:port of the collector; OTLP over gRPC without TLS
 	ServiceName string // the same for all members
 	InstanceID  string // of this member; may be empty
-	// SamplingRate is how many traces to keep out of a million, of those that
-	// begin here. A caller's trace is kept if the caller keeps it.
+	// SamplingRate is the number of traces to keep per million, of those that start here. A
+	// trace that a caller has started is kept if the caller keeps it.
 	SamplingRate int
 }
 
-// Provider makes spans and sends them.
+// Provider creates spans and exports them.
 type Provider struct{ sdk *sdk.TracerProvider }
 
-// Open makes a provider. It connects in the background.
+// Open returns a provider. It connects to the collector in the background.
 func Open(ctx context.Context, o Options) (*Provider, error) {
 	exporter, err := otlptracegrpc.New(ctx, otlptracegrpc.WithInsecure(), otlptracegrpc.WithEndpoint(o.Address))
 	if err != nil {
@@ -60,11 +60,11 @@ func Open(ctx context.Context, o Options) (*Provider, error) {
 	)}, nil
 }
 
-// Tracer makes the spans of requests.
+// Tracer returns the tracer for request spans.
 func (p *Provider) Tracer() trace.Tracer { return p.sdk.Tracer(scope) }
 
-// Calls gives each gRPC call that it is told of a span, within the caller's trace
-// if it has sent one.
+// Calls returns a stats handler that creates a span for each gRPC call, as part of the
+// caller's trace if the call has one.
 func (p *Provider) Calls() stats.Handler {
 	return otelgrpc.NewServerHandler(
 		otelgrpc.WithPropagators(propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{})),
@@ -72,5 +72,5 @@ func (p *Provider) Calls() stats.Handler {
 	)
 }
 
-// Close sends what waits, until ctx is done.
+// Close exports the pending spans, until ctx is done.
 func (p *Provider) Close(ctx context.Context) error { return p.sdk.Shutdown(ctx) }

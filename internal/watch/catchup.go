@@ -7,21 +7,21 @@ import (
 	"quorate/internal/metrics"
 )
 
-// retryDelay is the pause after history could not be read.
+// retryDelay is the delay before a failed read of history is retried.
 const retryDelay = 100 * time.Millisecond
 
-// pass is one shared scan of history.
+// pass is one scan of history, shared by several watchers.
 type pass struct {
 	hist   History
 	gen    int
 	from   int64
 	index  *index
-	groups []*group // of index, in order of creation
+	groups []*group // of index, in creation order
 }
 
-// CatchUp feeds unsynced watchers with one scan of history. It reports whether
-// there may be more to do at once; otherwise Run waits until a watcher or a queue
-// gives it work. For drivers other than Run.
+// CatchUp feeds unsynced watchers from one scan of history. It reports whether there may be
+// more to do immediately; if not, Run waits until a watcher or a queue causes work. It is
+// exported for drivers other than Run.
 func (h *Hub) CatchUp() (more bool) {
 	h.passMu.Lock()
 	defer h.passMu.Unlock()
@@ -40,8 +40,8 @@ func (h *Hub) CatchUp() (more bool) {
 	return true
 }
 
-// choose settles what needs no scan and picks the watchers that share the next
-// one; nil if there is none.
+// choose handles the watchers that need no scan, and picks those that share the next scan.
+// It returns nil if there are none.
 func (h *Hub) choose() *pass {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -67,18 +67,18 @@ func (h *Hub) choose() *pass {
 	return p
 }
 
-// readyLocked makes watchers synced that have everything, cancels those that lie
-// below the compaction, and returns where the next scan starts. Every other pass
-// that is the watcher which is farthest behind: all that it passes join it, so
-// many watchers at different revisions end up sharing one sweep. In the passes
-// between it is the one that has waited longest, so that nobody who lacks little
-// waits for a sweep from far behind.
+// readyLocked marks watchers that lack nothing as synced, cancels those that are below the
+// compacted revision, and returns the watcher at which the next scan starts. In every other
+// pass this is the one that is farthest behind: the scan picks up all that it reaches, so
+// many watchers at different revisions end up sharing a single sweep. In the passes between,
+// it is the one that has waited longest, so that a watcher that lacks little does not have to
+// wait for such a sweep.
 func (h *Hub) readyLocked(compactRev int64) (first *watcher) {
 	for i := 0; i < len(h.unsynced); {
 		w := h.unsynced[i]
 		switch {
 		case w.minRev > h.rev:
-			h.resyncLocked(w) // another one is at i now
+			h.resyncLocked(w) // another watcher is at i now
 			continue
 		case w.minRev < compactRev:
 			r := &Response{WatchID: w.id, Canceled: true, CompactRevision: compactRev}
@@ -105,7 +105,7 @@ func (p *pass) add(w *watcher) {
 	g.watchers = append(g.watchers, w)
 }
 
-// collect adds an event of the history to the batch of each group that wants it.
+// collect adds an event from history to the batch of each group that matches it.
 func (p *pass) collect(ev Event) error {
 	var e *event
 	var buf [8]*group
@@ -121,12 +121,12 @@ func (p *pass) collect(ev Event) error {
 	return nil
 }
 
-// finish queues what the scan found and moves the watchers on to next.
+// finish queues what the scan has found, and advances the watchers to next.
 func (h *Hub) finish(p *pass, next int64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.gen != p.gen {
-		return // read from a store that has been replaced
+		return // read from a store that has been replaced since
 	}
 	cur := h.currentLocked()
 	queued := 0
@@ -137,7 +137,7 @@ func (h *Hub) finish(p *pass, next int64) {
 		}
 		for _, w := range g.watchers {
 			if w.state != unsynced || w.minRev >= next {
-				continue // canceled meanwhile, or ahead of a scan cut short
+				continue // canceled since, or not reached by a scan that was cut short
 			}
 			if c != nil {
 				skip := c.below(w.minRev)
@@ -160,9 +160,8 @@ func (h *Hub) finish(p *pass, next int64) {
 	metrics.DebuggingMVCCPendingEventsTotal.Add(float64(queued))
 }
 
-// failed decides what becomes of a scan that failed. A compaction or a new store
-// explains it, and the next pass takes account of them; anything else is told,
-// and tried again later.
+// failed handles a failed scan. If a compaction or a new store explains the error, the next
+// pass takes them into account; any other error is reported, and the scan retried later.
 func (h *Hub) failed(p *pass, err error) (more bool) {
 	h.mu.Lock()
 	explained := h.gen != p.gen || p.from < p.hist.CompactRev()

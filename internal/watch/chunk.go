@@ -6,25 +6,25 @@ import (
 	"sync/atomic"
 )
 
-// chunk is the events of one response, shared by the watchers of a group. It is
-// encoded by the first consumer that takes it from a queue, so the apply
-// goroutine neither encodes nor reads previous values.
+// chunk holds the events of one response, shared by the watchers of a group. The first
+// consumer that takes it from a queue encodes it, so the apply goroutine neither encodes nor
+// reads previous values.
 type chunk struct {
 	events []*event // ordered; never empty
 	prevKV bool
 	size   int
-	refs   atomic.Int32 // queues that hold it, and its maker
+	refs   atomic.Int32 // references held by queues and by the creator
 
 	mu      sync.Mutex // guards encoding
 	encoded atomic.Pointer[[][]byte]
 
-	// Space for the commonest chunk, of one event.
+	// Space for the most common chunk, with one event.
 	oneEvent   [1]*event
 	oneEncoded [1][]byte
 }
 
-// newChunk copies the slice and counts the chunk among the pending. The caller
-// releases it.
+// newChunk copies the slice, and adds the size of the chunk to h.pending. The caller must
+// release the chunk.
 func (h *Hub) newChunk(events []*event, prevKV bool) *chunk {
 	c := &chunk{prevKV: prevKV}
 	c.events = append(c.oneEvent[:0], events...)
@@ -39,7 +39,7 @@ func (h *Hub) newChunk(events []*event, prevKV bool) *chunk {
 	return c
 }
 
-// release gives up one reference.
+// release drops one reference.
 func (h *Hub) release(c *chunk) {
 	if c.refs.Add(-1) == 0 {
 		h.pending.Add(-int64(c.size))
@@ -48,7 +48,7 @@ func (h *Hub) release(c *chunk) {
 
 func (c *chunk) last() int64 { return c.events[len(c.events)-1].Mod }
 
-// below returns how many events lie below rev.
+// below returns the number of events below rev.
 func (c *chunk) below(rev int64) int {
 	if c.events[0].Mod >= rev {
 		return 0
@@ -56,7 +56,8 @@ func (c *chunk) below(rev int64) int {
 	return sort.Search(len(c.events), func(i int) bool { return c.events[i].Mod >= rev })
 }
 
-// encode returns the events in the form of the group, made once.
+// encode returns the encoded events, with prev_kv if the group wants it. They are encoded
+// once.
 func (c *chunk) encode(h *Hub) [][]byte {
 	if p := c.encoded.Load(); p != nil {
 		return *p

@@ -9,20 +9,20 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// Event is one change of one key. Key and KV must stay unchanged as long as
-// somebody may read them: for events given to Publish that is forever, for
-// events of History.Scan until the callback returns.
+// Event is one change of one key. Key and KV must not change while they may be read: for
+// events passed to Publish that is forever, for events of History.Scan until the callback
+// returns.
 type Event struct {
 	Key []byte
-	// KV is the encoded mvccpb.KeyValue of a put, as stored. Not read for deletes.
+	// KV is the encoded mvccpb.KeyValue of a put, as stored. It is not used for deletes.
 	KV       []byte
 	Mod, Sub int64
 	Delete   bool
-	// Create marks the put of a key that was not there: it has no previous value.
+	// Create marks a put that creates the key, so that there is no previous value.
 	Create bool
 }
 
-// DecodeEvent makes an Event of a history record: its revision, whether it is a
+// DecodeEvent returns the Event for a history record: its revision, whether it is a
 // tombstone, and its encoded mvccpb.KeyValue. The event aliases kv.
 func DecodeEvent(mod, sub int64, tombstone bool, kv []byte) (Event, error) {
 	ev := Event{KV: kv, Mod: mod, Sub: sub, Delete: tombstone}
@@ -60,7 +60,7 @@ func DecodeEvent(mod, sub int64, tombstone bool, kv []byte) (Event, error) {
 	return ev, nil
 }
 
-// Field numbers of the messages that are written by hand.
+// Field numbers of the messages that are encoded by hand.
 const (
 	eventType   = 1
 	eventKV     = 2
@@ -72,8 +72,8 @@ const (
 	responseEvents = 11
 )
 
-// event is an Event that somebody watches. It is shared by all watchers of the
-// key, and encoded by the first consumer that needs a form.
+// event is an Event with at least one watcher. All watchers of the key share it, and the
+// first consumer that needs one of its encodings creates it.
 type event struct {
 	Event
 	mu    sync.Mutex
@@ -81,12 +81,12 @@ type event struct {
 	full  []byte // the same with prev_kv; nil until needed
 }
 
-// size estimates the memory and wire bytes of the event.
+// size estimates the memory and wire size of the event.
 func (e *event) size() int { return 2*len(e.Key) + len(e.KV) + eventOverhead }
 
 const eventOverhead = 32
 
-// clone copies an event that the history only lends.
+// clone copies an event that is valid only during a History.Scan callback.
 func clone(ev Event) *event {
 	if ev.Delete {
 		ev.KV = nil
@@ -100,8 +100,8 @@ func clone(ev Event) *event {
 	return e
 }
 
-// encoded returns the complete field 11, with the value before the event if
-// prev is not nil.
+// encoded returns the event as a complete field 11, with the previous value if prev is not
+// nil.
 func (e *event) encoded(prev func(key []byte, mod int64) []byte) []byte {
 	e.mu.Lock()
 	defer e.mu.Unlock()

@@ -1,56 +1,52 @@
-// Package watch delivers the changes of the key space to watchers.
+// Package watch delivers changes of the key space to watchers.
 //
-// In: every published revision with its events, in order, from the apply
-// goroutine; past revisions through History; create, cancel and progress
-// requests of client streams. Out: a queue of responses per stream, whose event
-// bytes are encoded once and shared by all streams. Always true: a watcher that
-// is not canceled receives each event that matches it exactly once, in revision
-// order, and all events of one revision in one response (or its fragments).
+// In: every published revision with its events, in order, from the apply goroutine; past
+// revisions through History; create, cancel and progress requests of client streams. Out:
+// a queue of responses per stream, whose events are encoded once and shared by all streams.
+// Always true: a watcher that is not canceled receives each matching event exactly once, in
+// revision order, and all events of one revision in one response (or its fragments).
 //
-// # Live and catching up
+// # Synced and unsynced watchers
 //
-// A watcher is either synced, and then it is in the index that Publish consults,
-// or unsynced, and then CatchUp feeds it from history. Each watcher has a minRev:
-// what lies below has been queued for it or is not wanted by it. Hub.rev is the
-// newest revision given to Publish. Both, and the state, change only under Hub.mu.
+// A watcher is either synced, and in the index that Publish consults, or unsynced, and fed
+// from history by CatchUp. Each watcher has a minRev: everything below it has been queued for
+// the watcher or is not wanted by it. Hub.rev is the newest revision passed to Publish. Both,
+// and the state, change only under Hub.mu.
 //
-// No gap and no duplicate follow from three rules:
+// That there are no gaps and no duplicates follows from three rules:
 //
-//  1. The store publishes a revision before Publish is called with it. So history
-//     holds at least what the hub has seen, and a revision that a reader could
-//     see but Publish has not been called with is still to come.
-//  2. Publish gives a synced watcher the events from its minRev on, and no
-//     others. If the queue of the stream is full, the watcher becomes unsynced at
-//     the revision of the first event it did not get. Thus a synced watcher has
-//     everything from minRev to Hub.rev.
-//  3. CatchUp scans [from, next) without the lock, then, under the lock, queues
-//     what lies at or above minRev, raises minRev to next, and makes the watcher
-//     synced only if next > Hub.rev.
+//  1. The store publishes a revision before Publish is called with it. So history contains at
+//     least what the hub has seen, and for a revision that readers can see but the hub has
+//     not, the call of Publish is still to come.
+//  2. Publish gives a synced watcher the events from its minRev on, and no others. If the
+//     queue of the stream is full, the watcher becomes unsynced at the revision of the first
+//     event that it did not get. Thus a synced watcher has everything from minRev to Hub.rev.
+//  3. CatchUp scans [from, next) without the lock. Then, under the lock, it queues what is at
+//     or above minRev, raises minRev to next, and marks the watcher synced only if
+//     next > Hub.rev.
 //
-// No gap: what is below next has been scanned; what is at or above next is
-// greater than Hub.rev at that moment, so its Publish waits for the lock and
-// finds the watcher in the index. No duplicate: the scan may have run ahead of
-// Publish (rule 1), but then minRev is above those revisions and rule 2 leaves
-// them out. A new watcher without a start revision is synced at once with minRev
-// one above the greater of Hub.rev and the revision of the store, and the same
-// argument holds with that minRev in the place of next. A scan that meets a
-// concurrent compaction fails as a whole and queues nothing.
+// No gap: everything below next has been scanned; everything at or above next is above
+// Hub.rev at that moment, so its Publish waits for the lock and finds the watcher in the
+// index. No duplicate: the scan may have run ahead of Publish (rule 1), but then minRev is
+// above those revisions, and rule 2 omits them. A new watcher without a start revision is
+// synced immediately, with minRev one above the greater of Hub.rev and the store's revision;
+// the same argument holds with that minRev in place of next. A scan that overlaps a compaction
+// of its range fails, and queues nothing.
 //
-// Order: a watcher is fed by one side at a time, the side changes under the lock,
-// and the queue of a stream is first in, first out. So a progress response that
-// is queued while the watchers of the stream are synced comes after every event
-// up to Hub.rev, which is the revision it tells.
+// Order: at any time a watcher is fed either by Publish or by CatchUp, the switch happens
+// under the lock, and the queue of a stream is first in, first out. So a progress response
+// that is queued while all watchers of the stream are synced follows every event up to
+// Hub.rev, which is the revision it reports.
 //
 // # Bounds
 //
-// Publish never waits for a stream. The queue of a stream is bounded by responses
-// and bytes, all queues together by bytes; at a bound the watcher falls back to
-// history, where it costs a scan that it shares with others, and no memory. An
-// empty queue always takes one response, of whatever size, so every stream moves
-// on. Answers to requests are bounded by making the caller wait: a client that
-// does not read its answers is not read from. Watchers are bounded by the memory
-// that they and their keys take, for a stream and for all; at a bound a create is
-// refused with "too many requests", and the watchers that are there go on.
+// Publish never blocks on a stream. The queue of a stream is bounded in responses and bytes,
+// all queues together in bytes; at a bound the watcher falls back to history, where it costs a
+// share of a scan, and no memory. An empty queue always accepts one response of any size, so
+// every stream makes progress. Responses to requests are bounded by blocking the caller: a
+// client that does not read its responses is not read from. Watchers are bounded by the memory
+// of the watchers and their keys, per stream and in total; at a bound a create is refused with
+// "too many requests", and existing watchers are unaffected.
 package watch
 
 import (
@@ -68,58 +64,56 @@ import (
 // ErrClosed is returned by the methods of a stream that has been closed.
 var ErrClosed = errors.New("watch: stream closed")
 
-// History is the store behind the hub. Safe for concurrent use.
+// History is the store behind the hub. Implementations must be safe for concurrent use.
 type History interface {
-	// Rev returns the newest revision that readers can see.
+	// Rev returns the newest revision visible to readers.
 	Rev() int64
-	// CompactRev returns the revision of the last compaction. Events at it are
-	// still complete, below they are not.
+	// CompactRev returns the last compacted revision. Events are complete from that
+	// revision on.
 	CompactRev() int64
-	// Scan calls fn for every event from revision from on, in order of revision,
-	// up to the newest one or until about maxRevs revisions or maxBytes bytes have
-	// been read. It never stops within a revision. next is the first revision that
-	// was not read; next == from means that there is nothing at or above from. On
-	// an error, also that of a compaction beyond from during the scan, what fn has
-	// seen may be incomplete.
+	// Scan calls fn for every event from revision from on, in revision order, up to the
+	// newest one or until about maxRevs revisions or maxBytes bytes have been read. It
+	// never stops within a revision. next is the first revision that was not read;
+	// next == from means that there is nothing at or above from. If Scan returns an
+	// error, which it also does if from is compacted during the scan, fn may have seen
+	// incomplete data.
 	Scan(from int64, maxRevs, maxBytes int, fn func(Event) error) (next int64, err error)
-	// PrevKV returns the encoded mvccpb.KeyValue that key had before revision
-	// beforeMod, that is at beforeMod-1; nil if there was none or it is compacted.
-	// The result must not change later.
+	// PrevKV returns the encoded mvccpb.KeyValue of key at revision beforeMod-1; nil if
+	// there was none or it has been compacted. The result must not change later.
 	PrevKV(key []byte, beforeMod int64) ([]byte, error)
 }
 
-// Options of a Hub. Zero values mean the default in brackets.
+// Options configures a Hub. Zero values mean the default given in brackets.
 type Options struct {
-	// FragmentBytes is where responses of watchers that allow it are split: the
-	// greatest request plus 512 KiB [2 MiB].
+	// FragmentBytes is the size at which responses are split for watchers that allow it:
+	// the request limit plus 512 KiB [2 MiB].
 	FragmentBytes int
-	// QueueResponses and QueueBytes bound the queue of a stream [4096, 1 MiB].
+	// QueueResponses and QueueBytes limit the queue of a stream [4096, 1 MiB].
 	QueueResponses int
 	QueueBytes     int
-	// PendingBytes bounds the events in all queues, shared ones counted once
-	// [256 MiB]. Beyond it each stream queues one response at a time.
+	// PendingBytes limits the events in all queues, counting shared ones once [256 MiB].
+	// Beyond it each stream queues one response at a time.
 	PendingBytes int64
-	// BatchRevisions and BatchBytes bound one scan of history [1000, 1 MiB].
-	// BatchBytes is also where a live response of several revisions is cut.
+	// BatchRevisions and BatchBytes limit one scan of history [1000, 1 MiB]. BatchBytes is
+	// also the size at which a live response of several revisions is cut.
 	BatchRevisions int
 	BatchBytes     int
-	// WatcherBytes bounds the memory of all watchers, StreamWatcherBytes that of the
-	// watchers of one stream [512 MiB, 128 MiB]: about a million and 250,000
-	// watchers of short keys.
+	// WatcherBytes limits the memory of all watchers, StreamWatcherBytes that of the
+	// watchers of one stream [512 MiB, 128 MiB]: about a million and 250,000 watchers of
+	// short keys.
 	WatcherBytes, StreamWatcherBytes int64
-	// PassWatchers bounds the watchers that share a scan [512].
+	// PassWatchers limits the number of watchers that share a scan [512].
 	PassWatchers int
-	// ControlResponses bounds the answers in a queue before Create, Cancel and
-	// Progress wait [64].
+	// ControlResponses is the number of queued responses to requests at which Create,
+	// Cancel and Progress block [64].
 	ControlResponses int
-	// ProgressInterval is the time after which an idle watcher with
-	// progress_notify gets a progress response [10 min; at least 100 ms].
+	// ProgressInterval is the time after which an idle watcher with progress_notify gets
+	// a progress response [10 min; at least 100 ms].
 	ProgressInterval time.Duration
-	// Jitter returns a number in [0, n); a tenth of the interval times it spreads
-	// the streams [no jitter].
+	// Jitter returns a number in [0, n). It is added to the interval of a stream, with n a
+	// tenth of it, to spread the streams [no jitter].
 	Jitter func(n int64) int64
-	// OnError is told about history that cannot be read; the hub tries again.
-	// Called without locks held.
+	// OnError is called without locks held if history cannot be read; the hub retries.
 	OnError func(error)
 }
 
@@ -160,39 +154,39 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// Hub connects one store with the watch streams of its clients. Publish and
-// Restore belong to the apply goroutine, everything else is safe from any
-// goroutine. Locks are taken in the order passMu, mu, Stream.mu; those of chunks
-// and events, in this order, only with none of the others held.
+// Hub connects a store with the watch streams of its clients. Publish and Restore must be
+// called by the apply goroutine; all other methods are safe for concurrent use. The lock
+// order is passMu, mu, Stream.mu; the locks of chunks and events, in this order, are taken
+// only while none of the others is held.
 type Hub struct {
 	o       Options
 	clk     clock.Clock
 	hist    atomic.Pointer[History]
-	pending atomic.Int64  // bytes of the chunks in queues
-	kick    chan struct{} // wakes Run; holds one
+	pending atomic.Int64  // size of the chunks in queues
+	kick    chan struct{} // wakes Run; capacity 1
 
-	passMu sync.Mutex // one catch-up pass at a time
+	passMu sync.Mutex // held during a catch-up pass
 
 	mu       sync.Mutex
 	rev      int64 // newest published revision
-	gen      int   // counts Restore
+	gen      int   // incremented by Restore
 	closed   bool
-	streams  []*Stream  // each knows its position
-	watching int64      // bytes of all watchers
-	live     *index     // the synced watchers
-	unsynced []*watcher // each knows its position
+	streams  []*Stream  // each stream knows its position
+	watching int64      // size of all watchers
+	live     *index     // synced watchers
+	unsynced []*watcher // each watcher knows its position
 	passes   int
-	deferred []*Stream // wait for the next Publish to answer a progress request
+	deferred []*Stream // streams whose progress request waits for the next Publish
 	// Scratch space of Publish.
 	touched []*group
 	matches []*group
 	behind  []*watcher
 }
 
-// watcherBytes is about what a watcher takes beside its key and range end.
+// watcherBytes is the approximate size of a watcher without its key and range end.
 const watcherBytes = 512
 
-// size is the memory of a watcher, for the bounds.
+// size returns the memory of a watcher, for the limits.
 func (w *watcher) size() int64 { return int64(watcherBytes + len(w.spec.key) + len(w.spec.end)) }
 
 type state uint8
@@ -200,10 +194,10 @@ type state uint8
 const (
 	synced state = iota
 	unsynced
-	gone // canceled; may still hold its id in the stream
+	gone // canceled; its ID may still be in use on the stream
 )
 
-// watcher is one watch. Guarded by Hub.mu, except where noted.
+// watcher is one watch. Guarded by Hub.mu, except idle.
 type watcher struct {
 	stream   *Stream
 	id       int64
@@ -216,14 +210,14 @@ type watcher struct {
 	pos      int    // in group.watchers or Hub.unsynced
 	allPos   int    // in Stream.all
 	tickPos  int    // in Stream.notify
-	served   int    // the pass that last fed the watcher
+	served   int    // number of the pass that last fed it
 	fragment bool
 	progress bool
 	idle     atomic.Bool // nothing was sent since the last progress tick
 }
 
-// NewHub returns a hub that has published everything h holds. CatchUp must be
-// driven, by Run or by the caller.
+// NewHub returns a hub that regards everything in h as published. CatchUp must be called
+// repeatedly, by Run or by the caller.
 func NewHub(h History, clk clock.Clock, o Options) *Hub {
 	hub := &Hub{
 		o:    o.withDefaults(),
@@ -245,7 +239,7 @@ func (h *Hub) Rev() int64 {
 	return h.rev
 }
 
-// Run catches watchers up until ctx ends.
+// Run catches up unsynced watchers until ctx is done.
 func (h *Hub) Run(ctx context.Context) {
 	for {
 		for h.CatchUp() {
@@ -268,7 +262,7 @@ func (h *Hub) wakeRun() {
 	}
 }
 
-// Close ends all streams. Later streams are closed from the start.
+// Close closes all streams. Streams opened later are closed from the start.
 func (h *Hub) Close() {
 	h.mu.Lock()
 	h.closed = true
@@ -279,11 +273,10 @@ func (h *Hub) Close() {
 	}
 }
 
-// Publish delivers the events of all revisions up to rev that have not been
-// published yet, in order of revision. The store must show them to readers
-// already. The hub keeps the bytes of events that are watched, but not the slice.
-// It takes time in proportion to events and matching watchers and never waits for
-// a client.
+// Publish delivers the events of all revisions up to rev that have not been published yet,
+// in revision order. They must already be visible to readers of the store. The hub retains
+// the bytes of events that have watchers, but not the slice. Publish takes time proportional
+// to the events and matching watchers, and never blocks on a client.
 func (h *Hub) Publish(rev int64, events []Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -311,10 +304,10 @@ func (h *Hub) Publish(rev int64, events []Event) {
 	}
 }
 
-// collectLocked adds an event to the batch of each group that wants it.
+// collectLocked adds an event to the batch of each group that matches it.
 func (h *Hub) collectLocked(ev *Event) {
 	h.matches = h.live.match(h.matches[:0], ev.Key)
-	var e *event // made for the first group that wants it
+	var e *event // created for the first group that needs it
 	for _, g := range h.matches {
 		if !g.wants(ev.Delete) {
 			continue
@@ -347,7 +340,7 @@ func (h *Hub) deliverLocked(g *group) {
 			}
 			queued += len(c.events) - skip
 		}
-		// Only now, because it leaves the slice, and before the next chunk.
+		// Not in the loop above, because it modifies g.watchers, but before the next chunk.
 		for i, w := range h.behind {
 			h.desyncLocked(w, c.events[c.below(w.minRev)].Mod)
 			h.behind[i] = nil
@@ -363,11 +356,11 @@ func (h *Hub) deliverLocked(g *group) {
 	metrics.DebuggingMVCCPendingEventsTotal.Add(float64(queued))
 }
 
-// maxIdleBatch bounds the scratch space that a group keeps.
+// maxIdleBatch limits the scratch space that a group retains.
 const maxIdleBatch = 64
 
-// cut returns how many events go in one response: all, or as many as reach
-// limit, up to the end of the revision.
+// cut returns the number of events for one response: all, or as many as reach limit, rounded
+// up to the end of the revision.
 func cut(events []*event, limit int) int {
 	size := 0
 	for i, e := range events {
@@ -379,7 +372,7 @@ func cut(events []*event, limit int) int {
 	return len(events)
 }
 
-// addLocked puts w, which is in no list, among the synced or the unsynced.
+// addLocked adds w, which is in no list, to the synced or unsynced watchers.
 func (h *Hub) addLocked(w *watcher, s state) {
 	w.state = s
 	if s == synced {
@@ -394,7 +387,7 @@ func (h *Hub) addLocked(w *watcher, s state) {
 	h.wakeRun()
 }
 
-// takeLocked takes w out of its list.
+// takeLocked removes w from its list.
 func (h *Hub) takeLocked(w *watcher) {
 	switch w.state {
 	case synced:
@@ -410,7 +403,7 @@ func (h *Hub) takeLocked(w *watcher) {
 	}
 }
 
-// swapOut removes the element at i; the last one takes its place and learns so.
+// swapOut removes element i. The last element moves there, and its position is updated.
 func swapOut[T any](xs []*T, i int, pos func(*T) *int) []*T {
 	last := len(xs) - 1
 	xs[i] = xs[last]
@@ -424,21 +417,20 @@ func allPos(w *watcher) *int   { return &w.allPos }
 func tickPos(w *watcher) *int  { return &w.tickPos }
 func streamPos(s *Stream) *int { return &s.pos }
 
-// desyncLocked makes a synced watcher unsynced; minRev is the first revision it
-// lacks.
+// desyncLocked makes a synced watcher unsynced. minRev is the first revision that it lacks.
 func (h *Hub) desyncLocked(w *watcher, minRev int64) {
 	h.takeLocked(w)
 	w.minRev = max(w.minRev, minRev)
 	h.addLocked(w, unsynced)
 }
 
-// resyncLocked makes an unsynced watcher synced; it must have all up to Hub.rev.
+// resyncLocked makes an unsynced watcher synced. It must have everything up to Hub.rev.
 func (h *Hub) resyncLocked(w *watcher) {
 	h.takeLocked(w)
 	h.addLocked(w, synced)
 }
 
-// killLocked ends a watcher. Its id stays in the stream until it is canceled.
+// killLocked ends a watcher. Its ID stays in use on the stream until it is canceled.
 func (h *Hub) killLocked(w *watcher) {
 	if w.state == gone {
 		return
@@ -449,10 +441,9 @@ func (h *Hub) killLocked(w *watcher) {
 	metrics.DebuggingMVCCWatcherTotal.Dec()
 }
 
-// Restore replaces the history after the store has been replaced by a received
-// snapshot. The hub has then published everything up to the new revision without
-// its events, so every watcher catches up from the new history, or is canceled if
-// that is compacted beyond it.
+// Restore replaces the history after a received snapshot has replaced the store. The hub
+// regards everything up to the new revision as published, without events, so every watcher
+// catches up from the new history, or is canceled if that is compacted beyond the watcher.
 func (h *Hub) Restore(hist History) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -18,9 +18,9 @@ import (
 	"quorate/internal/clock"
 )
 
-// TestConcurrent has streams come and go, with consumers that fall behind,
-// beside a writer, a compactor and Run. Meant for the race detector; each
-// watcher checks that it gets its keys' numbered values without gap.
+// TestConcurrent opens and closes streams, some with slow consumers, concurrently with a
+// writer, a compactor and Run. It is meant for the race detector; each watcher checks that it
+// gets the numbered values of its keys without gaps.
 func TestConcurrent(t *testing.T) {
 	const (
 		keys    = 5
@@ -43,7 +43,7 @@ func TestConcurrent(t *testing.T) {
 			watchAll(t, hub, i, keys, rounds)
 		})
 	}
-	// A stream that is opened and closed all the time.
+	// A stream that is continuously opened and closed.
 	watchers.Go(func() {
 		<-start
 		for range 200 {
@@ -77,8 +77,8 @@ func TestConcurrent(t *testing.T) {
 	}
 }
 
-// watchAll watches every key from the beginning, some by range, some exactly,
-// until each has shown its last value.
+// watchAll watches every key from the beginning, some by range, some exactly, until it has
+// seen the last value of each.
 func watchAll(t *testing.T, hub *Hub, i, keys, rounds int) {
 	ctx := context.Background()
 	s := hub.NewStream(ctx)
@@ -118,8 +118,8 @@ func watchAll(t *testing.T, hub *Hub, i, keys, rounds int) {
 	}
 }
 
-// TestRunWakes has Run, not the test, feed a stream that drains, and come back
-// to a history that could not be read.
+// TestRunWakes checks that Run feeds a stream that drains, and retries a history that could
+// not be read.
 func TestRunWakes(t *testing.T) {
 	st := newStore()
 	clk := clock.NewManual(time.Unix(0, 0))
@@ -144,7 +144,7 @@ func TestRunWakes(t *testing.T) {
 	st.mu.Lock()
 	st.scanErr = nil
 	st.mu.Unlock()
-	// The retry is armed right after the report: move the clock until it fires.
+	// The retry is scheduled right after the report: advance the clock until it runs.
 	got := make(chan Response)
 	go func() {
 		for {
@@ -171,7 +171,7 @@ func TestRunWakes(t *testing.T) {
 	}
 }
 
-// TestAnswersWait checks that a client which does not read its answers is held up.
+// TestAnswersWait checks that a client which does not read its responses is blocked.
 func TestAnswersWait(t *testing.T) {
 	hub := NewHub(newStore(), clock.NewManual(time.Unix(0, 0)), Options{ControlResponses: 2})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -216,8 +216,8 @@ func TestAnswersWait(t *testing.T) {
 	}
 }
 
-// TestRestoreDuringScan has the store replaced between a scan and its delivery:
-// what was read from the old one must not be sent.
+// TestRestoreDuringScan replaces the store between a scan and its delivery: what was read
+// from the old store must not be sent.
 func TestRestoreDuringScan(t *testing.T) {
 	old, fresh := newStore(), newStore()
 	old.apply(put("k", "old"))
@@ -241,7 +241,7 @@ func TestRestoreDuringScan(t *testing.T) {
 	}
 }
 
-// TestPublishOutOfOrder checks the assertion on our own caller.
+// TestPublishOutOfOrder checks the assertion about the caller.
 func TestPublishOutOfOrder(t *testing.T) {
 	st := newStore()
 	hub := NewHub(st, clock.NewManual(time.Unix(0, 0)), Options{})
@@ -347,7 +347,7 @@ func checkNode(t *testing.T, n *node) {
 	}
 }
 
-// TestEncoding compares hand-made bytes with the protobuf library.
+// TestEncoding compares the hand-written encoding with the protobuf library.
 func TestEncoding(t *testing.T) {
 	for _, r := range []Response{
 		{},
@@ -389,8 +389,8 @@ func TestEncoding(t *testing.T) {
 	}
 }
 
-// FuzzDecodeEvent checks that stored bytes of any kind give an error or what the
-// protobuf library sees in them.
+// FuzzDecodeEvent checks that any stored bytes give an error or what the protobuf library
+// decodes.
 func FuzzDecodeEvent(f *testing.F) {
 	f.Add([]byte{}, int64(1), false)
 	f.Add(mustMarshal(&mvccpb.KeyValue{Key: []byte("k"), CreateRevision: 4, ModRevision: 4, Value: []byte("v")}), int64(4), false)
@@ -403,7 +403,7 @@ func FuzzDecodeEvent(f *testing.F) {
 		}
 		kv := new(mvccpb.KeyValue)
 		if err := proto.Unmarshal(b, kv); err != nil {
-			return // a fault in a field that we pass over
+			return // an error in a field that we skip
 		}
 		if !bytes.Equal(ev.Key, kv.Key) || ev.Create != (!tombstone && kv.CreateRevision == mod) {
 			t.Errorf("got %+v, want %v", ev, kv)
@@ -434,8 +434,8 @@ func TestPublishAllocations(t *testing.T) {
 	}
 }
 
-// benchmarkWatchers publishes one event at a time to watchers on their own
-// streams, and takes it from every queue.
+// benchmarkWatchers publishes single events to watchers on streams of their own, and takes
+// them from every queue.
 func benchmarkWatchers(b *testing.B, watchers int, consume bool, end string) {
 	st := newStore()
 	hub := NewHub(st, clock.Real{}, Options{})
@@ -478,8 +478,8 @@ func BenchmarkPublish(b *testing.B) {
 	b.Run("range/1000", func(b *testing.B) { benchmarkWatchers(b, 1000, true, "l") })
 }
 
-// At the bounds creates are refused, for a stream and for all; what is canceled or
-// closed makes room, and the watchers that are there are not touched.
+// At the limits creates are refused, per stream and in total. Cancelled and closed watchers
+// make room, and existing watchers are unaffected.
 func TestWatchersAreBounded(t *testing.T) {
 	one := (&watcher{spec: spec{key: "k", end: ""}}).size()
 	hub := NewHub(newStore(), clock.NewManual(time.Unix(0, 0)), Options{StreamWatcherBytes: 3 * one, WatcherBytes: 4 * one})

@@ -1,6 +1,6 @@
 package watch
 
-// spec is what watchers must have in common to receive the same responses.
+// spec is what watchers must have in common to share responses.
 type spec struct {
 	key, end string
 	open     bool // the range has no upper end
@@ -9,15 +9,15 @@ type spec struct {
 	noDelete bool
 }
 
-// single reports whether the range is one key.
+// single reports whether the range is a single key.
 func (s *spec) single() bool { return s.end == "" && !s.open }
 
-// group holds the watchers of one spec. They share the work of matching,
-// collecting and encoding. Guarded by Hub.mu.
+// group is the set of watchers with the same spec. They share matching, collecting and
+// encoding. Guarded by Hub.mu.
 type group struct {
 	spec
 	watchers []*watcher
-	batch    []*event // matches of the batch that is being published
+	batch    []*event // matching events of the current Publish or scan
 }
 
 // wants applies the filters.
@@ -28,8 +28,8 @@ func (g *group) wants(del bool) bool {
 	return !g.noPut
 }
 
-// index finds the groups that watch a key. Groups of one key are in a hash map,
-// groups of a range in an interval tree, so a lookup costs O(log ranges + matches).
+// index finds the groups that watch a key. Single-key groups are in a hash map, range groups
+// in an interval tree, so that a lookup takes O(log ranges + matches).
 type index struct {
 	groups map[spec]*group
 	exact  map[string][]*group
@@ -42,7 +42,7 @@ func newIndex() *index {
 
 func (x *index) empty() bool { return len(x.groups) == 0 }
 
-// group returns the group of s, making it if need be.
+// group returns the group for s, creating it if necessary.
 func (x *index) group(s spec) *group {
 	g := x.groups[s]
 	if g != nil {
@@ -72,7 +72,7 @@ func (x *index) drop(g *group) {
 	}
 }
 
-// match appends the groups whose range holds key.
+// match appends the groups whose range contains key.
 func (x *index) match(dst []*group, key []byte) []*group {
 	dst = append(dst, x.exact[string(key)]...)
 	return x.ranges.stab(dst, key)
@@ -107,7 +107,7 @@ func (b bound) compare(c bound) int {
 	return 0
 }
 
-// after reports whether key lies below the bound.
+// after reports whether key is below the bound.
 func (b bound) after(key []byte) bool { return b.open || string(key) < b.key }
 
 func btoi(b bool) int {
@@ -117,9 +117,9 @@ func btoi(b bool) int {
 	return 0
 }
 
-// node is a node of an AVL tree over ranges, ordered by start, then end. Each
-// node knows the greatest end below it, so whole subtrees are left out that end
-// before the key. A nil node is an empty tree.
+// node is a node of an AVL tree of ranges, ordered by start, then end. Each node knows the
+// greatest end in its subtree, so that a search skips subtrees that end before the key. A nil
+// node is an empty tree.
 type node struct {
 	start       string
 	end         bound
@@ -214,8 +214,7 @@ func (n *node) removeMin() *node {
 	return n.balance()
 }
 
-// balance restores height, max and the AVL property of n, whose children have
-// them already.
+// balance restores height, max and the AVL property of n. Its children must have them.
 func (n *node) balance() *node {
 	switch d := n.left.h() - n.right.h(); {
 	case d > 1:

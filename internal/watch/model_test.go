@@ -15,9 +15,9 @@ import (
 	"quorate/internal/clock"
 )
 
-// TestModel lets random clients watch a random history through tiny queues, and
-// compares what each watcher gets with the filtered history. Half of the steps
-// happen inside a scan, between reading history and taking the lock again.
+// TestModel lets random clients watch a random history through tiny queues, and compares what
+// each watcher gets with the filtered history. Half of the steps happen within a scan, between
+// reading history and retaking the lock.
 func TestModel(t *testing.T) {
 	seeds := 200
 	if testing.Short() {
@@ -49,7 +49,7 @@ type model struct {
 type modelStream struct {
 	s        *Stream
 	watchers map[int64]*modelWatcher
-	expect   []*modelWatcher // created, answer not read yet
+	expect   []*modelWatcher // created; response not read yet
 	part     *Response       // fragments so far
 }
 
@@ -59,8 +59,8 @@ type modelWatcher struct {
 	next int64 // revision from which events are still to come
 }
 
-// dead is the next revision of a watcher that was canceled by a compaction and
-// whose id is still taken.
+// dead is the next revision of a watcher that was cancelled by a compaction and whose
+// ID is still in use.
 const dead = 1 << 62
 
 func newModel(t *testing.T, seed int64) *model {
@@ -242,7 +242,7 @@ func (m *model) read(ms *modelStream) bool {
 			m.t.Errorf("watcher %d at %d canceled for the compaction of %d", r.WatchID, w.next, r.CompactRevision)
 		}
 		delete(ms.watchers, r.WatchID)
-		if r.CompactRevision != 0 { // its id is still taken: read the answer as another one
+		if r.CompactRevision != 0 { // its ID is still in use: read the response to the cancel
 			ms.watchers[r.WatchID] = &modelWatcher{req: &pb.WatchCreateRequest{}, next: dead}
 		}
 	case len(msg.Events) == 0:

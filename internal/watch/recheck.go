@@ -1,15 +1,14 @@
 package watch
 
-// Recheck ends every watcher for which refuse gives a reason, with an answer that
-// tells the reason. Events that are queued for it still go out before that: they
-// are older than the decision. refuse gets the user that the watcher was created
-// for and the range in the form of a request, and is called under the lock of
-// the hub, so it must not block.
+// Recheck cancels every watcher for which refuse returns a reason, with a response that
+// contains the reason. Events already queued are still sent before it: they are older than
+// the decision. refuse gets the user that the watcher was created for, and the range in the
+// form of a request. It is called with the hub locked, so it must not block.
 //
-// Called on the apply goroutine between a decision and the Publish of what came
-// after it, it guarantees that no later event reaches a watcher that lost its
-// permission. A watcher that is being created at that moment may be missed: who
-// creates one looks again whether the decision still holds once it exists.
+// If it is called on the apply goroutine between the decision and the Publish of anything
+// later, no later event reaches a watcher that has lost its permission. A watcher that is
+// being created at the time may be missed: its creator must check again, once the watcher
+// exists, that the decision still holds.
 func (h *Hub) Recheck(refuse func(owner string, key, end []byte) (reason string)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -29,7 +28,7 @@ func (h *Hub) Recheck(refuse func(owner string, key, end []byte) (reason string)
 				i++
 				continue
 			}
-			s.removeLocked(w) // another one takes place i
+			s.removeLocked(w) // another watcher is at i now
 			s.push(item{answer: true, resp: &Response{WatchID: w.id, Revision: h.currentLocked(), Canceled: true, CancelReason: reason}})
 		}
 	}

@@ -4,11 +4,11 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// InvalidID is the watch id of answers that belong to no watcher, or to all.
+// InvalidID is the watch ID of responses that belong to no watcher, or to all of them.
 const InvalidID = -1
 
-// Response is one WatchResponse. Event bytes are shared with other streams and
-// must not be changed.
+// Response is a WatchResponse. Event bytes are shared with other streams and must not be
+// modified.
 type Response struct {
 	WatchID         int64
 	Revision        int64 // of the header
@@ -22,7 +22,7 @@ type Response struct {
 	Events [][]byte
 }
 
-// Header is what a response header holds beside the revision.
+// Header is a response header without its revision.
 type Header struct {
 	ClusterID, MemberID, RaftTerm uint64
 }
@@ -36,8 +36,8 @@ func (r *Response) Size(h Header) int {
 	return n
 }
 
-// AppendHead appends the encoded WatchResponse up to its events. The message is
-// complete when the slices of Events follow in order.
+// AppendHead appends the encoded WatchResponse up to its events. The message is complete once
+// the elements of Events follow in order.
 func (r *Response) AppendHead(b []byte, h Header) []byte {
 	var hdr [4*11 + 1]byte
 	head := hdr[:0]

@@ -11,8 +11,8 @@ import (
 
 var errCompacted = errors.New("compacted")
 
-// store is a history in memory. Scan and PrevKV hand out what the contract
-// promises and no more: scanned events are overwritten after the callback.
+// store is a history in memory. Scan and PrevKV return no more than the contract promises:
+// scanned events are overwritten after the callback.
 type store struct {
 	mu      sync.Mutex
 	rev     int64
@@ -20,7 +20,7 @@ type store struct {
 	events  []Event
 	live    map[string]*mvccpb.KeyValue
 
-	scanned func() // called within Scan after it has read, before it returns
+	scanned func() // called by Scan after reading, before it returns
 	scanErr error  // returned by Scan
 }
 

@@ -12,65 +12,64 @@ import (
 	"quorate/internal/metrics"
 )
 
-// Reasons of a refused create, as clients know them.
+// Reasons for refusing a create, as clients know them.
 const (
 	reasonEmptyRange  = "mvcc: watcher range is empty"
 	reasonTooMany     = "etcdserver: too many requests"
 	reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
 )
 
-// Stream is the watchers of one client stream and the queue of its responses.
-// Create, Refuse, Cancel and Progress are for the goroutine that receives
-// requests, Next and TryNext for the one that sends responses. Close must be
-// called in the end.
+// Stream is a client's watch stream: its watchers, and the queue of its responses. Create,
+// Refuse, Cancel and Progress may be called by the goroutine that receives requests, Next and
+// TryNext by the one that sends responses. Close must be called at the end.
 type Stream struct {
 	hub  *Hub
 	ctx  context.Context
 	done chan struct{} // closed by Close
-	wake chan struct{} // tells Next that the queue is not empty; holds one
-	room chan struct{} // tells that an answer has been taken; holds one
+	wake chan struct{} // wakes Next when an item is queued; capacity 1
+	room chan struct{} // signals that a response to a request was taken; capacity 1
 
 	// Guarded by Hub.mu.
 	gone     bool
-	pos      int                // in Hub.streams
-	watchers map[int64]*watcher // by id, including dead ones
-	all      []*watcher         // the same; each knows its position
+	pos      int                // position in Hub.streams
+	watchers map[int64]*watcher // by ID, including dead ones
+	all      []*watcher         // the same; each watcher knows its position
 	nextID   int64
-	watching int64      // bytes of the watchers
-	notify   []*watcher // those that want progress; each knows its position
+	watching int64      // size of the watchers
+	notify   []*watcher // watchers with progress_notify; each knows its position
 	interval time.Duration
-	stopTick func() bool // nil unless the timer runs
-	ticks    int         // numbers the timers: one that fired while it was stopped is void
+	stopTick func() bool // nil unless the timer is running
+	ticks    int         // number of the current timer: one that has fired while being stopped is ignored
 	deferred bool        // in Hub.deferred
 
 	mu      sync.Mutex // guards the rest
 	closed  bool
-	waiting bool // Next waits for wake
-	starved bool // a watcher is unsynced because the queue had no room
+	waiting bool // Next is waiting for wake
+	starved bool // a watcher was left unsynced because the queue was full
 	queue   []item
 	head    int
-	events  int // responses in the queue that count against QueueResponses
-	bytes   int // of these
-	answers int // responses in the queue that count against ControlResponses
+	events  int // queued responses that count against QueueResponses
+	bytes   int // their size
+	answers int // queued responses that count against ControlResponses
 
-	// rest is what is left of a response that is being split. Belongs to Next.
+	// rest is the remainder of a response that is being split. Used only by Next and TryNext.
 	rest Response
 }
 
-// item is a queued response: either resp, or the events of a chunk for w, which
-// are encoded when taken.
+// item is a queued response: either resp, or the events of chunk for w, which are encoded
+// when the item is taken.
 type item struct {
 	resp   *Response
 	w      *watcher
 	chunk  *chunk
 	rev    int64 // of the header
-	skip   int   // events of the chunk that w must not get
+	skip   int   // number of leading events of chunk that w must not get
 	size   int
 	answer bool // counts against ControlResponses
 }
 
-// NewStream opens a stream. The end of ctx unblocks its methods, but only Close
-// frees it.
+// NewStream opens a stream. If ctx is done, its methods return, but only Close releases its
+// resources.
 func (h *Hub) NewStream(ctx context.Context) *Stream {
 	s := &Stream{
 		hub:      h,
@@ -93,7 +92,7 @@ func (h *Hub) NewStream(ctx context.Context) *Stream {
 	return s
 }
 
-// Close cancels the watchers without a response and drops the queue.
+// Close cancels the watchers without responses and drops the queue.
 func (s *Stream) Close() {
 	h := s.hub
 	h.mu.Lock()
@@ -129,13 +128,12 @@ func (s *Stream) Close() {
 	close(s.done)
 }
 
-// Create adds a watcher and queues the answer, which precedes all its events. It
-// waits while the client leaves too many answers unread. The only errors are
-// ErrClosed and that of the stream's context: a create that is refused is
-// answered on the stream.
+// Create adds a watcher and queues the response, which precedes all its events. It blocks
+// while the client leaves too many responses unread. It returns only ErrClosed and the error
+// of the stream's context: if the create is refused, the response says so.
 func (s *Stream) Create(req *pb.WatchCreateRequest) error { return s.CreateFor("", req) }
 
-// CreateFor is Create on behalf of a user, whom Recheck asks about.
+// CreateFor is Create for a user, whom Recheck passes to its callback.
 func (s *Stream) CreateFor(owner string, req *pb.WatchCreateRequest) error {
 	if err := s.awaitRoom(); err != nil {
 		return err
@@ -189,14 +187,14 @@ func (s *Stream) CreateFor(owner string, req *pb.WatchCreateRequest) error {
 	return nil
 }
 
-// countLocked adds to the memory of the watchers. A watcher that was ended by a
-// compaction counts until it is canceled.
+// countLocked adds to the memory of the watchers. A watcher that was ended by a compaction
+// counts until the client cancels it.
 func (s *Stream) countLocked(bytes int64) {
 	s.watching += bytes
 	s.hub.watching += bytes
 }
 
-// admitLocked checks a create and picks its id. reason is empty if all is well.
+// admitLocked validates a create request and picks the ID. reason is "" if it is valid.
 func (s *Stream) admitLocked(req *pb.WatchCreateRequest) (id int64, sp spec, reason string) {
 	sp = spec{key: string(req.Key), end: string(req.RangeEnd), prevKV: req.PrevKv}
 	if sp.key == "" {
@@ -232,7 +230,8 @@ func (s *Stream) admitLocked(req *pb.WatchCreateRequest) (id int64, sp spec, rea
 	return s.nextID - 1, sp, ""
 }
 
-// Refuse answers a create that the caller does not permit. Waits like Create.
+// Refuse queues the response to a create that the caller does not permit. It blocks like
+// Create.
 func (s *Stream) Refuse(reason string) error {
 	if err := s.awaitRoom(); err != nil {
 		return err
@@ -250,8 +249,8 @@ func (s *Stream) refuse(rev int64, reason string) {
 	}})
 }
 
-// Cancel ends a watcher. Events that are queued still go out, then the answer,
-// then nothing more. An unknown id is ignored. Waits like Create.
+// Cancel ends a watcher. Events already queued are still sent, then the response. An unknown
+// ID is ignored. It blocks like Create.
 func (s *Stream) Cancel(id int64) error {
 	if err := s.awaitRoom(); err != nil {
 		return err
@@ -268,17 +267,17 @@ func (s *Stream) Cancel(id int64) error {
 	return nil
 }
 
-// removeLocked ends a watcher and frees its id.
+// removeLocked ends a watcher and releases its ID.
 func (s *Stream) removeLocked(w *watcher) {
 	s.hub.killLocked(w)
 	s.countLocked(-w.size())
 	delete(s.watchers, w.id)
-	s.all = swapOut(s.all, w.allPos, allPos) // the last one takes its place
+	s.all = swapOut(s.all, w.allPos, allPos) // the last one moves there
 }
 
-// Progress queues a response for all watchers if all of them are synced, and
-// nothing otherwise or if there is none. If the store is ahead of the hub, which
-// lasts microseconds, the answer waits for it. Waits like Create.
+// Progress queues a progress response for all watchers if there are any and all of them are
+// synced; otherwise it does nothing. If the store is ahead of the hub, which lasts
+// microseconds, the response waits for the hub. It blocks like Create.
 func (s *Stream) Progress() error {
 	if err := s.awaitRoom(); err != nil {
 		return err
@@ -298,7 +297,7 @@ func (s *Stream) Progress() error {
 	return nil
 }
 
-// progressLocked queues the answer to a progress request, if there is one.
+// progressLocked queues the response to a progress request if all watchers are synced.
 func (s *Stream) progressLocked() {
 	watching := false
 	for _, w := range s.all {
@@ -315,13 +314,13 @@ func (s *Stream) progressLocked() {
 	}
 }
 
-// doneLocked reports whether everything up to Hub.rev has been queued for w, and
-// there was something that could have been.
+// doneLocked reports whether everything up to Hub.rev has been queued for w, and w has
+// started.
 func (h *Hub) doneLocked(w *watcher) bool {
 	return w.state == synced && w.startRev <= h.rev && w.minRev <= h.rev+1
 }
 
-// currentLocked returns the newest revision a reader can see.
+// currentLocked returns the newest revision visible to readers.
 func (h *Hub) currentLocked() int64 { return max(h.rev, h.history().Rev()) }
 
 func (s *Stream) startTickLocked() {
@@ -355,7 +354,7 @@ func (s *Stream) dropProgressLocked(w *watcher) {
 	}
 }
 
-// tick sends progress to the watchers that had no events since the last one.
+// tick sends progress responses to the watchers that had no events since the last tick.
 func (s *Stream) tick(n int) {
 	h := s.hub
 	h.mu.Lock()
@@ -366,14 +365,14 @@ func (s *Stream) tick(n int) {
 	s.stopTick = nil
 	for _, w := range s.notify {
 		if w.idle.Swap(true) && h.doneLocked(w) {
-			// No room means that there is news ahead of it anyway.
+			// If the queue is full, newer responses are ahead of it anyway.
 			s.push(item{resp: &Response{WatchID: w.id, Revision: h.rev}})
 		}
 	}
 	s.startTickLocked()
 }
 
-// awaitRoom waits until the queue has room for an answer.
+// awaitRoom blocks until the queue accepts a response to a request.
 func (s *Stream) awaitRoom() error {
 	for {
 		s.mu.Lock()
@@ -392,7 +391,7 @@ func (s *Stream) awaitRoom() error {
 	}
 }
 
-// push queues an item and reports whether there was room. Answers always have.
+// push queues an item and reports whether there was room. Responses to requests always fit.
 func (s *Stream) push(it item) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -402,7 +401,7 @@ func (s *Stream) push(it item) bool {
 	if it.answer {
 		s.answers++
 	} else {
-		// The watchers of a stream that share a chunk pay for it once.
+		// A chunk counts once for consecutive watchers of the stream that share it.
 		n := len(s.queue)
 		shared := it.chunk != nil && n > s.head && s.queue[n-1].chunk == it.chunk
 		if !(shared && s.events < s.hub.o.QueueResponses) &&
@@ -435,15 +434,14 @@ func (s *Stream) push(it item) bool {
 	return true
 }
 
-// admitsLocked reports whether the queue is below the given bounds. An empty one
-// always is.
+// admitsLocked reports whether the queue is below the given limits. An empty queue always is.
 func (s *Stream) admitsLocked(responses, bytes int) bool {
 	return s.events == 0 ||
 		s.events < responses && s.bytes < bytes && s.hub.pending.Load() < s.hub.o.PendingBytes
 }
 
-// hasRoom reports whether the queue has drained enough to be fed from history,
-// and if not, makes the consumer wake the hub when it has.
+// hasRoom reports whether the queue has drained enough to be fed from history. If not, the
+// consumer wakes the hub once it has.
 func (s *Stream) hasRoom() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -454,14 +452,14 @@ func (s *Stream) hasRoom() bool {
 	return ok
 }
 
-// drainedLocked wants half of the queue free, so that a scan feeds more than one
+// drainedLocked requires half of the queue to be free, so that a scan feeds more than one
 // response.
 func (s *Stream) drainedLocked() bool {
 	return s.admitsLocked((s.hub.o.QueueResponses+1)/2, (s.hub.o.QueueBytes+1)/2)
 }
 
-// Next returns the next response and waits for it if need be. The errors are
-// ErrClosed and those of the two contexts.
+// Next returns the next response, waiting for it if necessary. It returns ErrClosed and the
+// errors of the two contexts.
 func (s *Stream) Next(ctx context.Context) (Response, error) {
 	for {
 		r, ok, err := s.take(true)
@@ -513,7 +511,7 @@ func (s *Stream) take(wait bool) (Response, bool, error) {
 	return r, true, nil
 }
 
-// pop takes the first item; with wait, an empty queue makes push wake Next.
+// pop takes the first item. With wait set and an empty queue, the next push wakes Next.
 func (s *Stream) pop(wait bool) (item, bool, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -551,10 +549,10 @@ func (s *Stream) pop(wait bool) (item, bool, error) {
 	return it, true, nil
 }
 
-// maxIdleQueue bounds the items for which an empty queue keeps space.
+// maxIdleQueue limits the capacity that an empty queue retains.
 const maxIdleQueue = 8
 
-// headRoom is what a response takes beside its events, at most.
+// headRoom is the maximum size of a response without its events.
 const headRoom = 80
 
 func (h *Hub) tooLarge(events [][]byte) bool {
@@ -565,8 +563,8 @@ func (h *Hub) tooLarge(events [][]byte) bool {
 	return size >= h.o.FragmentBytes && len(events) > 1
 }
 
-// fragment takes the next part off rest: at least one event, and as many as stay
-// below the limit.
+// fragment takes the next part off rest: at least one event, and as many as stay below the
+// limit.
 func (s *Stream) fragment() Response {
 	r := s.rest
 	size, n := headRoom, 0

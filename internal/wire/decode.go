@@ -1,10 +1,10 @@
 // Package wire decodes and encodes the hot messages of etcd's API by hand.
 //
-// In: request bytes; responses and stored bytes. Out: the messages of
-// etcdserverpb, and bytes in etcd's wire format. Always true: a decoder accepts
-// and rejects what proto.Unmarshal would, and yields an equal message except
-// that unknown fields are dropped; an encoder writes what proto.Marshal would.
-// Decoded messages share the memory of their input, which must not change.
+// In: request bytes; responses and stored bytes. Out: messages of etcdserverpb, and
+// bytes in etcd's wire format. Always true: a decoder accepts and rejects exactly what
+// proto.Unmarshal does, and returns an equal message except that unknown fields are
+// dropped; an encoder writes what proto.Marshal would. Decoded messages share the memory of
+// their input, which must not change.
 package wire
 
 import (
@@ -15,13 +15,13 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// ErrMalformed means that the input is not an encoded message. The text is the
-// one that protobuf gives, since clients see it.
+// ErrMalformed means that the input is not an encoded message. The text is protobuf's,
+// because clients see it.
 var ErrMalformed = errors.New("proto: cannot parse invalid wire-format data")
 
 var errTooDeep = errors.New("proto: exceeded maximum recursion depth")
 
-// Tags of the fields below: number and wire type in one.
+// Tags of the fields below: field number and wire type combined.
 const (
 	v1  = 1<<3 | uint64(protowire.VarintType)
 	v2  = 2<<3 | uint64(protowire.VarintType)
@@ -45,8 +45,8 @@ const (
 	b64 = 64<<3 | uint64(protowire.BytesType)
 )
 
-// cursor reads fields from b. The first fault sets bad, empties b and so ends
-// every loop over the fields.
+// cursor reads fields from b. The first error sets bad and empties b, which ends every loop
+// over the fields.
 type cursor struct {
 	b   []byte
 	bad bool
@@ -86,8 +86,8 @@ func (c *cursor) int64() int64 { return int64(c.varint()) }
 
 func (c *cursor) bool() bool { return c.varint() != 0 }
 
-// bytes returns a field that shares the memory of the input; it is not nil
-// even if it is empty, so that an empty value stays apart from an absent one.
+// bytes returns a field that shares the memory of the input. It is non-nil even if empty:
+// an empty value differs from an absent one.
 func (c *cursor) bytes() []byte {
 	n := c.varint()
 	if n > uint64(len(c.b)) {
@@ -99,7 +99,7 @@ func (c *cursor) bytes() []byte {
 	return v
 }
 
-// skip passes over the field that tag has opened.
+// skip skips the field that follows tag.
 func (c *cursor) skip(tag uint64) {
 	num := tag >> 3
 	if num < uint64(protowire.MinValidNumber) || num > uint64(protowire.MaxValidNumber) {
@@ -114,7 +114,7 @@ func (c *cursor) skip(tag uint64) {
 	c.b = c.b[n:]
 }
 
-// DecodePut decodes b into m, which must be empty, as for all decoders here.
+// DecodePut decodes b into m. For this and all decoders here, m must be empty.
 func DecodePut(b []byte, m *pb.PutRequest) error {
 	c := cursor{b: b}
 	for len(c.b) > 0 {
@@ -213,8 +213,7 @@ func DecodeTxn(b []byte, m *pb.TxnRequest) error {
 	return decodeTxn(b, m, protowire.DefaultRecursionLimit)
 }
 
-// decodeTxn bounds the nesting as protobuf does: depth messages inside each
-// other, this one included.
+// decodeTxn limits the nesting as protobuf does, to depth messages including this one.
 func decodeTxn(b []byte, m *pb.TxnRequest, depth int) error {
 	if depth--; depth < 0 {
 		return errTooDeep
@@ -279,8 +278,8 @@ func decodeCompare(b []byte, m *pb.Compare) error {
 	return c.err()
 }
 
-// An op, its wrapper and its request live and die together, so each kind takes
-// one allocation.
+// An op, its wrapper and its request have the same lifetime, so each kind takes one
+// allocation.
 type (
 	rangeOp struct {
 		op   pb.RequestOp
@@ -304,8 +303,8 @@ type (
 	}
 )
 
-// decodeOp decodes one RequestOp. As for every oneof, the last kind given
-// counts, and a kind given twice in a row is merged.
+// decodeOp decodes one RequestOp. As in every oneof, the last kind wins, and consecutive
+// messages of the same kind are merged.
 func decodeOp(b []byte, depth int) (*pb.RequestOp, error) {
 	if depth--; depth < 0 {
 		return nil, errTooDeep

@@ -8,14 +8,14 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 )
 
-// Encoding goes in two passes, size and append, so that an answer takes one
-// buffer of the right size. Tags below 128 are single bytes.
+// Messages are encoded in two passes, size and append, so that a response takes one buffer
+// of the right size. All tags are below 128 and take one byte.
 
 func sizeVarint(v uint64) int {
 	return int(9*uint32(bits.Len64(v))+64) / 64
 }
 
-// AppendVarint appends v.
+// AppendVarint appends v as a varint.
 func AppendVarint(b []byte, v uint64) []byte {
 	for v >= 0x80 {
 		b = append(b, byte(v)|0x80)
@@ -24,7 +24,7 @@ func AppendVarint(b []byte, v uint64) []byte {
 	return append(b, byte(v))
 }
 
-// sizeInt is the size of a varint field, which is left out if it is zero.
+// sizeInt returns the size of a varint field, which is omitted if it is zero.
 func sizeInt(v uint64) int {
 	if v == 0 {
 		return 0
@@ -53,10 +53,10 @@ func appendBool(b []byte, tag uint64, v bool) []byte {
 	return append(b, byte(tag), 1)
 }
 
-// SizeBytes is the size of a field of n bytes with a tag below 128.
+// SizeBytes returns the size of a field of n bytes with a tag below 128.
 func SizeBytes(n int) int { return 1 + sizeVarint(uint64(n)) + n }
 
-// appendLen opens a length-delimited field of n bytes.
+// appendLen appends the tag and length of a field of n bytes.
 func appendLen(b []byte, tag uint64, n int) []byte {
 	return AppendVarint(append(b, byte(tag)), uint64(n))
 }
@@ -75,7 +75,7 @@ func appendBytes(b []byte, tag uint64, v []byte) []byte {
 	return append(appendLen(b, tag, len(v)), v...)
 }
 
-// Header is a response header by value.
+// Header is a response header, passed by value.
 type Header struct {
 	ClusterID, MemberID uint64
 	Revision            int64
@@ -86,7 +86,7 @@ func (h *Header) size() int {
 	return sizeInt(h.ClusterID) + sizeInt(h.MemberID) + sizeInt(uint64(h.Revision)) + sizeInt(h.Term)
 }
 
-// Size is the size of the header as field 1 of a response.
+// Size returns the size of the header as field 1 of a response.
 func (h *Header) Size() int { return SizeBytes(h.size()) }
 
 // Append appends the header as field 1 of a response.
@@ -135,7 +135,7 @@ func appendKV(b []byte, tag uint64, m *mvccpb.KeyValue) []byte {
 	return appendInt(b, v6, uint64(m.Lease))
 }
 
-// SizePut is the size of the encoded m.
+// SizePut returns the encoded size of m.
 func SizePut(m *pb.PutResponse) int {
 	n := sizeHeader(m.GetHeader())
 	if m.GetPrevKv() != nil {
@@ -153,7 +153,7 @@ func AppendPut(b []byte, m *pb.PutResponse) []byte {
 	return b
 }
 
-// SizeDeleteRange is the size of the encoded m.
+// SizeDeleteRange returns the encoded size of m.
 func SizeDeleteRange(m *pb.DeleteRangeResponse) int {
 	n := sizeHeader(m.GetHeader()) + sizeInt(uint64(m.GetDeleted()))
 	for _, kv := range m.GetPrevKvs() {
@@ -172,7 +172,7 @@ func AppendDeleteRange(b []byte, m *pb.DeleteRangeResponse) []byte {
 	return b
 }
 
-// SizeRange is the size of the encoded m.
+// SizeRange returns the encoded size of m.
 func SizeRange(m *pb.RangeResponse) int {
 	n := sizeHeader(m.GetHeader()) + sizeBool(m.GetMore()) + sizeInt(uint64(m.GetCount()))
 	for _, kv := range m.GetKvs() {
@@ -195,11 +195,11 @@ func AppendRangeTail(b []byte, more bool, count int64) []byte {
 	return appendInt(appendBool(b, v3, more), v4, uint64(count))
 }
 
-// AppendRangeStreamLen opens the RangeResponse of n bytes inside a
-// RangeStreamResponse.
+// AppendRangeStreamLen appends the tag and length of the RangeResponse of n bytes that a
+// RangeStreamResponse contains.
 func AppendRangeStreamLen(b []byte, n int) []byte { return appendLen(b, b1, n) }
 
-// SizeTxn is the size of the encoded m.
+// SizeTxn returns the encoded size of m.
 func SizeTxn(m *pb.TxnResponse) int {
 	n := sizeHeader(m.GetHeader()) + sizeBool(m.GetSucceeded())
 	for _, r := range m.GetResponses() {
@@ -223,8 +223,8 @@ func AppendTxn(b []byte, m *pb.TxnResponse) []byte {
 	return b
 }
 
-// sizeOp is the size of a ResponseOp; an unset one is empty, one that holds an
-// empty response is not.
+// sizeOp returns the size of a ResponseOp. An unset one is empty; one that holds an empty
+// response is not.
 func sizeOp(r *pb.ResponseOp) int {
 	if r.GetResponse() == nil {
 		return 0
@@ -232,7 +232,7 @@ func sizeOp(r *pb.ResponseOp) int {
 	return SizeBytes(opBody(r))
 }
 
-// opBody is the size of the response inside r.
+// opBody returns the size of the response in r.
 func opBody(r *pb.ResponseOp) int {
 	switch v := r.GetResponse().(type) {
 	case *pb.ResponseOp_ResponseRange:
@@ -261,7 +261,7 @@ func appendOp(b []byte, r *pb.ResponseOp, body int) []byte {
 	return b
 }
 
-// SizeLeaseKeepAlive is the size of an encoded LeaseKeepAliveResponse.
+// SizeLeaseKeepAlive returns the size of an encoded LeaseKeepAliveResponse.
 func SizeLeaseKeepAlive(h *Header, id, ttl int64) int {
 	return h.Size() + sizeInt(uint64(id)) + sizeInt(uint64(ttl))
 }
@@ -273,14 +273,14 @@ func AppendLeaseKeepAlive(b []byte, h *Header, id, ttl int64) []byte {
 	return appendInt(b, v3, uint64(ttl))
 }
 
-// SizeSnapshot is the size of an encoded SnapshotResponse with a blob of n
-// bytes. version is valid UTF-8.
+// SizeSnapshot returns the size of an encoded SnapshotResponse with a blob of n bytes.
+// version must be valid UTF-8.
 func SizeSnapshot(remaining uint64, n int, version string) int {
 	return sizeInt(remaining) + SizeBytes(n) + sizeBytes([]byte(version))
 }
 
-// AppendSnapshot appends a SnapshotResponse and returns the place of its blob
-// of n bytes, which the caller fills.
+// AppendSnapshot appends a SnapshotResponse. It returns the slice for its blob of n bytes,
+// which the caller must fill.
 func AppendSnapshot(b []byte, remaining uint64, n int, version string) (out, blob []byte) {
 	b = appendInt(b, v2, remaining)
 	b = appendLen(b, b3, n)

@@ -178,7 +178,7 @@ func TestSamples(t *testing.T) {
 	for _, b := range samples(t) {
 		checkDecode(t, b)
 		checkEncode(t, b)
-		for cut := range b { // every torn message
+		for cut := range b { // every truncated message
 			checkDecode(t, b[:cut])
 		}
 	}
@@ -212,7 +212,7 @@ func TestOddInput(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			checkDecode(t, c.b)
-			checkDecode(t, append([]byte{0x0a, byte(len(c.b))}, c.b...)) // and one level down
+			checkDecode(t, append([]byte{0x0a, byte(len(c.b))}, c.b...)) // and nested one level
 			checkDecode(t, append([]byte{0x12, byte(len(c.b))}, c.b...))
 		})
 	}
