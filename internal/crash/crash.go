@@ -1,10 +1,10 @@
-// Package crash ends the process at a panic that nobody may survive.
+// Package crash makes panics in the core of the server fatal.
 //
-// In: a panic on any goroutine below the edges, also on one whose starter would
-// recover it, as net/http does. Out: the stack on standard error, the reason as the
-// last line of the log, exit code 2. Always true: the locks that the panicking
-// goroutine holds are still held when the process ends, so nobody sees what it left
-// half done; a member's files are made for an end at any moment.
+// In: a panic on any goroutine of the server core, also on one whose starter would recover
+// it, as net/http does. Out: the stack on standard error, the reason as the last line of
+// the log, exit code 2. Always true: the locks that the panicking goroutine holds are still
+// held when the process exits, so no other goroutine sees its half-finished changes. A
+// member's files survive an exit at any moment.
 package crash
 
 import (
@@ -22,7 +22,7 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// ExitCode is that of Go's own end at a panic.
+// ExitCode is the exit code that the Go runtime uses for a panic.
 const ExitCode = 2
 
 var (
@@ -30,19 +30,19 @@ var (
 	logger atomic.Pointer[zap.Logger]
 )
 
-// SetLogger chooses the log that is told; without one, standard error is.
+// SetLogger sets the log that gets the reason; without one it goes to standard error.
 func SetLogger(lg *zap.Logger) {
-	logger.Store(lg.WithOptions(zap.AddStacktrace(zapcore.InvalidLevel))) // the stack stands apart
+	logger.Store(lg.WithOptions(zap.AddStacktrace(zapcore.InvalidLevel))) // the stack goes to standard error
 }
 
-// Guard is to be deferred by what must not be survived if it panics.
+// Guard exits the process if the function that defers it panics.
 func Guard() {
 	if v := recover(); v != nil {
 		end(v, debug.Stack())
 	}
 }
 
-// Guarded returns f under Guard, for a goroutine.
+// Guarded returns a function that calls f and defers Guard.
 func Guarded(f func()) func() {
 	return func() {
 		defer Guard()
@@ -50,12 +50,12 @@ func Guarded(f func()) func() {
 	}
 }
 
-// Below is the part of the process whose panics end it, whoever called: what it
-// shares with all others may be half done. Names of functions begin with it.
+// Below is the prefix of the names of functions in which a panic is always fatal, whoever
+// called them: state that they share with other goroutines may be inconsistent.
 const Below = "quorate/internal/server."
 
-// Handler is h, but a panic in it that comes from Below ends the process. Others
-// end the request alone, by net/http.
+// Handler wraps h. A panic in it that passed through a function of Below exits the process;
+// others only abort the request, as net/http does.
 func Handler(h http.Handler) http.Handler { return handler(h, Below) }
 
 func handler(h http.Handler, below string) http.Handler {
@@ -74,8 +74,8 @@ func handler(h http.Handler, below string) http.Handler {
 	})
 }
 
-// passed reports whether the panic on this goroutine came through a function whose
-// name begins with prefix.
+// passed reports whether the panic on this goroutine passed through a function whose name
+// begins with prefix.
 func passed(prefix string) bool {
 	pcs := make([]uintptr, 256)
 	frames := runtime.CallersFrames(pcs[:runtime.Callers(2, pcs)])
@@ -90,7 +90,7 @@ func passed(prefix string) bool {
 	}
 }
 
-// end ends the process. Only the first panic does; others wait for that.
+// end logs the panic and exits the process. Further panics block until it has exited.
 func end(v any, stack []byte) {
 	if !dying.CompareAndSwap(false, true) {
 		select {}
@@ -101,10 +101,10 @@ func end(v any, stack []byte) {
 	}
 	fmt.Fprintf(os.Stderr, "panic: %s\n\n%s\n", reason, bytes.TrimSpace(stack))
 	if lg := logger.Load(); lg != nil {
-		lg.Error("the process ends, as a part of it has failed: "+reason, zap.String("panic", reason))
+		lg.Error("the process exits because a part of it has failed: "+reason, zap.String("panic", reason))
 		lg.Sync()
 	} else {
-		fmt.Fprintf(os.Stderr, "the process ends, as a part of it has failed: %s\n", strings.ReplaceAll(reason, "\n", " "))
+		fmt.Fprintf(os.Stderr, "the process exits because a part of it has failed: %s\n", strings.ReplaceAll(reason, "\n", " "))
 	}
 	os.Exit(ExitCode)
 }

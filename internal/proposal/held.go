@@ -2,17 +2,17 @@ package proposal
 
 import "slices"
 
-// Held are requests that came while there was nobody to take them, in order of
-// arrival. They are bounded by the limits of the table and leave with their expiry.
-// The core alone uses it.
+// Held holds requests that raft could not accept when they arrived, in order of arrival.
+// They are bounded by the limits of the table and are dropped when they expire. It is not
+// safe for concurrent use: only the core uses it.
 type Held struct{ waiting []*Pending }
 
-// Empty reports whether nothing waits.
+// Empty reports whether no request is held.
 func (h *Held) Empty() bool { return len(h.waiting) == 0 }
 
-// With takes what is to be proposed now: what waits, without those whose time is
-// over, as a write must not come to life after its client was told so, and then
-// what is new. Nothing waits any more until Keep.
+// With returns the requests to propose now: the held ones, followed by fresh. It leaves out
+// those that are no longer in the table, as a write must not be proposed after its client
+// was told that it timed out. Held is empty afterwards, until Keep.
 func (h *Held) With(fresh []*Pending, t *Table) []*Pending {
 	if len(h.waiting) == 0 {
 		return fresh
@@ -24,7 +24,7 @@ func (h *Held) With(fresh []*Pending, t *Table) []*Pending {
 		}
 	}
 	for _, p := range fresh {
-		if !p.Repeat || !slices.Contains(all, p) { // else it waits already
+		if !p.Repeat || !slices.Contains(all, p) { // else it is held already
 			all = append(all, p)
 		}
 	}
@@ -32,8 +32,8 @@ func (h *Held) With(fresh []*Pending, t *Table) []*Pending {
 	return all
 }
 
-// Keep lets wait, behind what waits already, those of all that were not taken; the
-// first taken ones were.
+// Keep holds the requests of all that raft did not accept, after those already held. The
+// first taken of all were accepted.
 func (h *Held) Keep(all []*Pending, taken int) {
 	h.waiting = append(h.waiting, all[taken:]...)
 }

@@ -1,12 +1,12 @@
-// Package proposal keeps the requests that are on their way through the log.
+// Package proposal tracks requests from the time they are admitted until their result is
+// known.
 //
-// In: requests of clients, then the results of applying them. Out: entries to
-// propose, numbered and encoded; each result to the one who waits for it.
-// Always true: a request that was admitted gets exactly one outcome (a result,
-// or an error when it expires or the member stops), and the number of requests
-// and bytes in flight never passes the limits: at the limit Admit refuses.
-// A request that expires may still be committed later; its outcome is unknown,
-// not negative.
+// In: requests of clients, then the results of applying them. Out: entries to propose, with
+// id and encoding; each result to its caller. Always true: an admitted request gets exactly
+// one outcome (a result, or an error when it expires or the member stops); the number of
+// requests and bytes in flight never exceeds the limits: at the limit Admit refuses. A
+// request that expires may still be committed later, so an expired request may have been
+// executed or not.
 package proposal
 
 import (
@@ -26,20 +26,20 @@ import (
 // ErrTooMany is returned by Admit when too much is in flight.
 var ErrTooMany = errors.New("proposal: too many requests in flight")
 
-// Result is the outcome of applying one request.
+// Result is the outcome of one request.
 type Result struct {
 	Resp any   // the response message of the request's kind
 	Err  error // the request was refused, the same way on every member
-	// Done tells how what the request started in the background has ended (a
-	// physical compaction); nil otherwise.
+	// Done delivers the result of a background task that the request started (a physical
+	// compaction); nil if there is none.
 	Done <-chan error
-	// Began is when the batch began to be applied that the request is in; zero
-	// if it was not.
+	// Began is when apply started on the batch that holds the request; zero if the
+	// request was not applied.
 	Began time.Time
 }
 
-// Pending is one request in flight. Its fields do not change after Admit,
-// but for what Handed notes.
+// Pending is one request in flight. Its fields do not change after Admit, except for what
+// Handed records.
 type Pending struct {
 	ID   uint64
 	Req  *pb.InternalRaftRequest // decoded form, applied by the member that proposed it
@@ -47,43 +47,43 @@ type Pending struct {
 	Data []byte                  // encoded form, for the log
 	// ConfChange marks Data as an encoded raftpb.ConfChange; Req is nil then.
 	ConfChange bool
-	// Repeat allows to propose the entry again while it has no outcome: a second
-	// copy in the log, however late, is refused or changes nothing.
+	// Repeat allows the entry to be proposed again while it has no outcome: a second copy
+	// in the log, however late, is refused or has no effect.
 	Repeat bool
-	// Allowed, if set, is asked before the entry is proposed again.
+	// Allowed, if set, is called before the entry is proposed again.
 	Allowed  func() error
 	Start    time.Time
 	deadline time.Time
-	// handed is when raft took the entry last, as unix nanoseconds, 0 before.
+	// handed is when raft last accepted the entry, in Unix nanoseconds, 0 before.
 	handed atomic.Int64
-	done   chan Result // capacity 1: the resolver never waits
+	done   chan Result // capacity 1: the resolver never blocks
 }
 
-// Carries reports whether data, the data of an entry with the number of p, is what p
-// proposed. Another member may have handed out the number as well, and its entry is
-// another one. Of a v2 request it is also the form that members of today pass on.
+// Carries reports whether data, from an entry with the id of p, is what p proposed. Another
+// member may have generated the same id for a different entry. A v2 request also comes back
+// in the form in which etcd members since 3.6 forward it, see v2request.Plain.
 func (p *Pending) Carries(data []byte) bool {
 	return bytes.Equal(p.Data, data) || p.V2 != nil && bytes.Equal(p.Data, v2request.Plain(data))
 }
 
-// Handed notes that raft has taken the entry.
+// Handed records that raft has accepted the entry.
 func (p *Pending) Handed(now time.Time) { p.handed.Store(now.UnixNano()) }
 
 // Done delivers the outcome.
 func (p *Pending) Done() <-chan Result { return p.done }
 
-// shards spreads the lock over the callers; ids are consecutive.
+// shards reduces lock contention; ids are consecutive, so they spread evenly.
 const shards = 16
 
-// Table is the set of requests in flight. Safe for concurrent use.
+// Table is the set of requests in flight. It is safe for concurrent use.
 type Table struct {
 	maxCount, maxBytes int64
 	count, bytes       atomic.Int64
 	shard              [shards]struct {
 		mu    sync.Mutex
 		m     map[uint64]*Pending
-		ended error    // what Close has left for those who come too late
-		_     [24]byte // keep neighbours off one cache line
+		ended error    // given to Close; nil before
+		_     [24]byte // keeps shards on separate cache lines
 	}
 }
 
@@ -97,8 +97,8 @@ func NewTable(maxCount int, maxBytes int64) *Table {
 	return t
 }
 
-// Admit registers a request until Resolve, Fail or Expire ends it. After Close
-// it returns the error given there.
+// Admit registers a request, which stays until Resolve, Fail, Forget or Expire removes it.
+// It returns ErrTooMany at the limits and, after Close, the error given there.
 func (t *Table) Admit(p *Pending, now time.Time, timeout time.Duration) error {
 	if t.count.Add(1) > t.maxCount {
 		t.count.Add(-1)
@@ -147,9 +147,9 @@ func (t *Table) released(p *Pending) {
 	metrics.ServerProposalsPending.Dec()
 }
 
-// Lookup returns the request if somebody here waits for it. The answer helps to
-// skip decoding and reads whose result nobody would see; it may be outdated at
-// once.
+// Lookup returns the request if a caller on this member still waits for it, nil otherwise.
+// The answer serves to skip decoding and reads whose result no one would see; it may be
+// outdated by the time it is returned.
 func (t *Table) Lookup(id uint64) *Pending {
 	s := &t.shard[id%shards]
 	s.mu.Lock()
@@ -158,23 +158,23 @@ func (t *Table) Lookup(id uint64) *Pending {
 	return p
 }
 
-// Resolve hands the result to the caller; it is a no-op for requests of other
-// members and for those that have ended.
+// Resolve delivers the result to the caller. It is a no-op for requests of other members
+// and for those that already have an outcome.
 func (t *Table) Resolve(id uint64, r Result) {
 	if p := t.take(id); p != nil {
 		p.done <- r
 	}
 }
 
-// Fail ends one request with err, as Resolve does with a result.
+// Fail is Resolve with an error.
 func (t *Table) Fail(id uint64, err error) { t.Resolve(id, Result{Err: err}) }
 
-// Forget drops a request whose caller has gone away.
+// Forget drops a request whose caller no longer waits.
 func (t *Table) Forget(id uint64) { t.take(id) }
 
-// Expire ends all requests whose time is up: with the error that why returns for
-// the start time of each, or with context.DeadlineExceeded if raft never took it,
-// because there was no leader; that one will surely not be committed.
+// Expire fails all requests that are past their deadline: with the error that why returns
+// for the start time of each, or with context.DeadlineExceeded if raft never accepted it
+// because there was no leader. The latter will certainly not be committed.
 func (t *Table) Expire(now time.Time, why func(start time.Time) error) {
 	t.sweep(func(p *Pending) bool { return now.After(p.deadline) }, func(p *Pending) error {
 		if p.handed.Load() == 0 {
@@ -184,13 +184,13 @@ func (t *Table) Expire(now time.Time, why func(start time.Time) error) {
 	})
 }
 
-// FailOlder ends all requests that began d or longer ago with err, whatever time
-// they have left.
+// FailOlder fails with err all requests that started d or longer ago, whatever their
+// deadline.
 func (t *Table) FailOlder(now time.Time, d time.Duration, err error) {
 	t.sweep(func(p *Pending) bool { return now.Sub(p.Start) >= d }, func(*Pending) error { return err })
 }
 
-// FailHanded ends all requests that raft took before a time, and not again since.
+// FailHanded fails with err all requests that raft last accepted before the given time.
 func (t *Table) FailHanded(before time.Time, err error) {
 	t.sweep(func(p *Pending) bool {
 		at := p.handed.Load()
@@ -198,8 +198,8 @@ func (t *Table) FailHanded(before time.Time, err error) {
 	}, func(*Pending) error { return err })
 }
 
-// Close ends everything with err, now and from now on: nobody resolves what is
-// admitted after the member has stopped.
+// Close fails all requests with err, and makes Admit return err from now on: no request is
+// resolved after the member has stopped.
 func (t *Table) Close(err error) {
 	for i := range t.shard {
 		s := &t.shard[i]
@@ -230,14 +230,14 @@ func (t *Table) sweep(match func(*Pending) bool, why func(*Pending) error) {
 	}
 }
 
-// Len returns how many requests are in flight.
+// Len returns the number of requests in flight.
 func (t *Table) Len() int { return int(t.count.Load()) }
 
-// IDs hands out request numbers. Two members that hand out the same one take each
-// other's entry for their own, so the numbers of a run begin anywhere among all of
-// 64 bits, which depends on every bit of the member's id and of the time of the
-// start: that two runs ever meet is less likely than 1 in 2^20 for 2^43 requests
-// each. Members of etcd count within 48 bits behind 16 of their id.
+// IDs generates request ids. If two members generate the same id, each may take the other's
+// entry for its own. So the ids of a run start at a point of the whole 64-bit range that
+// depends on every bit of the member id and of the start time: the probability that two
+// runs ever overlap is below 1 in 2^20 for 2^43 requests each. etcd members count in the
+// lower 48 bits, below 16 bits of their member id.
 type IDs struct{ next atomic.Uint64 }
 
 // NewIDs returns a generator for one run of a member.
@@ -247,7 +247,7 @@ func NewIDs(member uint64, now time.Time) *IDs {
 	return g
 }
 
-// mix spreads every bit of x over all bits, one to one (the finalizer of splitmix64).
+// mix is a bijection in which every bit of x affects all bits (the finalizer of splitmix64).
 func mix(x uint64) uint64 {
 	x += 0x9e3779b97f4a7c15
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
@@ -255,7 +255,7 @@ func mix(x uint64) uint64 {
 	return x ^ x>>31
 }
 
-// Next returns a new number, never 0.
+// Next returns a new id, never 0.
 func (g *IDs) Next() uint64 {
 	for {
 		if id := g.next.Add(1); id != 0 {

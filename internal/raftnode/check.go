@@ -14,11 +14,11 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// Raft trusts its peers and panics, or believes, where they say what no member says. So
-// messages are looked at before raft sees them: Check looks at the message alone,
-// Receive at the message and the state of the node.
+// raft trusts its peers: it panics at some messages that no member sends, and believes
+// others. So messages are checked before raft gets them: by Check without, and by Receive
+// with the state of the node.
 
-// ErrMalformed is the cause of refusing a message that no member sends.
+// ErrMalformed is wrapped by the errors for messages that no member sends.
 var ErrMalformed = errors.New("raft message that no member sends")
 
 func malformed(format string, args ...any) error {
@@ -26,14 +26,14 @@ func malformed(format string, args ...any) error {
 }
 
 const (
-	// maxNumber bounds terms and indexes: raft adds to them without a look.
+	// maxNumber bounds terms and indexes: raft adds to them without a check for overflow.
 	maxNumber = 1 << 62
 	// maxContext bounds the context of heartbeats and read barriers, which is 8 bytes.
 	maxContext = 1 << 10
 )
 
-// Check refuses a message of a peer to the member with the given id that raft would not
-// survive, or would write to the log though nobody could read it there.
+// Check validates a message of a peer to the member with the given id. It refuses messages
+// at which raft panics, and entries that could not be read back from the log.
 func Check(m *raftpb.Message, id uint64) error {
 	switch from := m.GetFrom(); {
 	case m.GetTo() != id:
@@ -43,7 +43,7 @@ func Check(m *raftpb.Message, id uint64) error {
 	case len(m.Responses) > 0:
 		return malformed("with responses")
 	case max(m.GetTerm(), m.GetLogTerm(), m.GetIndex(), m.GetCommit(), m.GetRejectHint()) >= maxNumber:
-		return malformed("%v with a number above all that there are", m.GetType())
+		return malformed("%v with a term or index of 2^62 or more", m.GetType())
 	case len(m.Context) > maxContext:
 		return malformed("%v with a context of %d bytes", m.GetType(), len(m.Context))
 	}
@@ -60,8 +60,8 @@ func Check(m *raftpb.Message, id uint64) error {
 	return checkBody(m)
 }
 
-// passedOn reports whether a message is of a kind that a member passes on to the leader
-// in the name of whom it came from. That one may have become the leader meanwhile.
+// passedOn reports whether a member forwards messages of this kind to the leader under the
+// name of the original sender, which may have become the leader meanwhile.
 func passedOn(m *raftpb.Message) bool {
 	return m.GetType() == raftpb.MsgProp || m.GetType() == raftpb.MsgReadIndex
 }
@@ -85,13 +85,13 @@ func checkBody(m *raftpb.Message) error {
 	case raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp, raftpb.MsgHeartbeat, raftpb.MsgTransferLeader,
 		raftpb.MsgTimeoutNow, raftpb.MsgPreVote, raftpb.MsgPreVoteResp:
 	default:
-		return malformed("type %v does not travel", t)
+		return malformed("type %v is not for peers", t)
 	}
 	return nil
 }
 
-// checkProposal refuses what must not enter a log. Whether a change of the membership
-// may be made now, the leader decides.
+// checkProposal refuses entries that must not enter a log. Whether a membership change is
+// allowed now is decided by the leader.
 func checkProposal(ents []*raftpb.Entry) error {
 	if len(ents) == 0 {
 		return malformed("proposal without an entry")
@@ -111,16 +111,16 @@ func checkProposal(ents []*raftpb.Entry) error {
 	return nil
 }
 
-// checkEntries checks that the entries of a MsgApp go on from its index and can be read
-// back from the log.
+// checkEntries checks that the entries of a MsgApp follow its index without gaps and can be
+// read back from the log.
 func checkEntries(m *raftpb.Message) error {
 	if (m.GetIndex() == 0) != (m.GetLogTerm() == 0) || m.GetLogTerm() > m.GetTerm() {
-		return malformed("entries of term %d behind entry %d of term %d", m.GetTerm(), m.GetIndex(), m.GetLogTerm())
+		return malformed("entries of term %d after entry %d of term %d", m.GetTerm(), m.GetIndex(), m.GetLogTerm())
 	}
 	next, term := m.GetIndex()+1, m.GetLogTerm()
 	for _, e := range m.Entries {
 		if e.GetIndex() != next || e.GetTerm() < term || e.GetTerm() > m.GetTerm() {
-			return malformed("entry %d of term %d where %d follows in term %d to %d",
+			return malformed("entry %d of term %d, want entry %d of term %d to %d",
 				e.GetIndex(), e.GetTerm(), next, term, m.GetTerm())
 		}
 		if err := raftlog.CheckEntry(e); err != nil {
@@ -139,7 +139,7 @@ func checkEntries(m *raftpb.Message) error {
 	return nil
 }
 
-// checkSnapshot refuses snapshots whose configuration raft cannot take over.
+// checkSnapshot refuses snapshots whose configuration raft cannot use.
 func checkSnapshot(m *raftpb.Message) error {
 	meta := m.GetSnapshot().GetMetadata()
 	cs := meta.GetConfState()
@@ -160,13 +160,13 @@ func checkSnapshot(m *raftpb.Message) error {
 	return nil
 }
 
-// LostLogError says that the log of this member ends before what it has acknowledged:
-// the directory was emptied, or it is an old copy. What the member says and votes
-// since then may undo what others were told, so it must end.
+// LostLogError is returned when the log of this member ends before an entry that it has
+// acknowledged: its directory was emptied, or it is an old copy. Further votes and
+// acknowledgements of the member could lose committed entries, so it must stop.
 type LostLogError struct {
 	Leader uint64
-	// Acked is an index that the leader knows to be in the log of this member, Last
-	// where the log ends.
+	// Acked is an index that this member has acknowledged to the leader, Last the last
+	// index of its log.
 	Acked, Last uint64
 }
 
@@ -175,8 +175,8 @@ func (e *LostLogError) Error() string {
 		e.Last, e.Acked, membership.FormatID(e.Leader))
 }
 
-// Receive takes a message of a peer that Check has passed. One that makes no sense here
-// is dropped with an error.
+// Receive processes a message of a peer that Check has accepted. A message that does not fit
+// the state of the node is dropped with an error.
 func (n *Node) Receive(m *raftpb.Message) error {
 	if err := n.checkAgainst(m); err != nil {
 		return err
@@ -195,8 +195,8 @@ func (n *Node) checkAgainst(m *raftpb.Message) error {
 	term, leading := st.HardState.GetTerm(), st.RaftState == raft.StateLeader
 	switch m.GetType() {
 	case raftpb.MsgHeartbeat:
-		// A leader tells no commit index above what the follower has acknowledged in
-		// its term. Others it does not reach.
+		// A leader sends no commit index above what the follower has acknowledged in the
+		// leader's term.
 		if m.GetTerm() < term || m.GetTerm() == term && leading || m.GetCommit() <= st.HardState.GetCommit() {
 			return nil
 		}
@@ -206,25 +206,26 @@ func (n *Node) checkAgainst(m *raftpb.Message) error {
 	case raftpb.MsgAppResp:
 		if leading && m.GetTerm() == term && !m.GetReject() {
 			if last := n.lastIndex(m.GetIndex()); m.GetIndex() > last {
-				return malformed("acknowledgement of entry %d where the leader has %d", m.GetIndex(), last)
+				return malformed("acknowledgement of entry %d, the leader's last is %d", m.GetIndex(), last)
 			}
 		}
 	case raftpb.MsgHeartbeatResp:
-		// Raft counts the rounds of reads and does not expect one that it has not begun.
+		// raft counts the rounds of reads and does not expect one that it has not started.
 		if leading && m.GetTerm() == term && len(m.Context) > 0 {
 			if round := binary.LittleEndian.Uint64(m.Context); n.readTerm != term || round > n.readRound {
-				return malformed("answer to round %d of reads, there were %d", round, n.readRound)
+				return malformed("answer to round %d of reads, the newest is %d", round, n.readRound)
 			}
 		}
 	case raftpb.MsgTransferLeader:
 		if !leading && m.GetTerm() == term {
-			return malformed("request to hand over to one that does not lead") // raft panics when it forwards it
+			return malformed("leadership transfer requested from a member that does not lead") // raft panics when it forwards it
 		}
 	}
 	return nil
 }
 
-// lastIndex returns the last index of the log, exactly if it is below want.
+// lastIndex returns the last index of the log. It may be outdated, but then it is at least
+// want.
 func (n *Node) lastIndex(want uint64) uint64 {
 	if n.moved || want > n.last {
 		n.collect()

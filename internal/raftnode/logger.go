@@ -6,22 +6,20 @@ import (
 	"go.uber.org/zap"
 )
 
-// Logger gives raft's lines to the member's log.
+// Logger writes raft's log lines to the member's log.
 type Logger struct{ *zap.SugaredLogger }
 
-// NewLogger returns raft's logger above lg.
+// NewLogger returns a raft logger on top of lg.
 func NewLogger(lg *zap.Logger) Logger { return Logger{lg.Named("raft").Sugar()} }
 
 // Warning is raft's name for Warn.
-
 func (l Logger) Warning(v ...any) { l.Warn(v...) }
 
 // Warningf is raft's name for Warnf.
 func (l Logger) Warningf(format string, v ...any) { l.Warnf(format, v...) }
 
-// Infof leaves out the line about acknowledgements that say nothing new. With
-// writes to the log in flight, raft asks for several of one entry, so under load
-// there are hundreds of these a second.
+// Infof drops the line about redundant acknowledgements. With log writes in flight, raft
+// requests several for one entry, so under load there are hundreds of these a second.
 func (l Logger) Infof(format string, v ...any) {
 	if strings.HasPrefix(format, "entry at index %d missing from unstable log") {
 		return

@@ -1,23 +1,21 @@
-// Package raftnode is consensus behind one small object: inputs go in, effects
-// come out.
+// Package raftnode wraps a raft.RawNode: inputs go in, effects come out as values.
 //
 // In: ticks, messages of peers, entries to propose, read barriers, completions
-// of the log and of apply. Out: effects as values: messages to send, entries to
-// write, entries to apply, confirmed reads. Always true: it does no I/O, reads
-// no clock and starts no goroutine; the same inputs give the same effects. It is
-// used by one goroutine at a time.
+// of the log and of apply. Out: messages to send, entries to write, entries to
+// apply, confirmed reads. Always true: it does no I/O, reads no clock and starts no
+// goroutine; the same inputs give the same effects. It is not safe for concurrent use.
 //
-// The order that the caller owes: the Appends are processed one after the other,
-// each durable before its Responses are delivered; the Applies likewise, in
-// order. Send may go out at once. A Response for this member comes back through
-// Step, one for a peer goes to the transport.
+// Ordering that the caller has to keep: it processes the Appends one after the
+// other, each durable before its Responses are delivered; likewise the Applies.
+// Messages in Send may be sent at once. A Response to this member is passed to
+// Step, one to a peer goes to the transport.
 //
 // There is one applied index: State.Applied, up to which the caller has acknowledged
-// what was applied. Until then raft may read an entry again, so the log is truncated
-// no further. raft's configuration has an index as well. It is that of the newest
-// membership change that raft was told of, or of a snapshot that raft has accepted,
-// which may overtake entries that are still to be applied: a change among those
-// is part of the snapshot and changes nothing in raft.
+// entries as applied. raft may read later entries again, so the log must not be
+// truncated beyond it. raft's configuration has an index of its own: that of the newest
+// membership change that raft was told of, or of the newest snapshot that raft has
+// accepted. Such a snapshot may overtake entries that are not applied yet. A membership
+// change among them is part of the snapshot, so it must not be passed to raft again.
 package raftnode
 
 import (
@@ -29,26 +27,25 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// ErrDropped is returned by Propose when the entry was not taken and surely is
-// not in any log: there is no leader, or leadership is being handed over.
+// ErrDropped is returned by Propose when raft did not accept the entry and it is certainly
+// in no log: there is no leader, or leadership is being transferred.
 var ErrDropped = raft.ErrProposalDropped
 
-// Limits as etcd sets them; peers of both kinds see the same message sizes.
+// The limits are etcd's, so peers see the same message sizes from members of both kinds.
 const (
 	maxSizePerMsg   = 1 << 20
 	maxInflightMsgs = 512
-	// maxInflightBytes bounds what is under way to one follower beside the number
-	// of messages: entries may be large.
+	// maxInflightBytes bounds the bytes in flight to one follower, in addition to the
+	// number of messages: entries may be large.
 	maxInflightBytes = 32 << 20
 	// maxApplyBytes bounds the committed entries that are handed out and not yet
 	// acknowledged by apply.
 	maxApplyBytes = 8 << 20
-	// maxPropBytes bounds one proposal message, which a follower forwards.
+	// maxPropBytes bounds one proposal message; a follower forwards it as one message.
 	maxPropBytes = 1 << 20
 )
 
-// Config holds what a node needs to start. ID, Storage and the ticks are
-// required.
+// Config holds the settings of a node. ID, Storage and the ticks are required.
 type Config struct {
 	ID             uint64
 	ElectionTicks  int
@@ -63,20 +60,20 @@ type Config struct {
 type Append struct {
 	HardState *raftpb.HardState // nil when unchanged
 	Entries   []*raftpb.Entry
-	Snapshot  *raftpb.Snapshot // replaces everything before; nil when none
-	// MustSync tells that the write must be durable before Responses go out. A
-	// commit index alone need not be.
+	Snapshot  *raftpb.Snapshot // replaces everything before; nil if none
+	// MustSync is set if the write must be durable before Responses are sent. A commit
+	// index alone need not be.
 	MustSync  bool
 	Responses []*raftpb.Message
 }
 
-// Apply is one run of committed entries, ascending and without gaps.
+// Apply holds committed entries, ascending and without gaps.
 type Apply struct {
 	Entries   []*raftpb.Entry
 	Responses []*raftpb.Message
 }
 
-// Effects is what has to happen next.
+// Effects is what the caller has to do next.
 type Effects struct {
 	Send   []*raftpb.Message
 	Append []Append
@@ -84,7 +81,7 @@ type Effects struct {
 	Reads  []raft.ReadState
 }
 
-// State is what others may know about the node.
+// State is a summary of the node's state.
 type State struct {
 	Term, Lead, Commit uint64
 	// Applied is the index up to which Apply was acknowledged.
@@ -103,17 +100,17 @@ type Node struct {
 	storage    raft.Storage
 	only       uint64            // the only voter of raft's configuration; 0 if there are more, or none
 	held       []*raftpb.Message // reads that wait until the only voter knows what is committed
-	// As of what was handed out: the last index of the log, and the newest round of
-	// reads that heartbeats have asked for as a leader of readTerm.
+	// As of the effects that were handed out: the last index of the log, and the newest
+	// round of reads that was sent with heartbeats as the leader of readTerm.
 	last  uint64
-	moved bool // the log may end elsewhere by now
-	// changeAt is an index up to which the log of the leader of changeTerm may hold changes of
-	// the membership that are not applied.
+	moved bool // the last index may have changed since
+	// changeAt is an upper bound of the indexes at which the log of the leader of
+	// changeTerm holds membership changes that are not applied.
 	changeAt, changeTerm uint64
 	readTerm, readRound  uint64
 }
 
-// New starts a node from what its storage holds.
+// New starts a node from its storage.
 func New(c Config) (*Node, error) {
 	hs, cs, err := c.Storage.InitialState()
 	if err != nil {
@@ -152,13 +149,13 @@ func (n *Node) refresh() {
 	n.state = State{Term: st.HardState.GetTerm(), Commit: st.HardState.GetCommit(), Applied: st.Applied, Lead: st.Lead, Role: st.RaftState}
 }
 
-// ID returns the member that the node is of.
+// ID returns the id of the member.
 func (n *Node) ID() uint64 { return n.id }
 
 // State returns the state as of the last call that changed it.
 func (n *Node) State() State { return n.state }
 
-// Tick lets one heartbeat interval pass.
+// Tick advances raft's time by one tick.
 func (n *Node) Tick() { n.rn.Tick() }
 
 // Campaign starts an election now.
@@ -170,8 +167,8 @@ type Entry struct {
 	ConfChange bool
 }
 
-// Propose offers entries in order, in as few messages as the size limit allows.
-// It returns how many were taken; fewer than all comes with ErrDropped.
+// Propose proposes entries in order, in as few messages as the size limit allows. It
+// returns how many raft has accepted; if not all, the error is ErrDropped.
 func (n *Node) Propose(ents []Entry) (taken int, err error) {
 	for taken < len(ents) {
 		var batch []*raftpb.Entry
@@ -196,18 +193,18 @@ func (n *Node) Propose(ents []Entry) (taken int, err error) {
 	return taken, nil
 }
 
-// ChangePending reports whether the log of this leader may hold a change of the
-// membership that is not applied. Raft makes empty entries of further ones until it is.
+// ChangePending reports whether the log of this leader may hold a membership change that is
+// not applied. Until it is, raft turns further changes into empty entries.
 func (n *Node) ChangePending() bool {
 	st := n.rn.BasicStatus()
 	if term := st.HardState.GetTerm(); term != n.changeTerm {
 		n.collect()
-		n.changeTerm, n.changeAt = term, n.last // what former leaders have left
+		n.changeTerm, n.changeAt = term, n.last // entries of former leaders may hold changes
 	}
 	return n.changeAt > st.Applied
 }
 
-// noteChange takes note of a proposal that raft has taken.
+// noteChange updates changeAt for a proposal that raft has accepted.
 func (n *Node) noteChange(m *raftpb.Message) {
 	for _, e := range m.Entries {
 		if e.GetType() == raftpb.EntryConfChange {
@@ -218,16 +215,15 @@ func (n *Node) noteChange(m *raftpb.Message) {
 	}
 }
 
-// Step takes a response of the local log or apply, or proposals that were given back;
-// what comes from peers takes Receive. Messages that make no sense here are dropped
-// with an error.
+// Step processes a response of the local log or apply, or proposals that were returned.
+// Messages of peers go to Receive instead. Invalid messages are dropped with an error.
 func (n *Node) Step(m *raftpb.Message) error {
 	switch m.GetType() {
 	case raftpb.MsgStorageApplyResp:
 		n.checkApplied(m.Entries)
 	case raftpb.MsgSnap:
 		err := n.rn.Step(m)
-		n.collect() // the index of the configuration that raft may have taken over
+		n.collect() // updates conf if raft has accepted the snapshot's configuration
 		return err
 	case raftpb.MsgReadIndex:
 		return n.read(m)
@@ -235,8 +231,8 @@ func (n *Node) Step(m *raftpb.Message) error {
 	return n.rn.Step(m)
 }
 
-// checkApplied makes sure that raft has heard of every membership change up to what is
-// acknowledged as applied: it counts and elects with them from then on.
+// checkApplied panics if raft was not told of a membership change among the entries that
+// are acknowledged as applied: raft counts quorums and elects with it from then on.
 func (n *Node) checkApplied(ents []*raftpb.Entry) {
 	for _, e := range ents {
 		if e.GetType() == raftpb.EntryConfChange && e.GetIndex() > n.conf {
@@ -245,21 +241,22 @@ func (n *Node) checkApplied(ents []*raftpb.Entry) {
 	}
 }
 
-// ReadIndex asks for a read barrier; the answer comes in Effects.Reads under the
-// same context, or never (no leader).
+// ReadIndex requests a read barrier. The answer comes in Effects.Reads with the same
+// context, or never if there is no leader.
 func (n *Node) ReadIndex(ctx []byte) {
-	// It can only be dropped, which is the case of no leader.
+	// The only error is that it was dropped, as without a leader.
 	_ = n.read(&raftpb.Message{Type: raftpb.MsgReadIndex.Enum(), Entries: []*raftpb.Entry{{Data: ctx}}})
 }
 
-// maxHeld bounds the reads that wait; those beyond are dropped and asked for again.
+// maxHeld bounds the reads that wait. Further ones are dropped and requested again.
 const maxHeld = 1024
 
-// read passes a read barrier on. raft answers at once when there is one voter, which
-// it takes for the leader itself and for one that knows all that is committed. A
-// leader that was removed is not that voter, and no longer knows what is written.
-// And one that has just been elected knows what is committed only when its first
-// entry is: before, what an earlier leader has acknowledged may be in its log alone.
+// read passes a read barrier to raft. If there is one voter, raft answers at once: it
+// assumes that the leader is that voter and that it knows the commit index. Neither need be
+// true. A leader that was removed is not that voter and does not see later writes. And a
+// leader that was just elected knows the commit index only once its first entry is
+// committed: before that, entries that an earlier leader has acknowledged may be in its log
+// without being known as committed.
 func (n *Node) read(m *raftpb.Message) error {
 	if n.only == 0 || !n.Leading() {
 		return n.rn.Step(m)
@@ -274,15 +271,16 @@ func (n *Node) read(m *raftpb.Message) error {
 	return n.rn.Step(m)
 }
 
-// committedInTerm reports whether an entry of the present term is committed, at the
-// only voter, whose log on disk holds all that is.
+// committedInTerm reports whether an entry of the current term is committed. It is used on
+// the only voter, whose log on disk holds all committed entries.
 func (n *Node) committedInTerm() bool {
 	st := n.rn.BasicStatus()
 	term, err := n.storage.Term(st.HardState.GetCommit())
 	return err == nil && term == st.HardState.GetTerm()
 }
 
-// release passes on the reads that no longer have to wait, or never will be answered.
+// release passes on held reads that need not wait any longer, and drops them on a member
+// that no longer leads.
 func (n *Node) release() {
 	if len(n.held) == 0 || n.Leading() && n.only == n.id && !n.committedInTerm() {
 		return
@@ -290,7 +288,7 @@ func (n *Node) release() {
 	held := n.held
 	n.held = nil
 	if !n.Leading() {
-		return // those who wait ask the next leader
+		return // the readers ask the next leader
 	}
 	for _, m := range held {
 		_ = n.read(m) // as in ReadIndex
@@ -304,9 +302,9 @@ func onlyVoter(cs *raftpb.ConfState) uint64 {
 	return cs.GetVoters()[0]
 }
 
-// ApplyConfChange puts the membership change of a committed entry into effect,
-// unless raft's configuration is of that entry or a later one. A refused change is
-// passed with node id 0 and changes nothing.
+// ApplyConfChange applies the membership change of a committed entry to raft, unless raft's
+// configuration already includes that entry. A change that was refused at apply is passed
+// with node id 0 and has no effect.
 func (n *Node) ApplyConfChange(index uint64, cc *raftpb.ConfChange) {
 	if index <= n.conf {
 		return
@@ -316,13 +314,13 @@ func (n *Node) ApplyConfChange(index uint64, cc *raftpb.ConfChange) {
 	n.refresh()
 }
 
-// Transfer asks the leader to hand leadership to another voter.
+// Transfer asks the leader to transfer leadership to another voter.
 func (n *Node) Transfer(to uint64) { n.rn.TransferLeader(to) }
 
-// Successor returns the voter that is to take over from a leader whose own log
-// write hangs: of those that have more of the log on disk than the leader, the
-// one with the most, and rather another one than avoid. It is 0 unless those
-// voters can elect and commit without this node, as only then anything is won.
+// Successor returns the voter that should replace a leader whose own log write hangs: of
+// the voters with more of the log on disk than the leader, the one with the most, and avoid
+// only if there is no other. It is 0 unless those voters are a quorum without this node, as
+// otherwise a transfer gains nothing.
 func (n *Node) Successor(avoid uint64) uint64 {
 	st := n.rn.Status()
 	if st.RaftState != raft.StateLeader {
@@ -346,9 +344,9 @@ func (n *Node) Successor(avoid uint64) uint64 {
 	return best
 }
 
-// Heir returns the voter that is best placed to lead next, 0 if there is none: of
-// those that a leader has heard of lately, the one with the most of the log; for a
-// follower, the node itself, as it knows of nobody else.
+// Heir returns the voter that is best placed to lead next, 0 if there is none. On a leader
+// that is the recently active voter with the most of the log. On a follower it is the node
+// itself, as it does not know the state of the others.
 func (n *Node) Heir() uint64 {
 	st := n.rn.Status()
 	if st.RaftState != raft.StateLeader {
@@ -369,19 +367,20 @@ func (n *Node) Heir() uint64 {
 	return best
 }
 
-// Lead returns the leader, 0 if none is known; State may be of before the last input.
+// Lead returns the current leader, 0 if none is known. State may be older than the last
+// input.
 func (n *Node) Lead() uint64 { return n.rn.BasicStatus().Lead }
 
-// Leading reports whether the node leads; State may be of before the last input.
+// Leading reports whether the node leads now. State may be older than the last input.
 func (n *Node) Leading() bool { return n.rn.BasicStatus().RaftState == raft.StateLeader }
 
-// Transferring returns the voter that leadership is being handed to, 0 if none.
+// Transferring returns the voter that leadership is being transferred to, 0 if none.
 func (n *Node) Transferring() uint64 { return n.rn.BasicStatus().LeadTransferee }
 
-// ReportUnreachable tells that a message to the peer was lost.
+// ReportUnreachable reports that a message to the peer was lost.
 func (n *Node) ReportUnreachable(id uint64) { n.rn.ReportUnreachable(id) }
 
-// ReportSnapshot tells how a snapshot that was sent has ended.
+// ReportSnapshot reports whether sending a snapshot to the peer succeeded.
 func (n *Node) ReportSnapshot(id uint64, ok bool) {
 	st := raft.SnapshotFinish
 	if !ok {
@@ -390,11 +389,10 @@ func (n *Node) ReportSnapshot(id uint64, ok bool) {
 	n.rn.ReportSnapshot(id, st)
 }
 
-// Status returns a copy of raft's state. Only a leader knows the progress of the
-// others.
+// Status returns a copy of raft's status. Progress is set on a leader only.
 func (n *Node) Status() raft.Status { return n.rn.Status() }
 
-// Effects collects everything that has become due since the last call.
+// Effects returns the effects of all inputs since the last call.
 func (n *Node) Effects() Effects {
 	n.collect()
 	e := n.due
@@ -402,7 +400,7 @@ func (n *Node) Effects() Effects {
 	return e
 }
 
-// collect adds to due what raft has ready.
+// collect adds raft's Readys to due.
 func (n *Node) collect() {
 	e := &n.due
 	n.release()
@@ -425,7 +423,7 @@ func (n *Node) collect() {
 	n.refresh()
 }
 
-// noteRound remembers the newest round of reads.
+// noteRound records the newest round of reads that a heartbeat carries.
 func (n *Node) noteRound(m *raftpb.Message) {
 	if m.GetType() != raftpb.MsgHeartbeat || len(m.Context) != 8 {
 		return

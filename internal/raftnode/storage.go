@@ -8,7 +8,7 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// Storage is what raft reads: the log, and what only the store knows.
+// Storage is the raft.Storage of a member: the log, plus the state that only the store has.
 type Storage struct {
 	*raftlog.Log
 	confState *raftpb.ConfState
@@ -16,17 +16,16 @@ type Storage struct {
 	snapshot  func() (*raftpb.Snapshot, error)
 }
 
-// NewStorage joins a log with the membership and applied index of the store as
-// they are at start, and with a function that describes the store's state for a
-// follower that needs what the log no longer has. Only the metadata counts: the
-// data is made when it is sent.
+// NewStorage combines a log with the membership and applied index of the store at start,
+// and with a function that describes the current state of the store, for a follower that
+// needs entries which the log no longer has. Only the metadata of that snapshot matters:
+// its data is produced when it is sent.
 func NewStorage(log *raftlog.Log, confState *raftpb.ConfState, applied uint64, snapshot func() (*raftpb.Snapshot, error)) *Storage {
 	return &Storage{Log: log, confState: confState, applied: applied, snapshot: snapshot}
 }
 
-// InitialState returns the hard state, with a commit index no lower than what is
-// applied: a commit index alone is not synced, and what was applied was
-// committed.
+// InitialState returns the hard state, with a commit index no lower than the applied index:
+// a commit index alone is not synced, and applied entries are committed.
 func (s *Storage) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	hs, _, err := s.Log.InitialState()
 	if err != nil {
@@ -38,5 +37,5 @@ func (s *Storage) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	return hs, s.confState, nil
 }
 
-// Snapshot describes the state of the store.
+// Snapshot describes the current state of the store.
 func (s *Storage) Snapshot() (*raftpb.Snapshot, error) { return s.snapshot() }

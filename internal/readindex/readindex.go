@@ -1,11 +1,10 @@
-// Package readindex turns many linearizable reads into few quorum rounds.
+// Package readindex batches linearizable reads into few quorum rounds.
 //
-// In: readers, confirmations from the consensus core, the applied index. Out:
-// the moment at which each reader may read. Always true: a reader is let
-// through only after a round that began after it joined was confirmed and
-// everything committed by then is applied here, so it sees every write that was
-// acknowledged before it asked. One round is in flight at a time; those who come
-// meanwhile share the next one.
+// In: readers, confirmations from the consensus core, the applied index. Out: for each
+// reader, the moment at which it may read. Always true: a reader proceeds only after a round
+// that started after it joined was confirmed and everything committed by then is applied
+// on this member, so it sees every write that was acknowledged before it asked. One round
+// is in flight at a time; readers that join meanwhile share the next one.
 package readindex
 
 import (
@@ -14,19 +13,20 @@ import (
 	"time"
 )
 
-// Round is one quorum confirmation that many readers share.
+// Round is one quorum confirmation, shared by many readers.
 type Round struct {
 	done  chan struct{}
 	err   error // set before done closes
 	asked time.Time
-	// since is before the first reader joined, by no more than one round.
+	// since is no later than the first reader joined, and earlier by at most one round.
 	since time.Time
 }
 
 // Done closes when the readers of the round may read or have failed.
 func (r *Round) Done() <-chan struct{} { return r.done }
 
-// Err tells why the round failed; nil means: read. Only valid after Done.
+// Err returns why the round failed, nil if its readers may read. Only valid after Done is
+// closed.
 func (r *Round) Err() error { return r.err }
 
 func (r *Round) finish(err error) { r.err = err; close(r.done) }
@@ -36,28 +36,28 @@ type confirmed struct {
 	round *Round
 }
 
-// Batcher holds the open round and the ones under way. Safe for concurrent use.
+// Batcher holds the open round and those in progress. It is safe for concurrent use.
 type Batcher struct {
 	mu      sync.Mutex
-	open    *Round   // collects readers; nil when nobody waits
-	flight  *Round   // asked for, not yet confirmed
+	open    *Round   // collects readers; nil without readers
+	flight  *Round   // requested, not confirmed
 	ids     []uint64 // every request id used for the round in flight
 	sentAt  time.Time
 	waiting []confirmed // confirmed, waiting for apply; ascending by index
 	applied uint64
-	ended   error // what Close has left for those who come too late
+	ended   error // given to Close; nil before
 	nextID  func() uint64
 }
 
-// New returns a batcher; nextID numbers the requests to the core, and applied is
-// the index that is applied at start.
+// New returns a batcher. nextID generates the ids of requests to the core; applied is the
+// applied index at start.
 func New(nextID func() uint64, applied uint64) *Batcher {
 	return &Batcher{nextID: nextID, applied: applied}
 }
 
-// Join adds the caller to the open round. first reports that the round was
-// empty before, so the core has to be told that there is work. After Close the
-// round is over, with the error given there.
+// Join adds the caller to the open round. first reports that the core has to be told to
+// start it: the round is new and none is in flight. After Close, Join returns a round that
+// has failed with the error given to Close.
 func (b *Batcher) Join() (r *Round, first bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -75,8 +75,8 @@ func (b *Batcher) Join() (r *Round, first bool) {
 	return b.open, first
 }
 
-// Start moves the open round into flight and returns the context to hand to
-// raft's ReadIndex, or nil if there is nothing to start.
+// Start puts the open round in flight and returns the context to pass to raft's
+// ReadIndex, or nil if there is nothing to start.
 func (b *Batcher) Start(now time.Time) []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -92,9 +92,9 @@ func (b *Batcher) Start(now time.Time) []byte {
 	return b.askLocked(now)
 }
 
-// Retry returns a fresh context for the round in flight if it has gone without
-// an answer for d, or at once when d is 0; nil otherwise. timedOut reports that
-// the round is older than limit and was failed with errTimeout.
+// Retry returns a new context for the round in flight if there was no answer for d (at once
+// if d is 0), nil otherwise. timedOut reports that the round was older than limit and has
+// failed with errTimeout.
 func (b *Batcher) Retry(now time.Time, d, limit time.Duration, errTimeout error) (ctx []byte, timedOut bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -119,8 +119,8 @@ func (b *Batcher) askLocked(now time.Time) []byte {
 	return binary.BigEndian.AppendUint64(nil, id)
 }
 
-// Confirm takes raft's answer for a context. Answers for older rounds are
-// ignored. more reports that another round waits to be started.
+// Confirm processes raft's answer for a context. Answers for older rounds are ignored. more
+// reports that another round is waiting to start.
 func (b *Batcher) Confirm(ctx []byte, index uint64) (more bool) {
 	if len(ctx) != 8 {
 		return false
@@ -147,7 +147,7 @@ func (b *Batcher) Confirm(ctx []byte, index uint64) (more bool) {
 	return false
 }
 
-// Applied lets everyone through who waited for index or less.
+// Applied completes the confirmed rounds that waited for index or a lower one.
 func (b *Batcher) Applied(index uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -160,8 +160,8 @@ func (b *Batcher) Applied(index uint64) {
 	b.waiting = append(b.waiting[:0], b.waiting[n:]...)
 }
 
-// FailInFlight ends the round in flight with err (the leader changed). Readers
-// that have joined since stay. more reports that they wait to be started.
+// FailInFlight fails the round in flight with err, because the leader has changed. Readers
+// of the open round stay. more reports that there is one.
 func (b *Batcher) FailInFlight(err error) (more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -172,14 +172,15 @@ func (b *Batcher) FailInFlight(err error) (more bool) {
 	return b.open != nil
 }
 
-// FailOlder ends the rounds whose readers may have waited for d or longer, also those that only wait
-// for apply, with err. more reports that readers wait to be started.
+// FailOlder fails with err all rounds whose readers may have waited for d or longer,
+// including those that only wait for apply. more reports that another round is waiting to
+// start.
 func (b *Batcher) FailOlder(now time.Time, d time.Duration, err error) (failed int, more bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	old := func(r *Round) bool { return now.Sub(r.since) >= d }
 	n := 0
-	for n < len(b.waiting) && old(b.waiting[n].round) { // they began in this order
+	for n < len(b.waiting) && old(b.waiting[n].round) { // ascending by start, too
 		b.waiting[n].round.finish(err)
 		n++
 	}
@@ -192,8 +193,8 @@ func (b *Batcher) FailOlder(now time.Time, d time.Duration, err error) (failed i
 	return n, b.flight == nil && b.open != nil
 }
 
-// Close ends every reader with err, now and from now on: nobody confirms a round
-// after the member has stopped.
+// Close fails all rounds with err, also those of readers that join later: no round is
+// confirmed after the member has stopped.
 func (b *Batcher) Close(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

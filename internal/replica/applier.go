@@ -7,16 +7,16 @@ import (
 	"quorate/internal/raftnode"
 )
 
-// Applier applies what is committed, in the order in which the core hands it out.
-// Between is safe for concurrent use; the rest is of one goroutine.
+// Applier applies committed entries in the order in which the core hands them out.
+// Between is safe for concurrent use; all other methods belong to one goroutine.
 type Applier struct {
 	door        *Door
 	settler     *Settler
 	local       func(*raftpb.Entry) *proposal.Pending
 	maxRunBytes int
 	waiting     *queue[Work]
-	works       []Work // taken, not begun
-	run         *Run   // under way
+	works       []Work // taken from the queue, not started
+	run         *Run   // in progress
 }
 
 func (a *Applier) push(applies []raftnode.Apply) {
@@ -25,11 +25,12 @@ func (a *Applier) push(applies []raftnode.Apply) {
 	}
 }
 
-// Between runs do between two runs of entries, behind all that waits.
+// Between queues do, to be called between two runs of entries, after all work that is
+// already queued.
 func (a *Applier) Between(do func()) { a.waiting.push(Work{Swap: do}) }
 
-// Wait waits until there is work and returns true, or false once stop is closed and
-// nothing is left.
+// Wait blocks until there is work and returns true. It returns false once stop is closed
+// and the queue is empty.
 func (a *Applier) Wait(stop <-chan struct{}) bool {
 	if !a.Due() {
 		a.works = a.waiting.wait(stop)
@@ -37,18 +38,17 @@ func (a *Applier) Wait(stop <-chan struct{}) bool {
 	return a.Due()
 }
 
-// Take looks for work that has come meanwhile, without waiting, and reports whether there
-// is any now.
+// Take takes queued work without blocking and reports whether there is any to do.
 func (a *Applier) Take() bool {
 	a.works = append(a.works, a.waiting.take()...)
 	return a.Due()
 }
 
-// Due reports whether something of what was taken is left.
+// Due reports whether work that was taken is left to do.
 func (a *Applier) Due() bool { return a.run != nil || len(a.works) > 0 }
 
-// Left returns how many entries of the run under way, or of the one that begins, are
-// left; 0 if something else comes next.
+// Left returns the number of entries left in the current run, which it starts if there is
+// none; 0 if a call of Between comes next.
 func (a *Applier) Left() int {
 	if a.begin(); a.run == nil {
 		return 0
@@ -62,9 +62,9 @@ func (a *Applier) begin() {
 	}
 }
 
-// Do applies the next entries in one batch, at most limit unless that is 0, and tells
-// everyone who has to know; or it does what is to be done between two runs. It must not
-// be called again after an error: the state in memory may be ahead of the store.
+// Do applies the next entries in one batch, at most limit of them unless limit is 0, and
+// delivers the results; or it makes the next call queued by Between. It must not be called
+// again after an error: the state in memory may be ahead of the store.
 func (a *Applier) Do(limit int) error {
 	if a.begin(); a.run == nil {
 		swap := a.works[0].Swap

@@ -8,38 +8,37 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A leader that is removed while it leads leaves the others to find out by an
-// election timeout, and proposals that followers have sent to it are lost with
-// it: their clients wait for the whole request timeout. So the removal of the
-// leader is not proposed before another member leads. Whoever is asked to remove
-// it sees to that: the leader itself hands over, whether it was asked by a client
-// or by a follower that knows nothing of this (one of etcd), and a follower has
-// itself made leader, whatever kind of member leads.
-
+// If a leader is removed while it leads, the others notice only after an election
+// timeout, and the proposals that followers have forwarded to it are lost: their clients
+// wait for the whole request timeout. So the removal of the leader is not proposed until
+// another member leads. The member that is asked for the removal takes care of that. A
+// leader transfers leadership, whether a client asked it or a follower that does not know
+// this rule (an etcd member). A follower asks the leader, of either kind, to transfer
+// leadership to it.
 //
-// What was under way to a leader that has gone all the same, or that gave it up
-// while it handed over, as etcd's do, is lost without a word. What it had taken on
-// comes before the first entry of the next leader, so soon after that is known, those
-// who still wait can be told.
+// Proposals in flight to a leader that is gone all the same, or that drops them during a
+// leadership transfer, as etcd does, are lost silently. Whatever the old leader accepted
+// precedes the first entry of the next leader in the log. So a while after the next
+// leader is known, the callers that are still waiting can be failed.
 
-// departure is what the core does about leaders that go.
+// departure is the core's policy for leaders that leave.
 type departure struct {
-	// patience is how long a removal waits before it is proposed all the same.
+	// patience is how long a removal waits before it is proposed anyway.
 	patience time.Duration
-	leader   uint64 // whose removal waits, 0 if none does
+	leader   uint64 // the leader whose removal waits, 0 if none
 	until    time.Time
-	// settling are the ticks for which it waits after another member leads: the
-	// former leader passes on what the others have sent it, and is heard until it
-	// is removed.
+	// settling is the number of ticks that the removal still waits after another member
+	// leads. The old leader forwards what others have sent it, and its messages are
+	// accepted until it is removed.
 	settling int
-	followed time.Time // since when the present leader is known; zero when nobody waits from before
+	followed time.Time // when the current leader became known; zero if no earlier request is waiting
 	errLost  error
 }
 
-// settleTicks is one tick to learn who leads, one to pass on, and one to arrive.
+// settleTicks is one tick to learn the leader, one to forward, and one to arrive.
 const settleTicks = 3
 
-// ledBy notes who leads now, raft.None if nobody is known to.
+// ledBy records the current leader, raft.None if it is unknown.
 func (d *departure) ledBy(now time.Time, lead uint64) {
 	if lead == raft.None {
 		return
@@ -50,10 +49,10 @@ func (d *departure) ledBy(now time.Time, lead uint64) {
 	d.leader, d.followed = raft.None, now
 }
 
-// tick lets the time pass that a removal waits in vain.
+// tick counts down settling.
 func (d *departure) tick(ticks int) { d.settling = max(0, d.settling-ticks) }
 
-// failLost ends the requests that a former leader has taken with it.
+// failLost fails the requests that were lost with a former leader.
 func (c *Core) failLost(now time.Time) {
 	d := &c.departure
 	if d.followed.IsZero() || now.Sub(d.followed) < d.patience {
@@ -63,9 +62,9 @@ func (c *Core) failLost(now time.Time) {
 	d.followed = time.Time{}
 }
 
-// awaitsHandOver reports whether a membership change has to wait because it
-// removes the leader, and lets that one hand over. It gives up after a while, as
-// nobody else may be able to lead.
+// awaitsHandOver reports whether a membership change has to wait because it removes the
+// leader, and starts the leadership transfer. It stops waiting after patience: it may be
+// that no other member is able to lead.
 func (c *Core) awaitsHandOver(now time.Time, change []byte) bool {
 	d := &c.departure
 	if d.settling > 0 {
@@ -87,8 +86,8 @@ func (c *Core) awaitsHandOver(now time.Time, change []byte) bool {
 	return d.patience > 0
 }
 
-// removedBy returns the member that an encoded membership change removes, 0 if it
-// removes none.
+// removedBy returns the id of the member that an encoded membership change removes, 0 if
+// it is no removal.
 func removedBy(change []byte) uint64 {
 	var cc raftpb.ConfChange
 	if err := proto.Unmarshal(change, &cc); err != nil || cc.GetType() != raftpb.ConfChangeRemoveNode {

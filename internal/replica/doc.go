@@ -1,15 +1,15 @@
-// Package replica is consensus as one room: the core, which takes a step for what has
-// happened and says what follows (step.go; gate.go, stall.go and departure.go are its
-// policies), and the pipeline behind it (pipeline.go): the work on the log (writer.go,
-// write.go, install.go), what is applied (applier.go, run.go), and who is told
+// Package replica holds everything between raft and the caller: the core, which turns
+// inputs into effects one step at a time (step.go; gate.go, stall.go and departure.go
+// are its policies), and the pipeline after it (pipeline.go): log writes (writer.go,
+// write.go, install.go), apply (applier.go, run.go), and the delivery of results
 // (settle.go).
 //
-// In: messages of peers, proposals, ticks, and that a piece of work is done. Out:
-// messages, the next piece of work, and what may go out because of it. Always true:
-// nothing that waits for durability goes out before it is durable; raft hears that
-// entries are applied when all of their run is, and of their membership changes no
-// later; an installation leaves what a crash between any two of its jobs can be
-// recovered from; the same inputs give the same effects. There is no goroutine, clock
-// or file in it: the world stands behind a Door, and two drivers, with goroutines in
-// package server and with events in the simulator, say when a piece of work is done.
+// In: messages of peers, proposals, ticks, and completions of jobs. Out: messages, the
+// next job, and what may be sent because of it. Always true: nothing that waits for
+// durability is sent before it is durable; raft is told that a run of entries is applied
+// once all of it is, and of its membership changes no later than that; after a crash
+// between any two jobs of an installation the member can recover; the same inputs give
+// the same effects. The package has no goroutines, clock or files: it reaches the
+// outside through a Door. Two drivers, one with goroutines in package server and one
+// with events in the simulator, decide when a job runs and completes.
 package replica

@@ -13,29 +13,31 @@ import (
 	"quorate/internal/proposal"
 )
 
-// Whether a change of the membership may be made depends on those before it. It is asked
-// when the request comes, for a quick answer, and again here, at the moment when the
-// leader takes the change into its log, wherever it comes from and however often: from a
-// client of the leader, from a follower, or once more because nobody has answered. At that
-// moment every change before it is applied, as one at a time may be under way, so two
-// removals that were both allowed when they were asked for do not both happen.
+// Whether a membership change is allowed depends on the changes before it. It is checked
+// when the request arrives, for a fast answer, and again here, when the leader is about to
+// append the change to its log. The second check covers every source: a client of the
+// leader, a follower, and retries of an unanswered request. Only one change may be in
+// flight, so at this point all earlier changes are applied, and of two removals that were
+// both allowed on arrival only one happens.
 //
-// Apply cannot ask: all members must decide alike there, and etcd's do not ask.
+// Apply cannot check: all members have to decide alike there, and etcd members do not
+// check.
 
-// gate decides whether the leader may propose a change now; inSync tells whether a
+// gate decides whether the leader may propose a change now; inSync reports whether a
 // learner has caught up.
 type gate func(cc *raftpb.ConfChange, inSync func(id uint64) bool) error
 
-// verdict is what becomes of a change of the membership that is to be proposed.
+// verdict is the decision about a membership change that is to be proposed.
 type verdict int
 
 const (
 	pass verdict = iota
 	wait
-	refuse // for the reason that comes with it
+	refuse // with an error
 )
 
-// judge decides about a change that is to be proposed. A follower passes it on.
+// judge decides about a membership change that is to be proposed. A follower passes it:
+// the leader decides.
 func (c *Core) judge(now time.Time, change []byte) (verdict, error) {
 	if c.awaitsHandOver(now, change) {
 		return wait, nil
@@ -64,8 +66,8 @@ func (c *Core) inSync(id uint64) bool {
 	return membership.LearnerInSync(st.Progress[c.node.ID()].Match, st.Progress[id].Match)
 }
 
-// sift returns the proposals that may be handed to raft now. Those that must wait are
-// held, those that are refused have their answer.
+// sift returns the proposals that may be handed to raft now. It holds those that have to
+// wait and fails those that are refused.
 func (c *Core) sift(now time.Time, all []*proposal.Pending) []*proposal.Pending {
 	isChange := func(p *proposal.Pending) bool { return p.ConfChange }
 	first := slices.IndexFunc(all, isChange)
@@ -81,7 +83,7 @@ func (c *Core) sift(now time.Time, all []*proposal.Pending) []*proposal.Pending 
 		}
 		v, err := c.judge(now, p.Data)
 		if v == pass && changes > 0 && c.node.Leading() {
-			v = wait // for the one that goes now
+			v = wait // for the change that passes now
 		}
 		switch v {
 		case pass:
@@ -96,9 +98,9 @@ func (c *Core) sift(now time.Time, all []*proposal.Pending) []*proposal.Pending 
 	return out
 }
 
-// offer hands a message of a peer to raft, and returns what of it must be offered again
-// later. Of a proposal that a follower has sent it leaves out what the leader refuses: the
-// follower asks again, and finds out by itself.
+// offer hands a message of a peer to raft and returns the parts that have to be offered
+// again later. It drops changes in a follower's proposal that the leader refuses: the
+// follower checks again when it retries and gets the reason itself.
 func (c *Core) offer(now time.Time, m *raftpb.Message) (again []*raftpb.Message) {
 	if m.GetType() == raftpb.MsgProp && c.node.Leading() {
 		if m, again = c.siftEntries(now, m); m == nil {
@@ -111,8 +113,8 @@ func (c *Core) offer(now time.Time, m *raftpb.Message) (again []*raftpb.Message)
 	return again
 }
 
-// siftEntries returns the message without the changes of the membership that must wait or
-// are refused, nil if nothing is left; each of those that wait is a message of its own.
+// siftEntries returns the message without the membership changes that have to wait or are
+// refused, nil if nothing is left. Each change that waits is returned in its own message.
 func (c *Core) siftEntries(now time.Time, m *raftpb.Message) (left *raftpb.Message, later []*raftpb.Message) {
 	isChange := func(e *raftpb.Entry) bool { return e.GetType() == raftpb.EntryConfChange }
 	first := slices.IndexFunc(m.Entries, isChange)
@@ -126,8 +128,8 @@ func (c *Core) siftEntries(now time.Time, m *raftpb.Message) (left *raftpb.Messa
 		if isChange(e) {
 			var err error
 			v, err = c.judge(now, e.Data)
-			// The follower has asked whether its own connections are good. This leader's may
-			// be younger, and one of etcd does not ask twice: its client would wait in vain.
+			// The follower has checked its own connections. Those of this leader may be
+			// younger, and an etcd follower does not retry: its client would time out.
 			if v == refuse && errors.Is(err, membership.ErrUnhealthy) || v == pass && changes > 0 {
 				v = wait
 			}
@@ -148,8 +150,8 @@ func (c *Core) siftEntries(now time.Time, m *raftpb.Message) (left *raftpb.Messa
 	return &raftpb.Message{Type: m.Type, To: m.To, From: m.From, Entries: ents}, later
 }
 
-// waitsAlready reports whether a message is the change of the membership that another
-// one is which waits: whoever proposes it asks again and again.
+// waitsAlready reports whether a message holds a membership change that is already among
+// those that wait: its proposer retries until it has an answer.
 func (c *Core) waitsAlready(m *raftpb.Message) bool {
 	if len(m.Entries) != 1 || m.Entries[0].GetType() != raftpb.EntryConfChange {
 		return false

@@ -7,20 +7,19 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// maxInboxMessages bounds the messages of peers that wait for the core. More are
-// dropped: raft sends again what matters.
+// maxInboxMessages bounds the messages of peers that wait for the core. Further ones are
+// dropped: raft retransmits what matters.
 const maxInboxMessages = 8192
 
-// Inbox collects what happens to the member until somebody drives the core.
-// Proposals are bounded by the proposal table, acknowledgements by the work that
-// was handed out.
+// Inbox collects the inputs of the next step. It is safe for concurrent use. Proposals are
+// bounded by the proposal table, acknowledgements by the work that was handed out.
 type Inbox struct {
 	mu   sync.Mutex
-	in   Input
-	some atomic.Bool // in holds something
+	in   Input       // guarded by mu
+	some atomic.Bool // in is not empty
 }
 
-// Add lets f note what has happened; f must not wait.
+// Add calls f to add to the pending input; f must not block.
 func (b *Inbox) Add(f func(*Input)) {
 	b.mu.Lock()
 	f(&b.in)
@@ -28,10 +27,10 @@ func (b *Inbox) Add(f func(*Input)) {
 	b.mu.Unlock()
 }
 
-// Pending reports whether something waits.
+// Pending reports whether there is input.
 func (b *Inbox) Pending() bool { return b.some.Load() }
 
-// Take returns all that waits.
+// Take returns the pending input and leaves the inbox empty.
 func (b *Inbox) Take() Input {
 	b.mu.Lock()
 	in := b.in
@@ -41,7 +40,8 @@ func (b *Inbox) Take() Input {
 	return in
 }
 
-// Receive queues a message of a peer and reports whether there was room.
+// Receive queues a message of a peer. It reports false if the inbox is full and the message
+// was dropped.
 func (b *Inbox) Receive(m *raftpb.Message) (ok bool) {
 	b.Add(func(in *Input) {
 		if ok = len(in.Recv) < maxInboxMessages; ok {
@@ -51,7 +51,7 @@ func (b *Inbox) Receive(m *raftpb.Message) (ok bool) {
 	return ok
 }
 
-// Unreachable notes that a peer could not be sent something.
+// Unreachable records that a message to a peer could not be sent.
 func (b *Inbox) Unreachable(id uint64) {
 	b.Add(func(in *Input) {
 		if len(in.Unreachable) < maxInboxMessages {
@@ -60,7 +60,7 @@ func (b *Inbox) Unreachable(id uint64) {
 	})
 }
 
-// Returned notes a proposal that the network has surely not sent.
+// Returned queues a proposal that was certainly not sent.
 func (b *Inbox) Returned(m *raftpb.Message) {
 	b.Add(func(in *Input) {
 		if len(in.Returned) < maxForwarded {

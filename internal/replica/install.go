@@ -7,49 +7,49 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Job is a piece of work on the log. The process may end in any of them and between any
+// Job is a unit of work on the log. The process may crash during any job and between any
 // two.
 type Job string
 
 const (
-	// Idle: there is nothing to do.
+	// Idle means that there is nothing to do.
 	Idle Job = ""
-	// Append writes a group of appends, made durable by one sync.
+	// Append writes a group of appends and makes them durable with one sync.
 	Append Job = "append"
-	// Import makes a store of the received snapshot beside the one in use.
+	// Import builds a second store from the received snapshot, next to the one in use.
 	Import Job = "import"
-	// Exchange puts that store into use, between two runs of entries.
+	// Exchange switches to that store, between two runs of entries.
 	Exchange Job = "exchange"
-	// Reset lets the log begin behind the snapshot. It comes behind the exchange: a
-	// log that is behind the store is reset at the next start, but a store that is
-	// behind the log could not be brought forward by anything.
+	// Reset restarts the log after the snapshot. It comes after the exchange: a log that
+	// is older than the store is reset at the next start, but nothing could bring a store
+	// forward that is older than its log.
 	Reset Job = "reset of the log"
-	// Follow writes what came along with the snapshot. It is the last of an installation.
+	// Follow writes the hard state and entries that came with the snapshot. It is the last
+	// job of an installation.
 	Follow Job = "writes behind the reset"
 )
 
-// Install is the exchange of the whole state of a member for a snapshot that raft has
-// accepted.
+// Install replaces the whole state of a member with a snapshot that raft has accepted.
 type Install struct {
 	write Write
 	left  []Job
 }
 
-// Importer is where a snapshot is installed. Each call is durable when it returns
-// without an error; one that found no room may be made again.
+// Importer does the file work of an installation. When a call returns nil its effect is
+// durable; a call that failed because the disk is full may be repeated.
 type Importer interface {
-	// Import makes a store of a snapshot that was received.
+	// Import builds a store from a received snapshot.
 	Import(context.Context, *raftpb.Snapshot) error
-	// ResetLog lets the log begin behind a snapshot.
+	// ResetLog restarts the log after a snapshot.
 	ResetLog(*raftpb.SnapshotMetadata) error
 }
 
-// Install begins the installation of the write's snapshot.
+// Install returns the installation of the write's snapshot, with all its jobs to do.
 func (w Write) Install() *Install {
 	return &Install{write: w, left: []Job{Import, Exchange, Reset, Follow}}
 }
 
-// Job returns what has to be done now, Idle at the end.
+// Job returns the current job, Idle after the last one.
 func (i *Install) Job() Job {
 	if len(i.left) == 0 {
 		return Idle
@@ -57,7 +57,7 @@ func (i *Install) Job() Job {
 	return i.left[0]
 }
 
-// Do does the present job, but not the exchange.
+// Do runs the current job, unless that is the exchange, which the applier runs.
 func (i *Install) Do(ctx context.Context, home Importer, log Log) error {
 	switch i.Job() {
 	case Import:
@@ -71,18 +71,18 @@ func (i *Install) Do(ctx context.Context, home Importer, log Log) error {
 		}
 		return log.Append(a.HardState, a.Entries, true)
 	}
-	return fmt.Errorf("replica: %q is not for here", i.Job())
+	return fmt.Errorf("replica: install cannot run job %q", i.Job())
 }
 
-// Done tells that the present job is done, durably.
+// Done records that the current job is complete and durable.
 func (i *Install) Done() {
 	if i.left = i.left[1:]; len(i.left) == 0 {
 		i.write.done = true
 	}
 }
 
-// Snapshot is what is installed.
+// Snapshot returns the snapshot that is being installed.
 func (i *Install) Snapshot() *raftpb.Snapshot { return i.write.Snapshot() }
 
-// Messages returns what was waiting for the installation, as Write.Messages.
+// Messages returns the messages that waited for the installation, see Write.Messages.
 func (i *Install) Messages(self uint64) (own, out []*raftpb.Message) { return i.write.Messages(self) }

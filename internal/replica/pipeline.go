@@ -14,10 +14,10 @@ import (
 	"quorate/internal/watch"
 )
 
-// Pipeline is the way from what raft says to what clients are told: a step of the core,
-// the work on the log that follows from it, the entries that are applied, and who hears
-// of them, each in its order. A driver runs its three parts, each one call at a time:
-// Step, the jobs of Log, and the work of Apply.
+// Pipeline orders everything between raft and the answers to clients: a step of the core,
+// the log writes that follow from it, the entries that are applied, and the delivery of
+// their results. A driver runs its three parts, each with one call at a time: Step, the
+// jobs of Log, and the work of Apply.
 type Pipeline struct {
 	Log     *Writer
 	Apply   *Applier
@@ -27,53 +27,53 @@ type Pipeline struct {
 	core *Core
 }
 
-// Parts is what a pipeline works on.
+// Parts holds the components and limits of a pipeline.
 type Parts struct {
 	Core      *Core
-	Self      uint64 // the member
+	Self      uint64 // id of the member
 	Proposals *proposal.Table
 	Reads     *readindex.Batcher
 	Hub       *watch.Hub
 	Lessor    *lease.Lessor
-	// Extend is by how much a new leader puts off the end of all leases.
+	// Extend is how long a new leader postpones the expiry of all leases.
 	Extend time.Duration
-	Mark   uint64 // index behind which the log begins
-	// TruncateEvery is the number of entries between two truncations of the log, Keep
-	// how many are left to slow followers.
+	Mark   uint64 // the log holds the entries after this index
+	// TruncateEvery is the number of applied entries between two truncations of the log,
+	// Keep the number of entries that are retained for slow followers.
 	TruncateEvery, Keep uint64
-	// MaxRunBytes bounds about how much is applied before acknowledgements go out.
+	// MaxRunBytes is about how many bytes are applied before acknowledgements are sent.
 	MaxRunBytes int
 }
 
-// Door is the world outside of a pipeline. All functions but those marked otherwise are
-// needed. None may wait for another part of the pipeline.
+// Door is the interface between a pipeline and its driver. All functions are required. None
+// may wait for another part of the pipeline.
 type Door struct {
-	// Core hands something to the core, and sees to it that a step follows.
+	// Core adds input for the core and makes sure that a step follows.
 	Core func(func(*Input))
-	// Send puts messages on the network, and may change them.
+	// Send sends messages to peers. It may modify them.
 	Send func([]*raftpb.Message)
-	// Follow makes known what a step has changed. It runs within Step.
+	// Follow publishes what a step has changed. It is called within Step.
 	Follow func(Input, Effects)
 	// TruncationDue asks for a truncation soon: see Writer.Truncate.
 	TruncationDue func()
 
-	// WriteTo is where writes go.
+	// WriteTo is the log that appends go to.
 	WriteTo Log
-	// Home returns the files of the member.
+	// Home returns the data directory of the member.
 	Home func() Home
-	// Exchange puts the store that was imported for a snapshot into use.
+	// Exchange switches to the store that was imported for a snapshot.
 	Exchange func(*raftpb.SnapshotMetadata) error
-	// Exchanged hears how that went, within Do of the Applier.
+	// Exchanged is called with the result of Exchange, within Applier.Do.
 	Exchanged func(error)
 
 	// Apply applies entries to the store in use, in one batch of its engine.
 	Apply func([]apply.Entry) (apply.Outcome, error)
-	// Applied sees what it has done, before anybody else.
+	// Applied is called with the outcome, before anyone else learns of it.
 	Applied func([]apply.Entry, apply.Outcome, time.Duration)
-	// Now returns the time.
+	// Now returns the current time.
 	Now func() time.Time
 
-	// AuthChanged is called when a batch has changed who may do what.
+	// AuthChanged is called when a batch has changed users, roles or permissions.
 	AuthChanged func()
 	// MemberChanged is called for each change of the membership.
 	MemberChanged func(membership.Effect)
@@ -81,19 +81,19 @@ type Door struct {
 	TermBegun func()
 	// NoSpace is called when the quota is exceeded.
 	NoSpace func()
-	// Reconfigured is called when raft, too, works with changes of the membership.
+	// Reconfigured is called once raft uses the membership changes of a batch.
 	Reconfigured func()
 }
 
-// Home is what a pipeline needs of the files of a member. Each call is durable when it
-// returns without an error; one that found no room may be made again.
+// Home does the file work of a pipeline in the data directory. When a call returns nil its
+// effect is durable; a call that failed because the disk is full may be repeated.
 type Home interface {
 	Importer
-	// Truncate forgets the log up to index, at which the configuration was cs.
+	// Truncate drops the log up to index, at which the configuration was cs.
 	Truncate(index uint64, cs *raftpb.ConfState) error
 }
 
-// NewPipeline returns a pipeline at rest.
+// NewPipeline returns a pipeline with nothing to do.
 func NewPipeline(p Parts, door *Door) *Pipeline {
 	pipe := &Pipeline{door: door, core: p.Core}
 	pipe.Settler = &Settler{door: door, self: p.Self, props: p.Proposals, reads: p.Reads, hub: p.Hub, lessor: p.Lessor, extend: p.Extend}
@@ -106,21 +106,21 @@ func NewPipeline(p Parts, door *Door) *Pipeline {
 	return pipe
 }
 
-// Core gives the driver access to what only a leader knows, between steps.
+// Core returns the core. The driver may read the leader's state from it between steps.
 func (p *Pipeline) Core() *Core { return p.core }
 
-// Step runs the core once and hands on what follows, in order. An error ends the
-// member: nothing has followed then, and no step may.
+// Step runs the core once and passes on its effects, in order. After an error none of them
+// was passed on, and the member has to stop: no further step may follow.
 func (p *Pipeline) Step(now time.Time, in Input) *raftnode.LostLogError {
 	eff := p.core.Step(now, in)
 	if eff.LostLog != nil {
-		return eff.LostLog // not one more vote or acknowledgement
+		return eff.LostLog // no further vote or acknowledgement may leave
 	}
 	if len(eff.Send) > 0 {
 		p.door.Send(eff.Send)
 	}
-	// The new state is known before anything that waits for the log can go out: who reads
-	// by a term must not find the old one when a vote in the new one is on its way.
+	// The new state is published before anything that waits for the log can be sent: a
+	// reader of the term must not find the old one while a vote in the new one is in flight.
 	p.Settler.follow(eff.State.Lead)
 	p.door.Follow(in, eff)
 	p.Log.waiting.push(eff.Append...)

@@ -2,8 +2,8 @@ package replica
 
 import "sync"
 
-// queue holds work for one that does it. What is in it is bounded by the limits of those
-// who hand it out. push is safe for concurrent use; the rest is of the one that does it.
+// queue holds work for one consumer. Its length is bounded by the limits of the producers.
+// push is safe for concurrent use; the other methods belong to the consumer.
 type queue[T any] struct {
 	mu    sync.Mutex
 	items []T
@@ -25,7 +25,7 @@ func (q *queue[T]) push(items ...T) {
 	}
 }
 
-// take returns all that waits.
+// take returns all queued items without blocking.
 func (q *queue[T]) take() []T {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -34,8 +34,8 @@ func (q *queue[T]) take() []T {
 	return items
 }
 
-// wait waits for work and returns all of it, or nil once stop is closed and nothing is
-// left.
+// wait blocks until there are items and returns all of them, or nil once stop is closed and
+// the queue is empty.
 func (q *queue[T]) wait(stop <-chan struct{}) []T {
 	for {
 		if items := q.take(); len(items) > 0 {

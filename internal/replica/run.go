@@ -8,25 +8,25 @@ import (
 	"quorate/internal/raftnode"
 )
 
-// Work is a run of committed entries as raft hands it out, or the exchange of the
-// whole state between two runs.
+// Work is either committed entries as raft hands them out, or Swap, a call to make between
+// two runs of entries.
 type Work struct {
 	raftnode.Apply
 	Swap func()
 }
 
-// Run is committed entries that are applied one after the other, in one or several
-// batches of the engine, and acknowledged as a whole.
+// Run is a sequence of committed entries that is applied in one or more engine batches and
+// acknowledged once, at its end.
 type Run struct {
 	ents    []apply.Entry
 	acks    []*raftpb.Message
-	next    int // entries that were handed out
+	next    int // number of entries that were handed out
 	applied int
 }
 
-// NextRun takes the entries that wait, up to the next exchange and to about maxBytes,
-// off the work that waits. It returns nil if an exchange is next. local returns the
-// request of this member that an entry carries.
+// NextRun takes the entries of the waiting work up to the next Swap and up to about
+// maxBytes. It returns a nil run if a Swap is next. local returns the request of this
+// member that an entry carries, nil if there is none.
 func NextRun(waiting []Work, maxBytes int, local func(*raftpb.Entry) *proposal.Pending) (r *Run, rest []Work) {
 	n, size, total, acks := 0, 0, 0, 0
 	for n < len(waiting) && waiting[n].Swap == nil && (n == 0 || size < maxBytes) {
@@ -57,8 +57,8 @@ func NextRun(waiting []Work, maxBytes int, local func(*raftpb.Entry) *proposal.P
 // Len returns the number of entries that have not been handed out.
 func (r *Run) Len() int { return len(r.ents) - r.next }
 
-// Batch hands out the entries of the next batch, at most limit unless that is 0; it
-// returns nil at the end.
+// Batch returns the entries of the next batch, at most limit of them unless limit is 0, and
+// nil at the end of the run.
 func (r *Run) Batch(limit int) []apply.Entry {
 	from := r.next
 	if r.next = len(r.ents); limit > 0 {
@@ -70,9 +70,9 @@ func (r *Run) Batch(limit int) []apply.Entry {
 	return r.ents[from:r.next]
 }
 
-// Applied tells what has become of the batch that was handed out last. It returns what
-// the core has to hear now: the membership changes of the batch, and when all of the
-// run is applied, its acknowledgements.
+// Applied records the outcome of the last batch. It returns what the core has to be told
+// now: the membership changes of the batch and, once the whole run is applied, its
+// acknowledgements.
 func (r *Run) Applied(out apply.Outcome) (changes []apply.ConfChange, acks []*raftpb.Message) {
 	if r.applied = r.next; r.applied == len(r.ents) {
 		acks = r.acks

@@ -12,8 +12,8 @@ import (
 	"quorate/internal/watch"
 )
 
-// Settler tells everyone who has to know what was applied, and lets the leader, and
-// nobody else, count the time of leases.
+// Settler delivers the results of applied entries to watchers, readers and callers, and
+// makes sure that only the leader's lessor expires leases.
 type Settler struct {
 	door   *Door
 	self   uint64
@@ -22,28 +22,28 @@ type Settler struct {
 	hub    *watch.Hub
 	lessor *lease.Lessor
 	extend time.Duration
-	lead   atomic.Uint64 // as the core said last
+	lead   atomic.Uint64 // the leader as of the last step
 
 	events []watch.Event // scratch
 }
 
-// maxScratchEvents bounds the events that are kept room for between two batches.
+// maxScratchEvents bounds the capacity of events that is retained between two batches.
 const maxScratchEvents = 4096
 
 func (s *Settler) leading() bool { return s.lead.Load() == s.self }
 
-// follow takes note of who leads now.
+// follow records the current leader.
 func (s *Settler) follow(lead uint64) {
 	if old := s.lead.Swap(lead); old == s.self && lead != old {
 		s.lessor.Demote()
 	}
 }
 
-// settle tells of a batch: watchers first, so that a client which sees its answer finds
-// its event already on the way.
+// settle delivers the results of a batch: to watchers first, so that when a client has its
+// answer, the event is already queued.
 func (s *Settler) settle(out apply.Outcome, began time.Time) {
 	if out.AuthChanged {
-		s.door.AuthChanged() // before what came after the change reaches anybody
+		s.door.AuthChanged() // before anyone sees the effect of a later entry
 	}
 	if len(out.Changes) > 0 {
 		s.publish(out)
@@ -56,7 +56,7 @@ func (s *Settler) settle(out apply.Outcome, began time.Time) {
 	metrics.ServerProposalsAppliedTotal.Set(float64(out.Applied))
 	if out.NewTerm && s.leading() {
 		s.lessor.Promote(s.door.Now(), s.extend)
-		if !s.leading() { // lost meanwhile, and demoted perhaps before it was promoted
+		if !s.leading() { // leadership was lost meanwhile; follow may have demoted before Promote
 			s.lessor.Demote()
 		}
 		s.door.TermBegun()
@@ -66,21 +66,20 @@ func (s *Settler) settle(out apply.Outcome, began time.Time) {
 	}
 }
 
-// reconfigured tells of the membership changes of a batch once raft works with them.
+// reconfigured delivers the results of a batch's membership changes, once raft uses them.
 func (s *Settler) reconfigured(out apply.Outcome, began time.Time) {
 	s.resolve(out.Results, began, true)
 	s.door.Reconfigured()
 }
 
-// Restored tells everyone of a state that was replaced as a whole, in which applied is
-// the last entry.
+// Restored is called after the whole state was replaced. applied is the last entry in it.
 func (s *Settler) Restored(hist watch.History, applied uint64) {
 	s.hub.Restore(hist)
 	s.door.AuthChanged()
 	s.reads.Applied(applied)
 }
 
-// resolve hands out the results of membership changes, or those of all else.
+// resolve delivers the results of membership changes, or all others.
 func (s *Settler) resolve(results []apply.Result, began time.Time, reconfigured bool) {
 	for _, r := range results {
 		if r.Reconfigured == reconfigured {
@@ -89,7 +88,7 @@ func (s *Settler) resolve(results []apply.Result, began time.Time, reconfigured 
 	}
 }
 
-// publish hands the changes to the watchers. The slice is used again: the hub keeps the
+// publish passes the changes to the watchers. The slice is reused: the hub retains the
 // bytes, not the slice.
 func (s *Settler) publish(out apply.Outcome) {
 	s.events = s.events[:0]

@@ -8,37 +8,36 @@ import (
 	"quorate/internal/metrics"
 )
 
-// A log write that hangs does not stop consensus: raft sends entries to the
-// others before they are durable here, and a quorum of the others commits
-// without this disk. What stops is apply, because raft hands out an entry only
-// once it is in the local log; so nobody who asked here hears of the outcome. The
-// remedy has two halves. A leader gives leadership to a voter whose disk has
-// proved to work, so that the cluster does not depend on a member that is about
-// to fail. And on any member whose log write hangs while the others go on, a
-// request ends with a timeout before two election timeouts have passed, instead
-// of after the whole request timeout: its client turns to another member.
+// A log write that hangs does not stop consensus: raft sends entries to the others before
+// they are durable here, and a quorum of the others commits without this disk. Apply does
+// stop, because raft hands out an entry only once it is in the local log, so callers on
+// this member get no answer. Two things are done about that. A leader transfers leadership
+// to a voter whose disk is known to work, so that the cluster does not depend on a member
+// that is about to fail. And on any member whose log write hangs while the others make
+// progress, requests time out within two election timeouts instead of the whole request
+// timeout, so that clients turn to another member.
 
-// stallPolicy is what the core does about a log write that hangs.
+// stallPolicy is the core's policy for a log write that hangs.
 type stallPolicy struct {
 	after, limit time.Duration
-	avoid        uint64 // the voter that did not take over when it was asked last
+	avoid        uint64 // the voter that did not become leader when it was last asked to
 }
 
-// Stall tells what a log write that hangs has led to.
+// Stall reports what the core did about a log write that hangs.
 type Stall struct {
-	// HandOver is the voter that is asked to lead instead, 0 if nobody is asked now.
+	// HandOver is the voter that leadership is transferred to, 0 if no transfer begins now.
 	HandOver uint64
 	// Alone is set on a leader that cannot be replaced: too few of the others have
 	// shown that their disks still work.
 	Alone bool
 }
 
-// tick lets time pass for raft and for those who wait.
+// tick advances the time of raft and of the requests that wait.
 func (c *Core) tick(now time.Time, in Input) (s Stall) {
 	stalled := c.stall.after > 0 && in.LogStall > c.stall.after
 	leading := stalled && c.node.Leading()
-	// A member that cannot make its own vote durable must not win an election with
-	// those of the others: its time stands still.
+	// A member that cannot make its own vote durable must not win an election with the
+	// votes of others, so raft gets no ticks.
 	for range in.Ticks {
 		if !stalled || leading {
 			c.node.Tick()
@@ -52,7 +51,7 @@ func (c *Core) tick(now time.Time, in Input) (s Stall) {
 		return s
 	case leading && c.node.Transferring() == raft.None:
 		if s = c.handOver(); s.Alone {
-			return s // nobody else could serve these requests either
+			return s // no other member could serve these requests either
 		}
 	}
 	c.props.FailOlder(now, c.stall.limit, c.errRead)

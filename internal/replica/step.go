@@ -19,76 +19,74 @@ import (
 // Input is everything that has happened to a member since its last step.
 type Input struct {
 	Ticks int
-	// LogStall, which comes with ticks, is how long the log write has been under
-	// way that the disk does not finish; 0 without one.
+	// LogStall, set together with Ticks, is how long the current log write has been
+	// running; 0 if there is none.
 	LogStall    time.Duration
-	Recv        []*raftpb.Message // from peers; raftnode.Check has passed them
+	Recv        []*raftpb.Message // from peers, accepted by raftnode.Check
 	Acks        []*raftpb.Message // responses of the local log and apply
 	ConfChanges []apply.ConfChange
 	Propose     []*proposal.Pending
 	ReadWanted  bool
 	Unreachable []uint64
-	Returned    []*raftpb.Message // proposals that the network has surely not sent
+	Returned    []*raftpb.Message // proposals that were certainly not sent
 	Snapshots   []SnapshotReport
 	TransferTo  uint64 // 0 = none
 	Campaign    bool
-	// Then are run by the driver after the step.
+	// Then are called after the step.
 	Then []func()
-	// AskStatus are answered with the state of raft after the step. Each has
-	// room for the answer.
+	// AskStatus get raft's status after the step. Each must be buffered.
 	AskStatus []chan<- raft.Status
 }
 
-// SnapshotReport tells how sending a snapshot to a peer has ended.
+// SnapshotReport reports whether a snapshot was sent to a peer.
 type SnapshotReport struct {
 	To uint64
 	OK bool
 }
 
-// Effects is what a driver has to do after a step, in the terms of raftnode.
+// Effects is what the driver has to do after a step.
 type Effects struct {
 	raftnode.Effects
-	// LeaderChanged is set when a leader became known that was not known before;
-	// State tells who leads.
+	// LeaderChanged is set when a new leader became known; State.Lead is its id.
 	LeaderChanged bool
 	State         raftnode.State
 	Stall         Stall
 	SlowReads     SlowReads
-	// LostLog is set when the member must not go on: others count on what its log does
-	// not hold any more. The other effects are not to be carried out then.
+	// LostLog is set when the member has to stop: others rely on entries that its log no
+	// longer holds. The other effects must not be carried out then.
 	LostLog *raftnode.LostLogError
 }
 
-// SlowReads says what happened to read barriers that nobody confirms.
+// SlowReads reports what happened to read barriers that are not confirmed.
 type SlowReads struct {
-	Again    uint64 // the id under which one was asked for again, 0 if none was
+	Again    uint64 // the id under which one was requested again, 0 if none was
 	TimedOut bool
 }
 
-// Core is one member without its disk, network, clock and threads. The real
-// driver (driver.go of package server) and the simulator feed it the same inputs and carry out the
-// same effects. One goroutine at a time drives it.
+// Core is one member without its disk, network, clock and goroutines. The production driver
+// (driver.go of package server) and the simulator feed it the same inputs and carry out the
+// same effects. It is not safe for concurrent use.
 type Core struct {
 	node  *raftnode.Node
 	props *proposal.Table
 	reads *readindex.Batcher
-	held  proposal.Held // while there was no leader to give them to
-	// forwarded are proposals of followers that came when nobody could take them,
-	// above all while leadership is being handed over, and proposals of any member
-	// that could not be sent to the leader. Their senders do not hear of it, and
-	// waiting for an answer that cannot come is all they could do.
+	held  proposal.Held // proposals that arrived while there was no leader
+	// forwarded are proposals of followers that raft could not take, mostly because
+	// leadership is being transferred, and proposals of any member that could not be sent
+	// to the leader. Their senders are not told, so without a retry their clients would
+	// wait until the request times out.
 	forwarded      []forwarded
 	forwardedBytes int
 	lead           uint64
-	// readRetry is how long a read barrier may go unanswered before it is asked
-	// for again; readLimit ends it.
+	// readRetry is how long a read barrier may go unanswered before it is requested
+	// again; after readLimit it fails.
 	readRetry, readLimit time.Duration
 	errRead, errChanged  error
 	stall                stallPolicy
 	departure            departure
 	gate                 gate
 	lostLog              *raftnode.LostLogError
-	readsWait            bool // readers have joined who wait for a round to be started
+	readsWait            bool // readers are waiting for a round to start
 }
 
 // CoreConfig holds the parts of a core.
@@ -98,41 +96,40 @@ type CoreConfig struct {
 	Reads      *readindex.Batcher
 	ReadRetry  time.Duration
 	ReadLimit  time.Duration
-	ErrTimeout error // what a reader gets after ReadLimit
-	ErrLost    error // what a writer gets whose request a former leader has taken with it
-	ErrChanged error // what readers get when the leader changes under them
-	// A log write that takes longer than StallAfter makes a leader hand over; 0:
-	// never. StallLimit is how long requests then wait on a member whose log write
-	// hangs while the others go on; they end with ErrTimeout.
+	ErrTimeout error // returned to readers after ReadLimit
+	ErrLost    error // returned to writers whose request was lost with a former leader
+	ErrChanged error // returned to readers when the leader changes before their round is confirmed
+	// A leader whose log write takes longer than StallAfter transfers leadership; 0
+	// disables that. StallLimit is how long requests then wait on a member whose log write
+	// hangs while the others make progress; they fail with ErrTimeout.
 	StallAfter, StallLimit time.Duration
-	// Gate is asked by a leader whether a change of the membership may be proposed now;
-	// nil lets all pass.
+	// Gate decides on the leader whether a membership change may be proposed now; nil
+	// allows all.
 	Gate func(cc *raftpb.ConfChange, inSync func(id uint64) bool) error
-	// HandOver is how long the removal of a leader waits for it to hand over first,
-	// and how long after a change of leaders the requests that were under way to the
-	// former one may still have an outcome.
+	// HandOver is how long the removal of a leader waits for it to transfer leadership,
+	// and how long after a change of leader the requests that were in flight to the former
+	// one may still get a result.
 	HandOver time.Duration
 }
 
-// NewCore returns a member at rest.
+// NewCore returns a core that has taken no step.
 func NewCore(c CoreConfig) *Core {
 	return &Core{node: c.Node, props: c.Proposals, reads: c.Reads, lead: c.Node.State().Lead,
 		readRetry: c.ReadRetry, readLimit: c.ReadLimit, errRead: c.ErrTimeout, errChanged: c.ErrChanged,
 		stall: stallPolicy{after: c.StallAfter, limit: c.StallLimit}, departure: departure{patience: c.HandOver, errLost: c.ErrLost}, gate: c.Gate}
 }
 
-// Node gives the driver access to what only a leader knows, between steps.
+// Node returns the raft node. The driver may read the leader's state from it between steps.
 func (c *Core) Node() *raftnode.Node { return c.node }
 
-// Step takes one batch of inputs and returns what follows from it.
+// Step processes one batch of inputs and returns the effects.
 func (c *Core) Step(now time.Time, in Input) Effects {
-	// Membership first: the acknowledgement that follows lets raft elect and
-	// count with it.
+	// Membership first: after the acknowledgement raft counts quorums and elects with it.
 	for _, cc := range in.ConfChanges {
 		c.node.ApplyConfChange(cc.Index, cc.ConfChange)
 	}
 	for _, m := range in.Acks {
-		c.node.Step(m) // a response of a term that has passed is refused, rightly
+		c.node.Step(m) // raft rejects responses of an earlier term, as it should
 	}
 	c.retryForwarded(now, in.Ticks > 0)
 	for _, m := range in.Recv {
@@ -170,27 +167,27 @@ func (c *Core) Step(now time.Time, in Input) Effects {
 type forwarded struct {
 	msg   *raftpb.Message
 	bytes int
-	until time.Time // when its client has given up
-	// paced ones wait for the next tick: the way to the leader that was closed a
-	// moment ago will not be open at once.
+	until time.Time // its client has given up by then
+	// paced ones wait for the next tick: the connection to the leader that failed a
+	// moment ago will not be back at once.
 	paced bool
 }
 
-// Bounds of what waits; beyond them a forwarded proposal is dropped.
+// Bounds of the forwarded proposals that wait; beyond them a proposal is dropped.
 const (
 	maxForwarded      = 4096
 	maxForwardedBytes = 16 << 20
 )
 
-// receive hands a message to raft. One that makes no sense here is dropped.
+// receive hands a message to raft. Invalid ones are dropped.
 func (c *Core) receive(now time.Time, m *raftpb.Message) {
 	for _, x := range c.offer(now, m) {
 		c.keep(now, x, false)
 	}
 }
 
-// take hands a message to raft and returns an error if that is a proposal which may be
-// taken later.
+// take hands a message to raft. It returns an error only for a proposal that raft may accept
+// later.
 func (c *Core) take(m *raftpb.Message) error {
 	err := c.node.Receive(m)
 	if m.GetType() == raftpb.MsgProp && errors.Is(err, raftnode.ErrDropped) {
@@ -215,9 +212,8 @@ func (c *Core) keepUntil(until time.Time, m *raftpb.Message, paced bool) {
 	}
 }
 
-// retryForwarded offers raft again what it could not take or send, in order;
-// there is a step with every tick. A member that follows sends it on to the
-// leader.
+// retryForwarded offers raft again what it could not accept or send, in order. It is called
+// at every tick, if not earlier. On a follower raft forwards the proposals to the leader.
 func (c *Core) retryForwarded(now time.Time, tick bool) {
 	if len(c.forwarded) == 0 || c.node.State().Lead == raft.None {
 		return
@@ -232,7 +228,7 @@ func (c *Core) retryForwarded(now time.Time, tick bool) {
 			c.keepUntil(f.until, f.msg, true)
 			continue
 		}
-		// It is ours to send now.
+		// The message gets this member as its sender.
 		again := &raftpb.Message{Type: raftpb.MsgProp.Enum(), Entries: f.msg.Entries}
 		if f.paced {
 			again.Entries = c.awaited(f.msg.Entries)
@@ -246,9 +242,8 @@ func (c *Core) retryForwarded(now time.Time, tick bool) {
 	}
 }
 
-// awaited returns those of the entries whose proposers here still wait. A write
-// must not come to life after its client was told that its time is up, however
-// often it had to go back.
+// awaited returns the entries whose callers on this member still wait. A write must not be
+// proposed after its client was told that it timed out, however often it was returned.
 func (c *Core) awaited(ents []*raftpb.Entry) []*raftpb.Entry {
 	var out []*raftpb.Entry
 	for _, e := range ents {
@@ -259,9 +254,9 @@ func (c *Core) awaited(ents []*raftpb.Entry) []*raftpb.Entry {
 	return out
 }
 
-// PendingOf returns the local request that an entry carries, if any: the number finds
-// it, the bytes decide. What members apply must be what is in the log, and an entry
-// that happens to have the number of a request of ours is none.
+// PendingOf returns the local request that an entry carries, nil if there is none. It looks
+// the request up by its id and then compares the bytes: what is applied must be what is in
+// the log, and another member's entry may happen to have the id of a local request.
 func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 	if len(e.Data) == 0 {
 		return nil
@@ -282,8 +277,8 @@ func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 	return nil
 }
 
-// propose hands what is held and what is new to raft, in order of arrival; only changes
-// of the membership may have to wait.
+// propose hands held and new proposals to raft in order of arrival. Only membership changes
+// may have to wait.
 func (c *Core) propose(now time.Time, fresh []*proposal.Pending) {
 	if len(fresh) == 0 && (c.held.Empty() || c.node.State().Lead == raft.None) {
 		return
@@ -356,7 +351,7 @@ func (c *Core) askReads(now time.Time, in Input, e *Effects) {
 	}
 }
 
-// more adds the effects of something that happened after the first collection.
+// more adds the effects of what was done after Effects was first called in this step.
 func (c *Core) more(e *Effects) {
 	x := c.node.Effects()
 	e.Send = append(e.Send, x.Send...)

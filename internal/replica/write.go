@@ -8,21 +8,21 @@ import (
 	"quorate/internal/raftnode"
 )
 
-// Log is where writes go, as raftlog.Log.
+// Log is the raft log that writes go to; see raftlog.Log.
 type Log interface {
 	Append(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) error
 }
 
-// Write is the next work for the log: writes that one sync makes durable, or a
-// snapshot that is to be installed, with what came along with it.
+// Write is the next work for the log: a group of appends that one sync makes durable, or a
+// snapshot to install together with the hard state and entries that came with it.
 type Write struct {
 	works   []raftnode.Append
 	sync    bool
-	written int // works that are in the log
+	written int // number of works that were appended
 	done    bool
 }
 
-// NextWrite takes the next work off those that wait, of which there is at least one.
+// NextWrite takes the next write from the waiting appends, which must not be empty.
 func NextWrite(waiting []raftnode.Append) (w Write, rest []raftnode.Append) {
 	n := slices.IndexFunc(waiting, func(a raftnode.Append) bool { return a.Snapshot != nil })
 	switch n {
@@ -38,12 +38,11 @@ func NextWrite(waiting []raftnode.Append) (w Write, rest []raftnode.Append) {
 	return w, waiting[n:]
 }
 
-// Snapshot returns the snapshot that is to be installed, nil if there is none.
+// Snapshot returns the snapshot to install, nil if there is none.
 func (w *Write) Snapshot() *raftpb.Snapshot { return w.works[0].Snapshot }
 
-// To writes a group in order; the last write syncs for all. After an error that has
-// left nothing of the failed write in the log it may be called again and goes on
-// from there.
+// To appends a group in order; the last append syncs for all. If an append failed and left
+// nothing in the log, To may be called again and continues from there.
 func (w *Write) To(log Log) error {
 	last := len(w.works) - 1
 	for ; w.written <= last; w.written++ {
@@ -59,8 +58,8 @@ func (w *Write) To(log Log) error {
 	return nil
 }
 
-// Messages returns what was waiting for durability: for the core of the member self,
-// and for its peers.
+// Messages returns the messages that waited for durability: own for the core of the member
+// self, out for its peers. It panics if the write is not complete.
 func (w *Write) Messages(self uint64) (own, out []*raftpb.Message) {
 	if !w.done {
 		panic("replica: asked for the messages of a write that is not durable")

@@ -11,28 +11,28 @@ import (
 	"quorate/internal/raftnode"
 )
 
-// Writer is the work on the log: one job after another, in the order in which the core
-// hands it out. Truncate and Mark are safe for concurrent use; the rest is of one
+// Writer does the log work one job after another, in the order in which the core hands it
+// out. Truncate and Mark are safe for concurrent use; all other methods belong to one
 // goroutine.
 type Writer struct {
 	door    *Door
 	self    uint64
 	applier *Applier
 	waiting *queue[raftnode.Append]
-	works   []raftnode.Append // taken, not begun
-	group   Write             // under way if writing
+	works   []raftnode.Append // taken from the queue, not started
+	group   Write             // in progress if writing
 	writing bool
-	install *Install // under way
+	install *Install // in progress, nil if none
 
 	every, keep uint64
-	wanted      uint64 // applied index for which a truncation was last asked for; of the core's goroutine
+	wanted      uint64 // applied index at which a truncation was last requested; used by Step only
 	mark        atomic.Uint64
 	mu          sync.Mutex
 	replacing   bool // guarded by mu: the store or the log is about to be replaced
 }
 
-// Wait waits until there is a job and returns true, or false once stop is closed and
-// nothing is left.
+// Wait blocks until there is a job and returns true. It returns false once stop is closed
+// and the queue is empty.
 func (w *Writer) Wait(stop <-chan struct{}) bool {
 	if len(w.works) == 0 {
 		w.works = w.waiting.wait(stop)
@@ -40,14 +40,13 @@ func (w *Writer) Wait(stop <-chan struct{}) bool {
 	return len(w.works) > 0
 }
 
-// Take looks for work that has come meanwhile, without waiting, and reports whether there
-// is any now.
+// Take takes queued work without blocking and reports whether there is any to do.
 func (w *Writer) Take() bool {
 	w.works = append(w.works, w.waiting.take()...)
 	return w.writing || w.install != nil || len(w.works) > 0
 }
 
-// Due returns the next job for what was taken, Idle if all of that is done.
+// Due returns the next job of the work that was taken, Idle if all of it is done.
 func (w *Writer) Due() Job {
 	if !w.writing && w.install == nil && len(w.works) > 0 {
 		if w.group, w.works = NextWrite(w.works); w.group.Snapshot() != nil {
@@ -65,7 +64,7 @@ func (w *Writer) Due() Job {
 	return Idle
 }
 
-// Snapshot returns the snapshot that is being installed, nil without one.
+// Snapshot returns the snapshot that is being installed, nil if there is none.
 func (w *Writer) Snapshot() *raftpb.Snapshot {
 	if w.install == nil {
 		return nil
@@ -73,9 +72,9 @@ func (w *Writer) Snapshot() *raftpb.Snapshot {
 	return w.install.Snapshot()
 }
 
-// Do does the job that is due; Done has to follow. After an error that has left nothing
-// behind it may be called again. An exchange only begins here, as it happens between two
-// runs of entries: Door.Exchanged tells how it went, and Done is for then.
+// Do runs the job that is due; Done has to follow. After an error that left no trace, such
+// as a full disk, it may be called again. For an exchange Do only queues it between two
+// runs of entries: call Done after Door.Exchanged has reported success.
 func (w *Writer) Do(ctx context.Context) error {
 	switch job := w.Due(); job {
 	case Append:
@@ -92,8 +91,8 @@ func (w *Writer) Do(ctx context.Context) error {
 	}
 }
 
-// Done tells that the job is done, durably. Once a write or an installation is complete,
-// what was waiting for it goes out.
+// Done records that the job is complete and durable. Once a write or an installation is
+// complete, the messages that waited for it are sent.
 func (w *Writer) Done() {
 	if w.Due() == Append {
 		own, out := w.group.Messages(w.self)
@@ -114,7 +113,7 @@ func (w *Writer) installed() {
 	w.deliver(i.Messages(w.self))
 }
 
-// deliver sends what was waiting for durability.
+// deliver sends the messages that waited for durability.
 func (w *Writer) deliver(own, out []*raftpb.Message) {
 	if len(out) > 0 {
 		w.door.Send(out)
@@ -124,14 +123,14 @@ func (w *Writer) deliver(own, out []*raftpb.Message) {
 	}
 }
 
-// hold keeps truncations from measuring an old store against a new log.
+// hold disables truncation, so that an old store is not compared with a new log.
 func (w *Writer) hold(on bool) {
 	w.mu.Lock()
 	w.replacing = on
 	w.mu.Unlock()
 }
 
-// Mark returns the index behind which the log begins.
+// Mark returns the index after which the log begins.
 func (w *Writer) Mark() uint64 { return w.mark.Load() }
 
 func (w *Writer) truncationDue(applied uint64) bool {
@@ -142,12 +141,12 @@ func (w *Writer) truncationDue(applied uint64) bool {
 	return true
 }
 
-// Truncate forgets the entries of the log that every crash can do without: the store
-// has flushed them, and slow followers still find some. raft may read what it does not
-// count as applied, also while the store has it already, so its index decides: acked is
-// that, from before the flush. cs is the configuration of the store that was flushed;
-// unless says, when nothing can change any more, that it is not in use now, or that
-// somebody needs the entries. The index is 0 if nothing was forgotten.
+// Truncate drops log entries that no recovery needs any more: the store has flushed them,
+// and keep entries are retained for slow followers. The limit is raft's own applied index,
+// acked, read before the flush: raft may still read later entries even if the store has
+// applied them. cs is the configuration of the flushed store. unless is called with
+// installations held off; if it reports true (the store is not in use any more, or the
+// entries are needed), nothing is dropped. The index is 0 if nothing was dropped.
 func (w *Writer) Truncate(acked uint64, cs *raftpb.ConfState, unless func() bool) (index uint64, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -162,10 +161,9 @@ func (w *Writer) Truncate(acked uint64, cs *raftpb.ConfState, unless func() bool
 	return index, nil
 }
 
-// TruncateTo returns the index up to which the log may be forgotten, if there is
-// anything to forget: acked is the index up to which raft knows that entries are
-// applied, mark is where the log begins, and keep the number of entries that slow
-// followers are to find.
+// TruncateTo returns the index up to which the log may be dropped, and whether there is
+// anything to drop. acked is raft's applied index, mark the index after which the log
+// begins, and keep the number of entries to retain for slow followers.
 func TruncateTo(acked, mark, keep uint64) (index uint64, ok bool) {
 	if acked <= mark+keep {
 		return 0, false
