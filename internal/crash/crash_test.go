@@ -14,7 +14,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// child runs one of the cases in a process of its own, as it is to end.
+// child runs one of the cases in its own process, as it is to exit.
 const child = "QUORATE_CRASH_CHILD"
 
 var cases = map[string]func(){
@@ -82,7 +82,7 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-// A handler that panics by itself ends its request only.
+// A handler that panics by itself aborts its request only.
 func TestHandlerAlone(t *testing.T) {
 	serve(func() { panic("of this request alone") })
 	serve(func() { panic(http.ErrAbortHandler) })

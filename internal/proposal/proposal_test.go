@@ -87,14 +87,14 @@ func TestExpire(t *testing.T) {
 	if r := <-fresh.Done(); r.Err != stopped {
 		t.Fatalf("got %v", r)
 	}
-	// One that was on its way in when the member stopped would wait for ever.
+	// Otherwise a request that arrives while the member stops would wait forever.
 	if err := tab.Admit(&Pending{ID: 3}, t0, time.Second); err != stopped || tab.Len() != 0 {
 		t.Fatalf("admitted after Close: %v, %d in flight", err, tab.Len())
 	}
 }
 
-// Members whose ids differ in the upper bits alone, and that start at one moment, are far
-// from handing out the same numbers; so is a member that starts again.
+// Members whose ids differ only in the upper bits, and that start at the same moment, are
+// far from generating the same request ids; so is a member that restarts.
 func TestIDs(t *testing.T) {
 	const far = 1 << 40 // requests
 	now := time.UnixMilli(0x123456789a)

@@ -15,8 +15,8 @@ import (
 	"quorate/internal/membership"
 )
 
-// world is one node with a log in memory and an apply that does nothing but what raft
-// must hear of. Its three peers are what the test makes them say.
+// world is one node with a log in memory and an apply that only tells raft what it must
+// know. The test plays its peers.
 type world struct {
 	t    testing.TB
 	n    *Node
@@ -48,7 +48,7 @@ func newWorld(t testing.TB, entries int, voters ...uint64) *world {
 	return w
 }
 
-// panics is a logger that says nothing, and panics where raft wants to.
+// panics is a logger that discards all lines and panics where raft does.
 type panics struct{}
 
 func (panics) Debug(...any)            {}
@@ -72,7 +72,7 @@ func entry(index, term uint64, data string) *raftpb.Entry {
 	return &raftpb.Entry{Index: &index, Term: &term, Data: []byte(data), Type: raftpb.EntryNormal.Enum()}
 }
 
-// settle carries out what is due; hold keeps the log's writes back.
+// settle carries out all effects; hold delays the log writes.
 func (w *world) settle(hold bool) {
 	for range 100 {
 		e := w.n.Effects()
@@ -84,7 +84,7 @@ func (w *world) settle(hold bool) {
 		for _, a := range e.Apply {
 			for _, x := range a.Entries {
 				if x.GetType() == raftpb.EntryConfChange {
-					// As apply does: what it cannot accept goes to raft without a member.
+					// As in apply: a refused change goes to raft without a member.
 					cc, err := membership.DecodeChange(x.Data)
 					if err != nil || cc.GetType() == raftpb.ConfChangeRemoveNode || cc.GetNodeId() <= learner {
 						cc = &raftpb.ConfChange{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(uint64(0))}
@@ -130,7 +130,7 @@ func (w *world) answer(responses []*raftpb.Message) {
 	}
 }
 
-// receive does what a member does with a message from the network: through its bytes.
+// receive passes a message as a member does: encoded, decoded and checked.
 func (w *world) receive(m *raftpb.Message) error {
 	b, err := proto.Marshal(m)
 	if err != nil {
@@ -190,8 +190,8 @@ func conf(data []byte) *raftpb.Entry {
 	return &raftpb.Entry{Type: raftpb.EntryConfChange.Enum(), Data: data}
 }
 
-// What no member sends is refused; each of the messages that are marked made raft
-// panic, or the log unreadable.
+// Messages that no member sends are refused. Those marked "panic" made raft panic, those
+// marked "unreadable" made the log unreadable.
 func TestCheck(t *testing.T) {
 	prop := func(ents ...*raftpb.Entry) *raftpb.Message {
 		return with(message(raftpb.MsgProp, peerA, 0), func(m *raftpb.Message) { m.Entries = ents })
@@ -289,7 +289,7 @@ func fill(ents []*raftpb.Entry) {
 	}
 }
 
-// What makes no sense only because of the state that the node is in.
+// Messages that are invalid only in the current state of the node.
 func TestReceive(t *testing.T) {
 	f := newWorld(t, 5, self, peerA, peerB) // the log ends at 8
 	f.settle(false)
@@ -299,7 +299,7 @@ func TestReceive(t *testing.T) {
 	if err := f.receive(hb(8)); err != nil {
 		t.Fatal(err)
 	}
-	// Entries that came a moment ago count.
+	// Entries that have just arrived count.
 	f.receive(with(message(raftpb.MsgApp, peerA, 2), func(m *raftpb.Message) {
 		m.Index, m.LogTerm, m.Entries = new(uint64(8)), new(uint64(2)), []*raftpb.Entry{entry(9, 2, "x")}
 	}))
@@ -351,7 +351,7 @@ func TestReceive(t *testing.T) {
 	}
 }
 
-// forge returns a random message that is nearly one of a member.
+// forge returns a random message that is almost valid.
 func forge(r *rand.Rand, w *world) *raftpb.Message {
 	number := func() *uint64 {
 		v := uint64(r.IntN(14))
@@ -391,7 +391,7 @@ func forge(r *rand.Rand, w *world) *raftpb.Message {
 	case 1:
 		m.To = number()
 	}
-	// Behind entries that are there, as a leader sends.
+	// After existing entries, as a leader sends.
 	if last, _ := w.log.LastIndex(); m.GetIndex() <= last && r.IntN(4) > 0 {
 		if t, err := w.log.Term(m.GetIndex()); err == nil {
 			m.LogTerm = &t
@@ -443,7 +443,7 @@ func forge(r *rand.Rand, w *world) *raftpb.Message {
 	return m
 }
 
-// play lets the node live among peers that send anything.
+// play runs the node with peers that send anything.
 func play(t testing.TB, seed uint64, steps int) (taken int) {
 	r := rand.New(rand.NewPCG(seed, 1))
 	voters := []uint64{self, peerA, peerB}
@@ -506,8 +506,8 @@ func TestForgedMessages(t *testing.T) {
 	}
 }
 
-// The bytes are messages one behind the other, each with its length before it, that
-// a follower, a leader and a candidate get.
+// The input is a sequence of messages, each with its length in front, that a follower, a
+// leader and a candidate get.
 func FuzzReceive(f *testing.F) {
 	r := rand.New(rand.NewPCG(3, 4))
 	w := newWorld(f, 3, self, peerA, peerB)

@@ -10,8 +10,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// group is three nodes and all that lies between them: messages, writes to logs and runs
-// of apply, each of which is done when the test picks it.
+// group is three nodes with their messages, log writes and runs of apply, each of which is
+// processed when the test picks it.
 type group struct {
 	t       *testing.T
 	r       *rand.Rand
@@ -37,7 +37,7 @@ func newGroup(t *testing.T, seed uint64) *group {
 	return g
 }
 
-// collect takes over what has become due at a node.
+// collect collects the effects of a node.
 func (g *group) collect(i int) {
 	e := g.nodes[i].Effects()
 	g.net = append(g.net, e.Send...)
@@ -98,7 +98,7 @@ func (g *group) apply(i int) {
 	g.answer(i, a.Responses)
 }
 
-// deliver takes a message out of the net, in any order, or loses it.
+// deliver delivers or drops a message, in any order.
 func (g *group) deliver() {
 	if len(g.net) == 0 {
 		return
@@ -137,9 +137,8 @@ func (g *group) run(steps int) (proposed int) {
 	return proposed
 }
 
-// TestGroup has three nodes live through lost and overtaken messages and slow disks: what
-// is applied is the same everywhere, in order and without gaps, and never ahead of what is
-// committed.
+// TestGroup runs three nodes with lost and reordered messages and slow disks: all apply the
+// same entries, in order and without gaps, and never beyond the commit index.
 func TestGroup(t *testing.T) {
 	some := 0
 	for seed := range uint64(20) {

@@ -53,7 +53,7 @@ func change(typ raftpb.ConfChangeType, id uint64) *raftpb.ConfChange {
 	return &raftpb.ConfChange{Type: typ.Enum(), NodeId: new(id)}
 }
 
-// A membership change from before the snapshot that raft has accepted is part of it.
+// A membership change that precedes a snapshot which raft has accepted is part of it.
 func TestConfChangeBehindSnapshot(t *testing.T) {
 	n, _ := newNode(t, 1, 2)
 	n.ApplyConfChange(5, change(raftpb.ConfChangeAddNode, 3))
@@ -89,7 +89,7 @@ func TestConfChangeBehindSnapshot(t *testing.T) {
 	}
 }
 
-// A vote or a term that is not durable before it is told could be given twice.
+// A vote or a term must be durable before it is sent, or it could be given twice.
 func TestWhatMustSync(t *testing.T) {
 	n, st := newNode(t, 1, 2, 3)
 	message := func(typ raftpb.MessageType, term uint64) *raftpb.Message {

@@ -7,8 +7,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// pump does what follows until nothing is left, with a disk that is always ready, and
-// returns the confirmed reads.
+// pump carries out all effects, with a disk that writes at once, and returns the confirmed
+// reads.
 func pump(t *testing.T, n *Node, st *raft.MemoryStorage) (reads []raft.ReadState) {
 	t.Helper()
 	for {
@@ -43,8 +43,8 @@ func pump(t *testing.T, n *Node, st *raft.MemoryStorage) (reads []raft.ReadState
 	}
 }
 
-// What is in the log of the only voter when it is elected may have been acknowledged by
-// the leader before: a read must see it.
+// Entries in the log of the only voter when it is elected may have been acknowledged by the
+// previous leader: a read must see them.
 func TestReadOfOnlyVoterWaitsForItsTerm(t *testing.T) {
 	_, st := newNode(t, 1)
 	if err := st.Append([]*raftpb.Entry{{Term: new(uint64(1)), Index: new(uint64(2))}}); err != nil {

@@ -96,12 +96,12 @@ func TestFailures(t *testing.T) {
 		t.Fatal("Close must end confirmed and open readers")
 	}
 	if late, first := b.Join(); open(late) || first || late.Err() != changed {
-		t.Fatal("a reader that comes after Close would wait for ever")
+		t.Fatal("a reader that joins after Close would wait forever")
 	}
 }
 
-// An answer that comes late, or a second time, belongs to a round that is over. The one in
-// flight was asked for after it, and its readers may have seen what came between.
+// An answer that comes late, or twice, belongs to an earlier round. The round in flight was
+// requested later, and its readers may have seen writes in between.
 func TestLateAnswersConfirmNothing(t *testing.T) {
 	b := New(ids(), 0)
 	var old [][]byte

@@ -16,8 +16,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// leadingCore is the core of member 1 of three, which leads; the messages that it sends are returned
-// by each step.
+// leadingCore is the core of member 1 of three, which leads. Each step returns the messages that it
+// sends.
 func leadingCore(t *testing.T) (*Core, *proposal.Table, func(Input) Effects) {
 	t.Helper()
 	store := raft.NewMemoryStorage()
@@ -39,7 +39,7 @@ func leadingCore(t *testing.T) (*Core, *proposal.Table, func(Input) Effects) {
 			now = now.Add(100 * time.Millisecond)
 		}
 		e := c.Step(now, in)
-		for _, a := range e.Append { // the disk is at once
+		for _, a := range e.Append { // the disk writes at once
 			if err := store.Append(a.Entries); err != nil {
 				t.Fatal(err)
 			}
@@ -64,7 +64,7 @@ func leadingCore(t *testing.T) (*Core, *proposal.Table, func(Input) Effects) {
 	if !c.Node().Leading() {
 		t.Fatalf("member 1 does not lead: %+v", e.State)
 	}
-	// Both others have everything, and are heard of.
+	// Both others have the whole log and are active.
 	last, _ := store.LastIndex()
 	for _, from := range []uint64{2, 3} {
 		step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgAppResp.Enum(), From: &from, To: new(uint64(1)), Term: &term, Index: &last}}})
@@ -98,8 +98,8 @@ func proposes(e Effects) bool {
 	return false
 }
 
-// A leader that is to be removed asks another member to lead, whoever it hears of the removal from.
-// Only when nobody does is it removed as it is.
+// A leader that is to be removed transfers leadership first, whoever asked for the removal. Only if
+// no other member can lead is it removed while it leads.
 func TestRemovalOfLeaderWaits(t *testing.T) {
 	for _, from := range []string{"a client", "a follower"} {
 		t.Run(from, func(t *testing.T) {
@@ -123,7 +123,7 @@ func TestRemovalOfLeaderWaits(t *testing.T) {
 			for i := range 30 {
 				if e = step(Input{Ticks: 1}); proposes(e) {
 					if i < 8 {
-						t.Errorf("removed after %d ticks, and nobody had the time to lead", i+1)
+						t.Errorf("removed after %d ticks, before another member could lead", i+1)
 					}
 					return
 				}
@@ -131,7 +131,7 @@ func TestRemovalOfLeaderWaits(t *testing.T) {
 					t.Fatalf("member 1 has lost the lead after %d ticks", i+1)
 				}
 			}
-			t.Error("nobody else can lead, and the removal was not proposed")
+			t.Error("no other member can lead, and the removal was not proposed")
 		})
 	}
 }
@@ -144,7 +144,7 @@ func TestRemovalOfFollowerDoesNotWait(t *testing.T) {
 	}
 }
 
-// What a former leader has been given and nobody has applied is told to those who wait.
+// Requests that were handed to a former leader and were not applied fail.
 func TestRequestsOfFormerLeaderFail(t *testing.T) {
 	c, props, step := leadingCore(t)
 	p := &proposal.Pending{ID: 5, Data: []byte("x")}
@@ -174,17 +174,17 @@ func TestRequestsOfFormerLeaderFail(t *testing.T) {
 			t.Errorf("ended with %v", r.Err)
 		}
 	default:
-		t.Error("nobody told the one who waits for a former leader")
+		t.Error("the request that was handed to a former leader has not failed")
 	}
 	select {
 	case r := <-later.Done():
-		t.Errorf("what the present leader was given ended with %v", r.Err)
+		t.Errorf("the request that was handed to the current leader failed with %v", r.Err)
 	default:
 	}
 }
 
-// A change of a follower for which this leader's connections are too young is proposed
-// when they are old enough; one that the membership forbids is not.
+// A change from a follower that is refused because this leader's connections are too young
+// is proposed when they are old enough; one that the membership forbids is not.
 func TestFollowersChangeWaitsForConnections(t *testing.T) {
 	for _, tt := range []struct {
 		err  error

@@ -19,7 +19,7 @@ import (
 	"quorate/internal/watch"
 )
 
-// world notes what a pipeline does, in order.
+// world records what a pipeline does, in order.
 type world struct {
 	got  []string
 	now  func() time.Time
@@ -101,7 +101,7 @@ func snap(index uint64) *raftpb.Snapshot {
 	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: &index}}
 }
 
-// Peers are answered before the core hears, and nobody while the write has not
+// Answers to peers are sent before the core is told, and none before the write has
 // succeeded.
 func TestWriterAppends(t *testing.T) {
 	w := &world{log: fakeLog{fail: errors.New("full")}}
@@ -131,9 +131,9 @@ func TestWriterAppends(t *testing.T) {
 	}
 }
 
-// An installation goes through its jobs, tries one again that has failed, holds off
-// truncations while log and store belong to different states, and lets go out what has
-// waited for it at the end.
+// An installation runs its jobs, repeats one that has failed, holds off truncations while
+// log and store belong to different states, and at the end sends the messages that have
+// waited for it.
 func TestWriterInstalls(t *testing.T) {
 	w := &world{home: home{fail: map[string]error{}}}
 	l, a, _ := w.pipeline()
@@ -194,7 +194,7 @@ func TestWriterInstalls(t *testing.T) {
 		t.Errorf("truncated to %d, %v", index, err)
 	}
 	if index, _ := l.Truncate(80, nil, func() bool { return true }); index != 0 {
-		t.Errorf("truncated to %d although somebody needs the entries", index)
+		t.Errorf("truncated to %d although the entries are needed", index)
 	}
 	close(stop)
 	if l.Wait(stop) {
@@ -226,8 +226,8 @@ func TestExchangeFails(t *testing.T) {
 	}
 }
 
-// Rules of access change first; acknowledgements come at the end of a run, and the results
-// of membership changes when raft works with them.
+// Changed permissions are published first; acknowledgements come at the end of a run, and
+// the results of membership changes once raft uses them.
 func TestSettle(t *testing.T) {
 	w := &world{out: apply.Outcome{Applied: 3, AuthChanged: true, NewTerm: true, QuotaExceeded: true, ConfChanges: []apply.ConfChange{{Index: 3}}}}
 	_, a, s := w.pipeline()
@@ -243,11 +243,11 @@ func TestSettle(t *testing.T) {
 	}
 	w.expect(t, "the last batch", "apply 1", "auth", "term begun", "no space", "core: 1 acks, 1 changes", "reconfigured")
 	if !s.lessor.IsPrimary() {
-		t.Error("the leader does not count the time of leases")
+		t.Error("the lessor of the leader is not promoted")
 	}
 	s.follow(2)
 	if s.lessor.IsPrimary() {
-		t.Error("who leads no longer counts the time of leases")
+		t.Error("the lessor of a former leader is not demoted")
 	}
 	w.err = errors.New("the store is gone")
 	a.push([]raftnode.Apply{{Entries: entries(4, 4), Responses: []*raftpb.Message{answer(1, 1)}}})
@@ -257,8 +257,8 @@ func TestSettle(t *testing.T) {
 	w.expect(t, "a batch that is not applied", "apply 1")
 }
 
-// One that loses leadership while it applies the first entry of its term must not expire
-// leases for good.
+// A member that loses leadership while it applies the first entry of its term must not go on
+// expiring leases.
 func TestNoPrimaryAfterLeadership(t *testing.T) {
 	w := &world{}
 	_, _, s := w.pipeline()

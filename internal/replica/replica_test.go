@@ -14,7 +14,7 @@ import (
 	"quorate/internal/raftnode"
 )
 
-// fakeLog notes what is written and fails when it is told to.
+// fakeLog records what is written and fails on request.
 type fakeLog struct {
 	got  []string
 	fail error
@@ -89,7 +89,7 @@ func mustPanic(t *testing.T, what string, f func()) {
 	f()
 }
 
-// A full disk is tried again from where it failed, and nothing goes out before.
+// After a full disk the write continues where it failed, and no message is sent before.
 func TestGroupAgain(t *testing.T) {
 	w, _ := NextWrite([]raftnode.Append{{HardState: state(1)}, {Entries: entries(1, 2), MustSync: true, Responses: []*raftpb.Message{answer(2, 1)}}})
 	l := &fakeLog{fail: errors.New("full")}
@@ -130,7 +130,7 @@ func TestInstall(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	// The store first: a log that begins behind the store could not be brought forward.
+	// The store first: nothing could bring a store forward that is older than its log.
 	if want := []Job{Import, Exchange, Reset, Follow}; !slices.Equal(jobs, want) {
 		t.Errorf("jobs %q, want %q", jobs, want)
 	}
@@ -181,7 +181,7 @@ func TestRun(t *testing.T) {
 		}
 	}
 	if r, rest := NextRun(works[2:], 1<<20, none); r != nil || len(rest) != 2 {
-		t.Errorf("an exchange was passed over: %v, %d", r, len(rest))
+		t.Errorf("an exchange was skipped: %v, %d", r, len(rest))
 	}
 	if r, rest := NextRun(works, 10, none); r.Len() != 3 || len(rest) != 3 {
 		t.Errorf("a run of %d entries, %d works left: more than its bytes", r.Len(), len(rest))

@@ -20,7 +20,7 @@ var (
 	errLost    = errors.New("the leader took it with it")
 )
 
-// coreOf returns the core of member 1 of three, which do not exist.
+// coreOf returns the core of member 1 of three; the other two do not exist.
 func coreOf(t *testing.T) (*Core, *proposal.Table, *readindex.Batcher) {
 	t.Helper()
 	st := raft.NewMemoryStorage()
@@ -42,12 +42,12 @@ func coreOf(t *testing.T) (*Core, *proposal.Table, *readindex.Batcher) {
 		ErrTimeout: errTimeout, ErrChanged: errChanged}), props, reads
 }
 
-// hears lets the core hear of a leader.
+// hears delivers a heartbeat of a leader.
 func hears(from, term uint64) Input {
 	return Input{Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), From: new(from), To: new(uint64(1)), Term: new(term)}}}
 }
 
-// proposed returns what the core sends to the leader to be written.
+// proposed returns the proposals that the core forwards to the leader.
 func proposed(e Effects) (data []string) {
 	for _, m := range e.Send {
 		if m.GetType() == raftpb.MsgProp {
@@ -59,8 +59,8 @@ func proposed(e Effects) (data []string) {
 	return data
 }
 
-// What was held while nobody led is proposed once, and not if its client was told
-// that its time is up.
+// Requests that were held while there was no leader are proposed once, and not if they have
+// expired.
 func TestHeldProposals(t *testing.T) {
 	c, props, _ := coreOf(t)
 	now := time.Unix(1000, 0)
@@ -71,7 +71,7 @@ func TestHeldProposals(t *testing.T) {
 		}
 	}
 	if got := proposed(c.Step(now, Input{Propose: []*proposal.Pending{early, late}})); len(got) > 0 {
-		t.Fatalf("%q proposed to nobody", got)
+		t.Fatalf("%q proposed without a leader", got)
 	}
 	now = now.Add(2 * time.Second)
 	props.Expire(now, func(time.Time) error { return errors.New("too late") })
@@ -83,8 +83,8 @@ func TestHeldProposals(t *testing.T) {
 	}
 }
 
-// The round of reads in flight was asked of the leader of before: its readers hear that
-// it has changed, and those who wait for the next round go on with the new one.
+// The round of reads in flight was sent to the old leader: it fails because the leader has
+// changed. Readers of the next round are served by the new leader.
 func TestReadsAtChangeOfLeader(t *testing.T) {
 	c, _, reads := coreOf(t)
 	now := time.Unix(1000, 0)
@@ -109,10 +109,10 @@ func TestReadsAtChangeOfLeader(t *testing.T) {
 			t.Errorf("the round in flight ended with %v", first.Err())
 		}
 	default:
-		t.Error("the round in flight waits for the leader of before")
+		t.Error("the round in flight waits for the old leader")
 	}
 	if to := asked(e); to != 3 {
-		t.Errorf("the next round was asked of %d", to)
+		t.Errorf("the next round was sent to %d", to)
 	}
 	select {
 	case <-next.Done():

@@ -48,7 +48,7 @@ func TestSnapshotOvertakesConfChange(t *testing.T) {
 	learner.start()
 	w.propose(lead, "add", learner, must(membership.AddChange(x)))
 	until("add", 10*time.Second, func() bool { return w.changes["add"] > 0 })
-	w.run(300 * time.Millisecond) // the change waits behind the store that hangs
+	w.run(300 * time.Millisecond) // the change waits for the store that hangs
 	for i := range w.nodes {
 		w.cut[[2]int{i, behind.index}], w.cut[[2]int{behind.index, i}] = true, true
 	}
@@ -63,14 +63,14 @@ func TestSnapshotOvertakesConfChange(t *testing.T) {
 	until("a snapshot is accepted", 60*time.Second, func() bool { return behind.installing() })
 
 	if n := w.overtaken; n > 0 {
-		t.Fatalf("%d changes were applied behind the snapshot too early", n)
+		t.Fatalf("%d changes were applied too early", n)
 	}
-	behind.applyStall, behind.applyBu = 0, false // what was to go on in an hour finds nothing to do
+	behind.applyStall, behind.applyBu = 0, false // the event in an hour will find nothing to do
 	behind.kickApply()
 	until("installed", 60*time.Second, func() bool { return !behind.installing() })
 	w.run(2 * time.Second)
 	if w.overtaken == 0 {
-		t.Error("no membership change was applied behind the snapshot: the run proves nothing")
+		t.Error("no membership change was applied after the snapshot was accepted: the run proves nothing")
 	}
 	want := fmt.Sprintf("voters %d learners 0", len(w.nodes))
 	for _, n := range w.nodes {

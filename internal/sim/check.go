@@ -16,7 +16,7 @@ import (
 	"quorate/internal/membership"
 )
 
-// register is what the store promises for one key.
+// register is the model of a single key: a register with get, put and compare-and-swap.
 var register = porcupine.Model{
 	Partition: func(history []porcupine.Operation) [][]porcupine.Operation {
 		var keys []string
@@ -64,30 +64,30 @@ func valueOf(kvs [][]byte) string {
 	return string(kv.Value)
 }
 
-// Result tells how a run went.
+// Result summarizes a run.
 type Result struct {
-	Trace  uint64 // hash of everything that happened
+	Trace  uint64 // hash of the trace
 	Events int
 	Acked  int // operations that were acknowledged
 	// Changes of the membership and installed snapshots.
 	Changes, Installed int
-	// Overtaken are the membership changes that were applied behind a snapshot that
-	// raft had accepted; Beside, the truncations in the middle of a run of apply.
+	// Overtaken counts membership changes that were applied after raft had accepted a
+	// later snapshot; Beside counts truncations in the middle of a run of apply.
 	Overtaken, Beside int
-	Refused           int            // writes of a log that found no room
-	Never             int            // writes of clients that ended as ones that surely do not happen
-	Did               map[string]int // changes by their name
-	// Answered are the requests of workers that were answered, by kind; Compared, the
-	// answers that members have compared with the model; Expired and Renewed, leases;
-	// CompactedReads, reads that came too late.
+	Refused           int            // log writes that found the disk full
+	Never             int            // client writes that failed as certainly not executed
+	Did               map[string]int // membership changes and restarts, by name
+	// Answered counts the workers' requests that were answered, by kind; Compared, the
+	// answers of members that were compared with the model; Expired and Renewed, leases;
+	// CompactedReads, reads of a compacted revision.
 	Answered                                   map[string]int
 	Compared, Expired, Renewed, CompactedReads int
 }
 
-// Run lets members and clients live through a hostile world for d of simulated
-// time, heals it and checks: no acknowledged write is lost, the history is
-// linearizable, all members hold the same keys and revisions. The trace goes to
-// out if that is not nil.
+// Run simulates members and clients under faults for d of simulated time, then stops the
+// faults and checks that no acknowledged write is lost, the history is linearizable, and
+// all members hold the same keys and revisions. The trace is written to out unless that is
+// nil.
 func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Writer) (Result, error) {
 	w := newWorld(seed, f, out)
 	if err := w.populate(members, clients); err != nil {
@@ -108,7 +108,7 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	w.unleash()
 	w.run(d)
 	w.heal()
-	w.run(2 * requestTimeout) // everyone has a leader again, and old requests have ended
+	w.run(2 * requestTimeout) // there is a leader again, and old requests have ended
 	for _, c := range w.clients {
 		c.stopped = true
 	}
@@ -127,7 +127,7 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	return w.result(), w.err
 }
 
-// result counts what the run has met.
+// result returns the counters of the run.
 func (w *World) result() Result {
 	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Refused: w.refused, Never: w.never, Did: w.changes,
 		Answered: w.did, Compared: w.compared, Expired: w.leases.expired, Renewed: w.leases.renewed, CompactedReads: w.compactedReads}
@@ -175,7 +175,7 @@ func (w *World) populate(members, clients int) error {
 	return nil
 }
 
-// leader returns a member that takes itself for the leader.
+// leader returns a member that believes to be the leader, nil if there is none.
 func (w *World) leader() *node {
 	for _, n := range w.nodes {
 		if st := n.core().Node().State(); st.Lead == n.id {
@@ -185,11 +185,11 @@ func (w *World) leader() *node {
 	return nil
 }
 
-// tornSteps counts the steps in which the power went, over all runs.
+// tornSteps counts the power losses in the middle of a step of file work, over all runs.
 var tornSteps = map[string]int{}
 
-// checkMembers compares the hashes of all members of the newest configuration
-// once they have applied the same.
+// checkMembers waits until all members of the newest configuration have applied the same
+// index, and compares their hashes, their v2 trees and the model.
 func (w *World) checkMembers() {
 	same := func() bool {
 		members := w.members()
@@ -201,7 +201,7 @@ func (w *World) checkMembers() {
 		return len(members) > 0
 	}
 	if !w.runUntil(30*time.Second, same) {
-		w.fail("the members do not reach the same index after everything was healed")
+		w.fail("the members do not reach the same index after all faults have stopped")
 		return
 	}
 	var want uint32
@@ -218,7 +218,7 @@ func (w *World) checkMembers() {
 			w.fail("member %d has another tree of the v2 API than the first:\n%q\n%q", n.index, records, tree)
 		}
 		if n.machine.V2().HasTTL() {
-			w.fail("member %d still has nodes that were to expire long ago", n.index)
+			w.fail("member %d still has v2 nodes that should have expired long ago", n.index)
 		}
 		w.log("tree %d index=%d", n.index, n.machine.V2().Index())
 		h, err := n.machine.KV().HashKV(context.Background(), 0)
@@ -236,8 +236,8 @@ func (w *World) checkMembers() {
 	}
 }
 
-// checkHistory appends a final read of each key and looks for an order of all
-// operations that explains what was seen.
+// checkHistory appends a final read of each key to the history and checks that it is
+// linearizable.
 func (w *World) checkHistory() {
 	if w.err != nil {
 		return
@@ -250,7 +250,7 @@ func (w *World) checkHistory() {
 			keys[op.Input.(input).key] = true
 		}
 	}
-	for k := range keys { // order does not matter: keys are checked apart
+	for k := range keys { // the order does not matter: each key is checked by itself
 		value, err := w.members()[0].value(k)
 		if err != nil {
 			w.fail("final read of %s: %w", k, err)

@@ -28,8 +28,8 @@ var (
 	errCrashed = errors.New("sim: member crashed")
 )
 
-// client does one operation after the other on a few keys, each at a random
-// member, and writes down what it saw.
+// client runs one operation after the other on a few keys, each at a random member, and
+// records the results for the linearizability check.
 type client struct {
 	w       *World
 	id      int
@@ -38,28 +38,29 @@ type client struct {
 	stopped bool
 	history []porcupine.Operation
 	acked   int
-	slowest time.Duration // any operation has taken, also one that failed
+	slowest time.Duration // longest duration of an operation, including failed ones
 }
 
-// input and output of an operation on one key, a register.
+// input is an operation on one key.
 type input struct {
 	key   string
 	op    string // get, put or cas
 	value string // to write
-	old   string // what cas expects
+	old   string // the value that cas compares with
 }
 
-// v2Prefix begins the keys that live in the tree of the v2 API.
+// v2Prefix is the prefix of the keys that are stored in the tree of the v2 API.
 const v2Prefix = "v2/"
 
 func (i input) v2() bool { return strings.HasPrefix(i.key, v2Prefix) }
 
 func v2Path(key string) string { return "/1/" + strings.TrimPrefix(key, v2Prefix) }
 
+// output is the result of an operation.
 type output struct {
 	value   string // of a get
-	swapped bool   // by a cas
-	unknown bool   // it may or may not have happened, at any time since
+	swapped bool   // whether a cas has written
+	unknown bool   // it may take effect at any time after its call, or never
 }
 
 func (c *client) next() {
@@ -109,8 +110,8 @@ func (c *client) done(in input, start time.Duration, out output) {
 	c.pause()
 }
 
-// never notes an operation that is said to happen never: no leader has taken it. It is
-// not in the history, so whoever sees its effect has seen what nobody wrote.
+// never records an operation that failed as certainly not executed: no leader has accepted
+// it. It is left out of the history, so a read of its value fails the check.
 func (c *client) never(in input, start time.Duration) {
 	c.slowest = max(c.slowest, c.w.now-start)
 	c.w.never++
@@ -134,7 +135,7 @@ func (c *client) write(n *node, in input) {
 		req.Txn, kind = &pb.TxnRequest{
 			Compare: []*pb.Compare{
 				{Key: put.Key, Target: pb.Compare_VALUE, Result: pb.Compare_EQUAL, TargetUnion: &pb.Compare_Value{Value: []byte(in.old)}},
-				// This one holds always, so the other decides, wherever it stands.
+				// This compare always holds, so the other one decides.
 				{Key: put.Key, Target: pb.Compare_VERSION, Result: pb.Compare_GREATER, TargetUnion: &pb.Compare_Version{Version: -1}},
 			},
 			Success: []*pb.RequestOp{{Request: &pb.RequestOp_RequestPut{RequestPut: put}}},
@@ -152,8 +153,7 @@ func (c *client) write(n *node, in input) {
 	})
 }
 
-// writeV2 is write by way of the v2 API. Some of the keys that it makes beside are to
-// expire.
+// writeV2 is write through the v2 API. Now and then it also creates a key that expires.
 func (c *client) writeV2(n *node, in input) {
 	r := &v2request.Request{ID: n.ids.Next(), Method: "PUT", Path: v2Path(in.key), Val: in.value, PrevValue: in.old, Time: c.w.time().UnixNano()}
 	if c.w.rng.IntN(3) == 0 {
@@ -163,13 +163,13 @@ func (c *client) writeV2(n *node, in input) {
 	c.submit(n, in, &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}, func(res proposal.Result) output {
 		var refused *v2store.Error
 		if errors.As(res.Err, &refused) {
-			return output{} // the comparison failed
+			return output{} // the compare failed
 		}
 		return output{unknown: res.Err != nil, swapped: res.Err == nil}
 	})
 }
 
-// propose hands in a request whose outcome does not matter.
+// propose proposes a request whose outcome does not matter.
 func (c *client) propose(n *node, r *v2request.Request) {
 	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
 	if n.props.Admit(p, c.w.time(), requestTimeout) == nil {
@@ -177,9 +177,9 @@ func (c *client) propose(n *node, r *v2request.Request) {
 	}
 }
 
-// submit proposes a write and notes what came of it.
+// submit proposes a write and records its outcome.
 func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(proposal.Result) output) {
-	// Some have little patience, so that their time is over while nobody leads.
+	// Some timeouts are short, so that requests expire while there is no leader.
 	if n.props.Admit(p, c.w.time(), requestTimeout>>(c.n%4)) != nil {
 		c.pause()
 		return
@@ -192,7 +192,7 @@ func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(pro
 			case errors.Is(res.Err, context.DeadlineExceeded):
 				c.never(in, start)
 			case errors.Is(res.Err, rpctypes.ErrGRPCNoSpace) && c.w.quota == 0:
-				c.pause() // refused because of an alarm: it has changed nothing
+				c.pause() // refused because of an alarm: it had no effect
 			default:
 				c.done(in, start, outcome(res))
 			}
@@ -215,7 +215,7 @@ func (c *client) read(n *node, in input) {
 		}
 		if round.Err() != nil {
 			c.slowest = max(c.slowest, c.w.now-start)
-			c.pause() // a read that failed has seen nothing
+			c.pause() // a failed read returns nothing to check
 			return true
 		}
 		value, err := n.value(in.key)
@@ -231,7 +231,7 @@ func (c *client) read(n *node, in input) {
 	}
 }
 
-// value is what the state machine holds under a key, "" if nothing.
+// value returns the value of a key in the store, "" if the key does not exist.
 func (n *node) value(key string) (string, error) {
 	if strings.HasPrefix(key, v2Prefix) {
 		e, err := n.machine.V2().Get(v2Path(key), false, false)

@@ -17,10 +17,9 @@ import (
 	"quorate/internal/server"
 )
 
-// crashLane is one member of production, Pebble and all, on a memory disk that
-// loses power again and again. Its timing is that of real goroutines, so only
-// outcomes are compared: what was acknowledged before the power went must be
-// there afterwards.
+// crashLane is one production member, with Pebble, on a memory file system that loses power
+// again and again. Its timing is that of real goroutines, so only outcomes are compared:
+// what was acknowledged before a power loss must be there afterwards.
 type crashLane struct {
 	t   *testing.T
 	rng *rand.Rand
@@ -51,8 +50,7 @@ func (l *crashLane) open() *server.Member {
 	return m
 }
 
-// put writes one key, of those below v2Prefix by way of the v2 API; the answer is nil
-// then.
+// put writes one key. Keys below v2Prefix go through the v2 API; then the response is nil.
 func (l *crashLane) put(m *server.Member, key, value string) (*pb.PutResponse, error) {
 	if strings.HasPrefix(key, v2Prefix) {
 		_, err := m.V2.V2Do(context.Background(), &v2request.Request{Method: "PUT", Path: v2Path(key), Val: value})
@@ -77,8 +75,8 @@ func (l *crashLane) get(m *server.Member, key string) string {
 	return valueOf(res.KVs)
 }
 
-// write puts keys until the member stops, and compacts now and then. The last writer
-// does so by way of the v2 API.
+// write puts keys until the member stops, and sometimes compacts. The last writer uses the
+// v2 API.
 func (l *crashLane) write(m *server.Member, writer int, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, uint64(writer)))
 	prefix := ""
@@ -109,7 +107,7 @@ func (l *crashLane) write(m *server.Member, writer int, seed uint64) {
 	}
 }
 
-// powerLoss returns what is acknowledged and the disk as it is a moment later.
+// powerLoss returns what is acknowledged, and what is left of the disk at a later moment.
 func (l *crashLane) powerLoss() (acked map[string]string, compacted int64, disk *vfs.MemFS) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -154,7 +152,7 @@ func TestCrash(t *testing.T) {
 				wg.Add(1)
 				go func() { defer wg.Done(); l.write(m, w, s*100+uint64(g)) }()
 			}
-			// The power goes after a random amount of work, wherever that falls.
+			// The power loss comes after a random amount of work.
 			for target := m.Rev() + 20 + l.rng.Int64N(600); m.Rev() < target; {
 				if _, err := m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte("w0/k0")}); err != nil {
 					t.Fatal(err)
@@ -176,7 +174,7 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestCrashLosesUnsyncedData makes sure that the disk of the crash lane forgets:
+// TestCrashLosesUnsyncedData checks that the disk of the crash lane loses unsynced data:
 // otherwise the lane would prove nothing.
 func TestCrashLosesUnsyncedData(t *testing.T) {
 	fs := vfs.NewCrashableMem()

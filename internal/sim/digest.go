@@ -2,9 +2,9 @@ package sim
 
 import "quorate/internal/apply"
 
-// noteDigest compares what a member has added up of the entries that it has just applied
-// with what others had at the same indexes. Digests travel with snapshots here, so they
-// are the same on all members, and not only their growth.
+// noteDigest compares the integrity digests of the entries that a member has just applied
+// with those of other members at the same indexes. Digests are part of snapshots here, so
+// whole digests are equal on all members, not only their increments.
 func (n *node) noteDigest(ents []apply.Entry) {
 	if len(ents) == 0 {
 		return
@@ -18,7 +18,7 @@ func (n *node) noteDigest(ents []apply.Entry) {
 			continue
 		}
 		if p != first {
-			n.w.fail("member %d has written something else than another one at index %d or, if that is before index %d, in the entries up to it: digest %+v, want %+v",
+			n.w.fail("member %d has written something else than another member at index %d or, if that is before index %d, in the entries up to it: digest %+v, want %+v",
 				n.index, p.Index, from, p, first)
 			return
 		}

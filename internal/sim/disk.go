@@ -18,26 +18,25 @@ import (
 	"quorate/internal/engine/mem"
 )
 
-// disk is what a member keeps when the power goes: files, of which it forgets
-// what was not synced, and stores, which go back to their last flush. It can be
-// told to take a picture of what a crash would leave in the middle of some file
-// work.
+// disk is the persistent state of a member: files, which lose unsynced data at a crash, and
+// stores, which fall back to their last flush. It can capture the state that a crash would
+// leave in the middle of file work.
 type disk struct {
 	*vfs.MemFS
 	stores    map[string]*mem.Engine // by directory
-	countdown int                    // changes until the picture is taken; 0 = none
+	countdown int                    // changes until picture is captured; 0 = never
 	w         *World
 	picture   *disk
-	full      time.Duration // until then there is no room for the raft log
+	full      time.Duration // the raft log gets ENOSPC until then
 }
 
 func newDisk(w *World) *disk {
 	return &disk{MemFS: vfs.NewCrashableMem(), stores: map[string]*mem.Engine{}, w: w}
 }
 
-// crashed returns the disk as a crash at this moment would leave it. The clone
-// that vfs makes draws for its files in the order of a map, so the draw is made
-// here, between the clones with nothing and with everything that was not synced.
+// crashed returns the disk as a crash at this moment would leave it. vfs draws the surviving
+// blocks in map order, which is not deterministic. So the draw is made here, between a clone
+// with no and a clone with all unsynced data.
 func (d *disk) crashed() *disk {
 	c := newDisk(d.w)
 	c.full = d.full
@@ -48,7 +47,7 @@ func (d *disk) crashed() *disk {
 	if err := m.dir("/"); err != nil {
 		d.w.fail("crash a disk: %w", err)
 	}
-	for dir, e := range d.stores { // in no order: each depends on itself alone
+	for dir, e := range d.stores { // the order does not matter: stores are independent
 		if _, err := c.MemFS.Stat(dir); err == nil {
 			c.stores[dir] = e.Durable()
 		}
@@ -56,7 +55,7 @@ func (d *disk) crashed() *disk {
 	return c
 }
 
-// merger writes into out what is in old, and by chance what is in now.
+// merger copies old to out, and those blocks and files of now that take selects.
 type merger struct {
 	old, now, out *vfs.MemFS
 	take          func() bool
@@ -69,9 +68,9 @@ func (m merger) dir(dir string) error {
 	}
 	after, err := m.now.List(dir)
 	if err != nil {
-		return err // what is synced is there in both
+		return err // synced directories exist in both
 	}
-	slices.Sort(after) // holds before as well: an entry comes back if its removal was not synced
+	slices.Sort(after) // a superset of before: an unsynced removal is undone
 	for _, name := range after {
 		path := m.out.PathJoin(dir, name)
 		if !slices.Contains(before, name) && !m.take() {
@@ -128,7 +127,7 @@ func read(fs vfs.FS, path string) ([]byte, error) {
 	return io.ReadAll(f)
 }
 
-// changed counts a change of the files.
+// changed counts a change of the file system and captures the picture when it is due.
 func (d *disk) changed() {
 	if d.countdown > 0 {
 		if d.countdown--; d.countdown == 0 {
@@ -137,11 +136,11 @@ func (d *disk) changed() {
 	}
 }
 
-// openEngine opens the store in dir, with what was flushed when it was closed.
+// openEngine opens the store in dir with the state of its last flush.
 func (d *disk) openEngine(dir string) (engine.Engine, error) {
 	e := d.stores[dir]
 	if e == nil {
-		if err := durable.MkdirAll(d.MemFS, dir); err != nil { // durably, as Pebble does
+		if err := durable.MkdirAll(d.MemFS, dir); err != nil { // durable, as with Pebble
 			return nil, err
 		}
 		e = mem.New()
@@ -153,7 +152,7 @@ func (d *disk) openEngine(dir string) (engine.Engine, error) {
 	return e, nil
 }
 
-// noRoom refuses what makes a file of the log larger while the disk is full.
+// noRoom returns ENOSPC for files of the log while the disk is full.
 func (d *disk) noRoom(name string) error {
 	if d.w.now >= d.full || !strings.Contains(name, "/wal/") {
 		return nil
@@ -213,8 +212,8 @@ type diskFile struct {
 	name string
 }
 
-// WriteAt writes a part or nothing while there is no room, as on file systems that
-// copy what is overwritten. Zeros have their place.
+// WriteAt writes a part or nothing while the disk is full, as copy-on-write file systems
+// do. Zeros always succeed: they preallocate.
 func (f diskFile) WriteAt(b []byte, off int64) (int, error) {
 	if len(bytes.Trim(b, "\x00")) == 0 {
 		return f.File.WriteAt(b, off)
@@ -236,8 +235,8 @@ func (f diskFile) SyncData() error {
 	return f.File.SyncData()
 }
 
-// attempt does one step of file work. Now and then the power goes in the middle of
-// it: then it returns false, and the member is down.
+// attempt runs one step of file work. With some probability the member loses power in the
+// middle of it: then attempt returns false and the member is down.
 func (n *node) attempt(step string, do func() error) bool {
 	w := n.w
 	if !w.calm && w.chance(w.faults.TornSteps) {

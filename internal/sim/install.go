@@ -18,11 +18,11 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// The log is truncated as eagerly as it can be, so that whoever was away for a
-// moment needs a snapshot.
+// The log is truncated eagerly, so that a member that was down for a moment needs a
+// snapshot.
 const (
 	truncateAfter = 30 // applied entries
-	catchUp       = 4  // entries left for slow followers
+	catchUp       = 4  // entries retained for slow followers
 	truncateDelay = 50 * time.Millisecond
 	releaseDelay  = 2e9
 )
@@ -30,11 +30,11 @@ const (
 var (
 	serverVersion = membership.Version{Major: 3, Minor: 7}
 	errCut        = errors.New("sim: the connection was cut")
-	errExchange   = errors.New("sim: the exchange was not done")
+	errExchange   = errors.New("sim: power lost during the exchange")
 )
 
-// sendSnapshot sends the state of the store as it is now. The transfer takes a
-// while and may be cut off in the middle.
+// sendSnapshot sends the current state of the store. The transfer takes a while and may be
+// cut off in the middle.
 func (n *node) sendSnapshot(m *raftpb.Message) {
 	w := n.w
 	state := n.machine.Engine().NewSnapshot()
@@ -80,7 +80,7 @@ type cutOff struct{}
 
 func (cutOff) Read([]byte) (int, error) { return 0, errCut }
 
-// receiveSnapshot stores the file and hands the message to raft.
+// receiveSnapshot stores the snapshot and passes the message to raft.
 func (n *node) receiveSnapshot(envelope []byte, body io.Reader) bool {
 	m := &raftpb.Message{}
 	if err := proto.Unmarshal(envelope, m); err != nil {
@@ -102,7 +102,7 @@ func (n *node) receiveSnapshot(envelope []byte, body io.Reader) bool {
 	return ok && !cut
 }
 
-// exchange puts the imported store into use.
+// exchange switches to the imported store.
 func (n *node) exchange(meta *raftpb.SnapshotMetadata) error {
 	var eng engine.Engine
 	old, oldDir := n.machine, n.dir

@@ -13,27 +13,28 @@ import (
 
 const (
 	minTTL = 2 // seconds
-	// maxDrift is by how much the clock of a member may be too fast or too slow.
+	// maxDrift is the greatest relative error of a member's clock rate.
 	maxDrift = 0.02
 	// checkpointEvery is shorter than most TTLs.
 	checkpointEvery = 2 * time.Second
 )
 
-// leaseRules is what clients may expect of leases.
+// leaseRules holds what clients may rely on for each lease.
 type leaseRules struct {
-	order   []int64 // as they were asked for
+	order   []int64 // in the order of the requests
 	by      map[int64]*leaseRule
 	expired int // by the leader
 	renewed int
-	asked   int // for what is left
+	asked   int // for the remaining TTL
 }
 
 type leaseRule struct {
 	ttl time.Duration
-	// safe is until when it must live: its TTL from the grant or the last keepalive that
-	// was acknowledged, counted from when that was asked for, by the fastest clock.
+	// safe is the time before which the lease must not expire: its TTL after the grant or
+	// after the last acknowledged keepalive, counted from the request, on the fastest
+	// allowed clock.
 	safe     time.Duration
-	byClient bool // somebody has asked for its end
+	byClient bool // a client has requested its revocation
 	renewals int  // made by leaders
 	seen     struct {
 		term     uint64
@@ -50,7 +51,7 @@ func (r *leaseRules) grant(w *World, id, ttl int64) {
 	r.by[id] = x
 }
 
-// least is how long the fastest clock needs for the TTL.
+// least returns the shortest real time that the TTL may take, on the fastest allowed clock.
 func (x *leaseRule) least() time.Duration { return time.Duration(float64(x.ttl) * (1 - maxDrift)) }
 
 func (r *leaseRules) revoke(id int64) {
@@ -59,7 +60,7 @@ func (r *leaseRules) revoke(id int64) {
 	}
 }
 
-// applied judges the end of a lease when the first member applies it.
+// applied checks a revocation when the first member applies it.
 func (r *leaseRules) applied(w *World, req *pb.InternalRaftRequest) {
 	if req.LeaseRevoke == nil {
 		return
@@ -72,16 +73,17 @@ func (r *leaseRules) applied(w *World, req *pb.InternalRaftRequest) {
 	}
 	r.expired++
 	if w.now < x.safe {
-		w.fail("lease %x with a TTL of %v ends %v too early", id, x.ttl, x.safe-w.now)
+		w.fail("lease %x with a TTL of %v expires %v too early", id, x.ttl, x.safe-w.now)
 	}
 }
 
-// time is what the clock of the member shows.
+// time returns the time on the clock of the member.
 func (n *node) time() time.Time { return n.w.time().Add(time.Duration(float64(n.w.now) * n.drift)) }
 
 func (n *node) leads() bool { return n.core().Node().State().Lead == n.id }
 
-// keepLeases does, as a leader, what production does with leases now and then.
+// keepLeases does the leader's periodic work on leases, as production does: it proposes
+// revocations of expired leases and checkpoints.
 func (n *node) keepLeases() {
 	if !n.leads() {
 		return
@@ -98,7 +100,8 @@ func (n *node) keepLeases() {
 	}
 }
 
-// proposeOwn proposes what the member itself wants; the answer comes on the channel.
+// proposeOwn proposes a request of the member itself. It returns nil if the request was not
+// admitted.
 func (n *node) proposeOwn(r *pb.InternalRaftRequest) *proposal.Pending {
 	p, err := n.pending(r)
 	if err != nil {
@@ -112,7 +115,7 @@ func (n *node) proposeOwn(r *pb.InternalRaftRequest) *proposal.Pending {
 	return p
 }
 
-// keepAlive renews a lease, at the leader or by way of a follower.
+// keepAlive renews a lease, at the leader or through a follower.
 func (c *worker) keepAlive(id int64) {
 	w := c.w
 	x := w.leases.by[id]
@@ -148,8 +151,7 @@ func (c *worker) keepAlive(id int64) {
 	c.pause() // it does not wait for the answer
 }
 
-// renew is one renewal at the leader: with a checkpoint in the way that is taken back
-// first.
+// renew is one renewal at the leader. If the lease has a checkpoint, renew resets that first.
 func (n *node) renew(id int64, x *leaseRule, done func()) {
 	if n.lessor.Exists(id) {
 		n.checkTimeToLive(id, x)
@@ -180,8 +182,8 @@ func (n *node) renew(id int64, x *leaseRule, done func()) {
 	}
 }
 
-// checkTimeToLive asks a leader what is left: in a term it only becomes less, unless the
-// lease is renewed.
+// checkTimeToLive asks a leader for the remaining TTL: within a term it only decreases,
+// unless the lease is renewed.
 func (n *node) checkTimeToLive(id int64, x *leaseRule) {
 	st, err := n.lessor.TimeToLive(n.time(), id, true)
 	if err != nil {
@@ -194,7 +196,7 @@ func (n *node) checkTimeToLive(id int64, x *leaseRule) {
 	}
 	if s := &x.seen; s.term == term && s.renewals == x.renewals {
 		if most := s.left - int64((w.now-s.at)/time.Second) + 1; st.TTL > most {
-			w.fail("%d s are left of lease %x, %v ago it were %d s, and nobody has renewed it", st.TTL, id, w.now-s.at, s.left)
+			w.fail("%d s are left of lease %x, %v ago it were %d s, and it was not renewed", st.TTL, id, w.now-s.at, s.left)
 		}
 	}
 	x.seen.term, x.seen.at, x.seen.left, x.seen.renewals = term, w.now, st.TTL, x.renewals
@@ -211,13 +213,13 @@ func (n *node) checkTimeToLive(id int64, x *leaseRule) {
 	}
 }
 
-// checkLeasesEnd waits until the leader has ended all leases.
+// checkLeasesEnd waits until all leases have expired.
 func (w *World) checkLeasesEnd() {
 	longest := 0 * time.Second
 	for _, id := range w.leases.order {
 		longest = max(longest, w.leases.by[id].ttl)
 	}
 	if !w.runUntil(2*longest+30*time.Second, func() bool { return len(w.model.leases) == 0 }) {
-		w.fail("%d leases have not ended although nobody renews them", len(w.model.leases))
+		w.fail("%d leases have not expired although no client renews them", len(w.model.leases))
 	}
 }

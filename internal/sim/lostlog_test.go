@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// A member comes back with an old copy of its disk, or with an empty one. What it has
-// acknowledged since then is not in its log, so it must not vote, and it ends when its
-// leader tells it; the others go on.
+// A member restarts with an old copy of its disk, or with an empty one. Its log lacks
+// entries that it has acknowledged, so it must not vote. It stops at the leader's first
+// heartbeat with a later commit index; the others continue.
 func TestLostLog(t *testing.T) {
 	for s := *seed; s < *seed+*seeds; s++ {
 		cryptotest.SetGlobalRandom(t, s)
@@ -52,10 +52,10 @@ func TestLostLog(t *testing.T) {
 			t.Fatal(w.err)
 		}
 		if f.lost == nil || f.lost.Leader != lead.id || f.lost.Acked <= f.lost.Last || f.lost.Acked > lead.machine.Applied()+100 {
-			t.Errorf("seed %d: the member ended with %v", s, f.lost)
+			t.Errorf("seed %d: the member stopped with %v", s, f.lost)
 		}
 		if lead.machine.Applied() < before+50 || lead.core().Node().State().Lead != lead.id {
-			t.Errorf("seed %d: the others do not go on: applied %d and then %d", s, before, lead.machine.Applied())
+			t.Errorf("seed %d: the others make no progress: applied %d and then %d", s, before, lead.machine.Applied())
 		}
 	}
 }

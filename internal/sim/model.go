@@ -13,24 +13,24 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-// model is the store as one reads about it: a list of versions for each key, leases that
-// name their keys, alarms. It takes one request after the other, in the order of the log,
-// and forgets nothing, so it can also tell what a read at an old revision has to show.
-// It shares no code with the store.
+// model is a sequential model of the store: a list of versions for each key, leases, and
+// alarms. It applies one request after the other, in the order of the log, and drops no
+// version, so it can also answer reads at an old revision. It shares no code with the
+// store.
 type model struct {
-	index     uint64 // of the last entry it has taken
+	index     uint64 // of the last entry it has applied
 	rev       int64
 	compacted int64 // -1 for never
 	keys      map[string][]version
 	leases    map[int64]int64 // TTL by id
 	alarms    map[string]*pb.AlarmMember
-	events    []*mvccpb.Event // all there have been, in order
+	events    []*mvccpb.Event // all events, in order
 	taken     []*pb.InternalRaftRequest
 
-	sub int64 // writes in the transaction under way
+	sub int64 // writes so far in the current transaction
 }
 
-// version is what a key is from a revision on.
+// version is the state of a key from a revision on.
 type version struct {
 	kv   *mvccpb.KeyValue
 	gone bool
@@ -40,13 +40,13 @@ func newModel() *model {
 	return &model{rev: 1, compacted: -1, keys: map[string][]version{}, leases: map[int64]int64{}, alarms: map[string]*pb.AlarmMember{}}
 }
 
-// answer is what a request has to be answered with.
+// answer is the expected answer to a request.
 type answer struct {
 	resp any
 	err  error
 }
 
-// take applies the next request of the log.
+// take applies the next request of the log and returns the expected answer.
 func (m *model) take(r *pb.InternalRaftRequest) answer {
 	m.taken = append(m.taken, r)
 	if err := m.alarmed(r); err != nil {
@@ -91,7 +91,7 @@ func (m *model) alarmed(r *pb.InternalRaftRequest) error {
 	return nil
 }
 
-// puts reports whether a transaction may put something.
+// puts reports whether a transaction contains a put, in any branch.
 func puts(t *pb.TxnRequest) bool {
 	return slices.ContainsFunc(slices.Concat(t.Success, t.Failure), func(op *pb.RequestOp) bool {
 		return op.GetRequestPut() != nil || op.GetRequestTxn() != nil && puts(op.GetRequestTxn())
@@ -142,7 +142,7 @@ func (m *model) revoke(id int64) answer {
 	return answer{resp: &pb.LeaseRevokeResponse{Header: &pb.ResponseHeader{Revision: m.rev}}}
 }
 
-// write runs a put, a delete or a transaction. What is refused leaves nothing behind.
+// write runs a put, a delete or a transaction. A refused request has no effect.
 func (m *model) write(r *pb.InternalRaftRequest) answer {
 	m.sub = 0
 	var (
@@ -158,7 +158,7 @@ func (m *model) write(r *pb.InternalRaftRequest) answer {
 		resp = m.deleteRange(r.DeleteRange)
 	default:
 		if err = m.mayRun(r.Txn); err == nil {
-			// All compares see the state before the transaction.
+			// All compares, also nested ones, see the state before the transaction.
 			decisions := m.decide(r.Txn, nil)
 			t, _ := m.run(r.Txn, decisions)
 			m.end()
@@ -170,7 +170,7 @@ func (m *model) write(r *pb.InternalRaftRequest) answer {
 	return answer{resp, err}
 }
 
-// now is the revision that the transaction under way reads.
+// now returns the revision that reads in the current transaction see.
 func (m *model) now() int64 {
 	if m.sub > 0 {
 		return m.rev + 1
@@ -193,8 +193,8 @@ func (m *model) mayPut(r *pb.PutRequest) error {
 	return nil
 }
 
-// mayRun checks the operations that the transaction will run. Those of our clients do
-// not touch a key twice, so none depends on another one.
+// mayRun checks the operations that the transaction will run. The workers' transactions do
+// not touch a key twice, so no operation depends on another.
 func (m *model) mayRun(t *pb.TxnRequest) error {
 	for _, op := range m.branch(t) {
 		var err error
@@ -231,7 +231,7 @@ func (m *model) branch(t *pb.TxnRequest) []*pb.RequestOp {
 	return t.Failure
 }
 
-// decide lists which branches are taken, the outer transaction first.
+// decide returns which branches are taken, the outer transaction first.
 func (m *model) decide(t *pb.TxnRequest, path []bool) []bool {
 	ok := m.allHold(t.Compare)
 	path = append(path, ok)
@@ -247,8 +247,9 @@ func (m *model) allHold(all []*pb.Compare) bool {
 	return !slices.ContainsFunc(all, func(c *pb.Compare) bool { return !m.holds(c) })
 }
 
-// holds tells whether a compare is true of all keys of its range. A key that is not
-// there counts as one with zeros; it has no value, which is not even unequal to one.
+// holds reports whether a compare is true for all keys of its range. A missing key counts
+// as one whose numbers are zero. It has no value: every compare of the value is false, also
+// NOT_EQUAL.
 func (m *model) holds(c *pb.Compare) bool {
 	kvs := m.at(m.rev, string(c.Key), string(c.RangeEnd))
 	if len(kvs) == 0 {
@@ -355,7 +356,7 @@ func (m *model) change(key string, v version, old *mvccpb.KeyValue) {
 	m.events = append(m.events, e)
 }
 
-// get returns a key as the transaction under way sees it, nil if it is not there.
+// get returns a key as the current transaction sees it, nil if it does not exist.
 func (m *model) get(key string) *mvccpb.KeyValue {
 	if all := m.at(m.now(), key, ""); len(all) > 0 {
 		return all[0]
@@ -391,7 +392,7 @@ func inRange(k, key, end string) bool {
 	return k >= key && k < end
 }
 
-// read is a range at revision now, or at the one that the request names.
+// read returns a range at revision now, or at the revision that the request names.
 func (m *model) read(r *pb.RangeRequest, now int64) *pb.RangeResponse {
 	at := now
 	if r.Revision > 0 {
@@ -409,7 +410,7 @@ func (m *model) read(r *pb.RangeRequest, now int64) *pb.RangeResponse {
 		kvs, resp.More = kvs[:r.Limit], true
 	}
 	for _, kv := range kvs {
-		if r.KeysOnly { // without the lease, too
+		if r.KeysOnly { // drops the lease, too
 			kv = &mvccpb.KeyValue{Key: kv.Key, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version}
 		}
 		resp.Kvs = append(resp.Kvs, kv)
@@ -417,7 +418,8 @@ func (m *model) read(r *pb.RangeRequest, now int64) *pb.RangeResponse {
 	return resp
 }
 
-// differs compares an answer with the right one, "" if they are alike.
+// differs compares an answer with the expected one and describes the difference, "" if they
+// are equal.
 func (a answer) differs(resp any, err error) string {
 	if fmt.Sprint(a.err) != fmt.Sprint(err) {
 		return fmt.Sprintf("has the error %v, it must be %v", err, a.err)
@@ -425,7 +427,6 @@ func (a answer) differs(resp any, err error) string {
 	if err != nil {
 		return ""
 	}
-	// A response without a body is one without a message.
 	have, want := text(resp), text(a.resp)
 	if have != want {
 		return fmt.Sprintf("is\n%s\nit must be\n%s", have, want)
@@ -433,7 +434,7 @@ func (a answer) differs(resp any, err error) string {
 	return ""
 }
 
-// isNoSpace tells that a write was made although there was no room for it.
+// isNoSpace reports whether err is the answer of a member over its quota.
 func isNoSpace(err error) bool { return errors.Is(err, rpctypes.ErrGRPCNoSpace) }
 
 func text(resp any) string { return strings.TrimSpace(canonical(resp)) }

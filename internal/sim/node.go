@@ -35,7 +35,7 @@ const (
 
 var logOptions = raftlog.Options{SegmentBytes: segmentBytes, NoBackground: true}
 
-// node is one member: its disk, and, while it is up, everything in its memory.
+// node is one member: its disk and, while it is up, its state in memory.
 type node struct {
 	w         *World
 	index     int
@@ -43,10 +43,10 @@ type node struct {
 	clusterID uint64
 	disk      *disk
 	down      bool
-	removed   bool                   // for good
-	outdated  bool                   // its disk is an old copy, put there by a test
-	lost      *raftnode.LostLogError // why it has ended for good
-	life      int                    // counts starts: events of an earlier life are void
+	removed   bool                   // from the cluster; it never starts again
+	outdated  bool                   // a test has replaced its disk with an old copy
+	lost      *raftnode.LostLogError // why it has stopped for good
+	life      int                    // counts starts; events of an earlier life are dropped
 	said      promised
 
 	home    datadir.Home
@@ -62,20 +62,20 @@ type node struct {
 	cluster *membership.Cluster
 
 	logBusy    bool
-	logFrom    time.Duration // when the log write under way began
-	stalled    time.Duration // until when no log write ends
-	applyStall time.Duration // until when nothing is applied
+	logFrom    time.Duration // start of the current log write
+	stalled    time.Duration // no log write completes before this time
+	applyStall time.Duration // nothing is applied before this time
 	accepted   uint64        // index of the newest snapshot that raft has accepted, until it is installed
-	sending    int           // snapshots that were sent a moment ago
-	received   uint64        // transfers of snapshots that have begun
+	sending    int           // snapshots sent within releaseDelay
+	received   uint64        // number of snapshot transfers that have started
 	applyBu    bool
 	leaving    bool
-	drift      float64       // of its clock
-	waiting    []func() bool // what clients wait for; true when over
+	drift      float64       // relative error of its clock rate
+	waiting    []func() bool // conditions that clients wait for; true when over
 }
 
-// newNode makes the disk of a member. A founder has the first entries in its log;
-// one that joins has none.
+// newNode creates a member with a new disk. A founder has the first entries in its log, a
+// joining member has none.
 func newNode(w *World, index int, id, clusterID uint64, first []*raftpb.Entry) (*node, error) {
 	n := &node{w: w, index: index, id: id, clusterID: clusterID, disk: newDisk(w), down: true}
 	l := n.layout()
@@ -97,7 +97,7 @@ func newNode(w *World, index int, id, clusterID uint64, first []*raftpb.Entry) (
 
 func (n *node) layout() datadir.Layout { return datadir.Layout{FS: n.disk, DataDir: "data"} }
 
-// start brings the member up from what its disk holds.
+// start starts the member from its disk.
 func (n *node) start() {
 	if !n.down || n.removed || n.lost != nil {
 		return
@@ -134,7 +134,7 @@ func (n *node) start() {
 	})
 }
 
-// expireV2 proposes, as a leader, to remove what has expired.
+// expireV2 proposes on a leader to remove expired v2 nodes.
 func (n *node) expireV2() {
 	if n.core().Node().State().Lead != n.id || !n.machine.V2().HasTTL() {
 		return
@@ -153,7 +153,7 @@ func (n *node) open() (err error) {
 	}
 	defer func() {
 		if err != nil {
-			n.log.Close() // frees its lock for the next attempt
+			n.log.Close() // releases its lock for the next attempt
 		}
 	}()
 	lg := zap.NewNop()
@@ -199,7 +199,7 @@ func (n *node) open() (err error) {
 	return nil
 }
 
-// every repeats do as long as this life lasts.
+// every repeats do until the member goes down.
 func (n *node) every(pause func() time.Duration, do func()) {
 	life := n.life
 	n.w.after(pause(), func() {
@@ -210,7 +210,7 @@ func (n *node) every(pause func() time.Duration, do func()) {
 	})
 }
 
-// later runs do unless the member has crashed by then.
+// later runs do after d unless the member goes down before.
 func (n *node) later(d time.Duration, do func()) {
 	life := n.life
 	n.w.after(d, func() {
@@ -225,7 +225,7 @@ func (n *node) openMachine(eng engine.Engine) (*apply.Machine, error) {
 		Now: n.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true}})
 }
 
-// crash takes the power away and leaves what is on left.
+// crash stops the member as a power loss does. left is what remains of its disk.
 func (n *node) crash(left *disk) {
 	n.w.log("crash %d applied=%d", n.index, n.machine.Applied())
 	n.stop()
@@ -236,13 +236,13 @@ func (n *node) stop() {
 	n.down = true
 	n.hub.Close()
 	n.machine.Close()
-	n.log.Close() // frees its lock
+	n.log.Close() // releases its lock
 	n.props.Close(errCrashed)
 	n.reads.Close(errCrashed)
 	n.settleWaiting()
 }
 
-// leave ends a member that was removed, a moment after it has heard of that.
+// leave stops a removed member for good, a moment after it has learned of its removal.
 func (n *node) leave() {
 	if n.leaving {
 		return
@@ -255,15 +255,15 @@ func (n *node) leave() {
 	})
 }
 
-// noteApplied compares what a member is about to apply with what others have applied
-// at the same index.
+// noteApplied compares an entry that a member is about to apply with what other members
+// have applied at the same index.
 func (n *node) noteApplied(e *apply.Entry) {
 	index, digest := e.GetIndex(), e.Digest()
 	n.noteOnce(e)
 	if first, ok := n.w.applied[index]; !ok {
 		n.w.applied[index] = digest
 	} else if digest != first {
-		n.w.fail("member %d applies something else at index %d than another one did (term %d, of a client here: %v)",
+		n.w.fail("member %d applies another entry at index %d than another member did (term %d, of a local client: %v)",
 			n.index, index, e.GetTerm(), e.Local)
 	}
 }
@@ -274,24 +274,24 @@ func checksum(data []byte) [16]byte {
 	return [16]byte(h.Sum(nil))
 }
 
-// noteOnce makes sure that what a client has asked for once is in the log once. Changes
-// of the membership may be there again: the copy is refused.
+// noteOnce checks that a request is in the log once. Membership changes may be there
+// again: apply refuses the copy.
 func (n *node) noteOnce(e *apply.Entry) {
 	if len(e.Data) == 0 || e.GetType() != raftpb.EntryNormal {
 		return
 	}
 	sum := checksum(e.Data)
 	if n.w.proposed[sum] > 1 {
-		return // two requests that are alike to the byte, with the same number by bad luck
+		return // two requests with equal bytes and, by bad luck, equal ids
 	}
 	if at, ok := n.w.entries[sum]; ok && at != e.GetIndex() {
-		n.w.fail("the entry at index %d is at index %d, too: member %d applies it twice", at, e.GetIndex(), n.index)
+		n.w.fail("the entry at index %d is at index %d as well: member %d applies it twice", at, e.GetIndex(), n.index)
 	}
 	n.w.entries[sum] = e.GetIndex()
 }
 
-// send puts a message on the network. It is copied through its wire form, as
-// members share no memory.
+// send sends a message over the network. It is encoded and decoded, as members share no
+// memory.
 func (n *node) send(m *raftpb.Message) {
 	w := n.w
 	to := w.byID[m.GetTo()]
@@ -307,7 +307,7 @@ func (n *node) send(m *raftpb.Message) {
 	if w.chance(w.faults.Loss) {
 		copies = 0
 	} else if m.GetType() != raftpb.MsgProp && w.chance(w.faults.Duplication) {
-		copies = 2 // raft can bear it; a proposal would be two, so transport sends none again that may have arrived
+		copies = 2 // not for proposals, which would be executed twice: transport never resends one that may have arrived
 	}
 	for range copies {
 		w.after(w.between(w.faults.MinDelay, w.faults.MaxDelay), func() {
@@ -315,7 +315,7 @@ func (n *node) send(m *raftpb.Message) {
 				return
 			}
 			if to.cluster.IsRemoved(n.id) {
-				n.later(0, n.leave) // is told so
+				n.later(0, n.leave) // the peer's refusal says so
 				return
 			}
 			got := &raftpb.Message{}
@@ -333,7 +333,7 @@ func (n *node) send(m *raftpb.Message) {
 	}
 }
 
-// wait lets a client know when over holds; it is asked after every step.
+// wait calls over after every step until it returns true. Clients wait for results with it.
 func (n *node) wait(over func() bool) {
 	n.waiting = append(n.waiting, over)
 	n.settleWaiting()

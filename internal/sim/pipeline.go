@@ -14,13 +14,13 @@ import (
 	"quorate/internal/replica"
 )
 
-// The pipeline of production, driven by events: a job is done a while after it has
-// become due, and other things happen in between.
+// The pipeline of production, driven by events: a job completes some time after it has
+// become due, and other events happen in between.
 
 const (
-	// maxRunBytes lets a run end where others wait, now and then.
+	// maxRunBytes is so small that a run sometimes ends while more entries wait.
 	maxRunBytes = 4 << 10
-	// diskRetry is how long a write waits that has found no room.
+	// diskRetry is the pause before a write is retried that found the disk full.
 	diskRetry = 100 * time.Millisecond
 )
 
@@ -50,7 +50,7 @@ func (n *node) door() *replica.Door {
 	}
 }
 
-// step takes one step, and sees to it that what follows is done.
+// step takes one step of the core and schedules the work that follows.
 func (n *node) step(in replica.Input) {
 	if lost := n.pipe.Step(n.w.time(), in); lost != nil {
 		n.lost = lost
@@ -66,7 +66,7 @@ func (n *node) step(in replica.Input) {
 	n.settleWaiting()
 }
 
-// follow takes note of snapshots that raft has accepted.
+// follow records snapshots that raft has accepted.
 func (n *node) follow(_ replica.Input, eff replica.Effects) {
 	for _, a := range eff.Append {
 		if a.Snapshot != nil {
@@ -94,7 +94,7 @@ func (n *node) kickLog() {
 	n.later(n.w.between(0, n.w.faults.SyncDelay), n.writeLog)
 }
 
-// writeLog does all that waits, once the disk lets it.
+// writeLog runs all queued jobs, once the disk does not hang.
 func (n *node) writeLog() {
 	if n.w.now < n.stalled {
 		n.later(n.stalled-n.w.now, n.writeLog)
@@ -104,7 +104,7 @@ func (n *node) writeLog() {
 	n.workOnLog()
 }
 
-// workOnLog does the jobs that are due, until one has to wait.
+// workOnLog runs the jobs that are due until one has to wait.
 func (n *node) workOnLog() {
 	for {
 		switch n.pipe.Log.Due() {
@@ -123,8 +123,8 @@ func (n *node) workOnLog() {
 	}
 }
 
-// append does one group of writes, when there is room for it. It returns false if it
-// goes on later, or not at all.
+// append runs one group of writes. It returns false if the work continues later, because
+// the disk is full, or not at all.
 func (n *node) append() bool {
 	err := n.pipe.Log.Do(context.Background())
 	switch {
@@ -139,7 +139,7 @@ func (n *node) append() bool {
 	return !n.down
 }
 
-// install does one job of an installation, and goes on with what follows.
+// install runs one job of an installation and continues with the next.
 func (n *node) install() {
 	job, index := n.pipe.Log.Due(), n.pipe.Log.Snapshot().GetMetadata().GetIndex()
 	if job == replica.Exchange {
@@ -175,8 +175,8 @@ func (n *node) install() {
 	}
 }
 
-// exchanged goes on with an installation whose store is in use. The attempt fails the
-// world if there was an error.
+// exchanged continues an installation after its store is in use. After an error there is
+// nothing to do here: attempt has handled it.
 func (n *node) exchanged(err error) {
 	if err != nil {
 		return
@@ -195,7 +195,7 @@ func (n *node) kickApply() {
 	n.laterApply(n.apply)
 }
 
-// laterApply runs do when the store has had time to and does not hang.
+// laterApply runs do after a delay, once the store does not hang.
 func (n *node) laterApply(do func()) {
 	n.later(n.w.between(0, n.w.faults.ApplyDelay), func() { n.unlessApplyStalls(do) })
 }
@@ -208,7 +208,7 @@ func (n *node) unlessApplyStalls(do func()) {
 	do()
 }
 
-// apply applies the next batch, of a random size, or does what comes between two runs.
+// apply applies the next batch, of a random size, or makes the next call between two runs.
 func (n *node) apply() {
 	n.pipe.Apply.Take()
 	limit := 0
@@ -242,7 +242,7 @@ func (n *node) applyEntries(ents []apply.Entry) (apply.Outcome, error) {
 	return out, err
 }
 
-// applied looks at what a batch has done, before anybody hears of it.
+// applied checks the outcome of a batch before its results are delivered.
 func (n *node) applied(ents []apply.Entry, out apply.Outcome, _ time.Duration) {
 	n.noteDigest(ents)
 	n.w.log("apply %d index=%d rev=%d", n.index, out.Applied, out.Rev)
@@ -270,8 +270,8 @@ func (n *node) memberChanged(e membership.Effect) {
 	}
 }
 
-// truncate forgets the log behind what raft counts as applied and the store has
-// flushed. It goes on beside apply, which may be in the middle of a run.
+// truncate drops the log entries that raft counts as applied and the store has flushed. It
+// runs concurrently with apply, which may be in the middle of a run.
 func (n *node) truncate() {
 	acked := n.core().Node().State().Applied
 	if acked > n.machine.Applied() {
@@ -287,7 +287,7 @@ func (n *node) truncate() {
 		var err error
 		index, err = n.pipe.Log.Truncate(acked, n.machine.ConfState(), func() bool { return n.sending > 0 })
 		if errors.Is(err, raftlog.ErrNoSpace) {
-			return nil // the next one finds room
+			return nil // retried with the next truncation
 		}
 		return err
 	})

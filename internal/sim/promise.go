@@ -7,14 +7,13 @@ import (
 // ballot is one vote of one member.
 type ballot struct{ member, term uint64 }
 
-// promised is what a member has said to others, or counts itself, because it was
-// durable.
+// promised is what a member has told others, or counted itself, as durable.
 type promised struct {
-	term, vote uint64 // vote is that in term, 0 for none
+	term, vote uint64 // vote is the vote in term, 0 for none
 }
 
-// promise notes what follows from a message that waited for durability. No member
-// votes for two candidates in a term, also if it has crashed in between.
+// promise records and checks a message that waited for durability. No member votes for two
+// candidates in a term, not even across a crash.
 func (n *node) promise(m *raftpb.Message) {
 	p := &n.said
 	if term := n.log.HardState().GetTerm(); m.GetTerm() > term && !m.GetReject() && (m.GetType() == raftpb.MsgVoteResp || m.GetType() == raftpb.MsgAppResp) {
@@ -41,11 +40,11 @@ func (n *node) promise(m *raftpb.Message) {
 	}
 }
 
-// checkPromises compares what a member has said with what it finds on its disk.
+// checkPromises compares what a member has promised with what is on its disk.
 func (n *node) checkPromises() {
 	hs, p := n.log.HardState(), n.said
 	switch {
-	case n.outdated: // a test has put another disk in
+	case n.outdated: // a test has replaced its disk
 	case hs.GetTerm() < p.term:
 		n.w.fail("member %d has answered in term %d and starts in term %d", n.index, p.term, hs.GetTerm())
 	case hs.GetTerm() == p.term && p.vote != 0 && hs.GetVote() != p.vote:
@@ -53,7 +52,7 @@ func (n *node) checkPromises() {
 	}
 }
 
-// unsettle lets the power go at a member that has just voted, now and then.
+// unsettle sometimes crashes a member that has just voted.
 func (w *World) unsettle(n *node) {
 	if w.calm || w.faults.Crashes == 0 || w.rng.IntN(16) > 0 {
 		return

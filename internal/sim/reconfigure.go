@@ -13,9 +13,9 @@ import (
 	"quorate/internal/replica"
 )
 
-// reconfigure changes the membership: it adds voters and learners, promotes learners,
-// and removes whom it likes, also the leader. The cluster has three to five voters, or
-// a few less: now and then a second change is asked for while the first is under way.
+// reconfigure changes the membership: it adds voters and learners, promotes learners, and
+// removes any member, also the leader. The cluster has three to five voters, or a few less:
+// sometimes a second change is requested while the first is in flight.
 func (w *World) reconfigure() {
 	var able []*node
 	for _, n := range w.nodes {
@@ -32,7 +32,7 @@ func (w *World) reconfigure() {
 	for _, x := range via.cluster.Members() {
 		n := w.byID[x.ID]
 		if n.machine == nil || !n.joined() && !x.IsLearner {
-			return // a voter that has yet to arrive: one worry at a time
+			return // wait until the voter that was added last has caught up
 		}
 		if x.IsLearner {
 			learner = n
@@ -64,12 +64,13 @@ func (w *World) reconfigure() {
 
 func must(cc *raftpb.ConfChange, err error) *raftpb.ConfChange {
 	if err != nil {
-		panic(err) // members of our own making are encodable
+		panic(err) // the simulator's own members can be encoded
 	}
 	return cc
 }
 
-// propose proposes one change at via, again and again as production does.
+// propose proposes a change at via and repeats that until there is an answer, as production
+// does.
 func (w *World) propose(via *node, what string, n *node, cc *raftpb.ConfChange) {
 	id := via.ids.Next()
 	cc.Id = &id
@@ -89,7 +90,7 @@ func (w *World) propose(via *node, what string, n *node, cc *raftpb.ConfChange) 
 		select {
 		case res := <-p.Done():
 			over = true
-			w.changing = max(0, w.changing-1) // the world may have begun anew
+			w.changing = max(0, w.changing-1) // a restore may have reset it
 			w.log("%s %d: %v", what, n.index, res.Err)
 			if res.Err == nil {
 				w.changes[what]++
@@ -109,7 +110,7 @@ func (w *World) propose(via *node, what string, n *node, cc *raftpb.ConfChange) 
 	offer()
 }
 
-// mayChange is the gate of the core, as of production.
+// mayChange is the gate of the core, as in production.
 func (n *node) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
 	up := func(id uint64) bool {
 		x := n.w.byID[id]
@@ -118,33 +119,33 @@ func (n *node) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) err
 	return n.cluster.MayPropose(cc, membership.Rules{Strict: n.w.strict, Connected: up, Reachable: up, InSync: inSync})
 }
 
-// joined reports whether the member knows itself as one of the cluster.
+// joined reports whether the member has applied its own addition to the cluster.
 func (n *node) joined() bool {
 	_, ok := n.cluster.Member(n.id)
 	return ok
 }
 
-// noteConfig compares the configuration of a member with that of others at the
-// same index, and with what raft works with.
+// noteConfig compares the configuration of a member with that of others at the same index,
+// with the one in its store, and with the one that raft uses.
 func (n *node) noteConfig() {
 	w, index := n.w, n.machine.Applied()
 	have := configText(n.machine.ConfState())
 	if want, ok := w.configs[index]; !ok {
 		w.configs[index] = have
 	} else if have != want {
-		w.fail("member %d has %s at index %d, another one has %s", n.index, have, index, want)
+		w.fail("member %d has %s at index %d, another member has %s", n.index, have, index, want)
 	}
-	// Who is sent the store, or takes it over, goes by what is in it.
+	// A member that gets the store in a snapshot uses the configuration in it.
 	if cs, err := membership.LoadConfState(n.machine.Engine()); err != nil || configText(cs) != have {
-		w.fail("member %d has %s at index %d, in its store is %s: %v", n.index, have, index, configText(cs), err)
+		w.fail("member %d has %s at index %d, its store has %s: %v", n.index, have, index, configText(cs), err)
 	}
 	for _, id := range n.cluster.VoterIDs() {
 		if at, gone := w.gone[id]; gone && at <= index {
-			w.fail("member %d has the member %x at index %d, which was removed at %d", n.index, id, index, at)
+			w.fail("member %d has the voter %x at index %d, which was removed at %d", n.index, id, index, at)
 		}
 	}
 	if n.accepted > 0 {
-		return // raft is ahead: it has the configuration of the snapshot already
+		return // raft is ahead: it already has the configuration of the snapshot
 	}
 	st := n.core().Node().Status()
 	cs := &raftpb.ConfState{Voters: st.Config.Voters[0].Slice()}
@@ -152,7 +153,7 @@ func (n *node) noteConfig() {
 		cs.Learners = append(cs.Learners, id)
 	}
 	if raft := configText(cs); raft != have {
-		w.fail("member %d has %s at index %d, its raft works with %s", n.index, have, index, raft)
+		w.fail("member %d has %s at index %d, its raft uses %s", n.index, have, index, raft)
 	}
 }
 
@@ -163,7 +164,7 @@ func configText(cs *raftpb.ConfState) string {
 	return fmt.Sprintf("voters %x learners %x", voters, learners)
 }
 
-// members returns those of the newest configuration.
+// members returns the members of the newest configuration.
 func (w *World) members() (out []*node) {
 	var newest *node
 	for _, n := range w.nodes {

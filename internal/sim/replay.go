@@ -12,7 +12,7 @@ import (
 	"quorate/internal/legacy/v2request"
 )
 
-// canonical is a message as text that is the same for equal messages.
+// canonical returns a text that is the same for equal messages.
 func canonical(resp any) string {
 	m, ok := resp.(proto.Message)
 	if !ok {
@@ -25,9 +25,8 @@ func canonical(resp any) string {
 	return fmt.Sprintf("%T %q", resp, b)
 }
 
-// judge lets the model take what a member is about to apply, if it is the first that
-// does, and returns what each entry has to be answered with; nil for those of which the
-// model knows nothing.
+// judge applies entries to the model before the first member applies them. It returns the
+// expected answer to each entry, nil for entries that the model does not cover.
 func (w *World) judge(ents []apply.Entry) (want []*answer) {
 	want = make([]*answer, len(ents))
 	for i := range ents {
@@ -38,7 +37,7 @@ func (w *World) judge(ents []apply.Entry) (want []*answer) {
 			continue
 		}
 		if w.model.index > 0 && index != w.model.index+1 {
-			w.fail("entry %d is applied, and nobody has applied the one behind %d", index, w.model.index)
+			w.fail("entry %d is applied, but the first one after %d was not", index, w.model.index)
 		}
 		w.model.index = index
 		r := request(e)
@@ -55,7 +54,7 @@ func (w *World) judge(ents []apply.Entry) (want []*answer) {
 	return want
 }
 
-// request returns the request of an entry, of those that the model knows, else nil.
+// request returns the v3 request of an entry, nil if it holds none.
 func request(e *apply.Entry) *pb.InternalRaftRequest {
 	if e.Req != nil {
 		return e.Req
@@ -73,7 +72,7 @@ func request(e *apply.Entry) *pb.InternalRaftRequest {
 	return r
 }
 
-// compare looks at the answers that a member is about to give.
+// compare compares the answers that a member is about to give with the expected ones.
 func (n *node) compare(ents []apply.Entry, want []*answer, out *apply.Outcome) {
 	results := slices.DeleteFunc(slices.Clone(out.Results), func(r apply.Result) bool { return r.Reconfigured })
 	for i := range ents {
@@ -86,7 +85,7 @@ func (n *node) compare(ents []apply.Entry, want []*answer, out *apply.Outcome) {
 		}
 		r := results[0]
 		results = results[1:]
-		if n.w.appliedHere[e.Req] == 0 { // the network may have repeated it; the first one is answered
+		if n.w.appliedHere[e.Req] == 0 { // if the network has repeated it, the first one is answered
 			n.w.appliedHere[e.Req] = e.GetIndex()
 		}
 		if want[i] == nil {
@@ -99,29 +98,30 @@ func (n *node) compare(ents []apply.Entry, want []*answer, out *apply.Outcome) {
 	}
 }
 
-// acknowledged checks what a client is told: that this member has applied the request,
-// behind all that was acknowledged before it was made, and that the answer is its own.
+// acknowledged checks an answer to a client: the member has applied the request, after all
+// entries that were acknowledged before the request was made, and the answer is the
+// expected one. before is the newest entry that was acknowledged when the request was made.
 func (w *World) acknowledged(r *pb.InternalRaftRequest, resp any, err error, before uint64) {
 	index := w.appliedHere[r]
 	switch {
 	case index == 0:
-		w.fail("%v is acknowledged and was not applied by the member that says so", r)
+		w.fail("%v is acknowledged by a member that has not applied it", r)
 		return
 	case index <= before:
-		w.fail("%v stands at entry %d, although entry %d was acknowledged before it was asked for", r, index, before)
+		w.fail("%v is entry %d, although entry %d was acknowledged before the request was made", r, index, before)
 	}
 	if a := w.answers[index]; a != nil {
 		if d := a.differs(resp, err); d != "" && !(w.quota > 0 && isNoSpace(err)) {
-			w.fail("a client hears of entry %d an answer that %s", index, d)
+			w.fail("a client gets an answer to entry %d that %s", index, d)
 		}
 	}
 	w.acked = max(w.acked, index)
 }
 
-// checkModel compares all that a member holds with the model.
+// checkModel compares the whole state of a member with the model: keys, leases, alarms.
 func (w *World) checkModel(n *node) {
 	if w.model.index != n.machine.Applied() {
-		w.fail("the model has taken the entry %d, member %d has applied %d", w.model.index, n.index, n.machine.Applied())
+		w.fail("the model is at entry %d, member %d has applied %d", w.model.index, n.index, n.machine.Applied())
 		return
 	}
 	w.checkRead(n, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}, readMark{})
@@ -149,7 +149,7 @@ func (w *World) checkModel(n *node) {
 	}
 }
 
-// forgetLog lets the model go on with another log, behind the entry at index of this one.
+// forgetLog makes the model continue with a new log. index is the last entry of the old one.
 func (w *World) forgetLog(index uint64) {
 	if w.model.index != index {
 		w.fail("the state at entry %d is to be restored, entry %d was applied", index, w.model.index)

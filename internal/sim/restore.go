@@ -15,9 +15,9 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// restore ends everyone, and lets a new cluster of size members begin with the state
-// of the most advanced one, as it is in a snapshot file. The clients must be at rest:
-// what a request that is under way comes to is not known behind it.
+// restore stops all members and starts a new cluster of size members from a snapshot file
+// of the most advanced one. No client may have a request in flight: its outcome would not
+// be known.
 func (w *World) restore(size int) error {
 	var newest *node
 	for _, n := range w.nodes {
@@ -86,8 +86,7 @@ func (n *node) restoreFrom(file []byte, founders []membership.Member) error {
 		datadir.Options{Version: serverVersion, OpenEngine: n.disk.openEngine})
 }
 
-// forgetV2 drops what clients have seen of the v2 API, of which a restore keeps
-// nothing.
+// forgetV2 drops the clients' history of the v2 API: a restore keeps no v2 data.
 func (w *World) forgetV2() {
 	for _, c := range w.clients {
 		var kept []porcupine.Operation
@@ -100,7 +99,7 @@ func (w *World) forgetV2() {
 	}
 }
 
-// rest lets the clients stop and waits until all that they have begun is over.
+// rest stops the clients and waits until their requests have ended.
 func (w *World) rest() {
 	for _, c := range w.clients {
 		c.stopped = true
@@ -108,7 +107,7 @@ func (w *World) rest() {
 	w.run(2 * requestTimeout)
 }
 
-// work lets the clients go on.
+// work lets the clients continue.
 func (w *World) work() {
 	for _, c := range w.clients {
 		c.stopped = false
@@ -116,9 +115,9 @@ func (w *World) work() {
 	}
 }
 
-// RunOrders restores clusters, adds, promotes, removes and restarts members in an
-// order that the seed chooses, while clients work, and after each step compares what
-// all members hold.
+// RunOrders restores clusters from snapshots, and adds, promotes, removes and restarts
+// members in an order drawn from the seed, while clients work. After each step it compares
+// the state of all members.
 func RunOrders(seed uint64, steps, clients int, f Faults, out io.Writer) (Result, error) {
 	w := newWorld(seed, f, out)
 	if err := w.populate(1+w.rng.IntN(3), clients); err != nil {
@@ -153,7 +152,7 @@ func RunOrders(seed uint64, steps, clients int, f Faults, out io.Writer) (Result
 	return w.result(), w.err
 }
 
-// change takes one step in the membership, or restarts a member.
+// change changes the membership once, or restarts or crashes a member.
 func (w *World) change() {
 	members := w.members()
 	var learner *node
@@ -181,7 +180,7 @@ func (w *World) change() {
 	case k <= 3 && n == learner || k <= 3 && len(members) > 2 || k <= 3 && len(members) == 2 && learner == nil:
 		w.insist("remove", n, membership.RemoveChange(n.id), func(via *node) bool { return via.cluster.IsRemoved(n.id) })
 		w.runUntil(5*time.Second, func() bool { return n.removed })
-		if !n.removed { // nobody is left who tells it
+		if !n.removed { // no member is left that could tell it
 			n.stop()
 			n.removed = true
 		}
@@ -195,7 +194,7 @@ func (n *node) isLearner() bool {
 	return x.IsLearner
 }
 
-// join adds a new member, and waits until it knows itself.
+// join adds a new member and waits until it has applied its own addition.
 func (w *World) join(via *node, learner bool) {
 	x := membership.NewMember([]string{fmt.Sprintf("http://m%d:2380", len(w.nodes))}, learner, w.time())
 	n, err := newNode(w, len(w.nodes), x.ID, via.clusterID, nil)
@@ -214,7 +213,7 @@ func (w *World) join(via *node, learner bool) {
 	}
 }
 
-// insist proposes a change, again if need be, until somebody shows its effect.
+// insist proposes a change, again if necessary, until effect holds on some member.
 func (w *World) insist(what string, n *node, cc *raftpb.ConfChange, effect func(via *node) bool) {
 	for end := w.now + time.Minute; w.now < end && w.err == nil; w.run(100 * time.Millisecond) {
 		for _, via := range w.nodes {
@@ -229,5 +228,5 @@ func (w *World) insist(what string, n *node, cc *raftpb.ConfChange, effect func(
 			}
 		}
 	}
-	w.fail("%s of member %d does not come about", what, n.index)
+	w.fail("%s of member %d has no effect within a minute", what, n.index)
 }

@@ -8,9 +8,9 @@ import (
 	"quorate/internal/membership"
 )
 
-// Everybody removes everybody, at once, and again and again. Each time the strict check
-// asks for a quorum of those that are left, so a cluster that works is left; without it,
-// one member is.
+// Members propose to remove each other, concurrently and repeatedly. The strict check asks
+// for a quorum of the remaining members each time, so a working cluster is left; without
+// it, one member is.
 func TestRivals(t *testing.T) {
 	removed := 0
 	for s := *seed; s < *seed+*seeds; s++ {
@@ -47,7 +47,7 @@ func TestRivals(t *testing.T) {
 		before := left[0].machine.Applied()
 		w.run(2 * requestTimeout)
 		if left[0].machine.Applied() == before {
-			t.Errorf("seed %d: those that are left do not go on", s)
+			t.Errorf("seed %d: the remaining members make no progress", s)
 		}
 	}
 	if removed < int(*seeds) {

@@ -1,16 +1,14 @@
-// Package sim drives whole members through a simulated world.
+// Package sim simulates clusters of whole members deterministically.
 //
-// In: a seed. Out: a trace of everything that happened, and the history that
-// clients saw. Always true: one goroutine takes one event after the other from
-// one queue, and every choice comes from the seed, so a seed gives the same trace
-// each time. Disks lose what was not synced, and hang; the network delays,
-// reorders, loses and repeats messages; members crash, also in the middle of
-// their file work, and come back with what is left; members are added, promoted
-// and removed; who fell behind gets a snapshot.
+// In: a seed. Out: a trace of all events, and the history that clients saw. Always true:
+// one goroutine takes events from one queue, and every choice is drawn from the seed, so a
+// seed gives the same trace each time. Disks hang and lose unsynced data; the network
+// delays, reorders, loses and duplicates messages; members crash, also in the middle of
+// file work, and restart from what is left; members are added, promoted and removed;
+// members that have fallen behind get snapshots.
 //
-// The members are those of production from the core (replica.Core) down to the
-// log; sockets, timers and goroutines are replaced by events, the engine by its
-// memory twin.
+// Everything from the core (replica.Core) down to the log is production code. Sockets,
+// timers and goroutines are replaced by events, the storage engine by one in memory.
 package sim
 
 import (
@@ -26,33 +24,33 @@ import (
 	"quorate/internal/digest"
 )
 
-// epoch is when the simulated world begins.
+// epoch is the wall-clock time at which the simulation starts.
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// Faults says how hostile the world is. The zero value is a perfect one.
+// Faults says how often faults happen. The zero value has none.
 type Faults struct {
 	Loss        float64       // share of messages lost
 	Duplication float64       // share of messages delivered twice
 	MinDelay    time.Duration // of a message
 	MaxDelay    time.Duration
-	SyncDelay   time.Duration // greatest time of a log write
-	ApplyDelay  time.Duration // greatest time of an apply batch
+	SyncDelay   time.Duration // greatest duration of a log write
+	ApplyDelay  time.Duration // greatest duration of an apply batch
 	Partitions  time.Duration // mean time between partitions; 0 = none
 	Crashes     time.Duration // mean time between crashes; 0 = none
-	Outage      time.Duration // greatest time that a partition or crash lasts
-	Stalls      time.Duration // mean time between log disks that hang, for up to twice Outage; 0 = none
-	ApplyStalls time.Duration // mean time between stores that hang, likewise
-	FullDisks   time.Duration // mean time between log disks that are full, for up to Outage; 0 = none
-	// Reconfigs is the mean time between changes of the membership; 0 = none.
+	Outage      time.Duration // greatest duration of a partition or crash
+	Stalls      time.Duration // mean time between hanging log disks, for up to twice Outage; 0 = none
+	ApplyStalls time.Duration // mean time between hanging stores, likewise
+	FullDisks   time.Duration // mean time between full log disks, for up to Outage; 0 = none
+	// Reconfigs is the mean time between membership changes; 0 = none.
 	Reconfigs    time.Duration
-	TornSteps    float64 // share of the steps of file work in which the power goes
-	CutTransfers float64 // share of the snapshots whose connection is cut
+	TornSteps    float64 // share of the steps of file work that are interrupted by a crash
+	CutTransfers float64 // share of the snapshot transfers whose connection is cut
 	TornWrites   int     // percent of unsynced blocks that survive a crash
-	// SameIDs lets members hand out the same numbers for their requests, as they do in
-	// real life with bad luck, or when somebody forges entries.
+	// SameIDs makes members generate the same request ids, as happens in production with
+	// bad luck, or when someone forges entries.
 	SameIDs bool
-	// Quiet leaves out the workers and watchers: where entries come one by one, members
-	// fall behind in other ways than where the store never rests.
+	// Quiet leaves out the workers and watchers. When entries come one by one, members fall
+	// behind in other ways than under constant load.
 	Quiet bool
 }
 
@@ -103,19 +101,19 @@ type World struct {
 	clients  []*client
 	configs  map[uint64]string // by applied index
 	votes    map[ballot]uint64
-	applied  map[uint64]uint64       // digest of what was applied, by index
+	applied  map[uint64]uint64       // digest of the entry that was applied, by index
 	entries  map[[16]byte]uint64     // index of each entry, by the checksum of its data
-	digests  map[uint64]digest.Point // what members had added up, by index
-	gone     map[uint64]uint64       // index at which a member was known to be removed
-	changing int                     // changes of the membership that are under way
-	strict   bool                    // the check of changes is
+	digests  map[uint64]digest.Point // integrity digest of the members, by index
+	gone     map[uint64]uint64       // index of the removal, by member id
+	changing int                     // membership changes in flight
+	strict   bool                    // --strict-reconfig-check
 
-	// The workers, and what they are compared with.
+	// The workers, and the model that their answers are compared with.
 	workers     []*worker
 	watchers    []*watcher
 	without     map[string]bool // kinds of requests that are not made
 	model       *model
-	answers     map[uint64]*answer // what an entry has to be answered with, by index
+	answers     map[uint64]*answer // expected answer, by index
 	appliedHere map[*pb.InternalRaftRequest]uint64
 	leases      leaseRules
 	acked       uint64 // index of the newest entry that was acknowledged
@@ -125,17 +123,17 @@ type World struct {
 	proposed    map[[16]byte]int // how often workers and leaders asked for the same bytes, by their checksum
 
 	compared, compactedReads int
-	// What the run has met, to tell whether it proves anything.
+	// Counters that show whether the run exercised what it should.
 	changes, torn map[string]int
 	installed     int
-	overtaken     int  // membership changes that were applied when raft had accepted a snapshot of a later state
-	refused       int  // writes of a log that found no room
-	never         int  // writes of clients that ended as ones that surely do not happen
-	beside        int  // truncations of the log while raft did not know of all that was applied
+	overtaken     int  // membership changes applied after raft had accepted a later snapshot
+	refused       int  // log writes that found the disk full
+	never         int  // client writes that failed as certainly not executed
+	beside        int  // truncations while raft's applied index was behind the store's
 	calm          bool // no new faults
 	trace         traceHash
 	out           io.Writer // nil: the trace is only hashed
-	err           error     // first thing that went wrong
+	err           error     // first failure
 }
 
 type traceHash struct {
@@ -173,7 +171,7 @@ func (w *World) fail(format string, args ...any) {
 
 func (w *World) time() time.Time { return epoch.Add(w.now) }
 
-// after runs do once d has passed.
+// after schedules do to run in d.
 func (w *World) after(d time.Duration, do func()) {
 	w.seq++
 	heap.Push(&w.queue, event{at: w.now + d, seq: w.seq, do: do})
@@ -189,7 +187,7 @@ func (w *World) between(lo, hi time.Duration) time.Duration {
 
 func (w *World) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
 
-// run takes events until d has passed or something has gone wrong.
+// run processes events until d has passed or a check has failed.
 func (w *World) run(d time.Duration) {
 	end := w.now + d
 	for w.err == nil && len(w.queue) > 0 && w.queue[0].at <= end {
@@ -200,7 +198,8 @@ func (w *World) run(d time.Duration) {
 	w.now = end
 }
 
-// runUntil takes events until done holds, for at most d.
+// runUntil processes events until done returns true, for at most d. It reports whether done
+// was true.
 func (w *World) runUntil(d time.Duration, done func() bool) bool {
 	for end := w.now + d; w.now < end; {
 		if done() {
@@ -214,7 +213,7 @@ func (w *World) runUntil(d time.Duration, done func() bool) bool {
 	return done()
 }
 
-// unleash schedules partitions and crashes.
+// unleash schedules the faults.
 func (w *World) unleash() {
 	w.scheduleFault(w.faults.Partitions, w.partition)
 	w.scheduleFault(w.faults.Crashes, w.crash)
@@ -237,7 +236,7 @@ func (w *World) scheduleFault(mean time.Duration, fault func()) {
 	})
 }
 
-// partition cuts one member off, or only one direction of one link.
+// partition isolates one member, or cuts one direction of one link.
 func (w *World) partition() {
 	a := w.rng.IntN(len(w.nodes))
 	if w.rng.IntN(2) == 0 {
@@ -270,8 +269,7 @@ func (w *World) cutLinks(links [][2]int) {
 	})
 }
 
-// crash takes the power from one member, as long as a quorum is left, and now
-// and then from all of them.
+// crash crashes one member, and sometimes all of them.
 func (w *World) crash() {
 	victims := []*node{w.nodes[w.rng.IntN(len(w.nodes))]}
 	if w.rng.IntN(6) == 0 {
@@ -286,8 +284,7 @@ func (w *World) crash() {
 	}
 }
 
-// stall lets the disk under the log of one member hang, and now and then that of
-// all of them.
+// stall lets the log disk of one member hang, and sometimes those of all members.
 func (w *World) stall() {
 	victims := []*node{w.nodes[w.rng.IntN(len(w.nodes))]}
 	if w.rng.IntN(6) == 0 {
@@ -299,10 +296,9 @@ func (w *World) stall() {
 	}
 }
 
-// stallApply lets the store of one member hang, get a little done, and hang again. Often
-// the member is cut off as well for a part of that: then it campaigns in the middle
-// of a run of apply, or it is sent a snapshot while entries from before still wait
-// for its store.
+// stallApply lets the store of one member hang, make a little progress, and hang again.
+// Often the member is isolated for a part of that time: then it campaigns in the middle of a
+// run of apply, or it gets a snapshot while earlier entries still wait for its store.
 func (w *World) stallApply() {
 	n := w.nodes[w.rng.IntN(len(w.nodes))]
 	first, breath, second := w.between(0, 2*w.faults.Outage), w.between(0, 2*w.faults.ApplyDelay), w.between(0, 2*w.faults.Outage)
@@ -323,14 +319,14 @@ func (w *World) stallApply() {
 	}
 }
 
-// fillDisk leaves no room for the raft log of one member.
+// fillDisk fills the log disk of one member.
 func (w *World) fillDisk() {
 	n := w.nodes[w.rng.IntN(len(w.nodes))]
 	n.disk.full = w.now + w.between(0, w.faults.Outage)
 	w.log("full disk %d until %v", n.index, n.disk.full)
 }
 
-// heal ends all faults and brings everyone back.
+// heal stops all faults and restarts the members that are down.
 func (w *World) heal() {
 	w.calm = true
 	w.log("heal")
@@ -346,7 +342,7 @@ func (w *World) heal() {
 	w.faults.Loss, w.faults.Duplication = 0, 0
 }
 
-// simClock is the clock of the simulated world.
+// simClock is the clock of the simulation.
 type simClock struct{ w *World }
 
 func (c simClock) Now() time.Time { return c.w.time() }

@@ -17,8 +17,8 @@ var (
 	traced = flag.Bool("trace", false, "print the trace of each seed")
 )
 
-// run simulates one seed. raft draws its election timeouts from the global
-// random source, which is seeded here.
+// run simulates one seed. raft draws its election timeouts from the global random source,
+// so simulate seeds that as well.
 func run(t *testing.T, seed uint64, f Faults) Result {
 	t.Helper()
 	return simulate(t, seed, func(out *bytes.Buffer) (Result, error) { return Run(seed, 3, 5, *length, f, out) })
@@ -70,7 +70,7 @@ func TestSim(t *testing.T) {
 		t.Logf("seed %d: %d events, %d operations acknowledged, %d changes of the membership, %d snapshots installed, trace %016x",
 			s, first.Events, first.Acked, first.Changes, first.Installed, first.Trace)
 	}
-	t.Logf("steps in which the power went: %v", tornSteps)
+	t.Logf("steps that a crash has interrupted: %v", tornSteps)
 	t.Logf("of the workers and watchers: %v", answered)
 	for _, kind := range slices.Concat(allKinds, []string{"forwarded keepalive", "checkpoint", "reset of a checkpoint", "compared answer", "expired lease",
 		"read of what is compacted", "event", "fragment", "bookmark", "resumed watch", "canceled watch"}) {
@@ -81,26 +81,26 @@ func TestSim(t *testing.T) {
 	if changes == 0 || installed == 0 {
 		t.Errorf("%d changes of the membership and %d installed snapshots: the runs prove nothing about them", changes, installed)
 	}
-	t.Logf("%d membership changes were applied behind a snapshot, %d truncations came in the middle of a run of apply", overtaken, beside)
+	t.Logf("%d membership changes were applied after a later snapshot was accepted, %d truncations came in the middle of a run of apply", overtaken, beside)
 	if *seeds >= 60 && (overtaken == 0 || beside == 0) {
-		t.Errorf("%d membership changes were applied behind a snapshot, %d truncations came in the middle of a run of apply; the runs prove nothing about that", overtaken, beside)
+		t.Errorf("%d membership changes were applied after a later snapshot was accepted, %d truncations came in the middle of a run of apply; the runs prove nothing about that", overtaken, beside)
 	}
-	t.Logf("%d writes of logs found no room, %d of clients ended as ones that surely do not happen", refused, never)
+	t.Logf("%d log writes found the disk full, %d client writes failed as certainly not executed", refused, never)
 	if *seeds >= 10 && refused == 0 {
 		t.Error("no disk was full: the runs prove nothing about that")
 	}
 	for _, step := range []string{"truncation", "reception", "import", "exchange", "reset of the log"} {
 		if *seeds >= 60 && tornSteps[step] == 0 {
-			t.Errorf("the power never went during %s; the runs prove nothing about that", step)
+			t.Errorf("no crash during %s; the runs prove nothing about that", step)
 		}
 	}
 }
 
-// TestSimOrders lets clusters begin with a snapshot file and then change in every
-// order, and compares what the members hold after each step.
+// TestSimOrders starts clusters from a snapshot file and then changes their membership in
+// random orders. It compares the state of the members after each step.
 func TestSimOrders(t *testing.T) {
 	calm := Hostile
-	calm.Crashes, calm.Partitions, calm.Stalls, calm.FullDisks, calm.Reconfigs = 0, 0, 0, 0, 0 // these come in the order of the seed
+	calm.Crashes, calm.Partitions, calm.Stalls, calm.FullDisks, calm.Reconfigs = 0, 0, 0, 0, 0 // RunOrders does these itself
 	done := map[string]int{}
 	missing := func() (what []string) {
 		for _, step := range []string{"restore", "add", "promote", "remove", "restart", "crash"} {
@@ -110,7 +110,7 @@ func TestSimOrders(t *testing.T) {
 		}
 		return what
 	}
-	// A few seeds may leave out a step: then some more are run.
+	// A few seeds may leave out a step: then more are run.
 	const more = 20
 	for s := *seed; s < *seed+*seeds || s < *seed+*seeds+more && len(missing()) > 0; s++ {
 		order := func() Result {
@@ -135,8 +135,8 @@ func TestSimOrders(t *testing.T) {
 	}
 }
 
-// TestCheckerSeesLostWrites makes sure that the checker is not blind: a history
-// in which an acknowledged write is gone must be refused.
+// TestCheckerSeesLostWrites checks the checker: it must refuse a history with a read that no
+// order of the writes explains.
 func TestCheckerSeesLostWrites(t *testing.T) {
 	cryptotest.SetGlobalRandom(t, 1)
 	w := newWorld(1, Faults{MinDelay: time.Millisecond, MaxDelay: 2 * time.Millisecond}, nil)
@@ -165,13 +165,13 @@ func TestCheckerSeesLostWrites(t *testing.T) {
 	}
 	w.checkHistory()
 	if w.err == nil {
-		t.Fatal("a read of a value that nobody wrote was accepted")
+		t.Fatal("a read of a value that was never written was accepted")
 	}
 }
 
-// TestStalledLeader lets the disk under the leader's log hang in a world without
-// other faults. Within two election timeouts another member leads, and nobody,
-// wherever he asks, waits longer than that.
+// TestStalledLeader lets the leader's log disk hang in a world without other faults. Within
+// two election timeouts another member leads, and no request on any member takes longer
+// than that.
 func TestStalledLeader(t *testing.T) {
 	const limit = 2 * electionTicks * tick
 	for s := *seed; s < *seed+*seeds; s++ {
@@ -197,12 +197,12 @@ func TestStalledLeader(t *testing.T) {
 		old.stalled = w.now + 10*time.Second
 		from, acked := w.now, 0
 		if !w.runUntil(limit, func() bool { l := w.leader(); return l != nil && l != old }) {
-			t.Errorf("seed %d: after %v nobody else leads", s, w.now-from)
+			t.Errorf("seed %d: after %v no other member leads", s, w.now-from)
 		}
 		for _, c := range w.clients {
 			acked -= c.acked
 		}
-		w.run(old.stalled - w.now) // behind that, the member has to catch up
+		w.run(old.stalled - w.now) // then the member has to catch up
 		for _, c := range w.clients {
 			acked += c.acked
 			if c.stopped = true; c.slowest > limit {
@@ -210,9 +210,9 @@ func TestStalledLeader(t *testing.T) {
 			}
 		}
 		if acked < 20 {
-			t.Errorf("seed %d: only %d operations were acknowledged beside the stalled member", s, acked)
+			t.Errorf("seed %d: only %d operations were acknowledged while the member was stalled", s, acked)
 		}
-		w.run(2 * requestTimeout) // no operation may be missing from the history
+		w.run(2 * requestTimeout) // lets all operations end, so that the history is complete
 		w.checkMembers()
 		w.checkHistory()
 		if w.err != nil {

@@ -13,9 +13,9 @@ import (
 	"quorate/internal/watch"
 )
 
-// watcher is a client that watches: at any member, from any revision, and when that
-// member is gone, at another one from where it was. What it sees must be the model's
-// events, each once, in order, revisions whole, with the right values before.
+// watcher is a client that watches a range at a random member from a random revision. When
+// that member goes down, it resumes at another one. It must see the model's events: each
+// once, in order, whole revisions, with the right previous values.
 type watcher struct {
 	w       *World
 	id      int
@@ -24,21 +24,21 @@ type watcher struct {
 	stream  *watch.Stream
 	req     *pb.WatchCreateRequest
 	created bool
-	asked   int   // requests for progress that have no answer
-	next    int64 // the revision from which on it has seen nothing
-	pos     int   // of the next event in the model's list, or of one before
-	split   bool  // in the middle of a response
+	asked   int   // progress requests without an answer
+	next    int64 // it has seen all events before this revision
+	pos     int   // index of the next event in the model's list, or a lower one
+	split   bool  // in the middle of a fragmented response
 	stopped bool
 }
 
-// watchOptions are so small that every bound is met.
+// watchOptions returns limits so small that all of them are reached.
 func (w *World) watchOptions() watch.Options {
 	return watch.Options{FragmentBytes: 64 + w.rng.IntN(200), QueueResponses: 1 + w.rng.IntN(8), QueueBytes: 128 + w.rng.IntN(2000),
 		PendingBytes: 4 << 10, BatchRevisions: 1 + w.rng.IntN(20), BatchBytes: 64 + w.rng.IntN(1000), PassWatchers: 1 + w.rng.IntN(4),
 		ProgressInterval: time.Second, OnError: func(err error) { w.fail("watch: %w", err) }}
 }
 
-// catchUp feeds the watchers of a member that are behind.
+// catchUp sends history to the watchers of a member that are behind.
 func (n *node) catchUp() {
 	for i := 0; i < 20 && n.hub.CatchUp(); i++ {
 	}
@@ -46,7 +46,7 @@ func (n *node) catchUp() {
 
 func (c *watcher) again() { c.w.after(c.w.between(time.Millisecond, 50*time.Millisecond), c.poll) }
 
-// open begins to watch at some member, where it was or anywhere.
+// open starts a watch at a random member: it resumes the previous one or creates a new one.
 func (c *watcher) open() {
 	w := c.w
 	if n := w.nodes[w.rng.IntN(len(w.nodes))]; n.down || !n.joined() {
@@ -76,7 +76,7 @@ func (c *watcher) open() {
 	} else {
 		w.did["resumed watch"]++
 		for c.pos > 0 && w.model.events[c.pos-1].Kv.ModRevision >= c.next {
-			c.pos-- // it was cut in the middle of a revision, which comes again
+			c.pos-- // it was cut in the middle of a revision, which is sent again
 		}
 	}
 	c.req.StartRevision = c.next
@@ -93,7 +93,7 @@ func (c *watcher) close() {
 	}
 }
 
-// poll takes some of what has come.
+// poll reads some of the responses that have arrived.
 func (c *watcher) poll() {
 	defer c.again()
 	w := c.w
@@ -138,7 +138,7 @@ func (c *watcher) take(r *watch.Response) {
 			c.next = r.Revision + 1
 		}
 	case !c.created:
-		c.fail("hears something before its watch is created")
+		c.fail("gets a response before its watch is created")
 	case r.Canceled:
 		if r.CompactRevision == 0 || r.CompactRevision > w.model.compacted || c.next >= r.CompactRevision {
 			c.fail("is canceled (%q) at revision %d because of a compaction at %d; the last one was at %d", r.CancelReason, c.next, r.CompactRevision, w.model.compacted)
@@ -156,21 +156,21 @@ func (c *watcher) take(r *watch.Response) {
 	}
 }
 
-// bookmark checks that nothing up to rev is missing.
+// bookmark checks that no event up to rev is missing.
 func (c *watcher) bookmark(rev int64) {
 	c.w.did["bookmark"]++
 	if e := c.expected(); e != nil && e.Kv.ModRevision <= rev {
-		c.fail("is told that there is nothing up to revision %d, and has yet to see %v", rev, e)
+		c.fail("gets a bookmark at revision %d before it has seen %v", rev, e)
 	}
 	if c.split {
-		c.fail("has a bookmark in the middle of a response")
+		c.fail("gets a bookmark in the middle of a fragmented response")
 	}
 	c.next = max(c.next, rev+1)
 }
 
 func (c *watcher) events(r *watch.Response) {
 	if r.Fragment && !c.req.Fragment {
-		c.fail("has a fragment it has not asked for")
+		c.fail("gets a fragment that it has not asked for")
 	}
 	if r.Fragment {
 		c.w.did["fragment"]++
@@ -184,21 +184,21 @@ func (c *watcher) events(r *watch.Response) {
 		c.w.did["event"]++
 		e := c.expected()
 		if e == nil {
-			c.fail("sees %v, which nobody has made", have)
+			c.fail("sees %v, which does not exist", have)
 			return
 		}
 		want := &mvccpb.Event{Type: e.Type, Kv: e.Kv}
 		if c.req.PrevKv {
 			want.PrevKv = e.PrevKv
 			if have.PrevKv == nil && c.w.model.compacted >= e.Kv.ModRevision-1 {
-				want.PrevKv = nil // nobody knows it any more
+				want.PrevKv = nil // it is compacted
 			}
 		}
 		if !proto.Equal(have, want) {
 			c.fail("sees\n%v\nit must be\n%v", have, want)
 			return
 		}
-		c.next = max(c.next, have.Kv.ModRevision) // the rest of the revision may be in the next fragment
+		c.next = max(c.next, have.Kv.ModRevision) // the next fragment may hold the rest of the revision
 		c.pos++
 	}
 	if c.split = r.Fragment; c.split {
@@ -210,7 +210,7 @@ func (c *watcher) events(r *watch.Response) {
 	c.next++
 }
 
-// expected returns the next event that it has to see, nil if there is none yet.
+// expected returns the next event that the watcher has to see, nil if there is none yet.
 func (c *watcher) expected() *mvccpb.Event {
 	for ; c.pos < len(c.w.model.events); c.pos++ {
 		e := c.w.model.events[c.pos]
@@ -234,7 +234,7 @@ func (c *watcher) fail(format string, args ...any) {
 	c.w.fail("watcher %d of member %d (%v, from %d on) %s", c.id, c.n.index, c.req, c.next, fmt.Sprintf(format, args...))
 }
 
-// checkWatches waits until every watcher has seen all.
+// checkWatches waits until every watcher has seen all events.
 func (w *World) checkWatches() {
 	done := func() bool {
 		for _, c := range w.watchers {

@@ -17,8 +17,8 @@ import (
 	"quorate/internal/replica"
 )
 
-// worker is a client of the whole v3 API: transactions over several keys, ranges, leases,
-// compactions, alarms. What it is told is compared with the model.
+// worker is a client of the v3 API: transactions over several keys, ranges, leases,
+// compactions, alarms. Its answers are compared with the model.
 type worker struct {
 	w       *World
 	id      int
@@ -26,7 +26,7 @@ type worker struct {
 	stopped bool
 }
 
-// allKinds are what workers do, by name, so that a run can do without some of them.
+// allKinds are the kinds of requests that workers make, by name.
 var allKinds = []string{"txn", "read", "old read", "compact", "grant", "revoke", "keepalive", "alarm"}
 
 func (c *worker) pause() { c.w.after(c.w.between(time.Millisecond, 60*time.Millisecond), c.next) }
@@ -44,7 +44,7 @@ func (c *worker) next() {
 	c.n++
 	kind := c.choose()
 	if len(w.model.alarms) > 0 && w.rng.IntN(4) == 0 {
-		kind = "alarm" // and soon its end
+		kind = "alarm" // disarm it soon
 	}
 	if w.without[kind] {
 		c.pause()
@@ -97,7 +97,7 @@ func (c *worker) choose() string {
 	return "alarm"
 }
 
-// someLease returns a lease that may be there, 0 if there has been none.
+// someLease returns the id of a recent lease, which may have expired, 0 if there was none.
 func (c *worker) someLease() int64 {
 	ids := c.w.leases.order
 	if len(ids) == 0 {
@@ -110,7 +110,7 @@ const sharedKeys = 6
 
 func (c *worker) key(i int) []byte { return fmt.Appendf(nil, "t%d", i%sharedKeys) }
 
-// someWrite makes a put, a delete or a transaction. No path of it touches a key twice.
+// someWrite returns a put, a delete or a transaction. No path of it touches a key twice.
 func (c *worker) someWrite() *pb.InternalRaftRequest {
 	free := c.w.rng.Perm(sharedKeys)
 	switch c.w.rng.IntN(6) {
@@ -218,7 +218,7 @@ func (c *worker) someRange() *pb.RangeRequest {
 	return r
 }
 
-// submit proposes a request and checks what comes of it.
+// submit proposes a request and checks the answer.
 func (c *worker) submit(n *node, kind string, r *pb.InternalRaftRequest) {
 	w := c.w
 	p, err := n.pending(r)
@@ -235,7 +235,7 @@ func (c *worker) submit(n *node, kind string, r *pb.InternalRaftRequest) {
 		select {
 		case res := <-p.Done():
 			w.log("worker %d %s at %d: %v %v", c.id, kind, n.index, res.Err, text(res.Resp))
-			if res.Err == nil || status.Code(res.Err) != codes.Unknown { // else the outcome is unknown
+			if res.Err == nil || status.Code(res.Err) != codes.Unknown { // else the outcome is not known
 				w.did[kind]++
 				w.acknowledged(r, res.Resp, res.Err, before)
 				if r.Compaction != nil && res.Err == nil {
@@ -251,7 +251,7 @@ func (c *worker) submit(n *node, kind string, r *pb.InternalRaftRequest) {
 	n.step(replica.Input{Propose: []*proposal.Pending{p}})
 }
 
-// pending makes a request ready for the log of this member.
+// pending encodes a request for proposal at this member.
 func (n *node) pending(r *pb.InternalRaftRequest) (*proposal.Pending, error) {
 	r.Header = &pb.RequestHeader{ID: n.ids.Next()}
 	data, err := command.EncodeRequest(r)
@@ -259,7 +259,7 @@ func (n *node) pending(r *pb.InternalRaftRequest) (*proposal.Pending, error) {
 	return &proposal.Pending{ID: r.Header.ID, Req: r, Data: data}, err
 }
 
-// readMark is what a read must see at least: what was acknowledged when it began.
+// readMark is the least that a read must see: what was acknowledged when it started.
 type readMark struct {
 	applied   uint64
 	compacted int64
@@ -291,7 +291,7 @@ func (c *worker) read(n *node, old bool) {
 	}
 }
 
-// checkRead reads at a member as its service does, and compares with the model.
+// checkRead reads at a member as its KV service does and compares with the model.
 func (w *World) checkRead(n *node, r *pb.RangeRequest, mark readMark) {
 	if at := n.machine.Applied(); at < mark.applied {
 		w.fail("member %d reads at entry %d, although %d was acknowledged before", n.index, at, mark.applied)
@@ -305,11 +305,11 @@ func (w *World) checkRead(n *node, r *pb.RangeRequest, mark readMark) {
 	case errors.Is(err, mvcc.ErrCompacted):
 		w.compactedReads++
 		if r.Revision >= w.model.compacted {
-			w.fail("member %d says that revision %d is compacted; the compaction was at %d", n.index, r.Revision, w.model.compacted)
+			w.fail("member %d reports revision %d as compacted; the compaction was at %d", n.index, r.Revision, w.model.compacted)
 		}
 	case errors.Is(err, mvcc.ErrFutureRev):
 		if r.Revision <= now {
-			w.fail("member %d says that revision %d is to come; it is at %d", n.index, r.Revision, now)
+			w.fail("member %d reports revision %d as a future one; it is at %d", n.index, r.Revision, now)
 		}
 	case err != nil:
 		w.fail("read at member %d: %w", n.index, err)
@@ -318,7 +318,7 @@ func (w *World) checkRead(n *node, r *pb.RangeRequest, mark readMark) {
 	default:
 		have := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: now}, Count: res.Count, More: res.More}
 		if have.Kvs, err = decodeAll(res.KVs); err != nil {
-			w.fail("decode what member %d has read: %w", n.index, err)
+			w.fail("decode a key of member %d: %w", n.index, err)
 		}
 		if d := (answer{resp: w.model.read(r, now)}).differs(have, nil); d != "" {
 			w.fail("the read of member %d (%v) %s", n.index, r, d)
