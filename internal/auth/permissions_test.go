@@ -24,9 +24,9 @@ func TestPermissionsAddUp(t *testing.T) {
 		read, write bool
 	}{
 		{"a", "", true, false},
-		{"a", "d", true, false},      // ranges that touch are one
-		{"a", "d\x00", true, false},  // and so is the key after it
-		{"a", "d\x01", false, false}, // but nothing behind that
+		{"a", "d", true, false},      // adjacent ranges are joined
+		{"a", "d\x00", true, false},  // and include the key after the first one
+		{"a", "d\x01", false, false}, // but nothing after that
 		{"0", "b", false, false},
 		{"b", "b", true, false}, // ends where it begins: its first key counts
 		{"b", "a", true, false},
@@ -39,8 +39,8 @@ func TestPermissionsAddUp(t *testing.T) {
 		{"xyz", "z", false, true},
 		{"w", "\x00", false, false},
 		{"\x00", "\x00", false, false},
-		{"q", "", false, false}, // a type that means nothing
-		{"o", "", false, false}, // a range that holds nothing
+		{"q", "", false, false}, // an unknown type
+		{"o", "", false, false}, // an empty range
 		{"p", "", false, false},
 	} {
 		if got := p.read.cover([]byte(c.key), []byte(c.end)); got != c.read {
@@ -52,14 +52,14 @@ func TestPermissionsAddUp(t *testing.T) {
 	}
 }
 
-// TestCoverAgainstEveryKey compares the answer for random permissions with what
-// follows from looking at each key of a small key space by itself.
+// TestCoverAgainstEveryKey compares the answer for random permissions with checks of each
+// key of a small key space.
 func TestCoverAgainstEveryKey(t *testing.T) {
 	const letters = 9
 	rnd := rand.New(rand.NewPCG(1, 2))
 	letter := func(i int) string { return string(rune('a' + i)) }
 	for range 2000 {
-		var held [letters]bool // letter i and what begins with it
+		var held [letters]bool // letter i and the keys that start with it
 		openFrom := letters
 		role := &authpb.Role{}
 		for range rnd.IntN(5) {
@@ -77,7 +77,7 @@ func TestCoverAgainstEveryKey(t *testing.T) {
 		s := merge([]*authpb.Role{role}).read
 		sane := merge([]*authpb.Role{{KeyPermission: slices.DeleteFunc(role.KeyPermission, func(p *authpb.Permission) bool { return !validRange(p.Key, p.RangeEnd) })}}).read
 		for from := range letters {
-			for to := range letters { // the tree of etcd and the spans agree about what both know
+			for to := range letters { // etcd's tree and the spans agree about ranges that both support
 				key, end := []byte(letter(from)), []byte(letter(to))
 				if to == 0 {
 					end = []byte{0}
