@@ -19,7 +19,7 @@ import (
 
 var noon = time.Date(2030, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// bench is a store over an engine in memory.
+// bench is a store on an in-memory engine.
 type bench struct {
 	*Store
 	t   *testing.T
@@ -94,7 +94,7 @@ func TestRecordsAreThoseOfEtcd(t *testing.T) {
 	b.do(func(x engine.Batch) error {
 		return b.UserAdd(x, &pb.AuthUserAddRequest{Name: "n", Options: &authpb.UserAddOptions{NoPassword: true}})
 	}, nil)
-	// From a database of etcd 3.7, but for the hash.
+	// From a database of etcd 3.7, except for the hash.
 	for _, c := range []struct {
 		bucket engine.Bucket
 		key    string
@@ -184,7 +184,7 @@ func TestErrorsAndRevisions(t *testing.T) {
 	step("delete root now", nil, 1, func(x engine.Batch) error { return b.UserDelete(x, Root) })
 }
 
-// dump is everything that is stored.
+// dump returns all stored records.
 func (b *bench) dump() string {
 	it, err := b.eng.NewIter(nil, nil)
 	if err != nil {
@@ -199,8 +199,8 @@ func (b *bench) dump() string {
 	return string(out)
 }
 
-// TestLoadGivesTheSame applies requests and compares the state with the one that
-// is loaded from what they stored.
+// TestLoadGivesTheSame applies requests and compares the state with the one loaded from
+// the records that they stored.
 func TestLoadGivesTheSame(t *testing.T) {
 	b := newBench(t)
 	b.role("r", grant(authpb.Permission_READ, "k", "m"))
@@ -292,8 +292,8 @@ func TestChangesWithinABatchShowAtOnceToEntriesOnly(t *testing.T) {
 	}
 }
 
-// TestEqualKeys keeps etcd's accidents: only the first permission with a key is
-// compared when the same range is granted again.
+// TestEqualKeys checks that etcd's quirk is preserved: only the first permission with a
+// key is compared when the same range is granted again.
 func TestEqualKeys(t *testing.T) {
 	b := newBench(t)
 	b.role("r", grant(0, "a", "c"), grant(0, "a", "b"), grant(0, "a", "b"), grant(1, "a", "c"))
@@ -334,7 +334,7 @@ func TestDamagedRecords(t *testing.T) {
 	}
 }
 
-// FuzzLoad reads records that anybody may have written.
+// FuzzLoad loads arbitrary records.
 func FuzzLoad(f *testing.F) {
 	u, _ := proto.Marshal(&authpb.User{Name: []byte("u"), Roles: []string{"r", "root"}, Options: &authpb.UserAddOptions{NoPassword: true}})
 	r, _ := proto.Marshal(&authpb.Role{Name: []byte("r"), KeyPermission: []*authpb.Permission{grant(2, "a", "\x00"), grant(0, "", "")}})

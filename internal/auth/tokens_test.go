@@ -51,7 +51,7 @@ func TestSimpleTokens(t *testing.T) {
 		t.Errorf("got %v %v", who, ok)
 	}
 
-	// A token that is used lives on, the others end.
+	// A token in use stays valid, the others expire.
 	at := noon
 	for range 3 {
 		at = at.Add(DefaultTTL * 2 / 3)
@@ -70,7 +70,7 @@ func TestSimpleTokens(t *testing.T) {
 		t.Error("a token that was swept is still there")
 	}
 
-	// It ends with the password, and with its user.
+	// It is dropped when the password changes or the user is deleted.
 	b.do(func(x engine.Batch) error {
 		return b.UserChangePassword(x, &pb.AuthUserChangePasswordRequest{Name: "u", HashedPassword: "aGFzaA=="})
 	}, nil)
@@ -89,7 +89,7 @@ func TestSimpleTokens(t *testing.T) {
 	}
 }
 
-// An entry that is applied again gives the token that its client has.
+// An entry that is applied again issues the token that its client already has.
 func TestReplayGivesTheSameToken(t *testing.T) {
 	b := newBench(t)
 	b.enable()
@@ -97,7 +97,7 @@ func TestReplayGivesTheSameToken(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	again := NewStore(NewSimpleTokens(0)) // what a restart makes
+	again := NewStore(NewSimpleTokens(0)) // as after a restart
 	if _, err := again.Load(b.eng); err != nil {
 		t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func TestTokensAreBounded(t *testing.T) {
 	}
 }
 
-// keyFiles makes pairs of keys as the files that the options name.
+// keyFiles creates pairs of keys as the files that the options name.
 func keyFiles(t *testing.T) map[string][]byte {
 	t.Helper()
 	files := map[string][]byte{"secret": []byte("a secret of some length, as HMAC wants it"), "junk": []byte("junk")}
@@ -239,7 +239,7 @@ func TestSignedTokens(t *testing.T) {
 	}
 }
 
-// TestClaims checks tokens of others with the right key and odd contents.
+// TestClaims checks foreign tokens with the right key and unusual contents.
 func TestClaims(t *testing.T) {
 	secret := []byte("secret")
 	tokens, err := NewTokens(TokenOptions{Spec: "jwt,sign-method=HS256,priv-key=k"}, reader(map[string][]byte{"k": secret}), zap.NewNop())

@@ -148,7 +148,7 @@ func (w *world) run(cmd string) string {
 			return "reset the checkpoint\n"
 		}
 		return result(err, "ttl %d", r.TTL)
-	case "waits": // which waits have ended
+	case "waits": // which waits are over
 		var out strings.Builder
 		for _, c := range w.waits {
 			select {
@@ -246,8 +246,8 @@ func TestLoadCorrupt(t *testing.T) {
 	}
 }
 
-// TestPileUp promotes with very many leases of one TTL: no second may expire
-// more than the rate, none may expire early, and fewer leases are left alone.
+// TestPileUp promotes with very many leases of one TTL: no second may contain more
+// expiries than the rate, no lease may expire early, and below pileUp none is delayed.
 func TestPileUp(t *testing.T) {
 	for _, n := range []int{pileUp - 1, pileUp, 4000} {
 		l := New(2, Options{})
@@ -281,7 +281,7 @@ func TestPileUp(t *testing.T) {
 		if last := ends[n-1].Sub(at(13 * time.Second)); n < pileUp && last != 0 {
 			t.Errorf("%d leases are spread by %v", n, last)
 		}
-		// All come out, at most 500 at a time.
+		// All expire, at most 500 at a time.
 		got := 0
 		for now := at(0); got < n && now.Before(at(time.Minute)); now = now.Add(500 * time.Millisecond) {
 			ids := l.Expired(now, 1000)
@@ -436,7 +436,7 @@ func TestModel(t *testing.T) {
 	}
 }
 
-// TestConcurrent renews and asks beside an apply goroutine, for the race detector.
+// TestConcurrent renews and queries leases during apply, for the race detector.
 func TestConcurrent(t *testing.T) {
 	eng := mem.New()
 	l := New(2, Options{Checkpoints: true, CheckpointInterval: time.Second})
@@ -501,8 +501,8 @@ func TestAttachAllocations(t *testing.T) {
 	}
 }
 
-// FuzzDecodeRecord feeds arbitrary records; what is accepted encodes to
-// something that decodes to the same lease.
+// FuzzDecodeRecord decodes arbitrary records; an accepted record encodes to bytes that
+// decode to the same lease.
 func FuzzDecodeRecord(f *testing.F) {
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 1}, appendRecord(nil, Lease{ID: 1, TTL: 60}))
 	f.Add([]byte{0, 0, 0, 0, 0, 0, 0, 9}, appendRecord(nil, Lease{ID: 9, TTL: 60, RemainingTTL: 7}))
@@ -518,8 +518,8 @@ func FuzzDecodeRecord(f *testing.F) {
 	})
 }
 
-// nextEvent returns when Expired or CheckpointsDue next has something to say,
-// if nothing changes until then.
+// nextEvent returns when Expired or CheckpointsDue next returns something if nothing
+// changes until then.
 func (l *Lessor) nextEvent() (at time.Time, ok bool) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()

@@ -18,7 +18,7 @@ import (
 	"quorate/internal/engine"
 )
 
-// fakeEngine is a Reader and a Batch over a map: enough to see what is stored.
+// fakeEngine is a Reader and a Batch over a map.
 type fakeEngine map[string]string
 
 func (f fakeEngine) Set(k, v []byte) { f[string(k)] = string(v) }
@@ -71,7 +71,7 @@ func (it *fakeIter) Value() ([]byte, error) { return []byte(it.f[it.keys[it.i]])
 func (it *fakeIter) Error() error           { return nil }
 func (it *fakeIter) Close() error           { return nil }
 
-// dump prints what is stored, one line a key, sorted.
+// dump returns the stored records, one per line, sorted.
 func (f fakeEngine) dump() string {
 	var lines []string
 	for k, v := range f {
@@ -186,7 +186,7 @@ func TestBootstrapEntries(t *testing.T) {
 			t.Errorf("entry %d is %v", i, e)
 		}
 		ctx := fmt.Sprintf(`{"id":%d,"peerURLs":["http://127.0.0.1:%d2380"],"name":"%s"}`, ms[i].ID, i+1, name)
-		// Type is written although it is 0, the request id is not.
+		// Type is encoded although it is 0, the request id is not.
 		want := []byte{0x10, 0x00, 0x18}
 		want = appendVarint(want, ms[i].ID)
 		want = append(want, 0x22, byte(len(ctx)))
@@ -208,7 +208,7 @@ func appendVarint(b []byte, v uint64) []byte {
 	return append(b, byte(v))
 }
 
-// One change after another, with the verdict on each; then all that is stored.
+// Applies changes one by one and checks each result, and finally all stored records.
 func TestApply(t *testing.T) {
 	eng := fakeEngine{}
 	c := New(Options{LocalID: 1, ClusterID: 9, ServerVersion: Version{3, 7, 3, ""}})
@@ -294,7 +294,7 @@ members_removed/5 = removed`)
 		t.Errorf("stored\n%s\nwant\n%s", got, want)
 	}
 
-	// What is loaded is what was applied.
+	// Loading returns the applied state.
 	l := New(Options{LocalID: 1, ClusterID: 9, ServerVersion: Version{3, 7, 3, ""}})
 	if err := l.Load(eng); err != nil {
 		t.Fatal(err)
@@ -578,7 +578,7 @@ func FuzzLoad(f *testing.F) {
 	})
 }
 
-// The last voter stays, whoever asks for its removal, also where learners would be left.
+// The last voter cannot be removed, even if learners would be left.
 func TestLastVoterStays(t *testing.T) {
 	c := New(Options{LocalID: 1, ClusterID: 9, ServerVersion: Version{3, 7, 3, ""}})
 	b := fakeEngine{}

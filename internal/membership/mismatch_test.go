@@ -16,7 +16,7 @@ func TestExplainMismatch(t *testing.T) {
 		existing      []Member
 		want          string
 	}{
-		// After a second "member add" the lines of the first one are no longer right.
+		// After a second "member add", the lines that the first one printed are outdated.
 		{"added twice", "a=http://a:1,b=http://b:1,b=http://b:2", []Member{a, b, c},
 			"--initial-cluster leaves out member c at http://c:1, which was added and has not been started; " +
 				"the cluster is --initial-cluster=a=http://a:1,b=http://b:1,b=http://b:2,c=http://c:1"},

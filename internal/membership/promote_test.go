@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// A promotion may enter the log only if those that have started are a quorum of the voters that there
-// are then. It is asked at each proposal, so what was in order a change ago may be refused now.
+// A promotion may enter the log only if the started members form a quorum of the voters after it.
+// This is checked at each proposal, so a change that was valid before may be rejected now.
 func TestMayPromote(t *testing.T) {
 	member := func(id uint64, name string, learner bool) Member {
 		return Member{ID: id, Name: name, PeerURLs: []string{"http://x"}, IsLearner: learner}
@@ -28,7 +28,7 @@ func TestMayPromote(t *testing.T) {
 		{"not in sync", []Member{member(1, "a", false), learner}, true, out, ErrLearnerNotReady},
 		{"not in sync, not strict", []Member{member(1, "a", false), learner}, false, out, ErrLearnerNotReady},
 		{"nobody can tell", []Member{member(1, "a", false), learner}, true, nil, nil},
-		{"promoted meanwhile", []Member{member(1, "a", false), member(2, "", false), member(9, "learner", false)}, true, out, nil}, // apply says so
+		{"promoted meanwhile", []Member{member(1, "a", false), member(2, "", false), member(9, "learner", false)}, true, out, nil}, // apply rejects it
 		{"removed meanwhile", []Member{member(1, "a", false)}, true, out, nil},
 	} {
 		c := New(Options{LocalID: 1})

@@ -41,7 +41,7 @@ func TestHashIsBcrypt(t *testing.T) {
 	}
 }
 
-// FuzzMatchesHash compares what is made of stored hashes with the library.
+// FuzzMatchesHash compares the handling of stored hashes with the library.
 func FuzzMatchesHash(f *testing.F) {
 	good, err := bcrypt.GenerateFromPassword([]byte("x"), 4)
 	if err != nil {

@@ -17,7 +17,7 @@ func TestPasswordsWaitTheirTurn(t *testing.T) {
 	busy, stopped := errors.New("busy"), errors.New("stopped")
 	p := New(Options{Cost: 4, Stop: stop, Busy: busy, Stopped: stopped})
 	for range cap(p.slots) {
-		p.slots <- struct{}{} // all are at work
+		p.slots <- struct{}{} // all slots are in use
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	p.waiting.Store(maxWaiting)
@@ -54,7 +54,7 @@ func TestPasswordsWaitTheirTurn(t *testing.T) {
 	}
 }
 
-// The way of a password from a request to the store, and back at a login.
+// Follows a password from a request to the store, and back at a login.
 func TestRequests(t *testing.T) {
 	ctx := t.Context()
 	h := New(Options{Cost: MinCost})

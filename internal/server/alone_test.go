@@ -9,8 +9,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// A member that is the whole cluster reads without a round of the core, once one has
-// shown that it has applied everything, and no more once it is not alone.
+// A member that is the whole cluster reads without a round of the core once one round has
+// shown that it has applied everything, but not after it has stopped being alone.
 func TestReadsOfASingleMember(t *testing.T) {
 	c := newCluster(t, 1, calm)
 	n := c.nodes[0]
@@ -26,7 +26,7 @@ func TestReadsOfASingleMember(t *testing.T) {
 	if !n.m.replica.alone.proved() {
 		t.Fatal("reads still need a round")
 	}
-	n.m.replica.alone.state.term.Add(1) // as when another one is voted for
+	n.m.replica.alone.state.term.Add(1) // as when it votes for another member
 	if n.m.replica.alone.proved() {
 		t.Fatal("the proof outlives its term")
 	}
@@ -45,8 +45,8 @@ func TestReadsOfASingleMember(t *testing.T) {
 	}
 }
 
-// A learner hears of a write from the leader, so it may acknowledge one that the only
-// voter has not applied.
+// A learner receives a write from the leader, so it may acknowledge one that the only voter
+// has not applied.
 func TestReadsBesideALearner(t *testing.T) {
 	c := newCluster(t, 1, calm)
 	n := c.nodes[0]
@@ -60,8 +60,8 @@ func TestReadsBesideALearner(t *testing.T) {
 	}
 }
 
-// Without a driver nothing is read but by a member that has proved to be alone, and
-// that one not after it has failed.
+// Without a driver, only a member that has proved to be alone can read, and not after it has
+// failed.
 func TestReadsOfASingleMemberEnd(t *testing.T) {
 	c := newCluster(t, 1, calm)
 	n := c.nodes[0]

@@ -8,16 +8,15 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// The store is ahead of what raft counts as applied for as long as raft has not heard
-// of it. The log is truncated by raft's index: raft reads what it takes for
-// unapplied when it campaigns.
+// The store is ahead of raft's applied index until raft is notified. The log is truncated by
+// raft's index, because raft reads the entries that it considers unapplied when it campaigns.
 func TestTruncationWaitsForRaft(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) { cfg.CatchUpEntries = 1 })
 	f := c.follower()
 	lead := c.leader()
 	lead.put("k", "v")
-	// A store that is busy for a moment: what comes meanwhile is applied before raft
-	// hears of any of it.
+	// The store is busy for a moment: entries that arrive meanwhile are applied before raft
+	// is notified of any of them.
 	busy, done := make(chan struct{}), make(chan struct{})
 	f.m.applier.work.Between(func() { close(busy); <-done })
 	<-busy

@@ -26,7 +26,7 @@ import (
 	"quorate/internal/clock"
 )
 
-// again calls f until it succeeds or fails for a reason that stays.
+// again calls f until it succeeds or fails with a permanent error.
 func (n *node) again(what string, f func(ctx context.Context) error) {
 	n.t.Helper()
 	var err error
@@ -62,8 +62,8 @@ func (n *node) permit(ctx context.Context, role, key, end string) {
 	})
 }
 
-// enableAuth adds root and the user u with the permission on the keys [a, b), and
-// turns authentication on. Passwords are those of the names.
+// enableAuth adds root and the user u with the permission on the keys [a, b), and turns
+// authentication on. Each password equals the name.
 func (n *node) enableAuth() {
 	n.t.Helper()
 	for _, user := range []string{auth.Root, "u"} {
@@ -90,11 +90,11 @@ func (n *node) enableAuth() {
 	n.again("enable", func(ctx context.Context) error {
 		_, err := n.m.Accounts.AuthEnable(ctx, &pb.AuthEnableRequest{})
 		if errors.Is(err, auth.ErrUserEmpty) {
-			return nil // it is on
+			return nil // already enabled
 		}
 		return err
 	})
-	// A member that has not heard of it yet asks nobody who he is, and passes it on like that.
+	// A member that has not applied it yet forwards requests without checking their user.
 	for _, x := range n.cluster.nodes {
 		if x.m != nil && x.handler.Load() != nil && !x.cut.Load() {
 			eventually(n.t, x.name+" knows that authentication is on", func() bool { return x.m.Access.AuthEnabled() })
@@ -120,8 +120,8 @@ func (n *node) getAs(ctx context.Context, key string, serializable bool) error {
 	return err
 }
 
-// TestAuthEverywhere uses tokens of one member at once at another, and looks
-// whether all members refuse alike.
+// TestAuthEverywhere uses tokens of one member immediately on another, and checks that all
+// members reject the same requests.
 func TestAuthEverywhere(t *testing.T) {
 	c := newCluster(t, 3, calm)
 	c.follower().enableAuth()
@@ -191,15 +191,15 @@ func TestLeasesOfOthers(t *testing.T) {
 			}
 		}
 	}
-	// The cluster itself ends leases, whoever may do what.
+	// The cluster itself revokes leases regardless of permissions.
 	c.clk.ahead.Add(int64(3000 * time.Second))
 	for _, x := range c.nodes {
 		eventually(t, "the leases are gone on "+x.name, func() bool { return !x.m.lessor.Exists(7) && !x.m.lessor.Exists(8) })
 	}
 }
 
-// TestPasswordsWithoutPassword changes and adds users in all the ways that leave the
-// password out, and then tries to log in.
+// TestPasswordsWithoutPassword changes and adds users in all ways that omit the password, and
+// then tries to log in.
 func TestPasswordsWithoutPassword(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
@@ -250,12 +250,12 @@ func TestPasswordsWithoutPassword(t *testing.T) {
 	}
 }
 
-// TestWatchEndsWithPermission revokes a permission between two puts: the watcher
-// gets the first, then its end, and never the second.
+// TestWatchEndsWithPermission revokes a permission between two puts: the watcher gets the
+// first put, then its cancellation, and never the second put.
 func TestWatchEndsWithPermission(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
-	before := n.m.Watches.Hub().NewStream(background(t)) // opened while everybody may do anything
+	before := n.m.Watches.Hub().NewStream(background(t)) // opened while authentication is off
 	defer before.Close()
 	if err := n.m.Watches.CreateWatch(background(t), before, &pb.WatchCreateRequest{Key: []byte("z")}); err != nil {
 		t.Fatal(err)
@@ -316,7 +316,7 @@ func TestWatchEndsWithPermission(t *testing.T) {
 	}
 }
 
-// TestAuthSurvives restarts a member and has another one catch up by snapshot.
+// TestAuthSurvives restarts a member and makes another one catch up by snapshot.
 func TestAuthSurvives(t *testing.T) {
 	c := newCluster(t, 3, smallLog)
 	n := c.follower()
@@ -339,7 +339,7 @@ func TestAuthSurvives(t *testing.T) {
 		t.Errorf("put of others there: %v", err)
 	}
 
-	// A login that a member hears of only after its restart is new to it.
+	// A member does not know a login that it applies only after its restart.
 	logins := n.m.replica.mach().Applied()
 	for _, x := range c.nodes {
 		eventually(t, x.name+" has applied the logins", func() bool { return x.m.replica.mach().Applied() >= logins })
@@ -368,8 +368,8 @@ func TestAuthSurvives(t *testing.T) {
 	c.sameHash()
 }
 
-// TestPasswordChangesDuringLogin logs in with the old password all the time. Once
-// the change is acknowledged, no token that came of the old one may be good.
+// TestPasswordChangesDuringLogin logs in with the old password continuously. Once the change
+// is acknowledged, no token issued for the old password may be valid.
 func TestPasswordChangesDuringLogin(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
@@ -420,7 +420,7 @@ func TestPasswordChangesDuringLogin(t *testing.T) {
 	}
 }
 
-// withCertificate is the context of a call over TLS by the owner of a certificate.
+// withCertificate returns the context of a TLS call with a client certificate.
 func withCertificate(ctx context.Context, name string, md ...string) context.Context {
 	cert := &x509.Certificate{Subject: pkix.Name{CommonName: name}}
 	info := credentials.TLSInfo{State: tls.ConnectionState{VerifiedChains: [][]*x509.Certificate{{cert}}}}
@@ -453,7 +453,7 @@ func TestCertificateNamesUser(t *testing.T) {
 	}
 }
 
-// hookedClock runs a function at each look at it.
+// hookedClock runs a function each time the clock is read.
 type hookedClock struct {
 	clock.Clock
 	hook func()
@@ -464,8 +464,8 @@ func (c hookedClock) Now() time.Time {
 	return c.Clock.Now()
 }
 
-// What was read by rights that are gone when the answer is made is not given out: it may
-// have been written behind the change, by somebody who relied on it.
+// A read whose permission is revoked before it is answered must not be returned: the data may
+// have been written after the revocation, by a client that relied on it.
 func TestRightsChangeDuringRead(t *testing.T) {
 	n := newCluster(t, 1, calm).nodes[0]
 	n.enableAuth()

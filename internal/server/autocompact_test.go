@@ -12,7 +12,7 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// The leader compacts for all members, and its successor goes on.
+// The leader compacts for all members, and its successor continues.
 func TestAutoCompaction(t *testing.T) {
 	core, logs := observer.New(zap.InfoLevel)
 	c := newCluster(t, 3, func(cfg *Config) {

@@ -18,7 +18,7 @@ func TestThreeMembers(t *testing.T) {
 	for _, n := range c.nodes {
 		watchers = append(watchers, n.watch("k/", 0))
 	}
-	// Whatever one member acknowledged, every other one reads.
+	// A write that one member acknowledged can be read on all others.
 	var rev int64
 	for i, n := range c.nodes {
 		key, value := fmt.Sprintf("k/%d", i), fmt.Sprintf("by %s", n.name)
@@ -79,8 +79,7 @@ func TestMoveLeader(t *testing.T) {
 	}
 }
 
-// load puts numbered keys on a member until it is told to stop, and remembers
-// what was acknowledged.
+// load puts numbered keys on a member until it is stopped, and remembers the acknowledged ones.
 type load struct {
 	wg    sync.WaitGroup
 	stop  chan struct{}
@@ -124,7 +123,7 @@ func (l *load) count() int {
 	return len(l.acked)
 }
 
-// end stops the writers and checks that n holds everything they were promised.
+// end stops the writers and checks that n has every acknowledged key.
 func (l *load) end(t *testing.T, n *node, prefix string) {
 	t.Helper()
 	close(l.stop)
@@ -143,8 +142,8 @@ func (l *load) end(t *testing.T, n *node, prefix string) {
 	}
 }
 
-// A leader that stops hands over first: the others have a leader at once, and
-// every request that was in flight ends with a definite answer.
+// A leader that shuts down transfers leadership first: the others have a leader at once, and
+// every request in flight gets a definite answer.
 func TestLeaderStopsUnderLoad(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	lead, other := c.leader(), c.follower()
@@ -194,7 +193,7 @@ func TestRestartInAnyOrder(t *testing.T) {
 			eventually(t, n.name+" has caught up", func() bool { return n.m.replica.Rev() >= rev })
 		}
 	}
-	// All at once.
+	// All at the same time.
 	c.stop()
 	for _, n := range c.nodes {
 		n.mustStart()

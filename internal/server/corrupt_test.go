@@ -16,8 +16,7 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// spoil changes a stored value behind the back of the member, as a fault of its
-// disk or memory would.
+// spoil changes a stored value without the member noticing, as a disk or memory error would.
 func spoil(t *testing.T, m *Member, rev int64, value string) {
 	t.Helper()
 	key := engine.Key.K(mvcc.AppendRevision(nil, mvcc.Revision{Main: rev}, false))
@@ -40,7 +39,7 @@ func spoil(t *testing.T, m *Member, rev int64, value string) {
 	}
 }
 
-// alarms waits until all members know the same alarms, none if want is empty.
+// alarms waits until all members have the same alarms, none if want is empty.
 func (c *cluster) alarms(want ...*pb.AlarmMember) {
 	c.t.Helper()
 	for _, n := range c.nodes {
@@ -59,7 +58,7 @@ func (c *cluster) alarms(want ...*pb.AlarmMember) {
 	}
 }
 
-// alarm raises, clears or lists, through elections.
+// alarm raises, clears or lists alarms, and retries during elections.
 func (n *node) alarm(r *pb.AlarmRequest) *pb.AlarmResponse {
 	n.t.Helper()
 	for {
@@ -99,7 +98,7 @@ func TestInitialCorruptionCheck(t *testing.T) {
 	spoil(t, m, rev, "v")
 	m.Stop()
 
-	// A member that is behind a compaction cannot be compared, which is no error.
+	// A member that is behind a compaction cannot be compared; that is no error.
 	end := lead.put("k", "v2")
 	if _, err := lead.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: end}); err != nil {
 		t.Fatal(err)
@@ -117,11 +116,11 @@ func TestInitialCorruptionCheck(t *testing.T) {
 	m.Stop()
 	n.mustStart()
 	n.ready()
-	lead.put("k", "v3") // members that have taken the hash of a compaction answer with that at its revision
+	lead.put("k", "v3") // at its revision, members answer with the hash taken at the compaction
 	c.sameHash()
 }
 
-// corrupted checks what a CORRUPT alarm forbids and what it allows.
+// corrupted checks what a CORRUPT alarm rejects and what it allows.
 func (n *node) corrupted() {
 	n.t.Helper()
 	ctx := background(n.t)
@@ -160,7 +159,7 @@ func TestPeriodicCorruptionCheck(t *testing.T) {
 	c.sameHash()
 	c.alarms()
 	spoil(t, n.m, rev, "w")
-	// The leader names the other member, whichever of the two that is by then.
+	// The leader names the other member, whichever of the two leads by then.
 	var alarm *pb.AlarmMember
 	eventually(t, "the alarm is raised", func() bool {
 		if all := n.m.Maintenance.Alarms(); len(all) > 0 {
@@ -177,7 +176,7 @@ func TestPeriodicCorruptionCheck(t *testing.T) {
 	if err != nil || len(st.Errors) == 0 || !strings.Contains(strings.Join(st.Errors, "\n"), "alarm:CORRUPT") {
 		t.Errorf("status %v, %v", st, err)
 	}
-	// As long as the data differ the alarm comes back; afterwards it does not.
+	// While the data differ, the alarm comes back; afterwards it does not.
 	clear := func() {
 		for _, a := range n.m.Maintenance.Alarms() {
 			n.alarm(&pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: a.MemberID, Alarm: a.Alarm})
@@ -187,7 +186,7 @@ func TestPeriodicCorruptionCheck(t *testing.T) {
 	eventually(t, "the alarm is raised again", func() bool { return len(n.m.Maintenance.Alarms()) > 0 })
 	spoil(t, n.m, rev, "v")
 	eventually(t, "writes are taken", func() bool {
-		clear() // a check that began before may raise it once more
+		clear() // a check in progress may raise it once more
 		_, err := n.m.KV.Put(background(t), &pb.PutRequest{Key: []byte("k"), Value: []byte("x")}, nil)
 		if err != nil && !errors.Is(err, rpctypes.ErrGRPCCorrupt) && !retried(err) {
 			t.Fatal(err)
@@ -197,7 +196,7 @@ func TestPeriodicCorruptionCheck(t *testing.T) {
 	c.sameHash()
 }
 
-// compact compacts and waits until all running members have taken the hash of it.
+// compact compacts and waits until all running members have taken its hash.
 func (c *cluster) compact(rev int64) {
 	c.t.Helper()
 	for {
@@ -225,12 +224,12 @@ func TestCompactHashCheck(t *testing.T) {
 	lead, n := c.leader(), c.follower()
 	first := lead.put("k", "v")
 	c.compact(first)
-	// Equal data raises no alarm, and is not looked at again.
+	// Equal data raises no alarm, and is not compared again.
 	lead.m.Integrity.checkCompactHashes(background(t))
 	if got := lead.m.Integrity.compactionChecked; got != first {
 		t.Fatalf("checked up to %d, want %d", got, first)
 	}
-	// While a member is away no compaction is checked for good.
+	// While a member is down, no compaction counts as checked.
 	second := lead.put("k", "v2")
 	c.sameHash()
 	n.stop()
@@ -242,13 +241,13 @@ func TestCompactHashCheck(t *testing.T) {
 	c.alarms()
 	n.mustStart()
 	n.ready()
-	// It catches up with that compaction; the next one has a hash only when it is through.
+	// It applies that compaction late; the next one has a hash only when it is complete.
 	eventually(t, n.name+" has compacted, too", func() bool {
 		all := n.m.replica.kv().CompactionHashes()
 		return len(all) > 0 && all[0].Rev == second
 	})
 
-	// Two agree, so the third is named.
+	// Two members agree, so the alarm names the third.
 	third := lead.put("k", "v3")
 	c.sameHash()
 	spoil(t, n.m, third, "x")
@@ -258,7 +257,7 @@ func TestCompactHashCheck(t *testing.T) {
 	n.corrupted()
 }
 
-// All differ, so nobody knows who is right; the leader's own rounds find it.
+// All members differ, so it is unknown who is right; the leader's own rounds find it.
 func TestCompactHashCheckWithoutMajority(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) { cfg.Checks.Compactions, cfg.Checks.CompactionsInterval = true, 20*time.Millisecond })
 	lead := c.leader()

@@ -18,7 +18,7 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// contents is everything that a member serves.
+// contents is all data that a member serves.
 type contents struct {
 	now, past []string // keys, values and revisions
 	hash      uint32
@@ -27,7 +27,7 @@ type contents struct {
 	members   string
 }
 
-// contents reads all of it; an error is one of reading.
+// contents reads all data; err is a read error.
 func (m *Member) contents(ctx context.Context, past int64) (c contents, err error) {
 	list := func(rev int64) (kvs []string, err error) {
 		res, err := m.KV.Range(ctx, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: rev})
@@ -87,7 +87,7 @@ func files(t *testing.T, fs vfs.FS, dir string) (all []string) {
 	return all
 }
 
-// copyDisk copies a disk, with one file changed by f.
+// copyDisk copies a disk and lets f change one file.
 func copyDisk(t *testing.T, from vfs.FS, changed string, f func([]byte)) *vfs.MemFS {
 	t.Helper()
 	to := vfs.NewMem()
@@ -121,7 +121,7 @@ func copyDisk(t *testing.T, from vfs.FS, changed string, f func([]byte)) *vfs.Me
 	return to
 }
 
-// names reports whether an error says which file is damaged.
+// names reports whether an error names the damaged file.
 func names(err error) bool {
 	var inLog *raftlog.CorruptError
 	var inStore *engine.CorruptionError
@@ -134,8 +134,8 @@ func names(err error) bool {
 	return false
 }
 
-// Of all files of a member, whichever byte changes: either the member says which
-// file is damaged, or it serves exactly what it did before.
+// For any changed byte in any file of a member, the member either names the damaged file or
+// serves exactly the same data as before.
 func TestChangedByteAnywhere(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
@@ -167,11 +167,11 @@ func TestChangedByteAnywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	flush()
-	for i := range 30 { // the newest is in the log alone
+	for i := range 30 { // the newest entries are only in the log
 		n.put(fmt.Sprintf("k/%03d", i), strings.Repeat("\x00", 40*i))
 	}
-	// Nothing tells yet that the last write was synced, so damage in it is taken for a torn
-	// write. It changes nothing that is compared.
+	// Nothing proves yet that the last write was synced, so damage in it counts as a torn
+	// write. The write does not change the compared data.
 	n.alarm(&pb.AlarmRequest{Action: pb.AlarmRequest_GET})
 	if err := n.m.replica.layout().Use(n.m.replica.storeDir()); err != nil { // as after a snapshot
 		t.Fatal(err)
@@ -180,11 +180,11 @@ func TestChangedByteAnywhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	disk := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{}) // what is not synced is gone
+	disk := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{}) // drop what was not synced
 	n.stop()
 	n.m = nil
 
-	all := slices.DeleteFunc(files(t, disk, "data"), func(path string) bool { return disk.PathBase(path) == "README" }) // for people
+	all := slices.DeleteFunc(files(t, disk, "data"), func(path string) bool { return disk.PathBase(path) == "README" }) // only for people
 	slices.Sort(all)
 	t.Logf("%d files: %s", len(all), strings.Join(all, " "))
 	size := func(path string) int {
@@ -231,7 +231,7 @@ func TestChangedByteAnywhere(t *testing.T) {
 	}
 }
 
-// serve starts a member, reads everything and stops it.
+// serve starts a member, reads all data and stops it.
 func serve(cfg Config, past int64) (contents, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()

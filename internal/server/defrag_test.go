@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 )
 
-// While one defragmentation after the other runs, writes and reads begin and end.
+// Writes and reads complete while defragmentations run one after the other.
 func TestDefragmentBesideTraffic(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
@@ -29,7 +29,7 @@ func TestDefragmentBesideTraffic(t *testing.T) {
 		var err error
 		for i := 0; ctx.Err() == nil && err == nil; i++ {
 			if i == 1 {
-				close(began) // from here on one is always under way
+				close(began) // from here on one is always running
 			}
 			err = n.m.Maintenance.Defragment(context.Background())
 		}
@@ -57,12 +57,12 @@ func TestDefragmentBesideTraffic(t *testing.T) {
 	}
 }
 
-// A defragmentation gives back also what a compaction deletes that was asked for before, however long
-// that takes: a reader holds it up here.
+// A defragmentation also releases the space of a compaction that was requested before it, however
+// long that takes: here a reader delays it.
 func TestDefragmentWaitsForCompactions(t *testing.T) {
 	patience := compactionPatience
 	t.Cleanup(func() { compactionPatience = patience })
-	compactionPatience = time.Millisecond // of the first one
+	compactionPatience = time.Millisecond // for the first one
 	core, logs := observer.New(zap.WarnLevel)
 	c := newCluster(t, 1, func(cfg *Config) { cfg.Logger = zap.New(core) })
 	n := c.nodes[0]

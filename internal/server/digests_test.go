@@ -22,8 +22,8 @@ func often(cfg *Config) {
 	cfg.Checks.Digests = 10 * time.Millisecond
 }
 
-// misapplies lets the member put another value under one key than its log says, and
-// returns the index at which it did.
+// misapplies makes the member put another value under one key than its log says, and returns
+// the index at which it did.
 func (n *node) misapplies(key, value string) *atomic.Uint64 {
 	at := new(atomic.Uint64)
 	n.m.applier.noteApplied = func(e *apply.Entry) {
@@ -38,8 +38,8 @@ func (n *node) misapplies(key, value string) *atomic.Uint64 {
 	return at
 }
 
-// founded starts a cluster of which the named members put another value under the key
-// "bad" than the others.
+// founded starts a cluster in which the members wrong put another value under the key "bad"
+// than the others.
 func founded(t *testing.T, size int, wrong ...int) (*cluster, []*atomic.Uint64) {
 	c := prepareCluster(t, size, often)
 	c.diverges = true
@@ -58,8 +58,8 @@ func founded(t *testing.T, size int, wrong ...int) (*cluster, []*atomic.Uint64) 
 	return c, at
 }
 
-// accused waits for the alarm about a member, and on the leader for what it tells of
-// the stretch in which each of the members differs.
+// accused waits for the alarm about a member, and for the leader's report of the range in
+// which each of the members differs.
 func (c *cluster) accused(alarm uint64, than string, suspects map[uint64]*atomic.Uint64) {
 	c.t.Helper()
 	c.alarms(&pb.AlarmMember{MemberID: alarm, Alarm: pb.AlarmType_CORRUPT})
@@ -91,8 +91,8 @@ func TestDigestNamesTheMember(t *testing.T) {
 	c.accused(n.m.replica.id, "the majority", map[uint64]*atomic.Uint64{n.m.replica.id: at[1]})
 	n.corrupted()
 
-	// As long as they differ the alarm comes back, also after restarts of the member; once it
-	// is gone, it does not.
+	// While they differ, the alarm comes back, also after restarts of the member; once they are
+	// equal again, it does not.
 	clear := func() {
 		c.nodes[0].alarm(&pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: n.m.replica.id, Alarm: pb.AlarmType_CORRUPT})
 	}
@@ -112,8 +112,8 @@ func TestDigestNamesTheMember(t *testing.T) {
 	c.diverges = false
 }
 
-// putOrCorrupt clears alarms until a write is taken: a round that began before may
-// raise one once more.
+// putOrCorrupt clears alarms until a write is accepted: a round in progress may raise the
+// alarm once more.
 func (n *node) putOrCorrupt(clear func()) {
 	n.t.Helper()
 	eventually(n.t, "writes are taken", func() bool {
@@ -135,7 +135,7 @@ func TestDigestOfTwoHalves(t *testing.T) {
 	c.accused(0, "the leader", map[uint64]*atomic.Uint64{other.m.replica.id: at[1]})
 }
 
-// A leader that is wrong names itself.
+// A wrong leader accuses itself.
 func TestDigestNamesTheLeader(t *testing.T) {
 	c, at := founded(t, 3, 2)
 	c.nodes[0].put("k", "v")
@@ -151,7 +151,7 @@ func TestDigestNamesTheLeader(t *testing.T) {
 	c.accused(bad.m.replica.id, "the majority", map[uint64]*atomic.Uint64{bad.m.replica.id: at[2]})
 }
 
-// Members that do not tell a digest are left out.
+// Members that report no digest are left out.
 func TestDigestOfOthers(t *testing.T) {
 	c := newCluster(t, 3, often)
 	n := c.follower()
@@ -172,8 +172,8 @@ func TestDigestOfOthers(t *testing.T) {
 	c.alarms()
 }
 
-// A digest travels with a snapshot: who began with one is compared with the others from
-// the first entry on.
+// A snapshot includes the digest: a member that started with one is compared with the others
+// from the first entry on.
 func TestDigestTravels(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) { often(cfg); smallLog(cfg) })
 	lead, n := c.leader(), c.follower()

@@ -20,15 +20,15 @@ import (
 	"quorate/internal/engine/pebble"
 )
 
-// faultyFS fails what would need room on the disk, for the files that part names,
-// while it is set.
+// faultyFS fails operations that need room on the disk, for the files that part names, while
+// it is set.
 type faultyFS struct {
 	*vfs.MemFS
 	mu    sync.Mutex
 	part  string
 	err   error
 	fails atomic.Int64
-	// strict refuses also what needs no room because the file has it.
+	// strict also fails operations that need no room because the file already has it.
 	strict atomic.Bool
 }
 
@@ -99,7 +99,7 @@ func (f *faultyFile) WriteAt(b []byte, off int64) (int, error) {
 	if err := f.fs.check(f.name); err != nil {
 		if st, serr := f.Stat(); !errors.Is(err, syscall.ENOSPC) || serr != nil || f.fs.strict.Load() || off+int64(len(b)) > st.Size() {
 			return 0, err
-		} // what is there already needs no room
+		} // existing bytes need no room
 	}
 	return f.File.WriteAt(b, off)
 }
@@ -135,14 +135,14 @@ func (d *faultyFS) full(t *testing.T, part string) {
 	d.set(part, syscall.ENOSPC)
 }
 
-// meets waits until something has found no room, more than once.
+// meets waits until operations have found no room more than once.
 func (d *faultyFS) meets(t *testing.T, what string) {
 	t.Helper()
 	eventually(t, what+" finds no room", func() bool { return d.fails.Load() > 1 })
 }
 
-// A store that fails for another reason than want of room ends its member, which has
-// given leadership away by then.
+// A store that fails for a reason other than lack of room ends its member, which has
+// transferred leadership by then.
 func TestFailingStore(t *testing.T) {
 	for _, errno := range []syscall.Errno{syscall.EIO, syscall.EROFS, syscall.EDQUOT, syscall.ENOENT} {
 		t.Run(errno.Error(), func(t *testing.T) {
@@ -178,8 +178,8 @@ func TestFailingStore(t *testing.T) {
 	}
 }
 
-// One that fails while its member is being opened makes that an error: the rest of the
-// member does not exist yet.
+// A disk that fails while its member is being opened makes Open fail: the rest of the member
+// does not exist yet.
 func TestFailingStoreAtStart(t *testing.T) {
 	c, disks := newFaultyCluster(t, 1, nil)
 	c.launch()
@@ -216,7 +216,7 @@ func TestFailingLogHandsOver(t *testing.T) {
 	}
 }
 
-// A member that is made on a full disk waits for room, and begins when there is some.
+// A member that is created on a full disk waits for room, and then starts.
 func TestFirstStartOnFullDisk(t *testing.T) {
 	for _, part := range []string{"data", "OWNER", "wal", "store"} {
 		t.Run(part, func(t *testing.T) {
@@ -233,7 +233,7 @@ func TestFirstStartOnFullDisk(t *testing.T) {
 	}
 }
 
-// A truncation that finds no room for its mark is made when there is some.
+// A truncation that finds no room for its mark completes once there is room.
 func TestTruncationOnFullDisk(t *testing.T) {
 	c, disks := newFaultyCluster(t, 1, func(cfg *Config) { cfg.CatchUpEntries = 20 })
 	c.launch()
@@ -263,7 +263,7 @@ func TestTruncationOnFullDisk(t *testing.T) {
 	n.put("k", "v")
 }
 
-// Each step in which a follower takes a snapshot in waits for room.
+// Each step in which a follower installs a snapshot waits for room.
 func TestInstallOnFullDisk(t *testing.T) {
 	for _, part := range []string{"/snap/", "/store-", "/STORE", "/wal/"} {
 		t.Run(strings.Trim(part, "/-"), func(t *testing.T) {
@@ -292,7 +292,7 @@ func TestInstallOnFullDisk(t *testing.T) {
 	}
 }
 
-// What came of a snapshot that found no room does not take the room of others.
+// The part of a snapshot that was written before the disk was full is removed.
 func TestReceivedPartGoes(t *testing.T) {
 	fs := &faultyFS{MemFS: vfs.NewMem()}
 	home := datadir.Home{Layout: datadir.Layout{FS: fs, DataDir: "data"}}
@@ -313,8 +313,8 @@ type then struct{ do func() }
 
 func (d *then) Read([]byte) (int, error) { d.do(); return 0, io.EOF }
 
-// What a process that was killed in the middle of something has left is gone after
-// the next start; what is kept on purpose stays.
+// Files that a killed process left behind are gone after the next start; files that are
+// retained on purpose stay.
 func TestRemainsAreRemoved(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
@@ -334,7 +334,7 @@ func TestRemainsAreRemoved(t *testing.T) {
 	n.ready()
 	for _, name := range remains {
 		if name == "wal/0.tmp" {
-			continue // the next segment is being made under this name
+			continue // the next segment is being created under this name
 		}
 		if _, err := n.fs.Stat("data/member/" + name); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is left: %v", name, err)

@@ -16,8 +16,8 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// A cluster that has lost two of three members for good goes on with the third,
-// and grows again.
+// A cluster that has lost two of three members permanently continues with the third, and grows
+// again.
 func TestForceNewCluster(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	want := map[string]string{}
@@ -38,8 +38,8 @@ func TestForceNewCluster(t *testing.T) {
 			n.stop()
 		}
 	}
-	// What it proposes now nobody else has. When it starts it cannot know that: it is
-	// in its log as what was acknowledged by others is.
+	// What it proposes now is on no other member. After a restart it cannot know that: in its
+	// log it looks like entries that others have acknowledged.
 	last.putAlone("uncommitted", "kept")
 	want["uncommitted"] = "kept"
 	last.crash()
@@ -64,7 +64,7 @@ func TestForceNewCluster(t *testing.T) {
 		t.Errorf("members %v", ms)
 	}
 
-	// The flag left in place changes nothing more, and neither does its removal.
+	// Leaving the flag in place changes nothing more, and neither does removing it.
 	index := last.m.replica.commit.Load()
 	last.stop()
 	last.mustStart()
@@ -78,7 +78,7 @@ func TestForceNewCluster(t *testing.T) {
 	last.mustStart()
 	last.ready()
 
-	// A member of the old cluster is told that it is none any more.
+	// A member of the old cluster is told that it was removed.
 	c.nodes = append(c.nodes, gone[0])
 	gone[0].mustStart()
 	gone[0].failed()
@@ -107,8 +107,8 @@ func (n *node) putAlone(key, value string) {
 	eventually(n.t, "the log has the write", func() bool { last, _ := n.m.log.LastIndex(); return last > before })
 }
 
-// The power goes right behind the last answer. A member that is forced to go on alone has
-// every write that it has acknowledged, whoever led, and however much of its log is
+// Power is lost right after the last acknowledgement. A member that is forced to continue alone
+// has every write that it acknowledged, whichever member led, and however much of its log was
 // truncated.
 func TestForceNewClusterKeepsWhatWasAcknowledged(t *testing.T) {
 	for name, x := range map[string]struct {
@@ -165,8 +165,8 @@ func TestForceNewClusterKeepsWhatWasAcknowledged(t *testing.T) {
 	}
 }
 
-// A removal of the survivor that nobody may have agreed to does not hold it up, and
-// what came behind it is kept.
+// A removal of the survivor that may never have been agreed on does not prevent this, and the
+// entries after it are retained.
 func TestForceNewClusterWithUncommittedRemoval(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	n := c.leader()
@@ -195,8 +195,8 @@ func TestForceNewClusterWithUncommittedRemoval(t *testing.T) {
 	n.put("k/after", "v")
 }
 
-// insertRemoval puts a removal of the member behind its log, as committed, or in front
-// of the last entry, which nobody knows to be committed.
+// insertRemoval appends a removal of the member to its log, as committed, or inserts it before
+// the last entry, which is not known to be committed.
 func (n *node) insertRemoval(committed bool) {
 	n.t.Helper()
 	log, err := raftlog.Open(n.fs, "data/member/wal", raftlog.Options{NoBackground: true})
@@ -233,7 +233,7 @@ func (n *node) insertRemoval(committed bool) {
 	}
 }
 
-// A learner that is all that is left becomes a voter.
+// If only a learner is left, it becomes a voter.
 func TestForceNewClusterOfLearner(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	lead := c.nodes[0]
@@ -257,7 +257,7 @@ func TestForceNewClusterOfLearner(t *testing.T) {
 	n.put("k", "w")
 }
 
-// A member that knows of its removal is none that a cluster can be made of.
+// A member that has applied its own removal cannot form a new cluster.
 func TestForceNewClusterOfRemovedMember(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	n := c.leader()

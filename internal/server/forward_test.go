@@ -14,9 +14,9 @@ import (
 	"quorate/internal/proposal"
 )
 
-// Writes come as soon as the members run, before they have streams to each other,
-// and more than the way of requests takes. As long as the leader stays none is
-// lost: what could not be sent is proposed again.
+// Writes arrive as soon as the members run, before they have streams to each other, and more
+// than the request queue holds. While the leader stays, none is lost: what could not be sent
+// is proposed again.
 func TestWritesAtTheStart(t *testing.T) {
 	const rounds = 2
 	for round := range rounds {
@@ -58,8 +58,7 @@ func TestWritesAtTheStart(t *testing.T) {
 	}
 }
 
-// A proposal that comes back is sent again at the next tick, unless its client
-// has been told that its time is up.
+// A returned proposal is sent again at the next tick, unless its client has already timed out.
 func TestReturnedProposal(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) { cfg.Tick = 50 * time.Millisecond })
 	n := c.follower()
@@ -83,7 +82,7 @@ func TestReturnedProposal(t *testing.T) {
 	gone, awaited := give("given up"), give("awaited")
 	n.m.replica.props.Forget(gone.ID)
 	back(gone)
-	back(awaited) // those that come back keep their order
+	back(awaited) // returned proposals keep their order
 	if res := <-awaited.Done(); res.Err != nil {
 		t.Fatal(res.Err)
 	}

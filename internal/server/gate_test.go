@@ -18,7 +18,7 @@ import (
 	"quorate/internal/replica"
 )
 
-// hang lets the apply goroutine of a member wait until the returned function is called.
+// hang blocks the apply goroutine of a member until release is called.
 func (n *node) hang() (release func()) {
 	busy, done := make(chan struct{}), make(chan struct{})
 	n.m.applier.work.Between(func() { close(busy); <-done })
@@ -28,8 +28,8 @@ func (n *node) hang() (release func()) {
 	return release
 }
 
-// together starts changes of the membership at one moment and gives their errors. Each
-// passes the strict check when it is asked for, as n has applied none by then.
+// together starts membership changes at the same moment and returns their errors. Each passes
+// the strict check at first, as n has applied none by then.
 func together(t *testing.T, n *node, changes ...func() error) []error {
 	t.Helper()
 	release := n.hang()
@@ -41,7 +41,7 @@ func together(t *testing.T, n *node, changes ...func() error) []error {
 		wg.Go(func() { defer close(answered); errs[i] = f() })
 		eventually(t, "the change is proposed", func() bool {
 			select {
-			case <-answered: // it was not, and the caller looks at the reason
+			case <-answered: // it was rejected, and the caller checks the reason
 				return true
 			default:
 				return n.m.replica.props.Len() > waiting
@@ -66,7 +66,7 @@ func connectedAll(t *testing.T, c *cluster) {
 	}
 }
 
-// Two members, each of which somebody removes at the same moment: one stays.
+// Both members of a cluster of two are removed at the same moment: one stays.
 func TestRemoveBoth(t *testing.T) {
 	c := newCluster(t, 2, strict)
 	connectedAll(t, c)
@@ -83,7 +83,7 @@ func TestRemoveBoth(t *testing.T) {
 	lead.put("k", "v")
 }
 
-// Without the strict check the last member stays all the same.
+// Without the strict check, the last member still stays.
 func TestLastVoterStays(t *testing.T) {
 	c := prepareCluster(t, 1, calm)
 	core, logs := observer.New(zap.WarnLevel)
@@ -97,7 +97,7 @@ func TestLastVoterStays(t *testing.T) {
 		got[0].ContextMap()["requested-member-remove-id"] != membership.FormatID(n.m.replica.id) {
 		t.Errorf("logged %v", logs.All())
 	}
-	// Past all that asks: the entry is in the log.
+	// Bypasses all checks before the proposal: the entry is in the log.
 	cc := membership.RemoveChange(n.m.replica.id)
 	cc.Id = new(n.m.replica.ids.Next())
 	data, err := proto.Marshal(cc)
@@ -111,7 +111,7 @@ func TestLastVoterStays(t *testing.T) {
 	n.m.driver.event(func(in *replica.Input) {
 		in.Then = append(in.Then, func() { n.m.driver.pipe.Core().Node().Propose([]raftnode.Entry{{Data: data, ConfChange: true}}) })
 	})
-	n.m.driver.event(func(*replica.Input) {}) // a step that collects what follows
+	n.m.driver.event(func(*replica.Input) {}) // a step that collects the effects
 	if res := <-p.Done(); !errors.Is(mapMembership(res.Err), errNotEnoughStarted) {
 		t.Errorf("removal of the only member in the log: %v", res.Err)
 	}
@@ -124,8 +124,8 @@ func TestLastVoterStays(t *testing.T) {
 	}
 }
 
-// A second addition is refused while the first member has not started, also if both were
-// asked for at once, through whatever member.
+// A second addition is rejected while the first member has not started, also if both were
+// requested at once, through any member.
 func TestAddTwo(t *testing.T) {
 	for _, through := range []string{"leader", "follower"} {
 		t.Run(through, func(t *testing.T) {
@@ -155,7 +155,7 @@ func TestAddTwo(t *testing.T) {
 	}
 }
 
-// An update waits for the change before it, too; it is not lost.
+// An update also waits for the change before it; it is not lost.
 func TestUpdateWaits(t *testing.T) {
 	c := newCluster(t, 2, calm)
 	lead, other := c.leader(), c.follower()
@@ -178,9 +178,9 @@ func TestUpdateWaits(t *testing.T) {
 	}
 }
 
-// A promotion raises what a quorum needs, so the strict check is asked again at the moment when it is
-// proposed: beside an addition, or after one that came first, the one that would take the quorum
-// away is refused in etcd's words, and promoted again it is no learner any more.
+// A promotion raises the quorum, so the strict check runs again when it is proposed: next to an
+// addition, or after one that came first, the change that would lose the quorum is rejected with
+// etcd's text. A second promotion fails because the member is not a learner any more.
 func TestPromotionBesideOthers(t *testing.T) {
 	for _, first := range []string{"addition", "promotion", "removal"} {
 		t.Run(first, func(t *testing.T) {
@@ -192,7 +192,7 @@ func TestPromotionBesideOthers(t *testing.T) {
 			n.ready()
 			connectedAll(t, c)
 			lead = c.leader()
-			for i := range 100 { // a change that the learner lacks does not count for a tenth of the log
+			for i := range 100 { // so that one entry that the learner lacks is less than a tenth of the log
 				lead.put(fmt.Sprint("k", i), "v")
 			}
 			eventually(t, "the learner is in sync", func() bool {
@@ -208,7 +208,7 @@ func TestPromotionBesideOthers(t *testing.T) {
 			var errs []error
 			var want error
 			switch first {
-			case "addition": // three voters of which one has not started; a fourth is one too many for those that have
+			case "addition": // three voters, one not started; a fourth is too many for the started ones
 				errs, want = together(t, lead, add, promote), nil
 			case "promotion":
 				errs, want = together(t, lead, promote, promote), rpctypes.ErrGRPCMemberNotLearner

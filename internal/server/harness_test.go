@@ -28,7 +28,7 @@ import (
 	"quorate/internal/watch"
 )
 
-// patience bounds every wait for something that must happen.
+// patience bounds every wait for an event that must happen.
 const patience = 30 * time.Second
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -46,12 +46,12 @@ func TestMain(m *testing.M) {
 	releaseDelay = 50 * time.Millisecond
 	if os.Getenv(crashChild) != "" {
 		panicInCore()
-		select {} // until the process ends
+		select {} // until the process exits
 	}
 	os.Exit(m.Run())
 }
 
-// skewed is the machine's clock, moved by what the test adds.
+// skewed is the machine's clock plus what the test adds.
 type skewed struct {
 	clock.Real
 	ahead atomic.Int64
@@ -59,22 +59,22 @@ type skewed struct {
 
 func (s *skewed) Now() time.Time { return time.Now().Add(time.Duration(s.ahead.Load())) }
 
-// node is one place where a member runs, with a disk and an address that outlive
-// it. Its peers meet it through real sockets, which can be cut.
+// node is a place where a member runs, with a disk and an address that survive it. Peers
+// connect to it through real sockets, which can be cut.
 type node struct {
 	t        *testing.T
 	name     string
 	url      string
 	fs       vfs.FS
 	m        *Member
-	cut      atomic.Bool // a cut node reaches no peer and is reached by none
+	cut      atomic.Bool // a cut node cannot reach its peers, nor they it
 	handler  atomic.Pointer[http.Handler]
 	srv      *http.Server
 	mu       sync.Mutex
-	conns    map[net.Conn]uint64 // by the member that dialled
+	conns    map[net.Conn]uint64 // by the member that dialed
 	cluster  *cluster
 	existing bool
-	patience time.Duration // with members that do not list it yet
+	patience time.Duration // JoinPatience
 	force    bool
 	initial  []membership.InitialMember
 }
@@ -85,21 +85,21 @@ type cluster struct {
 	cuts  sync.Map // ids of the members that are cut off
 	clk   *skewed
 	tune  func(*Config)
-	// What was applied at each index, by whoever came first.
+	// The digest applied at each index, by the first member that applied it.
 	appliedMu sync.Mutex
 	applied   map[uint64]uint64
-	opened    func(*Member) // before a member starts, if set
-	diverges  bool          // a member writes other records than the others, as the test wants it
+	opened    func(*Member) // called before a member starts, if set
+	diverges  bool          // a member deliberately writes different records
 }
 
-// newHistory is for a log that does not go on from the one before.
+// newHistory is for a log that does not continue the previous one.
 func (c *cluster) newHistory() {
 	c.appliedMu.Lock()
 	defer c.appliedMu.Unlock()
 	clear(c.applied)
 }
 
-// noteApplied compares what a member is about to apply with what the others have
+// noteApplied compares the entry that a member is about to apply with what the others have
 // applied at the same index.
 func (c *cluster) noteApplied(name string, e *apply.Entry) {
 	digest := e.Digest()
@@ -131,7 +131,7 @@ func (c *cluster) newNode(name string) *node {
 	return n
 }
 
-// serve lets a request through unless one of its ends is cut off or down.
+// serve serves a request unless one of its ends is cut off or down.
 func (n *node) serve(w http.ResponseWriter, r *http.Request) {
 	from, _ := membership.ParseID(r.Header.Get("X-Server-From"))
 	conn := r.Context().Value(connKey{}).(net.Conn)
@@ -150,7 +150,7 @@ func (c *cluster) isCut(id uint64) bool {
 	return cut
 }
 
-// isolate cuts a running node off; heal undoes it.
+// isolate cuts off a running node; heal undoes it.
 func (c *cluster) isolate(n *node) {
 	n.cut.Store(true)
 	c.cuts.Store(n.m.replica.id, true)
@@ -241,7 +241,7 @@ func (n *node) stop() {
 	}
 }
 
-// crash lets the member end without any of its cleaning up reaching the disk.
+// crash stops the member without letting its cleanup reach the disk.
 func (n *node) crash() {
 	disk := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{})
 	n.handler.Store(nil)
@@ -251,8 +251,8 @@ func (n *node) crash() {
 	n.heal()
 }
 
-// calm is for tests that ask a cluster once and want the answer: on a busy machine
-// nobody is elected in between, as members with ticks of 10 ms may be.
+// calm is for tests that issue a request once and need the answer: on a busy machine, members
+// with ticks of 10 ms may hold elections in between.
 func calm(cfg *Config) { cfg.Tick = 50 * time.Millisecond }
 
 // newCluster founds and starts a cluster of size members.
@@ -263,7 +263,7 @@ func newCluster(t *testing.T, size int, tune func(*Config)) *cluster {
 	return c
 }
 
-// prepareCluster makes the places of a new cluster; launch founds it there.
+// prepareCluster creates the nodes of a new cluster; launch founds it on them.
 func prepareCluster(t *testing.T, size int, tune func(*Config)) *cluster {
 	t.Helper()
 	c := &cluster{t: t, clk: &skewed{}, tune: tune, applied: map[uint64]uint64{}}
@@ -289,7 +289,7 @@ func (c *cluster) launch() {
 	}
 }
 
-// stop ends all members at once: none waits for another to take over.
+// stop stops all members at once: none waits for another to become leader.
 func (c *cluster) stop() {
 	var wg sync.WaitGroup
 	for _, n := range c.nodes {
@@ -349,8 +349,8 @@ func background(t *testing.T) context.Context {
 	return ctx
 }
 
-// retried reports whether a client would try again: the machine is busy, and an
-// election may come between.
+// retried reports whether a client would retry: the machine is busy, and an election may
+// intervene.
 func retried(err error) bool {
 	for _, e := range []error{rpctypes.ErrGRPCTimeout, rpctypes.ErrGRPCTimeoutDueToLeaderFail, rpctypes.ErrGRPCTimeoutDueToConnectionLost,
 		rpctypes.ErrGRPCLeaderChanged, rpctypes.ErrGRPCNoLeader} {
@@ -392,7 +392,7 @@ func (n *node) rangeOf(r *pb.RangeRequest) *mvcc.RangeResult {
 	}
 }
 
-// get returns the value of a key as a linearizable read sees it, "" if there is none.
+// get returns the value of a key by a linearizable read, "" if there is none.
 func (n *node) get(key string) string {
 	n.t.Helper()
 	res := n.rangeOf(&pb.RangeRequest{Key: []byte(key)})
@@ -411,7 +411,7 @@ func decodeKV(t *testing.T, b []byte) *mvccpb.KeyValue {
 	return kv
 }
 
-// sameHash checks that all running members hold the same at the present revision.
+// sameHash checks that all running members have the same data at the current revision.
 func (c *cluster) sameHash() {
 	c.t.Helper()
 	lead := c.leader()

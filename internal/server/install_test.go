@@ -17,8 +17,8 @@ import (
 
 func smallLog(cfg *Config) { cfg.SnapshotCount, cfg.CatchUpEntries = 50, 20 }
 
-// fallBehind writes until the log of every other member begins behind what n has
-// applied, so that only a snapshot can help n.
+// fallBehind writes until the log of every other member starts after the entries that n has
+// applied, so that n needs a snapshot.
 func (c *cluster) fallBehind(n *node, prefix string) (rev int64) {
 	c.t.Helper()
 	applied := n.m.replica.mach().Applied()
@@ -92,8 +92,7 @@ func checkGapFree(t *testing.T, events []*mvccpb.Event, from, to int64) {
 	}
 }
 
-// readers read locally all the time until the returned function is called; no
-// read may fail.
+// readers read locally until stop is called; no read may fail.
 func (n *node) readers(count int) (stop func()) {
 	var wg sync.WaitGroup
 	done := make(chan struct{})
@@ -120,7 +119,7 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 	n := c.follower()
 	start := c.leader().put("k/start", "")
 	eventually(t, "the follower has the first key", func() bool { return n.m.replica.Rev() == start })
-	w := n.watch("k/", 0) // lives through both exchanges
+	w := n.watch("k/", 0) // survives both exchanges
 	for round := range 2 {
 		before := n.m.currentStoreName(t)
 		c.isolate(n)
@@ -133,7 +132,7 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 		}
 		l := other.load(fmt.Sprintf("k/load%d", round), 3)
 		eventually(t, "load runs", func() bool { return l.count() > 20 })
-		readers := n.readers(4) // local reads go on over the exchange
+		readers := n.readers(4) // local reads continue during the exchange
 		n.heal()
 		eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.logw.work.Mark() > 0 })
 		count := l.count()
@@ -155,7 +154,7 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 	if err := n.m.replica.Err(); err != nil {
 		t.Fatal(err)
 	}
-	// A member that has installed restarts like any other, and can lead.
+	// After an installation, a member can restart and lead like any other.
 	n.stop()
 	c.leader().put("k/while-down", "")
 	n.mustStart()
@@ -183,13 +182,13 @@ func TestStoppedFollowerCatchesUpBySnapshot(t *testing.T) {
 	c.sameHash()
 }
 
-// stageFS takes a picture of the disk, as a crash would leave it, when the file
-// that names the store in use has become durable.
+// stageFS clones the disk, as a crash would leave it, when the file that names the store in
+// use has become durable.
 type stageFS struct {
 	*vfs.MemFS
 	renamed  atomic.Bool
 	pictures atomic.Pointer[vfs.MemFS]
-	taken    func() // from here on nobody may hear of what the picture lacks
+	taken    func() // nothing after the clone may be acknowledged
 }
 
 func (f *stageFS) Rename(from, to string) error {
@@ -222,8 +221,8 @@ func (d stageDir) Sync() error {
 	return err
 }
 
-// A crash between the exchange of the store and the reset of the log: the next
-// start finishes the installation.
+// A crash between the exchange of the store and the reset of the log: the next start completes
+// the installation.
 func TestCrashBetweenExchangeAndReset(t *testing.T) {
 	c := newCluster(t, 3, smallLog)
 	n := c.follower()
@@ -252,7 +251,7 @@ func TestCrashBetweenExchangeAndReset(t *testing.T) {
 		t.Errorf("stores on disk: %v, want the one in use", got)
 	}
 	if left := files(t, n.fs, "data/member/snap"); len(left) != 2 || !strings.HasSuffix(left[0], "README") || !strings.HasSuffix(left[1], "README") {
-		t.Errorf("left in snap: %v", left) // beside what keeps etcd out
+		t.Errorf("left in snap: %v", left) // apart from the files that keep etcd from starting
 	}
 	m.Start()
 	m.Stop()
@@ -264,7 +263,7 @@ func TestCrashBetweenExchangeAndReset(t *testing.T) {
 	c.sameHash()
 }
 
-// A store that is ahead of its log for any other reason is refused.
+// A store that is ahead of its log for any other reason is rejected.
 func TestStoreAheadOfLog(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
@@ -274,7 +273,7 @@ func TestStoreAheadOfLog(t *testing.T) {
 		n.put(fmt.Sprint(i), "v")
 	}
 	n.stop()
-	// The log of before with the store of after.
+	// The earlier log with the later store.
 	if err := n.fs.RemoveAll("data/member/wal"); err != nil {
 		t.Fatal(err)
 	}
@@ -287,8 +286,8 @@ func TestStoreAheadOfLog(t *testing.T) {
 	}
 }
 
-// The log is truncated behind what is flushed, and a restart, also after a
-// crash, replays from there.
+// The log is truncated up to what is flushed, and a restart, also after a crash, replays from
+// there.
 func TestLogTruncation(t *testing.T) {
 	c := newCluster(t, 1, smallLog)
 	n := c.nodes[0]

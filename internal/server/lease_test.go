@@ -42,8 +42,7 @@ func (n *node) renew(id int64) int64 {
 	}
 }
 
-// between checks a TTL that the time the test takes may have shortened by a few
-// seconds.
+// between checks a TTL that the duration of the test may have reduced by a few seconds.
 func between(t *testing.T, what string, got, low, high int64) {
 	t.Helper()
 	if got < low || got > high {
@@ -80,7 +79,7 @@ func TestLeases(t *testing.T) {
 	}
 	between(t, "TTL after a renewal", n.ttl(7).TTL, 90, 100)
 
-	// Without checkpoints a new leader starts over.
+	// Without checkpoints, a new leader starts with the full TTL.
 	c.clk.ahead.Add(int64(60 * time.Second))
 	between(t, "TTL a minute later", n.ttl(7).TTL, 30, 40)
 	c.moveTo(n)
@@ -89,7 +88,7 @@ func TestLeases(t *testing.T) {
 		between(t, "TTL after the election on "+x.name, x.ttl(7).TTL, 90, 101)
 	}
 
-	// Expiry revokes on all members, and the keys go in one revision.
+	// Expiry revokes the lease on all members, and deletes its keys in one revision.
 	w := c.follower().watch("a", 0)
 	c.clk.ahead.Add(int64(120 * time.Second))
 	for _, x := range c.nodes {
@@ -137,7 +136,7 @@ func TestLeaseCheckpoints(t *testing.T) {
 		}
 	}
 	for _, x := range c.nodes {
-		// One that grants after the clock has moved would count from there.
+		// A member that grants after the clock has moved would count from then on.
 		eventually(t, "the lease is granted on "+x.name, func() bool { return x.m.lessor.Exists(7) })
 	}
 	c.clk.ahead.Add(int64(600 * time.Second))
@@ -146,7 +145,7 @@ func TestLeaseCheckpoints(t *testing.T) {
 	eventually(t, "the new leader is primary", n.m.lessor.IsPrimary)
 	between(t, "TTL after an election", n.ttl(7).TTL, 380, 401)
 
-	// A renewal takes the checkpoint back, so the next leader grants all of it.
+	// A renewal clears the checkpoint, so the next leader starts with the full TTL.
 	if got := c.follower().renew(7); got != 1000 {
 		t.Errorf("renewal gives %d s, want 1000", got)
 	}
@@ -155,7 +154,7 @@ func TestLeaseCheckpoints(t *testing.T) {
 	eventually(t, "the new leader is primary", c.leader().m.lessor.IsPrimary)
 	between(t, "TTL after a renewal and an election", n.ttl(7).TTL, 980, 1001)
 
-	// What is recorded survives the restart of everything.
+	// The checkpoint survives a restart of all members.
 	c.clk.ahead.Add(int64(700 * time.Second))
 	eventually(t, "all members know what is left", recorded(300))
 	c.stop()
@@ -171,16 +170,15 @@ func TestLeaseCheckpoints(t *testing.T) {
 	}
 }
 
-// A member that was stopped for a while, by its machine or by somebody, may have been
-// replaced as the leader and not know it: it neither renews nor ends leases before a quorum
-// has said that it still leads.
+// A member that was suspended for a while may have been replaced as leader without knowing it:
+// it neither renews nor revokes leases before a quorum has confirmed that it still leads.
 func TestUnsureLeaderLeavesLeasesAlone(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
 	m := n.m
 	n.grant(7, 1000)
 	eventually(t, "the leader has the leases", m.lessor.IsPrimary)
-	m.Stop() // it ticks no more, and no quorum answers
+	m.Stop() // it no longer ticks, and no quorum answers
 	m.lessor.Promote(c.clk.Now(), 0)
 	m.replica.lastTick.Store(c.clk.Now().Add(-time.Second).UnixNano())
 	if ttl, err := m.Leases.RenewLease(background(t), 7); err == nil {

@@ -25,7 +25,7 @@ func TestQuota(t *testing.T) {
 	})
 	n := c.follower()
 	value := bytes.Repeat([]byte("v"), 200<<10)
-	// trial returns the first answer that says more than that the machine is busy.
+	// trial returns the first error that does not just mean that the machine is busy.
 	trial := func(what string, call func(ctx context.Context) error) (err error) {
 		eventually(t, what, func() bool {
 			err = call(background(t))
@@ -54,7 +54,7 @@ func TestQuota(t *testing.T) {
 			if x.alarms() == "1" {
 				return true
 			}
-			// A proposal of the alarm that got lost is made up for by the next write.
+			// If the proposal of the alarm was lost, the next write repeats it.
 			if err := put(n, "k/more", value); !errors.Is(err, rpctypes.ErrGRPCNoSpace) {
 				t.Fatalf("another put beyond the quota: %v", err)
 			}
@@ -73,14 +73,14 @@ func TestQuota(t *testing.T) {
 			t.Errorf("grant on %s under the alarm: %v", x.name, err)
 		}
 	}
-	// The alarm outlives a restart.
+	// The alarm survives a restart.
 	n.stop()
 	n.mustStart()
 	n.ready()
 	if n.alarms() != "1" {
 		t.Errorf("%s alarms after a restart", n.alarms())
 	}
-	// The way out: delete, compact, defragment, disarm.
+	// Recovery: delete, compact, defragment, disarm.
 	n.again("delete under the alarm", func(ctx context.Context) error {
 		_, err := n.m.KV.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0")}, nil)
 		return err
@@ -93,7 +93,7 @@ func TestQuota(t *testing.T) {
 		_, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: left.Revision, Physical: true})
 		return err
 	})
-	if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.Is(err, mvcc.ErrCompacted) { // which a second try meets
+	if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.Is(err, mvcc.ErrCompacted) { // returned to a retry
 		t.Fatalf("compaction under the alarm: %v", err)
 	}
 	for _, x := range c.nodes {
@@ -146,9 +146,9 @@ func TestPhysicalCompaction(t *testing.T) {
 	if _, err := n.m.replica.kv().Records(rev, 1000, 1<<20, func(mvcc.Revision, bool, []byte) error { records++; return nil }); err != nil || records != 1 {
 		t.Errorf("%d records from the compacted revision on, %v; want 1", records, err)
 	}
-	n.put("k/1", "later") // hashes of a compacted revision itself may be those from before
+	n.put("k/1", "later") // at a compacted revision, hashes may be those from before
 	c.sameHash()
-	// A crash right after forgets nothing of it.
+	// A crash right after it loses nothing.
 	n.crash()
 	n.mustStart()
 	n.ready()
@@ -167,8 +167,8 @@ func TestRequestTooLarge(t *testing.T) {
 	}
 }
 
-// While apply stands still, writes are taken up to a limit; beyond it they are
-// refused, and what was taken is applied when it goes on.
+// While apply is blocked, writes are accepted up to a limit. More are rejected, and the accepted
+// ones are applied when it continues.
 func TestApplyStalls(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]

@@ -9,8 +9,8 @@ import (
 	"quorate/internal/membership"
 )
 
-// A follower that comes back with an empty directory, or with an old copy of it, ends with
-// the reason and the way out, as soon as its leader tells what it has acknowledged.
+// A follower that comes back with an empty directory, or with an old copy of it, exits with the
+// reason and instructions as soon as its leader reports what it has acknowledged.
 func TestLostLog(t *testing.T) {
 	for _, lost := range []string{"emptied", "emptied founder", "old copy"} {
 		t.Run(lost, func(t *testing.T) {

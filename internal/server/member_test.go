@@ -14,8 +14,8 @@ import (
 	"quorate/internal/membership"
 )
 
-// join makes a place for a new member, lets via add it to the cluster, and
-// prepares it to join.
+// join creates a node for a new member, lets via add it to the cluster, and prepares it to
+// join.
 func (c *cluster) join(name string, via *node, learner bool) (*node, *pb.Member) {
 	c.t.Helper()
 	n := c.newNode(name)
@@ -38,7 +38,7 @@ func (c *cluster) join(name string, via *node, learner bool) (*node, *pb.Member)
 
 func TestLearner(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) { calm(cfg); smallLog(cfg) })
-	for i := range 200 { // more than the log keeps: the learner begins with a snapshot
+	for i := range 200 { // more than the log retains: the learner starts with a snapshot
 		c.nodes[0].put(fmt.Sprintf("k/%d", i), "v")
 	}
 	via := c.follower()
@@ -52,7 +52,7 @@ func TestLearner(t *testing.T) {
 	if _, _, err := via.m.Members.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, true); !errors.Is(err, rpctypes.ErrGRPCTooManyLearners) {
 		t.Fatalf("second learner: %v", err)
 	}
-	c.clk.ahead.Add(int64(2 * time.Second)) // within a second the same URL makes the same id
+	c.clk.ahead.Add(int64(2 * time.Second)) // within a second, the same URL gives the same id
 	if _, _, err := via.m.Members.MemberAdd(background(t), []string{n.url}, false); !errors.Is(err, rpctypes.ErrGRPCPeerURLExist) {
 		t.Fatalf("same URL again: %v", err)
 	}
@@ -87,7 +87,7 @@ func TestLearner(t *testing.T) {
 		}
 	}
 	c.sameHash()
-	// It restarts as what it has become.
+	// It restarts as a voter.
 	n.stop()
 	n.mustStart()
 	n.ready()
@@ -135,14 +135,14 @@ func TestMemberRemoved(t *testing.T) {
 		t.Errorf("second removal: %v", err)
 	}
 	via.put("k", "after")
-	// It does not come back under its old identity.
+	// It cannot come back with its old identity.
 	if err := n.start(); err == nil {
 		n.failed()
 		n.stop()
 	} else if !strings.Contains(err.Error(), "removed") {
 		t.Fatalf("restart of a removed member: %v", err)
 	}
-	// The leader can be removed as well; the last one goes on alone.
+	// The leader can be removed as well; the last member continues alone.
 	lead := c.leader()
 	other := c.follower()
 	other.remove(lead.m.replica.id)
@@ -173,7 +173,7 @@ func TestStrictReconfig(t *testing.T) {
 		cfg.StrictReconfig = strict.Load()
 	})
 	lead := c.leader()
-	// Members that have just met are not trusted yet.
+	// Members that have just connected do not count yet.
 	if _, _, err := lead.m.Members.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, false); !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
 		t.Fatalf("add before the members are known well: %v", err)
 	}
@@ -194,9 +194,9 @@ func TestStrictReconfig(t *testing.T) {
 			t.Fatalf("removal of the second of two: %v", err)
 		}
 	}
-	lead.remove(id) // the one that is down may go
+	lead.remove(id) // a member that is down may be removed
 	n, _ := c.join("fresh", c.leader(), false)
-	// It has not started, so a further one would leave the cluster without quorum.
+	// It has not started, so one more would leave the cluster without quorum.
 	if _, _, err := c.leader().m.Members.MemberAdd(background(t), []string{"http://127.0.0.1:2"}, false); err == nil ||
 		!strings.Contains(err.Error(), "not enough started members") && !errors.Is(err, rpctypes.ErrGRPCUnhealthy) {
 		t.Fatalf("add beside one that has not started: %v", err)

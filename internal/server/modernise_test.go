@@ -11,8 +11,7 @@ import (
 	"quorate/internal/legacy/v2request"
 )
 
-// A v2 request is translated in a copy: the log, which the entries belong to,
-// keeps what was written.
+// A v2 request is translated in a copy: the log, which owns the entries, stays unchanged.
 func TestModernEntries(t *testing.T) {
 	v2 := []byte("\x08\x07\x12\x03PUT\x1a\x0a/0/version\x22\x053.5.0")
 	put := command.Encode(&pb.RequestHeader{ID: 1}, command.Put, []byte{0x0a, 1, 'k'})

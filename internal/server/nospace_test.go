@@ -10,8 +10,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// The documented way out of a full store, as a script runs it: compact, defragment, disarm, write.
-// Nothing waits in between for a size to become known.
+// The documented recovery from a full store, as a script runs it: compact, defragment, disarm, write.
+// Nothing waits in between for a size to be updated.
 func TestRecoveryFromNoSpace(t *testing.T) {
 	for _, physical := range []bool{false, true} {
 		c := newCluster(t, 1, func(cfg *Config) { cfg.State.Quota = 8 << 20 })
@@ -19,7 +19,7 @@ func TestRecoveryFromNoSpace(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		value := make([]byte, 256<<10)
-		rand.NewChaCha8([32]byte{}).Read(value) // which does not compress
+		rand.NewChaCha8([32]byte{}).Read(value) // incompressible
 		put := func() error {
 			_, err := n.m.KV.Put(ctx, &pb.PutRequest{Key: []byte("k"), Value: bytes.Clone(value)}, nil)
 			return err
@@ -54,7 +54,7 @@ func TestRecoveryFromNoSpace(t *testing.T) {
 	}
 }
 
-// After a compaction alone, the size falls by itself.
+// After a compaction alone, the store shrinks on its own.
 func TestSizeFallsByItself(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]

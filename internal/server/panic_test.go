@@ -41,8 +41,8 @@ func panicInCore() {
 	http.Get(s.URL)
 }
 
-// A panic in the core ends the process, whoever drives it; a member whose core is
-// locked for ever would live on and serve nobody.
+// A panic in the core ends the process, whichever goroutine drives the core; a member whose
+// core stays locked would keep running without serving anything.
 func TestPanicInCore(t *testing.T) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), crashChild+"=1")

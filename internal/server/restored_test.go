@@ -11,8 +11,8 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// restore ends a member, writes its state to a snapshot file and makes its place that
-// of the only member of a new cluster with this state.
+// restore stops a member, writes its state to a snapshot file and makes its node the only
+// member of a new cluster with this state.
 func (n *node) restore() {
 	n.t.Helper()
 	n.stop()
@@ -38,8 +38,8 @@ func (n *node) restore() {
 		datadir.Options{Version: membership.Own, Logger: testLogger}))
 }
 
-// Members that join a cluster whose state did not come about by its log have this
-// state, and not what the log alone makes.
+// Members that join a cluster whose state did not result from its log get this state, not just
+// the result of the log.
 func TestJoinRestored(t *testing.T) {
 	for _, tc := range []struct {
 		name   string
@@ -81,7 +81,7 @@ func TestJoinRestored(t *testing.T) {
 	}
 }
 
-// The log of a restored member is of no use without its store.
+// The log of a restored member is useless without its store.
 func TestRestoredWithoutStore(t *testing.T) {
 	for _, runs := range []bool{false, true} {
 		c := newCluster(t, 1, nil)

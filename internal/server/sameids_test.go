@@ -12,9 +12,8 @@ import (
 	"quorate/internal/proposal"
 )
 
-// All members hand out the same numbers for their requests. Each applies what is in
-// the log all the same (the harness compares), and nobody is told of another one's
-// request as his own.
+// All members assign the same numbers to their requests. Each still applies the log correctly
+// (the harness compares), and no client gets the result of another member's request.
 func TestSameNumbers(t *testing.T) {
 	c := prepareCluster(t, 3, calm)
 	at := time.Now()
@@ -28,7 +27,7 @@ func TestSameNumbers(t *testing.T) {
 					key := fmt.Appendf(nil, "k/%d/%d/%d", i, w, j)
 					resp, err := n.m.KV.Put(background(t), &pb.PutRequest{Key: key, Value: []byte(n.name), PrevKv: true}, nil)
 					if err != nil {
-						continue // an election; what was not acknowledged may be missing
+						continue // an election; unacknowledged writes may be missing
 					}
 					res, err := n.m.KV.Range(AsRoot(background(t)), &pb.RangeRequest{Key: key, Serializable: true})
 					if err != nil || len(res.KVs) != 1 || decodeKV(t, res.KVs[0]).ModRevision != resp.Header.Revision {

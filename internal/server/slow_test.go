@@ -17,7 +17,7 @@ import (
 	"quorate/internal/proposal"
 )
 
-// slowMember has what the lines about slow requests need, and its log.
+// slowMember returns a slowLog and the lines that it logs.
 func slowMember(warn time.Duration) (*slowLog, *observer.ObservedLogs) {
 	core, logs := observer.New(zapcore.DebugLevel)
 	lg := zap.New(core)
@@ -42,7 +42,7 @@ func line(e observer.LoggedEntry) string {
 	return b.String()
 }
 
-// entry is a committed entry with a request, or a leader's first without.
+// entry returns a committed entry with a request, or a leader's first entry, without one.
 func entry(r *pb.InternalRaftRequest) apply.Entry {
 	e := apply.Entry{Entry: &raftpb.Entry{}, Req: r}
 	if r != nil {
@@ -108,7 +108,7 @@ func TestSlowLines(t *testing.T) {
 	}
 }
 
-// A client can have a refused request for every one that it sends.
+// A client can cause a rejected request with every one that it sends.
 func TestRefusedRequestsDoNotFillTheLog(t *testing.T) {
 	m, logs := slowMember(0)
 	put := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 9}, Put: &pb.PutRequest{Key: []byte("k")}}
@@ -140,7 +140,7 @@ func TestRefusedRequestIsLogged(t *testing.T) {
 	if _, err := m.KV.Compact(background(t), &pb.CompactionRequest{Revision: 1}); err == nil {
 		t.Fatal("compacted what is compacted")
 	}
-	// The second refusal is no failure to etcd: the wish is fulfilled.
+	// The second rejection is no failure in etcd: the revision is already compacted.
 	got := refusals()
 	if len(got) != 1 || !strings.Contains(got[0], "lease not found") || strings.Contains(got[0], "secret") {
 		t.Errorf("lines about refused requests: %q, want one about the lease", got)

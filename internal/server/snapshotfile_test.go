@@ -14,8 +14,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// A snapshot for a client takes no room on the disk of the member, has the length that was announced,
-// and holds the state of the moment when it was asked for. Closed early, it lets go of that state.
+// A snapshot for a client takes no room on the disk of the member, has the announced length, and
+// contains the state at the time of the request. Closed early, it releases that state.
 func TestSnapshotFileTakesNoRoom(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]
@@ -81,5 +81,5 @@ func TestSnapshotFileTakesNoRoom(t *testing.T) {
 	}(); err == nil {
 		f.Close()
 	}
-	n.stop() // would wait for whoever still reads
+	n.stop() // would wait for open readers
 }

@@ -11,9 +11,9 @@ import (
 	"quorate/internal/engine/pebble"
 )
 
-// A snapshot may replace a log that reaches further but has entries of a leader
-// that lost. If the power goes before the log is reset, the next start does it;
-// a store that was not just installed is refused with such a log.
+// A snapshot may replace a log that extends further but has entries of a leader that lost. If
+// power is lost before the log is reset, the next start resets it; a store that was not just
+// installed is rejected with such a log.
 func TestStoreBesideAnotherLog(t *testing.T) {
 	for _, installed := range []bool{true, false} {
 		c := newCluster(t, 1, nil)

@@ -14,12 +14,12 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-// gateFS is a disk on which no write to the raft log ends while the gate is shut.
+// gateFS is a disk on which no write to the raft log completes while the gate is shut.
 type gateFS struct {
 	*vfs.MemFS
 	mu   sync.Mutex
 	shut chan struct{} // nil while open
-	err  error         // what syncs return; they do not reach the disk then
+	err  error         // returned by syncs, which then do not reach the disk
 }
 
 func (f *gateFS) close() { f.mu.Lock(); f.shut = make(chan struct{}); f.mu.Unlock() }
@@ -79,7 +79,7 @@ func (g gateFile) SyncData() error {
 	return g.File.SyncData()
 }
 
-// newGatedCluster founds a cluster on disks with a gate each.
+// newGatedCluster founds a cluster in which each disk has a gate.
 func newGatedCluster(t *testing.T, size int, tune func(*Config)) (*cluster, map[*node]*gateFS) {
 	t.Helper()
 	disks := map[*node]*gateFS{}
@@ -97,8 +97,8 @@ func newGatedCluster(t *testing.T, size int, tune func(*Config)) (*cluster, map[
 	return c, disks
 }
 
-// stallWrite begins a write on n and returns when the log waits for the disk.
-// The channel gives its outcome and how long that took.
+// stallWrite starts a write on n and returns when the log waits for the disk. The channel
+// receives the outcome and how long it took.
 func (n *node) stallWrite(key string) <-chan outcome {
 	n.t.Helper()
 	out := make(chan outcome, 1)
@@ -118,18 +118,18 @@ type outcome struct {
 
 func (o outcome) early(t *testing.T, what string, m *Member) {
 	t.Helper()
-	// It may also be refused at once, as commit runs away from apply here.
+	// It may also be rejected at once, as commit runs ahead of apply here.
 	if o.err != nil && !retried(o.err) && !errors.Is(o.err, ErrTooManyRequests) {
 		t.Errorf("%s: %v", what, o.err)
 	}
-	// Generous: without the watch over the log it would be the request timeout, or for ever.
+	// Generous: without the check of the log it would be the request timeout, or forever.
 	if o.took >= m.cfg.requestTimeout() {
 		t.Errorf("%s took %v behind a stalled disk, the request timeout is %v", what, o.took, m.cfg.requestTimeout())
 	}
 }
 
-// A leader whose log write hangs gives leadership away while its disk hangs;
-// writes and reads on it end early, those on the others go on.
+// A leader whose log write hangs transfers leadership meanwhile; writes and reads on it fail
+// early, those on the others continue.
 func TestStalledLeaderHandsOver(t *testing.T) {
 	c, disks := newGatedCluster(t, 3, nil)
 	for round := range 3 {
@@ -151,7 +151,7 @@ func TestStalledLeaderHandsOver(t *testing.T) {
 		count := load.count()
 		eventually(t, "writes go on", func() bool { return load.count() > count+50 })
 
-		// What is asked of the stalled member now.
+		// New requests to the stalled member.
 		start := time.Now()
 		_, err := lead.m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte("k/late")}, nil)
 		outcome{err, time.Since(start)}.early(t, "a write on the stalled member", lead.m)
@@ -176,8 +176,8 @@ func TestStalledLeaderHandsOver(t *testing.T) {
 	}
 }
 
-// Where nobody else can commit there is nothing to win: the leader stays, and
-// what waits for its disk succeeds once that answers.
+// Where no other member can commit, a transfer would not help: the leader stays, and requests
+// that wait for its disk succeed once the disk does.
 func TestStalledLeaderStays(t *testing.T) {
 	for _, size := range []int{1, 2} {
 		c, disks := newGatedCluster(t, size, nil)
@@ -186,7 +186,7 @@ func TestStalledLeaderStays(t *testing.T) {
 		disks[lead].close()
 		stalled := lead.stallWrite("k")
 		reads := make(chan error, 1)
-		// Several looks at the clock later than the time after which others hand over.
+		// Several ticks after the time at which others transfer leadership.
 		eventually(t, "the stall is noticed", func() bool { s := lead.m.logw.stalled.Load(); return s != nil && *s == "alone" })
 		eventually(t, "more than the limit of a stall has passed", func() bool { return lead.m.logw.logStall() > 2*lead.m.cfg.electionTimeout() })
 		go func() {
@@ -205,8 +205,7 @@ func TestStalledLeaderStays(t *testing.T) {
 	}
 }
 
-// A follower whose log write hangs holds nobody up but its own clients, and those
-// not for long.
+// A follower whose log write hangs delays only its own clients, and those not for long.
 func TestStalledFollower(t *testing.T) {
 	c, disks := newGatedCluster(t, 3, nil)
 	n := c.follower()
@@ -224,7 +223,7 @@ func TestStalledFollower(t *testing.T) {
 	c.sameHash()
 }
 
-// A failed sync ends the member, and its error says what failed where.
+// A failed sync ends the member, and its error names the operation and the file.
 func TestFailedSyncStopsMember(t *testing.T) {
 	c, disks := newGatedCluster(t, 3, nil)
 	lead := c.leader()

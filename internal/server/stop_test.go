@@ -17,7 +17,7 @@ import (
 	"quorate/internal/legacy/v2request"
 )
 
-// everyCall makes each kind of call once, with whatever outcome.
+// everyCall makes each kind of call once, whatever its outcome.
 var everyCall = map[string]func(ctx context.Context, m *Member, i int){
 	"put": func(ctx context.Context, m *Member, i int) {
 		m.KV.Put(ctx, &pb.PutRequest{Key: fmt.Appendf(nil, "k%d", i%500), Value: []byte(strings.Repeat("v", 300))}, nil)
@@ -108,8 +108,8 @@ var everyCall = map[string]func(ctx context.Context, m *Member, i int){
 	},
 }
 
-// Calls come at any moment of a stop, with contexts that never end, and all of
-// them must.
+// Calls arrive at any moment of a shutdown, with contexts that never end; all of them must
+// return.
 func TestStopEndsEveryCall(t *testing.T) {
 	for _, size := range []int{1, 3} {
 		t.Run(fmt.Sprint(size, " members"), func(t *testing.T) {
@@ -153,15 +153,15 @@ func TestStopEndsEveryCall(t *testing.T) {
 	}
 }
 
-// A physical compaction answers also when its store has been replaced by a
-// received one before the records were deleted.
+// A physical compaction also returns if its store was replaced by a received one before the
+// records were deleted.
 func TestCompactionOfReplacedStore(t *testing.T) {
 	n := newCluster(t, 1, nil).nodes[0]
 	var rev int64
 	for range 3 {
 		rev = n.put("k", "v")
 	}
-	reader := n.m.replica.kv().View() // the records have to wait for it
+	reader := n.m.replica.kv().View() // delays the deletion of the records
 	defer reader.Close()
 	compacted := make(chan error, 1)
 	go func() {
@@ -185,8 +185,8 @@ func TestCompactionOfReplacedStore(t *testing.T) {
 	}
 }
 
-// Nothing is applied on a member that has failed: reads that wait for it end, although
-// nobody has stopped it yet.
+// A failed member applies nothing: reads that wait for it return even before the member is
+// stopped.
 func TestReadsOfFailedMember(t *testing.T) {
 	n := newCluster(t, 1, nil).nodes[0]
 	m := n.m

@@ -15,8 +15,8 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// handOver makes the directory of a member that has ended one of etcd, after
-// change has written to its store.
+// handOver converts the directory of a stopped member to one of etcd, after change has written
+// to its store.
 func (n *node) handOver(change func(b engine.Batch)) {
 	n.t.Helper()
 	cfg := n.config()
@@ -43,7 +43,7 @@ func (n *node) handOver(change func(b engine.Batch)) {
 	}
 }
 
-// record sets a key at a revision as the store holds it.
+// record writes a key at a revision in the store's format.
 func record(t *testing.T, b engine.Batch, rev int64, kv *mvccpb.KeyValue) {
 	t.Helper()
 	v, err := proto.Marshal(kv)
@@ -53,8 +53,8 @@ func record(t *testing.T, b engine.Batch, rev int64, kv *mvccpb.KeyValue) {
 	b.Set(engine.Key.K(mvcc.AppendRevision(nil, mvcc.Revision{Main: rev}, false)), v)
 }
 
-// A cluster goes on after each of its members was given to etcd and taken over,
-// also with keys of leases that do not exist, as etcd does.
+// A cluster continues after each of its members was converted to etcd and taken over again,
+// also with keys of leases that do not exist, as in etcd.
 func TestTakeOver(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	last := c.leader().put("k", "v")
@@ -92,7 +92,7 @@ func TestTakeOver(t *testing.T) {
 	}
 }
 
-// A store that cannot be loaded is found before etcd's files are put aside.
+// A store that cannot be loaded is detected before etcd's files are moved aside.
 func TestTakeOverOfStoreThatCannotBeLoaded(t *testing.T) {
 	c := newCluster(t, 1, nil)
 	n := c.nodes[0]

@@ -14,7 +14,7 @@ import (
 	"quorate/internal/metrics"
 )
 
-// With a limit of one, entries that wait together are applied in batches of their own.
+// With a limit of one, each pending entry is applied in its own batch.
 func TestApplyBatchIsLimited(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *Config) { cfg.ApplyBatch = 1 })
 	n := c.leader()
@@ -42,14 +42,14 @@ func TestApplyBatchIsLimited(t *testing.T) {
 	}
 }
 
-// What was applied reaches the engine's files by time alone, long before the log is truncated.
+// Applied entries reach the engine's files at the interval, long before the log is truncated.
 func TestStoreIsFlushedByTime(t *testing.T) {
 	c := newCluster(t, 1, func(cfg *Config) { cfg.Upkeep.FlushInterval = 20 * time.Millisecond })
 	n := c.leader()
 	n.put("k", "v")
 	wrote := n.m.replica.mach().Applied()
 	eventually(t, "the store on disk has it", func() bool {
-		disk := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{}) // what a crash would leave
+		disk := n.fs.(*vfs.MemFS).CrashClone(vfs.CrashCloneCfg{}) // as a crash would leave it
 		eng, err := pebble.Open(n.m.replica.storeDir(), pebble.Options{FS: disk, Logger: testLogger})
 		if err != nil {
 			t.Fatal(err)
@@ -63,7 +63,7 @@ func TestStoreIsFlushedByTime(t *testing.T) {
 	})
 }
 
-// A store that promises to free enough is compacted at the start, one that does not is left alone.
+// A store that promises to free enough is compacted at start, another one is not.
 func TestDefragmentAtStart(t *testing.T) {
 	for _, tc := range []struct {
 		threshold int64

@@ -17,7 +17,7 @@ import (
 	"quorate/internal/membership"
 )
 
-// v2do repeats a request as long as the cluster cannot take it.
+// v2do retries a request while the cluster cannot accept it.
 func (n *node) v2do(r v2request.Request) *v2store.Event {
 	n.t.Helper()
 	for {
@@ -39,7 +39,7 @@ func (n *node) v2set(key, value string) *v2store.Event {
 	return n.v2do(v2request.Request{Method: "PUT", Path: "/1/" + key, Val: value})
 }
 
-// v2get is a quorum read; "" means that there is no such key.
+// v2get is a quorum read; "" means that the key does not exist.
 func (n *node) v2get(key string) string {
 	n.t.Helper()
 	for {
@@ -56,7 +56,7 @@ func (n *node) v2get(key string) string {
 	}
 }
 
-// v2Event takes the next event of a watcher.
+// v2Event returns the next event of a watcher.
 func v2Event(t *testing.T, w *v2store.Watcher) *v2store.Event {
 	t.Helper()
 	select {
@@ -120,7 +120,7 @@ func TestV2(t *testing.T) {
 	}
 	n.mustStart()
 	n.ready()
-	// Telling its name again is a step, and it may do so more than once.
+	// Publishing its name again advances the index, and may happen more than once.
 	if got := n.m.replica.mach().V2().Index(); n.v2get("dir/a") != "one" || got <= before {
 		t.Errorf("after a restart: %q at %d, was one at %d", n.v2get("dir/a"), got, before)
 	}
@@ -140,7 +140,7 @@ func (n *node) v2history(t *testing.T, index uint64) *v2store.Event {
 	return v2Event(t, w)
 }
 
-// sameV2 waits until all running members hold the same tree, history included.
+// sameV2 waits until all running members have the same tree, including its history.
 func (c *cluster) sameV2() {
 	c.t.Helper()
 	var last [2]string
@@ -177,8 +177,8 @@ func v2records(t *testing.T, m *Member) string {
 	return fmt.Sprintf("%q", out)
 }
 
-// A power cut loses nothing that was acknowledged; expiry goes on under another leader; who
-// was away gets the tree with a snapshot; and all members hold the same in the end.
+// A power cut loses no acknowledged write; expiry continues with another leader; a member that
+// was down gets the tree with a snapshot; and in the end all members have the same tree.
 func TestV2Cluster(t *testing.T) {
 	c := newCluster(t, 3, smallLog)
 	for i, n := range c.nodes {
@@ -204,7 +204,7 @@ func TestV2Cluster(t *testing.T) {
 	if got := n.v2get("missed"); got != "yes" {
 		t.Errorf("after the snapshot it reads %q", got)
 	}
-	for ended := false; !ended; { // it may have got some events before it was cut off
+	for ended := false; !ended; { // it may have got some events before it was disconnected
 		select {
 		case _, ok := <-w.Events():
 			ended = !ok
@@ -217,7 +217,7 @@ func TestV2Cluster(t *testing.T) {
 	expire := c.clk.Now().Add(time.Hour).UnixNano()
 	lead.v2do(v2request.Request{Method: "PUT", Path: "/1/brief", Val: "x", Expiration: expire})
 	lead.crash()
-	c.clk.ahead.Add(int64(2 * time.Hour)) // the time of those that are left, and of whoever leads
+	c.clk.ahead.Add(int64(2 * time.Hour)) // expires the remaining keys, on any leader
 	next := c.leader()
 	eventually(t, "the key has expired", func() bool { return next.v2get("brief") == "" })
 	lead.mustStart()
@@ -230,14 +230,14 @@ func TestV2Cluster(t *testing.T) {
 	c.sameV2()
 }
 
-// A member that is down holds no writes of the others up, if it is known to keep them.
+// A member that is down does not block writes if it is known to support v2.
 func TestV2PeerDown(t *testing.T) {
 	c := newCluster(t, 3, calm)
 	n, x := c.nodes[0], c.nodes[1]
-	// A leader that one member does not answer in time begins with the lowest version.
+	// A leader that got no answer from a member in time starts with the lowest version.
 	eventually(t, "the cluster has the version of its members", func() bool { return !n.m.cluster.Version().Less(membership.FirstWithoutV2) })
 	n.v2set("a", "b")
-	x.stop() // down: what it was before holds
+	x.stop() // down: its last known version counts
 	c.leader()
 	n.v2set("a", "c")
 	x.mustStart()
