@@ -193,7 +193,7 @@ func TestGuide(t *testing.T) {
 		t.Logf("%s, and back: %v", c.section, w.Stop())
 		check(c.section + ", and back")
 	}
-	b := blocks(t, "3. By a snapshot file")
+	b := blocks(t, "3. With a snapshot file")
 	for _, restore := range []string{b["restore"], b["restore-back"]} {
 		h.run(0, b[""])
 		for i := range 3 {
