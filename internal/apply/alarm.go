@@ -13,12 +13,13 @@ import (
 	"quorate/internal/metrics"
 )
 
-// ErrAlarmAction is the answer to a request that neither lists nor raises nor clears
-// alarms. Members of etcd end at it, so there is no text of theirs.
+// ErrAlarmAction is the response to a request that neither lists nor raises nor
+// clears alarms. Members of etcd panic at such a request, so etcd has no text for
+// it.
 var ErrAlarmAction = status.Error(codes.InvalidArgument, "etcdserver: unknown alarm action")
 
-// alarm lists, raises or clears alarms. Raising twice and clearing what is not
-// there are no errors.
+// alarm lists, raises or clears alarms. Raising an active alarm and clearing
+// an inactive one are no errors.
 func (m *Machine) alarm(b engine.Batch, r *pb.AlarmRequest) Result {
 	resp := &pb.AlarmResponse{Header: m.header()}
 	same := func(a *pb.AlarmMember) bool { return a.MemberID == r.MemberID && a.Alarm == r.Alarm }

@@ -8,17 +8,17 @@ import (
 	"quorate/internal/lease"
 )
 
-// Decisions about requests are here, for entries and, exported, for what a member
-// answers without the log. The order of the checks is etcd's, because it decides
-// which of two errors a client sees.
+// This file decides about permissions, for entries and, with the exported
+// functions, for requests that a member serves without the log. The order of the
+// checks is etcd's, because it determines which of two errors a client sees.
 
-// caller is whom the header of an entry names.
+// caller returns the user named in an entry's header.
 func caller(r *pb.InternalRaftRequest) auth.Info {
 	return auth.Info{User: r.Header.GetUsername(), Rev: r.Header.GetAuthRevision()}
 }
 
-// permitted refuses an entry whose user may not do what it asks. What it decides
-// is part of the replicated state.
+// permitted rejects an entry whose user lacks the permission for it. Its
+// decisions are part of the replicated state.
 func (m *Machine) permitted(r *pb.InternalRaftRequest) error {
 	st := m.auth.Next()
 	if !st.Enabled() {
@@ -51,8 +51,7 @@ func (m *Machine) permitted(r *pb.InternalRaftRequest) error {
 	return nil
 }
 
-// adminOnly reports whether the entry is one of those that only the role root may
-// make.
+// adminOnly reports whether the entry requires the role root.
 func adminOnly(r *pb.InternalRaftRequest) bool {
 	return r.AuthEnable != nil || r.AuthDisable != nil ||
 		r.AuthUserAdd != nil || r.AuthUserDelete != nil || r.AuthUserChangePassword != nil ||
@@ -61,9 +60,9 @@ func adminOnly(r *pb.InternalRaftRequest) bool {
 		r.AuthRoleGrantPermission != nil || r.AuthRoleRevokePermission != nil
 }
 
-// CheckPut decides whether who may make the put. Attaching a key to a lease needs
-// the right to write all keys that hang on it: without that one could not revoke
-// it.
+// CheckPut decides whether who may execute the put. Attaching a key to a lease
+// requires write permission for all keys attached to the lease, which revoking it
+// requires, too.
 func CheckPut(st *auth.State, who auth.Info, l *lease.Lessor, r *pb.PutRequest) error {
 	if !st.Enabled() {
 		return nil
@@ -81,7 +80,7 @@ func CheckPut(st *auth.State, who auth.Info, l *lease.Lessor, r *pb.PutRequest) 
 }
 
 // CheckLease decides whether who may write all keys of a lease. The role root may,
-// whatever revision its token is of.
+// regardless of the revision of its token.
 func CheckLease(st *auth.State, who auth.Info, l *lease.Lessor, id int64) error {
 	if st.IsAdmin(who) == nil {
 		return nil
@@ -94,8 +93,8 @@ func CheckLease(st *auth.State, who auth.Info, l *lease.Lessor, id int64) error 
 	return nil
 }
 
-// CheckTxn decides whether who may make all of the transaction: the compares and
-// both branches.
+// CheckTxn decides whether who may execute all of the transaction: the compares
+// and both branches.
 func CheckTxn(st *auth.State, who auth.Info, l *lease.Lessor, r *pb.TxnRequest) error {
 	if !st.Enabled() {
 		return nil
@@ -137,7 +136,7 @@ func checkOps(st *auth.State, who auth.Info, l *lease.Lessor, ops []*pb.RequestO
 	return nil
 }
 
-// authRequest applies what the auth service proposes.
+// authRequest applies requests of the auth service.
 func (m *Machine) authRequest(b engine.Batch, e *Entry, r *pb.InternalRaftRequest) Result {
 	if resp, err, ok := m.authRead(e, r); ok {
 		return Result{Resp: resp, Err: err}
@@ -184,7 +183,8 @@ func (m *Machine) authRequest(b engine.Batch, e *Entry, r *pb.InternalRaftReques
 	return Result{Resp: resp}
 }
 
-// authRead answers what changes nothing, if somebody here waits for it.
+// authRead answers requests that only read, if a caller on this member
+// waits for the result.
 func (m *Machine) authRead(e *Entry, r *pb.InternalRaftRequest) (resp any, err error, ok bool) {
 	reads := r.AuthStatus != nil || r.AuthUserGet != nil || r.AuthUserList != nil || r.AuthRoleGet != nil || r.AuthRoleList != nil
 	if !reads || !e.Local {

@@ -9,10 +9,11 @@ import (
 	"quorate/internal/auth"
 )
 
-// authBefore is what the log line of a change of users and roles needs of the time before it.
+// authBefore is the state before a change of users and roles, as far as the log line needs
+// it.
 type authBefore struct {
 	enabled bool
-	roles   []string // of the user that the change is about
+	roles   []string // of the user that the change concerns
 }
 
 func lookBefore(st *auth.State, r *pb.InternalRaftRequest) authBefore {
@@ -25,14 +26,14 @@ func lookBefore(st *auth.State, r *pb.InternalRaftRequest) authBefore {
 	case r.AuthUserRevokeRole != nil:
 		name = r.AuthUserRevokeRole.Name
 	}
-	roles, _ := st.RolesOf(name) // a user that does not exist has none
+	roles, _ := st.RolesOf(name) // an unknown user has none
 	return authBefore{enabled: st.Enabled(), roles: roles}
 }
 
 func userName(name string) zap.Field { return zap.String("user-name", name) }
 func roleName(name string) zap.Field { return zap.String("role-name", name) }
 
-// refused tells, in etcd's words, that a change was refused because it would shut everybody out.
+// refused logs, in etcd's words, that a change was rejected because it would lock out all users.
 func (was authBefore) refused(lg *zap.Logger, r *pb.InternalRaftRequest, err error) {
 	if !errors.Is(err, auth.ErrInvalidAuthMgmt) || !was.enabled {
 		return
@@ -47,7 +48,7 @@ func (was authBefore) refused(lg *zap.Logger, r *pb.InternalRaftRequest, err err
 	}
 }
 
-// done tells, in etcd's words, of a change that was made; st is the state after it.
+// done logs, in etcd's words, a change that was made; st is the state after it.
 func (was authBefore) done(lg *zap.Logger, st *auth.State, r *pb.InternalRaftRequest) {
 	switch {
 	case r.AuthEnable != nil && was.enabled:

@@ -13,19 +13,20 @@ import (
 	"quorate/internal/membership"
 )
 
-// ConfChangeResult is the Resp of a membership change: the members after it.
+// ConfChangeResult is the Resp of a membership change: the members after the
+// change.
 type ConfChangeResult struct{ Members []membership.Member }
 
-// ConfChange is a membership change as raft is told of it: with the index of its
-// entry, since raft's configuration may be of a later one already, and with node id
-// 0 if it was refused.
+// ConfChange is a membership change to report to raft: with the index of its entry,
+// since raft's configuration may already be that of a later one, and with node id 0
+// if it was rejected.
 type ConfChange struct {
 	Index uint64
 	*raftpb.ConfChange
 }
 
-// confChange validates and applies a membership change. Raft hears of it in
-// either case, of a refused one with node id 0.
+// confChange validates and applies a membership change. It is reported to
+// raft in either case, with node id 0 if it was rejected.
 func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 	cc := &raftpb.ConfChange{}
 	if err := proto.Unmarshal(e.Data, cc); err != nil {
@@ -42,7 +43,7 @@ func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 	out.Members = append(out.Members, eff)
 	steps := 1
 	if eff.Action == membership.Removed {
-		steps = 2 // the member goes, and is noted among those that have gone
+		steps = 2 // the member is removed, and recorded as removed
 	}
 	m.v2.Step(b, steps)
 	res.Resp = &ConfChangeResult{Members: m.cluster.Members()}
@@ -56,8 +57,8 @@ func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 	return nil
 }
 
-// refuseChange answers a membership change with an error; raft hears of one that
-// concerns nobody.
+// refuseChange answers a membership change with an error, and reports a change
+// of no node to raft.
 func (m *Machine) refuseChange(e *Entry, cc *raftpb.ConfChange, err error, out *Outcome) {
 	m.lg.Warn("refused a configuration change", zap.Uint64("index", e.GetIndex()), zap.String("member-id", membership.FormatID(cc.GetNodeId())), zap.Error(err))
 	cc.NodeId = new(uint64(0))
@@ -80,8 +81,8 @@ func (m *Machine) ConfState() *raftpb.ConfState {
 	return cs
 }
 
-// clusterRequest applies what members tell each other about themselves. Alarms
-// do not hold it up.
+// clusterRequest applies requests in which members publish their attributes
+// and versions. Alarms do not block them.
 func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out *Outcome) Result {
 	switch {
 	case r.ClusterVersionSet != nil:
@@ -90,8 +91,8 @@ func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out 
 			return Result{Err: err}
 		}
 		if err := m.cluster.SetVersion(b, v); err != nil {
-			// The leader raises the version when all members speak it. Whoever does otherwise
-			// must not end the members that cannot.
+			// The leader raises the version when all members support it. An entry that breaks
+			// this rule must not stop the members that do not support the version.
 			m.lg.Error("refused a cluster version", zap.Stringer("version", v), zap.Error(err))
 			return Result{Err: err}
 		}

@@ -13,8 +13,8 @@ import (
 	"quorate/internal/legacy/v2state"
 )
 
-// contents returns what is applied of a normal entry that is not empty: the request that
-// the caller has, or that of the entry's bytes.
+// contents returns the request of a normal entry that is not empty: the one that the
+// caller has decoded, or that of the entry's bytes.
 func (e *Entry) contents() (req *pb.InternalRaftRequest, v2 *v2request.Request, err error) {
 	if e.Req != nil || e.V2 != nil {
 		return e.Req, e.V2, nil
@@ -29,10 +29,10 @@ func (e *Entry) contents() (req *pb.InternalRaftRequest, v2 *v2request.Request, 
 	return req, nil, err
 }
 
-// Digest is a number for what is really applied of an entry: of two members that apply
-// different things at one index, it differs, whether the bytes of the entry do or a
-// request that one of them applies in their place. It is for checks; apply has no use
-// for it.
+// Digest returns a hash of what is actually applied for an entry. It differs between
+// two members that apply different requests at one index, whether the bytes of the
+// entry differ or the decoded request that one of them applies instead. It is for
+// checks; apply does not use it.
 func (e *Entry) Digest() uint64 {
 	h := fnv.New64a()
 	var head [16]byte

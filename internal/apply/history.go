@@ -8,7 +8,7 @@ import (
 	"quorate/internal/watch"
 )
 
-// History lets a watch hub read the revisions of a store.
+// History gives a watch hub access to the revisions of a store.
 type History struct{ KV *mvcc.Store }
 
 // Rev returns the newest revision that readers see.
@@ -28,7 +28,8 @@ func (h History) Scan(from int64, maxRevs, maxBytes int, fn func(watch.Event) er
 	})
 }
 
-// PrevKV returns what key was before the revision beforeMod, nil if that is compacted.
+// PrevKV returns the record of key before revision beforeMod, nil if that is
+// compacted.
 func (h History) PrevKV(key []byte, beforeMod int64) ([]byte, error) {
 	v := h.KV.View()
 	defer v.Close()

@@ -38,14 +38,14 @@ func (m *Machine) leaseRevoke(b engine.Batch, r *pb.LeaseRevokeRequest, out *Out
 func (m *Machine) leaseCheckpoint(b engine.Batch, r *pb.LeaseCheckpointRequest) Result {
 	persist := m.opts.PersistCheckpoints || !m.cluster.Version().Less(membership.FirstCheckpoints)
 	for _, c := range r.Checkpoints {
-		// What is stored of it depends on a flag of this member.
+		// What is stored depends on a flag of this member, so keep it out of the
+		// digest.
 		m.lessor.Checkpoint(digest.Unsummed(b), lease.Checkpoint{ID: c.ID, Remaining: c.Remaining_TTL}, persist)
 	}
 	return Result{Resp: &pb.LeaseCheckpointResponse{Header: m.header()}}
 }
 
-// relate moves the attachments of changed keys from their old to their new
-// lease.
+// relate moves changed keys from their old to their new lease.
 func (m *Machine) relate(changes []mvcc.Change) {
 	for i := range changes {
 		c := &changes[i]
@@ -56,8 +56,9 @@ func (m *Machine) relate(changes []mvcc.Change) {
 			m.lessor.Detach(c.PrevLease, c.Key)
 		}
 		if c.Lease != 0 {
-			// A put that keeps the lease of its key may keep one that is gone: a directory
-			// of etcd may hold such keys, see restore. They live on without a lease.
+			// A put with IgnoreLease may keep a lease that does not exist: a data
+			// directory of etcd may hold such keys, see restore. They stay without a
+			// lease.
 			_ = m.lessor.Attach(c.Lease, c.Key)
 		}
 	}

@@ -1,17 +1,17 @@
 // Package apply is the replicated state machine: committed entries become
 // revisions, leases, alarms and membership.
 //
-// In: committed entries in log order, from one goroutine. Out: for each run of
-// entries one engine batch, one new set of read views, and, as values, the
-// results for those who wait, the changes for watchers and what the server must
-// tell raft and the transport. Always true: the applied index is in the batch
-// that holds the entry's effect, so the two cannot disagree after a crash; an
-// entry that was applied before is skipped; every decision depends on the log
-// alone, so all members take the same one; what the log holds ends no member: an
-// entry that cannot be applied is answered with an error and changes nothing.
+// In: committed entries in log order, from one goroutine. Out: for each
+// run of entries one engine batch, one new set of read views, and, as values,
+// the results for waiting callers, the changes for watchers and what the server
+// must report to raft and the transport. Always true: the applied index is in the
+// same batch as the entry's effect, so the two cannot disagree after a crash; an
+// entry that was already applied is skipped; every decision depends on the log
+// alone, so it is the same on all members; no entry can stop a member: an entry
+// that cannot be applied returns an error and changes nothing.
 //
-// One entry runs straight down:
-// decode, alarms, permissions, quota, mvcc, lease, applied index, commit.
+// The steps of one entry: decode, alarms, permissions, quota, mvcc, lease,
+// applied index, commit.
 package apply
 
 import (
@@ -43,21 +43,22 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// ErrConfChangeV2 is met in no log that etcd wrote: joint consensus is not used.
+// ErrConfChangeV2 is the result of a joint configuration change. etcd never
+// writes one, as it does not use joint consensus.
 var ErrConfChangeV2 = errors.New("apply: the log holds a joint configuration change, which etcd never writes")
 
-// errEntryType is the same for types that raft does not know either.
+// errEntryType is the result of an entry type that raft does not know.
 var errEntryType = errors.New("apply: the log holds an entry of an unknown type")
 
 // Entry is one committed entry.
 type Entry struct {
 	*raftpb.Entry
-	// Req is the decoded request if the caller has it, nil otherwise.
+	// Req is the decoded request if the caller has it, otherwise nil.
 	Req *pb.InternalRaftRequest
 	// V2 is the same for a request of the v2 API.
 	V2 *v2request.Request
-	// Local tells that somebody on this member waits for the result; reads inside
-	// are executed only then.
+	// Local says that a caller on this member waits for the result; reads in the
+	// request are executed only then.
 	Local bool
 }
 
@@ -66,14 +67,14 @@ type Result struct {
 	ID   uint64
 	Resp any // response message of the request's kind, nil on error
 	Err  error
-	Done <-chan error // physical end of a compaction, as of mvcc.Store.Compact; else nil
+	Done <-chan error // signals the physical end of a compaction, see mvcc.Store.Compact; otherwise nil
 	// Reconfigured marks a membership change: raft must know that it is applied
-	// before the caller hears of it, or it would refuse the caller's next one.
+	// before the caller is notified, or it would reject the caller's next one.
 	Reconfigured bool
-	refused      bool // before it counted as applied
+	refused      bool // rejected before it counted as applied
 }
 
-// Noted is a request that an operator should hear of.
+// Noted is a request to report to the operator.
 type Noted struct {
 	Req  *pb.InternalRaftRequest
 	Resp any
@@ -81,10 +82,10 @@ type Noted struct {
 	Took time.Duration
 }
 
-// maxNoted bounds the requests of a kind that one run names.
+// maxNoted bounds the slow and the failed requests that one run reports.
 const maxNoted = 100
 
-// Outcome is what a run of entries has led to.
+// Outcome is the result of a run of entries.
 type Outcome struct {
 	Results []Result
 	// Changes are the writes in revision order, for watchers; Rev is the revision
@@ -97,22 +98,23 @@ type Outcome struct {
 	Members []membership.Effect
 	// NewTerm is set when a leader's first entry of its term was applied.
 	NewTerm bool
-	// QuotaExceeded asks for a NOSPACE alarm of this member.
+	// QuotaExceeded requests a NOSPACE alarm of this member.
 	QuotaExceeded bool
 	VersionSet    bool
-	// Slow are the requests that took longer than Options.WarnApply, each by
-	// itself; Failed are those that were refused while they were applied.
+	// Slow are the requests that took longer than Options.WarnApply each;
+	// Failed are those that were rejected during apply.
 	Slow, Failed []Noted
-	// AuthChanged is set when users, roles or the use of them have changed.
+	// AuthChanged is set when users, roles or whether auth is enabled have
+	// changed.
 	AuthChanged bool
 	Applied     uint64
 }
 
-// Options are the parts that the machine decides with.
+// Options are the parts and parameters of the machine.
 type Options struct {
 	Cluster *membership.Cluster
 	Lessor  *lease.Lessor
-	// Auth is filled from the engine like the two above; nil: one with simple tokens.
+	// Auth is loaded from the engine like the two above; nil: one with simple tokens.
 	Auth *auth.Store
 	MVCC mvcc.Options
 	// Quota is the size in bytes at which writes raise NOSPACE; 0 or less: none.
@@ -121,16 +123,17 @@ type Options struct {
 	// clusters below version 3.6.
 	PersistCheckpoints bool
 	Now                func() time.Time // for metrics only
-	// Release names the release for the digest; empty is the one that was built.
+	// Release names the release for the digest; empty means that of this build.
 	Release string
-	// WarnApply is how long a request may take before it is among the slow ones;
-	// 0 means for ever.
+	// WarnApply is the duration above which a request counts as slow; 0 means
+	// never.
 	WarnApply time.Duration
 	Logger    *zap.Logger
 }
 
-// Machine is the state of one member. Apply belongs to one goroutine; the parts
-// that readers use (KV, Lessor, Alarms, Applied) are safe for all.
+// Machine is the state of one member. Apply must be called from one goroutine;
+// the parts that readers use (KV, Lessor, Alarms, Applied) are safe for
+// concurrent use.
 type Machine struct {
 	eng     engine.Engine
 	kv      *mvcc.Store
@@ -144,8 +147,9 @@ type Machine struct {
 
 	applied atomic.Uint64
 	term    uint64 // of the entry at applied
-	// size is the physical size of the engine as of the last SetSize, plus what
-	// was written since: asking the engine costs too much for every request.
+	// size is the physical size of the engine at the last SetSize, plus the
+	// bytes written since: querying the engine is too expensive for every
+	// request.
 	size   atomic.Int64
 	alarms atomic.Pointer[[]*pb.AlarmMember]
 }
@@ -156,7 +160,7 @@ var (
 )
 
 // Position reads the applied index and its term from an engine or a snapshot of
-// one; both are 0 in a fresh store.
+// one; both are 0 in a new store.
 func Position(r engine.Reader) (index, term uint64, err error) {
 	if index, err = readUint64(r, appliedKey); err != nil {
 		return 0, 0, fmt.Errorf("read applied index: %w", err)
@@ -167,7 +171,7 @@ func Position(r engine.Reader) (index, term uint64, err error) {
 	return index, term, nil
 }
 
-// SetPosition writes what Position reads: for a store that is made of a backup.
+// SetPosition writes what Position reads, for a store created from a backup.
 func SetPosition(b engine.Batch, index, term uint64) {
 	b.Set(appliedKey, binary.BigEndian.AppendUint64(nil, index))
 	b.Set(termKey, binary.BigEndian.AppendUint64(nil, term))
@@ -187,8 +191,8 @@ func readUint64(r engine.Reader, key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(v), nil
 }
 
-// Open restores the machine from what the engine holds. The cluster and the
-// lessor in the options are filled from it.
+// Open restores the machine from the engine. It also loads the cluster, the
+// lessor and the auth store of the options.
 func Open(eng engine.Engine, o Options) (*Machine, error) {
 	m := &Machine{eng: eng, lessor: o.Lessor, cluster: o.Cluster, auth: o.Auth, opts: o, lg: o.Logger}
 	if m.auth == nil {
@@ -234,7 +238,8 @@ func (m *Machine) restore() error {
 		if err == nil {
 			return
 		}
-		// A directory of etcd may hold such keys. They stay, as they do in etcd.
+		// A data directory of etcd may hold such keys. They stay, as they do in
+		// etcd.
 		if orphans++; orphans == 1 {
 			m.lg.Error("failed to attach a lease", zap.String("lease-id", fmt.Sprintf("%016x", id)), zap.Binary("key", key), zap.Error(err))
 		}
@@ -269,14 +274,14 @@ func (m *Machine) Engine() engine.Engine { return m.eng }
 // Applied returns the index of the newest entry whose effects readers can see.
 func (m *Machine) Applied() uint64 { return m.applied.Load() }
 
-// Digest returns the sum of what was applied.
+// Digest returns the digest of what was applied.
 func (m *Machine) Digest() *digest.Digest { return m.digest }
 
-// Close ends the machine's background work; the engine stays open.
+// Close stops the machine's background work; the engine stays open.
 func (m *Machine) Close() { m.kv.Close() }
 
 // Apply applies a run of entries as one batch. An error means that this member
-// cannot go on; nothing of the run is visible then.
+// cannot continue; nothing of the run is then visible.
 func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	var out Outcome
 	b := m.eng.NewBatch()
@@ -310,7 +315,8 @@ func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	took := m.opts.Now().Sub(start).Seconds()
 	metrics.DiskBackendCommitDurationSeconds.Observe(took)
 	metrics.DebuggingDiskBackendCommitWriteDurationSeconds.Observe(took) // there is no other part
-	// Whoever sees a key must see what was decided about it before.
+	// Publish auth first: a reader that sees a key must see the permissions
+	// decided before it.
 	out.AuthChanged = m.auth.Publish()
 	m.kv.Publish()
 	m.digest.Publish()
@@ -334,7 +340,7 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 	}
 	if len(e.Data) == 0 {
 		// A leader's first entry of its term, or a membership change that raft
-		// refused because another one was under way.
+		// rejected because another one was pending.
 		out.NewTerm = true
 		return nil
 	}
@@ -380,18 +386,18 @@ func (m *Machine) legacyRequest(b engine.Batch, e *Entry, r *v2request.Request, 
 	}
 }
 
-// refuse passes over an entry that no member can make sense of. Whoever put it into
-// the log, it must not end the members: they would end again at every start.
+// refuse skips an entry that no member can interpret. Whatever its origin, it must
+// not stop the members: they would stop again at every start.
 func (m *Machine) refuse(e *Entry, err error, out *Outcome) {
-	m.lg.Error("passed over an entry of the log that cannot be applied; all members of this release do",
+	m.lg.Error("skipped a log entry that cannot be applied; all members of this release skip it",
 		zap.Uint64("index", e.GetIndex()), zap.Uint64("term", e.GetTerm()), zap.Stringer("type", e.GetType()), zap.Int("size", len(e.Data)), zap.Error(err))
 	if id, ok := command.PeekID(e.Data); ok && e.Local {
 		out.Results = append(out.Results, Result{ID: id, Err: err})
 	}
 }
 
-// errFatal marks errors that are not an answer to the client but the end of
-// this member: its disk or its own bookkeeping failed.
+// errFatal marks errors that are not for the client but stop this member:
+// its disk or its bookkeeping has failed.
 var errFatal = errors.New("state machine failed")
 
 func fatal(err error) Result { return Result{Err: fmt.Errorf("%w: %w", errFatal, err)} }
@@ -440,7 +446,8 @@ func (m *Machine) request(b engine.Batch, e *Entry, r *pb.InternalRaftRequest, o
 	return m.authRequest(b, e, r)
 }
 
-// alarmed refuses what an active alarm forbids. Corrupt stands before no space.
+// alarmed rejects requests that an active alarm forbids. CORRUPT takes
+// precedence over NOSPACE.
 func (m *Machine) alarmed(r *pb.InternalRaftRequest) error {
 	var corrupt, full bool
 	for _, a := range m.Alarms() {
@@ -465,7 +472,8 @@ const (
 
 func putCost(p *pb.PutRequest) int64 { return putOverhead + int64(len(p.Key)+len(p.Value)) }
 
-// TxnCost is the larger of what the two branches may add.
+// TxnCost returns what a transaction may add, the larger of the two
+// branches, in bytes.
 func TxnCost(t *pb.TxnRequest) int64 { return max(opsCost(t.Success), opsCost(t.Failure)) }
 
 func opsCost(ops []*pb.RequestOp) (n int64) {
@@ -479,8 +487,8 @@ func opsCost(ops []*pb.RequestOp) (n int64) {
 	return n
 }
 
-// Cost is what a request may add to the store, in bytes; 0 for requests that
-// are free.
+// Cost returns what a request may add to the store, in bytes; 0 for requests
+// that are free.
 func Cost(r *pb.InternalRaftRequest) int64 {
 	switch {
 	case r.Put != nil:
@@ -493,9 +501,9 @@ func Cost(r *pb.InternalRaftRequest) int64 {
 	return 0
 }
 
-// OverQuota reports whether the store has no room for n more bytes. The size that
-// is known is believed only when it says that there is room: it may be from before
-// a compaction.
+// OverQuota reports whether the store has no room for n more bytes. If the known
+// size exceeds the quota, OverQuota queries the engine, as that size may be from
+// before a compaction.
 func (m *Machine) OverQuota(n int64) bool {
 	if m.opts.Quota <= 0 || n <= 0 || m.size.Load()+n <= m.opts.Quota {
 		return false
@@ -504,7 +512,7 @@ func (m *Machine) OverQuota(n int64) bool {
 	return m.size.Load()+n > m.opts.Quota
 }
 
-// SetSize tells the machine the physical size of its engine, in bytes.
+// SetSize sets the physical size of the machine's engine, in bytes.
 func (m *Machine) SetSize(n int64) { m.size.Store(n) }
 
 func (m *Machine) overQuota(r *pb.InternalRaftRequest) bool {
@@ -523,8 +531,8 @@ func observe(op string, ok bool, d time.Duration) {
 	o[i].Observe(d.Seconds())
 }
 
-// Alarms returns the active alarms, sorted by member, then type. The slice must
-// not be changed.
+// Alarms returns the active alarms, sorted by member, then type. The caller
+// must not modify the slice.
 func (m *Machine) Alarms() []*pb.AlarmMember {
 	if p := m.alarms.Load(); p != nil {
 		return *p
@@ -550,7 +558,7 @@ func (m *Machine) loadAlarms() error {
 	if err := it.Error(); err != nil {
 		return err
 	}
-	metrics.DebuggingServerAlarms.Reset() // of the state that this one replaces
+	metrics.DebuggingServerAlarms.Reset() // drop the alarms of the state that this one replaces
 	for _, a := range all {
 		gaugeAlarm(a, 1)
 	}

@@ -9,8 +9,8 @@ import (
 	"quorate/internal/metrics"
 )
 
-// rare holds the observers of the other operations, those on users and roles,
-// whose series appear with their first use.
+// rare holds the observers of all other operations, those on users and roles,
+// whose series are created on first use.
 var rare sync.Map // string → *[2]prometheus.Observer
 
 func rareObservers(op string) *[2]prometheus.Observer { return observersOf(&rare, "v3", op) }

@@ -13,14 +13,15 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// finish ends a transaction of the key space and passes on what it changed.
+// finish ends a transaction of the key space, updates the leases and adds
+// the changes to out.
 func (m *Machine) finish(t *mvcc.Txn, out *Outcome) {
 	changes := t.End()
 	m.relate(changes)
 	out.Changes = append(out.Changes, changes...)
 }
 
-// header carries the revision after what has been applied so far.
+// header returns a header with the current revision of the machine.
 func (m *Machine) header() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: m.kv.Rev()} }
 
 func (m *Machine) put(b engine.Batch, r *pb.PutRequest, out *Outcome) Result {
@@ -33,7 +34,7 @@ func (m *Machine) put(b engine.Batch, r *pb.PutRequest, out *Outcome) Result {
 	return Result{Resp: resp}
 }
 
-// answer tells errors of the request from failures of the member.
+// answer distinguishes errors of the request from failures of the member.
 func answer(err error) Result {
 	if mapped := requestError(err); mapped != nil {
 		return Result{Err: mapped}
@@ -41,8 +42,8 @@ func answer(err error) Result {
 	return fatal(err)
 }
 
-// requestError returns the client's error for err, or nil if err is not one of
-// a request.
+// requestError returns the client's error for err, or nil if err is no error
+// of a request.
 func requestError(err error) error {
 	switch {
 	case errors.Is(err, mvcc.ErrCompacted):
@@ -55,8 +56,8 @@ func requestError(err error) error {
 	return nil
 }
 
-// checkPut decides whether the put may run in the state before its transaction. The
-// lease comes before the key, which clients can see.
+// checkPut decides whether the put may run in the state before its transaction. It
+// checks the lease before the key, an order that clients can see.
 func (m *Machine) checkPut(t *mvcc.Txn, r *pb.PutRequest) error {
 	if r.Lease != 0 && !m.lessor.Exists(r.Lease) {
 		return rpctypes.ErrGRPCLeaseNotFound
@@ -69,12 +70,12 @@ func (m *Machine) checkPut(t *mvcc.Txn, r *pb.PutRequest) error {
 	return nil
 }
 
-// putIn writes one key. On an error nothing was written.
+// putIn writes one key. On an error, nothing is written.
 func (m *Machine) putIn(t *mvcc.Txn, r *pb.PutRequest) (*pb.PutResponse, error) {
 	if err := m.checkPut(t, r); err != nil {
 		return nil, err
 	}
-	// Response and header come in one allocation.
+	// Allocate response and header together.
 	x := new(struct {
 		resp pb.PutResponse
 		hdr  pb.ResponseHeader
@@ -102,7 +103,8 @@ func (m *Machine) putIn(t *mvcc.Txn, r *pb.PutRequest) (*pb.PutResponse, error) 
 	return &x.resp, nil
 }
 
-// current reads one key as the transaction sees it; nil if it is not there.
+// current reads one key as the transaction sees it; nil if it does not
+// exist.
 func current(t *mvcc.Txn, key []byte) (*mvccpb.KeyValue, error) {
 	res, err := t.Range(&pb.RangeRequest{Key: key})
 	if err != nil || len(res.KVs) == 0 {

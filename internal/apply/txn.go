@@ -10,18 +10,18 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// view is the state that a transaction reads: a mvcc.Txn at apply, a mvcc.View
-// for transactions that only read.
+// view is the state that a transaction reads: an mvcc.Txn during apply, an
+// mvcc.View for transactions that only read.
 type view interface {
 	Range(*pb.RangeRequest) (*mvcc.RangeResult, error)
 	Lookup(key []byte) (mvcc.Meta, bool)
 	Rev() int64
 }
 
-// txn runs in three passes: compare everything in the state before, check the
-// chosen operations in the same state, then execute. Only the last one writes, and
-// what the second could not foresee is taken back, so a transaction that is refused
-// has changed nothing.
+// txn runs in three passes: evaluate all compares in the initial state, check the
+// selected operations in the same state, then execute them. Only the last pass
+// writes, and if it fails for a reason that the second could not foresee, it is
+// rolled back, so a rejected transaction changes nothing.
 func (m *Machine) txn(b engine.Batch, r *pb.TxnRequest, local bool, out *Outcome) Result {
 	t := m.kv.Begin(b)
 	resp, err := m.txnIn(t, r, local)
@@ -56,10 +56,10 @@ func (m *Machine) txnIn(t *mvcc.Txn, r *pb.TxnRequest, local bool) (*pb.TxnRespo
 		t.Rollback()
 		return nil, err
 	}
-	return nil, fatal(err).Err // the check lets nothing else through that can be refused
+	return nil, fatal(err).Err // the check has rejected everything else that can fail
 }
 
-// ReadTxn runs a transaction that only reads against a view.
+// ReadTxn runs a read-only transaction against a view.
 func ReadTxn(v *mvcc.View, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 	path, err := choose(v, r, nil)
 	if err != nil {
@@ -83,8 +83,8 @@ func ReadTxn(v *mvcc.View, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 }
 
 // choose evaluates the compares of r and of the nested transactions on the
-// chosen branches. The result lists the decisions in the order in which the
-// passes meet the transactions.
+// selected branches. It appends the decisions to path in the order in which
+// the passes visit the transactions.
 func choose(v view, r *pb.TxnRequest, path []bool) ([]bool, error) {
 	ok := true
 	for _, c := range r.Compare {
@@ -115,7 +115,7 @@ func branch(r *pb.TxnRequest, ok bool) []*pb.RequestOp {
 	return r.Failure
 }
 
-// holds evaluates one compare. Over a range it must hold for every key; an
+// holds evaluates one compare. For a range, it must hold for every key; an
 // empty range counts as one missing key.
 func holds(v view, c *pb.Compare) (bool, error) {
 	if len(c.RangeEnd) == 0 && c.Target != pb.Compare_VALUE {
@@ -127,7 +127,7 @@ func holds(v view, c *pb.Compare) (bool, error) {
 		return false, err
 	}
 	if len(res.KVs) == 0 {
-		// Nothing is not even unequal to a value.
+		// A missing value is not even unequal to a value.
 		return c.Target != pb.Compare_VALUE && compareNumber(c, 0, 0, 0, 0), nil
 	}
 	for _, b := range res.KVs {
@@ -181,23 +181,24 @@ func decide(r pb.Compare_CompareResult, order int) bool {
 	case pb.Compare_LESS:
 		return order < 0
 	}
-	return true // a relation that is unknown constrains nothing, as in etcd
+	return true // an unknown relation always holds, as in etcd
 }
 
-// checker refuses what cannot run in the state before the transaction.
+// checker rejects operations that cannot run in the state before the
+// transaction.
 type checker struct {
 	m       *Machine
 	t       *mvcc.Txn
-	deletes bool // there is a delete in what was checked
-	relies  bool // there is a put that needs its key to be there
+	deletes bool // a checked operation is a delete
+	relies  bool // a checked operation is a put that requires its key to exist
 }
 
-// unsure reports whether the transaction may still be refused while it runs: it may
-// delete a key, and then put it and keep what it had.
+// unsure reports whether the transaction may still fail while it runs: it may
+// delete a key, and then put it with IgnoreValue or IgnoreLease.
 func (c *checker) unsure() bool { return c.deletes && c.relies }
 
-// check goes through the chosen operations of r. It returns the decisions it has
-// not used.
+// check checks the selected operations of r. It returns the decisions that it
+// has not consumed.
 func (c *checker) check(r *pb.TxnRequest, path []bool) ([]bool, error) {
 	ok, path := path[0], path[1:]
 	for _, op := range branch(r, ok) {
@@ -220,10 +221,10 @@ func (c *checker) check(r *pb.TxnRequest, path []bool) ([]bool, error) {
 	return path, nil
 }
 
-// CheckRead judges the revision that a read in a transaction names, where current is
-// the newest one and compacted the one below which nothing can be read, -1 if there was
-// no compaction. Unlike a read by itself, it cannot ask for the current state by a
-// negative number: that is below what is left, as every member of etcd decides.
+// CheckRead validates the revision of a read in a transaction. current is the newest
+// revision, compacted the one below which nothing can be read, -1 if there was no
+// compaction. Unlike a read outside a transaction, it cannot request the current state
+// with a negative number: that counts as compacted, as in etcd.
 func CheckRead(r *pb.RangeRequest, current, compacted int64) error {
 	switch rev := r.GetRevision(); {
 	case rev == 0:
@@ -236,7 +237,7 @@ func CheckRead(r *pb.RangeRequest, current, compacted int64) error {
 	return nil
 }
 
-// executor runs the chosen operations. t is nil when the transaction only reads.
+// executor runs the selected operations. t is nil for a read-only transaction.
 type executor struct {
 	m     *Machine
 	v     view
@@ -283,8 +284,8 @@ func (x executor) run(r *pb.TxnRequest, path []bool) (*pb.TxnResponse, []bool, e
 	return resp, path, nil
 }
 
-// read executes a range for the member whose client waits; the others need only
-// know that it would have been possible.
+// read executes a range on the member whose client waits; the other members
+// only need to know that it is valid.
 func (x executor) read(r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	if !x.local {
 		return &pb.RangeResponse{}, nil

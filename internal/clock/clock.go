@@ -1,8 +1,8 @@
-// Package clock is the only door to time for code that runs beside the core.
+// Package clock is the only access to time for code outside the core.
 //
-// In: nothing but the passing of time, or a test that moves it. Out: the time,
-// and callbacks at a later time. Always true: code that is given a Clock takes
-// time from nowhere else, so a simulator or a test decides what the current time is.
+// In: the machine's time, or a test that sets it. Out: the current time, and
+// callbacks at a later time. Always true: code that has a Clock uses no other source
+// of time, so a simulator or a test controls the current time.
 package clock
 
 import (
@@ -11,24 +11,25 @@ import (
 	"time"
 )
 
-// Clock tells the time and runs functions later. Safe for concurrent use.
+// Clock returns the current time and schedules functions. It is safe for
+// concurrent use.
 type Clock interface {
 	Now() time.Time
-	// AfterFunc calls f on a goroutine of its own (Real) or inside Advance
-	// (Manual) once d has passed. stop reports whether it prevented the call.
+	// AfterFunc calls f on its own goroutine (Real) or inside Advance (Manual)
+	// once d has elapsed. stop reports whether it prevented the call.
 	AfterFunc(d time.Duration, f func()) (stop func() bool)
 }
 
 // Real is the clock of the machine.
 type Real struct{}
 
-// Now returns the time of the machine, with its monotonic reading.
+// Now returns the machine's time, with its monotonic reading.
 func (Real) Now() time.Time { return time.Now() }
 
 // AfterFunc is time.AfterFunc.
 func (Real) AfterFunc(d time.Duration, f func()) func() bool { return time.AfterFunc(d, f).Stop }
 
-// Manual is a clock that stands still until it is moved.
+// Manual is a clock that only moves when Advance is called.
 type Manual struct {
 	mu     sync.Mutex
 	now    time.Time
@@ -42,10 +43,10 @@ type manualTimer struct {
 	f   func()
 }
 
-// NewManual returns a clock that shows start.
+// NewManual returns a clock set to start.
 func NewManual(start time.Time) *Manual { return &Manual{now: start} }
 
-// Now returns the time to which the clock has been moved.
+// Now returns the clock's current time.
 func (m *Manual) Now() time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -79,7 +80,8 @@ func (m *Manual) AfterFunc(d time.Duration, f func()) func() bool {
 	}
 }
 
-// Advance moves the clock by d and runs, in order, what falls due on the way.
+// Advance moves the clock by d and runs, in order, the functions that are due
+// by then.
 func (m *Manual) Advance(d time.Duration) {
 	m.mu.Lock()
 	end := m.now.Add(d)

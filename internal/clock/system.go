@@ -5,28 +5,28 @@ import (
 	"time"
 )
 
-// System is the clock of the machine, for code that is given no other. The functions
-// below are its own.
+// System is the machine's clock, for code without a Clock of its own. The functions
+// below use it.
 var System Clock = Real{}
 
 // Now returns the current time.
 func Now() time.Time { return System.Now() }
 
-// Since returns the time that has passed since t.
+// Since returns the time elapsed since t.
 func Since(t time.Time) time.Duration { return System.Now().Sub(t) }
 
-// Until returns the time that is left until t.
+// Until returns the time remaining until t.
 func Until(t time.Time) time.Duration { return t.Sub(System.Now()) }
 
-// After returns a channel that gets the time once d has passed.
+// After returns a channel that receives the time once d has elapsed.
 func After(d time.Duration) <-chan time.Time { return NewTimer(System, d).C }
 
-// AfterFunc runs f on a goroutine of its own once d has passed.
+// AfterFunc runs f on its own goroutine once d has elapsed.
 func AfterFunc(d time.Duration, f func()) *Alarm {
 	return &Alarm{f: f, stop: System.AfterFunc(d, f)}
 }
 
-// Alarm is a function that will run. Safe for concurrent use.
+// Alarm is a scheduled function. It is safe for concurrent use.
 type Alarm struct {
 	f    func()
 	mu   sync.Mutex
@@ -40,7 +40,7 @@ func (a *Alarm) Stop() bool {
 	return a.stop()
 }
 
-// Reset puts the call off until d from now, or asks for another one.
+// Reset reschedules the call to d from now, or schedules another one.
 func (a *Alarm) Reset(d time.Duration) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

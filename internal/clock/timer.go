@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// Ticker sends the time on C again and again, or once; a receiver that is late gets one
-// tick, not all that it missed.
+// Ticker sends the time on C repeatedly, or once; a slow receiver gets one tick, not
+// all that it missed.
 type Ticker struct {
 	C    <-chan time.Time
 	stop func()
 }
 
-// Stop ends the ticks. It does not close C.
+// Stop stops the ticks. It does not close C.
 func (t *Ticker) Stop() { t.stop() }
 
-// NewTicker returns a ticker of the clock c with the interval d, which must be positive.
+// NewTicker returns a ticker on clock c with interval d, which must be positive.
 func NewTicker(c Clock, d time.Duration) *Ticker {
 	if _, real := c.(Real); real {
 		t := time.NewTicker(d)

@@ -1,11 +1,9 @@
-// Package command is what is inside a log entry: etcd's InternalRaftRequest.
+// Package command encodes and decodes the data of log entries: etcd's InternalRaftRequest.
 //
-// In: a request and the number that its proposer gave it, or the bytes of a
-// committed entry. Out: the bytes to propose, or the request to apply.
-// Always true: the encoding is etcd's, so real members can apply what we
-// propose and we what they propose, down to the v2 requests of etcd 3.5; decoding foreign bytes returns an error and
-// never panics. Decoded keys and values share memory with the entry, which
-// nobody changes.
+// In: a request with the id that its proposer assigned, or the bytes of a committed entry. Out: the bytes
+// to propose, or the request to apply. Always true: the encoding is etcd's, so members of etcd can apply what
+// Quorate proposes and vice versa, including the v2 requests of etcd 3.5; decoding invalid bytes returns an error
+// and never panics. Decoded keys and values share memory with the entry, which is immutable.
 package command
 
 import (
@@ -21,11 +19,11 @@ import (
 	"quorate/internal/wire"
 )
 
-// Kind says which request an entry holds. Its number is the field number in
+// Kind is the type of request in an entry. Its value is the field number in
 // InternalRaftRequest.
 type Kind protowire.Number
 
-// The kinds that have a fast path on the way in.
+// The kinds with a fast path for encoding.
 const (
 	Put         Kind = 4
 	DeleteRange Kind = 5
@@ -37,12 +35,12 @@ const (
 	fieldHeader protowire.Number = 100
 )
 
-// ErrUnknown is the cause of decoding an entry whose request this version does
-// not know. A member that skipped it would differ from the others for good.
+// ErrUnknown means that this version does not know the request in an entry. A
+// member that skipped it would permanently diverge from the others.
 var ErrUnknown = errors.New("command: entry holds no request known to this version")
 
 // Encode wraps the encoded client message body (a PutRequest for Put, and so on)
-// into an entry with the header h. body is copied.
+// into an entry with the header h. It copies body.
 func Encode(h *pb.RequestHeader, k Kind, body []byte) []byte {
 	if h.Username != "" || h.AuthRevision != 0 {
 		return encodeAs(h, k, body)
@@ -60,7 +58,7 @@ func Encode(h *pb.RequestHeader, k Kind, body []byte) []byte {
 	return protowire.AppendVarint(b, id)
 }
 
-// encodeAs is Encode for a request of a user.
+// encodeAs is Encode for a request with a user.
 func encodeAs(h *pb.RequestHeader, k Kind, body []byte) []byte {
 	hdr := protowire.AppendTag(make([]byte, 0, len(h.Username)+32), 1, protowire.VarintType)
 	hdr = protowire.AppendVarint(hdr, h.ID)
@@ -88,7 +86,7 @@ func EncodeRequest(r *pb.InternalRaftRequest) ([]byte, error) {
 	return b, nil
 }
 
-// ID returns the number by which the proposer waits for the request.
+// ID returns the id by which the proposer waits for the request.
 func ID(r *pb.InternalRaftRequest) uint64 {
 	if r.ID != 0 {
 		return r.ID
@@ -96,8 +94,8 @@ func ID(r *pb.InternalRaftRequest) uint64 {
 	return r.Header.GetID()
 }
 
-// PeekID returns the number of the request in a normal entry without decoding
-// the rest.
+// PeekID returns the id of the request in a normal entry without decoding the
+// rest.
 func PeekID(data []byte) (id uint64, ok bool) {
 	for b := data; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)
@@ -124,7 +122,7 @@ func PeekID(data []byte) (id uint64, ok bool) {
 	return 0, false
 }
 
-// ConfChangeID returns the number of the request in a membership entry.
+// ConfChangeID returns the id of the request in a membership entry.
 func ConfChangeID(data []byte) (id uint64, ok bool) { return firstVarint(data, 1) }
 
 // firstVarint returns the first occurrence of a varint field.
@@ -147,13 +145,13 @@ func firstVarint(b []byte, field protowire.Number) (uint64, bool) {
 	return 0, false
 }
 
-// Decode parses the data of a normal entry that is not empty. Bytes in the
+// Decode decodes the data of a normal entry, which must not be empty. The
 // result may share memory with data.
 func Decode(data []byte) (*pb.InternalRaftRequest, error) {
 	if r, ok, err := decodeHot(data); ok || err != nil {
 		return r, err
 	}
-	// Before the rest: as messages of today, some v2 requests are valid and mean something else.
+	// Try v2 first: some v2 requests are also valid as current messages, with another meaning.
 	if r, ok, err := v2request.Decode(data); ok {
 		return r, err
 	}
@@ -167,11 +165,11 @@ func Decode(data []byte) (*pb.InternalRaftRequest, error) {
 	return r, nil
 }
 
-// decodeHot handles the commonest entries, those that hold an id or a header
-// and one put, delete or transaction, without reflection. ok is false when there
-// is anything else in it.
+// decodeHot decodes the most frequent entries, those with an id or a header and
+// one put, delete or transaction, without reflection. ok is false if the entry
+// holds anything else.
 func decodeHot(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
-	// One allocation for what always comes together.
+	// Allocate together what is always needed together.
 	var all struct {
 		req pb.InternalRaftRequest
 		hdr pb.RequestHeader
@@ -222,13 +220,13 @@ func decodeHot(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
 			return nil, false, fmt.Errorf("decode log entry: %w", err)
 		}
 		if requests++; requests > 1 {
-			return nil, false, nil // a repeated field is merged, which proto does
+			return nil, false, nil // leave merging repeated fields to proto
 		}
 	}
 	return &all.req, requests == 1, nil
 }
 
-// decodeHeader takes headers that hold an id, a user and an auth revision; ok is
+// decodeHeader decodes headers with an id, a user and an auth revision; ok is
 // false for anything else.
 func decodeHeader(b []byte, h *pb.RequestHeader) (ok bool) {
 	for len(b) > 0 {
@@ -265,7 +263,7 @@ func decodeHeader(b []byte, h *pb.RequestHeader) (ok bool) {
 	return true
 }
 
-// Op names the request as etcd's apply metrics do.
+// Op returns the name of the request in etcd's apply metrics.
 func Op(r *pb.InternalRaftRequest) string {
 	switch {
 	case r.Put != nil:

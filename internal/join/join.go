@@ -1,13 +1,13 @@
-// Package join makes a member part of a running cluster: the work behind --join.
+// Package join adds a member to a running cluster: the implementation of --join.
 //
 // In: client URLs of the cluster, and the name and peer URLs of the member.
 // Out: the initial cluster to start the member with (Enter), and later its
 // promotion from learner to voter (Promote).
 //
-// Always true: each step first looks at what the cluster says, and a member that
-// was added by an earlier attempt is taken up again, so a crash between any two
-// steps costs nothing but a second start. A member joins as a learner: until it
-// has caught up it counts for no quorum.
+// Always true: each step first queries the cluster and continues with a member
+// added by an earlier attempt, so after a crash between any two steps a restart
+// is enough. A member joins as a learner: until it has caught up, it does not
+// count towards the quorum.
 package join
 
 import (
@@ -31,17 +31,17 @@ import (
 )
 
 const (
-	// patience is how long Enter tries before it gives up.
+	// patience is how long Enter retries before it gives up.
 	patience = 2 * time.Minute
 	// callTimeout bounds one request to the cluster.
 	callTimeout = 10 * time.Second
-	// pause lies between two attempts, and reminder between two log lines about
-	// the same obstacle.
+	// pause is the interval between attempts, reminder that between log lines
+	// about the same obstacle.
 	pause    = time.Second
 	reminder = 10 * time.Second
 )
 
-// Options says who joins what.
+// Options describes the member and the cluster it joins.
 type Options struct {
 	Endpoints []string    // client URLs of the cluster
 	TLS       *tls.Config // to dial https endpoints with, or nil
@@ -50,15 +50,16 @@ type Options struct {
 	Logger    *zap.Logger
 }
 
-// roster is the part of a cluster that Enter needs; clientv3.Cluster fits.
+// roster is the part of the client API that Enter needs; clientv3.Cluster
+// implements it.
 type roster interface {
 	MemberList(context.Context, ...clientv3.OpOption) (*clientv3.MemberListResponse, error)
 	MemberAddAsLearner(context.Context, []string) (*clientv3.MemberAddResponse, error)
 }
 
 // Enter adds the member to the cluster as a learner, unless an earlier attempt
-// has, and returns the cluster to start it with. It waits for obstacles that
-// pass by themselves (no leader, another learner) for at most two minutes.
+// has, and returns the initial cluster to start it with. It retries temporary
+// errors (no leader, another learner) for up to two minutes.
 func Enter(ctx context.Context, o Options) ([]membership.InitialMember, error) {
 	cli, err := clientv3.New(clientv3.Config{
 		Endpoints: o.Endpoints, TLS: o.TLS, DialTimeout: callTimeout, Logger: zap.NewNop(),
@@ -102,7 +103,7 @@ func (e *entry) run(ctx context.Context) ([]membership.InitialMember, error) {
 			return nil, fmt.Errorf("--join %s: %w", strings.Join(e.Endpoints, ","), err)
 		}
 		if e.told == 0 {
-			e.Logger.Warn("cannot join the cluster yet; trying again", zap.Strings("join", e.Endpoints), zap.Error(err))
+			e.Logger.Warn("cannot join the cluster yet; retrying", zap.Strings("join", e.Endpoints), zap.Error(err))
 			e.told = int(reminder / pause)
 		}
 		e.told--
@@ -112,8 +113,8 @@ func (e *entry) run(ctx context.Context) ([]membership.InitialMember, error) {
 	}
 }
 
-// attempt looks at the members and adds this one if it has to. The second look
-// is for the answer to an addition that was lost.
+// attempt lists the members and adds this one if necessary. If the response to
+// the addition is lost, the list of the next attempt includes it.
 func (e *entry) attempt(ctx context.Context) ([]membership.InitialMember, error) {
 	members, err := e.list(ctx)
 	if err != nil {
@@ -122,7 +123,7 @@ func (e *entry) attempt(ctx context.Context) ([]membership.InitialMember, error)
 	initial, added, err := place(members, e.Name, e.PeerURLs)
 	if err != nil || added != nil {
 		if added != nil {
-			e.Logger.Info("this member was added to the cluster before; it goes on from there",
+			e.Logger.Info("this member was already added to the cluster; continuing",
 				zap.String("member-id", membership.FormatID(added.ID)), zap.Bool("learner", added.IsLearner))
 		}
 		return initial, err
@@ -137,7 +138,7 @@ func (e *entry) attempt(ctx context.Context) ([]membership.InitialMember, error)
 		zap.String("member-id", membership.FormatID(resp.Member.ID)), zap.Strings("peer-urls", e.PeerURLs))
 	initial, added, err = place(resp.Members, e.Name, e.PeerURLs)
 	if err == nil && added == nil {
-		err = errors.New("the cluster has added this member and does not list it")
+		err = errors.New("the cluster has added this member but does not list it")
 	}
 	return initial, err
 }
@@ -153,8 +154,9 @@ func (e *entry) list(ctx context.Context) ([]*pb.Member, error) {
 }
 
 // place finds the member among those of the cluster by its peer URLs, and returns
-// the initial cluster with it under its name. added is nil when it is not there
-// yet. What cannot be the same member is an error that says what to do.
+// the initial cluster with the member under its name. added is nil if the member
+// was not added yet. A conflict with another member is an error that says what to
+// do.
 func place(members []*pb.Member, name string, urls []string) (initial []membership.InitialMember, added *pb.Member, err error) {
 	for _, m := range members {
 		id := membership.FormatID(m.ID)
@@ -176,7 +178,7 @@ func place(members []*pb.Member, name string, urls []string) (initial []membersh
 		}
 		other := m.Name
 		if other == "" {
-			other = "member-" + id // added, never started: only its URLs count
+			other = "member-" + id // added, never started: only its URLs matter
 		}
 		initial = append(initial, membership.InitialMember{Name: other, PeerURLs: m.PeerURLs})
 	}
@@ -192,8 +194,8 @@ func overlap(a, b []string) bool {
 	return slices.ContainsFunc(a, func(u string) bool { return slices.Contains(b, u) })
 }
 
-// passes reports whether what hinders may go away by itself, or is the answer to
-// an addition that has happened.
+// passes reports whether an error is temporary, or the response to an addition
+// that was already made.
 func passes(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return true
@@ -211,7 +213,8 @@ func passes(err error) bool {
 	return c == codes.Unavailable || c == codes.DeadlineExceeded
 }
 
-// explain adds the way out to an obstacle that did not go away.
+// explain adds a hint about the solution to an obstacle that did not go
+// away.
 func explain(err error) error {
 	var known rpctypes.EtcdError
 	switch {
@@ -225,16 +228,17 @@ func explain(err error) error {
 	return err
 }
 
-// Learner is the member that Promote waits for; server.Member fits.
+// Learner is the member that Promote waits for; server.Member implements
+// it.
 type Learner interface {
 	MemberID() uint64
 	IsLearner() bool
 	MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error)
 }
 
-// Promote asks for the promotion of the member until it votes, stops, or ctx ends. A
-// member that votes already returns at once. Meanwhile it says every 10 s what
-// it waits for.
+// Promote requests the promotion of the member until it is a voter, stops, or ctx is
+// done. For a voter it returns immediately. Meanwhile it logs every 10 s what it is
+// waiting for.
 func Promote(ctx context.Context, m Learner, lg *zap.Logger) error {
 	return promote(ctx, m, lg, sleep)
 }
@@ -247,7 +251,7 @@ func promote(ctx context.Context, m Learner, lg *zap.Logger, wait func(context.C
 			return err
 		}
 		if err != nil && told == 0 {
-			lg.Info("this member is a learner and catches up; it votes afterwards",
+			lg.Info("this member is a learner and is catching up",
 				zap.String("member-id", membership.FormatID(m.MemberID())), zap.String("waits-for", err.Error()))
 			told = int(reminder / pause)
 		}

@@ -15,15 +15,17 @@ import (
 )
 
 // Append adds entries, and the hard state unless it is nil, to the log. Entries
-// must follow one another and begin no later than one behind the last entry;
-// from the first of them on they replace what is there. With mustSync all of
-// it, and all before it, is durable when Append returns nil; without it, it
-// survives at most the end of the process. A hard state alone without mustSync
-// is not even written before the next write.
+// must be consecutive and begin at the latest at the last entry + 1; existing
+// entries from the first of them on are replaced. With mustSync, the call's
+// data and everything written earlier are durable when Append returns nil;
+// without it, they may survive an exit of the process, but no crash of the
+// machine. A hard state alone without mustSync is only written with the next
+// write.
 //
 // An error that wraps ErrNoSpace means that nothing of the call is in the log
-// and that it may be made again. After any other error the log takes no more
-// writes. The entries are kept: the caller must not change them later.
+// and that the caller may retry. After any other error the log rejects all
+// writes. Append retains the entries: the caller must not modify them
+// afterwards.
 func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) error {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
@@ -78,7 +80,7 @@ func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) 
 	return nil
 }
 
-// checkAppend refuses entries that the reader would refuse later.
+// checkAppend rejects entries that the reader would reject later.
 func (l *Log) checkAppend(ents []*raftpb.Entry) error {
 	if len(ents) == 0 {
 		return nil
@@ -86,7 +88,7 @@ func (l *Log) checkAppend(ents []*raftpb.Entry) error {
 	first, last := ents[0].GetIndex(), l.table.last()
 	switch {
 	case first > last+1:
-		return fmt.Errorf("raftlog: append entry %d behind %d: gap", first, last)
+		return fmt.Errorf("raftlog: append entry %d after %d: gap", first, last)
 	case first < l.table.first:
 		return fmt.Errorf("raftlog: append entry %d: compacted up to %d", first, l.table.first-1)
 	case first <= l.hs.GetCommit():
@@ -108,8 +110,8 @@ func (l *Log) checkAppend(ents []*raftpb.Entry) error {
 	return nil
 }
 
-// nextHardState returns the state to be written, nil if nothing is new. Commit
-// never goes back: a mark may have raised it past what the caller knows.
+// nextHardState returns the state to write, nil if nothing has changed. Commit
+// never decreases: a mark may have raised it beyond what the caller knows.
 func (l *Log) nextHardState(hs *raftpb.HardState, ents []*raftpb.Entry) (*raftpb.HardState, error) {
 	if hs == nil || hs.GetTerm() == 0 && hs.GetVote() == 0 && hs.GetCommit() == 0 {
 		return nil, nil
@@ -141,11 +143,11 @@ func (l *Log) setHardState(hs *raftpb.HardState) {
 	l.mu.Unlock()
 }
 
-// writeGroup writes entries and then the state, and returns where the entries
-// are. It begins a new segment first if they do not fit, so that the write
-// itself stays within space that is reserved.
+// writeGroup writes entries, then the state, and returns the positions of the
+// entries. If they do not fit, it first begins a new segment, so that the
+// write stays within reserved space.
 func (l *Log) writeGroup(hs *raftpb.HardState, ents []*raftpb.Entry) ([]slot, error) {
-	need := int64(2*recordOverhead + 32) // the state, and what says that all before is synced
+	need := int64(2*recordOverhead + 32) // the state and the record of appendSynced
 	for _, e := range ents {
 		need += int64(entrySize(e)) + recordOverhead
 	}
@@ -188,7 +190,7 @@ func (l *Log) writeGroup(hs *raftpb.HardState, ents []*raftpb.Entry) ([]slot, er
 	return slots, nil
 }
 
-// writeRecords writes records that are not entries; encode appends them to b.
+// writeRecords writes records other than entries; encode appends them to b.
 func (l *Log) writeRecords(need int64, encode func(b []byte, crc uint32) ([]byte, uint32)) error {
 	if err := l.makeRoom(need+recordOverhead, 0); err != nil {
 		return err
@@ -203,7 +205,7 @@ func (l *Log) writeRecords(need int64, encode func(b []byte, crc uint32) ([]byte
 	return nil
 }
 
-// groupWriter writes one group of records behind the tail's last record, or
+// groupWriter writes one group of records after the tail's last record, or
 // nothing.
 type groupWriter struct {
 	l   *Log
@@ -211,7 +213,7 @@ type groupWriter struct {
 	off int64 // file offset of buf[0]
 }
 
-// flush writes the buffer; at the end of the group, zeros with it.
+// flush writes the buffer, at the end of the group followed by zeros.
 func (w *groupWriter) flush(end bool) error {
 	l, n := w.l, len(w.buf)
 	zeroed := w.off + int64(n)
@@ -236,14 +238,15 @@ func (w *groupWriter) flush(end bool) error {
 	if end {
 		l.buf = w.buf
 		if cap(l.buf) > 2*flushBytes {
-			l.buf = nil // one large entry must not cost memory for ever
+			l.buf = nil // do not retain the memory of one large entry
 		}
 	}
 	return nil
 }
 
-// undo removes a part of a group from the file, up to offset to. It was never
-// acknowledged, but bytes left of it would be met behind a shorter record later.
+// undo overwrites a partially written group with zeros, up to offset to. It was
+// never acknowledged, but a reader would find its bytes after a shorter record
+// later.
 func (w *groupWriter) undo(to int64, cause error) error {
 	l := w.l
 	if !vfs.IsNoSpaceError(cause) {
@@ -259,13 +262,13 @@ func (w *groupWriter) undo(to int64, cause error) error {
 
 var zeros [zeroAhead]byte
 
-// markRoom is what entries leave free at the end of a segment. On a full disk there
-// is no new segment; a mark must have its place nevertheless, for without a newer
-// one no old segment can go and make room.
+// markRoom is the space in bytes that entries leave free at the end of a segment.
+// On a full disk no new segment can be created, yet a mark must still fit: without
+// a newer mark no old segment can be removed to free space.
 func (l *Log) markRoom() int64 { return min(16<<10, l.opts.SegmentBytes/16) }
 
-// makeRoom makes the tail take need more bytes without asking the disk for
-// space, and leaves so many behind them.
+// makeRoom makes sure that need more bytes fit into the reserved space of
+// the tail, with leave bytes to spare.
 func (l *Log) makeRoom(need, leave int64) error {
 	need += leave
 	if l.tailOff+need <= l.tailCap {
@@ -287,8 +290,8 @@ func (l *Log) makeRoom(need, leave int64) error {
 	return nil
 }
 
-// appendHead appends the records that begin every segment and sets l.crc to the
-// running checksum after them.
+// appendHead appends the records at the head of every segment and sets l.crc to
+// the running checksum after them.
 func (l *Log) appendHead(b []byte, crc uint32, hs *raftpb.HardState) []byte {
 	b, crc = appendRecord(b, crc, TypeCRC, nil)
 	b, crc = appendRecord(b, crc, TypeMetadata, l.rawMD)
@@ -315,11 +318,11 @@ func (l *Log) writeHead(f vfs.File, head []byte) error {
 	return f.Sync()
 }
 
-// cut goes on in a new segment, named after index. extra appends records to its
-// head. If the new segment cannot be made, the log stays as it is.
+// cut switches to a new segment, named after index. extra appends records to
+// its head. If the new segment cannot be created, the log is unchanged.
 func (l *Log) cut(index uint64, extra func(b []byte, crc uint32) ([]byte, uint32)) error {
-	// All of the old file must be on disk before the new one can be found there:
-	// the reader takes damage before the last file for corruption.
+	// The old file must be on disk completely before the new one appears: the
+	// reader treats damage before the last file as corruption.
 	if l.unsynced {
 		if err := l.sync(); err != nil {
 			return err
@@ -356,8 +359,8 @@ func (l *Log) cut(index uint64, extra func(b []byte, crc uint32) ([]byte, uint32
 		l.setTailState(old)
 		return l.fail("sync "+l.dir, err)
 	}
-	// The reserved rest of the old file is not needed any more. If the size
-	// cannot be set, zeros stay at its end, which readers know to skip.
+	// Free the reserved rest of the old file. If the size cannot be set, zeros
+	// remain at its end, which readers skip.
 	if err := errors.Join(setSize(old.file, old.off), old.file.Close()); err != nil {
 		l.lg.Warn("failed to trim a log segment", zap.String("path", l.tailPath()), zap.Error(err))
 	}
@@ -371,7 +374,7 @@ func (l *Log) cut(index uint64, extra func(b []byte, crc uint32) ([]byte, uint32
 	return nil
 }
 
-// tailState is what describes the tail; cut saves it to be able to step back.
+// tailState describes the tail; cut saves it so that it can undo.
 type tailState struct {
 	file                   vfs.File
 	off, cap, zeroed, head int64
@@ -386,7 +389,7 @@ func (l *Log) setTailState(s tailState) {
 	l.tail, l.tailOff, l.tailCap, l.zeroed, l.tailHead, l.crc = s.file, s.off, s.cap, s.zeroed, s.head, s.crc
 }
 
-// spare is a segment that is made ready while the one before it is written.
+// spare is the next segment, prepared while the current one is written.
 type spare struct {
 	fs   vfs.FS
 	path string
@@ -395,7 +398,7 @@ type spare struct {
 	err  error
 }
 
-// prepareSpare starts to make the next segment.
+// prepareSpare starts creating the next segment in the background.
 func (l *Log) prepareSpare() {
 	if l.opts.NoBackground {
 		return
@@ -405,8 +408,8 @@ func (l *Log) prepareSpare() {
 	go crash.Guarded(func() { spare.make(l.opts.SegmentBytes) })()
 }
 
-// newSpare alternates between two names, as etcd does, so that a new file is
-// never made under the name of the one that was renamed last.
+// newSpare alternates between two names, as etcd does, so that a new file
+// never has the name that the last renamed one had.
 func (l *Log) newSpare() *spare {
 	name := spareName(l.spareSeq % spareNames)
 	l.spareSeq++
@@ -431,8 +434,8 @@ func (s *spare) discard() {
 	}
 }
 
-// takeSpare returns the next segment. One that could not be made in the
-// background is tried once more: the disk may have room again.
+// takeSpare returns the next segment. If it could not be created in the
+// background, takeSpare retries once: the disk may have room again.
 func (l *Log) takeSpare() (vfs.File, string, error) {
 	s := l.spare
 	l.spare = nil
@@ -446,10 +449,10 @@ func (l *Log) takeSpare() (vfs.File, string, error) {
 	return s.file, s.path, s.err
 }
 
-// SaveMark records durably that the state up to m.Index is held elsewhere. The
-// index must be in the log; a restart begins with the newest mark. Marking an
-// index proves that it is committed, so the hard state's commit is raised to it
-// if it is lower. Behind a mark that stands alone the log begins anew.
+// SaveMark records durably that the state up to m.Index is stored elsewhere.
+// The index must be in the log; a restart begins at the newest mark. A mark
+// proves that its index is committed, so the hard state's commit is raised to
+// it if it is lower. If m.Alone is set, the log begins after m.Index.
 func (l *Log) SaveMark(m SnapshotMark) error {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
@@ -482,7 +485,7 @@ func (l *Log) SaveMark(m SnapshotMark) error {
 	return l.noteSynced()
 }
 
-// writeMark writes the state, if it is new, and the mark.
+// writeMark writes the state, if it has changed, and the mark.
 func (l *Log) writeMark(m SnapshotMark, hs *raftpb.HardState) error {
 	data, err := appendMark(nil, m)
 	if err != nil {
@@ -506,8 +509,8 @@ func (l *Log) writeMark(m SnapshotMark, hs *raftpb.HardState) error {
 	return err
 }
 
-// Compact forgets the entries up to through, which must be covered by a mark,
-// and removes the files that nothing is needed of. Entries behind through stay
+// Compact drops the entries up to through, which must be covered by a mark,
+// and removes the files that are no longer needed. Entries after through stay
 // available, also after a restart.
 func (l *Log) Compact(through uint64) error {
 	l.cmu.Lock()
@@ -519,7 +522,8 @@ func (l *Log) Compact(through uint64) error {
 	return l.removeSegments(n)
 }
 
-// forget drops entries from the table and returns how many segments can go.
+// forget drops entries from the table and returns how many segments can be
+// removed.
 func (l *Log) forget(through uint64) (int, error) {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
@@ -535,8 +539,8 @@ func (l *Log) forget(through uint64) (int, error) {
 	return l.unneeded(), nil
 }
 
-// unneeded returns how many of the oldest segments hold nothing that a restart
-// of this log, or of etcd on it, would ask for.
+// unneeded returns how many of the oldest segments neither this log nor etcd
+// would read after a restart.
 func (l *Log) unneeded() int {
 	if l.opts.KeepSegments < 0 {
 		return 0
@@ -550,7 +554,8 @@ func (l *Log) unneeded() int {
 			}
 		}
 	}
-	// etcd looks for the mark from the last file on whose name is not beyond it.
+	// etcd searches for the mark from the last file whose index is not beyond
+	// it.
 	for i := len(l.segs) - 1; i >= 0; i-- {
 		if l.segs[i].index <= l.mark.Index {
 			return min(n, i)
@@ -560,8 +565,8 @@ func (l *Log) unneeded() int {
 }
 
 // removeSegments removes the n oldest segments, oldest first and each durably
-// before the next, so that no crash leaves a gap. cmu must be held. What an
-// error leaves behind is removed by the next Compact or is of no harm.
+// before the next, so that a crash leaves no gap. cmu must be held. Files
+// that remain after an error are removed by the next Compact or do no harm.
 func (l *Log) removeSegments(n int) error {
 	for range n {
 		l.mu.RLock()
@@ -580,9 +585,9 @@ func (l *Log) removeSegments(n int) error {
 	return nil
 }
 
-// Reset forgets every entry and goes on behind m.Index: to be called when a
-// snapshot that was received has been installed. It is durable and whole on
-// return. A snapshot is proof that its index is committed and its term was
+// Reset drops all entries and continues after m.Index: call it when a
+// received snapshot has been installed. The effect is atomic, and durable
+// on return. A snapshot proves that its index is committed and its term was
 // reached, so the hard state is raised to them if it is lower.
 func (l *Log) Reset(m SnapshotMark) error {
 	l.cmu.Lock()
@@ -599,7 +604,7 @@ func (l *Log) Reset(m SnapshotMark) error {
 	before, hs := l.hs, l.raised(m)
 	var err error
 	if len(l.segs) == 1 && l.tailOff == l.tailHead {
-		// Nothing to get rid of. Tools that write a log begin so.
+		// There is nothing to drop. Tools that write a log begin like this.
 		if err = l.writeMark(m, hs); err == nil {
 			err = l.sync()
 		}
@@ -626,8 +631,8 @@ func (l *Log) raised(m SnapshotMark) *raftpb.HardState {
 	return hardState(term, vote, max(l.hs.GetCommit(), m.Index))
 }
 
-// cutAt begins a segment that starts with the mark, under whose name etcd looks
-// for it: entries of older segments are then not read.
+// cutAt begins a segment that starts with the mark and is named after its
+// index, where etcd looks for it: entries of older segments are then not read.
 func (l *Log) cutAt(m SnapshotMark, hs *raftpb.HardState) error {
 	data, err := appendMark(nil, m)
 	if err != nil {

@@ -10,35 +10,36 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// A write that a crash cut short has sectors that are missing: they are zero. What
-// has changed on the disk can look like that, too, and what comes behind it would then
-// be forgotten although it was acknowledged. So whatever is written behind records
-// that were synced begins with a checksum record, as at the head of a segment: it
-// says that all before it was on the disk, and damage before it is no crash's. The
-// last group of a log has none behind it. If one byte could make it look torn, because
-// there are sectors of zeros in its data, the record is written as soon as it is
-// synced. Damage that has no such record behind it is a write that was cut short.
+// A write torn by a crash has missing sectors, which read as zeros. Bytes that changed
+// on disk can look the same, and dropping what follows them would lose acknowledged
+// entries. So the first write after synced records begins with a checksum record, as
+// at the head of a segment: it says that everything before it was on disk, so damage
+// before it is not from a crash. The last group of a log has no such record after it.
+// If one changed byte could make that group look torn, because its data contains
+// sectors of zeros, the record is written as soon as the group is synced. Damage
+// without such a record after it is a torn write.
 //
-// A record can get lost with the power, and logs of etcd and of former releases have
-// none. So the fields of a frame before its data, and a small frame as a whole, are
-// put right one byte at a time. A write that a crash tore passes for changed with a
-// probability of a few in 100,000 then; the member does not start, and says why.
+// The record can be lost in a power failure, and logs of etcd and of earlier releases
+// have none. So the reader also tries to repair the fields in front of a frame's data,
+// and all of a small frame, one byte at a time. A torn write is then mistaken for
+// changed bytes with a probability of a few in 100,000; in that case the member
+// reports the reason and does not start.
 
 const (
-	// maxChanged bounds the frames of which the fields are tried.
+	// maxChanged bounds the size of frames whose fields are tried, in bytes.
 	maxChanged = 4 << 20
-	// maxTried bounds the data of which each byte is tried: with n bytes a random
-	// checksum fits n*255/2^32 times.
+	// maxTried bounds the data in which every byte is tried: for n bytes, a
+	// random checksum matches with probability n*255/2^32.
 	maxTried = 512
 )
 
 var (
 	errChanged = fmt.Errorf("%w: a byte has changed", errChecksum)
-	errSynced  = fmt.Errorf("%w in what had been synced", errChecksum)
+	errSynced  = fmt.Errorf("%w in synced data", errChecksum)
 )
 
-// doubtful reports whether a frame at file offset off, with one byte changed at
-// most, could look as if a sector of it were missing.
+// doubtful reports whether a frame at file offset off could look torn, as if a
+// sector were missing, with at most one byte changed.
 func doubtful(frame []byte, off int64) bool {
 	frame, off = frame[frameHeader:], off+frameHeader
 	for len(frame) > 0 {
@@ -66,8 +67,8 @@ func fewerThanTwo(b []byte) bool {
 	return true
 }
 
-// appendSynced appends the record that says that all before it is synced, if that is
-// so and not said yet.
+// appendSynced appends the record that says that everything before it is synced, if
+// that is the case and not recorded yet.
 func (l *Log) appendSynced(b []byte) []byte {
 	if l.unsynced || l.noted || l.opts.NoSync {
 		return b
@@ -76,9 +77,9 @@ func (l *Log) appendSynced(b []byte) []byte {
 	return b
 }
 
-// noteSynced writes that record at once if the last frames need it. It is not synced,
-// and may be missing: for want of room, or when power is lost before the system has
-// written it.
+// noteSynced writes that record at once if the last frames need it. It is best
+// effort: the record is not synced, is left out if there is no room, and is lost if
+// power fails before the kernel has written it.
 func (l *Log) noteSynced() error {
 	if !l.doubtful || l.unsynced || l.opts.NoSync {
 		return nil
@@ -95,9 +96,9 @@ func (l *Log) noteSynced() error {
 	return err
 }
 
-// syncedBehind reports whether a record behind the damaged frame at off says that the
-// frame was on the disk. It must be followed by a record that goes on with its
-// checksum, or by nothing; bytes of a client could look like it otherwise.
+// syncedBehind reports whether a record after the damaged frame at off says that the
+// frame was on disk. That record must be followed by one that continues its checksum,
+// or by nothing; otherwise a client's bytes could pass for it.
 func syncedBehind(w *window, off int64) (bool, error) {
 	for off = off + frameHeader; w.size-off >= frameHeader; off += frameHeader {
 		r, end, err := w.record(off)
@@ -121,8 +122,8 @@ func syncedBehind(w *window, off int64) (bool, error) {
 	return false, nil
 }
 
-// record decodes what may be a record at off and returns where it ends; 0 if there is
-// none. Checksums are not checked.
+// record decodes a possible record at off and returns its end, 0 if there is none. It
+// does not verify checksums.
 func (w *window) record(off int64) (Record, int64, error) {
 	if w.size-off < frameHeader {
 		return Record{}, 0, nil
@@ -137,7 +138,7 @@ func (w *window) record(off int64) (Record, int64, error) {
 	}
 	head, err := w.bytes(off+frameHeader, int(min(n, 2)))
 	if err != nil || head[0] != 0x08 {
-		return Record{}, 0, err // what is not a record must not be read as a whole
+		return Record{}, 0, err // do not read a large body that is not a record
 	}
 	body, err := w.bytes(off+frameHeader, int(n))
 	if err != nil {
@@ -150,15 +151,16 @@ func (w *window) record(off int64) (Record, int64, error) {
 	return r, off + frameHeader + n + pad, nil
 }
 
-// maxRecordHead is more than the fields of a record before its data take.
+// maxRecordHead is an upper bound of the size of a record's fields in front
+// of its data.
 const maxRecordHead = 24
 
 // changed returns the reason if the frame at off, which failed its check, is not a
-// write that was cut short, and nil otherwise. crc is the running checksum before it.
+// torn write, and nil otherwise. crc is the running checksum before it.
 func changed(f vfs.File, path string, off, size int64, crc uint32) (reason, err error) {
 	synced, err := syncedBehind(&window{f: f, size: size}, off)
 	if err != nil {
-		return nil, fmt.Errorf("raftlog: read %s behind offset %d: %w", path, off, err)
+		return nil, fmt.Errorf("raftlog: read %s after offset %d: %w", path, off, err)
 	}
 	if synced {
 		return errSynced, nil
@@ -170,7 +172,7 @@ func changed(f vfs.File, path string, off, size int64, crc uint32) (reason, err 
 	return reason, err
 }
 
-// oneByteChanged reports whether the frame at off is whole with one byte put right.
+// oneByteChanged reports whether the frame at off is valid with one byte corrected.
 func oneByteChanged(f vfs.File, path string, off, size int64, crc uint32) (bool, error) {
 	b := make([]byte, min(size-off, maxChanged))
 	if n, err := f.ReadAt(b, off); err != nil && err != io.EOF {
@@ -180,7 +182,7 @@ func oneByteChanged(f vfs.File, path string, off, size int64, crc uint32) (bool,
 	}
 	sector := min(int64(len(b)), sectorSize-off%sectorSize)
 	if sector > frameHeader && allZero(b[:sector]) {
-		return false, nil // a sector that was not written
+		return false, nil // this sector was never written
 	}
 	check := checker{crc: crc}
 	for i := range frameHeader {
@@ -219,10 +221,10 @@ func oneByteChanged(f vfs.File, path string, off, size int64, crc uint32) (bool,
 	return false, nil
 }
 
-// checker is checkRecord for bodies whose data is mostly the same.
+// checker is checkRecord for many bodies with mostly the same data.
 type checker struct {
 	crc  uint32 // before the record
-	at   *byte  // the data that was looked at last
+	at   *byte  // the data of the last check
 	n    int
 	last uint32
 }
@@ -244,10 +246,10 @@ func (c *checker) whole(body []byte) bool {
 	return c.last == r.CRC
 }
 
-// oneByteOff reports whether one changed byte among n turns a right checksum into
-// one that differs by diff. A byte that differs by x leaves the difference
-// table[x] behind it, and each further byte moves the difference on as if it were
-// a checksum of zeros; so it is moved back until it is one of table's.
+// oneByteOff reports whether one changed byte among n can change the checksum by
+// diff. A byte that differs by x changes the checksum by table[x], and each
+// further byte shifts that difference as a checksum of zeros would; so oneByteOff
+// shifts it back until it equals an entry of the table.
 func oneByteOff(diff uint32, n int) bool {
 	for range n {
 		x := topIndex[diff>>24]
@@ -260,8 +262,8 @@ func oneByteOff(diff uint32, n int) bool {
 	return false
 }
 
-// topIndex finds the entry of the checksum's table by its top byte; no two have
-// the same.
+// topIndex finds the entry of the checksum table by its top byte, which is
+// unique.
 var topIndex = func() (index [256]byte) {
 	for i, v := range castagnoli {
 		index[v>>24] = byte(i)

@@ -9,14 +9,14 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Contents is what a log holds, as far as a restart depends on it.
+// Contents is the part of a log that a restart depends on.
 type Contents struct {
 	Metadata  Metadata
-	HardState *raftpb.HardState // nil if there has been none
-	Mark      SnapshotMark      // the newest valid one
-	Marks     []SnapshotMark    // all valid ones, in the order in which they were written
-	// First and Last are the oldest and newest entry; Last is First-1 if there is
-	// none.
+	HardState *raftpb.HardState // nil if there is none
+	Mark      SnapshotMark      // the newest valid mark
+	Marks     []SnapshotMark    // all valid marks, in the order of writing
+	// First and Last are the indexes of the oldest and newest entry; Last is
+	// First-1 if there is none.
 	First, Last uint64
 	table       table
 }
@@ -32,10 +32,10 @@ func (c *Contents) Term(i uint64) (uint64, error) {
 	return c.table.term(i), nil
 }
 
-// Inspect reads and checks the log in dir as Open does, but takes no lock and
-// changes nothing. entry, unless nil, is called for every entry record as it
-// lies in the files: a later record of an index replaces an earlier one and all
-// that follow it. data is valid during the call only.
+// Inspect reads and checks the log in dir as Open does, but without locking or
+// changing anything. It calls entry, unless nil, for every entry record in file
+// order: a later record of an index replaces the earlier one and all that
+// follow that. data is valid during the call only.
 //
 // Errors: ErrNotFound, *CorruptError, the file system's, or the error of entry.
 func Inspect(fs vfs.FS, dir string, entry func(index, term uint64, t raftpb.EntryType, data []byte) error) (*Contents, error) {
@@ -105,7 +105,7 @@ func inspectSegment(fs vfs.FS, path string, last bool, r *replay, record func(of
 	}
 	end, r.crc, err = scanSegment(f, path, st.Size(), last, r.crc, record)
 	if last && errors.Is(err, errTorn) {
-		return end, nil // a write that a crash cut short; Open removes it
+		return end, nil // a torn write; Open removes it
 	}
 	return end, err
 }

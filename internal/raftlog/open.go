@@ -10,11 +10,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// Open reads the log in dir, checks every byte that a restart depends on and
-// makes it ready for writing. A single byte that has changed is found wherever it
-// is. A write that was cut short at the end of the last
-// file is removed as etcd does it; the file as it was is kept beside it with
-// the ending .broken. Any other damage is a *CorruptError.
+// Open reads the log in dir, verifies every byte that a restart depends on and
+// prepares the log for writing. A single changed byte is detected wherever it is.
+// A torn write at the end of the last file is removed as etcd does it; a copy of
+// the original file is left next to it with the suffix .broken. Any other damage
+// is a *CorruptError.
 func Open(fs vfs.FS, dir string, o Options) (*Log, error) {
 	o = o.withDefaults()
 	l := &Log{fs: fs, dir: dir, opts: o, lg: o.Logger}
@@ -61,7 +61,8 @@ func (l *Log) open() error {
 	return nil
 }
 
-// removeSpares removes segments that were being prepared when the process ended.
+// removeSpares removes segments that were being prepared when the process
+// exited.
 func (l *Log) removeSpares() {
 	for i := range spareNames {
 		path := l.fs.PathJoin(l.dir, spareName(i))
@@ -71,8 +72,8 @@ func (l *Log) removeSpares() {
 	}
 }
 
-// removeRemainders removes segments before a gap. The log does without them, as
-// it is whole behind the gap, but etcd would stop at it.
+// removeRemainders removes segments before a gap. The log does not need them,
+// as it is complete after the gap, but etcd would fail at the gap.
 func (l *Log) removeRemainders(segs []segment) {
 	for _, s := range segs {
 		l.lg.Warn("removing a log segment before a gap", zap.String("path", l.path(s)))
@@ -82,8 +83,8 @@ func (l *Log) removeRemainders(segs []segment) {
 	}
 }
 
-// consecutive returns the newest segments up to the first gap in the sequence.
-// Older ones are remainders of a removal.
+// consecutive returns the newest segments without a gap in their sequence.
+// Older ones are left over from a removal.
 func consecutive(segs []segment) []segment {
 	i := len(segs) - 1
 	for i > 0 && segs[i-1].seq+1 == segs[i].seq {
@@ -131,7 +132,7 @@ func (l *Log) openTail(r *replay, s segment) error {
 	r.crc = crc
 	dirt, err := lastNonZero(f, end, size)
 	if err != nil {
-		return fmt.Errorf("raftlog: read %s behind offset %d: %w", path, end, err)
+		return fmt.Errorf("raftlog: read %s after offset %d: %w", path, end, err)
 	}
 	if dirt > end {
 		if reason, err := changed(f, path, end, size, crc); err != nil {
@@ -139,8 +140,8 @@ func (l *Log) openTail(r *replay, s segment) error {
 		} else if reason != nil {
 			return &CorruptError{File: path, Offset: end, Err: reason}
 		}
-		// r.finish refuses a log that has lost what it says is committed. Do not
-		// touch the file before that is known.
+		// r.finish rejects a log that lacks entries it says are committed. Do not
+		// modify the file before that check.
 		if err := r.finish(); err != nil {
 			return &CorruptError{File: path, Offset: end, Err: err}
 		}
@@ -151,8 +152,8 @@ func (l *Log) openTail(r *replay, s segment) error {
 	l.tailOff, l.zeroed = end, end
 	l.tailCap = max(size, l.opts.SegmentBytes)
 	if err := reserve(f, size, l.tailCap); err != nil {
-		// Starting is worth more than the reservation; what is to be written may
-		// still fit, and says so if it does not.
+		// Start without the reservation: later writes may still fit, and fail if
+		// they do not.
 		l.lg.Warn("failed to preallocate a log segment", zap.String("path", path), zap.Error(err))
 	}
 	if err := f.Sync(); err != nil {
@@ -161,7 +162,7 @@ func (l *Log) openTail(r *replay, s segment) error {
 	return nil
 }
 
-// repair removes the bytes [end, dirt) behind the last good record.
+// repair removes the bytes [end, dirt) after the last good record.
 func (l *Log) repair(f vfs.File, path string, end, dirt int64) error {
 	broken := path + ".broken"
 	l.lg.Warn("repairing the end of the raft log", zap.String("path", path), zap.String("copy", broken),
@@ -173,19 +174,19 @@ func (l *Log) repair(f vfs.File, path string, end, dirt int64) error {
 		return fmt.Errorf("raftlog: sync %s: %w", l.dir, err)
 	}
 	if err := writeZeros(f, end, dirt); err != nil {
-		return fmt.Errorf("raftlog: zero %s behind offset %d: %w", path, end, noSpace(err))
+		return fmt.Errorf("raftlog: zero %s after offset %d: %w", path, end, noSpace(err))
 	}
 	return nil
 }
 
-// replay rebuilds the state of a log from its records, in order. Besides the
-// checksums, which cover the data but not the type of a record, it checks that
-// the records make sense one after another.
+// replay rebuilds the state of a log from its records, in order. The checksums
+// cover the data but not the type of a record, so replay also checks that the
+// sequence of records is consistent.
 type replay struct {
-	keep uint64 // entries to keep before the newest mark
+	keep uint64 // number of entries to keep before the newest mark
 
 	seg    segment // being read
-	inHead bool    // no entry of it was met yet
+	inHead bool    // no entry of the segment was read yet
 	crc    uint32
 	rawMD  []byte
 	md     Metadata
@@ -193,8 +194,8 @@ type replay struct {
 	marks  []SnapshotMark // not older than the newest valid one
 	mark   SnapshotMark   // set by finish
 	table  table
-	// voided is what table was before a mark replaced all entries, for as long as
-	// no state has confirmed that mark: a crash between the two makes it void.
+	// voided is the table from before a mark replaced all entries, until a state
+	// confirms that mark: a crash between the two makes the mark void.
 	voided    *table
 	unproven  uint64 // index of that mark
 	seenEntry bool
@@ -206,7 +207,7 @@ var (
 	errOrder    = errors.New("record contradicts an earlier one")
 )
 
-// begin tells which segment the next records are of.
+// begin sets the segment of the records that follow.
 func (r *replay) begin(s segment) { r.seg, r.inHead = s, true }
 
 func (r *replay) record(off int64, before uint32, rec Record) error {
@@ -241,8 +242,8 @@ func (r *replay) entry(off int64, before uint32, data []byte) error {
 		return err
 	}
 	if !r.seenEntry && e.index > r.table.last()+1 {
-		// What lies before the oldest file is gone, also the term before its first
-		// entry. finish checks that a mark covers the gap.
+		// The entries before the oldest file are gone, and with them the term
+		// before its first entry. finish checks that a mark covers the gap.
 		r.table.reset(e.index-1, 0)
 	}
 	r.seenEntry, r.inHead = true, false
@@ -280,18 +281,18 @@ func (r *replay) state(data []byte) error {
 	return nil
 }
 
-// revert undoes what an unproven mark did.
+// revert undoes the effect of an unproven mark.
 func (r *replay) revert() {
 	if r.voided != nil {
 		r.table, r.voided = *r.voided, nil
 	}
 }
 
-// snapshot takes a mark. One that fits the entries leaves them alone. One that
-// does not stands for a snapshot that was received and replaced them all. One
-// older than all of them says nothing about them, unless a segment was begun
-// for it: the older segments are then remainders, of which some may be gone. One
-// that stands alone lets the log begin behind it.
+// snapshot processes a mark. A mark that matches the entries leaves them as they
+// are. One that does not comes from a received snapshot that replaced them all.
+// One older than all entries has no effect on them, unless a segment was begun
+// for it: the older segments are then left over from a removal, and some may be
+// gone. If Alone is set, the log begins after the mark.
 func (r *replay) snapshot(data []byte) error {
 	m, err := decodeMark(data)
 	if err != nil {
@@ -317,18 +318,18 @@ func (r *replay) snapshot(data []byte) error {
 	return nil
 }
 
-// restored reports whether a mark was written by a restore, of etcd or of ours: it
-// stands behind the entries that found a cluster, when nobody has led it yet, and
-// the state there is that of a backup. A log that was not restored has no mark of
-// the founders' term, or one where all has come from these entries.
+// restored reports whether a mark was written by a restore, etcd's or ours: it
+// follows the entries that bootstrap a cluster, before any leader was elected, and
+// the state at the mark is that of a backup. A log that was not restored has no
+// mark of the bootstrap term, or one whose state comes from these entries alone.
 func (r *replay) restored(m SnapshotMark) bool {
 	const foundersTerm = 1
 	return m.Term == foundersTerm && m.Index == r.table.last() && r.table.first == 1
 }
 
 // newest returns the position of the newest valid mark, -1 if there is none. A
-// mark counts if it is committed; one beyond was written before a crash that
-// took the state along.
+// mark is valid if its index is committed; one beyond the commit index was
+// written before a crash that lost the state record.
 func (r *replay) newest() int {
 	best := -1
 	for i, m := range r.marks {
@@ -339,8 +340,8 @@ func (r *replay) newest() int {
 	return best
 }
 
-// prune drops what a newer mark makes superfluous, so that reading a long log
-// takes bounded memory.
+// prune drops marks and entries that a newer mark makes obsolete, so that
+// reading a long log takes bounded memory.
 func (r *replay) prune() {
 	i := r.newest()
 	if i < 0 {
@@ -353,8 +354,8 @@ func (r *replay) prune() {
 	}
 }
 
-// finish checks the whole and chooses the mark to start from. It may be called
-// again when nothing was read since.
+// finish checks the log as a whole and selects the mark to start from. It may
+// be called again if no record was read in between.
 func (r *replay) finish() error {
 	r.revert()
 	t := &r.table
@@ -371,7 +372,7 @@ func (r *replay) finish() error {
 		return fmt.Errorf("%w: committed up to %d, last entry is %d", errOrder, r.hs.GetCommit(), t.last())
 	}
 	if t.baseTerm == 0 && t.first > 1 && m >= t.first {
-		t.compact(t.first) // the term before the first entry is not known
+		t.compact(t.first) // the term before the first entry is unknown
 	}
 	if m+1 < t.first {
 		return fmt.Errorf("%w: snapshot at %d, oldest entry is %d", errGap, m, t.first)

@@ -1,17 +1,17 @@
 // Package raftlog keeps one member's raft entries and hard state on disk, in
 // the format of etcd's write-ahead log.
 //
-// In: entries, hard states and snapshot marks from one writer. Out: the read
-// half of raft.Storage, to any goroutine, and after a restart everything that
-// was acknowledged. Always true: what Append acknowledged with mustSync is read
-// back after any crash; what is read back was written, in that order, with no
-// gap; bytes that fail their checksum are never served.
+// In: entries, hard states and snapshot marks from one writer. Out: the
+// read half of raft.Storage, safe for concurrent use, and after a restart
+// everything that was acknowledged. Always true: what Append acknowledged with
+// mustSync is read back after any crash; what is read back was written in that
+// order, without a gap; bytes that fail their checksum are never served.
 //
-// Files and byte layout are described in docs/format/wal.md. A real etcd opens
-// and continues the directory, and this package opens and continues etcd's.
+// docs/format/wal.md describes files and byte layout. etcd can open the
+// directory and continue the log, and this package does the same with etcd's.
 //
-// The package works on a vfs.FS and makes no other access to the disk, except
-// that on a file with a descriptor it also sets size, mode and locks.
+// The package accesses the disk only through a vfs.FS, except that on a file
+// with a descriptor it also sets size, mode and locks.
 package raftlog
 
 import (
@@ -37,14 +37,14 @@ import (
 var (
 	// ErrNoSpace is wrapped by errors of Append, SaveMark and Reset when the disk
 	// is full. Nothing of the call is in the log and the log stays usable: the
-	// call may be made again.
+	// caller may retry.
 	ErrNoSpace = errors.New("no space left for the raft log")
-	// ErrInUse is wrapped by errors of Create and Open when another log, of this
-	// or another process, holds the directory.
+	// ErrInUse is wrapped by errors of Create and Open when another log, in this
+	// or another process, has locked the directory.
 	ErrInUse = errors.New("data directory in use")
 	// ErrFailed is wrapped by every error after a failed sync or a write that
-	// could not be undone. What is on the disk is not known then; the log must be
-	// opened again.
+	// could not be undone. The contents of the disk are then unknown; the log
+	// must be reopened.
 	ErrFailed = errors.New("raft log failed")
 	// ErrClosed is returned by writes after Close.
 	ErrClosed = errors.New("raft log closed")
@@ -52,8 +52,8 @@ var (
 	ErrNotFound = errors.New("no raft log")
 )
 
-// CorruptError names stored bytes that cannot have been written by a log, or
-// have changed since.
+// CorruptError locates stored bytes that no log wrote, or that have changed
+// since.
 type CorruptError struct {
 	File   string
 	Offset int64 // of the record in the file, in bytes
@@ -66,15 +66,17 @@ func (e *CorruptError) Error() string {
 
 func (e *CorruptError) Unwrap() error { return e.Err }
 
-// Metadata says whose log it is.
+// Metadata identifies the member and the cluster that the log belongs to.
 type Metadata struct{ NodeID, ClusterID uint64 }
 
-// SnapshotMark records that the state up to Index is held outside the log.
+// SnapshotMark records that the state up to Index is stored outside the
+// log.
 type SnapshotMark struct {
 	Index, Term uint64
 	ConfState   *raftpb.ConfState // membership at Index; nil only at index 0 or in logs of etcd before 3.5
-	// Alone says that the entries up to Index do not make the state at Index, as
-	// after a restore. They are never served: the log begins behind them.
+	// Alone says that the state at Index does not result from the entries up to
+	// Index, as after a restore. They are never served: the log begins after
+	// them.
 	Alone bool
 }
 
@@ -85,25 +87,26 @@ const (
 	DefaultCatchUpEntries = 5000
 )
 
-// Options sets the bounds of a log. The zero value is the product's.
+// Options sets the bounds of a log. The zero value selects the defaults.
 type Options struct {
-	// SegmentBytes is the size at which the log goes on in a new file. An Append
-	// larger than that makes one larger file.
+	// SegmentBytes is the size at which the log switches to a new file. An
+	// Append larger than that creates one larger file.
 	SegmentBytes int64
-	// CacheBytes bounds the newest entries that are kept in memory, by encoded
-	// size; the newest one is kept in any case. Older ones are read from disk.
+	// CacheBytes bounds the entries cached in memory, the newest ones, by
+	// encoded size; the newest entry is always cached. Older ones are read from
+	// disk.
 	CacheBytes int64
 	// CatchUpEntries is how many entries before the newest mark Open keeps
-	// available, as far as they are still on disk, for followers that lag behind.
+	// available for slow followers, as far as they are still on disk.
 	CatchUpEntries uint64
-	// KeepSegments is how many files Compact leaves even if they are not needed.
-	// Negative keeps all.
+	// KeepSegments is the minimum number of files that Compact leaves. A
+	// negative value keeps all.
 	KeepSegments int
-	// NoSync leaves out every sync of data. A crash of the machine may then lose
-	// or damage the log.
+	// NoSync skips every sync of data. A crash of the machine may then lose or
+	// corrupt the log.
 	NoSync bool
-	// NoBackground prepares the next file inside the call that needs it, instead
-	// of on a goroutine in advance.
+	// NoBackground creates the next file inside the call that needs it, instead
+	// of in advance on a goroutine.
 	NoBackground bool
 	Logger       *zap.Logger // nil: none
 }
@@ -126,27 +129,28 @@ func (o Options) withDefaults() Options {
 
 const (
 	category = vfs.DiskWriteCategory("raft-log")
-	// zeroAhead is how far behind the newest record zeros are written along with
-	// it. Until these are used up, a sync has no file system metadata to write:
-	// the blocks are allocated, initialised and counted in the file's size.
-	// Measured on ext4, groups of 8 KiB: 130 µs a sync against 215.
+	// zeroAhead is how many bytes of zeros are written after the newest record,
+	// in the same write. Until they are used up, a sync has no file system
+	// metadata to write: the blocks are allocated, initialised and counted in
+	// the file's size. Measured on ext4 with groups of 8 KiB: 130 µs a sync
+	// instead of 215.
 	zeroAhead = 256 << 10
 	// flushBytes bounds the write buffer. A group of entries beyond it is written
 	// in steps, with one sync at the end.
 	flushBytes = 4 << 20
-	// slowSync is when a sync is worth a warning.
+	// slowSync is the duration from which a sync logs a warning.
 	slowSync = time.Second
 )
 
 // Log is one open raft log.
 //
-// Writes (Append, SaveMark, Reset, Close) exclude one another by wmu and touch
-// the disk under it. Compact removes files under cmu alone: that may take long
-// and must not hold up an Append. Readers take mu only, which is never held
-// over a disk access: a write publishes its entries under mu when they are on
+// Writes (Append, SaveMark, Reset, Close) are serialized by wmu and access the
+// disk with it held. Compact removes files with only cmu held: that may take
+// long and must not block Append. Readers take mu only, which is never held
+// during disk access: a write publishes its entries under mu when they are on
 // disk, a reader copies positions under mu and then reads the files, whose
-// written bytes never change. A file that Compact removed meanwhile shows as
-// raft.ErrCompacted. Lock order: cmu, wmu, mu.
+// written bytes never change. If Compact has removed a file in the meantime,
+// the reader returns raft.ErrCompacted. Lock order: cmu, wmu, mu.
 type Log struct {
 	// Constant after construction.
 	fs      vfs.FS
@@ -154,31 +158,31 @@ type Log struct {
 	opts    Options
 	lg      *zap.Logger
 	md      Metadata
-	rawMD   []byte // metadata record as first written
+	rawMD   []byte // data of the first metadata record
 	dirFile vfs.File
 	dirLock io.Closer // nil if the directory itself is locked
 
 	cmu sync.Mutex // held while segments are removed
 
-	wmu      sync.Mutex // guards the following
+	wmu      sync.Mutex // guards the fields below
 	tailSeg  segment
 	tail     vfs.File // the last segment
-	tailOff  int64    // where the next record goes
+	tailOff  int64    // offset of the next record
 	tailCap  int64    // reserved size of the tail
-	zeroed   int64    // the tail is written, with records or zeros, up to here
+	zeroed   int64    // the tail is written up to here, with records or zeros
 	tailHead int64    // size of the head records of the tail
 	crc      uint32   // running checksum at tailOff
 	unsynced bool     // the tail has writes that are not synced
-	doubtful bool     // a frame that was written since noteSynced could be taken for torn
-	noted    bool     // the last record says that all before it is synced
+	doubtful bool     // a frame written since noteSynced could be mistaken for torn
+	noted    bool     // the last record says that everything before it is synced
 	pending  bool     // hs is newer than the log's last state record
-	buf      []byte   // write buffer, kept between calls
-	failed   error    // set once, then every write returns it
+	buf      []byte   // write buffer, reused between calls
+	failed   error    // set once; then every write returns it
 	closed   bool
 	spare    *spare // next segment being prepared, may be nil
-	spareSeq int    // number of spares made
+	spareSeq int    // number of spares created
 
-	mu    sync.RWMutex // guards the following
+	mu    sync.RWMutex // guards the fields below
 	segs  []segment    // ascending; only cut appends, only removeSegments shortens
 	hs    *raftpb.HardState
 	mark  SnapshotMark
@@ -191,8 +195,8 @@ func Exists(fs vfs.FS, dir string) bool {
 	return err == nil && there
 }
 
-// Probe is Exists for those who must not take a directory that they cannot read
-// for an empty one.
+// Probe is Exists for callers that must not take an unreadable directory for an
+// empty one.
 func Probe(fs vfs.FS, dir string) (bool, error) {
 	segs, err := listSegments(fs, dir)
 	if err == nil || isNotExist(err) {
@@ -201,9 +205,9 @@ func Probe(fs vfs.FS, dir string) (bool, error) {
 	return false, err
 }
 
-// Create makes an empty log in dir, which must not hold one. The log appears
-// there as a whole and durably, or not at all; a remainder of an earlier
-// attempt is replaced. The directory above dir is created if it is missing.
+// Create creates an empty log in dir, which must not hold one. The log
+// appears there atomically and durably; the remains of an earlier attempt
+// are replaced. The parent directory of dir is created if it is missing.
 func Create(fs vfs.FS, dir string, md Metadata, o Options) (*Log, error) {
 	o = o.withDefaults()
 	if Exists(fs, dir) {
@@ -260,8 +264,9 @@ func (l *Log) build(tmp string) error {
 	return l.lock()
 }
 
-// removeEmptyDir makes room for the new directory. Whatever is in the old one
-// is not a log; only remainders of preallocation may be thrown away.
+// removeEmptyDir removes the old directory, so that the new one can be
+// renamed to its name. The old one holds no log, and may hold nothing else
+// but leftovers of preallocation.
 func (l *Log) removeEmptyDir() error {
 	names, err := l.fs.List(l.dir)
 	if isNotExist(err) {
@@ -281,7 +286,7 @@ func (l *Log) removeEmptyDir() error {
 	return nil
 }
 
-// lock takes the directory for this log.
+// lock locks the directory for this log.
 func (l *Log) lock() error {
 	d, err := l.fs.OpenDir(l.dir)
 	if err != nil {
@@ -301,7 +306,7 @@ func (l *Log) lock() error {
 	return nil
 }
 
-// release closes what the log holds.
+// release closes the log's files and releases the directory lock.
 func (l *Log) release() error {
 	var err error
 	if l.spare != nil {
@@ -323,7 +328,7 @@ func (l *Log) release() error {
 	return err
 }
 
-// Close writes and syncs what is pending and gives the directory free. A second
+// Close writes and syncs pending data and releases the directory lock. A second
 // Close does nothing.
 func (l *Log) Close() error {
 	l.cmu.Lock()
@@ -344,18 +349,19 @@ func (l *Log) Close() error {
 	return errors.Join(err, l.release())
 }
 
-// Metadata returns whose log it is.
+// Metadata returns the ids of the member and the cluster that the log
+// belongs to.
 func (l *Log) Metadata() Metadata { return l.md }
 
-// HardState returns the newest hard state, or nil if there has been none. The
-// caller must not change it.
+// HardState returns the newest hard state, nil if there is none. The caller
+// must not modify it.
 func (l *Log) HardState() *raftpb.HardState {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.hs
 }
 
-// Mark returns the newest mark. The caller must not change its ConfState.
+// Mark returns the newest mark. The caller must not modify its ConfState.
 func (l *Log) Mark() SnapshotMark {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -367,14 +373,15 @@ func (l *Log) path(s segment) string { return l.fs.PathJoin(l.dir, s.name()) }
 // tailPath returns the path of the last segment; wmu must be held.
 func (l *Log) tailPath() string { return l.path(l.tailSeg) }
 
-// fail stops the log for good.
+// fail makes the log reject all further writes.
 func (l *Log) fail(step string, err error) error {
 	l.failed = fmt.Errorf("%w: %s: %w", ErrFailed, step, err)
 	l.lg.Error("raft log failed", zap.String("path", l.dir), zap.String("step", step), zap.Error(err))
 	return l.failed
 }
 
-// usable returns the error that a write must return at once, if any.
+// usable returns the error with which every write must fail, nil if the log
+// is open and has not failed.
 func (l *Log) usable() error {
 	if l.closed {
 		return ErrClosed
@@ -383,7 +390,8 @@ func (l *Log) usable() error {
 }
 
 // sync makes the tail durable. A failure is final: the kernel may have dropped
-// the pages it could not write, so a second, successful sync would prove nothing.
+// the pages that it could not write, so a later successful sync would prove
+// nothing.
 func (l *Log) sync() error {
 	if l.opts.NoSync {
 		l.unsynced = false
@@ -403,7 +411,7 @@ func (l *Log) sync() error {
 	return nil
 }
 
-// noSpace marks an error as ErrNoSpace if a full disk caused it.
+// noSpace wraps an error with ErrNoSpace if a full disk caused it.
 func noSpace(err error) error {
 	if vfs.IsNoSpaceError(err) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)

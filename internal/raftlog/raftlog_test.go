@@ -223,7 +223,7 @@ func TestLog(t *testing.T) {
 		}, "51..50 t2@50 hs=2/0/50 mark=50/2[7]"},
 		{"refused", []step{
 			{app(state(2, 7, 3), run(1, 5, 2, 10)...), "1..5 t0@0 t2@1 hs=2/7/3 mark=0/0[]"},
-			{app(nil, entry(7, 2, 10)), "raftlog: append entry 7 behind 5: gap"},
+			{app(nil, entry(7, 2, 10)), "raftlog: append entry 7 after 5: gap"},
 			{app(nil, entry(3, 2, 10)), "raftlog: append entry 3: committed up to 3"},
 			{app(nil, entry(6, 1, 10)), "raftlog: append entry 6 of term 1 after term 2"},
 			{app(nil, entry(6, 2, 10), entry(8, 2, 10)), "raftlog: append entry 8 after 6"},

@@ -42,7 +42,7 @@ func (l *Log) LastIndex() (uint64, error) {
 }
 
 // Term returns the term of entry i, which may also be the one before the oldest
-// available. It needs no disk.
+// available. It does not access the disk.
 func (l *Log) Term(i uint64) (uint64, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -55,9 +55,10 @@ func (l *Log) Term(i uint64) (uint64, error) {
 	return l.table.term(i), nil
 }
 
-// Entries returns the entries [lo, hi) up to maxSize encoded bytes, at least
-// one. Entries that are no longer in memory are read from disk and checked;
-// damage is a *CorruptError. The entries are shared and must not be changed.
+// Entries returns the entries [lo, hi) up to maxSize encoded bytes, but at
+// least one. Entries that are not cached are read from disk and verified;
+// damage is a *CorruptError. The entries are shared and must not be
+// modified.
 func (l *Log) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	l.mu.RLock()
 	t := &l.table
@@ -93,7 +94,7 @@ func (l *Log) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	ents, err := l.load(ents, lo, slots, segs)
 	if err != nil {
 		if first, _ := l.FirstIndex(); lo < first {
-			return nil, raft.ErrCompacted // forgotten, and perhaps removed, meanwhile
+			return nil, raft.ErrCompacted // compacted in the meantime
 		}
 		return nil, err
 	}
@@ -118,11 +119,13 @@ func (t *table) limit(lo, hi, maxSize uint64) uint64 {
 const (
 	// maxSpan bounds one read from disk, unless a single entry is larger.
 	maxSpan = 1 << 20
-	// maxSkip is how much between two wanted entries is read along with them.
+	// maxSkip is the largest gap between two wanted entries, in bytes, that is
+	// read along with them.
 	maxSkip = 64 << 10
 )
 
-// load reads the entries of consecutive indexes from lo on and appends them.
+// load reads entries of consecutive indexes, beginning with lo, and appends
+// them to ents.
 func (l *Log) load(ents []*raftpb.Entry, lo uint64, slots []slot, segs []segment) ([]*raftpb.Entry, error) {
 	for len(slots) > 0 {
 		n := spanLen(slots)
@@ -135,10 +138,10 @@ func (l *Log) load(ents []*raftpb.Entry, lo uint64, slots []slot, segs []segment
 	return ents, nil
 }
 
-// end returns an upper bound of the offset behind the slot's frame.
+// end returns an upper bound of the offset after the slot's frame.
 func (s slot) end() int64 { return int64(s.off8)*8 + int64(s.size) + recordOverhead }
 
-// spanLen returns how many of the slots are worth one read.
+// spanLen returns how many of the slots to read at once.
 func spanLen(slots []slot) int {
 	start := int64(slots[0].off8) * 8
 	for i := 1; i < len(slots); i++ {
@@ -150,7 +153,7 @@ func spanLen(slots []slot) int {
 	return len(slots)
 }
 
-// loadSpan reads entries that lie close together in one segment. Their data
+// loadSpan reads entries that are close together in one segment. Their data
 // share one buffer.
 func (l *Log) loadSpan(ents []*raftpb.Entry, lo uint64, slots []slot, segs []segment) ([]*raftpb.Entry, error) {
 	path := ""
@@ -212,7 +215,7 @@ func entryAt(buf []byte, off int64, s slot) (entryFields, error) {
 	return e, err
 }
 
-// entryBatch makes messages for many entries with few allocations.
+// entryBatch allocates messages for many entries with few allocations.
 type entryBatch struct {
 	ents []raftpb.Entry
 	nums []uint64

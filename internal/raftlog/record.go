@@ -12,8 +12,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// RecordType says what a record holds. It is stored, but no checksum covers it;
-// so every decoder below is strict enough to refuse the bytes of another type.
+// RecordType is the kind of a record. It is stored, but no checksum covers it;
+// so every decoder below is strict enough to reject the bytes of another type.
 type RecordType uint64
 
 // The record types of etcd's log.
@@ -51,7 +51,7 @@ type Record struct {
 
 const (
 	frameHeader = 8   // bytes of the length field
-	sectorSize  = 512 // what a disk writes as a whole
+	sectorSize  = 512 // what a disk writes atomically
 	// recordOverhead bounds what a frame adds to its data: length field, type,
 	// checksum, tag and length of the data, padding.
 	recordOverhead = frameHeader + 2 + 6 + 6 + 7
@@ -81,9 +81,9 @@ func closeFrame(b []byte, start int) []byte {
 	return b
 }
 
-// splitLength takes a length field apart. ok is false for a value that no
-// writer produces: frames end on multiples of 8, so a write that was cut short
-// cannot leave one behind either.
+// splitLength splits a length field into the lengths of body and padding. ok
+// is false for a value that no writer produces: frames are multiples of 8
+// bytes, so a torn write cannot leave such a value either.
 func splitLength(v uint64) (n, pad int64, ok bool) {
 	n = int64(v &^ (0xff << 56))
 	top := v >> 56
@@ -114,7 +114,7 @@ func appendRecord(b []byte, crc uint32, t RecordType, data []byte) ([]byte, uint
 }
 
 // appendEntryFrame appends the frame of an entry record. The entry's data is
-// copied once, into its place; the checksum runs over the two parts.
+// copied once, to its final position; the checksum covers head and data.
 func appendEntryFrame(b []byte, crc uint32, e *raftpb.Entry) ([]byte, uint32) {
 	var scratch [48]byte
 	head := entryHead(scratch[:0], e)
@@ -132,7 +132,7 @@ func appendEntryFrame(b []byte, crc uint32, e *raftpb.Entry) ([]byte, uint32) {
 	return closeFrame(b, start), crc
 }
 
-// entryHead appends everything of an encoded entry but the bytes of its data.
+// entryHead appends an encoded entry without the bytes of its data.
 func entryHead(b []byte, e *raftpb.Entry) []byte {
 	if e.Type != nil {
 		b = append(b, 0x08)
@@ -215,10 +215,10 @@ func decodeRecord(b []byte) (Record, error) {
 	return r, nil
 }
 
-// fields decodes a message whose fields are varints, except at most one field
-// of bytes, into the arrays indexed by field number. Any other field is refused:
-// etcd has added nothing to these messages since they exist, and we only
-// markAlone, so it is the sign of another record type.
+// fields decodes a message whose fields are varints, except at most one field of
+// bytes, into arrays indexed by field number. Any other field is rejected: etcd
+// has never added one to these messages, and we have only added markAlone, so it
+// indicates another record type.
 func fields(b []byte, nums *fieldNums, set *fieldSet, bytesField protowire.Number) (data []byte, err error) {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
@@ -247,7 +247,7 @@ func fields(b []byte, nums *fieldNums, set *fieldSet, bytesField protowire.Numbe
 	return data, nil
 }
 
-// entryFields is a decoded entry before it becomes a message.
+// entryFields is a decoded entry before it is turned into a message.
 type entryFields struct {
 	typ, term, index uint64
 	hasType          bool
@@ -265,7 +265,8 @@ func decodeEntry(b []byte) (entryFields, error) {
 	return e, err
 }
 
-// checkEntry refuses what could be taken for a record of another type.
+// checkEntry rejects an entry that could be mistaken for a record of
+// another type.
 func checkEntry(typ, term, index uint64, size int) error {
 	switch {
 	case index == 0 || term == 0:
@@ -278,7 +279,7 @@ func checkEntry(typ, term, index uint64, size int) error {
 	return nil
 }
 
-// CheckEntry refuses an entry that could be written, but not read again.
+// CheckEntry rejects an entry that could be written but not read back.
 func CheckEntry(e *raftpb.Entry) error {
 	return checkEntry(uint64(int64(e.GetType())), e.GetTerm(), e.GetIndex(), len(e.Data))
 }
@@ -328,7 +329,7 @@ func decodeMetadata(b []byte) (Metadata, error) {
 	return Metadata{NodeID: nums[1], ClusterID: nums[2]}, nil
 }
 
-// Fields of a mark. markAlone is ours: etcd passes over it.
+// Fields of a mark. markAlone is ours: etcd ignores it.
 const (
 	markConfState = 3
 	markAlone     = 15
@@ -380,8 +381,8 @@ func decodeMark(b []byte) (SnapshotMark, error) {
 }
 
 // torn reports whether the frame body b, which begins at file offset off and
-// failed its check, looks like a write that reached the disk in part: one of
-// its sectors was never written and is all zero.
+// failed its check, looks like a write that reached the disk only in part:
+// one of its sectors was never written and is all zeros.
 func torn(b []byte, off int64) bool {
 	for len(b) > 0 {
 		n := min(int(sectorSize-off%sectorSize), len(b))

@@ -14,14 +14,14 @@ import (
 )
 
 // segment names one file of the log: its sequence number and the index of the
-// first entry that was to be expected in it when it was begun.
+// first entry expected in it when it was created.
 type segment struct {
 	seq, index uint64
 }
 
 func (s segment) name() string { return fmt.Sprintf("%016x-%016x.wal", s.seq, s.index) }
 
-// parseName is the inverse of segment.name. It accepts nothing else.
+// parseName is the inverse of segment.name and accepts nothing else.
 func parseName(name string) (segment, bool) {
 	base, ok := strings.CutSuffix(name, ".wal")
 	if !ok || len(base) != 33 || base[16] != '-' {
@@ -57,10 +57,10 @@ func listSegments(fs vfs.FS, dir string) ([]segment, error) {
 	return segs, nil
 }
 
-// errTorn marks the place in the last segment where a write was cut short.
+// errTorn marks the position of a torn write in the last segment.
 var errTorn = errors.New("torn write")
 
-// window reads a file front to back through one buffer.
+// window reads a file sequentially through one buffer.
 type window struct {
 	f    vfs.File
 	size int64
@@ -94,12 +94,11 @@ func (w *window) bytes(off int64, n int) ([]byte, error) {
 
 // scanSegment calls fn for each record of a file with its offset and the
 // running checksum before it, and returns the offset after the last good
-// record and the running checksum there. crc is the running checksum so far.
-// Data handed to fn is valid during the call only.
+// record and the running checksum there. crc is the running checksum before
+// the file. Data passed to fn is valid during the call only.
 //
-// In the last segment of a log a write may have been cut short; such a place
-// ends the scan with errTorn. Anything else that is wrong is a *CorruptError,
-// as is any error of fn.
+// In the last segment of a log, a torn write ends the scan with errTorn. Any
+// other damage is a *CorruptError, as is any error of fn.
 func scanSegment(f vfs.File, path string, size int64, last bool, crc uint32,
 	fn func(off int64, before uint32, r Record) error) (int64, uint32, error) {
 	w := &window{f: f, size: size}
@@ -122,7 +121,7 @@ func scanSegment(f vfs.File, path string, size int64, last bool, crc uint32,
 		}
 		length := binary.LittleEndian.Uint64(h)
 		if length == 0 {
-			return off, crc, nil // openTail looks at what comes behind it
+			return off, crc, nil // openTail checks what follows
 		}
 		n, pad, ok := splitLength(length)
 		switch {
@@ -171,7 +170,7 @@ func checkRecord(body []byte, crc uint32) (uint32, Record, error) {
 		return 0, r, err
 	}
 	if r.Type == TypeCRC {
-		// A checksum of zero is a reader that has not seen anything yet.
+		// A checksum of zero means that nothing was read yet.
 		if crc != 0 && r.CRC != crc {
 			return 0, r, errChecksum
 		}
@@ -210,8 +209,8 @@ func lastNonZero(f vfs.File, off, size int64) (int64, error) {
 	}
 }
 
-// copyPrefix writes the first n bytes of f into a new file at path, durably but
-// for the directory entry.
+// copyPrefix copies the first n bytes of f to a new file at path and syncs it.
+// The caller syncs the directory.
 func copyPrefix(fs vfs.FS, path string, f vfs.File, n int64) error {
 	out, err := fs.Create(path, category)
 	if err != nil {
@@ -266,8 +265,8 @@ func prepare(f vfs.File, off, size int64) error {
 	return f.Sync()
 }
 
-// reserve makes sure that the disk has room for [off, size) of the file, so
-// that writing there can neither fail for want of space nor change the size.
+// reserve allocates disk space for [off, size) of the file, so that writing
+// there can neither fail for lack of space nor change the size.
 func reserve(f vfs.File, off, size int64) error {
 	if off >= size {
 		return nil

@@ -8,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// The functions below use what a disk file offers beyond vfs.File. On a file
-// without a descriptor (the memory disk) they do nothing, and the log is right
-// without them.
+// The functions below use what a file on disk offers beyond vfs.File. On a
+// file without a descriptor (the in-memory file system) they do nothing, and
+// the log is correct without them.
 
 // setSize grows or cuts the file to size bytes.
 func setSize(f vfs.File, size int64) error {
@@ -29,7 +29,7 @@ func setPrivate(f vfs.File) error {
 }
 
 // lockSegment takes the lock that etcd takes on a segment it writes to, so that
-// neither runs on the other's log.
+// etcd and Quorate never use the same log at once.
 func lockSegment(f vfs.File) error {
 	if f.Fd() == vfs.InvalidFd {
 		return nil
@@ -40,12 +40,12 @@ func lockSegment(f vfs.File) error {
 	case errors.Is(err, unix.EAGAIN), errors.Is(err, unix.EACCES):
 		return ErrInUse
 	case errors.Is(err, unix.EINVAL), errors.Is(err, unix.ENOLCK), errors.Is(err, unix.ENOTSUP):
-		return nil // not known to this kernel or file system; the directory's lock remains
+		return nil // not supported by this kernel or file system; the directory lock remains
 	}
 	return err
 }
 
-// lockDir locks the directory against a second log on it. done is false if the
+// lockDir locks the directory against a second log. done is false if the
 // directory has no descriptor to lock.
 func lockDir(d vfs.File) (done bool, err error) {
 	if d.Fd() == vfs.InvalidFd {
@@ -61,8 +61,9 @@ func lockDir(d vfs.File) (done bool, err error) {
 	return true, err
 }
 
-// nextData returns the offset of the next byte at or after off that the file
-// system holds, or size if only a hole follows. It may be early, never late.
+// nextData returns the offset of the first byte at or after off that is not
+// in a hole, or size if only a hole follows. The result may be too low,
+// never too high.
 func nextData(f vfs.File, off, size int64) int64 {
 	if f.Fd() == vfs.InvalidFd {
 		return off
@@ -77,8 +78,8 @@ func nextData(f vfs.File, off, size int64) int64 {
 	return n
 }
 
-// reserveUnsupported reports whether a failure of Preallocate only means that the file
-// system cannot do it.
+// reserveUnsupported reports whether Preallocate failed only because the file system
+// does not support it.
 func reserveUnsupported(err error) bool {
 	return errors.Is(err, unix.ENOTSUP) || errors.Is(err, unix.ENOSYS) ||
 		errors.Is(err, unix.EINVAL) || errors.Is(err, unix.EINTR) || errors.Is(err, os.ErrInvalid)

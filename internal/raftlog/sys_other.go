@@ -4,8 +4,8 @@ package raftlog
 
 import "github.com/cockroachdb/pebble/v2/vfs"
 
-// Outside Linux the log does without what a disk file offers beyond vfs.File:
-// files grow as they are written and vfs.Lock guards the directory.
+// Outside Linux the log uses nothing beyond vfs.File: files grow as they are
+// written, and vfs.Lock locks the directory.
 
 func setSize(vfs.File, int64) error           { return nil }
 func setPrivate(vfs.File) error               { return nil }

@@ -4,7 +4,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// slot says where an entry is on disk. 24 bytes.
+// slot is the position of an entry on disk. It takes 24 bytes.
 type slot struct {
 	term   uint64
 	off8   uint32 // offset of its frame divided by 8: frames are 8-byte aligned
@@ -34,7 +34,7 @@ func (t *table) term(i uint64) uint64 {
 	return t.slots[i-t.first].term
 }
 
-// truncate forgets entry i and everything behind it.
+// truncate drops entry i and all later ones.
 func (t *table) truncate(i uint64) {
 	if i > t.last() {
 		return
@@ -54,8 +54,8 @@ func (t *table) truncate(i uint64) {
 	t.slots = t.slots[:keep]
 }
 
-// push adds the entry behind the last one. e may be nil for one that is on disk
-// only; the cache is then empty or is emptied.
+// push appends an entry. e is nil for one that is on disk only; push then
+// empties the cache.
 func (t *table) push(s slot, e *raftpb.Entry) {
 	t.slots = append(t.slots, s)
 	if e == nil {
@@ -66,7 +66,8 @@ func (t *table) push(s slot, e *raftpb.Entry) {
 	t.bytes += int64(s.size)
 }
 
-// shrink drops the oldest cached entries until limit holds, except the last.
+// shrink drops the oldest cached entries until their size is within limit,
+// but keeps the last one.
 func (t *table) shrink(limit int64) {
 	i := 0
 	for ; t.bytes > limit && i < len(t.cache)-1; i++ {
@@ -81,7 +82,7 @@ func (t *table) dropCache() {
 	t.cache, t.bytes = nil, 0
 }
 
-// compact forgets every entry up to through, which must be in [first-1, last].
+// compact drops every entry up to through, which must be in [first-1, last].
 func (t *table) compact(through uint64) {
 	if through < t.first {
 		return
@@ -97,7 +98,7 @@ func (t *table) compact(through uint64) {
 		}
 		t.cache = t.cache[drop:]
 	}
-	// A copy, so that the forgotten part is not kept alive below the slice.
+	// Copy, so that the slice does not keep the dropped part alive.
 	t.slots = append(make([]slot, 0, keep+keep/4), t.slots[n:]...)
 	t.first = through + 1
 }

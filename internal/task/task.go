@@ -1,9 +1,9 @@
-// Package task is work in the background as values: what runs, when, and in which order
-// it ends.
+// Package task describes background tasks as values: what runs, when, and in which
+// order it stops.
 //
-// In: tasks, and the end of their group. Out: their turns, each on the goroutine of its
-// task. Always true: a group that has been cancelled starts nothing more, and Wait
-// returns when nothing of it runs; a panic in a task ends the process.
+// In: tasks, and the cancellation of their group. Out: their runs, each on the
+// goroutine of its task. Always true: a canceled group starts nothing more, and Wait
+// returns when all its goroutines have returned; a panic in a task crashes the process.
 package task
 
 import (
@@ -16,43 +16,44 @@ import (
 	"quorate/internal/crash"
 )
 
-// Task is a piece of work with turns. Without an interval and a trigger it has one turn,
-// at once.
+// Task is background work that runs repeatedly. Without interval and trigger it runs
+// once, immediately.
 type Task struct {
 	Name string // the label "task" of its goroutines in profiles
-	// Every is the time between two turns, the first of which comes after one interval.
+	// Every is the interval between runs; the first run is one interval after the
+	// start.
 	Every time.Duration
-	// AtOnce asks for a turn before the first interval.
+	// AtOnce adds a run before the first interval.
 	AtOnce bool
-	// Trigger asks for a turn out of turn.
+	// Trigger requests an additional run.
 	Trigger <-chan struct{}
-	// When, unless nil, is asked before each turn: a turn for which it says no is left out.
+	// When, unless nil, is called before each run; if it returns false, the run is skipped.
 	When func() bool
-	// Run is one turn. It returns soon after ctx has ended.
+	// Run is one run. It must return soon after ctx is done.
 	Run func(ctx context.Context)
 }
 
-// Group is work that ends together.
+// Group is a set of tasks that stop together.
 type Group struct {
 	clock  clock.Clock
 	ctx    context.Context
 	cancel context.CancelFunc
-	mu     sync.Mutex // orders Go against Cancel
+	mu     sync.Mutex // serializes Go and Cancel
 	wg     sync.WaitGroup
 }
 
-// NewGroup returns a group whose intervals are those of the clock.
+// NewGroup returns a group that measures intervals with the clock.
 func NewGroup(c clock.Clock) *Group {
 	g := &Group{clock: c}
 	g.ctx, g.cancel = context.WithCancel(context.Background())
 	return g
 }
 
-// Context ends when the group is cancelled.
+// Context returns a context that is done when the group is canceled.
 func (g *Group) Context() context.Context { return g.ctx }
 
-// Go runs f on a goroutine of its own, unless the group has been cancelled: then it
-// reports false, and does not run f.
+// Go runs f on its own goroutine. If the group was canceled, it returns false and
+// does not run f.
 func (g *Group) Go(f func(ctx context.Context)) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -64,7 +65,7 @@ func (g *Group) Go(f func(ctx context.Context)) bool {
 	return true
 }
 
-// Start begins tasks, in order.
+// Start starts tasks, in order.
 func (g *Group) Start(tasks ...Task) {
 	for _, t := range tasks {
 		g.Go(func(ctx context.Context) {
@@ -106,24 +107,25 @@ func (g *Group) run(ctx context.Context, t Task) {
 	}
 }
 
-// Cancel ends the context of the group, and lets nothing more begin.
+// Cancel cancels the context of the group and keeps new goroutines from
+// starting.
 func (g *Group) Cancel() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.cancel()
 }
 
-// Wait returns when everything of a cancelled group has ended.
+// Wait waits until all goroutines of a canceled group have returned.
 func (g *Group) Wait() { g.wg.Wait() }
 
-// Step is a part of a shutdown.
+// Step is one step of a shutdown.
 type Step struct {
 	Name string
 	Do   func()
 }
 
-// InOrder takes the steps one after the other. took, unless nil, hears of each when it is
-// over.
+// InOrder executes the steps one after the other. It calls took, unless nil, after each
+// step.
 func InOrder(c clock.Clock, steps []Step, took func(name string, d time.Duration)) {
 	for _, s := range steps {
 		start := c.Now()

@@ -40,7 +40,7 @@ func sizeUint(v *uint64) int {
 	return 1 + protowire.SizeVarint(*v)
 }
 
-// sizeEntry returns the length of what appendEntry appends.
+// sizeEntry returns the number of bytes that appendEntry appends.
 func sizeEntry(e *raftpb.Entry) int {
 	n := sizeUint(e.Term) + sizeUint(e.Index)
 	if e.Type != nil {
@@ -52,8 +52,8 @@ func sizeEntry(e *raftpb.Entry) int {
 	return n
 }
 
-// appendEntry appends the protobuf form of e: what is set, in field order, the
-// same bytes as proto.Marshal.
+// appendEntry appends the protobuf encoding of e: the fields that are set, in
+// field order, the same bytes as proto.Marshal.
 func appendEntry(b []byte, e *raftpb.Entry) []byte {
 	if e.Type != nil {
 		b = appendVarintField(b, entryType, uint64(*e.Type))
@@ -67,8 +67,8 @@ func appendEntry(b []byte, e *raftpb.Entry) []byte {
 	return b
 }
 
-// appendMessage appends the protobuf form of m, without the responses, which
-// never leave the member.
+// appendMessage appends the protobuf encoding of m, without the responses,
+// which never leave the member.
 func appendMessage(b []byte, m *raftpb.Message) ([]byte, error) {
 	if m.Type != nil {
 		b = appendVarintField(b, msgType, uint64(*m.Type))
@@ -101,8 +101,8 @@ func appendMessage(b []byte, m *raftpb.Message) ([]byte, error) {
 	return appendUint(b, msgVote, m.Vote), nil
 }
 
-// messageSlab is a message with room for what its pointers point to: one
-// allocation instead of ten.
+// messageSlab is a message together with the values of its pointer fields:
+// one allocation instead of ten.
 type messageSlab struct {
 	m                                                        raftpb.Message
 	typ                                                      raftpb.MessageType
@@ -110,7 +110,7 @@ type messageSlab struct {
 	reject                                                   bool
 }
 
-// entrySlab is the same for an entry. Entries come many at a time, so slabs
+// entrySlab is the same for an entry. Entries arrive in batches, so slabs
 // are allocated in runs.
 type entrySlab struct {
 	e           raftpb.Entry
@@ -119,14 +119,14 @@ type entrySlab struct {
 }
 
 // maxSlabRun bounds how many entries share one allocation, and so how much
-// memory one surviving entry can hold back.
+// memory one live entry can retain.
 const maxSlabRun = 256
 
-// entryAlloc hands out entry slabs.
+// entryAlloc allocates entry slabs.
 type entryAlloc struct{ run []entrySlab }
 
-// next returns a fresh slab; left is how many more the caller expects to need,
-// this one included.
+// next returns an unused slab; left is how many slabs the caller expects to
+// need, including this one.
 func (a *entryAlloc) next(left int) *entrySlab {
 	if len(a.run) == 0 {
 		a.run = make([]entrySlab, min(max(left, 1), maxSlabRun))
@@ -136,15 +136,15 @@ func (a *entryAlloc) next(left int) *entrySlab {
 	return s
 }
 
-// decodeMessage decodes b, which then belongs to the message: entry data and
+// decodeMessage decodes b. The message takes ownership of b: entry data and
 // context alias it.
 func decodeMessage(b []byte) (*raftpb.Message, error) {
 	s := new(messageSlab)
 	if s.parse(b) {
 		return &s.m, nil
 	}
-	// Something unusual (an unknown field, a repeated snapshot) or something
-	// broken: let the general decoder judge.
+	// Unusual input (an unknown field, a repeated snapshot) or invalid input:
+	// fall back to the general decoder.
 	m := new(raftpb.Message)
 	if err := proto.Unmarshal(b, m); err != nil {
 		return nil, fmt.Errorf("decode raft message: %w", err)
@@ -171,8 +171,8 @@ type field struct {
 	p   []byte
 }
 
-// nextField consumes one field of the two wire types that raftpb uses. ok is
-// false for any other type and for broken bytes.
+// nextField consumes one field of one of the two wire types that raftpb
+// uses. ok is false for any other type and for malformed bytes.
 func nextField(b []byte) (f field, rest []byte, ok bool) {
 	num, typ, n := protowire.ConsumeTag(b)
 	if n < 0 {

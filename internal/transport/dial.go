@@ -13,17 +13,17 @@ import (
 	"quorate/internal/clock"
 )
 
-// idleTimeout is a little below the time after which etcd closes an idle
-// connection, so that a request does not meet one that is just being closed.
+// idleTimeout is slightly below the time after which etcd closes an idle
+// connection, so that a request does not use one that is just being closed.
 const idleTimeout = readTimeout - 500*time.Millisecond
 
-// TLSSource returns the configuration for connections that are opened from now
-// on. It returns the same pointer as long as nothing has changed. It is called
-// for each request, from many goroutines.
+// TLSSource returns the configuration for new connections. It returns the same
+// pointer as long as nothing has changed. It is called for each request,
+// concurrently.
 type TLSSource func() *tls.Config
 
 // newStreamClient returns the client that opens streams: each read and each
-// write has its own deadline, and a connection is never used twice.
+// write has its own deadline, and connections are never reused.
 func newStreamClient(source TLSSource, d *net.Dialer, read, write time.Duration) *http.Client {
 	rt := roundTripper()
 	rt.MaxIdleConnsPerHost = -1
@@ -37,8 +37,8 @@ func newStreamClient(source TLSSource, d *net.Dialer, read, write time.Duration)
 	})
 }
 
-// newRequestClient returns the client for POST and for questions: a request may
-// take its time, and connections are kept.
+// newRequestClient returns the client for POST and for queries: requests have
+// no deadline of the connection, and connections are reused.
 func newRequestClient(source TLSSource, d *net.Dialer) *http.Client {
 	rt := roundTripper()
 	rt.MaxIdleConnsPerHost = 1024
@@ -47,13 +47,14 @@ func newRequestClient(source TLSSource, d *net.Dialer) *http.Client {
 	return client(rt, source, d.DialContext)
 }
 
-// RequestClient returns the client for questions to peer URLs, for members that have
-// not started as well; source may be nil.
+// RequestClient returns the client for queries to peer URLs, also for members that
+// have not started yet; source may be nil.
 func RequestClient(source TLSSource, dialTimeout time.Duration) *http.Client {
 	return newRequestClient(source, dialer(dialTimeout, nil))
 }
 
-// dialer makes connections that come from local, unless that is nil.
+// dialer returns a dialer that binds connections to local, unless that is
+// nil.
 func dialer(timeout time.Duration, local net.IP) *net.Dialer {
 	d := &net.Dialer{Timeout: timeout, KeepAlive: 30 * time.Second}
 	if local != nil {
@@ -66,16 +67,16 @@ func roundTripper() *http.Transport {
 	return &http.Transport{
 		Proxy:               http.ProxyFromEnvironment,
 		TLSHandshakeTimeout: 10 * time.Second,
-		DisableCompression:  true, // what is sent is not worth it, and streams must not wait
-		// The peer port speaks HTTP/1.1 only.
+		DisableCompression:  true, // the data compresses badly, and streams must not be delayed
+		// The peer port supports HTTP/1.1 only.
 		TLSNextProto: map[string]func(string, *tls.Conn) http.RoundTripper{},
 	}
 }
 
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
-// client returns a client that opens connections by dial, and those to https and
-// unixs URLs with what source returns by then.
+// client returns a client that opens connections with dial, and for https and
+// unixs URLs with the TLS configuration that source returns at that time.
 func client(rt *http.Transport, source TLSSource, dial dialFunc) *http.Client {
 	unix := rt.Clone()
 	rt.DialContext = dial
@@ -86,25 +87,24 @@ func client(rt *http.Transport, source TLSSource, dial dialFunc) *http.Client {
 	return &http.Client{
 		Transport: b,
 		CheckRedirect: func(*http.Request, []*http.Request) error {
-			return http.ErrUseLastResponse // a peer is asked itself or not at all
+			return http.ErrUseLastResponse // never follow a peer's redirect
 		},
 	}
 }
 
-// bySocket sends requests to unix and unixs URLs over the Unix socket that is
-// named like the host of the URL, all others over TCP.
+// bySocket sends requests for unix and unixs URLs over the Unix socket named by
+// the host of the URL, all others over TCP.
 //
-// A request that finds another TLS configuration than the one before replaces
-// the transports, so that connections which were opened with the old one are not
-// used again.
+// A request that finds a changed TLS configuration replaces the transports, so
+// that connections opened with the old one are not reused.
 type bySocket struct {
 	source TLSSource // nil: Go's defaults
 	now    atomic.Pointer[sockets]
-	mu     sync.Mutex // serialises replacing
+	mu     sync.Mutex // serializes replacing now
 }
 
 type sockets struct {
-	config    *tls.Config // what source returned for them
+	config    *tls.Config // what source returned for these transports
 	tcp, unix *http.Transport
 }
 
@@ -152,8 +152,8 @@ func (b *bySocket) RoundTrip(req *http.Request) (*http.Response, error) {
 
 func (b *bySocket) CloseIdleConnections() { b.now.Load().closeIdle() }
 
-// deadlineConn gives each read and each write the time that the protocol allows
-// for silence.
+// deadlineConn gives each read and each write a deadline of its own: the
+// silence that the protocol allows.
 type deadlineConn struct {
 	net.Conn
 	read, write time.Duration

@@ -10,24 +10,26 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Limits of what a peer may make us hold.
+// Limits of what a peer may make this member allocate.
 const (
 	// maxMessageBytes bounds one message, or all entries of one AppEntries frame.
 	maxMessageBytes = 512 << 20
 	// maxEnvelopeBytes bounds the message in front of a snapshot's database.
 	maxEnvelopeBytes = 64 << 20
-	// maxFrameEntries bounds the entries of one AppEntries frame. raft sends at
-	// most 512 KiB of entries at a time, or one large one.
+	// maxFrameEntries bounds the number of entries of one AppEntries frame.
+	// raft sends at most 512 KiB of entries at a time, or one large entry.
 	maxFrameEntries = 1 << 20
-	// readStep is how much is allocated ahead of the bytes that have arrived.
+	// readStep is how many bytes are allocated ahead of those that have
+	// arrived.
 	readStep = 1 << 20
 )
 
-// errFrameTooLarge ends a stream on which a length prefix exceeds its limit.
+// errFrameTooLarge ends a stream with a length prefix that exceeds its
+// limit.
 var errFrameTooLarge = errors.New("transport: frame exceeds its size limit")
 
-// heartbeat is what both streams carry when there is nothing to say: a
-// heartbeat that raft would never send, as it has neither sender nor receiver.
+// isLinkHeartbeat reports whether m is the heartbeat of an idle stream: one
+// that raft would never send, as it has neither sender nor receiver.
 func isLinkHeartbeat(m *raftpb.Message) bool {
 	return m.GetType() == raftpb.MsgHeartbeat && m.GetFrom() == 0 && m.GetTo() == 0
 }
@@ -116,8 +118,8 @@ func readPrefixed(r io.Reader, limit uint64) (m *raftpb.Message, size int, err e
 	return m, 8 + int(n), err
 }
 
-// readBytes reads n bytes into a slice of their own. A large slice grows with
-// what arrives, so that a false length costs no memory.
+// readBytes reads n bytes into a new slice. A large slice grows as bytes
+// arrive, so that a false length costs no memory.
 func readBytes(r io.Reader, n int) ([]byte, error) {
 	b := make([]byte, min(n, readStep))
 	_, err := io.ReadFull(r, b)
@@ -129,7 +131,7 @@ func readBytes(r io.Reader, n int) ([]byte, error) {
 		_, err = io.ReadFull(r, b[at:])
 	}
 	if err == io.EOF {
-		err = io.ErrUnexpectedEOF // a length came before
+		err = io.ErrUnexpectedEOF // the length was read already
 	}
 	return b, err
 }
@@ -141,8 +143,9 @@ const (
 	frameMsgApp     = 2
 )
 
-// appEncoder writes the msgapp stream. In the steady state a MsgApp goes on
-// exactly where the last one ended, and only entries and commit index are sent.
+// appEncoder writes the msgapp stream. In the steady state a MsgApp continues
+// exactly where the previous one ended, and only entries and commit index are
+// sent.
 type appEncoder struct {
 	term, index uint64 // of the last entry sent; zero on a fresh connection
 }
@@ -261,14 +264,15 @@ func (d *appDecoder) appEntries() (*raftpb.Message, int, error) {
 	return m, size + 8, nil
 }
 
-// dataAlloc gives the entries of one frame their bytes, many to an allocation
-// when they are small. They live and die together, as neighbours in the log.
+// dataAlloc allocates the data of the entries of one frame, many per
+// allocation if they are small. They have the same lifetime, as neighbours in
+// the log.
 type dataAlloc struct{ block []byte }
 
 const maxDataBlock = 64 << 10
 
-// read returns n bytes of r; left is the number of entries still to come, this
-// one included, which are guessed to be of like size.
+// read returns n bytes of r; left is the number of entries still to read,
+// including this one, which are assumed to be of similar size.
 func (a *dataAlloc) read(r io.Reader, n, left int) ([]byte, error) {
 	if n > maxDataBlock {
 		return readBytes(r, n)

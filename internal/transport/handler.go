@@ -18,7 +18,8 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// accept reports whether the sender of a request may be heard; if not, it is answered.
+// accept reports whether to accept requests of the sender; if not, it writes the
+// response.
 func (t *Transport) accept(w http.ResponseWriter, r *http.Request, method string) bool {
 	err := t.self.Accept(w, r, method)
 	switch {
@@ -37,22 +38,22 @@ func (t *Transport) learnSender(from peerapi.From) {
 	}
 }
 
-// learnVersion takes note of the release of a peer, if it is one.
+// learnVersion records the release of a peer; p may be nil.
 func (t *Transport) learnVersion(p *peer, from peerapi.From) {
 	if p != nil && from.Version.Decided() {
 		p.version.Store(&from.Version)
 	}
 }
 
-// learn makes the sender of a request reachable if it is not known yet: a
-// member that fell behind must be able to answer one that it has not heard of.
+// learn makes an unknown sender of a request reachable: a member that has
+// fallen behind must be able to answer members that it does not know yet.
 func (t *Transport) learn(id uint64, from peerapi.From) {
 	if len(from.PeerURLs) > 0 && !t.cfg.Host.IsRemoved(id) {
 		t.AddRemote(id, from.PeerURLs)
 	}
 }
 
-// ServeMessage takes one message.
+// ServeMessage receives one message.
 func (t *Transport) ServeMessage(w http.ResponseWriter, r *http.Request) {
 	if !t.accept(w, r, http.MethodPost) {
 		return
@@ -79,9 +80,10 @@ func (t *Transport) ServeMessage(w http.ResponseWriter, r *http.Request) {
 	case raftpb.MsgSnap:
 		err = errors.New("transport: snapshot message without a database")
 	case raftpb.MsgHeartbeat:
-		// Anybody can have sent it. A commit index beyond the log of this member, from
-		// its leader, is the end of the member; that counts on a stream alone, which the
-		// member has opened to the leader's address. The index comes with entries, too.
+		// Anyone can have sent it. A commit index from the leader beyond the log of this
+		// member makes raft panic, so accept commit indexes only on streams, which this
+		// member has opened to the leader's address. The commit index also comes with
+		// entries.
 		m.Commit = nil
 		fallthrough
 	default:
@@ -95,8 +97,9 @@ func (t *Transport) ServeMessage(w http.ResponseWriter, r *http.Request) {
 	peerapi.Taken(w)
 }
 
-// senderLabel is the sender as a metric label: the id of somebody we know, or
-// one label for all others, so that requests cannot make series at will.
+// senderLabel is the sender as a metric label: the id of a known member, or
+// one label for all others, so that requests cannot create an unbounded
+// number of series.
 func (t *Transport) senderLabel(from peerapi.From) string {
 	if table := t.table.Load(); table.peers[from.ID] != nil || table.remotes[from.ID] != nil {
 		return membership.FormatID(from.ID)
@@ -104,10 +107,10 @@ func (t *Transport) senderLabel(from peerapi.From) string {
 	return unknownSender
 }
 
-// unknownSender is etcd's label for a snapshot whose sender is not known.
+// unknownSender is etcd's label for a snapshot from an unknown sender.
 const unknownSender = "UNKNOWN_SNAPSHOT_SENDER"
 
-// ServeStream opens a stream to the member that asks for it.
+// ServeStream opens a stream to the member that requests it.
 func (t *Transport) ServeStream(w http.ResponseWriter, r *http.Request) {
 	if !t.accept(w, r, http.MethodGet) {
 		return
@@ -142,8 +145,8 @@ func (t *Transport) ServeStream(w http.ResponseWriter, r *http.Request) {
 	t.openStream(w, p, kind)
 }
 
-// openStream takes the connection over from the HTTP server and makes it a
-// link, which answers the request.
+// openStream hijacks the connection from the HTTP server and turns it into
+// a link, which answers the request.
 func (t *Transport) openStream(w http.ResponseWriter, p *peer, kind peerapi.Stream) {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
@@ -156,7 +159,7 @@ func (t *Transport) openStream(w http.ResponseWriter, p *peer, kind peerapi.Stre
 	}
 }
 
-// ServeSnapshot takes a snapshot.
+// ServeSnapshot receives a snapshot.
 func (t *Transport) ServeSnapshot(w http.ResponseWriter, r *http.Request) {
 	start := clock.Now()
 	if !t.accept(w, r, http.MethodPost) {
@@ -205,7 +208,7 @@ func (t *Transport) ServeSnapshot(w http.ResponseWriter, r *http.Request) {
 		zap.String("incoming-snapshot-size", humanize.Bytes(uint64(body.n))), zap.Duration("download-took", clock.Since(start)))
 }
 
-// receiveSnapshot looks at the message as deliver does and gives it to the Host.
+// receiveSnapshot checks the message as deliver does and passes it to the Host.
 func (t *Transport) receiveSnapshot(m *raftpb.Message, body io.Reader) error {
 	if m.GetTo() != t.cfg.ID {
 		return fmt.Errorf("%w: for member %s", ErrSnapshotNotProcessed, membership.FormatID(m.GetTo()))
@@ -213,8 +216,9 @@ func (t *Transport) receiveSnapshot(m *raftpb.Message, body io.Reader) error {
 	if t.cfg.Host.IsRemoved(m.GetFrom()) {
 		return fmt.Errorf("%w: from removed member %s", ErrSnapshotNotProcessed, membership.FormatID(m.GetFrom()))
 	}
-	// Not the context of the request: net/http ends that when a background read
-	// of the connection times out, while the database is being synced.
+	// Do not use the context of the request: net/http cancels it when a
+	// background read of the connection times out while the database is being
+	// synced.
 	return t.cfg.Host.ReceiveSnapshot(t.ctx, m, body)
 }
 
@@ -229,8 +233,8 @@ func (r *countingReader) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// patientBody returns the body of a request such that each read has the read
-// timeout to itself: a transfer may take hours as long as it moves.
+// patientBody returns the body of a request with the read timeout applied to
+// each read: a transfer may take hours as long as it makes progress.
 func patientBody(w http.ResponseWriter, r *http.Request) io.Reader {
 	return &patientReader{r: r.Body, rc: http.NewResponseController(w)}
 }
@@ -241,25 +245,25 @@ type patientReader struct {
 }
 
 func (p *patientReader) Read(b []byte) (int, error) {
-	// A server without deadlines is not one on a network.
+	// Ignore the error: only a server without a network has no deadlines.
 	_ = p.rc.SetReadDeadline(clock.Now().Add(readTimeout))
 	n, err := p.r.Read(b)
 	if err != nil {
-		// Now the server watches the connection for its end; that may take long.
+		// The server now watches the connection for its end, without a deadline.
 		_ = p.rc.SetReadDeadline(time.Time{})
 	}
 	return n, err
 }
 
-// HTTPServer returns a server for the peer port with the limits that the
-// protocol asks for. Streams leave it: closing them is up to Stop.
+// HTTPServer returns a server for the peer port with the limits of the
+// protocol. It hands over the connections of streams, which Stop closes.
 func HTTPServer(h http.Handler, lg *zap.Logger) *http.Server {
 	if lg == nil {
 		lg = zap.NewNop()
 	}
 	return &http.Server{
 		Handler: h,
-		// The body handlers extend this as long as bytes come.
+		// The body handlers extend this as long as bytes arrive.
 		ReadTimeout:       5 * time.Minute,
 		ReadHeaderTimeout: 10 * time.Second,
 		MaxHeaderBytes:    64 << 10,

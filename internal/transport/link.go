@@ -16,35 +16,36 @@ import (
 )
 
 const (
-	// chunkHeader is the room in front of a buffer for the size line of an HTTP
-	// chunk: eight hex digits and the line end.
+	// chunkHeader is the space at the start of a buffer for the size line of an
+	// HTTP chunk: eight hex digits and the line end.
 	chunkHeader = 10
-	// flushBytes is when a batch is written out although more is waiting.
+	// flushBytes is the size at which a batch is written although more messages
+	// are waiting.
 	flushBytes = 256 << 10
-	// keepBytes is how large a buffer may be to be kept for the next batch.
+	// keepBytes is the largest buffer that is reused for the next batch.
 	keepBytes = 1 << 20
-	// closeGrace is how long a closing link may finish its last write.
+	// closeGrace is the time in which a closing link may finish its last write.
 	closeGrace = 500 * time.Millisecond
 )
 
 var errPeerClosed = errors.New("transport: the peer closed the stream")
 
-// link is a stream on which we write: a connection that the peer opened with a
-// GET and that we answer without end. It is the answer's HTTP chunks that are
-// written here, size line, content and line end in one write, so that a batch
-// of messages costs one system call here and one wake-up there.
+// link is a stream that this member writes: a connection that the peer opened
+// with a GET whose response never ends. A link writes the HTTP chunks itself,
+// size line, content and line end in one write, so that a batch of messages
+// costs one system call here and one wake-up at the peer.
 type link struct {
 	p      *peer
 	kind   peerapi.Stream
 	conn   net.Conn
-	header []byte // the answer's status line and headers, still to be written
+	header []byte // status line and headers of the response, written first
 	enc    encoder
 	q      *queue
 	buf    []byte
 
 	once sync.Once
 	quit chan struct{}
-	last atomic.Bool // no other stream follows: write what waits before the end
+	last atomic.Bool // no other stream follows: write pending messages before closing
 }
 
 func newLink(p *peer, kind peerapi.Stream, conn net.Conn, header []byte) *link {
@@ -52,8 +53,8 @@ func newLink(p *peer, kind peerapi.Stream, conn net.Conn, header []byte) *link {
 		q: newQueue(streamQueue), quit: make(chan struct{})}
 }
 
-// close asks run to end; it does not wait. A peer that does not read cannot hold
-// up the end for longer than closeGrace.
+// close asks run to return, without waiting. A peer that does not read delays
+// that by up to closeGrace.
 func (l *link) close() {
 	l.once.Do(func() {
 		close(l.quit)
@@ -62,13 +63,13 @@ func (l *link) close() {
 }
 
 // watch returns a channel that is closed when the peer closes the connection.
-// Without it only the second write after that would fail, and what is written
-// until then would be lost unnoticed.
+// Without it, only the second write after that would fail, and messages
+// written until then would be lost without a report.
 func (l *link) watch() <-chan struct{} {
 	gone := make(chan struct{})
 	l.p.wg.Go(func() {
 		defer close(gone)
-		_, _ = io.Copy(io.Discard, l.conn) // a peer says nothing more here
+		_, _ = io.Copy(io.Discard, l.conn) // a peer sends nothing more here
 	})
 	return gone
 }
@@ -80,7 +81,7 @@ func (l *link) run() {
 	err := l.writeAll()
 	l.p.links[l.kind].CompareAndSwap(l, nil)
 	taken, waiting := l.q.close()
-	if taken > 0 { // perhaps it was written and has arrived
+	if taken > 0 { // these may have been written and received
 		l.p.sentFailures.Add(float64(taken))
 		l.p.t.reports.drop(l.p.id, taken)
 	}
@@ -95,7 +96,7 @@ func (l *link) run() {
 		l.finish()
 		l.p.lg.Warn("closed TCP streaming connection with remote peer", what)
 		l.p.lg.Info("stopped TCP streaming connection with remote peer", what)
-	default: // by another one
+	default: // replaced by another link
 		l.finish()
 		l.p.lg.Warn("closed TCP streaming connection with remote peer", what)
 	}
@@ -108,7 +109,8 @@ func (l *link) writeAll() error {
 	if err := l.write(l.header); err != nil {
 		return err
 	}
-	// The first heartbeat at once: it shows the peer that the stream works.
+	// Send the first heartbeat at once: it shows the peer that the stream
+	// works.
 	if err := l.writeHeartbeat(); err != nil {
 		return err
 	}
@@ -126,14 +128,14 @@ func (l *link) writeAll() error {
 			err = errPeerClosed
 		case <-l.quit:
 			if l.last.Load() {
-				_ = l.writeBatch() // what is lost stays counted
+				_ = l.writeBatch() // lost messages stay counted as taken
 			}
 			return nil
 		}
 		if err != nil {
 			select {
 			case <-l.quit:
-				return nil // closed on purpose, perhaps in the middle of a write
+				return nil // closed on purpose, possibly during a write
 			default:
 				return err
 			}
@@ -145,8 +147,8 @@ func (l *link) writeHeartbeat() error {
 	return l.flush(l.enc.heartbeat(l.begin()))
 }
 
-// writeBatch writes all waiting messages. If it fails, they stay counted in the
-// queue, as lost.
+// writeBatch writes all waiting messages. If it fails, the queue still counts
+// them as taken, and run reports them as lost.
 func (l *link) writeBatch() error {
 	batch := l.q.take()
 	began := clock.Now()
@@ -154,8 +156,8 @@ func (l *link) writeBatch() error {
 	var err error
 	for _, m := range batch {
 		if b, err = l.enc.message(b, m); err != nil {
-			// The frame is not in the buffer; a message that cannot be encoded
-			// would be a fault of ours, not of the stream.
+			// The frame is not in the buffer. A message that cannot be encoded is our
+			// bug, not an error of the stream.
 			l.p.dropped(m)
 			l.p.lg.Error("cannot encode a raft message", zap.Stringer("type", m.GetType()), zap.Error(err))
 			continue
@@ -177,7 +179,7 @@ func (l *link) writeBatch() error {
 	return nil
 }
 
-// begin returns the empty buffer, with room for the size line.
+// begin returns the empty buffer, with space for the size line.
 func (l *link) begin() []byte {
 	if cap(l.buf) < chunkHeader {
 		l.buf = make([]byte, chunkHeader, 4096)
@@ -185,7 +187,7 @@ func (l *link) begin() []byte {
 	return l.buf[:chunkHeader]
 }
 
-// flush writes b, which began with begin, as one chunk.
+// flush writes b, which begin returned, as one chunk.
 func (l *link) flush(b []byte) error {
 	l.buf = b[:0]
 	if cap(b) > keepBytes {
@@ -217,7 +219,7 @@ func putChunkHeader(b []byte, n int) {
 	b[8], b[9] = '\r', '\n'
 }
 
-// write writes b in pieces, each of which has the write timeout to itself.
+// write writes b in pieces, each with the full write timeout.
 func (l *link) write(b []byte) error {
 	for len(b) > 0 {
 		piece := b[:min(len(b), flushBytes)]
@@ -232,9 +234,10 @@ func (l *link) write(b []byte) error {
 	return nil
 }
 
-// finish ends the answer properly, so that the peer sees an end and no error.
+// finish ends the response properly, so that the peer sees the end of the
+// stream and no error.
 func (l *link) finish() {
 	if err := l.conn.SetWriteDeadline(clock.Now().Add(closeGrace)); err == nil {
-		_, _ = l.conn.Write([]byte("0\r\n\r\n")) // the connection is closed either way
+		_, _ = l.conn.Write([]byte("0\r\n\r\n")) // ignore the error: the connection is closed next
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 var errProposalsFull = errors.New("transport: queue of received proposals is full")
 
-// streamLabel is what the log calls a stream.
+// streamLabel is the name of a stream in log messages.
 func streamLabel(k peerapi.Stream) string {
 	if k == peerapi.StreamMsgApp {
 		return "stream MsgApp v2"
@@ -33,8 +33,8 @@ func newEncoder(k peerapi.Stream) encoder {
 	return plainEncoder{}
 }
 
-// peer is another member. A peer of the membership has streams both ways; a
-// remote only requests.
+// peer is another member. A peer of the membership has streams in both
+// directions; a remote has only requests.
 type peer struct {
 	t      *Transport
 	id     uint64
@@ -42,23 +42,24 @@ type peer struct {
 	lg     *zap.Logger
 	status *status
 	urls   urlPicker
-	// version is the release of the peer as it told last, nil before.
+	// version is the release that the peer last reported, nil before the first
+	// report.
 	version atomic.Pointer[membership.Version]
 
-	ctx    context.Context // ends with stop
+	ctx    context.Context // canceled by stop
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	// links are the streams that the peer has opened to us, by kind; nil while
-	// there is none.
+	// links are the streams that the peer has opened to this member, by kind;
+	// nil while there is none.
 	links [2]atomic.Pointer[link]
-	// mu orders attach and stop.
+	// mu serializes attach and stop.
 	mu      sync.Mutex
 	stopped bool
 
 	pipeline  pipeline
 	sendings  sendings
-	proposals *queue // received proposals on their way to the Host
+	proposals *queue // received proposals, waiting for the Host
 
 	sentBytes, sentFailures, receivedBytes, receivedFailures prometheus.Counter
 }
@@ -97,12 +98,12 @@ func (p *peer) setURLs(urls []string) {
 	}
 }
 
-// send queues m for the best way that is open.
+// send queues m on a stream, or on the pipeline if there is none.
 func (p *peer) send(m *raftpb.Message) {
 	first := peerapi.StreamMessage
 	switch m.GetType() {
 	case raftpb.MsgSnap:
-		// Never on a stream: it may be large and would hold up the rest.
+		// Never on a stream: it may be large and would delay other messages.
 		p.sendByPost(m)
 		return
 	case raftpb.MsgApp:
@@ -130,7 +131,7 @@ func (p *peer) sendByPost(m *raftpb.Message) {
 	}
 }
 
-// unsent notes a message of which nothing was or will be sent.
+// unsent records a message of which nothing was or will be sent.
 func (p *peer) unsent(m *raftpb.Message) {
 	p.dropped(m)
 	if m.GetType() == raftpb.MsgProp {
@@ -138,7 +139,8 @@ func (p *peer) unsent(m *raftpb.Message) {
 	}
 }
 
-// dropped notes a message that the peer has not, or perhaps not, received.
+// dropped records a message that the peer has not received, or may not have
+// received.
 func (p *peer) dropped(m *raftpb.Message) {
 	p.sentFailures.Inc()
 	p.t.reports.drop(p.id, 1)
@@ -147,7 +149,7 @@ func (p *peer) dropped(m *raftpb.Message) {
 	}
 }
 
-// called is the name of the peer, as far as it is known, for the log.
+// called is the log field with the name of the peer, if it is known.
 func (p *peer) called() zap.Field { return nameField(p.t.cfg.Name, p.id) }
 
 func nameField(name func(id uint64) string, id uint64) zap.Field {
@@ -166,8 +168,8 @@ func (p *peer) isStopped() bool {
 	return p.stopped
 }
 
-// attach makes l the stream of its kind to the peer and closes the one before.
-// It reports false if the peer is stopped.
+// attach makes l the stream of its kind to the peer and closes the previous
+// one. It returns false if the peer is stopped.
 func (p *peer) attach(l *link) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -200,9 +202,9 @@ func (p *peer) stop() {
 	p.status.forget()
 }
 
-// receive hands on a message that the peer sent on a stream. Proposals have a
-// queue of their own: without a leader they may wait, and must not hold up what
-// the election needs.
+// receive processes a message that the peer sent on a stream. Proposals have a
+// separate queue: without a leader they may have to wait, and must not delay
+// the messages of an election.
 func (p *peer) receive(m *raftpb.Message) {
 	var err error
 	if m.GetType() == raftpb.MsgProp {

@@ -17,12 +17,12 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// pipelineTimeout ends a POST to a peer that takes the request and does not
-// answer, so that it cannot hold the workers for good.
+// pipelineTimeout cancels a POST to a peer that accepts the request but
+// does not answer, so that it cannot block the workers forever.
 const pipelineTimeout = 30 * time.Second
 
 // pipeline sends messages one by one with POST /raft, while there is no stream.
-// Workers exist as long as there is something to send.
+// Workers run only while there are messages to send.
 type pipeline struct {
 	p *peer
 
@@ -32,7 +32,7 @@ type pipeline struct {
 	closed  bool
 }
 
-// push reports false if the queue is full or the peer is stopped.
+// push returns false if the queue is full or the peer is stopped.
 func (pl *pipeline) push(m *raftpb.Message) bool {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
@@ -57,7 +57,8 @@ func (pl *pipeline) close() {
 	}
 }
 
-// pop returns the next message, or nil after taking the worker off the count.
+// pop returns the next message. If there is none, it decrements the number of
+// workers and returns nil.
 func (pl *pipeline) pop() *raftpb.Message {
 	pl.mu.Lock()
 	defer pl.mu.Unlock()
@@ -123,8 +124,8 @@ func (p *peer) postMessage(body []byte) error {
 	return err
 }
 
-// post sends one request and checks the answer. onAnswer, if any, is called
-// when the answer's header has come.
+// post sends one request and checks the response. onAnswer, unless nil, is
+// called when the response's header has arrived.
 func (p *peer) post(req *http.Request, onAnswer func(*http.Response)) error {
 	resp, err := p.t.requests.Do(req)
 	if err != nil {

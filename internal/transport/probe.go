@@ -13,16 +13,16 @@ import (
 )
 
 const (
-	probeReport       = 30 * time.Second // between reports on a healthy peer
-	probeReportSick   = 5 * time.Second  // and on one that does not answer, first;
-	probeReportMax    = 5 * time.Minute  // the pause doubles up to this
+	probeReport       = 30 * time.Second // between reports about a healthy peer
+	probeReportSick   = 5 * time.Second  // the first about an unhealthy one;
+	probeReportMax    = 5 * time.Minute  // the interval doubles up to this
 	maxClockDiff      = time.Second
-	probeSmoothing    = 8 // a new round trip time counts one eighth
+	probeSmoothing    = 8 // a new round trip time has a weight of one eighth
 	probeRequestLimit = readTimeout
 )
 
-// probe asks the peer how it is, time and again, and reports round trip time
-// and clock difference. name tells the two clients apart in the log.
+// probe periodically checks the health of the peer, and reports round trip
+// time and clock difference. name identifies the client c in the log.
 func (p *peer) probe(name string, c *http.Client) {
 	rttSeconds := metrics.NetworkPeerRoundTripTimeSeconds.WithLabelValues(p.name)
 	tick := clock.NewTicker(clock.System, probePeriod)

@@ -7,15 +7,15 @@ import (
 )
 
 // queue is a bounded queue of messages from many producers to one consumer,
-// who takes all that waits at once.
+// which takes all waiting messages at once.
 type queue struct {
 	limit int
-	ready chan struct{} // holds a token when there is something to take
+	ready chan struct{} // holds a token when there are messages to take
 
 	mu     sync.Mutex
 	msgs   []*raftpb.Message
-	spare  []*raftpb.Message // the slice of the last batch, to be used again
-	taken  int               // messages of the batch in the consumer's hands; they count
+	spare  []*raftpb.Message // the slice of the last batch, for reuse
+	taken  int               // size of the batch that the consumer has taken; counts towards limit
 	closed bool
 }
 
@@ -51,8 +51,8 @@ func (q *queue) push(m *raftpb.Message) pushResult {
 	return pushed
 }
 
-// take returns all waiting messages; the consumer gives the slice back with
-// done before it takes again.
+// take returns all waiting messages; the consumer must return the slice
+// with done before it calls take again.
 func (q *queue) take() []*raftpb.Message {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -63,7 +63,7 @@ func (q *queue) take() []*raftpb.Message {
 }
 
 func (q *queue) done(batch []*raftpb.Message) {
-	clear(batch) // let go of the entries
+	clear(batch) // release the entries
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.taken = 0
@@ -72,8 +72,9 @@ func (q *queue) done(batch []*raftpb.Message) {
 	}
 }
 
-// close refuses further messages and returns what is left behind: how many the
-// consumer has taken and not given back, and those that nobody has taken.
+// close makes push reject messages. It returns the number of messages that the
+// consumer has taken without calling done, and the messages that are still
+// waiting.
 func (q *queue) close() (taken int, waiting []*raftpb.Message) {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -13,13 +13,13 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// streamBuffer is how much of a stream is read at once.
+// streamBuffer is the read buffer of a stream, in bytes.
 const streamBuffer = 64 << 10
 
-// readStream keeps a stream from the peer open and hands on what comes, until
-// the peer is stopped.
+// readStream keeps a stream from the peer open and processes its messages,
+// until the peer is stopped.
 func (p *peer) readStream(kind peerapi.Stream) {
-	refused := "" // what the log has been told already
+	refused := "" // the last refusal that was logged
 	for p.ctx.Err() == nil {
 		start := clock.Now()
 		body, err := p.dial(kind)
@@ -43,8 +43,8 @@ func (p *peer) readStream(kind peerapi.Stream) {
 	}
 }
 
-// refusal is what the log says about a peer that will not change its mind soon;
-// empty for other errors.
+// refusal is the log message for a refusal that is likely to persist; empty for
+// other errors.
 func refusal(err error) string {
 	switch {
 	case errors.Is(err, peerapi.ErrOtherCluster):
@@ -55,7 +55,7 @@ func refusal(err error) string {
 	return ""
 }
 
-// readFrom hands on the messages of a stream until it fails.
+// readFrom processes the messages of a stream until it fails.
 func (p *peer) readFrom(kind peerapi.Stream, body io.ReadCloser) error {
 	defer body.Close()
 	p.status.activate()
@@ -69,8 +69,8 @@ func (p *peer) readFrom(kind peerapi.Stream, body io.ReadCloser) error {
 		m, n, err := dec.next()
 		p.receivedBytes.Add(float64(n))
 		if err != nil {
-			// An end is the peer closing or replacing the stream; whether it is
-			// gone shows the next dial.
+			// At EOF the peer has closed or replaced the stream; the next dial shows
+			// whether the peer is down.
 			if p.ctx.Err() == nil {
 				p.lg.Warn("lost TCP streaming connection with remote peer", zap.String("stream-reader-type", streamLabel(kind)), p.called(), zap.Error(err))
 				if err != io.EOF && !errors.Is(err, net.ErrClosed) {

@@ -10,9 +10,9 @@ import (
 	"quorate/internal/membership"
 )
 
-// reporter passes failures on to the Host from a goroutine of its own, so that
-// Send may be called by the very loop that takes the reports. Reports of the
-// same peer that wait together become one.
+// reporter passes failures to the Host from its own goroutine, so that Send
+// may be called from the loop that receives the reports. Pending reports of
+// the same peer are merged.
 type reporter struct {
 	lg   *zap.Logger
 	host Host
@@ -33,7 +33,7 @@ func newReporter(lg *zap.Logger, host Host) *reporter {
 	return &reporter{lg: lg, host: host, wake: make(chan struct{}, 1), unreachable: make(map[uint64]int)}
 }
 
-// drop notes that n messages to a peer were lost.
+// drop records that n messages to a peer were lost.
 func (r *reporter) drop(id uint64, n int) {
 	r.mu.Lock()
 	r.unreachable[id] += n
@@ -48,7 +48,7 @@ func (r *reporter) snapshot(id uint64, ok bool) {
 	r.signal()
 }
 
-// proposal gives a proposal back.
+// proposal returns a proposal to the Host.
 func (r *reporter) proposal(m *raftpb.Message) {
 	r.mu.Lock()
 	if len(r.proposals) < proposalQueue {

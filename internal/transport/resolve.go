@@ -16,13 +16,13 @@ import (
 	"quorate/internal/membership"
 )
 
-// resolveRetry is the pause between two tries to resolve a host name: in a
-// cluster that just starts, names may take a while to appear.
+// resolveRetry is the interval between attempts to resolve a host name:
+// while a cluster is being started, names may take some time to appear.
 const resolveRetry = time.Second
 
 // SameURLs reports whether two lists hold the same URLs in any order: first as
-// text, then with host names replaced by addresses, retried until ctx ends. If
-// not, the error says why.
+// text, then with host names replaced by addresses, retrying until ctx is
+// done. If they differ, the error says why.
 func SameURLs(ctx context.Context, lg *zap.Logger, a, b []string) (bool, error) {
 	if len(a) != len(b) {
 		return false, fmt.Errorf("len(%q) != len(%q)", a, b)
@@ -54,7 +54,7 @@ func SameURLs(ctx context.Context, lg *zap.Logger, a, b []string) (bool, error) 
 	return true, nil
 }
 
-// normalURLs parses URLs in their usual spelling.
+// normalURLs parses URLs in canonical form.
 func normalURLs(list []string) ([]*url.URL, error) {
 	var us []*url.URL
 	for _, s := range list {
@@ -77,7 +77,7 @@ func texts(us []*url.URL) []string {
 }
 
 // resolve replaces the host of u by its first address. Unix sockets and
-// localhost stay as they are.
+// localhost are left unchanged.
 func resolve(ctx context.Context, lg *zap.Logger, u *url.URL) error {
 	if strings.HasPrefix(u.Scheme, "unix") {
 		return nil

@@ -21,18 +21,18 @@ import (
 )
 
 const (
-	// snapshotStall ends a transfer whose body does not move. While the receiver
-	// installs what it got, which may take minutes, there is no limit.
+	// snapshotStall cancels a transfer whose body makes no progress. There is no
+	// limit while the receiver installs the snapshot, which may take minutes.
 	snapshotStall = time.Minute
-	// snapshotAnswer is the time for the body of the answer, once its header came.
+	// snapshotAnswer is the timeout for the response's body after its header.
 	snapshotAnswer = 5 * time.Second
 )
 
-var errStalled = errors.New("transport: snapshot transfer does not move")
+var errStalled = errors.New("transport: snapshot transfer has stalled")
 
-// SendSnapshot sends m, a MsgSnap, and the database that body streams to m's
-// receiver, and closes body. It returns at once; the outcome goes to
-// Host.ReportSnapshot, also when the receiver is not a peer.
+// SendSnapshot sends m, a MsgSnap, and the database read from body to m's
+// receiver, and closes body. It does not block; the outcome is reported to
+// Host.ReportSnapshot, even if the receiver is not a peer.
 func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser) {
 	if p := t.table.Load().peers[m.GetTo()]; p != nil && p.sendSnapshot(m, body) {
 		return
@@ -42,7 +42,8 @@ func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser) {
 	t.reports.snapshot(m.GetTo(), false)
 }
 
-// sendSnapshot starts the transfer; false if the peer is stopped.
+// sendSnapshot starts the transfer; it returns false if the peer is
+// stopped.
 func (p *peer) sendSnapshot(m *raftpb.Message, body io.ReadCloser) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -78,7 +79,8 @@ func (p *peer) transferSnapshot(m *raftpb.Message, body io.ReadCloser) {
 	p.t.reports.snapshot(p.id, true)
 }
 
-// postSnapshot returns how many bytes of envelope and database were sent.
+// postSnapshot sends the snapshot and returns how many bytes of envelope
+// and database were sent.
 func (p *peer) postSnapshot(m *raftpb.Message, body io.ReadCloser) (int64, error) {
 	defer body.Close()
 	envelope, err := appendPrefixed(nil, m)
@@ -102,8 +104,8 @@ func (p *peer) postSnapshot(m *raftpb.Message, body io.ReadCloser) (int64, error
 		timer := clock.AfterFunc(snapshotAnswer, func() { cancel(context.DeadlineExceeded) })
 		context.AfterFunc(ctx, func() { timer.Stop() })
 	}
-	// The content is of unknown length and goes in chunks: io.Reader, not a type
-	// from which net/http could tell a length.
+	// The content has an unknown length and is sent in chunks: pass an
+	// io.Reader, not a type from which net/http could derive a length.
 	req, err := p.t.self.PostSnapshot(ctx, u, struct{ io.Reader }{moving})
 	if err == nil {
 		err = p.post(req, answered)
@@ -117,8 +119,8 @@ func (p *peer) postSnapshot(m *raftpb.Message, body io.ReadCloser) (int64, error
 	return moving.n.Load(), err
 }
 
-// movingReader counts what is read and keeps its watch from going off as long
-// as the reading goes on.
+// movingReader counts the bytes read and resets its watch on every read, so
+// that it only fires when reading stalls.
 type movingReader struct {
 	r     io.Reader
 	n     atomic.Int64

@@ -12,15 +12,14 @@ import (
 	"quorate/internal/membership"
 )
 
-// rateWindow is how many messages a rate is computed from at most, rateFresh how
-// old the last of them may be.
+// rateWindow is the maximum number of messages that a rate is computed from,
+// rateFresh the maximum age of the last of them.
 const (
 	rateWindow = 200
 	rateFresh  = time.Second
 )
 
-// Rate counts messages and tells how fast they come. Its methods may be called
-// from any goroutine.
+// Rate counts messages and measures their rate. It is safe for concurrent use.
 type Rate struct {
 	mu    sync.Mutex
 	count uint64
@@ -28,7 +27,7 @@ type Rate struct {
 		at    time.Time
 		bytes int
 	}
-	next, n int // where the next one goes, and how many there are
+	next, n int // position of the next message, and the number of messages
 }
 
 func (r *Rate) add(at time.Time, bytes int) {
@@ -40,8 +39,8 @@ func (r *Rate) add(at time.Time, bytes int) {
 	r.n = min(r.n+1, rateWindow)
 }
 
-// Now returns how many messages there have been, and how many of them and of
-// their bytes come in a second at present: 0 when the last is older than a second.
+// Now returns the total number of messages, and the current number of messages and
+// bytes per second: 0 if the last message is older than a second.
 func (r *Rate) Now(now time.Time) (count uint64, messages, bytes float64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -56,20 +55,19 @@ func (r *Rate) Now(now time.Time) (count uint64, messages, bytes float64) {
 	}
 	sum := 0
 	for i := range r.n {
-		sum += r.last[i].bytes // those in use are the first n, or all
+		sum += r.last[i].bytes // the first n are in use, or all
 	}
 	return r.count, float64(r.n) / d.Seconds(), float64(sum) / d.Seconds()
 }
 
-// Stats is what the transport counts about messages with log entries. Only with
-// Config.Stats it does.
+// Stats counts messages with log entries, if Config.Stats is set.
 type Stats struct {
 	Sent, Received Rate
 }
 
-// FollowerStats is how sending messages with log entries to a peer went, in the
-// field names of etcd. Latencies are in milliseconds; that of a stream is the
-// time until the operating system has taken the bytes.
+// FollowerStats counts messages with log entries to a peer, with etcd's field
+// names. Latencies are in milliseconds; that of a stream is the duration of the
+// write call.
 type FollowerStats struct {
 	Latency struct {
 		Current           float64 `json:"current"`
@@ -84,7 +82,7 @@ type FollowerStats struct {
 	} `json:"counts"`
 }
 
-// sendings counts for one peer.
+// sendings counts messages to one peer.
 type sendings struct {
 	mu                          sync.Mutex
 	sum, squares                float64
@@ -92,7 +90,7 @@ type sendings struct {
 	succeededCount, failedCount uint64
 }
 
-// succeeded notes n messages that went out together.
+// succeeded records n messages that were sent together.
 func (s *sendings) succeeded(n int, took time.Duration) {
 	if n == 0 {
 		return
@@ -120,7 +118,7 @@ func (s *sendings) stats() FollowerStats {
 	defer s.mu.Unlock()
 	var f FollowerStats
 	f.Counts.Fail, f.Counts.Success = s.failedCount, s.succeededCount
-	f.Latency.Minimum = 1 << 63 // as etcd says before the first
+	f.Latency.Minimum = 1 << 63 // as in etcd before the first message
 	if s.succeededCount == 0 {
 		return f
 	}
@@ -131,10 +129,10 @@ func (s *sendings) stats() FollowerStats {
 	return f
 }
 
-// Stats returns the counters; they go on counting.
+// Stats returns the live counters.
 func (t *Transport) Stats() *Stats { return &t.stats }
 
-// Followers returns how sending to each peer went, by id.
+// Followers returns the send statistics of each peer, by id.
 func (t *Transport) Followers() map[string]FollowerStats {
 	out := map[string]FollowerStats{}
 	for id, p := range t.table.Load().peers {
@@ -143,7 +141,7 @@ func (t *Transport) Followers() map[string]FollowerStats {
 	return out
 }
 
-// count notes a message with entries in r.
+// count records a message with entries in r.
 func (t *Transport) count(r *Rate, m *raftpb.Message) {
 	if t.cfg.Stats && m.GetType() == raftpb.MsgApp {
 		r.add(clock.Now(), proto.Size(m))

@@ -12,8 +12,8 @@ import (
 	"quorate/internal/metrics"
 )
 
-// status tells since when a peer has been reachable without a break. Streams
-// in both directions and requests all report to it.
+// status tracks since when a peer has been reachable without interruption.
+// Streams in both directions and requests report to it.
 type status struct {
 	lg            *zap.Logger
 	local, remote string
@@ -38,7 +38,8 @@ func (s *status) activate() {
 	}
 }
 
-// deactivate notes a failure; action says what failed, as in "dial stream".
+// deactivate records a failure; action says what failed, as in "dial
+// stream".
 func (s *status) deactivate(action string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -53,7 +54,7 @@ func (s *status) deactivate(action string, err error) {
 	metrics.NetworkDisconnectedPeersTotal.WithLabelValues(s.local, s.remote).Inc()
 }
 
-// forget takes the peer off the gauge when it is no longer one.
+// forget removes a stopped peer from the gauge.
 func (s *status) forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -21,30 +21,30 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// Host is the member behind a Transport. Its methods are called from many
-// goroutines and must not wait for a method of the Transport.
+// Host is the member that uses a Transport. Its methods are called
+// concurrently and must not wait for a method of the Transport.
 type Host interface {
-	// Process hands a message of a peer to the raft loop. It must return soon:
-	// while it does not, nothing more is read from that peer. A message that
-	// cannot be taken is dropped with an error; raft will send it again. The message is
-	// decoded and for this member; what it says may make no sense at all.
+	// Process passes a peer's message to the raft loop. It must return soon: until
+	// then, nothing more is read from that peer. If it returns an error, the message is
+	// dropped; raft will resend it. The message is decoded and addressed to this
+	// member, but not validated.
 	Process(m *raftpb.Message) error
-	// ReportUnreachable says that messages to a peer were dropped.
+	// ReportUnreachable reports that messages to a peer were dropped.
 	ReportUnreachable(id uint64)
-	// Returned gives back a proposal of which nothing has left this member, and
-	// nothing will: it may be proposed again without being proposed twice.
+	// Returned returns a proposal of which nothing has left this member, and
+	// nothing will: the Host may propose it again without duplicating it.
 	Returned(m *raftpb.Message)
-	// ReportSnapshot says how sending a snapshot to a peer ended.
+	// ReportSnapshot reports whether a snapshot was sent to a peer.
 	ReportSnapshot(id uint64, ok bool)
 	// IsRemoved reports whether the member was removed from the cluster.
 	IsRemoved(id uint64) bool
-	// ReceiveSnapshot stores the database that body streams, durably, and then
-	// hands m, a MsgSnap, to the raft loop; an error of that second step wraps
-	// ErrSnapshotNotProcessed, as does one about m itself. A body that was cut off fails to read. ctx ends
-	// when the transport stops.
+	// ReceiveSnapshot stores the database read from body durably, and then passes m, a MsgSnap, to the
+	// raft loop; an error of the second step, or about m itself, wraps ErrSnapshotNotProcessed. Reading a
+	// truncated body fails. ctx is canceled when the transport stops.
 	ReceiveSnapshot(ctx context.Context, m *raftpb.Message, body io.Reader) error
-	// SelfRemoved says that a peer answered that this member was removed from
-	// the cluster. The member should stop, but not wait for Stop in the call.
+	// SelfRemoved reports that, according to a peer, this member was removed
+	// from the cluster. The member should stop, but not wait for Stop in the
+	// call.
 	SelfRemoved(err error)
 }
 
@@ -52,62 +52,63 @@ type Host interface {
 // was stored.
 var ErrSnapshotNotProcessed = errors.New("failed to process raft message")
 
-// Config is what a Transport needs to know.
+// Config configures a Transport.
 type Config struct {
 	ID, ClusterID uint64
-	PeerURLs      []string // of this member, told to others
+	PeerURLs      []string // of this member, sent to peers
 	Host          Host
-	Logger        *zap.Logger            // nil logs nothing
-	Name          func(id uint64) string // what a member is called, "" if not known; nil knows none
-	DialTimeout   time.Duration          // of a connection; 0 is 2 s
-	LocalIP       net.IP                 // address that connections to peers come from; nil lets the system choose
-	// ReadTimeout and WriteTimeout are how long a stream may be silent, or take no
-	// bytes, before it is dropped; below 5 s, which the protocol needs, means 5 s.
+	Logger        *zap.Logger            // nil disables logging
+	Name          func(id uint64) string // name of a member, "" if unknown; may be nil
+	DialTimeout   time.Duration          // of a connection; 0 means 2 s
+	LocalIP       net.IP                 // local address of connections to peers; nil lets the system choose
+	// ReadTimeout and WriteTimeout are how long a stream may be silent, or accept
+	// no bytes, before it is closed; values below 5 s, which the protocol needs,
+	// mean 5 s.
 	ReadTimeout, WriteTimeout time.Duration
-	TLS                       TLSSource // for connections to https peers; nil is Go's default
-	Version                   string    // of this server, as in 3.7.3
+	TLS                       TLSSource // for connections to https peers; nil means Go's default
+	Version                   string    // of this server, such as 3.7.3
 	Stats                     bool      // count messages with entries, see Stats
 }
 
-// Protocol constants, equal on all members, and bounds.
+// Protocol constants, which must be equal on all members, and bounds.
 const (
-	readTimeout     = 5 * time.Second // a stream that is silent longer is dropped
+	readTimeout     = 5 * time.Second // a stream that is silent for longer is closed
 	writeTimeout    = 5 * time.Second
 	heartbeatPeriod = readTimeout / 3
-	dialRetry       = 100 * time.Millisecond // between two dials of one stream
+	dialRetry       = 100 * time.Millisecond // interval between dials of one stream
 	probePeriod     = readTimeout - time.Second
 	streamQueue     = 4096 // messages waiting for one stream
 	proposalQueue   = 4096 // received proposals of one peer
 	pipelineQueue   = 64   // messages waiting for POST
 	pipelineWorkers = 4
-	// maxRemotes bounds the senders that are known from their own word only.
+	// maxRemotes bounds the members that are known only from their own
+	// requests.
 	maxRemotes = 128
 )
 
-// Transport is the network of one member. All methods may be called from any
-// goroutine.
+// Transport connects one member to its peers. It is safe for concurrent use.
 type Transport struct {
 	cfg      Config
 	self     peerapi.Sender
 	lg       *zap.Logger
 	reports  *reporter
-	noise    *rate.Limiter // of warnings that others can cause as often as they like
-	streams  *http.Client  // for GET of streams: 5 s limit on each read and write
-	requests *http.Client  // for POST, connections are kept
+	noise    *rate.Limiter // limits warnings that others can cause at any rate
+	streams  *http.Client  // for GET of streams: a deadline on each read and write
+	requests *http.Client  // for POST, with connection reuse
 	stats    Stats
 
-	ctx    context.Context // ends with Stop
+	ctx    context.Context // canceled by Stop
 	cancel context.CancelFunc
 	wg     sync.WaitGroup // every goroutine of the transport and its peers
 
-	mu    sync.Mutex // serialises changes of table, and Stop
+	mu    sync.Mutex // serializes changes of table, and Stop
 	table atomic.Pointer[peerTable]
 }
 
 // peerTable is immutable: Send reads it without a lock.
 type peerTable struct {
 	peers   map[uint64]*peer // the other members
-	remotes map[uint64]*peer // members that are not (yet) known from the log
+	remotes map[uint64]*peer // members that are not known from the log (yet)
 	stopped bool
 }
 
@@ -148,9 +149,8 @@ func New(cfg Config) (*Transport, error) {
 
 // Send queues messages for their receivers. It never blocks: a message whose
 // queue is full is dropped, and its receiver reported as unreachable; a dropped
-// proposal goes back to the Host. Messages
-// to 0 and to nobody we know are dropped silently. The messages must not be
-// changed afterwards.
+// proposal is returned to the Host. Messages to 0 and to unknown members are
+// dropped silently. The caller must not modify the messages afterwards.
 func (t *Transport) Send(msgs []*raftpb.Message) {
 	table := t.table.Load()
 	for _, m := range msgs {
@@ -172,8 +172,8 @@ func (t *Transport) Send(msgs []*raftpb.Message) {
 	}
 }
 
-// AddPeer starts to talk to a member of the cluster. It does nothing for a
-// known peer and for this member itself.
+// AddPeer starts communication with a member of the cluster. It does
+// nothing for a known peer or this member itself.
 func (t *Transport) AddPeer(id uint64, urls []string) {
 	t.change(func(table *peerTable) (gone *peer) {
 		if table.peers[id] != nil || id == t.cfg.ID {
@@ -187,12 +187,12 @@ func (t *Transport) AddPeer(id uint64, urls []string) {
 	})
 }
 
-// AddRemote makes a member reachable by POST that is not a peer yet: one that a
-// joining member knows from /members only, or one that has contacted us. Beyond
-// 128 remotes, further ones are ignored.
+// AddRemote makes a member that is not a peer yet reachable by POST: one that a
+// joining member knows from /members only, or one that has sent a request. At
+// most 128 remotes are added; further ones are ignored.
 func (t *Transport) AddRemote(id uint64, urls []string) {
 	if table := t.table.Load(); table.peers[id] != nil || table.remotes[id] != nil {
-		return // on the path of every POST
+		return // fast path of every POST
 	}
 	t.change(func(table *peerTable) *peer {
 		if table.peers[id] != nil || table.remotes[id] != nil || id == t.cfg.ID || id == 0 || len(table.remotes) >= maxRemotes {
@@ -204,8 +204,8 @@ func (t *Transport) AddRemote(id uint64, urls []string) {
 	})
 }
 
-// Version returns the release of a peer; known is false as long as it has not
-// told it.
+// Version returns the release of a peer; known is false until the peer has
+// reported it.
 func (t *Transport) Version(id uint64) (v membership.Version, known bool) {
 	if p := t.table.Load().peers[id]; p != nil {
 		if v := p.version.Load(); v != nil {
@@ -215,7 +215,7 @@ func (t *Transport) Version(id uint64) (v membership.Version, known bool) {
 	return membership.Version{}, false
 }
 
-// UpdatePeer gives a peer new URLs.
+// UpdatePeer replaces the URLs of a peer.
 func (t *Transport) UpdatePeer(id uint64, urls []string) {
 	p := t.table.Load().peers[id]
 	if p == nil {
@@ -225,8 +225,9 @@ func (t *Transport) UpdatePeer(id uint64, urls []string) {
 	t.lg.Info("updated remote peer", zap.String("updated-remote-peer-id", membership.FormatID(id)), zap.Strings("updated-remote-peer-urls", urls))
 }
 
-// RemovePeer stops talking to a member. Nothing is sent to it from now on; a
-// message that is just being received may still reach the Host.
+// RemovePeer stops communication with a member. Nothing is sent to it after
+// RemovePeer returns; a message that is being received may still reach the
+// Host.
 func (t *Transport) RemovePeer(id uint64) {
 	t.change(func(table *peerTable) *peer {
 		p := table.peers[id]
@@ -242,8 +243,8 @@ func (t *Transport) RemovePeer(id uint64) {
 	})
 }
 
-// change replaces the table by what fn makes of a copy, and stops the peer that
-// fn took out of it.
+// change replaces the table by a copy modified by fn, and stops the peer that
+// fn removed from it.
 func (t *Transport) change(fn func(*peerTable) *peer) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -254,14 +255,14 @@ func (t *Transport) change(fn func(*peerTable) *peer) {
 	gone := fn(table)
 	t.table.Store(table)
 	if gone != nil {
-		// Not here: the caller may be what the Host waits for while it takes a
-		// message of this peer.
+		// Stop it on another goroutine: the Host may be waiting for the caller
+		// while it processes a message of this peer.
 		t.wg.Go(gone.stop)
 	}
 }
 
-// ActiveSince returns since when a peer has been reachable without a break,
-// zero if it is not reachable or not a peer.
+// ActiveSince returns since when a peer has been reachable without
+// interruption, the zero time if it is not reachable or not a peer.
 func (t *Transport) ActiveSince(id uint64) time.Time {
 	p := t.table.Load().peers[id]
 	if p == nil {
@@ -282,7 +283,7 @@ func (t *Transport) ActivePeers() int {
 }
 
 // Stop closes every connection, waits for the goroutines, and makes Send drop
-// everything. The Host must still return from its methods.
+// all messages. The Host's methods must not block forever meanwhile.
 func (t *Transport) Stop() {
 	t.mu.Lock()
 	table := t.table.Load()
@@ -299,15 +300,16 @@ func (t *Transport) Stop() {
 	t.requests.CloseIdleConnections()
 }
 
-// warn logs what another member did wrong, but no more than one line a second
-// in the long run.
+// warn logs an error of another member, rate limited to one line a second on
+// average.
 func (t *Transport) warn(lg *zap.Logger, text string, fields ...zap.Field) {
 	if t.noise.Allow() {
 		lg.Warn(text, fields...)
 	}
 }
 
-// deliver gives a received message to the Host.
+// deliver validates sender and receiver of a message and passes it to the
+// Host.
 func (t *Transport) deliver(m *raftpb.Message) error {
 	if m.GetTo() != t.cfg.ID {
 		t.warn(t.lg, "rejected Raft message to mismatch member", zap.String("mismatch-member-id", membership.FormatID(m.GetTo())))

@@ -9,14 +9,14 @@ import (
 
 var errNoURL = errors.New("transport: peer has no usable URL")
 
-// urlPicker gives out one of a peer's URLs until it fails, then the next.
+// urlPicker selects one of a peer's URLs until it fails, then the next.
 type urlPicker struct {
 	mu   sync.Mutex
 	urls []string // valid and sorted; may be empty
 	at   int
 }
 
-// set replaces the URLs. Those that are not peer URLs are left out.
+// set replaces the URLs. Invalid ones are skipped.
 func (p *urlPicker) set(urls []string) error {
 	valid := make([]string, 0, len(urls))
 	var bad error
@@ -47,7 +47,8 @@ func (p *urlPicker) pick() (string, error) {
 	return p.urls[p.at], nil
 }
 
-// failed moves on to the next URL, unless another caller already did.
+// failed advances to the next URL, unless another caller has already done
+// so.
 func (p *urlPicker) failed(u string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

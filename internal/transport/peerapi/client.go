@@ -11,21 +11,22 @@ import (
 	"time"
 )
 
-// maxAnswer bounds the answers of peers to questions; those on leases may list
-// many keys.
+// maxAnswer bounds the responses of peers in bytes; those about leases may
+// list many keys.
 const maxAnswer = 100 << 20
 
-// Client asks the peer ports of other members questions, before its own member has
-// started as well as after. Its methods may be called from any goroutine.
+// Client sends queries to the peer URLs of other members, before its own member
+// has started as well as after. It is safe for concurrent use.
 type Client struct{ http *http.Client }
 
-// NewClient returns a Client that asks by h. Close it when done.
+// NewClient returns a Client that sends requests with h. The caller must
+// close it.
 func NewClient(h *http.Client) *Client { return &Client{http: h} }
 
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// statusError is an answer of a peer that is not a success.
+// statusError is a response of a peer with a status other than 200.
 type statusError struct {
 	status int
 	text   string // body, without a trailing newline
@@ -35,19 +36,19 @@ func (e *statusError) Error() string {
 	return fmt.Sprintf("peer answered with status %d: %s", e.status, e.text)
 }
 
-// refused returns the answer that err is about, nil if there was none.
+// refused returns the statusError in err, nil if there is none.
 func refused(err error) *statusError {
 	var r *statusError
 	errors.As(err, &r)
 	return r
 }
 
-// ask sends a request and returns header and body of a successful answer.
+// ask sends a request and returns header and body of a successful response.
 func (c *Client) ask(ctx context.Context, method, url string, header http.Header, body []byte) (http.Header, []byte, error) {
 	return c.askFor(ctx, maxAnswer, method, url, header, body)
 }
 
-// askFor is ask for an answer of at most limit bytes.
+// askFor is ask for a response of at most limit bytes.
 func (c *Client) askFor(ctx context.Context, limit int64, method, url string, header http.Header, body []byte) (http.Header, []byte, error) {
 	req, err := http.NewRequestWithContext(ctx, method, url, bytes.NewReader(body))
 	if err != nil {
@@ -74,8 +75,9 @@ func (c *Client) askFor(ctx context.Context, limit int64, method, url string, he
 	return resp.Header, b, nil
 }
 
-// askAny asks one URL after the other, each for at most timeout, until one
-// gives an answer that parse accepts. It returns the errors of all if none does.
+// askAny queries one URL after the other, each with the given timeout, until one
+// returns a response that parse accepts. If none does, it returns the errors of
+// all.
 func (c *Client) askAny(ctx context.Context, urls []string, path string, timeout time.Duration, parse func(http.Header, []byte) error) error {
 	var errs []error
 	for _, u := range urls {
@@ -93,5 +95,5 @@ func (c *Client) askAny(ctx context.Context, urls []string, path string, timeout
 		}
 		errs = append(errs, fmt.Errorf("%s%s: %w", u, path, err))
 	}
-	return errors.Join(append(errs, fmt.Errorf("none of the peer URLs %v gave an answer to %s", urls, path))...)
+	return errors.Join(append(errs, fmt.Errorf("no valid response to %[2]s from peer URLs %[1]v", urls, path))...)
 }

@@ -10,11 +10,12 @@ import (
 	"quorate/internal/membership"
 )
 
-// pathDigest, with an index as the query "from" and the cluster in the header, answers GET
-// with a digest.Report. It is a path of ours: members of etcd answer 404.
+// pathDigest serves GET, with an index as the query parameter "from" and the cluster in
+// the header; the response is a digest.Report. etcd does not have this path: its members
+// answer 404.
 const pathDigest = "/members/digest"
 
-// ErrNoDigest says that a peer keeps no digest.
+// ErrNoDigest means that a peer keeps no digest.
 var ErrNoDigest = errors.New("the peer keeps no digest")
 
 func (h *handlers) digest(w http.ResponseWriter, r *http.Request) {
@@ -33,11 +34,11 @@ func (h *handlers) digest(w http.ResponseWriter, r *http.Request) {
 	report := h.b.Digest(from)
 	w.Header().Set(HeaderCluster, h.clusterID())
 	w.Header().Set("Content-Type", "application/octet-stream")
-	w.Write(report.Encode()) // a lost answer is asked for again
+	w.Write(report.Encode()) // the client retries after a lost response
 }
 
-// Digest asks the member at url for what it has added up of the log behind an index.
-// Refusals are ErrNoDigest, ErrOtherCluster, and others by their text.
+// Digest queries the member at url for its digest of the log after an index.
+// Refusals are ErrNoDigest, ErrOtherCluster, and others with their text.
 func (c *Client) Digest(ctx context.Context, url string, clusterID, from uint64) (digest.Report, error) {
 	h := http.Header{}
 	h.Set(HeaderCluster, membership.FormatID(clusterID))

@@ -9,7 +9,8 @@ import (
 	"time"
 )
 
-// pathDowngrade answers GET with true or false: whether the cluster is being downgraded.
+// pathDowngrade serves GET; the response is true or false: whether the cluster is being
+// downgraded.
 const pathDowngrade = "/downgrade/enabled"
 
 func (h *handlers) downgradeEnabled(w http.ResponseWriter, r *http.Request) {
@@ -28,7 +29,7 @@ func (h *handlers) downgradeEnabled(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, strconv.FormatBool(enabled))
 }
 
-// DowngradeEnabled asks whether a cluster downgrade is in progress.
+// DowngradeEnabled queries whether a cluster downgrade is in progress.
 func (c *Client) DowngradeEnabled(ctx context.Context, urls []string, timeout time.Duration) (on bool, err error) {
 	err = c.askAny(ctx, urls, pathDowngrade, timeout, func(_ http.Header, b []byte) (err error) {
 		on, err = strconv.ParseBool(string(b))

@@ -12,41 +12,43 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// maxRequest bounds the bodies of questions; they hold an id or a number.
+// maxRequest bounds the bodies of queries in bytes; they hold an id or a
+// number.
 const maxRequest = 64 << 10
 
-// Backend is what the handlers ask the member. All methods are called from request
-// goroutines, concurrently.
+// Backend is the member as the handlers see it. Its methods are called
+// concurrently, from request goroutines.
 type Backend interface {
 	ClusterID() uint64
 	// Members returns the members, sorted by id.
 	Members() []membership.Member
-	// PromoteMember makes a learner a voter, on the leader, and returns the members
-	// after it. token is the caller's auth token, empty without one. The errors that
-	// Client.Promote names reach the caller; any other is answered with 500.
+	// PromoteMember promotes a learner to a voter, on the leader, and returns the
+	// members afterwards. token is the caller's auth token, empty if there is none.
+	// The errors that Client.Promote documents reach the caller; any other becomes
+	// status 500.
 	PromoteMember(ctx context.Context, token string, id uint64) ([]membership.Member, error)
-	// HashKV hashes this member's keys at a revision, 0 for the current. Its error goes
-	// to the caller as text.
+	// HashKV hashes this member's keys at a revision, 0 for the current one. The caller
+	// receives the text of its error.
 	HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error)
-	// Digest returns what this member has added up of the log behind an index.
+	// Digest returns this member's digest of the log after an index.
 	Digest(from uint64) digest.Report
 	// DowngradeEnabled reports, after a linearizable read barrier, whether a
-	// downgrade is under way.
+	// downgrade is in progress.
 	DowngradeEnabled(ctx context.Context) (bool, error)
-	// Versions returns the version of the cluster and of the stored data, such
-	// as 3.7.0; empty when not decided.
+	// Versions returns the versions of the cluster and of the stored data, such
+	// as 3.7.0; empty if undecided.
 	Versions() (cluster, storage string)
 }
 
 // Options of the handler.
 type Options struct {
 	Logger         *zap.Logger
-	RequestTimeout time.Duration // of what needs a quorum
+	RequestTimeout time.Duration // of requests that need a quorum
 	Raft           RaftServer
 	Leases         LeaseServer
 }
 
-// NewHandler serves the peer URLs.
+// NewHandler returns the handler of the peer URLs.
 func NewHandler(b Backend, o Options) http.Handler {
 	h := &handlers{b: b, o: o}
 	mux := http.NewServeMux()
@@ -70,7 +72,7 @@ type handlers struct {
 
 func (h *handlers) clusterID() string { return membership.FormatID(h.b.ClusterID()) }
 
-// allow answers 405 to every method but one.
+// allow responds with status 405 to every method but one.
 func allow(w http.ResponseWriter, r *http.Request, method string) bool {
 	if r.Method == method {
 		return true
@@ -82,5 +84,5 @@ func allow(w http.ResponseWriter, r *http.Request, method string) bool {
 
 func writeJSON(w http.ResponseWriter, data []byte) {
 	w.Header().Set("Content-Type", "application/json")
-	w.Write(data) // a lost answer is asked for again
+	w.Write(data) // the client retries after a lost response
 }

@@ -14,12 +14,12 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// pathHashKV answers GET, with a hashQuestion as its body and the cluster in the header,
-// with a hashAnswer.
+// pathHashKV serves GET, with a hashQuestion as its body and the cluster in the header;
+// the response is a hashAnswer.
 const pathHashKV = "/members/hashkv"
 
 type hashQuestion struct {
-	Revision int64 `json:"revision"` // 0 for the current
+	Revision int64 `json:"revision"` // 0 for the current one
 }
 
 // hashAnswer is a HashKVResponse as JSON.
@@ -68,9 +68,9 @@ func (h *handlers) hashKV(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, data)
 }
 
-// HashKV asks the member at url for its hash at a revision, 0 for the current; HashRev is
-// 0 when it is of etcd 3.5. Refusals are mvcc.ErrCompacted, mvcc.ErrFutureRev,
-// ErrOtherCluster, and others by their text.
+// HashKV queries the member at url for its hash at a revision, 0 for the current one;
+// HashRev is 0 if the member runs etcd 3.5. Refusals are mvcc.ErrCompacted,
+// mvcc.ErrFutureRev, ErrOtherCluster, and others with their text.
 func (c *Client) HashKV(ctx context.Context, url string, clusterID uint64, rev int64) (mvcc.HashResult, error) {
 	body, err := json.Marshal(hashQuestion{Revision: rev})
 	if err != nil {

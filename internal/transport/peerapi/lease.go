@@ -17,32 +17,35 @@ import (
 )
 
 const (
-	// pathLeases renews: POST of a LeaseKeepAliveRequest is answered with a
-	// LeaseKeepAliveResponse. pathLeaseInternal asks for what is left: it takes and gives
-	// a message whose field 1 is a LeaseTimeToLiveRequest or LeaseTimeToLiveResponse.
+	// pathLeases renews a lease: POST of a LeaseKeepAliveRequest returns a
+	// LeaseKeepAliveResponse. pathLeaseInternal returns the remaining time: request and
+	// response are messages whose field 1 is a LeaseTimeToLiveRequest or
+	// LeaseTimeToLiveResponse.
 	pathLeases        = "/leases"
 	pathLeaseInternal = "/leases/internal"
 	contentProto      = "application/protobuf"
-	// leaseApplyWait is how long a leader may take to apply what it has committed
-	// before it says anything about a lease.
+	// leaseApplyWait is how long a leader may take to apply its committed entries
+	// before it answers a query about a lease.
 	leaseApplyWait = time.Second
 	leaseRetry     = 50 * time.Millisecond // between rounds over the leader's URLs
 )
 
-// errApplyTimeout is what a member answers that could not catch up in time.
+// errApplyTimeout is the response of a member that could not catch up in
+// time.
 var errApplyTimeout = errors.New("waiting for node to catch up its applied index has timed out")
 
-// LeaseTTL is the answer to a question about a lease, in seconds.
+// LeaseTTL is the state of a lease, with times in seconds.
 type LeaseTTL struct {
 	TTL, GrantedTTL int64
 	Keys            [][]byte // sorted; only if asked for
 }
 
-// LeaseServer answers what other members forward to the leader. Its methods
-// return lease.ErrLeaseNotFound and lease.ErrNotPrimary as they are.
+// LeaseServer serves requests that other members forward to the leader. Its
+// methods return lease.ErrLeaseNotFound and lease.ErrNotPrimary unwrapped.
 type LeaseServer interface {
-	// WaitApplied returns once everything that is committed now is applied, or
-	// at once if the lease is known here; an error when ctx ends first.
+	// WaitApplied returns once all entries committed by now are applied, or at
+	// once if this member knows the lease; it returns an error if ctx is done
+	// first.
 	WaitApplied(ctx context.Context, leaseID int64) error
 	RenewLease(ctx context.Context, id int64) (ttl int64, err error)
 	LeaseTimeToLive(ctx context.Context, id int64, keys bool) (LeaseTTL, error)
@@ -138,16 +141,17 @@ func answerProto(w http.ResponseWriter, m proto.Message, wrap func([]byte) []byt
 		b = wrap(b)
 	}
 	w.Header().Set("Content-Type", contentProto)
-	w.Write(b) // a lost answer is asked for again
+	w.Write(b) // the client retries after a lost response
 }
 
-// wrapLease makes b field 1 of a message: LeaseInternalRequest and
-// LeaseInternalResponse have only that.
+// wrapLease encodes b as field 1 of a message, the only field of
+// LeaseInternalRequest and LeaseInternalResponse.
 func wrapLease(b []byte) []byte {
 	return protowire.AppendBytes(protowire.AppendTag(nil, 1, protowire.BytesType), b)
 }
 
-// unwrapLease returns field 1 of a message, the last if there are several.
+// unwrapLease returns field 1 of a message, the last one if there are
+// several.
 func unwrapLease(b []byte) (inner []byte, err error) {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
@@ -165,14 +169,15 @@ func unwrapLease(b []byte) (inner []byte, err error) {
 		b = b[n:]
 	}
 	if inner == nil {
-		return nil, errors.New("no request inside")
+		return nil, errors.New("message has no field 1")
 	}
 	return inner, nil
 }
 
 // RenewLease renews a lease at the leader. leader returns the leader's peer
-// URLs, waiting for a leader if there is none; it is asked again for each round.
-// The error is lease.ErrLeaseNotFound, that of leader, or the end of ctx.
+// URLs, waiting for a leader if there is none; it is called again for each
+// round. The error is lease.ErrLeaseNotFound, the error of leader, or that of
+// ctx.
 func (c *Client) RenewLease(ctx context.Context, leader func(context.Context) ([]string, error), id int64) (ttl int64, err error) {
 	body, err := proto.Marshal(&pb.LeaseKeepAliveRequest{ID: id})
 	if err != nil {
@@ -192,7 +197,7 @@ func (c *Client) RenewLease(ctx context.Context, leader func(context.Context) ([
 	return ttl, err
 }
 
-// LeaseTimeToLive asks the leader for the time that a lease has left. Its
+// LeaseTimeToLive queries the leader for the remaining time of a lease. Its
 // arguments and errors are those of RenewLease.
 func (c *Client) LeaseTimeToLive(ctx context.Context, leader func(context.Context) ([]string, error), id int64, keys bool) (l LeaseTTL, err error) {
 	body, err := proto.Marshal(&pb.LeaseTimeToLiveRequest{ID: id, Keys: keys})
@@ -217,9 +222,9 @@ func (c *Client) LeaseTimeToLive(ctx context.Context, leader func(context.Contex
 	return l, err
 }
 
-// askLeader posts body to one URL of the leader after the other, round after
-// round, until an answer is accepted. Only "not found" is final: every other
-// refusal may be over with the next leader.
+// askLeader posts body to the leader's URLs in turn, repeatedly, until parse
+// accepts a response. Only status 404 is final: any other refusal may
+// disappear with the next leader.
 func (c *Client) askLeader(ctx context.Context, leader func(context.Context) ([]string, error), path string, body []byte, parse func([]byte) error) error {
 	header := http.Header{"Content-Type": {contentProto}}
 	var last error

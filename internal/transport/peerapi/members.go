@@ -16,15 +16,17 @@ import (
 )
 
 const (
-	// PathMembers answers GET with the members, membership.EncodeMembers and a newline.
+	// PathMembers serves GET; the response is membership.EncodeMembers and a newline.
 	PathMembers = "/members"
-	// pathPromote stands before the decimal id of a learner; whatever else follows is no
-	// member. POST, with the token of the caller's client, answers as PathMembers does.
+	// pathPromote is followed by the decimal id of a learner; anything else counts as an
+	// unknown member. It serves POST, with the token of the caller's client; the
+	// response is that of PathMembers.
 	pathPromote = "/members/promote/"
 	headerToken = "Authorization"
 )
 
-// promoteRefusals are why a member is not promoted, as the other side hears it.
+// promoteRefusals are the reasons not to promote a member that the client
+// distinguishes.
 var promoteRefusals = []struct {
 	err    error
 	status int
@@ -53,8 +55,8 @@ func (h *handlers) writeMembers(w http.ResponseWriter, ms []membership.Member) {
 	writeJSON(w, append(data, '\n'))
 }
 
-// Members asks for the members of the cluster, sorted by id, and its id. The
-// first URL with a valid answer counts.
+// Members queries the members of the cluster, sorted by id, and the
+// cluster's id. It uses the first valid response of a URL.
 func (c *Client) Members(ctx context.Context, urls []string, timeout time.Duration) (ms []membership.Member, clusterID uint64, err error) {
 	err = c.askAny(ctx, urls, PathMembers, timeout, func(h http.Header, b []byte) (err error) {
 		if ms, err = membership.DecodeMembers(b); err != nil {
@@ -107,8 +109,8 @@ func (h *handlers) promote(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, `{"message":"Internal Server Error"}`)
 }
 
-// Promote asks the leader at url to promote a learner, with the client's auth
-// token if there is one, and returns the members after it. Refusals that are final are
+// Promote asks the leader at url to promote a learner, with the client's auth token if
+// there is one, and returns the members afterwards. Final refusals are
 // membership.ErrIDNotFound, ErrMemberNotLearner and ErrLearnerNotReady.
 func (c *Client) Promote(ctx context.Context, url string, id uint64, token string) ([]membership.Member, error) {
 	h := http.Header{}
@@ -118,7 +120,7 @@ func (c *Client) Promote(ctx context.Context, url string, id uint64, token strin
 	_, b, err := c.ask(ctx, http.MethodPost, url+pathPromote+strconv.FormatUint(id, 10), h, nil)
 	if r := refused(err); r != nil {
 		for _, known := range promoteRefusals {
-			// A 412 tells by its text which it is.
+			// Two refusals share status 412 and differ in their text.
 			if r.status == known.status && (r.status == http.StatusNotFound || strings.Contains(r.text, known.err.Error())) {
 				return nil, known.err
 			}

@@ -17,7 +17,7 @@ import (
 const (
 	pathRaft      = "/raft"          // POST of one message: 204
 	pathSnapshot  = "/raft/snapshot" // POST of a message and a database: 204
-	pathStream    = "/raft/stream/"  // GET of <Stream>/<id of the dialer>: messages without end
+	pathStream    = "/raft/stream/"  // GET of <Stream>/<id of the dialer>: an endless stream of messages
 	pathProbing   = "/raft/probing"  // GET of health
 	contentBinary = "application/octet-stream"
 )
@@ -30,7 +30,7 @@ const (
 	StreamMessage
 )
 
-// String is the name of the stream in its path.
+// String returns the name of the stream in its path.
 func (s Stream) String() string {
 	if s == StreamMsgApp {
 		return "msgapp"
@@ -38,14 +38,15 @@ func (s Stream) String() string {
 	return "message"
 }
 
-// RaftServer answers below /raft. Each method begins with Sender.Accept.
+// RaftServer serves requests below /raft. Each method must begin with
+// Sender.Accept.
 type RaftServer interface {
 	ServeMessage(http.ResponseWriter, *http.Request)
 	ServeSnapshot(http.ResponseWriter, *http.Request)
 	ServeStream(http.ResponseWriter, *http.Request)
 }
 
-// RaftHandler serves /raft and everything below it.
+// RaftHandler returns the handler of /raft and all paths below it.
 func RaftHandler(s RaftServer) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch path := r.URL.Path; {
@@ -83,11 +84,12 @@ func (s *Sender) post(ctx context.Context, url, content string, body io.Reader) 
 	return req, nil
 }
 
-// ErrRemoved is the answer to a member that is no longer in the cluster.
+// ErrRemoved is the response to a member that was removed from the cluster.
 var ErrRemoved = errors.New("the member has been permanently removed from the cluster")
 
-// PostAnswer is the error of an answer to PostMessage or PostSnapshot, nil if the peer
-// has taken it. ErrRemoved says that this member is not in the cluster any more.
+// PostAnswer returns the error in a response to PostMessage or PostSnapshot, nil if
+// the peer has accepted the request. ErrRemoved means that this member was removed
+// from the cluster.
 func PostAnswer(resp *http.Response) error {
 	switch resp.StatusCode {
 	case http.StatusNoContent:
@@ -110,22 +112,23 @@ func (s *Sender) OpenStream(ctx context.Context, url string, which Stream, to ui
 	return req, nil
 }
 
-// firstStreamVersion is the oldest release that has both streams; a member
-// that sends no version header counts as older.
+// firstStreamVersion is the oldest release with both streams; a member that
+// sends no version header counts as older.
 var firstStreamVersion = membership.Version{Major: 2, Minor: 1}
 
-// ErrUnsupportedStream says that what answers has no such streams.
+// ErrUnsupportedStream means that the server does not support these
+// streams.
 var ErrUnsupportedStream = errors.New("unsupported stream type")
 
-// ErrUnknownSender says that the peer does not know this member yet.
+// ErrUnknownSender means that the peer does not know this member yet.
 var ErrUnknownSender = errors.New("the peer does not know this member yet")
 
-// StreamAnswer is the release of the peer that answered OpenStream, and why it is not
-// followed by a stream: ErrUnsupportedStream, with which there is no release;
+// StreamAnswer returns the release of the peer that responded to OpenStream, and the
+// reason if no stream follows: ErrUnsupportedStream, without a release;
 // ErrIncompatible, ErrOtherCluster, ErrRemoved, ErrUnknownSender or another status.
 func StreamAnswer(resp *http.Response) (membership.Version, error) {
-	// Before the status: who does not even tell its version is not a member, and
-	// must not be able to end this one with a 410.
+	// Check the version before the status: a server that reports no version is
+	// not a member, and must not be able to stop this one with a 410.
 	v, err := versionIn(resp.Header, headerVersion)
 	if err != nil || v.MajorMinor().Less(firstStreamVersion) {
 		return membership.Version{}, ErrUnsupportedStream
@@ -141,8 +144,8 @@ func StreamAnswer(resp *http.Response) (membership.Version, error) {
 	return v, raftRefusal(resp)
 }
 
-// raftRefusal turns an answer that is not a success into an error. The body is
-// read only as far as its text can matter.
+// raftRefusal turns a response other than success into an error. It reads no
+// more of the body than its known texts need.
 func raftRefusal(resp *http.Response) error {
 	b, err := io.ReadAll(io.LimitReader(resp.Body, 1024))
 	if err != nil {
@@ -160,8 +163,8 @@ func raftRefusal(resp *http.Response) error {
 	return fmt.Errorf("unexpected status %d (%q)", resp.StatusCode, text)
 }
 
-// StreamOf is what a request for a stream asks for: which, and who dials. An error is a
-// Refusal.
+// StreamOf returns which stream a request asks for, and the id of the dialer. An error
+// is a Refusal.
 func StreamOf(r *http.Request) (which Stream, from uint64, err error) {
 	name, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, pathStream), "/")
 	switch name {
@@ -178,26 +181,27 @@ func StreamOf(r *http.Request) (which Stream, from uint64, err error) {
 	return which, from, nil
 }
 
-// StreamHeader is the head of the answer to a stream, whose chunks follow without end.
+// StreamHeader returns the status line and headers of a stream's response, which
+// endless chunks follow.
 func (s *Sender) StreamHeader() []byte {
 	return fmt.Appendf(nil, "HTTP/1.1 200 OK\r\n%s: %s\r\n%s: %s\r\nDate: %s\r\nTransfer-Encoding: chunked\r\n\r\n",
 		HeaderCluster, membership.FormatID(s.Cluster), headerVersion, s.Version, clock.Now().UTC().Format(http.TimeFormat))
 }
 
-// Taken answers that a message or a snapshot has been taken.
+// Taken responds that a message or a snapshot was accepted.
 func Taken(w http.ResponseWriter) { w.WriteHeader(http.StatusNoContent) }
 
-// Refusal is why a raft request is not taken. Never is it 403: a member that reads that
-// takes itself for removed.
+// Refusal is the reason to reject a raft request. Its status is never 403, which tells
+// a member that it was removed.
 type Refusal struct {
 	status  int
 	text    string
-	closing bool // the connection, too
+	closing bool // close the connection, too
 }
 
 func (r Refusal) Error() string { return r.text }
 
-// Write answers a request with r.
+// Write writes r as the response to a request.
 func (r Refusal) Write(w http.ResponseWriter) {
 	if r.closing {
 		w.Header().Set("Connection", "close")
@@ -219,25 +223,25 @@ var (
 	SnapshotWrongType = Refusal{status: http.StatusBadRequest, text: "wrong raft message type"}
 )
 
-// SnapshotMalformed refuses what cannot be read as a message.
+// SnapshotMalformed rejects a snapshot whose message cannot be decoded.
 func SnapshotMalformed(err error) Refusal {
 	return Refusal{status: http.StatusBadRequest, text: fmt.Sprintf("failed to decode raft message (%v)", err)}
 }
 
-// SnapshotNotStored refuses a snapshot whose database could not be stored.
+// SnapshotNotStored rejects a snapshot whose database could not be stored.
 func SnapshotNotStored(err error) Refusal {
 	return Refusal{status: http.StatusInternalServerError, text: fmt.Sprintf("failed to save KV snapshot (%v)", err)}
 }
 
-// SnapshotNotProcessed refuses a snapshot that raft did not take.
+// SnapshotNotProcessed rejects a snapshot that raft did not accept.
 func SnapshotNotProcessed(err error) Refusal {
 	return Refusal{status: http.StatusInternalServerError, text: fmt.Sprintf("failed to process raft message (%v)", err)}
 }
 
-// maxHealth bounds the answer to a probe.
+// maxHealth bounds the response to a probe in bytes.
 const maxHealth = 4 << 10
 
-// health is the answer to a probe.
+// health is the response to a probe.
 type health struct {
 	OK  bool
 	Now time.Time
@@ -250,10 +254,11 @@ func serveProbing(w http.ResponseWriter) {
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	w.Write(append(b, '\n')) // the prober notices a failed write itself
+	w.Write(append(b, '\n')) // ignore the error: the prober detects a failed write itself
 }
 
-// Probe asks a peer how it is, by h, and returns its time when it answered.
+// Probe checks the health of a peer with h and returns the peer's time of
+// its response.
 func Probe(ctx context.Context, h *http.Client, url string) (now time.Time, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+pathProbing, nil)
 	if err != nil {
@@ -276,7 +281,7 @@ func Probe(ctx context.Context, h *http.Client, url string) (now time.Time, err 
 		return now, fmt.Errorf("decode answer: %w", err)
 	}
 	if !answer.OK {
-		return now, errors.New("peer says that it is not well")
+		return now, errors.New("peer is unhealthy")
 	}
 	return answer.Now, nil
 }

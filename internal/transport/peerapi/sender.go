@@ -10,18 +10,20 @@ import (
 	"quorate/internal/membership"
 )
 
-// Headers of what is sent below /raft. Ids are unpadded hex and compared as strings.
+// Headers of requests and responses below /raft. Ids are unpadded hex and compared
+// as strings.
 const (
 	headerFrom       = "X-Server-From"
 	headerVersion    = "X-Server-Version"
 	headerMinVersion = "X-Min-Cluster-Version"
 	headerTo         = "X-Raft-To"
 	headerPeerURLs   = "X-PeerURLs"
-	// HeaderCluster is on most answers to questions as well, and on those of the v2 API.
+	// HeaderCluster is also set on most other responses to peers, and on those of the v2
+	// API.
 	HeaderCluster = "X-Etcd-Cluster-ID"
 )
 
-// What a receiver answers with status 412, and the sender knows by its text.
+// Responses with status 412, which the sender distinguishes by their text.
 var (
 	ErrIncompatible = errors.New("incompatible version")
 	ErrOtherCluster = errors.New("cluster ID mismatch")
@@ -34,7 +36,7 @@ type Sender struct {
 	PeerURLs    []string
 }
 
-// sign sets what every raft request carries.
+// sign sets the headers that every raft request carries.
 func (s *Sender) sign(h http.Header) {
 	h.Set(headerFrom, membership.FormatID(s.ID))
 	h.Set(headerVersion, s.Version.String())
@@ -43,9 +45,9 @@ func (s *Sender) sign(h http.Header) {
 	h.Set(headerPeerURLs, strings.Join(s.PeerURLs, ","))
 }
 
-// Accept checks the method and the sender of a raft request. One that it refuses, with
-// ErrIncompatible, ErrOtherCluster or for its method, is answered. The cluster is told in
-// any case, the release on streams.
+// Accept checks the method and the sender of a raft request. If it rejects the request,
+// with ErrIncompatible, ErrOtherCluster or for its method, it writes the response.
+// Either way, it sets the header of the cluster, and for streams that of the release.
 func (s *Sender) Accept(w http.ResponseWriter, r *http.Request, method string) error {
 	if !allow(w, r, method) {
 		return errMethod
@@ -63,8 +65,8 @@ func (s *Sender) Accept(w http.ResponseWriter, r *http.Request, method string) e
 
 var errMethod = errors.New("method not allowed")
 
-// check decides whether the sender of a request is of a release and of
-// a cluster that this member can talk to.
+// check decides whether this member can communicate with the sender of a
+// request, by release and cluster.
 func (s *Sender) check(h http.Header) error {
 	server, err := versionIn(h, headerVersion)
 	if err != nil {
@@ -83,7 +85,7 @@ func (s *Sender) check(h http.Header) error {
 	return nil
 }
 
-// versionIn reads a version header; without one the sender is a 2.0.
+// versionIn reads a version header; without one, the sender counts as 2.0.
 func versionIn(h http.Header, name string) (membership.Version, error) {
 	s := h.Get(name)
 	if s == "" {
@@ -92,15 +94,16 @@ func versionIn(h http.Header, name string) (membership.Version, error) {
 	return membership.ParseVersion(s)
 }
 
-// From is what a request says about its sender; each part only if it is well formed.
+// From describes the sender of a request by its headers; malformed ones are ignored.
 type From struct {
-	ID       uint64 // 0 if it does not say
+	ID       uint64 // 0 if unknown
 	Version  membership.Version
 	PeerURLs []string
-	For      string // the member that a stream is wanted from, as text
+	For      string // the member that the stream is requested from, as text
 }
 
-// FromHeader reads what the sender of a raft request says about itself.
+// FromHeader decodes the headers in which the sender of a raft request
+// describes itself.
 func FromHeader(h http.Header) From {
 	f := From{For: h.Get(headerTo)}
 	if id, err := membership.ParseID(h.Get(headerFrom)); err == nil {
@@ -115,7 +118,8 @@ func FromHeader(h http.Header) From {
 	return f
 }
 
-// LogFields are the headers of a request that Accept refused, beside what s is.
+// LogFields returns the headers of a request that Accept rejected, along with
+// those of s.
 func (s *Sender) LogFields(r *http.Request) []zap.Field {
 	return []zap.Field{zap.String("local-member-cluster-id", membership.FormatID(s.Cluster)),
 		zap.String("local-member-server-version", s.Version.String()),

@@ -9,18 +9,20 @@ import (
 	"quorate/internal/build"
 )
 
-// PathVersion answers GET with Versions, to members and to clients.
+// PathVersion serves GET, for members and clients; the response is
+// Versions.
 const PathVersion = "/version"
 
-// Versions is the answer of a member to PathVersion.
+// Versions is the response of a member to PathVersion.
 type Versions struct {
 	Server  string `json:"etcdserver"`
 	Cluster string `json:"etcdcluster"` // "not_decided" before the first decision
 	Storage string `json:"storage"`     // empty before 3.6
-	Quorate string `json:"quorate"`     // empty for members of another program
+	Quorate string `json:"quorate"`     // empty for members that do not run Quorate
 }
 
-// VersionHandler answers PathVersion; versions is Backend.Versions.
+// VersionHandler returns the handler of PathVersion; versions is
+// Backend.Versions.
 func VersionHandler(versions func() (cluster, storage string)) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if !allow(w, r, http.MethodGet) {
@@ -43,7 +45,7 @@ func VersionHandler(versions func() (cluster, storage string)) http.Handler {
 	})
 }
 
-// Version asks one member, under any of its peer URLs, for its versions.
+// Version queries one member's versions, at any of its peer URLs.
 func (c *Client) Version(ctx context.Context, urls []string, timeout time.Duration) (v Versions, err error) {
 	err = c.askAny(ctx, urls, PathVersion, timeout, func(_ http.Header, b []byte) error {
 		return json.Unmarshal(b, &v)
