@@ -10,7 +10,7 @@ import (
 	"quorate/internal/metrics"
 )
 
-// An alarm outlasts the process that it was raised in, and so must what monitoring sees of it.
+// An alarm persists across restarts, and so must its metric.
 func TestAlarmIsShownAfterReopen(t *testing.T) {
 	r := newReplica(t)
 	shown := func(id uint64) float64 {
@@ -24,7 +24,7 @@ func TestAlarmIsShownAfterReopen(t *testing.T) {
 		r.must(today(t, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: pb.AlarmRequest_ACTIVATE, MemberID: id + 1, Alarm: pb.AlarmType_CORRUPT}}))
 	}
 	r.must(today(t, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: 2, Alarm: pb.AlarmType_CORRUPT}}))
-	metrics.DebuggingServerAlarms.Reset() // as a new process begins
+	metrics.DebuggingServerAlarms.Reset() // as in a new process
 	metrics.DebuggingServerAlarms.WithLabelValues(membership.FormatID(3), "CORRUPT").Set(1)
 	r.reopen()
 	for id, want := range map[uint64]float64{1: 1, 2: 0, 3: 0} {

@@ -17,8 +17,8 @@ import (
 	"quorate/internal/membership"
 )
 
-// BenchmarkPut applies puts of 256 bytes under keys of 32, in batches of so many; cpu
-// counts flushes and the collection of garbage.
+// BenchmarkPut applies puts of 256 bytes with keys of 32 bytes, in batches; cpu
+// includes flushes and garbage collection.
 func BenchmarkPut(b *testing.B) {
 	for _, group := range []int{1, 16, 128} {
 		b.Run(fmt.Sprintf("batch=%d", group), func(b *testing.B) {

@@ -21,9 +21,9 @@ import (
 	"quorate/internal/legacy/v2request"
 )
 
-// author writes random entries: what a client, a member of any release, or somebody who
-// has got hold of a member's certificate could put into the log. Names and numbers are
-// few, so that requests meet.
+// author writes random entries: what a client, a member of any release, or an attacker
+// with a member's certificate could put into the log. It uses few names and numbers, so
+// that requests affect each other.
 type author struct{ *rand.Rand }
 
 func (a author) pick(s ...string) string { return s[a.IntN(len(s))] }
@@ -35,7 +35,7 @@ func (a author) number() int64 {
 	return a.Int64N(7) - 1
 }
 
-// fill sets random fields of a message, and within it to a depth.
+// fill sets random fields of a message, recursively up to a depth.
 func (a author) fill(m protoreflect.Message, depth int) {
 	fields := m.Descriptor().Fields()
 	for i := range fields.Len() {
@@ -97,7 +97,7 @@ func (a author) scalar(f protoreflect.FieldDescriptor) protoreflect.Value {
 	panic(f.Kind())
 }
 
-// request is a log entry's request of today.
+// request returns a request in the current format.
 func (a author) request() *pb.InternalRaftRequest {
 	r := &pb.InternalRaftRequest{}
 	m := r.ProtoReflect()
@@ -126,7 +126,7 @@ func (a author) request() *pb.InternalRaftRequest {
 	return r
 }
 
-// usual writes what leads to a state in which there is something to get wrong.
+// usual writes entries that create a state in which errors would show.
 func (a author) usual() *pb.InternalRaftRequest {
 	r := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 1 + a.Uint64N(1000), Username: "root", AuthRevision: math.MaxUint64}}
 	key := func() []byte { return []byte(a.pick("a", "b", "c", "d")) }
@@ -169,7 +169,8 @@ func (a author) usual() *pb.InternalRaftRequest {
 	return r
 }
 
-// entry writes one entry, and the request in it as the member that proposed it has it.
+// entry writes one entry, and returns it with its request as the proposing member has
+// it.
 func (a author) entry(t testing.TB) Entry {
 	e := &raftpb.Entry{Type: raftpb.EntryNormal.Enum()}
 	x := Entry{Entry: e}
@@ -208,21 +209,21 @@ func (a author) entry(t testing.TB) Entry {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if a.IntN(12) == 0 && len(e.Data) > 0 { // damaged where it was written
+	if a.IntN(12) == 0 && len(e.Data) > 0 { // corrupted when it was written
 		x.Req = nil
 		for range 1 + a.IntN(3) {
 			e.Data[a.IntN(len(e.Data))] = byte(a.IntN(256))
 		}
 		e.Data = e.Data[:a.IntN(len(e.Data)+1)]
 	}
-	// As it was when it was proposed: decoded by the edge, not built by hand.
+	// As when it was proposed: decoded by the gRPC server, not built by hand.
 	if x.Req != nil {
 		x.Req = proto.Clone(x.Req).(*pb.InternalRaftRequest)
 	}
 	return x
 }
 
-// dump is everything that members must have in common.
+// dump returns all state that must be equal on all members.
 func (r *replica) dump() string {
 	for r.m.KV().Step() {
 	}
@@ -238,14 +239,14 @@ func (r *replica) dump() string {
 			r.t.Fatal(err)
 		}
 		if engine.Bucket(it.Key()[0]) == engine.Local || bytes.Contains(it.Key(), []byte("CompactRev")) {
-			continue // when the work in the background was done is a member's own
+			continue // the time of background work may differ between members
 		}
 		if engine.Bucket(it.Key()[0]) == engine.V2 && it.Key()[1] == 'h' {
-			continue // watches go by it, no decision does; it begins with the first write or restart
+			continue // only watches use it, no decision; it is set at the first write or restart
 		}
 		fmt.Fprintf(&s, "%v %q=%q\n", engine.Bucket(it.Key()[0]), it.Key()[1:], v)
 	}
-	// What is kept in memory beside it, which a restart makes anew.
+	// State in memory, which a restart rebuilds.
 	for _, l := range r.m.lessor.List() {
 		fmt.Fprintf(&s, "lease %d %d %q\n", l.ID, l.TTL, r.m.lessor.Keys(l.ID))
 	}
@@ -257,8 +258,8 @@ func (r *replica) dump() string {
 	return s.String()
 }
 
-// twins gives the same entries to two machines: one gets them one by one as the member that
-// proposed them, the other as bytes, in batches, and starts again in between.
+// twins applies the same entries on two machines: one applies them one by one as the
+// proposing member, the other as bytes, in batches, with restarts in between.
 func twins(t testing.TB, seed uint64, raw []byte, entries int) {
 	a := author{rand.New(rand.NewPCG(seed, 1))}
 	one, other := newReplica(t), newReplica(t)
@@ -298,7 +299,7 @@ func twins(t testing.TB, seed uint64, raw []byte, entries int) {
 	}
 }
 
-// Nothing in the log ends a member, and members agree about all of it.
+// No entry stops a member, and all members agree on the result.
 func TestRandomEntries(t *testing.T) {
 	for seed := range uint64(300) {
 		twins(t, seed, nil, 60)
@@ -314,7 +315,7 @@ func FuzzEntries(f *testing.F) {
 	f.Fuzz(func(t *testing.T, seed uint64, raw []byte) { twins(t, seed, raw, 40) })
 }
 
-// A transaction that finds while it runs that it is refused changes nothing.
+// A transaction that fails while it runs changes nothing.
 func TestRefusedInTheMiddle(t *testing.T) {
 	kv := func(op *pb.PutRequest) *pb.RequestOp {
 		return &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: op}}
@@ -339,7 +340,7 @@ func TestRefusedInTheMiddle(t *testing.T) {
 			r := newReplica(t)
 			r.must(today(t, &pb.InternalRaftRequest{Put: &pb.PutRequest{Key: []byte("k"), Value: []byte("v")}}))
 			before := strings.SplitN(r.dump(), "meta", 2)[0]
-			// A neighbour in the same batch sees nothing of it either.
+			// Another entry of the same batch does not see its effects either.
 			out := r.must(today(t, &pb.InternalRaftRequest{Txn: &pb.TxnRequest{Success: c.ops}}), today(t, &pb.InternalRaftRequest{Put: &pb.PutRequest{Key: []byte("k"), PrevKv: true}}))
 			err := out.Results[0].Err
 			if (err != nil) != c.refused {
@@ -359,7 +360,8 @@ func TestRefusedInTheMiddle(t *testing.T) {
 	}
 }
 
-// A key whose lease does not exist, as a directory of etcd may hold it, can be put anew.
+// A key whose lease does not exist, as in some data directories of etcd, can be put
+// again.
 func TestPutKeepsLostLease(t *testing.T) {
 	r := newReplica(t)
 	r.must(today(t, &pb.InternalRaftRequest{LeaseGrant: &pb.LeaseGrantRequest{ID: 7, TTL: 60}}), today(t, &pb.InternalRaftRequest{Put: &pb.PutRequest{Key: []byte("k"), Lease: 7}}))

@@ -30,8 +30,8 @@ func delOp(key string, prev bool) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestDeleteRange{RequestDeleteRange: &pb.DeleteRangeRequest{Key: []byte(key), PrevKv: prev}}}
 }
 
-// A user that may write the keys from a to b, and read the key r, tries all kinds of
-// entries, by the newest rights and by those from before.
+// A user who may write keys from a to b, and read key r, proposes all kinds of
+// entries, with the current auth revision and with an older one.
 func TestEntriesOfAUser(t *testing.T) {
 	r := newReplica(t)
 	for _, q := range []*pb.InternalRaftRequest{
@@ -100,7 +100,7 @@ func TestEntriesOfAUser(t *testing.T) {
 	}
 }
 
-// An entry that the store holds already changes nothing, wherever a run begins.
+// An already applied entry changes nothing, wherever a run begins.
 func TestEntriesOnce(t *testing.T) {
 	r := newReplica(t)
 	var all []Entry
@@ -128,7 +128,7 @@ func TestEntriesOnce(t *testing.T) {
 	}
 }
 
-// All compares of a transaction decide, wherever the one stands that does not hold.
+// A transaction depends on all its compares, at whatever position one fails.
 func TestEveryCompareDecides(t *testing.T) {
 	holds := &pb.Compare{Key: []byte("k"), Target: pb.Compare_VERSION, Result: pb.Compare_EQUAL}
 	fails := &pb.Compare{Key: []byte("k"), Target: pb.Compare_VERSION, Result: pb.Compare_GREATER}

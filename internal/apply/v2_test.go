@@ -26,7 +26,7 @@ import (
 
 var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// replica is a state machine that is fed entries.
+// replica is a state machine that applies given entries.
 type replica struct {
 	t   testing.TB
 	eng engine.Engine
@@ -50,13 +50,13 @@ func (r *replica) open() {
 	}
 }
 
-// reopen is a restart.
+// reopen simulates a restart.
 func (r *replica) reopen() {
 	r.m.Close()
 	r.open()
 }
 
-// forget makes the state one of etcd 3.7, which has no tree.
+// forget turns the state into one of etcd 3.7, which has no v2 tree.
 func (r *replica) forget() {
 	b := r.eng.NewBatch()
 	b.DeleteRange(engine.V2.Bounds())
@@ -138,12 +138,12 @@ func version(t testing.TB, v string) *raftpb.Entry {
 	return today(t, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: v}})
 }
 
-// named35 is how a member of 3.5 tells its name.
+// named35 is the entry in which a member of 3.5 publishes its name.
 func named35(id uint64) *raftpb.Entry {
 	return v2Entry(v2request.Request{ID: 8, Method: "PUT", Path: fmt.Sprintf("/0/members/%x/attributes", id), Val: `{"name":"m","clientURLs":["http://c"]}`})
 }
 
-// The index counts what happens to the membership, as in etcd 3.5.
+// The index counts membership changes, as in etcd 3.5.
 func TestV2Index(t *testing.T) {
 	r := newReplica(t)
 	for i, c := range []struct {
@@ -168,8 +168,8 @@ func TestV2Index(t *testing.T) {
 	}
 }
 
-// Members that have come to a state of 3.6 or later in different ways begin at the same
-// index, and then hold the same; there is nothing of the tree before.
+// Members that have reached a state of 3.6 or later in different ways begin at the same
+// index with the same, empty tree.
 func TestV2Begin(t *testing.T) {
 	var history []*raftpb.Entry
 	for _, e := range [][]*raftpb.Entry{{added(t, 1), added(t, 2), named(t, 1), named(t, 1), version(t, "3.5.0")}, {named(t, 2), named(t, 2), version(t, "3.6.0")},
@@ -178,7 +178,7 @@ func TestV2Begin(t *testing.T) {
 	}
 	straight := newReplica(t)
 	straight.must(history...)
-	if got := straight.m.V2().Index(); got != 9 { // two members, their names, one that is gone, the version
+	if got := straight.m.V2().Index(); got != 9 { // two members, their names, a removed member, the version
 		t.Errorf("the index is %d, want 9", got)
 	}
 	if got := straight.records(); len(got) > 0 {
@@ -203,7 +203,8 @@ func TestV2Begin(t *testing.T) {
 	}
 }
 
-// An entry has the same effect bare, inside a request of etcd 3.5, and carried through members of later ones.
+// An entry has the same effect bare, inside a request of etcd 3.5, and carried through members of later
+// releases.
 func TestV2Forms(t *testing.T) {
 	var want []string
 	for i, form := range []func([]byte) []byte{func(b []byte) []byte { return b }, v2request.Modern, func(b []byte) []byte {
@@ -226,7 +227,7 @@ func TestV2Forms(t *testing.T) {
 	}
 }
 
-// Whoever proposed a request gets what came of it.
+// The proposer of a request gets its result.
 func TestV2Results(t *testing.T) {
 	r := newReplica(t)
 	r.must(added(t, 1), version(t, "3.7.0"))
@@ -243,7 +244,7 @@ func TestV2Results(t *testing.T) {
 	}
 }
 
-// FuzzV2Entry looks for entries that panic, or that two members take differently.
+// FuzzV2Entry looks for entries that panic, or on which two members disagree.
 func FuzzV2Entry(f *testing.F) {
 	for _, e := range []*raftpb.Entry{put("a", "x"), put("a/b", "x"), named35(1), v2Entry(v2request.Request{ID: 1, Method: "SYNC", Time: 1 << 62}),
 		v2Entry(v2request.Request{Method: "POST", Path: "/1/../0/members", Val: "v"}), v2Entry(v2request.Request{ID: 1, Method: "PUT", Path: "/0/version", Val: "x"}),

@@ -7,8 +7,9 @@ import (
 
 var start = time.Unix(1_700_000_000, 0)
 
-// run asks a policy n times, one revision an interval, and returns at which
-// question it wanted to compact and to what. fails tells which attempts fail.
+// run calls a policy n times, one revision per interval, and returns at which
+// calls it wanted to compact and to which revision. fails says which attempts
+// fail.
 func run(p Policy, n int, rev func(i int) int64, leads, works func(i int) bool) map[int]int64 {
 	got := map[int]int64{}
 	for i := 1; i <= n; i++ {
@@ -42,8 +43,8 @@ func compare(t *testing.T, got, want map[int]int64) {
 	}
 }
 
-// The numbers are those of etcd's compactor: the question after a recording sees
-// the revision recorded one retention before that.
+// The numbers are those of etcd's compactor: the call after a recording sees the
+// revision recorded one retention before that.
 func TestPeriodic(t *testing.T) {
 	for _, tt := range []struct {
 		retention, interval time.Duration
@@ -68,8 +69,8 @@ func TestPeriodicNeverCompactsWhatIsRetained(t *testing.T) {
 	for _, retention := range []time.Duration{7 * time.Second, 59 * time.Minute, 61 * time.Minute, 90 * time.Minute, 25 * time.Hour} {
 		p := NewPeriodic(retention, start, 1)
 		for i, rev := range run(p, 2000, each, always, always) {
-			// Revision r was current at question r-1; the last question before this
-			// one is the newest that the policy knows of.
+			// Revision r was current at call r-1; the revision of the previous call is
+			// the newest that the policy knows.
 			if age := time.Duration(i-int(rev-1)) * p.Interval(); age < retention {
 				t.Errorf("retention %s: question %d compacts to revision %d, of %s ago", retention, i, rev, age)
 			}
@@ -80,7 +81,7 @@ func TestPeriodicNeverCompactsWhatIsRetained(t *testing.T) {
 func TestPeriodicFollowerRecords(t *testing.T) {
 	p := NewPeriodic(time.Hour, start, 1)
 	got := run(p, 40, each, func(i int) bool { return i > 33 }, always)
-	compare(t, got, map[int]int64{34: 24}) // at once, to what was current one hour before
+	compare(t, got, map[int]int64{34: 24}) // immediately, to the revision of one hour before
 }
 
 func TestPeriodicTriesAgain(t *testing.T) {
@@ -114,7 +115,7 @@ func TestRevision(t *testing.T) {
 	revs := []int64{0, 1, 10, 11, 11, 100, 100, 200}
 	got := run(p, 7, func(i int) int64 { return revs[i] }, always, always)
 	compare(t, got, map[int]int64{3: 1, 5: 90, 7: 190})
-	// A failed compaction is tried again; a follower does nothing.
+	// A failed compaction is retried; a follower does nothing.
 	got = run(NewRevision(10), 3, func(int) int64 { return 30 }, func(i int) bool { return i > 1 }, func(i int) bool { return i > 2 })
 	compare(t, got, map[int]int64{2: 20, 3: 20})
 }

@@ -14,7 +14,7 @@ func due(t *Ticker) bool {
 	}
 }
 
-// A ticker of a clock that stands ticks when that is moved, once for all that was missed,
+// A ticker on a manual clock ticks when the clock advances, once for all missed ticks,
 // and no more after Stop.
 func TestTicker(t *testing.T) {
 	c := NewManual(time.Unix(0, 0))

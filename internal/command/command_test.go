@@ -78,7 +78,7 @@ func TestDecodeRefusesWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-// FuzzDecode holds the fast decoder against the reflective one.
+// FuzzDecode compares the fast decoder with the reflective one.
 func FuzzDecode(f *testing.F) {
 	f.Add(Encode(&pb.RequestHeader{ID: 1}, Put, []byte{0x0a, 1, 'k', 0x12, 1, 'v', 0x18, 1}))
 	f.Add(Encode(&pb.RequestHeader{ID: 1, Username: "u", AuthRevision: 3}, Txn, nil))
@@ -89,20 +89,20 @@ func FuzzDecode(f *testing.F) {
 			return
 		}
 		if _, v2, _ := v2request.Decode(data); v2 {
-			return // of which proto knows nothing
+			return // unknown to proto
 		}
 		want := &pb.InternalRaftRequest{}
 		if err := proto.Unmarshal(data, want); err != nil {
 			t.Fatalf("accepted what proto refuses: %v", err)
 		}
-		want.ProtoReflect().SetUnknown(nil) // unknown fields are dropped, and change nothing
+		want.ProtoReflect().SetUnknown(nil) // unknown fields are dropped and have no effect
 		if wb, gb := known(want), known(got); !bytes.Equal(wb, gb) {
 			t.Fatalf("got %v, want %v", got, want)
 		}
 	})
 }
 
-// known encodes what of a request this version applies.
+// known encodes the part of a request that this version applies.
 func known(r *pb.InternalRaftRequest) []byte {
 	r = proto.Clone(r).(*pb.InternalRaftRequest)
 	dropUnknown(r.ProtoReflect())

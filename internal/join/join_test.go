@@ -14,11 +14,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// fake is a cluster of a few lines. fail is what the next calls answer instead.
+// fake is a minimal cluster. The next calls return the errors in fail instead.
 type fake struct {
 	members []*pb.Member
-	fail    []error // one for each coming addition; nil lets it through
-	lost    bool    // the next addition happens, and its answer is lost
+	fail    []error // one for each following addition; nil lets it succeed
+	lost    bool    // the next addition succeeds, but its response is lost
 	adds    int
 }
 
@@ -74,7 +74,7 @@ func TestEnter(t *testing.T) {
 	unavailable := rpctypes.ErrNoLeader
 	for _, tc := range []struct {
 		name    string
-		members []*pb.Member // beside a and b
+		members []*pb.Member // in addition to a and b
 		fail    []error
 		lost    bool
 		as      string
@@ -117,7 +117,7 @@ func TestEnter(t *testing.T) {
 	}
 }
 
-// catchingUp is a learner that is ready after a few questions.
+// catchingUp is a learner that is ready after a few attempts.
 type catchingUp struct{ left int }
 
 func (c *catchingUp) MemberID() uint64 { return 7 }

@@ -12,13 +12,13 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Any single byte of the last records is found to have changed, also where the
-// data is so full of zeros that a write looks like one of which sectors are
-// missing, and whether or not the file is longer than what is written.
+// Every single changed byte of the last records is detected, even if the data
+// contains so many zeros that the write looks torn, and whether or not the
+// file extends beyond the last record.
 func TestChangedByteAtTheEnd(t *testing.T) {
 	for _, tt := range []struct {
 		size  int
-		extra int // zeros behind the records
+		extra int // zeros after the records
 	}{{0, 0}, {0, 4096}, {100, 4096}, {248, 4096}, {600, 0}, {3000, 8192}} {
 		t.Run(fmt.Sprintf("entries of %d bytes, %d behind", tt.size, tt.extra), func(t *testing.T) {
 			fs := vfs.NewMem()
@@ -41,7 +41,7 @@ func TestChangedByteAtTheEnd(t *testing.T) {
 			for at := 0; at < used; at++ {
 				x := byte(1 + rng.IntN(255))
 				if rng.IntN(2) == 0 {
-					x = b[at] // a byte that is zero afterwards
+					x = b[at] // a byte that becomes zero
 				}
 				if x == 0 {
 					continue
@@ -73,7 +73,7 @@ func TestChangedByteAtTheEnd(t *testing.T) {
 	}
 }
 
-// What a crash leaves of a write is never taken for a changed byte.
+// A torn write is never mistaken for a changed byte.
 func TestTornIsNotChanged(t *testing.T) {
 	fs := vfs.NewMem()
 	l := create(t, fs, small)
@@ -85,7 +85,7 @@ func TestTornIsNotChanged(t *testing.T) {
 	head := 80 // up to the snapshot record
 	first := (head + sectorSize - 1) / sectorSize
 	sectors := (len(whole) - 4096) / sectorSize
-	// Each set of sectors behind the first may be missing.
+	// Any subset of the sectors after the first may be missing.
 	for missing := uint64(1); missing < 1<<(sectors-first); missing++ {
 		b := append([]byte(nil), whole...)
 		for i := range sectors - first {

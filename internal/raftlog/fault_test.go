@@ -14,8 +14,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// hookFS calls before for everything that changes the disk. An error of it is
-// what the operation returns; of a write, part bytes then reach the file.
+// hookFS calls before for each operation that changes the disk. The operation
+// returns its error; if it is a write, part bytes still reach the file.
 type hookFS struct {
 	vfs.FS
 	before func(op, path string) (part int, err error)
@@ -57,7 +57,7 @@ type hookFile struct {
 func (f *hookFile) WriteAt(p []byte, off int64) (int, error) {
 	n, err := f.fs.before("write", f.path)
 	if errors.Is(err, syscall.ENOSPC) {
-		// Bytes that the file has already need no space.
+		// Bytes that the file already has need no space.
 		st, serr := f.File.Stat()
 		if serr != nil {
 			return 0, serr
@@ -99,8 +99,8 @@ func (f *hookFile) Preallocate(off, n int64) error {
 	return f.File.Preallocate(off, n)
 }
 
-// history is every state the log goes through, record by record. A crash may
-// leave any of them from the durable one on.
+// history lists every state of the log, record by record. A crash may leave
+// any of them from the durable one on.
 type history struct {
 	mu      sync.Mutex
 	states  []logState
@@ -120,7 +120,7 @@ func (h *history) now() logState { return h.states[len(h.states)-1] }
 
 func (h *history) push(s logState) { h.states = append(h.states, s) }
 
-// expand records what an operation will do, before it is done.
+// expand records the effect of an operation before it is executed.
 func (h *history) expand(hs *raftpb.HardState, ents []*raftpb.Entry) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -141,8 +141,8 @@ func (h *history) ack() {
 	h.mu.Unlock()
 }
 
-// allows reports whether l may be what a crash left, given that the history
-// was at durable when it happened and no further than upto.
+// allows reports whether a crash may have left l, if it happened with the
+// history at least at durable and at most at upto.
 func (h *history) allows(l *Log, durable, upto int) error {
 	first, _ := l.FirstIndex()
 	last, _ := l.LastIndex()
@@ -169,7 +169,7 @@ func (h *history) allows(l *Log, durable, upto int) error {
 	return nil
 }
 
-// workload runs random operations and keeps the history.
+// workload runs random operations and records the history.
 func workload(t *testing.T, l *Log, h *history, rng *rand.Rand, ops int) {
 	t.Helper()
 	term := uint64(1)
@@ -195,7 +195,7 @@ func workload(t *testing.T, l *Log, h *history, rng *rand.Rand, ops int) {
 			if sync {
 				h.ack()
 			}
-		case k < 15: // commit moves
+		case k < 15: // commit advances
 			if s.hs[0] == 0 {
 				continue
 			}
@@ -214,7 +214,7 @@ func workload(t *testing.T, l *Log, h *history, rng *rand.Rand, ops int) {
 			must(t, l.SaveMark(SnapshotMark{Index: at, Term: s.terms[at-s.base], ConfState: conf(7)}))
 			h.ack()
 			must(t, l.Compact(at-min(at, uint64(rng.IntN(4)))))
-		default: // a snapshot is received
+		default: // receive a snapshot
 			if rng.IntN(3) > 0 {
 				continue
 			}
@@ -234,9 +234,9 @@ func newHistory() *history {
 	return &history{states: []logState{{terms: []uint64{0}}}}
 }
 
-// TestCrash stops the machine before each single change of the disk during a
-// random workload, and checks what the next start finds: all that was
-// acknowledged, in an order that was written.
+// TestCrash crashes the machine before each single change of the disk during
+// a random workload, and checks that the next start finds everything
+// acknowledged, in the order written.
 func TestCrash(t *testing.T) {
 	type clone struct {
 		fs            *vfs.MemFS
@@ -277,7 +277,7 @@ func TestCrash(t *testing.T) {
 					t.Fatalf("crash %d before %s: %v", i, c.op, err)
 				}
 				verify(t, l, 150)
-				// The log must be as good as new: what is written now is found.
+				// The log must work normally: new writes are found.
 				last, _ := l.LastIndex()
 				term, _ := l.Term(last)
 				must(t, l.Append(state(max(term, l.HardState().GetTerm(), 1), 0, 0), run(last+1, last+30, max(term, 1), 150), true))
@@ -293,7 +293,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestCrashInCreate: a log appears whole or not at all, and can be created then.
+// TestCrashInCreate: a log appears atomically, and otherwise can be created
+// again.
 func TestCrashInCreate(t *testing.T) {
 	for _, percent := range []int{0, 50, 100} {
 		rng := rand.New(rand.NewPCG(uint64(percent), 1))
@@ -328,9 +329,9 @@ func TestCrashInCreate(t *testing.T) {
 	}
 }
 
-// TestDiskFull fails each change of the disk in turn for want of space, with
-// and without a part being written. The call says so and has done nothing; it
-// succeeds when there is room again.
+// TestDiskFull fails each change of the disk in turn for lack of space, with
+// and without a partial write. The call returns ErrNoSpace and has no effect;
+// it succeeds when there is room again.
 func TestDiskFull(t *testing.T) {
 	for _, part := range []int{0, 1, 700, 5000} {
 		for nth := 0; ; nth++ {
@@ -364,12 +365,12 @@ func TestDiskFull(t *testing.T) {
 					t.Fatalf("after a failure: %s, want %s", got, before)
 				}
 				verify(t, l, 300)
-				// What is on the disk now is what a restart would read.
+				// A restart would read the current contents of the disk.
 				must(t, l.Append(nil, nil, true))
 				must(t, f())
 			}
 			for i := uint64(1); i < 30; i += 4 {
-				// Once a short write over the remains of a longer one.
+				// Also a short write over the remains of a longer one.
 				attempt(func() error { return l.Append(state(1, 7, i-1), run(i, i+3, 1, 300), true) })
 			}
 			attempt(func() error { return l.SaveMark(SnapshotMark{Index: 20, Term: 1, ConfState: conf(7)}) })
@@ -398,7 +399,8 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// TestShorterAfterFailure leaves nothing of a failed write behind a shorter one.
+// TestShorterAfterFailure: nothing of a failed write remains after a shorter
+// one.
 func TestShorterAfterFailure(t *testing.T) {
 	full := false
 	fs := &hookFS{FS: vfs.NewMem()}
@@ -421,8 +423,8 @@ func TestShorterAfterFailure(t *testing.T) {
 	}
 }
 
-// TestFailedWrite: after a failed sync, or a write that failed for another
-// reason than space, no write is accepted, even if the disk is well again.
+// TestFailedWrite: after a failed sync, or a write that failed for a reason
+// other than space, no write is accepted, even if the disk works again.
 func TestFailedWrite(t *testing.T) {
 	for _, bad := range []string{"sync", "write"} {
 		t.Run(bad, func(t *testing.T) {
@@ -463,7 +465,8 @@ func TestFailedWrite(t *testing.T) {
 	}
 }
 
-// image makes a log of several segments with its history and returns the disk.
+// image creates a log of several segments with its history and returns the
+// disk.
 func image(t *testing.T, seed uint64) (*vfs.MemFS, *history) {
 	mem := vfs.NewMem()
 	h := newHistory()
@@ -486,7 +489,7 @@ func copyMem(t *testing.T, from vfs.FS) *vfs.MemFS {
 	return to
 }
 
-// TestByteFlips changes single bytes. Each change is found, or it changes nothing.
+// TestByteFlips changes single bytes. Each change is detected or has no effect.
 func TestByteFlips(t *testing.T) {
 	detected := 0
 	for seed := range uint64(4) {
@@ -590,8 +593,8 @@ func TestRepair(t *testing.T) {
 	}
 }
 
-// TestLostCommit: a log that knows of more committed entries than it has must
-// not start as if nothing had happened.
+// TestLostCommit: a log that lacks entries which it says are committed must
+// not open.
 func TestLostCommit(t *testing.T) {
 	fs := vfs.NewMem()
 	l := create(t, fs, small)
@@ -599,7 +602,8 @@ func TestLostCommit(t *testing.T) {
 	must(t, l.Close())
 	path := "wal/0000000000000000-0000000000000000.wal"
 	b := slurp(t, fs, path)
-	// A state that claims more, with a right checksum, behind the last record.
+	// A state with a higher commit index and a valid checksum, after the last
+	// record.
 	rec, _ := appendRecord(nil, l.crc, TypeState, appendHardState(nil, state(1, 7, 9)))
 	copy(b[l.tailOff:], rec)
 	spit(t, fs, path, b)
@@ -612,8 +616,8 @@ func TestLostCommit(t *testing.T) {
 	}
 }
 
-// TestReaders reads beside a writer that appends, overwrites, marks, compacts
-// and cuts. Run it with -race.
+// TestReaders reads concurrently with a writer that appends, overwrites,
+// marks, compacts and cuts. Run it with -race.
 func TestReaders(t *testing.T) {
 	o := small
 	o.NoBackground = false

@@ -9,7 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// Inspect says of a log what Open finds, and changes nothing.
+// Inspect returns the same contents as Open, and changes nothing.
 func TestInspect(t *testing.T) {
 	fs := vfs.NewMem()
 	if _, err := Inspect(fs, "wal", nil); !errors.Is(err, ErrNotFound) {

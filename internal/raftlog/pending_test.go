@@ -7,9 +7,9 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// A vote that was appended without a sync is durable once any later append with
-// one has returned, also if that has nothing of its own to write: the answer to
-// the candidate goes out then.
+// A vote appended without a sync is durable once any later append with a sync
+// has returned, even one with nothing else to write: the response to the
+// candidate is sent then.
 func TestSyncCoversAnEarlierHardState(t *testing.T) {
 	later := map[string]*raftpb.HardState{
 		"nothing":   nil,

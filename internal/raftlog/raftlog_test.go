@@ -13,7 +13,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// The log is a storage but for Snapshot, which its owner adds.
+// The log implements raft.Storage except Snapshot, which its owner adds.
 var _ interface {
 	InitialState() (*raftpb.HardState, *raftpb.ConfState, error)
 	Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error)
@@ -24,7 +24,7 @@ var _ interface {
 
 var testMD = Metadata{NodeID: 0x8e9e05c52164694d, ClusterID: 0xcdf818194e3a8c32}
 
-// small makes segments that a few entries fill, and no goroutines.
+// small selects segments that a few entries fill, and no goroutines.
 var small = Options{SegmentBytes: 4096, CacheBytes: 600, NoBackground: true}
 
 func create(t *testing.T, fs vfs.FS, o Options) *Log {
@@ -55,7 +55,7 @@ func reopen(t *testing.T, l *Log) *Log {
 	return open(t, l.fs, l.opts)
 }
 
-// entry makes an entry whose data tells index, term and a size.
+// entry returns an entry whose data encodes index, term and a size.
 func entry(index, term uint64, size int) *raftpb.Entry {
 	return &raftpb.Entry{Index: new(index), Term: new(term), Data: payload(index, term, size)}
 }
@@ -65,7 +65,7 @@ func payload(index, term uint64, size int) []byte {
 	return []byte(s + strings.Repeat("x", max(size-len(s), 0)))
 }
 
-// run makes entries [lo, hi] of one term.
+// run returns entries [lo, hi] of one term.
 func run(lo, hi, term uint64, size int) []*raftpb.Entry {
 	var ents []*raftpb.Entry
 	for i := lo; i <= hi; i++ {
@@ -85,7 +85,8 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// show renders what a log holds: "first..last", the runs of terms, state, mark.
+// show renders the contents of a log: "first..last", the runs of terms, state,
+// mark.
 func show(l *Log) string {
 	first, _ := l.FirstIndex()
 	last, _ := l.LastIndex()
@@ -107,16 +108,16 @@ func show(l *Log) string {
 	return b.String()
 }
 
-// newest renders what a restart must not change: last index, state and mark.
-// The oldest entry may come back: only whole files are removed.
+// newest renders what a restart must preserve: last index, state and mark.
+// The oldest entries may reappear: only whole files are removed.
 func newest(l *Log) string {
 	last, _ := l.LastIndex()
 	s := show(l)
 	return fmt.Sprint("last=", last, " ", s[strings.Index(s, "hs="):])
 }
 
-// verify reads every entry back, in the whole and one by one, and compares it
-// with what entry() made for that index and term.
+// verify reads back all entries, together and one by one, and compares them
+// with entry() of that index and term.
 func verify(t *testing.T, l *Log, size int) {
 	t.Helper()
 	first, _ := l.FirstIndex()
@@ -315,7 +316,7 @@ func TestSegments(t *testing.T) {
 	for _, s := range segs {
 		st, err := fs.Stat("wal/" + s.name())
 		must(t, err)
-		if st.Size() > 5500 { // with what is left for a mark
+		if st.Size() > 5500 { // including the space left for a mark
 			t.Errorf("%s has %d bytes, want at most a segment", s.name(), st.Size())
 		}
 	}
@@ -363,7 +364,7 @@ func TestEntriesLimit(t *testing.T) {
 		{1, 31, 99, 1, nil},
 		{1, 31, 300, 3, nil},
 		{1, 31, 399, 3, nil},
-		{20, 31, 1000, 10, nil}, // across what is in memory and what is not
+		{20, 31, 1000, 10, nil}, // some in memory, some not
 		{29, 31, 1000, 2, nil},
 		{5, 5, 1000, 0, nil},
 		{0, 5, 1000, 0, raft.ErrCompacted},

@@ -26,7 +26,7 @@ func unhex(t *testing.T, s string) []byte {
 	return b
 }
 
-// TestBytes compares whole frames with bytes that real etcd 3.7 wrote.
+// TestBytes compares whole frames with bytes written by etcd 3.7.
 func TestBytes(t *testing.T) {
 	conf := &raftpb.Entry{
 		Type: raftpb.EntryConfChange.Enum(), Term: new(uint64(1)), Index: new(uint64(1)),
@@ -101,8 +101,8 @@ func TestEntryEncoding(t *testing.T) {
 	}
 }
 
-// TestTypeFlip makes sure that no record passes for one of another type: the
-// type is not covered by the checksum.
+// TestTypeFlip ensures that no record is accepted as one of another type:
+// the checksum does not cover the type.
 func TestTypeFlip(t *testing.T) {
 	cs, err := appendMark(nil, SnapshotMark{Index: 2, Term: 2, ConfState: conf(1, 2)})
 	must(t, err)
@@ -120,7 +120,7 @@ func TestTypeFlip(t *testing.T) {
 		for _, d := range all {
 			for to := TypeMetadata; to <= TypeSnapshot; to++ {
 				if to == from || from == TypeMetadata && to == TypeSnapshot {
-					continue // a mark far beyond the commit is void, and the metadata are then missing
+					continue // a mark far beyond the commit index is void, and the metadata is then missing
 				}
 				var err error
 				switch to {
@@ -172,8 +172,8 @@ func copyToMem(t *testing.T, dir string) *vfs.MemFS {
 	return fs
 }
 
-// TestEtcdFiles opens logs that the three releases wrote with the same calls,
-// and continues them.
+// TestEtcdFiles opens logs that three releases of etcd wrote with the same
+// calls, and continues them.
 func TestEtcdFiles(t *testing.T) {
 	for _, release := range []string{"3.5.33", "3.6.14", "3.7.3"} {
 		t.Run(release, func(t *testing.T) {
@@ -267,14 +267,14 @@ func spit(t *testing.T, fs vfs.FS, path string, b []byte) {
 	t.Helper()
 	f, err := fs.Create(path, category)
 	must(t, err)
-	_, err = f.Write(bytes.Clone(b)) // a vfs.File may change what it is given
+	_, err = f.Write(bytes.Clone(b)) // a vfs.File may modify its argument
 	must(t, err)
 	must(t, f.Sync())
 	must(t, f.Close())
 }
 
-// FuzzDecodeRecord feeds bytes to every decoder a stored byte can reach. None
-// may panic, and what an encoder of ours can express must come back the same.
+// FuzzDecodeRecord feeds bytes to every decoder of stored bytes. None may
+// panic, and whatever our encoders can express must round trip.
 func FuzzDecodeRecord(f *testing.F) {
 	for _, s := range []struct {
 		t RecordType

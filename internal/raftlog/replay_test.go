@@ -63,8 +63,8 @@ func (b *logBuilder) raw(t RecordType, data []byte) *logBuilder {
 	return b
 }
 
-// TestReplay opens logs that etcd may leave behind and logs that nobody can
-// have written.
+// TestReplay opens logs that etcd may leave behind and logs that no program
+// writes.
 func TestReplay(t *testing.T) {
 	for _, tc := range []struct {
 		name  string

@@ -22,8 +22,8 @@ func noise(rng *rand.Rand, n int) []byte {
 	return b[:n]
 }
 
-// loseBlocks clears each block of 4 KiB of [from, to) with a chance of one half, but
-// not the one in which from is, and reports whether it has cleared any.
+// loseBlocks clears each 4 KiB block of [from, to) with probability one half, except
+// the one that contains from, and reports whether it has cleared any.
 func loseBlocks(t *testing.T, fs vfs.FS, path string, rng *rand.Rand, from, to int64) bool {
 	t.Helper()
 	f, err := fs.OpenReadWrite(path, category)
@@ -40,8 +40,8 @@ func loseBlocks(t *testing.T, fs vfs.FS, path string, rng *rand.Rand, from, to i
 	return lost
 }
 
-// A write that the power cut short is forgotten, however large its entries are and
-// whatever is in them: it was never synced.
+// A write torn by a power failure is dropped, whatever the size and data of its
+// entries: it was never synced.
 func TestTornLargeEntries(t *testing.T) {
 	for _, size := range []int{700, 10 << 10, 100 << 10, 500 << 10, 1 << 20, 1536 << 10, 5 << 20} {
 		for _, data := range []string{"noise", "zeros", "both"} {
@@ -83,9 +83,8 @@ func TestTornLargeEntries(t *testing.T) {
 	}
 }
 
-// Damage in what has been synced is never taken for a write that was cut short,
-// whether single bytes or whole sectors are wrong, as long as anything of what was
-// written behind it is left.
+// Damage in synced data is never mistaken for a torn write, whether single bytes
+// or whole sectors are wrong, as long as anything written after it is left.
 func TestDamageBeforeTheEnd(t *testing.T) {
 	for _, size := range []int{700, 10 << 10, 1 << 20} {
 		rng := rand.New(rand.NewPCG(9, uint64(size)))
@@ -123,7 +122,7 @@ func TestDamageBeforeTheEnd(t *testing.T) {
 	}
 }
 
-// Etcd reads a log with records that say what was synced: they are checksum records
+// etcd reads a log with records that say what was synced: they are checksum records
 // as at the head of a file.
 func TestSyncedRecordIsEtcds(t *testing.T) {
 	fs := vfs.NewMem()
@@ -141,7 +140,7 @@ func TestSyncedRecordIsEtcds(t *testing.T) {
 	}
 }
 
-// A log that fills its disk can still be marked, and truncated, which makes room.
+// A log that fills its disk can still be marked and truncated, which frees space.
 func TestMarkOnFullDisk(t *testing.T) {
 	full := false
 	fs := &hookFS{FS: vfs.NewMem()}

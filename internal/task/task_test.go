@@ -11,7 +11,7 @@ import (
 	"quorate/internal/clock"
 )
 
-// await moves the clock until the turns have come.
+// await advances the clock until the runs have happened.
 func await(t *testing.T, c *clock.Manual, turns *atomic.Int64, n int64) {
 	t.Helper()
 	for deadline := time.Now().Add(30 * time.Second); turns.Load() < n; {
@@ -37,7 +37,7 @@ func TestTurns(t *testing.T) {
 	)
 	await(t, c, &ticks, 3)
 	trigger <- struct{}{}
-	trigger <- struct{}{} // taken when the first turn is over
+	trigger <- struct{}{} // received when the first run is over
 	await(t, c, &once, 1)
 	await(t, c, &first, 1)
 	if never.Load() != 0 || asked.Load() < 1 {
@@ -57,7 +57,7 @@ func TestTurns(t *testing.T) {
 	}
 }
 
-// A profile tells the tasks apart.
+// A profile distinguishes the tasks.
 func TestName(t *testing.T) {
 	g := NewGroup(clock.Real{})
 	name := make(chan string, 1)

@@ -96,8 +96,8 @@ func entry(term, index uint64, data string) *raftpb.Entry {
 	return &raftpb.Entry{Term: &term, Index: &index, Data: []byte(data)}
 }
 
-// The frames of the msgapp stream to the byte, in the order in which the state
-// of the encoder makes them.
+// The exact frames of the msgapp stream, in the order in which the encoder's
+// state produces them.
 func TestMsgAppFrames(t *testing.T) {
 	enc := &appEncoder{}
 	var stream []byte
@@ -107,16 +107,16 @@ func TestMsgAppFrames(t *testing.T) {
 		want string
 	}{
 		{nil, "00"},
-		// Fresh connection: a full message.
+		// New connection: a full message.
 		{msgApp(3, 2, 9, 7, entry(3, 10, "a")), `02 0000000000000017
 			0803 1002 1801 2003 2802 3009 3a07 1003 180a 220161 4007`},
-		// It goes on from there, in the same term: entries and commit only.
+		// Continuation in the same term: entries and commit only.
 		{msgApp(3, 3, 10, 8, entry(3, 11, "bc"), entry(3, 12, "")), `01 0000000000000002
 			0000000000000008 1003 180b 22026263
 			0000000000000006 1003 180c 2200
 			0000000000000008`},
 		{msgApp(3, 3, 12, 12), "01 0000000000000000 000000000000000c"},
-		// A gap: a full message again, without entries the state is at its index.
+		// A gap: a full message again; without entries, the state is at its index.
 		{msgApp(3, 3, 10, 12), "02 000000000000000e 0803 1002 1801 2003 2803 300a 400c"},
 		{msgApp(3, 3, 10, 12, entry(3, 11, "z")), "01 0000000000000001 0000000000000007 1003 180b 22017a 000000000000000c"},
 		// A new term.
@@ -151,7 +151,7 @@ func TestMsgAppFrames(t *testing.T) {
 	}
 }
 
-// Heartbeats as the three releases write them, and ours.
+// Heartbeats as three releases of etcd write them, and ours.
 func TestHeartbeats(t *testing.T) {
 	for release, s := range map[string]string{
 		"3.5": "000000000000001e 0808 1000 1800 2000 2800 3000 4000 4a0a 1208 0a02 2800 1000 1800 5000 5800",
@@ -169,7 +169,7 @@ func TestHeartbeats(t *testing.T) {
 	}
 }
 
-// A 3.5 member writes every field; what it means must not change.
+// A 3.5 member writes every field; the meaning must not change.
 func TestOlderForms(t *testing.T) {
 	b := unhex("0804 1002 1801 2005 2800 3009 4000 4a0a 1208 0a02 2800 1000 1800 5000 5800")
 	m, err := decodeMessage(b)

@@ -10,7 +10,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 )
 
-// handshake sends a raw request with the given headers and returns the answer.
+// handshake sends a raw request with the given headers and returns the
+// response.
 func handshake(t *testing.T, n *node, method, path string, header map[string]string, body string) (*http.Response, string) {
 	t.Helper()
 	req, err := http.NewRequest(method, n.url()+path, strings.NewReader(body))
@@ -124,7 +125,7 @@ func TestHandshakes(t *testing.T) {
 	}
 }
 
-// The requests that we dial, as another member sees them.
+// Our requests for streams, as another member sees them.
 func TestDialedRequests(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 0x1f)
@@ -169,7 +170,7 @@ func TestDialedRequests(t *testing.T) {
 	}
 }
 
-// What the dialer makes of the answers.
+// The dialer's interpretation of responses.
 func TestStreamAnswers(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -178,7 +179,7 @@ func TestStreamAnswers(t *testing.T) {
 		removed bool
 	}{
 		{"3.5.33", 410, true},
-		{"", 410, false}, // without a version the answer is not a member's
+		{"", 410, false}, // a response without version is not from a member
 		{"x", 410, false},
 		{"3.7.3", 404, false},
 		{"3.7.3", 412, false},
@@ -199,7 +200,7 @@ func TestStreamAnswers(t *testing.T) {
 		done := make(chan struct{})
 		go func() { defer close(done); srv.Serve(l) }()
 		n.AddPeer(2, []string{"http://" + l.Addr().String()})
-		for range 5 { // two streams, so at least one tries for the third time
+		for range 5 { // two streams, so at least one makes a third attempt
 			receive(t, "dial", tried)
 		}
 		if got := len(n.host.selfRemoved) > 0; got != c.removed {

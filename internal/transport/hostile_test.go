@@ -15,7 +15,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// Nothing that anybody writes to the port harms the member.
+// Nothing that a client writes to the port harms the member.
 func TestRandomBytes(t *testing.T) {
 	t.Parallel()
 	n, o := startNode(t, 1), startNode(t, 2)
@@ -47,7 +47,7 @@ func TestRandomBytes(t *testing.T) {
 	expect(t, n.host, ms)
 }
 
-// A peer that sends rubbish on a stream loses the stream, nothing else.
+// A peer that sends garbage on a stream loses the stream, nothing else.
 func TestRubbishOnStream(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1)
@@ -101,7 +101,7 @@ func TestRemoveAndAddAgain(t *testing.T) {
 	connect(t, a, b)
 	for range 3 {
 		a.RemovePeer(2)
-		a.Send(travelling(1, 2)) // to nobody
+		a.Send(travelling(1, 2)) // to no member
 		a.AddPeer(2, []string{b.url()})
 		eventually(t, "streams", func() bool { return a.linked(2) && b.linked(1) })
 	}

@@ -29,8 +29,8 @@ func TestURLRotation(t *testing.T) {
 	expect(t, a.host, ms)
 }
 
-// posted is how messages arrive by POST: a heartbeat tells no commit index there, as
-// anybody may have sent it.
+// posted returns messages as they arrive by POST: a heartbeat carries no commit
+// index there, as anyone may have sent it.
 func posted(ms []*raftpb.Message) []*raftpb.Message {
 	out := slices.Clone(ms)
 	for i, m := range out {
@@ -42,7 +42,7 @@ func posted(ms []*raftpb.Message) []*raftpb.Message {
 	return out
 }
 
-// Without streams, messages go by POST, to peers and to remotes.
+// Without streams, messages are sent by POST, to peers and to remotes.
 func TestPipeline(t *testing.T) {
 	t.Parallel()
 	a, b := startNode(t, 1), startNode(t, 2)
@@ -50,7 +50,7 @@ func TestPipeline(t *testing.T) {
 	ms := travelling(1, 2)
 	a.Send(ms)
 	expect(t, b.host, posted(ms))
-	// b has learned how to answer.
+	// b has learned the sender's URLs.
 	back := travelling(2, 1)
 	b.Send(back)
 	expect(t, a.host, posted(back))
@@ -64,18 +64,18 @@ func TestPipeline(t *testing.T) {
 	if id := receive(t, "unreachable", a.host.unreachable); id != 2 {
 		t.Errorf("unreachable %d", id)
 	}
-	// A snapshot message that has no database is not for this way.
+	// A snapshot message without a database is not accepted by POST /raft.
 	a.Send([]*raftpb.Message{snapMessage(1, 2, 3)})
 	if r := receive(t, "snapshot report", a.host.snapshots); r != (snapshotReport{2, false}) {
 		t.Errorf("%+v", r)
 	}
 }
 
-// Somebody opens streams and does not read: Send does not block, memory is
-// bounded, the Host is told, and Stop is not held up.
+// A peer opens streams and does not read: Send does not block, memory is
+// bounded, the Host is notified, and Stop is not delayed.
 func TestStuckPeer(t *testing.T) {
 	t.Parallel()
-	n := startNode(t, 1, func(cfg *Config) { cfg.WriteTimeout = time.Hour }) // nothing but the end frees a write
+	n := startNode(t, 1, func(cfg *Config) { cfg.WriteTimeout = time.Hour }) // only closing unblocks a write
 	n.AddPeer(2, []string{"http://127.0.0.1:1"})
 	for _, kind := range []string{"msgapp", "message"} {
 		c, err := net.Dial("tcp", n.addr)
@@ -119,7 +119,7 @@ func TestStuckPeer(t *testing.T) {
 func TestPipelineBound(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1)
-	l := listen(t, "127.0.0.1:0") // accepts in the backlog and never answers
+	l := listen(t, "127.0.0.1:0") // connections stay in the backlog without a response
 	defer l.Close()
 	n.AddRemote(2, []string{"http://" + l.Addr().String()})
 	for range 3 * pipelineQueue {

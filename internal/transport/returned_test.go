@@ -13,8 +13,8 @@ func proposalMessage(from, to uint64, n int) *raftpb.Message {
 	return &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: &from, To: &to, Entries: []*raftpb.Entry{{Data: fmt.Append(nil, n)}}}
 }
 
-// outcomes waits until total proposals have arrived at b or come back to a, and
-// returns how many did which. None may do both, or one of it twice.
+// outcomes waits until total proposals have arrived at b or were returned to a,
+// and returns the two numbers. Each proposal must have exactly one outcome.
 func outcomes(t *testing.T, a, b *host, total int) (arrived, returned int) {
 	t.Helper()
 	seen := map[string]string{}
@@ -43,8 +43,8 @@ func outcomes(t *testing.T, a, b *host, total int) (arrived, returned int) {
 	return arrived, returned
 }
 
-// While there is no stream, more proposals come than the pipeline takes. Each of
-// them arrives or goes back; none is lost and none does both.
+// Without a stream, there are more proposals than the pipeline accepts. Each of
+// them arrives or is returned; none is lost and none does both.
 func TestProposalsGoBackWhenThePipelineIsFull(t *testing.T) {
 	t.Parallel()
 	a, b := startNode(t, 1), startNode(t, 2)
@@ -59,7 +59,7 @@ func TestProposalsGoBackWhenThePipelineIsFull(t *testing.T) {
 	}
 }
 
-// What could not even be dialled has not left.
+// If dialing failed, nothing was sent.
 func TestProposalsGoBackWhenThePeerIsDown(t *testing.T) {
 	t.Parallel()
 	a, down := startNode(t, 1), listen(t, "127.0.0.1:0")
@@ -73,8 +73,8 @@ func TestProposalsGoBackWhenThePeerIsDown(t *testing.T) {
 	}
 }
 
-// What waits for a stream that is replaced, or for a remote that becomes a peer,
-// goes back; what may have been written does not.
+// Messages waiting for a stream that is replaced, or for a remote that becomes a
+// peer, are returned; those that may have been written are not.
 func TestProposalsGoBackWhenTheWayIsClosed(t *testing.T) {
 	t.Parallel()
 	a, b := startNode(t, 1), startNode(t, 2)
@@ -83,7 +83,7 @@ func TestProposalsGoBackWhenTheWayIsClosed(t *testing.T) {
 	for n := range 10 {
 		l.q.push(proposalMessage(1, 2, n))
 	}
-	l.q.done(l.q.take()[:0]) // written, and what follows was not
+	l.q.done(l.q.take()[:0]) // this one was written, the following ones were not
 	for n := range 5 {
 		l.q.push(proposalMessage(1, 2, 100+n))
 	}
@@ -105,8 +105,8 @@ func TestProposalsGoBackWhenTheWayIsClosed(t *testing.T) {
 		}
 	}
 	a.Stop()
-	// What was being written when the stream was closed may have arrived or not;
-	// nothing may have done two things.
+	// Messages being written when the stream was closed may have arrived or not;
+	// none may have two outcomes.
 	seen := map[string]bool{}
 	for {
 		var m *raftpb.Message

@@ -9,7 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// zeros yields n zero bytes, then err.
+// zeros returns n zero bytes, then err.
 type zeros struct {
 	n   int
 	err error
@@ -47,7 +47,7 @@ func TestSnapshot(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 
-	// The source fails on the way: the receiver must not take it for the end.
+	// The source fails midway: the receiver must not mistake that for the end.
 	a.SendSnapshot(m, &zeros{size / 2, errors.New("disk gone")})
 	if err := receive(t, "body", b.host.snapErrs); err == nil {
 		t.Error("a cut database was read to its end")
@@ -64,13 +64,13 @@ func TestSnapshot(t *testing.T) {
 	if r := receive(t, "report", a.host.snapshots); r != (snapshotReport{2, false}) {
 		t.Errorf("%+v", r)
 	}
-	// Nobody of that name.
+	// An unknown member.
 	a.SendSnapshot(snapMessage(1, 77, 1), &zeros{10, io.EOF})
 	if r := receive(t, "report", a.host.snapshots); r != (snapshotReport{77, false}) {
 		t.Errorf("%+v", r)
 	}
-	// The transport stops in the middle.
-	if err := receive(t, "body", b.host.snapErrs); err != nil { // that of the refused one
+	// The transport stops during the transfer.
+	if err := receive(t, "body", b.host.snapErrs); err != nil { // that of the rejected one
 		t.Error(err)
 	}
 	drain(b.host.snapBegun)

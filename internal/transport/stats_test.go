@@ -23,7 +23,7 @@ func TestRate(t *testing.T) {
 	if n, m, b := r.Now(start.Add(2 * time.Second)); n != 2 || m != 0 || b != 0 {
 		t.Errorf("later: %d %v %v, want 2 0 0", n, m, b)
 	}
-	for i := range 3 * rateWindow { // 100 in a second; only the last are looked at
+	for i := range 3 * rateWindow { // 100 per second; only the last ones count
 		r.add(start.Add(time.Minute+time.Duration(i)*10*time.Millisecond), i/(2*rateWindow))
 	}
 	last := start.Add(time.Minute + (3*rateWindow-1)*10*time.Millisecond)

@@ -18,7 +18,8 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// A second stream of the same kind replaces the first, which ends properly.
+// A second stream of the same kind replaces the first, which is ended
+// properly.
 func TestReplacedStream(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1)
@@ -63,7 +64,7 @@ func TestReplacedStream(t *testing.T) {
 	}
 }
 
-// Both streams carry a heartbeat at once and then within the reader's patience.
+// Both streams carry a heartbeat at once and then within the reader's timeout.
 func TestHeartbeatPeriod(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1)
@@ -86,7 +87,7 @@ func TestHeartbeatPeriod(t *testing.T) {
 	}
 }
 
-// A stream on which nothing comes is given up and dialed again.
+// A silent stream is closed and dialed again.
 func TestSilentStream(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1)

@@ -18,8 +18,8 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// secureSite is where the members of a test keep their TLS files, and a clock
-// that makes them look at these again.
+// secureSite holds the TLS files of the members of a test, and a clock that
+// makes them reload the files.
 type secureSite struct {
 	t   *testing.T
 	dir string
@@ -83,7 +83,7 @@ func secured(l net.Listener, store *certs.Store) net.Listener {
 	return socket.NewListener(l, socket.Accepts{TLS: &socket.TLS{Config: store.Server("http/1.1"), Check: store.CheckAddress}})
 }
 
-// restart ends every connection to n and listens again.
+// restart closes every connection to n and listens again.
 func (s *secureSite) restart(n *node, store *certs.Store) {
 	s.t.Helper()
 	table := n.table.Load()
@@ -149,8 +149,8 @@ func TestTLS(t *testing.T) {
 	snapshot()
 	probe()
 
-	// The authority is replaced: first both are trusted, then everybody gets a new
-	// certificate, then the old authority goes.
+	// The CA is replaced: first both are trusted, then all members get a new
+	// certificate, then the old CA is removed.
 	next := certstest.NewCA("next")
 	s.put("ca.pem", append(bytes.Clone(ca.PEM), next.PEM...))
 	s.later()
@@ -159,7 +159,7 @@ func TestTLS(t *testing.T) {
 	}
 	s.put("ca.pem", next.PEM)
 	s.later()
-	exchange() // on connections from before
+	exchange() // on existing connections
 	snapshot()
 	s.restart(b, stores[1])
 	s.restart(a, stores[0])
@@ -168,8 +168,8 @@ func TestTLS(t *testing.T) {
 	snapshot()
 	probe()
 
-	// Who shows a certificate of the old authority is not let in, and neither is
-	// one from another address, nor one without.
+	// A client with a certificate of the old CA is rejected, and so is one from
+	// another address, and one without a certificate.
 	old := &secureSite{t: t, dir: t.TempDir(), now: time.Now()}
 	old.put("ca.pem", next.PEM) // it does trust the members
 	old.pair("old", ca, certstest.Leaf{})
@@ -180,7 +180,7 @@ func TestTLS(t *testing.T) {
 		c := peerapi.NewClient(RequestClient(store.Client, time.Second))
 		_, err := c.Version(t.Context(), []string{a.url()}, 30*time.Second)
 		c.Close()
-		// a says 404 to those whom it lets in: it has no such page.
+		// a responds with 404 to accepted clients: it has no such page.
 		if got := strings.Contains(fmt.Sprint(err), "status 404"); got != letIn {
 			t.Errorf("%s: let in %v, want %v: %v", name, got, letIn, err)
 		}

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// host records what reaches it.
+// host records the calls that reach it.
 type host struct {
 	msgs        chan *raftpb.Message
 	unreachable chan uint64
@@ -33,7 +33,7 @@ type host struct {
 
 	mu      sync.Mutex
 	removed map[uint64]bool
-	refuse  error // what Process answers
+	refuse  error // result of Process
 
 	snapBegun chan struct{}
 	snapMsgs  chan *raftpb.Message
@@ -89,7 +89,7 @@ func (h *host) ReceiveSnapshot(_ context.Context, m *raftpb.Message, body io.Rea
 	return h.refuse
 }
 
-// node is a member on the loopback.
+// node is a member on the loopback interface.
 type node struct {
 	*Transport
 	host *host
@@ -175,7 +175,7 @@ func (n *node) linked(id uint64) bool {
 	return p != nil && p.links[peerapi.StreamMsgApp].Load() != nil && p.links[peerapi.StreamMessage].Load() != nil
 }
 
-// patience bounds every wait for something that must happen.
+// patience bounds every wait for an expected event.
 const patience = 30 * time.Second
 
 func eventually(t *testing.T, what string, ok func() bool) {
@@ -203,7 +203,8 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 	}
 }
 
-// travelling returns one valid message of every type that goes over streams.
+// travelling returns one valid message of every type that is sent on
+// streams.
 func travelling(from, to uint64) []*raftpb.Message {
 	var ms []*raftpb.Message
 	for _, typ := range []raftpb.MessageType{raftpb.MsgProp, raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp,
@@ -272,7 +273,7 @@ func TestAppendFlow(t *testing.T) {
 	connect(t, a, b)
 	const rounds, batch = 200, 20
 	next := uint64(1)
-	// A window of messages on the way, like raft's.
+	// A window of messages in flight, like raft's.
 	got := 0
 	for range rounds {
 		var ms []*raftpb.Message
@@ -299,7 +300,7 @@ func TestReconnect(t *testing.T) {
 	pb := a.table.Load().peers[2]
 	old := pb.links[peerapi.StreamMessage].Load()
 	pa := b.table.Load().peers[1]
-	for k := range pa.links { // the server does not own the streams any more
+	for k := range pa.links { // the server no longer owns the streams
 		pa.links[k].Load().close()
 	}
 	eventually(t, "a sees b inactive", func() bool { return a.ActiveSince(2).IsZero() })
@@ -330,7 +331,8 @@ func TestRemovedPeer(t *testing.T) {
 	if err := receive(t, "b is told", b.host.selfRemoved); !errors.Is(err, peerapi.ErrRemoved) {
 		t.Errorf("%v", err)
 	}
-	// What it still sends is refused, and not with a 403, which would stop it.
+	// Its further messages are rejected, but not with a 403, which would stop
+	// it.
 	eventually(t, "b has lost its links", func() bool { return !b.linked(1) })
 	drain(b.host.selfRemoved)
 	b.Send([]*raftpb.Message{{Type: raftpb.MsgVote.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(9))}})

@@ -18,7 +18,7 @@ import (
 	"quorate/internal/mvcc"
 )
 
-// member is a Backend whose answers are its fields.
+// member is a Backend that returns its fields.
 type member struct {
 	cluster      string
 	members      []membership.Member
@@ -55,8 +55,8 @@ func (m *member) DowngradeEnabled(ctx context.Context) (bool, error) {
 	return true, m.downgradeErr
 }
 
-// request is one line of a test: a request and what must come back. Header
-// names a header and its value, "Name: value".
+// request is one line of a test: a request and the expected response.
+// Header names a header and its value, "Name: value".
 type request struct {
 	method, target string
 	body           string
@@ -138,8 +138,8 @@ func TestPeer(t *testing.T) {
 	request{target: "/downgrade/enabled", status: 500, want: "failed linearized read: etcdserver: request timed out\n"}.run(t, h)
 }
 
-// TestBothHalves has a client ask a handler everything, well and refused: neither half
-// needs to know more of the other than what is written down beside it.
+// TestBothHalves sends every query of a client to a handler, with success and refusal:
+// each half understands the other.
 func TestBothHalves(t *testing.T) {
 	m := &member{cluster: "3.7.0", members: []membership.Member{
 		{ID: 1, PeerURLs: []string{"http://a:1"}, Name: "a", ClientURLs: []string{"http://a:2"}}, {ID: 7, PeerURLs: []string{"http://b:1", "http://b:2"}, IsLearner: true}}}

@@ -27,7 +27,8 @@ func newClient(t *testing.T) *Client {
 	return c
 }
 
-// peerPort answers each path with a fixed text; a text "404 no" sets the status.
+// peerPort serves a fixed text for each path; a text such as "404 no" sets the
+// status.
 func peerPort(t *testing.T, answers map[string]string) string {
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, _ := io.ReadAll(r.Body)
@@ -109,10 +110,10 @@ func TestQuestions(t *testing.T) {
 	}
 }
 
-// errAny stands for a refusal after which the caller tries again.
+// errAny stands for a refusal after which the caller retries.
 var errAny = errors.New("any")
 
-// leases is a LeaseServer with lease 7; others are not found.
+// leases is a LeaseServer with lease 7 only.
 type leases struct {
 	behind  bool // WaitApplied never returns in time
 	demoted bool
@@ -197,7 +198,7 @@ func TestLeaseClient(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	rounds := 0
-	leader := func(context.Context) ([]string, error) { // the leader moves after the first round
+	leader := func(context.Context) ([]string, error) { // the leader changes after the first round
 		if rounds++; rounds == 1 {
 			return []string{"http://127.0.0.1:1", old.URL}, nil
 		}

@@ -15,7 +15,7 @@ import (
 
 var self = Sender{ID: 0x1f, Cluster: 0xcdf818194e3a8c32, Version: membership.Own, PeerURLs: []string{"http://self:1"}}
 
-// receiver is a RaftServer that refuses as its field says.
+// receiver is a RaftServer that rejects requests according to its field.
 type receiver struct {
 	Sender
 	refuse *Refusal
@@ -59,14 +59,14 @@ func (s *receiver) ServeStream(w http.ResponseWriter, r *http.Request) {
 	io.WriteString(w, "frames")
 }
 
-// TestRaftBothHalves has a sender and a receiver meet: what each says is what the other
-// understands, whoever is older.
+// TestRaftBothHalves connects a sender and a receiver: each understands the other,
+// whichever is older.
 func TestRaftBothHalves(t *testing.T) {
 	s := &receiver{Sender: self}
 	server := httptest.NewServer(RaftHandler(s))
 	defer server.Close()
 	ctx := t.Context()
-	var failed error // of the last answer
+	var failed error // of the last response
 	post := func(from Sender, snapshot bool) error {
 		t.Helper()
 		request := from.PostMessage
@@ -120,7 +120,7 @@ func TestRaftBothHalves(t *testing.T) {
 	}{
 		{Sender{ID: 2, Cluster: 7, Version: self.Version}, ErrOtherCluster},
 		{Sender{ID: 2, Cluster: self.Cluster, Version: membership.Version{Major: 2, Minor: 3}}, ErrIncompatible},
-		{Sender{ID: 2, Cluster: self.Cluster, Version: membership.Version{Major: 4}}, nil}, // it says that 3.0 is enough
+		{Sender{ID: 2, Cluster: self.Cluster, Version: membership.Version{Major: 4}}, nil}, // it accepts 3.0
 	} {
 		if post(tt.from, false); !errors.Is(failed, tt.want) || tt.want == nil && failed != nil {
 			t.Errorf("%+v: %v, want %v", tt.from, failed, tt.want)
@@ -138,7 +138,8 @@ func TestRaftBothHalves(t *testing.T) {
 			t.Errorf("%v: %v, want %v", tt.refuse, failed, tt.want)
 		}
 	}
-	// No refusal of a message may look like a removal, which ends the member that reads it.
+	// No refusal of a message may look like a removal, which stops the member that receives
+	// it.
 	for _, r := range []Refusal{MessageUnread, MessageMalformed, MessageNotProcessed, SnapshotWrongType, SnapshotMalformed(io.EOF), SnapshotNotStored(io.EOF), SnapshotNotProcessed(io.EOF)} {
 		s.refuse = &r
 		if post(peer, false); failed == nil || failed == ErrRemoved || !strings.Contains(failed.Error(), r.Error()) {
@@ -162,7 +163,7 @@ func TestProbe(t *testing.T) {
 	}
 }
 
-// FuzzRaftHeaders feeds what a stranger may write into a request.
+// FuzzRaftHeaders feeds arbitrary request headers.
 func FuzzRaftHeaders(f *testing.F) {
 	f.Add("GET", "/raft/stream/msgapp/2", "2", "3.7.0", "3.0.0", "cdf818194e3a8c32", "1f", "http://a:1,http://b:1")
 	f.Add("POST", "/raft", "x", "3", "-", "", "", ",")
