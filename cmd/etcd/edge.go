@@ -11,32 +11,32 @@ import (
 	"quorate/internal/server"
 )
 
-// edge fits the member to what httpapi calls.
+// edge adapts the member to the interface that httpapi declares.
 type edge struct{ *server.Member }
 
 var _ httpapi.Backend = (*edge)(nil)
 
-// services are those of a member, as rpc calls them.
+// services returns the services of a member as rpc declares them.
 func services(m *server.Member) rpc.Backend {
 	return rpc.Backend{Member: m, KV: m.KV, Watches: m.Watches, Leases: m.Leases, Members: m.Members,
 		Maintenance: m.Maintenance, Accounts: m.Accounts, Access: m.Access}
 }
 
-// Alarms returns the alarms that are active here.
+// Alarms returns the active alarms.
 func (e *edge) Alarms() []*pb.AlarmMember { return e.Maintenance.Alarms() }
 
-// CheckRead reads one key, to see whether reading works.
+// CheckRead reads one key, to check whether reads work.
 func (e *edge) CheckRead(ctx context.Context, serializable bool) error {
 	_, err := e.KV.Range(server.AsRoot(ctx), &pb.RangeRequest{KeysOnly: true, Limit: 1, Serializable: serializable})
 	return err
 }
 
-// Versions returns those of the cluster and of the stored data.
+// Versions returns the versions of the cluster and of the stored data.
 func (e *edge) Versions() (cluster, storage string) {
 	return e.Member.Versions.Decided(), e.Member.Versions.StorageVersion()
 }
 
-// RaftStatus is raft's state in the field names of etcd.
+// RaftStatus returns raft's state under etcd's field names.
 func (e *edge) RaftStatus() json.RawMessage {
 	b, err := json.Marshal(e.Member.RaftStatus())
 	if err != nil {
@@ -45,7 +45,7 @@ func (e *edge) RaftStatus() json.RawMessage {
 	return b
 }
 
-// learner fits the member to what has it promoted.
+// learner adapts the member to the interface through which it asks to be promoted.
 type learner struct{ *server.Member }
 
 // MemberPromote asks for the promotion of a member.

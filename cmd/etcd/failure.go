@@ -9,7 +9,7 @@ import (
 	"quorate/internal/discovery"
 )
 
-// startError is a failure that etcd reports under a text of its own.
+// startError is a failure that etcd reports with a message of its own.
 type startError struct {
 	msg string
 	err error

@@ -15,12 +15,12 @@ import (
 	"quorate/internal/listen"
 )
 
-// jsonPerByte is how much longer than its protobuf form a JSON message may be,
-// which writes bytes in base64 and takes any white space.
+// jsonPerByte is how much longer a JSON message may be than its protobuf form: it has bytes
+// in base64 and any amount of white space.
 const jsonPerByte = 4
 
-// serveGateway puts the JSON gateway onto the client's HTTP handler. It reaches
-// the gRPC server without a port, so it needs neither an address nor TLS.
+// serveGateway adds the JSON gateway to the client HTTP handler. It reaches the gRPC server
+// through a pipe in the process, so it needs neither an address nor TLS.
 func (p *process) serveGateway(o *httpapi.Options) {
 	if p.cfg.ClientTLS.ClientCertAuth {
 		o.RefuseNamed = p.member.Access.AuthEnabled
@@ -42,7 +42,7 @@ func (p *process) serveGateway(o *httpapi.Options) {
 	}
 }
 
-// closeGateway ends the gateway's calls and its connection.
+// closeGateway cancels the gateway's calls and closes its connection.
 func (p *process) closeGateway() {
 	if p.gateway != nil {
 		p.gateway.Close()

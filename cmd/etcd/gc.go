@@ -9,17 +9,17 @@ import (
 )
 
 const (
-	// heapRoom is how much garbage may gather before it is collected. With Go's
-	// default a member with few keys would collect several times a second.
+	// heapRoom is how much garbage may accumulate before a collection. With Go's default a
+	// member with few keys would collect several times a second.
 	heapRoom = 96 << 20
-	// leastPercent bounds the memory of a member with many keys: garbage up to so
-	// much of what is live.
+	// leastPercent bounds the memory of a member with many keys: its garbage is at most
+	// this share of the live heap.
 	leastPercent = 60
 	gcInterval   = time.Second
 )
 
-// paceGC trades memory for CPU as long as the live heap is small, and CPU for
-// memory when it is large. It leaves a GOGC that was set alone.
+// paceGC trades memory for CPU while the live heap is small, and CPU for memory when it is
+// large. It does nothing if GOGC is set.
 func paceGC(ctx context.Context) {
 	if os.Getenv("GOGC") != "" {
 		return
@@ -42,8 +42,8 @@ func paceGC(ctx context.Context) {
 	}
 }
 
-// gcPercent returns the GOGC for a live heap, in steps that do not follow each
-// small change.
+// gcPercent returns the GOGC value for a live heap, in steps, so that it does not follow
+// every small change.
 func gcPercent(live uint64) int {
 	percent := int(heapRoom * 100 / max(live, heapRoom/8))
 	return max(percent/20*20, leastPercent)

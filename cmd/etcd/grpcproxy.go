@@ -26,7 +26,7 @@ func grpcProxyCommand() *cobra.Command {
 	return proxy
 }
 
-// runGRPCProxy serves until a signal and returns the exit code.
+// runGRPCProxy serves until a signal arrives and returns the exit code.
 func runGRPCProxy(cfg grpcproxy.Config, given *pflag.FlagSet) int {
 	fail := func(err error) int {
 		fmt.Fprintln(os.Stderr, err)
@@ -54,7 +54,7 @@ func runGRPCProxy(cfg grpcproxy.Config, given *pflag.FlagSet) int {
 	}
 	defer p.Close()
 	// Until here a signal ends the process at once: waiting for a cluster can be
-	// broken off anywhere.
+	// interrupted anywhere.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	p.Serve()
@@ -65,7 +65,7 @@ func runGRPCProxy(cfg grpcproxy.Config, given *pflag.FlagSet) int {
 	case s := <-signals:
 		lg.Info("received signal; shutting down", zap.String("signal", s.String()))
 		go func() {
-			// A second signal does not wait for a graceful end.
+			// A second signal does not wait for a graceful shutdown.
 			<-signals
 			os.Exit(1)
 		}()

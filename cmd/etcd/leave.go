@@ -13,16 +13,17 @@ import (
 	"quorate/internal/server"
 )
 
-// leaver writes etcd's files when a member ends during a downgrade, so that the
-// older etcd can be started in its place, as etcd's documents say.
+// leaver writes etcd's files when a member stops during a downgrade, so that the older etcd
+// can be started in its place, as etcd's documentation says.
 type leaver struct {
 	cfg    server.Config
 	lg     *zap.Logger
 	notify func(status string)
 }
 
-// leave does so for the release that the downgrade leads to. A signal meanwhile ends
-// it, and so does a failure: the directory is this program's then, as after any stop.
+// leave converts the directory for the release that the downgrade targets. A signal cancels
+// it, and a failure stops it; the directory then stays in this program's format, as after
+// any other stop.
 func (l leaver) leave(target membership.Version, signals <-chan os.Signal) {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -39,7 +40,7 @@ func (l leaver) leave(target membership.Version, signals <-chan os.Signal) {
 		cancel()
 		select {
 		case err = <-done:
-		case <-time.After(giveUp): // a full disk, say; the next start removes what there is
+		case <-time.After(giveUp): // a full disk, for example; the next start removes the incomplete files
 			err = context.Canceled
 		}
 	}
@@ -51,14 +52,14 @@ func (l leaver) leave(target membership.Version, signals <-chan os.Signal) {
 	l.notify("stopped; the directory is for etcd " + release + " or this program")
 }
 
-// giveUp is how long the work may take to end once it is not wanted any more.
+// giveUp is how long the conversion may take to stop once it is cancelled.
 const giveUp = 5 * time.Second
 
-// extension is how long systemd is asked to wait for the next status at a stop.
+// extension is how long systemd is asked to wait for the next status during a stop.
 const extension = 30 * time.Second
 
-// notifyStopping tells systemd how a stop goes on, and that it needs more time.
+// notifyStopping reports the progress of a stop to systemd, and asks for more time.
 func notifyStopping(status string) {
-	// Without systemd there is nobody to tell, and a failure holds nothing up.
+	// Without systemd this does nothing, and a failure does not matter.
 	_, _ = daemon.SdNotify(false, fmt.Sprintf("STOPPING=1\nSTATUS=%s\nEXTEND_TIMEOUT_USEC=%d", status, extension.Microseconds()))
 }

@@ -19,15 +19,14 @@ import (
 	"quorate/internal/transport"
 )
 
-// door is one port for clients. URLs of several schemes may share it.
+// door is one client port. URLs of several schemes may share it.
 type door struct {
 	l          net.Listener
 	accepts    listen.Accepts
 	grpc, http bool
 }
 
-// listen opens every socket, so that a port in use is known before anything is
-// changed.
+// listen opens every socket, so that a port in use is reported before anything is changed.
 func (p *process) listen(ctx context.Context) error {
 	maxConns, err := listen.MaxConns(httpapi.FileLimit())
 	if err != nil {
@@ -69,7 +68,7 @@ func (p *process) listen(ctx context.Context) error {
 	return nil
 }
 
-// openDoors opens the client ports, one for all URLs of an address.
+// openDoors opens the client ports, one for all URLs with the same address.
 func (p *process) openDoors(open func(string, url.URL, int) (net.Listener, error), maxConns int) error {
 	split := len(p.cfg.ListenClientHTTPURLs) > 0
 	byAddress := map[string]*door{}
@@ -119,7 +118,7 @@ func (p *process) closeListeners() {
 }
 
 func (p *process) serveHTTP(s *http.Server, l net.Listener) {
-	s.Handler = crash.Handler(s.Handler) // net/http would recover it
+	s.Handler = crash.Handler(s.Handler) // net/http would recover the panic
 	p.https = append(p.https, s)
 	go func() {
 		if err := s.Serve(l); err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, net.ErrClosed) {
@@ -158,7 +157,7 @@ func (p *process) serveMetrics() {
 	}
 }
 
-// serve opens a door. The gRPC server is running by now.
+// serve starts serving on a client port. The gRPC server is already running.
 func (p *process) serve(d *door, handler http.Handler) {
 	p.lg.Info("ready to serve client requests")
 	traffic := "grpc+http"
@@ -193,7 +192,7 @@ func (p *process) serve(d *door, handler http.Handler) {
 	}
 }
 
-// clientHTTP is the HTTP server of a door.
+// clientHTTP returns the HTTP server of a client port.
 func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
 	if d.accepts.TLS == nil {
 		return httpapi.NewServer(handler)

@@ -1,9 +1,9 @@
-// Command etcd runs one member of a Quorate cluster under etcd's name, flags,
-// environment and configuration file.
+// Command etcd runs one member of a Quorate cluster under etcd's name, flags, environment
+// and configuration file.
 //
-// In: the command line, signals, sockets. Out: a running member, and at the end
-// etcd's exit codes. Always true: nothing on disk changes before the
-// configuration is checked and the listeners are open.
+// In: the command line, signals, sockets. Out: a running member, and etcd's exit codes when
+// it exits. Always true: nothing on disk changes before the configuration is validated and
+// the listeners are open.
 package main
 
 import (
@@ -66,8 +66,8 @@ func run() int {
 	if err != nil {
 		return notStarted(cfg, err)
 	}
-	// Until here a signal ends the process at once: a start may wait for peers,
-	// names or room on a disk, and can be broken off anywhere.
+	// Until here a signal ends the process at once: a start may wait for peers, names or
+	// disk space, and can be interrupted anywhere.
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	ready := p.member.Ready()
@@ -100,13 +100,13 @@ func run() int {
 	}
 }
 
-// stopTimeout bounds a stop beyond the time for handing over leadership. A disk
-// that is full or stalls could hold it up for ever, and nothing depends on it:
-// what was acknowledged is in the log.
+// stopTimeout bounds a shutdown, not counting the transfer of leadership. A full or stalled
+// disk could block it forever, and nothing depends on it: acknowledged writes are in the
+// log.
 const stopTimeout = 15 * time.Second
 
-// stopWithin stops the process, but gives up after limit. A signal meanwhile does
-// not wait for a graceful end. It reports whether the member has ended.
+// stopWithin shuts the process down, but gives up after limit, or at once when a signal
+// arrives. It reports whether the member has stopped.
 func (p *process) stopWithin(limit time.Duration, signals <-chan os.Signal) bool {
 	stopped := make(chan struct{})
 	go func() { p.stop(); close(stopped) }()
@@ -121,9 +121,9 @@ func (p *process) stopWithin(limit time.Duration, signals <-chan os.Signal) bool
 	return false
 }
 
-// end repeats the signal with its default action, so that whoever started the
-// process sees that it ended by it. Process 1 of a container has no default
-// action and exits plainly.
+// end raises the signal again with its default action, so that the parent process sees that
+// the signal ended this process. Process 1 of a container has no default action and exits
+// normally.
 func end(s os.Signal) int {
 	if os.Getpid() == 1 {
 		return 0

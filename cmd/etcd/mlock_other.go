@@ -4,5 +4,5 @@ package main
 
 import "errors"
 
-// lockMemory is there on Linux only, as in etcd.
+// lockMemory is supported on Linux only, as in etcd.
 func lockMemory() error { return errors.New("--memory-mlock works on Linux only") }

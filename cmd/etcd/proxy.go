@@ -26,11 +26,11 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// proxyMembersTimeout is for one member to name all of them.
+// proxyMembersTimeout bounds the request to one member for the list of all members.
 const proxyMembersTimeout = 10 * time.Second
 
-// runProxy is no member but passes HTTP requests on to the members, until a
-// signal ends it.
+// runProxy runs a proxy, which is not a member but forwards HTTP requests to the members,
+// until a signal arrives.
 func runProxy(ctx context.Context, cfg *config.Config, starting *listen.Starting) int {
 	starting.Status("asking who the members are")
 	p, err := startProxy(ctx, cfg)
@@ -57,7 +57,7 @@ func runProxy(ctx context.Context, cfg *config.Config, starting *listen.Starting
 	}
 }
 
-// startProxy opens the client URLs once it is known who the members are.
+// startProxy opens the client URLs once the members are known.
 func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error) {
 	p := &process{cfg: cfg, lg: cfg.Log(), broken: make(chan error, 16)}
 	if p.security, err = openSecurity(cfg); err != nil {
@@ -112,8 +112,8 @@ func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error)
 	return p, nil
 }
 
-// proxyPeers are the peer URLs of the members: those that an earlier run has
-// found count for more than what the flags say.
+// proxyPeers returns the peer URLs of the members. Those that an earlier run has saved take
+// precedence over the flags.
 func proxyPeers(ctx context.Context, cfg *config.Config) ([]string, error) {
 	if kept, err := httpproxy.Remembered(cfg.ProxyDir()); err != nil || len(kept) > 0 {
 		return kept, err
@@ -143,8 +143,8 @@ func proxyPeers(ctx context.Context, cfg *config.Config) ([]string, error) {
 	return urls, nil
 }
 
-// dialMembers is how a proxy reaches the client URLs of members: with the files
-// for clients, or else with those for peers.
+// dialMembers returns the TLS settings for the client URLs of members: the files for
+// clients or, failing that, those for peers.
 func (s security) dialMembers(cfg *config.Config) (*tls.Config, error) {
 	store := s.client
 	if t := cfg.ClientTLS; store == nil && (!t.Empty() || t.TrustedCAFile != "") {

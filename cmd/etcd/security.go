@@ -13,12 +13,12 @@ import (
 	"quorate/internal/listen"
 )
 
-// security is whom this member trusts on each kind of connection.
+// security is the trust of this member on each kind of connection.
 type security struct {
-	peer, client *certs.Store // nil: nothing was configured, or no URL asks for it
+	peer, client *certs.Store // nil: not configured, or no URL uses it
 }
 
-// openSecurity reads the certificates, and generates those that are to be.
+// openSecurity reads the certificates, and generates those that were asked for.
 func openSecurity(cfg *config.Config) (security, error) {
 	var s security
 	peer, generated, err := selfSign(cfg, cfg.PeerTLS, "peer", cfg.ListenPeerURLs)
@@ -48,7 +48,7 @@ func openSecurity(cfg *config.Config) (security, error) {
 	}
 	secure := slices.ContainsFunc(clientURLs, config.IsSecure)
 	if !secure && !slices.ContainsFunc(cfg.ListenMetricsURLs, config.IsSecure) {
-		return s, nil // files that nobody uses may be anything
+		return s, nil // files that no URL uses may be invalid
 	}
 	o := cfg.Certs(client, "")
 	o.SkipServerVerify = generated
@@ -58,8 +58,8 @@ func openSecurity(cfg *config.Config) (security, error) {
 	return s, err
 }
 
-// selfSign replaces t by a generated certificate if it asks for one. Like etcd
-// it drops everything else in t then, and says so.
+// selfSign replaces t by a generated certificate if t asks for one. Like etcd it then drops
+// all other settings in t, and logs that.
 func selfSign(cfg *config.Config, t certs.Files, kind string, urls []url.URL) (_ certs.Files, generated bool, err error) {
 	if !t.AutoTLS {
 		return t, false, nil
@@ -83,7 +83,7 @@ func selfSign(cfg *config.Config, t certs.Files, kind string, urls []url.URL) (_
 	return certs.Files{CertFile: cert, KeyFile: key, ClientCertFile: cert, ClientKeyFile: key}, true, nil
 }
 
-// warnPlain names URLs without TLS where TLS was configured.
+// warnPlain warns about URLs without TLS where TLS is configured.
 func warnPlain(cfg *config.Config, t certs.Files, urls []url.URL, kind string) {
 	scheme, auth := "http or unix", "--client-cert-auth"
 	if kind == "peer" {
@@ -102,7 +102,7 @@ func warnPlain(cfg *config.Config, t certs.Files, urls []url.URL, kind string) {
 	}
 }
 
-// dialPeers is how to reach https peers; nil for Go's defaults.
+// dialPeers returns the TLS configuration for https peers; nil is Go's default.
 func (s security) dialPeers() func() *tls.Config {
 	if s.peer == nil {
 		return nil
@@ -110,8 +110,8 @@ func (s security) dialPeers() func() *tls.Config {
 	return s.peer.Client
 }
 
-// dialClients is how to reach the client URLs of other members; nil for Go's
-// defaults.
+// dialClients returns the TLS configuration for the client URLs of other members; nil is
+// Go's default.
 func (s security) dialClients() *tls.Config {
 	if s.client == nil {
 		return nil
@@ -119,17 +119,18 @@ func (s security) dialClients() *tls.Config {
 	return s.client.Client()
 }
 
-// peerTLS is for the peer ports: only HTTP/1.1, and the address must fit.
+// peerTLS is the configuration of peer listeners: HTTP/1.1 alone, and the address must
+// match the certificate.
 func (s security) peerTLS(lg *zap.Logger) *listen.TLS {
 	return &listen.TLS{Config: s.peer.Server("http/1.1"), Check: s.peer.CheckAddress, Refused: listen.LogRefused(lg, "rejected connection on peer endpoint")}
 }
 
-// clientTLS is for ports that speak the protocols given.
+// clientTLS is the configuration of client listeners for the given protocols.
 func (s security) clientTLS(lg *zap.Logger, protocols ...string) *listen.TLS {
 	return &listen.TLS{Config: s.client.Server(protocols...), Refused: listen.LogRefused(lg, "rejected connection on client endpoint")}
 }
 
-// metricsTLS is clientTLS where the address must fit, as in etcd.
+// metricsTLS is clientTLS, but the address must match the certificate, as in etcd.
 func (s security) metricsTLS(lg *zap.Logger) *listen.TLS {
 	t := s.clientTLS(lg, "h2", "http/1.1")
 	t.Check = s.client.CheckAddress

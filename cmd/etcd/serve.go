@@ -33,7 +33,7 @@ type process struct {
 	lg     *zap.Logger
 	member *server.Member
 	edge   *edge
-	// memberConfig is what the member was opened with.
+	// the configuration that the member was opened with
 	memberConfig server.Config
 
 	security      security
@@ -44,7 +44,7 @@ type process struct {
 	https []*http.Server
 	grpc  *rpc.Server
 
-	pipe    *listen.Pipe     // to grpc without a port; nil without a gateway
+	pipe    *listen.Pipe     // to the gRPC server without a port; nil without a gateway
 	gateway *grpc.ClientConn // through the pipe
 
 	tracing *tracing.Provider // nil: no tracing
@@ -52,8 +52,8 @@ type process struct {
 	broken chan error
 }
 
-// start opens the listeners, prepares the member and lets it take part in the
-// cluster. Clients are let in later, by serveClients.
+// start opens the listeners, prepares the member and has it take part in the cluster.
+// Clients are served later, by serveClients.
 func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (_ *process, err error) {
 	p := &process{cfg: cfg, lg: cfg.Log(), broken: make(chan error, 16)}
 	defer func() {
@@ -134,8 +134,8 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	return p, nil
 }
 
-// initialized reports whether the member has begun, so that its log says who it is, and
-// tells so.
+// initialized reports whether the member has applied its first entries, so that its log
+// identifies it, and logs that.
 func (p *process) initialized() (bool, error) {
 	wal := p.cfg.Layout().WAL()
 	begun, err := datadir.HasLog(vfs.Default, wal)
@@ -143,7 +143,7 @@ func (p *process) initialized() (bool, error) {
 		return false, err
 	}
 	if begun && p.cfg.Discovers() && datadir.NeverRan(wal) {
-		begun = false // it ended before its first entries, and only those it is to meet know them
+		begun = false // it stopped before its first entries, and its own log does not identify it yet
 	}
 	if begun {
 		p.lg.Info("server has already been initialized", zap.String("data-dir", p.cfg.Member.DataDir), zap.String("dir-type", "member"))
@@ -153,7 +153,7 @@ func (p *process) initialized() (bool, error) {
 	return begun, nil
 }
 
-// clusterVersion is what the log says of a version that may not be decided.
+// clusterVersion formats a version for the log; it may not be decided yet.
 func clusterVersion(m *server.Member) string {
 	if v := m.Cluster().Version(); v.Decided() {
 		return fmt.Sprintf("%d.%d", v.Major, v.Minor)
@@ -161,30 +161,29 @@ func clusterVersion(m *server.Member) string {
 	return "to_be_decided"
 }
 
-// joinPatience is how long the other members may take to learn of one that has
-// just been added.
+// joinPatience is how long the other members may take to learn of a newly added one.
 const joinPatience = 5 * time.Second
 
-// memberConfig is what the member is opened with. For a member without data it
-// checks the cluster that it is to found or join.
+// memberConfig returns the configuration that the member is opened with. For a member
+// without data it validates the cluster to found or to join.
 func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (server.Config, error) {
 	sc := cfg.Member
 	sc.ForceNew = sc.ForceNew && initialized
 	if initialized {
-		sc.Initial, _ = membership.ParseInitialCluster(cfg.InitialCluster) // only to compare; it counts for nothing
+		sc.Initial, _ = membership.ParseInitialCluster(cfg.InitialCluster) // only for comparison; it has no effect
 		return sc, nil
 	}
 	sc.JoinPatience = joinPatience
 	if cfg.Joining() || cfg.Discovers() {
-		return sc, nil // start asks others, once the sockets are open
+		return sc, nil // start asks the others once the sockets are open
 	}
 	var err error
 	sc.Initial, err = cfg.InitialMembers(ctx)
 	return sc, err
 }
 
-// discover finds out with whom a member without data is to found a cluster. A
-// register takes a member once, so nothing that can be known before may fail later.
+// discover finds the other founders for a member without data. A member can register only
+// once, so everything that can be checked is checked before.
 func discover(ctx context.Context, cfg *config.Config, sc *server.Config) error {
 	var err error
 	switch {
@@ -204,7 +203,7 @@ func discover(ctx context.Context, cfg *config.Config, sc *server.Config) error 
 	return err
 }
 
-// register signs this member in where the founders of a cluster find each other.
+// register registers this member with v3 discovery and returns the initial cluster.
 func register(ctx context.Context, cfg *config.Config) (string, error) {
 	if !cfg.IsNewCluster() {
 		return "", errors.New("discovery URL should not be set when joining existing initial cluster")
@@ -222,7 +221,7 @@ func register(ctx context.Context, cfg *config.Config) (string, error) {
 	return cluster, nil
 }
 
-// registerV2 does the same in a service of the older kind.
+// registerV2 does the same with v2 discovery.
 func registerV2(ctx context.Context, cfg *config.Config) (string, error) {
 	if !cfg.IsNewCluster() {
 		return "", errors.New("discovery URL should not be set when joining existing initial cluster")
@@ -236,7 +235,7 @@ func registerV2(ctx context.Context, cfg *config.Config) (string, error) {
 	return cluster, nil
 }
 
-// becomeVoter lets a member that joined as a learner vote once it has caught up.
+// becomeVoter has a member that joined as a learner promoted once it has caught up.
 func (p *process) becomeVoter(ctx context.Context) {
 	select {
 	case <-p.member.Ready():
@@ -248,7 +247,7 @@ func (p *process) becomeVoter(ctx context.Context) {
 	}
 }
 
-// serveClients opens the doors once the member can answer.
+// serveClients starts serving clients once the member can answer.
 func (p *process) serveClients() {
 	cfg := p.cfg
 	o := cfg.Calls
@@ -267,7 +266,7 @@ func (p *process) serveClients() {
 	}
 }
 
-// tellAdvice warns of flags that have no effect, or that etcd advises against.
+// tellAdvice warns about flags that have no effect, or that etcd advises against.
 func (p *process) tellAdvice(initialized bool) {
 	cfg := p.cfg
 	if cfg.Discovers() && initialized {
@@ -292,14 +291,14 @@ func (p *process) tellQuota() {
 	}
 }
 
-// recommendedRequestBytes is etcd's advice for --max-request-bytes.
+// recommendedRequestBytes is etcd's recommended limit for --max-request-bytes.
 const recommendedRequestBytes = 10 * 1024 * 1024
 
-// drainTimeout is how long calls in progress may take to end at a stop.
+// drainTimeout is how long calls in progress may take during a shutdown.
 const drainTimeout = 3 * time.Second
 
-// stop ends the member first, which hands leadership over and ends the waiting
-// calls, then the servers.
+// stop stops the member first, which transfers leadership and ends the waiting calls, then
+// the servers.
 func (p *process) stop() {
 	what := []zap.Field{zap.String("name", p.cfg.Member.Name), zap.String("data-dir", p.cfg.Member.DataDir),
 		zap.Strings("advertise-peer-urls", config.URLStrings(p.cfg.AdvertisePeerURLs)),
@@ -318,7 +317,7 @@ func (p *process) stop() {
 		p.grpc.EndStreams()
 		p.member.Hub().Close()
 		if p.member.Leader() == 0 {
-			p.member.GiveUp() // nobody will answer what waits
+			p.member.GiveUp() // nothing will answer calls that wait
 		}
 		select {
 		case <-drained:

@@ -8,22 +8,21 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// subcommands are the programs besides the server. The name of one as first
-// argument selects it; anything else there is the server's, which knows no
-// subcommands.
+// subcommands are the programs other than the server, selected by the first argument. Any
+// other first argument belongs to the server, which has no subcommands.
 var subcommands = []func() *cobra.Command{
 	gatewayCommand,
 	grpcProxyCommand,
 }
 
-// exitCode ends a subcommand that has said itself what is wrong.
+// exitCode ends a subcommand that has already reported its error.
 type exitCode int
 
 func (e exitCode) Error() string { return fmt.Sprintf("exit status %d", int(e)) }
 
-// runSubcommand runs the one that args, without the program's name, select, and
-// returns its exit code. Without one, selected is false. Mistakes in the flags
-// are printed as etcd prints them: the error, the usage, and the error once more.
+// runSubcommand runs the subcommand that args, without the program's name, selects, and
+// returns its exit code. If there is none, selected is false. Mistakes in the flags are
+// printed as etcd prints them: the error, the usage, and the error again.
 func runSubcommand(args []string, stdout, stderr io.Writer) (code int, selected bool) {
 	root := &cobra.Command{Use: "etcd", Short: "etcd server", SilenceUsage: true}
 	for _, command := range subcommands {
@@ -42,7 +41,7 @@ func runSubcommand(args []string, stdout, stderr io.Writer) (code int, selected 
 		return int(own), true
 	}
 	if err != nil {
-		// Not left to cobra, which would put the usage where help goes.
+		// Not left to cobra, which would print the usage where help goes.
 		fmt.Fprintln(stderr, c.UsageString())
 		fmt.Fprint(stderr, err)
 		return 1, true
@@ -50,8 +49,8 @@ func runSubcommand(args []string, stdout, stderr io.Writer) (code int, selected 
 	return 0, true
 }
 
-// program returns a RunE that gives run's exit code to runSubcommand. What is
-// wrong run says itself.
+// program returns a RunE that passes run's exit code to runSubcommand. run reports its own
+// errors.
 func program(run func() (code int)) func(*cobra.Command, []string) error {
 	return func(c *cobra.Command, _ []string) error {
 		c.SilenceErrors = true

@@ -26,8 +26,8 @@ func gatewayCommand() *cobra.Command {
 	return gateway
 }
 
-// runGateway passes connections on until a signal, and returns the exit code. What
-// is wrong with the flags goes to standard output, as etcd's gateway has it.
+// runGateway forwards connections until a signal arrives, and returns the exit code.
+// Mistakes in the flags go to standard output, as in etcd's gateway.
 func runGateway(cfg tcprelay.Config) int {
 	fail := func(w io.Writer, err error) int {
 		fmt.Fprintln(w, err)

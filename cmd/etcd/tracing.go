@@ -11,10 +11,10 @@ import (
 	"quorate/internal/tracing"
 )
 
-// flushTimeout bounds sending the last spans at a stop.
+// flushTimeout bounds sending the last spans during a shutdown.
 const flushTimeout = 3 * time.Second
 
-// openTracing sets tracing up if it was asked for; p.tracing stays nil if not.
+// openTracing sets up tracing if it was asked for; p.tracing stays nil if not.
 func (p *process) openTracing(ctx context.Context, cfg *config.Config) error {
 	if !cfg.EnableTracing {
 		return nil
@@ -28,7 +28,7 @@ func (p *process) openTracing(ctx context.Context, cfg *config.Config) error {
 	return err
 }
 
-// trace puts requests into traces.
+// trace adds requests to traces.
 func (p *process) trace(o *rpc.Options) {
 	if p.tracing != nil {
 		o.Tracer = p.tracing.Tracer()

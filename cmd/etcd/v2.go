@@ -14,7 +14,7 @@ import (
 	"quorate/internal/server"
 )
 
-// v2Edge fits the member to what v2http calls.
+// v2Edge adapts the member to the interface that v2http declares.
 type v2Edge struct {
 	*v2member.Service
 	*server.V2Passwords
@@ -28,13 +28,13 @@ func (e v2Edge) ClusterID() uint64 { return e.m.ClusterID() }
 func (e v2Edge) Term() uint64      { return e.m.Term() }
 func (e v2Edge) Leader() uint64    { return e.m.Leader() }
 
-// CommittedIndex returns the index of the newest entry that is known to be committed.
+// CommittedIndex returns the index of the newest entry known to be committed.
 func (e v2Edge) CommittedIndex() uint64 { return e.m.CommittedIndex() }
 
 // Members returns all members, sorted by id.
 func (e v2Edge) Members() []membership.Member { return e.m.Cluster().Members() }
 
-// IsRemoved reports whether there once was a member with this id.
+// IsRemoved reports whether a member with this id was removed.
 func (e v2Edge) IsRemoved(id uint64) bool { return e.m.Cluster().IsRemoved(id) }
 
 // MemberAdd adds a member.
@@ -58,7 +58,7 @@ func (e v2Edge) checkV2(ctx context.Context) error {
 	return err
 }
 
-// serveV2 puts the v2 API onto the client's HTTP handler.
+// serveV2 adds the v2 API to the client HTTP handler.
 func (p *process) serveV2(o *httpapi.Options) {
 	p.lg.Warn("--enable-v2 is deprecated: etcd 3.6 and later do not have the v2 API")
 	e := v2Edge{Service: p.member.V2, V2Passwords: p.member.V2Passwords, Stats: p.member.Stats, m: p.member}

@@ -1,5 +1,5 @@
-// Command etcdctl reads and changes what an etcd cluster holds, and looks after
-// the cluster. With ETCDCTL_API=2 it speaks the v2 API.
+// Command etcdctl reads and changes the contents of an etcd cluster, and administers the
+// cluster. With ETCDCTL_API=2 it uses the v2 API.
 package main
 
 import (

@@ -1,4 +1,4 @@
-// Command etcdutl looks after the files of an etcd, without a server.
+// Command etcdutl works on the files of an etcd member, without a server.
 package main
 
 import (

@@ -1,12 +1,11 @@
-// Package certs keeps the certificates, authorities and revocation lists of one
-// kind of connection, clients' or members', and decides whom to trust.
+// Package certs holds the certificates, authorities and revocation lists of one kind of
+// connection, client or peer, and decides which certificates to trust.
 //
-// In: names of files, rules on the names in certificates. Out: TLS
-// configurations for listeners and for outgoing connections. Always true: what
-// a configuration uses is what the files held a moment ago; a changed file
-// counts from the next handshake on, without a restart, and one that is broken
-// or half written changes nothing but the log, which names it. No check is left
-// out because a file cannot be read: what cannot be checked is refused.
+// In: file names, and rules about the names in certificates. Out: TLS configurations for
+// listeners and for outgoing connections. Always true: a configuration reflects the current
+// files. A changed file takes effect from the next handshake on, without a restart; a
+// broken or half-written file changes nothing, and the log names it. No check is skipped
+// because a file cannot be read: what cannot be checked is rejected.
 package certs
 
 import (
@@ -28,72 +27,71 @@ import (
 )
 
 // Files are the files and rules of one kind of connection. The json tags are the keys of
-// its section of a configuration file.
+// its section in a configuration file.
 type Files struct {
-	// CertFile and KeyFile, in PEM, are shown to whoever connects, and to whom
-	// this member connects unless ClientCertFile and ClientKeyFile are set.
+	// CertFile and KeyFile, in PEM, are shown to clients, and to servers unless
+	// ClientCertFile and ClientKeyFile are set.
 	CertFile       string `json:"cert-file"`
 	KeyFile        string `json:"key-file"`
 	ClientCertFile string `json:"client-cert-file"`
 	ClientKeyFile  string `json:"client-key-file"`
 	ClientCertAuth bool   `json:"client-cert-auth"`
-	// TrustedCAFile, in PEM, vouches for the other side; empty means the roots of
-	// the machine. Setting it makes listeners require a certificate, as
-	// ClientCertAuth does.
+	// TrustedCAFile, in PEM, verifies the other side; empty means the system roots. If it
+	// is set, listeners require a certificate, as with ClientCertAuth.
 	TrustedCAFile string `json:"trusted-ca-file"`
-	AutoTLS       bool   `json:"auto-tls"` // generate a certificate; for whoever calls SelfSigned
-	// AllowedCNs and AllowedHostnames are what the other side's certificate must
-	// have, one of them, as common name or as a name it is valid for. At most one
-	// of the lists may be set; empty allows all.
+	AutoTLS       bool   `json:"auto-tls"` // the caller is to generate a certificate; see SelfSigned
+	// AllowedCNs and AllowedHostnames: the other side's certificate must have one of the
+	// former as its common name, or be valid for one of the latter. At most one of the
+	// lists may be set; if both are empty, all are allowed.
 	AllowedCNs       []string `json:"allowed-cn"`
 	AllowedHostnames []string `json:"allowed-hostname"`
-	// SkipClientSANVerify makes CheckAddress allow everything.
+	// SkipClientSANVerify makes CheckAddress accept every address.
 	SkipClientSANVerify bool `json:"skip-client-san-verification"`
-	// CRLFile lists revoked certificates, in DER or PEM. Its signature is not
-	// checked: who can write the file can also write the others.
+	// CRLFile lists revoked certificates, in DER or PEM. Its signature is not verified: a
+	// user who can write this file can write the others too.
 	CRLFile string `json:"-"`
 }
 
-// Empty reports whether there is no certificate. Certificates that are to be
-// generated do not count.
+// Empty reports whether no certificate is configured. Certificates that are to be generated
+// do not count.
 func (f *Files) Empty() bool { return f.CertFile == "" && f.KeyFile == "" }
 
-// String is the settings as etcd logs them.
+// String formats the settings as etcd logs them.
 func (f *Files) String() string {
 	return fmt.Sprintf("cert = %s, key = %s, client-cert=%s, client-key=%s, trusted-ca = %s, client-cert-auth = %v, crl-file = %s",
 		f.CertFile, f.KeyFile, f.ClientCertFile, f.ClientKeyFile, f.TrustedCAFile, f.ClientCertAuth, f.CRLFile)
 }
 
-// Options name the files and rules of one kind of connection. They have the
-// meaning of etcd's flags of the same names.
+// Options are the files and rules of one kind of connection. They have the meaning of
+// etcd's flags of the same names.
 type Options struct {
 	Files
 
-	CipherSuites           []uint16 // of TLS 1.2; nil is Go's choice
-	MinVersion, MaxVersion uint16   // 0 is TLS 1.2, and Go's choice
-	ServerName             string   // what servers are verified as; empty is the host that is dialled
-	SkipServerVerify       bool     // accept every server: the certificates of generated pairs cannot be verified
+	CipherSuites           []uint16 // of TLS 1.2; nil is Go's default
+	MinVersion, MaxVersion uint16   // 0 is TLS 1.2 for the minimum and Go's default for the maximum
+	ServerName             string   // name that servers are verified against; empty is the dialled host
+	SkipServerVerify       bool     // skip verification of servers: generated certificates cannot be verified
 
-	Flags    FlagNames        // how messages name the flags
+	Flags    FlagNames        // how errors and log lines name the flags
 	Logger   *zap.Logger      // nil logs nothing
 	Now      func() time.Time // nil is clock.Now
-	Resolver Resolver         // nil is the machine's
+	Resolver Resolver         // nil is the system's resolver
 }
 
-// Resolver finds names of addresses and addresses of names.
+// Resolver looks up names of addresses and addresses of names.
 type Resolver interface {
 	LookupAddr(ctx context.Context, addr string) ([]string, error)
 	LookupHost(ctx context.Context, host string) ([]string, error)
 }
 
-// ErrNotAllowed is why a certificate that is valid is refused by a rule.
+// ErrNotAllowed reports a valid certificate that a rule rejects.
 var ErrNotAllowed = errors.New("client certificate authentication failed")
 
-// Store holds what Options name. Its methods may be called from any goroutine.
+// Store holds the files that Options name. It is safe for concurrent use.
 type Store struct {
 	o       Options
 	own     *watched[*tls.Certificate] // nil without CertFile
-	client  *watched[*tls.Certificate] // nil: own
+	client  *watched[*tls.Certificate] // nil: the one of listeners
 	roots   *watched[*x509.CertPool]   // nil without TrustedCAFile
 	revoked *watched[serials]          // nil without CRLFile
 
@@ -107,8 +105,8 @@ type built struct {
 	config *tls.Config
 }
 
-// Open reads the files. A revocation list that cannot be read is no error: it
-// is logged, and until it can be read, certificates are refused.
+// Open reads the files. An unreadable revocation list is not an error: it is logged, and
+// certificates are rejected until it can be read.
 func Open(o Options) (*Store, error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
@@ -158,7 +156,7 @@ func (s *Store) openPairs() error {
 		return err
 	}
 	if (o.ClientCertFile == "") != (o.ClientKeyFile == "") {
-		// The bracket is etcd's.
+		// The unbalanced bracket is etcd's.
 		return s.about(fmt.Errorf("ClientKeyFile and ClientCertFile must both be present or both absent: key: %v, cert: %v]", o.ClientKeyFile, o.ClientCertFile),
 			"client-key-file", "client-cert-file")
 	}
@@ -171,21 +169,21 @@ func (s *Store) openPairs() error {
 	return err
 }
 
-// about adds to an error which two flags it is about.
+// about appends the two flags that an error is about.
 func (s *Store) about(err error, a, b string) error {
 	return fmt.Errorf("%w: %s and %s", err, s.o.Flags.name(a), s.o.Flags.name(b))
 }
 
-// FlagNames say by which flags the files were given.
+// FlagNames tell which flags set the files.
 type FlagNames struct {
-	Prefix string // "peer-", say; a listener's files for clients have none
-	// Client is for the files of one who connects, and is no member: cert, key and
-	// cacert, as etcdctl's.
+	Prefix string // for example "peer-"; empty for client listeners
+	// Client selects the flags of a client that is not a member: cert, key and cacert, as
+	// in etcdctl.
 	Client bool
 }
 
-// name is how a message names the flag of the file that peers give by --peer- and
-// name.
+// name returns the flag that sets a file. The argument is its name among the --peer- flags,
+// without that prefix.
 func (f FlagNames) name(name string) string {
 	if f.Client {
 		switch name {
@@ -200,18 +198,18 @@ func (f FlagNames) name(name string) string {
 	return "--" + f.Prefix + name
 }
 
-// CannotListen says, in etcd's words, that there is no certificate for a listener
-// that is to speak TLS, which flags name one, and which flag asks for the listener.
+// CannotListen reports, in etcd's words, that a TLS listener has no certificate, which
+// flags set one, and which flag asks for the listener.
 func CannotListen(addr, because string, f FlagNames) error {
 	return fmt.Errorf("cannot listen on TLS for %s: %w: %s; give %s and %s, or %s to have a certificate generated, or listen without TLS",
 		addr, errNotPresented, because, f.name("cert-file"), f.name("key-file"), f.name("auto-tls"))
 }
 
-// soon is how long before its end a certificate is mentioned.
+// soon is how long before its expiry a certificate is logged.
 const soon = 7 * 24 * time.Hour
 
-// outOfDate says that a certificate of our own is refused by others, or soon will
-// be; empty for others.
+// outOfDate returns why other programs reject this member's certificate, or soon will;
+// empty if they accept it.
 func (s *Store) outOfDate(pair *tls.Certificate) string {
 	cert := pair.Leaf
 	now := s.o.Now()
@@ -258,11 +256,11 @@ func parsePool(content [][]byte) (*x509.CertPool, error) {
 	return pool, nil
 }
 
-// serials are the serial numbers of revoked certificates, as big-endian bytes.
-// Like etcd's they count for every issuer.
+// serials are the serial numbers of revoked certificates, as big-endian bytes. As in etcd,
+// they apply to every issuer.
 type serials map[string]struct{}
 
-// parseCRL reads one list in DER or any number of them in PEM.
+// parseCRL parses one list in DER, or any number of lists in PEM.
 func parseCRL(content [][]byte) (serials, error) {
 	lists := [][]byte{content[0]}
 	if bytes.Contains(content[0], []byte("-----BEGIN")) {
@@ -291,14 +289,14 @@ func parseCRL(content [][]byte) (serials, error) {
 	return revoked, nil
 }
 
-// CanListen reports whether there is a certificate to show.
+// CanListen reports whether there is a certificate for listeners.
 func (s *Store) CanListen() bool { return s.own != nil }
 
-// RequiresClientCert reports whether listeners want a certificate.
+// RequiresClientCert reports whether listeners require a certificate.
 func (s *Store) RequiresClientCert() bool { return s.o.TrustedCAFile != "" || s.o.ClientCertAuth }
 
-// Server returns the configuration of a listener that speaks protocols (ALPN).
-// It stays valid; each handshake uses what the files hold by then.
+// Server returns the configuration of a listener for the given ALPN protocols. It stays
+// valid; each handshake uses the current files.
 func (s *Store) Server(protocols ...string) *tls.Config {
 	var current built // guarded by s.mu
 	return &tls.Config{
@@ -318,7 +316,7 @@ func (s *Store) server(roots *x509.CertPool, protocols []string) *tls.Config {
 		}
 		return s.own.get()
 	}
-	// A resumed session would outlive what was revoked since.
+	// A resumed session would outlive a revocation.
 	c.SessionTicketsDisabled = true
 	if s.RequiresClientCert() {
 		c.ClientAuth = tls.RequireAndVerifyClientCert
@@ -327,8 +325,8 @@ func (s *Store) server(roots *x509.CertPool, protocols []string) *tls.Config {
 	return c
 }
 
-// Client returns the configuration for a connection that is about to be opened.
-// It is the same one until an authority changes, and must not be modified.
+// Client returns the configuration for a connection that is about to be opened. It returns
+// the same one until the authorities change; it must not be modified.
 func (s *Store) Client() *tls.Config {
 	c, err := s.build(&s.dial, func(roots *x509.CertPool) *tls.Config {
 		c := &tls.Config{}
@@ -347,7 +345,7 @@ func (s *Store) Client() *tls.Config {
 		return c
 	})
 	if err != nil {
-		// Open has read the authorities, and what was read is kept.
+		// Open has read the authorities, and the last good value is retained.
 		panic(fmt.Sprintf("certs: authorities of %s are gone: %v", s.o.TrustedCAFile, err))
 	}
 	return c
@@ -360,7 +358,7 @@ func (s *Store) base() *tls.Config {
 	}
 }
 
-// build returns what b holds, or makes it anew if the authorities have changed.
+// build returns the configuration in b, and rebuilds it if the authorities have changed.
 func (s *Store) build(b *built, make func(roots *x509.CertPool) *tls.Config) (*tls.Config, error) {
 	var roots *x509.CertPool
 	if s.roots != nil {

@@ -10,11 +10,11 @@ import (
 	"strings"
 )
 
-// verify holds the other side's certificate, which is valid, against the
-// revocation list and the rules. It runs on both ends of a connection.
+// verify checks the other side's valid certificate against the revocation list and the
+// rules. Both ends of a connection call it.
 func (s *Store) verify(cs tls.ConnectionState) error {
 	if len(cs.PeerCertificates) == 0 {
-		return nil // and none was asked for
+		return nil // and none was required
 	}
 	if s.revoked != nil {
 		revoked, err := s.revoked.get()
@@ -43,9 +43,9 @@ func (s *Store) allowed(cert *x509.Certificate) bool {
 		slices.ContainsFunc(s.o.AllowedHostnames, func(name string) bool { return cert.VerifyHostname(name) == nil })
 }
 
-// CheckAddress compares where a connection comes from with the names in its
-// certificate, if it has both: one of the addresses is the remote one, or one of
-// the DNS names belongs to it. Connections over sockets that have no address
+// CheckAddress compares the remote address of a connection with the names in its
+// certificate, if there are any: one of the certificate's addresses must be the remote one,
+// or one of its DNS names must belong to it. Connections over sockets without an address
 // pass.
 func (s *Store) CheckAddress(ctx context.Context, cs tls.ConnectionState, remote net.Addr) error {
 	if s.o.SkipClientSANVerify || len(cs.PeerCertificates) == 0 {
@@ -71,8 +71,8 @@ func (s *Store) CheckAddress(ctx context.Context, cs tls.ConnectionState, remote
 	return s.checkNames(ctx, host, cert.DNSNames)
 }
 
-// checkNames looks for host among the DNS names of a certificate: first by the
-// names that the address has, then by the addresses that the names have.
+// checkNames looks for host among the DNS names of a certificate: first by the names of the
+// address, then by the addresses of the names.
 func (s *Store) checkNames(ctx context.Context, host string, names []string) error {
 	found, failed := s.o.Resolver.LookupAddr(ctx, host)
 	for _, name := range found {

@@ -21,15 +21,15 @@ import (
 	"go.uber.org/zap"
 )
 
-// ErrNoValidity is returned for a generated certificate of no validity.
+// ErrNoValidity is returned for a generated certificate with a validity of zero years.
 var ErrNoValidity = errors.New("selfSignedCertValidity is invalid,it should be greater than 0: --self-signed-cert-validity")
 
-// year is etcd's, without leap days.
+// year is etcd's, which ignores leap days.
 const year = 365 * 24 * time.Hour
 
-// SelfSigned returns the names of cert.pem and key.pem in dir. If one of them is
-// not there it generates both: valid from now on for a number of years, for the
-// hosts of host:port texts, signed by its own key.
+// SelfSigned returns the paths of cert.pem and key.pem in dir. If either is missing it
+// generates both: valid from now for the given number of years, for the hosts in a list of
+// host:port, self-signed.
 func SelfSigned(dir string, hosts []string, years uint, lg *zap.Logger) (certFile, keyFile string, err error) {
 	if years == 0 {
 		return "", "", ErrNoValidity
@@ -49,7 +49,7 @@ func SelfSigned(dir string, hosts []string, years uint, lg *zap.Logger) (certFil
 		return "", "", fmt.Errorf("generate certificate: %w", err)
 	}
 	lg.Warn("automatically generate certificates", zap.Time("certificate-validity-bound-not-after", notAfter))
-	// The certificate last: it makes the pair complete.
+	// Write the certificate last: it completes the pair.
 	if err := durable.WriteFileMode(keyFile, keyPEM, 0o600); err != nil {
 		return "", "", err
 	}
@@ -84,7 +84,7 @@ func generate(hosts []string, validity time.Duration) (certPEM, keyPEM []byte, n
 	for _, hostPort := range hosts {
 		host, _, err := net.SplitHostPort(hostPort)
 		if err != nil || host == "" {
-			continue // a socket file has no name
+			continue // a Unix socket has no host name
 		}
 		if ip := net.ParseIP(host); ip != nil {
 			template.IPAddresses = append(template.IPAddresses, ip)

@@ -14,52 +14,51 @@ import (
 )
 
 const (
-	// recheck is how long files are believed not to have changed. Looking costs a
-	// system call a file; a handshake costs a hundred times as much.
+	// recheck is how long files are assumed unchanged after a check. A check costs one
+	// system call for each file; a handshake costs a hundred times as much.
 	recheck = 100 * time.Millisecond
-	// settled is how old a change must be for its time to tell it from the next:
-	// until then the content is compared.
+	// settled is the age from which a modification time is trusted: a younger one may hide
+	// a second change, so the content is compared.
 	settled = 2 * time.Second
-	// repeatLog is when a file that is still broken is mentioned again.
+	// repeatLog is the interval at which a file that stays broken is logged again.
 	repeatLog = time.Minute
-	// maxFileBytes bounds what is read; no certificate is as long.
+	// maxFileBytes bounds the bytes read from a file; no certificate is as long.
 	maxFileBytes = 16 << 20
 )
 
-// file is a file and the flag, without prefix, that names it.
+// file is a file and the flag, without prefix, that sets it.
 type file struct{ flag, path string }
 
-// watched is what a parser makes of some files, read again when one of them
-// changes. The last good value stays in force until there is a new one.
+// watched is the value parsed from some files, which are read again when one of them
+// changes. The last good value stays in use until there is a new one.
 //
-// Readers take state without a lock. One of them at a time looks at the files
-// and the others do not wait for it, so a file system that hangs holds up one
-// handshake.
+// Readers load state without a lock. One of them at a time checks the files and the others
+// do not wait for it, so a hanging file system delays one handshake.
 type watched[T any] struct {
 	files []file
 	parse func(content [][]byte) (T, error)
-	check func(T) string // what the log is told about a new value; nil: nothing
+	check func(T) string // fields to log about a new value; nil logs nothing
 	lg    *zap.Logger
 	now   func() time.Time
 	flags FlagNames
 
-	state atomic.Pointer[outcome[T]] // nil before the first look
-	next  atomic.Int64               // Unix nanoseconds of the next look
+	state atomic.Pointer[outcome[T]] // nil before the first check
+	next  atomic.Int64               // Unix nanoseconds of the next check
 
-	mu     sync.Mutex // held by who looks; guards the rest
-	stamps []stamp    // taken before the last read; nil when that failed
+	mu     sync.Mutex // held by the goroutine that checks; guards the fields below
+	stamps []stamp    // taken before the last read; nil if that failed
 	readAt time.Time
-	sum    [sha256.Size]byte // of what was read last
-	said   string            // the failure that the log has
+	sum    [sha256.Size]byte // of the last content read
+	said   string            // the last failure logged
 	saidAt time.Time
 }
 
 type outcome[T any] struct {
 	value T
-	err   error // there has never been a value
+	err   error // no value has been read yet
 }
 
-// stamp is what changes with a file.
+// stamp changes whenever the file does.
 type stamp struct {
 	modified time.Time
 	size     int64
@@ -74,11 +73,11 @@ func watch[T any](s *Store, parse func([][]byte) (T, error), files ...file) *wat
 	return &watched[T]{files: files, parse: parse, lg: s.o.Logger, now: s.o.Now, flags: s.o.Flags}
 }
 
-// get returns the value in force. It fails only if there has never been one.
+// get returns the current value. It fails only if none has been read yet.
 func (w *watched[T]) get() (T, error) {
 	now := w.now()
 	if w.state.Load() == nil {
-		w.mu.Lock() // nothing to go on with
+		w.mu.Lock() // no value to continue with
 		if w.state.Load() == nil {
 			w.look(now)
 		}
@@ -91,7 +90,7 @@ func (w *watched[T]) get() (T, error) {
 	return s.value, s.err
 }
 
-// look reads the files if they have changed. w.mu is held.
+// look reads the files again if they have changed. w.mu must be held.
 func (w *watched[T]) look(now time.Time) {
 	w.next.Store(now.Add(recheck).UnixNano())
 	stamps, err := w.stat()
@@ -115,7 +114,7 @@ func (w *watched[T]) look(now time.Time) {
 	}
 	value, err := w.parse(content)
 	if err != nil {
-		w.sum = [sha256.Size]byte{} // so that it is mentioned again
+		w.sum = [sha256.Size]byte{} // so that a new failure is logged
 		w.fail(now, w.named(err))
 		return
 	}
@@ -148,7 +147,7 @@ func (w *watched[T]) stat() ([]stamp, error) {
 	for i, f := range w.files {
 		info, err := os.Stat(f.path)
 		if err != nil {
-			// As if it had been opened; so does the text read.
+			// As if os had failed to open it; so does the error of a read.
 			return nil, w.at(f, fmt.Errorf("open %s: %w", f.path, unwrapPath(err)))
 		}
 		if info.Size() > maxFileBytes {
@@ -187,12 +186,12 @@ func sumOf(content [][]byte) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// at puts the flag of f before an error that names its file.
+// at prefixes an error that names its file with the flag of f.
 func (w *watched[T]) at(f file, err error) error {
 	return fmt.Errorf("%s: %w", w.flags.name(f.flag), err)
 }
 
-// named puts the flags and files before an error that does not say where it is.
+// named prefixes an error that does not name its file with the flags and files.
 func (w *watched[T]) named(err error) error {
 	var b strings.Builder
 	for i, f := range w.files {
@@ -212,8 +211,8 @@ func (w *watched[T]) paths() []string {
 	return paths
 }
 
-// fail keeps what is in force, if anything, and tells the log, but not at every
-// handshake. The first failure of all is told by who opened the files.
+// fail keeps the current value, if any, and logs the failure, but not at every handshake.
+// The very first failure is reported by the caller of Open.
 func (w *watched[T]) fail(now time.Time, err error) {
 	before := w.state.Load()
 	text := "cannot use changed TLS files; those read before stay in force"

@@ -15,15 +15,15 @@ import (
 	"quorate/internal/transport"
 )
 
-// resolveTimeout bounds the wait for names of members to resolve: in a cluster
-// that is just being started the names may come later.
+// resolveTimeout bounds how long to wait for members' host names to resolve. In a cluster
+// that is just starting, DNS may learn the names late.
 const resolveTimeout = 30 * time.Second
 
-// InitialMembers is the cluster to bootstrap or to join, checked, for a member without
-// data: once there is a log, membership comes from it, and --initial-cluster is not even
-// looked at. This member is in it. In a new cluster it stands there under the URLs that
-// it advertises, and no URL stands twice; host names are resolved when texts differ, for
-// at most 30 s.
+// InitialMembers returns the validated list of members to bootstrap or to join. It is for a
+// member without data only: once there is a log, membership comes from the log and
+// --initial-cluster is not even parsed. The list contains this member. In a new cluster it
+// must list this member under the URLs that it advertises, and no URL twice. If the texts
+// of URLs differ, host names are resolved, for up to 30 s.
 func (c *Config) InitialMembers(ctx context.Context) ([]membership.InitialMember, error) {
 	ms, err := membership.ParseInitialCluster(c.InitialCluster)
 	if err != nil {
@@ -38,7 +38,7 @@ func (c *Config) InitialMembers(ctx context.Context) ([]membership.InitialMember
 		func(a, b []string) (bool, error) { return transport.SameURLs(ctx, c.lg, a, b) })
 }
 
-// Self is this member in the form of --initial-cluster.
+// Self returns this member in the form of --initial-cluster.
 func (c *Config) Self() string {
 	return membership.FormatInitialCluster([]membership.InitialMember{{Name: c.Member.Name, PeerURLs: URLStrings(c.AdvertisePeerURLs)}})
 }
@@ -50,11 +50,11 @@ func hostPort(host, port string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// defaultHostIP is the address of this host on the way to everywhere else. The
-// route is looked up by the kernel; nothing is sent.
+// defaultHostIP returns the source address of this host on its default route. The kernel
+// looks the route up; no packet is sent.
 func defaultHostIP() (string, error) {
 	var firstErr error
-	for _, target := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // documentation addresses
+	for _, target := range []string{"192.0.2.1:9", "[2001:db8::1]:9"} { // reserved for documentation
 		conn, err := net.Dial("udp", target)
 		if err != nil {
 			firstErr = errors.Join(firstErr, err)
@@ -66,9 +66,9 @@ func defaultHostIP() (string, error) {
 	return "", fmt.Errorf("could not find default route: %w", firstErr)
 }
 
-// CheckDataDir looks into the data directory and warns about files that do not
-// belong. proxy tells that it is one of a proxy, whatever --proxy says, or that
-// it is empty and --proxy says so.
+// CheckDataDir lists the data directory and warns about unexpected files. proxy reports
+// that the directory belongs to a proxy, whatever --proxy says, or that it is empty and
+// --proxy is set.
 func (c *Config) CheckDataDir() (proxy bool, err error) {
 	c.warnOpen(c.Member.DataDir)
 	if c.Member.LogDir != "" {
@@ -102,7 +102,7 @@ func (c *Config) CheckDataDir() (proxy bool, err error) {
 // privateDir is the mode of directories that hold data of clients.
 const privateDir = os.ModeDir | 0o700
 
-// warnOpen warns about a directory that other users may look into.
+// warnOpen warns about a directory that other users can read.
 func (c *Config) warnOpen(dir string) {
 	if info, err := os.Stat(dir); err == nil && info.IsDir() && info.Mode().Perm() != privateDir.Perm() {
 		c.lg.Warn("check file permission", zap.Error(fmt.Errorf("directory %q exist, but the permission is %q. The recommended permission is %q to prevent possible unprivileged access to the data",
@@ -110,18 +110,18 @@ func (c *Config) warnOpen(dir string) {
 	}
 }
 
-// What --proxy may be.
+// Values of --proxy.
 const (
 	ProxyOff      = "off"
 	ProxyReadOnly = "readonly"
 	ProxyOn       = "on"
 )
 
-// ProxyDir is where a proxy keeps what it knows.
+// ProxyDir is the directory in which a proxy saves the peer URLs of the members.
 func (c *Config) ProxyDir() string { return filepath.Join(c.Member.DataDir, "proxy") }
 
-// FallsBackToProxy reports whether a member that finds its cluster full is to
-// become a proxy of it.
+// FallsBackToProxy reports whether a member that finds its cluster full becomes a proxy to
+// it.
 func (c *Config) FallsBackToProxy() bool {
 	return c.V2Discovery != "" && c.DiscoveryFallback == "proxy"
 }

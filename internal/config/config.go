@@ -1,12 +1,11 @@
-// Package config turns flags, environment and configuration file into one
-// Config.
+// Package config turns flags, environment and configuration file into one Config.
 //
-// In: the command line, the environment, and the file that one of them names.
-// Out: a Config, made of the options of the packages that act on them, that is resolved and validated once, or the exit code of the
-// process. Always true: names, defaults, precedence, messages and exit codes
-// are etcd 3.7's, so an unchanged unit file, static pod or script starts the
-// member and reads its errors as before. A setting that this server does not
-// act on is never swallowed: a warning names it at the start.
+// In: the command line, the environment, and the file that either of them names. Out: a
+// Config, resolved and validated once and composed of the options of the packages that act
+// on them, or the exit code of the process. Always true: names, defaults, precedence,
+// messages and exit codes are those of etcd 3.7, so an unchanged unit file, static pod or
+// script starts the member and parses its errors as before. A setting without effect in
+// this server is never ignored silently: a warning at start names it.
 package config
 
 import (
@@ -35,7 +34,7 @@ const (
 	StateExisting = "existing" // join one
 )
 
-// DefaultName is the name of a member that was not given one.
+// DefaultName is the name of a member without --name.
 const DefaultName = "default"
 
 // Values of --metrics.
@@ -55,11 +54,11 @@ const (
 	defaultSnapshotCatchUpEntries = 5000
 )
 
-// Config is one member's configuration. It is not changed once Parse has returned it.
+// Config is one member's configuration. It does not change once Parse has returned it.
 //
-// What a flag says about one package stands in the options of that package, under Member,
-// Calls, Pages and so on, and goes there as it is. What needs a decision or another unit
-// first is a field of its own, and handDown is where it gets there.
+// A flag that one package takes as it is sets a field of that package's options, under
+// Member, Calls, Pages and so on. A flag that needs a decision or another unit first is a
+// field of Config itself, and handDown converts it.
 type Config struct {
 	Member  server.Config
 	Calls   rpc.Options
@@ -76,16 +75,16 @@ type Config struct {
 
 	ListenPeerURLs       []url.URL
 	ListenClientURLs     []url.URL
-	ListenClientHTTPURLs []url.URL // when set, HTTP is served here only, and gRPC alone on ListenClientURLs
+	ListenClientHTTPURLs []url.URL // if set, HTTP is served on these alone, and ListenClientURLs serve gRPC alone
 	ListenMetricsURLs    []url.URL
 	ReusePort            bool
 	ReuseAddress         bool
 	EnableGRPCGateway    bool
 	MemoryMlock          bool
 	EnablePprof          bool   // log level debug does the same
-	Metrics              string // MetricsExtensive, or anything else for basic
+	Metrics              string // MetricsExtensive; anything else is basic
 
-	QuotaBackendBytes          int64 // as given: 0 is the default, negative is none; see Quota
+	QuotaBackendBytes          int64 // as given: 0 is the default, negative is unlimited; see Quota
 	BackendBatchInterval       time.Duration
 	BackendFreelistType        string
 	AutoCompactionMode         string
@@ -98,7 +97,7 @@ type Config struct {
 	AdvertiseClientURLs []url.URL
 	InitialCluster      string    // see InitialMembers
 	ClusterState        string    // StateNew or StateExisting
-	Join                []url.URL // client URLs of a running cluster to add this member to
+	Join                []url.URL // client URLs of a running cluster that this member adds itself to
 	Discovery           discovery.Config
 	DiscoverySRV        string
 	DiscoverySRVName    string
@@ -117,17 +116,18 @@ type Config struct {
 
 	Logger                string // zap or capnslog
 	LogPackageLevels      string
-	Debug                 bool // log level debug, by an older name
+	Debug                 bool // the former flag for log level debug
 	EnableLogRotation     bool
 	LogRotationConfigJSON string
 
-	// Of etcd 3.4 and 3.5.
+	// Flags of etcd 3.4 and 3.5.
 	V2Discovery      string
 	V2DiscoveryProxy string
 	EnableV2         bool
 	Proxy            string // ProxyOff, ProxyReadOnly or ProxyOn
 
-	// Of the proxy, in milliseconds. 0 is no limit for the last three.
+	// Timeouts and intervals of the proxy, in milliseconds. For the last three, 0 is no
+	// limit.
 	ProxyFailureWaitMs     uint
 	ProxyRefreshIntervalMs uint
 	ProxyDialTimeoutMs     uint
@@ -136,14 +136,14 @@ type Config struct {
 
 	configFile   string
 	printVersion bool
-	explicit     map[string]bool // names of flags and file keys that were given
+	explicit     map[string]bool // names of the flags and file keys that were set
 	oldGates     map[string]bool // boolean flags that became gates, as given
-	notes        []note          // lines to log once there is a logger
+	notes        []note          // lines to log once the logger exists
 	lg           *zap.Logger
 	closeLog     func()
 }
 
-// Default returns the configuration of a member that was given nothing.
+// Default returns the configuration without any flag, variable or file.
 func Default() *Config {
 	return &Config{
 		Member: server.Config{
@@ -196,15 +196,15 @@ func Default() *Config {
 	}
 }
 
-// Log is the logger that the logging flags ask for.
+// Log returns the logger that the logging flags ask for.
 func (c *Config) Log() *zap.Logger { return c.lg }
 
-// Close releases the files of the logger, after the last line.
+// Close closes the logger's files. Call it after the last line.
 func (c *Config) Close() {
 	if c.closeLog != nil {
 		c.closeLog()
 	}
 }
 
-// IsNewCluster tells bootstrapping a cluster from joining one.
+// IsNewCluster reports whether the member bootstraps a cluster, as opposed to joining one.
 func (c *Config) IsNewCluster() bool { return c.ClusterState == StateNew }

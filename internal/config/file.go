@@ -19,10 +19,10 @@ import (
 	"quorate/internal/suggest"
 )
 
-// maxFileBytes bounds the configuration file; what is larger is none.
+// maxFileBytes bounds the configuration file; a larger file is rejected.
 const maxFileBytes = 8 << 20
 
-// textKeys are the settings that are one text with commas in the file.
+// textKeys are the settings that the file holds as one comma-separated string.
 type textKeys struct {
 	ListenPeerURLs       string        `json:"listen-peer-urls"`
 	ListenClientURLs     string        `json:"listen-client-urls"`
@@ -42,15 +42,15 @@ type socketOptions struct {
 	ReuseAddress bool `json:"reuse-address"`
 }
 
-// sections are the parts of the file that are an object with keys of its own.
+// sections are the parts of the file that are objects with keys of their own.
 func sections(c *Config) map[string]any {
 	return map[string]any{
 		"client-transport-security": &c.ClientTLS, "peer-transport-security": &c.PeerTLS, "discovery-config": &c.Discovery,
 	}
 }
 
-// keysOf is the file as a struct for decoders: a field for each key, which points
-// to where the value belongs. The keys are the names of the options.
+// keysOf returns the file as a struct for decoders: a field for each key, pointing to where
+// the value belongs. The keys are the names of the options.
 func keysOf(c *Config, texts *textKeys) reflect.Value {
 	plain, own := new(structOf), new(structOf)
 	for t, i := reflect.ValueOf(texts).Elem(), 0; i < t.NumField(); i++ {
@@ -64,7 +64,8 @@ func keysOf(c *Config, texts *textKeys) reflect.Value {
 	for key, p := range sections(c) {
 		plain.add(key, reflect.ValueOf(p))
 	}
-	// Two structs in one, as etcd has them: so the YAML decoder takes no number for a text.
+	// One struct embedded in another, as in etcd, so that the YAML decoder does not accept
+	// a number for a string.
 	file := reflect.New(reflect.StructOf([]reflect.StructField{
 		{Name: "Config", Type: plain.typ(), Anonymous: true}, {Name: "ConfigJSON", Type: own.typ(), Anonymous: true}})).Elem()
 	plain.fill(file.Field(0))
@@ -72,7 +73,7 @@ func keysOf(c *Config, texts *textKeys) reflect.Value {
 	return file
 }
 
-// structOf makes a struct of pointers, one for each key.
+// structOf builds a struct of pointers, one for each key.
 type structOf struct {
 	keys []string
 	ptrs []reflect.Value
@@ -96,8 +97,8 @@ func (s *structOf) fill(v reflect.Value) {
 	}
 }
 
-// target is the variable behind the value of an option, nil if the text of the
-// option is more than one.
+// target returns the variable behind the value of an option, nil if the option's text sets
+// more than one.
 func target(field any) any {
 	switch v := field.(type) {
 	case uint32Value:
@@ -125,7 +126,8 @@ func decodeKeys(decode func([]byte, any) error, data []byte, file reflect.Value)
 	}
 	for i := range file.NumField() {
 		for j := range file.Field(i).NumField() {
-			// null is no list, and for all else as if there were no key.
+			// In a list null is an empty list; for any other value, it is as if the key
+			// were absent.
 			if p := was.Field(i).Field(j); file.Field(i).Field(j).IsNil() && p.Type().Elem().Kind() == reflect.Slice {
 				p.Elem().SetZero()
 			}
@@ -134,13 +136,13 @@ func decodeKeys(decode func([]byte, any) error, data []byte, file reflect.Value)
 	return nil
 }
 
-// etcdsNames are the types of etcd that stand in errors where we have another one.
+// etcdsNames maps our type names to etcd's, as they occur in decoding errors.
 var etcdsNames = map[string]string{
 	"": "configYAML", "Files": "securityConfig", "Config": "DiscoveryConfig", "Client": "ConfigSpec",
 	"Secure": "SecureConfig", "Auth": "AuthConfig", "socketOptions": "SocketOpts",
 }
 
-// inEtcdsNames rewords an error of the decoder, which names types.
+// inEtcdsNames rewrites the type names in a decoding error to etcd's.
 func inEtcdsNames(err error) error {
 	wrong := (*json.UnmarshalTypeError)(nil)
 	if !errors.As(err, &wrong) {
@@ -165,7 +167,7 @@ func inEtcdsNames(err error) error {
 var etcdsTypes = strings.NewReplacer("of type certs.Files", "of type embed.securityConfig", "of type config.socketOptions", "of type transport.SocketOpts",
 	"of type discovery.Config", "of type v3discovery.DiscoveryConfig")
 
-// urlsError is a bad URL in the file, which etcd reports in words of its own.
+// urlsError is an invalid URL in the file, which etcd reports with a text of its own.
 type urlsError struct {
 	setting string
 	err     error
@@ -177,7 +179,7 @@ func (e *urlsError) Error() string {
 
 func (e *urlsError) Unwrap() error { return e.err }
 
-// fromFile reads the configuration from a file and from nothing else.
+// fromFile reads the configuration from the file alone.
 func (p *parser) fromFile(path string) (*Config, *Exit, error) {
 	c, err := readFile(path)
 	if bad := (*urlsError)(nil); asURLsError(err, &bad) {
@@ -217,7 +219,7 @@ func readFile(path string) (*Config, error) {
 	return decodeFile(data)
 }
 
-// unwrapPath drops the operation and the path that os puts before an error.
+// unwrapPath strips the operation and the path that os puts in front of an error.
 func unwrapPath(err error) error {
 	if pe, ok := err.(*os.PathError); ok {
 		return pe.Err
@@ -225,8 +227,8 @@ func unwrapPath(err error) error {
 	return err
 }
 
-// decodeFile reads YAML or JSON. Keys that are not known are passed over, as in
-// etcd; keys that mean an option by its old name are taken.
+// decodeFile decodes YAML or JSON. Unknown keys are skipped, as in etcd; former names of
+// options are accepted.
 func decodeFile(data []byte) (*Config, error) {
 	c, texts := Default(), new(textKeys)
 	file := keysOf(c, texts)
@@ -265,8 +267,8 @@ func decodeFile(data []byte) (*Config, error) {
 	return c, nil
 }
 
-// warnUnknown warns about keys of the file, or of a section of it, that mean
-// nothing here, and names what was probably meant. etcd passes them over.
+// warnUnknown warns about unknown keys of the file, or of one of its sections, and suggests
+// the name that was probably meant. etcd skips them silently.
 func (c *Config) warnUnknown(section string, keys map[string]json.RawMessage, of reflect.Type) {
 	known := map[string]reflect.Type{}
 	collectKeys(of, known)
@@ -281,7 +283,7 @@ func (c *Config) warnUnknown(section string, keys map[string]json.RawMessage, of
 	for _, key := range sortedKeys(keys) {
 		t, ok := known[key]
 		if !ok && slices.ContainsFunc(sortedKeys(known), func(k string) bool { return strings.EqualFold(k, key) }) {
-			continue // the decoder takes it
+			continue // the decoder accepts it
 		}
 		if !ok {
 			fields := []zap.Field{zap.String("key", section+key)}
@@ -298,8 +300,8 @@ func (c *Config) warnUnknown(section string, keys map[string]json.RawMessage, of
 	}
 }
 
-// collectKeys adds the keys of the fields of a struct, with the types of those
-// that are sections.
+// collectKeys adds the keys of a struct's fields, with the types of those that are
+// sections.
 func collectKeys(of reflect.Type, known map[string]reflect.Type) {
 	for i := range of.NumField() {
 		f := of.Field(i)
@@ -317,8 +319,8 @@ func collectKeys(of reflect.Type, known map[string]reflect.Type) {
 	}
 }
 
-// takeOldKeys decodes the values of keys that an option had while it was
-// experimental into the field of the option.
+// takeOldKeys decodes the values of an option's former, experimental key into the option's
+// field.
 func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
 	for _, a := range aliases {
 		key := a.old
@@ -354,11 +356,11 @@ func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
 	return nil
 }
 
-// takeLists parses the settings that are one text in the file.
+// takeLists parses the settings that the file holds as one string.
 func (c *Config) takeLists(l *textKeys) error {
 	lists := []struct {
 		text    string
-		setting string // as etcd names it in the error, right or wrong
+		setting string // etcd names this flag in the error, right or wrong
 		urls    *[]url.URL
 	}{
 		{l.ListenPeerURLs, "listen-peer-urls", &c.ListenPeerURLs},

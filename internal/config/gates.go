@@ -9,7 +9,7 @@ import (
 	"quorate/internal/httpapi"
 )
 
-// Names of the feature gates that this server acts on.
+// Names of the feature gates that have an effect in this server.
 const (
 	CompactHashCheck       = "CompactHashCheck"
 	InitialCorruptCheck    = "InitialCorruptCheck"
@@ -20,7 +20,7 @@ const (
 	NotServingOnDefrag     = "StopGRPCServiceOnDefrag"
 )
 
-// Stages of a gate, as they stand in the etcd_server_feature_enabled series.
+// Stages of a gate, as in the series etcd_server_feature_enabled.
 const (
 	StageAlpha = "ALPHA"
 	StageBeta  = "BETA"
@@ -33,8 +33,8 @@ type gate struct {
 	Default bool
 }
 
-// known lists the gates of etcd 3.7 in order of their names. AllAlpha and
-// AllBeta stand for every gate of a stage.
+// known lists the gates of etcd 3.7, sorted by name. AllAlpha and AllBeta stand for every
+// gate of a stage.
 var known = []gate{
 	{Name: "AllAlpha", Stage: StageAlpha},
 	{Name: "AllBeta", Stage: StageBeta},
@@ -49,15 +49,15 @@ var known = []gate{
 	{Name: "TxnModeWriteWithSharedBuffer", Stage: StageBeta, Default: true},
 }
 
-// effectiveGates change what this server does; the others are only known.
+// effectiveGates change the behaviour of this server; all others are accepted without
+// effect.
 var effectiveGates = []string{CompactHashCheck, InitialCorruptCheck, LeaseCheckpoint, LeaseCheckpointPersist,
 	PriorityRequest, SetMemberLocalAddr, NotServingOnDefrag}
 
-// Gates is the value of --feature-gates. The zero value has all defaults.
+// Gates is the value of --feature-gates. The zero value has all gates at their defaults.
 type Gates struct{ set map[string]bool }
 
-// Set takes Name=bool,Name=bool on top of what is set already. On an error
-// nothing is changed.
+// Set applies Name=bool,Name=bool on top of earlier settings. On an error nothing changes.
 func (g *Gates) Set(text string) error {
 	next := make(map[string]bool, len(g.set))
 	for name, v := range g.set {
@@ -87,7 +87,7 @@ func (g *Gates) Set(text string) error {
 	return nil
 }
 
-// String returns what was set, in order of the names.
+// String returns the gates that were set, sorted by name.
 func (g *Gates) String() string {
 	if g == nil {
 		return ""
@@ -99,8 +99,8 @@ func (g *Gates) String() string {
 	return strings.Join(pairs, ",")
 }
 
-// Enabled reports the state of a gate: what was set for it, else what was set
-// for its whole stage, else its default. An unknown gate is off.
+// Enabled reports whether a gate is on: its own setting, else that of its stage, else its
+// default. An unknown gate is off.
 func (g *Gates) Enabled(name string) bool {
 	if v, ok := g.set[name]; ok {
 		return v
@@ -119,7 +119,7 @@ func (g *Gates) Enabled(name string) bool {
 	return known[i].Default
 }
 
-// List returns every known gate with its state, in order of the names.
+// List returns every known gate with its state, sorted by name.
 func (g *Gates) List() []httpapi.Feature {
 	list := make([]httpapi.Feature, len(known))
 	for i, k := range known {
@@ -128,7 +128,7 @@ func (g *Gates) List() []httpapi.Feature {
 	return list
 }
 
-// inert returns the gates that were moved off their default without effect.
+// inert returns the gates that were moved off their default and have no effect.
 func (g *Gates) inert() []string {
 	var names []string
 	for _, gate := range known {
@@ -144,7 +144,7 @@ func gateIndex(name string) int {
 	return slices.IndexFunc(known, func(g gate) bool { return g.Name == name })
 }
 
-// sortedKeys returns the keys of m in order.
+// sortedKeys returns the keys of m, sorted.
 func sortedKeys[V any](m map[string]V) []string {
 	keys := make([]string, 0, len(m))
 	for k := range m {

@@ -10,12 +10,13 @@ import (
 	"quorate/internal/proxy/httpproxy"
 )
 
-// handDown gives the options of other packages what flags say in another form than theirs.
+// handDown converts the flags that other packages want in another form, and sets the
+// options of these packages.
 func (c *Config) handDown() {
 	m := &c.Member
 	m.PeerURLs, m.ClientURLs = URLStrings(c.AdvertisePeerURLs), URLStrings(c.AdvertiseClientURLs)
 	m.Existing = !c.IsNewCluster()
-	m.Tick, m.ElectionTicks = milliseconds(c.TickMs), int(c.ElectionMs/c.TickMs) // the timeout is a whole number of ticks
+	m.Tick, m.ElectionTicks = milliseconds(c.TickMs), int(c.ElectionMs/c.TickMs) // rounded down to a whole number of ticks
 	m.MaxRequestBytes = int(c.Calls.MaxRequestBytes)
 	m.BcryptCost, m.Tokens.TTL, m.ClientCertAuth = int(c.BcryptCost), time.Duration(c.AuthTokenTTL)*time.Second, c.ClientTLS.ClientCertAuth
 	m.Lease.Checkpoints, m.State.PersistCheckpoints = c.FeatureGates.Enabled(LeaseCheckpoint), c.FeatureGates.Enabled(LeaseCheckpointPersist)
@@ -25,7 +26,7 @@ func (c *Config) handDown() {
 	if c.BackendBatchInterval > 0 {
 		m.Upkeep.FlushInterval = max(c.BackendBatchInterval, minFlush)
 	}
-	if keep, _ := c.CompactionRetention(); c.AutoCompactionMode == CompactionPeriodic { // the text has been checked
+	if keep, _ := c.CompactionRetention(); c.AutoCompactionMode == CompactionPeriodic { // already validated
 		m.Upkeep.AutoCompaction.Period = keep
 	} else {
 		m.Upkeep.AutoCompaction.Revisions = int64(keep)
@@ -43,20 +44,20 @@ func (c *Config) handDown() {
 	c.Calls.ElectionTimeout, c.Calls.Extensive, c.Calls.Logger = m.ElectionTimeout(), c.Metrics == MetricsExtensive, c.lg
 	c.Calls.NotServingOnDefrag = c.FeatureGates.Enabled(NotServingOnDefrag)
 
-	// Log level debug opens profiles and traces as etcd's does.
+	// Log level debug opens profiles and traces, as in etcd.
 	c.Pages.EnableTrace = c.Logging.Level == "debug"
 	c.Pages.EnablePprof = c.EnablePprof || c.Pages.EnableTrace
 	c.Pages.RequestTimeout, c.Pages.Logger = m.RequestTimeout(), c.lg
 }
 
-// minFlush keeps the store's tables from becoming too small to be worth their files.
-// Nothing is lost by waiting: the raft log has it.
+// minFlush is the shortest flush interval, so that the store's tables do not become too
+// small to be worth their files. Waiting loses nothing: the raft log has the writes.
 const minFlush = 5 * time.Second
 
 func milliseconds(n uint) time.Duration { return time.Duration(n) * time.Millisecond }
 
-// localIP is the first address among the advertised peer URLs that a connection
-// can come from, nil if they are names or unspecified.
+// localIP returns the first advertised peer address that outgoing connections can be bound
+// to, nil if the advertised URLs have host names or unspecified addresses only.
 func (c *Config) localIP() net.IP {
 	for i := range c.AdvertisePeerURLs {
 		if ip := net.ParseIP(c.AdvertisePeerURLs[i].Hostname()); ip != nil && !ip.IsUnspecified() {
@@ -66,8 +67,7 @@ func (c *Config) localIP() net.IP {
 	return nil
 }
 
-// Quota returns the effective quota in bytes; limited is false when there is
-// none.
+// Quota returns the effective quota in bytes; limited is false if there is no quota.
 func (c *Config) Quota() (bytes int64, limited bool) {
 	switch {
 	case c.QuotaBackendBytes < 0:
@@ -78,12 +78,12 @@ func (c *Config) Quota() (bytes int64, limited bool) {
 	return c.QuotaBackendBytes, true
 }
 
-// Layout names the files of the member.
+// Layout returns the paths of the member's files.
 func (c *Config) Layout() datadir.Layout {
 	return datadir.Layout{FS: vfs.Default, DataDir: c.Member.DataDir, WALDir: c.Member.LogDir}
 }
 
-// HTTPProxy is what the flags say about a proxy, and about its way to the members.
+// HTTPProxy returns the options of a proxy and of its connections to the members.
 func (c *Config) HTTPProxy() (httpproxy.Options, httpproxy.TransportOptions) {
 	return httpproxy.Options{Dir: c.ProxyDir(), Logger: c.lg,
 			FailureWait: milliseconds(c.ProxyFailureWaitMs), Refresh: milliseconds(c.ProxyRefreshIntervalMs)},
@@ -91,5 +91,5 @@ func (c *Config) HTTPProxy() (httpproxy.Options, httpproxy.TransportOptions) {
 			WriteTimeout: milliseconds(c.ProxyWriteTimeoutMs), MaxIdlePerEndpoint: proxyIdleConns}
 }
 
-// proxyIdleConns are kept to each member.
+// proxyIdleConns is the number of idle connections kept to each member.
 const proxyIdleConns = 128

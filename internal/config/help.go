@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// usage is printed with every error of the command line.
+// usage is printed with every command line error.
 const usage = `Usage:
 
   etcd [flags]
@@ -40,10 +40,10 @@ const usage = `Usage:
       --initial-cluster m1=http://10.0.0.1:2380,m2=http://10.0.0.2:2380,m3=http://10.0.0.3:2380
 `
 
-// Usage is the part of --help before the flags.
+// Usage is the part of --help above the flags.
 func Usage() string { return usage }
 
-// FlagHelp is what --help says about one flag.
+// FlagHelp is one flag's part of --help.
 type FlagHelp struct {
 	Group, Name, Default string
 	Text                 []string // lines
@@ -92,7 +92,7 @@ func helpOf(o option, defaults *Config) FlagHelp {
 	return f
 }
 
-// note is what --help says about options that do nothing.
+// note marks the options that have no effect.
 func (s state) note() string {
 	switch s {
 	case inert:

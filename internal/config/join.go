@@ -11,23 +11,23 @@ import (
 	"go.uber.org/zap"
 )
 
-// Ports that a member listens on when --join is all that it was told.
+// Default ports of a member that was given --join and no URLs to listen on.
 const (
 	joinPeerPort   = "2380"
 	joinClientPort = "2379"
 )
 
-// Joining reports whether the member is to add itself to a running cluster.
+// Joining reports whether the member adds itself to a running cluster.
 func (c *Config) Joining() bool { return len(c.Join) > 0 }
 
-// Discovers reports whether the founders of the cluster find each other elsewhere.
+// Discovers reports whether the founders of the cluster find each other through discovery.
 func (c *Config) Discovers() bool {
 	return c.V2Discovery != "" || c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0
 }
 
-// settleJoin fills in what a member that joins by --join need not be told: a
-// name, and URLs on the address by which the cluster can reach it. What was
-// given stays.
+// settleJoin fills in what a member that joins by --join was not given: its name, and URLs
+// on the address under which the cluster can reach it. Flags that were set stay as they
+// are.
 func (p *parser) settleJoin(c *Config) error {
 	if !c.Joining() {
 		return nil
@@ -83,8 +83,8 @@ func (p *parser) settleJoin(c *Config) error {
 	return nil
 }
 
-// reachable turns URLs to listen on into URLs to dial: an unspecified address
-// becomes ip, and loopback addresses are left out while there are others.
+// reachable turns URLs to listen on into URLs to dial: it replaces an unspecified address
+// by ip, and leaves out loopback addresses unless there is nothing else.
 func reachable(listen []url.URL, ip string) []url.URL {
 	var far, near []url.URL
 	for _, u := range listen {
@@ -122,8 +122,8 @@ func scheme(secure bool) string {
 	return "http"
 }
 
-// hostToward is the address of this host on the way to target, a host with a
-// port. The route is looked up by the kernel; nothing is sent.
+// hostToward returns the source address of this host on its route to target, a host with a
+// port. The kernel looks the route up; no packet is sent.
 func hostToward(target string) (string, error) {
 	conn, err := net.Dial("udp", target)
 	if err != nil {

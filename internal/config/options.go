@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// state says what this server does with an option.
+// state says whether an option has an effect in this server.
 type state int
 
 const (
 	effective state = iota
-	inert           // accepted and validated; a warning at the start says that it changes nothing
+	inert           // accepted and validated; a warning at start says that it has no effect
 )
 
 // Groups of options, in the order of --help.
@@ -34,19 +34,19 @@ var groups = []string{
 	groupLogging, groupTracing, groupFeatures, groupLegacy, groupUnsafe,
 }
 
-// option is one flag. Its environment variable, its line in --help and
-// its key in the file follow from it.
+// option is one flag. Its environment variable, its line in --help and its key in the file
+// are derived from it.
 type option struct {
 	name  string
 	group string
 	state state
 	help  string
-	shown string              // default in --help, when it is not the plain one
-	noKey bool                // the file has no key of this name
+	shown string              // default shown in --help, where it is not the plain value
+	noKey bool                // the file has no key for it
 	field func(c *Config) any // *bool, *int, ..., or a flag.Value over the field
 }
 
-// options is every flag of etcd 3.7 and --join, in the order of --help.
+// options returns every flag of etcd 3.7, and --join, in the order of --help.
 var options = []option{
 	{name: "name", group: groupMember, help: "Name of this member; at bootstrap it must be one of the names in --initial-cluster.",
 		field: func(c *Config) any { return &c.Member.Name }},
@@ -309,7 +309,7 @@ var options = []option{
 		field: func(c *Config) any { return &c.Member.Log.NoSync }},
 }
 
-// alias is the name that an option had while it was experimental.
+// alias is the former, experimental name of an option.
 type alias struct {
 	old, new string
 	fileKey  string // key in the file, when it is not old
@@ -337,7 +337,7 @@ var aliases = []alias{
 	{old: "experimental-watch-progress-notify-interval", new: "watch-progress-notify-interval"},
 }
 
-// gateAlias is the boolean flag that became a feature gate.
+// gateAlias is a boolean flag that became a feature gate.
 type gateAlias struct{ old, gate string }
 
 var gateAliases = []gateAlias{
@@ -349,21 +349,20 @@ var gateAliases = []gateAlias{
 	{"experimental-txn-mode-write-with-shared-buffer", "TxnModeWriteWithSharedBuffer"},
 }
 
-// ignoredNames are taken on the command line, and do nothing, in every etcd.
+// ignoredNames are accepted on the command line and ignored, by etcd too.
 var ignoredNames = []string{
 	"cluster-active-size", "cluster-remove-delay", "cluster-sync-interval", "config", "force",
 	"max-result-buffer", "max-retry-attempts", "peer-heartbeat-interval", "peer-election-timeout",
 	"retry-interval", "snapshot", "v", "vv", "test.coverprofile", "test.outputdir",
 }
 
-// deprecatedNames still work and are warned about.
+// deprecatedNames still work, with a warning.
 var deprecatedNames = map[string]string{
 	"max-snapshots":  "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.",
 	"v2-deprecation": "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input.",
 }
 
-// newFlagSet builds the command line over the fields of c, whose values become
-// the defaults.
+// newFlagSet returns a flag set over the fields of c, whose values become the defaults.
 func newFlagSet(c *Config) *flag.FlagSet {
 	fs := flag.NewFlagSet("etcd", flag.ContinueOnError)
 	for _, o := range options {
@@ -407,7 +406,7 @@ func addFlag(fs *flag.FlagSet, name, help string, field any) {
 	}
 }
 
-// aliasValue passes what the old name gets on to the new one.
+// aliasValue passes values set under the former name on to the option.
 type aliasValue struct{ target flag.Value }
 
 func (v aliasValue) Set(s string) error { return v.target.Set(s) }
@@ -418,8 +417,8 @@ func (v aliasValue) IsBoolFlag() bool {
 	return ok && b.IsBoolFlag()
 }
 
-// gateValue keeps what an old boolean flag was set to, until it is known that
-// the gate was not set as well.
+// gateValue holds the value of a former boolean flag until it is known that the gate was
+// not set as well.
 type gateValue struct {
 	c   *Config
 	old string
@@ -440,7 +439,7 @@ func (v gateValue) Set(s string) error {
 	return nil
 }
 
-// textOf is the value of an option as --help and comparisons see it.
+// textOf formats the value of an option for --help and for comparisons.
 func textOf(o option, c *Config) string {
 	switch p := o.field(c).(type) {
 	case *bool:

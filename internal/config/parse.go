@@ -15,7 +15,7 @@ import (
 	"quorate/internal/logging"
 )
 
-// Exit tells the caller to end the process, everything having been said.
+// Exit asks the caller to exit the process; everything has been printed.
 type Exit struct{ Code int }
 
 // Exit codes.
@@ -27,10 +27,10 @@ const (
 
 const envPrefix = "ETCD_"
 
-// supportedArchs are those that etcd runs on without being told to.
+// supportedArchs are those on which etcd runs without ETCD_UNSUPPORTED_ARCH.
 var supportedArchs = []string{"amd64", "arm64", "ppc64le", "s390x"}
 
-// note is a log line from before there is a logger.
+// note is a log line from before the logger exists.
 type note struct {
 	level  zapcore.Level
 	msg    string
@@ -46,20 +46,19 @@ type parser struct {
 	args           []string // as os.Args: the first is the program
 	environ        []string // as os.Environ
 	stdout, stderr io.Writer
-	early          *zap.Logger // for what happens before the logging flags are known
+	early          *zap.Logger // for lines from before the logging flags are known
 	hostIP         func() (string, error)
 	hostToward     func(target string) (string, error)
 	goarch         string
 }
 
-// Parse reads the configuration from args, which are those of the process with
-// the program's name first (os.Args), and environ (os.Environ). It writes help,
-// version and errors to stdout and stderr, and its log lines to where the
-// logging flags say. When exit is not nil the process is to end with its code;
-// otherwise c is complete and validated, and c.Log() ready.
+// Parse reads the configuration from args, the process's arguments beginning with the
+// program's name (os.Args), and environ (os.Environ). It writes help, version and errors to
+// stdout and stderr, and log lines to where the logging flags say. If exit is not nil, the
+// caller exits with its code; otherwise c is complete and validated, and c.Log() is ready.
 //
-// Precedence is etcd's: a configuration file alone, or else flags, then
-// environment variables, then defaults.
+// Precedence is etcd's: a configuration file alone, or else flags, then environment
+// variables, then defaults.
 func Parse(args, environ []string, stdout, stderr io.Writer) (c *Config, exit *Exit) {
 	p := &parser{args: args, environ: environ, stdout: stdout, stderr: stderr, hostIP: defaultHostIP, hostToward: hostToward, goarch: runtime.GOARCH}
 	return p.run()
@@ -84,7 +83,7 @@ func (p *parser) run() (*Config, *Exit) {
 		return nil, exit
 	}
 	if level := (*logging.LevelError)(nil); errors.As(err, &level) {
-		// etcd panics here; scripts see the text and the code.
+		// etcd panics here; scripts depend on the text and the exit code.
 		fmt.Fprintf(p.stderr, "panic: %v\n", level)
 		return nil, &Exit{exitUsage}
 	}
@@ -105,7 +104,7 @@ func (p *parser) run() (*Config, *Exit) {
 	return c, nil
 }
 
-// reject logs why the configuration is not accepted.
+// reject logs why the configuration is rejected.
 func (p *parser) reject(lg *zap.Logger, err error) *Exit {
 	lg.Warn("failed to verify flags", zap.Error(err))
 	if errors.Is(err, ErrAdvertiseClientURLs) {
@@ -114,8 +113,7 @@ func (p *parser) reject(lg *zap.Logger, err error) *Exit {
 	return &Exit{exitError}
 }
 
-// parseArgs reads the command line and does what ends there: help, version and
-// mistakes.
+// parseArgs parses the command line, and handles help, version and mistakes.
 func (p *parser) parseArgs(c *Config, fs *flag.FlagSet) *Exit {
 	fs.SetOutput(p.stderr)
 	fs.Usage = func() { io.WriteString(p.stderr, usage+"\n") }
@@ -137,8 +135,8 @@ func (p *parser) parseArgs(c *Config, fs *flag.FlagSet) *Exit {
 	return nil
 }
 
-// resolve fills and validates c from the one source that counts. The error
-// rejects the configuration; an exit means that everything has been said.
+// resolve fills and validates c from the source that has precedence. An error rejects the
+// configuration; a non-nil exit means that everything has been printed.
 func (p *parser) resolve(c *Config, fs *flag.FlagSet) (*Config, *Exit, error) {
 	if fs.NArg() > 0 {
 		return c, nil, fmt.Errorf("%q is not a valid flag", fs.Arg(0))
@@ -186,7 +184,7 @@ func (p *parser) fromFlags(c *Config, fs *flag.FlagSet) (*Exit, error) {
 	return nil, err
 }
 
-// warnDeprecated names the flags that were given and will go away.
+// warnDeprecated warns about deprecated flags that were set.
 func (c *Config) warnDeprecated() {
 	for _, name := range sortedKeys(deprecatedNames) {
 		if c.explicit[name] && c.lg != nil {
@@ -207,7 +205,7 @@ func (p *parser) finish(c *Config) error {
 		return err
 	}
 	if c.DiscoveryFallback == "proxy" && c.V2Discovery == "" {
-		// The default up to etcd 3.5, which old units and guides state.
+		// The default up to etcd 3.5, which old units and guides spell out.
 		c.warn("--discovery-fallback=proxy changes nothing without --discovery")
 	}
 	if err := p.settleJoin(c); err != nil {
@@ -220,8 +218,8 @@ func (p *parser) finish(c *Config) error {
 	return nil
 }
 
-// mergeOldNames settles flags and file keys that were given under the names
-// they had while experimental.
+// mergeOldNames merges flags and file keys that were given under their former, experimental
+// names.
 func (c *Config) mergeOldNames() error {
 	for _, a := range aliases {
 		if !c.explicit[a.old] {
@@ -249,16 +247,15 @@ func (c *Config) mergeOldNames() error {
 	return nil
 }
 
-// noteInert queues a warning for everything that was asked for and changes
-// nothing.
+// noteInert queues a warning for everything that was set and has no effect.
 func (c *Config) noteInert() {
 	for _, name := range c.Inert() {
 		c.warn("accepted without effect: this version of Quorate does not act on it", zap.String("flag", "--"+name))
 	}
 }
 
-// Inert names the flags that were moved off their defaults and change nothing,
-// in the order of --help; gates as feature-gates=Name.
+// Inert returns the names of the flags that were moved off their defaults and have no
+// effect, in the order of --help; gates as feature-gates=Name.
 func (c *Config) Inert() []string {
 	var names []string
 	defaults := Default()
@@ -280,7 +277,7 @@ func (c *Config) logNotes() {
 	c.notes = nil
 }
 
-// settleDefaults computes what depends on other settings.
+// settleDefaults computes the defaults that depend on other settings.
 func (p *parser) settleDefaults(c *Config) {
 	p.settleAdvertised(c)
 	if c.Member.DataDir == "" {
@@ -289,9 +286,9 @@ func (p *parser) settleDefaults(c *Config) {
 	}
 }
 
-// settleAdvertised replaces an advertised localhost by the address of this host
-// when the listener is on every interface, and computes the initial cluster of
-// a member that was given a name and no cluster.
+// settleAdvertised replaces localhost in the advertised URLs by the address of this host if
+// the listener is on every interface. For a member with a name and no --initial-cluster, it
+// computes the initial cluster.
 func (p *parser) settleAdvertised(c *Config) {
 	unspecified := func(listen, advertise []string, def string) bool {
 		return len(advertise) == 1 && advertise[0] == def && len(listen) > 0 && strings.Contains(listen[0], "://0.0.0.0:")
@@ -318,7 +315,7 @@ func (p *parser) settleAdvertised(c *Config) {
 	}
 }
 
-// clusterOfOne is the initial cluster of this member alone.
+// clusterOfOne is an initial cluster of this member alone.
 func (c *Config) clusterOfOne() string {
 	name := c.Member.Name
 	if name == "" {
@@ -340,13 +337,13 @@ func (p *parser) getenv(name string) string {
 	return ""
 }
 
-// envName is the environment variable of a flag.
+// envName returns the environment variable of a flag.
 func envName(flag string) string {
 	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// applyEnv sets the flags that were not given from the environment, and looks
-// at what else is there under our prefix.
+// applyEnv sets the flags that were not given from the environment, and warns about other
+// variables with our prefix.
 func (p *parser) applyEnv(fs *flag.FlagSet) (*Exit, error) {
 	onCommandLine, used := map[string]bool{}, map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { onCommandLine[envName(f.Name)] = true })
@@ -380,13 +377,13 @@ func (p *parser) applyEnv(fs *flag.FlagSet) (*Exit, error) {
 	return nil, failed
 }
 
-// keepRunning leaves it to the caller of Parse to end the process after a line
-// of level fatal.
+// keepRunning makes a log line of level fatal return, so that the caller of Parse exits.
 type keepRunning struct{}
 
 func (keepRunning) OnWrite(*zapcore.CheckedEntry, []zapcore.Field) {}
 
-// checkArch refuses processors that nobody tests on, unless told otherwise.
+// checkArch refuses untested processor architectures unless ETCD_UNSUPPORTED_ARCH allows
+// them.
 func (p *parser) checkArch() *Exit {
 	if slices.Contains(supportedArchs, p.goarch) {
 		return nil
@@ -400,11 +397,11 @@ func (p *parser) checkArch() *Exit {
 	return nil
 }
 
-// FatalExit logs why the member cannot start. The process is to end with code 1.
+// FatalExit logs why the member cannot start. The caller exits with code 1.
 func (c *Config) FatalExit(err error) *Exit { return c.Fatal("failed to start etcd", err) }
 
-// Fatal is FatalExit for reasons with a text of their own. There is no stack
-// trace: it would lead to here, whatever the reason.
+// Fatal is FatalExit with a message of the caller's. It logs no stack trace, which would
+// always point here.
 func (c *Config) Fatal(msg string, err error) *Exit {
 	c.lg.WithOptions(zap.WithFatalHook(keepRunning{}), zap.AddStacktrace(zapcore.FatalLevel+1)).Fatal(msg, zap.Error(err))
 	c.lg.Sync()

@@ -11,10 +11,10 @@ import (
 	"quorate/internal/suggest"
 )
 
-// Certs are the files and rules of t with the versions and ciphers that hold for
-// all connections. prefix is that of the flags: "peer-" or none.
+// Certs returns the files and rules of t with the TLS versions and cipher suites, which are
+// common to all connections. prefix is that of the flags: "peer-" or empty.
 func (c *Config) Certs(t certs.Files, prefix string) certs.Options {
-	suites, _ := cipherSuites(c.CipherSuites) // checked
+	suites, _ := cipherSuites(c.CipherSuites) // already validated
 	low, _ := tlsVersion(c.TLSMinVersion)
 	high, _ := tlsVersion(c.TLSMaxVersion)
 	return certs.Options{
@@ -23,11 +23,11 @@ func (c *Config) Certs(t certs.Files, prefix string) certs.Options {
 	}
 }
 
-// IsSecure reports whether u asks for TLS.
+// IsSecure reports whether the scheme of u asks for TLS.
 func IsSecure(u url.URL) bool { return isSecure(u) }
 
-// checkSecurity finds URLs that ask for TLS where there is no certificate, and
-// ciphers that nobody knows.
+// checkSecurity rejects URLs that ask for TLS without a certificate, and unknown cipher
+// suites.
 func (c *Config) checkSecurity() error {
 	if _, err := cipherSuites(c.CipherSuites); err != nil {
 		return fmt.Errorf("%w: --cipher-suites", err)
@@ -68,14 +68,13 @@ func tlsVersion(text string) (uint16, error) {
 	return 0, fmt.Errorf("unexpected TLS version %q (must be one of: TLS1.2, TLS1.3)", text)
 }
 
-// oldSuites are names that Go has dropped.
+// oldSuites are names that Go no longer knows.
 var oldSuites = map[string]uint16{
 	"TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305":   tls.TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256,
 	"TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305": tls.TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256,
 }
 
-// cipherSuites returns the ids of suites by their names; nil for none, which an
-// empty text is, too.
+// cipherSuites returns the ids of cipher suites by name, nil for a single empty name.
 func cipherSuites(names []string) ([]uint16, error) {
 	if len(names) == 1 && names[0] == "" {
 		return nil, nil

@@ -9,7 +9,7 @@ import (
 	"quorate/internal/build"
 )
 
-// LogStart writes the line that says what the member runs with.
+// LogStart logs the effective configuration.
 func (c *Config) LogStart(initialized bool) {
 	quota, _ := c.Quota()
 	retention, _ := c.CompactionRetention()
@@ -19,7 +19,7 @@ func (c *Config) LogStart(initialized bool) {
 	}
 	cluster := c.InitialCluster
 	if initialized {
-		cluster = "" // it is not looked at
+		cluster = "" // not validated
 	}
 	c.lg.Info("starting an etcd server",
 		zap.String("etcd-version", build.EtcdVersion),

@@ -8,8 +8,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/types"
 )
 
-// ParseURLs parses, checks and sorts URLs given as texts: scheme http or https
-// with host and port and no path, or unix or unixs.
+// ParseURLs parses, validates and sorts URLs: scheme http or https with host and port and
+// no path, or unix or unixs.
 func ParseURLs(texts []string) ([]url.URL, error) { return types.NewURLs(texts) }
 
 // mustURLs parses a constant of this package.
@@ -21,7 +21,7 @@ func mustURLs(text string) []url.URL {
 	return urls
 }
 
-// URLStrings returns the URLs as texts, in order.
+// URLStrings returns the URLs as strings, in the same order.
 func URLStrings(urls []url.URL) []string {
 	texts := make([]string, len(urls))
 	for i := range urls {
@@ -30,14 +30,14 @@ func URLStrings(urls []url.URL) []string {
 	return texts
 }
 
-// isUnix reports whether u names a socket file.
+// isUnix reports whether u names a Unix socket.
 func isUnix(u url.URL) bool { return u.Scheme == "unix" || u.Scheme == "unixs" }
 
-// isSecure reports whether u asks for TLS.
+// isSecure reports whether the scheme of u asks for TLS.
 func isSecure(u url.URL) bool { return u.Scheme == "https" || u.Scheme == "unixs" }
 
-// checkBind wants an address, not a name, in URLs to listen on: a name could
-// resolve to an interface nobody meant.
+// checkBind requires an IP address in URLs to listen on: a host name could resolve to an
+// unintended interface.
 func checkBind(urls []url.URL) error {
 	for _, u := range urls {
 		if isUnix(u) {
@@ -54,7 +54,7 @@ func checkBind(urls []url.URL) error {
 	return nil
 }
 
-// checkHost wants a host in URLs that others dial.
+// checkHost requires a host in URLs that others dial.
 func checkHost(urls []url.URL) error {
 	for _, u := range urls {
 		if isUnix(u) {

@@ -17,10 +17,11 @@ import (
 )
 
 const (
-	// maxElectionMs keeps a lost leader from going unnoticed for a minute.
+	// maxElectionMs is the longest election timeout: a lost leader must not go unnoticed
+	// for longer than a minute.
 	maxElectionMs = 50000
 
-	// minRaftTimeout must exceed the heartbeats on an idle stream.
+	// minRaftTimeout must exceed the interval of heartbeats on an idle stream.
 	minRaftTimeout = 5 * time.Second
 )
 
@@ -30,17 +31,17 @@ const (
 	CompactionRevision = "revision"
 )
 
-// Errors of a validation that other packages or tests look for.
+// Validation errors that other packages or tests compare with.
 var (
 	ErrAdvertiseClientURLs = errors.New("--advertise-client-urls is required when --listen-client-urls is set explicitly")
 	ErrConflictBootstrap   = errors.New(`multiple discovery or bootstrap flags are set. Choose one of "initial-cluster", "discovery-endpoints" or "discovery-srv"`)
 
-	// errParse is what the flag package says about a number that is none.
+	// errParse is the flag package's text for an invalid number.
 	errParse = errors.New("parse error")
 )
 
-// validate checks the settings in etcd's order, so that of several mistakes the
-// same one is reported. Its warnings go to the logger.
+// validate checks the settings in etcd's order, so that of several mistakes the same one is
+// reported. Warnings go to the logger.
 func (c *Config) validate() error {
 	checks := []func() error{
 		c.checkURLs, c.checkBootstrap, c.checkTimes, c.checkCompaction, c.checkTracing,
@@ -54,8 +55,8 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// checkV2 refuses to serve what is said to be out of use. Without the flag
-// --v2-deprecation says nothing: its default is that of etcd 3.7.
+// checkV2 rejects --enable-v2 with a --v2-deprecation stage that excludes it. An unset
+// --v2-deprecation is ignored: its default is that of etcd 3.7.
 func (c *Config) checkV2() error {
 	if c.EnableV2 && c.explicit["v2-deprecation"] && c.V2Deprecation != "" && c.V2Deprecation != "not-yet" {
 		return fmt.Errorf("--enable-v2 and --v2-deprecation=%s are mutually exclusive", c.V2Deprecation)
@@ -63,7 +64,7 @@ func (c *Config) checkV2() error {
 	return nil
 }
 
-// openLog builds the logger that all later lines go through.
+// openLog builds the logger for all later lines.
 func (c *Config) openLog(stdout, stderr io.Writer) error {
 	o := &c.Logging
 	o.Stdout, o.Stderr = stdout, stderr
@@ -186,7 +187,7 @@ func (c *Config) checkCompaction() error {
 	return nil
 }
 
-// maxSamplingRate keeps every trace.
+// maxSamplingRate samples every trace.
 const maxSamplingRate = 1_000_000
 
 func (c *Config) checkTracing() error {
@@ -240,7 +241,7 @@ func (c *Config) checkTLSVersions() error {
 	return nil
 }
 
-// logRotation is nil unless rotation was asked for.
+// logRotation returns nil unless rotation was asked for.
 func (c *Config) logRotation() (*logging.Rotation, error) {
 	if !c.EnableLogRotation {
 		return nil, nil
@@ -267,8 +268,8 @@ func (c *Config) logRotation() (*logging.Rotation, error) {
 	return rotation, nil
 }
 
-// checkStart finds the mistakes that etcd reports as a failure to start: URLs
-// that cannot be listened on, and a retention that is none.
+// checkStart finds the mistakes that etcd reports as a failure to start: URLs that cannot
+// be bound, and an invalid retention.
 func (c *Config) checkStart() error {
 	if err := c.checkSecurity(); err != nil {
 		return err
@@ -277,9 +278,9 @@ func (c *Config) checkStart() error {
 	return err
 }
 
-// CompactionRetention is what automatic compaction keeps: a time in periodic
-// mode, hours when the text is a plain number, or as many revisions as the
-// result counts nanoseconds. Zero turns automatic compaction off.
+// CompactionRetention returns what automatic compaction retains: a duration in periodic
+// mode (hours if the text is a plain number), or a number of revisions, as that many
+// nanoseconds. Zero turns automatic compaction off.
 func (c *Config) CompactionRetention() (time.Duration, error) {
 	text := c.AutoCompactionRetention
 	if text == "" {

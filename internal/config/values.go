@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// urlsValue is a comma-separated list of URLs without duplicates. An empty
-// text leaves what is there.
+// urlsValue is a comma-separated list of URLs without duplicates. An empty text leaves the
+// value unchanged.
 type urlsValue struct{ p *[]url.URL }
 
 func (v urlsValue) Set(s string) error {
@@ -36,7 +36,7 @@ func (v urlsValue) String() string {
 type originsValue struct{ p *[]string }
 
 func (v originsValue) Set(s string) error {
-	if s == "*" || s == "" { // the default, as of now and as old guides state it
+	if s == "*" || s == "" { // the default, today and in old guides
 		*v.p = []string{"*"}
 		return nil
 	}
@@ -62,7 +62,7 @@ func (v setValue) Set(s string) error {
 
 func (v setValue) String() string { return joinStrings(v.p) }
 
-// listValue is a comma-separated list as it is given.
+// listValue is a comma-separated list in the order given.
 type listValue struct{ p *[]string }
 
 func (v listValue) Set(s string) error {
@@ -100,7 +100,7 @@ func (v enumValue) String() string {
 	return *v.p
 }
 
-// enumsValue is a list of words out of a few.
+// enumsValue is a list of a few allowed words.
 type enumsValue struct {
 	p     *string
 	words []string
@@ -123,7 +123,7 @@ func (v enumsValue) String() string {
 	return *v.p
 }
 
-// uint32Value is a number of 32 bits.
+// uint32Value is a 32-bit number.
 type uint32Value struct{ p *uint32 }
 
 func (v uint32Value) Set(s string) error {
@@ -142,8 +142,8 @@ func (v uint32Value) String() string {
 	return strconv.FormatUint(uint64(*v.p), 10)
 }
 
-// ignoredValue is a flag that old unit files still carry. It takes no value
-// but with "=", as a boolean does.
+// ignoredValue is a flag that old unit files still set. It takes a value with "=" only, as
+// a boolean flag does.
 type ignoredValue struct {
 	c    *Config
 	name string

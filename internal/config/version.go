@@ -8,8 +8,8 @@ import (
 	"quorate/internal/build"
 )
 
-// PrintVersion writes etcd's four lines, in which scripts look for the third
-// word of the first, and those about this server.
+// PrintVersion writes etcd's four lines (scripts read the third word of the first line),
+// then the lines about this build.
 func PrintVersion(w io.Writer) {
 	fmt.Fprintf(w, "etcd Version: %s\n", build.EtcdVersion)
 	fmt.Fprintf(w, "Git SHA: %s\n", build.Commit())

@@ -12,9 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// refusedChange is rpcError for a change of the membership. When it is refused for
-// the sake of a quorum, further lines name the members that are missing, which the
-// error does not.
+// refusedChange is rpcError for a change of the membership. If the change was rejected to
+// protect the quorum, further lines name the missing members, which the error does not.
 func (s *session) refusedChange(c *clientv3.Client, err error) error {
 	if !errors.Is(err, rpctypes.ErrUnhealthy) && !strings.Contains(err.Error(), rpctypes.ErrMemberNotEnoughStarted.Error()) {
 		return s.rpcError(exitError, err)
@@ -22,7 +21,7 @@ func (s *session) refusedChange(c *clientv3.Client, err error) error {
 	return &exitErr{code: exitError, err: err, notes: s.ailing(c)}
 }
 
-// ailing says, a line for each, which voters have not been started or do not answer.
+// ailing returns, in one line each, the voters that were never started or do not answer.
 func (s *session) ailing(c *clientv3.Client) []string {
 	cfg, err := s.config()
 	if err != nil {
@@ -62,8 +61,7 @@ func (s *session) ailing(c *clientv3.Client) []string {
 	return said
 }
 
-// ails says what is wrong with a member that has been started, empty if one of its
-// URLs answers.
+// ails returns what is wrong with a started member, empty if one of its URLs answers.
 func (s *session) ails(ctx context.Context, m *pb.Member, cfg *clientv3.Config) string {
 	why := "it has no client URLs"
 	for _, ep := range m.ClientURLs {

@@ -43,7 +43,7 @@ func (a *app) authEnableCommand() *cobra.Command {
 	}
 }
 
-// enableAuth tries until root has its role, which it adds when it is missing.
+// enableAuth retries until root has its role, which it grants if necessary.
 func enableAuth(ctx context.Context, c *clientv3.Client) error {
 	for {
 		_, err := c.AuthEnable(ctx)

@@ -28,7 +28,7 @@ func (a *app) checkCommand() *cobra.Command {
 	return cmd
 }
 
-// checkFlags are those of both checks.
+// checkFlags are the flags of both checks.
 type checkFlags struct {
 	load, prefix            string
 	autoCompact, autoDefrag bool
@@ -43,7 +43,7 @@ func (f *checkFlags) register(cmd *cobra.Command, prefix string) {
 	oneOf(cmd, "load", "s", "m", "l", "xl")
 }
 
-// load looks up the load that the flag names.
+// load returns the load that the flag selects.
 func load[T any](f *checkFlags, loads map[string]T) (T, error) {
 	name := f.load
 	switch name {
@@ -61,7 +61,7 @@ func load[T any](f *checkFlags, loads map[string]T) (T, error) {
 
 type perfLoad struct {
 	limit    int // writes a second
-	clients  int // connections that write at once
+	clients  int // connections that write concurrently
 	duration time.Duration
 }
 
@@ -78,7 +78,7 @@ const (
 	scaleKeySize, scaleValueSize = 512, 512
 )
 
-// How long one write, and cleaning up, may take before it counts as failed.
+// Timeouts of a single write, and of the clean-up.
 const (
 	checkWriteLimit   = 30 * time.Second
 	checkCleanupLimit = 30 * time.Second
@@ -126,7 +126,7 @@ func (s *session) checkPerf(f *checkFlags, l perfLoad) error {
 		return err
 	}
 
-	// An interrupt ends the load early; what was written is deleted all the same.
+	// An interrupt ends the load early; the written keys are deleted all the same.
 	interrupted, stop := s.app.UntilSignal(os.Interrupt)
 	defer stop()
 	ctx, cancel := context.WithTimeout(interrupted, l.duration)
@@ -157,8 +157,8 @@ func (s *session) checkPerf(f *checkFlags, l perfLoad) error {
 	return nil
 }
 
-// secondsBar shows how much of the time is over, until stop is called and told
-// whether all of it was used.
+// secondsBar shows the elapsed part of length until stop is called; all says that all of it
+// was used.
 func (s *session) secondsBar(length time.Duration) (stop func(all bool)) {
 	bar := pb.New(int(length / time.Second)).SetWriter(s.app.Stderr).Start()
 	done := make(chan struct{})
@@ -185,8 +185,7 @@ func (s *session) secondsBar(length time.Duration) (stop func(all bool)) {
 	}
 }
 
-// perfVerdicts says of each criterion whether it is met at a rate of limit writes
-// a second.
+// perfVerdicts returns a verdict for each criterion at a rate of limit writes a second.
 func (st *loadStats) perfVerdicts(limit int) []verdict {
 	v := st.errorVerdicts()
 	perSecond := st.perSecond()
@@ -298,7 +297,7 @@ func (s *session) checkDatascale(f *checkFlags, l scaleLoad) error {
 	return nil
 }
 
-// clients opens n connections. Those that were opened are returned with an error, too.
+// clients opens n connections. On an error it returns those that were opened.
 func (s *session) clients(n int) ([]*clientv3.Client, error) {
 	clients := make([]*clientv3.Client, 0, n)
 	for range n {
@@ -317,8 +316,8 @@ func closeAll(clients []*clientv3.Client) {
 	}
 }
 
-// requireNoKeys refuses to work among keys that are somebody's, for the check
-// deletes all of the prefix in the end.
+// requireNoKeys fails if there are keys under the prefix, because the check deletes all of
+// them at the end.
 func (s *session) requireNoKeys(c *clientv3.Client, prefix, text string) error {
 	ctx, cancel := s.timeout()
 	defer cancel()
@@ -332,8 +331,8 @@ func (s *session) requireNoKeys(c *clientv3.Client, prefix, text string) error {
 	return nil
 }
 
-// cleanUp deletes what a check wrote. That it could not is said, and no reason to
-// keep the verdict back.
+// cleanUp deletes what a check wrote. A failure is reported, but does not replace the
+// verdict.
 func (s *session) cleanUp(c *clientv3.Client, f *checkFlags) error {
 	out := s.app.Stdout
 	ctx, cancel := context.WithTimeout(context.Background(), checkCleanupLimit)
@@ -365,7 +364,7 @@ func (s *session) cleanUp(c *clientv3.Client, f *checkFlags) error {
 	return nil
 }
 
-// randomKey is size bytes, the first few of them random.
+// randomKey returns size bytes, the first few of them random.
 func randomKey(size int) string {
 	k := make([]byte, size)
 	if _, err := rand.Read(k[:10]); err != nil {

@@ -19,22 +19,22 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// verdict is one line about a check.
+// verdict is one line of a check's result.
 type verdict struct {
 	ok   bool
 	text string
 }
 
-// loadStats is what a load came to.
+// loadStats are the measurements of a load.
 type loadStats struct {
-	took      []time.Duration // of each write that succeeded
+	took      []time.Duration // durations of the successful writes
 	slowest   time.Duration
 	total     time.Duration  // from the first write to the end of the last
-	errorText map[string]int // how often each error came
+	errorText map[string]int // number of occurrences of each error
 }
 
-// runLoad has the clients, each one at a time, write what ops yields; done, if
-// any, is called after each write, from several goroutines.
+// runLoad has each client write, one operation at a time, what ops yields; done, if not
+// nil, is called after each write, from several goroutines.
 func runLoad(clients []*clientv3.Client, done func(), ops iter.Seq[clientv3.Op]) *loadStats {
 	type result struct {
 		took time.Duration
@@ -47,7 +47,8 @@ func runLoad(clients []*clientv3.Client, done func(), ops iter.Seq[clientv3.Op])
 	for _, c := range clients {
 		wg.Go(func() {
 			for op := range work {
-				// Bounded, for a cluster that dies during the check would never answer.
+				// Bounded, because a write to a cluster that dies during the check would
+				// block forever.
 				ctx, cancel := context.WithTimeout(context.Background(), checkWriteLimit)
 				began := clock.Now()
 				_, err := c.Do(ctx, op)
@@ -81,10 +82,10 @@ func runLoad(clients []*clientv3.Client, done func(), ops iter.Seq[clientv3.Op])
 	return st
 }
 
-// perSecond is the number of writes that succeeded in a second.
+// perSecond returns the number of successful writes per second.
 func (st *loadStats) perSecond() float64 { return float64(len(st.took)) / st.total.Seconds() }
 
-// stddev is the standard deviation of the writes' times, in seconds.
+// stddev returns the standard deviation of the write durations, in seconds.
 func (st *loadStats) stddev() float64 {
 	var sum, squares float64
 	for _, t := range st.took {
@@ -97,8 +98,8 @@ func (st *loadStats) stddev() float64 {
 	return math.Sqrt(squares / float64(len(st.took)))
 }
 
-// errorVerdicts has a line for each kind of error, in order; none if there were
-// no errors.
+// errorVerdicts returns a line for each kind of error, sorted; none if there were no
+// errors.
 func (st *loadStats) errorVerdicts() []verdict {
 	if len(st.errorText) == 0 {
 		return nil
@@ -110,8 +111,8 @@ func (st *loadStats) errorVerdicts() []verdict {
 	return v
 }
 
-// residentMemory reads, in bytes, how much memory the server behind an endpoint
-// uses. The URL's scheme is the endpoint's, http:// if it has none.
+// residentMemory returns the resident memory, in bytes, of the server at an endpoint. The
+// scheme of the URL is the endpoint's, http:// if it has none.
 func (s *session) residentMemory(endpoint string) (float64, error) {
 	cfg, err := s.config(endpoint)
 	if err != nil {
@@ -138,7 +139,7 @@ func (s *session) residentMemory(endpoint string) (float64, error) {
 	return metric(string(body), "process_resident_memory_bytes")
 }
 
-// maxMetrics bounds what is read of a server's metrics, in bytes.
+// maxMetrics bounds the bytes read from a server's metrics.
 const maxMetrics = 64 << 20
 
 // metric finds a metric without labels in the text format of Prometheus.

@@ -1,13 +1,13 @@
 // Package ctl is etcdctl: the command line of an etcd client.
 //
-// In: a Process (arguments, environment, standard streams). Out: what the
-// command prints on those streams and the exit code that Run returns.
+// In: a Process (arguments, environment, standard streams). Out: what the command prints on
+// those streams and the exit code that Run returns.
 //
-// Always true: standard output carries the answer and nothing else, in the
-// format that --write-out names, equal to the byte to what etcdctl 3.7 prints;
-// warnings, logs and errors go to standard error; an error's first line is
-// "Error: " and etcd's message for it. Nothing here calls os.Exit or keeps
-// state between two runs, so that a whole command can run inside a test.
+// Always true: standard output carries the answer and nothing else, in the format of
+// --write-out and byte for byte as etcdctl 3.7 prints it; warnings, logs and errors go to
+// standard error; the first line of an error is "Error: " and etcd's message. Nothing here
+// calls os.Exit or keeps state between two runs, so that a whole command can run inside a
+// test.
 package ctl
 
 import (
@@ -24,7 +24,7 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
 )
 
-// Process is everything of the operating-system process that a command uses.
+// Process is the part of the operating-system process that a command uses.
 type Process struct {
 	Args   []string // without the program's name
 	Env    []string // as os.Environ
@@ -32,16 +32,16 @@ type Process struct {
 	Stdout io.Writer
 	Stderr io.Writer
 
-	// Notify relays signals, as signal.Notify does. Nil: it is signal.Notify.
+	// Notify relays signals as signal.Notify does. Nil is signal.Notify.
 	Notify func(c chan<- os.Signal, sig ...os.Signal)
 }
 
-// OSProcess is the process this program runs as.
+// OSProcess returns the process that this program runs as.
 func OSProcess() Process {
 	return Process{Args: os.Args[1:], Env: os.Environ(), Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 }
 
-// Getenv is os.Getenv on p.Env.
+// Getenv is os.Getenv for p.Env.
 func (p Process) Getenv(name string) string {
 	for _, e := range p.Env {
 		if k, v, ok := strings.Cut(e, "="); ok && k == name {
@@ -51,7 +51,7 @@ func (p Process) Getenv(name string) string {
 	return ""
 }
 
-// Exit codes. Scripts depend on them; they are etcdctl's.
+// Exit codes. They are etcdctl's; scripts depend on them.
 const (
 	exitOK            = 0
 	exitError         = 1
@@ -60,15 +60,15 @@ const (
 	exitBadFeature    = 4
 	exitInterrupted   = 5
 	exitBadArgs       = 128
-	exitSignaled      = 255 // of a command that a signal ended, under lock
+	exitSignaled      = 255 // of a command under lock that was killed by a signal
 )
 
-// exitErr ends a command with a code. A nil err means that everything has been
-// said on standard error already.
+// exitErr ends a command with an exit code. If err is nil, everything has been printed on
+// standard error already.
 type exitErr struct {
 	code  int
 	err   error
-	notes []string // further lines that say where to look
+	notes []string // further lines with hints
 }
 
 func (e *exitErr) Error() string {
@@ -80,10 +80,10 @@ func (e *exitErr) Error() string {
 
 func (e *exitErr) Unwrap() error { return e.err }
 
-// fail is an error that ends the command with code.
+// fail returns an error that ends the command with code.
 func fail(code int, err error) error { return &exitErr{code: code, err: err} }
 
-// badArgs is fail for arguments that the command cannot accept.
+// badArgs is fail for invalid arguments.
 func badArgs(format string, a ...any) error { return fail(exitBadArgs, fmt.Errorf(format, a...)) }
 
 // app is one run of the tool.
@@ -100,11 +100,11 @@ func Run(p Process) int {
 	a.lg = newLogger(p.Stderr, zapcore.InfoLevel)
 
 	root := a.rootCommand()
-	root.SetArgs(append([]string{}, p.Args...)) // of nil cobra would make os.Args
+	root.SetArgs(append([]string{}, p.Args...)) // nil would make cobra use os.Args
 	cmd, err := root.ExecuteC()
 	if err != nil {
-		// cobra has printed the error. It points at --help itself when there is
-		// no such command; when there is one, its usage is what helps.
+		// cobra has printed the error. If there is no such command it also points at
+		// --help; for a known command the usage helps.
 		if !strings.HasPrefix(err.Error(), "unknown command") {
 			fmt.Fprintln(p.Stderr, cmd.UsageString())
 		}
@@ -114,8 +114,8 @@ func Run(p Process) int {
 	return a.code
 }
 
-// runs makes f the body of a command: what f returns becomes the error line and
-// the exit code. cobra never sees these errors, it would print usage for them.
+// runs makes f the body of a command and turns its error into the error line and the exit
+// code. cobra never sees these errors; it would print the usage for them.
 func (a *app) runs(f func(cmd *cobra.Command, args []string) error) func(*cobra.Command, []string) {
 	return func(cmd *cobra.Command, args []string) {
 		a.code = a.report(f(cmd, args))

@@ -20,14 +20,14 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// probeTimeout bounds what finding the reason adds to a command that failed.
+// probeTimeout bounds the time that the diagnosis adds to a failed command.
 const probeTimeout = time.Second
 
-// diagnose says, a line for each endpoint, why a request got no answer. It is
-// empty when err is the answer of a server.
+// diagnose returns, one line for each endpoint, why a request got no answer. It is empty if
+// err is a server's answer.
 //
-// The client reports only that time ran out, so each endpoint is dialled once
-// more to see what is in the way.
+// The client only reports a timeout, so each endpoint is dialled once more to find the
+// cause.
 func (s *session) diagnose(err error, endpoints []string) []string {
 	if !noAnswer(err) {
 		return nil
@@ -49,13 +49,13 @@ func (s *session) diagnose(err error, endpoints []string) []string {
 	return notes
 }
 
-// findingText is what a probe of an endpoint has found, in words.
+// findingText returns the result of probing an endpoint, in words.
 func (s *session) findingText(f finding, endpoint string, cfg *clientv3.Config, ranOut bool) string {
 	_, _, useTLS := dialTarget(endpoint, cfg.TLS != nil)
 	return f.explain(ranOut, s.app.global.commandTimeout, useTLS, s.spec.Secure != nil && s.spec.Secure.Cert != "")
 }
 
-// noAnswer: err is the client's, or the network's, and not a member's.
+// noAnswer reports whether err is the client's or the network's, and not a member's.
 func noAnswer(err error) bool {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return true
@@ -67,16 +67,16 @@ func noAnswer(err error) bool {
 	return st.Code() == codes.DeadlineExceeded || st.Code() == codes.Unavailable
 }
 
-// ranOut tells whether err is about time that has run out.
+// ranOut reports whether err is a timeout.
 func ranOut(err error) bool {
 	return errors.Is(err, context.DeadlineExceeded) || status.Code(err) == codes.DeadlineExceeded
 }
 
-// answers tells whether a member has answered, and not to complain.
+// answers reports whether a member has answered, without reporting a problem.
 func (f finding) answers() bool { return f == finding{} }
 
-// explain puts what a probe has found into words. ranOut says that the request
-// ended because its time, limit, was up; certificate, that the client showed one.
+// explain puts the finding of a probe into words. ranOut says that the request timed out
+// after limit; certificate, that the client presented one.
 func (f finding) explain(ranOut bool, limit time.Duration, useTLS, certificate bool) string {
 	switch {
 	case f.err != nil && f.tls:
@@ -104,8 +104,8 @@ func (f finding) explain(ranOut bool, limit time.Duration, useTLS, certificate b
 	}
 }
 
-// whatToCheck is what usually is behind an error of a connection, in brackets;
-// empty when that is anybody's guess.
+// whatToCheck returns the usual cause of a connection error, in parentheses; empty if there
+// is no single one.
 func whatToCheck(err error, certificate bool) string {
 	var (
 		noName    *net.DNSError
@@ -137,8 +137,8 @@ func whatToCheck(err error, certificate bool) string {
 	return ""
 }
 
-// alertToCheck is whatToCheck for what a server says about the client in the TLS
-// handshake. crypto/tls gives only the text of such an alert.
+// alertToCheck is whatToCheck for a TLS alert about the client, sent by the server.
+// crypto/tls exposes only the text of such an alert.
 func alertToCheck(alert string, certificate bool) string {
 	text := strings.TrimPrefix(alert, "tls: ")
 	switch {
@@ -160,8 +160,8 @@ func alertToCheck(alert string, certificate bool) string {
 	return ""
 }
 
-// dialTarget reads an endpoint as the client does. withTLS: the client has a
-// TLS configuration, which an endpoint without a scheme follows.
+// dialTarget parses an endpoint as the client does. withTLS: the client has a TLS
+// configuration, which applies to an endpoint without a scheme.
 func dialTarget(endpoint string, withTLS bool) (network, addr string, useTLS bool) {
 	for _, p := range []struct {
 		prefix string

@@ -16,12 +16,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// What one endpoint had to say. The JSON names are part of the output.
+// Answers about one endpoint. The JSON names are part of the output.
 type (
 	endpointHealth struct {
 		Endpoint string `json:"endpoint"`
 		Health   bool   `json:"health"`
-		Took     string `json:"took"` // a time.Duration in words; empty without a connection
+		Took     string `json:"took"` // a time.Duration as text; empty without a connection
 		Error    string `json:"error,omitempty"`
 	}
 	endpointStatus struct {
@@ -49,8 +49,8 @@ func clusterFlag(cmd *cobra.Command) *bool {
 	return cmd.PersistentFlags().Bool("cluster", false, "ask every member of the cluster, not only --endpoints")
 }
 
-// targets are the endpoints to ask: the session's, or with --cluster those that
-// the members publish for clients.
+// targets returns the endpoints to ask: the session's or, with --cluster, the client URLs
+// that the members publish.
 func (s *session) targets(cluster bool) ([]string, error) {
 	if !cluster {
 		return s.spec.Endpoints, nil
@@ -85,7 +85,7 @@ func (s *session) ask(ep string, f func(ctx context.Context, c *clientv3.Client)
 	return f(ctx, c)
 }
 
-// explain writes, on standard error, why a request to an endpoint got no answer.
+// explain prints, on standard error, why a request to an endpoint got no answer.
 func (s *session) explain(err error, ep string) {
 	for _, note := range s.diagnose(err, []string{ep}) {
 		fmt.Fprintln(s.app.Stderr, note)
@@ -126,8 +126,8 @@ no alarm is raised. Fails if one of them is not healthy.`),
 	}
 }
 
-// checkHealth asks all endpoints at once and lists them in the order in which
-// they answered. reasons are lines about those that did not.
+// checkHealth asks all endpoints concurrently and lists them in the order of their answers.
+// reasons are lines about those that did not answer.
 func (s *session) checkHealth(eps []string) (list []endpointHealth, reasons []string) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -163,7 +163,7 @@ func (s *session) health(ep string) (endpointHealth, error) {
 	start := clock.Now()
 	_, err = c.Get(ctx, "health")
 	h := endpointHealth{Endpoint: ep, Took: clock.Since(start).String()}
-	if err != nil && !errors.Is(err, rpctypes.ErrPermissionDenied) { // to be denied, too, takes the cluster's agreement
+	if err != nil && !errors.Is(err, rpctypes.ErrPermissionDenied) { // denying permission takes a quorum, too
 		h.Error = err.Error()
 		return h, err
 	}

@@ -68,15 +68,15 @@ func (g *globalFlags) register(root *cobra.Command) {
 
 const envPrefix = "ETCDCTL"
 
-// envName is the variable that stands for a flag: ETCDCTL_DIAL_TIMEOUT for dial-timeout.
+// envName returns the variable of a flag: ETCDCTL_DIAL_TIMEOUT for dial-timeout.
 func envName(flag string) string {
 	return envPrefix + "_" + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
 }
 
-// flagsFromEnv sets the flags of fs that the command line left alone from their
-// variables. A variable beside its own flag is an error, for one of the two
-// would silently lose; an ETCDCTL_ variable that is nobody's is worth a warning.
-// Variables in own belong to the command and are left to it.
+// flagsFromEnv sets the flags of fs that are not on the command line from their variables.
+// A variable together with its own flag is an error, because one of the two would be
+// ignored silently; an unknown ETCDCTL_ variable is logged as a warning. Variables in own
+// belong to the command and are left to it.
 func (a *app) flagsFromEnv(fs *pflag.FlagSet, own ...string) error {
 	onCommandLine := map[string]bool{}
 	used := map[string]bool{}
@@ -114,7 +114,7 @@ func (a *app) flagsFromEnv(fs *pflag.FlagSet, own ...string) error {
 	return nil
 }
 
-// stay keeps a fatal log line from ending the process: Run returns the code.
+// stay keeps a fatal log line from exiting the process: Run returns the code.
 type stay struct{}
 
 func (stay) OnWrite(*zapcore.CheckedEntry, []zapcore.Field) {}
@@ -123,7 +123,7 @@ func (a *app) logFatal(msg string, fields ...zap.Field) {
 	a.lg.WithOptions(zap.WithFatalHook(stay{}), zap.AddCallerSkip(1)).Fatal(msg, fields...)
 }
 
-// printSettings is what --debug shows before the command starts.
+// printSettings prints what --debug shows before the command starts.
 func (a *app) printSettings(fs *pflag.FlagSet) {
 	fs.VisitAll(func(f *pflag.Flag) {
 		fmt.Fprintf(a.Stderr, "%s=%v\n", envName(f.Name), f.Value)

@@ -16,13 +16,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// Commands on keys. put, get and del turn arguments into an operation in a
-// method of their own, for txn reads the same command lines.
+// Commands on keys. put, get and del turn arguments into an operation in a method of their
+// own, because txn parses the same command lines.
 
 var errPrefixAndFromKey = errors.New("`--prefix` and `--from-key` cannot be set at the same time, choose one")
 var errTooManyWithRangeFlag = errors.New("too many arguments, only accept one argument when `--prefix` or `--from-key` is set")
 
-// keyOp is one request on keys as the client takes it.
+// keyOp is one request on keys, in the client's form.
 type keyOp struct {
 	key   string
 	value string // of a put
@@ -31,8 +31,8 @@ type keyOp struct {
 
 func (o *keyOp) add(opt clientv3.OpOption) { o.opts = append(o.opts, opt) }
 
-// rangeOver makes the operation one on [key, end), on a prefix, or on all keys
-// from key on.
+// rangeOver makes the operation apply to [key, end), to a prefix, or to all keys from key
+// on.
 func (o *keyOp) rangeOver(args []string, prefix, fromKey bool) error {
 	o.key = args[0]
 	if len(args) > 1 {
@@ -45,7 +45,7 @@ func (o *keyOp) rangeOver(args []string, prefix, fromKey bool) error {
 	switch {
 	case fromKey, prefix && o.key == "":
 		if o.key == "" {
-			o.key = "\x00" // the empty key is not one; all keys are behind this one
+			o.key = "\x00" // the empty key does not exist; all keys follow this one
 		}
 		o.add(clientv3.WithFromKey())
 	case prefix:
@@ -306,7 +306,7 @@ func (f *getFlags) print(out printer, r *clientv3.GetResponse) error {
 	return out.get(r)
 }
 
-// isSerializable reads the value of a --consistency flag.
+// isSerializable parses the value of a --consistency flag.
 func isSerializable(consistency string) (bool, error) {
 	switch consistency {
 	case "s":
@@ -357,8 +357,8 @@ func newDelCommand() (*cobra.Command, *delFlags) {
 	return cmd, f
 }
 
-// rangeGrace is how long del waits before it deletes [key, range_end): two keys
-// are easily given by somebody who means just these two.
+// rangeGrace is how long del waits before it deletes [key, range_end): a user may give two
+// keys and mean just these two.
 const rangeGrace = 2 * time.Second
 
 func (f *delFlags) op(args []string, stderr io.Writer) (*keyOp, error) {

@@ -23,7 +23,7 @@ func (a *app) leaseCommand() *cobra.Command {
 	return cmd
 }
 
-// parseLeaseID reads a lease's ID, which is always hexadecimal.
+// parseLeaseID parses a lease ID, which is always hexadecimal.
 func parseLeaseID(arg string) (clientv3.LeaseID, error) {
 	id, err := strconv.ParseInt(arg, 16, 64)
 	if err != nil {

@@ -49,8 +49,8 @@ command that has flags of its own.`),
 	return cmd
 }
 
-// lock holds a lock until a signal comes, or until a command has run. It does
-// not revoke the lease: with it would go what the command attached to it.
+// lock holds a lock until a signal arrives, or until a command has run. It does not revoke
+// the lease, because that would delete the keys that the command attached to it.
 func (s *session) lock(c *clientv3.Client, name string, ttl int, command []string) error {
 	alive, err := concurrency.NewSession(c, concurrency.WithTTL(ttl))
 	if err != nil {
@@ -87,7 +87,7 @@ func (s *session) lock(c *clientv3.Client, name string, ttl int, command []strin
 	}
 }
 
-// runLocked runs a command under a lock. Its exit code is the error's.
+// runLocked runs a command under a lock. The command's exit code is in the error.
 func (a *app) runLocked(m *concurrency.Mutex, command []string) error {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = append([]string{
@@ -153,7 +153,7 @@ instead.`),
 	return cmd
 }
 
-// observe prints every leader until a signal comes.
+// observe prints every leader until a signal arrives.
 func (s *session) observe(ctx context.Context, alive *concurrency.Session, election string) error {
 	for r := range concurrency.NewElection(alive, election).Observe(ctx) {
 		if err := s.out.get(r); err != nil {
@@ -166,7 +166,7 @@ func (s *session) observe(ctx context.Context, alive *concurrency.Session, elect
 	return nil
 }
 
-// campaign leads, once elected, until a signal comes.
+// campaign waits to be elected, and leads until a signal arrives.
 func (s *session) campaign(ctx context.Context, alive *concurrency.Session, election, proposal string) error {
 	e := concurrency.NewElection(alive, election)
 	if err := e.Campaign(ctx, proposal); err != nil {

@@ -47,7 +47,7 @@ func (a *app) alarmCommand() *cobra.Command {
 					return badArgs("alarm disarm command accepts no arguments")
 				}
 				return a.call(cmd, func(ctx context.Context, s *session, c *clientv3.Client) error {
-					r, err := c.AlarmDisarm(ctx, &clientv3.AlarmMember{}) // neither member nor kind: all
+					r, err := c.AlarmDisarm(ctx, &clientv3.AlarmMember{}) // no member and no type: all of them
 					if err != nil {
 						return s.rpcError(exitError, err)
 					}
@@ -123,7 +123,8 @@ Hands the leadership to another member. The endpoints must include the leader's.
 	}
 }
 
-// moveLeader asks the endpoints in turn, and the leader, once found, to hand over.
+// moveLeader asks the endpoints one after the other, and has the leader, once found,
+// transfer its leadership.
 func (s *session) moveLeader(to uint64) error {
 	found := false
 	for _, ep := range s.spec.Endpoints {
@@ -194,7 +195,7 @@ func (s *session) saveSnapshot(file string) error {
 		return s.rpcError(exitInterrupted, err)
 	}
 	fmt.Fprintf(s.app.Stdout, "Snapshot saved at %s\n", file)
-	if version != "" { // a server before 3.6 does not say
+	if version != "" { // servers before 3.6 do not report it
 		fmt.Fprintf(s.app.Stdout, "Server version %s\n", version)
 	}
 	return nil

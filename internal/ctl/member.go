@@ -22,7 +22,7 @@ func (a *app) memberCommand() *cobra.Command {
 	return cmd
 }
 
-// memberID reads the one argument of a command on a member: its ID in hexadecimal.
+// memberID parses the only argument of a command on a member: its ID in hexadecimal.
 func memberID(args []string) (uint64, error) {
 	if len(args) != 1 {
 		return 0, badArgs("member ID is not provided")
@@ -83,8 +83,7 @@ only after "etcdctl member promote".`),
 	return cmd
 }
 
-// printMemberSettings prints what the new member is to be started with, ready
-// for a shell.
+// printMemberSettings prints the settings of the new member in a form that a shell can use.
 func (a *app) printMemberSettings(r *clientv3.MemberAddResponse, name, peerURLs string) {
 	var cluster []string
 	for _, m := range r.Members {

@@ -18,7 +18,7 @@ import (
 	clientmirror "go.etcd.io/etcd/client/v3/mirror"
 )
 
-// mirrorReport is how often make-mirror prints the number of keys it copied.
+// mirrorReport is the interval at which make-mirror prints the number of copied keys.
 const mirrorReport = 30 * time.Second
 
 type mirrorFlags struct {
@@ -96,7 +96,7 @@ With --rev it copies changes only, those of that revision and later.`),
 	return cmd
 }
 
-// destination is a session with the destination's endpoint, TLS files and user.
+// destination returns a session with the destination's endpoint, TLS files and user.
 func (f *mirrorFlags) destination(s *session, endpoint string) (*session, error) {
 	auth, err := s.app.authConfig(f.user, f.password, "Destination Password: ")
 	if err != nil {
@@ -113,13 +113,13 @@ func (f *mirrorFlags) destination(s *session, endpoint string) (*session, error)
 type mirror struct {
 	src, dst           *clientv3.Client
 	prefix, destPrefix string
-	rev                int64 // first revision to copy; 0: all keys, then what follows
+	rev                int64 // first revision to copy; 0: all keys, then later changes
 	maxTxnOps          int
 
-	copied atomic.Int64 // changes that the destination has
+	copied atomic.Int64 // changes applied to the destination
 }
 
-// run copies until one of the clusters refuses, and reports at every tick.
+// run copies until one of the clusters returns an error, and reports at every tick.
 func (m *mirror) run(tick <-chan time.Time, report func(copied int64)) error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
@@ -136,7 +136,7 @@ func (m *mirror) run(tick <-chan time.Time, report func(copied int64)) error {
 }
 
 func (m *mirror) copy(ctx context.Context) error {
-	from := max(m.rev-1, 0) // the syncer wants the last revision that is there already
+	from := max(m.rev-1, 0) // the syncer expects the last revision to skip
 	syncer := clientmirror.NewSyncer(m.src, m.prefix, from)
 	if from == 0 {
 		if err := m.copyAll(ctx, syncer); err != nil {
@@ -157,7 +157,7 @@ func (m *mirror) copy(ctx context.Context) error {
 	return errors.New("watch is canceled by the server")
 }
 
-// copyAll copies the keys as they are at one revision.
+// copyAll copies the keys as of one revision.
 func (m *mirror) copyAll(ctx context.Context, syncer clientmirror.Syncer) error {
 	pages, failed := syncer.SyncBase(ctx)
 	for page := range pages {
@@ -171,8 +171,8 @@ func (m *mirror) copyAll(ctx context.Context, syncer clientmirror.Syncer) error 
 	return <-failed
 }
 
-// copyChanges copies what happened in one or several revisions, each in a
-// transaction of its own, or in several if it has too many changes for one.
+// copyChanges copies the events of one or several revisions, each revision in a transaction
+// of its own, or in several if it has too many changes for one.
 func (m *mirror) copyChanges(ctx context.Context, events []*clientv3.Event) error {
 	var ops []clientv3.Op
 	commit := func() error {

@@ -8,8 +8,8 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// oldCommands are those that the v2 API alone has, with what comes nearest in the
-// v3 API. Empty: nothing does.
+// oldCommands are the commands that only the v2 API has, with the nearest command of the v3
+// API. Empty: there is none.
 var oldCommands = map[string]string{
 	"ls":             "etcdctl get --prefix --keys-only KEY",
 	"set":            "etcdctl put KEY VALUE",
@@ -26,8 +26,8 @@ var oldCommands = map[string]string{
 	"import":         "etcdctl snapshot save, and etcdutl snapshot restore",
 }
 
-// oldFlags are flags of the v2 API with their names of today. Empty: there is no
-// need for any.
+// oldFlags are flags of the v2 API with their current names. Empty: the flag is not needed
+// any more.
 var oldFlags = map[string]string{
 	"--ca-file": "--cacert", "--cert-file": "--cert", "--key-file": "--key",
 	"--username": "--user", "-u": "--user", "--output": "--write-out", "-o": "-w",
@@ -36,9 +36,8 @@ var oldFlags = map[string]string{
 	"-D": "--discovery-srv", "--no-sync": "", "--quorum": "", "-q": "",
 }
 
-// explainOldCommand says on w what became of the command of the v2 API that err,
-// which is cobra's, is about; or of a flag in args, which made cobra take a flag's
-// value for the command.
+// explainOldCommand prints on w what replaces the v2 command that cobra's error err is
+// about; or the flag in args that made cobra take a flag's value for the command.
 func explainOldCommand(w io.Writer, err error, args []string) {
 	rest, ok := strings.CutPrefix(err.Error(), `unknown command "`)
 	if !ok {
@@ -64,8 +63,8 @@ func explainOldCommand(w io.Writer, err error, args []string) {
 	}
 }
 
-// explainOldFlags adds to the error about a flag of the v2 API what it is called
-// today. Other errors go to the function that root had before.
+// explainOldFlags adds the current name to an error about a flag of the v2 API. Other
+// errors go to root's former function.
 func explainOldFlags(root *cobra.Command) {
 	before := root.FlagErrorFunc()
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
@@ -81,7 +80,7 @@ func explainOldFlags(root *cobra.Command) {
 	})
 }
 
-// explainOldFlag is empty for a flag that the v2 API did not have.
+// explainOldFlag returns "" for a flag that the v2 API did not have.
 func explainOldFlag(name string) string {
 	switch today, old := oldFlags[name]; {
 	case !old:

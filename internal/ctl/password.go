@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// askPassword is AskPassword where blanks around a password do not count.
+// askPassword is AskPassword without the white space around the password.
 func (a *app) askPassword(prompt string) (string, error) {
 	line, err := a.AskPassword(prompt)
 	if err != nil {
@@ -16,8 +16,8 @@ func (a *app) askPassword(prompt string) (string, error) {
 	return strings.TrimSpace(line), nil
 }
 
-// AskPassword prompts on standard output and reads one line of standard input,
-// which a terminal does not show.
+// AskPassword prompts on standard output and reads one line of standard input, which a
+// terminal does not echo.
 func (p Process) AskPassword(prompt string) (string, error) {
 	fmt.Fprint(p.Stdout, prompt)
 	if f, ok := p.Stdin.(*os.File); ok {
@@ -28,8 +28,8 @@ func (p Process) AskPassword(prompt string) (string, error) {
 	return strings.TrimSuffix(line, "\r"), err
 }
 
-// readLine reads up to a newline or the end, and no byte further: what follows
-// may be meant for somebody else.
+// readLine reads up to a newline or the end of the input, and no byte further: the rest may
+// be input of another program.
 func readLine(r io.Reader) (string, error) {
 	var line []byte
 	var b [1]byte

@@ -4,5 +4,5 @@ package ctl
 
 import "os"
 
-// hideInput does nothing on systems without termios: the password is shown.
+// hideInput does nothing on systems without termios: the password is echoed.
 func hideInput(*os.File) (show func()) { return func() {} }

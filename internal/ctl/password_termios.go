@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hideInput stops the terminal f from echoing until the returned function is
-// called. It does nothing where f is not a terminal. A signal in between
-// restores the terminal before it takes effect.
+// hideInput disables the echo of the terminal f until the returned function is called. It
+// does nothing if f is not a terminal. A signal in between restores the terminal before it
+// takes effect.
 func hideInput(f *os.File) (show func()) {
 	fd := int(f.Fd())
 	was, err := unix.IoctlGetTermios(fd, getTermios)

@@ -7,8 +7,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// printer writes answers in one output format. A method's error ends the
-// command; most formats cannot express every answer.
+// printer writes answers in one output format. An error of a method ends the command; most
+// formats cannot express every answer.
 type printer interface {
 	put(*clientv3.PutResponse) error
 	get(*clientv3.GetResponse) error
@@ -36,8 +36,7 @@ type printer interface {
 	moveLeader(from, to uint64, r *clientv3.MoveLeaderResponse) error
 	downgrade(action string, r *clientv3.DowngradeResponse) error
 
-	// done is what has been changed about users and roles, in words, and the
-	// server's answer to it.
+	// done describes a change of users or roles, with the server's answer.
 	done(text string, r any) error
 	authStatus(*clientv3.AuthStatusResponse) error
 	userGet(user string, r *clientv3.AuthUserGetResponse) error
@@ -48,7 +47,7 @@ type printer interface {
 
 type printerOptions struct {
 	stdout io.Writer
-	stderr io.Writer // where simple puts endpoints that are not healthy
+	stderr io.Writer // where simple prints endpoints that are not healthy
 	hex    bool
 }
 
@@ -69,15 +68,15 @@ func newPrinter(format string, o printerOptions) printer {
 	return nil
 }
 
-// unsupported is the to of a format that says nothing about an answer.
+// unsupported is the function of a format that cannot express an answer.
 func unsupported(format string) func(any) error {
 	return func(any) error {
 		return fail(exitBadFeature, fmt.Errorf("%s not supported as output format", format))
 	}
 }
 
-// forward is a printer that hands every answer, as the client returned it, to
-// one function. A format embeds it and overrides what it does otherwise.
+// forward is a printer that passes every answer, as the client returned it, to one
+// function. A format embeds it and overrides the methods that differ.
 type forward struct {
 	to func(any) error
 }

@@ -8,7 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// What the formats make of users and roles.
+// Output about users and roles in the various formats.
 
 func (f forward) done(_ string, r any) error                              { return f.to(r) }
 func (f forward) authStatus(r *clientv3.AuthStatusResponse) error         { return f.to(r) }
@@ -54,8 +54,8 @@ func (p *simplePrinter) names(names []string) {
 	}
 }
 
-// roleGet lists what may be read, then what may be written. Older servers do not
-// say that the role root may do everything.
+// roleGet lists the keys that may be read, then those that may be written. Older servers do
+// not report that the role root has all permissions.
 func (p *simplePrinter) roleGet(role string, r *clientv3.AuthRoleGetResponse) error {
 	perms := (*pb.AuthRoleGetResponse)(r).GetPerm()
 	if role == "root" && perms == nil {
@@ -104,7 +104,7 @@ func (p *fieldsPrinter) roleGet(_ string, r *clientv3.AuthRoleGetResponse) error
 	resp := (*pb.AuthRoleGetResponse)(r)
 	p.header(resp.GetHeader())
 	for _, perm := range resp.GetPerm() {
-		// Two blanks, as ever.
+		// Two spaces, as in etcdctl.
 		fmt.Fprintf(p.stdout, "\"PermType\" :  %s\n", perm.GetPermType())
 		p.quoted("Key", perm.GetKey())
 		p.quoted("RangeEnd", perm.GetRangeEnd())

@@ -9,8 +9,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// fieldsPrinter writes a line `"Name" : value` per field; strings are quoted as
-// Go quotes them. Lists end each element with an empty line.
+// fieldsPrinter writes a line `"Name" : value` for each field; strings are quoted as in Go.
+// An empty line follows each element of a list.
 type fieldsPrinter struct {
 	forward
 	printerOptions
@@ -33,7 +33,7 @@ func (p *fieldsPrinter) id(name string, id uint64) {
 	p.field(name, id)
 }
 
-// lease writes a lease's ID, which in hexadecimal has all 16 digits.
+// lease writes a lease's ID, in hexadecimal with all 16 digits.
 func (p *fieldsPrinter) lease(name string, id int64) {
 	if p.hex {
 		p.field(name, fmt.Sprintf("%016x", id))
@@ -53,7 +53,7 @@ func (p *fieldsPrinter) header(h *pb.ResponseHeader) {
 	p.field("RaftTerm", h.GetRaftTerm())
 }
 
-// kv writes a pair, its names beginning with prefix.
+// kv writes a pair whose field names begin with prefix.
 func (p *fieldsPrinter) kv(prefix string, kv *mvccpb.KeyValue) {
 	p.quoted(prefix+"Key", kv.GetKey())
 	p.field(prefix+"CreateRevision", kv.GetCreateRevision())

@@ -10,12 +10,12 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// jsonPrinter writes one line of JSON per answer: the Go structs of the API as
-// encoding/json sees them, so numbers stay numbers and bytes become base64.
+// jsonPrinter writes one line of JSON for each answer: the Go structs of the API as
+// encoding/json encodes them, so numbers stay numbers and bytes become base64.
 type jsonPrinter struct {
 	forward
 	w   io.Writer
-	hex bool // IDs of the member commands in hexadecimal
+	hex bool // print member IDs in hexadecimal
 }
 
 func newJSONPrinter(o printerOptions) *jsonPrinter {
@@ -33,8 +33,8 @@ func (p *jsonPrinter) write(v any) error {
 	return err
 }
 
-// The wrapper of a response inside a transaction has had the name of a Go field
-// since etcd 3.0; its members have their protobuf names.
+// The wrapper of a response inside a transaction has had the name of a Go field since etcd
+// 3.0; its fields have their protobuf names.
 type (
 	jsonTxn struct {
 		Header    *pb.ResponseHeader `json:"header,omitempty"`
@@ -72,7 +72,7 @@ func newJSONTxn(r *pb.TxnResponse) *jsonTxn {
 	return t
 }
 
-// The member answers with --hex.
+// The member's answer with --hex.
 type (
 	hexMembers struct {
 		Header  hexHeader   `json:"header"`
@@ -125,7 +125,7 @@ func newHexMembers(members []*pb.Member) []hexMember {
 	return hex
 }
 
-// writeMembers writes r, or with --hex what its parts are in hexadecimal.
+// writeMembers writes r or, with --hex, its parts in hexadecimal.
 func (p *jsonPrinter) writeMembers(r any, h *pb.ResponseHeader, members []*pb.Member) error {
 	if !p.hex {
 		return p.write(r)

@@ -50,8 +50,8 @@ func (p *protobufPrinter) endpointHealth([]endpointHealth) error { return unsupp
 func (p *protobufPrinter) endpointStatus([]endpointStatus) error { return unsupported("protobuf")(nil) }
 func (p *protobufPrinter) endpointHashKV([]endpointHashKV) error { return unsupported("protobuf")(nil) }
 
-// apiMessage is the API's message that a client response is another name for.
-// The lease responses are types of the client: of them etcdctl writes the header.
+// apiMessage returns the API's message behind a client response. The lease responses are
+// types of the client: etcdctl writes only their header.
 func apiMessage(r any) any {
 	switch r := r.(type) {
 	case *clientv3.PutResponse:

@@ -11,7 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// The lists that table shows as rows and simple as comma-separated lines.
+// Lists that table prints as rows and simple as comma-separated lines.
 
 var (
 	memberColumns         = []string{"ID", "Status", "Name", "Peer Addrs", "Client Addrs", "Is Learner"}
@@ -29,7 +29,7 @@ func memberRows(r *clientv3.MemberListResponse) [][]string {
 	for _, m := range (*pb.MemberListResponse)(r).GetMembers() {
 		status := "started"
 		if m.GetName() == "" {
-			// A member publishes its name when it first starts.
+			// A member publishes its name when it starts for the first time.
 			status = "unstarted"
 		}
 		rows = append(rows, []string{
@@ -79,8 +79,8 @@ func endpointStatusRows(l []endpointStatus) [][]string {
 	return rows
 }
 
-// percentUnused is the share of the database file, in whole percent, that holds
-// no data. The share in use is rounded down.
+// percentUnused returns the share of the database file that holds no data, in whole
+// percent. The share in use is rounded down.
 func percentUnused(inUse, size int64) int64 {
 	if size == 0 {
 		return 0

@@ -11,8 +11,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// simplePrinter writes for people, and for the shell: keys and values go out as
-// they are, each with a newline.
+// simplePrinter writes for people and for shell scripts: keys and values are printed
+// unchanged, each followed by a newline.
 type simplePrinter struct {
 	printerOptions
 	valueOnly bool // get --print-value-only
@@ -208,9 +208,8 @@ func (p *simplePrinter) rows(rows [][]string) {
 	}
 }
 
-// alarms writes the message in protobuf's text form, which is what etcdctl
-// prints. That library varies the blanks from build to build on purpose; here
-// they are fixed.
+// alarms writes the message in protobuf's text form, which is what etcdctl prints. That
+// library varies the white space between builds on purpose; here it is fixed.
 func (p *simplePrinter) alarms(r *clientv3.AlarmResponse) error {
 	for _, a := range (*pb.AlarmResponse)(r).GetAlarms() {
 		var fields []string

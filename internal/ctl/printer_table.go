@@ -9,7 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// tablePrinter draws boxes around lists of members and endpoints.
+// tablePrinter draws tables of members and endpoints.
 type tablePrinter struct {
 	forward
 	w io.Writer

@@ -17,25 +17,26 @@ import (
 	"golang.org/x/net/http2"
 )
 
-// maxProbed bounds what is read of an answer.
+// maxProbed bounds the bytes read from an answer.
 const maxProbed = 64 << 10
 
-// finding is how far an endpoint lets a client come.
+// finding is how far a client gets with an endpoint.
 type finding struct {
-	err    error  // it ended here, connecting or in the TLS handshake
-	tls    bool   // err is TLS's
-	hangup bool   // the endpoint hung up on a request
-	silent bool   // it took a request and gave no answer
-	peer   bool   // it is where members talk to each other
-	ill    string // what the member says is wrong with it, empty if nothing
+	err    error  // the attempt failed here, connecting or in the TLS handshake
+	tls    bool   // err is from TLS
+	hangup bool   // the endpoint closed the connection on a request
+	silent bool   // it accepted a request and did not answer
+	peer   bool   // it is a peer URL
+	ill    string // what the member reports as wrong, empty if nothing
 }
 
-// probe connects as the client would, asks what any member answers at once, and
-// says how far it came.
+// probe connects as the client would, makes a request that every member answers at once,
+// and returns how far it got.
 func probe(ctx context.Context, endpoint string, tlsCfg *tls.Config) finding {
 	network, addr, useTLS := dialTarget(endpoint, tlsCfg != nil)
-	// A port of gRPC alone hangs up on HTTP/1.1, and etcd's for peers agrees in TLS
-	// on HTTP/2 and then hangs up on it. So both are tried, the client's first.
+	// A port for gRPC alone closes HTTP/1.1 connections, and etcd's peer port accepts
+	// HTTP/2 in TLS and then closes such connections. So both are tried, the client's
+	// first.
 	protocols := []string{"http/1.1", http2.NextProtoTLS}
 	if useTLS {
 		protocols = []string{http2.NextProtoTLS, "http/1.1"}
@@ -49,8 +50,8 @@ func probe(ctx context.Context, endpoint string, tlsCfg *tls.Config) finding {
 	return f
 }
 
-// speak connects and visits with the first of protocols, or, with TLS, with the
-// one that the server chooses.
+// speak connects and calls visit with the first of protocols or, with TLS, with the
+// protocol that the server chooses.
 func speak(ctx context.Context, network, addr string, useTLS bool, tlsCfg *tls.Config, protocols []string) finding {
 	conn, err := dial(ctx, network, addr)
 	if err != nil {
@@ -69,7 +70,7 @@ func speak(ctx context.Context, network, addr string, useTLS bool, tlsCfg *tls.C
 	return visit(ctx, conn.http1())
 }
 
-// line is a connection of which something may have been read ahead.
+// line is a connection of which some bytes may already have been read.
 type line struct {
 	net.Conn
 	r *bufio.Reader
@@ -79,7 +80,7 @@ func newLine(c net.Conn) *line { return &line{c, bufio.NewReader(c)} }
 
 func (l *line) Read(b []byte) (int, error) { return l.r.Read(b) }
 
-// dial makes a connection on which everything ends with ctx.
+// dial opens a connection that ctx cancels.
 func dial(ctx context.Context, network, addr string) (*line, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, addr)
 	if err != nil {
@@ -93,9 +94,9 @@ func dial(ctx context.Context, network, addr string) (*line, error) {
 	return newLine(conn), nil
 }
 
-// handshake goes through TLS's, and waits for what the server makes of the
-// client's certificate: in TLS 1.3 the client is done before the server has seen it.
-// The protocol is the one of protocols that was agreed on, if any was.
+// handshake performs the TLS handshake, and waits for the server's verdict on the client's
+// certificate: in TLS 1.3 the client is done before the server has seen it. It returns the
+// negotiated one of protocols, if any.
 func (l *line) handshake(ctx context.Context, addr string, cfg *tls.Config, protocols []string) (secure *line, protocol string, err error) {
 	if cfg == nil {
 		cfg = &tls.Config{}
@@ -117,15 +118,15 @@ func (l *line) handshake(ctx context.Context, addr string, cfg *tls.Config, prot
 	secure = newLine(c)
 	state := c.ConnectionState()
 	if state.Version >= tls.VersionTLS13 {
-		// A refusal comes as fast as the answers in the handshake did. That none
-		// comes is a good sign; writing meanwhile could make the connection fail
-		// before the refusal is read.
+		// A rejection arrives as fast as the answers in the handshake did. If none arrives,
+		// that is a good sign; writing meanwhile could break the connection before the
+		// rejection is read.
 		verdict := clock.Now().Add(2*clock.Since(start) + 100*time.Millisecond)
 		deadline, _ := ctx.Deadline()
 		if !deadline.IsZero() && deadline.Before(verdict) {
 			verdict = deadline
 		}
-		_ = c.SetReadDeadline(verdict) // what fails here fails below
+		_ = c.SetReadDeadline(verdict) // a failure here shows again below
 		if _, err := secure.r.Peek(1); err != nil && !isTimeout(err) {
 			return l, "", err
 		}
@@ -179,8 +180,7 @@ func read(resp *http.Response, err error) (int, []byte, error) {
 	return resp.StatusCode, body, err
 }
 
-// visit asks two questions: the first is one of members to each other, the second
-// is for everybody.
+// visit makes two requests: one that only peers answer, and one that is for clients.
 func visit(ctx context.Context, ask asker) (f finding) {
 	status, body, err := ask(ctx, peerapi.PathMembers)
 	var members []json.RawMessage

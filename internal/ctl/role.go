@@ -94,7 +94,7 @@ func (a *app) roleListCommand() *cobra.Command {
 	}
 }
 
-// rangeFlags say which keys behind the given one are meant.
+// rangeFlags say which keys after the given one are included.
 type rangeFlags struct{ prefix, fromKey *bool }
 
 func newRangeFlags(cmd *cobra.Command) rangeFlags {
@@ -104,8 +104,8 @@ func newRangeFlags(cmd *cobra.Command) rangeFlags {
 	}
 }
 
-// keys returns the range of a permission: one key if end is empty. An empty key
-// stands for the first of all.
+// keys returns the range of a permission: one key if end is empty. An empty key stands for
+// the first possible key.
 func (f rangeFlags) keys(args []string) (key, end string, err error) {
 	key = args[0]
 	switch {

@@ -13,8 +13,8 @@ import (
 )
 
 func init() {
-	// `etcdctl mem l` is `etcdctl member list`. cobra keeps this switch in a
-	// variable of its package.
+	// `etcdctl mem l` is `etcdctl member list`. cobra has this switch in a package
+	// variable.
 	cobra.EnablePrefixMatching = true
 }
 
@@ -64,8 +64,8 @@ func (a *app) rootCommand() *cobra.Command {
 	add(groupTool, a.versionCommand(), a.completionCommand(), a.optionsCommand(root))
 	root.SetHelpCommandGroupID(groupTool)
 
-	// Two dozen global flags under every command would bury the command's own:
-	// `etcdctl options` has them.
+	// Two dozen global flags under every command would bury the command's own flags:
+	// `etcdctl options` prints them.
 	root.PersistentFlags().VisitAll(func(f *pflag.Flag) { f.Hidden = true })
 	root.InitDefaultHelpFlag()
 	root.Flags().Lookup("help").Hidden = true
@@ -88,11 +88,11 @@ func (a *app) rootCommand() *cobra.Command {
 	return root
 }
 
-// Command is the whole command line, for what is made of its help. It is not
-// meant to be run.
+// Command returns the whole command tree, for tools that read its help. It is not meant to
+// be run.
 func Command() *cobra.Command { return new(app).rootCommand() }
 
-// Knows tells whether word is a command.
+// Knows reports whether word is a command.
 func Knows(word string) bool {
 	return slices.ContainsFunc(new(app).rootCommand().Commands(), func(c *cobra.Command) bool { return c.Name() == word || c.HasAlias(word) })
 }
@@ -162,10 +162,10 @@ A new shell reads the script. zsh needs "autoload -U compinit; compinit" in ~/.z
 	}
 }
 
-// examples lays command lines out as cobra's help wants them.
+// examples formats command lines as cobra's help expects them.
 func examples(lines ...string) string { return "  " + strings.Join(lines, "\n  ") }
 
-// oneOf completes a flag whose value is one of a few words.
+// oneOf completes a flag that takes one of a few words.
 func oneOf(cmd *cobra.Command, flag string, words ...string) {
 	err := cmd.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(words, cobra.ShellCompDirectiveNoFileComp))
 	if err != nil {

@@ -15,21 +15,21 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// session is a command that has read its flags and environment: how to reach
-// the cluster and how to print.
+// session is a command after it has read its flags and environment: how to reach the
+// cluster and how to print.
 type session struct {
 	app  *app
 	spec clientv3.ConfigSpec
 	out  printer
-	// timeoutGiven: the user asked for --command-timeout, so that it holds for
-	// commands that otherwise have no limit.
+	// timeoutGiven: the user set --command-timeout, so it also applies to commands that
+	// have no limit by default.
 	timeoutGiven bool
-	// clientLog is how severe a line of a client's log must be to be shown.
+	// clientLog is the minimum level of the log lines of a client that are shown.
 	clientLog zap.AtomicLevel
 }
 
-// session reads the environment and checks the global flags. It opens no
-// connection. Variables in own are the command's, see flagsFromEnv.
+// session reads the environment and validates the global flags. It opens no connection.
+// Variables in own are the command's, see flagsFromEnv.
 func (a *app) session(cmd *cobra.Command, own ...string) (*session, error) {
 	fs := cmd.InheritedFlags()
 	if err := a.flagsFromEnv(fs, own...); err != nil {
@@ -84,7 +84,7 @@ func (a *app) session(cmd *cobra.Command, own ...string) (*session, error) {
 	}, nil
 }
 
-// endpoints are those of the SRV records when a domain is given, else those of
+// endpoints returns the endpoints from the SRV records if a domain is given, else those of
 // the flag.
 func (a *app) endpoints() ([]string, error) {
 	g := &a.global
@@ -111,7 +111,7 @@ func (a *app) endpoints() ([]string, error) {
 	return eps, nil
 }
 
-// credentials is who to authenticate as; nil is nobody.
+// credentials is the user to authenticate as; nil is anonymous.
 func (a *app) credentials() (*clientv3.AuthConfig, error) {
 	g := &a.global
 	if g.token != "" {
@@ -120,8 +120,8 @@ func (a *app) credentials() (*clientv3.AuthConfig, error) {
 	return a.authConfig(g.user, g.password, "Password: ")
 }
 
-// authConfig is a user, name[:password], and a password that may be separate. It
-// prompts for one that is neither here nor there.
+// authConfig parses a user, name[:password], and a password that may be separate. It
+// prompts if neither contains the password.
 func (a *app) authConfig(user, password, prompt string) (*clientv3.AuthConfig, error) {
 	switch {
 	case user == "":
@@ -139,8 +139,8 @@ func (a *app) authConfig(user, password, prompt string) (*clientv3.AuthConfig, e
 	return &clientv3.AuthConfig{Username: name, Password: password}, nil
 }
 
-// config is the client configuration for the session's endpoints, or for those
-// given.
+// config returns the client configuration for the given endpoints, by default the
+// session's.
 func (s *session) config(endpoints ...string) (*clientv3.Config, error) {
 	spec := s.spec
 	if len(endpoints) > 0 {
@@ -154,7 +154,7 @@ func (s *session) config(endpoints ...string) (*clientv3.Config, error) {
 	return cfg, nil
 }
 
-// client connects to the session's endpoints, or to those given.
+// client connects to the given endpoints, by default the session's.
 func (s *session) client(endpoints ...string) (*clientv3.Client, error) {
 	cfg, err := s.config(endpoints...)
 	if err != nil {
@@ -167,20 +167,19 @@ func (s *session) client(endpoints ...string) (*clientv3.Client, error) {
 	return c, nil
 }
 
-// closeQuietly closes a client in the middle of something, about which its log
-// has nothing to say that anybody needs.
+// closeQuietly closes a client with requests in flight, without the log lines about them.
 func (s *session) closeQuietly(c *clientv3.Client) {
 	s.clientLog.SetLevel(zapcore.FatalLevel)
-	_ = c.Close() // what is in flight is not wanted any more
+	_ = c.Close() // requests in flight are not needed any more
 }
 
-// timeout is the context of one request.
+// timeout returns the context of one request.
 func (s *session) timeout() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), s.app.global.commandTimeout)
 }
 
-// rpcError ends the command with what a request to the endpoints (by default
-// the session's) came to; when no answer came, further lines say why.
+// rpcError returns the error of a request to the endpoints (by default the session's) as
+// that of the command. If there was no answer, further lines explain why.
 func (s *session) rpcError(code int, err error, endpoints ...string) error {
 	if len(endpoints) == 0 {
 		endpoints = s.spec.Endpoints

@@ -6,8 +6,8 @@ import (
 	"os/signal"
 )
 
-// UntilSignal is a context that ends when the process gets one of the signals.
-// Until stop is called, they have no other effect.
+// UntilSignal returns a context that is cancelled when the process receives one of the
+// signals. Until stop is called, they have no other effect.
 func (p Process) UntilSignal(sigs ...os.Signal) (ctx context.Context, stop context.CancelFunc) {
 	notify := p.Notify
 	if notify == nil {

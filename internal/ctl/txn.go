@@ -105,7 +105,7 @@ func (r *txnReader) requests(which string) ([]clientv3.Op, error) {
 	return ops, err
 }
 
-// lines gives f every line up to an empty one.
+// lines calls f for every line up to an empty one.
 func (r *txnReader) lines(prompt string, f func(string) error) error {
 	if r.prompt {
 		fmt.Fprintln(r.app.Stdout, prompt)
@@ -125,7 +125,7 @@ func (r *txnReader) lines(prompt string, f func(string) error) error {
 	}
 }
 
-// parseRequest reads a line of get, put or del.
+// parseRequest parses a line of get, put or del.
 func (a *app) parseRequest(line string) (clientv3.Op, error) {
 	words, err := splitWords(line)
 	if err != nil {
@@ -141,7 +141,7 @@ func (a *app) parseRequest(line string) (clientv3.Op, error) {
 	put, pf := newPutCommand()
 	put.Run = func(_ *cobra.Command, args []string) {
 		var o *keyOp
-		// Standard input is the transaction: no value can come from there.
+		// Standard input is the transaction: no value can be read from it.
 		if o, opErr = pf.op(args, strings.NewReader("")); opErr == nil {
 			op = clientv3.OpPut(o.key, o.value, o.opts...)
 		}
@@ -166,12 +166,12 @@ func (a *app) parseRequest(line string) (clientv3.Op, error) {
 	requests.AddCommand(put, get, del)
 	requests.SetArgs(words)
 	if err := requests.Execute(); err != nil {
-		invalid.notes = []string{err.Error()} // no command ran, this is why
+		invalid.notes = []string{err.Error()} // no command ran; this is why
 	}
 	return op, opErr
 }
 
-// parseCompare reads TARGET("key") OP "value".
+// parseCompare parses TARGET("key") OP "value".
 func parseCompare(line string) (clientv3.Cmp, error) {
 	none := clientv3.Cmp{}
 	target, rest, ok := strings.Cut(line, "(")

@@ -24,7 +24,7 @@ func (a *app) userCommand() *cobra.Command {
 	return cmd
 }
 
-// change makes one request that changes users or roles and prints what is done.
+// change makes one request that changes users or roles, and prints what was done.
 func (a *app) change(cmd *cobra.Command, done string, f func(ctx context.Context, c *clientv3.Client) (any, error)) error {
 	return a.call(cmd, func(ctx context.Context, s *session, c *clientv3.Client) error {
 		r, err := f(ctx, c)
@@ -74,7 +74,7 @@ func (a *app) userAddCommand() *cobra.Command {
 	return cmd
 }
 
-// newPassword asks for a password twice, or takes one word of standard input.
+// newPassword prompts for a password twice, or reads one word of standard input.
 func (a *app) newPassword(user string, interactive bool) (string, error) {
 	if !interactive {
 		line, err := readLine(a.Stdin)

@@ -92,7 +92,7 @@ watches, and a line "progress" asks how far they have come.`),
 	return cmd
 }
 
-// watchEnv is the key, and perhaps the end of the range, of the environment.
+// watchEnv returns the key and the optional range end from the environment.
 func (a *app) watchEnv() ([]string, error) {
 	key, end := a.Getenv(envWatchKey), a.Getenv(envWatchRangeEnd)
 	switch {
@@ -106,7 +106,7 @@ func (a *app) watchEnv() ([]string, error) {
 	return []string{key, end}, nil
 }
 
-// watchRequest is one watch: what, from where on, and what to run for each event.
+// watchRequest is one watch: its keys, its start, and the command to run for each event.
 type watchRequest struct {
 	watchFlags
 	key  string
@@ -114,8 +114,8 @@ type watchRequest struct {
 	exec []string
 }
 
-// newWatch reads a watch's arguments. dash is how many of them stand before
-// "--", or -1 without it; env stands for the key and the range when it is set.
+// newWatch parses a watch's arguments. dash is the number of arguments in front of "--", -1
+// without it; env replaces the key and the range if it is set.
 func newWatch(f watchFlags, args []string, dash int, env []string) (*watchRequest, error) {
 	w := &watchRequest{watchFlags: f}
 	if dash >= 0 {
@@ -161,23 +161,23 @@ func (w *watchRequest) options() []clientv3.OpOption {
 	return opts
 }
 
-// watchPrinter prints watches of one client. Several may run at once; the mutex
-// keeps their answers apart.
+// watchPrinter prints watches of one client. Several may run concurrently; the mutex keeps
+// their answers apart.
 type watchPrinter struct {
 	*session
 	client *clientv3.Client
 	mu     sync.Mutex
 }
 
-// begin returns when the server has the watch.
+// begin returns when the server has created the watch.
 func (p *watchPrinter) begin(w *watchRequest) clientv3.WatchChan {
-	// A watch on a member that lost its cluster would be silent for ever.
+	// A watch on a member that has lost its cluster would be silent forever.
 	ctx := clientv3.WithRequireLeader(context.Background())
 	return p.client.Watch(ctx, w.key, w.options()...)
 }
 
-// follow prints a watch, and runs a command for each event, until the server
-// ends it.
+// follow prints a watch, and runs a command for each event, until the server ends the
+// watch.
 func (p *watchPrinter) follow(watch clientv3.WatchChan, exec []string) error {
 	for r := range watch {
 		if err := p.print(&r, exec); err != nil {
@@ -205,7 +205,7 @@ func (p *watchPrinter) print(r *clientv3.WatchResponse, command []string) error 
 	for _, ev := range r.Events {
 		if err := p.run(command, r.Header.GetRevision(), ev); err != nil {
 			if p.client.Ctx().Err() != nil {
-				return nil // the tool is about to end, and ended the command
+				return nil // the tool is exiting, and stopped the command
 			}
 			fmt.Fprintf(p.app.Stderr, "command %q error (%v)\n", command, err)
 			return fail(exitError, nil)
@@ -214,8 +214,8 @@ func (p *watchPrinter) print(r *clientv3.WatchResponse, command []string) error 
 	return nil
 }
 
-// run executes the command for an event. The values in its environment are
-// quoted as Go quotes them, for they may hold anything.
+// run executes the command for an event. The values in its environment are quoted as Go
+// strings, because they may contain anything.
 func (p *watchPrinter) run(command []string, rev int64, ev *clientv3.Event) error {
 	c := exec.CommandContext(p.client.Ctx(), command[0], command[1:]...)
 	c.Env = append(append([]string(nil), p.app.Env...),
@@ -227,8 +227,8 @@ func (p *watchPrinter) run(command []string, rev int64, ev *clientv3.Event) erro
 	return c.Run()
 }
 
-// watchInteractive starts a watch for every line that asks for one. It ends
-// with standard input, or with the first command of a watch that fails.
+// watchInteractive starts a watch for every line that asks for one. It ends with standard
+// input, or with the first command of a watch that fails.
 func (a *app) watchInteractive(cmd *cobra.Command, env []string) error {
 	s, err := a.session(cmd, envWatchKey, envWatchRangeEnd)
 	if err != nil {
@@ -252,8 +252,8 @@ func (a *app) watchInteractive(cmd *cobra.Command, env []string) error {
 		}
 	}
 
-	// Reading blocks, so it has a goroutine of its own, which outlives the
-	// command when that ends by a failure.
+	// Reading blocks, so it has a goroutine of its own, which outlives the command if that
+	// fails.
 	lines := make(chan string)
 	go func() {
 		in := bufio.NewReader(a.Stdin)
@@ -292,8 +292,8 @@ func (a *app) watchInteractive(cmd *cobra.Command, env []string) error {
 	}
 }
 
-// interactiveLine does what a line asks for, except for a watch, which it
-// returns. Its error ends the command.
+// interactiveLine executes a line, except for a watch, which it returns. Its error ends the
+// command.
 func (p *watchPrinter) interactiveLine(line string, env []string) (*watchRequest, error) {
 	invalid := func(format string, a ...any) {
 		fmt.Fprintf(p.app.Stderr, "Invalid command"+format+"\n", a...)

@@ -5,8 +5,8 @@ import (
 	"regexp"
 )
 
-// A word of a command line inside the tool: "in Go's quotes", 'in single
-// quotes, as it is', or plain up to a blank.
+// A word of a command line inside the tool: "a Go string literal", 'verbatim in single
+// quotes', or plain text up to white space.
 var word = regexp.MustCompile(`"(?:[^"\\]|\\.)*"|'[^']*'|[^'"\s]\S*[^'"\s]?`)
 
 // splitWords splits a line of txn or of an interactive watch.

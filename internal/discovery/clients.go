@@ -16,24 +16,24 @@ import (
 	"quorate/internal/certs"
 )
 
-// verifyLimit bounds the look at one endpoint, dialling included.
+// verifyLimit bounds the verification of one endpoint, including the dial.
 const verifyLimit = 5 * time.Second
 
-// Clients says how to find the members' client endpoints in DNS.
+// Clients finds the members' client endpoints in DNS.
 type Clients struct {
 	Domain, Suffix string // as in --discovery-srv and --discovery-srv-name
-	Insecure       bool   // take every record as it is
-	TrustedCAFile  string // vouches for the endpoints; "" means the roots of the machine
+	Insecure       bool   // return every record without verification
+	TrustedCAFile  string // verifies the endpoints; "" means the system roots
 	Flags          certs.FlagNames
 
-	lookup func(service, domain, suffix string) (*srv.SRVClients, error) // nil is DNS
+	lookup func(service, domain, suffix string) (*srv.SRVClients, error) // nil is the system's resolver
 }
 
-// Find returns what the records _etcd-client-ssl._tcp.domain (https) and
-// _etcd-client._tcp.domain (http) name, as URLs and, at the same places, with
-// priority and weight; the names keep their final dot. Only a failure of both
-// lookups is an error. DNS proves nothing, so unless Insecure, only those remain
-// that show, by TLS, a certificate for the domain: perhaps none.
+// Find returns the targets of the records _etcd-client-ssl._tcp.domain (https) and
+// _etcd-client._tcp.domain (http): as URLs and, at the same indexes, with priority and
+// weight; the names keep their final dot. It fails only if both lookups fail. DNS is not
+// authenticated, so unless Insecure is set, Find drops the endpoints that do not present a
+// TLS certificate for the domain, possibly all.
 func (c Clients) Find(lg *zap.Logger) (urls []string, records []net.SRV, err error) {
 	if c.lookup == nil {
 		c.lookup = srv.GetClient
@@ -67,7 +67,7 @@ func (c Clients) Find(lg *zap.Logger) (urls []string, records []net.SRV, err err
 	return urls, records, nil
 }
 
-// verify says of each URL why it is not to be trusted, nil if it is.
+// verify returns, for each URL, why it is not trusted, nil if it is.
 func (c Clients) verify(urls []string) []error {
 	reasons := make([]error, len(urls))
 	store, err := certs.Open(certs.Options{Flags: c.Flags, Files: certs.Files{TrustedCAFile: c.TrustedCAFile}, ServerName: strings.TrimSuffix(c.Domain, ".")})
@@ -91,9 +91,9 @@ func (c Clients) verify(urls []string) []error {
 	return reasons
 }
 
-// handshake returns nil if the server at addr has a certificate that config
-// accepts. That it may go on to ask for ours, and refuse us without one, is
-// between it and the clients.
+// handshake returns nil if the server at addr has a certificate that config accepts. A
+// server that then asks for a client certificate, and rejects the connection without one,
+// passes too.
 func handshake(addr string, config *tls.Config) error {
 	ctx, cancel := context.WithTimeout(context.Background(), verifyLimit)
 	defer cancel()
@@ -101,7 +101,7 @@ func handshake(addr string, config *tls.Config) error {
 	config = config.Clone()
 	config.NextProtos = []string{"h2"}
 	config.VerifyConnection = func(tls.ConnectionState) error {
-		trusted = true // called after the certificate has been verified
+		trusted = true // called once the certificate has been verified
 		return nil
 	}
 	conn, err := (&tls.Dialer{Config: config}).DialContext(ctx, "tcp", addr)

@@ -9,14 +9,14 @@ import (
 	"quorate/internal/certs"
 )
 
-// Config says which cluster keeps the register that members find each other by. The
-// json tags are the keys of the section discovery-config of a configuration file.
+// Config says which cluster keeps the register through which founders find each other. The
+// json tags are the keys of the section discovery-config in a configuration file.
 type Config struct {
 	Token  string `json:"token"`
 	Client Client `json:"client"`
 }
 
-// Client is how to reach that cluster.
+// Client is how to connect to that cluster.
 type Client struct {
 	Endpoints        []string      `json:"endpoints"`
 	RequestTimeout   time.Duration `json:"request-timeout"`
@@ -27,7 +27,7 @@ type Client struct {
 	Auth             Auth          `json:"auth"`
 }
 
-// Secure is the transport security towards that cluster.
+// Secure is the transport security of these connections.
 type Secure struct {
 	Cert               string `json:"cert"`
 	Key                string `json:"key"`
@@ -37,13 +37,13 @@ type Secure struct {
 	InsecureSkipVerify bool   `json:"insecure-skip-tls-verify"`
 }
 
-// Auth is the identity towards that cluster.
+// Auth is the user for these connections.
 type Auth struct {
 	Username string `json:"username"`
 	Password string `json:"password"`
 }
 
-// Default is a Config that names no cluster.
+// Default returns a Config without endpoints.
 func Default() Config {
 	return Config{Client: Client{
 		DialTimeout:      2 * time.Second,
@@ -54,7 +54,7 @@ func Default() Config {
 	}}
 }
 
-// Register reads the certificates, and returns the register.
+// Register reads the certificates and returns the register.
 func (c Config) Register(lg *zap.Logger) (Register, error) {
 	tls, err := c.Client.Secure.tls(lg)
 	d := c.Client
@@ -65,7 +65,7 @@ func (c Config) Register(lg *zap.Logger) (Register, error) {
 	}, err
 }
 
-// tls is nil for plain text.
+// tls returns nil for plain text.
 func (s Secure) tls(lg *zap.Logger) (*tls.Config, error) {
 	if s.InsecureTransport && s.Cert == "" && s.Key == "" && s.CACert == "" && !s.InsecureSkipVerify {
 		return nil, nil

@@ -1,11 +1,11 @@
-// Package discovery finds the founders of a new cluster when they do not know
-// each other yet, and the members of a running one for those in front of it.
+// Package discovery finds the founders of a new cluster that do not know each other yet,
+// and the members of a running cluster for the proxies in front of it.
 //
-// In: a register in another etcd cluster (v3 discovery, or v2 discovery by HTTP),
-// or a DNS domain with SRV records; the name and the peer URLs of this member. Out: the initial cluster,
-// as --initial-cluster would give it, or client endpoints. Always true: all founders that use one
-// register get the same answer, since the order in which they registered
-// decides, and the register is written once.
+// In: a register in another etcd cluster (v3 discovery, or v2 discovery through HTTP) or a
+// DNS domain with SRV records; the name and the peer URLs of this member. Out: the initial
+// cluster, in the form of --initial-cluster, or client endpoints. Always true: all founders
+// that use one register get the same answer, because the order of registration decides and
+// each entry is written once.
 package discovery
 
 import (
@@ -42,17 +42,17 @@ const (
 )
 
 const (
-	// maxMembers bounds a register; larger sizes are a mistake.
+	// maxMembers bounds the size of a register; a larger size is rejected as a mistake.
 	maxMembers = 1 << 10
-	// maxRetries bounds the attempts at one request; the pause doubles up to
+	// maxRetries bounds the attempts at one request; the pause between them doubles up to
 	// maxPause.
 	maxRetries = 10
 	maxPause   = 30 * time.Second
 )
 
-// Register is where and how founders sign in.
+// Register is where founders register, and how to reach it.
 type Register struct {
-	Token     string // names the cluster to be
+	Token     string // identifies the cluster to bootstrap
 	Endpoints []string
 
 	DialTimeout, RequestTimeout     time.Duration
@@ -62,17 +62,16 @@ type Register struct {
 	Logger                          *zap.Logger
 }
 
-// store is what Join needs of the other cluster; clientv3.Client fits.
+// store is the part of clientv3.Client that Join needs.
 type store interface {
 	Get(ctx context.Context, key string, opts ...clientv3.OpOption) (*clientv3.GetResponse, error)
 	Put(ctx context.Context, key, val string, opts ...clientv3.OpOption) (*clientv3.PutResponse, error)
 	Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan
 }
 
-// Join signs member id in with its part of the initial cluster (name=url,...),
-// waits until as many have signed in as the register asks for, and returns the
-// whole. It waits for others as long as ctx allows; failing requests are tried
-// ten times.
+// Join registers member id with its part of the initial cluster (name=url,...), waits until
+// as many members have registered as the register asks for, and returns the initial
+// cluster. It waits for others until ctx ends; a failing request is tried up to ten times.
 func (r Register) Join(ctx context.Context, id uint64, self string) (string, error) {
 	cli, err := clientv3.New(clientv3.Config{
 		Endpoints: r.Endpoints, TLS: r.TLS, Username: r.Username, Password: r.Password,
@@ -104,12 +103,12 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-// joining is one call of Join.
+// joining is the state of one call of Join.
 type joining struct {
 	Register
 	kv    store
 	id    string          // hexadecimal, as in the key
-	told  map[string]bool // whose entries the log has named
+	told  map[string]bool // keys of entries already logged
 	self  string
 	pause func(context.Context, time.Duration) error
 }
@@ -120,7 +119,7 @@ func (j *joining) key(parts ...string) string {
 
 func byCreation(a, b signed) int { return cmp.Compare(a.created, b.created) }
 
-// signed is one that has signed in.
+// signed is a registered member.
 type signed struct {
 	id, peers string
 	created   int64
@@ -152,7 +151,7 @@ func (j *joining) run(ctx context.Context) (string, error) {
 	}
 	members = members[:size]
 	if !has(members, j.id) {
-		return "", ErrFull // others were faster
+		return "", ErrFull // other members were faster
 	}
 	peers := make([]string, len(members))
 	for i, m := range members {
@@ -165,7 +164,7 @@ func has(members []signed, id string) bool {
 	return slices.ContainsFunc(members, func(m signed) bool { return m.id == id })
 }
 
-// look reads the size of the cluster and who has signed in, in that order.
+// look reads the size of the cluster, then the registered members.
 func (j *joining) look(ctx context.Context) (size int, members []signed, rev int64, err error) {
 	err = j.retry(ctx, "look into", func(ctx context.Context) error {
 		resp, err := j.kv.Get(ctx, j.key(sizeKey))
@@ -191,8 +190,8 @@ func (j *joining) look(ctx context.Context) (size int, members []signed, rev int
 	return size, members, rev, err
 }
 
-// add puts one more into the order of their creation. What is no entry of a
-// member is left out, by everyone alike.
+// add inserts an entry in the order of creation. Entries that no member can have written
+// are skipped, by all founders alike.
 func (j *joining) add(members []signed, key, value string, created int64) []signed {
 	id := strings.TrimPrefix(key, j.key(membersDir))
 	if _, err := strconv.ParseUint(id, 16, 64); err != nil || value == "" {
@@ -200,7 +199,7 @@ func (j *joining) add(members []signed, key, value string, created int64) []sign
 		return members
 	}
 	if has(members, id) {
-		return members // written again: its place is that of its creation
+		return members // written again: it keeps the place of its creation
 	}
 	if !j.told[id] {
 		j.told[id] = true
@@ -211,7 +210,7 @@ func (j *joining) add(members []signed, key, value string, created int64) []sign
 	return members
 }
 
-// await watches the register from rev on until size members have signed in.
+// await watches the register from rev on until size members have registered.
 func (j *joining) await(ctx context.Context, members []signed, size int, rev int64) ([]signed, error) {
 	for len(members) < size {
 		j.Logger.Info("waiting for peers from discovery service", zap.Int("clusterSize", size), zap.Int("found-peers", len(members)))
@@ -230,7 +229,7 @@ func (j *joining) await(ctx context.Context, members []signed, size int, rev int
 		if len(members) >= size {
 			break
 		}
-		// The watch has ended: look anew.
+		// The watch has ended: read the register again.
 		if err := j.pause(ctx, time.Second); err != nil {
 			return nil, fmt.Errorf("discovery: wait for %d more members: %w", size-len(members), err)
 		}
@@ -243,7 +242,7 @@ func (j *joining) await(ctx context.Context, members []signed, size int, rev int
 	return members, nil
 }
 
-// retry runs one request until it succeeds, or fails in a way that will not change.
+// retry repeats one request until it succeeds or fails with a permanent error.
 func (j *joining) retry(ctx context.Context, what string, f func(context.Context) error) error {
 	wait := time.Second
 	for range maxRetries {

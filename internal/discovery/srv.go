@@ -10,16 +10,16 @@ import (
 	"go.uber.org/zap"
 )
 
-// SRV finds the founders in the records _etcd-server-ssl._tcp.domain (peers by
-// https) and _etcd-server._tcp.domain (http); with a suffix the services are
-// called etcd-server-ssl-suffix and etcd-server-suffix. The entry that leads to
-// this host under an advertised URL gets name, the others numbers. Either set of
-// records may be missing, not both.
+// SRV finds the founders in the records _etcd-server-ssl._tcp.domain (peers by https) and
+// _etcd-server._tcp.domain (http); with a suffix the services are called
+// etcd-server-ssl-suffix and etcd-server-suffix. The record that points to this host, under
+// one of the advertised URLs, gets name; the others get numbers. One of the two sets of
+// records may be missing, but not both.
 func SRV(lg *zap.Logger, domain, suffix, name string, advertised []url.URL) (string, error) {
 	return lookup(lg, domain, suffix, name, advertised, getCluster)
 }
 
-// SRVPeers is SRV for one who is none of the founders.
+// SRVPeers is SRV for a caller that is not one of the founders.
 func SRVPeers(lg *zap.Logger, domain, suffix string) (string, error) {
 	found, err := founders(lg, domain, suffix, "", nil, getCluster)
 	return strings.Join(found, ","), err
@@ -43,7 +43,7 @@ func lookup(lg *zap.Logger, domain, suffix, name string, advertised []url.URL,
 	return "", fmt.Errorf("cannot find local etcd member %q in SRV records", name)
 }
 
-// founders are the parts of the initial cluster, of both kinds.
+// founders returns the parts of the initial cluster from both sets of records.
 func founders(lg *zap.Logger, domain, suffix, name string, advertised []url.URL,
 	get func(scheme, service, name, dns string, urls []url.URL) ([]string, error)) ([]string, error) {
 	if suffix != "" {

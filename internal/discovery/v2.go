@@ -19,7 +19,7 @@ import (
 	"quorate/internal/membership"
 )
 
-// Errors of the older kind of register.
+// Errors of the v2 register.
 var (
 	ErrDuplicateID   = errors.New("discovery: found duplicate id")
 	ErrDuplicateName = errors.New("discovery: found duplicate name")
@@ -30,24 +30,24 @@ var (
 const (
 	v2CallTimeout = 5 * time.Second
 	v2DialTimeout = 30 * time.Second
-	// maxV2Answer bounds what is read of an answer.
+	// maxV2Answer bounds the bytes read from a response.
 	maxV2Answer = 4 << 20
-	// The pause after a failure doubles from the first to the last.
+	// The pause after a failure doubles, from the first to the last of these.
 	firstV2Pause = 2 * time.Second
 	lastV2Pause  = 256 * time.Second
 )
 
-// V2 is a register under a URL: a directory of the v2 keys API, as the public
-// discovery service and clusters of etcd up to 3.5 serve it.
+// V2 is a register under a URL: a directory of the v2 keys API, as served by the public
+// discovery service and by clusters of etcd up to 3.5.
 type V2 struct {
-	URL    string // the whole text is the token of the cluster
-	Proxy  string // HTTP proxy on the way there; empty is none
+	URL    string // the URL is the token of the cluster
+	Proxy  string // HTTP proxy in front of it; empty is none
 	Logger *zap.Logger
 }
 
-// Join signs member id in with its part of the initial cluster (name=url,...),
-// waits for the others, and returns the whole. As long as the service cannot be
-// reached it tries again, until ctx ends.
+// Join registers member id with its part of the initial cluster (name=url,...), waits for
+// the others, and returns the initial cluster. While the service cannot be reached it
+// retries, until ctx ends.
 func (v V2) Join(ctx context.Context, id uint64, self string) (string, error) {
 	j, err := v.joining(membership.FormatID(id), self)
 	if err != nil {
@@ -57,8 +57,8 @@ func (v V2) Join(ctx context.Context, id uint64, self string) (string, error) {
 	return j.run(ctx)
 }
 
-// Observe waits until the register is full, without signing in, and returns the
-// initial cluster. It is for those who are no members.
+// Observe waits until the register is full, without registering, and returns the initial
+// cluster. It is for proxies, which are not members.
 func (v V2) Observe(ctx context.Context) (string, error) {
 	j, err := v.joining("", "")
 	if err != nil {
@@ -87,12 +87,12 @@ func (v V2) joining(id, self string) (*v2Joining, error) {
 type v2Joining struct {
 	V2
 	client   *http.Client
-	id, self string // empty for one who only looks
+	id, self string // empty if the caller only observes
 	pause    func(context.Context, time.Duration) error
 	next     time.Duration // pause after the next failure
 }
 
-// v2Node is a key of the v2 API with what is below it.
+// v2Node is a key of the v2 API with its child nodes.
 type v2Node struct {
 	Key           string   `json:"key"`
 	Value         string   `json:"value"`
@@ -101,7 +101,7 @@ type v2Node struct {
 	ModifiedIndex uint64   `json:"modifiedIndex"`
 }
 
-// v2Error is an answer of the v2 API that reports an error.
+// v2Error is an error response of the v2 API.
 type v2Error struct {
 	Code    int    `json:"errorCode"`
 	Message string `json:"message"`
@@ -115,7 +115,7 @@ func (e *v2Error) Error() string {
 
 const codeNodeExists = 105
 
-// unreachable is a failure after which trying again makes sense.
+// unreachable is a failure worth retrying.
 type unreachable struct{ err error }
 
 func (e *unreachable) Error() string { return e.err.Error() }
@@ -130,7 +130,7 @@ func (j *v2Joining) run(ctx context.Context) (string, error) {
 		return "", err
 	}
 	j.Logger.Info("registered in the discovery service", zap.String("discovery-url", j.URL), zap.String("member-id", j.id), zap.String("peers", j.self))
-	// Until this server of the service shows it.
+	// Until this server of the service has the entry.
 	if _, _, err := j.retry(ctx, "waiting for other nodes", func() (*v2Node, uint64, error) {
 		return j.call(ctx, http.MethodGet, "/"+j.id, url.Values{"recursive": {"false"}, "wait": {"true"}, "waitIndex": {strconv.FormatUint(created, 10)}}, nil, 0)
 	}); err != nil {
@@ -139,7 +139,7 @@ func (j *v2Joining) run(ctx context.Context) (string, error) {
 	return j.gather(ctx)
 }
 
-// gather waits until all have signed in.
+// gather waits until all members have registered.
 func (j *v2Joining) gather(ctx context.Context) (string, error) {
 	for {
 		size, members, index, err := j.look(ctx)
@@ -165,7 +165,7 @@ func (j *v2Joining) gather(ctx context.Context) (string, error) {
 	}
 }
 
-// cluster joins what the members have written.
+// cluster joins the values that the members have written.
 func (j *v2Joining) cluster(members []signed) (string, error) {
 	if j.id != "" && !has(members, j.id) {
 		return "", ErrFull
@@ -186,8 +186,8 @@ func (j *v2Joining) cluster(members []signed) (string, error) {
 	return strings.Join(peers, ","), nil
 }
 
-// look reads the size and who has signed in. A register that is full without this
-// member is an error.
+// look reads the size and the registered members. If the register is full without this
+// member it returns an error.
 func (j *v2Joining) look(ctx context.Context) (size int, members []signed, index uint64, err error) {
 	plain := url.Values{"quorum": {"false"}, "recursive": {"false"}, "sorted": {"false"}}
 	node, _, err := j.retry(ctx, "cluster status check", func() (*v2Node, uint64, error) {
@@ -224,8 +224,8 @@ func (j *v2Joining) addNode(members []signed, n v2Node) []signed {
 	return members
 }
 
-// sign writes the entry of this member. It is not tried again: who cannot know
-// whether the first attempt arrived would find its own entry.
+// sign writes the entry of this member. It does not retry: a caller that cannot know
+// whether the first attempt succeeded would find its own entry.
 func (j *v2Joining) sign(ctx context.Context) (created uint64, err error) {
 	node, _, err := j.call(ctx, http.MethodPut, "/"+j.id, url.Values{"prevExist": {"false"}}, url.Values{"value": {j.self}}, v2CallTimeout)
 	if known := (*v2Error)(nil); errors.As(err, &known) && known.Code == codeNodeExists {
@@ -237,7 +237,7 @@ func (j *v2Joining) sign(ctx context.Context) (created uint64, err error) {
 	return node.CreatedIndex, nil
 }
 
-// call makes one request. limit 0 is none, for waits.
+// call makes one request. A limit of 0 is no limit, for waits.
 func (j *v2Joining) call(ctx context.Context, method, key string, query, form url.Values, limit time.Duration) (*v2Node, uint64, error) {
 	if limit > 0 {
 		var cancel context.CancelFunc
@@ -266,7 +266,7 @@ func (j *v2Joining) call(ctx context.Context, method, key string, query, form ur
 	return decodeV2(body, resp.Header.Get("X-Etcd-Index"))
 }
 
-// decodeV2 reads an answer of the v2 API.
+// decodeV2 decodes a response of the v2 API.
 func decodeV2(body []byte, index string) (*v2Node, uint64, error) {
 	var answer struct {
 		v2Error
@@ -281,11 +281,11 @@ func decodeV2(body []byte, index string) (*v2Node, uint64, error) {
 	if answer.Node == nil {
 		return nil, 0, ErrBadEndpoint
 	}
-	n, _ := strconv.ParseUint(index, 10, 64) // absent in answers to a wait
+	n, _ := strconv.ParseUint(index, 10, 64) // absent in responses to a wait
 	return answer.Node, n, nil
 }
 
-// retry repeats a request as long as the service cannot be reached.
+// retry repeats a request while the service cannot be reached.
 func (j *v2Joining) retry(ctx context.Context, reason string, f func() (*v2Node, uint64, error)) (*v2Node, uint64, error) {
 	for {
 		node, index, err := f()

@@ -10,9 +10,9 @@ import (
 	"google.golang.org/grpc/grpclog"
 )
 
-// SetGlobal makes lg the logger of zap and, at level debug, of gRPC, whose
-// warnings and errors otherwise go to standard error, 20 lines a second at most. It is for the main
-// function: the settings are the process's.
+// SetGlobal makes lg the global logger of zap and, at level debug, of gRPC. At other levels
+// gRPC's warnings and errors go to standard error, at most 20 lines a second. Only main
+// functions may call it: the settings apply to the whole process.
 func SetGlobal(lg *zap.Logger, debug bool) {
 	grpc.EnableTracing = debug
 	if debug {

@@ -12,11 +12,11 @@ import (
 	"github.com/coreos/go-systemd/v22/journal"
 )
 
-// journalSocket is where journald takes messages.
+// journalSocket is the socket of journald.
 const journalSocket = "/run/systemd/journal/socket"
 
-// journalWriter sends each line to the journal with the priority of its level,
-// and to fallback when the journal does not take it.
+// journalWriter sends each line to the journal with the priority of its level, and to
+// fallback if that fails.
 type journalWriter struct{ fallback io.Writer }
 
 func newJournal(fallback io.Writer) (*journalWriter, error) {
@@ -36,8 +36,8 @@ func (w *journalWriter) Write(line []byte) (int, error) {
 	return len(line), nil
 }
 
-// journalFields reads level and caller out of a line. A line in console format
-// has neither as JSON and is sent as information.
+// journalFields reads level and caller from a line. A line in console format has neither as
+// JSON and is sent as information.
 func journalFields(line []byte) (journal.Priority, map[string]string) {
 	var head struct{ Level, Caller string }
 	fields := map[string]string{"SYSLOG_IDENTIFIER": filepath.Base(os.Args[0])}

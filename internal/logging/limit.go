@@ -9,26 +9,25 @@ import (
 	"quorate/internal/clock"
 )
 
-// Lines that a Limited passes on within a second, before it drops some.
+// Number of lines that a Limited passes on in a second before it drops lines.
 const linesPerSecond = 20
 
-// Limited is a writer of log lines, one to each Write, that drops what is too
-// much: whoever attacks a port can make a line for every frame. In the next
-// second that is quiet enough it says how many are missing. Safe for concurrent
-// use.
+// Limited is a writer of log lines, one per Write, that drops lines above a rate: an
+// attacker can cause a line for every frame. In the next second below the rate it writes
+// how many lines are missing. Safe for concurrent use.
 type Limited struct {
 	mu      sync.Mutex
 	w       io.Writer
 	now     func() time.Time
-	second  time.Time // when the current one began
+	second  time.Time // start of the current second
 	written int       // lines in it
-	dropped int       // since the last line that said so
+	dropped int       // dropped since the last report
 }
 
 // NewLimited returns a Limited over w.
 func NewLimited(w io.Writer) *Limited { return &Limited{w: w, now: clock.Now} }
 
-// Write writes or drops a line. A line that is dropped counts as written.
+// Write writes or drops a line. A dropped line counts as written.
 func (l *Limited) Write(line []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,9 +1,9 @@
 // Package logging builds the member's logger.
 //
-// In: the values of --log-level, --log-format and --log-outputs. Out: a zap
-// logger. Always true: a JSON line has the fields, names and time format that
-// etcd 3.7 writes (level, ts, caller, msg, then the fields of the event), so log
-// shippers and test harnesses that read etcd's log read this one.
+// In: the values of --log-level, --log-format and --log-outputs. Out: a zap logger. Always
+// true: a JSON line has the fields, names and time format of etcd 3.7 (level, ts, caller,
+// msg, then the fields of the event), so log shippers and test harnesses that parse etcd's
+// log can parse this one.
 package logging
 
 import (
@@ -19,13 +19,12 @@ import (
 	"gopkg.in/natefinch/lumberjack.v2"
 )
 
-// Names with a meaning of their own among the outputs; everything else is a
-// file path.
+// Outputs with a special meaning; everything else is a file path.
 const (
 	OutputDefault = "default"         // standard error
 	OutputStderr  = "stderr"          // standard error
 	OutputStdout  = "stdout"          // standard output
-	OutputJournal = "systemd/journal" // the journal, by its native protocol
+	OutputJournal = "systemd/journal" // the journal, through its native protocol
 )
 
 // Formats of a log line.
@@ -33,12 +32,13 @@ const (
 	FormatJSON    = "json"
 	FormatConsole = "console"
 
-	// FormatCapnslog is that of etcd 3.4 with --logger=capnslog, the fields behind.
+	// FormatCapnslog is the format of etcd 3.4 with --logger=capnslog, with the fields
+	// appended.
 	FormatCapnslog = "capnslog"
 )
 
-// A message and level pair is written 100 times in a second, and every 100th
-// time after that, so that a failing peer or client cannot fill the disk.
+// In each second, a pair of message and level is written 100 times, then every 100th time,
+// so that a failing peer or client cannot fill the disk.
 const (
 	sampleFirst = 100
 	sampleEvery = 100
@@ -50,20 +50,20 @@ type Options struct {
 	Format  string   // json or console; "" is json
 	Outputs []string // see the Output constants; empty is {"default"}
 
-	Packages PackageLevels // below Level, or above it, for lines from certain packages
+	Packages PackageLevels // for lines from certain packages: a level below or above Level
 
-	Rotation *Rotation // of the files among the outputs; nil is none
+	Rotation *Rotation // of the files among the outputs; nil is no rotation
 
 	Stdout io.Writer // nil is os.Stdout
 	Stderr io.Writer // nil is os.Stderr
 }
 
-// LevelError reports a level that is none. etcd panics on it, and exits with 2.
+// LevelError reports an invalid level. etcd panics on it, with exit code 2.
 type LevelError struct{ Level string }
 
 func (e *LevelError) Error() string { return fmt.Sprintf("unrecognized level: %q", e.Level) }
 
-// ParseLevel turns the text of --log-level into a level.
+// ParseLevel parses the value of --log-level.
 func ParseLevel(s string) (zapcore.Level, error) {
 	var l zapcore.Level
 	if err := l.Set(s); err != nil {
@@ -72,8 +72,8 @@ func ParseLevel(s string) (zapcore.Level, error) {
 	return l, nil
 }
 
-// New builds a logger. Files are opened for append and created as needed; close
-// releases them, and is to be called once, after the last line.
+// New builds a logger. It opens files for append and creates missing ones; close closes
+// them and must be called once, after the last line.
 func New(o Options) (lg *zap.Logger, close func(), err error) {
 	if o.Stdout == nil {
 		o.Stdout = os.Stdout
@@ -108,7 +108,7 @@ func New(o Options) (lg *zap.Logger, close func(), err error) {
 	return lg, close, nil
 }
 
-// checkOutputs applies the rules about which outputs go together.
+// checkOutputs rejects combinations of outputs that etcd rejects.
 func checkOutputs(outputs []string) ([]string, error) {
 	if len(outputs) == 0 {
 		return []string{OutputDefault}, nil
@@ -147,8 +147,8 @@ func newEncoder(format string) (zapcore.Encoder, error) {
 	return nil, fmt.Errorf("unknown log format: %s, supported values json, console", format)
 }
 
-// capnslog is the form of a line in etcd 3.4: time, a letter for the level, the
-// package, the message.
+// capnslog is the line format of etcd 3.4: time, a letter for the level, the package, the
+// message.
 func capnslog(cfg zapcore.EncoderConfig) zapcore.EncoderConfig {
 	cfg.ConsoleSeparator = " "
 	cfg.EncodeTime = zapcore.TimeEncoderOfLayout("2006-01-02 15:04:05.000000")
@@ -163,8 +163,8 @@ func capnslog(cfg zapcore.EncoderConfig) zapcore.EncoderConfig {
 	return cfg
 }
 
-// openOutputs opens every output once and joins them. /dev/null anywhere
-// silences the log.
+// openOutputs opens every output once and combines them. With /dev/null among them nothing
+// is logged.
 func openOutputs(outputs []string, o Options) (zapcore.WriteSyncer, func(), error) {
 	if slices.Contains(outputs, os.DevNull) {
 		return zapcore.AddSync(io.Discard), func() {}, nil
@@ -219,21 +219,21 @@ func openOutputs(outputs []string, o Options) (zapcore.WriteSyncer, func(), erro
 	return zapcore.Lock(zap.CombineWriteSyncers(syncers...)), closeFiles, nil
 }
 
-// Rotation says when a log file is put aside and a new one begun, under the keys
-// of --log-rotation-config-json.
+// Rotation says when to rotate a log file. The json tags are the keys of
+// --log-rotation-config-json.
 type Rotation struct {
 	MaxSize    int  `json:"maxsize"`    // MB; 0 is 100
-	MaxAge     int  `json:"maxage"`     // days that old files are kept; 0 is for ever
-	MaxBackups int  `json:"maxbackups"` // old files that are kept; 0 is all
-	LocalTime  bool `json:"localtime"`  // in their names, instead of UTC
-	Compress   bool `json:"compress"`   // old files, with gzip
+	MaxAge     int  `json:"maxage"`     // days to keep old files; 0 is forever
+	MaxBackups int  `json:"maxbackups"` // number of old files to keep; 0 is all
+	LocalTime  bool `json:"localtime"`  // timestamps in file names in local time instead of UTC
+	Compress   bool `json:"compress"`   // compress old files with gzip
 }
 
 func (r *Rotation) open(path string) *lumberjack.Logger {
 	return &lumberjack.Logger{Filename: path, MaxSize: r.MaxSize, MaxAge: r.MaxAge, MaxBackups: r.MaxBackups, LocalTime: r.LocalTime, Compress: r.Compress}
 }
 
-// noSync hides Sync of terminals and pipes, which fails and helps nobody.
+// noSync hides Sync of terminals and pipes, which always fails there.
 type noSync struct{ io.Writer }
 
 func (noSync) Sync() error { return nil }

@@ -8,12 +8,12 @@ import (
 	"go.uber.org/zap/zapcore"
 )
 
-// PackageLevels are the levels of --log-package-levels, by the directory that a
-// line comes from; "" is that of all others.
+// PackageLevels are the levels of --log-package-levels by the directory of the source file;
+// "" is the level for all other directories.
 type PackageLevels map[string]zapcore.Level
 
-// formerNames are etcd's packages as the flag knows them, and where their lines
-// come from here.
+// formerNames maps the names of etcd's packages, as the flag takes them, to the packages
+// here that write their lines.
 var formerNames = map[string][]string{
 	"etcdmain": {"etcd"}, "embed": {"etcd", "config", "listen"}, "etcdserver": {"server", "apply", "proposal", "readindex"},
 	"rafthttp": {"transport"}, "raft": {"raft"}, "wal": {"raftlog"}, "snap": {"snapshot"}, "api": {"rpc", "httpapi"},
@@ -25,9 +25,9 @@ var formerLevels = map[string]zapcore.Level{
 	"INFO": zapcore.InfoLevel, "DEBUG": zapcore.DebugLevel, "TRACE": zapcore.DebugLevel,
 }
 
-// ParsePackageLevels reads package=LEVEL,package=LEVEL. Levels are CRITICAL,
-// ERROR, WARNING, NOTICE, INFO, DEBUG, TRACE or their first letters; packages are
-// etcd's names or this program's directories, and * is all others.
+// ParsePackageLevels parses package=LEVEL,package=LEVEL. Levels are CRITICAL, ERROR,
+// WARNING, NOTICE, INFO, DEBUG, TRACE or their first letters; packages are etcd's names or
+// directories of this program, and * is all others.
 func ParsePackageLevels(text string) (PackageLevels, error) {
 	levels := PackageLevels{}
 	for item := range strings.SplitSeq(text, ",") {
@@ -55,7 +55,7 @@ func ParsePackageLevels(text string) (PackageLevels, error) {
 	return levels, nil
 }
 
-// lowest is the least level that any package asks for.
+// lowest returns the lowest level of any package.
 func (p PackageLevels) lowest(rest zapcore.Level) zapcore.Level {
 	for _, l := range p {
 		rest = min(rest, l)
@@ -63,7 +63,7 @@ func (p PackageLevels) lowest(rest zapcore.Level) zapcore.Level {
 	return rest
 }
 
-// packageCore drops lines below the level of where they come from.
+// packageCore drops lines below the level of the package that writes them.
 type packageCore struct {
 	zapcore.Core
 	levels PackageLevels
@@ -74,7 +74,7 @@ func (c packageCore) With(fields []zapcore.Field) zapcore.Core {
 	return packageCore{c.Core.With(fields), c.levels, c.rest}
 }
 
-// Check takes the line; only Write knows where it comes from.
+// Check accepts the line; only Write knows its source file.
 func (c packageCore) Check(e zapcore.Entry, ce *zapcore.CheckedEntry) *zapcore.CheckedEntry {
 	if c.Enabled(e.Level) {
 		return ce.AddCore(e, c)
@@ -95,8 +95,8 @@ func (c packageCore) Write(e zapcore.Entry, fields []zapcore.Field) error {
 	return c.Core.Write(e, fields)
 }
 
-// origin is the last part of the directory of the file that wrote a line; the
-// consensus library's is called raft.
+// origin returns the last element of the source file's directory; for the consensus library
+// that is raft.
 func origin(c zapcore.EntryCaller) string {
 	dir := path.Dir(c.File)
 	if strings.Contains(dir, "/raft/v3") {

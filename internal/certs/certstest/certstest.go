@@ -1,8 +1,8 @@
-// Package certstest makes certificate authorities, certificates and revocation
-// lists for tests.
+// Package certstest generates certificate authorities, certificates and revocation lists
+// for tests.
 //
-// In: names and rules. Out: PEM and DER, or files of them. Always true: keys are
-// P-256, so a test may make as many as it likes; nothing outlives a day.
+// In: names and rules. Out: PEM and DER, or files of them. Always true: keys are P-256, so
+// that a test may generate many; nothing is valid for longer than a day.
 package certstest
 
 import (
@@ -22,7 +22,7 @@ import (
 	"quorate/internal/clock"
 )
 
-// CA signs certificates. The zero value is of no use.
+// CA signs certificates. The zero value is not usable.
 type CA struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -48,7 +48,7 @@ type Pair struct {
 
 func must[T any](v T, err error) T {
 	if err != nil {
-		panic(err) // no randomness, or a template of ours is wrong
+		panic(err) // no randomness, or one of our templates is invalid
 	}
 	return v
 }
@@ -57,7 +57,7 @@ func serial() *big.Int { return must(rand.Int(rand.Reader, new(big.Int).Lsh(big.
 
 func newKey() *ecdsa.PrivateKey { return must(ecdsa.GenerateKey(elliptic.P256(), rand.Reader)) }
 
-// NewCA makes an authority of a name.
+// NewCA generates an authority with the given name.
 func NewCA(name string) *CA {
 	key := newKey()
 	template := &x509.Certificate{
@@ -98,7 +98,7 @@ func (ca *CA) Issue(l Leaf) Pair {
 	}
 }
 
-// Revoke lists certificates as revoked, in DER.
+// Revoke returns a list, in DER, that revokes certificates.
 func (ca *CA) Revoke(pairs ...Pair) []byte {
 	list := &x509.RevocationList{Number: big.NewInt(1), ThisUpdate: clock.Now().Add(-time.Hour), NextUpdate: clock.Now().Add(24 * time.Hour)}
 	for _, p := range pairs {
@@ -108,7 +108,7 @@ func (ca *CA) Revoke(pairs ...Pair) []byte {
 	return must(x509.CreateRevocationList(rand.Reader, list, ca.cert, ca.key))
 }
 
-// Write writes a file such that readers see either the old or the new content.
+// Write writes a file so that readers see either the old or the new content.
 func Write(path string, content []byte) error {
 	temp := path + ".new"
 	return errors.Join(os.WriteFile(temp, content, 0o600), os.Rename(temp, path))

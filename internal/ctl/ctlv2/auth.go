@@ -12,7 +12,7 @@ import (
 	client "go.etcd.io/etcd/client/v2"
 )
 
-// ask makes requests about users and roles, and prints what f returns.
+// ask makes requests about users and roles, and prints the result of f.
 func (t *tool) ask(f func(ctx context.Context, c client.Client) (string, error)) error {
 	c, err := t.client()
 	if err != nil {
@@ -33,7 +33,7 @@ func (t *tool) askWith(c client.Client, f func(ctx context.Context, c client.Cli
 	return nil
 }
 
-// named is a command that takes the name of a user or a role.
+// named returns a command that takes the name of a user or a role.
 func (t *tool) named(what string, f func(ctx context.Context, c client.Client, name string) (string, error)) func(args []string) error {
 	return func(args []string) error {
 		if len(args) != 1 {
@@ -43,7 +43,7 @@ func (t *tool) named(what string, f func(ctx context.Context, c client.Client, n
 	}
 }
 
-// listed is a command that prints names.
+// listed returns a command that prints names.
 func (t *tool) listed(f func(ctx context.Context, c client.Client) ([]string, error)) func(args []string) error {
 	return func(args []string) error {
 		if len(args) != 0 {
@@ -105,7 +105,7 @@ func (t *tool) userCommand() *cobra.Command {
 	)
 }
 
-// forUser counts the arguments and connects, before anybody is asked for a password.
+// forUser checks the number of arguments and connects before it prompts for a password.
 func (t *tool) forUser(args []string) (client.Client, error) {
 	if len(args) != 1 {
 		return nil, plain("Please provide a username")

@@ -34,8 +34,7 @@ func (t *tool) backupCommand() *cobra.Command {
 	})
 }
 
-// newLogger returns etcdutl's logger, which etcdctl has for backup: lines for
-// people on w.
+// newLogger returns etcdutl's logger, which etcdctl uses for backup: console lines on w.
 func newLogger(w io.Writer) *zap.Logger {
 	cfg := logutil.DefaultZapLoggerConfig.EncoderConfig
 	cfg.EncodeTime = zapcore.RFC3339TimeEncoder

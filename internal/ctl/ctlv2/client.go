@@ -18,11 +18,11 @@ import (
 
 const defaultEndpoints = "http://127.0.0.1:2379,http://127.0.0.1:4001"
 
-// dialTimeout bounds making a connection, unless the whole command has less.
+// dialTimeout bounds the time to connect, unless the command's timeout is shorter.
 const dialTimeout = 30 * time.Second
 
-// client connects to the cluster and, unless --no-sync is given, asks for what
-// its members advertise.
+// client connects to the cluster and, unless --no-sync is given, replaces the endpoints by
+// those that the members advertise.
 func (t *tool) client() (client.Client, error) {
 	c, err := t.unsynced()
 	if err != nil {
@@ -41,14 +41,14 @@ func (t *tool) client() (client.Client, error) {
 		case unreachable(err):
 			return nil, refused(exitBadConnection, err)
 		}
-		// Any other error is left to the request, which will meet it again.
+		// The request will run into any other error again.
 		t.trace("got endpoints(%s) after sync", strings.Join(c.Endpoints(), ","))
 	}
 	t.trace("Cluster-Endpoints: %s", strings.Join(c.Endpoints(), ", "))
 	return c, nil
 }
 
-// unsynced is a client of the given endpoints.
+// unsynced returns a client of the given endpoints.
 func (t *tool) unsynced() (client.Client, error) {
 	endpoints, err := t.findEndpoints()
 	if err != nil {
@@ -74,7 +74,7 @@ func (t *tool) unsynced() (client.Client, error) {
 	return c, nil
 }
 
-// or is the value of a flag, or of the first variable that has one.
+// or returns the value of a flag, or of the first variable that is set.
 func (t *tool) or(value string, variables ...string) string {
 	for _, v := range variables {
 		if value == "" {
@@ -90,12 +90,12 @@ func (t *tool) trace(format string, a ...any) {
 	}
 }
 
-// limited is the context of a command.
+// limited returns the context of a command.
 func (t *tool) limited() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), t.totalTimeout)
 }
 
-// splitUser reads name[:password], and asks for a password that is not there.
+// splitUser parses name[:password], and prompts for a missing password.
 func (t *tool) splitUser(user, prompt string) (name, password string, err error) {
 	name, password, ok := strings.Cut(user, ":")
 	if !ok {
@@ -104,13 +104,13 @@ func (t *tool) splitUser(user, prompt string) (name, password string, err error)
 	return name, password, err
 }
 
-// domain is where to look for SRV records, and whether those of endpoints
-// without TLS count.
+// domain returns the domain of the SRV records, and whether records of endpoints without
+// TLS are accepted.
 func (t *tool) domain() (name string, insecure bool) {
 	return t.or(t.discoverySRV, "ETCDCTL_DISCOVERY_SRV"), t.insecureDiscovery || t.Getenv("ETCDCTL_INSECURE_DISCOVERY") != ""
 }
 
-// findEndpoints are those of the SRV records when a domain is given, else those
+// findEndpoints returns the endpoints from the SRV records if a domain is given, else those
 // of the flags.
 func (t *tool) findEndpoints() ([]string, error) {
 	found, err := t.discovered()
@@ -176,7 +176,7 @@ func (t *tool) transport() (*http.Transport, error) {
 	return transport.NewTransport(info, timeout)
 }
 
-// unreachable tells whether no endpoint could be connected to.
+// unreachable reports whether no endpoint accepted a connection.
 func unreachable(err error) bool {
 	switch e := err.(type) {
 	case *client.ClusterError:

@@ -1,13 +1,11 @@
-// Package ctlv2 is etcdctl with ETCDCTL_API=2: the commands of the v2 API, as
-// etcd 3.5 had them last.
+// Package ctlv2 is etcdctl with ETCDCTL_API=2: the commands of the v2 API, as of etcd 3.5,
+// the last release that has them.
 //
-// In: a [ctl.Process], whose command line is read as Go's flag package reads one.
-// Out: what the command prints, the requests it makes of the v2 API, and the exit
-// code of the process.
+// In: a [ctl.Process], whose command line is parsed as Go's flag package does. Out: what
+// the command prints, its requests of the v2 API, and the exit code of the process.
 //
-// Always true: output, error texts and exit codes are those of etcdctl 3.5. Help
-// texts are our own, and what is said beyond etcdctl's words stands on further
-// lines of standard error.
+// Always true: output, error texts and exit codes are those of etcdctl 3.5. Help texts are
+// our own, and additions to etcdctl's errors are further lines on standard error.
 package ctlv2
 
 import (
@@ -26,14 +24,14 @@ import (
 	"quorate/internal/suggest"
 )
 
-// Env is the variable that chooses the API, API its value for this package. Any
-// other is nothing to etcdctl 3.7.
+// Env is the variable that selects the API, API its value for this package. etcdctl 3.7
+// ignores any other value.
 const (
 	Env = "ETCDCTL_API"
 	API = "2"
 )
 
-// Exit codes. Scripts depend on them; they are etcdctl's.
+// Exit codes. They are etcdctl's; scripts depend on them.
 const (
 	exitError         = 1
 	exitBadConnection = 2
@@ -43,8 +41,8 @@ const (
 	exitBadArgs       = 128
 )
 
-// failure ends a command with an exit code. Its text goes to standard error as
-// it is; an empty one means that everything has been said.
+// failure ends a command with an exit code. Its text goes to standard error unchanged; if
+// it is empty, everything has been printed.
 type failure struct {
 	code int
 	text string
@@ -52,16 +50,15 @@ type failure struct {
 
 func (f *failure) Error() string { return f.text }
 
-// plain is a failure with code 1 that says no more than what is given.
+// plain is a failure with code 1 and the given text only.
 func plain(format string, a ...any) error {
 	return &failure{exitError, fmt.Sprintf(format, a...) + "\n"}
 }
 
-// badArgs refuses the arguments of a command.
+// badArgs rejects the arguments of a command.
 func badArgs(text string) error { return refused(exitBadArgs, errors.New(text)) }
 
-// refused ends a command with the error of a request. The two blanks are
-// etcdctl's.
+// refused ends a command with the error of a request. The two spaces are etcdctl's.
 func refused(code int, err error) error {
 	text := fmt.Sprintln("Error: ", err)
 	var cluster *client.ClusterError
@@ -88,7 +85,7 @@ type tool struct {
 	timeout, totalTimeout            time.Duration
 }
 
-// globals are the flags that stand before the command.
+// globals are the flags in front of the command.
 func (t *tool) globals() *flagSet {
 	fs := newFlagSet("etcdctl")
 	fs.BoolVar(&t.debug, "debug", false, "print each request as a command line of curl, on standard error")
@@ -114,11 +111,11 @@ func (t *tool) globals() *flagSet {
 
 // Run executes one command line and returns the exit code of the process.
 func Run(p ctl.Process) int {
-	// The commands of v2 have to be written out. cobra keeps this switch in a
-	// variable of its package, which ctl turns on.
+	// The v2 commands must be written in full. cobra has this switch in a package variable,
+	// which ctl turns on.
 	cobra.EnablePrefixMatching = false
 
-	// What exec-watch starts may be another etcdctl.
+	// The program that exec-watch starts may be another etcdctl.
 	p.Env = slices.DeleteFunc(slices.Clone(p.Env), func(e string) bool { return strings.HasPrefix(e, Env+"=") })
 	t := &tool{Process: p}
 	globals := t.globals()
@@ -133,14 +130,14 @@ func Run(p ctl.Process) int {
 	}
 	switch {
 	case globals.help:
-		_ = root.Help() // what Stdout does not take is nobody's to know
+		_ = root.Help() // output that Stdout does not accept is lost
 		return 0
 	case *showVersion:
 		fmt.Fprintln(p.Stdout, "etcdctl version:", build.EtcdVersion)
 		fmt.Fprintln(p.Stdout, "API version: 2")
 		return 0
 	}
-	root.SetArgs(append([]string{}, globals.Args()...)) // of nil cobra would make os.Args
+	root.SetArgs(append([]string{}, globals.Args()...)) // nil would make cobra use os.Args
 	if err := root.Execute(); err != nil {
 		t.report(plain("%v", err))
 	}
@@ -159,7 +156,7 @@ func (t *tool) report(err error) {
 	fmt.Fprint(t.Stderr, f.text)
 }
 
-// misused shows how a command is used, after what was wrong about it.
+// misused prints the usage of a command after what was wrong with its flags.
 func (t *tool) misused(cmd *cobra.Command, err error) error {
 	head := "Incorrect Usage: "
 	if cmd.HasSubCommands() {
@@ -203,7 +200,7 @@ func (t *tool) root() *cobra.Command {
 	return root
 }
 
-// group is a command of which only those below it do anything.
+// group returns a command that only has subcommands.
 func (t *tool) group(name, short string, below ...*cobra.Command) *cobra.Command {
 	cmd := &cobra.Command{Use: name, Short: short, DisableFlagParsing: true, Args: cobra.ArbitraryArgs}
 	fs := newFlagSet(name)
@@ -232,7 +229,7 @@ func (t *tool) group(name, short string, below ...*cobra.Command) *cobra.Command
 	return cmd
 }
 
-// leaf is a command that does something. flags adds to its flags and may be nil.
+// leaf returns a command that does something. flags adds to its flags and may be nil.
 func (t *tool) leaf(use, short string, flags func(fs *flagSet), run func(args []string) error) *cobra.Command {
 	cmd := &cobra.Command{Use: use, Short: short, DisableFlagParsing: true, DisableFlagsInUseLine: true}
 	fs := newFlagSet(cmd.Name())
@@ -262,8 +259,7 @@ func child(cmd *cobra.Command, name string) *cobra.Command {
 	return nil
 }
 
-// unknown refuses a word that is no command below cmd, and says what was
-// probably meant.
+// unknown rejects a word that is not a command below cmd, and suggests one.
 func (t *tool) unknown(cmd *cobra.Command, word string) error {
 	text := fmt.Sprintf("No help topic for '%s'\n", word)
 	if !cmd.HasParent() && ctl.Knows(word) {

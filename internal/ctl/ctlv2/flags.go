@@ -10,13 +10,13 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// flagSet is the flags of a command, read as etcdctl 3.5 reads them: by Go's flag
-// package, so that -sort is --sort and a flag of one letter stands alone. cobra
-// gets them only to show them.
+// flagSet holds the flags of a command, parsed as etcdctl 3.5 parses them: by Go's flag
+// package, so that -sort is --sort and one-letter flags cannot be combined. cobra gets them
+// for the help only.
 type flagSet struct {
 	*flag.FlagSet
 	help bool
-	// short has the second, short name of a flag.
+	// second, short name of a flag
 	short map[string]string
 }
 
@@ -35,15 +35,15 @@ func (fs *flagSet) alias(short, name string) {
 	fs.short[name] = short
 }
 
-// clashError is about a flag that was given under both of its names.
+// clashError reports a flag that was given under both of its names.
 type clashError struct{ short, name string }
 
 func (e *clashError) Error() string {
 	return fmt.Sprintf("Cannot use two forms of the same flag: %s %s", e.short, e.name)
 }
 
-// parse reads args up to the first that is no flag, or, if flags may stand behind
-// the arguments, all of them.
+// parse parses args up to the first argument that is not a flag or, if flags may follow the
+// arguments, all of them.
 func (fs *flagSet) parse(args []string, anywhere bool) error {
 	if anywhere {
 		args = fs.flagsFirst(args)
@@ -61,12 +61,12 @@ func (fs *flagSet) parse(args []string, anywhere bool) error {
 	return nil
 }
 
-// flagsFirst moves the known flags before the arguments, each with the word that
-// follows it, since that may be its value. What only looks like a flag stays: -1 is
-// a value in "set /k -1". Nothing moves behind "--".
+// flagsFirst moves the known flags in front of the arguments, each with the word that
+// follows it, because that may be its value. Words that only look like a flag stay: -1 is a
+// value in "set /k -1". Nothing after "--" moves.
 //
-// A flag without a value takes the next word with it as well, as in etcdctl:
-// exec-watch is used to that.
+// A flag without a value also takes the next word along, as in etcdctl: exec-watch depends
+// on that.
 func (fs *flagSet) flagsFirst(args []string) []string {
 	var flags, rest []string
 	value := false
@@ -96,7 +96,7 @@ func (fs *flagSet) known(arg string) bool {
 	return fs.Lookup(name) != nil
 }
 
-// show makes the flags part of a command's help.
+// show adds the flags to a command's help.
 func (fs *flagSet) show(cmd *cobra.Command) {
 	short := map[string]bool{}
 	for _, s := range fs.short {
@@ -114,12 +114,12 @@ func (fs *flagSet) show(cmd *cobra.Command) {
 	})
 }
 
-// words is the value of a flag that may be given several times.
+// words is the value of a flag that may be repeated.
 type words []string
 
 func (w *words) String() string { return strings.Join(*w, ",") }
 
-// Set adds to the value. A comma does not separate.
+// Set appends a value. Commas do not separate values.
 func (w *words) Set(s string) error {
 	*w = append(*w, s)
 	return nil

@@ -20,7 +20,7 @@ import (
 	"quorate/internal/legacy/v2store"
 )
 
-// shortLife is what a key with less to live gets: it has to outlive the import.
+// shortLife is the minimum TTL of an imported key: it has to outlive the import.
 const shortLife = 5 * time.Minute
 
 // maxImporters bounds -c.
@@ -65,7 +65,7 @@ func (t *tool) importCommand() *cobra.Command {
 	})
 }
 
-// said is a failure whose text stands on standard output, as in etcdctl.
+// said returns a failure whose text is already on standard output, as in etcdctl.
 func said(t *tool, text string) error {
 	fmt.Fprintln(t.Stdout, text)
 	return &failure{code: exitError}
@@ -77,8 +77,8 @@ type pair struct {
 	life       time.Duration
 }
 
-// importKeys copies what is below roots, several keys at the same time, and ends
-// with the first that fails. It returns how many were copied.
+// importKeys copies everything below roots, several keys at a time, and stops at the first
+// error. It returns the number of copied keys.
 func (t *tool) importKeys(api client.KeysAPI, dump *v2store.Dump, roots []string, clients int) (int, error) {
 	var pairs []pair
 	log := log.New(t.Stderr, "", log.LstdFlags)
@@ -119,7 +119,7 @@ func (t *tool) importKeys(api client.KeysAPI, dump *v2store.Dump, roots []string
 	return len(pairs), nil
 }
 
-// collect adds the keys of a node and of all below it that are not hidden.
+// collect adds the keys of a node and of everything below it that is not hidden.
 func collect(to []pair, log *log.Logger, p string, n *v2store.DumpNode) []pair {
 	if n.Children == nil {
 		life := time.Duration(0)

@@ -12,8 +12,8 @@ import (
 	client "go.etcd.io/etcd/client/v2"
 )
 
-// onKey runs a command whose first argument is a key. The cluster is looked for
-// before the arguments are counted, as in etcdctl.
+// onKey returns the body of a command whose first argument is a key. It resolves the
+// endpoints before it checks the arguments, as etcdctl does.
 func (t *tool) onKey(args []string, f func(api client.KeysAPI, key string) error) error {
 	c, err := t.client()
 	if err != nil {
@@ -25,7 +25,7 @@ func (t *tool) onKey(args []string, f func(api client.KeysAPI, key string) error
 	return f(client.NewKeysAPI(c), args[0])
 }
 
-// request makes one request, and hands its answer on.
+// request makes one request, and passes its answer on.
 func (t *tool) request(ask func(ctx context.Context) (*client.Response, error), show func(*client.Response) error) error {
 	ctx, cancel := t.limited()
 	defer cancel()
@@ -36,7 +36,7 @@ func (t *tool) request(ask func(ctx context.Context) (*client.Response, error), 
 	return show(resp)
 }
 
-// value is the second argument, or standard input.
+// value returns the second argument, or standard input.
 func (t *tool) value(args []string) (string, error) {
 	if len(args) > 1 {
 		return args[1], nil
@@ -108,8 +108,9 @@ func (t *tool) list(nodes client.Nodes, slash bool) {
 	}
 }
 
-// change is a command that writes a key. flags fills opts, beside --ttl, which
-// all of them have; value tells whether it takes a value, or makes a directory.
+// change returns a command that writes a key. flags sets opts from flags other than --ttl,
+// which all of these commands have; value says whether the command takes a value, or
+// creates a directory.
 func (t *tool) change(use, short string, opts client.SetOptions, value bool, flags func(fs *flagSet, opts *client.SetOptions) (done func())) *cobra.Command {
 	var ttl int
 	done := func() {}
@@ -222,8 +223,8 @@ func (t *tool) remove(args []string, opts *client.DeleteOptions) error {
 	})
 }
 
-// print shows an answer about one key in the format of --output. One that does
-// not exist is no failure in etcdctl.
+// print prints an answer about one key in the format of --output. A format that does not
+// exist is not an error in etcdctl.
 func (t *tool) print(resp *client.Response) error {
 	before := ""
 	if resp.PrevNode != nil {

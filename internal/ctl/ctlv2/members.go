@@ -17,7 +17,7 @@ import (
 	client "go.etcd.io/etcd/client/v2"
 )
 
-// checkPause is between two rounds of cluster-health --forever.
+// checkPause is the pause between two rounds of cluster-health --forever.
 const checkPause = 10 * time.Second
 
 func (t *tool) memberCommand() *cobra.Command {
@@ -29,7 +29,8 @@ func (t *tool) memberCommand() *cobra.Command {
 	)
 }
 
-// onMembers runs a command about members. Its context has the time of the command.
+// onMembers returns the body of a command about members. Its context has the command's
+// timeout.
 func (t *tool) onMembers(f func(ctx context.Context, api client.MembersAPI) error) error {
 	c, err := t.client()
 	if err != nil {
@@ -204,8 +205,8 @@ func (t *tool) clusterHealth(ctx context.Context, forever bool) error {
 	}
 }
 
-// memberHealth asks a member at one of its URLs after the other, until one
-// answers, and prints what came of it.
+// memberHealth asks a member at its URLs, one after the other, until one answers, and
+// prints the result.
 func (t *tool) memberHealth(ctx context.Context, web *http.Client, m client.Member) (healthy bool) {
 	if len(m.ClientURLs) == 0 {
 		fmt.Fprintf(t.Stdout, "member %s is unreachable: no available published client urls\n", m.ID)
@@ -228,10 +229,10 @@ func (t *tool) memberHealth(ctx context.Context, web *http.Client, m client.Memb
 	return false
 }
 
-// maxHealth is far more than any member says about its health.
+// maxHealth exceeds any member's health answer.
 const maxHealth = 1 << 20
 
-// health is what a member says about itself; old ones say true, newer ones "true".
+// health is a member's health answer; old members send true, newer ones "true".
 func health(ctx context.Context, web *http.Client, clientURL string) (bool, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, clientURL+"/health", nil)
 	if err != nil {

@@ -12,8 +12,8 @@ import (
 	client "go.etcd.io/etcd/client/v2"
 )
 
-// follow hands the events of a key on until one of them is enough, or the user
-// interrupts, which is a good end.
+// follow passes the events of a key on until event reports that one is enough, or the user
+// interrupts, which is not an error.
 func (t *tool) follow(api client.KeysAPI, key string, opts *client.WatcherOptions, event func(*client.Response) (enough bool, err error)) error {
 	ctx, stop := t.UntilSignal(os.Interrupt)
 	defer stop()
@@ -87,8 +87,8 @@ func (t *tool) execWatchCommand() *cobra.Command {
 	})
 }
 
-// keyAndCommand are the key and the command of exec-watch. Without "--" between
-// them the key comes last, as in etcdctl.
+// keyAndCommand returns the key and the command of exec-watch. Without "--" between them
+// the key comes last, as in etcdctl.
 func keyAndCommand(args []string) (key string, command []string) {
 	if i := slices.Index(args, "--"); i > 0 {
 		return args[0], args[2:]
@@ -97,8 +97,7 @@ func keyAndCommand(args []string) (key string, command []string) {
 	return args[last], args[:last]
 }
 
-// spawn starts a command that is told about an event by its environment, and
-// does not wait for it.
+// spawn starts a command with an event in its environment, and does not wait for it.
 func (t *tool) spawn(command []string, resp *client.Response) error {
 	cmd := exec.CommandContext(context.Background(), command[0], command[1:]...)
 	cmd.Env = append(slices.Clone(t.Env),
@@ -110,6 +109,6 @@ func (t *tool) spawn(command []string, resp *client.Response) error {
 	if err := cmd.Start(); err != nil {
 		return &failure{exitError, err.Error()}
 	}
-	go func() { _ = cmd.Wait() }() // how it ends is its own affair
+	go func() { _ = cmd.Wait() }() // its exit does not matter
 	return nil
 }

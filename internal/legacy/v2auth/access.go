@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// Role is a role in the form in which clients send it and it is stored.
+// Role is a role as clients send it and as it is stored.
 type Role struct {
 	Role        string       `json:"role"`
 	Permissions Permissions  `json:"permissions"`
@@ -16,18 +16,18 @@ type Role struct {
 	Revoke      *Permissions `json:"revoke,omitempty"`
 }
 
-// Permissions are what a role may do with keys; there are no others.
+// Permissions are a role's permissions on keys, the only kind.
 type Permissions struct {
 	KV Patterns `json:"kv"`
 }
 
-// Empty reports whether there is nothing in p, which may be nil.
+// Empty reports whether p, which may be nil, grants nothing.
 func (p *Permissions) Empty() bool {
 	return p == nil || (len(p.KV.Read) == 0 && len(p.KV.Write) == 0)
 }
 
-// Patterns are keys, or with a * at the end what keys begin with. /a* covers
-// /ab; /a/* does not cover /a.
+// Patterns are keys or, with a * at the end, prefixes of keys. /a* covers /ab; /a/* does
+// not cover /a.
 type Patterns struct {
 	Read  []string `json:"read"`
 	Write []string `json:"write"`
@@ -40,8 +40,8 @@ func (p Patterns) list(write bool) []string {
 	return p.Read
 }
 
-// Allows reports whether the role covers a key. With recursive only a pattern
-// counts that also covers everything below.
+// Allows reports whether the role covers a key. With recursive, only a pattern that also
+// covers everything below the key counts.
 func (r *Role) Allows(key string, write, recursive bool) bool {
 	return r.Role == RootRole || slices.ContainsFunc(r.Permissions.KV.list(write), func(pattern string) bool {
 		if start, ok := strings.CutSuffix(pattern, "*"); ok {
@@ -51,7 +51,7 @@ func (r *Role) Allows(key string, write, recursive bool) bool {
 	})
 }
 
-// merge returns the role after the changes that r asks for.
+// merge returns the role after the changes in r.
 func (old Role) merge(r Role) (Role, error) {
 	out := Role{Role: old.Role, Permissions: old.Permissions}
 	if r.Grant != nil {
@@ -65,14 +65,14 @@ func (old Role) merge(r Role) (Role, error) {
 		}
 		out.Permissions.KV = Patterns{Read: read, Write: write}
 	}
-	if r.Revoke != nil { // of one that was not granted, it is no error
+	if r.Revoke != nil { // revoking a pattern that was not granted is no error
 		kv := out.Permissions.KV
 		out.Permissions.KV = Patterns{Read: without(kv.Read, r.Revoke.KV.Read), Write: without(kv.Write, r.Revoke.KV.Write)}
 	}
 	return out, nil
 }
 
-// with adds patterns; dup is one that was there before.
+// with adds patterns; dup is one that existed before.
 func with(list, more []string) (_ []string, dup *string) {
 	s := set(list)
 	for _, p := range more {
@@ -100,15 +100,15 @@ func set(list []string) map[string]bool {
 	return s
 }
 
-// sorted is never nil: lists that were changed are [] in JSON, not null.
+// sorted never returns nil: changed lists are [] in JSON, not null.
 func sorted(s map[string]bool) []string {
 	out := slices.AppendSeq(make([]string, 0, len(s)), maps.Keys(s))
 	slices.Sort(out)
 	return out
 }
 
-// Authenticate returns the user whose password this is, or nil. The error says
-// that it could not be found out.
+// Authenticate returns the user with this name and password, or nil. An error means that it
+// could not be determined.
 func (s *Store) Authenticate(ctx context.Context, name, password string) (*User, error) {
 	u, err := s.User(ctx, name)
 	if isStatus(err, http.StatusNotFound) {
@@ -124,7 +124,7 @@ func (s *Store) Authenticate(ctx context.Context, name, password string) (*User,
 	return &u, nil
 }
 
-// Named returns the user of that name, whom a certificate has shown, or nil.
+// Named returns the user with the name in a client certificate, or nil.
 func (s *Store) Named(ctx context.Context, name string) (*User, error) {
 	u, err := s.User(ctx, name)
 	if isStatus(err, http.StatusNotFound) {
@@ -136,9 +136,9 @@ func (s *Store) Named(ctx context.Context, name string) (*User, error) {
 	return &u, nil
 }
 
-// Allowed reports whether a user may read or write a key; nil is somebody
-// without a name, who may what the role guest may. For a guest, recursive counts
-// no more than the key itself, as in etcd.
+// Allowed reports whether a user may read or write a key. A nil user is anonymous and has
+// the permissions of the role guest. For a guest, recursive checks the key itself only, as
+// in etcd.
 func (s *Store) Allowed(ctx context.Context, u *User, key string, write, recursive bool) (bool, error) {
 	roles := []string{GuestRole}
 	if u != nil {

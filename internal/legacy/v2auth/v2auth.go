@@ -1,11 +1,11 @@
-// Package v2auth keeps the users and roles of the v2 API and decides what they
-// may do. They have nothing to do with those of the v3 API.
+// Package v2auth stores the users and roles of the v2 API and decides about their
+// permissions. They are independent of those of the v3 API.
 //
-// In: requests for users, roles and the switch, and names with passwords. Out:
-// the same objects, decisions, and v2 requests to the member. Always true: the
-// data is JSON below /2 of the v2 tree, with the paths and fields of etcd, so a
-// cluster of etcd 3.5 and this one understand each other's; a name never leads
-// out of its directory; and what cannot be read lets nobody in.
+// In: requests about users, roles and the switch, and names with passwords. Out: the same
+// objects, decisions, and v2 requests to the member. Always true: the data is JSON below /2
+// of the v2 tree, with etcd's paths and fields, so a cluster of etcd 3.5 and this program
+// can read each other's data; a name never leads out of its directory; and unreadable data
+// grants no access.
 package v2auth
 
 import (
@@ -26,14 +26,14 @@ import (
 	"quorate/internal/legacy/v2store"
 )
 
-// Names with a meaning of their own.
+// Names with a special meaning.
 const (
 	RootUser  = "root" // without it authentication cannot be enabled
 	RootRole  = "root" // built in, may do everything
 	GuestRole = "guest"
 )
 
-// Where the data is in the v2 tree.
+// Paths of the data in the v2 tree.
 const (
 	prefix     = "/2"
 	enabledKey = prefix + "/enabled"
@@ -41,24 +41,22 @@ const (
 	rolesDir   = prefix + "/roles"
 )
 
-// maxRetries bounds how often an update starts over because another one was
-// faster.
+// maxRetries bounds how often an update is retried because of a concurrent one.
 const maxRetries = 16
 
-// Member is what the store is kept in. Its methods are called concurrently.
+// Member is where the data is stored. Its methods are called concurrently.
 type Member interface {
-	// V2Do runs a request against the v2 tree; reads with the method GET are
-	// local, with QGET linearizable, and a write has been applied when it returns.
-	// It gives up after the time that a request has.
+	// V2Do runs a request against the v2 tree. GET reads locally, QGET is linearizable, and
+	// a write has been applied when V2Do returns. It times out as a request does.
 	V2Do(ctx context.Context, r *v2request.Request) (*v2store.Event, error)
-	// V2HashPassword returns a bcrypt hash of cost 10. It waits for its turn, in
-	// a bounded queue.
+	// V2HashPassword returns a bcrypt hash of cost 10. It waits for its turn in a bounded
+	// queue.
 	V2HashPassword(ctx context.Context, password string) ([]byte, error)
-	// V2PasswordMatches compares with such a hash, in the same queue.
+	// V2PasswordMatches compares a password with such a hash, in the same queue.
 	V2PasswordMatches(ctx context.Context, hash []byte, password string) (bool, error)
 }
 
-// Error is an answer to the client with its HTTP status.
+// Error is an error response to the client with its HTTP status.
 type Error struct {
 	Status int
 	Text   string
@@ -70,8 +68,8 @@ func refuse(status int, format string, args ...any) *Error {
 	return &Error{Status: status, Text: "auth: " + fmt.Sprintf(format, args...)}
 }
 
-// User is a user in the form in which clients send it and it is stored. Password
-// is plain in requests, a hash in the store, and empty in answers.
+// User is a user as clients send it and as it is stored. Password is plain text in
+// requests, a hash in the store, and empty in answers.
 type User struct {
 	User     string   `json:"user"`
 	Password string   `json:"password,omitempty"`
@@ -83,21 +81,21 @@ type User struct {
 // IsRoot reports whether the user may do everything.
 func (u *User) IsRoot() bool { return slices.Contains(u.Roles, RootRole) }
 
-// Store is the users and roles of the cluster as this member sees them. Its
-// methods may be called from any goroutine; reads are local unless said otherwise.
+// Store holds the users and roles of the cluster as this member sees them. It is safe for
+// concurrent use; reads are local unless their comment says otherwise.
 type Store struct {
 	m  Member
 	lg *zap.Logger
 
-	mu   sync.Mutex // one at a time makes the directories
+	mu   sync.Mutex // held by the goroutine that makes the directories
 	made bool
 }
 
 // New returns the store of a member.
 func New(m Member, lg *zap.Logger) *Store { return &Store{m: m, lg: lg} }
 
-// Enabled reports whether requests have to show who they are from. A switch that
-// cannot be read is an error: nobody gets in by it.
+// Enabled reports whether requests must authenticate. If the switch cannot be read it
+// returns an error, and no access is granted.
 func (s *Store) Enabled(ctx context.Context) (bool, error) {
 	var on bool
 	_, err := s.load(ctx, "GET", enabledKey, &on)
@@ -107,8 +105,8 @@ func (s *Store) Enabled(ctx context.Context) (bool, error) {
 	return on, err
 }
 
-// Enable turns authentication on. It needs the user root, and makes a role guest
-// that may read and write everything, if there is none.
+// Enable turns authentication on. It requires the user root, and creates the role guest,
+// with all permissions, if it does not exist.
 func (s *Store) Enable(ctx context.Context) error {
 	on, err := s.Enabled(ctx)
 	if err != nil {
@@ -185,7 +183,7 @@ func (s *Store) names(ctx context.Context, dir string) ([]string, error) {
 	return names, nil
 }
 
-// User returns a user with the hash of the password.
+// User returns a user with its password hash.
 func (s *Store) User(ctx context.Context, name string) (User, error) {
 	u, _, err := s.user(ctx, name, "GET")
 	return u, err
@@ -242,7 +240,7 @@ func (s *Store) CreateUser(ctx context.Context, u User) (User, error) {
 	return u, nil
 }
 
-// PutUser adds a user, or gives an existing one the password.
+// PutUser adds a user, or sets the password of an existing one.
 func (s *Store) PutUser(ctx context.Context, u User) (out User, created bool, err error) {
 	if !isName(u.User) {
 		return User{}, false, errBadName
@@ -258,7 +256,7 @@ func (s *Store) PutUser(ctx context.Context, u User) (out User, created bool, er
 	return out, false, err
 }
 
-// UpdateUser gives a user another password, grants roles and revokes them.
+// UpdateUser changes a user's password, and grants and revokes its roles.
 func (s *Store) UpdateUser(ctx context.Context, u User) (User, error) {
 	var hash []byte
 	return update(ctx, s, usersDir+"/"+u.User, func() (old, changed User, index uint64, err error) {
@@ -278,8 +276,8 @@ func (s *Store) UpdateUser(ctx context.Context, u User) (User, error) {
 	})
 }
 
-// merge returns the user after the changes that u asks for. An empty hash keeps
-// the password.
+// merge returns the user after the changes in u. An empty hash leaves the password
+// unchanged.
 func (old User) merge(u User, hash string) (User, error) {
 	out := User{User: old.User, Password: old.Password}
 	if hash != "" {
@@ -362,7 +360,7 @@ func (s *Store) CreateRole(ctx context.Context, r Role) error {
 	return err
 }
 
-// UpdateRole grants patterns to a role and revokes them.
+// UpdateRole grants patterns to a role and revokes patterns from it.
 func (s *Store) UpdateRole(ctx context.Context, r Role) (Role, error) {
 	if r.Role == RootRole {
 		return Role{}, errRootRole
@@ -399,9 +397,9 @@ var (
 	errBadName  = refuse(http.StatusBadRequest, "a name must not be empty, . or .., and has no slash")
 )
 
-// isName reports whether a name is one element of a path. The user of an
-// Authorization header may be any text, and a role any that an administrator
-// made up; neither may lead to the keys of clients, which they can write.
+// isName reports whether a name is a single path element. The user of an Authorization
+// header may be any text, and so may a role that an administrator has invented; neither may
+// lead to the keys of clients, which they can write.
 func isName(name string) bool {
 	return name != "" && name != "." && name != ".." && !strings.Contains(name, "/")
 }
@@ -416,8 +414,8 @@ func isStatus(err error, status int) bool {
 	return errors.As(err, &e) && e.Status == status
 }
 
-// update replaces what is at a path by what next makes of it, and starts over if
-// that has changed in between: two grants at the same time are both kept.
+// update replaces the value at a path by the result of next, and retries if the value has
+// changed meanwhile: of two concurrent grants both are stored.
 func update[T any](ctx context.Context, s *Store, at string, next func() (old, changed T, index uint64, err error)) (T, error) {
 	var none T
 	for range maxRetries {
@@ -452,7 +450,7 @@ func (s *Store) load(ctx context.Context, method, at string, into any) (uint64, 
 	return ev.Node.ModifiedIndex, nil
 }
 
-// store writes a value under the conditions of r.
+// store writes a value under the conditions in r.
 func (s *Store) store(ctx context.Context, at string, value any, r *v2request.Request) error {
 	if err := s.makeDirs(ctx); err != nil {
 		return err
@@ -477,8 +475,8 @@ func (s *Store) remove(ctx context.Context, dir, name string) error {
 	return err
 }
 
-// makeDirs makes what the data stands in, once in the life of a cluster: each of
-// the four writes takes an index, as in etcd.
+// makeDirs creates the directories of the data, once in the life of a cluster: each of the
+// four writes takes an index, as in etcd.
 func (s *Store) makeDirs(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

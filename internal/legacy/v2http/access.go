@@ -11,8 +11,8 @@ import (
 
 const noCredentials = "Insufficient credentials"
 
-// caller returns whose request it is. ok is false if it claims to be somebody's
-// and is not; a nil user is a request that claims nothing.
+// caller authenticates the request. ok is false if authentication fails; a nil user is an
+// anonymous request.
 func (h *handler) caller(ctx context.Context, r *http.Request) (u *v2auth.User, ok bool, err error) {
 	if r.Header.Get("Authorization") == "" {
 		u, err = h.certified(ctx, r)
@@ -30,7 +30,7 @@ func (h *handler) caller(ctx context.Context, r *http.Request) (u *v2auth.User, 
 	return u, u != nil, err
 }
 
-// certified returns the user whom a client's certificate names, nil for none.
+// certified returns the user named in the client's certificate, nil if there is none.
 func (h *handler) certified(ctx context.Context, r *http.Request) (*v2auth.User, error) {
 	if !h.o.ClientCertAuth || r.TLS == nil {
 		return nil, nil
@@ -46,8 +46,8 @@ func (h *handler) certified(ctx context.Context, r *http.Request) (*v2auth.User,
 	return nil, nil
 }
 
-// mayUseKeys reports whether the request may touch a key, and with recursive
-// what is below it.
+// mayUseKeys reports whether the request may access a key and, with recursive, everything
+// below it.
 func (h *handler) mayUseKeys(ctx context.Context, r *http.Request, key string, recursive bool) (bool, error) {
 	on, err := h.auth.Enabled(ctx)
 	if err != nil || !on {
@@ -68,7 +68,7 @@ func (h *handler) mayUseKeys(ctx context.Context, r *http.Request, key string, r
 	return ok, err
 }
 
-// isRoot reports whether the request may administrate, and answers it if not.
+// isRoot reports whether the request may administer, and answers it if not.
 func (h *handler) isRoot(ctx context.Context, w http.ResponseWriter, r *http.Request) bool {
 	on, err := h.auth.Enabled(ctx)
 	if err == nil && !on {

@@ -13,7 +13,7 @@ import (
 
 var errNoJSON = &v2auth.Error{Status: http.StatusBadRequest, Text: "Invalid JSON in request body."}
 
-// named leads to the list of a kind of object, or to the one that is named.
+// named serves the list of a kind of object, or a single object.
 func (h *handler) named(kind string, list http.HandlerFunc, one func(http.ResponseWriter, *http.Request, string)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		parts := strings.Split(path.Clean(r.URL.Path[len(authPath):]), "/") // "", kind, name
@@ -28,7 +28,7 @@ func (h *handler) named(kind string, list http.HandlerFunc, one func(http.Respon
 	}
 }
 
-// asRoot lets administrators in, and gives them an answer with the usual headers.
+// asRoot admits administrators, and sets the usual headers.
 func (h *handler) asRoot(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		ctx, cancel := h.timeout(r)
@@ -64,7 +64,7 @@ func (h *handler) turn(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answer sends v, or the error if there is one.
+// answer sends v, or err if it is not nil.
 func (h *handler) answer(w http.ResponseWriter, r *http.Request, status int, v any, err error) {
 	if err != nil {
 		h.writeError(w, r, err)
@@ -73,14 +73,14 @@ func (h *handler) answer(w http.ResponseWriter, r *http.Request, status int, v a
 	h.writeJSON(w, status, v)
 }
 
-// userWithRoles is a user with what the roles allow.
+// userWithRoles is a user with the permissions of its roles.
 type userWithRoles struct {
 	User  string        `json:"user"`
 	Roles []v2auth.Role `json:"roles,omitempty"`
 }
 
-// withRoles looks the roles of a user up. One that does not exist is left out,
-// or, with all, an error.
+// withRoles looks up the roles of a user. A role that does not exist is left out or, with
+// all, an error.
 func (h *handler) withRoles(ctx context.Context, u v2auth.User, all bool) (userWithRoles, error) {
 	out := userWithRoles{User: u.User}
 	for _, name := range u.Roles {

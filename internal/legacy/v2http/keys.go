@@ -44,7 +44,7 @@ func (h *handler) keys(w http.ResponseWriter, r *http.Request) {
 		h.watch(w, r, op)
 		return
 	}
-	ev, err := h.b.V2Do(r.Context(), &op.req) // ends by itself, and knows better why
+	ev, err := h.b.V2Do(r.Context(), &op.req) // it ends by itself, and has the better reason
 	if err != nil {
 		h.failKeys(w, r, op, err)
 		return
@@ -58,9 +58,8 @@ func (h *handler) keys(w http.ResponseWriter, r *http.Request) {
 	metrics.HTTPSuccessfulDurationSeconds.WithLabelValues(op.label()).Observe(clock.Since(began).Seconds())
 }
 
-// watch sends the events that a client waits for: one, or with stream all until
-// it goes away. A client that does not keep up loses the watch, and sees the end
-// of the answer.
+// watch sends the events that a client waits for: one or, with stream, all until the client
+// goes away. A client that does not keep up loses the watch; its answer ends.
 func (h *handler) watch(w http.ResponseWriter, r *http.Request, op *operation) {
 	defer h.watching.Add(-1)
 	if h.watching.Add(1) > maxWatches {
@@ -77,7 +76,7 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, op *operation) {
 	h.setIndexes(w, watcher.StartIndex())
 	w.WriteHeader(http.StatusOK)
 	rc := http.NewResponseController(w)
-	if rc.Flush() != nil { // the client sees the headers before there is an event
+	if rc.Flush() != nil { // send the headers before there is an event
 		return
 	}
 	for {
@@ -110,7 +109,7 @@ func (h *handler) failKeys(w http.ResponseWriter, r *http.Request, op *operation
 	metrics.HTTPFailedTotal.WithLabelValues(op.label(), strconv.Itoa(e.Status())).Inc()
 }
 
-// storeError is err as clients of keys see it.
+// storeError returns err as clients of keys get it.
 func (h *handler) storeError(r *http.Request, err error) *v2store.Error {
 	var e *v2store.Error
 	if !errors.As(err, &e) {
@@ -122,8 +121,8 @@ func (h *handler) storeError(r *http.Request, err error) *v2store.Error {
 	return &out
 }
 
-// shown is an event as clients see it: their keys begin at the root. The event
-// itself is also history and stays as it is.
+// shown returns an event as clients see it: their keys begin at the root. The event itself
+// is part of the history and is not changed.
 func shown(ev *v2store.Event, noValue bool) *v2store.Event {
 	out := *ev
 	if noValue {

@@ -17,8 +17,8 @@ import (
 
 var memberMethods = []string{"GET", "POST", "DELETE", "PUT"}
 
-// member is a member in JSON; unlike the one of the peer port it has its id as
-// text, and lists that are never null.
+// member is a member in JSON. Unlike that of the peer port it has its id as text, and lists
+// that are never null.
 type member struct {
 	ID         string   `json:"id"`
 	Name       string   `json:"name"`
@@ -107,7 +107,7 @@ func (h *handler) listMembers(w http.ResponseWriter, which string) {
 	}
 }
 
-// failMember sends why a change of a member failed. id is 0 for an addition.
+// failMember sends the reason why a change of a member failed. id is 0 for an addition.
 func (h *handler) failMember(w http.ResponseWriter, r *http.Request, id uint64, err error) {
 	removed := id != 0 && h.b.IsRemoved(id)
 	switch {
@@ -124,8 +124,7 @@ func (h *handler) failMember(w http.ResponseWriter, r *http.Request, id uint64, 
 	}
 }
 
-// peerURLs decodes the body of an addition or an update, or answers what is
-// wrong with it.
+// peerURLs decodes the body of an addition or an update, or answers why it is invalid.
 func (h *handler) peerURLs(w http.ResponseWriter, r *http.Request) ([]string, bool) {
 	kind := r.Header.Get("Content-Type")
 	if i := strings.IndexByte(kind, ';'); i >= 0 {
@@ -163,7 +162,7 @@ func (h *handler) machines(w http.ResponseWriter, _ *http.Request) {
 	io.WriteString(w, strings.Join(urls, ", "))
 }
 
-// stats sends what get returns; nil is that of a member that does not lead.
+// stats sends the result of get; a nil result is that of a member that does not lead.
 func (h *handler) stats(get func() []byte) http.HandlerFunc {
 	return func(w http.ResponseWriter, _ *http.Request) {
 		data := get()

@@ -12,24 +12,24 @@ import (
 	"quorate/internal/legacy/v2store"
 )
 
-// keysRoot is where the keys of clients are in the tree.
+// keysRoot is the directory of the clients' keys in the tree.
 const keysRoot = "/1"
 
-// operation is a request on keys, as it was understood.
+// operation is a decoded request on keys.
 type operation struct {
 	req     v2request.Request
 	wait    bool // watch
-	noValue bool // of what was written, the client wants to see nothing
+	noValue bool // the client does not want to see what was written
 	method  string
-	// checked is the key that patterns of roles are compared with: as the client
-	// wrote it, so /a/ is another one than /a, but without elements like "..".
+	// checked is the key that patterns of roles are compared with: as the client wrote it,
+	// so /a/ differs from /a, but without elements like "..".
 	checked string
 }
 
-// parseKeys validates a request on keys in the order in which etcd does: the
-// first mistake is what the client gets to see.
+// parseKeys validates a request on keys in etcd's order: the client gets to see the first
+// mistake.
 func parseKeys(r *http.Request, now func() time.Time) (*operation, *v2store.Error) {
-	if err := r.ParseForm(); err != nil { // reads 10 MiB of a body at most
+	if err := r.ParseForm(); err != nil { // reads up to 10 MiB of a body
 		return nil, v2store.NewError(v2store.CodeInvalidForm, err.Error(), 0)
 	}
 	f := fields{form: r.Form}
@@ -69,11 +69,11 @@ func parseKeys(r *http.Request, now func() time.Time) (*operation, *v2store.Erro
 		return nil, f.err
 	}
 	if limited {
-		// Beyond 292 years it overflows, in etcd too; the store knows what that means.
+		// Above 292 years this overflows, in etcd too; the store handles it.
 		q.Expiration = now().Add(time.Duration(ttl) * time.Second).UnixNano()
 	}
 	switch {
-	case q.Method == http.MethodHead: // is never a quorum read
+	case q.Method == http.MethodHead: // never becomes a quorum read
 		q.Method, q.Quorum = http.MethodGet, false
 	case q.Method == http.MethodGet && q.Quorum:
 		q.Method = "QGET"
@@ -83,9 +83,9 @@ func parseKeys(r *http.Request, now func() time.Time) (*operation, *v2store.Erro
 	return o, nil
 }
 
-// keyOf returns the key that a path means, which begins with a slash and is
-// clean, and how roles see it. ServeMux redirects to clean paths, but sees only
-// what is not percent-encoded.
+// keyOf returns the key of a path, which begins with a slash and is clean, and the key as
+// roles see it. ServeMux redirects to clean paths, but it only sees what is not
+// percent-encoded.
 func keyOf(urlPath string) (key, checked string) {
 	rest := strings.TrimPrefix(urlPath, keysPath)
 	key = path.Join("/", rest)
@@ -98,7 +98,7 @@ func keyOf(urlPath string) (key, checked string) {
 	return key, key
 }
 
-// label is the method in the metrics.
+// label returns the method's label in the metrics.
 func (o *operation) label() string {
 	if o.method == http.MethodGet && o.req.Quorum {
 		return "QGET"
@@ -106,7 +106,7 @@ func (o *operation) label() string {
 	return o.method
 }
 
-// fields reads a form and keeps the first mistake.
+// fields reads a form and records the first mistake.
 type fields struct {
 	form url.Values
 	err  *v2store.Error
@@ -118,7 +118,7 @@ func (f *fields) fail(code int, cause string) {
 	}
 }
 
-// index is a number; none is 0.
+// index parses a number; if absent it is 0.
 func (f *fields) index(name string) uint64 {
 	if !f.form.Has(name) {
 		return 0
@@ -130,7 +130,7 @@ func (f *fields) index(name string) uint64 {
 	return n
 }
 
-// flag is false when it is not there, and a mistake when it is there and empty.
+// flag is false if absent, and a mistake if present and empty.
 func (f *fields) flag(name string) bool {
 	if !f.form.Has(name) {
 		return false
@@ -142,7 +142,7 @@ func (f *fields) flag(name string) bool {
 	return v
 }
 
-// choice is a flag that may be missing. Its error has no quotes.
+// choice is a flag that may be absent. Its error has no quotes.
 func (f *fields) choice(name string) *bool {
 	if !f.form.Has(name) {
 		return nil

@@ -1,11 +1,10 @@
-// Package v2http serves the v2 API on client URLs: keys, members, machines,
-// statistics and authentication.
+// Package v2http serves the v2 API on client URLs: keys, members, machines, statistics and
+// authentication.
 //
-// In: HTTP requests below /v2, and a small interface to the member. Out: one
-// http.Handler. Always true: statuses, headers, bodies and texts are those of
-// etcd 3.5 with --enable-v2; the key that is checked is the key that is used, and
-// no path leads out of the keys of clients; the package keeps no state but the
-// number of watches.
+// In: HTTP requests below /v2, and a small interface to the member. Out: one http.Handler.
+// Always true: statuses, headers, bodies and texts are those of etcd 3.5 with --enable-v2;
+// the key that is checked is the key that is used, and no path leads out of the keys of
+// clients; the only state of the package is the number of watches.
 package v2http
 
 import (
@@ -29,7 +28,7 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// Prefix is where the handler belongs, with everything below it.
+// Prefix is the path of the handler, which serves everything below it.
 const Prefix = "/v2"
 
 const (
@@ -41,28 +40,27 @@ const (
 )
 
 const (
-	// maxBody bounds the body of a request, in bytes; net/http has the same bound
-	// for forms.
+	// maxBody bounds the body of a request, in bytes; net/http has the same limit for
+	// forms.
 	maxBody = 10 << 20
-	// maxWatches bounds the watches of this member that wait for events. Beyond
-	// it, one is refused with error 300.
+	// maxWatches bounds the watches of this member that wait for events. Further ones are
+	// rejected with error 300.
 	maxWatches = 100_000
-	// patience is how long a client may take to accept an event.
+	// patience is how long a client may take to read an event.
 	patience = time.Minute
 )
 
-// Backend is the member. Its methods are called from request goroutines,
-// concurrently.
+// Backend is the member. Its methods are called concurrently, from request goroutines.
 type Backend interface {
-	v2auth.Member // V2Do and the passwords
+	v2auth.Member // V2Do and the password methods
 
-	// V2Watch returns a watcher on a path of the tree. Its channel has room for
-	// 100 events and is closed at the 101st.
+	// V2Watch returns a watcher on a path of the tree. Its channel has room for 100 events
+	// and is closed at the 101st.
 	V2Watch(path string, recursive, stream bool, since uint64) (*v2store.Watcher, error)
 	// V2Stats returns the counters of the tree as JSON.
 	V2Stats() []byte
-	// SelfStats and LeaderStats return what the member knows about its messages
-	// as JSON; LeaderStats returns nil on a member that does not lead.
+	// SelfStats and LeaderStats return the member's message statistics as JSON; LeaderStats
+	// returns nil on a member that does not lead.
 	SelfStats() []byte
 	LeaderStats() []byte
 
@@ -73,7 +71,7 @@ type Backend interface {
 	Leader() uint64
 	// Members returns all members, sorted by id.
 	Members() []membership.Member
-	// IsRemoved reports whether there once was a member with this id.
+	// IsRemoved reports whether a member with this id was removed.
 	IsRemoved(id uint64) bool
 	MemberAdd(ctx context.Context, peerURLs []string, learner bool) (*pb.Member, []*pb.Member, error)
 	MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error)
@@ -83,9 +81,9 @@ type Backend interface {
 // Options of the handler.
 type Options struct {
 	Logger         *zap.Logger
-	RequestTimeout time.Duration    // of a request, but for a watch
-	ClientCertAuth bool             // a client without a password is who its certificate names
-	Now            func() time.Time // from which TTLs count; nil is the clock of the system
+	RequestTimeout time.Duration    // timeout of a request other than a watch
+	ClientCertAuth bool             // a client without a password is the user named in its certificate
+	Now            func() time.Time // base for TTLs; nil is the system clock
 }
 
 type handler struct {
@@ -143,7 +141,7 @@ func only(methods []string, next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// timeout ends with the request or after the time that one to the member has.
+// timeout ends with the request, or after the request timeout.
 func (h *handler) timeout(r *http.Request) (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.Context(), h.o.RequestTimeout)
 }
@@ -161,12 +159,12 @@ func (h *handler) writeJSON(w http.ResponseWriter, status int, v any) {
 	}
 }
 
-// writeMessage sends an error of everything but keys, without a newline.
+// writeMessage sends an error, without a newline, for everything but keys.
 func (h *handler) writeMessage(w http.ResponseWriter, status int, text string) {
 	data, err := json.Marshal(struct {
 		Message string `json:"message"`
 	}{text})
-	if err != nil { // cannot be: it is one text
+	if err != nil { // cannot fail: it is one string
 		data = nil
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -174,7 +172,7 @@ func (h *handler) writeMessage(w http.ResponseWriter, status int, text string) {
 	w.Write(data)
 }
 
-// writeError sends err as everything but keys does.
+// writeError sends err, for everything but keys.
 func (h *handler) writeError(w http.ResponseWriter, r *http.Request, err error) {
 	var refused *v2auth.Error
 	var store *v2store.Error
@@ -189,13 +187,13 @@ func (h *handler) writeError(w http.ResponseWriter, r *http.Request, err error) 
 	}
 }
 
-// writeKeyError sends an error of keys.
+// writeKeyError sends an error of a request on keys.
 func (h *handler) writeKeyError(w http.ResponseWriter, e *v2store.Error) {
 	w.Header().Set("X-Etcd-Index", strconv.FormatUint(e.Index, 10))
 	h.writeJSON(w, e.Status(), e)
 }
 
-// causeOf is the text of an error that is none of the store.
+// causeOf returns the text of an error that is not the store's.
 func causeOf(err error) string {
 	if errors.Is(err, context.DeadlineExceeded) {
 		err = rpctypes.ErrGRPCTimeout

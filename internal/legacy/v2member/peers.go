@@ -11,30 +11,29 @@ import (
 	"quorate/internal/membership"
 )
 
-// Why a write of the v2 API is refused. The texts reach the client as the cause of
-// error 300.
+// Reasons for rejecting a write of the v2 API. Clients get them as the cause of error 300.
 var (
 	ErrBeside = errors.New("etcdserver: the cluster has a member of etcd 3.6 or later, which keeps no data of the v2 API: " +
 		"replace it, or use the v3 API")
 	ErrUnknown = errors.New("etcdserver: a member of the cluster has not said yet whether it keeps data of the v2 API: start it, or remove it")
 )
 
-// keeping is what is known of a member: whether it keeps the data of the v2 API.
+// keeping says whether a member is known to keep the data of the v2 API.
 type keeping int
 
 const (
 	unknown keeping = iota
-	kept            // one of ours, or of etcd before 3.6
+	kept            // a member of Quorate, or of etcd before 3.6
 	dropped
 )
 
 // askAgain is how long a member that did not answer is not asked again.
 const askAgain = time.Second
 
-// peers remembers what the other members have said. A member is asked again when
-// the connection to it is a new one: it may have been started as another program.
-// While there is none, what it was before holds: otherwise one member that is down
-// would end the writes of all.
+// peers caches the other members' answers. A member is asked again when there is a new
+// connection to it: another program may have been started in its place. Without a
+// connection its last answer stays valid; otherwise one member that is down would stop all
+// writes.
 type peers struct {
 	asking chan struct{} // capacity 1: one caller asks, the others wait for the answer
 	mu     sync.Mutex
@@ -43,7 +42,7 @@ type peers struct {
 
 type peer struct {
 	keeps  keeping
-	since  time.Time // the beginning of the connection
+	since  time.Time // when the connection was established
 	failed time.Time // the last time that it did not answer
 }
 
@@ -57,9 +56,10 @@ func (p *peers) lookup(id uint64) peer {
 	return p.known[id]
 }
 
-// allows refuses writes of the v2 API in clusters where a member would not keep
-// them: what it leads or hands on would be without them. In a cluster whose version
-// is below 3.6 members that nobody has heard of are taken to be of that release.
+// allows rejects writes of the v2 API in clusters in which some member would not keep them:
+// as a leader, or by the snapshots that it sends, it would lose them. In a cluster whose
+// version is below 3.6, members that have not been reached yet are assumed to be of that
+// release.
 func (s *Service) allows(ctx context.Context) error {
 	v := s.o.Cluster.Version()
 	old := v.Less(membership.FirstWithoutV2)
@@ -74,7 +74,7 @@ func (s *Service) allows(ctx context.Context) error {
 			return aerr
 		case keeps == dropped:
 			return ErrBeside
-		case keeps == unknown && !old && len(x.ClientURLs) > 0: // without them it has not started yet
+		case keeps == unknown && !old && len(x.ClientURLs) > 0: // the member has no client URLs: it has not started yet
 			err = ErrUnknown
 		}
 	}
@@ -119,7 +119,7 @@ func (s *Service) keeps(ctx context.Context, x membership.Member) (keeping, erro
 		p = peer{keeps: dropped, since: since}
 	}
 	s.peers.mu.Lock()
-	s.peers.known[x.ID] = p // as many as there have been members
+	s.peers.known[x.ID] = p // bounded by the number of members
 	s.peers.mu.Unlock()
 	return p.keeps, nil
 }

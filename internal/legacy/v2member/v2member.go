@@ -1,9 +1,9 @@
-// Package v2member is what a member does for the v2 API: requests to the tree, the removal
-// of what has expired, and the question whether all members keep what is written.
+// Package v2member is a member's part of the v2 API: requests to the tree, the removal of
+// expired nodes, and the check whether all members keep the data.
 //
 // In: requests of the API, and a member as its Host. Out: events of the tree, and entries
-// for the log. Always true: a write is proposed only where every member is known to keep it,
-// or may be taken to; a quorum read sees every write that was acknowledged before it.
+// for the log. Always true: a write is proposed only if every member is known or assumed to
+// keep it; a quorum read sees every write that was acknowledged before it.
 package v2member
 
 import (
@@ -21,29 +21,30 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// ExpireInterval is how often a leader calls Expire.
+// ExpireInterval is the interval at which a leader calls Expire.
 const ExpireInterval = 500 * time.Millisecond
 
-// Host is the member. Its methods may be called from any goroutine.
+// Host is the member. It is safe for concurrent use.
 type Host interface {
-	// Tree is the tree as it is now; an installed snapshot brings another one.
+	// Tree returns the current tree; installing a snapshot replaces it.
 	Tree() *v2store.Store
-	// Barrier waits until all that was acknowledged before is applied here.
+	// Barrier waits until everything acknowledged before the call is applied here.
 	Barrier(ctx context.Context) error
-	// Propose puts a request into the log, under an id of its own, and returns what
-	// applying it gave.
+	// Propose proposes a request, under an id of its own, and returns the result of
+	// applying it.
 	Propose(ctx context.Context, r *v2request.Request) (any, error)
-	// SureToLead tells a leader whether it still is one.
+	// SureToLead reports whether a leader still is the leader.
 	SureToLead(ctx context.Context) error
-	// TimeoutError tells why a request that began then had no answer in time.
+	// TimeoutError returns the reason why a request that began then got no answer in time.
 	TimeoutError(began time.Time) error
 	// Stopped is closed when the member stops.
 	Stopped() <-chan struct{}
-	// MemberID is this member.
+	// MemberID is the id of this member.
 	MemberID() uint64
-	// ActiveSince is the beginning of the connection to another one; zero: there is none.
+	// ActiveSince returns when the connection to another member was established; zero:
+	// there is none.
 	ActiveSince(id uint64) time.Time
-	// Version asks another one what it is.
+	// Version asks another member for its version.
 	Version(ctx context.Context, urls []string) (peerapi.Versions, error)
 }
 
@@ -62,13 +63,13 @@ type Service struct {
 	peers *peers
 }
 
-// New makes the service of a member.
+// New returns the service of a member.
 func New(h Host, o Options) *Service { return &Service{o: o, host: h, peers: newPeers()} }
 
-// V2Do carries out a request of the v2 API and returns what came of it. GET reads
-// what is applied here, unless Quorum is set, QGET behind a barrier; PUT, POST and
-// DELETE go through the log. The request is not changed. What the store refuses is a
-// *v2store.Error; other errors tell that there is no outcome, or none that is known.
+// V2Do executes a request of the v2 API and returns the result. GET reads what is applied
+// here, unless Quorum is set; QGET reads behind a barrier; PUT, POST and DELETE go through
+// the log. The request is not changed. Refusals of the store are of type *v2store.Error;
+// any other error means that there is no result, or no known one.
 func (s *Service) V2Do(ctx context.Context, r *v2request.Request) (*v2store.Event, error) {
 	switch {
 	case r.Method == "QGET", r.Method == "GET" && r.Quorum:
@@ -94,19 +95,19 @@ func (s *Service) V2Do(ctx context.Context, r *v2request.Request) (*v2store.Even
 }
 
 func (s *Service) propose(ctx context.Context, r *v2request.Request) (*v2store.Event, error) {
-	x := *r // whoever applies it may still read it when the caller has given up
+	x := *r // apply may still read it after the caller has given up
 	x.Time = s.o.Clock.Now().UnixNano()
 	resp, err := s.host.Propose(ctx, &x)
 	if err != nil {
 		return nil, err
 	}
-	ev, _ := resp.(*v2store.Event) // none of a sweep
+	ev, _ := resp.(*v2store.Event) // a sweep has no event
 	return ev, nil
 }
 
-// V2Watch waits for changes at path, and below it if recursive, from the index
-// since on, 0 for what comes next. The watcher's channel closes when the member
-// stops or exchanges its state for that of a snapshot.
+// V2Watch watches path and, if recursive, everything below it, from the index since on; 0
+// is the next event. The watcher's channel is closed when the member stops or replaces its
+// state by a snapshot.
 func (s *Service) V2Watch(path string, recursive, stream bool, since uint64) (*v2store.Watcher, error) {
 	select {
 	case <-s.host.Stopped():
@@ -119,7 +120,7 @@ func (s *Service) V2Watch(path string, recursive, stream bool, since uint64) (*v
 // V2Stats returns the counters of the v2 tree as JSON.
 func (s *Service) V2Stats() []byte { return s.host.Tree().StatsJSON() }
 
-// Expire has expired nodes of the tree removed, if this member leads, by its clock.
+// Expire has expired nodes of the tree removed, by this member's clock, if it leads.
 func (s *Service) Expire(ctx context.Context) {
 	if !s.host.Tree().HasTTL() || s.host.SureToLead(ctx) != nil || s.allows(ctx) != nil {
 		return

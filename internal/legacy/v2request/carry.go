@@ -7,19 +7,18 @@ import (
 // fieldID is the id of an InternalRaftRequest.
 const fieldID protowire.Number = 1
 
-// fieldCarried holds, in an InternalRaftRequest of ours, an entry of the v2 API as
-// it was made. Members of etcd pass over fields that they do not know.
+// fieldCarried holds, in an InternalRaftRequest of Quorate, the original entry of the v2
+// API. Members of etcd skip unknown fields.
 const fieldCarried protowire.Number = 51002
 
-// fieldNoEffect is the number of the request DowngradeVersionTest, which has no
-// effect on anybody.
+// fieldNoEffect is the number of the request DowngradeVersionTest, which has no effect.
 const fieldNoEffect protowire.Number = 9900
 
-// noEffectSince is the release that it names: those before cannot read it.
+// noEffectSince is the release that it names: earlier ones cannot decode it.
 const noEffectSince = "3.6.0"
 
-// carry makes a request of today that has no effect and carries the v2 request
-// data with the given id.
+// carry returns a v3 request without effect that carries the v2 request data with the given
+// id.
 func carry(id uint64, data []byte) []byte {
 	b := make([]byte, 0, len(data)+32)
 	b = protowire.AppendTag(b, fieldID, protowire.VarintType)
@@ -51,8 +50,8 @@ func carried(data []byte) []byte {
 	return v
 }
 
-// Plain is the inverse of Modern as far as members of etcd 3.5 need it: it returns
-// the v2 request that an entry carries for them, and any other entry as it is.
+// Plain is the inverse of Modern as far as members of etcd 3.5 need it: it returns the v2
+// request that an entry carries for them, and any other entry unchanged.
 func Plain(data []byte) []byte {
 	if v := carried(data); v != nil {
 		return v

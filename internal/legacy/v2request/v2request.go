@@ -1,10 +1,10 @@
-// Package v2request is an entry of the log that is a request of the v2 API, as members of
-// etcd up to 3.5 make them, also about themselves.
+// Package v2request encodes and decodes log entries that are requests of the v2 API.
+// Members of etcd up to 3.5 propose such entries, also about themselves.
 //
-// In: a request, or the bytes of an entry. Out: the bytes to propose, the request, and what
-// of it is a request of today. Always true: the encoding is that of etcd 3.5; members of
-// every release read the same out of an entry, or pass it over; foreign bytes are an error
-// and never a panic.
+// In: a request, or the bytes of an entry. Out: the bytes to propose, the request, and the
+// equivalent v3 request. Always true: the encoding is that of etcd 3.5; members of every
+// release decode the same from an entry, or skip it; foreign bytes are an error and never a
+// panic.
 package v2request
 
 import (
@@ -20,24 +20,24 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// ErrWrite is the cause of decoding an entry that writes to the tree of the v2 API: no request
-// of today means the same.
+// ErrWrite is the cause of failing to decode an entry that writes to the tree of the v2
+// API: no v3 request is equivalent.
 var ErrWrite = errors.New("command: the entry is a request to the tree of the v2 API")
 
-// Sync is the method that removes what has expired, which members propose themselves.
+// Sync is the method that removes expired nodes; members propose it themselves.
 const Sync = "SYNC"
 
-// MaxBytes bounds an entry. Forms of the API are up to 10 MiB long, and
-// --max-request-bytes is not about them.
+// MaxBytes bounds an entry. Forms of the API are up to 10 MiB long, and --max-request-bytes
+// does not apply to them.
 const MaxBytes = 11 << 20
 
-// fieldRequest holds, in an InternalRaftRequest up to 3.6, a v2 request, and in a v2 request the
-// method. Later versions do not use it.
+// fieldRequest holds a v2 request in an InternalRaftRequest up to 3.6, and the method in a
+// v2 request. Later versions do not use it.
 const fieldRequest protowire.Number = 2
 
-// Request is etcdserverpb.Request, the proto2 message of the v2 API. Members of etcd 3.5 and
-// before also tell their names and the version of the cluster with it. Paths are those of the
-// store: keys of clients lie below /1.
+// Request is etcdserverpb.Request, the proto2 message of the v2 API. Members of etcd up to
+// 3.5 also publish their names and the version of the cluster with it. Paths are those of
+// the store: keys of clients are below /1.
 type Request struct {
 	ID         uint64 // 1
 	Method     string // 2: PUT, POST, DELETE, SYNC, QGET; GET and HEAD never enter the log
@@ -58,9 +58,10 @@ type Request struct {
 	Refresh    *bool  // 17
 }
 
-// Modern returns an entry of the same effect that members of 3.7 can read, which know no v2
-// requests: data itself, unless it is one. What concerns the tree of the v2 API has no effect
-// on them; it is carried along for members of ours. What cannot be read stays as it is.
+// Modern returns an entry of the same effect that members of 3.7, which have no v2
+// requests, can decode: data itself, unless it is a v2 request. A request to the tree of
+// the v2 API has no effect on members of 3.7; the entry carries it along for members of
+// Quorate. Undecodable data is returned unchanged.
 func Modern(data []byte) []byte {
 	if !startsAsV2(data) {
 		return data
@@ -83,8 +84,8 @@ func Modern(data []byte) []byte {
 	return b
 }
 
-// Look tells whether an entry is a v2 request, whether it is one for the tree of the v2 API, and
-// whether it is carried by an entry of today.
+// Look reports whether an entry is a v2 request, whether that concerns the tree of the v2
+// API, and whether a v3 entry carries it.
 func Look(data []byte) (is, write, carries bool) {
 	carries = carried(data) != nil
 	if !carries && !startsAsV2(data) {
@@ -98,8 +99,8 @@ func Look(data []byte) (is, write, carries bool) {
 	return true, errors.Is(err, ErrWrite) || r.Method == "SYNC", carries
 }
 
-// startsAsV2 reports, at the price of a glance, whether an entry may be a v2 request: nothing but
-// an id stands before field 2.
+// startsAsV2 reports cheaply whether an entry may be a v2 request: nothing but an id
+// precedes field 2.
 func startsAsV2(data []byte) bool {
 	if len(data) > 0 && data[0] == 1<<3 {
 		_, n := protowire.ConsumeVarint(data[1:])
@@ -111,8 +112,8 @@ func startsAsV2(data []byte) bool {
 	return len(data) > 0 && data[0] == 2<<3|2
 }
 
-// Decode parses an entry as a v2 request, bare or inside an InternalRaftRequest, and returns the
-// request of today that does the same. ok is false if the entry is none.
+// Decode decodes an entry as a v2 request, bare or inside an InternalRaftRequest, and
+// returns the equivalent v3 request. ok is false if the entry is not a v2 request.
 func Decode(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
 	r, ok, err := Parse(data)
 	if !ok || err != nil {
@@ -122,8 +123,8 @@ func Decode(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
 	return req, true, err
 }
 
-// Parse parses an entry as a v2 request, bare or, as etcd up to 3.6 also reads it, inside an
-// InternalRaftRequest. ok is false if the entry is none.
+// Parse decodes an entry as a v2 request, bare or, as etcd up to 3.6 accepts it too, inside
+// an InternalRaftRequest. ok is false if the entry is not a v2 request.
 func Parse(data []byte) (r *Request, ok bool, err error) {
 	held, ok := find(data)
 	if !ok {
@@ -166,7 +167,8 @@ func find(data []byte) (held []byte, ok bool) {
 	return nil, false
 }
 
-// Marshal returns the bytes that etcd 3.5 makes of r: every field that cannot be null is there.
+// Marshal returns the bytes that etcd 3.5 encodes for r: every field that cannot be null is
+// present.
 func (r *Request) Marshal() []byte {
 	b := make([]byte, 0, len(r.Method)+len(r.Path)+len(r.Val)+len(r.PrevValue)+96)
 	b = appendNumber(b, 1, r.ID)
@@ -201,8 +203,8 @@ func appendText(b []byte, num protowire.Number, v string) []byte {
 	return protowire.AppendString(protowire.AppendTag(b, num, protowire.BytesType), v)
 }
 
-// decode reads a bare request. Of a field that is there twice the last one counts; fields that
-// are not known, or of another wire type, are passed over.
+// decode decodes a bare request. Of a repeated field the last value counts; unknown fields
+// and fields of another wire type are skipped.
 func (r *Request) decode(b []byte) error {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
@@ -272,18 +274,18 @@ func (r *Request) setText(num protowire.Number, v []byte) {
 	}
 }
 
-// conditional reports whether r is to be done only if the key is in a certain state.
+// conditional reports whether r depends on the state of the key.
 func (r *Request) conditional() bool {
 	return r.PrevValue != "" || r.PrevIndex != 0 || r.PrevExist != nil
 }
 
-// today translates the two requests that members make themselves. A read and a sweep of expired
-// keys change nothing of the membership.
+// today translates the two requests that members propose themselves. A read and a sweep of
+// expired keys do not change the membership.
 func (r *Request) today() (*pb.InternalRaftRequest, error) {
 	req := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: r.ID}}
 	switch {
 	case r.Method == "QGET" || r.Method == "SYNC":
-		req.DowngradeVersionTest = &pb.DowngradeVersionTestRequest{Ver: noEffectSince} // has no effect on anybody
+		req.DowngradeVersionTest = &pb.DowngradeVersionTestRequest{Ver: noEffectSince} // has no effect
 		return req, nil
 	case r.Method != "PUT" || r.conditional():
 	case r.Path == "/0/version":

@@ -1,10 +1,10 @@
-// Package v2state is what the log does to the tree of the v2 API: requests to it, and the
-// changes of the membership, which etcd up to 3.5 keeps in the tree.
+// Package v2state applies the log to the tree of the v2 API: requests to it, and the
+// changes of the membership, which etcd up to 3.5 stores in the tree.
 //
-// In: entries of the log, in its order, and the membership after each. Out: batches of the
-// engine, and what came of a request. Always true: all members hold the same tree at the
+// In: entries of the log, in order, and the membership after each of them. Out: batches of
+// the engine, and results of requests. Always true: all members hold the same tree at the
 // same entry, whether they serve that API or not. It belongs to the goroutine that applies;
-// Tree may be read by others.
+// Tree may be read by other goroutines.
 package v2state
 
 import (
@@ -18,12 +18,12 @@ import (
 )
 
 // The tree counts the changes of the membership in its index. Members of a cluster below
-// 3.6 all count from the first entry on, or from a dump of the tree. Those of later clusters
-// may have come by a state without the tree, from a member of etcd that keeps none: there,
-// as long as nobody has written to it, the index is what the membership alone makes of it
-// (base), so that all members begin at the same.
+// 3.6 all count from the first entry on, or from a dump of the tree. Members of later
+// clusters may have received a state without the tree, from a member of etcd that does not
+// keep it: there, as long as no client has written to the tree, the index is computed from
+// the membership alone (base), so that all members begin at the same index.
 
-// State is the tree as the log has made it.
+// State is the tree that results from the log.
 type State struct {
 	tree    *v2store.Store
 	cluster *membership.Cluster
@@ -34,7 +34,7 @@ type State struct {
 func Load(eng engine.Engine, index uint64, cluster *membership.Cluster, now func() time.Time) (*State, error) {
 	s := &State{cluster: cluster}
 	var err error
-	// Members of 3.5 refuse it, and all must decide alike.
+	// Members of 3.5 reject it, and all must decide alike.
 	if s.tree, err = v2store.Load(eng, v2store.Options{Now: now, RefuseDirUpdate: s.keptByAll}); err != nil {
 		return nil, err
 	}
@@ -49,7 +49,7 @@ func (s *State) Tree() *v2store.Store { return s.tree }
 
 func (s *State) keptByAll() bool { return s.cluster.Version().Less(membership.FirstWithoutV2) }
 
-// base is the index that the membership alone leads to if everything in it
+// base returns the index that results from the membership alone if every change in it
 // happened once.
 func (s *State) base() uint64 {
 	n := uint64(4 * len(s.cluster.RemovedIDs()))
@@ -65,7 +65,7 @@ func (s *State) base() uint64 {
 	return n
 }
 
-// Step counts n steps of the membership, which has changed by now.
+// Step counts n changes of the membership, which has already changed.
 func (s *State) Step(b engine.Batch, n int) {
 	if !s.tree.Written() && !s.keptByAll() {
 		s.tree.Rebase(b, s.base())
@@ -74,8 +74,8 @@ func (s *State) Step(b engine.Batch, n int) {
 	s.tree.Step(b, n)
 }
 
-// Takes reports whether a request is one for the tree. The others are what members
-// of etcd 3.5 tell about themselves, and reads.
+// Takes reports whether a request concerns the tree. The others are what members of etcd
+// 3.5 publish about themselves, and reads.
 func Takes(r *v2request.Request) bool {
 	switch r.Method {
 	case "SYNC":
@@ -86,9 +86,8 @@ func Takes(r *v2request.Request) bool {
 	return false
 }
 
-// Apply applies a write to the tree, or a sweep of what has expired. Alarms do not
-// hold it up, as in etcd; the tree has bounds of its own. The result is a *v2store.Event or
-// nil.
+// Apply applies a write to the tree, or a sweep of expired nodes. As in etcd, alarms do not
+// stop it; the tree has limits of its own. The result is a *v2store.Event or nil.
 func (s *State) Apply(b engine.Batch, r *v2request.Request) (any, error) {
 	ev, err := s.tree.Apply(b, r)
 	if ev == nil {

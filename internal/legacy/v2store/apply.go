@@ -14,27 +14,26 @@ import (
 	"quorate/internal/metrics"
 )
 
-// ErrMethod is returned for a request whose method is none of PUT, POST, DELETE,
-// SYNC and QGET.
+// ErrMethod is returned for a request whose method is not PUT, POST, DELETE, SYNC or QGET.
 var ErrMethod = errors.New("etcdserver: unknown method")
 
-// earliest is the first second of the year 2000. A node is not made to expire before
-// it: such times come from a TTL so large that the sum wrapped.
+// earliest is the first second of the year 2000. No node is given an earlier expiration:
+// such times come from a TTL so large that the addition overflowed.
 var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).UnixNano()
 
-// change is one request on its way through the store.
+// change is one request being applied.
 type change struct {
 	*Store
 	b engine.Batch
-	// at is the time of the request in Unix ns, for what is left of a TTL; shown is
-	// the same or, if the proposer did not tell it, this member's.
+	// at is the time of the request in Unix ns, for the remaining TTL; shown is the same
+	// or, if the proposer did not set it, this member's time.
 	at, shown int64
 	refresh   bool
 	expire    int64
 }
 
-// Apply carries a request out and writes what it changes to b. A SYNC removes what
-// has expired, and has no event. Errors are of type *Error, or ErrMethod.
+// Apply applies a request and writes its changes to b. A SYNC removes expired nodes, and
+// has no event. Errors are of type *Error, or ErrMethod.
 func (s *Store) Apply(b engine.Batch, r *v2request.Request) (*Event, error) {
 	if r.Method == "QGET" {
 		return s.Get(r.Path, r.Recursive, r.Sorted)
@@ -65,7 +64,7 @@ func (s *Store) Apply(b engine.Batch, r *v2request.Request) (*Event, error) {
 	return e, nil
 }
 
-// plan says what a request is and returns what does it.
+// plan classifies a request and returns the function that executes it.
 func (c *change) plan(r *v2request.Request) (action string, do func() (*Event, *Error)) {
 	p := clean(r.Path)
 	conditions := r.PrevIndex > 0 || r.PrevValue != ""
@@ -97,18 +96,18 @@ func (c *change) count(action string, err *Error) {
 	}
 	c.stats.count(action, err)
 	if action == Create && err != nil && err.Code == CodeNotDir {
-		// etcd counts a file in the way of a create a second time.
+		// etcd counts a create that fails because of a file in its way twice.
 		c.stats.SetsFail++
 		metrics.DebuggingStoreWritesTotal.WithLabelValues(action).Inc()
 	}
 }
 
-// readOnly tells whether a path is not for clients to write to.
+// readOnly reports whether clients must not write to a path.
 func readOnly(p string) bool {
 	return p == "/" || p == "/0" || p == "/1" || strings.HasPrefix(p, "/0/")
 }
 
-// fits refuses a path that is beyond the bounds.
+// fits rejects a path beyond the limits.
 func fits(p string) *Error {
 	if len(p) > MaxPath || strings.Count(p, "/") > MaxDepth {
 		return internal(rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooLarge))
@@ -116,7 +115,7 @@ func fits(p string) *Error {
 	return nil
 }
 
-// room refuses what would let the tree grow beyond its bounds.
+// room rejects changes that would let the tree grow beyond its limits.
 func (s *Store) room(nodes int, bytes int64) *Error {
 	if nodes > 0 && s.nodes+nodes > MaxNodes || bytes > 0 && s.bytes+bytes > MaxBytes {
 		return internal(rpctypes.ErrorDesc(rpctypes.ErrGRPCNoSpace))
@@ -137,8 +136,7 @@ func (c *change) set(p string, dir bool, value string) (*Event, *Error) {
 	return c.create(p, Set, dir, value)
 }
 
-// create makes a node, and the directories that lead to it. A set may put it in
-// the place of a file.
+// create creates a node, and the directories that lead to it. A set may replace a file.
 func (c *change) create(p, action string, dir bool, value string) (*Event, *Error) {
 	if readOnly(p) {
 		return nil, NewError(CodeRootReadOnly, "/", c.index)
@@ -151,7 +149,7 @@ func (c *change) create(p, action string, dir bool, value string) (*Event, *Erro
 	}
 	names := elements(p)
 	last := len(names) - 1
-	// How far the directories reach.
+	// How far the existing directories reach.
 	parent, depth, here := c.root, 0, ""
 	for depth < last && parent.children[names[depth]] != nil {
 		parent = parent.children[names[depth]]
@@ -196,8 +194,8 @@ func (c *change) create(p, action string, dir bool, value string) (*Event, *Erro
 	return c.done(e, nil), nil
 }
 
-// roomFor asks for the nodes names below a directory, the last with a value and
-// perhaps in the place of old.
+// roomFor checks that there is room for the nodes names below a directory, the last one
+// with a value and possibly replacing old.
 func (s *Store) roomFor(dir string, names []string, old *node, value string) *Error {
 	nodes, bytes := len(names), int64(len(value))
 	at := int64(len(dir))
@@ -211,7 +209,7 @@ func (s *Store) roomFor(dir string, names []string, old *node, value string) *Er
 	return s.room(nodes, bytes)
 }
 
-// add hangs a new node below parent.
+// add links a new node to parent.
 func (c *change) add(parent *node, p string, n *node) *node {
 	n.parent, n.created, n.modified = parent, c.index, c.index
 	parent.children[n.name] = n
@@ -226,8 +224,8 @@ func (c *change) add(parent *node, p string, n *node) *node {
 
 func (c *change) put(p string, n *node) { c.b.Set(nodeKey(p), appendNode(nil, n)) }
 
-// drop takes a node with all below it out, and returns the paths below it if
-// somebody watches.
+// drop removes a node with everything below it, and returns the paths below it if there are
+// watchers.
 func (c *change) drop(n *node, p string) (gone []string) {
 	watched := n.dir() && c.hub.number() > 0
 	c.forget(n, p, func(below string) {
@@ -243,7 +241,7 @@ func (c *change) drop(n *node, p string) (gone []string) {
 	return gone
 }
 
-// forget takes n and all below it out of the sums and the queue.
+// forget removes n and everything below it from the totals and the queue.
 func (c *change) forget(n *node, p string, fn func(p string)) {
 	for name, child := range n.children {
 		c.forget(child, childPath(p, name), fn)
@@ -284,7 +282,7 @@ func (c *change) update(p, value string) (*Event, *Error) {
 	return c.write(Update, p, n, value)
 }
 
-// existing is the node of a path that clients may change.
+// existing returns the node of a path that clients may change.
 func (c *change) existing(p string) (*node, *Error) {
 	if readOnly(p) {
 		return nil, NewError(CodeRootReadOnly, "/", c.index)
@@ -292,7 +290,7 @@ func (c *change) existing(p string) (*node, *Error) {
 	return c.find(p)
 }
 
-// compare holds a file against the conditions that were given.
+// compare checks the given conditions against a file.
 func (c *change) compare(n *node, value string, index uint64) *Error {
 	var causes []string
 	if value != "" && value != n.value {
@@ -307,7 +305,7 @@ func (c *change) compare(n *node, value string, index uint64) *Error {
 	return NewError(CodeCompareFailed, strings.Join(causes, " "), c.index)
 }
 
-// write changes the value of a file, and when a node expires.
+// write changes the value of a file, and the expiration of a node.
 func (c *change) write(action, p string, n *node, value string) (*Event, *Error) {
 	if c.refresh || n.dir() {
 		value = n.value
@@ -330,7 +328,7 @@ func (c *change) write(action, p string, n *node, value string) (*Event, *Error)
 	return c.done(e, nil), nil
 }
 
-// expires gives a node the expiration of the request.
+// expires sets a node's expiration from the request.
 func (c *change) expires(n *node) {
 	if n.expire != 0 {
 		heap.Remove(&c.due, n.due)
@@ -368,7 +366,7 @@ func (c *change) compareAndDelete(p, prevValue string, prevIndex uint64) (*Event
 	return c.remove(CompareAndDelete, p, n), nil
 }
 
-// remove takes a node out, with all that is below it, in one step.
+// remove removes a node, with everything below it, in one step.
 func (c *change) remove(action, p string, n *node) *Event {
 	e := c.event(action, p, n.created)
 	e.PrevNode = n.seen(p, c.shown)
@@ -378,7 +376,7 @@ func (c *change) remove(action, p string, n *node) *Event {
 	return c.done(e, gone)
 }
 
-// sweep removes what has expired up to a time, the oldest first.
+// sweep removes the nodes expired by a given time, the oldest first.
 func (c *change) sweep(until int64) {
 	swept := false
 	for len(c.due) > 0 && c.due[0].expire <= until {
@@ -393,14 +391,14 @@ func (c *change) sweep(until int64) {
 	}
 }
 
-// event begins the event that takes the next index.
+// event starts the event that takes the next index.
 func (c *change) event(action, p string, created uint64) *Event {
 	return &Event{Action: action, Node: &Node{Key: p, ModifiedIndex: c.index + 1, CreatedIndex: created},
 		EtcdIndex: c.index + 1, Refresh: c.refresh}
 }
 
-// done gives an event, whose index is the store's by now, to the history and to
-// watchers. A refresh only takes its place in the history.
+// done passes an event, whose index is already the store's, to the history and to watchers.
+// A refresh is added to the history only.
 func (c *change) done(e *Event, gone []string) *Event {
 	c.begin(c.b)
 	c.remember(c.b, e, c.at)

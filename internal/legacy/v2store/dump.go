@@ -13,14 +13,14 @@ import (
 	"quorate/internal/engine"
 )
 
-// A dump is the JSON in which etcd up to 3.5 carries the whole store in the data of a raft
-// snapshot. Members of 3.6 still take the membership from there.
+// A dump is the JSON in which etcd up to 3.5 includes the whole store in the data of a raft
+// snapshot. Members of 3.6 still read the membership from it.
 
-// ErrDump is the cause of refusing bytes that are no dump of a v2 store.
+// ErrDump is the cause of rejecting bytes that are not a dump of a v2 store.
 var ErrDump = errors.New("not a v2 store")
 
-// DumpNode is a node of a dump. A directory has children that are not nil, even if
-// none. Path is only informative: the names of the children decide.
+// DumpNode is a node of a dump. A directory's children are not nil, even if there are none.
+// Path is informative only: the names of the children decide.
 type DumpNode struct {
 	Path          string
 	CreatedIndex  uint64               `json:",omitempty"`
@@ -30,7 +30,7 @@ type DumpNode struct {
 	Children      map[string]*DumpNode `json:",omitzero"`
 }
 
-// Dump is a store as etcd writes it.
+// Dump is a store as etcd encodes it.
 type Dump struct {
 	Root           *DumpNode
 	WatcherHub     *dumpHub `json:",omitempty"`
@@ -59,7 +59,7 @@ type dumpEvent struct {
 // dumpVersion is the only value of CurrentVersion that was ever written.
 const dumpVersion = 2
 
-// NewDump returns a dump with the directories that always exist and nothing else.
+// NewDump returns a dump with only the directories that always exist.
 func NewDump() *Dump {
 	d := &Dump{Root: &DumpNode{Path: "/"}, CurrentIndex: 1, CurrentVersion: dumpVersion}
 	for _, name := range []string{"0", "1"} {
@@ -68,7 +68,7 @@ func NewDump() *Dump {
 	return d
 }
 
-// At returns the node at a path, making it and the directories on the way.
+// At returns the node at a path, creating it and the directories that lead to it.
 func (n *DumpNode) At(names ...string) *DumpNode {
 	for _, name := range names {
 		if n.Children == nil {
@@ -84,7 +84,7 @@ func (n *DumpNode) At(names ...string) *DumpNode {
 	return n
 }
 
-// Child returns a node below n, nil if there is none or n is nil.
+// Child returns a child of n, nil if there is none or n is nil.
 func (n *DumpNode) Child(names ...string) *DumpNode {
 	for _, name := range names {
 		if n == nil {
@@ -104,8 +104,8 @@ func (d *Dump) Marshal() ([]byte, error) {
 	return b, nil
 }
 
-// Fill adds what a state of the engine holds of the store: everything but the membership,
-// which stays. Where the store was never touched d is left as it is.
+// Fill adds what a state of the engine holds of the store, without the membership, which
+// stays unchanged. If the store was never written, d is left unchanged.
 func (d *Dump) Fill(r engine.Reader) error {
 	s, err := Load(r, Options{})
 	if err != nil {
@@ -137,15 +137,15 @@ func (x *DumpNode) fill(n *node) {
 	}
 }
 
-// dumpHistory gives the ring out with all its places: etcd writes to them without looking how
-// many there are.
+// dumpHistory writes the history ring with all its places: etcd writes to them without
+// checking how many there are.
 func dumpHistory(h *history, index uint64) *dumpHub {
 	var out dumpHub
 	q := &out.EventHistory.Queue
 	q.Events = make([]*dumpEvent, historyEvents)
 	q.Capacity, q.Size, q.Back = historyEvents, len(h.events), len(h.events)%historyEvents
 	for i, e := range h.events {
-		if e == nil { // etcd follows every pointer, so there has to be something
+		if e == nil { // etcd follows every pointer, so it must not be nil
 			at := h.start + uint64(i)
 			q.Events[i] = &dumpEvent{Action: Set, Node: &Node{Key: "/0", Dir: true, ModifiedIndex: at, CreatedIndex: at}}
 			continue
@@ -156,10 +156,10 @@ func dumpHistory(h *history, index uint64) *dumpHub {
 	return &out
 }
 
-// ParseDump parses a dump of etcd, of any release, or of ours. It is refused if it holds more
-// than a store may, so that small bytes cannot take much memory.
+// ParseDump parses a dump of etcd, of any release, or of Quorate. It rejects a dump with
+// more than a store may hold, so that few bytes cannot take much memory.
 func ParseDump(data []byte) (*Dump, error) {
-	const most = MaxNodes + 4*historyEvents + 100_000 // the last for a large membership
+	const most = MaxNodes + 4*historyEvents + 100_000 // the second term is for a large membership
 	if n := objects(data); n > most {
 		return nil, fmt.Errorf("%w: more than %d nodes", ErrDump, most)
 	}
@@ -189,7 +189,7 @@ func objects(data []byte) (n int) {
 	return n
 }
 
-// ClientKey is the path of the first node that a client wrote, "" if there is none.
+// ClientKey returns the path of the first node that a client wrote, "" if there is none.
 func (d *Dump) ClientKey() string {
 	n := d.Root.Child("1")
 	if n == nil || len(n.Children) == 0 {
@@ -198,8 +198,8 @@ func (d *Dump) ClientKey() string {
 	return path.Join("/1", slices.Sorted(maps.Keys(n.Children))[0])
 }
 
-// Restore makes b replace what an engine holds of the store by what the dump holds, the membership
-// aside. The error is an ErrDump; b must be thrown away then.
+// Restore writes to b the replacement of the store in an engine by the dump, except for the
+// membership. The error is an ErrDump; the caller must then discard b.
 func (d *Dump) Restore(b engine.Batch) error {
 	if d.CurrentIndex > maxIndex {
 		return fmt.Errorf("%w: index %d", ErrDump, d.CurrentIndex)
@@ -236,7 +236,7 @@ func (d *Dump) Restore(b engine.Batch) error {
 	return nil
 }
 
-// restoreNode writes a node and what is below it.
+// restoreNode writes a node and everything below it.
 func (s *Store) restoreNode(b engine.Batch, dir, name string, x *DumpNode) error {
 	p := dir + "/" + name
 	if x == nil || name == "" || clean(p) != p || strings.Contains(name, "/") {
@@ -273,7 +273,7 @@ func (s *Store) restoreNode(b engine.Batch, dir, name string, x *DumpNode) error
 	return nil
 }
 
-// unixNano is 0 for the zero time, which stands for never.
+// unixNano returns 0 for the zero time, which stands for never.
 func unixNano(t time.Time) (int64, error) {
 	if t.IsZero() {
 		return 0, nil
@@ -284,8 +284,8 @@ func unixNano(t time.Time) (int64, error) {
 	return t.UnixNano(), nil
 }
 
-// events are those of the history that can be used: an unbroken run that ends at the store's
-// index. It is the whole history unless somebody has worked on the file.
+// events returns the usable part of the history: an unbroken run that ends at the store's
+// index. It is the whole history unless the file was edited by hand.
 func (d *Dump) events() []*dumpEvent {
 	if d.WatcherHub == nil {
 		return nil
@@ -302,7 +302,7 @@ func (d *Dump) events() []*dumpEvent {
 	return ring[max(first, len(ring)-historyEvents):]
 }
 
-// usable tells whether e can be the event of an index.
+// usable reports whether e can be the event of an index.
 func (e *dumpEvent) usable(index uint64) bool {
 	if e == nil || e.Node == nil || e.Node.ModifiedIndex != index || clean(e.Node.Key) != e.Node.Key {
 		return false
@@ -317,7 +317,8 @@ func (e *dumpEvent) usable(index uint64) bool {
 	return slices.Index(actions, e.Action) > 0
 }
 
-// happened is a time at which the TTLs of an event were what it says, 0 if it has none.
+// happened returns a time at which the TTLs of an event had the values in it, 0 if it has
+// none.
 func happened(e *dumpEvent) (at int64) {
 	for _, n := range []*Node{e.Node, e.PrevNode} {
 		if n == nil || n.Expiration == nil {

@@ -1,16 +1,16 @@
 package v2store
 
-// Error is a refusal of the v2 API, in the form in which clients get it.
+// Error is an error of the v2 API as clients get it.
 type Error struct {
 	Code    int    `json:"errorCode"`
 	Message string `json:"message"`
 	// Cause is a path of the store, or a text.
 	Cause string `json:"cause,omitempty"`
-	// Index is the store's index at the refusal, 0 where etcd gives none.
+	// Index is the store's index at the time of the error, 0 where etcd sends none.
 	Index uint64 `json:"index"`
 }
 
-// The codes of the v2 API that etcd has a use for.
+// The codes of the v2 API that etcd uses.
 const (
 	CodeKeyNotFound        = 100
 	CodeCompareFailed      = 101
@@ -60,10 +60,10 @@ func NewError(code int, cause string, index uint64) *Error {
 	return &Error{Code: code, Message: messages[code], Cause: cause, Index: index}
 }
 
-// Error is the text that etcd logs.
+// Error returns the text that etcd logs.
 func (e Error) Error() string { return e.Message + " (" + e.Cause + ")" }
 
-// Status is the HTTP status that goes with the code.
+// Status returns the HTTP status of the code.
 func (e Error) Status() int {
 	switch e.Code {
 	case CodeKeyNotFound:

@@ -5,23 +5,23 @@ import (
 	"strings"
 )
 
-// historyEvents and historyBytes bound the history: etcd's number of events, and
-// the sum of their keys and values, which holds back only extraordinary ones.
+// historyEvents and historyBytes bound the history: etcd's number of events, and a total
+// size of their keys and values that only extraordinary events exceed.
 const (
 	historyEvents = 1000
 	historyBytes  = 128 << 20
 )
 
 // history holds the newest events, one for each index from start on; those of the
-// membership are nil, as no client can see them.
+// membership are nil, because no client can see them.
 type history struct {
-	start  uint64 // index of the oldest, 0 as long as there is none
+	start  uint64 // index of the oldest, 0 while it is empty
 	events []*Event
-	bytes  int // sum of what bulk says of them
+	bytes  int // total of bulk over the events
 }
 
-// add appends the event of an index and returns the indexes [from, to) of those
-// that had to go.
+// add appends the event of an index and returns the indexes [from, to) of the events that
+// it dropped.
 func (h *history) add(e *Event, index uint64) (from, to uint64) {
 	if len(h.events) == 0 {
 		h.start = index
@@ -38,8 +38,8 @@ func (h *history) add(e *Event, index uint64) (from, to uint64) {
 	return from, h.start
 }
 
-// bulk is what an event counts against historyBytes. It is the same on all members, wherever
-// they have the event from.
+// bulk is an event's share of historyBytes. It is the same on all members, whether they
+// applied the event or loaded it.
 func bulk(e *Event) int {
 	if e == nil {
 		return 0
@@ -53,8 +53,8 @@ func bulk(e *Event) int {
 	return n
 }
 
-// since returns the events from an index on that a watcher of a path gets, at
-// most max of them. It fails if they have been cleared. current is the store's index.
+// since returns up to max events, from an index on, for a watcher of a path. It fails if
+// these events have been dropped. current is the store's index.
 func (h *history) since(p string, recursive bool, from uint64, max int, current uint64) ([]*Event, *Error) {
 	start := h.start
 	if len(h.events) == 0 {
@@ -75,9 +75,8 @@ func (h *history) since(p string, recursive bool, from uint64, max int, current 
 	return out, nil
 }
 
-// remembered tells whether a past event is for a watcher. This is wider than for
-// live ones, as in etcd: hidden nodes are not left out, and a removed directory is
-// compared as a string.
+// remembered reports whether a watcher gets a past event. As in etcd this is wider than for
+// live events: hidden nodes are included, and a removed directory is compared as a string.
 func remembered(e *Event, p string, recursive bool) bool {
 	if e.Node.Key == p {
 		return true

@@ -4,18 +4,18 @@ import (
 	"quorate/internal/engine"
 )
 
-// Written tells whether a client has ever changed something. Until then the tree is its
-// index alone; requests that are refused leave no trace. So a dump of another member, which
-// shows only what has happened, tells it as well.
+// Written reports whether a client has ever changed the tree. Until then the tree is its
+// index alone; rejected requests leave no trace. So a dump of another member, which
+// contains changes only, shows it as well.
 func (s *Store) Written() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.written
 }
 
-// Rebase gives a tree that nobody has written to another index, as if so many steps
-// of the membership had led to it. Nothing of the tree is recorded then, and what
-// was is deleted in b, unless that is nil: the first write or Step records all.
+// Rebase sets the index of a tree that no client has written to, as if that many changes of
+// the membership had led to it. Afterwards nothing of the tree is recorded, and existing
+// records are deleted in b, unless b is nil: the first write or Step records everything.
 func (s *Store) Rebase(b engine.Batch, index uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -32,8 +32,8 @@ func (s *Store) Rebase(b engine.Batch, index uint64) {
 	}
 }
 
-// begin is called before the event of a change by a client is recorded. The first time it records the steps up to there,
-// which after a Rebase are in memory alone.
+// begin must be called before the event of a client's change is recorded. The first time,
+// it records the steps up to there, which after a Rebase are in memory only.
 func (s *Store) begin(b engine.Batch) {
 	if s.written {
 		return
@@ -42,7 +42,7 @@ func (s *Store) begin(b engine.Batch) {
 	s.record(b)
 }
 
-// record writes down the steps which after a Rebase are in memory alone.
+// record records the steps which after a Rebase are in memory only.
 func (s *Store) record(b engine.Batch) {
 	s.loose = false
 	for i := range s.history.events {

@@ -9,8 +9,8 @@ import (
 	"quorate/internal/engine"
 )
 
-// The records of the space engine.V2. Numbers are unsigned varints, times signed
-// ones in Unix ns, texts a length and bytes.
+// The records of the space engine.V2. Numbers are unsigned varints, times signed varints in
+// Unix ns, texts a length and bytes.
 //
 //	"i"               state: version 1, flags (1 written), index, and the counters of stats.go
 //	"n" path          node: flags (1 directory), created, modified, expiration; a file: its value
@@ -28,7 +28,7 @@ var stateKey = engine.V2.K([]byte("i"))
 
 func nodeKey(p string) []byte { return engine.V2.K(append([]byte{'n'}, p...)) }
 
-// below are the bounds of the records of everything below a path.
+// below returns the bounds of the records of everything below a path.
 func below(p string) (lower, upper []byte) {
 	return nodeKey(p + "/"), nodeKey(p + "0") // the byte after a slash
 }
@@ -71,7 +71,7 @@ func decodeNode(b []byte) (*node, error) {
 	return n, nil
 }
 
-// actions by their number in a record; "" is a step of the membership.
+// actions by their number in a record; "" is a change of the membership.
 var actions = []string{"", Set, Create, Update, CompareAndSwap, Delete, CompareAndDelete, Expire}
 
 // Flags of an event's record.
@@ -130,8 +130,8 @@ func appendSeen(b []byte, n *Node) []byte {
 	return b
 }
 
-// decodeEvent is the inverse. Of an event whose time is not known, what was left
-// of a TTL is given as of now.
+// decodeEvent is the inverse of appendEvent. For an event whose time is unknown, the
+// remaining TTL is that of the current time.
 func decodeEvent(b []byte, index uint64, now int64) (*Event, error) {
 	d := decoder{b: b}
 	action := int(d.byte())
@@ -172,7 +172,7 @@ func appendText(b []byte, s string) []byte {
 	return append(binary.AppendUvarint(b, uint64(len(s))), s...)
 }
 
-// decoder takes a record apart. After the first failure it returns zeros.
+// decoder decodes a record. After the first failure it returns zeros.
 type decoder struct {
 	b   []byte
 	err error

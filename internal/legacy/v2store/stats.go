@@ -2,8 +2,8 @@ package v2store
 
 import "encoding/json"
 
-// Stats are the counters of /v2/stats/store. Those of writes are the same on all
-// members and kept with the tree; reads and watchers are this member's own.
+// Stats are the counters of /v2/stats/store. The counters of writes are the same on all
+// members and stored with the tree; those of reads and watchers are this member's own.
 type Stats struct {
 	GetsSuccess             uint64 `json:"getsSuccess"`
 	GetsFail                uint64 `json:"getsFail"`
@@ -23,14 +23,14 @@ type Stats struct {
 	Watchers                uint64 `json:"watchers"`
 }
 
-// writes are the counters that are kept, in the order of their record.
+// writes returns the counters that are stored, in the order of their record.
 func (s *Stats) writes() []*uint64 {
 	return []*uint64{&s.SetsSuccess, &s.SetsFail, &s.DeleteSuccess, &s.DeleteFail, &s.UpdateSuccess, &s.UpdateFail,
 		&s.CreateSuccess, &s.CreateFail, &s.CompareAndSwapSuccess, &s.CompareAndSwapFail,
 		&s.CompareAndDeleteSuccess, &s.CompareAndDeleteFail, &s.ExpireCount}
 }
 
-// count counts an operation as etcd does: some refusals pass for successes there.
+// count counts an operation as etcd does: some failures count as successes there.
 func (s *Stats) count(action string, err *Error) (failed bool) {
 	failed = err != nil
 	if failed {
@@ -65,11 +65,11 @@ func (s *Stats) count(action string, err *Error) (failed bool) {
 	return failed
 }
 
-// StatsJSON is the body of /v2/stats/store.
+// StatsJSON returns the body of /v2/stats/store.
 func (s *Store) StatsJSON() []byte {
 	b, err := json.Marshal(s.Stats())
 	if err != nil {
-		return []byte("{}") // numbers always encode
+		return []byte("{}") // numbers can always be encoded
 	}
 	return b
 }

@@ -1,18 +1,16 @@
 // Package v2store is the tree of the v2 API, as replicated state.
 //
-// In: requests of the v2 API in log order and the steps of the membership, from one
-// goroutine, each with the engine batch of its entry. Out: events, for whoever asked
-// and for watchers, or the errors of the v2 API; readings of the tree, from any
-// goroutine. Always true: what the tree, its index, its history of events and its
-// counters of writes are is decided by the requests alone, with the times in them, so
-// all members hold the same; each is a record in the space engine.V2, written in
-// the batch of the request that changed it, so memory and records never disagree; a
-// request that is refused changes nothing but a counter.
+// In: requests of the v2 API in log order and the changes of the membership, from one
+// goroutine, each with the engine batch of its entry. Out: events, for the caller and for
+// watchers, or the errors of the v2 API; reads of the tree, from any goroutine. Always
+// true: the requests alone, with the times in them, decide about the tree, its index, its
+// history of events and its counters of writes, so all members hold the same; all of it is
+// recorded in the space engine.V2, in the batch of the request that changed it, so memory
+// and records never disagree; a rejected request changes nothing but a counter.
 //
-// Keys of clients lie below /1, users and roles below /2. What etcd keeps below /0, the
-// membership, has its own home here; its changes only take their indexes
-// (Step). The index rises by one with each change, and the history holds the event of
-// each of the last indexes.
+// Keys of clients are below /1, users and roles below /2. The membership, which etcd stores
+// below /0, is not part of this tree; its changes only take their indexes (Step). The index
+// rises by one with each change, and the history holds the events of the latest indexes.
 package v2store
 
 import (
@@ -28,43 +26,42 @@ import (
 	"quorate/internal/metrics"
 )
 
-// What the tree may hold. The limits decide at apply, so they are the same for all
-// members.
+// Limits of the tree. They are checked at apply, so they are the same for all members.
 const (
-	// MaxBytes bounds the sum of the paths and values of all nodes.
+	// MaxBytes bounds the total size of the paths and values of all nodes.
 	MaxBytes = 256 << 20
-	// MaxNodes bounds their number.
+	// MaxNodes bounds the number of nodes.
 	MaxNodes = 1_000_000
-	// MaxPath bounds a path in bytes: it is a key of the engine, and of the database
-	// file in which snapshots travel, whose keys end at 32 KiB.
+	// MaxPath bounds a path in bytes: it is a key of the engine, and of the database file
+	// in which snapshots are sent, whose keys have at most 32 KiB.
 	MaxPath = 32_000
 	// MaxDepth bounds the elements of a path.
 	MaxDepth = 1024
 )
 
-// maxIndex is beyond what any store reaches, and far from where counting would wrap.
+// maxIndex exceeds what any store reaches, and is far from where an index would overflow.
 const maxIndex = 1 << 62
 
-// Options are what a store needs from outside.
+// Options are the dependencies of a store.
 type Options struct {
-	// Now is for what is left of a TTL in answers, and decides nothing. A store that is only
-	// looked at may be without; it has no Get and no Apply.
+	// Now is for the remaining TTL in answers, and decides nothing. It may be nil for a
+	// store that is only inspected: one without calls of Get and Apply.
 	Now func() time.Time
-	// RefuseDirUpdate tells whether an update of a directory, which prolongs its
-	// life, is refused, as it is by etcd 3.5 but by none before. All members must say the
-	// same at the same entry; nil: it is not.
+	// RefuseDirUpdate reports whether an update of a directory, which extends its life, is
+	// rejected. etcd 3.5 rejects it, earlier releases do not. All members must return the
+	// same at the same entry; nil: it is accepted.
 	RefuseDirUpdate func() bool
 }
 
-// Store is the tree. Apply, Step and Close belong to one goroutine; the rest is safe
-// for all.
+// Store is the tree. Apply, Step and Close belong to one goroutine; the rest is safe for
+// concurrent use.
 type Store struct {
 	opts Options
 
-	mu      sync.RWMutex // guards all below up to hub
+	mu      sync.RWMutex // guards all fields up to hub
 	root    *node
 	index   uint64
-	written bool // by a client, at any time
+	written bool // by a client, ever
 	loose   bool // the history up to index is not recorded
 	history history
 	stats   Stats // of writes
@@ -85,8 +82,8 @@ func newStore(o Options) *Store {
 	return s
 }
 
-// Load returns the store that r holds, an empty one if it holds none. It fails with an
-// engine.CorruptionError on records that it could not have written.
+// Load returns the store in r, an empty one if there is none. It returns an
+// engine.CorruptionError for records that this package does not write.
 func Load(r engine.Reader, o Options) (_ *Store, err error) {
 	s := newStore(o)
 	lower, upper := engine.V2.Bounds()
@@ -116,7 +113,8 @@ func Load(r engine.Reader, o Options) (_ *Store, err error) {
 		return nil, &engine.CorruptionError{File: fmt.Sprintf("bucket %v", engine.V2),
 			Err: fmt.Errorf("events up to %d, but the index is %d", s.history.start+n-1, s.index)}
 	}
-	// Times decide the order of expiry only when all nodes have their places.
+	// Nodes with the same expiration are ordered by path, which is known only once all
+	// nodes are linked.
 	s.root.each(func(n *node) {
 		if n.expire != 0 {
 			s.due.Push(n)
@@ -129,7 +127,7 @@ func Load(r engine.Reader, o Options) (_ *Store, err error) {
 	return s, nil
 }
 
-// load takes one record in.
+// load loads one record.
 func (s *Store) load(key, value []byte, now int64) error {
 	if len(key) == 0 {
 		return errors.New("an empty key")
@@ -227,9 +225,8 @@ func (s *Store) putState(b engine.Batch) {
 	b.Set(stateKey, v)
 }
 
-// Get returns a node, and of a directory its children, in the order of their keys;
-// with recursive all that is below, too. Hidden nodes are left out. Errors are of
-// type *Error.
+// Get returns a node and, for a directory, its children in the order of their keys; with
+// recursive everything below it, too. Hidden nodes are left out. Errors are of type *Error.
 func (s *Store) Get(p string, recursive, _ bool) (*Event, error) {
 	action := Get
 	if recursive {
@@ -253,22 +250,22 @@ func (s *Store) Get(p string, recursive, _ bool) (*Event, error) {
 	return out, nil
 }
 
-// Index is the index of the last change.
+// Index returns the index of the last change.
 func (s *Store) Index() uint64 {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.index
 }
 
-// HasTTL tells whether a node is there that will expire: only then the leader need
-// propose a SYNC.
+// HasTTL reports whether some node will expire: only then the leader needs to propose a
+// SYNC.
 func (s *Store) HasTTL() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return len(s.due) > 0
 }
 
-// Step counts n changes of the membership, which in etcd are made in this tree.
+// Step counts n changes of the membership, which etcd makes in this tree.
 func (s *Store) Step(b engine.Batch, n int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -282,7 +279,7 @@ func (s *Store) Step(b engine.Batch, n int) {
 	s.putState(b)
 }
 
-// remember gives the newest index its place in the history.
+// remember adds the event of the newest index to the history.
 func (s *Store) remember(b engine.Batch, e *Event, at int64) {
 	b.Set(eventKey(s.index), appendEvent(nil, e, at))
 	from, to := s.history.add(e, s.index)
@@ -291,7 +288,6 @@ func (s *Store) remember(b engine.Batch, e *Event, at int64) {
 	}
 }
 
-// Close ends all watchers: when the member stops, and when another store takes this
-// one's place, as events between the two would be missed. Watchers that come
-// later end at once.
+// Close closes all watchers: when the member stops, and when another store replaces this
+// one, because events in between would be missed. Later watchers are closed at once.
 func (s *Store) Close() { s.hub.end() }

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// node is a node of the tree. A directory has children, also if none; a file has
-// none and a value.
+// node is a node of the tree. A directory has a children map, even if it is empty; a file
+// has a value and no map.
 type node struct {
 	name              string
 	parent            *node // nil: the root
@@ -17,12 +17,12 @@ type node struct {
 	value             string
 	created, modified uint64
 	expire            int64 // Unix ns, 0: never
-	due               int   // its place in the queue of those that expire
+	due               int   // its place in the queue of expiring nodes
 }
 
 func (n *node) dir() bool { return n.children != nil }
 
-// path is the full path, beginning with a slash.
+// path returns the full path, beginning with a slash.
 func (n *node) path() string {
 	if n.parent == nil {
 		return "/"
@@ -36,13 +36,13 @@ func (n *node) path() string {
 	return strings.Join(names, "/")
 }
 
-// size is what a node counts against MaxBytes.
+// size is a node's share of MaxBytes.
 func size(path, value string) int64 { return int64(len(path) + len(value)) }
 
-// clean brings a path into the one form in which it names a node.
+// clean returns the canonical form of a path.
 func clean(p string) string { return path.Join("/", p) }
 
-// elements are the names on the way from the root to a clean path.
+// elements returns the names on the way from the root to a clean path.
 func elements(p string) []string {
 	if p == "/" {
 		return nil
@@ -58,7 +58,7 @@ func childPath(dir, name string) string {
 	return dir + "/" + name
 }
 
-// hidden tells whether listings leave out a node of this name.
+// hidden reports whether listings leave out a node of this name.
 func hidden(name string) bool { return strings.HasPrefix(name, "_") }
 
 // find returns the node at a clean path.
@@ -77,7 +77,7 @@ func (s *Store) find(p string) (*node, *Error) {
 	return n, nil
 }
 
-// seen is a node as clients see it, without its children.
+// seen returns a node as clients see it, without its children.
 func (n *node) seen(p string, at int64) *Node {
 	out := &Node{Key: p, ModifiedIndex: n.modified, CreatedIndex: n.created}
 	if n.dir() {
@@ -90,8 +90,8 @@ func (n *node) seen(p string, at int64) *Node {
 	return out
 }
 
-// list gives out the children of n in the order of their names, and, if
-// recursive, what is below them. It goes as deep as the tree, MaxDepth.
+// list returns the children of n in the order of their names and, if recursive, everything
+// below them. It recurses at most MaxDepth levels.
 func (n *node) list(p string, recursive bool, at int64) []*Node {
 	names := make([]string, 0, len(n.children))
 	for name := range n.children {
@@ -113,7 +113,7 @@ func (n *node) list(p string, recursive bool, at int64) []*Node {
 	return out
 }
 
-// each calls fn with every node below n, and n itself last.
+// each calls fn for every node below n, and for n itself last.
 func (n *node) each(fn func(*node)) {
 	for _, c := range n.children {
 		c.each(fn)
@@ -121,9 +121,9 @@ func (n *node) each(fn func(*node)) {
 	fn(n)
 }
 
-// queue holds the nodes that expire, the first to do so at the front. Nodes of
-// the same time come in the order of their paths, so that all members remove
-// them in the same order. It implements heap.Interface.
+// queue holds the expiring nodes, the first to expire at the front. Nodes of the same time
+// are ordered by their paths, so that all members remove them in the same order. It
+// implements heap.Interface.
 type queue []*node
 
 // byDue is the order in which nodes expire.
@@ -159,8 +159,8 @@ func (q *queue) Pop() any {
 	return n
 }
 
-// walk calls fn with n and everything below it, a directory before its children,
-// these in the order of their names.
+// walk calls fn for n and everything below it: a directory before its children, children in
+// the order of their names.
 func (n *node) walk(p string, fn func(p string, n *node)) {
 	fn(p, n)
 	for _, name := range slices.Sorted(maps.Keys(n.children)) {

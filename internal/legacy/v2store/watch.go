@@ -10,11 +10,11 @@ import (
 	"quorate/internal/metrics"
 )
 
-// watcherRoom is how many events may wait for a slow reader before its watcher is
-// dropped.
+// watcherRoom is the number of events that may wait for a slow reader before its watcher is
+// closed.
 const watcherRoom = 100
 
-// Watcher gets events of one path. Its methods may be called from any goroutine.
+// Watcher receives the events of one path. It is safe for concurrent use.
 type Watcher struct {
 	hub               *hub
 	path              string
@@ -24,9 +24,8 @@ type Watcher struct {
 	live, closed      bool        // guarded by hub.mu
 }
 
-// Events has room for 100 events that nobody has fetched. It is closed when that
-// does not suffice, when the store ends, and by Close. A watcher without stream
-// gets one event.
+// Events has room for 100 unread events. It is closed when that overflows, when the store
+// is closed, and by Close. A watcher without stream gets one event.
 func (w *Watcher) Events() <-chan *Event { return w.events }
 
 // StartIndex is the store's index when the watch began.
@@ -42,7 +41,7 @@ func (w *Watcher) Close() {
 // hub is the set of watchers. Lock order: Store.mu before mu.
 type hub struct {
 	mu       sync.Mutex
-	watchers map[string]map[*Watcher]bool // by path; those that live ones are sent to
+	watchers map[string]map[*Watcher]bool // live watchers by path
 	count    int
 	ended    bool
 }
@@ -53,10 +52,10 @@ func (h *hub) number() uint64 {
 	return uint64(h.count)
 }
 
-// Watch returns a watcher of a path, or with recursive of everything below it,
-// too. since is the first index that it is interested in, 0 the next. Of the past
-// it gets what the history holds: without stream the first event, with stream all.
-// It is an *Error of CodeIndexCleared if that no longer goes back to since.
+// Watch returns a watcher of a path and, with recursive, of everything below it. since is
+// the first index of interest, 0 the next one. From the past it gets what the history
+// holds: without stream the first event, with stream all. If the history no longer goes
+// back to since, Watch returns an *Error of CodeIndexCleared.
 func (s *Store) Watch(p string, recursive, stream bool, since uint64) (*Watcher, error) {
 	metrics.DebuggingStoreWatchRequestsTotal.Inc()
 	p = clean(p)
@@ -103,7 +102,7 @@ func (h *hub) add(w *Watcher) {
 	metrics.DebuggingStoreWatchers.Inc()
 }
 
-// leave takes w out of the set; its channel stays open.
+// leave removes w from the set; its channel stays open.
 func (h *hub) leave(w *Watcher) {
 	if !w.live {
 		return
@@ -125,7 +124,7 @@ func (h *hub) drop(w *Watcher) {
 	}
 }
 
-// end closes all watchers, also those to come.
+// end closes all watchers, future ones too.
 func (h *hub) end() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -137,8 +136,8 @@ func (h *hub) end() {
 	}
 }
 
-// notify tells the watchers of an event. gone are the paths below its key that
-// went with it: their watchers are told as well.
+// notify sends an event to its watchers. gone are the paths below its key that were removed
+// with it: their watchers get the event as well.
 func (h *hub) notify(e *Event, gone []string) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -177,7 +176,7 @@ func (h *hub) tell(e *Event, p string, gone bool) {
 	}
 }
 
-// hiddenBelow tells whether a key lies in a hidden node below a watched path.
+// hiddenBelow reports whether a key is in a hidden node below a watched path.
 func hiddenBelow(watched, key string) bool {
 	return len(watched) <= len(key) && strings.Contains(path.Clean("/"+key[len(watched):]), "/_")
 }

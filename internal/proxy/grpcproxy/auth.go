@@ -7,14 +7,14 @@ import (
 	"google.golang.org/grpc"
 )
 
-// authServer hands calls on. What users may do is decided by the members alone.
+// authServer forwards calls. The members alone decide about permissions.
 type authServer struct {
 	pb.UnimplementedAuthServer
 	up      pb.AuthClient
-	changed func() // called after everything that may change what a user may do
+	changed func() // called after every call that may change permissions
 }
 
-// alter makes a call that may change what a user may do.
+// alter makes a call that may change permissions.
 func alter[Q, R any](ctx context.Context, s *authServer, r *Q, call func(context.Context, *Q, ...grpc.CallOption) (*R, error)) (*R, error) {
 	defer s.changed()
 	return call(ctx, r)

@@ -12,17 +12,17 @@ import (
 )
 
 const (
-	// cacheEntries is etcd's bound.
+	// cacheEntries is etcd's limit.
 	cacheEntries = 2048
 
-	// cacheBytes bounds the requests and answers together, cacheShare the part
-	// of it that one answer may take.
+	// cacheBytes bounds the requests and answers together, cacheShare the share of it that
+	// one answer may take.
 	cacheBytes = 64 << 20
 	cacheShare = 16
 )
 
-// span is a range of keys: from key to before end; without end the key alone,
-// with end "\x00" all from key on.
+// span is a range of keys: [key, end); the single key if end is empty; all keys from key on
+// if end is "\x00".
 type span struct{ key, end string }
 
 func (s span) overlaps(o span) bool { return s.from(o) && o.from(s) }
@@ -38,20 +38,20 @@ func (s span) from(o span) bool {
 	return s.end > o.key
 }
 
-// cache holds the answers that were used last, each for one token and request.
-// The answers are shared and must not be changed.
+// cache holds the answers used most recently, each for one token and request. Answers are
+// shared and must not be changed.
 //
-// An answer is stored only if nothing that it covers was invalidated while it
-// was on its way: reads in progress are known to the cache.
+// An answer is stored only if nothing in its range was invalidated while it was in flight:
+// the cache tracks the reads in progress.
 type cache struct {
 	maxEntries int
 	maxBytes   int
 
 	mu        sync.Mutex
-	entries   map[cacheKey]*list.Element            // of *entry
-	used      *list.List                            // last used first
-	points    map[string]map[*list.Element]struct{} // entries of current reads of one key
-	ranges    map[*list.Element]struct{}            // entries of current reads of more
+	entries   map[cacheKey]*list.Element            // list of *entry
+	used      *list.List                            // most recently used first
+	points    map[string]map[*list.Element]struct{} // entries of current reads of a single key
+	ranges    map[*list.Element]struct{}            // entries of current reads of a range
 	bytes     int
 	compacted int64
 	reading   map[*read]struct{}
@@ -62,12 +62,12 @@ type cacheKey struct{ token, request string }
 type entry struct {
 	key  cacheKey
 	span span
-	old  bool // of a named revision: no write makes it stale
+	old  bool // at an explicit revision: no write makes it stale
 	resp *pb.RangeResponse
 	size int
 }
 
-// read is one that is on its way.
+// read is a read in flight.
 type read struct {
 	c     *cache
 	key   cacheKey
@@ -88,17 +88,17 @@ func (c *cache) reset() {
 	metrics.GRPCProxyCacheKeysTotal.Set(0)
 }
 
-// keyOf is the same for a linearizable read and a serializable one.
+// keyOf returns the same key for a linearizable and a serializable read.
 func keyOf(token string, r *pb.RangeRequest) cacheKey {
 	if !r.Serializable {
 		r = proto.Clone(r).(*pb.RangeRequest)
 		r.Serializable = true
 	}
-	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(r) // a message that was decoded can be encoded
+	b, _ := proto.MarshalOptions{Deterministic: true}.Marshal(r) // a message that was decoded can always be encoded
 	return cacheKey{token, string(b)}
 }
 
-// get returns nothing if there is nothing to answer with.
+// get returns nil if there is no usable answer.
 func (c *cache) get(token string, r *pb.RangeRequest) (*pb.RangeResponse, error) {
 	key := keyOf(token, r)
 	c.mu.Lock()
@@ -120,7 +120,7 @@ func (c *cache) get(token string, r *pb.RangeRequest) (*pb.RangeResponse, error)
 	return e.Value.(*entry).resp, nil
 }
 
-// begin announces a read. It is to be ended, stored before or not.
+// begin registers a read. The caller must end it, whether it stores an answer or not.
 func (c *cache) begin(token string, r *pb.RangeRequest) *read {
 	d := &read{c: c, key: keyOf(token, r), span: span{string(r.Key), string(r.RangeEnd)}, rev: r.Revision}
 	c.mu.Lock()
@@ -135,8 +135,8 @@ func (d *read) end() {
 	delete(d.c.reading, d)
 }
 
-// store keeps the answer, unless it is stale already, too large, or older than
-// what is there.
+// store adds the answer, unless it is already stale, too large, or older than the stored
+// one.
 func (d *read) store(resp *pb.RangeResponse) {
 	n := &entry{key: d.key, span: d.span, old: d.rev > 0, resp: resp,
 		size: len(d.key.token) + len(d.key.request) + proto.Size(resp)}
@@ -184,9 +184,9 @@ func (c *cache) remove(e *list.Element) {
 	c.bytes -= n.size
 }
 
-// invalidate drops answers about the spans and makes reads of them that are on
-// their way not count. The function that it returns does the same again: a write
-// takes effect some time between the two.
+// invalidate drops answers about the spans, and prevents reads of them in flight from being
+// stored. The returned function does the same again: a write takes effect at some time
+// between the two.
 func (c *cache) invalidate(spans ...span) (again func()) {
 	drop := func() {
 		c.mu.Lock()
@@ -232,7 +232,7 @@ func (c *cache) compact(rev int64) {
 	c.compacted = max(c.compacted, rev)
 }
 
-// clear drops everything: what users may read has changed.
+// clear drops all answers: permissions have changed.
 func (c *cache) clear() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -13,7 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// callLog writes every message of every call, but for passwords and tokens.
+// callLog logs every message of every call, without passwords and tokens.
 type callLog struct{ lg *zap.Logger }
 
 func (l callLog) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {

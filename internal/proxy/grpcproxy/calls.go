@@ -16,10 +16,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// caller is on whose behalf the proxy asks. Callers that differ share nothing.
+// caller identifies the client on whose behalf the proxy sends a request. Different callers
+// share nothing.
 type caller struct {
-	token         string // of authentication; "" is none
-	requireLeader bool   // wants an error rather than silence when the member has lost its leader
+	token         string // authentication token; "" is none
+	requireLeader bool   // wants an error, instead of silence, when the member loses its leader
 }
 
 func first(md metadata.MD, key string) string {
@@ -34,7 +35,7 @@ func callerOf(ctx context.Context) caller {
 	return caller{token: tokenOf(md), requireLeader: first(md, rpctypes.MetadataRequireLeaderKey) == rpctypes.MetadataHasLeader}
 }
 
-// tokenOf reads the token from either place where members look for it.
+// tokenOf reads the token from either of the places that members accept.
 func tokenOf(md metadata.MD) string {
 	if t := first(md, rpctypes.TokenFieldNameGRPC); t != "" {
 		return t
@@ -57,7 +58,7 @@ func (c caller) as(ctx context.Context) context.Context {
 	return metadata.NewOutgoingContext(ctx, md)
 }
 
-// onward returns the context of a call with what the members are to know of it.
+// onward returns the context of a call with the metadata that members need.
 func onward(ctx context.Context) context.Context {
 	ctx = callerOf(ctx).as(ctx)
 	if in, _ := metadata.FromIncomingContext(ctx); first(in, rpctypes.MetadataClientAPIVersionKey) != "" {
@@ -66,7 +67,7 @@ func onward(ctx context.Context) context.Context {
 	return ctx
 }
 
-// enter gives a call the context that ends with the proxy, too.
+// enter returns a context of the call that is cancelled when the proxy stops, too.
 func (p *Proxy) enter(ctx context.Context) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(onward(ctx))
 	stop := context.AfterFunc(p.ctx, func() { cancel(errStopped) })
@@ -98,8 +99,8 @@ type enteredStream struct {
 
 func (s *enteredStream) Context() context.Context { return s.ctx }
 
-// survive turns a panic into an error of the call: what clients send runs
-// through libraries that are made for programs which trust themselves.
+// survive turns a panic into an error of the call: input from clients passes through
+// libraries that expect trusted input.
 func (p *Proxy) survive(method string, err *error) {
 	if r := recover(); r != nil {
 		p.lg.Error("call failed", zap.String("method", method), zap.Any("panic", r), zap.ByteString("stack", debug.Stack()))
@@ -107,7 +108,7 @@ func (p *Proxy) survive(method string, err *error) {
 	}
 }
 
-// clientError is err as a member would have said it, with its code.
+// clientError returns err as a member would have sent it, with its code.
 func clientError(ctx context.Context, err error) error {
 	if err == nil {
 		return nil
@@ -124,8 +125,8 @@ func clientError(ctx context.Context, err error) error {
 	return status.FromContextError(err).Err()
 }
 
-// minFailure is how long a call takes that fails because no member can be
-// reached. Sessions and leased keys are tried again without a pause.
+// minFailure is the minimum duration of a call that fails because no member can be reached.
+// Sessions and leased keys are retried without a pause.
 const minFailure = 50 * time.Millisecond
 
 func paced(ctx context.Context, method string, req, reply any, cc *grpc.ClientConn, invoke grpc.UnaryInvoker, opts ...grpc.CallOption) error {
@@ -145,7 +146,7 @@ func paced(ctx context.Context, method string, req, reply any, cc *grpc.ClientCo
 	return err
 }
 
-// direct stands in for the client's own interceptor, which tries again.
+// direct replaces the client's own interceptor, which retries.
 func direct(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, open grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
 	return open(ctx, desc, cc, method, opts...)
 }

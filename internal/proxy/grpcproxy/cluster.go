@@ -19,20 +19,21 @@ import (
 	"go.uber.org/zap"
 )
 
-// registerPause is between two attempts to register, or to see who has.
+// registerPause is the pause between two attempts to register, or to list the registered
+// proxies.
 const registerPause = time.Second
 
-// maxProxies bounds the registered proxies that are known. Whoever may write
-// below the prefix can register any number; the others are left out.
+// maxProxies bounds the registered proxies that are tracked. A client that may write below
+// the prefix can register any number; the rest are ignored.
 const maxProxies = 10_000
 
-// clusterServer shows clients the proxies in place of the members, so that a
-// client which asks for the members keeps to the proxies.
+// clusterServer lists the proxies in place of the members, so that a client which syncs its
+// endpoints stays with the proxies.
 type clusterServer struct {
 	pb.UnimplementedClusterServer
 	up       pb.ClusterClient
 	lg       *zap.Logger
-	self     string // empty: the members are shown
+	self     string // empty: list the members
 	hostname string
 
 	mu      sync.Mutex
@@ -53,7 +54,7 @@ func hostname() string {
 	return name
 }
 
-// MemberList is the registered proxies, or this one alone.
+// MemberList returns the registered proxies, or this one alone.
 func (s *clusterServer) MemberList(ctx context.Context, r *pb.MemberListRequest) (*pb.MemberListResponse, error) {
 	if s.self == "" {
 		return s.up.MemberList(ctx, r)
@@ -89,12 +90,12 @@ func (s *clusterServer) MemberPromote(ctx context.Context, r *pb.MemberPromoteRe
 	return s.up.MemberPromote(ctx, r)
 }
 
-// about is what a proxy registers of itself besides its address.
+// about is what a proxy registers with its address.
 type about struct {
 	Name string `json:"name"`
 }
 
-// follow keeps the list of those that are registered below prefix.
+// follow keeps the list of proxies registered below prefix up to date.
 func (s *clusterServer) follow(ctx context.Context, c *clientv3.Client, prefix string) {
 	for ctx.Err() == nil {
 		if err := s.followOnce(ctx, c, prefix); err != nil {
@@ -122,7 +123,7 @@ func (s *clusterServer) followOnce(ctx context.Context, c *clientv3.Client, pref
 	if err != nil {
 		return err
 	}
-	// It begins with all there are; those that went meanwhile are not among them.
+	// The watch begins with all current registrations; removed ones are not among them.
 	s.mu.Lock()
 	clear(s.proxies)
 	s.mu.Unlock()
@@ -141,7 +142,7 @@ func (s *clusterServer) update(list []*endpoints.Update) {
 			continue
 		}
 		var a about
-		// Metadata is deprecated, but it is where etcd's proxy keeps the name
+		// Metadata is deprecated, but etcd's proxy stores its name there
 		if err := json.Unmarshal([]byte(fmt.Sprint(u.Endpoint.Metadata)), &a); err != nil {
 			s.lg.Warn("a registration below the resolver prefix is not a proxy's", zap.String("key", u.Key), zap.Error(err))
 			delete(s.proxies, u.Key)
@@ -155,8 +156,8 @@ func (s *clusterServer) update(list []*endpoints.Update) {
 	}
 }
 
-// register keeps this proxy registered: with a lease of its own, and anew when
-// that was lost.
+// register keeps this proxy registered, with a lease of its own, and registers it again if
+// the lease is lost.
 func (p *Proxy) register() {
 	for p.ctx.Err() == nil {
 		session, err := p.registerOnce()
@@ -193,7 +194,7 @@ func (p *Proxy) registerOnce() (*concurrency.Session, error) {
 		session.Orphan()
 		ctx, cancel := context.WithTimeout(p.ctx, registerPause)
 		defer cancel()
-		_, _ = p.client.Revoke(ctx, session.Lease()) // else it ends by itself
+		_, _ = p.client.Revoke(ctx, session.Lease()) // otherwise it expires
 		return nil, err
 	}
 	p.lg.Info("registered session with lease", zap.String("addr", p.o.AdvertiseClientURL), zap.Int("lease-ttl", p.o.ResolverTTL))

@@ -14,18 +14,18 @@ import (
 	"quorate/internal/discovery"
 )
 
-// Config is a proxy as a process: what it does, where it listens, and how it
-// reaches the members.
+// Config configures a proxy process: its behaviour, its listeners, and its connections to
+// the members.
 type Config struct {
 	Proxy Options
 
-	Listen, Metrics string // addresses; no Metrics: its pages are on Listen alone
+	Listen, Metrics string // addresses; without Metrics its pages are on Listen alone
 	DataDir         string // of a generated certificate
 	Pprof, Debug    bool
 
-	Listener       certs.Options // files of the listeners; see openTLS for versions and ciphers
+	Listener       certs.Options // files of the listeners; openTLS adds versions and cipher suites
 	AutoTLS        bool
-	Validity       uint // of a generated certificate, in years
+	Validity       uint // validity of a generated certificate, in years
 	Suites         []string
 	MinTLS, MaxTLS string
 
@@ -33,14 +33,14 @@ type Config struct {
 	MaxStreams                 uint32
 
 	Endpoints                []string
-	Discovery                discovery.Clients // Domain "": Endpoints count
-	Members                  certs.Options     // files of the connections to members
+	Discovery                discovery.Clients // if Domain is empty, Endpoints are used
+	Members                  certs.Options     // files for the connections to members
 	MaxSend, MaxReceive      int               // bytes of a message
 	DialPing, DialPingExpiry time.Duration     // of connections to members
 	PingWithoutStream        bool
 }
 
-// AddFlags puts the flags of `etcd grpc-proxy start` onto f, with their defaults.
+// AddFlags adds the flags of `etcd grpc-proxy start` to f, with their defaults.
 func (c *Config) AddFlags(f *pflag.FlagSet) {
 	o := &c.Proxy
 	f.StringVar(&c.Listen, "listen-addr", "127.0.0.1:23790", "listen address")
@@ -84,12 +84,11 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.Uint32Var(&c.MaxStreams, "max-concurrent-streams", math.MaxUint32, "Maximum concurrent streams that each client can open at a time.")
 }
 
-// proxyStreams is how many calls a connection may have in progress unless the flag
-// says otherwise.
+// proxyStreams is the default number of concurrent calls on a connection.
 const proxyStreams = 32_768
 
-// Settle takes over what has been parsed from f, and finds flags that do not go
-// together, in etcd's order.
+// Settle completes c with the flags parsed from f, and rejects flags that contradict each
+// other, in etcd's order.
 func (c *Config) Settle(f *pflag.FlagSet) error {
 	if !f.Changed("max-concurrent-streams") {
 		c.MaxStreams = proxyStreams

@@ -12,7 +12,7 @@ import (
 	"quorate/internal/rpc/v3lockpb"
 )
 
-// relay hands on what a member streams until either side ends.
+// relay forwards the messages that a member streams until either side ends.
 func relay[M any](from interface{ Recv() (*M, error) }, to interface{ Send(*M) error }) error {
 	for {
 		m, err := from.Recv()
@@ -28,7 +28,7 @@ func relay[M any](from interface{ Recv() (*M, error) }, to interface{ Send(*M) e
 	}
 }
 
-// maintenanceServer asks one of the members, whichever it is.
+// maintenanceServer forwards to one of the members, no matter which.
 type maintenanceServer struct {
 	pb.UnimplementedMaintenanceServer
 	up pb.MaintenanceClient

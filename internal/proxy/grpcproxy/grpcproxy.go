@@ -1,15 +1,13 @@
-// Package grpcproxy is `etcd grpc-proxy`: it stands between clients and the
-// members of a cluster, speaks etcd's API to both, and does once what many
-// clients ask for alike.
+// Package grpcproxy is `etcd grpc-proxy`: it stands between clients and the members of a
+// cluster, speaks etcd's API to both, and sends equal requests of many clients once.
 //
-// In: calls of clients, a client of the cluster, the values of the flags. Out:
-// the members' answers. Reads that may be stale come out of a bounded cache,
-// watches of one range share a watch of a member, and the keepalives of a token
-// share a stream. Always true: a client gets no answer that its own token would not
-// have got; every event of a watch comes once and in order, whichever shared
-// watch carries it; a write through the proxy is never followed by a cached
-// answer from before it; every wait ends when the client goes or the proxy
-// stops, and every queue has a bound.
+// In: calls of clients, a client of the cluster, the values of the flags. Out: the members'
+// answers. Reads that may be stale come from a bounded cache, watches of one range share a
+// watch of a member, and the keepalives of a token share a stream. Always true: a client
+// gets no answer that its own token would not get; every event of a watch is delivered once
+// and in order, whichever shared watch carries it; a write through the proxy is never
+// followed by a cached answer from before it; every wait ends when the client goes away or
+// the proxy stops, and every queue has a bound.
 package grpcproxy
 
 import (
@@ -34,7 +32,7 @@ import (
 	"quorate/internal/rpc/v3lockpb"
 )
 
-// Options are what the flags of the same names say.
+// Options hold the values of the flags of the same names.
 type Options struct {
 	AdvertiseClientURL string
 	ResolverPrefix     string
@@ -42,14 +40,13 @@ type Options struct {
 	Namespace          string
 	LeasingPrefix      string
 	Ordering           bool
-	LogCalls           bool          // every message, in and out
-	SyncInterval       time.Duration // between two questions who the members are; 0: Endpoints stay as they are
+	LogCalls           bool          // log every message, in and out
+	SyncInterval       time.Duration // interval of requests for the member list; 0: Endpoints never change
 
 	Logger *zap.Logger
 }
 
-// Proxy serves the API out of a cluster. Its methods may be called from any
-// goroutine.
+// Proxy serves the API from a cluster. It is safe for concurrent use.
 type Proxy struct {
 	o      Options
 	lg     *zap.Logger
@@ -62,17 +59,17 @@ type Proxy struct {
 
 	cluster *clusterServer
 
-	ctx  context.Context // ends with Close; the cause is errStopped
+	ctx  context.Context // cancelled by Close; the cause is errStopped
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup
 }
 
-// errStopped is what calls in progress get when the proxy stops. Clients try
-// again, elsewhere if they know more endpoints.
+// errStopped is the error of calls in progress when the proxy stops. Clients retry, on
+// another endpoint if they know one.
 var errStopped = rpctypes.ErrGRPCStopped
 
-// DialOptions are for the client that is given to New. They leave trying again
-// to the clients of the proxy, who would multiply it otherwise.
+// DialOptions are for the client that is passed to New. They disable retries: the clients
+// of the proxy retry, which would multiply the attempts.
 func DialOptions(maxSend, maxReceive int) []grpc.DialOption {
 	var calls []grpc.CallOption
 	if maxSend > 0 {
@@ -86,8 +83,8 @@ func DialOptions(maxSend, maxReceive int) []grpc.DialOption {
 	}
 }
 
-// New takes over a client made with DialOptions. With ordering it waits, until
-// ctx ends, for the first answer of the cluster.
+// New takes ownership of a client made with DialOptions. With ordering it waits for the
+// first answer of the cluster, until ctx ends.
 func New(ctx context.Context, c *clientv3.Client, o Options) (*Proxy, error) {
 	p := &Proxy{o: o, lg: o.Logger, client: c}
 	p.ctx, p.stop = context.WithCancelCause(context.Background())
@@ -126,7 +123,7 @@ func New(ctx context.Context, c *clientv3.Client, o Options) (*Proxy, error) {
 	return p, nil
 }
 
-// recoverOrder learns a revision that no answer may be behind.
+// recoverOrder reads a revision from the cluster: no later answer may be older.
 func (p *Proxy) recoverOrder(ctx context.Context) error {
 	p.lg.Info("waiting for linearized read from cluster to recover ordering")
 	for {
@@ -137,8 +134,8 @@ func (p *Proxy) recoverOrder(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case isAuthError(err):
-			// The proxy has no user, so it will never be told. It learns from the
-			// first answer for a client.
+			// Without a user the proxy is never allowed to read. It learns the revision
+			// from the first answer to a client.
 			p.lg.Warn("reading needs a user; ordering begins with the first answer", zap.Error(err))
 			return nil
 		}
@@ -151,7 +148,7 @@ func (p *Proxy) recoverOrder(ctx context.Context) error {
 	}
 }
 
-// withLeasing waits for the session that leased keys belong to.
+// withLeasing waits for the session that owns the leased keys.
 func (p *Proxy) withLeasing(ctx context.Context) (clientv3.KV, error) {
 	type made struct {
 		kv  clientv3.KV
@@ -174,7 +171,7 @@ func (p *Proxy) withLeasing(ctx context.Context) (clientv3.KV, error) {
 	}
 }
 
-// ServerOptions are for the server that Register is called on.
+// ServerOptions are for the server that is passed to Register.
 func (p *Proxy) ServerOptions() []grpc.ServerOption {
 	unary, stream := rpc.CountCalls()
 	unaries := []grpc.UnaryServerInterceptor{unary, p.unary}
@@ -186,7 +183,7 @@ func (p *Proxy) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{grpc.ChainUnaryInterceptor(unaries...), grpc.ChainStreamInterceptor(streams...)}
 }
 
-// Register adds the services to s.
+// Register registers the services on s.
 func (p *Proxy) Register(s *grpc.Server) {
 	conn := p.client.ActiveConnection()
 	pb.RegisterKVServer(s, &kvServer{kv: p.client.KV, cache: p.cache})
@@ -199,15 +196,15 @@ func (p *Proxy) Register(s *grpc.Server) {
 	v3electionpb.RegisterElectionServer(s, &electionServer{up: v3electionpb.NewElectionClient(conn)})
 }
 
-// revokeTimeout bounds what a stop may take when no member answers.
+// revokeTimeout bounds the revocations of a shutdown while no member answers.
 const revokeTimeout = time.Second
 
-// End ends the calls in progress with an error that makes clients try again.
-// Others are refused from then on.
+// End ends the calls in progress with an error that makes clients retry. Later calls are
+// rejected.
 func (p *Proxy) End() { p.stop(errStopped) }
 
-// Close ends everything and closes the client. What the proxy has registered
-// and leased is given back, so that nobody waits for it to expire.
+// Close stops everything and closes the client. It revokes the leases of the proxy's
+// registration and leased keys, so that nothing has to wait for them to expire.
 func (p *Proxy) Close() {
 	p.End()
 	if p.own != nil {
@@ -223,7 +220,7 @@ func (p *Proxy) Close() {
 	}
 }
 
-// isAuthError reports whether err says that the caller may not do something.
+// isAuthError reports whether err is about missing permissions.
 func isAuthError(err error) bool {
 	return slices.ContainsFunc([]error{
 		rpctypes.ErrPermissionDenied, rpctypes.ErrUserEmpty, rpctypes.ErrInvalidAuthToken, rpctypes.ErrAuthOldRevision,
@@ -231,18 +228,17 @@ func isAuthError(err error) bool {
 	}, func(target error) bool { return errors.Is(err, target) })
 }
 
-// maxOwnLeases is more than there are sessions at a time.
+// maxOwnLeases exceeds the number of concurrent sessions.
 const maxOwnLeases = 8
 
-// ownLeases notes the leases of the proxy itself. Those of clients are granted
-// past it.
+// ownLeases records the leases of the proxy itself. Clients' leases are granted without it.
 type ownLeases struct {
 	clientv3.Lease
 	mu  sync.Mutex
 	ids []clientv3.LeaseID // the last maxOwnLeases; guarded by mu
 }
 
-// Grant notes what was granted.
+// Grant records the granted lease.
 func (l *ownLeases) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantResponse, error) {
 	r, err := l.Lease.Grant(ctx, ttl)
 	if err != nil {
@@ -251,7 +247,7 @@ func (l *ownLeases) Grant(ctx context.Context, ttl int64) (*clientv3.LeaseGrantR
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.ids) == maxOwnLeases {
-		l.ids = slices.Delete(l.ids, 0, 1) // its session has ended long ago
+		l.ids = slices.Delete(l.ids, 0, 1) // its session ended long ago
 	}
 	l.ids = append(l.ids, r.ID)
 	return r, nil
@@ -263,7 +259,7 @@ func (l *ownLeases) revoke(ctx context.Context) {
 	l.ids = nil
 	l.mu.Unlock()
 	for _, id := range slices.Backward(ids) {
-		// One that is gone, or that nobody answers for, ends by itself.
+		// A lease that is gone, or whose member does not answer, expires by itself.
 		_, _ = l.Lease.Revoke(ctx, id)
 	}
 }

@@ -20,22 +20,22 @@ import (
 
 const (
 	healthTimeout = time.Second     // of the read
-	watchTimeout  = 3 * time.Second // until the watch is there
+	watchTimeout  = 3 * time.Second // until the watch is created
 
 	metricsTimeout = 10 * time.Second
-	metricsBytes   = 64 << 20 // of a member's page
+	metricsBytes   = 64 << 20 // bytes of a member's page
 )
 
-// Pages are what the proxy serves over HTTP/1.
+// Pages serves the HTTP/1 pages of the proxy.
 type Pages struct {
-	Members *http.Client     // for the pages of members
-	Scheme  string           // of endpoints that are given without one
-	Self    *clientv3.Client // reaches this proxy at its advertised address; nil: there is none
+	Members *http.Client     // for requests to members
+	Scheme  string           // for endpoints without a scheme
+	Self    *clientv3.Client // connects to this proxy at its advertised address; nil: no address is advertised
 	Pprof   bool
 	Logger  *zap.Logger
 }
 
-// Handler serves the pages; everything else is not found.
+// Handler serves the pages; any other path is not found.
 func (p *Proxy) Handler(g Pages) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/metrics", g.memberMetrics(p.client.Endpoints()))
@@ -48,7 +48,7 @@ func (p *Proxy) Handler(g Pages) http.Handler {
 	return mux
 }
 
-// memberMetrics hands on the page of one member, always the same one.
+// memberMetrics forwards the page of one member, always the same one.
 func (g Pages) memberMetrics(endpoints []string) http.HandlerFunc {
 	target := endpoints[rand.IntN(len(endpoints))]
 	if !strings.Contains(target, "://") {
@@ -85,7 +85,7 @@ func (g Pages) fetch(ctx context.Context, url string) ([]byte, error) {
 	return body, err
 }
 
-// health answers as the page of a member does. reason is empty if all is well.
+// health answers like the page of a member. An empty reason is healthy.
 func (g Pages) health(reason func(context.Context) string) http.HandlerFunc {
 	type body struct {
 		Health string `json:"health"`
@@ -98,7 +98,7 @@ func (g Pages) health(reason func(context.Context) string) http.HandlerFunc {
 			return
 		}
 		why := reason(r.Context())
-		data, _ := json.Marshal(body{Health: fmt.Sprint(why == ""), Reason: why}) // texts can be encoded
+		data, _ := json.Marshal(body{Health: fmt.Sprint(why == ""), Reason: why}) // strings can always be encoded
 		if why != "" {
 			http.Error(w, string(data), http.StatusServiceUnavailable)
 			g.Logger.Warn(r.URL.Path+" error", zap.ByteString("output", data), zap.Int("status-code", http.StatusServiceUnavailable))
@@ -108,7 +108,7 @@ func (g Pages) health(reason func(context.Context) string) http.HandlerFunc {
 	}
 }
 
-// readReason is why a key cannot be read. Not to be allowed to is no reason.
+// readReason returns why a key cannot be read. Missing permission is not a failure.
 func readReason(ctx context.Context, kv clientv3.KV) string {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
@@ -119,7 +119,7 @@ func readReason(ctx context.Context, kv clientv3.KV) string {
 	return fmt.Sprintf("GET ERROR:%s", err)
 }
 
-// selfReason is why clients cannot use this proxy.
+// selfReason returns why clients cannot use this proxy.
 func (g Pages) selfReason(ctx context.Context) string {
 	if g.Self == nil {
 		return "no connection to proxy"

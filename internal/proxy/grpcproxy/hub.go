@@ -16,25 +16,25 @@ import (
 )
 
 const (
-	// mergeBelow is how many watchers a group may have to be merged into
-	// another. Moving many costs more than a watch of a member.
+	// A group with fewer than mergeBelow watchers may be merged into another one. Moving more
+	// of them costs more than a watch of a member.
 	mergeBelow = 5
 
-	// watcherCost is about the memory of a watcher besides its key, and
-	// maxWatchers bounds all of them in bytes.
+	// watcherCost is about the memory of a watcher, not counting its key, and maxWatchers
+	// bounds the memory of all watchers, in bytes.
 	watcherCost = 512
 	maxWatchers = 256 << 20
 )
 
-// opener opens watches of members. A closed channel ends one.
+// opener opens watches on members. A closed channel ends a watch.
 type opener interface {
 	Watch(ctx context.Context, key string, opts ...clientv3.OpOption) clientv3.WatchChan
-	// RequestProgress has all watches that were opened with the metadata of ctx
-	// told how far they have come, once they have caught up.
+	// RequestProgress requests the progress of all watches that were opened with the
+	// metadata of ctx; each reports it once it has caught up.
 	RequestProgress(ctx context.Context) error
 }
 
-// watched is what a group watches, and for whom.
+// watched is what a group watches, and for which caller.
 type watched struct {
 	span
 	caller
@@ -42,16 +42,16 @@ type watched struct {
 
 // hub lets watchers of the same keys share watches of members.
 //
-// A group is one watch of a member and the watchers that it feeds. Its next
-// revision divides what has been handed to all of them from what has not: it is
-// that of the last event and one, or what the member has vouched for. So a
-// watcher that begins at next or later may join, and the watchers of a group may
-// move to another of the same keys whose next is no later; what comes twice then
-// is dropped by the watcher, which knows its own next revision.
+// A group is one watch of a member and the watchers that it feeds. The group's next
+// revision separates what all of its watchers have been given from what they have not: it
+// is one more than the revision of the last event, or of the member's last progress
+// notification. So a watcher that begins at next or later may join, and the watchers of a
+// group may move to another group of the same keys whose next is not higher; a watcher
+// drops events that it then gets twice, because it knows its own next revision.
 //
-// One goroutine a group (pump) hands out what comes, and only it moves the
-// group's watchers away, between two responses. So a watcher is fed by one
-// goroutine at a time.
+// One goroutine for each group (pump) delivers the responses, and only this goroutine moves
+// the group's watchers away, between two responses. So one goroutine at a time feeds a
+// watcher.
 type hub struct {
 	up  opener
 	lg  *zap.Logger
@@ -67,13 +67,13 @@ type hub struct {
 type group struct {
 	of       watched
 	cancel   context.CancelFunc
-	start    int64              // that was asked for; 0 is from now on
-	next     int64              // 0: not known before the first response
-	header   *pb.ResponseHeader // the last one; nil before the first response
+	start    int64              // requested start revision; 0 is the current one
+	next     int64              // 0: unknown before the first response
+	header   *pb.ResponseHeader // the last header; nil before the first response
 	watchers []*watcher
 }
 
-// watcher is one that a client has created.
+// watcher is a watcher that a client has created.
 type watcher struct {
 	stream   *watchStream
 	id       int64
@@ -84,30 +84,30 @@ type watcher struct {
 	prevKV   bool
 	fragment bool
 
-	next int64 // events before are not for it, 0 is not known yet; of the goroutine that feeds it
+	next int64 // events below it are skipped, 0 if unknown yet; belongs to the goroutine that feeds the watcher
 
 	group *group // nil: none; guarded by the hub's mu
 	at    int    // in group.watchers; guarded by the hub's mu
 
-	header *pb.ResponseHeader // the last one sent; guarded by the stream's mu
+	header *pb.ResponseHeader // the last revision sent; guarded by the stream's mu
 }
 
 func newHub(ctx context.Context, up opener, lg *zap.Logger) *hub {
 	return &hub{up: up, lg: lg, ctx: ctx, groups: map[watched][]*group{}}
 }
 
-// wait returns when all groups have ended. It is to be called after ctx has.
+// wait returns when all groups have ended. Call it after ctx has ended.
 func (h *hub) wait() {
 	h.mu.Lock()
 	//lint:ignore SA2001 the next line says what for
-	h.mu.Unlock() // nobody who has seen ctx go on is still adding
+	h.mu.Unlock() // no caller that saw ctx active is still adding
 	h.wg.Wait()
 }
 
 func (w *watcher) cost() int { return watcherCost + len(w.of.key) + len(w.of.end) }
 
-// join finds a group for w or opens one. The reply to the create is sent, now or
-// when it comes. It fails when there are too many watchers.
+// join adds w to a group, or opens one for it. The reply to the create request is sent now
+// or with the group's first response. join fails if there are too many watchers.
 func (h *hub) join(w *watcher) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -138,8 +138,8 @@ func (h *hub) join(w *watcher) error {
 	return nil
 }
 
-// admits reports whether w misses nothing in g, and gets the reply that it is
-// due: one that begins now must be told where now is.
+// admits reports whether w would miss nothing in g, and would get a correct reply: a
+// watcher from the current revision on must be told that revision.
 func (g *group) admits(w *watcher) bool {
 	if w.start == 0 {
 		return g.header == nil && g.start == 0
@@ -161,7 +161,7 @@ func (g *group) remove(w *watcher) {
 	w.group = nil
 }
 
-// leave ends the feeding of w. A group without watchers ends.
+// leave stops feeding w. A group without watchers ends.
 func (h *hub) leave(w *watcher) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -178,7 +178,7 @@ func (h *hub) leave(w *watcher) {
 	metrics.GRPCProxyWatchersCoalescingTotal.Dec()
 }
 
-// drop forgets a group. h.mu is held.
+// drop removes a group. h.mu must be held.
 func (h *hub) drop(g *group) {
 	g.cancel()
 	left := slices.DeleteFunc(h.groups[g.of], func(o *group) bool { return o == g })
@@ -189,8 +189,7 @@ func (h *hub) drop(g *group) {
 	h.groups[g.of] = left
 }
 
-// pump hands out what comes from the member until the watch ends or nobody is
-// left.
+// pump delivers the member's responses until the watch ends or no watcher is left.
 func (h *hub) pump(ctx context.Context, g *group) {
 	defer g.cancel()
 	responses := h.up.Watch(g.of.caller.as(ctx), g.of.key,
@@ -215,11 +214,11 @@ func (h *hub) pump(ctx context.Context, g *group) {
 			return
 		}
 	}
-	// The client of the cluster has ended, or nobody is left.
+	// The client of the cluster was closed, or no watcher is left.
 	h.fail(g, clientv3.WatchResponse{Canceled: true})
 }
 
-// advance notes what r brings g up to and returns whom to hand it to.
+// advance updates g's revisions from r and returns the watchers to deliver r to.
 func (h *hub) advance(g *group, r clientv3.WatchResponse) []*watcher {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -238,14 +237,14 @@ func (h *hub) advance(g *group, r clientv3.WatchResponse) []*watcher {
 	return slices.Clone(g.watchers)
 }
 
-// merge moves the watchers of a small group to another and reports whether it
-// did. Nothing of g is on its way to them now.
+// merge moves the watchers of a small group to another group and reports whether it did. No
+// response of g is being delivered meanwhile.
 func (h *hub) merge(g *group) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	n := len(g.watchers)
 	if n == 0 {
-		return true // the last one has left, and taken the group with it
+		return true // the last watcher has left, and the group with it
 	}
 	if n >= mergeBelow || g.next == 0 {
 		return false
@@ -265,8 +264,8 @@ func (h *hub) merge(g *group) bool {
 	return false
 }
 
-// fail tells the watchers of g that their watch has ended. If no member can be
-// asked any more, or the member has lost its leader, their streams end.
+// fail tells the watchers of g that their watch has ended. If no member can be reached, or
+// the member has lost its leader, their streams end.
 func (h *hub) fail(g *group, r clientv3.WatchResponse) {
 	h.mu.Lock()
 	ws := g.watchers
@@ -300,18 +299,18 @@ func (h *hub) fail(g *group, r clientv3.WatchResponse) {
 	}
 }
 
-// reasonOf is why a member has ended a watch, in its words.
+// reasonOf returns the member's reason for ending a watch.
 func reasonOf(r clientv3.WatchResponse, err error) string {
 	switch {
 	case r.CancelReason != "" || r.CompactRevision > 0:
 		return r.CancelReason
 	case errors.Is(err, rpctypes.ErrFutureRev):
-		return "" // the client's word for none
+		return "" // the client's text if there is no reason
 	}
 	return rpctypes.ErrorDesc(err)
 }
 
-// feed hands r on to the client of w as far as it is for it.
+// feed delivers to the client of w the part of r that w watches.
 func (w *watcher) feed(r clientv3.WatchResponse) {
 	resp := &pb.WatchResponse{Header: r.Header, WatchId: w.id, Created: r.Created}
 	switch {
@@ -332,7 +331,7 @@ func (w *watcher) feed(r clientv3.WatchResponse) {
 	w.stream.push(w, resp)
 }
 
-// events returns those that are for w. They are shared and not changed.
+// events returns the events that w watches. They are shared and not changed.
 func (w *watcher) events(all []*clientv3.Event) []*mvccpb.Event {
 	var events []*mvccpb.Event
 	from := w.next
@@ -352,7 +351,7 @@ func (w *watcher) events(all []*clientv3.Event) []*mvccpb.Event {
 	return events
 }
 
-// filterOf is what leaves out events of a kind.
+// filterOf returns the filter that drops events of a type.
 func filterOf(t mvccpb.Event_EventType) pb.WatchCreateRequest_FilterType {
 	if t == mvccpb.DELETE {
 		return pb.WatchCreateRequest_NODELETE

@@ -37,12 +37,12 @@ func (s *kvServer) Range(ctx context.Context, r *pb.RangeRequest) (*pb.RangeResp
 	return resp, nil
 }
 
-// RangeStream is not there, as in etcd's proxy; clients fall back on Range.
+// RangeStream is not supported, as in etcd's proxy; clients fall back to Range.
 func (s *kvServer) RangeStream(*pb.RangeRequest, grpc.ServerStreamingServer[pb.RangeStreamResponse]) error {
 	return status.Error(codes.Unimplemented, "RangeStream is not supported by the gRPC proxy")
 }
 
-// Put drops what it makes stale.
+// Put invalidates the cached answers that it makes stale.
 func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, error) {
 	defer s.cache.invalidate(span{string(r.Key), ""})()
 	answer, err := s.kv.Do(ctx, putOp(r))
@@ -52,7 +52,7 @@ func (s *kvServer) Put(ctx context.Context, r *pb.PutRequest) (*pb.PutResponse, 
 	return (*pb.PutResponse)(answer.Put()), nil
 }
 
-// DeleteRange drops what it makes stale.
+// DeleteRange invalidates the cached answers that it makes stale.
 func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, error) {
 	defer s.cache.invalidate(span{string(r.Key), string(r.RangeEnd)})()
 	answer, err := s.kv.Do(ctx, deleteOp(r))
@@ -62,8 +62,8 @@ func (s *kvServer) DeleteRange(ctx context.Context, r *pb.DeleteRangeRequest) (*
 	return (*pb.DeleteRangeResponse)(answer.Del()), nil
 }
 
-// Txn drops what it writes, on either branch, and what it compares or reads:
-// its client has learned of something newer, and must not read the older then.
+// Txn invalidates what it writes, in either branch, and what it compares or reads: its
+// client has seen a newer state, and must not read an older one afterwards.
 func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 	op, err := txnOp(r)
 	if err != nil {
@@ -77,8 +77,8 @@ func (s *kvServer) Txn(ctx context.Context, r *pb.TxnRequest) (*pb.TxnResponse, 
 	return (*pb.TxnResponse)(answer.Txn()), nil
 }
 
-// touched appends the spans that a transaction, or one within it, may write,
-// compares or reads.
+// touched appends the spans that a transaction, or one nested in it, may write, compare or
+// read.
 func touched(spans []span, r *pb.TxnRequest) []span {
 	for _, c := range r.Compare {
 		spans = append(spans, span{string(c.Key), string(c.RangeEnd)})
@@ -163,7 +163,7 @@ func deleteOp(r *pb.DeleteRangeRequest) clientv3.Op {
 	return clientv3.OpDelete(string(r.Key), opts...)
 }
 
-// txnOp fails for an operation that is none, with what a member says to it.
+// txnOp fails for an invalid operation, with a member's error.
 func txnOp(r *pb.TxnRequest) (clientv3.Op, error) {
 	cmps := make([]clientv3.Cmp, len(r.Compare))
 	for i, c := range r.Compare {

@@ -31,8 +31,8 @@ func newLeaseServer(p *Proxy) *leaseServer {
 	return &leaseServer{up: up, lessor: p.client.Lease, keepers: newKeepers(p.ctx, up.LeaseKeepAlive)}
 }
 
-// wait returns when nothing is sent any more. It is to be called after the
-// context of the proxy has ended.
+// wait returns when nothing is being sent any more. Call it after the context of the proxy
+// has ended.
 func (s *leaseServer) wait() { s.keepers.wait() }
 
 func (s *leaseServer) LeaseGrant(ctx context.Context, r *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
@@ -59,20 +59,20 @@ func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *pb.LeaseTimeToLive
 	return &pb.LeaseTimeToLiveResponse{Header: t.ResponseHeader, ID: int64(t.ID), TTL: t.TTL, GrantedTTL: t.GrantedTTL, Keys: t.Keys}, nil
 }
 
-// maxRenewals is how many keepalives of one stream may wait for their answers.
-// At the bound the client is read no further.
+// maxRenewals is the number of keepalives of one stream that may wait for answers. At the
+// limit the proxy stops reading from the client.
 const maxRenewals = 1024
 
-// renewals is a stream of keepalives of a client.
+// renewals is a client's stream of keepalives.
 type renewals struct {
-	places chan struct{} // one for each that waits
+	places chan struct{} // one token for each pending keepalive
 	out    chan *pb.LeaseKeepAliveResponse
 	cancel context.CancelCauseFunc
 }
 
-func (r *renewals) answer(a *pb.LeaseKeepAliveResponse) { r.out <- a } // there is a place for it
+func (r *renewals) answer(a *pb.LeaseKeepAliveResponse) { r.out <- a } // there is a free place
 
-// LeaseKeepAlive answers each request with what the member says to it.
+// LeaseKeepAlive answers each request with the member's answer.
 func (s *leaseServer) LeaseKeepAlive(client grpc.BidiStreamingServer[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]) error {
 	ctx, cancel := context.WithCancelCause(client.Context())
 	defer cancel(nil)
@@ -84,7 +84,7 @@ func (s *leaseServer) LeaseKeepAlive(client grpc.BidiStreamingServer[pb.LeaseKee
 		for {
 			req, err := client.Recv()
 			for i := 0; errors.Is(err, io.EOF) && i < maxRenewals; i++ {
-				// The client says no more, and still gets the answers.
+				// The client sends no more, and still gets the answers.
 				select {
 				case r.places <- struct{}{}:
 				case <-ctx.Done():
@@ -104,7 +104,7 @@ func (s *leaseServer) LeaseKeepAlive(client grpc.BidiStreamingServer[pb.LeaseKee
 		}
 	}()
 	go func() {
-		// A client that does not read holds it up no longer than the call.
+		// A client that does not read delays it only until the call ends.
 		for {
 			select {
 			case a := <-r.out:
@@ -127,23 +127,22 @@ func (s *leaseServer) LeaseKeepAlive(client grpc.BidiStreamingServer[pb.LeaseKee
 
 type keepAliveOpener func(context.Context, ...grpc.CallOption) (pb.Lease_LeaseKeepAliveClient, error)
 
-// keepers has a keeper for each caller that has streams: members decide by the
-// token whose lease may be renewed, and whoever is refused must not take others
-// with it.
+// keepers has a keeper for each caller with streams: members decide by the token whose
+// lease may be renewed, and a rejected caller must not take others with it.
 type keepers struct {
 	open keepAliveOpener
 	ctx  context.Context
 	wg   sync.WaitGroup
 
 	mu  sync.Mutex
-	all map[caller]*keeper // bounded by the streams of clients
+	all map[caller]*keeper // bounded by the number of client streams
 }
 
 func newKeepers(ctx context.Context, open keepAliveOpener) *keepers {
 	return &keepers{open: open, ctx: ctx, all: map[caller]*keeper{}}
 }
 
-// enter finds the keeper of c, or starts one, and tells it of r.
+// enter finds or starts the keeper of c, and adds r to it.
 func (ks *keepers) enter(c caller, r *renewals) *keeper {
 	ks.mu.Lock()
 	defer ks.mu.Unlock()
@@ -159,7 +158,7 @@ func (ks *keepers) enter(c caller, r *renewals) *keeper {
 	return k
 }
 
-// leave forgets r with all that it waits for. A keeper ends with its last stream.
+// leave removes r with all its pending keepalives. A keeper stops with its last stream.
 func (ks *keepers) leave(k *keeper, r *renewals) {
 	ks.mu.Lock()
 	defer ks.mu.Unlock()
@@ -172,14 +171,13 @@ func (ks *keepers) leave(k *keeper, r *renewals) {
 func (ks *keepers) wait() {
 	ks.mu.Lock()
 	//lint:ignore SA2001 the next line says what for
-	ks.mu.Unlock() // nobody who has seen the context go on is still starting one
+	ks.mu.Unlock() // no caller that saw the context active is still starting a keeper
 	ks.wg.Wait()
 }
 
-// keeper sends the keepalives of all streams of a caller over one stream to a
-// member. One that is on its way already serves everybody who asks for the same
-// lease. Members answer in the order of the requests, so what a stream ends with
-// belongs to the first that has no answer.
+// keeper sends the keepalives of all streams of a caller over one stream to a member. A
+// keepalive in flight serves all requests for the same lease. Members answer in the order
+// of the requests, so an error of the stream belongs to the oldest unanswered request.
 type keeper struct {
 	as   caller
 	open keepAliveOpener
@@ -190,11 +188,11 @@ type keeper struct {
 	streams map[*renewals]struct{}
 	waiting map[int64][]*renewals // by lease; bounded by the places of the streams
 	queue   []int64               // leases in waiting that are not sent yet
-	sent    []int64               // those that are, oldest first
-	filled  chan struct{}         // has a place for who sends, cap 1
+	sent    []int64               // sent ones, oldest first
+	filled  chan struct{}         // wakes up the sender; capacity 1
 }
 
-// keeperPause is between two streams that fail.
+// keeperPause is the pause between two failing streams.
 const keeperPause = 200 * time.Millisecond
 
 func newKeeper(ctx context.Context, as caller, open keepAliveOpener) *keeper {
@@ -209,7 +207,7 @@ func (k *keeper) enter(r *renewals) {
 	k.streams[r] = struct{}{}
 }
 
-// leave returns how many streams there still are.
+// leave returns the number of streams that remain.
 func (k *keeper) leave(r *renewals) int {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -258,13 +256,14 @@ func (k *keeper) run() {
 	}
 }
 
-// settle tells those whom err is about. What else waits is sent again.
+// settle reports err to the streams that it concerns. Other pending keepalives are sent
+// again.
 func (k *keeper) settle(err error) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	switch {
 	case errors.Is(rpctypes.Error(err), rpctypes.ErrNoLeader) && k.as.requireLeader:
-		// Those who are waiting for nothing want to hear of it as well.
+		// Streams without pending keepalives need to know as well.
 		for r := range k.streams {
 			k.refuse(r, err)
 		}
@@ -283,14 +282,14 @@ func (k *keeper) settle(err error) {
 	k.again()
 }
 
-// refuse ends a stream. k.mu is held.
+// refuse ends a stream. k.mu must be held.
 func (k *keeper) refuse(r *renewals, err error) {
 	r.cancel(err)
 	delete(k.streams, r)
 }
 
-// mayPass reports whether a stream that ended with err may be tried again. As
-// with a stream of its own, the client decides about other errors.
+// mayPass reports whether to retry after a stream that ended with err. As with a stream of
+// its own, the client decides about other errors.
 func mayPass(err error) bool {
 	switch status.Code(err) {
 	case codes.Unavailable, codes.Internal, codes.OK:
@@ -299,7 +298,7 @@ func mayPass(err error) bool {
 	return errors.Is(err, io.EOF)
 }
 
-// again puts all that waits into the queue. k.mu is held.
+// again moves all pending keepalives to the queue. k.mu must be held.
 func (k *keeper) again() {
 	k.queue, k.sent = k.queue[:0], nil
 	for id, rs := range k.waiting {
@@ -352,7 +351,7 @@ func (k *keeper) talk() error {
 			}
 		}
 		if up.Send(&pb.LeaseKeepAliveRequest{ID: id}) != nil {
-			return <-failed // which knows why
+			return <-failed // Recv returns the reason
 		}
 	}
 }

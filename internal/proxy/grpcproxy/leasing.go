@@ -7,21 +7,21 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// maxLeased bounds the keys that may be read out of leases. Others are read from
-// the members.
+// maxLeased bounds the keys that may be read through leases. Others are read from the
+// members.
 const maxLeased = 65_536
 
-// leasingKV bounds what the leasing client keeps, and gives it contexts that
-// suit what it does with them.
+// leasingKV bounds what the leasing client holds, and gives it contexts of the lifetime
+// that it needs.
 type leasingKV struct {
 	clientv3.KV             // the leasing client
-	under       clientv3.KV // what it stands on
+	under       clientv3.KV // the KV below it
 
 	mu   sync.Mutex
-	keys map[string]struct{} // that it may hold, up to maxLeased; guarded by mu
+	keys map[string]struct{} // keys it may hold, up to maxLeased; guarded by mu
 }
 
-// Do asks past the leasing client for keys beyond the bound.
+// Do bypasses the leasing client for keys beyond the limit.
 func (l *leasingKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	if op.IsGet() && len(op.RangeBytes()) == 0 && !op.IsSerializable() && op.Rev() == 0 && !l.holds(string(op.KeyBytes())) {
 		return l.under.Do(ctx, op)
@@ -44,11 +44,11 @@ func (l *leasingKV) holds(key string) bool {
 	return true
 }
 
-// lasting ends with its call while that goes on, and not at all afterwards: a
-// key that is leased is watched over in the context of the read that leased it,
-// and that watch would try in vain for ever in one that has ended.
+// lasting is cancelled with its call while that is in progress, and never afterwards: the
+// leasing client watches a leased key in the context of the read that leased it, and would
+// retry that watch forever in a cancelled one.
 type lasting struct {
-	context.Context // its values
+	context.Context // for its values
 	done            chan struct{}
 	stop            func() bool
 
@@ -67,13 +67,13 @@ func newLasting(ctx context.Context) *lasting {
 	return l
 }
 
-// detach ends the following.
+// detach separates the context from the call.
 func (l *lasting) detach() { l.stop() }
 
-// Done is closed when the call has ended before detach.
+// Done is closed if the call ended before detach.
 func (l *lasting) Done() <-chan struct{} { return l.done }
 
-// Err is why.
+// Err returns the error of the call in that case.
 func (l *lasting) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -8,16 +8,16 @@ import (
 	"go.etcd.io/etcd/client/v3/ordering"
 )
 
-// triesPerEndpoint is how often a read is asked for again, times the number of
-// endpoints, which take turns.
+// triesPerEndpoint is the number of attempts at a read for each endpoint; the endpoints
+// take turns.
 const triesPerEndpoint = 5
 
-// orderedKV refuses answers to reads that are older than one it has seen before:
-// they come from a member that lags behind.
+// orderedKV rejects read answers with a lower revision than an earlier answer: they come
+// from a member that lags behind.
 type orderedKV struct {
 	clientv3.KV
 	endpoints func() []string
-	seen      atomic.Int64 // the highest revision
+	seen      atomic.Int64 // the highest revision seen
 }
 
 // Get is Do for a read.
@@ -26,7 +26,7 @@ func (o *orderedKV) Get(ctx context.Context, key string, opts ...clientv3.OpOpti
 	return r.Get(), err
 }
 
-// Do asks again until another member knows better. It fails with
+// Do retries until a member answers that is not behind. It fails with
 // ordering.ErrNoGreaterRev if none does.
 func (o *orderedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse, error) {
 	floor := o.seen.Load()
@@ -38,7 +38,7 @@ func (o *orderedKV) Do(ctx context.Context, op clientv3.Op) (clientv3.OpResponse
 		rev := revisionOf(r)
 		for seen := o.seen.Load(); rev > seen && !o.seen.CompareAndSwap(seen, rev); seen = o.seen.Load() {
 		}
-		// A write is not made again, and its answer is new.
+		// A write is not retried, and its answer is current.
 		if rev >= floor || !op.IsGet() {
 			return r, nil
 		}

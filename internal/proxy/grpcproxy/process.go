@@ -28,17 +28,17 @@ import (
 )
 
 const (
-	// dialLimit bounds the dialling of one endpoint.
+	// dialLimit bounds dialling one endpoint.
 	dialLimit = 5 * time.Second
-	// drainTimeout is how long calls in progress may take to end at a stop.
+	// drainTimeout is how long calls in progress may take during a shutdown.
 	drainTimeout = 3 * time.Second
-	// proxyHeaders bounds the headers of a call, proxyRequest a request unless
-	// members are sent larger ones.
+	// proxyHeaders bounds the headers of a call, proxyRequest a request unless larger
+	// requests may be sent to members.
 	proxyHeaders = 256 << 10
 	proxyRequest = 4 << 20
 )
 
-// Process is a proxy with its sockets. Its methods are for one goroutine.
+// Process is a proxy with its sockets. It is not safe for concurrent use.
 type Process struct {
 	cfg    Config
 	lg     *zap.Logger
@@ -47,7 +47,7 @@ type Process struct {
 	secure  *certs.Store // of the listeners; nil: without TLS
 	sockets []net.Listener
 	mux     *listen.Mux
-	metrics net.Listener // nil: none
+	metrics net.Listener // nil: not served
 
 	upstream *tls.Config      // to members; nil: without TLS
 	self     *clientv3.Client // nil: no address is advertised
@@ -57,7 +57,7 @@ type Process struct {
 	pages    http.Handler
 }
 
-// Open opens the sockets, then the way to the cluster. Status is told what that
+// Open opens the sockets, then the connection to the cluster. It reports to status what it
 // waits for.
 func Open(ctx context.Context, cfg Config, lg *zap.Logger, status func(string)) (_ *Process, err error) {
 	cfg.Proxy.Logger, cfg.Listener.Logger, cfg.Members.Logger = lg, lg, lg
@@ -171,7 +171,7 @@ func (p *Process) openMetrics(ctx context.Context, maxConns int) error {
 	return nil
 }
 
-// dial makes the client of the cluster. It does not wait for a member.
+// dial creates the client of the cluster. It does not wait for a member.
 func (p *Process) dial() (*clientv3.Client, error) {
 	c := p.cfg
 	endpoints := c.Endpoints
@@ -214,8 +214,8 @@ func (p *Process) dial() (*clientv3.Client, error) {
 	})
 }
 
-// checkNameless refuses a certificate with a common name: members would take all
-// clients of the proxy for the user of that name.
+// checkNameless rejects a certificate with a common name: members would take all clients of
+// the proxy for the user of that name.
 func checkNameless(certFile, keyFile string) error {
 	pair, err := tls.LoadX509KeyPair(certFile, keyFile)
 	if err != nil {
@@ -231,7 +231,7 @@ func checkNameless(certFile, keyFile string) error {
 	return nil
 }
 
-// dialSelf makes the client that sees whether clients reach the proxy.
+// dialSelf creates the client that checks whether clients can reach the proxy.
 func (p *Process) dialSelf() error {
 	cfg := clientv3.Config{Endpoints: []string{p.cfg.Proxy.AdvertiseClientURL}, DialTimeout: dialLimit, Logger: p.lg.Named("client")}
 	if p.secure != nil {
@@ -244,7 +244,7 @@ func (p *Process) dialSelf() error {
 	return err
 }
 
-// Serve begins to serve clients.
+// Serve starts serving clients.
 func (p *Process) Serve() {
 	c := p.cfg
 	o := append(p.proxy.ServerOptions(), grpc.Creds(rpc.ListenerCredentials()), grpc.MaxConcurrentStreams(c.MaxStreams),
@@ -274,7 +274,7 @@ func (p *Process) Serve() {
 	p.lg.Info("started gRPC proxy", zap.String("address", c.Listen))
 }
 
-// Broken tells why a listener that served has ended.
+// Broken returns the channel of errors that ended a listener.
 func (p *Process) Broken() <-chan error { return p.broken }
 
 func (p *Process) report(serve func(net.Listener) error, l net.Listener) {
@@ -288,7 +288,7 @@ func (p *Process) report(serve func(net.Listener) error, l net.Listener) {
 	}
 }
 
-// Close ends the calls, then everything else. It may be called again.
+// Close ends the calls, then stops everything else. It may be called more than once.
 func (p *Process) Close() {
 	if p.proxy != nil && p.grpc != nil {
 		p.proxy.End()

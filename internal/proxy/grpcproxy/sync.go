@@ -11,11 +11,11 @@ import (
 	"go.uber.org/zap"
 )
 
-// syncTimeout bounds one question for the members.
+// syncTimeout bounds one request for the member list.
 const syncTimeout = 5 * time.Second
 
-// followMembers uses the members of the cluster as endpoints, and asks for them
-// again and again. It says what it uses whenever that has changed.
+// followMembers uses the members of the cluster as endpoints, and requests the list
+// periodically. It logs every change of the endpoints.
 func (p *Proxy) followMembers() {
 	tick := clock.NewTicker(clock.System, p.o.SyncInterval)
 	defer tick.Stop()

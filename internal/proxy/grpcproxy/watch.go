@@ -19,25 +19,25 @@ import (
 )
 
 const (
-	// queueResponses is etcd's bound on what waits for one client, queueBytes
-	// bounds it in memory.
+	// queueResponses is etcd's limit on pending responses for one client, queueBytes bounds
+	// their memory.
 	queueResponses = 1024
 	queueBytes     = 64 << 20
 
-	// queuePatience is how long a full queue may hold up the group that feeds it.
+	// queuePatience is how long a full queue may block the group that feeds it.
 	queuePatience = 50 * time.Millisecond
 
-	// fragmentBytes is the size from which events come in pieces to a client
-	// that asks for it: what a member sends by default.
+	// fragmentBytes is the size above which events are fragmented for a client that asks
+	// for it: what a member sends by default.
 	fragmentBytes = 1536<<10 + 512<<10
 
-	// What a member says to a create that it refuses.
+	// A member's reasons for rejecting a create request.
 	reasonEmptyRange  = "mvcc: watcher range is empty"
 	reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
 )
 
 var (
-	// Clients try again after either, and begin where they were.
+	// Clients retry after either, and continue where they were.
 	errSlow = status.Error(codes.Unavailable, "grpc-proxy: the client reads its watches too slowly")
 	errLost = status.Error(codes.Unavailable, "grpc-proxy: the watch has lost its member")
 )
@@ -45,11 +45,11 @@ var (
 type watchServer struct {
 	pb.UnimplementedWatchServer
 	hub *hub
-	kv  clientv3.KV // to ask whether a watcher may read
+	kv  clientv3.KV // to check whether a watcher may read
 }
 
-// watchStream is one stream of a client. One goroutine receives, the one of the
-// call sends, and the pumps of the hub fill the queue.
+// watchStream is one stream of a client. One goroutine receives, the goroutine of the call
+// sends, and the pumps of the hub fill the queue.
 type watchStream struct {
 	hub    *hub
 	kv     clientv3.KV
@@ -57,13 +57,13 @@ type watchStream struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 
-	filled chan struct{} // has a place for one that sends, cap 1
-	room   chan struct{} // the same for those that wait to fill, cap 1
+	filled chan struct{} // wakes up the sender; capacity 1
+	room   chan struct{} // wakes up pumps that wait for room; capacity 1
 
 	mu       sync.Mutex
 	watchers map[int64]*watcher    // nil after the end
-	awaited  map[*watcher]struct{} // have to hear of their progress until the client's request is answered; nil: none
-	reached  *pb.ResponseHeader    // the lowest revision that one of them has reached, nil: none has yet
+	awaited  map[*watcher]struct{} // watchers whose progress the client's request still waits for; nil: no request
+	reached  *pb.ResponseHeader    // the lowest revision that one of them has reached, nil: none yet
 	nextID   int64
 	queue    []queued
 	bytes    int
@@ -80,15 +80,14 @@ func (s *watchServer) Watch(client grpc.BidiStreamingServer[pb.WatchRequest, pb.
 	return newWatchStream(client.Context(), s.hub, s.kv).run(client)
 }
 
-// watchClient is the other side of a stream.
+// watchClient is the client's side of a stream.
 type watchClient interface {
 	Recv() (*pb.WatchRequest, error)
 	Send(*pb.WatchResponse) error
 }
 
-// run returns as soon as the stream has an end. A client that does not read
-// holds up whoever sends to it until then, so that goroutine, like the one that
-// receives, ends a moment later.
+// run returns as soon as the stream has ended. A client that does not read blocks the
+// sender until then; that goroutine and the receiver return a moment later.
 func (s *watchStream) run(client watchClient) error {
 	defer s.close()
 	go func() {
@@ -119,19 +118,19 @@ func (s *watchStream) close() {
 	}
 }
 
-// end breaks the stream off. What is queued is not sent any more.
+// end ends the stream. Queued responses are not sent any more.
 func (s *watchStream) end(err error) { s.cancel(err) }
 
 func (s *watchStream) receive(client watchClient) error {
 	for {
 		r, err := client.Recv()
 		if errors.Is(err, io.EOF) {
-			return nil // it only listens from now on
+			return nil // the client only listens from now on
 		}
 		if err != nil {
 			return err
 		}
-		// Replies to requests have no other bound.
+		// Nothing else bounds the replies to requests.
 		if !s.waitForRoom(nil) {
 			return nil
 		}
@@ -146,10 +145,10 @@ func (s *watchStream) receive(client watchClient) error {
 	}
 }
 
-// requestProgress has the members tell how far the watches have come that carry
-// this client's watchers. The client gets one answer, with the lowest of their
-// revisions: it has everything up to there. A request beside one that waits asks
-// the members again and is answered with it.
+// requestProgress has the members report the progress of the watches that carry this
+// client's watchers. The client gets one answer, with the lowest of their revisions: it has
+// received everything up to there. A request made while another one is pending asks the
+// members again and shares its answer.
 func (s *watchStream) requestProgress() {
 	s.mu.Lock()
 	if len(s.watchers) == 0 {
@@ -167,7 +166,7 @@ func (s *watchStream) requestProgress() {
 	s.askProgress()
 }
 
-// askProgress asks the members. Its metadata is that of the watches.
+// askProgress asks the members, with the metadata of the watches.
 func (s *watchStream) askProgress() {
 	ctx, cancel := context.WithCancel(s.caller.as(s.hub.ctx))
 	defer cancel()
@@ -175,8 +174,8 @@ func (s *watchStream) askProgress() {
 	_ = s.hub.up.RequestProgress(ctx) // without a member there is no answer, as on a direct stream
 }
 
-// askAgain asks the members once more if w is waited for: the watch that carries
-// it now may not have been there when they were asked.
+// askAgain asks the members again if w is awaited: the watch that carries it now may not
+// have existed when they were asked.
 func (s *watchStream) askAgain(w *watcher) {
 	s.mu.Lock()
 	_, awaited := s.awaited[w]
@@ -186,7 +185,7 @@ func (s *watchStream) askAgain(w *watcher) {
 	}
 }
 
-// progressOfNothing answers a client that watches nothing.
+// progressOfNothing answers a client without watchers.
 func (s *watchStream) progressOfNothing() {
 	r, err := s.kv.Do(s.caller.as(s.ctx), rangeOp(&pb.RangeRequest{Key: []byte{0}, Serializable: true, CountOnly: true, Limit: 1}))
 	if err == nil && r.Get() != nil {
@@ -194,7 +193,7 @@ func (s *watchStream) progressOfNothing() {
 	}
 }
 
-// progressed notes that w has been sent everything up to the header's revision.
+// progressed records that w has been sent everything up to the header's revision.
 func (s *watchStream) progressed(w *watcher, header *pb.ResponseHeader) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -207,8 +206,8 @@ func (s *watchStream) progressed(w *watcher, header *pb.ResponseHeader) {
 	s.notAwaited(w)
 }
 
-// notAwaited answers the request for progress when w was the last that it waited
-// for. s.mu is held.
+// notAwaited answers the progress request if w was the last watcher that it waited for.
+// s.mu must be held.
 func (s *watchStream) notAwaited(w *watcher) {
 	delete(s.awaited, w)
 	if s.awaited == nil || len(s.awaited) > 0 {
@@ -220,7 +219,7 @@ func (s *watchStream) notAwaited(w *watcher) {
 	}
 }
 
-// refusal is the reply to a create that fails.
+// refusal is the reply to a create request that fails.
 func refusal(header *pb.ResponseHeader, reason string) *pb.WatchResponse {
 	if header == nil {
 		header = &pb.ResponseHeader{}
@@ -254,7 +253,7 @@ func (s *watchStream) create(r *pb.WatchCreateRequest) {
 	s.askAgain(w)
 }
 
-// objection is why a watcher cannot be created, "" if it may be tried.
+// objection returns why a watcher must not be created, "" if it may be tried.
 func (s *watchStream) objection(r *pb.WatchCreateRequest) string {
 	if r.StartRevision < 0 {
 		return rpctypes.ErrCompacted.Error()
@@ -266,16 +265,16 @@ func (s *watchStream) objection(r *pb.WatchCreateRequest) string {
 	if len(key) == 0 {
 		key = []byte{0}
 	}
-	// A group that is there already was opened when other rules may have held.
+	// An existing group may have been opened under other permissions.
 	ctx := s.caller.as(s.ctx)
 	_, err := s.kv.Do(ctx, rangeOp(&pb.RangeRequest{Key: key, RangeEnd: end, Serializable: true, CountOnly: true, Limit: 1}))
 	if err != nil && isAuthError(err) {
 		return rpctypes.ErrorDesc(err)
 	}
-	return "" // without a member to ask, the watch waits for one
+	return "" // if no member can be asked, the watch waits for one
 }
 
-// add gives w its id: the one asked for, or the next that is free.
+// add assigns w its id: the requested one, or the next free one.
 func (s *watchStream) add(w *watcher) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -298,8 +297,7 @@ func (s *watchStream) add(w *watcher) bool {
 	return true
 }
 
-// cancelWatcher ends a watcher at its client's wish. Nothing comes from it after
-// the reply.
+// cancelWatcher cancels a watcher for its client. Nothing is sent for it after the reply.
 func (s *watchStream) cancelWatcher(id int64) {
 	s.mu.Lock()
 	w := s.watchers[id]
@@ -318,7 +316,7 @@ func (s *watchStream) cancelWatcher(id int64) {
 	}
 }
 
-// created replies to the create of a watcher that joins others.
+// created replies to the create request of a watcher that joins others.
 func (s *watchStream) created(w *watcher, header *pb.ResponseHeader) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -328,7 +326,7 @@ func (s *watchStream) created(w *watcher, header *pb.ResponseHeader) {
 	}
 }
 
-// canceled takes w, which nobody feeds, out with a last response.
+// canceled removes w, which no group feeds, with a last response.
 func (s *watchStream) canceled(w *watcher, last *pb.WatchResponse) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -345,8 +343,8 @@ func (s *watchStream) reply(r *pb.WatchResponse) {
 	s.enqueue(r, false)
 }
 
-// push queues a response for w. It waits for room for queuePatience; then the
-// stream ends.
+// push queues a response for w. It waits for room for up to queuePatience, then ends the
+// stream.
 func (s *watchStream) push(w *watcher, r *pb.WatchResponse) {
 	if !s.full() || s.waitForRoom(clock.After(queuePatience)) {
 		s.mu.Lock()
@@ -360,7 +358,7 @@ func (s *watchStream) push(w *watcher, r *pb.WatchResponse) {
 	s.end(errSlow)
 }
 
-// enqueue takes r in any case. s.mu is held.
+// enqueue queues r even if the queue is full. s.mu must be held.
 func (s *watchStream) enqueue(r *pb.WatchResponse, fragment bool) {
 	if s.watchers == nil {
 		return
@@ -380,8 +378,8 @@ func (s *watchStream) full() bool {
 	return len(s.queue) >= queueResponses || s.bytes >= queueBytes
 }
 
-// waitForRoom reports false if the stream or the patience ends first; nil is
-// patience without an end.
+// waitForRoom returns false if the stream ends or patience runs out first; a nil patience
+// never does.
 func (s *watchStream) waitForRoom(patience <-chan time.Time) bool {
 	for s.full() {
 		select {
@@ -393,7 +391,7 @@ func (s *watchStream) waitForRoom(patience <-chan time.Time) bool {
 		}
 	}
 	select {
-	case s.room <- struct{}{}: // there may be more than one who waits
+	case s.room <- struct{}{}: // others may be waiting, too
 	default:
 	}
 	return true
@@ -433,8 +431,8 @@ func (s *watchStream) send(client watchClient) error {
 	}
 }
 
-// pieces cuts a response whose client wants it in pieces. Each has at least one
-// event.
+// pieces fragments a response for a client that asked for it. Each fragment has at least
+// one event.
 func (q queued) pieces() []*pb.WatchResponse {
 	if !q.fragment || q.size < fragmentBytes || len(q.resp.Events) < 2 {
 		return []*pb.WatchResponse{q.resp}

@@ -21,28 +21,28 @@ import (
 )
 
 const (
-	// emptyInterval is how often an empty list is asked for anew, unless refreshing
-	// was made quicker than by default.
+	// emptyInterval is how often an empty list is refreshed, unless the refresh interval is
+	// shorter than the default.
 	emptyInterval          = time.Second
 	minRefreshInterval     = 100 * time.Millisecond
 	defaultRefreshInterval = 30 * time.Second
 	clusterFile            = "cluster"
-	// maxClusterFile bounds what is read of the file; it has a URL for each member.
+	// maxClusterFile bounds the bytes read from the file; it has a URL for each member.
 	maxClusterFile = 1 << 20
 )
 
 // endpoint is a client URL of a member.
 type endpoint struct {
 	url *url.URL
-	// out is until when it is left out, having failed; zero if it has not.
+	// the endpoint is skipped until then, having failed; zero if it has not
 	out time.Time
 }
 
-// directory knows where the members are. Safe for concurrent use.
+// directory holds the members' endpoints. Safe for concurrent use.
 type directory struct {
 	lg      *zap.Logger
 	file    string
-	wait    time.Duration // a failed endpoint is left out for
+	wait    time.Duration // how long a failed endpoint is skipped
 	members func(ctx context.Context, peers []string) ([]membership.Member, error)
 	now     func() time.Time
 	shuffle func(n int, swap func(i, j int))
@@ -52,7 +52,7 @@ type directory struct {
 	endpoints []*endpoint
 }
 
-// remembered are the peer URLs in the cluster file; none if there is no file.
+// remembered returns the peer URLs in the cluster file; none if there is no file.
 func remembered(file string) ([]string, error) {
 	info, err := os.Stat(file)
 	if errors.Is(err, os.ErrNotExist) {
@@ -103,9 +103,8 @@ func (d *directory) run(ctx context.Context, interval time.Duration) {
 	}
 }
 
-// refresh asks the peers for the members. Without an answer nobody is left to
-// forward to: the members may have moved anywhere. It reports whether there is
-// an endpoint.
+// refresh asks the peers for the members. Without an answer the list is emptied: the
+// members may have moved. It reports whether there is an endpoint.
 func (d *directory) refresh(ctx context.Context) bool {
 	d.mu.Lock()
 	peers := slices.Clone(d.peers)
@@ -146,7 +145,7 @@ func (d *directory) refresh(ctx context.Context) bool {
 	return len(endpoints) > 0
 }
 
-// available are the endpoints to try, in order.
+// available returns the endpoints to try, in order.
 func (d *directory) available() []*endpoint {
 	now := d.now()
 	d.mu.Lock()
@@ -160,7 +159,7 @@ func (d *directory) available() []*endpoint {
 	return in
 }
 
-// failed leaves an endpoint out for a while.
+// failed skips an endpoint for a while.
 func (d *directory) failed(e *endpoint, err error) {
 	now := d.now()
 	d.mu.Lock()
@@ -172,7 +171,7 @@ func (d *directory) failed(e *endpoint, err error) {
 	d.lg.Warn("marked an endpoint as unavailable", zap.Stringer("endpoint", e.url), zap.Duration("for", d.wait), zap.Error(err))
 }
 
-// urls are all endpoints, for people.
+// urls returns all endpoints, for display.
 func (d *directory) urls() []string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -1,12 +1,11 @@
-// Package httpproxy is the v2 proxy: a process that is no member and passes
-// HTTP requests on to the members.
+// Package httpproxy is the v2 proxy: a process that is not a member and forwards HTTP
+// requests to the members.
 //
-// In: requests on the client URLs, the peer URLs of some members. Out: the same
-// requests to a member that answers, and its answers as they come. Always true:
-// a request is given to another member only when the one before could not be
-// reached, so what a member has answered is final; the body of a request is in
-// memory, and bounded; the peer URLs of the cluster are kept in a file, which
-// counts for more than the flags at the next start.
+// In: requests on the client URLs, the peer URLs of some members. Out: the same requests to
+// a member that answers, and its answers as they arrive. Always true: a request is sent to
+// another member only if the previous one could not be reached, so an answer of a member is
+// final; the body of a request is held in memory and bounded; the peer URLs of the cluster
+// are saved in a file that has precedence over the flags at the next start.
 package httpproxy
 
 import (
@@ -33,23 +32,23 @@ import (
 	"quorate/internal/metrics"
 )
 
-// maxBody bounds the body of a request; members take 10 MiB.
+// maxBody bounds the body of a request; members accept 10 MiB.
 const maxBody = 64 << 20
 
 // Options of a proxy. Dir, Members, Transport and Logger must be set.
 type Options struct {
-	Dir    string   // where the peer URLs are kept; made if need be
+	Dir    string   // where the peer URLs are saved; created if missing
 	Peers  []string // peer URLs for the first start
 	Logger *zap.Logger
 	// Members asks the peer URLs, in order, for the members of the cluster.
 	Members func(ctx context.Context, peers []string) ([]membership.Member, error)
-	// Transport carries requests to members; NewTransport makes one.
+	// Transport sends requests to members; NewTransport creates one.
 	Transport   http.RoundTripper
-	FailureWait time.Duration // a member that could not be reached is left out for so long
-	Refresh     time.Duration // time between two questions for the members
+	FailureWait time.Duration // how long a member that could not be reached is skipped
+	Refresh     time.Duration // interval of requests for the member list
 }
 
-// Proxy passes requests on. It is an http.Handler, safe for concurrent use.
+// Proxy forwards requests. It is an http.Handler, safe for concurrent use.
 type Proxy struct {
 	lg        *zap.Logger
 	dir       *directory
@@ -57,11 +56,11 @@ type Proxy struct {
 	transport http.RoundTripper
 }
 
-// Remembered returns the peer URLs that an earlier run has left in dir; none if
-// there was none.
+// Remembered returns the peer URLs that an earlier run saved in dir; none if there was no
+// such run.
 func Remembered(dir string) ([]string, error) { return remembered(filepath.Join(dir, clusterFile)) }
 
-// New returns a proxy and writes the peer URLs down. Run keeps them up to date.
+// New returns a proxy and saves the peer URLs. Run keeps them up to date.
 func New(o Options) (*Proxy, error) {
 	if err := os.MkdirAll(o.Dir, 0o700); err != nil {
 		return nil, fmt.Errorf("directory of the proxy: %w", err)
@@ -73,13 +72,13 @@ func New(o Options) (*Proxy, error) {
 	return &Proxy{lg: o.Logger, dir: d, refresh: o.Refresh, transport: o.Transport}, nil
 }
 
-// Run asks for the members again and again until ctx ends.
+// Run refreshes the member list periodically until ctx ends.
 func (p *Proxy) Run(ctx context.Context) { p.dir.run(ctx, p.refresh) }
 
-// Endpoints are the client URLs of the members as far as known.
+// Endpoints returns the known client URLs of the members.
 func (p *Proxy) Endpoints() []string { return p.dir.urls() }
 
-// ServeHTTP passes a request on, or says why not.
+// ServeHTTP forwards a request, or answers why it cannot.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.URL.Path == "/v2/config/local/proxy" {
 		p.serveConfig(w, r)
@@ -91,11 +90,11 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	metrics.ProxyHandledTotal.WithLabelValues(method(r), strconv.Itoa(code)).Inc()
 	metrics.ProxyHandlingDurationSeconds.WithLabelValues(method(r)).Observe(clock.Since(began).Seconds())
 	if !whole {
-		panic(http.ErrAbortHandler) // cuts the connection: the client must not take what it has for all
+		panic(http.ErrAbortHandler) // closes the connection: the client must not take a partial answer for a complete one
 	}
 }
 
-// ReadOnly lets GET alone through to next.
+// ReadOnly passes only GET requests to next.
 func ReadOnly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method != http.MethodGet {
@@ -106,7 +105,8 @@ func ReadOnly(next http.Handler) http.Handler {
 	})
 }
 
-// method is a label of series, of which clients must not make as many as they like.
+// method returns a label for series, of which clients must not be able to create any
+// number.
 func method(r *http.Request) string {
 	switch r.Method {
 	case http.MethodGet, http.MethodHead, http.MethodPut, http.MethodPost, http.MethodPatch, http.MethodDelete, http.MethodOptions:
@@ -122,7 +122,7 @@ func (p *Proxy) serveConfig(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	endpoints := p.dir.urls()
-	// Nothing can be done about a client that does not listen.
+	// Nothing can be done about a client that does not read.
 	json.NewEncoder(w).Encode(map[string][]string{"endpoints": endpoints})
 }
 
@@ -150,10 +150,10 @@ func (p *Proxy) forward(w http.ResponseWriter, r *http.Request) (code int, whole
 	return p.refuse(w, r, "failed_getting_response", http.StatusBadGateway, fmt.Sprintf("unable to get response from %d endpoint(s)", len(endpoints)))
 }
 
-// statusClientGone is only counted: nobody is there to get it.
+// statusClientGone is only counted: the client is gone.
 const statusClientGone = 499
 
-// ofHop are the headers between two hops, which are not passed on.
+// ofHop are hop-by-hop headers, which are not forwarded.
 var ofHop = []string{"Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "Te", "Trailers", "Transfer-Encoding", "Upgrade"}
 
 func (p *Proxy) request(r *http.Request, e *endpoint, body []byte) *http.Request {
@@ -177,12 +177,12 @@ func (p *Proxy) request(r *http.Request, e *endpoint, body []byte) *http.Request
 	return out
 }
 
-// ofBrowsers are headers that are the proxy's own affair; with those of the
-// member they would come twice, which a browser refuses.
+// ofBrowsers are headers that the proxy sets itself; with the member's they would occur
+// twice, which browsers reject.
 var ofBrowsers = []string{"Access-Control-Allow-Methods", "Access-Control-Allow-Origin", "Access-Control-Allow-Headers"}
 
-// answer passes the answer of a member on as it comes: events of a watch must not
-// wait for the next ones.
+// answer forwards a member's answer as it arrives: events of a watch must not wait for
+// later ones.
 func answer(w http.ResponseWriter, resp *http.Response) (code int, whole bool) {
 	defer resp.Body.Close()
 	for _, name := range slices.Concat(ofHop, ofBrowsers) {
@@ -191,7 +191,7 @@ func answer(w http.ResponseWriter, resp *http.Response) (code int, whole bool) {
 	maps.Copy(w.Header(), resp.Header)
 	w.WriteHeader(resp.StatusCode)
 	flush := http.NewResponseController(w)
-	if flush.Flush() != nil { // a watch is known to have begun by its headers
+	if flush.Flush() != nil { // the headers show the client that a watch has begun
 		return resp.StatusCode, false
 	}
 	buf := make([]byte, 32<<10)

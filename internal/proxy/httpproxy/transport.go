@@ -10,23 +10,23 @@ import (
 	"quorate/internal/clock"
 )
 
-// TransportOptions say how members are reached. A time of 0 is no limit.
+// TransportOptions say how to reach members. A time of 0 is no limit.
 type TransportOptions struct {
 	TLS                 *tls.Config // for https endpoints; nil for Go's defaults
 	DialTimeout         time.Duration
-	ReadTimeout         time.Duration // without a byte of an answer: a watch may be silent for long
-	WriteTimeout        time.Duration // without a byte of a request being taken
+	ReadTimeout         time.Duration // without receiving a byte of an answer: a watch may be silent for long
+	WriteTimeout        time.Duration // without sending a byte of a request
 	MaxIdlePerEndpoint  int
 	MaxConnsPerEndpoint int // beyond it requests wait; 0 for no limit
 }
 
-// NewTransport returns what Options.Transport needs: HTTP/1.1 and nothing added
-// to what passes.
+// NewTransport returns a transport for Options.Transport: HTTP/1.1, and nothing added to
+// what it forwards.
 func NewTransport(o TransportOptions) *http.Transport {
 	d := &net.Dialer{Timeout: o.DialTimeout, KeepAlive: 30 * time.Second}
 	return &http.Transport{
 		TLSClientConfig: o.TLS,
-		// An empty map turns HTTP/2 off.
+		// An empty map disables HTTP/2.
 		TLSNextProto:        map[string]func(string, *tls.Conn) http.RoundTripper{},
 		DisableCompression:  true,
 		TLSHandshakeTimeout: 10 * time.Second,
@@ -42,7 +42,7 @@ func NewTransport(o TransportOptions) *http.Transport {
 	}
 }
 
-// impatientConn gives every read and write its own time.
+// impatientConn sets a deadline for every single read and write.
 type impatientConn struct {
 	net.Conn
 	read, write time.Duration

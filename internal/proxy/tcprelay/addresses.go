@@ -9,17 +9,17 @@ import (
 	"strconv"
 )
 
-// Resolver asks the machine about names and about its own addresses.
+// Resolver looks up host names and the machine's own addresses.
 type Resolver struct {
 	LookupHost func(host string) ([]string, error)
 	Interfaces func() ([]net.Addr, error)
 }
 
-// SystemResolver is that of the machine.
+// SystemResolver is the system's resolver.
 var SystemResolver = Resolver{net.LookupHost, net.InterfaceAddrs}
 
-// ParseEndpoints turns host:port pairs or URLs into endpoints without priority or
-// weight. The errors are etcd's.
+// ParseEndpoints parses host:port pairs or URLs into endpoints without priority or weight.
+// The errors are etcd's.
 func ParseEndpoints(list []string) ([]net.SRV, error) {
 	var out []net.SRV
 	for _, s := range list {
@@ -40,9 +40,9 @@ func ParseEndpoints(list []string) ([]net.SRV, error) {
 	return out, nil
 }
 
-// Check finds out before the start whether all names are known, and whether an
-// endpoint is the relay's own address: it would pass connections to itself until
-// nothing is left. The errors are etcd's.
+// Check resolves all names before the start, and rejects an endpoint that is the relay's
+// own address: the relay would connect to itself until it runs out of descriptors. The
+// errors are etcd's.
 func (r Resolver) Check(listen string, endpoints []net.SRV) error {
 	lhost, lport, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -72,7 +72,7 @@ func (r Resolver) Check(listen string, endpoints []net.SRV) error {
 	return nil
 }
 
-// reaches reports whether a connection to addr comes to a listener on one of own.
+// reaches reports whether a connection to addr would reach a listener on one of own.
 func (r Resolver) reaches(addr string, own []string) bool {
 	to, err := netip.ParseAddr(addr)
 	for _, s := range own {
@@ -86,7 +86,7 @@ func (r Resolver) reaches(addr string, own []string) bool {
 		switch to, on := to.Unmap(), on.Unmap(); {
 		case to == on:
 			return true
-		case to.IsUnspecified(): // dials the loopback address
+		case to.IsUnspecified(): // dials loopback
 			if on.IsLoopback() && to.Is4() == on.Is4() || on.IsUnspecified() {
 				return true
 			}
@@ -99,11 +99,11 @@ func (r Resolver) reaches(addr string, own []string) bool {
 	return false
 }
 
-// local reports whether the machine has the address.
+// local reports whether addr is an address of this machine.
 func (r Resolver) local(a netip.Addr) bool {
 	all, err := r.Interfaces()
 	if err != nil {
-		return false // the check is a help, not a condition
+		return false // the check is best effort
 	}
 	for _, i := range all {
 		if p, err := netip.ParsePrefix(i.String()); err == nil && p.Addr().Unmap() == a {

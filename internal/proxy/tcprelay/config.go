@@ -11,15 +11,15 @@ import (
 	"quorate/internal/discovery"
 )
 
-// Config is what the flags of `etcd gateway start` say.
+// Config holds the flags of `etcd gateway start`.
 type Config struct {
 	Listen     string
 	Endpoints  []string
-	Discovery  discovery.Clients // Domain "": Endpoints count
+	Discovery  discovery.Clients // if Domain is empty, Endpoints are used
 	RetryDelay time.Duration
 }
 
-// AddFlags puts the flags onto f, with their defaults.
+// AddFlags adds the flags to f, with their defaults.
 func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.StringVar(&c.Listen, "listen-addr", "127.0.0.1:23790", "listen address")
 	f.StringVar(&c.Discovery.Domain, "discovery-srv", "", "DNS domain used to bootstrap initial cluster")
@@ -30,8 +30,8 @@ func (c *Config) AddFlags(f *pflag.FlagSet) {
 	f.DurationVar(&c.RetryDelay, "retry-delay", time.Minute, "duration of delay before retrying failed endpoints")
 }
 
-// Discover asks DNS for the members, if a domain is given. None that can be used
-// is no error: then --endpoints count.
+// Discover looks the members up in DNS if a domain is given. Finding no usable member is
+// not an error: --endpoints are used then.
 func (c *Config) Discover(lg *zap.Logger) ([]net.SRV, error) {
 	if c.Discovery.Domain == "" {
 		return nil, nil
@@ -43,8 +43,8 @@ func (c *Config) Discover(lg *zap.Logger) ([]net.SRV, error) {
 	return found, err
 }
 
-// Check finds what is wrong with the flags, and returns the endpoints of the relay:
-// the discovered ones, or those of the flag.
+// Check validates the flags, and returns the endpoints of the relay: the discovered ones,
+// or those of the flag.
 func (c *Config) Check(found []net.SRV) (endpoints []net.SRV, err error) {
 	if endpoints = found; len(endpoints) == 0 {
 		if endpoints, err = ParseEndpoints(c.Endpoints); err != nil {
@@ -60,12 +60,12 @@ func (c *Config) Check(found []net.SRV) (endpoints []net.SRV, err error) {
 	return endpoints, nil
 }
 
-// reservedFiles are left for what is not a passed-on connection: the listener,
-// name servers, probes, and one more connection that is told to go elsewhere.
+// reservedFiles are kept for everything but forwarded connections: the listener, name
+// servers, probes, and one more connection to reject.
 const reservedFiles = 64
 
-// MaxConns is how many connections, of two files each, a process that may open
-// files of them can pass on; 0 files means that the limit is not known.
+// MaxConns returns how many connections, of two files each, a process with a limit of files
+// open files can forward; 0 files means that the limit is unknown.
 func MaxConns(files uint64) int {
 	if files == 0 {
 		return DefaultMaxConns

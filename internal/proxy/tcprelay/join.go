@@ -11,22 +11,22 @@ import (
 	"quorate/internal/clock"
 )
 
-// A buffer starts small, as most connections say little, and grows for one that
-// moves much.
+// A buffer starts small, because most connections carry little, and grows for a connection
+// that carries much.
 const (
 	minBuffer = 4 << 10
 	maxBuffer = 64 << 10
 )
 
-// join copies both ways between two connections and closes them at the end. When
-// one side ends its sending, the other is told, and may still send for as long as
-// it is not silent for linger; an error ends both ways. Nothing is closed before
-// what came in has been passed on, so an answer that is on its way is not lost.
+// join copies both ways between two connections and closes them at the end. When one side
+// shuts down sending, join tells the other, which may continue to send as long as it is not
+// silent for linger; an error ends both directions. Received bytes are forwarded before
+// anything is closed, so an answer in flight is not lost.
 func join(a, b net.Conn, linger time.Duration) {
-	var half atomic.Bool // one way has ended
+	var half atomic.Bool // one direction has ended
 	one := func(dst, src net.Conn) {
 		if err := pass(dst, src, &half, linger); err == nil && half.CompareAndSwap(false, true) && closeWrite(dst) == nil {
-			// The other way may be waiting in a Read without a deadline.
+			// The other direction may be blocked in a Read without a deadline.
 			dst.SetReadDeadline(clock.Now().Add(linger))
 			return
 		}
@@ -42,8 +42,7 @@ func join(a, b net.Conn, linger time.Duration) {
 	<-done
 }
 
-// pass copies until src has nothing more to say. From the moment that half is
-// set, each wait is bounded by linger.
+// pass copies until src reaches its end. Once half is set, linger bounds each wait.
 func pass(dst, src net.Conn, half *atomic.Bool, linger time.Duration) error {
 	buf := make([]byte, minBuffer)
 	for {
@@ -68,8 +67,7 @@ func pass(dst, src net.Conn, half *atomic.Bool, linger time.Duration) error {
 	}
 }
 
-// closeWrite tells the other end that nothing more comes. What is no TCP
-// connection cannot say that.
+// closeWrite shuts down sending, if conn is a TCP connection; others have no half-close.
 func closeWrite(c net.Conn) error {
 	if h, ok := c.(interface{ CloseWrite() error }); ok {
 		return h.CloseWrite()
@@ -77,8 +75,8 @@ func closeWrite(c net.Conn) error {
 	return errors.ErrUnsupported
 }
 
-// ownFault reports that a dial failed for reasons of this process or machine,
-// which say nothing about the endpoint.
+// ownFault reports whether a dial failed for reasons of this process or machine, which say
+// nothing about the endpoint.
 func ownFault(err error) bool {
 	for _, e := range []syscall.Errno{syscall.EMFILE, syscall.ENFILE, syscall.ENOBUFS, syscall.ENOMEM} {
 		if errors.Is(err, e) {

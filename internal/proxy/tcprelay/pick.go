@@ -7,44 +7,43 @@ import (
 	"time"
 )
 
-// lastResort is how long an endpoint that failed is left alone when there is no
-// other. etcd leaves it alone until the next probe, so that a restart of the whole
-// cluster keeps clients out for a minute.
+// lastResort is the minimum pause between two dials to a failed endpoint while no other is
+// active. etcd leaves it inactive until the next probe, so that a restart of the whole
+// cluster locks clients out for a minute.
 const lastResort = time.Second
 
-// unweighted is the share of connections, one in so many, for the endpoints of
-// weight 0 while others of their priority have a weight. RFC 2782 asks for a very
-// small chance.
+// unweighted is the share of connections, one in so many, for endpoints of weight 0 while
+// others of their priority have a weight. RFC 2782 asks for a very small chance.
 const unweighted = 100
 
-// endpoint is one address. The relay's lock guards what changes.
+// endpoint is one address. The relay's lock guards the fields that change.
 type endpoint struct {
 	addr             string
 	priority, weight uint16
 
 	down  bool
-	tried time.Time // of a dial that failed, or was begun as a last resort
+	tried time.Time // time of a dial that failed, or started as a last resort
 }
 
-// failed notes a dial that failed, and reports whether the endpoint was active.
+// failed records a failed dial, and reports whether the endpoint was active.
 func (e *endpoint) failed(now time.Time) (was bool) {
 	was = !e.down
 	e.down, e.tried = true, now
 	return was
 }
 
-// answered notes a dial that went well, and reports whether that makes the
-// endpoint active again.
+// answered records a successful dial, and reports whether it makes the endpoint active
+// again.
 func (e *endpoint) answered() (was bool) {
 	was, e.down = e.down, false
 	return was
 }
 
-// endpoints picks one for each connection. It has no clock and no random source
-// of its own, and is guarded by the relay's lock.
+// endpoints picks an endpoint for each connection. It has no clock or random source of its
+// own. The relay's lock guards it.
 type endpoints struct {
 	all  []*endpoint
-	turn int // of those that have no weight
+	turn int // next among the endpoints without weight
 	intN func(n int) int
 }
 
@@ -77,10 +76,10 @@ func (s *endpoints) inactive() []*endpoint {
 	return out
 }
 
-// pick returns the endpoint for a connection that has tried some already, nil if
-// there is none left: an active one of the lowest priority value, by weight; in
-// turn where no weights are given. If none at all is active, those that failed get
-// another chance, each once in lastResort.
+// pick returns the endpoint for a connection that has already tried some, nil if none is
+// left: an active one of the lowest priority value, by weight, or round-robin without
+// weights. If no endpoint at all is active, failed ones are tried again, each at most once
+// per lastResort.
 func (s *endpoints) pick(now time.Time, tried []*endpoint) *endpoint {
 	var weighted, others []*endpoint
 	sum, active := 0, false
@@ -127,8 +126,8 @@ func (s *endpoints) pick(now time.Time, tried []*endpoint) *endpoint {
 	return nil
 }
 
-// lastResort picks among endpoints that have all failed: the best priority first,
-// then the one that has been left alone for the longest.
+// lastResort picks among endpoints that have all failed: the best priority first, then the
+// one whose last dial is the oldest.
 func (s *endpoints) lastResort(now time.Time, tried []*endpoint) *endpoint {
 	var best *endpoint
 	for _, e := range s.all {
@@ -140,7 +139,7 @@ func (s *endpoints) lastResort(now time.Time, tried []*endpoint) *endpoint {
 		}
 	}
 	if best != nil {
-		best.tried = now // so that of many connections one dials
+		best.tried = now // so that only one of many connections dials it
 	}
 	return best
 }

@@ -1,12 +1,11 @@
-// Package tcprelay is etcd's gateway: it passes TCP connections on to the members
-// of a cluster, and never looks at the bytes. (The JSON gateway is another thing,
-// package gateway.)
+// Package tcprelay is etcd's gateway: it forwards TCP connections to the members of a
+// cluster, without inspecting the bytes. (The JSON gateway is unrelated: package gateway.)
 //
-// In: the values of the flags; a listener, and the addresses of members with priority
-// and weight as in SRV records. Out: each accepted connection joined to one of an endpoint that could
-// be dialled, and log lines about endpoints that come and go. Always true: a
-// connection is of one endpoint until its end; there are no more connections than
-// Options allow; when Close returns, no goroutine and no socket is left.
+// In: the values of the flags; a listener, and the addresses of members with priority and
+// weight as in SRV records. Out: each accepted connection joined to one to an endpoint that
+// could be dialled, and log lines when endpoints fail and recover. Always true: a
+// connection stays with one endpoint until it ends; there are at most as many connections
+// as Options allow; after Close returns, no goroutine and no socket is left.
 package tcprelay
 
 import (
@@ -31,24 +30,23 @@ const (
 	DefaultLinger     = 30 * time.Second
 )
 
-// maxPause bounds the wait after an Accept that failed for want of descriptors or
-// memory.
+// maxPause bounds the wait after an Accept that failed for lack of descriptors or memory.
 const maxPause = time.Second
 
-// fullInterval is how seldom a full relay says so.
+// fullInterval is the minimum interval between two log lines of a relay at its limit.
 const fullInterval = time.Minute
 
-// Options of a relay. Zero fields have the default named beside them.
+// Options of a relay. Zero fields have the default given with them.
 type Options struct {
 	Endpoints []net.SRV // host names or addresses; required
 
 	RetryDelay time.Duration // between two probes of the endpoints that failed; 5 minutes
-	MaxConns   int           // connections at a time; 65,536. One beyond is closed at once
-	DialLimit  time.Duration // of dialling one endpoint; 5 s
+	MaxConns   int           // concurrent connections; 65,536. Further ones are closed at once
+	DialLimit  time.Duration // for dialling one endpoint; 5 s
 	Linger     time.Duration // how long a half-closed connection may be silent; 30 s
 
 	Logger *zap.Logger
-	Clock  clock.Clock                                              // the machine's
+	Clock  clock.Clock                                              // nil is the system's
 	IntN   func(n int) int                                          // random, in [0, n); called by one goroutine at a time
 	Dial   func(ctx context.Context, addr string) (net.Conn, error) // TCP
 }
@@ -82,27 +80,26 @@ func (o *Options) fill() {
 	}
 }
 
-// Relay passes connections on. Its methods are safe for concurrent use; Serve may
-// be called once.
+// Relay forwards connections. It is safe for concurrent use; Serve may be called once.
 type Relay struct {
 	o   Options
 	lg  *zap.Logger
-	ctx context.Context // ends with Close, and with it every dial
+	ctx context.Context // cancelled by Close, together with every dial
 
-	wg sync.WaitGroup // connections, and a round of probes
+	wg sync.WaitGroup // goroutines of connections and of a round of probes
 
 	mu        sync.Mutex
 	cancel    context.CancelFunc
 	closed    bool
 	stopProbe func() bool
 	listener  net.Listener
-	conns     map[net.Conn]struct{} // accepted and dialled; closed by Close
+	conns     map[net.Conn]struct{} // accepted and dialled connections; closed by Close
 	busy      int                   // accepted connections
 	saidFull  time.Time
 	endpoints endpoints
 }
 
-// New returns a relay that waits for Serve.
+// New returns a relay that is ready for Serve.
 func New(o Options) *Relay {
 	o.fill()
 	ctx, cancel := context.WithCancel(context.Background())
@@ -112,8 +109,8 @@ func New(o Options) *Relay {
 	}
 }
 
-// Serve accepts connections until Close, which makes it return nil, or until the
-// listener is broken. It owns the listener.
+// Serve accepts connections until Close, and then returns nil, or until the listener fails.
+// It owns the listener.
 func (r *Relay) Serve(l net.Listener) error {
 	r.mu.Lock()
 	if r.closed {
@@ -135,8 +132,8 @@ func (r *Relay) Serve(l net.Listener) error {
 		if r.ctx.Err() != nil {
 			return nil
 		}
-		// Descriptors and memory come back when other connections end; a client
-		// that has hung up already is no reason to stop either.
+		// Descriptors and memory become available when other connections end; a client that
+		// has already disconnected is no reason to stop either.
 		if passing := (interface{ Temporary() bool })(nil); !errors.As(err, &passing) || !passing.Temporary() {
 			return fmt.Errorf("accept connections on %s: %w", l.Addr(), err)
 		}
@@ -149,7 +146,7 @@ func (r *Relay) Serve(l net.Listener) error {
 	}
 }
 
-// Close ends the relay and all of its connections.
+// Close stops the relay and closes all its connections.
 func (r *Relay) Close() {
 	r.mu.Lock()
 	if !r.closed {
@@ -169,7 +166,7 @@ func (r *Relay) Close() {
 	r.wg.Wait()
 }
 
-// take gives an accepted connection a goroutine, if there is room for it.
+// take starts a goroutine for an accepted connection if the limit allows.
 func (r *Relay) take(c net.Conn) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -178,7 +175,7 @@ func (r *Relay) take(c net.Conn) {
 		return
 	}
 	if r.busy >= r.o.MaxConns {
-		c.Close() // rather than left waiting: its client has other endpoints
+		c.Close() // closed rather than left waiting: its client has other endpoints
 		if now := r.o.Clock.Now(); r.saidFull.IsZero() || now.Sub(r.saidFull) >= fullInterval {
 			r.saidFull = now
 			r.lg.Warn("too many connections; closing new ones", zap.Int("connections", r.busy), zap.String("remote-addr", c.RemoteAddr().String()))
@@ -199,7 +196,7 @@ func (r *Relay) take(c net.Conn) {
 	}()
 }
 
-// serve joins one client to the first endpoint that can be dialled.
+// serve joins a client to the first endpoint that can be dialled.
 func (r *Relay) serve(client net.Conn) {
 	var tried []*endpoint
 	for {
@@ -225,8 +222,8 @@ func (r *Relay) serve(client net.Conn) {
 	}
 }
 
-// dial connects to an endpoint and notes what that says about it. The connection
-// is closed by Close; the caller deletes it from conns.
+// dial connects to an endpoint and records the outcome. Close closes the connection; the
+// caller deletes it from conns.
 func (r *Relay) dial(e *endpoint) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.o.DialLimit)
 	defer cancel()
@@ -255,13 +252,13 @@ func (r *Relay) dial(e *endpoint) (net.Conn, error) {
 	return c, nil
 }
 
-// armProbe plans the next round of probes. The caller holds the lock.
+// armProbe schedules the next round of probes. The lock must be held.
 func (r *Relay) armProbe() {
 	r.stopProbe = r.o.Clock.AfterFunc(r.o.RetryDelay, r.probe)
 }
 
-// probe dials the endpoints that failed, all at once, and plans the next round
-// when the last has answered or its time is over.
+// probe dials all failed endpoints at once, and schedules the next round when the last of
+// them has answered or timed out.
 func (r *Relay) probe() {
 	r.mu.Lock()
 	if r.closed {
