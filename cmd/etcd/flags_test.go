@@ -29,7 +29,8 @@ func parse(t *testing.T, args string) *config.Config {
 	return c
 }
 
-// What a flag says arrives where it acts; what it does there is shown by the tests of that place.
+// The value of a flag arrives at the package that acts on it; the tests of that package
+// show its effect.
 func TestFlagsReachTheMember(t *testing.T) {
 	for _, tc := range []struct {
 		args string
@@ -109,7 +110,7 @@ func TestFlagsReachTheRegister(t *testing.T) {
 	}
 }
 
-// The flags of 3.4 to 3.6 that became feature gates switch these.
+// The flags of 3.4 to 3.6 that became feature gates set these gates.
 func TestFormerFlagsSwitchGates(t *testing.T) {
 	c := parse(t, "--experimental-initial-corrupt-check=true --experimental-compact-hash-check-enabled=true --experimental-enable-lease-checkpoint=true "+
 		"--experimental-enable-lease-checkpoint-persist=true --experimental-stop-grpc-service-on-defrag=true")
@@ -154,8 +155,8 @@ func TestLogFlags(t *testing.T) {
 	}
 }
 
-// With --socket-reuse-port or --socket-reuse-address on both sides, two processes can share a port, or
-// follow each other on it at once.
+// With --socket-reuse-port or --socket-reuse-address on both sides, two processes can share
+// a port, or use it directly one after the other.
 func TestSocketOptions(t *testing.T) {
 	first := parse(t, "--socket-reuse-port --socket-reuse-address --listen-client-urls=http://127.0.0.1:0 --advertise-client-urls=http://x:1 --listen-peer-urls=http://127.0.0.1:0")
 	p := &process{cfg: first, lg: first.Log()}
@@ -200,7 +201,7 @@ func TestMemoryMlock(t *testing.T) {
 	}
 }
 
-// Values that other versions knew are taken or refused as etcd 3.7 does.
+// Values that other versions knew are accepted or rejected as in etcd 3.7.
 func TestFormerValues(t *testing.T) {
 	if c := parse(t, "--v2-deprecation=write-only --discovery-fallback=exit"); len(c.Inert()) > 0 {
 		t.Errorf("%q", c.Inert())

@@ -29,7 +29,7 @@ func (l leaver) leave(target membership.Version, signals <-chan os.Signal) {
 	defer cancel()
 	done := make(chan error, 1)
 	release := fmt.Sprintf("%d.%d", target.Major, target.Minor)
-	l.lg.Info("a downgrade is enabled: leaving the files of etcd", zap.String("data-dir", l.cfg.DataDir), zap.String("release", release))
+	l.lg.Info("a downgrade is enabled: converting the data directory for etcd", zap.String("data-dir", l.cfg.DataDir), zap.String("release", release))
 	l.notify("writing the files of etcd " + release)
 	go func() { done <- l.cfg.LeaveFor(ctx, target, l.notify) }()
 	var err error
@@ -45,7 +45,7 @@ func (l leaver) leave(target membership.Version, signals <-chan os.Signal) {
 		}
 	}
 	if err != nil {
-		l.lg.Error("etcd cannot be started on the directory, this program can; run 'etcdutl migrate --to-etcd' when the reason is gone",
+		l.lg.Error("the data directory stays in the format of this program, and etcd cannot start on it; fix the cause and run 'etcdutl migrate --to-etcd'",
 			zap.String("data-dir", l.cfg.DataDir), zap.String("release", release), zap.Error(err))
 		return
 	}

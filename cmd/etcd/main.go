@@ -116,7 +116,7 @@ func (p *process) stopWithin(limit time.Duration, signals <-chan os.Signal) bool
 	case <-signals:
 		os.Exit(1)
 	case <-time.After(limit):
-		p.lg.Error("the member does not come to an end; ending the process", zap.String("data-dir", p.cfg.Member.DataDir))
+		p.lg.Error("shutdown timed out; exiting", zap.String("data-dir", p.cfg.Member.DataDir))
 	}
 	return false
 }

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// A server that is given one processor takes two, and what it was given otherwise.
+// A server that is given one processor uses two; otherwise it uses what it is given.
 func TestSpareProc(t *testing.T) {
 	old := runtime.GOMAXPROCS(0)
 	t.Cleanup(func() { runtime.GOMAXPROCS(old) })

@@ -32,7 +32,7 @@ const proxyMembersTimeout = 10 * time.Second
 // runProxy runs a proxy, which is not a member but forwards HTTP requests to the members,
 // until a signal arrives.
 func runProxy(ctx context.Context, cfg *config.Config, starting *listen.Starting) int {
-	starting.Status("asking who the members are")
+	starting.Status("requesting the list of members")
 	p, err := startProxy(ctx, cfg)
 	if err != nil {
 		return notStarted(cfg, err)
@@ -137,7 +137,7 @@ func proxyPeers(ctx context.Context, cfg *config.Config) ([]string, error) {
 		urls = append(urls, m.PeerURLs...)
 	}
 	if len(urls) == 0 {
-		return nil, errors.New("--proxy: nobody to pass requests on to: give --initial-cluster, --discovery or --discovery-srv")
+		return nil, errors.New("--proxy: no member to forward requests to: give --initial-cluster, --discovery or --discovery-srv")
 	}
 	slices.Sort(urls)
 	return urls, nil

@@ -33,7 +33,8 @@ func TestFlagsReachTheProxy(t *testing.T) {
 	}
 }
 
-// A proxy finds the members by any of its peers, serves what they answer and remembers them.
+// A proxy finds the members through any of its peers, forwards their answers and saves the
+// peer URLs.
 func TestProxy(t *testing.T) {
 	member := httptest.NewUnstartedServer(nil)
 	member.Config.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

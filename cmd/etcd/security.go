@@ -78,7 +78,7 @@ func selfSign(cfg *config.Config, t certs.Files, kind string, urls []url.URL) (_
 		return t, false, &startError{"failed to get " + kind + " self-signed certs", err}
 	}
 	if t.ClientCertAuth || t.TrustedCAFile != "" || t.CRLFile != "" || len(t.AllowedCNs) > 0 || len(t.AllowedHostnames) > 0 {
-		lg.Warn("generated certificates leave out the other TLS settings: nobody is asked for a certificate", zap.String("traffic", kind))
+		lg.Warn("generated certificates replace all other TLS settings: no client certificate is requested", zap.String("traffic", kind))
 	}
 	return certs.Files{CertFile: cert, KeyFile: key, ClientCertFile: cert, ClientKeyFile: key}, true, nil
 }

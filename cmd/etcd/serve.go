@@ -84,7 +84,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	}
 	cfg.LogStart(initialized)
 	if cfg.Member.Log.NoSync {
-		p.lg.Warn("--unsafe-no-fsync: writes are acknowledged before they are on disk; a crash of the machine loses them, and may leave this member with less than it told the others; never use it where data counts",
+		p.lg.Warn("--unsafe-no-fsync: writes are acknowledged before they are on disk; a crash of the machine loses them, and may leave this member with less than it told the others; never use it for data that matters",
 			zap.String("data-dir", cfg.Member.DataDir))
 	}
 	sc.Working = starting.Status

@@ -7,8 +7,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// The first argument alone selects a subcommand, and what it says and returns is what etcd's say
-// and return.
+// The first argument alone selects a subcommand; output and exit codes are etcd's.
 func TestSubcommand(t *testing.T) {
 	defer func(was []func() *cobra.Command) { subcommands = was }(subcommands)
 	subcommands = []func() *cobra.Command{func() *cobra.Command {
@@ -23,7 +22,7 @@ func TestSubcommand(t *testing.T) {
 		args     string
 		selected bool
 		code     int
-		out, err string // a part of what is printed; "" is nothing
+		out, err string // part of the output; "" is no output
 	}{
 		{args: ""},
 		{args: "--name relay"},

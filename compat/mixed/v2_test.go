@@ -138,7 +138,7 @@ func TestV2Beside(t *testing.T) {
 		g.makeLead(lead)
 		child.Eventually(t, limit, "a write is refused while "+lead.name+" leads", func() error {
 			a, err := child.V2(limit, "PUT", mine.cfg.ClientAddr, "/refused", url.Values{"value": {"x"}})
-			if err == nil && (a.Status != 500 || !strings.Contains(a.Body, "keeps no data of the v2 API")) {
+			if err == nil && (a.Status != 500 || !strings.Contains(a.Body, "does not store data of the v2 API")) {
 				err = fmt.Errorf("status %d: %s", a.Status, a.Body)
 			}
 			return err

@@ -196,7 +196,7 @@ func TestKilledWhileLeaving(t *testing.T) {
 		from := logSize(t, m)
 		must(t, m.Signal(syscall.SIGINT))
 		child.Eventually(t, limit, "it begins to leave", func() error {
-			if !logged(t, m, from, "leaving the files of etcd") {
+			if !logged(t, m, from, "converting the data directory for etcd") {
 				return fmt.Errorf("no word of it")
 			}
 			return nil

@@ -52,8 +52,8 @@ func causes(t *testing.T, server string) {
 		{"another authority", "--endpoints=https://ADDR --cacert=DIR/foreign.pem --cert=DIR/client.pem --key=DIR/client.key", "give the CA that signed the server's certificate with --cacert"},
 		{"without TLS", "--endpoints=http://ADDR", "needs an https:// endpoint"},
 		{"with TLS", "--endpoints=https://PLAIN", "needs an http:// endpoint"},
-		{"port of peers with TLS", "--endpoints=https://PEER" + certs, "is where members talk to each other"},
-		{"port of peers", "--endpoints=http://PLAINPEER", "is where members talk to each other"},
+		{"port of peers with TLS", "--endpoints=https://PEER" + certs, "is a peer URL"},
+		{"port of peers", "--endpoints=http://PLAINPEER", "is a peer URL"},
 		{"slow call with TLS", "--endpoints=https://ADDR --command-timeout=1ns" + certs, slow},
 		{"slow call", "--endpoints=http://PLAIN --command-timeout=1ns", slow},
 	} {

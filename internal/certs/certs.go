@@ -217,9 +217,9 @@ func (s *Store) outOfDate(pair *tls.Certificate) string {
 	case cert == nil:
 		return ""
 	case now.After(cert.NotAfter):
-		return fmt.Sprintf("the certificate of this member expired at %s: whoever verifies it refuses the connection", cert.NotAfter.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("the certificate of this member expired at %s: peers and clients that verify it reject the connection", cert.NotAfter.UTC().Format(time.RFC3339))
 	case now.Before(cert.NotBefore):
-		return fmt.Sprintf("the certificate of this member is not valid before %s: whoever verifies it refuses the connection", cert.NotBefore.UTC().Format(time.RFC3339))
+		return fmt.Sprintf("the certificate of this member is not valid before %s: peers and clients that verify it reject the connection", cert.NotBefore.UTC().Format(time.RFC3339))
 	case cert.NotAfter.Sub(now) < soon && cert.NotAfter.Sub(cert.NotBefore) > 2*soon:
 		return fmt.Sprintf("the certificate of this member expires at %s", cert.NotAfter.UTC().Format(time.RFC3339))
 	}

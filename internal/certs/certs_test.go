@@ -70,10 +70,10 @@ func (p *place) open() *Store {
 	return s
 }
 
-// later lets the time pass after which files are looked at again.
+// later advances the clock past the time after which files are checked again.
 func (p *place) later() { p.now = p.now.Add(recheck) }
 
-// clientConfig trusts ca and shows pair, if there is one.
+// clientConfig trusts ca and presents pair, if there is one.
 func clientConfig(ca *certstest.CA, pair *certstest.Pair) *tls.Config {
 	roots := x509.NewCertPool()
 	roots.AppendCertsFromPEM(ca.PEM)
@@ -83,14 +83,14 @@ func clientConfig(ca *certstest.CA, pair *certstest.Pair) *tls.Config {
 		if err != nil {
 			panic(err)
 		}
-		// Whatever authorities the server asks for.
+		// Present it whatever authorities the server asks for.
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
 	}
 	return c
 }
 
-// handshake connects the two and returns the errors of both ends, and the
-// server's view.
+// handshake connects the two and returns the errors of both ends, and the server's
+// connection state.
 func handshake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState, serverErr, clientErr error) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0") // unlike a pipe, it has room for an alert both ways
@@ -124,7 +124,7 @@ func handshake(t *testing.T, server, client *tls.Config) (cs tls.ConnectionState
 		done <- err
 	}()
 	if clientErr = c.Handshake(); clientErr == nil {
-		// With TLS 1.3 the client learns only now what the server thinks of it.
+		// With TLS 1.3 the client learns the server's verdict only now.
 		_, clientErr = io.ReadFull(c, make([]byte, 1))
 	}
 	if clientErr != nil {
@@ -193,7 +193,7 @@ func TestServerRules(t *testing.T) {
 	}
 }
 
-// The rules hold for the servers that a member dials as well.
+// The rules apply to servers that a member dials, too.
 func TestClientRules(t *testing.T) {
 	p := newPlace(t)
 	serverPair := p.pair("server", certstest.Leaf{CN: "server"})
@@ -265,7 +265,7 @@ func TestClientWithoutPair(t *testing.T) {
 	}
 }
 
-// A certificate of one's own that others refuse is mentioned when it is read.
+// A certificate of this member that others reject is logged when it is read.
 func TestOutOfDate(t *testing.T) {
 	p := newPlace(t)
 	for _, tt := range []struct {
@@ -325,8 +325,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// Each file is named by the flag that gave it, whoever the files are for, and a listener without a
-// certificate says which flags name one.
+// Errors name each file by the flag that set it, for every kind of file, and a listener
+// without a certificate names the flags that set one.
 func TestFlagNames(t *testing.T) {
 	for _, tt := range []struct {
 		flags FlagNames
@@ -352,7 +352,7 @@ func TestFlagNames(t *testing.T) {
 	}
 }
 
-// serial is the serial number of the certificate that the server shows.
+// serial returns the serial number of the server's certificate.
 func serial(t *testing.T, server, client *tls.Config) (string, error) {
 	t.Helper()
 	var shown []byte
@@ -403,7 +403,7 @@ func TestReload(t *testing.T) {
 	p.later()
 	expect("with both halves", third, cc)
 
-	// A client whose certificate is revoked, and is not any more.
+	// A client whose certificate is revoked, and then no longer revoked.
 	p.put("crl", p.ca.Revoke(client))
 	p.later()
 	refused("revoked", "revoked", cc)
@@ -484,8 +484,8 @@ func TestReloadOfClient(t *testing.T) {
 	}
 }
 
-// A change in the second of the last read, which the time of the file does not
-// tell, is found by its content.
+// A change within the second of the last read, which the file's time does not show, is
+// found by its content.
 func TestReloadSeesQuickChanges(t *testing.T) {
 	p := newPlace(t)
 	s := p.open()
@@ -514,7 +514,7 @@ func TestReloadSeesQuickChanges(t *testing.T) {
 	}
 }
 
-// A client that remembers its session goes through all checks again.
+// A client that resumes its session passes through all checks again.
 func TestSessionsAreNotResumed(t *testing.T) {
 	p := newPlace(t)
 	client := p.ca.Issue(certstest.Leaf{CN: "client"})
@@ -532,7 +532,7 @@ func TestSessionsAreNotResumed(t *testing.T) {
 	}
 }
 
-// A file that stays broken is not mentioned at every handshake.
+// A file that stays broken is not logged at every handshake.
 func TestBrokenFileIsLoggedSparingly(t *testing.T) {
 	p := newPlace(t)
 	s := p.open()
@@ -668,7 +668,7 @@ func TestSelfSigned(t *testing.T) {
 	}
 }
 
-// FuzzFiles parses what somebody may have put where certificates belong.
+// FuzzFiles parses arbitrary bytes in the place of certificates.
 func FuzzFiles(f *testing.F) {
 	ca := certstest.NewCA("ca")
 	pair := ca.Issue(certstest.Leaf{})

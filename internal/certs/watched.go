@@ -119,7 +119,7 @@ func (w *watched[T]) look(now time.Time) {
 		return
 	}
 	if w.state.Load() != nil {
-		w.lg.Info("took over changed TLS files", zap.Strings("files", w.paths()))
+		w.lg.Info("reloaded changed TLS files", zap.Strings("files", w.paths()))
 	}
 	if w.check != nil {
 		if text := w.check(value); text != "" {
@@ -215,7 +215,7 @@ func (w *watched[T]) paths() []string {
 // The very first failure is reported by the caller of Open.
 func (w *watched[T]) fail(now time.Time, err error) {
 	before := w.state.Load()
-	text := "cannot use changed TLS files; those read before stay in force"
+	text := "cannot use changed TLS files; the previous ones stay in use"
 	if before == nil || before.err != nil {
 		text = textUnusable
 		w.state.Store(&outcome[T]{err: err})
@@ -227,4 +227,4 @@ func (w *watched[T]) fail(now time.Time, err error) {
 	w.lg.Error(text, zap.Strings("files", w.paths()), zap.Error(err))
 }
 
-const textUnusable = "cannot use TLS files; what depends on them is refused"
+const textUnusable = "cannot use TLS files; connections that depend on them are rejected"

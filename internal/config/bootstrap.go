@@ -93,7 +93,7 @@ func (c *Config) CheckDataDir() (proxy bool, err error) {
 	case member && proxy:
 		return false, errors.New("invalid datadir; both member and proxy directories exist")
 	case member && c.Proxy != ProxyOff:
-		c.lg.Warn("the data directory is one of a member: --proxy does not count", zap.String("data-dir", c.Member.DataDir), zap.String("proxy", c.Proxy))
+		c.lg.Warn("the data directory belongs to a member: ignoring --proxy", zap.String("data-dir", c.Member.DataDir), zap.String("proxy", c.Proxy))
 		return false, nil
 	}
 	return proxy || !member && c.Proxy != ProxyOff, nil

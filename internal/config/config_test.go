@@ -17,16 +17,16 @@ import (
 	"quorate/internal/httpapi"
 )
 
-// result is one call of Parse, seen from outside.
+// result is the visible outcome of one call of Parse.
 type result struct {
 	c      *Config
-	code   int // -1 when the member would run
+	code   int // -1 if the member would run
 	stdout string
 	stderr string
 }
 
-// parse runs the parser with args after the program's name. A file text, when
-// not empty, becomes the configuration file.
+// parse runs the parser with args after the program's name. A non-empty file becomes the
+// configuration file.
 func parse(t *testing.T, args, environ []string, file string) result {
 	t.Helper()
 	if file != "" {
@@ -66,8 +66,8 @@ func (r result) logged(msg string) []line {
 	return found
 }
 
-// TestSources gives every setting that has an effect in each of the three ways
-// and looks at the field.
+// TestSources sets every setting that has an effect in each of the three ways and checks
+// the field.
 func TestSources(t *testing.T) {
 	tests := []struct {
 		flag, text string
@@ -142,7 +142,7 @@ func TestSources(t *testing.T) {
 			if len(byEnv.logged("recognized and used environment variable")) != 1 || len(byEnv.logged("unrecognized environment variable")) != 0 {
 				t.Errorf("env: not logged as used, and nothing else: %s", byEnv.stderr)
 			}
-			// A file wins over both others, which win over nothing together.
+			// A file has precedence over both others, alone or together.
 			over := parse(t, []string{"--" + tt.flag + "=" + tt.text}, []string{envName(tt.flag) + "=" + tt.text}, "wal-dir: /elsewhere\nlog-level: debug\n")
 			if over.code != -1 || over.c.Member.LogDir != "/elsewhere" || over.c.Logging.Level != "debug" {
 				t.Errorf("file does not win: exit %d, %s", over.code, over.stderr)
@@ -276,9 +276,9 @@ func TestOutcomes(t *testing.T) {
 		{file: "proxy: ''\ndiscovery-fallback: ''", code: -1},
 		{file: "initial-cluster-state: foo", code: 1, msg: rejected, err: `unexpected clusterState "foo"`},
 		{file: "feature-gates: X=true", code: 1, msg: rejected, err: "unrecognized feature gate: X"},
-		{file: "listen-client-url: http://127.0.0.1:1", code: -1, msg: `"the configuration file has a key that means nothing","key":"listen-client-url","did-you-mean":"listen-client-urls"`},
+		{file: "listen-client-url: http://127.0.0.1:1", code: -1, msg: `"unknown key in the configuration file","key":"listen-client-url","did-you-mean":"listen-client-urls"`},
 		{file: "client-transport-security:\n  cert-fil: x", code: -1, msg: `"key":"client-transport-security.cert-fil","did-you-mean":"client-transport-security.cert-file"`},
-		{file: "no-such-key: 1", code: -1, msg: `"the configuration file has a key that means nothing","key":"no-such-key"`},
+		{file: "no-such-key: 1", code: -1, msg: `"unknown key in the configuration file","key":"no-such-key"`},
 		{file: "no-such-key: 1", code: -1, msg: "loaded server configuration, other configuration command line flags and environment variables will be ignored if provided"},
 		{file: `{"name": "m1", "log-outputs": ["stderr"]}`, code: -1},
 		{file: "listen-client-urls: http://127.0.0.1:1", code: -1}, // no requirement to advertise in a file
@@ -396,8 +396,8 @@ func TestHelpAndVersion(t *testing.T) {
 	}
 }
 
-// TestEveryFileKey checks that a setting has a key of its own and that the key
-// is the flag's name, for every option that has one.
+// TestEveryFileKey checks that every option with a key in the file has a key of its own,
+// with the flag's name.
 func TestEveryFileKey(t *testing.T) {
 	nested := map[string]string{
 		"socket-reuse-port": "", "socket-reuse-address": "", "raft-read-timeout": "", "raft-write-timeout": "",
@@ -566,8 +566,7 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
-// TestCerts looks at what becomes of the TLS settings of the command line and of
-// the file.
+// TestCerts checks the TLS options that result from the command line and from the file.
 func TestCerts(t *testing.T) {
 	fromFlags := parse(t, strings.Fields("--cert-file c --key-file k --client-cert-file cc --client-key-file ck --trusted-ca-file ca --client-cert-auth "+
 		"--client-crl-file crl --client-cert-allowed-hostname a,b --peer-cert-file pc --peer-key-file pk --peer-client-cert-file pcc --peer-client-key-file pck "+

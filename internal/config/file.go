@@ -290,7 +290,7 @@ func (c *Config) warnUnknown(section string, keys map[string]json.RawMessage, of
 			if near := suggest.Nearest(key, sortedKeys(known)); near != "" {
 				fields = append(fields, zap.String("did-you-mean", section+near))
 			}
-			c.warn("the configuration file has a key that means nothing", fields...)
+			c.warn("unknown key in the configuration file", fields...)
 			continue
 		}
 		var inner map[string]json.RawMessage

@@ -9,8 +9,9 @@ import (
 	"testing"
 )
 
-// Every flag that etcd has had since 3.4 is taken, and has a test that names it or a line in
-// docs/differences.md; those that etcd 3.7 has dropped and nobody misses are refused as it does.
+// Every flag that etcd has had since 3.4 is accepted, and has a test that names it or a
+// line in docs/differences.md. Flags that etcd 3.7 has dropped and that have no use are
+// rejected, as in etcd.
 func TestEveryFlagIsAccountedFor(t *testing.T) {
 	const root = "../.."
 	differences, err := os.ReadFile(filepath.Join(root, "docs/differences.md"))
@@ -60,7 +61,7 @@ func TestEveryFlagIsAccountedFor(t *testing.T) {
 			}
 		}
 	}
-	// What etcd 3.7 does not take is said to be taken.
+	// docs/differences.md names the flags that etcd 3.7 does not accept.
 	fs.VisitAll(func(f *flag.Flag) {
 		family, _, _ := strings.Cut(f.Name, "-")
 		if !known[f.Name] && !strings.Contains(string(differences), "`--"+f.Name) && !strings.Contains(string(differences), "`--"+family+"-*`") {
@@ -74,7 +75,7 @@ func TestEveryFlagIsAccountedFor(t *testing.T) {
 	}
 }
 
-// The sample at the root is a configuration as it stands, with every key that it shows.
+// The sample at the root is a valid configuration, and so is every key that it shows.
 func TestSample(t *testing.T) {
 	text, err := os.ReadFile("../../etcd.conf.yml.sample")
 	if err != nil {
@@ -87,7 +88,7 @@ func TestSample(t *testing.T) {
 	if _, err := r.c.InitialMembers(t.Context()); err != nil {
 		t.Error(err)
 	}
-	// With what is commented out turned on, it says the same: these are the defaults.
+	// With the commented-out keys enabled it means the same: these are the defaults.
 	var on strings.Builder
 	for line := range strings.Lines(string(text)) {
 		if key, _, ok := strings.Cut(strings.TrimPrefix(line, "#"), ":"); strings.HasPrefix(line, "#") && ok && !strings.HasPrefix(line, "# ") && !strings.ContainsAny(strings.TrimSpace(key), " ") {
@@ -99,7 +100,7 @@ func TestSample(t *testing.T) {
 	if full.code != -1 {
 		t.Fatalf("with every key: exit %d: %s", full.code, full.stderr)
 	}
-	if unknown := full.logged("the configuration file has a key that means nothing"); len(unknown) > 0 {
+	if unknown := full.logged("unknown key in the configuration file"); len(unknown) > 0 {
 		t.Errorf("the sample has keys that mean nothing: %v", unknown)
 	}
 	for _, o := range options {

@@ -8,8 +8,9 @@ import (
 	"testing"
 )
 
-// The page of flags in the handbook has, in both languages, every flag of --help with its default
-// and its variable, or says why it leaves it out; and its right examples are taken.
+// The page of flags in the handbook has, in both languages, every flag of --help with its
+// default and its variable, or says why it leaves the flag out; and its right examples are
+// accepted.
 func TestHandbookHasEveryFlag(t *testing.T) {
 	for _, c := range []struct{ page, entry, empty, right string }{
 		{"flags.md", `(?m)^### --(\S+)\n\nDefault (.+?), variable ` + "`(ETCD_[A-Z0-9_]+)`", "empty", "Right: `"},
@@ -47,7 +48,7 @@ func TestHandbookHasEveryFlag(t *testing.T) {
 			t.Errorf("%s explains %d flags, of which --help has %d", c.page, len(entries), known)
 		}
 		examples := 0
-		dir := t.TempDir() // of the files that examples log to
+		dir := t.TempDir() // of the log files in examples
 		for line := range strings.Lines(text) {
 			rest, ok := strings.CutPrefix(line, c.right)
 			if !ok {

@@ -18,10 +18,10 @@ const usage = `Usage:
     600000000000 for ten minutes.
 
   etcd gateway
-    Pass TCP connections on to the members of a cluster.
+    Forward TCP connections to the members of a cluster.
 
   etcd grpc-proxy
-    Serve the API in front of a cluster, with its answers and watches shared.
+    Serve the API in front of a cluster, sharing answers and watches.
 
   etcd --version
     Print the version.
@@ -76,7 +76,7 @@ func printFlags(w io.Writer) {
 			fmt.Fprintf(w, "    %s\n", line)
 		}
 	}
-	fmt.Fprintf(w, "\nUnsafe flags can break what consensus promises.\n")
+	fmt.Fprintf(w, "\nUnsafe flags can break the guarantees of consensus.\n")
 }
 
 func helpOf(o option, defaults *Config) FlagHelp {

@@ -38,7 +38,7 @@ func (p *parser) settleJoin(c *Config) error {
 		}
 	}
 	if c.InitialCluster != "" && c.InitialCluster != Default().InitialCluster {
-		return errors.New("--join and --initial-cluster cannot be set at the same time: the cluster that is joined tells who its members are")
+		return errors.New("--join and --initial-cluster cannot be set at the same time: the member list comes from the cluster that is joined")
 	}
 	if c.Discovers() {
 		return errors.New("--join cannot be combined with discovery flags: it names the cluster")

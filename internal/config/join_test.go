@@ -22,7 +22,7 @@ func TestJoin(t *testing.T) {
 			peers: "http://127.0.0.1:2380", clients: "http://127.0.0.1:2379", advertisePeers: "http://127.0.0.1:2380", advertiseCl: "http://127.0.0.1:2379"},
 		{args: "--name m2 --join http://[::1]:2379", name: "m2",
 			peers: "http://[::1]:2380", clients: "http://[::1]:2379", advertisePeers: "http://[::1]:2380", advertiseCl: "http://[::1]:2379"},
-		// A name that does not resolve: the address towards everywhere else is taken.
+		// A name that does not resolve: the address on the default route is used.
 		{args: "--name m2 --join http://host.invalid:2379", name: "m2",
 			peers: "http://10.1.2.3:2380", clients: "http://10.1.2.3:2379,http://127.0.0.1:2379", advertisePeers: "http://10.1.2.3:2380", advertiseCl: "http://10.1.2.3:2379"},
 		{args: "--name m2 --join http://host.invalid:2379 --listen-client-urls http://0.0.0.0:3379 --listen-peer-urls http://[::]:3380", name: "m2",
@@ -60,7 +60,7 @@ func TestJoin(t *testing.T) {
 	}
 }
 
-// With no route at all there is no address to be found, and the flags to give are named.
+// Without any route there is no address, and the error names the flags to set.
 func TestJoinWithoutRoute(t *testing.T) {
 	var stderr strings.Builder
 	none := func() (string, error) { return "", errors.New("network is unreachable") }

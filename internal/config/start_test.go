@@ -62,7 +62,7 @@ func errText(err error) string {
 func TestCheckDataDir(t *testing.T) {
 	for _, tt := range []struct {
 		proxy string // value of --proxy
-		there string // what is in the directory; nothing: there is none
+		there string // existing entries of the directory; nothing: none
 		want  string
 	}{
 		{"off", "", "false <nil>"},
@@ -88,8 +88,8 @@ func TestCheckDataDir(t *testing.T) {
 	}
 }
 
-// What old guides state as defaults is taken: each alone and all together, as
-// flags and as environment variables.
+// The defaults in old guides are accepted: each alone and all together, as flags and as
+// environment variables.
 func TestClassicDefaults(t *testing.T) {
 	t.Chdir(t.TempDir())
 	var environ []string
@@ -97,7 +97,7 @@ func TestClassicDefaults(t *testing.T) {
 		name, value, _ := strings.Cut(strings.TrimPrefix(arg, "--"), "=")
 		environ = append(environ, envName(name)+"="+value)
 		args, env := []string{arg}, environ[len(environ)-1:]
-		if name == "listen-client-urls" { // every etcd wants the other one beside it
+		if name == "listen-client-urls" { // every etcd requires the other one as well
 			args, env = append(args, "--advertise-client-urls="+value), append(slices.Clone(env), "ETCD_ADVERTISE_CLIENT_URLS="+value)
 		}
 		for _, r := range []result{parse(t, args, nil, ""), parse(t, nil, env, "")} {

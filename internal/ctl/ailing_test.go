@@ -19,7 +19,7 @@ func TestAiling(t *testing.T) {
 		want    string
 	}{
 		{[]*pb.Member{up, down, unstarted, learner},
-			"member 2 (down) does not answer: http://127.0.0.1:1 dial tcp 127.0.0.1:1: connect: connection refused (nobody listens there: is etcd running, and are --endpoints and its --listen-client-urls the same?)\n" +
+			"member 2 (down) does not answer: http://127.0.0.1:1 dial tcp 127.0.0.1:1: connect: connection refused (nothing listens there: is etcd running, and are --endpoints and its --listen-client-urls the same?)\n" +
 				"member abc at http://10.0.0.4:2380 was added and has not been started: start it, or take it back with \"etcdctl member remove abc\"\n"},
 		{[]*pb.Member{up}, "all members answer now; a member counts after 5 seconds without a break: try again\n"},
 	} {

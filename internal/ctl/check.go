@@ -21,7 +21,7 @@ import (
 func (a *app) checkCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check <subcommand>",
-		Short:   "Measures whether the cluster is up to a load",
+		Short:   "Measures whether the cluster can handle a load",
 		Example: examples("etcdctl check perf --load=m", "etcdctl check datascale"),
 	}
 	cmd.AddCommand(a.checkPerfCommand(), a.checkDatascaleCommand())
@@ -36,8 +36,8 @@ type checkFlags struct {
 
 func (f *checkFlags) register(cmd *cobra.Command, prefix string) {
 	fs := cmd.Flags()
-	fs.StringVar(&f.load, "load", "s", "how much: s(small), m(medium), l(large) or xl(xLarge)")
-	fs.StringVar(&f.prefix, "prefix", prefix, "prefix of the keys to write; there must be none yet")
+	fs.StringVar(&f.load, "load", "s", "load: s(small), m(medium), l(large) or xl(xLarge)")
+	fs.StringVar(&f.prefix, "prefix", prefix, "prefix of the keys to write; no key may exist below it")
 	fs.BoolVar(&f.autoCompact, "auto-compact", false, "compact at the last revision afterwards")
 	fs.BoolVar(&f.autoDefrag, "auto-defrag", false, "defragment the endpoints afterwards")
 	oneOf(cmd, "load", "s", "m", "l", "xl")

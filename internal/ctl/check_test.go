@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// checking is a session with the fake server, and what it writes to.
+// checking is a session with the fake server, and its output.
 func checking(t *testing.T) (st *stage, s *session, out, errs *bytes.Buffer) {
 	t.Helper()
 	st = newStage(t)
@@ -34,7 +34,7 @@ func checking(t *testing.T) (st *stage, s *session, out, errs *bytes.Buffer) {
 func TestCheckPerf(t *testing.T) {
 	st, s, out, errs := checking(t)
 	f := &checkFlags{prefix: "/perf/", autoCompact: true, autoDefrag: true}
-	// At this rate any machine keeps up, but for how slow a write may be.
+	// Any machine reaches this rate, but the slowest write may take long.
 	err := s.checkPerf(f, perfLoad{limit: 20, clients: 3, duration: time.Second})
 	if err != nil && !strings.Contains(out.String(), "too ") {
 		t.Errorf("check perf: %v; %s", err, out)
@@ -185,7 +185,7 @@ func TestMirrorTransactions(t *testing.T) {
 	for _, r := range st.log.take() {
 		sizes = append(sizes, strings.Count(r, "RequestPut"))
 	}
-	// One revision is one transaction, as long as it fits.
+	// One revision is one transaction, if it fits.
 	if len(sizes) != 3 || sizes[0] != 1 || sizes[1] != 2 || sizes[2] != 1 || m.copied.Load() != 4 {
 		t.Errorf("transactions of %v puts, %d copied; want 1, 2 and 1, and 4", sizes, m.copied.Load())
 	}

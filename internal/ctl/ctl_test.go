@@ -50,8 +50,8 @@ func TestSnapshotFile(t *testing.T) {
 	}
 }
 
-// TestHealthTable is the one table whose width depends on the time of day: it
-// was checked against etcdctl's by eye and by diff.
+// TestHealthTable checks the only table whose width depends on the time of day, which no
+// transcript can contain; it was compared with etcdctl's with diff.
 func TestHealthTable(t *testing.T) {
 	var out bytes.Buffer
 	p := newPrinter("table", printerOptions{stdout: &out})

@@ -88,19 +88,19 @@ func (f finding) explain(ranOut bool, limit time.Duration, useTLS, certificate b
 	case f.err != nil:
 		return f.err.Error() + whatToCheck(f.err, certificate)
 	case f.peer:
-		return "is where members talk to each other (clients use what --listen-client-urls of the member says, by default port 2379)"
+		return "is a peer URL (clients use the member's --listen-client-urls, by default port 2379)"
 	case f.hangup && !useTLS:
 		return "hangs up on requests without TLS (a server that expects TLS needs an https:// endpoint)"
 	case f.hangup:
 		return "accepts TLS connections, but hangs up on requests (is it etcd that listens there?)"
 	case f.silent:
-		return "accepts connections, but gives no answer at all (the process may hang, or be overloaded; its log says more)"
+		return "accepts connections, but does not answer (the process may hang or be overloaded; see its log)"
 	case f.ill != "":
-		return fmt.Sprintf("is up, but says that it is not healthy: %s (%q tells more)", f.ill, "etcdctl endpoint status --cluster -w table")
+		return fmt.Sprintf("is up, but reports that it is not healthy: %s (see %q)", f.ill, "etcdctl endpoint status --cluster -w table")
 	case ranOut:
 		return fmt.Sprintf("answers other requests; this one takes longer than the %v of --command-timeout", limit)
 	default:
-		return "answers now (it may have been away for a moment: try again)"
+		return "answers now (it may have been unreachable for a moment: try again)"
 	}
 }
 
@@ -118,7 +118,7 @@ func whatToCheck(err error, certificate bool) string {
 	case errors.As(err, &noName):
 		return " (check the name in --endpoints)"
 	case errors.Is(err, syscall.ECONNREFUSED):
-		return " (nobody listens there: is etcd running, and are --endpoints and its --listen-client-urls the same?)"
+		return " (nothing listens there: is etcd running, and are --endpoints and its --listen-client-urls the same?)"
 	case errors.Is(err, os.ErrNotExist):
 		return " (there is no such socket: is etcd running?)"
 	case errors.As(err, &authority):
@@ -128,11 +128,11 @@ func whatToCheck(err error, certificate bool) string {
 	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
 		return " (check the dates of the server's certificate and this machine's clock)"
 	case errors.As(err, &invalid):
-		return " (the server's certificate is not made for a server, or its CA not for it)"
+		return " (the server's certificate is not valid for servers, or its CA may not sign it)"
 	case errors.As(err, &op) && op.Op == "remote error":
 		return alertToCheck(op.Err.Error(), certificate)
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return " (no answer at all: check the address, the network and its firewalls)"
+		return " (no answer: check the address, the network and its firewalls)"
 	}
 	return ""
 }
@@ -151,7 +151,7 @@ func alertToCheck(alert string, certificate bool) string {
 	case text == "revoked certificate":
 		return " (the certificate in --cert has been revoked)"
 	case strings.Contains(text, "certificate"):
-		return " (the server refuses the certificate in --cert: it may be revoked, not made for clients, or have another name than the server allows)"
+		return " (the server refuses the certificate in --cert: it may be revoked, not valid for clients, or have a name that the server does not allow)"
 	case text == "handshake failure" && !certificate:
 		return " (the server may want a certificate of this client, --cert and --key, or allow other cipher suites only)"
 	case text == "protocol version not supported", text == "handshake failure":

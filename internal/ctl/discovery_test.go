@@ -9,7 +9,7 @@ import (
 	"golang.org/x/net/dns/dnsmessage"
 )
 
-// nameServer answers SRV questions from records, name to target and port.
+// nameServer answers SRV queries from records, name to target and port.
 func nameServer(t *testing.T, records map[string]dnsmessage.SRVResource) {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")
@@ -70,7 +70,7 @@ func TestDiscovery(t *testing.T) {
 		{args: []string{"-d", "example.com", "--discovery-srv-name=blue"}, want: "http://blue.example.com.:12379"},
 		{args: []string{"--discovery-srv=example.com", "--insecure-discovery=false"}, want: "https://safe.example.com.:2379",
 			stderr: "ignoring discovered insecure endpoint \"http://plain.example.com.:2379\"\n"},
-		// Nothing is left, so the flag counts.
+		// None is left, so the flag is used.
 		{args: []string{"--discovery-srv=plain-only.example.com", "--insecure-discovery=false", "--endpoints=a:1, b:2"}, want: "a:1 b:2",
 			stderr: "ignoring discovered insecure endpoint \"http://plain.example.com.:2379\"\n"},
 	} {
@@ -92,7 +92,7 @@ func TestDiscovery(t *testing.T) {
 
 func TestDebug(t *testing.T) {
 	st := newStage(t)
-	out, errs := newScreen(), newScreen() // which gRPC may go on to write
+	out, errs := newScreen(), newScreen() // gRPC may still write to it
 	code := Run(Process{Args: []string{"get", "foo", "--debug", "--endpoints=" + st.leader.addr}, Stdout: out, Stderr: errs})
 	stderr := errs.String()
 	if code != exitOK || out.String() != "foo\nbar\n" {

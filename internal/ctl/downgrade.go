@@ -12,10 +12,10 @@ import (
 func (a *app) downgradeCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "downgrade <TARGET_VERSION>",
-		Short: "Prepares the cluster for members of the version before",
+		Short: "Prepares the cluster for members of the previous version",
 		Long: strings.TrimSpace(`
-Prepares the cluster for members of the version before. "validate" says whether
-that is possible, "enable" begins: the data is kept so that the older version can
+Prepares the cluster for members of the previous version. "validate" reports whether
+that is possible, "enable" starts it: the data is kept so that the older version can
 read it, and members can then be replaced one by one. "cancel" ends it.`),
 		Example: examples(
 			"etcdctl downgrade validate 3.6",
@@ -41,11 +41,11 @@ read it, and members can then be replaced one by one. "cancel" ends it.`),
 		}
 	}
 	cmd.AddCommand(
-		toVersion("validate", "Says whether the cluster can go back to a version", clientv3.DowngradeValidate),
-		toVersion("enable", "Begins to go back to a version", clientv3.DowngradeEnable),
+		toVersion("validate", "Reports whether the cluster can be downgraded to a version", clientv3.DowngradeValidate),
+		toVersion("enable", "Starts the downgrade to a version", clientv3.DowngradeEnable),
 		&cobra.Command{
 			Use:     "cancel",
-			Short:   "Ends going back to a version",
+			Short:   "Cancels the downgrade",
 			Example: examples("etcdctl downgrade cancel"),
 			Run: a.runs(func(cmd *cobra.Command, args []string) error {
 				return a.downgrade(cmd, "cancel", clientv3.DowngradeCancel, "")

@@ -8,8 +8,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-// The users and roles of the fake server. There are the users root and alice;
-// nothing that is asked changes anything, but for root's role.
+// The users and roles of the fake server: the users root and alice; no request changes
+// anything except whether root has its role.
 
 func fakeUser(name string) error {
 	if name == "" {

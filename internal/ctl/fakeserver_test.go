@@ -23,8 +23,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 )
 
-// fakeServer answers etcd's API with canned data that no request changes, and
-// notes every request, so that a transcript shows both sides of a command.
+// fakeServer answers etcd's API with canned data that no request changes, and records every
+// request, so that a transcript shows both sides of a command.
 type fakeServer struct {
 	pb.UnimplementedKVServer
 	pb.UnimplementedWatchServer
@@ -39,11 +39,11 @@ type fakeServer struct {
 	members     []*pb.Member // listed instead of fakeMembers
 	seen        *requestLog
 	rootGranted atomic.Bool            // user root has the role root
-	end         atomic.Pointer[beacon] // ends this command's watches of a revision, and its lease
-	ttl         atomic.Int64           // of the lease that a lock or an election was granted, 0 for the canned lease
+	end         atomic.Pointer[beacon] // ends the command's watches of a revision, and its lease
+	ttl         atomic.Int64           // of the lease granted for a lock or an election, 0 for the canned lease
 }
 
-// beacon is sent once, to all who wait.
+// beacon is signalled once, for all waiters.
 type beacon struct {
 	once sync.Once
 	c    chan struct{}
@@ -69,7 +69,7 @@ type requestLog struct {
 }
 
 func (l *requestLog) add(method string, req proto.Message) {
-	b, err := json.Marshal(req) // protojson's blanks vary from build to build
+	b, err := json.Marshal(req) // protojson varies its white space from build to build
 	if err != nil {
 		b = []byte(err.Error())
 	}
@@ -77,7 +77,7 @@ func (l *requestLog) add(method string, req proto.Message) {
 	defer l.mu.Unlock()
 	line := method + " " + string(b)
 	if n := len(l.lines); n > 0 && method == "Watch/Create" && l.lines[n-1] == line {
-		return // a client whose stream ended may ask again
+		return // a client whose stream ended may retry
 	}
 	l.lines = append(l.lines, line)
 }
@@ -148,7 +148,8 @@ func inRange(key, from, end []byte) bool {
 	return bytes.Compare(key, from) >= 0 && bytes.Compare(key, end) < 0
 }
 
-// leaseKey: key is one of a lock or an election, which end in the lease's ID.
+// leaseKey reports whether key belongs to a lock or an election; such keys end in the
+// lease's ID.
 func leaseKey(key []byte) bool { return bytes.HasSuffix(key, fmt.Appendf(nil, "/%x", fakeLease)) }
 
 func find(from, end []byte) []*mvccpb.KeyValue {
@@ -202,7 +203,7 @@ func (f *fakeServer) Range(_ context.Context, req *pb.RangeRequest) (*pb.RangeRe
 	return f.rangeResponse(req)
 }
 
-// RangeStream sends a key a piece; the last piece has the rest.
+// RangeStream sends one key per response; the last one has the rest.
 func (f *fakeServer) RangeStream(req *pb.RangeRequest, s grpc.ServerStreamingServer[pb.RangeStreamResponse]) error {
 	f.seen.add("KV/RangeStream", req)
 	r, err := f.rangeResponse(req)
@@ -241,8 +242,8 @@ func (f *fakeServer) DeleteRange(_ context.Context, req *pb.DeleteRangeRequest) 
 	return r, nil
 }
 
-// Txn succeeds unless the first comparison is about the key "no". Nobody may
-// delete the key "denied".
+// Txn succeeds unless the first comparison is about the key "no". Deleting the key "denied"
+// is not permitted.
 func (f *fakeServer) Txn(_ context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	if len(req.Success) > 0 && string(req.Success[0].GetRequestDeleteRange().GetKey()) == "denied" {
 		return nil, rpctypes.ErrGRPCPermissionDenied
@@ -293,10 +294,9 @@ func (f *fakeServer) Compact(_ context.Context, req *pb.CompactionRequest) (*pb.
 
 // Watch
 
-// Watch sends the key's PUT and DELETE. A watch from revision 1 ends at once,
-// because that is compacted; one from another revision when the transcript says
-// so, because there is no leader (the client may drop events that it has not
-// delivered by then).
+// Watch sends the key's PUT and DELETE. A watch from revision 1 ends at once, because that
+// is compacted; one from another revision ends when the transcript says so, because there
+// is no leader (the client may drop events that it has not delivered by then).
 func (f *fakeServer) Watch(s grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchResponse]) error {
 	var next int64
 	for {
@@ -306,7 +306,7 @@ func (f *fakeServer) Watch(s grpc.BidiStreamingServer[pb.WatchRequest, pb.WatchR
 		}
 		switch one := req.RequestUnion.(type) {
 		case *pb.WatchRequest_CreateRequest:
-			if !leaseKey(one.CreateRequest.Key) { // these begin when they like
+			if !leaseKey(one.CreateRequest.Key) { // these begin at arbitrary times
 				f.seen.add("Watch/Create", one.CreateRequest)
 			}
 			for _, r := range f.watchResponses(next, one.CreateRequest) {
@@ -383,9 +383,9 @@ func (f *fakeServer) LeaseLeases(context.Context, *pb.LeaseLeasesRequest) (*pb.L
 	return &pb.LeaseLeasesResponse{Header: f.header(), Leases: []*pb.LeaseStatus{{ID: fakeLease}, {ID: 0x1f}}}, nil
 }
 
-// LeaseKeepAlive renews the known lease once; then, and for any other, it is gone.
-// A lease that the same command was granted lives until the transcript ends it;
-// its renewals come when they like, so they are not noted.
+// LeaseKeepAlive renews the known lease once; then, and for any other, it is gone. A lease
+// that the same command was granted lives until the transcript ends it; it is renewed at
+// arbitrary times, so the renewals are not recorded.
 func (f *fakeServer) LeaseKeepAlive(s grpc.BidiStreamingServer[pb.LeaseKeepAliveRequest, pb.LeaseKeepAliveResponse]) error {
 	if ttl := f.ttl.Load(); ttl > 0 {
 		req, err := s.Recv()

@@ -93,7 +93,7 @@ A value that begins with a dash looks like a flag: put "--" before it.`),
 	}
 	f := &putFlags{}
 	fs := cmd.Flags()
-	fs.StringVar(&f.lease, "lease", "0", "lease to attach the key to, in hexadecimal; the key goes when the lease ends")
+	fs.StringVar(&f.lease, "lease", "0", "lease to attach the key to, in hexadecimal; the key is deleted when the lease ends")
 	fs.BoolVar(&f.prevKV, "prev-kv", false, "print the pair that was there before")
 	fs.BoolVar(&f.ignoreValue, "ignore-value", false, "keep the value that the key has")
 	fs.BoolVar(&f.ignoreLease, "ignore-lease", false, "keep the lease that the key has")
@@ -181,10 +181,10 @@ there is no error: nothing is printed.`),
 	}
 	f := &getFlags{}
 	fs := cmd.Flags()
-	fs.StringVar(&f.consistency, "consistency", "l", "l (linearizable) asks the cluster, s (serializable) takes what the member has")
+	fs.StringVar(&f.consistency, "consistency", "l", "l (linearizable) asks the cluster, s (serializable) reads the member's own data")
 	fs.StringVar(&f.order, "order", "", "ASCEND or DESCEND (default ASCEND)")
 	fs.StringVar(&f.sortBy, "sort-by", "", "CREATE, KEY, MODIFY, VALUE or VERSION (default KEY)")
-	fs.Int64Var(&f.limit, "limit", 0, "print so many keys at most (0: all)")
+	fs.Int64Var(&f.limit, "limit", 0, "print at most this many keys (0: all)")
 	fs.BoolVar(&f.prefix, "prefix", false, "all keys that begin with the key")
 	fs.BoolVar(&f.fromKey, "from-key", false, "all keys from the key on, in byte order")
 	fs.Int64Var(&f.rev, "rev", 0, "as it was at this revision (0: now)")
@@ -353,7 +353,7 @@ func newDelCommand() (*cobra.Command, *delFlags) {
 	fs.BoolVar(&f.prefix, "prefix", false, "all keys that begin with the key")
 	fs.BoolVar(&f.fromKey, "from-key", false, "all keys from the key on, in byte order")
 	fs.BoolVar(&f.prevKV, "prev-kv", false, "print the pairs that were deleted")
-	fs.BoolVar(&f.rangeOK, "range", false, "range_end is meant: do not wait before deleting a range")
+	fs.BoolVar(&f.rangeOK, "range", false, "do not wait before deleting a range with range_end")
 	return cmd, f
 }
 
@@ -386,13 +386,13 @@ func (f *delFlags) op(args []string, stderr io.Writer) (*keyOp, error) {
 func (a *app) compactionCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compaction [options] <revision>",
-		Short: "Forgets the history of all keys before a revision",
+		Short: "Discards the history of all keys before a revision",
 		Long: strings.TrimSpace(`
-Forgets the history of all keys before a revision. Current values stay, watches
+Discards the history of all keys before a revision. Current values stay, watches
 and reads of earlier revisions fail from then on.`),
 		Example: examples("etcdctl compaction --physical 1234"),
 	}
-	physical := cmd.Flags().Bool("physical", false, "return when the old revisions are gone from the disk")
+	physical := cmd.Flags().Bool("physical", false, "return once the old revisions are deleted from the disk")
 	cmd.Run = a.runs(func(cmd *cobra.Command, args []string) error {
 		if len(args) != 1 {
 			return badArgs("compaction command needs 1 argument")

@@ -13,7 +13,7 @@ import (
 func (a *app) leaseCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lease <subcommand>",
-		Short: "Grants, renews and ends leases, which take their keys with them",
+		Short: "Grants, renews and revokes leases; a lease's keys are deleted with it",
 		Example: examples(
 			"etcdctl lease grant 60",
 			"etcdctl put --lease=694d9a8a6c5a5b2c session alive"),
@@ -59,7 +59,7 @@ func (a *app) leaseGrantCommand() *cobra.Command {
 func (a *app) leaseRevokeCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:     "revoke <leaseID>",
-		Short:   "Ends a lease now, and deletes its keys",
+		Short:   "Revokes a lease, and deletes its keys",
 		Example: examples("etcdctl lease revoke 694d9a8a6c5a5b2c"),
 		Run: a.runs(func(cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {

@@ -30,7 +30,7 @@ command that has flags of its own.`),
 			"etcdctl lock nightly-backup",
 			`etcdctl lock nightly-backup --ttl=30 -- sh -c 'backup --since "$ETCD_LOCK_REV"'`),
 	}
-	ttl := cmd.Flags().Int("ttl", 10, "seconds after which the lock of a client that is gone becomes free")
+	ttl := cmd.Flags().Int("ttl", 10, "seconds after which the lock of a client that is gone is released")
 	cmd.Run = a.runs(func(cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
 			return badArgs("lock takes a lock name argument and an optional command to execute")

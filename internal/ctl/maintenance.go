@@ -62,7 +62,7 @@ func (a *app) alarmCommand() *cobra.Command {
 func (a *app) defragCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "defrag",
-		Short:   "Gives disk space that the endpoints no longer need back to the system",
+		Short:   "Releases disk space that the endpoints no longer need",
 		Example: examples("etcdctl defrag --cluster"),
 	}
 	cluster := clusterFlag(cmd)

@@ -157,7 +157,7 @@ Lists the members. In the simple format a line is ID, status, name, peer
 addresses, client addresses, and whether it is a learner.`),
 		Example: examples("etcdctl member list -w table"),
 	}
-	consistency := cmd.Flags().String("consistency", "l", "l (linearizable) asks the cluster, s (serializable) takes what the member has")
+	consistency := cmd.Flags().String("consistency", "l", "l (linearizable) asks the cluster, s (serializable) reads the member's own data")
 	oneOf(cmd, "consistency", "l", "s")
 	cmd.Run = a.runs(func(cmd *cobra.Command, args []string) error {
 		serializable, err := isSerializable(*consistency)

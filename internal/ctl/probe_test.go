@@ -89,7 +89,7 @@ func TestProbeVerdict(t *testing.T) {
 		} {
 			cfg := &tls.Config{RootCAs: pool(ca)}
 			if c.cert != nil {
-				// Certificates would be left out when the server does not name its CA.
+				// Go leaves out client certificates if the server does not name their CA.
 				cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.cert, nil }
 			}
 			got := probe(t.Context(), s.URL, cfg).explain(true, 5*time.Second, true, c.cert != nil)
@@ -140,11 +140,11 @@ func TestProbe(t *testing.T) {
 		{"gRPC alone", "http://" + rpc, "takes longer than the 5s"},
 		{"no leader", web(map[string]string{"/health": `{"health":"false","reason":"RAFT NO LEADER"}`}), "not healthy: RAFT NO LEADER"},
 		{"healthy", web(map[string]string{"/health": `{"health":"true","reason":""}`}), "takes longer than the 5s"},
-		{"port of peers", web(map[string]string{"/members": `[{"id":1}]`}), "where members talk to each other"},
+		{"port of peers", web(map[string]string{"/members": `[{"id":1}]`}), "is a peer URL"},
 		{"server with TLS", "http://" + secure.Listener.Addr().String(), "needs an https:// endpoint"},
 		{"hangs up", listen(func(c net.Conn) { c.Close() }), "needs an https:// endpoint"},
 		{"server without TLS", "https://" + rpc, "needs an http:// endpoint"},
-		{"silence", listen(func(net.Conn) {}), "no answer at all"},
+		{"silence", listen(func(net.Conn) {}), "does not answer"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

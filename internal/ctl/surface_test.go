@@ -15,10 +15,9 @@ import (
 	"github.com/spf13/pflag"
 )
 
-// The surface of a tool is a line for each command, "lease grant", and one for
-// each of its flags, "lease timetolive --keys bool false"; global flags stand
-// under "options". testdata/surface.txt has etcdctl's; with -etcdctl it is read
-// from that binary's help.
+// The surface of a tool is a line for each command, "lease grant", and one for each of its
+// flags, "lease timetolive --keys bool false"; global flags are listed under "options".
+// testdata/surface.txt has etcdctl's; with -etcdctl it is read from that binary's help.
 func TestSurface(t *testing.T) {
 	const file = "testdata/surface.txt"
 	if *flagEtcdctl != "" {
@@ -36,7 +35,7 @@ func TestSurface(t *testing.T) {
 	}
 }
 
-// surface is ours.
+// surface returns that of this program.
 func surface(t *testing.T) []string {
 	var lines []string
 	add := func(path string, f *pflag.Flag) {
@@ -90,7 +89,7 @@ var (
 	helpFlag    = regexp.MustCompile(`(?m)^ +(?:(-[a-zA-Z]), +)?--([a-z-]+)(?: ([a-z]+))?   +.*?(?:\(default (\[[^\]]*\]|"[^"]*"|[^)]*)\))?$`)
 )
 
-// surfaceOf is that of a binary, from what its help says.
+// surfaceOf returns that of a binary, from its help.
 func surfaceOf(t *testing.T, binary string) []string {
 	help := func(args ...string) string {
 		out, err := exec.Command(binary, args...).Output()
@@ -147,9 +146,8 @@ func surfaceOf(t *testing.T, binary string) []string {
 	return slices.Compact(lines)
 }
 
-// Every command and every flag is in a transcript that was recorded from
-// etcdctl, here or in the lane that has live servers: nothing was forgotten.
-// What the texts are is the transcripts' matter.
+// Every command and every flag is in a transcript that was recorded from etcdctl, here or
+// in the lane with live servers: none was forgotten. The transcripts check the texts.
 func TestTranscriptsCoverSurface(t *testing.T) {
 	files, err := filepath.Glob("testdata/etcdctl/*.txt")
 	if err != nil {
@@ -204,7 +202,7 @@ func TestTranscriptsCoverSurface(t *testing.T) {
 	}
 }
 
-// Every global flag has its variable, and nothing else has one.
+// Every global flag has its variable, and there are no other variables.
 func TestGlobalFlagsHaveVariables(t *testing.T) {
 	values := map[string]string{"bool": "true", "duration": "7s", "int": "7", "string": "x", "stringSlice": "a,b"}
 	root := (&app{}).rootCommand()

@@ -7,8 +7,9 @@ import (
 	"testing"
 )
 
-// What operators and scripts look for: texts of etcdctl 3.7 with the exit code
-// that the command then has. Each must be in a transcript with that code, so that a command whose rows nobody thought of shows here.
+// Texts that operators and scripts look for: those of etcdctl 3.7, with the exit code of
+// the command. Each must be in a transcript with that code, so that a command which nobody
+// has recorded shows up here.
 var texts = []struct {
 	code string
 	list []string

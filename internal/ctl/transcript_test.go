@@ -85,7 +85,7 @@ func TestTranscripts(t *testing.T) {
 	}
 }
 
-// stage is where a transcript is performed.
+// stage is the environment in which a transcript runs.
 type stage struct {
 	t      *testing.T
 	leader *fakeServer
@@ -101,14 +101,14 @@ func newStage(t *testing.T) *stage {
 		leader: startFake(t, fakeLeader, log), other: startFake(t, fakeFollower, log)}
 }
 
-const downAddr = "127.0.0.1:1" // tcpmux, which nobody runs
+const downAddr = "127.0.0.1:1" // tcpmux, which no machine runs
 
 func (s *stage) expand(text string) string {
 	return strings.NewReplacer("$EP1", s.leader.addr, "$EP2", s.other.addr, "$DOWN", downAddr, "$TMP", s.tmp).Replace(text)
 }
 
-// conceal is the inverse of expand. Names for addresses are padded to the
-// addresses' width, for tables.
+// conceal is the inverse of expand. Names of addresses are padded to the addresses' width,
+// for tables.
 func (s *stage) conceal(text string) string {
 	return strings.NewReplacer(
 		s.leader.addr, "$EP1"+strings.Repeat("_", len(s.leader.addr)-4),
@@ -116,7 +116,7 @@ func (s *stage) conceal(text string) string {
 		s.tmp, "$TMP").Replace(text)
 }
 
-// perform runs a transcript's commands and returns it with what they did.
+// perform runs a transcript's commands and returns it with their actual output.
 func (s *stage) perform(script string) string {
 	var out strings.Builder
 	var cue command
@@ -125,7 +125,7 @@ func (s *stage) perform(script string) string {
 		mark, rest, _ := strings.Cut(line, " ")
 		switch mark {
 		case ">", "1|", `1"`, "2|", "=":
-			continue // what the last recording said
+			continue // the output of the last recording
 		case "env":
 			cue.env = append(cue.env, rest)
 		case "alarms":
@@ -146,7 +146,7 @@ func (s *stage) perform(script string) string {
 	return out.String()
 }
 
-// splitShell splits a command line at blanks, except in quotes.
+// splitShell splits a command line at spaces, except in quotes.
 func splitShell(t *testing.T, line string) []string {
 	words, err := splitWords(line)
 	if err != nil {
@@ -178,7 +178,7 @@ func (s *stage) run(c command) string {
 	in, feed := io.Pipe()
 	s.leader.end.Store(newBeacon())
 	if len(c.words) > 0 && c.words[0] == "lease" {
-		s.leader.ttl.Store(0) // this lease is not one of a lock
+		s.leader.ttl.Store(0) // this lease does not belong to a lock
 	}
 	ended := make(chan struct{})
 	fed := make(chan error, 1)
@@ -248,7 +248,7 @@ func (s *stage) run(c command) string {
 	return out.String()
 }
 
-// feed writes standard input. A command that ended needs no more of it.
+// feed writes standard input. A command that has ended needs no more of it.
 func (s *stage) feed(w *io.PipeWriter, input []string, stdout *screen, interrupt chan<- os.Signal, ended <-chan struct{}) error {
 	defer w.Close()
 	for _, line := range input {
@@ -257,7 +257,7 @@ func (s *stage) feed(w *io.PipeWriter, input []string, stdout *screen, interrupt
 		case "wait", "end", "signal":
 			text = strings.ReplaceAll(text, `\n`, "\n")
 			if !stdout.waitFor(text, 10*time.Second) {
-				s.leader.end.Load().send() // else the command would never return
+				s.leader.end.Load().send() // otherwise the command would never return
 				interrupt <- os.Interrupt
 				return fmt.Errorf("waited for %q, have %q", text, stdout.String())
 			}
@@ -280,7 +280,7 @@ func (s *stage) feed(w *io.PipeWriter, input []string, stdout *screen, interrupt
 
 var durations = regexp.MustCompile(`(took(?:"?:"| = | )|"Took" : )[0-9.]+(?:ns|µs|ms|s)`)
 
-// lines is text in transcript form.
+// lines formats text as lines of a transcript.
 func (s *stage) lines(stream, text string) string {
 	text = s.conceal(durations.ReplaceAllString(text, "${1}DURATION"))
 	if text == "" {
@@ -298,7 +298,7 @@ func (s *stage) lines(stream, text string) string {
 	return out.String()
 }
 
-// logs keeps of JSON log lines what does not change from run to run.
+// logs keeps the part of JSON log lines that does not change from run to run.
 func logs(text string) string {
 	var out strings.Builder
 	for line := range strings.Lines(text) {
@@ -311,11 +311,11 @@ func logs(text string) string {
 	return out.String()
 }
 
-// screen is a writer that others can watch.
+// screen is a writer whose content other goroutines can wait for.
 type screen struct {
 	mu      sync.Mutex
 	text    bytes.Buffer
-	changed chan struct{} // closed, and replaced, by every write
+	changed chan struct{} // closed and replaced by every write
 }
 
 func newScreen() *screen { return &screen{changed: make(chan struct{})} }

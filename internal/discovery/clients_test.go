@@ -20,8 +20,9 @@ import (
 	"quorate/internal/certs"
 )
 
-// tlsServer accepts connections with a certificate for the names, and with a demand for one of the
-// client that no client can meet. It returns its address and the file with the certificate.
+// tlsServer accepts connections with a certificate for the names, and requires a client
+// certificate that no client can have. It returns its address and the file with the
+// certificate.
 func tlsServer(t *testing.T, demand bool, maxVersion uint16, names ...string) (addr, ca string) {
 	t.Helper()
 	for i := range names {
@@ -108,7 +109,7 @@ func TestClients(t *testing.T) {
 		insecure bool
 		ca       string
 		want     []int  // of urls
-		reason   string // in the warning; "" is that there is none
+		reason   string // in the warning; "": no warning
 	}{
 		{name: "all good", urls: []string{"https://" + good, "https://" + strict12, "https://" + strict13}, ca: all, want: []int{0, 1, 2}},
 		{name: "another name", urls: []string{"https://" + other, "https://" + good}, ca: all, want: []int{1}, reason: "example.org"},

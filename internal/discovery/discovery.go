@@ -195,7 +195,7 @@ func (j *joining) look(ctx context.Context) (size int, members []signed, rev int
 func (j *joining) add(members []signed, key, value string, created int64) []signed {
 	id := strings.TrimPrefix(key, j.key(membersDir))
 	if _, err := strconv.ParseUint(id, 16, 64); err != nil || value == "" {
-		j.Logger.Warn("left out an entry in the discovery service that is no member", zap.String("key", key), zap.String("value", value))
+		j.Logger.Warn("skipped an entry in the discovery service that is not a member", zap.String("key", key), zap.String("value", value))
 		return members
 	}
 	if has(members, id) {

@@ -17,7 +17,7 @@ import (
 	"go.uber.org/zap"
 )
 
-// fake is a register in memory. fail is what the next calls answer instead.
+// fake is a register in memory. The next calls return the errors in fail.
 type fake struct {
 	mu      sync.Mutex
 	rev     int64
@@ -119,7 +119,8 @@ func (f *fake) join(ctx context.Context, id int, self string) (string, error) {
 	return j.run(ctx)
 }
 
-// However they come, all founders get the same cluster, in the order of their registration.
+// In whatever order they arrive, all founders get the same cluster, in the order of their
+// registration.
 func TestAllAgree(t *testing.T) {
 	f := register("3")
 	f.sign(0x99, "z=http://z:1") // the first, though its id is not the smallest
@@ -140,7 +141,7 @@ func TestAllAgree(t *testing.T) {
 	if _, err := f.join(t.Context(), 0xc, "late=http://late:1"); !errors.Is(err, ErrFull) {
 		t.Errorf("a fourth: %v", err)
 	}
-	// A founder that starts again before its log exists finds itself registered.
+	// A founder that restarts before its log exists finds its own registration.
 	if again, err := f.join(t.Context(), 0xb, "m2=http://m2:1"); err != nil || again != got[0] {
 		t.Errorf("again: %q, %v", again, err)
 	}
@@ -166,7 +167,7 @@ func TestRegisterRefuses(t *testing.T) {
 	if _, err := f.join(t.Context(), 1, "a=http://a:1"); !errors.Is(err, ErrTooManyRetries) {
 		t.Errorf("after too many failures: %v", err)
 	}
-	// What is no member is left out.
+	// Entries that are not members are skipped.
 	f = register("2")
 	f.Put(context.Background(), "/_etcd/registry/T/members/nothex", "x=http://x:1")
 	f.sign(5, "")

@@ -124,7 +124,7 @@ func TestV2(t *testing.T) {
 	}
 }
 
-// One who only looks waits for the founders, and learns the same as they.
+// An observer waits for the founders, and gets the same answer as they do.
 func TestV2Observe(t *testing.T) {
 	f := newV2Fake(t, "2")
 	look := func() string {
@@ -178,7 +178,7 @@ func TestV2Refuses(t *testing.T) {
 	}
 }
 
-// By way of --discovery-proxy the request names the whole URL.
+// Through --discovery-proxy the request line has the whole URL.
 func TestV2Proxy(t *testing.T) {
 	f := newV2Fake(t, "1")
 	asked := make(chan string, 100)

@@ -103,8 +103,8 @@ func TestLevelAndFormat(t *testing.T) {
 	}
 }
 
-// TestSampling writes one message often: the first hundred in a second and then
-// every hundredth are kept.
+// TestSampling writes one message often: the first hundred in a second and then every
+// hundredth are written.
 func TestSampling(t *testing.T) {
 	var stderr bytes.Buffer
 	lg, _, err := New(Options{Stderr: &stderr})

@@ -42,7 +42,7 @@ func ParsePackageLevels(text string) (PackageLevels, error) {
 			}
 		}
 		if !ok || name == "" || !known {
-			return nil, fmt.Errorf("--log-package-levels: %q is no package=LEVEL with a level of CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG or TRACE", item)
+			return nil, fmt.Errorf("--log-package-levels: %q is not package=LEVEL with a level of CRITICAL, ERROR, WARNING, NOTICE, INFO, DEBUG or TRACE", item)
 		}
 		dirs := formerNames[name]
 		if dirs == nil {

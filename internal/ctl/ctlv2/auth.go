@@ -99,8 +99,8 @@ func (t *tool) userCommand() *cobra.Command {
 			return client.NewAuthUserAPI(c).ListUsers(ctx)
 		})),
 		t.leaf("remove <user>", "Removes a user", nil, t.named("username", remove)),
-		t.userRoles("grant <user>", "Gives a user roles", client.AuthUserAPI.GrantUser),
-		t.userRoles("revoke <user>", "Takes roles from a user", client.AuthUserAPI.RevokeUser),
+		t.userRoles("grant <user>", "Grants roles to a user", client.AuthUserAPI.GrantUser),
+		t.userRoles("revoke <user>", "Revokes roles from a user", client.AuthUserAPI.RevokeUser),
 		t.leaf("passwd <user>", "Sets a user's password", nil, t.userPasswd),
 	)
 }
@@ -149,7 +149,7 @@ func (t *tool) userRoles(use, short string, f func(api client.AuthUserAPI, ctx c
 		return fmt.Sprintf("User %s updated\n", name), err
 	})
 	return t.leaf(use, short, func(fs *flagSet) {
-		fs.Var(&roles, "roles", "a role; may be given several times")
+		fs.Var(&roles, "roles", "a role; may be repeated")
 	}, func(args []string) error {
 		if len(roles) == 0 {
 			return plain("No roles specified; please use `--roles`")
@@ -180,13 +180,13 @@ func (t *tool) roleCommand() *cobra.Command {
 	}
 	return t.group("role", "Lists and changes the roles of the v2 API",
 		t.leaf("add <role>", "Adds a role", nil, t.named("role name", add)),
-		t.leaf("get <role>", "Shows what a role may do", nil, t.named("role name", get)),
+		t.leaf("get <role>", "Shows a role's permissions", nil, t.named("role name", get)),
 		t.leaf("list", "Lists the roles", nil, t.listed(func(ctx context.Context, c client.Client) ([]string, error) {
 			return client.NewAuthRoleAPI(c).ListRoles(ctx)
 		})),
 		t.leaf("remove <role>", "Removes a role", nil, t.named("role name", remove)),
-		t.rolePath("grant <role>", "Lets a role read or write below a path", "granted", client.AuthRoleAPI.GrantRoleKV),
-		t.rolePath("revoke <role>", "Takes from a role what it may do below a path", "revoked", client.AuthRoleAPI.RevokeRoleKV),
+		t.rolePath("grant <role>", "Grants a role permissions below a path", "granted", client.AuthRoleAPI.GrantRoleKV),
+		t.rolePath("revoke <role>", "Revokes a role's permissions below a path", "revoked", client.AuthRoleAPI.RevokeRoleKV),
 	)
 }
 

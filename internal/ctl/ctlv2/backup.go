@@ -22,7 +22,7 @@ func (t *tool) backupCommand() *cobra.Command {
 		fs.StringVar(&b.From.WALDir, "wal-dir", "", "where its log is, if elsewhere")
 		fs.StringVar(&b.To.DataDir, "backup-dir", "", "the data directory to make")
 		fs.StringVar(&b.To.WALDir, "backup-wal-dir", "", "where to put its log, if elsewhere")
-		fs.BoolVar(&b.V3, "with-v3", false, "take the data of the v3 API along")
+		fs.BoolVar(&b.V3, "with-v3", false, "include the data of the v3 API")
 	}, func([]string) error {
 		for _, f := range []struct{ name, value string }{{"data-dir", b.From.DataDir}, {"backup-dir", b.To.DataDir}} {
 			if f.value == "" {

@@ -101,11 +101,11 @@ func (t *tool) globals() *flagSet {
 	fs.StringVar(&t.endpoints, "endpoints", "", "where the members listen, comma separated (default "+defaultEndpoints+")")
 	fs.StringVar(&t.certFile, "cert-file", "", "file with the client's TLS certificate")
 	fs.StringVar(&t.keyFile, "key-file", "", "file with the client's TLS key")
-	fs.StringVar(&t.caFile, "ca-file", "", "file with the CA certificates that vouch for the servers")
+	fs.StringVar(&t.caFile, "ca-file", "", "file with the CA certificates that servers are verified against")
 	fs.StringVar(&t.username, "username", "", "name[:password] to authenticate as (asks for a password if there is none)")
 	fs.alias("u", "username")
-	fs.DurationVar(&t.timeout, "timeout", 2*time.Second, "how long one request may take, connecting counted")
-	fs.DurationVar(&t.totalTimeout, "total-timeout", 5*time.Second, "how long a command may take; a watch takes what it takes")
+	fs.DurationVar(&t.timeout, "timeout", 2*time.Second, "timeout for one request, including the connection")
+	fs.DurationVar(&t.totalTimeout, "total-timeout", 5*time.Second, "timeout for a command; a watch has none")
 	return fs
 }
 

@@ -18,14 +18,14 @@ import (
 	"quorate/internal/ctl"
 )
 
-// fake is a member that answers every request of the v2 API in the same way, and
-// keeps what it was asked. That the answers of members are understood is shown by
-// the transcripts of compat/tools.
+// fake is a member that answers every request of the v2 API in the same way, and records
+// the requests. The transcripts of compat/tools show that real members' answers are
+// understood.
 type fake struct {
 	*httptest.Server
 	mu    sync.Mutex
 	asked []string
-	// answers by method and path; of others it is "get" of an empty root.
+	// answers by method and path; all others are "get" of an empty root.
 	answers map[string]string
 }
 
@@ -49,7 +49,7 @@ func (f *fake) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintln(w, answer)
 }
 
-// tell runs a command with --no-sync and returns what it prints and its exit code.
+// tell runs a command with --no-sync and returns its output and its exit code.
 func tell(t *testing.T, env []string, args ...string) (stdout, stderr string, code int) {
 	t.Helper()
 	var out, errs bytes.Buffer
@@ -57,7 +57,7 @@ func tell(t *testing.T, env []string, args ...string) (stdout, stderr string, co
 	return out.String(), errs.String(), code
 }
 
-// Real etcd 3.5 refuses an update of a directory, so no transcript has it.
+// Real etcd 3.5 rejects an update of a directory, so no transcript has it.
 func TestUpdatedir(t *testing.T) {
 	f := newFake(t, httptest.NewServer)
 	stdout, stderr, code := tell(t, nil, "--endpoints", f.URL, "updatedir", "/d", "--ttl", "100")
@@ -113,7 +113,7 @@ func TestClusterHealth(t *testing.T) {
 	}
 }
 
-// The snapshot is one of etcd 0.4, in which keys stand directly below the root.
+// The snapshot is one of etcd 0.4, which has keys directly below the root.
 const snapshot = `{"Root":{"Path":"/","Children":{
 	"a":{"Path":"/a","Value":"1","CreatedIndex":1,"ModifiedIndex":1},
 	"d":{"Path":"/d","Children":{"b":{"Path":"/d/b","Value":"2"},"_h":{"Path":"/d/_h","Value":"3"}}},
@@ -152,7 +152,7 @@ func TestImport(t *testing.T) {
 	}
 }
 
-// What is said beyond etcdctl's words.
+// Lines in addition to etcdctl's texts.
 func TestHints(t *testing.T) {
 	web := newFake(t, httptest.NewServer)
 	web.answers["GET /v2/keys/"] = "404 page not found"
@@ -168,7 +168,7 @@ func TestHints(t *testing.T) {
 	}
 }
 
-// slow is a standard output that takes nothing.
+// slow is a standard output that accepts nothing.
 type slow struct{}
 
 func (slow) Write([]byte) (int, error) { return 0, errors.New("full") }

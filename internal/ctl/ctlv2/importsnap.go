@@ -30,9 +30,9 @@ func (t *tool) importCommand() *cobra.Command {
 	var file string
 	var hidden words
 	var clients int
-	return t.leaf("import", "Copies the keys of a saved v2 store, as members of etcd 0.4 gave away, into the cluster", func(fs *flagSet) {
+	return t.leaf("import", "Copies the keys of a saved v2 store, in the form of etcd 0.4, into the cluster", func(fs *flagSet) {
 		fs.StringVar(&file, "snap", "", "file with the store")
-		fs.Var(&hidden, "hidden", "also this hidden key, with what is below it; may be given several times")
+		fs.Var(&hidden, "hidden", "also this hidden key, with everything below it; may be repeated")
 		fs.IntVar(&clients, "c", 10, "how many keys to copy at the same time")
 	}, func([]string) error {
 		if file == "" {

@@ -74,7 +74,7 @@ func (t *tool) lsCommand() *cobra.Command {
 		fs.BoolVar(&opts.Sort, "sort", false, "in order of the keys")
 		fs.BoolVar(&opts.Recursive, "recursive", false, "with everything below the directory")
 		fs.alias("r", "recursive")
-		fs.BoolVar(&slash, "p", false, "put a slash behind directories")
+		fs.BoolVar(&slash, "p", false, "append a slash to directories")
 		fs.BoolVar(&opts.Quorum, "quorum", false, "ask a quorum of the members")
 		fs.alias("q", "quorum")
 	}, func(args []string) error {
@@ -164,14 +164,14 @@ func (t *tool) setdirCommand() *cobra.Command {
 }
 
 func (t *tool) updatedirCommand() *cobra.Command {
-	return t.change("updatedir <key>", "Sets the time that a directory has to live", client.SetOptions{PrevExist: client.PrevExist}, false, nil)
+	return t.change("updatedir <key>", "Sets the TTL of a directory", client.SetOptions{PrevExist: client.PrevExist}, false, nil)
 }
 
 func (t *tool) mkCommand() *cobra.Command {
 	var inOrder bool
 	var ttl int
 	return t.leaf("mk <key> [value]", "Makes a key that does not exist", func(fs *flagSet) {
-		fs.BoolVar(&inOrder, "in-order", false, "under a name that follows all before it, below the directory <key>")
+		fs.BoolVar(&inOrder, "in-order", false, "under a name after all existing ones, in the directory <key>")
 		fs.IntVar(&ttl, "ttl", 0, "seconds until it expires (0: never)")
 	}, func(args []string) error {
 		return t.onKey(args, func(api client.KeysAPI, key string) error {

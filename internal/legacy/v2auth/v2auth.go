@@ -432,7 +432,7 @@ func update[T any](ctx context.Context, s *Store, at string, next func() (old, c
 			return none, err
 		}
 	}
-	return none, fmt.Errorf("change %s: others were faster %d times", at, maxRetries)
+	return none, fmt.Errorf("change %s: gave up after %d concurrent changes", at, maxRetries)
 }
 
 // load decodes the value at a path and returns the index of its last change.

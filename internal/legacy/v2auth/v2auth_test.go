@@ -26,7 +26,7 @@ type tree struct {
 	mu     sync.Mutex
 	eng    *mem.Engine
 	store  *v2store.Store
-	before func(*v2request.Request) // a write: what another member does first
+	before func(*v2request.Request) // called before a write: what another member does first
 	failed error                    // of every request, unless nil
 }
 
@@ -77,7 +77,7 @@ func (m *tree) put(t *testing.T, at, value string) {
 	}
 }
 
-// status is that of a refusal, 0 for no error, -1 for another one.
+// status returns the status of an error, 0 for none, -1 for an error of another type.
 func status(err error) int {
 	var e *Error
 	switch {
@@ -160,7 +160,7 @@ func TestSwitch(t *testing.T) {
 	if root, err := s.User(ctx, RootUser); err != nil || !root.IsRoot() {
 		t.Errorf("root is %+v, %v", root, err)
 	}
-	// The guest that was made may do everything, until it is taken from it.
+	// The guest created by Enable has all permissions, until they are revoked.
 	if ok, err := s.Allowed(ctx, nil, "/a", true, false); !ok || err != nil {
 		t.Errorf("a guest: %v, %v", ok, err)
 	}
@@ -176,7 +176,7 @@ func TestSwitch(t *testing.T) {
 	}
 }
 
-// What cannot be read lets nobody in.
+// Unreadable data grants no access.
 func TestDamage(t *testing.T) {
 	m, s := newTree(t)
 	ctx := t.Context()
@@ -209,7 +209,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// Two grants at the same time, on two members, are both kept.
+// Of two concurrent grants, on two members, both are stored.
 func TestGrantsBesideEachOther(t *testing.T) {
 	m, s := newTree(t)
 	ctx := t.Context()
@@ -231,7 +231,7 @@ func TestGrantsBesideEachOther(t *testing.T) {
 	}
 }
 
-// keysOf is everything that is in the tree.
+// keysOf returns everything in the tree.
 func keysOf(t *testing.T, m *tree) map[string]bool {
 	t.Helper()
 	ev, err := m.store.Get("/", true, true)
@@ -251,7 +251,7 @@ func keysOf(t *testing.T, m *tree) map[string]bool {
 }
 
 // TestNamesStayInTheirDirectory has every operation take names that look like paths:
-// nothing appears beside the users and roles, and what is there already stays.
+// nothing appears next to the users and roles, and existing data is not changed.
 func TestNamesStayInTheirDirectory(t *testing.T) {
 	m, s := newTree(t)
 	ctx := t.Context()
@@ -295,7 +295,7 @@ func TestNamesStayInTheirDirectory(t *testing.T) {
 	}
 }
 
-// TestRolesAgainstModel grants and revokes at random and compares what a role allows with
+// TestRolesAgainstModel grants and revokes at random and compares a role's permissions with
 // a model that keeps two sets.
 func TestRolesAgainstModel(t *testing.T) {
 	_, s := newTree(t)

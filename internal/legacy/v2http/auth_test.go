@@ -95,14 +95,14 @@ func TestUsersAndRoles(t *testing.T) {
 		{"GET", "/v2/auth", "", "", `404 404 page not found`},
 		{"GET", "/v2/auth/enable/", "", "", `404 404 page not found`},
 	})
-	// The first write to the data took four indexes for what it lies in.
+	// The first write to the data took four indexes for its directories.
 	if got, want := m.store.Index(), uint64(3+4+6+4); got != want {
 		t.Errorf("index %d, want %d", got, want)
 	}
 }
 
-// secured is a node with authentication on, and the users root (password pw), bob with the role
-// dev, and eve without any.
+// secured is a node with authentication on, and the users root (password pw), bob with the
+// role dev, and eve without roles.
 func secured(t *testing.T, o Options) (*node, http.Handler) {
 	t.Helper()
 	m := newNode(t)
@@ -131,12 +131,12 @@ func TestPermissions(t *testing.T) {
 		{"GET", "/v2/keys/shut", "root:wrong", "", denied},
 		{"GET", "/v2/keys/shut", "nobody:pw", "", denied},
 		{"GET", "/v2/keys/shut", "Basic !", "", denied},
-		{"GET", "/v2/keys/pub", "Bearer x", "", denied}, // who claims to be somebody is no guest
+		{"GET", "/v2/keys/pub", "Bearer x", "", denied}, // a failed authentication is not a guest
 		{"GET", "/v2/keys/pub", eve, "", denied},
 		{"GET", "/v2/keys/pub", "", "", missing},
 		{"HEAD", "/v2/keys/pub", "", "", missing},
 		{"PUT", "/v2/keys/pub", "", "", denied},
-		{"GET", "/v2/keys/pub?recursive=true", "", "", missing}, // of guests no more is asked
+		{"GET", "/v2/keys/pub?recursive=true", "", "", missing}, // for guests nothing more is checked
 		{"GET", "/v2/keys/dir/x", "", "", missing},
 		{"GET", "/v2/keys/dir", "", "", denied},
 		{"GET", "/v2/keys/dir/", "", "", missing},
@@ -183,13 +183,13 @@ func TestPermissions(t *testing.T) {
 		{"GET", "/v2/keys/pub", "", "", denied},
 		{"DELETE", "/v2/auth/enable", root, "", "200 "},
 		{"GET", "/v2/keys/shut", "x:y", "", "200 …"},
-		{"PUT", "/v2/auth/enable", "", "", "200 "}, // makes a guest who may do everything
+		{"PUT", "/v2/auth/enable", "", "", "200 "}, // creates a guest with all permissions
 		{"GET", "/v2/keys/shut", "", "", "200 …"},
 	})
 }
 
-// A name in an Authorization header is one element of a path: it does not lead to what clients can
-// write, nor to what is no user.
+// A name in an Authorization header is one element of a path: it does not lead to what
+// clients can write, nor to a node that is not a user.
 func TestNamesStayWhereTheyAre(t *testing.T) {
 	m, h := secured(t, Options{})
 	hash, err := bcrypt.GenerateFromPassword([]byte("mine"), bcryptC)
@@ -217,7 +217,7 @@ func urlEscape(s string) string {
 	return strings.NewReplacer("%", "%25", "&", "%26", "+", "%2B", "$", "%24", ";", "%3B").Replace(s)
 }
 
-// With --client-cert-auth a client without a password is who its own certificate names.
+// With --client-cert-auth a client without a password is the user named in its certificate.
 func TestCertificates(t *testing.T) {
 	_, h := secured(t, Options{ClientCertAuth: true})
 	_, without := secured(t, Options{})
@@ -259,7 +259,7 @@ func TestCertificates(t *testing.T) {
 	}
 }
 
-// No header lets anybody in who does not know a password.
+// No header grants access without a password.
 func FuzzAuthorization(f *testing.F) {
 	for _, s := range []string{"", "Basic", "Basic ", "Bearer x", "basic " + base64.StdEncoding.EncodeToString([]byte("bob:x")),
 		"Basic " + base64.StdEncoding.EncodeToString([]byte("../../1/dev/me:mine")), "Basic " + base64.StdEncoding.EncodeToString([]byte(":"))} {
@@ -288,7 +288,7 @@ func FuzzAuthorization(f *testing.F) {
 	})
 }
 
-// Changes of one user at the same time are all kept.
+// Concurrent changes of one user are all stored.
 func TestChangesAtOnce(t *testing.T) {
 	_, h := secured(t, Options{})
 	var wg sync.WaitGroup

@@ -75,7 +75,7 @@ func TestMembers(t *testing.T) {
 	}
 }
 
-// newID is that of a member added now.
+// newID is the id of a member added now.
 func (m *node) newID(url string) string {
 	x, _, err := m.MemberAdd(context.Background(), []string{url}, false)
 	if err != nil {
@@ -85,7 +85,7 @@ func (m *node) newID(url string) string {
 	return fmt.Sprintf("%x", x.ID)
 }
 
-// What is no error of the store has code 300 and the server's text.
+// An error that is not the store's has code 300 and the server's text.
 func TestErrorsOfTheServer(t *testing.T) {
 	m := newNode(t)
 	h := m.handler(Options{})
@@ -103,7 +103,7 @@ func TestErrorsOfTheServer(t *testing.T) {
 		if got := ask(t, h, "PUT", "/v2/keys/k", "", "value=1"); got != want {
 			t.Errorf("got  %s\nwant %s", got, want)
 		}
-		// The switch cannot be read: nobody is let in.
+		// The switch cannot be read: no access is granted.
 		for _, target := range []string{"/v2/auth/users", "/v2/auth/enable"} {
 			if got, want := ask(t, h, "GET", target, "", ""), `500 {"message":"Internal Server Error"}`; got != want {
 				t.Errorf("%s: got %s, want %s", target, got, want)
@@ -115,7 +115,7 @@ func TestErrorsOfTheServer(t *testing.T) {
 	}
 }
 
-// Headers that the vectors do not show: a HEAD has those of a GET and no body.
+// Headers that the vectors do not contain: a HEAD has those of a GET and no body.
 func TestHead(t *testing.T) {
 	m := newNode(t)
 	h := m.handler(Options{})

@@ -27,8 +27,8 @@ import (
 	"quorate/internal/membership"
 )
 
-// node is a Backend of one member: the real store, to which requests come in the encoded form
-// in which the log has them. Time stands still but for sleep.
+// node is a Backend of one member: the real store, which receives requests in the encoded
+// form in which the log has them. Time advances by sleep only.
 type node struct {
 	t     testing.TB
 	now   atomic.Int64
@@ -71,7 +71,7 @@ func newNode(t testing.TB) *node {
 
 func (m *node) clock() time.Time { return time.Unix(0, m.now.Load()) }
 
-// sleep lets time pass, in which the leader sweeps up every half a second.
+// sleep advances the time, while the leader sweeps every half second.
 func (m *node) sleep(d time.Duration) {
 	for ; d > 0; d -= time.Second / 2 {
 		m.now.Add(int64(min(d, time.Second/2)))
@@ -138,7 +138,7 @@ func (m *node) Leader() uint64               { return m.lead.Load() }
 func (m *node) Members() []membership.Member { return m.all }
 func (m *node) IsRemoved(id uint64) bool     { return m.removed[id] }
 
-// The errors are those of the server; refuse asks for another one.
+// The errors are those of the server; refuse returns another one.
 const refuse = "http://refuse:1"
 
 func (m *node) MemberAdd(_ context.Context, urls []string, learner bool) (*pb.Member, []*pb.Member, error) {
@@ -190,7 +190,7 @@ func (m *node) MemberUpdate(_ context.Context, id uint64, urls []string) ([]*pb.
 	return nil, nil
 }
 
-// What httpapi asks beside, for /health and /version.
+// The remaining methods that httpapi calls, for /health and /version.
 func (m *node) Alarms() []*pb.AlarmMember { return nil }
 func (m *node) IsLearner() bool           { return false }
 func (m *node) CheckRead(context.Context, bool) error {
@@ -210,8 +210,8 @@ func (m *node) handler(o Options) http.Handler {
 		Extra: map[string]http.Handler{Prefix: h, Prefix + "/": h}})
 }
 
-// ask is one request, without a network, and its answer as "status body"; body may begin with
-// "@type " for a content type other than that of a form.
+// ask makes one request, without a network, and returns its answer as "status body"; body
+// may begin with "@type " for a content type other than that of a form.
 func ask(t testing.TB, h http.Handler, method, target, user, body string) string {
 	t.Helper()
 	kind := "application/x-www-form-urlencoded"
@@ -232,7 +232,7 @@ func ask(t testing.TB, h http.Handler, method, target, user, body string) string
 	return fmt.Sprintf("%d %s", w.Code, strings.TrimSpace(w.Body.String()))
 }
 
-// open is a request over a network; the answer has begun.
+// open makes a request over a network; it returns once the answer has begun.
 func open(t testing.TB, s *httptest.Server, target string) *http.Response {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, s.URL+target, nil)

@@ -15,8 +15,8 @@ import (
 	"quorate/internal/legacy/v2store"
 )
 
-// Of several mistakes the first in the order of etcd is reported: each line has all the mistakes of
-// the lines below it as well.
+// Of several mistakes the first in etcd's order is reported: each line has all the mistakes
+// of the lines below it as well.
 func TestOrderOfValidation(t *testing.T) {
 	h := newNode(t).handler(Options{})
 	mistakes := []struct{ params, want string }{
@@ -41,7 +41,7 @@ func TestOrderOfValidation(t *testing.T) {
 	for i, m := range mistakes {
 		params := []string{m.params}
 		for _, later := range mistakes[i+1:] {
-			// A field has one value, the first; that of an earlier line counts.
+			// A field has one value, the first; an earlier line has precedence.
 			for _, p := range strings.Split(later.params, "&") {
 				name, _, _ := strings.Cut(p, "=")
 				if !slices.ContainsFunc(params, func(q string) bool {
@@ -116,8 +116,8 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// Whatever comes, it is refused with one of etcd's codes, or stands for an operation below the keys
-// of clients that can be written into the log and read again.
+// Any input is either rejected with one of etcd's codes, or is an operation below the keys
+// of clients that survives encoding for the log.
 func FuzzParse(f *testing.F) {
 	f.Add("PUT", "/a", "prevExist=false&ttl=5", form, "value=x&refresh=true")
 	f.Add("GET", "/%2e%2e/2/users", "wait=true&waitIndex=5&recursive=true", "", "")

@@ -18,7 +18,8 @@ import (
 	"time"
 )
 
-// vector is a request that was recorded at etcd 3.4 and played back to 3.5, with what may come.
+// vector is a request that was recorded at etcd 3.4 and replayed to 3.5, with the possible
+// outcomes.
 type vector struct {
 	Name, Method, Path, Query string
 	Form                      map[string]string
@@ -35,8 +36,8 @@ type vector struct {
 	Alt []json.RawMessage // each replaces fields of the outcome
 }
 
-// outcome is what is expected. Objects have exactly the keys given; {"$re": …} and the like stand
-// for what varies.
+// outcome is the expected answer. Objects have exactly the keys given; {"$re": …} and the
+// like match values that vary.
 type outcome struct {
 	Status        int
 	Headers       map[string]any
@@ -46,8 +47,8 @@ type outcome struct {
 	BodyText      *string `json:"body_text"`
 }
 
-// fill replaces {{i:7}} by 7, {{k:7}} by the name of a key that is made at index 7, {{n}} by the
-// number of a repetition.
+// fill replaces {{i:7}} by 7, {{k:7}} by the name of a key that is created at index 7,
+// {{n}} by the number of a repetition.
 func fill(s string, n int) string {
 	s = regexp.MustCompile(`\{\{i:(\d+)\}\}`).ReplaceAllString(s, "$1")
 	s = regexp.MustCompile(`\{\{k:(\d+)\}\}`).ReplaceAllStringFunc(s, func(m string) string {
@@ -89,14 +90,15 @@ func (v *vector) request(t *testing.T, base string, n int) *http.Request {
 	return req
 }
 
-// answer is what came.
+// answer is the actual answer.
 type answer struct {
 	status  int
 	headers http.Header
 	body    string
 }
 
-// check compares with the outcome, or with one of the others, and returns what differs.
+// check compares the answer with the outcome, or with one of the alternatives, and returns
+// the difference.
 func (v *vector) check(t *testing.T, a answer) []string {
 	t.Helper()
 	wrong := v.outcome.differs(v, a)

@@ -22,7 +22,7 @@ func put(t *testing.T, m *node, h http.Handler, key, params string) {
 	}
 }
 
-// short is an event without its previous node.
+// short formats an event without its previous node.
 func short(line string) string {
 	line, _, _ = strings.Cut(strings.TrimSpace(line), `,"prevNode"`)
 	return line
@@ -82,7 +82,7 @@ func TestLongPoll(t *testing.T) {
 	}
 }
 
-// A stream that begins in the past goes on with what comes.
+// A stream that begins in the past continues with new events.
 func TestStream(t *testing.T) {
 	m := newNode(t)
 	h, s := m.handler(Options{}), serve(t, m)
@@ -102,12 +102,12 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// A client that takes no events loses its watch when more than 100 wait, and the server loses
-// nothing else.
+// A client that does not read events loses its watch when more than 100 wait, and the
+// server loses nothing else.
 func TestSlowClient(t *testing.T) {
 	m := newNode(t)
 	h := m.handler(Options{})
-	// Nobody reads what is written here, so a write ends only with the request.
+	// The client does not read, so a write ends only with the request.
 	w := &stuck{header: http.Header{}, written: make(chan string)}
 	ended := make(chan struct{})
 	go func() {
@@ -133,13 +133,13 @@ func TestSlowClient(t *testing.T) {
 			done = true
 		}
 	}
-	// One is being written when the rest has to wait.
+	// One event is being written while the others have to wait.
 	if n < 100 || n > 102 {
 		t.Errorf("%d events came", n)
 	}
 }
 
-// stuck is a client that takes what is written to it only when asked.
+// stuck is a client that reads only when told to.
 type stuck struct {
 	header  http.Header
 	written chan string

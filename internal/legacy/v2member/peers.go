@@ -13,9 +13,9 @@ import (
 
 // Reasons for rejecting a write of the v2 API. Clients get them as the cause of error 300.
 var (
-	ErrBeside = errors.New("etcdserver: the cluster has a member of etcd 3.6 or later, which keeps no data of the v2 API: " +
+	ErrBeside = errors.New("etcdserver: the cluster has a member of etcd 3.6 or later, which does not store data of the v2 API: " +
 		"replace it, or use the v3 API")
-	ErrUnknown = errors.New("etcdserver: a member of the cluster has not said yet whether it keeps data of the v2 API: start it, or remove it")
+	ErrUnknown = errors.New("etcdserver: it is not known yet whether a member of the cluster stores data of the v2 API: start it, or remove it")
 )
 
 // keeping says whether a member is known to keep the data of the v2 API.

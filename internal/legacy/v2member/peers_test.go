@@ -14,12 +14,12 @@ import (
 	"quorate/internal/transport/peerapi"
 )
 
-// member is a Host whose one peer answers as it is told.
+// member is a Host whose only peer answers as it is told.
 type member struct {
 	Host
 	answer peerapi.Versions
 	err    error
-	since  time.Time // of the connection to the peer
+	since  time.Time // when the connection to the peer was established
 	asked  int
 }
 
@@ -61,7 +61,7 @@ func beside(t *testing.T, version string) (*Service, *member, *clock.Manual) {
 	return New(m, Options{Cluster: c, Clock: clk, Logger: zap.NewNop()}), m, clk
 }
 
-// What a member says about itself decides whether the others accept writes.
+// A member's own answer decides whether the others accept writes.
 func TestPeers(t *testing.T) {
 	down := errors.New("down")
 	for _, tc := range []struct {
@@ -86,8 +86,8 @@ func TestPeers(t *testing.T) {
 	}
 }
 
-// What a member was holds while it is down; behind a new connection it is asked again, and
-// one that did not answer after a second.
+// A member's last answer stays valid while it is down; after a reconnect it is asked again,
+// and a member that did not answer is asked again after a second.
 func TestPeersAskAgain(t *testing.T) {
 	s, m, clk := beside(t, "3.7.0")
 	look := func(what string, want error, asked int) {

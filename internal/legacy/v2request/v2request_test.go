@@ -18,7 +18,7 @@ import (
 	"quorate/internal/legacy/v2request"
 )
 
-// Entries as etcd 3.5.35 has written them to its log.
+// Entries as etcd 3.5.35 writes them to its log.
 var (
 	v2Attributes = unhex("0881c2b8d2bec0e89ce601120350" + "55541a262f302f6d656d626572732f633866663364623164613836653633392f61747472696275746573" +
 		"223a7b226e616d65223a2264656661756c74222c22636c69656e7455524c73223a5b22687474703a2f2f3132372e302e302e313a3331393739225d7d" +
@@ -67,7 +67,7 @@ func TestDecode(t *testing.T) {
 		"attributes": {v2Attributes, attributes},
 		"version":    {v2Version, version},
 		"wrapped":    {wrapped, version},
-		// As a message of today this one is a put of the empty key.
+		// As a v3 message this one is a put of the empty key.
 		"sweep": {v2Bytes(7, "SYNC", "", ""), nothing},
 		"read":  {v2Bytes(7, "QGET", "/1/a", ""), nothing},
 	} {
@@ -78,7 +78,8 @@ func TestDecode(t *testing.T) {
 	}
 }
 
-// What members of 3.7 get instead of a v2 request is one of theirs; all else they get unchanged.
+// For a v2 request, members of 3.7 get one of their own requests; everything else is
+// unchanged.
 func TestModern(t *testing.T) {
 	for name, data := range map[string][]byte{"attributes": v2Attributes, "version": v2Version, "wrapped": protowire.AppendBytes([]byte{0x12}, v2Version), "read": v2Bytes(7, "QGET", "/1/a", "")} {
 		want, err := command.Decode(data)
@@ -103,8 +104,9 @@ func TestModern(t *testing.T) {
 	}
 }
 
-// What concerns the tree of the v2 API goes through members of etcd that know nothing of it: for
-// them it is a request without effect, for us and for members of 3.5 what it was.
+// A request to the tree of the v2 API passes through members of etcd that do not know it:
+// for them it is a request without effect, for Quorate and for members of 3.5 it is the
+// original.
 func TestCarry(t *testing.T) {
 	for _, data := range [][]byte{v2Bytes(7, "PUT", "/1/a", "v"), v2Bytes(1<<60, "POST", "/2/a", "v"), v2Bytes(7, "SYNC", "", "")} {
 		b := v2request.Modern(data)
@@ -157,7 +159,7 @@ func TestDecodeRefuses(t *testing.T) {
 	}
 }
 
-// What 3.5 has written comes out of Marshal again byte by byte, and every field survives.
+// Marshal reproduces entries of 3.5 byte by byte, and every field survives.
 func TestMarshal(t *testing.T) {
 	for name, data := range map[string][]byte{"attributes": v2Attributes, "version": v2Version, "conditions": v2Every} {
 		r, ok, err := v2request.Parse(data)
@@ -187,7 +189,7 @@ func TestMarshal(t *testing.T) {
 
 var methods = []string{"GET", "QGET", "HEAD", "PUT", "POST", "DELETE", "SYNC"}
 
-// FuzzDecode looks for entries that panic or become more than they say.
+// FuzzDecode looks for entries that panic or decode to more than they contain.
 func FuzzDecode(f *testing.F) {
 	f.Add(v2Attributes)
 	f.Add(v2Version)

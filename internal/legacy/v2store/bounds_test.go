@@ -20,10 +20,10 @@ func TestBounds(t *testing.T) {
 	deep := strings.Repeat("/d", MaxDepth-1)
 	for _, c := range []struct {
 		name  string
-		nodes int   // that are missing up to the bound
+		nodes int   // missing up to the limit
 		bytes int64 // likewise
 		r     v2request.Request
-		want  string // "" if it is done
+		want  string // "" if it succeeds
 	}{
 		{"a node too many", 0, 99, put("/e", ""), noSpace},
 		{"a directory too many", 1, 99, put("/e/f", ""), noSpace},
@@ -63,7 +63,7 @@ func TestBounds(t *testing.T) {
 	}
 }
 
-// Records that this store could not have written are refused by name.
+// Records that this store does not write are rejected, and the error names them.
 func TestLoadRefuses(t *testing.T) {
 	state := func(index byte) []byte {
 		return append([]byte{recordVersion, stateWritten, index}, make([]byte, len(new(Stats).writes()))...)
@@ -110,7 +110,7 @@ func TestLoadRefuses(t *testing.T) {
 	}
 }
 
-// Readers, watchers and the one that applies meet; the race detector looks on.
+// Readers, watchers and the applying goroutine run concurrently, for the race detector.
 func TestReadersBesideApply(t *testing.T) {
 	f := newFixture(t)
 	var wg sync.WaitGroup

@@ -14,8 +14,8 @@ import (
 	"quorate/internal/engine/mem"
 )
 
-// etcdDump is what etcd 3.5.35 has written into a .snap file after some requests of
-// clients, among them a TTL, a refresh, a directory with a TTL and bytes that are no UTF-8.
+// etcdDump was written by etcd 3.5.35 into a .snap file after some requests of clients,
+// among them a TTL, a refresh, a directory with a TTL and bytes that are not UTF-8.
 func etcdDump(t testing.TB) []byte {
 	t.Helper()
 	b, err := os.ReadFile("testdata/etcd-3.5.35.json")
@@ -50,7 +50,8 @@ func restored(t testing.TB, dump []byte) (*Store, *mem.Engine) {
 	return s, eng
 }
 
-// normal brings JSON into one form; what a dump may leave out is left out, and what lies below /0.
+// normal returns JSON in a canonical form, without what a dump may leave out, and without
+// everything below /0.
 func normal(t testing.TB, data []byte) (root, history, stats string) {
 	t.Helper()
 	d, err := ParseDump(data)
@@ -112,7 +113,7 @@ func TestDumpOfEtcd(t *testing.T) {
 	}
 }
 
-// A dump and its restoration are the same store, down to the records.
+// A dump and the store restored from it are the same store, down to the records.
 func TestDumpAndBack(t *testing.T) {
 	f := newFixture(t)
 	for i := range historyEvents + 300 {
@@ -142,13 +143,13 @@ func TestDumpAndBack(t *testing.T) {
 	}
 	s, eng := restored(t, data)
 	differ(t, "restored", state(s), state(f.s))
-	// Times of events are known only to the second, so records may differ in them alone.
+	// Event times are known only to the second, so only these may differ in the records.
 	if got, want := strings.Count(records(t, eng), "\n"), strings.Count(records(t, f.eng), "\n"); got != want {
 		t.Errorf("%d records, want %d", got, want)
 	}
 }
 
-// Where no request of the v2 API ever was, the dump is the membership alone.
+// Without any request of the v2 API, the dump is the membership alone.
 func TestDumpOfNothing(t *testing.T) {
 	d := NewDump()
 	if err := d.Fill(mem.New()); err != nil {
@@ -162,7 +163,7 @@ func TestDumpOfNothing(t *testing.T) {
 	if s.Index() != 1 || s.HasTTL() || len(s.history.events) != 0 {
 		t.Errorf("got %s", state(s))
 	}
-	// What came before it is not known, and not passed over in silence.
+	// The history before it is unknown, and a watch that asks for it gets an error.
 	if _, err := s.Watch("/1/a", false, false, 1); err == nil || err.(*Error).Cause != "the requested history has been cleared [2/1]" {
 		t.Errorf("a watch of the past: %v", err)
 	}
@@ -192,7 +193,7 @@ func TestRestoreRefuses(t *testing.T) {
 	}
 }
 
-// A history that is not an unbroken run up to the index is used as far as it is.
+// If the history is not an unbroken run up to the index, its usable part is used.
 func TestRestoreBrokenHistory(t *testing.T) {
 	event := func(i int) string {
 		return fmt.Sprintf(`{"action":"set","node":{"key":"/1/a","value":"v","modifiedIndex":%d,"createdIndex":%d}}`, i, i)
@@ -215,7 +216,7 @@ func TestRestoreBrokenHistory(t *testing.T) {
 	}
 }
 
-// FuzzRestore looks for dumps that end the process or become records that cannot be loaded.
+// FuzzRestore looks for dumps that panic or become records that cannot be loaded.
 func FuzzRestore(f *testing.F) {
 	f.Add(etcdDump(f))
 	f.Add([]byte(`{"Root":{"Children":{"1":{"Children":{"a":{"Value":"v","ExpireTime":"2030-01-01T00:00:00Z"}}}}},"CurrentIndex":9}`))

@@ -16,8 +16,7 @@ import (
 	"quorate/internal/legacy/v2request"
 )
 
-// model is the v2 store written down as a list of paths: slow, without a tree, records or
-// bounds.
+// model is the v2 store as a list of paths: slow, without a tree, records or limits.
 type model struct {
 	index  uint64
 	nodes  map[string]entry
@@ -52,7 +51,7 @@ func (m *model) seen(p string, at int64) *Node {
 	return out
 }
 
-// find is what stops a walk to p: a file on the way, or what is missing.
+// find returns what stops a walk to p: a file on the way, or a missing node.
 func (m *model) find(p string) string {
 	names := strings.Split(p, "/")[1:]
 	at := ""
@@ -235,7 +234,7 @@ func (m *model) apply(r *v2request.Request) string {
 	return m.make(p, Set, r, refresh)
 }
 
-// compareWith checks that a store is like the model, and its sums like its tree.
+// compareWith checks that a store equals the model, and that its totals match its tree.
 func (m *model) compareWith(t *testing.T, s *Store) {
 	t.Helper()
 	var want, have strings.Builder
@@ -277,7 +276,7 @@ func (m *model) compareWith(t *testing.T, s *Store) {
 	differ(t, "beside the model", have.String(), want.String())
 }
 
-// request makes a request out of bytes, of few paths, so that they meet.
+// request derives a request from bytes, with few distinct paths, so that requests collide.
 func request(next func() byte, now int64) *v2request.Request {
 	names := []string{"a", "b", "ab", "_h", "a-"}
 	r := &v2request.Request{Method: "PUT", Path: "/1", Time: now}
@@ -319,9 +318,10 @@ func request(next func() byte, now int64) *v2request.Request {
 	return r
 }
 
-// beside runs requests made of bytes on a store and on the model. Between them the store is read
-// again from its records, or power is lost and what was not flushed is applied again, as from the
-// log; all must end with the same records as a store that nothing happened to.
+// beside runs requests derived from bytes on a store and on the model. Between them the
+// store is loaded again from its records, or power is lost and the unflushed requests are
+// applied again, as from the log; all must end with the same records as an undisturbed
+// store.
 func beside(t *testing.T, next func() byte, more func() bool) {
 	f := newFixture(t)
 	calm := newFixture(t)
@@ -400,7 +400,7 @@ func FuzzBesideModel(f *testing.F) {
 	})
 }
 
-// FuzzLoad looks for records, as another member may send them, that end the process.
+// FuzzLoad looks for records, as another member may send them, that panic.
 func FuzzLoad(f *testing.F) {
 	fx := &fixture{t: nil, eng: mem.New()}
 	s, err := Load(fx.eng, options())

@@ -7,7 +7,7 @@ import (
 	"quorate/internal/engine/mem"
 )
 
-// What is recorded by the first step after a Rebase is all that led up to it.
+// The first step after a Rebase records everything that led to it.
 func TestStepRecordsWhatRebaseHasLeft(t *testing.T) {
 	eng := mem.New()
 	defer eng.Close()

@@ -13,7 +13,7 @@ import (
 	"quorate/internal/legacy/v2request"
 )
 
-// start is the time of all requests that do not say another.
+// start is the time of all requests that do not set another one.
 var start = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 // fixture is a store with the engine below it. As in a fresh cluster of one member the
@@ -87,7 +87,7 @@ func put(p, v string) v2request.Request {
 	return v2request.Request{Method: "PUT", Path: "/1" + p, Val: v}
 }
 
-// with changes a request.
+// with modifies a request.
 func with(r v2request.Request, change func(*v2request.Request)) v2request.Request {
 	change(&r)
 	return r
@@ -140,7 +140,8 @@ func records(t *testing.T, r engine.Reader) string {
 	return out.String()
 }
 
-// state is everything that a store tells: two that are equal in it are the same.
+// state returns everything that a store exposes: two stores with the same state are the
+// same.
 func state(s *Store) string {
 	var out strings.Builder
 	fmt.Fprintf(&out, "index %d nodes %d bytes %d start %d stats %+v\n", s.index, s.nodes, s.bytes, s.history.start, s.stats)
@@ -159,7 +160,7 @@ func state(s *Store) string {
 	return out.String()
 }
 
-// differ reports the first line in which two states differ.
+// differ returns the first line in which two states differ.
 func differ(t *testing.T, what, got, want string) {
 	t.Helper()
 	if got == want {
@@ -311,8 +312,8 @@ func TestList(t *testing.T) {
 	}
 }
 
-// A tree that no client has changed holds its index alone, and may be given another. Refusals do not
-// change it; the first change records all.
+// A tree that no client has changed holds its index alone, and may be given another one.
+// Refused requests do not change that; the first change records everything.
 func TestWritten(t *testing.T) {
 	f := newFixture(t)
 	before := records(t, f.eng)
@@ -339,7 +340,7 @@ func TestWritten(t *testing.T) {
 	if !f.s.Written() || f.s.Index() != 1501 {
 		t.Errorf("index %d, written %v", f.s.Index(), f.s.Written())
 	}
-	// What a dump shows, other members have noticed as well.
+	// What a dump shows, other members have seen as well.
 	d := NewDump()
 	if err := d.Fill(f.eng); err != nil {
 		t.Fatal(err)
@@ -364,7 +365,8 @@ func TestWritten(t *testing.T) {
 	}
 }
 
-// Nodes of the same time expire in the order of their paths, however they came.
+// Nodes with the same expiration expire in the order of their paths, in whatever order they
+// were created.
 func TestOrderOfExpiry(t *testing.T) {
 	f := newFixture(t)
 	for _, k := range []string{"/c", "/a", "/d", "/b"} {
@@ -377,7 +379,7 @@ func TestOrderOfExpiry(t *testing.T) {
 	}
 }
 
-// As in etcd 3.5, some refusals count as successes, and a create below a file twice.
+// As in etcd 3.5, some refusals count as successes, and a create below a file counts twice.
 func TestStats(t *testing.T) {
 	f := newFixture(t)
 	for _, r := range []v2request.Request{put("/a", "1"), put("/a/b", "1"), put("", "1"), with(put("/a/b", "1"), absent),

@@ -11,7 +11,8 @@ import (
 	"quorate/internal/legacy/v2request"
 )
 
-// got returns what waits in a watcher, as "action key@index", and "closed" if no more will come.
+// got returns what waits in a watcher, as "action key@index", and "closed" if no more will
+// come.
 func got(w *Watcher) (out []string) {
 	for {
 		select {
@@ -161,7 +162,7 @@ func TestWatchHistory(t *testing.T) {
 			w.Close()
 		}
 	}
-	// With stream, the past is followed by the present.
+	// With stream, past events are followed by new ones.
 	w := f.watch("/1/a", false, true, 4)
 	f.do(put("/a", "3"))
 	if g, want := got(w), []string{"set /a@4", "set /a@8", "set /a@9"}; !slices.Equal(g, want) {
@@ -193,7 +194,7 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 }
 
-// Records that take too much make the history shorter, but the newest event is always there.
+// Events that take too much room shorten the history, but the newest event is always in it.
 func TestHistoryBytes(t *testing.T) {
 	var h history
 	whole := strings.Repeat("x", historyBytes+1)

@@ -23,14 +23,14 @@ func answer(rev int64, value string) *pb.RangeResponse {
 	return &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: rev}, Kvs: []*mvccpb.KeyValue{{Value: []byte(value)}}}
 }
 
-// keep puts an answer into c as a read would.
+// keep stores an answer in c as a read would.
 func keep(c *cache, token string, r *pb.RangeRequest, a *pb.RangeResponse) {
 	d := c.begin(token, r)
 	d.store(a)
 	d.end()
 }
 
-// holds reports what c answers with, "" for nothing.
+// holds returns what c answers, "" for nothing.
 func holds(t *testing.T, c *cache, token string, r *pb.RangeRequest) string {
 	t.Helper()
 	a, err := c.get(token, r)
@@ -137,7 +137,7 @@ func TestCacheInvalidation(t *testing.T) {
 	}
 }
 
-// A read that a write overtakes is not kept, whenever it comes back.
+// A read that a write overtakes is not stored, whenever it returns.
 func TestCacheReadsInProgress(t *testing.T) {
 	c := newCache(10, 1<<20)
 	r := rangeReq("a", "c")

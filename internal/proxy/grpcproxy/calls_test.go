@@ -30,7 +30,7 @@ func newTestProxy() *Proxy {
 	return p
 }
 
-// What a call says of itself reaches the members, and nothing else does.
+// The metadata of a call that members need is forwarded, and nothing else.
 func TestOnward(t *testing.T) {
 	ctx := metadata.NewIncomingContext(context.Background(), metadata.Pairs("token", "t", "hasleader", "true", "client-api-version", "3.7.3", "x", "y"))
 	got, _ := metadata.FromOutgoingContext(onward(ctx))
@@ -68,7 +68,7 @@ func TestErrors(t *testing.T) {
 	}
 }
 
-// Calls in progress end with the proxy, and a panic ends none but its own.
+// Calls in progress end with the proxy, and a panic ends only its own call.
 func TestCallsEnd(t *testing.T) {
 	p := newTestProxy()
 	started := make(chan struct{})
@@ -103,7 +103,7 @@ func TestPaced(t *testing.T) {
 	}
 }
 
-// A key is watched over in the context of its read, which is not to end with it.
+// A leased key is watched in the context of its read, and the watch must outlive the read.
 func TestLasting(t *testing.T) {
 	type key struct{}
 	ctx, cancel := context.WithCancel(context.WithValue(context.Background(), key{}, "v"))
@@ -127,7 +127,7 @@ func TestLasting(t *testing.T) {
 	}
 }
 
-// lagging answers with one revision after the other, and with the last for good.
+// lagging answers with one revision after the other, and then always with the last.
 type lagging struct {
 	clientv3.KV
 	revs  []int64
@@ -143,7 +143,7 @@ func (l *lagging) Do(_ context.Context, op clientv3.Op) (clientv3.OpResponse, er
 	return (&clientv3.PutResponse{Header: h}).OpResponse(), nil
 }
 
-// A read never goes back behind an answer; a write is made once in any case.
+// A read is never older than an earlier answer; a write is sent once in any case.
 func TestOrdering(t *testing.T) {
 	l := &lagging{revs: []int64{5, 7, 3, 4, 7, 2}}
 	o := &orderedKV{KV: l, endpoints: func() []string { return []string{"a", "b"} }}
@@ -164,13 +164,13 @@ func TestOrdering(t *testing.T) {
 		t.Errorf("%d tries", tries)
 	}
 	l.revs = append(l.revs, 8)
-	l.calls = 5 // the first try still lags, and this read has all its tries again
+	l.calls = 5 // the first attempt still lags, and this read has all its attempts again
 	if r, err := o.Get(context.Background(), "k"); err != nil || r.Header.Revision != 8 {
 		t.Errorf("%v, %v", r, err)
 	}
 }
 
-// counted counts the reads that come to it.
+// counted counts the reads that it receives.
 type counted struct {
 	clientv3.KV
 	n int
@@ -197,7 +197,7 @@ func TestLeasedKeysAreBounded(t *testing.T) {
 	}
 }
 
-// The list of proxies takes what is registered and nothing else.
+// The list of proxies contains the registered ones and nothing else.
 func TestRegistrations(t *testing.T) {
 	s := &clusterServer{lg: zap.NewNop(), self: "here:1", hostname: "host", proxies: map[string]*pb.Member{}}
 	list := func() string {

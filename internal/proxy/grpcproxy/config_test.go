@@ -21,7 +21,7 @@ func parsed(t *testing.T, args string) (*Config, error) {
 	return &c, c.Settle(f)
 }
 
-// Flags that do not go together are refused in etcd's words.
+// Contradictory flags are rejected with etcd's texts.
 func TestSettleRefuses(t *testing.T) {
 	for _, tc := range []struct{ args, want string }{
 		{"--resolver-prefix=p", "invalid resolver-ttl 0"},

@@ -22,7 +22,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// patience is how long anything may take on a machine that is busy.
+// patience bounds every step on a busy machine.
 const patience = 30 * time.Second
 
 // member opens watches that the test feeds.
@@ -106,7 +106,7 @@ func puts(rev int64, revs ...int64) clientv3.WatchResponse {
 	return r
 }
 
-// reader stands for the members' reads; err is what they say.
+// reader answers the permission reads that members would; err is the answer.
 type reader struct {
 	clientv3.KV
 	mu  sync.Mutex
@@ -164,12 +164,12 @@ func (b *bench) expectNoOpen() {
 	}
 }
 
-// client is the other side of a stream.
+// client is the client's side of a stream.
 type client struct {
 	b    *bench
 	in   chan *pb.WatchRequest
 	out  chan *pb.WatchResponse
-	done chan error // has the end of the call
+	done chan error // receives the end of the call
 	s    *watchStream
 	gone context.Context // ends when the call has ended, or the client
 	end  context.CancelFunc
@@ -188,7 +188,7 @@ func (c *client) Recv() (*pb.WatchRequest, error) {
 }
 
 func (c *client) Send(r *pb.WatchResponse) error {
-	// As on the wire: what is shared is not touched.
+	// As on the wire: shared messages are not touched.
 	if _, err := proto.Marshal(r); err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (b *bench) connect(md ...string) *client {
 	c.s = newWatchStream(ctx, b.hub, b.kv)
 	go func() {
 		err := c.s.run(c)
-		end() // as the server does with the context of a call that has ended
+		end() // as the server does with the context of an ended call
 		c.done <- err
 	}()
 	b.t.Cleanup(func() {
@@ -293,8 +293,8 @@ func line(r *pb.WatchResponse) string {
 	return b.String()
 }
 
-// Watchers that begin where the group is, or later, join it and get what is for
-// them; one that begins earlier has a watch of its own until it has caught up.
+// Watchers that begin at the group's revision, or later, join it and get the events from
+// their start; one that begins earlier has a watch of its own until it has caught up.
 func TestWatchersShare(t *testing.T) {
 	b := newBench(t)
 	c := b.connect()
@@ -304,7 +304,7 @@ func TestWatchersShare(t *testing.T) {
 		t.Fatalf("asked for %q from %d", up.key, up.rev)
 	}
 	c.create(&pb.WatchCreateRequest{StartRevision: 6, PrevKv: true}) // the first reply is still to come
-	c.create(&pb.WatchCreateRequest{StartRevision: -1})              // refused, so the one before has been dealt with
+	c.create(&pb.WatchCreateRequest{StartRevision: -1})              // refused, so the previous one has been processed
 	c.expect(`w-1 rev=0 created canceled compacted=0 "etcdserver: mvcc: required revision has been compacted"`)
 	up.send(t, createdAt(9))
 	c.expect("w0 rev=9 created", "w1 rev=9 created")
@@ -333,12 +333,12 @@ func TestWatchersShare(t *testing.T) {
 	e.end()
 	e.expectEnd(context.Canceled)
 
-	// Behind the group: a watch of its own, which ends where the others are.
+	// Behind the group: a watch of its own, which ends once it has caught up.
 	d.create(&pb.WatchCreateRequest{StartRevision: 6})
 	own := b.open()
 	own.send(t, createdAt(12))
 	d.expect("w2 rev=12 created")
-	own.send(t, puts(12, 6, 6)) // there is more: the header tells where the store is, not this watch
+	own.send(t, puts(12, 6, 6)) // the response is not complete: the header has the revision of the store, not of this watch
 	d.expect("w2 rev=12 PUT@6 PUT@6")
 	if own.ctx.Err() != nil {
 		t.Fatal("merged before it had caught up")
@@ -360,7 +360,7 @@ func TestWatchersShare(t *testing.T) {
 	}
 }
 
-// A group that is ahead moves to one that is behind, and nothing comes twice.
+// A group that is ahead moves to one that is behind, and no event is delivered twice.
 func TestMergeIntoOneBehind(t *testing.T) {
 	b := newBench(t)
 	c, d := b.connect(), b.connect()
@@ -368,7 +368,7 @@ func TestMergeIntoOneBehind(t *testing.T) {
 	behind := b.open()
 	behind.send(t, createdAt(3))
 	c.expect("w0 rev=3 created")
-	d.create(&pb.WatchCreateRequest{}) // one from now on does not know where now is: its own
+	d.create(&pb.WatchCreateRequest{}) // one from the current revision on does not know that revision: a watch of its own
 	ahead := b.open()
 	ahead.send(t, createdAt(5))
 	d.expect("w0 rev=5 created")
@@ -393,9 +393,9 @@ func TestProgressAndFilters(t *testing.T) {
 	c.expect("w0 rev=4 DELETE@3", "w1 rev=4 PUT@2 PUT@4")
 	up.send(t, clientv3.WatchResponse{Header: head(8)}) // progress
 	c.expect("w0 rev=8")
-	c.create(&pb.WatchCreateRequest{StartRevision: 9}) // the progress vouches for 8
+	c.create(&pb.WatchCreateRequest{StartRevision: 9}) // the progress notification confirms 8
 	c.expect("w2 rev=8 created")
-	up.send(t, puts(9, 9)) // nothing is left of it for w0
+	up.send(t, puts(9, 9)) // nothing of it is left for w0
 	c.expect("w1 rev=9 PUT@9", "w2 rev=9 PUT@9")
 	b.expectNoOpen()
 }
@@ -412,7 +412,7 @@ func TestCallersDoNotShare(t *testing.T) {
 		up.send(t, createdAt(1))
 		c.expect("w0 rev=1 created")
 	}
-	// A right that is gone counts although the group is there.
+	// A permission that was revoked is missed even though the group exists.
 	b.kv.mu.Lock()
 	b.kv.err = rpctypes.ErrPermissionDenied
 	b.kv.mu.Unlock()
@@ -450,7 +450,7 @@ func TestIDs(t *testing.T) {
 	up.expectEnd(t)
 }
 
-// What the member says about the end of a watch comes to all that share it.
+// The member's reason for ending the watch reaches all watchers that share it.
 func TestEnds(t *testing.T) {
 	b := newBench(t)
 	compacted := clientv3.WatchResponse{Header: head(9), Canceled: true, CompactRevision: 8}
@@ -481,7 +481,7 @@ func TestEnds(t *testing.T) {
 				d.expect(tc.want)
 			}
 			up.expectEnd(t)
-			// The stream goes on, and so may others of the same keys.
+			// The stream continues, and so may others of the same keys.
 			c.create(&pb.WatchCreateRequest{StartRevision: 3})
 			up = b.open()
 			up.send(t, createdAt(9))
@@ -553,7 +553,7 @@ func TestSlowClient(t *testing.T) {
 	}
 }
 
-// What is on its way to a watcher when it is cancelled does not come after the reply.
+// Events in flight when a watcher is cancelled are not sent after the reply.
 func TestNothingAfterCancel(t *testing.T) {
 	b := newBench(t)
 	s := newWatchStream(t.Context(), b.hub, b.kv)
@@ -567,7 +567,7 @@ func TestNothingAfterCancel(t *testing.T) {
 	}
 }
 
-// A queue is full by its bytes as well.
+// A queue is also full by its bytes.
 func TestQueueBytes(t *testing.T) {
 	b := newBench(t)
 	s := newWatchStream(t.Context(), b.hub, b.kv)
@@ -624,9 +624,9 @@ func (c *client) requestProgress() context.Context {
 
 func progressAt(rev int64) clientv3.WatchResponse { return clientv3.WatchResponse{Header: head(rev)} }
 
-// A request for progress is answered once, when every watch that carries one of
-// the client's watchers has told how far it is, with the lowest of these
-// revisions and after the events up to there.
+// A request for progress is answered once, when every watch that carries one of the
+// client's watchers has reported its progress, with the lowest of these revisions and after
+// the events up to there.
 func TestProgressRequest(t *testing.T) {
 	b := newBench(t)
 	c := b.connect(rpctypes.TokenFieldNameGRPC, "alice")
@@ -649,14 +649,14 @@ func TestProgressRequest(t *testing.T) {
 	two.send(t, progressAt(12))
 	c.expect("w2 rev=11 PUT@11", "w-1 rev=10")
 
-	// One that comes, or goes, while others are waited for.
+	// A watcher that is created, or cancelled, while others are awaited.
 	c.requestProgress()
 	one.send(t, progressAt(13))
 	c.create(&pb.WatchCreateRequest{WatchId: 3, Key: []byte("third"), StartRevision: 2})
 	three := b.open()
 	get(t, b.asked)
 	three.send(t, createdAt(13))
-	get(t, b.asked) // again, as it is there only now
+	get(t, b.asked) // again, because it exists only now
 	c.expect("w3 rev=13 created")
 	c.cancel(2)
 	c.expect("w2 rev=11 canceled compacted=0 \"\"")
@@ -664,7 +664,7 @@ func TestProgressRequest(t *testing.T) {
 	three.send(t, progressAt(14))
 	c.expect("w3 rev=13 PUT@7", "w-1 rev=13")
 
-	// Progress that nobody has asked for goes to those who want it, as ever.
+	// Unrequested progress notifications go to the watchers that asked for them, as always.
 	three.send(t, progressAt(15))
 	three.send(t, puts(16, 16))
 	c.expect("w3 rev=16 PUT@16")

@@ -76,7 +76,7 @@ func (c *leaseClient) Send(r *pb.LeaseKeepAliveResponse) error {
 	}
 }
 
-// get is a receive that fails the test when nothing comes.
+// get receives, and fails the test if nothing arrives.
 func get[T any](t *testing.T, c <-chan T) T {
 	t.Helper()
 	select {
@@ -119,7 +119,7 @@ func newLeaseBench(t *testing.T) *leaseBench {
 	return b
 }
 
-// keeper waits until there is one for c.
+// keeper waits until c has a keeper.
 func (b *leaseBench) keeper(c caller) *keeper {
 	b.t.Helper()
 	ks := b.server.keepers
@@ -136,7 +136,7 @@ func (b *leaseBench) keeper(c caller) *keeper {
 	}
 }
 
-// connect returns a client and what its call ends with.
+// connect returns a client and the channel with the result of its call.
 func (b *leaseBench) connect(md ...string) (*leaseClient, <-chan error) {
 	ctx, end := context.WithCancel(metadata.NewIncomingContext(context.Background(), metadata.Pairs(md...)))
 	b.t.Cleanup(end)
@@ -170,7 +170,7 @@ func (k *keeper) waitingFor(t *testing.T, id int64, n int) {
 	}
 }
 
-// All clients share a stream, and those who ask for a lease at a time its answer.
+// All clients share a stream, and concurrent requests for a lease share an answer.
 func TestKeepAlivesShare(t *testing.T) {
 	b := newLeaseBench(t)
 	c, _ := b.connect()
@@ -197,7 +197,7 @@ func TestKeepAlivesShare(t *testing.T) {
 			t.Fatal(r)
 		}
 	}
-	put(t, up.back, any(renewed(9, 90))) // nobody has asked
+	put(t, up.back, any(renewed(9, 90))) // there was no request
 	put(t, c.in, 7)                      // answered before, so it is asked for again
 	if id := get(t, up.sent); id != 7 {
 		t.Fatalf("sent %d", id)
@@ -211,7 +211,7 @@ func TestKeepAlivesShare(t *testing.T) {
 	}
 }
 
-// A stream that breaks is opened anew, and what waits is sent again.
+// A stream that breaks is opened again, and pending keepalives are sent again.
 func TestKeepAliveReconnects(t *testing.T) {
 	b := newLeaseBench(t)
 	c, _ := b.connect()
@@ -226,7 +226,7 @@ func TestKeepAliveReconnects(t *testing.T) {
 	put(t, up.back, any(renewed(7, 70)))
 	get(t, c.out)
 
-	// Without anybody there is none, until somebody comes.
+	// Without clients there is no stream, until one connects.
 	c.end()
 	put(t, up.back, any(status.Error(codes.Unavailable, "gone again")))
 	d, _ := b.connect()
@@ -261,7 +261,7 @@ func TestKeepAliveEnds(t *testing.T) {
 	put(t, plainUp.back, any(error(rpctypes.ErrGRPCNoLeader)))
 	plainUp = get(t, b.opened)
 	get(t, plainUp.sent)
-	// A client that has said all it has to say gets its answers.
+	// A client that has stopped sending still gets its answers.
 	close(plain.in)
 	put(t, plainUp.back, any(renewed(7, 70)))
 	get(t, plain.out)
@@ -278,8 +278,8 @@ func TestKeepAliveEnds(t *testing.T) {
 	}
 }
 
-// Members go by the token. Who is refused ends alone: other callers keep their
-// streams, and so does who asks with the same token for another lease.
+// Members decide by the token. A rejected caller ends alone: other callers keep their
+// streams, and so do requests with the same token for another lease.
 func TestKeepAliveCallers(t *testing.T) {
 	b := newLeaseBench(t)
 	open := func(token string, id int64) (*leaseClient, <-chan error, *upLeases) {
@@ -318,7 +318,7 @@ func TestKeepAliveCallers(t *testing.T) {
 		t.Error("one more stream to a member")
 	}
 
-	// A token that is not valid any more ends those who ask with it.
+	// A token that is no longer valid ends the streams that use it.
 	put(t, alice.in, 1)
 	get(t, aliceUp.sent)
 	put(t, other.in, 3)
@@ -349,11 +349,11 @@ func (k *keeper) enterWait(t *testing.T, n int) {
 	}
 }
 
-// A client that asks and does not read is not read any further.
+// The proxy stops reading from a client that sends and does not read.
 func TestKeepAliveBound(t *testing.T) {
 	b := newLeaseBench(t)
 	c, done := b.connect()
-	for id := range int64(maxRenewals + 1) { // the last waits for a place
+	for id := range int64(maxRenewals + 1) { // the last one waits for a place
 		put(t, c.in, id)
 	}
 	up := get(t, b.opened)

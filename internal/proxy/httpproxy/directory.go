@@ -62,7 +62,7 @@ func remembered(file string) ([]string, error) {
 		return nil, err
 	}
 	if info.Size() > maxClusterFile {
-		return nil, fmt.Errorf("%s has %d bytes: it is not the list of peers that a proxy keeps", file, info.Size())
+		return nil, fmt.Errorf("%s has %d bytes: it is not the list of peers that a proxy saves", file, info.Size())
 	}
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -124,7 +124,7 @@ func (d *directory) refresh(ctx context.Context) bool {
 		for _, text := range m.ClientURLs {
 			u, err := url.Parse(text)
 			if err != nil || u.Host == "" {
-				d.lg.Warn("a member advertises a client URL that is none", zap.String("url", text), zap.Error(err))
+				d.lg.Warn("a member advertises an invalid client URL", zap.String("url", text), zap.Error(err))
 				continue
 			}
 			endpoints = append(endpoints, &endpoint{url: u})
@@ -139,7 +139,7 @@ func (d *directory) refresh(ctx context.Context) bool {
 		d.peers = known
 		d.lg.Info("updated the peer URLs of the cluster", zap.Strings("peer-urls", known))
 		if err := remember(d.file, known); err != nil {
-			d.lg.Warn("failed to keep the peer URLs", zap.String("path", d.file), zap.Error(err))
+			d.lg.Warn("failed to save the peer URLs", zap.String("path", d.file), zap.Error(err))
 		}
 	}
 	return len(endpoints) > 0

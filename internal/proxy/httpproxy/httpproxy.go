@@ -67,7 +67,7 @@ func New(o Options) (*Proxy, error) {
 	}
 	d := newDirectory(o, o.Peers)
 	if err := remember(d.file, o.Peers); err != nil {
-		return nil, fmt.Errorf("keep the peer URLs: %w", err)
+		return nil, fmt.Errorf("save the peer URLs: %w", err)
 	}
 	return &Proxy{lg: o.Logger, dir: d, refresh: o.Refresh, transport: o.Transport}, nil
 }
@@ -212,7 +212,7 @@ func (p *Proxy) refuse(w http.ResponseWriter, r *http.Request, reason string, co
 	if reason != "" {
 		metrics.ProxyDroppedTotal.WithLabelValues(method(r), reason).Inc()
 	}
-	p.lg.Warn("cannot pass a request on", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("reason", why))
+	p.lg.Warn("cannot forward a request", zap.String("method", r.Method), zap.String("path", r.URL.Path), zap.String("reason", why))
 	b, err := json.Marshal(map[string]string{"message": "httpproxy: " + why})
 	if err != nil {
 		return code, false

@@ -21,7 +21,7 @@ import (
 	"quorate/internal/membership"
 )
 
-// rig is a proxy before members that the test serves.
+// rig is a proxy in front of members that the test serves.
 type rig struct {
 	t     *testing.T
 	dir   string
@@ -30,7 +30,7 @@ type rig struct {
 
 	mu      sync.Mutex
 	members []membership.Member // nil: no peer answers
-	asked   []string            // the peer URLs of the last question
+	asked   []string            // the peer URLs of the last request
 	clock   time.Time
 }
 
@@ -59,7 +59,7 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-// serve makes the members of handlers, one for each, and lets the proxy find them.
+// serve starts a member for each handler, and lets the proxy find them.
 func (r *rig) serve(handlers ...http.HandlerFunc) (servers []*httptest.Server) {
 	var ms []membership.Member
 	for i, h := range handlers {
@@ -166,7 +166,7 @@ func TestUnreachableMembersAreLeftOut(t *testing.T) {
 	}
 }
 
-// An error that a member answers with is an answer.
+// An error response of a member is an answer.
 func TestAnswerOfAMemberIsFinal(t *testing.T) {
 	r := newRig(t)
 	r.serve(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "no", http.StatusInternalServerError) },
@@ -176,7 +176,7 @@ func TestAnswerOfAMemberIsFinal(t *testing.T) {
 	}
 }
 
-// Events of a watch come one by one, and its end when the client goes.
+// Events of a watch arrive one by one, and the watch ends when the client goes away.
 func TestStream(t *testing.T) {
 	r := newRig(t)
 	next, gone := make(chan string), make(chan struct{})
@@ -259,8 +259,8 @@ func TestReadOnly(t *testing.T) {
 	}
 }
 
-// What the proxy has learnt counts at the next start, and members that do not
-// answer leave nothing to forward to.
+// The saved peer URLs are used at the next start, and without an answer from any member
+// there is nothing to forward to.
 func TestPeersAreRemembered(t *testing.T) {
 	r := newRig(t)
 	if kept, err := Remembered(r.dir); err != nil || !slices.Equal(kept, []string{"http://p1:1"}) {
@@ -318,8 +318,8 @@ func TestRunAsksAgain(t *testing.T) {
 	<-ended
 }
 
-// A member that goes silent in the middle of an answer does not hold a request
-// for ever, if the operator wants it so.
+// A member that goes silent in the middle of an answer does not hold a request forever, if
+// the operator sets a timeout.
 func TestReadTimeout(t *testing.T) {
 	release := make(chan struct{})
 	s := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-release }))

@@ -37,7 +37,7 @@ func TestPickShares(t *testing.T) {
 		name string
 		of   [][2]uint16
 		down string
-		want map[string]float64 // share of 100,000 picks, within half a percent of all
+		want map[string]float64 // share of 100,000 picks, within half a percent of all picks
 	}{
 		{name: "all alike", of: [][2]uint16{{0, 0}, {0, 0}, {0, 0}, {0, 0}}, want: map[string]float64{"a": 25, "b": 25, "c": 25, "d": 25}},
 		{name: "one of them down", of: [][2]uint16{{0, 0}, {0, 0}, {0, 0}}, down: "b", want: map[string]float64{"a": 50, "c": 50}},
@@ -80,7 +80,7 @@ func TestPickInTurn(t *testing.T) {
 	}
 }
 
-// The borders between weights are where the sum of those before ends.
+// The boundaries between weights are the sums of the weights before them.
 func TestPickBorders(t *testing.T) {
 	for n, want := range map[int]string{0: "a", 1: "a", 2: "b", 6: "b", 7: "c"} {
 		s := set(func(sum int) int {
@@ -104,7 +104,7 @@ func TestPickTriesEachOnce(t *testing.T) {
 		tried = append(tried, e)
 		got += e.addr[:1]
 		if e.failed(noon); len(tried) == 2 {
-			tried[0].answered() // a probe in between does not bring it back for this one
+			tried[0].answered() // a probe in between does not make it available again for this connection
 		}
 	}
 	if got != "bcad" {
@@ -112,7 +112,8 @@ func TestPickTriesEachOnce(t *testing.T) {
 	}
 }
 
-// When all have failed, each is tried again by one connection a second, not by all.
+// When all have failed, one connection a second tries each of them again, not all
+// connections.
 func TestPickLastResort(t *testing.T) {
 	s := set(nil, [2]uint16{1, 0}, [2]uint16{0, 0}, [2]uint16{0, 0})
 	for i, e := range s.all {
@@ -123,7 +124,7 @@ func TestPickLastResort(t *testing.T) {
 		want string
 	}{
 		{0, "-"},
-		{lastResort - 20*time.Millisecond, "c"}, // left alone for the longest
+		{lastResort - 20*time.Millisecond, "c"}, // its last dial is the oldest
 		{lastResort - 20*time.Millisecond, "-"},
 		{lastResort + time.Millisecond, "b"}, // before a, by priority
 		{lastResort + time.Millisecond, "a"},

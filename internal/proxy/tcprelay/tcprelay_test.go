@@ -23,12 +23,12 @@ import (
 	"quorate/internal/clock"
 )
 
-// limit is how long anything may take on a machine that is busy with other things.
+// limit bounds every step on a busy machine.
 const limit = time.Minute
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// server is an endpoint of the test: serve is given each connection.
+// server is an endpoint of the test: serve is called for each connection.
 func server(t *testing.T, serve func(*net.TCPConn)) (addr string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -52,7 +52,7 @@ func server(t *testing.T, serve func(*net.TCPConn)) (addr string) {
 	return l.Addr().String()
 }
 
-// says sends its name at once and then repeats what it gets.
+// says sends its name at once and then echoes what it receives.
 func says(name string) func(*net.TCPConn) {
 	return func(c *net.TCPConn) {
 		if _, err := io.WriteString(c, name+"\n"); err == nil {
@@ -61,7 +61,7 @@ func says(name string) func(*net.TCPConn) {
 	}
 }
 
-// world is a relay in front of endpoints that the test switches on and off.
+// world is a relay in front of endpoints that the test turns on and off.
 type world struct {
 	t     *testing.T
 	relay *Relay
@@ -74,7 +74,7 @@ type world struct {
 	dials []string
 }
 
-// start runs a relay before the endpoints until the end of the test.
+// start runs a relay in front of the endpoints until the end of the test.
 func start(t *testing.T, o Options, addrs ...string) *world {
 	t.Helper()
 	core, logs := observer.New(zap.InfoLevel)
@@ -96,7 +96,7 @@ func start(t *testing.T, o Options, addrs ...string) *world {
 		if err != nil {
 			return nil, err
 		}
-		// Who is there answers, however long this machine takes over it.
+		// Running endpoints answer, however long this machine takes.
 		return new(net.Dialer).DialContext(context.WithoutCancel(ctx), "tcp", addr)
 	}
 	w.relay = New(o)
@@ -150,8 +150,7 @@ func (w *world) open() *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-// name is the first line that comes through a new connection, "" if it is closed
-// before.
+// name returns the first line received on a new connection, "" if it is closed before.
 func (w *world) name() string {
 	w.t.Helper()
 	c := w.open()
@@ -176,7 +175,7 @@ func line(t *testing.T, c net.Conn) string {
 	}
 }
 
-// closed reports that the other side has closed, in whichever way.
+// closed reports whether the other side has closed the connection, in whatever way.
 func closed(err error) bool {
 	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
 }
@@ -201,13 +200,13 @@ func TestRelayFailedEndpoints(t *testing.T) {
 		t.Errorf("deactivated: %+v", deactivated)
 	}
 
-	// A probe that fails changes nothing.
+	// A failed probe changes nothing.
 	w.clock.Advance(time.Minute)
 	still := w.logs.FilterMessage("failed to activate endpoint (stay inactive for another interval)")
 	if still.Len() != 1 || w.logs.FilterMessage("deactivated endpoint").Len() != 1 {
 		t.Errorf("after a probe in vain: %+v", w.logs.All())
 	}
-	// Between the probes it is left alone, even though it has come back.
+	// Between the probes it is not used, even though it is running again.
 	w.set(a, nil)
 	w.clock.Advance(time.Minute - time.Second)
 	if got := w.name() + w.name(); got != "bb" {
@@ -222,8 +221,8 @@ func TestRelayFailedEndpoints(t *testing.T) {
 	}
 }
 
-// With nothing left, a client's connection is closed; and the first endpoint that comes back is
-// found by the next client, not by the next probe.
+// If no endpoint is left, the relay closes the client's connection. The next client finds
+// the first endpoint that recovers, without waiting for a probe.
 func TestRelayAllFailed(t *testing.T) {
 	a, b := server(t, says("a")), server(t, says("b"))
 	w := start(t, Options{RetryDelay: time.Hour}, a, b)
@@ -245,7 +244,8 @@ func TestRelayAllFailed(t *testing.T) {
 	}
 }
 
-// A host that does not answer costs the dial limit once, and the connection goes on elsewhere.
+// A host that does not answer costs the dial limit once, and the connection goes to another
+// endpoint.
 func TestRelayDialLimit(t *testing.T) {
 	a, b := server(t, says("a")), server(t, says("b"))
 	w := start(t, Options{DialLimit: 50 * time.Millisecond}, a, b)
@@ -258,7 +258,7 @@ func TestRelayDialLimit(t *testing.T) {
 	}
 }
 
-// Want of descriptors here says nothing about an endpoint.
+// A lack of descriptors here says nothing about an endpoint.
 func TestRelayOwnFault(t *testing.T) {
 	a := server(t, says("a"))
 	w := start(t, Options{}, a)
@@ -275,7 +275,7 @@ func TestRelayOwnFault(t *testing.T) {
 	}
 }
 
-// Much data both ways at once arrives unchanged.
+// Much data in both directions at once arrives unchanged.
 func TestRelayBytes(t *testing.T) {
 	w := start(t, Options{}, server(t, func(c *net.TCPConn) { io.Copy(c, c) }))
 	data := make([]byte, 8<<20)
@@ -301,7 +301,7 @@ func TestRelayBytes(t *testing.T) {
 	}
 }
 
-// A client that ends its request by closing its side gets the whole answer.
+// A client that ends its request by closing its side receives the whole answer.
 func TestRelayHalfClose(t *testing.T) {
 	w := start(t, Options{}, server(t, func(c *net.TCPConn) {
 		request, err := io.ReadAll(c)
@@ -349,8 +349,8 @@ func TestRelayClose(t *testing.T) {
 	})
 }
 
-// A side that never closes after the other has is not waited for without end; one that goes on
-// sending is.
+// A side that never closes after the other has closed is not waited for forever; one that
+// keeps sending is.
 func TestRelayLinger(t *testing.T) {
 	const linger, pieces = time.Second, 20
 	hold := make(chan struct{})
@@ -359,7 +359,7 @@ func TestRelayLinger(t *testing.T) {
 	w := start(t, Options{Linger: linger}, server(t, func(c *net.TCPConn) {
 		io.ReadAll(c)
 		last := time.Now()
-		for range pieces { // an answer that takes longer than linger in all
+		for range pieces { // a total that takes longer than linger
 			time.Sleep(linger / 12)
 			if _, err := io.WriteString(c, "x"); err != nil {
 				return
@@ -375,13 +375,14 @@ func TestRelayLinger(t *testing.T) {
 	if err != nil && !closed(err) {
 		t.Fatal(err)
 	}
-	// Where the machine made a longer pause than linger, the end may have come in between.
+	// If this machine paused for longer than linger, the connection may have ended in
+	// between.
 	if pause := time.Duration(slowest.Load()); pause < linger/2 && len(got) != pieces {
 		t.Errorf("%d pieces arrived, with pauses of at most %v; want %d", len(got), pause, pieces)
 	}
 }
 
-// Nor is one that says nothing at all.
+// Nor is a side that is silent.
 func TestRelayLingerSilent(t *testing.T) {
 	hold := make(chan struct{})
 	defer close(hold)
@@ -412,7 +413,7 @@ func TestRelayBound(t *testing.T) {
 	if n := w.logs.FilterMessage("too many connections; closing new ones").Len(); n != 1 {
 		t.Errorf("%d lines say so, want one a minute", n)
 	}
-	// Those that are there go on, and their end makes room.
+	// Existing connections continue, and when one ends there is room for another.
 	fmt.Fprintln(first, "still here")
 	if got := line(t, first); got != "still here" {
 		t.Errorf("got %q", got)
