@@ -14,10 +14,10 @@ import (
 	"quorate/bench/lean"
 )
 
-// A fast client that is told something else than others are would measure something else. Each run
-// makes the same calls with grpc-go's client, too.
+// A fast client that gets different answers from other clients would measure something else. So each run makes
+// the same calls with grpc-go's client, too.
 
-// codec sends []byte as it is and fills *reply.
+// codec sends []byte unchanged and fills *reply.
 type codec struct{}
 
 // The name decides the content type; "proto" is what every client of etcd sends.
@@ -47,7 +47,7 @@ var callOptions = []grpc.CallOption{
 	grpc.ForceCodecV2(codec{}), grpc.MaxCallRecvMsgSize(1 << 31), grpc.MaxCallSendMsgSize(1 << 31),
 }
 
-// heard is what a client is told of a call.
+// heard is what a client receives for a call.
 type heard struct {
 	code     int
 	message  string
@@ -55,7 +55,7 @@ type heard struct {
 	size     int
 }
 
-// agree makes calls of each kind, good and bad ones, with both clients and compares what they hear.
+// agree makes calls of each kind, valid and invalid, with both clients and compares what they receive.
 func agree(ctx context.Context, s *side) error {
 	creds := insecure.NewCredentials()
 	if s.options.TLS != nil {
@@ -71,7 +71,7 @@ func agree(ctx context.Context, s *side) error {
 	for _, c := range []struct {
 		what, method string
 		request      []byte
-		writes       int64 // revisions that it takes
+		writes       int64 // revisions that it uses up
 	}{
 		{"a put of more than a window", methodPut, put, 1},
 		{"a get", methodRange, rangeRequest(nil, []byte("agree/1"), rangeOptions{}), 0},

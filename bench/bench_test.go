@@ -14,7 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// The hand-made bytes must be what the generated code would read and write.
+// The hand-encoded bytes must be what the generated code would decode and encode.
 func TestRequestsDecode(t *testing.T) {
 	for _, tc := range []struct {
 		name  string
@@ -184,7 +184,7 @@ func TestWriteDocumentReplacesOnlyTheTable(t *testing.T) {
 	}
 }
 
-// A run of some groups puts their rows in and leaves the figures of the others alone.
+// A run of some groups replaces their rows and keeps the figures of the others.
 func TestMergeKeepsOtherGroups(t *testing.T) {
 	s := scales["full"]
 	sides := [2]*side{{binary: "ours"}, {binary: "etcd"}}

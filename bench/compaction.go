@@ -11,7 +11,7 @@ const (
 	pacedKeys = 1000
 )
 
-// compacted is what a compaction took, and did to the puts beside it.
+// compacted is the duration of a compaction and its effect on concurrent puts.
 type compacted struct {
 	took, cpu  time.Duration
 	quiet, put time.Duration // p99 before and meanwhile
@@ -51,7 +51,7 @@ func (r *run) compact(ctx context.Context, s *side) (c compacted, err error) {
 
 var compactionRows = []string{"compaction.p99", "compaction.put", "compaction.time", "compaction.cpu"}
 
-// compactions compacts a store again and again, each time after all of its keys have been written anew.
+// compactions compacts a store repeatedly, each time after all of its keys have been rewritten.
 func (r *run) compactions(ctx context.Context) {
 	const times = 5
 	r.step(ctx, compactionRows, 1, func(ctx context.Context, s *side) (map[string]float64, error) {
@@ -63,7 +63,7 @@ func (r *run) compactions(ctx context.Context) {
 		if err := preload(ctx, s.clients, "big", 0, r.scale.listKeys, 256, seed<<32); err != nil {
 			return nil, err
 		}
-		if _, err := residentAfter(ctx, s); err != nil { // at rest
+		if _, err := residentAfter(ctx, s); err != nil { // idle
 			return nil, err
 		}
 		c, err := r.compact(ctx, s)

@@ -11,15 +11,15 @@ import (
 	"quorate/bench/lean"
 )
 
-// A load on a server that runs already, such as one that is being profiled.
+// A load on a server that is already running, such as one that is being profiled.
 
-// What is read: so many keys, with values of so many bytes.
+// The data that is read: the number of keys, and the size of their values in bytes.
 var (
 	driveKeys  = 10_000
 	driveValue = 256
 )
 
-// driven are the loads that can be had, each with a request of its own.
+// driven are the available loads, each with its request.
 var driven = []struct {
 	name, method string
 	request      func(b []byte, seq int) []byte
@@ -44,7 +44,7 @@ func drivenNames() string {
 	return strings.Join(names, ", ")
 }
 
-// drive loads the servers at addrs and tells what came of it, and what it cost this process.
+// drive loads the servers at addrs and reports the results, and what the load cost this process.
 func drive(ctx context.Context, addrs []string, name string, n, conns int, d time.Duration) error {
 	i := slices.IndexFunc(driven, func(x struct {
 		name, method string
@@ -89,7 +89,7 @@ func drive(ctx context.Context, addrs []string, name string, n, conns int, d tim
 	return nil
 }
 
-// ownCPU is what this process has used so far.
+// ownCPU is the CPU time that this process has used so far.
 func ownCPU() time.Duration {
 	var u syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {

@@ -15,7 +15,7 @@ import (
 // clients is a set of connections to one side.
 type clients struct{ conns []*lean.Conn }
 
-// dial opens n connections, spread evenly over the addresses. o is that of each.
+// dial opens n connections, spread evenly over the addresses, each with options o.
 func dial(ctx context.Context, addrs []string, n int, o lean.Options) (*clients, error) {
 	c := &clients{}
 	for i := range n {
@@ -35,14 +35,14 @@ func (c *clients) close() {
 	}
 }
 
-// abort ends all calls that are in progress.
+// abort ends all calls in progress.
 func (c *clients) abort(why error) {
 	for _, conn := range c.conns {
 		conn.Abort(why)
 	}
 }
 
-// outcome of one load.
+// outcome is the result of one load.
 type outcome struct {
 	ops       int
 	elapsed   time.Duration
@@ -66,16 +66,16 @@ type loop struct {
 	method string
 	// request appends the bytes of the seq-th request; sequence numbers are unique over all clients.
 	request func(b []byte, seq int) []byte
-	// refused tells which errors end only the request, after which a client rests for the time returned.
+	// refused tells which errors fail only the request, after which a client pauses for the returned time.
 	refused func(err error) (rest time.Duration, ok bool)
-	most    int // requests; 0: as many as there is time for
+	most    int // number of requests; 0: until the time is over
 
 	end  time.Time
 	seq  atomic.Int64
 	left sync.WaitGroup
 }
 
-// looper is one client of a loop. It goes on from where an answer is read: nobody is woken for that.
+// looper is one client of a loop. It continues from the callback of an answer, without waking a goroutine.
 type looper struct {
 	*loop
 	conn      *lean.Conn
@@ -117,7 +117,7 @@ func (l *looper) ended(err error) {
 	l.left.Done()
 }
 
-// run lets n clients work for d.
+// run runs n clients for d.
 func (l *loop) run(ctx context.Context, c *clients, n int, d time.Duration) (outcome, error) {
 	defer context.AfterFunc(ctx, func() { c.abort(ctx.Err()) })()
 	late := time.AfterFunc(d+callTimeout, func() { c.abort(errors.New("a request takes too long")) })
@@ -149,7 +149,7 @@ func (l *loop) run(ctx context.Context, c *clients, n int, d time.Duration) (out
 	return o, nil
 }
 
-// closedLoop lets n clients send one request after the other for d.
+// closedLoop has n clients send one request after the other for d.
 func closedLoop(ctx context.Context, c *clients, n int, d time.Duration, method string, request func(b []byte, seq int) []byte) (outcome, error) {
 	return (&loop{method: method, request: request}).run(ctx, c, n, d)
 }
@@ -162,19 +162,19 @@ func call(ctx context.Context, conn *lean.Conn, method string, b []byte, r *repl
 	return err
 }
 
-// pacer sends puts at a fixed rate until it is stopped, whatever the answers' delay: a member
-// that stands still shows in the latencies of all requests that were due meanwhile.
+// pacer sends puts at a fixed rate until it is stopped, whatever the answers' delay: a stall of the member shows
+// in the latencies of all requests that were due meanwhile.
 type pacer struct {
 	stop chan struct{}
 	done chan struct{}
 
 	mu        sync.Mutex
-	latencies []time.Duration // of refused puts too
+	latencies []time.Duration // including refused puts
 	failed    int
 	err       error // of the first that was refused
 }
 
-const pacerClients = 256 // requests under way at most; beyond it the schedule slips and latency still counts from the due time
+const pacerClients = 256 // maximum number of requests in flight; beyond it the schedule slips and latency still counts from the due time
 
 func startPacer(c *clients, perSecond int, keys int) *pacer {
 	p := &pacer{stop: make(chan struct{}), done: make(chan struct{})}
@@ -200,7 +200,7 @@ func startPacer(c *clients, perSecond int, keys int) *pacer {
 				return
 			case slots <- struct{}{}:
 			}
-			due := due // of this put; the outer one moves on
+			due := due // of this put; the outer one changes
 			wg.Add(1)
 			done := func(err error) {
 				p.mu.Lock()
@@ -227,8 +227,8 @@ func startPacer(c *clients, perSecond int, keys int) *pacer {
 	return p
 }
 
-// finish stops the pacer, waits for what is under way and returns the sorted latencies. The error is
-// the first of a put, beside the latencies of all.
+// finish stops the pacer, waits for requests in flight and returns the sorted latencies. The error is the first
+// of a put; the latencies of all are returned anyway.
 func (p *pacer) finish() (outcome, error) {
 	close(p.stop)
 	<-p.done

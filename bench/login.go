@@ -39,7 +39,7 @@ func logIn(ctx context.Context, s *side, conn int) (string, error) {
 	return string(token), nil
 }
 
-// enableAuth makes the user root and turns authentication on.
+// enableAuth creates the user root and enables authentication.
 func enableAuth(ctx context.Context, s *side) error {
 	for _, c := range []struct {
 		method string
@@ -56,9 +56,9 @@ func enableAuth(ctx context.Context, s *side) error {
 	return nil
 }
 
-// logins has many clients log in at once, with paced puts of one who is in before and meanwhile. A
-// put that is refused in the storm counts with the time that it took, a refused login not at all:
-// how many there were is in the log of the run.
+// logins has many clients log in at once, with paced puts of an authenticated client before and meanwhile. A
+// refused put counts with the time that it took, a refused login not at all; the log of the run has their
+// number.
 func (r *run) logins(ctx context.Context, s *side) (map[string]float64, error) {
 	token, err := logIn(ctx, s, 0)
 	if err != nil {

@@ -120,7 +120,7 @@ func mainErr() (bool, error) {
 	return !slices.ContainsFunc(lines, func(l line) bool { return !l.pass() }), nil
 }
 
-// runMillions measures the numbers of million keys in list.
+// runMillions measures each number of million keys in list.
 func (r *run) runMillions(ctx context.Context, list, out string, began time.Time) error {
 	var numbers []int
 	for _, text := range strings.Split(list, ",") {

@@ -15,11 +15,12 @@ const (
 	idleConns   = 10_000
 	idleWatches = 10_000
 	watchConns  = 100
-	// spareFiles is what a process needs beside its connections; etcd keeps 150 for itself.
+	// spareFiles is the number of file descriptors that a process needs in addition to its connections; etcd
+	// reserves 150 for itself.
 	spareFiles = 500
 )
 
-// memory measures what clients cost that are there and do nothing.
+// memory measures the cost of idle clients.
 func (r *run) memory(ctx context.Context) {
 	var limit syscall.Rlimit
 	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
@@ -48,8 +49,8 @@ func (r *run) memory(ctx context.Context) {
 	})
 }
 
-// grown starts the member anew and returns what it has grown by, in KB for each of n, after what open has
-// done on so many connections.
+// grown restarts the member and returns its growth, in KB for each of n, after open has run on that many
+// connections.
 func (r *run) grown(ctx context.Context, s *side, conns, n int, open func(ctx context.Context, c *clients) error) (float64, error) {
 	if _, err := r.restart(ctx, s, true); err != nil {
 		return 0, err
@@ -73,7 +74,7 @@ func (r *run) grown(ctx context.Context, s *side, conns, n int, open func(ctx co
 	return (after - before) * 1e3 / float64(n), err
 }
 
-// openWatches opens the watch streams, each with a watcher of a key of its own.
+// openWatches opens the watch streams, each with a watcher of its own key.
 func openWatches(ctx context.Context, c *clients) error {
 	created, errs := make(chan struct{}, idleWatches), make(chan error, idleWatches)
 	for i := range idleWatches {

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// What a server needs for so many million keys: ours alone, since this is about
-// machines and not about who is faster.
+// What a server needs for millions of keys: ours alone, because this is about sizing machines and not about a
+// comparison.
 
 const (
 	millionsBegin = "<!-- bench: the table below is written by `make bench-millions` -->"
@@ -22,7 +22,7 @@ const (
 	methodSnap    = "/etcdserverpb.Maintenance/Snapshot"
 )
 
-// size is what was measured with one number of keys.
+// size holds the measurements for one number of keys.
 type size struct {
 	keys                            int
 	loadRate                        float64 // keys a second
@@ -120,14 +120,14 @@ func saveSnapshot(ctx context.Context, c *clients) (n int64, err error) {
 	return int64(r.size), err
 }
 
-// onDisk returns the megabytes that files below dir have.
+// onDisk returns the size of the files below dir in megabytes.
 func onDisk(dir string) (float64, error) {
 	total := int64(0)
 	err := filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
 		if err != nil || d.IsDir() {
 			return err
 		}
-		if i, err := d.Info(); err == nil { // else it was removed meanwhile
+		if i, err := d.Info(); err == nil { // otherwise it was removed meanwhile
 			total += i.Size()
 		}
 		return nil

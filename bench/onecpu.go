@@ -14,9 +14,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// A server that has one CPU: pinned to it, with the load on another where there is one,
-// so that Go sees one; or throttled to the time of one by a control group, of which Go
-// makes two.
+// A server with one CPU: pinned to it, with the load on another where there is one, so that Go sees one; or
+// throttled to the time of one by a control group, in which case Go assumes two.
 
 var (
 	pinnedRows = confinedRows("pinned")
@@ -91,11 +90,11 @@ func throttle(r *run) (func(), error) {
 // errSkipped marks what this machine does not allow.
 var errSkipped = errors.New("not measured on this machine")
 
-// makeQuota makes a control group with 100 ms of CPU time in every 100 ms.
+// makeQuota creates a control group with 100 ms of CPU time in every 100 ms.
 func makeQuota() (dir string, err error) {
 	name, files := "quorate-bench-"+strconv.Itoa(os.Getpid()), [][2]string{{"cpu.max", "100000 100000"}}
 	root := "/sys/fs/cgroup"
-	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil { // the first version
+	if _, err := os.Stat(filepath.Join(root, "cgroup.controllers")); err != nil { // version 1
 		root, files = filepath.Join(root, "cpu"), [][2]string{{"cpu.cfs_period_us", "100000"}, {"cpu.cfs_quota_us", "100000"}}
 	}
 	dir = filepath.Join(root, name)
@@ -110,8 +109,7 @@ func makeQuota() (dir string, err error) {
 	return dir, nil
 }
 
-// wrapBinaries lets the servers be started by a script; the function that it returns
-// takes that back.
+// wrapBinaries has the servers started by a script; the returned function undoes that.
 func (r *run) wrapBinaries(name string, script func(binary string) string) (undo func()) {
 	var old [2]string
 	for i, s := range r.sides {
@@ -133,7 +131,7 @@ func (r *run) wrapBinaries(name string, script func(binary string) string) (undo
 func (r *run) pinned(ctx context.Context) { r.confined(ctx, "pinned") }
 func (r *run) quota(ctx context.Context)  { r.confined(ctx, "quota") }
 
-// confined measures puts of some and of many clients, and beside a defragmentation.
+// confined measures puts of few and of many clients, and during a defragmentation.
 func (r *run) confined(ctx context.Context, prefix string) {
 	rows := confinedRows(prefix)
 	r.step(ctx, nil, 1, func(ctx context.Context, s *side) (map[string]float64, error) { // warm up

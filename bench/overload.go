@@ -12,14 +12,14 @@ import (
 	"quorate/bench/lean"
 )
 
-// overloadFactor is how many times the clients that saturate a cluster come at once.
+// overloadFactor is the load as a multiple of the clients that saturate a cluster.
 const overloadFactor = 10
 
-// refusedPause is what a client waits after "too many requests", as client libraries do.
+// refusedPause is the pause of a client after "too many requests", as in client libraries.
 const refusedPause = 20 * time.Millisecond
 
-// overload measures the goodput of the clients that saturate the cluster, then of ten times as
-// many, and looks at what must go on meanwhile: leadership, health answers, memory.
+// overload measures the goodput of the clients that saturate the cluster, then of ten times as many, and checks
+// what must go on meanwhile: leadership, health answers, memory.
 func (r *run) overload(ctx context.Context, s *side) (map[string]float64, error) {
 	usual, err := r.puts(ctx, s, r.scale.clients, r.scale.span/2)
 	if err != nil {
@@ -56,8 +56,7 @@ func (r *run) overload(ctx context.Context, s *side) (map[string]float64, error)
 		"overload.leaders": 1 + float64(after-before), "overload.health": millis(slowest), "overload.peak": megabytes(peak)}, nil
 }
 
-// crowd is puts by n clients; only what is acknowledged counts, and what is refused is tried
-// again after a pause.
+// crowd is puts by n clients; only acknowledged ones count, and refused ones are retried after a pause.
 func (r *run) crowd(ctx context.Context, s *side, n int, d time.Duration) (outcome, error) {
 	l := &loop{method: methodPut, request: putAt, refused: func(err error) (time.Duration, bool) {
 		var st *lean.Status
@@ -66,8 +65,8 @@ func (r *run) crowd(ctx context.Context, s *side, n int, d time.Duration) (outco
 	return l.run(ctx, s.clients, n, d)
 }
 
-// watchHealth asks every member for its health, over HTTP, ten times a second. The function that
-// it returns stops that and returns the time within which 99 of 100 answers came.
+// watchHealth requests the health of every member, over HTTP, ten times a second. The returned function stops
+// that and returns the 99th percentile of the response times.
 func watchHealth(ctx context.Context, s *side) func() (time.Duration, error) {
 	stop := make(chan struct{})
 	var (

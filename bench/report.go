@@ -97,7 +97,7 @@ func firstLine(s string) string {
 	return s
 }
 
-// describeBinary says what a server calls itself and which Go built it.
+// describeBinary returns the version that a server reports and the Go release that built it.
 func describeBinary(path string) string {
 	name := "(does not tell its version)"
 	if out, err := exec.Command(path, "--version").Output(); err == nil {
@@ -115,11 +115,10 @@ func (l line) markdown() string {
 		number(l.ours), number(l.etcd), l.ratioText(), l.bound(l.budget), l.bound(l.required), l.verdict())
 }
 
-// apart begins the lines that say which groups were measured in a run of their own.
+// apart begins the lines that name the groups measured in a separate run.
 const apart = "Measured apart from the rest: "
 
-// merge puts the rows of some groups into a table that has been written before, and
-// keeps the figures of the others.
+// merge replaces the rows of some groups in an existing table, and keeps the figures of the others.
 func merge(old string, ls []line, s scale, groups []string, sides [2]*side, now time.Time) (string, error) {
 	if !strings.Contains(old, "Scale `"+s.name+"`") {
 		return "", fmt.Errorf("the document has no table of scale %s into which to put the groups %s", s.name, strings.Join(groups, ", "))
@@ -170,8 +169,7 @@ func merge(old string, ls []line, s scale, groups []string, sides [2]*side, now 
 	return strings.Join(out, "\n") + "\n", nil
 }
 
-// rewriteDocument replaces what stands between two markers; the prose around them is
-// kept.
+// rewriteDocument replaces the text between two markers; the prose around them stays.
 func rewriteDocument(path, begin, end string, change func(old string) (string, error)) error {
 	doc, err := os.ReadFile(path)
 	if err != nil {

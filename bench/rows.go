@@ -14,12 +14,12 @@ type row struct {
 	higher bool
 	// absolute marks rows whose budget is on our own value, not on the ratio.
 	absolute bool
-	budget   float64 // of the design; 0 when it names none
-	required float64 // what has to hold now; 0 when nothing has to
+	budget   float64 // of the design; 0 if it names none
+	required float64 // required now; 0 if nothing is
 }
 
-// rows in table order. Budgets are those of the design; what is required now is weaker where
-// listed, and everywhere else: not worse than etcd.
+// rows in table order. Budgets are those of the design; what is required now is weaker where listed, and
+// everywhere else: not worse than etcd.
 var rows = []row{
 	{id: "put1.cpu", title: "put, 1 member, 100 clients: server CPU per op", unit: "µs", budget: 0.5, required: 0.6},
 	{id: "put1.rate", title: "put, 1 member, 100 clients: throughput", unit: "/s", higher: true, required: 1},
@@ -208,7 +208,7 @@ func (l line) holds(bound float64) bool {
 	return v <= bound // false for NaN
 }
 
-// pass says whether what is required now holds; rows without a requirement pass when measured.
+// pass reports whether the requirement holds; rows without one pass when measured.
 func (l line) pass() bool {
 	if l.err != "" || math.IsNaN(l.ours) || math.IsNaN(l.etcd) {
 		return false

@@ -18,7 +18,7 @@ import (
 // scale is the size of a run.
 type scale struct {
 	name       string
-	reps       int           // repetitions of what does not change the data
+	reps       int           // repetitions of steps that do not change the data
 	span       time.Duration // of each load
 	clients    int
 	listKeys   int // data set of the LIST rows, 1 KB values
@@ -26,12 +26,12 @@ type scale struct {
 	overwrites int // of bigKeys, before the compaction
 	tailPuts   int // single puts after a bulk load
 	watchers   int
-	logins     int // at once
+	logins     int // concurrent
 }
 
 var scales = map[string]scale{
-	// The sizes of the design's table. The tail is more than two default snapshot intervals, so
-	// that the log holds ordinary puts, as a member in service does, and not the bulk load.
+	// The sizes of the design's table. The tail is longer than two default snapshot intervals, so that the log holds
+	// ordinary puts, as a member in service does, and not the bulk load.
 	"full": {"full", 3, 5 * time.Second, 100, 300_000, 1_000_000, 300_000, 25_000, 1000, 1000},
 	// For a quick look and for continuous integration; ratios that depend on the size of the
 	// data are smaller effects here.
@@ -43,7 +43,7 @@ var serverFlags = []string{"--quota-backend-bytes=8589934592"}
 
 const readyTimeout = 2 * time.Minute
 
-// side is one of the two servers, with what is running of it at the moment.
+// side is one of the two servers, with its processes of the moment.
 type side struct {
 	index   int // 0 ours, 1 etcd
 	name    string
@@ -52,10 +52,10 @@ type side struct {
 	clients *clients
 	options lean.Options       // of connections
 	secure  string             // the address that speaks TLS, if there is one
-	scratch map[string]float64 // handed from one step to the next
+	scratch map[string]float64 // passed from one step to the next
 }
 
-// addrs are where the load goes.
+// addrs are the targets of the load.
 func (s *side) addrs() []string {
 	if s.secure != "" {
 		return []string{s.secure}
@@ -93,8 +93,7 @@ type group struct {
 	conns   int
 	steps   func(r *run, ctx context.Context)
 	rows    []string
-	// confine, if set, is called before the servers start, and what it returns when
-	// they have ended.
+	// confine, if set, is called before the servers start, and the function it returns when they have exited.
 	confine func(r *run) (undo func(), err error)
 }
 
@@ -117,7 +116,7 @@ var groups = []group{
 	{"quota", 1, 10, (*run).quota, quotaRows, throttle},
 }
 
-// group starts both sides fresh, runs the steps and takes everything down again.
+// group starts both sides fresh, runs the steps and tears everything down.
 func (r *run) group(ctx context.Context, g group) {
 	r.log("group %s", g.name)
 	afterwards := func() {}
@@ -188,8 +187,8 @@ func (r *run) fail(ids []string, err error) {
 	}
 }
 
-// step measures both sides in turn, reps times: ours, etcd, ours, etcd. A failure fails the rows
-// of this step and ends it; the next one still runs.
+// step measures both sides in turn, reps times: ours, etcd, ours, etcd. A failure fails the rows of this step
+// and ends it; the next one still runs.
 func (r *run) step(ctx context.Context, ids []string, reps int, f func(ctx context.Context, s *side) (map[string]float64, error)) {
 	for rep := range reps {
 		for _, s := range r.sides {
@@ -205,7 +204,7 @@ func (r *run) step(ctx context.Context, ids []string, reps int, f func(ctx conte
 	}
 }
 
-// loaded runs a load and returns it with the CPU time the side spent meanwhile.
+// loaded runs a load and returns it with the CPU time that the side used meanwhile.
 func (r *run) loaded(s *side, load func() (outcome, error)) (outcome, time.Duration, error) {
 	before, err := s.cpu()
 	if err != nil {
@@ -223,7 +222,7 @@ func micros(d time.Duration, ops int) float64 { return d.Seconds() * 1e6 / float
 func millis(d time.Duration) float64          { return d.Seconds() * 1e3 }
 func megabytes(n int64) float64               { return float64(n) / 1e6 }
 
-// puts is the 100-client put load; sequence numbers start anew, so keys are overwritten.
+// puts is the 100-client put load; sequence numbers restart, so keys are overwritten.
 func (r *run) puts(ctx context.Context, s *side, n int, d time.Duration) (outcome, error) {
 	return closedLoop(ctx, s.clients, n, d, methodPut, putAt)
 }
@@ -337,7 +336,7 @@ func (r *run) lists(ctx context.Context, s *side, prefix string, o rangeOptions)
 	})
 }
 
-// checkList makes sure that a page is a page: a fast wrong answer is no measurement.
+// checkList makes sure that a page is complete: a fast wrong answer is no measurement.
 func checkList(r *reply, limit int64) error {
 	if !r.keep {
 		return nil
@@ -373,7 +372,7 @@ func (r *run) list(ctx context.Context) {
 		o, cpu, err := r.lists(ctx, s, "list", rangeOptions{countOnly: true})
 		return map[string]float64{"count.cpu": micros(cpu, max(1, o.ops)) / 1e3}, err
 	})
-	// A restart before each repetition: what the one before has left behind would count as idle.
+	// A restart before each repetition: otherwise the remains of the previous one would count as idle memory.
 	r.step(ctx, []string{"all.cpu", "all.time", "all.peak", "all.resident"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
 		if _, err := r.restart(ctx, s, true); err != nil {
 			return nil, err
@@ -406,8 +405,8 @@ func (r *run) list(ctx context.Context) {
 	})
 }
 
-// restart ends the member, gently or not, starts it again and returns the time from the start of
-// the process to a served linearizable read.
+// restart stops the member, gracefully or not, restarts it and returns the time from the start of the process to
+// a served linearizable read.
 func (r *run) restart(ctx context.Context, s *side, gentle bool) (time.Duration, error) {
 	m := s.member()
 	if gentle {
@@ -429,14 +428,14 @@ func (r *run) restart(ctx context.Context, s *side, gentle bool) (time.Duration,
 		return 0, err
 	}
 	took := time.Since(began)
-	// The old connections would wait out their back-off before they try again.
+	// The old connections would wait for their back-off before they retry.
 	s.clients.close()
 	var err error
 	s.clients, err = dial(ctx, s.addrs(), len(s.clients.conns), s.options)
 	return took, err
 }
 
-// settle gives the runtimes the time to hand memory back before it is read.
+// settle gives the runtimes time to return memory to the system before it is read.
 const settle = 3 * time.Second
 
 func residentAfter(ctx context.Context, s *side) (float64, error) {
@@ -483,7 +482,7 @@ func (r *run) big(ctx context.Context) {
 		return map[string]float64{"restart.term": took.Seconds(), "mem.restarted": mem}, err
 	})
 	r.step(ctx, []string{"restart.kill"}, 3, func(ctx context.Context, s *side) (map[string]float64, error) {
-		// Some writes first: a process that dies at rest has nothing to recover.
+		// Some writes first: a process that is killed while idle has nothing to recover.
 		if _, err := r.puts(ctx, s, r.scale.clients, 500*time.Millisecond); err != nil {
 			return nil, err
 		}
@@ -510,7 +509,7 @@ func (r *run) big(ctx context.Context) {
 	})
 }
 
-// tail writes single puts until the log behind the last snapshot holds nothing else.
+// tail writes single puts until the log after the last snapshot holds nothing else.
 func (r *run) tail(ctx context.Context, s *side) error {
 	for written := 0; written < r.scale.tailPuts; {
 		o, err := r.puts(ctx, s, r.scale.clients, time.Second)
@@ -522,5 +521,5 @@ func (r *run) tail(ctx context.Context, s *side) error {
 	return nil
 }
 
-// endSignals end the run at the next request.
+// endSignals stop the run at the next request.
 var endSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}

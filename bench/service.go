@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A store in service: its keys were written one by one, in no order, so that neighbours lie far apart in
-// the order of revisions.
+// A store in service: its keys were written one by one, in random order, so that neighbours lie far apart in the
+// order of revisions.
 
 const (
 	serviceClients = 50
@@ -32,7 +32,7 @@ func rowsOfService(prefix string) []string {
 func (r *run) service(ctx context.Context)   { r.inService(ctx, "service", r.scale.listKeys) }
 func (r *run) service1M(ctx context.Context) { r.inService(ctx, "service1m", r.scale.bigKeys) }
 
-// scattered is the i-th of n keys in an order that is none; each is there once.
+// scattered is the i-th of n keys in a pseudo-random permutation.
 func scattered(i, n int) int {
 	const step = 777_767_777 // a prime that divides no n here
 	return int(uint64(i) * step % uint64(n))

@@ -13,8 +13,8 @@ import (
 
 var tlsRows = []string{"tls.put.cpu", "tls.put.rate", "tls.get.cpu", "tls.get.rate", "tls.list.cpu", "tls.list.rate"}
 
-// secureSide starts the member of a side anew, with a second address for clients, which have to show
-// certificates there, and connects to that.
+// secureSide restarts the member of a side with a second client address that requires certificates, and connects
+// to it.
 func (r *run) secureSide(ctx context.Context, s *side) error {
 	ca := pki.NewCA("bench")
 	server, client := ca.Issue("server"), ca.Issue("client")

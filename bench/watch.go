@@ -11,7 +11,7 @@ import (
 	"quorate/bench/lean"
 )
 
-// fan is many watchers of one key, on one stream for each connection.
+// fan is many watchers of one key, on one stream per connection.
 type fan struct {
 	c        *clients
 	calls    []*lean.Call
@@ -19,13 +19,13 @@ type fan struct {
 	created  atomic.Int64
 	got      atomic.Int64  // events
 	want     atomic.Int64  // events
-	full     chan struct{} // the last that was wanted has come
+	full     chan struct{} // the last expected event has arrived
 	errs     chan error
 }
 
 var fanKey = []byte("watched")
 
-// openFan creates the watchers and returns when they are there.
+// openFan creates the watchers and returns when they are active.
 func openFan(c *clients, watchers int) (*fan, error) {
 	streams := len(c.conns)
 	f := &fan{c: c, watchers: int64(watchers / streams * streams), full: make(chan struct{}, 1), errs: make(chan error, 4*streams)}
@@ -78,8 +78,8 @@ func (f *fan) wait(late *time.Timer) error {
 	}
 }
 
-// load lets one client write the key; each put waits until the last watcher has the one before. It
-// returns the number of events, too.
+// load has one client write the key; each put waits until the last watcher has received the previous one. It
+// also returns the number of events.
 func (f *fan) load(ctx context.Context, span time.Duration) (outcome, int, error) {
 	var o outcome
 	value := make([]byte, 256)

@@ -6,8 +6,8 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
-// The generator shares two cores with the server it measures, so requests are encoded by hand
-// and answers are looked at only as far as a row needs.
+// The generator shares two cores with the server it measures, so requests are encoded by hand and answers are
+// decoded only as far as a row needs.
 
 const (
 	methodRange   = "/etcdserverpb.KV/Range"
@@ -19,7 +19,7 @@ const (
 	methodDefrag  = "/etcdserverpb.Maintenance/Defragment"
 )
 
-// reply receives an answer. The bytes are only kept when keep is set.
+// reply receives an answer. The bytes are retained only if keep is set.
 type reply struct {
 	keep bool
 	size int
@@ -130,7 +130,7 @@ func intField(b []byte, path ...protowire.Number) (int64, error) {
 	return int64(v), nil
 }
 
-// countEvents counts the events of a WatchResponse, and says whether it is a created response.
+// countEvents counts the events of a WatchResponse, and reports whether it is a created response.
 func countEvents(b []byte) (events int, created bool, err error) {
 	err = walk(b, func(n protowire.Number, _ protowire.Type, _ []byte) {
 		switch n {
@@ -160,8 +160,8 @@ func keyAt(b []byte, prefix string, i int) []byte {
 
 const valueAlphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
-// valueAt fills b with text that does not repeat: an engine that compresses finds what it would
-// find in base64, no more. seed keeps both sides equal.
+// valueAt fills b with text that does not repeat: compression gains as much as it would with base64. seed keeps
+// both sides equal.
 func valueAt(b []byte, seed uint64) []byte {
 	var word [8]byte
 	x := seed*0x9e3779b97f4a7c15 + 1

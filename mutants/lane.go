@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// lane is a check that may find a bug: the tests of a package below internal/, all or
-// those of a pattern, or a test of the simulator that runs so many seeds.
+// lane is a check that may find a bug: the tests of a package below internal/, all or those that match a
+// pattern, or a test of the simulator with a number of seeds.
 type lane struct {
 	pkg, pattern string
 	seeds        int // 0: the test has none
@@ -51,10 +51,10 @@ func parseLane(s string) (lane, error) {
 
 func (l lane) String() string { return l.text }
 
-// finding is how a lane has found a bug.
+// finding describes how a lane found a bug.
 type finding struct {
 	lane   lane
-	seeds  int // until it was found; 0 if the lane has none
+	seeds  int // time until it was found; 0 if no lane found it
 	took   time.Duration
 	says   string // the test that failed, or the panic
 	output string
@@ -71,10 +71,10 @@ func (f *finding) after() string {
 type runner struct {
 	root, work string
 	n          int
-	clean      map[string]int // seeds, or 1, that a lane has passed without a bug
+	clean      map[string]int // number of seeds, or 1, that a lane has passed without a bug
 }
 
-// run lets the lanes of a mutant run until one finds it; nil if none does.
+// run runs the lanes of a mutant until one finds it; it returns nil if none does.
 func (r *runner) run(m *mutant) (*finding, error) {
 	files, err := m.apply(r.root)
 	if err != nil {
@@ -103,7 +103,7 @@ func (r *runner) run(m *mutant) (*finding, error) {
 	return nil, nil
 }
 
-// overlay writes the changed files where the compiler is told to find them.
+// overlay writes the changed files and the overlay description for the compiler.
 func (r *runner) overlay(files map[string]string) (path string, err error) {
 	r.n++
 	replace := map[string]string{}
@@ -122,14 +122,15 @@ func (r *runner) overlay(files map[string]string) (path string, err error) {
 	return path, os.WriteFile(path, b, 0o600)
 }
 
-// What a lane may take, and the memory of its process in KiB: a bug may be without end.
+// Limits of a lane: its time, and the memory of its process in KiB, because a bug may loop or allocate without
+// end.
 const (
 	unitTime = 2 * time.Minute
-	seedTime = 12 * time.Second // for each seed, and some more
+	seedTime = 12 * time.Second // for each seed, in addition
 	memory   = 12 << 20
 )
 
-// build compiles the tests of a package with what the overlay changes; without one, once.
+// build compiles the tests of a package with the overlay; without one, only once.
 func (r *runner) build(pkg, overlay string) (bin string, err error) {
 	args := []string{"test", "-c", "-ldflags=-s -w"}
 	if overlay == "" {
@@ -149,7 +150,7 @@ func (r *runner) build(pkg, overlay string) (bin string, err error) {
 	return bin, nil
 }
 
-// test runs a lane with what the overlay changes; nil means that it has passed.
+// test runs a lane with the overlay; nil means that it passed.
 func (r *runner) test(l lane, seeds int, overlay string) (*finding, error) {
 	bin, err := r.build(l.pkg, overlay)
 	if err != nil {
@@ -192,7 +193,7 @@ var (
 	passedSeed = regexp.MustCompile(`seed (\d+): \d+ (?:events|keys)`)
 )
 
-// says tells in a line what has failed.
+// says describes in one line what failed.
 func says(out string) string {
 	if strings.Contains(out, "panic: test timed out") {
 		return "hangs"
@@ -213,8 +214,7 @@ func says(out string) string {
 	return strings.Join(parts, ": ")
 }
 
-// seedOf tells which seed has failed: the one that says so, or the one behind those
-// that have passed.
+// seedOf returns the seed that failed: the one that is named, or the one after those that passed.
 func seedOf(out string) int {
 	if m := failedSeed.FindStringSubmatch(out); m != nil {
 		n, _ := strconv.Atoi(m[1] + m[2])

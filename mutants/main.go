@@ -1,12 +1,10 @@
-// Command mutants puts bugs into the product, one at a time, and shows which check
-// finds each: a check that finds nothing of what it is for proves nothing.
+// Command mutants puts bugs into the product, one at a time, and shows which check finds each: a check that
+// misses the bugs it is for proves nothing.
 //
-// In: files that describe a bug, what it would cost, where it goes, and the lanes that
-// are to find it, cheapest first. Out: a row for each in the table of docs/proof.md.
-// Always true: the tree is not touched, as the changed file is laid over it for the
-// compiler alone; what a lane finds counts only if the same lane passes without the
-// bug; a bug that does not fit into the code any more, does not compile, or that no
-// lane finds makes the run fail.
+// In: files that describe a bug, its cost for a user, where it goes, and the lanes that should find it, cheapest
+// first. Out: a row for each in the table of docs/proof.md. Invariant: the tree is not modified, because the
+// changed file is overlaid for the compiler alone; a finding counts only if the same lane passes without the
+// bug; a bug that no longer fits the code, does not compile, or is not found by any lane makes the run fail.
 package main
 
 import (
@@ -91,7 +89,7 @@ func run(root, only, doc string, list, verbose bool) error {
 	return nil
 }
 
-// choose returns the mutants that are asked for.
+// choose returns the selected mutants.
 func choose(all []*mutant, only string) ([]*mutant, error) {
 	if only == "" {
 		return all, nil

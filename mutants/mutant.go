@@ -32,7 +32,7 @@ type edit struct{ file, old, new string }
 
 const ending = ".mutant"
 
-// load reads every mutant below dir, by name.
+// load reads every mutant below dir, sorted by name.
 func load(dir string) ([]*mutant, error) {
 	var all []*mutant
 	err := filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
@@ -97,8 +97,8 @@ func parse(text string) (*mutant, error) {
 	return m, nil
 }
 
-// apply returns the changed files, by path from the root. The old text of each edit
-// must be there once, or nobody knows what is being tested.
+// apply returns the changed files, by path from the root. The old text of each edit must occur exactly once,
+// otherwise it would be unclear what is tested.
 func (m *mutant) apply(root string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, e := range m.edits {

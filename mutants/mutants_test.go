@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// TestMutantsFit looks whether every mutant still changes what it is to change and
-// compiles, which takes a second; whether the lanes find it, make mutants tells.
+// TestMutantsFit checks that every mutant still applies and compiles, which takes a second; `make mutants`
+// checks that the lanes find it.
 func TestMutantsFit(t *testing.T) {
 	root, err := filepath.Abs("..")
 	if err != nil {
@@ -77,8 +77,7 @@ func TestTableIsWhole(t *testing.T) {
 	}
 }
 
-// checker checks the types of changed packages; what they import comes from the
-// compiler's cache.
+// checker type-checks changed packages; their imports come from the compiler's cache.
 type checker struct {
 	t    *testing.T
 	root string

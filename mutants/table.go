@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// notFound stands where the lane would stand that finds a mutant.
+// notFound replaces the lane in the row of a mutant that no lane finds.
 const notFound = "**none yet**"
 
-// row is what the table says of a mutant.
+// row is the row of a mutant in the table.
 type row struct{ name, bug, cost, lane, seeds, took, says string }
 
 // row is empty for a mutant that was not found.
@@ -40,13 +40,13 @@ func readRow(line string) (row, bool) {
 	return row{name: f[0], bug: f[1], cost: f[2], lane: f[3], says: f[4], seeds: f[5], took: f[6]}, true
 }
 
-// The table stands between these lines.
+// The table is between these lines.
 const (
 	tableBegin = "<!-- mutants: written by make mutants -->"
 	tableEnd   = "<!-- end of mutants -->"
 )
 
-// cutTable divides a document into what is before the table, its rows, and what is behind.
+// cutTable splits a document into the text before the table, its rows, and the text after it.
 func cutTable(text string) (before string, rows map[string]row, after string, err error) {
 	before, rest, ok := strings.Cut(text, tableBegin+"\n")
 	table, after, ok2 := strings.Cut(rest, tableEnd)
@@ -62,8 +62,8 @@ func cutTable(text string) (before string, rows map[string]row, after string, er
 	return before, rows, after, nil
 }
 
-// writeTable puts new rows into the table of a document. Rows of mutants that were
-// not run stay, those of mutants that are gone go.
+// writeTable puts new rows into the table of a document. Rows of mutants that were not run stay, those of
+// removed mutants are removed.
 func writeTable(path string, all []*mutant, fresh map[string]row) error {
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// writeArchive makes the tar.gz: the programs on top, as in etcd's archives, and
-// beside them what the packages install.
+// writeArchive writes the tar.gz: the programs at the top, as in etcd's archives, and next to them what the
+// packages install.
 func writeArchive(s *stage, out string) error {
 	var items []item
 	for _, p := range programs {
@@ -46,8 +46,7 @@ func writeArchive(s *stage, out string) error {
 	})
 }
 
-// writeTar writes items below dir, with the directories they need: sorted, owned
-// by root, all of one time.
+// writeTar writes items below dir, with the directories they need: sorted, owned by root, with one time stamp.
 func writeTar(w io.Writer, dir string, items []item, date time.Time) error {
 	items = slices.SortedFunc(slices.Values(items), func(a, b item) int { return strings.Compare(a.to, b.to) })
 	t := tar.NewWriter(w)
@@ -92,7 +91,7 @@ func addFile(t *tar.Writer, name string, i item, date time.Time) error {
 	return err
 }
 
-// writeFile makes a file of what write writes.
+// writeFile creates a file and has write fill it.
 func writeFile(name string, write func(w io.Writer) error) error {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
 	if err != nil {

@@ -11,10 +11,9 @@ import (
 
 var programs = []string{"etcd", "etcdctl", "etcdutl"}
 
-// buildBinaries builds the programs into dir. What would make them differ from
-// one machine to the next is set here or turned off: paths, the C library, the
-// level of the processor, the environment of go, and go's look at the checkout,
-// in place of which the commit is stamped.
+// buildBinaries builds the programs into dir. What would make them differ between machines is set here or turned
+// off: paths, the C library, the processor's feature level, the environment of go, and go's look at the
+// checkout, in place of which the commit is stamped.
 func buildBinaries(ctx context.Context, src source, arch, dir string) error {
 	const pkg = "quorate/internal/build"
 	ldflags := fmt.Sprintf("-s -w -buildid= -X %s.Version=%s -X %s.commit=%s -X %s.date=%s",
@@ -33,8 +32,8 @@ func buildBinaries(ctx context.Context, src source, arch, dir string) error {
 	return nil
 }
 
-// cleanEnv is env without what changes the code that go makes. GOPROXY and the
-// like stay: go.sum says what may come from there.
+// cleanEnv is env without what changes the code that go generates. GOPROXY and the like stay: go.sum verifies
+// what comes from there.
 func cleanEnv(env []string) []string {
 	var out []string
 	for _, e := range env {

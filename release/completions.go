@@ -12,8 +12,8 @@ import (
 	"quorate/internal/utl"
 )
 
-// writeCompletions makes what the tools' command completion prints, and the
-// same for etcd, which has no such command.
+// writeCompletions writes the output of the tools' completion command, and the equivalent for etcd, which has no
+// such command.
 func (s *stage) writeCompletions() error {
 	for _, root := range []*cobra.Command{ctl.Command(), utl.Command()} {
 		var bash, zsh, fish bytes.Buffer

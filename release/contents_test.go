@@ -12,8 +12,7 @@ import (
 	"testing"
 )
 
-// checkContents looks into what was made: the archive is complete, and its
-// programs are stamped.
+// checkContents checks the result: the archive is complete, and its programs are stamped.
 func checkContents(t *testing.T, dir string) {
 	for _, arch := range []string{"amd64", "arm64"} {
 		s := anySource("")

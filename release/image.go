@@ -24,13 +24,13 @@ import (
 	"golang.org/x/crypto/x509roots/fallback/bundle"
 )
 
-// imageUser runs the programs in a container. A name would not do: Kubernetes
-// tells only by a number that it is not root.
+// imageUser runs the programs in a container. It is a number, because Kubernetes cannot tell from a name that
+// the user is not root.
 const imageUser = 65532
 
-// writeImage makes the image, as a file that is an OCI layout and that docker
-// load takes as well. It begins from nothing: there is no shell, no library and
-// no program but ours. The programs are where etcd's image has them.
+// writeImage builds the image, as a file that is an OCI layout and that docker load accepts as well. It starts
+// from scratch: there is no shell, no library and no program except ours. The programs are where etcd's image
+// has them.
 func writeImage(s *stage, out string) error {
 	system, err := s.systemLayer()
 	if err != nil {
@@ -70,9 +70,8 @@ func writeImage(s *stage, out string) error {
 	return s.writeImageFile(img, out)
 }
 
-// imageConfig is how the image runs. The data of a member that is told nothing
-// is in the working directory; a variable for it would not get along with
-// --data-dir.
+// imageConfig is how the image runs. By default a member keeps its data in the working directory; an environment
+// variable for it would conflict with --data-dir.
 func (s *stage) imageConfig() v1.Config {
 	return v1.Config{
 		User:         fmt.Sprintf("%d:%d", imageUser, imageUser),
@@ -94,8 +93,7 @@ func (s *stage) imageConfig() v1.Config {
 	}
 }
 
-// systemLayer has what programs expect of a system, and the directories that
-// the user may write.
+// systemLayer has the files that programs expect of a system, and the directories that the user may write.
 func (s *stage) systemLayer() ([]byte, error) {
 	roots, err := rootCertificates()
 	if err != nil {
@@ -136,9 +134,8 @@ func (s *stage) systemLayer() ([]byte, error) {
 	return b.Bytes(), t.Close()
 }
 
-// rootCertificates are those of Mozilla's list, as Go's maintainers keep it.
-// Authorities that are trusted only for what they have signed before some day
-// are left out: a PEM file cannot say that.
+// rootCertificates are those of Mozilla's list, as Go's maintainers publish it. Authorities that are trusted
+// only for what they signed before some date are left out: a PEM file cannot express that.
 func rootCertificates() ([]byte, error) {
 	var b bytes.Buffer
 	n := 0
@@ -162,8 +159,7 @@ func rootCertificates() ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// writeImageFile writes the layout as a tar, with the manifest of docker save
-// beside it that names the same blobs.
+// writeImageFile writes the layout as a tar, with a docker save manifest that names the same blobs.
 func (s *stage) writeImageFile(img v1.Image, out string) error {
 	dir := filepath.Join(s.dir, "image")
 	tag := "quorate:" + s.version

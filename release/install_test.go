@@ -21,8 +21,8 @@ var (
 	flagDebian = flag.String("debian", "", "Debian's own etcd-server package, in place of one that is like it")
 )
 
-// TestInstall installs the packages in a copy of this system: over Debian's,
-// where there was nothing, and over one of etcd 3.4.
+// TestInstall installs the packages in a copy of this system: over Debian's, on a clean system, and over one of
+// etcd 3.4.
 func TestInstall(t *testing.T) {
 	if reason := noSandbox(); reason != "" {
 		t.Skip("no sandbox: " + reason)
@@ -52,7 +52,7 @@ func TestInstall(t *testing.T) {
 	}
 	debianPackage(t, "3.5.16-4", filepath.Join(shared, "debian.deb"))
 	t.Run("upgrade", func(t *testing.T) { scenario(t, shared, "upgrade") })
-	// It is the version of the package that counts.
+	// The version of the package is what counts.
 	if *flagDebian != "" {
 		copyFile(t, *flagDebian, filepath.Join(shared, "debian34.deb"), 0o644)
 	} else {
@@ -61,7 +61,7 @@ func TestInstall(t *testing.T) {
 	t.Run("old", func(t *testing.T) { scenario(t, shared, "old") })
 }
 
-// noSandbox is why this machine cannot make a sandbox.
+// noSandbox is the reason why this machine cannot create a sandbox.
 func noSandbox() string {
 	if runtime.GOOS != "linux" || os.Geteuid() != 0 {
 		return "it takes Linux and root"
@@ -105,8 +105,7 @@ func scenario(t *testing.T, shared, name string) {
 	}
 }
 
-// sandbox runs a file of the directory shared. Whatever it has started ends with
-// it, as its namespace does.
+// sandbox runs a file of the directory shared. All processes it started end with it, because its namespace does.
 func sandbox(ctx context.Context, shared, file string) ([]byte, error) {
 	dir, err := os.MkdirTemp("", "sandbox")
 	if err != nil {
@@ -118,8 +117,8 @@ func sandbox(ctx context.Context, shared, file string) ([]byte, error) {
 	return cmd.CombinedOutput()
 }
 
-// debianPackage makes a package that installs real etcd 3.5 as Debian's
-// etcd-server does: the same paths, settings, user and scripts' effects.
+// debianPackage builds a package that installs real etcd 3.5 as Debian's etcd-server does: the same paths,
+// settings, user and effects of scripts.
 func debianPackage(t *testing.T, version, to string) {
 	t.Helper()
 	file := func(from, to string, mode fs.FileMode, kind string) *files.Content {

@@ -18,8 +18,7 @@ const licensesFile = "THIRD-PARTY-LICENSES"
 
 var licenseName = regexp.MustCompile(`(?i)^(licen[cs]e|copying|notice|patents)([.-].*)?$`)
 
-// writeLicenses collects the licenses of all modules in the programs: most of
-// them ask that they come along with binaries.
+// writeLicenses collects the licenses of all modules in the programs: most of them must accompany binaries.
 func (s *stage) writeLicenses(ctx context.Context) error {
 	modules, _, err := s.modules()
 	if err != nil {
@@ -56,7 +55,7 @@ func (s *stage) writeLicenses(ctx context.Context) error {
 	return s.add(licensesFile, b.Bytes())
 }
 
-// moduleDir is where go keeps the files of a module.
+// moduleDir is the directory in which go keeps the files of a module.
 func (s *stage) moduleDir(ctx context.Context, path, version string) (string, error) {
 	args := []string{"list", "-mod=readonly", "-m", "-f", "{{.Dir}}", path}
 	if path == "std" {

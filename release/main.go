@@ -36,7 +36,7 @@ func main() {
 	}
 }
 
-// options are what a release is made of.
+// options are the inputs of a release.
 type options struct {
 	root, out string
 	archs     []string
@@ -44,9 +44,8 @@ type options struct {
 	dirty     bool
 }
 
-// makeRelease makes the files of all architectures and their sums. It works in a
-// directory of its own and puts the result in place at the end, so a release
-// that was interrupted leaves the one before as it was.
+// makeRelease builds the files of all architectures and their checksums. It works in a temporary directory and
+// moves the result into place at the end, so an interrupted run leaves the previous release unchanged.
 func makeRelease(ctx context.Context, src source, archs []string, out string) error {
 	out, err := filepath.Abs(out)
 	if err != nil {
@@ -96,8 +95,7 @@ func makeArch(ctx context.Context, src source, arch, work, out string) error {
 	return nil
 }
 
-// replace puts the directory made in the place of old, which is removed only if
-// it is a release or empty.
+// replace moves the new directory to the place of old, which is removed only if it is a release or empty.
 func replace(made, old string) error {
 	entries, err := os.ReadDir(old)
 	switch {

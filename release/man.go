@@ -15,10 +15,10 @@ import (
 	"quorate/internal/utl"
 )
 
-// writeManPages makes a page for each program of what its help says.
+// writeManPages generates a page for each program from its help.
 func (s *stage) writeManPages() error {
 	for name, page := range map[string][]byte{"etcd": s.serverPage(), "etcdctl": s.toolPage(ctl.Command(), "ETCDCTL_"), "etcdutl": s.toolPage(utl.Command(), "")} {
-		// The time of a gzip file's content and its name are left out.
+		// The gzip header has no time and no name.
 		var z bytes.Buffer
 		w, err := gzip.NewWriterLevel(&z, gzip.BestCompression)
 		if err != nil {
@@ -45,7 +45,7 @@ type page struct{ bytes.Buffer }
 
 var escapes = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", `\(ga`, "^", `\(ha`, "~", `\(ti`)
 
-// text escapes what the language would take for itself.
+// text escapes the characters that are special in the language.
 func text(s string) string {
 	lines := strings.Split(escapes.Replace(s), "\n")
 	for i, l := range lines {

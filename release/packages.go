@@ -19,9 +19,8 @@ Quorate has the programs, flags, files and interfaces of etcd ` + build.EtcdVers
 and takes over data directories of etcd 3.5, 3.6 and 3.7.`
 )
 
-// writeDebs makes Debian's two packages under Debian's names: so an upgrade is
-// one, with its configuration, its user and its data, and what depends on
-// etcd-server is content.
+// writeDebs builds the two Debian packages under Debian's names: so installing them is an upgrade that keeps
+// configuration, user and data, and packages that depend on etcd-server are satisfied.
 func writeDebs(s *stage, out string) error {
 	server := s.info("etcd-server", describe+"\n.\nThis package contains the server.")
 	server.Depends = []string{"init-system-helpers (>= 1.54~)", "passwd"}
@@ -44,7 +43,7 @@ func writeDebs(s *stage, out string) error {
 	return writePackage(deb.Default, client, out)
 }
 
-// writeRPM makes the one package, under the name that Fedora's has.
+// writeRPM builds the single RPM package, under Fedora's name.
 func writeRPM(s *stage, out string) error {
 	info := s.info("etcd", describe)
 	info.Release = "1"
@@ -60,7 +59,7 @@ func writeRPM(s *stage, out string) error {
 	info.Contents = contents(append(append(s.serverItems(zsh), s.clientItems(zsh)...),
 		item{from: s.part("default"), to: "/etc/etcd/etcd.conf", mode: 0o644, config: true},
 		item{from: s.part("etcd.conf.yml"), to: "/etc/etcd/etcd.conf.yml", mode: 0o644, config: true}), "etcd", s)
-	// A directory that is not empty stays when the package goes.
+	// A directory that is not empty stays when the package is removed.
 	info.Contents = append(info.Contents, &files.Content{Destination: "/var/lib/etcd", Type: files.TypeDir,
 		FileInfo: &files.ContentFileInfo{Owner: "etcd", Group: "etcd", Mode: 0o700, MTime: s.date}})
 	return writePackage(rpm.DefaultRPM, info, out)

@@ -14,15 +14,14 @@ import (
 	"time"
 )
 
-// anySource is a made-up commit of the files in root, so that a test of changed
-// files is one of these files.
+// anySource is a synthetic commit of the files in root, so that a test can change files.
 func anySource(root string) source {
 	return source{root: root, version: "9.8.7-rc.1", commit: "0123456789abcdef0123456789abcdef01234567", date: time.Date(2026, 2, 3, 4, 5, 6, 0, time.UTC)}
 }
 
 var bothArchs = []string{"amd64", "arm64"}
 
-// made is a release that several tests look at; the first that asks makes it.
+// made is a release that several tests share; the first that needs it builds it.
 var made struct {
 	once sync.Once
 	dir  string
@@ -63,8 +62,8 @@ func repository(t *testing.T) string {
 	return root
 }
 
-// copyOfRepository copies what git would commit, as it is now, into a directory
-// of the test: other times, other modes.
+// copyOfRepository copies what git would commit, as it is now, into a directory of the test, with different
+// times and modes.
 func copyOfRepository(t *testing.T, root string) string {
 	t.Helper()
 	to := filepath.Join(t.TempDir(), "a directory with another name")
@@ -90,9 +89,8 @@ func copyOfRepository(t *testing.T, root string) string {
 	return to
 }
 
-// A release is the same to the byte from another directory, with other modes of
-// files, under another umask, in another time zone and with another environment
-// for go.
+// A release is identical to the byte from another directory, with other modes of files, under another umask, in
+// another time zone and with another environment for go.
 func TestTheSameBytesTwice(t *testing.T) {
 	first, second := madeRelease(t), filepath.Join(t.TempDir(), "second")
 	defer func(l *time.Location) { time.Local = l }(time.Local)
@@ -122,7 +120,7 @@ func TestTheSameBytesTwice(t *testing.T) {
 	checkContents(t, first)
 }
 
-// sums reads SHA256SUMS and checks it.
+// sums reads SHA256SUMS and verifies it.
 func sums(t *testing.T, dir string) map[string]string {
 	t.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, sumsFile))

@@ -58,8 +58,7 @@ func readSource(ctx context.Context, o options) (source, error) {
 	return s, err
 }
 
-// versionOf is the version that was asked for, that of the tag, or else one that
-// sorts before the release that is being worked on.
+// versionOf is the requested version, that of the tag, or else one that sorts before the release in progress.
 func versionOf(asked string, tags []string, commit string, date time.Time, dirty bool) (string, error) {
 	v := asked
 	for _, tag := range tags {
@@ -83,18 +82,17 @@ func versionOf(asked string, tags []string, commit string, date time.Time, dirty
 	return v, nil
 }
 
-// packaged is the version of packages. It begins with etcd's, because packages
-// of etcd are what they take the place of and what others depend on. What comes
-// before a release sorts before it.
+// packaged is the version of packages. It begins with etcd's, because they replace packages of etcd and others
+// depend on that version. A version before a release sorts before it.
 func (s source) packaged() string {
 	return build.EtcdVersion + "+quorate" + strings.Replace(s.version, "-", "~", 1)
 }
 
-// packageEpoch keeps a distribution's next etcd from taking the place of ours
-// unasked: it could not read the data directory.
+// packageEpoch prevents a distribution's next etcd from replacing ours automatically: it could not read the data
+// directory.
 const packageEpoch = "1"
 
-// name begins the name of each file that is not a package.
+// name is the prefix of the name of each file that is not a package.
 func (s source) name(arch string) string { return "quorate-" + s.version + "-linux-" + arch }
 
 func git(ctx context.Context, root string, args ...string) (string, error) {

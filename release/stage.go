@@ -16,8 +16,8 @@ import (
 //go:embed files
 var assets embed.FS
 
-// stage is what the files of one architecture are put together from. Every
-// part of it is a file on disk, as the makers of packages want it.
+// stage holds the parts from which the files of one architecture are assembled. Every part of it is a file on
+// disk, because the packaging tools expect that.
 type stage struct {
 	source
 	arch string
@@ -45,15 +45,15 @@ func newStage(ctx context.Context, src source, arch, dir string) (*stage, error)
 	return s, nil
 }
 
-// program is where the binary of a program is.
+// program is the path of a program's binary.
 func (s *stage) program(name string) string { return filepath.Join(s.dir, "bin", name) }
 
-// part is where a part is that was added by this name.
+// part is the path of the part that was added under this name.
 func (s *stage) part(name string) string {
 	return filepath.Join(s.dir, "parts", filepath.FromSlash(name))
 }
 
-// add makes a part.
+// add creates a part.
 func (s *stage) add(name string, data []byte) error {
 	file := s.part(name)
 	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
@@ -76,8 +76,8 @@ func (s *stage) writeAssets() error {
 	})
 }
 
-// writeConfig makes etcd.conf.yml of the sample: the same, but for where the
-// data of a package's member is.
+// writeConfig derives etcd.conf.yml from the sample: it differs only in the data directory of a package's
+// member.
 func (s *stage) writeConfig() error {
 	sample, err := os.ReadFile(filepath.Join(s.root, "etcd.conf.yml.sample"))
 	if err != nil {
@@ -97,7 +97,7 @@ func (s *stage) writeConfig() error {
 	return s.add("etcd.conf.yml", sample)
 }
 
-// dataDir is where a package's member has its data: where Debian's has it.
+// dataDir is the data directory of a package's member: the same as Debian's.
 const dataDir = "/var/lib/etcd/default"
 
 // fromRoot is a file of the repository.
@@ -108,7 +108,7 @@ type item struct {
 	from   string // on disk
 	to     string // absolute, or below the directory of the archive
 	mode   fs.FileMode
-	config bool // the administrator's once it is installed
+	config bool // owned by the administrator once it is installed
 }
 
 func at(dir string, mode fs.FileMode, from ...string) []item {

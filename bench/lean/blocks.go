@@ -9,17 +9,17 @@ import (
 	"golang.org/x/net/http2/hpack"
 )
 
-// timeout is the deadline of each call as gRPC's clients tell it: it is never reached, and costs the
-// server what deadlines cost.
+// timeout is the deadline of each call as gRPC clients send it: it is never reached, and costs the server what
+// deadlines cost.
 const timeout = "3M"
 
-// requestBlocks are the headers of calls, as they go out. A block is made anew for the first two
-// calls of a method, the second of which finds all its fields in the server's table, and kept then.
+// requestBlocks are the encoded headers of calls. A block is encoded anew for the first two calls of a method;
+// the second finds all its fields in the server's table, and is cached.
 type requestBlocks struct {
-	fields []hpack.HeaderField // but for the path
+	fields []hpack.HeaderField // without the path
 	buf    bytes.Buffer
 	enc    *hpack.Encoder
-	ready  map[string][]byte // blocks that change nothing in the table
+	ready  map[string][]byte // blocks that do not change the table
 }
 
 func (r *requestBlocks) init(scheme, authority string, metadata [][2]string) {
@@ -37,14 +37,14 @@ func (r *requestBlocks) of(method string) []byte {
 	}
 	r.buf.Reset()
 	for i, f := range r.fields {
-		if i == 2 { // pseudo headers stand first
+		if i == 2 { // pseudo headers come first
 			r.write(hpack.HeaderField{Name: ":path", Value: method})
 		}
 		r.write(f)
 	}
 	b := bytes.Clone(r.buf.Bytes())
 	if changesTable(b) {
-		clear(r.ready) // the places of all other fields have changed
+		clear(r.ready) // the indexes of all other fields have changed
 	} else {
 		r.ready[method] = b
 	}
@@ -57,15 +57,15 @@ func (r *requestBlocks) write(f hpack.HeaderField) {
 	}
 }
 
-// answer is what a block of headers of the server says.
+// answer is a decoded header block of the server.
 type answer struct {
 	http      string
 	hasStatus bool
 	status    Status
 }
 
-// answerBlocks reads the headers of answers. Nearly all of them are one of two blocks, which are
-// looked up as they are.
+// answerBlocks decodes the headers of answers. Nearly all of them are one of two blocks, which are looked up by
+// their bytes.
 type answerBlocks struct {
 	dec   *hpack.Decoder
 	last  answer
@@ -122,14 +122,14 @@ func (r *answerBlocks) decode(block []byte) (answer, error) {
 	return r.last, nil
 }
 
-// changesTable reports whether a block of HPACK, which must be a good one, changes the dynamic table.
+// changesTable reports whether a block of HPACK, which must be valid, changes the dynamic table.
 func changesTable(b []byte) bool {
 	for len(b) > 0 {
 		first := b[0]
 		switch {
 		case first&0x80 != 0: // indexed
 			_, b = integer(b, 7)
-		case first&0xf0 == 0, first&0xf0 == 0x10: // a literal that is not to be indexed
+		case first&0xf0 == 0, first&0xf0 == 0x10: // a literal that is not indexed
 			var name uint64
 			if name, b = integer(b, 4); name == 0 {
 				b = skipText(b)
@@ -142,7 +142,7 @@ func changesTable(b []byte) bool {
 	return false
 }
 
-// integer reads an integer whose first byte has bits of it.
+// integer decodes an integer whose prefix has the given number of bits in the first byte.
 func integer(b []byte, bits uint) (uint64, []byte) {
 	if len(b) == 0 {
 		return 0, nil

@@ -6,13 +6,13 @@ import (
 	"fmt"
 )
 
-// Codes of gRPC that this package makes itself.
+// Codes of gRPC that this package generates itself.
 const (
 	internal    = 13
 	unavailable = 14
 )
 
-// Status is the error of a call that the server has ended with a code that is not OK.
+// Status is the error of a call that the server finished with a code other than OK.
 type Status struct {
 	Code    int
 	Message string
@@ -22,32 +22,32 @@ func (s *Status) Error() string { return fmt.Sprintf("code %d: %s", s.Code, s.Me
 
 // Call is one call, in progress from Start until OnEnd is called. It may be started again then.
 type Call struct {
-	// OnMessage gets each message of the server, in memory that is the connection's once it has
-	// returned. Without it messages are counted.
+	// OnMessage gets each message of the server. The memory belongs to the connection and may be used only until
+	// OnMessage returns. Without it messages are counted.
 	OnMessage func(b []byte)
-	// OnEnd is told how the call has ended, once.
+	// OnEnd is called once, with the call's error.
 	OnEnd func(err error)
-	// Bytes and Messages count what has come since Start.
+	// Bytes and Messages count what has arrived since Start.
 	Bytes, Messages int
 
 	id          uint32
-	window      int64 // what may be sent
+	window      int64 // send window
 	unacked     int
 	pending     []byte // what waits for a window, with the prefix
 	pendingEnds bool
 
 	prefix [prefixLen]byte
 	have   int // of the prefix
-	want   int // of the message that is coming
+	want   int // of the message that is arriving
 	got    int
-	body   []byte // of it, if it comes in pieces
+	body   []byte // of it, if it arrives in pieces
 }
 
 // Request appends a request to b.
 type Request func(b []byte) []byte
 
-// Start begins a call. last says that the client has no more to send than this request. An error means
-// that it has not begun.
+// Start begins a call. last means that the client sends nothing after this request. On an error the call has not
+// begun.
 func (c *Conn) Start(x *Call, method string, request Request, last bool) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,8 +80,8 @@ func (c *Conn) Send(x *Call, request Request, last bool) error {
 	return nil
 }
 
-// send encodes a message where it waits for the socket, or, if the windows do not allow that, for
-// them. c.mu is held.
+// send encodes a message into the socket's buffer, or, if the windows do not allow that, into the queue that
+// waits for them. Must be called with c.mu held.
 func (c *Conn) send(x *Call, request Request, last bool) {
 	at := len(c.out)
 	c.out = append(appendHead(c.out, 0, frameData, 0, x.id), make([]byte, prefixLen)...)
@@ -106,8 +106,7 @@ func (c *Conn) send(x *Call, request Request, last bool) {
 	}
 }
 
-// Cancel ends a call of which nobody wants to hear any more: OnEnd is not called, unless it has been
-// called already or is about to.
+// Cancel cancels a call: OnEnd is not called, unless it has been called already or is about to be.
 func (c *Conn) Cancel(x *Call) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -121,7 +120,7 @@ func (c *Conn) Cancel(x *Call) {
 	}
 }
 
-// feed takes the payload of a DATA frame.
+// feed processes the payload of a DATA frame.
 func (x *Call) feed(p []byte) {
 	for {
 		if x.have < prefixLen {
@@ -159,13 +158,13 @@ func (x *Call) end(err error) {
 	}
 }
 
-// Answer is what a call of Do has brought.
+// Answer is the result of a call of Do.
 type Answer struct {
-	Body []byte // of the last message, if it was to be kept
+	Body []byte // of the last message, if requested
 	Size int    // of all messages
 }
 
-// Do makes a call of one request and waits for its end, or that of ctx.
+// Do makes a unary call and waits for its end, or for ctx.
 func (c *Conn) Do(ctx context.Context, method string, request []byte, keep bool) (Answer, error) {
 	var a Answer
 	done := make(chan error, 1)

@@ -1,15 +1,14 @@
-// Package lean is a gRPC client for load generators: it costs far less than the server that it
-// measures, so that the server is what saturates.
+// Package lean is a gRPC client for load generators: it costs far less than the server that it measures, so that
+// the server saturates first.
 //
-// In: calls whose requests encode themselves where they wait for the socket. Out: their answers, to
-// functions that the connection's reader calls, and that may begin the next call at once. It knows
-// neither protobuf nor the services.
+// In: calls whose requests are encoded directly into the socket's buffer. Out: their answers, to functions that
+// the connection's reader calls, and that may begin the next call at once. It knows neither protobuf nor the
+// services.
 //
-// Always true: what a server can see of a call is what grpc-go's client would send, apart from
-// pings: the same headers, indexed from the second call of a method on, and windows that are
-// enforced both ways. Requests that are begun while a batch of answers is looked at leave in one
-// write. A connection has one goroutine, which reads. A connection that fails ends all its calls with
-// the reason; nothing connects again.
+// Invariant: what a server can see of a call is what grpc-go's client would send, except for pings: the same
+// headers, indexed from the second call of a method on, and flow control that is enforced both ways. Requests
+// that are begun while a batch of answers is processed leave in one write. A connection has one goroutine, which
+// reads. A connection that fails ends all its calls with the reason; it never reconnects.
 package lean
 
 import (
@@ -49,7 +48,7 @@ const (
 	frameBytes    = 16 << 10
 	defaultWindow = 1<<16 - 1
 
-	// streamWindow and connWindow are what the server may send before it hears that it has been read.
+	// streamWindow and connWindow are the receive windows that the server gets.
 	streamWindow = 1 << 20
 	connWindow   = 1 << 21
 
@@ -61,7 +60,7 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 // ErrClosed ends the calls of a connection that this end has closed.
 var ErrClosed = errors.New("lean: the connection has been closed")
 
-// Options of a connection.
+// Options are the options of a connection.
 type Options struct {
 	TLS    *tls.Config // nil: clear text
 	Fields [][2]string // metadata of each call
@@ -70,32 +69,32 @@ type Options struct {
 // Conn is one connection.
 type Conn struct {
 	nc   net.Conn
-	done chan struct{} // closed when the reader has ended
+	done chan struct{} // closed when the reader has returned
 
 	mu            sync.Mutex
-	err           error // why no call is begun any more
+	err           error // why no call can begin any more
 	out, spare    []byte
-	writing       bool // somebody writes, and goes on until nothing is left
-	reading       bool // the reader looks at a batch of frames, and flushes after it
+	writing       bool // a writer is active, and goes on until nothing is left
+	reading       bool // the reader is processing a batch of frames, and flushes after it
 	calls         map[uint32]*Call
 	nextID        uint32
 	blocks        requestBlocks
-	window        int64 // what may be sent on the connection
-	initialWindow int64 // and on a new stream
+	window        int64 // send window of the connection
+	initialWindow int64 // initial one of a stream
 	blocked       []*Call
 
-	// The reader's.
+	// Used by the reader only.
 	buf     []byte
 	r, w    int
 	answers answerBlocks
-	block   []byte // of headers, as far as it has come
+	block   []byte // the header block received so far
 	blockOf uint32
 	blockEnds,
 	inBlock bool
 	unacked int
 }
 
-// Dial connects and sends what a client sends first.
+// Dial connects and sends the client preface.
 func Dial(ctx context.Context, addr string, o Options) (*Conn, error) {
 	var d net.Dialer
 	nc, err := d.DialContext(ctx, "tcp", addr)
@@ -133,13 +132,13 @@ func Dial(ctx context.Context, addr string, o Options) (*Conn, error) {
 	return c, nil
 }
 
-// Close ends the connection and its calls, and waits for the reader.
+// Close closes the connection, ends its calls, and waits for the reader.
 func (c *Conn) Close() {
 	c.Abort(ErrClosed)
 	<-c.done
 }
 
-// Abort is Close without the wait: it may be called by functions of calls.
+// Abort is Close without the wait: the callbacks of calls may use it.
 func (c *Conn) Abort(why error) {
 	c.mu.Lock()
 	if c.err == nil {
@@ -165,7 +164,7 @@ func (c *Conn) serve() {
 	}
 }
 
-// read handles what comes, one batch after the other.
+// read processes input, one batch after the other.
 func (c *Conn) read() error {
 	for {
 		if c.r == c.w {
@@ -196,8 +195,8 @@ func (c *Conn) read() error {
 	}
 }
 
-// makeRoom moves what is left to the front, of a larger buffer if there is much to read: a connection
-// that is idle has a small one.
+// makeRoom moves unread input to the front, of a larger buffer if there is much to read: an idle connection has
+// a small one.
 func (c *Conn) makeRoom() {
 	if len(c.buf) < readBytes && c.w == len(c.buf) {
 		larger := make([]byte, readBytes)
@@ -209,7 +208,7 @@ func (c *Conn) makeRoom() {
 	c.r = 0
 }
 
-// batch handles all frames that are here whole.
+// batch processes all complete frames.
 func (c *Conn) batch() error {
 	for c.w-c.r >= frameHead {
 		h := c.buf[c.r : c.r+frameHead]
@@ -325,7 +324,7 @@ func (c *Conn) data(flags byte, stream uint32, p []byte) error {
 	}
 	c.mu.Unlock()
 	if x == nil {
-		return nil // cancelled here
+		return nil // canceled here
 	}
 	x.feed(p)
 	if flags&flagEnd != 0 {
@@ -354,7 +353,7 @@ func (c *Conn) headers(stream uint32, block []byte, ends bool) error {
 	return nil
 }
 
-// finish ends a call; st is nil if it has succeeded.
+// finish ends a call; st is nil on success.
 func (c *Conn) finish(stream uint32, st *Status) {
 	c.mu.Lock()
 	x := c.calls[stream]
@@ -408,7 +407,7 @@ func (c *Conn) windowUpdate(stream uint32, p []byte) error {
 	return nil
 }
 
-// unblock sends on what has waited for a window. c.mu is held.
+// unblock continues calls that waited for a window. Must be called with c.mu held.
 func (c *Conn) unblock() {
 	left := c.blocked[:0]
 	for _, x := range c.blocked {
@@ -420,7 +419,7 @@ func (c *Conn) unblock() {
 	c.blocked = left
 }
 
-// push sends of a call's message what the windows allow, and reports whether that was all.
+// push sends as much of a call's message as the windows allow, and reports whether that was all of it.
 func (c *Conn) push(x *Call) bool {
 	for len(x.pending) > 0 {
 		n := int(min(int64(len(x.pending)), frameBytes, x.window, c.window))
@@ -440,7 +439,8 @@ func (c *Conn) push(x *Call) bool {
 	return true
 }
 
-// flush writes what waits unless somebody does, or will. c.mu is held, but not while writing.
+// flush writes pending output unless another goroutine does or will. c.mu is held on entry and return, but not
+// while writing.
 func (c *Conn) flush() {
 	if c.writing || c.reading {
 		return

@@ -27,7 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-// raw hands messages through as bytes.
+// raw passes messages through as bytes.
 type raw struct{}
 
 func (raw) Name() string { return "proto" }
@@ -40,11 +40,11 @@ func (raw) Unmarshal(data mem.BufferSlice, v any) error {
 }
 
 const (
-	echo   = "/test.Test/Echo"   // answers with the request
+	echo   = "/test.Test/Echo"   // echoes the request
 	fail   = "/test.Test/Fail"   // code 5 with the request as its text
 	repeat = "/test.Test/Repeat" // answers the first message 100 times, then one each
 	meta   = "/test.Test/Meta"   // answers with the metadata "token" and whether there is a deadline
-	never  = "/test.Test/Never"  // waits for the end of the call
+	never  = "/test.Test/Never"  // blocks until the call ends
 )
 
 // serve starts grpc-go's server and returns its address.
@@ -129,7 +129,7 @@ func TestCalls(t *testing.T) {
 
 func TestStream(t *testing.T) {
 	c := dialed(t, serve(t), Options{})
-	big := bytes.Repeat([]byte{'y'}, 40<<10) // 100 of them are more than the windows
+	big := bytes.Repeat([]byte{'y'}, 40<<10) // 100 of them exceed the windows
 	got, ended := make(chan int, 1000), make(chan error, 1)
 	x := &Call{OnMessage: func(b []byte) { got <- len(b) }, OnEnd: func(err error) { ended <- err }}
 	add := func(p []byte) Request { return func(b []byte) []byte { return append(b, p...) } }
@@ -141,7 +141,7 @@ func TestStream(t *testing.T) {
 			t.Fatalf("got a message of %d bytes, want %d", n, len(big))
 		}
 	}
-	for i := range 200 { // more than the server takes at once
+	for i := range 200 { // more than the server accepts concurrently
 		if err := c.Send(x, add(big[:i]), false); err != nil {
 			t.Fatal(err)
 		}
@@ -166,7 +166,7 @@ func TestStream(t *testing.T) {
 	}
 }
 
-// Calls go on from where the answer of the one before is read.
+// The next call is started from the callback of the previous answer.
 func TestChains(t *testing.T) {
 	c := dialed(t, serve(t), Options{})
 	const callers, each = 50, 200
@@ -252,7 +252,7 @@ func TestTLS(t *testing.T) {
 	}
 }
 
-// A block that is kept must mean the same each time it comes.
+// A cached block must mean the same each time it arrives.
 func TestChangesTable(t *testing.T) {
 	for _, tc := range []struct {
 		block []byte
@@ -274,7 +274,7 @@ func TestChangesTable(t *testing.T) {
 	r.init()
 	var buf bytes.Buffer
 	enc := hpack.NewEncoder(&buf)
-	for i := range 200 { // the table turns over
+	for i := range 200 { // the table is evicted and refilled
 		buf.Reset()
 		message := fmt.Sprint("m", i/3)
 		for _, f := range []hpack.HeaderField{{Name: ":status", Value: "200"}, {Name: "grpc-status", Value: fmt.Sprint(i / 3 % 5)}, {Name: "grpc-message", Value: message}} {
