@@ -96,7 +96,7 @@ func (r *run) logins(ctx context.Context, s *side) (map[string]float64, error) {
 		}
 	}
 	if in == 0 {
-		return nil, fmt.Errorf("nobody could log in: %w", errs[0])
+		return nil, fmt.Errorf("no client could log in: %w", errs[0])
 	}
 	if refused := r.scale.logins - in; refused > 0 || p.failed > 0 {
 		r.log("  %-5s refused %d of %d logins, %d of %d puts: %v", s.name, refused, r.scale.logins, p.failed, during.ops,

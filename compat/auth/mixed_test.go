@@ -201,7 +201,7 @@ func (c *cluster) leader() *member {
 				return nil
 			}
 		}
-		return errors.New("nobody says that it leads")
+		return errors.New("no member reports that it leads")
 	})
 	return lead
 }

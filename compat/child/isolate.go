@@ -43,9 +43,9 @@ func Isolated(t *testing.T, required bool, args ...string) bool {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := cmd.CombinedOutput()
 	if text := string(out); err != nil || !strings.Contains(text, "--- PASS: "+t.Name()) {
-		t.Errorf("in namespaces of its own: %v\n%s", err, text)
+		t.Errorf("in its own namespaces: %v\n%s", err, text)
 	} else {
-		t.Logf("in namespaces of its own:\n%s", text)
+		t.Logf("in its own namespaces:\n%s", text)
 	}
 	return false
 }

@@ -101,7 +101,7 @@ func TestClassicSetUpInNamespaces(t *testing.T) {
 				return nil
 			}
 		}
-		return errors.New("nobody leads")
+		return errors.New("no member leads")
 	})
 	procs[leader].Kill()
 	other := leader%3 + 1

@@ -135,7 +135,7 @@ func leading(t *testing.T, clients []*child.Client, without ...int) int {
 				return nil
 			}
 		}
-		return errors.New("nobody leads")
+		return errors.New("no member leads")
 	})
 	return leader
 }

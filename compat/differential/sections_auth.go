@@ -150,7 +150,7 @@ func authSection(b *script) {
 	b.login("root", "secret")
 	b.login("reader", "r")
 	b.login("writer", "w")
-	b.add("Range with a token that nobody gave", func(ctx context.Context, s *session) answer {
+	b.add("Range with a token that was never issued", func(ctx context.Context, s *session) answer {
 		r, err := s.kv.Range(metadata.AppendToOutgoingContext(ctx, "token", "abc.1"), &pb.RangeRequest{Key: k("a/1")})
 		return s.answerOf(r, err)
 	})

@@ -152,7 +152,7 @@ func watchSection(b *script) {
 		}
 		return nil
 	})
-	b.add("Watch large: nobody else has one", func(_ context.Context, s *session) answer {
+	b.add("Watch large: no other watcher has one", func(_ context.Context, s *session) answer {
 		w, err := s.stream("large")
 		if err != nil {
 			return failed(err)

@@ -164,7 +164,7 @@ func TestDamagedLog(t *testing.T) {
 			complete(t, c)
 			broken, err := os.ReadFile(wal + ".broken")
 			if err != nil || !bytes.Equal(broken[end:end+100], b[end:end+100]) {
-				t.Errorf("the file as it was is not kept beside the log: %v", err)
+				t.Errorf("the original file is not kept next to the log: %v", err)
 			}
 			if !strings.Contains(p.Output(), fmt.Sprintf(`"offset":%d`, end)) {
 				t.Errorf("no log line names the offset %d of the repair", end)

@@ -122,7 +122,7 @@ func TestRefusals(t *testing.T) {
 			want: words("/nonexistent.yml", "no such file or directory"), real: 1},
 
 		// Joining.
-		refusal{name: "existing cluster that nobody answers for", code: 1,
+		refusal{name: "existing cluster of which no member answers", code: 1,
 			args: func(s *site) []string {
 				return []string{"--initial-cluster-state=existing", "--initial-cluster=m0=http://" + s.peer + ",m1=http://" + s.more[0]}
 			},

@@ -180,7 +180,7 @@ func Revisions(ops []Op, events []Event) error {
 			}
 		}
 		if writes := o.kind == put || o.wrote; o.known && (o.rev < seen.rev || writes && o.rev == seen.rev) {
-			return fmt.Errorf("goes back in time: %v\nwas answered before the call of %v", seen, o)
+			return fmt.Errorf("contradicts real time: %v\nwas answered before the call of %v", seen, o)
 		}
 	}
 	return nil

@@ -74,7 +74,7 @@ func Holds(limit time.Duration, c *child.Client, rev int64, ops []Op, events []E
 		return fmt.Errorf("read everything: %w", err)
 	}
 	if len(r.Kvs) != len(want) {
-		return fmt.Errorf("%d keys, the events leave %d", len(r.Kvs), len(want))
+		return fmt.Errorf("%d keys, %d according to the events", len(r.Kvs), len(want))
 	}
 	has := map[string]bool{}
 	for _, kv := range r.Kvs {

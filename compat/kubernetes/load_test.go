@@ -66,7 +66,7 @@ func (j *journey) load() {
 	requests, failed := j.etcdRequests()
 	j.note("load: %d requests of the apiserver to the store, %.2f ms each, %d failed %q", requests.count, 1000*requests.seconds/float64(requests.count), requests.errors, failed)
 	if requests.errors > 0 && j.retries.Load() == 0 {
-		j.Errorf("the apiserver counts failed requests to the store without any fault, and nobody saw one: %q", failed)
+		j.Errorf("the apiserver counts failed requests to the store without any fault, and no client saw one: %q", failed)
 	}
 	if n := j.retries.Load(); n > 0 {
 		j.note("load: %d requests failed and were made again: the machine is too busy for the figures to mean anything", n)

@@ -162,11 +162,11 @@ func (w *watcher) complete(lives map[string]*life, relists int) {
 
 func (w *watcher) compare(lives map[string]*life, relists int) error {
 	if w.relists > relists {
-		return fmt.Errorf("it began anew with a list %d times, not %d", w.relists, relists)
+		return fmt.Errorf("it listed again %d times, not %d", w.relists, relists)
 	}
 	for name, events := range w.seen {
 		if lives[name] == nil {
-			return fmt.Errorf("it saw %s, which nobody wrote: %v", name, events)
+			return fmt.Errorf("it saw %s, which was never written: %v", name, events)
 		}
 	}
 	for name, l := range lives {
@@ -202,7 +202,7 @@ func matches(state string, written, seen []change) error {
 	}
 	if len(written) == 0 {
 		if len(seen) > 0 {
-			return fmt.Errorf("%s of %s was not written, or came before", seen[0].is, seen[0].number)
+			return fmt.Errorf("%s of %s was not written, or arrived before", seen[0].is, seen[0].number)
 		}
 		return nil
 	}
@@ -234,7 +234,7 @@ func (c change) leaves() string {
 
 // skips looks for a point at which the object was what the list showed, and from which on everything matches.
 func skips(state, number string, written, seen []change) error {
-	err := fmt.Errorf("a list said %q, which it was not since it was %q", number, state)
+	err := fmt.Errorf("a list showed %q, a state that it never had after %q", number, state)
 	for i := range len(written) + 1 {
 		if i > 0 {
 			state = written[i-1].leaves()

@@ -186,7 +186,7 @@ func (s *leaseLoad) settle(g *group) {
 		}
 		return nil
 	}
-	child.Eventually(g.t, limit, "leases that nobody keeps end", look)
+	child.Eventually(g.t, limit, "leases without keepalives expire", look)
 	for _, key := range s.there {
 		if !has[key] {
 			g.t.Errorf("%s is gone, and its lease cannot have ended", key)

@@ -15,7 +15,7 @@ import (
 // prefix of their message.
 var excused = []struct{ kind, msg, reason string }{
 	{"etcd3", "Validation on configuration change failed",
-		"etcd says so about every membership change that is refused when it is applied, whoever has proposed it; a change that a client repeats because its answer was lost is one"},
+		"etcd says so about every membership change that is refused when it is applied, whichever member proposed it; a change that a client repeats because its answer was lost is one"},
 	{"etcd3", "failed to update storage version",
 		"a member that starts may learn the cluster's version before its first batch, with the term and the configuration, is stored; it tries again some seconds later. Members of 3.7 among themselves write it nearly every time when one joins"},
 	{"etcd3", "setting up serving from embedded etcd failed.",

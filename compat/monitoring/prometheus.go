@@ -171,7 +171,7 @@ func selector(matchers any) (string, error) {
 		op, ok2 := m["type"].(string)
 		value, ok3 := m["value"].(string)
 		if !ok1 || !ok2 || !ok3 {
-			return "", fmt.Errorf("a matcher that is none: %v", m)
+			return "", fmt.Errorf("an invalid matcher: %v", m)
 		}
 		parts = append(parts, fmt.Sprintf("%s%s%q", name, op, value))
 	}

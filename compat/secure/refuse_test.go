@@ -62,7 +62,7 @@ func TestWrongFiles(t *testing.T) {
 		{name: "ciphers without those of HTTP/2", flags: "PEER CLIENT --cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA --tls-max-version=TLS1.2",
 			say: "listener failed|http2: TLSConfig.CipherSuites is missing an HTTP/2-required AES_128_GCM_SHA256 cipher", code: 1},
 		{name: "missing revocation list", flags: "PEER CLIENT --trusted-ca-file=DIR/ca.pem --client-crl-file=DIR/x", code: runs},
-		{name: "files that nobody uses", flags: "PEER --listen-client-urls=http://ADDR --cert-file=DIR/x --key-file=DIR/x --trusted-ca-file=DIR/x", code: runs},
+		{name: "files that are not used", flags: "PEER --listen-client-urls=http://ADDR --cert-file=DIR/x --key-file=DIR/x --trusted-ca-file=DIR/x", code: runs},
 
 		// Ours is stricter: etcd starts and refuses every client.
 		{name: "authority without certificate", flags: "PEER CLIENT --trusted-ca-file=DIR/bad", ours: "listener failed|--trusted-ca-file=DIR/bad: no certificate in the file", code: 1, real: runs},

@@ -273,7 +273,7 @@ func TestMixed(t *testing.T) {
 		}
 	}
 	if snapshots == 0 {
-		t.Error("nobody was sent a snapshot")
+		t.Error("no member was sent a snapshot")
 	}
 	t.Logf("%d of 3 were sent a snapshot", snapshots)
 }

@@ -59,7 +59,7 @@ func TestRules(t *testing.T) {
 				if tt.traffic == peers {
 					addr, page = m.peer, "/version"
 				}
-				child.Eventually(t, limit, "the port answers somebody", func() error {
+				child.Eventually(t, limit, "the port answers a client", func() error {
 					if !m.p.Running() {
 						t.Fatal("the member has ended")
 					}
@@ -68,7 +68,7 @@ func TestRules(t *testing.T) {
 							return nil
 						}
 					}
-					return fmt.Errorf("nobody")
+					return fmt.Errorf("no client")
 				})
 				allowed := strings.Fields(tt.let)
 				try := func(name string, pair *pki.Pair) {
