@@ -121,6 +121,10 @@ func TestMsgAppFrames(t *testing.T) {
 		{msgApp(3, 3, 10, 12, entry(3, 11, "z")), "01 0000000000000001 0000000000000007 1003 180b 22017a 000000000000000c"},
 		// A new term.
 		{msgApp(4, 3, 11, 12), "02 000000000000000e 0803 1002 1801 2004 2803 300b 400c"},
+		// What follows an entry of another term does not continue the stream: the receiver would take that entry
+		// to be of the new term.
+		{msgApp(4, 3, 11, 12, entry(4, 12, "y")), "02 0000000000000017 0803 1002 1801 2004 2803 300b 3a07 1004 180c 220179 400c"},
+		{msgApp(4, 4, 12, 12, entry(4, 13, "")), "01 0000000000000001 0000000000000006 1004 180d 2200 000000000000000c"},
 	} {
 		var got []byte
 		if c.m == nil {

@@ -2,6 +2,9 @@ package transport
 
 import (
 	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 
 	"quorate/internal/transport/peerapi"
@@ -123,5 +126,39 @@ func TestProposalsGoBackWhenTheWayIsClosed(t *testing.T) {
 			}
 			seen[n] = true
 		}
+	}
+}
+
+// A proposal whose POST was received but not acknowledged may have entered the log. It must not go back: its
+// caller would send it again.
+func TestProposalsThatMayHaveArrivedStayAway(t *testing.T) {
+	t.Parallel()
+	for name, answer := range map[string]http.HandlerFunc{
+		"connection closed": func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) },
+		"status 500":        func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusInternalServerError) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			a, received := startNode(t, 1), make(chan *raftpb.Message, 1)
+			leader := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if b, err := io.ReadAll(r.Body); err == nil && r.Method == http.MethodPost {
+					if m, err := decodeMessage(b); err == nil {
+						received <- m
+					}
+				}
+				answer(w, r)
+			}))
+			defer leader.Close()
+			a.AddRemote(2, []string{leader.URL})
+			a.Send([]*raftpb.Message{proposalMessage(1, 2, 7)})
+			if m := receive(t, "the proposal at the leader", received); m.GetType() != raftpb.MsgProp {
+				t.Fatalf("received %v", m)
+			}
+			receive(t, "the failure of the request", a.host.unreachable)
+			a.Stop() // waits for the pipeline, which would have given the proposal back by now
+			if n := len(a.host.returned); n != 0 {
+				t.Errorf("%d proposals went back although they may have entered the log", n)
+			}
+		})
 	}
 }
