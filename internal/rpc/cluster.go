@@ -10,59 +10,65 @@ import (
 
 const clusterService = "etcdserverpb.Cluster"
 
-func (e *edge) clusterDesc() service {
+// clusterServer serves the service Cluster.
+type clusterServer struct {
+	identity
+	members Members
+}
+
+func (c *clusterServer) describe(e *edge) service {
 	return service{
 		name: clusterService,
 		methods: []method{
-			unary(e, clusterService, "MemberAdd", e.memberAdd),
-			unary(e, clusterService, "MemberRemove", e.memberRemove),
-			unary(e, clusterService, "MemberUpdate", e.memberUpdate),
-			unary(e, clusterService, "MemberList", e.memberList),
-			unary(e, clusterService, "MemberPromote", e.memberPromote),
+			unary(e, clusterService, "MemberAdd", c.memberAdd),
+			unary(e, clusterService, "MemberRemove", c.memberRemove),
+			unary(e, clusterService, "MemberUpdate", c.memberUpdate),
+			unary(e, clusterService, "MemberList", c.memberList),
+			unary(e, clusterService, "MemberPromote", c.memberPromote),
 		},
 	}
 }
 
-func (e *edge) memberAdd(ctx context.Context, req *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
+func (c *clusterServer) memberAdd(ctx context.Context, req *pb.MemberAddRequest) (*pb.MemberAddResponse, error) {
 	urls, err := types.NewURLs(req.PeerURLs)
 	if err != nil {
 		return nil, rpctypes.ErrGRPCMemberBadURLs
 	}
-	added, all, err := e.b.Members.MemberAdd(ctx, urls.StringSlice(), req.IsLearner)
+	added, all, err := c.members.MemberAdd(ctx, urls.StringSlice(), req.IsLearner)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.MemberAddResponse{Header: e.bare(), Member: added, Members: all}, nil
+	return &pb.MemberAddResponse{Header: c.bare(), Member: added, Members: all}, nil
 }
 
-func (e *edge) memberRemove(ctx context.Context, req *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	all, err := e.b.Members.MemberRemove(ctx, req.ID)
+func (c *clusterServer) memberRemove(ctx context.Context, req *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
+	all, err := c.members.MemberRemove(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.MemberRemoveResponse{Header: e.bare(), Members: all}, nil
+	return &pb.MemberRemoveResponse{Header: c.bare(), Members: all}, nil
 }
 
-func (e *edge) memberUpdate(ctx context.Context, req *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
-	all, err := e.b.Members.MemberUpdate(ctx, req.ID, req.PeerURLs)
+func (c *clusterServer) memberUpdate(ctx context.Context, req *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
+	all, err := c.members.MemberUpdate(ctx, req.ID, req.PeerURLs)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.MemberUpdateResponse{Header: e.bare(), Members: all}, nil
+	return &pb.MemberUpdateResponse{Header: c.bare(), Members: all}, nil
 }
 
-func (e *edge) memberList(ctx context.Context, req *pb.MemberListRequest) (*pb.MemberListResponse, error) {
-	all, err := e.b.Members.MemberList(ctx, req.Linearizable)
+func (c *clusterServer) memberList(ctx context.Context, req *pb.MemberListRequest) (*pb.MemberListResponse, error) {
+	all, err := c.members.MemberList(ctx, req.Linearizable)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.MemberListResponse{Header: e.bare(), Members: all}, nil
+	return &pb.MemberListResponse{Header: c.bare(), Members: all}, nil
 }
 
-func (e *edge) memberPromote(ctx context.Context, req *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	all, err := e.b.Members.MemberPromote(ctx, req.ID)
+func (c *clusterServer) memberPromote(ctx context.Context, req *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
+	all, err := c.members.MemberPromote(ctx, req.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.MemberPromoteResponse{Header: e.bare(), Members: all}, nil
+	return &pb.MemberPromoteResponse{Header: c.bare(), Members: all}, nil
 }

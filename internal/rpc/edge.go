@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/stats"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -20,14 +21,13 @@ import (
 	"quorate/internal/wire"
 )
 
-// edge is the state shared by the handlers of all services. It does not change once the
+// edge admits calls and runs the handlers of all services. It does not change once the
 // server is serving, except for late and what is synchronized internally.
 type edge struct {
-	b  Backend
-	o  Options
-	lg *zap.Logger
-
-	clusterID, memberID uint64
+	b Backend
+	o Options
+	identity
+	reporter
 
 	// methods has the metrics of the methods registered by NewServer, by full name. Those of
 	// the lock and election services are in late, created by their first call.
@@ -41,6 +41,20 @@ type edge struct {
 	health  healthSwitch
 
 	stopping context.Context // done after EndStreams, with the error for clients as its cause
+}
+
+// identity is the member that answers, as response headers name it.
+type identity struct {
+	member              Member
+	clusterID, memberID uint64
+}
+
+// reporter reports calls to the log, to metrics and to tracing.
+type reporter struct {
+	lg        *zap.Logger
+	stats     stats.Handler // nil without tracing
+	warnAfter time.Duration // slower unary calls are logged
+	debug     bool          // all unary calls are logged
 }
 
 // until returns the context of a call that is also cancelled when end is, with the same
@@ -95,28 +109,28 @@ func (e *edge) seriesOf(full string, fromClient, fromServer bool) *methodSeries 
 }
 
 // header returns the header of a reply at rev; 0 means the current revision.
-func (e *edge) header(rev int64) wire.Header {
+func (m identity) header(rev int64) wire.Header {
 	if rev == 0 {
-		rev = e.b.Member.Rev()
+		rev = m.member.Rev()
 	}
-	return wire.Header{ClusterID: e.clusterID, MemberID: e.memberID, Revision: rev, Term: e.b.Member.Term()}
+	return wire.Header{ClusterID: m.clusterID, MemberID: m.memberID, Revision: rev, Term: m.member.Term()}
 }
 
 // fill completes the header of a reply.
-func (e *edge) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
+func (m identity) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	if h == nil {
 		h = new(pb.ResponseHeader)
 	}
-	h.ClusterId, h.MemberId, h.RaftTerm = e.clusterID, e.memberID, e.b.Member.Term()
+	h.ClusterId, h.MemberId, h.RaftTerm = m.clusterID, m.memberID, m.member.Term()
 	if h.Revision == 0 {
-		h.Revision = e.b.Member.Rev()
+		h.Revision = m.member.Rev()
 	}
 	return h
 }
 
 // bare returns the header of replies that report no revision.
-func (e *edge) bare() *pb.ResponseHeader {
-	return &pb.ResponseHeader{ClusterId: e.clusterID, MemberId: e.memberID, RaftTerm: e.b.Member.Term()}
+func (m identity) bare() *pb.ResponseHeader {
+	return &pb.ResponseHeader{ClusterId: m.clusterID, MemberId: m.memberID, RaftTerm: m.member.Term()}
 }
 
 // unary describes a unary method whose request is decoded into a Q.

@@ -414,6 +414,7 @@ func fit(m wholeMember) Backend {
 	return Backend{Member: m, KV: m, Watches: m, Leases: m, Members: m, Maintenance: m, Accounts: m, Access: m}
 }
 
+// serve starts a server on an in-memory listener and returns a dialer.
 func serve(t testing.TB, o Options, b wholeMember) func(context.Context, string) (net.Conn, error) {
 	t.Helper()
 	lis := bufconn.Listen(1 << 20)

@@ -18,9 +18,15 @@ import (
 	"quorate/internal/watch"
 )
 
-// The lock and election services are clients of this member's own keys and leases. The
-// functions here make such calls: validated and executed like those of a client, with the
-// context, and so the identity, of the original client, but without a connection.
+// inner makes the calls of the lock and election services, which are clients of this
+// member's own keys and leases. The calls are validated and executed like those of a client,
+// with the context, and so the identity, of the original client, but without a connection.
+type inner struct {
+	kv       *kvServer
+	leases   *leaseServer
+	watches  Watches
+	stopping context.Context // as in edge
+}
 
 // sessionTTL is the TTL, in seconds, of the lease granted for a client of a lock or an
 // election that has brought none.
@@ -48,19 +54,19 @@ func asClient(err error) error {
 	return s.Err()
 }
 
-// innerTxn executes a transaction.
-func (e *edge) innerTxn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
+// txn executes a transaction.
+func (n *inner) txn(ctx context.Context, req *pb.TxnRequest) (*pb.TxnResponse, error) {
 	c := &txnCall{}
 	c.req.Compare, c.req.Success, c.req.Failure = req.Compare, req.Success, req.Failure
-	resp, err := e.txn(ctx, c)
+	resp, err := n.kv.txn(ctx, c)
 	return resp, asClient(err)
 }
 
-// innerRange reads keys linearizably.
-func (e *edge) innerRange(ctx context.Context, req *pb.RangeRequest) (*pb.ResponseHeader, []*mvccpb.KeyValue, error) {
+// read reads keys linearizably.
+func (n *inner) read(ctx context.Context, req *pb.RangeRequest) (*pb.ResponseHeader, []*mvccpb.KeyValue, error) {
 	c := &rangeCall{}
 	proto.Merge(&c.req, req)
-	r, err := e.rangeInMemory(ctx, c)
+	r, err := n.kv.rangeInMemory(ctx, c)
 	if err != nil {
 		return nil, nil, asClient(err)
 	}
@@ -75,29 +81,29 @@ func (e *edge) innerRange(ctx context.Context, req *pb.RangeRequest) (*pb.Respon
 	return &pb.ResponseHeader{ClusterId: h.ClusterID, MemberId: h.MemberID, Revision: h.Revision, RaftTerm: h.Term}, kvs, nil
 }
 
-// innerDelete deletes one key.
-func (e *edge) innerDelete(ctx context.Context, key []byte) (*pb.ResponseHeader, error) {
+// del deletes one key.
+func (n *inner) del(ctx context.Context, key []byte) (*pb.ResponseHeader, error) {
 	c := &deleteCall{}
 	c.req.Key = key
-	resp, err := e.deleteRange(ctx, c)
+	resp, err := n.kv.deleteRange(ctx, c)
 	if err != nil {
 		return nil, asClient(err)
 	}
 	return resp.Header, nil
 }
 
-// innerWatch watches the keys of req and calls f with each event and the header of its
+// watch watches the keys of req and calls f with each event and the header of its
 // response, until f returns enough or an error.
-func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f func(h *pb.ResponseHeader, ev *mvccpb.Event) (enough bool, err error)) error {
-	ws := e.b.Watches.Hub().NewStream(ctx)
+func (n *inner) watch(ctx context.Context, req *pb.WatchCreateRequest, f func(h *pb.ResponseHeader, ev *mvccpb.Event) (enough bool, err error)) error {
+	ws := n.watches.Hub().NewStream(ctx)
 	defer ws.Close()
-	if err := e.b.Watches.CreateWatch(ctx, ws, req); err != nil {
-		return e.asWatcher(ctx, err)
+	if err := n.watches.CreateWatch(ctx, ws, req); err != nil {
+		return n.asWatcher(ctx, err)
 	}
 	for {
 		r, err := ws.Next(ctx)
 		if err != nil {
-			return e.asWatcher(ctx, err)
+			return n.asWatcher(ctx, err)
 		}
 		if r.Canceled {
 			return canceledWatch(r)
@@ -107,7 +113,7 @@ func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f fun
 			if err != nil {
 				return err
 			}
-			h := e.fill(&pb.ResponseHeader{Revision: r.Revision})
+			h := n.kv.fill(&pb.ResponseHeader{Revision: r.Revision})
 			if enough, err := f(h, ev); enough || err != nil {
 				return err
 			}
@@ -116,13 +122,13 @@ func (e *edge) innerWatch(ctx context.Context, req *pb.WatchCreateRequest, f fun
 }
 
 // asWatcher returns the error for a watcher whose stream has ended.
-func (e *edge) asWatcher(ctx context.Context, err error) error {
+func (n *inner) asWatcher(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
 		return endOf(ctx)
 	}
 	if errors.Is(err, watch.ErrClosed) {
-		if e.stopping.Err() != nil { // ctx is about to be done
-			return context.Cause(e.stopping)
+		if n.stopping.Err() != nil { // ctx is about to be done
+			return context.Cause(n.stopping)
 		}
 		return errLostWatcher
 	}
@@ -168,9 +174,9 @@ type claim struct {
 }
 
 // newClaim returns a claim under name. It grants a lease if the client has brought none.
-func (e *edge) newClaim(ctx context.Context, name []byte, lease int64) (claim, error) {
+func (n *inner) newClaim(ctx context.Context, name []byte, lease int64) (claim, error) {
 	if lease == 0 {
-		resp, err := e.leaseGrant(ctx, &pb.LeaseGrantRequest{TTL: sessionTTL})
+		resp, err := n.leases.leaseGrant(ctx, &pb.LeaseGrantRequest{TTL: sessionTTL})
 		if err != nil {
 			return claim{}, asClient(err)
 		}
@@ -182,9 +188,9 @@ func (e *edge) newClaim(ctx context.Context, name []byte, lease int64) (claim, e
 
 // stake creates the key of the claim with its value unless the key exists, and executes
 // also in the same transaction. If the key existed, it returns the key's record.
-func (e *edge) stake(ctx context.Context, c *claim, value []byte, also ...*pb.RequestOp) (*pb.TxnResponse, *mvccpb.KeyValue, error) {
+func (n *inner) stake(ctx context.Context, c *claim, value []byte, also ...*pb.RequestOp) (*pb.TxnResponse, *mvccpb.KeyValue, error) {
 	put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: c.key, Value: value, Lease: c.lease}}}
-	resp, err := e.innerTxn(ctx, &pb.TxnRequest{
+	resp, err := n.txn(ctx, &pb.TxnRequest{
 		Compare: []*pb.Compare{createdAt(c.key, 0)},
 		Success: append([]*pb.RequestOp{put}, also...),
 		Failure: append([]*pb.RequestOp{rangeOp(&pb.RangeRequest{Key: c.key})}, also...),
@@ -202,9 +208,9 @@ func (e *edge) stake(ctx context.Context, c *claim, value []byte, also ...*pb.Re
 }
 
 // waitTurn waits until no claim is older than c.
-func (e *edge) waitTurn(ctx context.Context, c *claim) error {
+func (n *inner) waitTurn(ctx context.Context, c *claim) error {
 	for {
-		h, kvs, err := e.innerRange(ctx, &pb.RangeRequest{
+		h, kvs, err := n.read(ctx, &pb.RangeRequest{
 			Key: []byte(c.prefix), RangeEnd: prefixEnd(c.prefix), MaxCreateRevision: c.rev - 1,
 			SortTarget: pb.RangeRequest_CREATE, SortOrder: pb.RangeRequest_DESCEND, Limit: 1,
 		})
@@ -212,7 +218,7 @@ func (e *edge) waitTurn(ctx context.Context, c *claim) error {
 			return err
 		}
 		// Wait only for the next older claim, so that each release wakes one waiter.
-		err = e.innerWatch(ctx, &pb.WatchCreateRequest{Key: kvs[0].Key, StartRevision: h.Revision},
+		err = n.watch(ctx, &pb.WatchCreateRequest{Key: kvs[0].Key, StartRevision: h.Revision},
 			func(_ *pb.ResponseHeader, ev *mvccpb.Event) (bool, error) { return ev.Type == mvccpb.Event_DELETE, nil })
 		if err != nil {
 			return err

@@ -8,29 +8,36 @@ import (
 
 const kvService = "etcdserverpb.KV"
 
-func (e *edge) kvDesc() service {
+// kvServer serves the service KV.
+type kvServer struct {
+	identity
+	kv     KV
+	maxOps int
+}
+
+func (k *kvServer) describe(e *edge) service {
 	return service{
 		name: kvService,
 		methods: []method{
-			unary(e, kvService, "Range", e.getRange),
-			unary(e, kvService, "Put", e.put),
-			unary(e, kvService, "DeleteRange", e.deleteRange),
-			unary(e, kvService, "Txn", e.txn),
-			unary(e, kvService, "Compact", rootOnly(e, e.compact)),
-			{name: "RangeStream", stream: e.rangeStream, fromServer: true},
+			unary(e, kvService, "Range", k.getRange),
+			unary(e, kvService, "Put", k.put),
+			unary(e, kvService, "DeleteRange", k.deleteRange),
+			unary(e, kvService, "Txn", k.txn),
+			unary(e, kvService, "Compact", rootOnly(e.b.Access, k.compact)),
+			{name: "RangeStream", stream: k.rangeStream, fromServer: true},
 		},
 	}
 }
 
 // getRange reads a single key at once; several keys are read while they are sent.
-func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) {
+func (k *kvServer) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) {
 	if len(c.req.RangeEnd) == 0 || c.req.CountOnly {
-		return e.rangeInMemory(ctx, c)
+		return k.rangeInMemory(ctx, c)
 	}
 	if err := checkRange(&c.req); err != nil {
 		return nil, err
 	}
-	l, err := e.b.KV.List(ctx, &c.req)
+	l, err := k.kv.List(ctx, &c.req)
 	if err != nil {
 		return nil, err
 	}
@@ -38,58 +45,58 @@ func (e *edge) getRange(ctx context.Context, c *rangeCall) (*rangeReply, error) 
 }
 
 // rangeInMemory reads everything that the request asks for.
-func (e *edge) rangeInMemory(ctx context.Context, c *rangeCall) (*rangeReply, error) {
+func (k *kvServer) rangeInMemory(ctx context.Context, c *rangeCall) (*rangeReply, error) {
 	if err := checkRange(&c.req); err != nil {
 		return nil, err
 	}
-	res, err := e.b.KV.Range(ctx, &c.req)
+	res, err := k.kv.Range(ctx, &c.req)
 	if err != nil {
 		return nil, err
 	}
-	return &rangeReply{header: e.header(res.Revision), res: res}, nil
+	return &rangeReply{header: k.header(res.Revision), res: res}, nil
 }
 
-func (e *edge) put(ctx context.Context, c *putCall) (*pb.PutResponse, error) {
+func (k *kvServer) put(ctx context.Context, c *putCall) (*pb.PutResponse, error) {
 	if err := checkPut(&c.req); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.KV.Put(ctx, &c.req, c.raw)
+	resp, err := k.kv.Put(ctx, &c.req, c.raw)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = k.fill(resp.Header)
 	return resp, nil
 }
 
-func (e *edge) deleteRange(ctx context.Context, c *deleteCall) (*pb.DeleteRangeResponse, error) {
+func (k *kvServer) deleteRange(ctx context.Context, c *deleteCall) (*pb.DeleteRangeResponse, error) {
 	if err := checkDelete(&c.req); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.KV.DeleteRange(ctx, &c.req, c.raw)
+	resp, err := k.kv.DeleteRange(ctx, &c.req, c.raw)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = k.fill(resp.Header)
 	return resp, nil
 }
 
-func (e *edge) txn(ctx context.Context, c *txnCall) (*pb.TxnResponse, error) {
-	if err := checkTxn(&c.req, int(e.o.MaxTxnOps)); err != nil {
+func (k *kvServer) txn(ctx context.Context, c *txnCall) (*pb.TxnResponse, error) {
+	if err := checkTxn(&c.req, k.maxOps); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.KV.Txn(ctx, &c.req, c.raw)
+	resp, err := k.kv.Txn(ctx, &c.req, c.raw)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = k.fill(resp.Header)
 	return resp, nil
 }
 
-func (e *edge) compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error) {
-	resp, err := e.b.KV.Compact(ctx, req)
+func (k *kvServer) compact(ctx context.Context, req *pb.CompactionRequest) (*pb.CompactionResponse, error) {
+	resp, err := k.kv.Compact(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = k.fill(resp.Header)
 	return resp, nil
 }

@@ -13,34 +13,41 @@ import (
 
 const leaseService = "etcdserverpb.Lease"
 
-func (e *edge) leaseDesc() service {
+// leaseServer serves the service Lease.
+type leaseServer struct {
+	identity
+	reporter
+	leases Leases
+}
+
+func (l *leaseServer) describe(e *edge) service {
 	return service{
 		name: leaseService,
 		methods: []method{
-			unary(e, leaseService, "LeaseGrant", e.leaseGrant),
-			unary(e, leaseService, "LeaseRevoke", e.leaseRevoke),
-			unary(e, leaseService, "LeaseTimeToLive", e.leaseTimeToLive),
-			unary(e, leaseService, "LeaseLeases", e.leaseLeases),
-			{name: "LeaseKeepAlive", stream: e.leaseKeepAlive, fromServer: true, fromClient: true},
+			unary(e, leaseService, "LeaseGrant", l.leaseGrant),
+			unary(e, leaseService, "LeaseRevoke", l.leaseRevoke),
+			unary(e, leaseService, "LeaseTimeToLive", l.leaseTimeToLive),
+			unary(e, leaseService, "LeaseLeases", l.leaseLeases),
+			{name: "LeaseKeepAlive", stream: l.leaseKeepAlive, fromServer: true, fromClient: true},
 		},
 	}
 }
 
-func (e *edge) leaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
-	resp, err := e.b.Leases.LeaseGrant(ctx, req)
+func (l *leaseServer) leaseGrant(ctx context.Context, req *pb.LeaseGrantRequest) (*pb.LeaseGrantResponse, error) {
+	resp, err := l.leases.LeaseGrant(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = l.fill(resp.Header)
 	return resp, nil
 }
 
-func (e *edge) leaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
-	resp, err := e.b.Leases.LeaseRevoke(ctx, req)
+func (l *leaseServer) leaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error) {
+	resp, err := l.leases.LeaseRevoke(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = l.fill(resp.Header)
 	return resp, nil
 }
 
@@ -48,34 +55,34 @@ func leaseNotFound(err error) bool {
 	return err != nil && errors.Is(toStatus(err), rpctypes.ErrGRPCLeaseNotFound)
 }
 
-func (e *edge) leaseTimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
+func (l *leaseServer) leaseTimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	id := req.ID
-	resp, err := e.b.Leases.TimeToLive(ctx, req)
+	resp, err := l.leases.TimeToLive(ctx, req)
 	if leaseNotFound(err) {
 		resp, err = &pb.LeaseTimeToLiveResponse{ID: id, TTL: -1}, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = l.fill(resp.Header)
 	return resp, nil
 }
 
-func (e *edge) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
-	resp, err := e.b.Leases.LeaseLeases(ctx)
+func (l *leaseServer) leaseLeases(ctx context.Context, _ *pb.LeaseLeasesRequest) (*pb.LeaseLeasesResponse, error) {
+	resp, err := l.leases.LeaseLeases(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = l.fill(resp.Header)
 	return resp, nil
 }
 
 // leaseKeepAlive answers the requests in order. Receiving does not stop when the stream is
 // cancelled because the leader is lost, so the loop has its own goroutine, which returns
 // when the stream ends.
-func (e *edge) leaseKeepAlive(s *stream) error {
+func (l *leaseServer) leaseKeepAlive(s *stream) error {
 	end := make(chan error, 1)
-	go crash.Guarded(func() { end <- e.renewAll(s) })()
+	go crash.Guarded(func() { end <- l.renewAll(s) })()
 	select {
 	case err := <-end:
 		return err
@@ -84,19 +91,19 @@ func (e *edge) leaseKeepAlive(s *stream) error {
 	}
 }
 
-func (e *edge) renewAll(s *stream) error {
+func (l *leaseServer) renewAll(s *stream) error {
 	for {
 		c := new(keepAliveCall)
 		if err := s.RecvMsg(c); errors.Is(err, io.EOF) {
 			return nil
 		} else if err != nil {
-			e.streamFailed(s, "receive", "lease-keepalive", err)
+			l.streamFailed(s, "receive", "lease-keepalive", err)
 			return err
 		}
 		// Build the header first: a revision from after the renewal could be one at which
 		// the lease is gone again.
-		reply := &keepAliveReply{header: e.header(0), id: c.req.ID}
-		ttl, err := e.b.Leases.LeaseRenew(s.Context(), c.req.ID)
+		reply := &keepAliveReply{header: l.header(0), id: c.req.ID}
+		ttl, err := l.leases.LeaseRenew(s.Context(), c.req.ID)
 		if err != nil && !leaseNotFound(err) {
 			return err
 		}
@@ -104,7 +111,7 @@ func (e *edge) renewAll(s *stream) error {
 			reply.ttl = ttl
 		}
 		if err := s.SendMsg(reply); err != nil {
-			e.streamFailed(s, "send", "lease-keepalive", err)
+			l.streamFailed(s, "send", "lease-keepalive", err)
 			return err
 		}
 	}

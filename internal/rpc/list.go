@@ -87,7 +87,7 @@ func (s *listSource) Close() {
 }
 
 // rangeStream sends a list in several messages; the last one carries more and count.
-func (e *edge) rangeStream(s *stream) error {
+func (k *kvServer) rangeStream(s *stream) error {
 	c := new(rangeCall)
 	if err := s.RecvMsg(c); err != nil {
 		return err
@@ -95,7 +95,7 @@ func (e *edge) rangeStream(s *stream) error {
 	if err := checkRangeStream(&c.req); err != nil {
 		return err
 	}
-	l, err := e.b.KV.RangeStream(s.Context(), &c.req)
+	l, err := k.kv.RangeStream(s.Context(), &c.req)
 	if err != nil {
 		return err
 	}
@@ -107,7 +107,7 @@ func (e *edge) rangeStream(s *stream) error {
 			return err
 		}
 		if last {
-			h := e.header(about.Revision)
+			h := k.header(about.Revision)
 			m.header, m.more, m.count = &h, about.More, about.Count
 		}
 		if err := s.SendMsg(m); err != nil {

@@ -12,25 +12,28 @@ const lockService = "v3lockpb.Lock"
 
 var errSessionExpired = errors.New("mutex: session is expired")
 
-func (e *edge) lockDesc() service {
+// lockServer serves the service Lock.
+type lockServer struct{ inner }
+
+func (l *lockServer) describe(e *edge) service {
 	return service{
 		name: lockService,
 		methods: []method{
-			lateUnary(e, lockService, "Lock", e.lock),
-			lateUnary(e, lockService, "Unlock", e.unlock),
+			lateUnary(e, lockService, "Lock", l.lock),
+			lateUnary(e, lockService, "Unlock", l.unlock),
 		},
 	}
 }
 
 // lock waits until the caller's key is the oldest with the lock's prefix.
-func (e *edge) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.LockResponse, error) {
-	ctx, _, done := until(e.stopping, ctx)
+func (l *lockServer) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.LockResponse, error) {
+	ctx, _, done := until(l.stopping, ctx)
 	defer done()
-	c, err := e.newClaim(ctx, req.Name, req.Lease)
+	c, err := l.newClaim(ctx, req.Name, req.Lease)
 	if err != nil {
 		return nil, err
 	}
-	resp, _, err := e.stake(ctx, &c, nil, rangeOp(oldestOf(c.prefix)))
+	resp, _, err := l.stake(ctx, &c, nil, rangeOp(oldestOf(c.prefix)))
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +41,7 @@ func (e *edge) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.L
 	if len(owner) == 0 || owner[0].CreateRevision == c.rev {
 		return &v3lockpb.LockResponse{Header: resp.Header, Key: c.key}, nil
 	}
-	h, err := e.takeTurn(ctx, &c)
+	h, err := l.takeTurn(ctx, &c)
 	if err != nil {
 		return nil, err
 	}
@@ -47,10 +50,10 @@ func (e *edge) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.L
 
 // takeTurn waits until the caller holds the lock, and then checks that its key still
 // exists. If it fails, it deletes the key.
-func (e *edge) takeTurn(ctx context.Context, c *claim) (*pb.ResponseHeader, error) {
-	err := e.waitTurn(ctx, c)
+func (l *lockServer) takeTurn(ctx context.Context, c *claim) (*pb.ResponseHeader, error) {
+	err := l.waitTurn(ctx, c)
 	if err == nil {
-		h, kvs, rerr := e.innerRange(ctx, &pb.RangeRequest{Key: c.key})
+		h, kvs, rerr := l.read(ctx, &pb.RangeRequest{Key: c.key})
 		if rerr == nil && len(kvs) == 0 {
 			return nil, errSessionExpired
 		}
@@ -61,12 +64,12 @@ func (e *edge) takeTurn(ctx context.Context, c *claim) (*pb.ResponseHeader, erro
 	}
 	after, cancel := afterwards(ctx)
 	defer cancel()
-	_, _ = e.innerDelete(after, c.key) // if this fails, the key ends with its lease; the caller gets the error of the wait
+	_, _ = l.del(after, c.key) // if this fails, the key ends with its lease; the caller gets the error of the wait
 	return nil, err
 }
 
-func (e *edge) unlock(ctx context.Context, req *v3lockpb.UnlockRequest) (*v3lockpb.UnlockResponse, error) {
-	h, err := e.innerDelete(ctx, req.Key)
+func (l *lockServer) unlock(ctx context.Context, req *v3lockpb.UnlockRequest) (*v3lockpb.UnlockResponse, error) {
+	h, err := l.del(ctx, req.Key)
 	if err != nil {
 		return nil, err
 	}

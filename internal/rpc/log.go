@@ -18,9 +18,9 @@ import (
 
 // logRequest logs a slow unary call, or any at debug level, with etcd's field names. Values
 // are omitted.
-func (e *edge) logRequest(ctx context.Context, method string, start time.Time, took time.Duration, req, resp any) {
+func (o reporter) logRequest(ctx context.Context, method string, start time.Time, took time.Duration, req, resp any) {
 	level := zap.DebugLevel
-	if !e.o.debug {
+	if !o.debug {
 		level = zap.WarnLevel
 	}
 	remote := "No remote client info."
@@ -29,7 +29,7 @@ func (e *edge) logRequest(ctx context.Context, method string, start time.Time, t
 	}
 	s := requestStats{reqCount: -1, respCount: -1, reqSize: -1, respSize: -1}
 	s.of(req, resp)
-	e.lg.Log(level, "request stats",
+	o.lg.Log(level, "request stats",
 		zap.Time("start time", start),
 		zap.Duration("time spent", took),
 		zap.String("remote", remote),
@@ -82,12 +82,12 @@ func (s *requestStats) of(req, resp any) {
 }
 
 // streamFailed logs and counts a failed stream, unless the client has ended it.
-func (e *edge) streamFailed(s *stream, direction, api string, err error) {
+func (o reporter) streamFailed(s *stream, direction, api string, err error) {
 	if s.Context().Err() != nil || clientGone(err) {
-		e.lg.Debug("stream ended by its client", zap.String("api", api), zap.String("while", direction), zap.Error(err))
+		o.lg.Debug("stream ended by its client", zap.String("api", api), zap.String("while", direction), zap.Error(err))
 		return
 	}
-	e.lg.Warn("stream failed", zap.String("api", api), zap.String("while", direction), zap.Error(err))
+	o.lg.Warn("stream failed", zap.String("api", api), zap.String("while", direction), zap.Error(err))
 	metrics.NetworkServerStreamFailuresTotal.WithLabelValues(direction, api).Inc()
 }
 

@@ -17,96 +17,106 @@ import (
 
 const maintenanceService = "etcdserverpb.Maintenance"
 
-func (e *edge) maintenanceDesc() service {
+// maintenanceServer serves the service Maintenance.
+type maintenanceServer struct {
+	identity
+	maintenance Maintenance
+	access      Access
+	lg          *zap.Logger
+	// health, if not nil, reports NOT_SERVING during a defragmentation.
+	health *healthSwitch
+}
+
+func (m *maintenanceServer) describe(e *edge) service {
 	return service{
 		name: maintenanceService,
 		methods: []method{
-			unary(e, maintenanceService, "Alarm", e.alarm),
-			unary(e, maintenanceService, "Status", e.status),
-			unary(e, maintenanceService, "Defragment", rootOnly(e, e.defragment)),
-			unary(e, maintenanceService, "Hash", rootOnly(e, e.hash)),
-			unary(e, maintenanceService, "HashKV", rootOnly(e, e.hashKV)),
-			unary(e, maintenanceService, "MoveLeader", rootOnly(e, e.moveLeader)),
-			unary(e, maintenanceService, "Downgrade", rootOnly(e, e.downgrade)),
-			{name: "Snapshot", stream: e.snapshot, fromServer: true},
+			unary(e, maintenanceService, "Alarm", m.alarm),
+			unary(e, maintenanceService, "Status", m.status),
+			unary(e, maintenanceService, "Defragment", rootOnly(m.access, m.defragment)),
+			unary(e, maintenanceService, "Hash", rootOnly(m.access, m.hash)),
+			unary(e, maintenanceService, "HashKV", rootOnly(m.access, m.hashKV)),
+			unary(e, maintenanceService, "MoveLeader", rootOnly(m.access, m.moveLeader)),
+			unary(e, maintenanceService, "Downgrade", rootOnly(m.access, m.downgrade)),
+			{name: "Snapshot", stream: m.snapshot, fromServer: true},
 		},
 	}
 }
 
-func (e *edge) alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmResponse, error) {
-	require := e.b.Access.RequireRoot
+func (m *maintenanceServer) alarm(ctx context.Context, req *pb.AlarmRequest) (*pb.AlarmResponse, error) {
+	require := m.access.RequireRoot
 	if req.Action == pb.AlarmRequest_GET {
-		require = e.b.Access.RequireUser
+		require = m.access.RequireUser
 	}
 	if err := require(ctx); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.Maintenance.Alarm(ctx, req)
+	resp, err := m.maintenance.Alarm(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = m.fill(resp.Header)
 	return resp, nil
 }
 
-func (e *edge) status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
-	if err := e.b.Access.RequireUser(ctx); err != nil {
+func (m *maintenanceServer) status(ctx context.Context, _ *pb.StatusRequest) (*pb.StatusResponse, error) {
+	if err := m.access.RequireUser(ctx); err != nil {
 		return nil, err
 	}
-	resp, err := e.b.Maintenance.Status(ctx)
+	resp, err := m.maintenance.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = m.fill(resp.Header)
 	return resp, nil
 }
 
-func (e *edge) defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
-	if e.o.NotServingOnDefrag {
-		e.health.set(false)
-		defer e.health.set(true)
+func (m *maintenanceServer) defragment(ctx context.Context, _ *pb.DefragmentRequest) (*pb.DefragmentResponse, error) {
+	if m.health != nil {
+		m.health.set(false)
+		defer m.health.set(true)
 	}
-	if err := e.b.Maintenance.Defragment(ctx); err != nil {
-		e.lg.Warn("failed to defragment", zap.Error(err))
+	if err := m.maintenance.Defragment(ctx); err != nil {
+		m.lg.Warn("failed to defragment", zap.Error(err))
 		return nil, err
 	}
 	return &pb.DefragmentResponse{}, nil
 }
 
-func (e *edge) hash(ctx context.Context, _ *pb.HashRequest) (*pb.HashResponse, error) {
-	h, err := e.b.Maintenance.Hash(ctx)
+func (m *maintenanceServer) hash(ctx context.Context, _ *pb.HashRequest) (*pb.HashResponse, error) {
+	h, err := m.maintenance.Hash(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return &pb.HashResponse{Header: e.fill(nil), Hash: h}, nil
+	return &pb.HashResponse{Header: m.fill(nil), Hash: h}, nil
 }
 
-func (e *edge) hashKV(ctx context.Context, req *pb.HashKVRequest) (*pb.HashKVResponse, error) {
-	h, err := e.b.Maintenance.HashKV(ctx, req.Revision)
+func (m *maintenanceServer) hashKV(ctx context.Context, req *pb.HashKVRequest) (*pb.HashKVResponse, error) {
+	h, err := m.maintenance.HashKV(ctx, req.Revision)
 	if err != nil {
 		return nil, err
 	}
 	return &pb.HashKVResponse{
-		Header:          e.fill(&pb.ResponseHeader{Revision: h.CurrentRev}),
+		Header:          m.fill(&pb.ResponseHeader{Revision: h.CurrentRev}),
 		Hash:            h.Hash,
 		CompactRevision: h.CompactRev,
 		HashRevision:    h.HashRev,
 	}, nil
 }
 
-func (e *edge) moveLeader(ctx context.Context, req *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
-	if err := e.b.Maintenance.MoveLeader(ctx, req.TargetID); err != nil {
+func (m *maintenanceServer) moveLeader(ctx context.Context, req *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
+	if err := m.maintenance.MoveLeader(ctx, req.TargetID); err != nil {
 		return nil, err
 	}
 	return &pb.MoveLeaderResponse{}, nil
 }
 
-func (e *edge) downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
-	resp, err := e.b.Maintenance.Downgrade(ctx, req)
+func (m *maintenanceServer) downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
+	resp, err := m.maintenance.Downgrade(ctx, req)
 	if err != nil {
 		return nil, err
 	}
-	resp.Header = e.fill(resp.Header)
+	resp.Header = m.fill(resp.Header)
 	return resp, nil
 }
 
@@ -115,29 +125,29 @@ const snapshotChunk = 32 << 10
 
 // snapshot sends the file in chunks, followed by its SHA-256, which clients append to the
 // file and verify on restore.
-func (e *edge) snapshot(s *stream) (err error) {
+func (m *maintenanceServer) snapshot(s *stream) (err error) {
 	if err := s.RecvMsg(new(pb.SnapshotRequest)); err != nil {
 		return err
 	}
-	if err := e.b.Access.RequireRoot(s.Context()); err != nil {
+	if err := m.access.RequireRoot(s.Context()); err != nil {
 		return err
 	}
-	st, err := e.b.Maintenance.Status(s.Context())
+	st, err := m.maintenance.Status(s.Context())
 	if err != nil {
 		return err
 	}
 	version := st.StorageVersion
-	file, size, err := e.b.Maintenance.SnapshotFile(s.Context())
+	file, size, err := m.maintenance.SnapshotFile(s.Context())
 	if err != nil {
 		return err
 	}
 	defer func() {
 		if cerr := file.Close(); cerr != nil {
-			e.lg.Warn("failed to close snapshot", zap.Error(cerr))
+			m.lg.Warn("failed to close snapshot", zap.Error(cerr))
 		}
 	}()
 	start := clock.Now()
-	what := e.lg.With(zap.Int64("total-bytes", size))
+	what := m.lg.With(zap.Int64("total-bytes", size))
 	told := []zap.Field{zap.String("size", humanize.Bytes(uint64(size))), zap.String("storage-version", version)}
 	what.Info("sending database snapshot to client", told...)
 	sum := sha256.New()

@@ -41,8 +41,6 @@ type Options struct {
 	Tracer trace.Tracer
 	// Stats is notified of each call, for tracing; nil disables it.
 	Stats stats.Handler
-
-	debug bool // log every request
 }
 
 const messageOverhead = 512 << 10
@@ -102,15 +100,13 @@ func NewServer(o Options, b Backend) *Server {
 	if o.Tracer != nil {
 		b = traced(b, o.Tracer)
 	}
-	o.debug = o.Logger.Core().Enabled(zap.DebugLevel)
 	stopping, endStreams := context.WithCancelCause(context.Background())
 	e := &edge{
 		stopping:       stopping,
 		b:              b,
 		o:              o,
-		lg:             o.Logger,
-		clusterID:      b.Member.ClusterID(),
-		memberID:       b.Member.MemberID(),
+		identity:       identity{b.Member, b.Member.ClusterID(), b.Member.MemberID()},
+		reporter:       reporter{o.Logger, o.Stats, o.WarnUnaryDuration, o.Logger.Core().Enabled(zap.DebugLevel)},
 		methods:        make(map[string]*methodSeries),
 		late:           make(map[string]*methodSeries),
 		unaryVersions:  newClientVersions("unary"),
@@ -119,10 +115,33 @@ func NewServer(o Options, b Backend) *Server {
 		health:         healthSwitch{health.NewServer(), o.Logger},
 	}
 	s := h2.New(e.serverOptions())
-	e.registerAll(s, []service{e.kvDesc(), e.watchDesc(), e.leaseDesc(), e.clusterDesc(), e.maintenanceDesc(), e.authDesc(),
-		e.generated(&healthpb.Health_ServiceDesc, e.health)}, []service{e.lockDesc(), e.electionDesc()})
+	e.registerServices(s)
 	e.health.set(true)
 	return &Server{Server: s, Health: e.health.Server, endStreams: endStreams}
+}
+
+// registerServices adds all services to the server. The metrics of locks and elections are
+// created by their first call, as in etcd.
+func (e *edge) registerServices(s *h2.Server) {
+	kv := &kvServer{e.identity, e.b.KV, int(e.o.MaxTxnOps)}
+	leases := &leaseServer{e.identity, e.reporter, e.b.Leases}
+	watches := &watchServer{e.identity, e.reporter, e.b.Watches}
+	maintenance := &maintenanceServer{identity: e.identity, maintenance: e.b.Maintenance, access: e.b.Access, lg: e.lg}
+	if e.o.NotServingOnDefrag {
+		maintenance.health = &e.health
+	}
+	inside := inner{kv, leases, e.b.Watches, e.stopping}
+	now := []service{kv.describe(e), watches.describe(e), leases.describe(e), (&clusterServer{e.identity, e.b.Members}).describe(e),
+		maintenance.describe(e), e.authDesc(), e.generated(&healthpb.Health_ServiceDesc, e.health)}
+	for _, x := range now {
+		e.seriesFor(x)
+		e.register(s, x)
+	}
+	late := []service{(&lockServer{inside}).describe(e), (&electionServer{inside}).describe(e)}
+	for _, x := range late {
+		e.register(s, x)
+	}
+	e.lg.Debug("gRPC services registered", zap.Int("services", len(now)+len(late)))
 }
 
 // streamWorkers is the number of goroutines that wait for calls, with stacks that have

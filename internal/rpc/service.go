@@ -5,7 +5,6 @@ import (
 	"io"
 	"time"
 
-	"go.uber.org/zap"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
@@ -102,12 +101,12 @@ func (e *edge) carryOut(ctx context.Context, full string, req any, call grpc.Una
 }
 
 // wasCarriedOut records the duration of a unary call, and logs the call if it was slow.
-func (e *edge) wasCarriedOut(ctx context.Context, full string, series *methodSeries, start time.Time, took time.Duration, req, resp any) {
+func (o reporter) wasCarriedOut(ctx context.Context, full string, series *methodSeries, start time.Time, took time.Duration, req, resp any) {
 	if series.seconds != nil {
 		series.seconds.Observe(took.Seconds())
 	}
-	if took > e.o.WarnUnaryDuration || e.o.debug {
-		e.logRequest(ctx, full, start, took, req, resp)
+	if took > o.warnAfter || o.debug {
+		o.logRequest(ctx, full, start, took, req, resp)
 	}
 }
 
@@ -115,9 +114,9 @@ func (e *edge) wasCarriedOut(ctx context.Context, full string, series *methodSer
 func (e *edge) runStream(full string, m method, hs *h2.Stream) (err error) {
 	defer crash.Guard()
 	s := &stream{h2: hs, ctx: hs.Context(), series: e.seriesOf(full, m.fromClient, m.fromServer), once: !m.fromClient}
-	if e.o.Stats != nil {
+	if e.stats != nil {
 		s.ctx = e.beginStats(s.ctx, full, m.fromClient, m.fromServer)
-		s.stats = e.o.Stats
+		s.stats = e.stats
 		defer func(start time.Time) { e.endStats(s.ctx, start, err) }(clock.Now())
 	}
 	start := clock.Now()
@@ -256,44 +255,31 @@ const (
 )
 
 // observed wraps a unary call to notify Options.Stats; without that it returns call itself.
-func (e *edge) observed(full string, call func(context.Context, []byte) (h2.Reply, error)) func(context.Context, []byte) (h2.Reply, error) {
-	if e.o.Stats == nil {
+func (o reporter) observed(full string, call func(context.Context, []byte) (h2.Reply, error)) func(context.Context, []byte) (h2.Reply, error) {
+	if o.stats == nil {
 		return call
 	}
 	return func(ctx context.Context, req []byte) (resp h2.Reply, err error) {
-		ctx = e.beginStats(ctx, full, false, false)
+		ctx = o.beginStats(ctx, full, false, false)
 		start := clock.Now()
-		e.o.Stats.HandleRPC(ctx, &stats.InPayload{Length: len(req), RecvTime: start})
+		o.stats.HandleRPC(ctx, &stats.InPayload{Length: len(req), RecvTime: start})
 		resp, err = call(ctx, req)
 		if err == nil {
-			e.o.Stats.HandleRPC(ctx, &stats.OutPayload{Length: resp.Len(), SentTime: clock.Now()})
+			o.stats.HandleRPC(ctx, &stats.OutPayload{Length: resp.Len(), SentTime: clock.Now()})
 		}
-		e.endStats(ctx, start, err)
+		o.endStats(ctx, start, err)
 		return resp, err
 	}
 }
 
-func (e *edge) beginStats(ctx context.Context, full string, fromClient, fromServer bool) context.Context {
-	ctx = e.o.Stats.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: full})
+func (o reporter) beginStats(ctx context.Context, full string, fromClient, fromServer bool) context.Context {
+	ctx = o.stats.TagRPC(ctx, &stats.RPCTagInfo{FullMethodName: full})
 	md, _ := metadata.FromIncomingContext(ctx)
-	e.o.Stats.HandleRPC(ctx, &stats.InHeader{FullMethod: full, Header: md})
-	e.o.Stats.HandleRPC(ctx, &stats.Begin{BeginTime: clock.Now(), IsClientStream: fromClient, IsServerStream: fromServer})
+	o.stats.HandleRPC(ctx, &stats.InHeader{FullMethod: full, Header: md})
+	o.stats.HandleRPC(ctx, &stats.Begin{BeginTime: clock.Now(), IsClientStream: fromClient, IsServerStream: fromServer})
 	return ctx
 }
 
-func (e *edge) endStats(ctx context.Context, start time.Time, err error) {
-	e.o.Stats.HandleRPC(ctx, &stats.End{BeginTime: start, EndTime: clock.Now(), Error: err})
-}
-
-// registerAll registers all services. The metrics of those in late are created by their
-// first call, as in etcd.
-func (e *edge) registerAll(s *h2.Server, now, late []service) {
-	for _, x := range now {
-		e.seriesFor(x)
-		e.register(s, x)
-	}
-	for _, x := range late {
-		e.register(s, x)
-	}
-	e.lg.Debug("gRPC services registered", zap.Int("services", len(now)+len(late)))
+func (o reporter) endStats(ctx context.Context, start time.Time, err error) {
+	o.stats.HandleRPC(ctx, &stats.End{BeginTime: start, EndTime: clock.Now(), Error: err})
 }

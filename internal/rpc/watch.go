@@ -16,10 +16,17 @@ import (
 
 const watchService = "etcdserverpb.Watch"
 
-func (e *edge) watchDesc() service {
+// watchServer serves the service Watch.
+type watchServer struct {
+	identity
+	reporter
+	watches Watches
+}
+
+func (w *watchServer) describe(e *edge) service {
 	return service{
 		name:    watchService,
-		methods: []method{{name: "Watch", stream: e.watch, fromServer: true, fromClient: true}},
+		methods: []method{{name: "Watch", stream: w.watch, fromServer: true, fromClient: true}},
 	}
 }
 
@@ -27,13 +34,13 @@ func (e *edge) watchDesc() service {
 // which exists only while there is something to receive: most streams are idle. The side
 // that ends first ends the other: the receiver by closing the queue, the sender by ending
 // the call, which makes RecvMsg fail.
-func (e *edge) watch(s *stream) error {
-	ws := e.b.Watches.Hub().NewStream(s.Context())
+func (w *watchServer) watch(s *stream) error {
+	ws := w.watches.Hub().NewStream(s.Context())
 	defer ws.Close()
 	received := make(chan error, 1)
 	s.h2.OnMessage(func() bool {
 		defer crash.Guard()
-		err := e.receiveWatch(s, ws)
+		err := w.receiveWatch(s, ws)
 		if errors.Is(err, io.EOF) {
 			return false // a client that has half-closed keeps its watchers
 		}
@@ -43,7 +50,7 @@ func (e *edge) watch(s *stream) error {
 		}
 		return err == nil
 	})
-	err := e.sendWatch(s, ws)
+	err := w.sendWatch(s, ws)
 	select {
 	case rerr := <-received:
 		if !errors.Is(rerr, watch.ErrClosed) {
@@ -64,17 +71,17 @@ func (e *edge) watch(s *stream) error {
 }
 
 // receiveWatch handles one request; io.EOF means that the client sends no more.
-func (e *edge) receiveWatch(s *stream, ws *watch.Stream) error {
+func (w *watchServer) receiveWatch(s *stream, ws *watch.Stream) error {
 	c := new(watchCall)
 	if err := s.RecvMsg(c); err != nil {
 		if !errors.Is(err, io.EOF) {
-			e.streamFailed(s, "receive", "watch", err)
+			w.streamFailed(s, "receive", "watch", err)
 		}
 		return err
 	}
 	switch r := c.req.RequestUnion.(type) {
 	case *pb.WatchRequest_CreateRequest:
-		return e.b.Watches.CreateWatch(s.Context(), ws, r.CreateRequest)
+		return w.watches.CreateWatch(s.Context(), ws, r.CreateRequest)
 	case *pb.WatchRequest_CancelRequest:
 		return ws.Cancel(r.CancelRequest.WatchId)
 	case *pb.WatchRequest_ProgressRequest:
@@ -85,16 +92,16 @@ func (e *edge) receiveWatch(s *stream, ws *watch.Stream) error {
 
 // watchSender sends the responses of one watch stream.
 type watchSender struct {
-	e     *edge
+	w     *watchServer
 	s     *stream
 	reply watchReply
 }
 
 // sendWatch sends what is queued until the stream ends. It takes everything that is queued
 // at a time, so that small responses can share a write.
-func (e *edge) sendWatch(s *stream, ws *watch.Stream) error {
+func (w *watchServer) sendWatch(s *stream, ws *watch.Stream) error {
 	ctx := s.Context()
-	out := watchSender{e: e, s: s}
+	out := watchSender{w: w, s: s}
 	for {
 		r, err := ws.Next(ctx)
 		if err != nil {
@@ -116,8 +123,8 @@ func (e *edge) sendWatch(s *stream, ws *watch.Stream) error {
 }
 
 // sendAll sends r and the responses queued after it, and counts the events.
-func (w *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, err error) {
-	h := watch.Header{ClusterID: w.e.clusterID, MemberID: w.e.memberID, RaftTerm: w.e.b.Member.Term()}
+func (o *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, err error) {
+	h := watch.Header{ClusterID: o.w.clusterID, MemberID: o.w.memberID, RaftTerm: o.w.member.Term()}
 	for {
 		next, more, err := ws.TryNext()
 		if err != nil {
@@ -126,9 +133,9 @@ func (w *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, e
 		events += len(r.Events)
 		// Watchers of one stream that match the same event cause a series of small messages;
 		// those that are queued together share a write.
-		w.reply = watchReply{header: h, res: r}
-		if err := w.s.sendWatch(&w.reply, more); err != nil {
-			w.e.streamFailed(w.s, "send", "watch", err)
+		o.reply = watchReply{header: h, res: r}
+		if err := o.s.sendWatch(&o.reply, more); err != nil {
+			o.w.streamFailed(o.s, "send", "watch", err)
 			return events, err
 		}
 		if !more {
