@@ -15,8 +15,8 @@
 // has accumulated. This is where the speed comes from: there is no hand-off to a writer
 // goroutine, and replies that are ready at the same time share a system call.
 //
-// From the socket inwards: reader.go cuts the stream into frames, conn.go handles them,
+// From the socket inwards: reader.go cuts the stream into frames, receive.go handles them,
 // request.go validates the headers of a call, inbox.go assembles messages, stream.go
-// hands them to handlers, send.go sends replies within flow control, and flush.go
+// hands them to handlers, send.go sends replies within the flow control of flow.go, and flush.go
 // writes.
 package h2

@@ -150,3 +150,26 @@ func encodeMessage(s string) string {
 }
 
 func isPlain(b byte) bool { return ' ' <= b && b <= '~' && b != '%' }
+
+// fieldLimits is what the client's settings say about headers. Guarded by conn.mu.
+type fieldLimits struct {
+	maxList int64 // limit of a header list; -1: none
+	shrunk  bool  // the client changed its table size; the next block must start with a size update
+}
+
+// begin starts a header block. We never use the dynamic table of the client's
+// decoder; but a client that reduced its size expects a size update in the next block.
+func (f *fieldLimits) begin(l *fieldList) {
+	if f.shrunk {
+		f.shrunk = false
+		l.block = append(l.block, emptyTable)
+	}
+}
+
+// takes reports whether a header list is within the client's limit.
+func (f *fieldLimits) takes(l *fieldList) bool { return f.maxList < 0 || l.size <= f.maxList }
+
+// takesPlain reports whether the prepared header blocks may be sent.
+func (f *fieldLimits) takesPlain() bool {
+	return !f.shrunk && (f.maxList < 0 || f.maxList >= plainSize)
+}

@@ -33,13 +33,13 @@ var largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
 
 // room makes room for n bytes in the buffer. While a connection has much to write, it
 // borrows a large buffer from the pool.
-func (c *conn) room(n int) {
-	if have := len(c.w.buf) + n; have <= cap(c.w.buf) || have <= keepBuffer || have > len(largeBuffer{}) {
+func (w *flusher) room(n int) {
+	if have := len(w.buf) + n; have <= cap(w.buf) || have <= keepBuffer || have > len(largeBuffer{}) {
 		return // append grows it
 	}
 	large := largeBuffers.Get().(*largeBuffer)
-	old := c.w.buf
-	c.w.buf = append(large[:0], old...)
+	old := w.buf
+	w.buf = append(large[:0], old...)
 	giveBackBuffer(old)
 }
 
@@ -107,7 +107,7 @@ func (c *conn) flushSome(turns int) bool {
 		}
 		c.mu.Lock()
 		c.w.spare = out[:0]
-		c.wakeNext()
+		c.out.wakeNext()
 		c.quota.Broadcast()
 	}
 	c.w.busy = false
@@ -132,9 +132,9 @@ func (c *conn) closeWhenWritten() {
 }
 
 // control appends frames that the client has caused, and counts them against
-// controlBytes. c.mu must be held.
-func (c *conn) control(add func([]byte) []byte) {
-	n := len(c.w.buf)
-	c.w.buf = add(c.w.buf)
-	c.w.controls += len(c.w.buf) - n
+// controlBytes.
+func (w *flusher) control(add func([]byte) []byte) {
+	n := len(w.buf)
+	w.buf = add(w.buf)
+	w.controls += len(w.buf) - n
 }

@@ -229,7 +229,7 @@ func TestAnnouncedMessages(t *testing.T) {
 	c.events(99)
 	sc := srv.conn(t)
 	sc.mu.Lock()
-	extended, wanting := sc.extended, len(sc.wanting)
+	extended, wanting := sc.in.extended, len(sc.in.wanting)
 	sc.mu.Unlock()
 	if extended == 0 || extended > extendedBytes || wanting == 0 {
 		t.Errorf("%d bytes given, %d streams wait", extended, wanting)

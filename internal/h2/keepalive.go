@@ -23,40 +23,6 @@ type pingPolicy struct {
 // pingsAllowed is called when data or headers are sent. c.mu must be held.
 func (c *conn) pingsAllowed() { c.pings.excused = true }
 
-func (c *conn) ping(f *frame) error {
-	switch {
-	case f.stream != 0:
-		return &connError{codeProtocol, "PING on a stream"}
-	case len(f.payload) != 8:
-		return &connError{codeFrameSize, "PING of the wrong length"}
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f.has(flagAck) {
-		if string(f.payload) == string(drainPing[:]) && c.drain1 {
-			c.drainSeen()
-		}
-		return nil
-	}
-	c.control(func(b []byte) []byte { return appendPing(b, flagAck, f.payload) })
-	now := clock.Now()
-	least := c.srv.o.Keepalive.MinTime
-	if len(c.streams) == 0 {
-		least = quietPing
-	}
-	switch {
-	case c.pings.excused:
-		c.pings.excused, c.pings.strikes = false, 0
-	case c.pings.last.Add(least).After(now):
-		c.pings.strikes++
-	}
-	c.pings.last = now
-	if c.pings.strikes > pingStrikes {
-		return &connError{codeEnhanceYourCalm, "too_many_pings"}
-	}
-	return nil
-}
-
 // drainPing follows the first GOAWAY. Its acknowledgement proves that the client has
 // seen the GOAWAY.
 var drainPing = [8]byte{'d', 'r', 'a', 'i', 'n', 'i', 'n', 'g'}

@@ -98,7 +98,7 @@ func (c *conn) replyInPlace(s *Stream, m Appender, size int) bool {
 func (c *conn) appendInPlace(s *Stream, m Appender, most int) (ok bool, err error) {
 	most += prefixLen
 	if s.compressor != nil || most > frameBytes || s.flow.done || c.err != nil ||
-		int64(most) > c.windowOf(s) || int64(most) > c.window || len(c.w.buf) >= outBytes {
+		int64(most) > c.out.of(s) || int64(most) > c.out.conn || len(c.w.buf) >= outBytes {
 		return false, nil
 	}
 	if !s.flow.headerSent {
@@ -106,15 +106,14 @@ func (c *conn) appendInPlace(s *Stream, m Appender, most int) (ok bool, err erro
 			return true, err
 		}
 	}
-	c.room(most + frameHeadLen)
+	c.w.room(most + frameHeadLen)
 	at := len(c.w.buf)
 	c.w.buf = append(appendFrameHead(c.w.buf, 0, frameData, 0, s.id), make([]byte, prefixLen)...)
 	c.w.buf = m.AppendTo(c.w.buf)
 	n := len(c.w.buf) - at - frameHeadLen
 	c.w.buf[at], c.w.buf[at+1], c.w.buf[at+2] = byte(n>>16), byte(n>>8), byte(n)
 	binary.BigEndian.PutUint32(c.w.buf[at+frameHeadLen+1:], uint32(n-prefixLen))
-	s.flow.credit -= int64(n)
-	c.window -= int64(n)
+	c.out.take(s, n)
 	c.pingsAllowed()
 	return true, nil
 }
@@ -127,34 +126,30 @@ func (c *conn) sendData(s *Stream, p sender) error {
 			return c.endOf(s)
 		}
 		switch {
-		case c.windowOf(s) <= 0:
+		case c.out.of(s) <= 0:
 			c.flush()
-			if c.windowOf(s) <= 0 && !s.flow.done && c.err == nil {
+			if c.out.of(s) <= 0 && !s.flow.done && c.err == nil {
 				c.wait(s, waitsForWindow)
 			}
 			continue
-		case c.window <= 0 || len(c.w.buf) >= outBytes:
+		case c.out.conn <= 0 || len(c.w.buf) >= outBytes:
 			c.flush()
-			if (c.window <= 0 || len(c.w.buf) >= outBytes) && !s.flow.done && c.err == nil {
+			if (c.out.conn <= 0 || len(c.w.buf) >= outBytes) && !s.flow.done && c.err == nil {
 				c.wait(s, waitsForConn)
 			}
 			continue
 		}
-		n := int(min(int64(min(p.left, frameBytes)), c.windowOf(s), c.window))
-		c.room(n + frameHeadLen)
+		n := int(min(int64(min(p.left, frameBytes)), c.out.of(s), c.out.conn))
+		c.w.room(n + frameHeadLen)
 		c.w.buf = p.appendTo(appendFrameHead(c.w.buf, n, frameData, 0, s.id), n)
-		s.flow.credit -= int64(n)
-		c.window -= int64(n)
+		c.out.take(s, n)
 		c.pingsAllowed()
 	}
-	if len(c.waiting) > 0 && c.window > 0 && len(c.w.buf) < outBytes {
-		c.wakeNext() // pass the room that is left to the next sender
+	if len(c.out.waiting) > 0 && c.out.conn > 0 && len(c.w.buf) < outBytes {
+		c.out.wakeNext() // pass the room that is left to the next sender
 	}
 	return nil
 }
-
-// windowOf returns the send window of a stream.
-func (c *conn) windowOf(s *Stream) int64 { return c.initialWindow + s.flow.credit }
 
 // wait blocks the sender of a stream until it is woken. c.mu must be held; it is released
 // while waiting.
@@ -165,48 +160,13 @@ func (c *conn) wait(s *Stream, why waitState) {
 	s.flow.waits = why
 	switch why {
 	case waitsForConn:
-		c.waiting = append(c.waiting, s)
+		c.out.waiting = append(c.out.waiting, s)
 	case waitsForWindow:
-		c.windowless++
+		c.out.lacking++
 	}
 	c.mu.Unlock()
 	<-s.flow.ready
 	c.mu.Lock()
-}
-
-// wake wakes the sender of a stream if it waits. c.mu must be held.
-func (c *conn) wake(s *Stream) {
-	switch s.flow.waits {
-	case waitsNot:
-		return
-	case waitsForWindow:
-		c.windowless--
-	}
-	s.flow.waits = waitsNot
-	s.flow.ready <- struct{}{} // never blocks: a stream is woken once per wait
-}
-
-// wakeNext wakes the stream that has waited longest for the connection. That stream wakes
-// the next one if it leaves room.
-func (c *conn) wakeNext() {
-	for len(c.waiting) > 0 {
-		s := c.waiting[0]
-		c.waiting[0] = nil
-		if c.waiting = c.waiting[1:]; len(c.waiting) == 0 {
-			c.waiting = nil
-		}
-		if s.flow.waits == waitsForConn && !s.flow.done {
-			c.wake(s)
-			return
-		}
-	}
-}
-
-// windowChanged wakes a stream's sender if it was waiting for window and now has some.
-func (c *conn) windowChanged(s *Stream) {
-	if s.flow.waits == waitsForWindow && c.windowOf(s) > 0 {
-		c.wake(s)
-	}
 }
 
 // endOf returns the error for sending on a stream that has ended.
@@ -325,18 +285,18 @@ func (c *conn) sendHeader(s *Stream, md metadata.MD) error {
 func (c *conn) appendHeader(s *Stream) error {
 	s.flow.headerSent = true
 	c.pingsAllowed()
-	if s.compressor == nil && len(s.flow.header) == 0 && s.req.subtype == "" && c.takesPlain() {
+	if s.compressor == nil && len(s.flow.header) == 0 && s.req.subtype == "" && c.fields.takesPlain() {
 		c.w.buf = appendHeaders(c.w.buf, plainHeader, false, s.id)
 		return nil
 	}
 	var l fieldList
-	c.beginBlock(&l)
+	c.fields.begin(&l)
 	l.head(s.req.subtype)
 	if s.compressor != nil {
 		l.add("grpc-encoding", s.req.encoding)
 	}
 	l.metadata(s.flow.header)
-	if !c.takes(&l) {
+	if !c.fields.takes(&l) {
 		c.refuseHeaders(s)
 		return errHeaderList
 	}
@@ -352,17 +312,17 @@ func (c *conn) appendStatus(s *Stream, st *status.Status) {
 	if !s.flow.headerSent && len(s.flow.header) > 0 && c.appendHeader(s) != nil {
 		return
 	}
-	if st == okStatus && s.flow.headerSent && len(s.flow.trailer) == 0 && c.takesPlain() {
+	if st == okStatus && s.flow.headerSent && len(s.flow.trailer) == 0 && c.fields.takesPlain() {
 		c.w.buf = appendHeaders(c.w.buf, plainTrailer, true, s.id)
 	} else {
 		var l fieldList
-		c.beginBlock(&l)
+		c.fields.begin(&l)
 		if !s.flow.headerSent {
 			l.head(s.req.subtype)
 		}
 		l.status(st)
 		l.metadata(s.flow.trailer)
-		if !c.takes(&l) {
+		if !c.fields.takes(&l) {
 			c.refuseHeaders(s)
 			return
 		}
@@ -381,21 +341,15 @@ func (c *conn) refuseHeaders(s *Stream) {
 	c.forget(s)
 }
 
-// beginBlock starts a header block. We never use the dynamic table of the client's
-// decoder; but a client that reduced its size expects a size update in the next block.
-func (c *conn) beginBlock(l *fieldList) {
-	if c.tableShrunk {
-		c.tableShrunk = false
-		l.block = append(l.block, emptyTable)
+// taken returns window to the client after a handler has taken n bytes.
+func (c *conn) taken(s *Stream, n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if s.flow.done {
+		return
 	}
-}
-
-// takes reports whether a header list is within the client's limit.
-func (c *conn) takes(l *fieldList) bool { return c.maxHeaders < 0 || l.size <= c.maxHeaders }
-
-// takesPlain reports whether the prepared header blocks may be sent.
-func (c *conn) takesPlain() bool {
-	return !c.tableShrunk && (c.maxHeaders < 0 || c.maxHeaders >= plainSize)
+	c.in.taken(s, n)
+	c.flushElsewhere()
 }
 
 // extend grants a stream the window for a message longer than its window, or queues it
@@ -403,63 +357,5 @@ func (c *conn) takesPlain() bool {
 func (c *conn) extend(s *Stream, missing int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if n := missing - int(s.flow.recvWindow); n > 0 && !s.flow.done {
-		s.flow.wants = n
-		c.wanting = append(c.wanting, s)
-		c.extendNext()
-	}
-}
-
-func (c *conn) extendNext() {
-	for len(c.wanting) > 0 && (c.extended == 0 || c.extended+c.wanting[0].flow.wants <= extendedBytes) {
-		s := c.wanting[0]
-		c.wanting = c.wanting[1:]
-		if s.flow.done {
-			continue
-		}
-		n := s.flow.wants
-		s.flow.wants = 0
-		s.flow.extended += n
-		s.flow.recvWindow += int64(n)
-		c.extended += n
-		c.control(func(b []byte) []byte { return appendWindowUpdate(b, s.id, uint32(n)) })
-	}
-}
-
-// withdraw reclaims the extension that a stream still holds.
-func (c *conn) withdraw(s *Stream) {
-	c.extended -= s.flow.extended
-	s.flow.extended, s.flow.wants = 0, 0
-	c.extendNext()
-}
-
-// taken gives back the window that a message of n bytes occupied.
-func (c *conn) taken(s *Stream, n int) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if s.flow.done {
-		return
-	}
-	k := min(n, s.flow.unread)
-	s.flow.unread -= k
-	c.held -= k
-	if beyond := min(n, s.flow.extended); beyond > 0 {
-		// The extension was granted for this message and ends with it.
-		s.flow.extended -= beyond
-		c.extended -= beyond
-		n -= beyond
-		c.extendNext()
-	}
-	c.giveBack(s, n)
-	c.flushElsewhere()
-}
-
-func (c *conn) giveBack(s *Stream, n int) {
-	s.flow.consumed += n
-	if s.flow.consumed >= streamWindow/4 && !s.flow.clientEnded {
-		s.flow.recvWindow += int64(s.flow.consumed)
-		k := uint32(s.flow.consumed)
-		s.flow.consumed = 0
-		c.control(func(b []byte) []byte { return appendWindowUpdate(b, s.id, k) })
-	}
+	c.in.extend(s, missing)
 }

@@ -204,7 +204,7 @@ func (srv *Server) ServeConn(nc net.Conn) {
 	}
 	srv.conns[c] = struct{}{}
 	srv.mu.Unlock()
-	c.serve()
+	newReceiver(c).serve()
 	srv.mu.Lock()
 	delete(srv.conns, c)
 	srv.empty.Broadcast()
