@@ -11,7 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (a *app) authCommand() *cobra.Command {
+func (a authCommands) auth() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "auth <subcommand>",
 		Short: "Turns authentication on and off",
@@ -19,11 +19,11 @@ func (a *app) authCommand() *cobra.Command {
 			"etcdctl user add root && etcdctl auth enable",
 			"etcdctl --user=root auth disable"),
 	}
-	cmd.AddCommand(a.authEnableCommand(), a.authDisableCommand(), a.authStatusCommand())
+	cmd.AddCommand(a.enable(), a.disable(), a.status())
 	return cmd
 }
 
-func (a *app) authEnableCommand() *cobra.Command {
+func (a authCommands) enable() *cobra.Command {
 	return &cobra.Command{
 		Use:     "enable",
 		Short:   "Turns authentication on; user root must exist, and gets the role root if it lacks it",
@@ -59,7 +59,7 @@ func enableAuth(ctx context.Context, c *clientv3.Client) error {
 	}
 }
 
-func (a *app) authDisableCommand() *cobra.Command {
+func (a authCommands) disable() *cobra.Command {
 	return &cobra.Command{
 		Use:     "disable",
 		Short:   "Turns authentication off; users and roles stay",
@@ -79,7 +79,7 @@ func (a *app) authDisableCommand() *cobra.Command {
 	}
 }
 
-func (a *app) authStatusCommand() *cobra.Command {
+func (a authCommands) status() *cobra.Command {
 	return &cobra.Command{
 		Use:     "status",
 		Short:   "Prints whether authentication is on, and how often users and roles have changed",

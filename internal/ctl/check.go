@@ -18,13 +18,13 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (a *app) checkCommand() *cobra.Command {
+func (a checkCommands) check() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "check <subcommand>",
 		Short:   "Measures whether the cluster can handle a load",
 		Example: examples("etcdctl check perf --load=m", "etcdctl check datascale"),
 	}
-	cmd.AddCommand(a.checkPerfCommand(), a.checkDatascaleCommand())
+	cmd.AddCommand(a.perf(), a.datascale())
 	return cmd
 }
 
@@ -84,7 +84,7 @@ const (
 	checkCleanupLimit = 30 * time.Second
 )
 
-func (a *app) checkPerfCommand() *cobra.Command {
+func (a checkCommands) perf() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "perf [options]",
 		Short: "Writes for a minute and says whether the cluster keeps up",
@@ -111,12 +111,15 @@ xl                 15000      1000`),
 		if err != nil {
 			return err
 		}
-		return s.checkPerf(f, l)
+		return checker{s}.perf(f, l)
 	})
 	return cmd
 }
 
-func (s *session) checkPerf(f *checkFlags, l perfLoad) error {
+// checker is a session that runs a check.
+type checker struct{ *session }
+
+func (s checker) perf(f *checkFlags, l perfLoad) error {
 	clients, err := s.clients(l.clients)
 	defer closeAll(clients)
 	if err != nil {
@@ -159,7 +162,7 @@ func (s *session) checkPerf(f *checkFlags, l perfLoad) error {
 
 // secondsBar shows the elapsed part of length until stop is called; all says that all of it
 // was used.
-func (s *session) secondsBar(length time.Duration) (stop func(all bool)) {
+func (s checker) secondsBar(length time.Duration) (stop func(all bool)) {
 	bar := pb.New(int(length / time.Second)).SetWriter(s.app.Stderr).Start()
 	done := make(chan struct{})
 	var wg sync.WaitGroup
@@ -216,7 +219,7 @@ var scaleLoads = map[string]scaleLoad{
 	"xl": {limit: 3000000, kvSize: scaleKeySize + scaleValueSize, clients: 1000},
 }
 
-func (a *app) checkDatascaleCommand() *cobra.Command {
+func (a checkCommands) datascale() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "datascale [options]",
 		Short: "Writes many keys and says how much memory they took",
@@ -242,12 +245,12 @@ xl       3000000      1000`),
 		if err != nil {
 			return err
 		}
-		return s.checkDatascale(f, l)
+		return checker{s}.datascale(f, l)
 	})
 	return cmd
 }
 
-func (s *session) checkDatascale(f *checkFlags, l scaleLoad) error {
+func (s checker) datascale(f *checkFlags, l scaleLoad) error {
 	out := s.app.Stdout
 	clients, err := s.clients(l.clients)
 	defer closeAll(clients)
@@ -298,7 +301,7 @@ func (s *session) checkDatascale(f *checkFlags, l scaleLoad) error {
 }
 
 // clients opens n connections. On an error it returns those that were opened.
-func (s *session) clients(n int) ([]*clientv3.Client, error) {
+func (s checker) clients(n int) ([]*clientv3.Client, error) {
 	clients := make([]*clientv3.Client, 0, n)
 	for range n {
 		c, err := s.client()
@@ -318,7 +321,7 @@ func closeAll(clients []*clientv3.Client) {
 
 // requireNoKeys fails if there are keys under the prefix, because the check deletes all of
 // them at the end.
-func (s *session) requireNoKeys(c *clientv3.Client, prefix, text string) error {
+func (s checker) requireNoKeys(c *clientv3.Client, prefix, text string) error {
 	ctx, cancel := s.timeout()
 	defer cancel()
 	r, err := c.Get(ctx, prefix, clientv3.WithPrefix(), clientv3.WithLimit(1))
@@ -333,7 +336,7 @@ func (s *session) requireNoKeys(c *clientv3.Client, prefix, text string) error {
 
 // cleanUp deletes what a check wrote. A failure is reported, but does not replace the
 // verdict.
-func (s *session) cleanUp(c *clientv3.Client, f *checkFlags) error {
+func (s checker) cleanUp(c *clientv3.Client, f *checkFlags) error {
 	out := s.app.Stdout
 	ctx, cancel := context.WithTimeout(context.Background(), checkCleanupLimit)
 	defer cancel()

@@ -113,7 +113,7 @@ func (st *loadStats) errorVerdicts() []verdict {
 
 // residentMemory returns the resident memory, in bytes, of the server at an endpoint. The
 // scheme of the URL is the endpoint's, http:// if it has none.
-func (s *session) residentMemory(endpoint string) (float64, error) {
+func (s checker) residentMemory(endpoint string) (float64, error) {
 	cfg, err := s.config(endpoint)
 	if err != nil {
 		return 0, err

@@ -12,8 +12,8 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-// checking is a session with the fake server, and its output.
-func checking(t *testing.T) (st *stage, s *session, out, errs *bytes.Buffer) {
+// checking returns a session with the fake server, and its output.
+func checking(t *testing.T) (st *stage, s checker, out, errs *bytes.Buffer) {
 	t.Helper()
 	st = newStage(t)
 	out, errs = &bytes.Buffer{}, &bytes.Buffer{}
@@ -25,7 +25,7 @@ func checking(t *testing.T) (st *stage, s *session, out, errs *bytes.Buffer) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s, err = a.session(cmd); err != nil {
+	if s.session, err = a.session(cmd); err != nil {
 		t.Fatal(err)
 	}
 	return st, s, out, errs
@@ -35,7 +35,7 @@ func TestCheckPerf(t *testing.T) {
 	st, s, out, errs := checking(t)
 	f := &checkFlags{prefix: "/perf/", autoCompact: true, autoDefrag: true}
 	// Any machine reaches this rate, but the slowest write may take long.
-	err := s.checkPerf(f, perfLoad{limit: 20, clients: 3, duration: time.Second})
+	err := s.perf(f, perfLoad{limit: 20, clients: 3, duration: time.Second})
 	if err != nil && !strings.Contains(out.String(), "too ") {
 		t.Errorf("check perf: %v; %s", err, out)
 	}
@@ -126,7 +126,7 @@ func TestMetric(t *testing.T) {
 
 func TestDatascaleNeedsMetrics(t *testing.T) {
 	_, s, out, _ := checking(t)
-	err := s.checkDatascale(&checkFlags{prefix: "/scale/"}, scaleLoad{limit: 1, kvSize: 1, clients: 1})
+	err := s.datascale(&checkFlags{prefix: "/scale/"}, scaleLoad{limit: 1, kvSize: 1, clients: 1})
 	if err == nil || !strings.Contains(out.String(), "\nFAIL: Could not read process_resident_memory_bytes before the put operations.\n") {
 		t.Errorf("datascale against a server without metrics: %v, %q", err, out)
 	}

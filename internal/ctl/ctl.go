@@ -94,6 +94,24 @@ type app struct {
 	code   int
 }
 
+// Groups of commands. Each has one run of the tool, which they share: the process, the
+// global flags and the log.
+type (
+	keyCommands         struct{ *app } // on keys: put, get, del, txn and compaction
+	watchCommands       struct{ *app } // watch, on the command line and interactive
+	leaseCommands       struct{ *app } // subcommands of lease
+	memberCommands      struct{ *app } // subcommands of member
+	endpointCommands    struct{ *app } // subcommands of endpoint
+	maintenanceCommands struct{ *app } // alarm, defrag, move-leader, snapshot and downgrade
+	checkCommands       struct{ *app } // subcommands of check
+	mirrorCommands      struct{ *app } // make-mirror
+	lockCommands        struct{ *app } // lock and elect
+	authCommands        struct{ *app } // subcommands of auth
+	userCommands        struct{ *app } // subcommands of user
+	roleCommands        struct{ *app } // subcommands of role
+	toolCommands        struct{ *app } // about the tool itself
+)
+
 // Run executes one command line and returns the exit code of the process.
 func Run(p Process) int {
 	a := &app{Process: p}

@@ -156,11 +156,11 @@ func FuzzTxnLines(f *testing.F) {
 	for _, s := range []string{`value("foo") = "bar"`, `lease("k") > "1f"`, `put foo "a b" --lease=1f`, `get 'x`, `"\xff"`, `(`} {
 		f.Add(s)
 	}
-	a := &app{Process: Process{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}}}
+	r := &txnReader{app: &app{Process: Process{Stdout: &bytes.Buffer{}, Stderr: &bytes.Buffer{}}}}
 	f.Fuzz(func(t *testing.T, line string) {
 		parseCompare(line)
 		if words, err := splitWords(line); err == nil && len(words) > 0 && !strings.HasPrefix(words[0], "d") {
-			a.parseRequest(line) // but not del, which waits before it deletes a range
+			r.request(line) // but not del, which waits before it deletes a range
 		}
 	})
 }

@@ -9,7 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (a *app) downgradeCommand() *cobra.Command {
+func (a maintenanceCommands) downgrade() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "downgrade <TARGET_VERSION>",
 		Short: "Prepares the cluster for members of the previous version",
@@ -36,7 +36,7 @@ read it, and members can then be replaced one by one. "cancel" ends it.`),
 				case args[0] == "":
 					return badArgs("target version not provided")
 				}
-				return a.downgrade(cmd, name, action, args[0])
+				return a.sendDowngrade(cmd, name, action, args[0])
 			}),
 		}
 	}
@@ -48,14 +48,14 @@ read it, and members can then be replaced one by one. "cancel" ends it.`),
 			Short:   "Cancels the downgrade",
 			Example: examples("etcdctl downgrade cancel"),
 			Run: a.runs(func(cmd *cobra.Command, args []string) error {
-				return a.downgrade(cmd, "cancel", clientv3.DowngradeCancel, "")
+				return a.sendDowngrade(cmd, "cancel", clientv3.DowngradeCancel, "")
 			}),
 		},
 	)
 	return cmd
 }
 
-func (a *app) downgrade(cmd *cobra.Command, name string, action clientv3.DowngradeAction, version string) error {
+func (a maintenanceCommands) sendDowngrade(cmd *cobra.Command, name string, action clientv3.DowngradeAction, version string) error {
 	return a.call(cmd, func(ctx context.Context, s *session, c *clientv3.Client) error {
 		r, err := c.Downgrade(ctx, action, version)
 		if err != nil {

@@ -34,14 +34,14 @@ type (
 	}
 )
 
-func (a *app) endpointCommand() *cobra.Command {
+func (a endpointCommands) endpoint() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "endpoint <subcommand>",
 		Short:   "Asks each endpoint for its health, its status or its hash",
 		Example: examples("etcdctl endpoint status --cluster -w table"),
 	}
 	cluster := clusterFlag(cmd)
-	cmd.AddCommand(a.endpointHealthCommand(cluster), a.endpointStatusCommand(cluster), a.endpointHashKVCommand(cluster))
+	cmd.AddCommand(a.health(cluster), a.status(cluster), a.hashKV(cluster))
 	return cmd
 }
 
@@ -92,7 +92,7 @@ func (s *session) explain(err error, ep string) {
 	}
 }
 
-func (a *app) endpointHealthCommand(cluster *bool) *cobra.Command {
+func (a endpointCommands) health(cluster *bool) *cobra.Command {
 	return &cobra.Command{
 		Use:   "health",
 		Short: "Checks that each endpoint can answer a read that the cluster agrees on",
@@ -112,7 +112,7 @@ no alarm is raised. Fails if one of them is not healthy.`),
 			if _, err := s.config(); err != nil {
 				return err
 			}
-			list, reasons := s.checkHealth(eps)
+			list, reasons := healthChecker{s}.all(eps)
 			if err := s.out.endpointHealth(list); err != nil {
 				return err
 			}
@@ -126,14 +126,17 @@ no alarm is raised. Fails if one of them is not healthy.`),
 	}
 }
 
-// checkHealth asks all endpoints concurrently and lists them in the order of their answers.
+// healthChecker is a session that checks the health of endpoints.
+type healthChecker struct{ *session }
+
+// all asks all endpoints concurrently and lists them in the order of their answers.
 // reasons are lines about those that did not answer.
-func (s *session) checkHealth(eps []string) (list []endpointHealth, reasons []string) {
+func (s healthChecker) all(eps []string) (list []endpointHealth, reasons []string) {
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for _, ep := range eps {
 		wg.Go(func() {
-			h, err := s.health(ep)
+			h, err := s.one(ep)
 			why := s.diagnose(err, []string{ep})
 			mu.Lock()
 			defer mu.Unlock()
@@ -145,8 +148,8 @@ func (s *session) checkHealth(eps []string) (list []endpointHealth, reasons []st
 	return list, reasons
 }
 
-// health checks one endpoint. The error is that of the request, for diagnose.
-func (s *session) health(ep string) (endpointHealth, error) {
+// one checks one endpoint. The error is that of the request, for diagnose.
+func (s healthChecker) one(ep string) (endpointHealth, error) {
 	cfg, err := s.config(ep)
 	if err != nil {
 		return endpointHealth{Endpoint: ep, Error: err.Error()}, nil
@@ -188,7 +191,7 @@ func (s *session) health(ep string) (endpointHealth, error) {
 	return h, nil
 }
 
-func (a *app) endpointStatusCommand(cluster *bool) *cobra.Command {
+func (a endpointCommands) status(cluster *bool) *cobra.Command {
 	return &cobra.Command{
 		Use:   "status",
 		Short: "Prints each endpoint's version, database size and place in raft",
@@ -234,7 +237,7 @@ downgrade enabled.`),
 	}
 }
 
-func (a *app) endpointHashKVCommand(cluster *bool) *cobra.Command {
+func (a endpointCommands) hashKV(cluster *bool) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "hashkv",
 		Short: "Prints a hash of each endpoint's keys and history",

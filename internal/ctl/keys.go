@@ -59,7 +59,7 @@ type putFlags struct {
 	prevKV, ignoreValue, ignoreLease bool
 }
 
-func (a *app) putCommand() *cobra.Command {
+func (a keyCommands) put() *cobra.Command {
 	cmd, f := newPutCommand()
 	cmd.Run = a.runs(func(cmd *cobra.Command, args []string) error {
 		op, err := f.op(args, a.Stdin)
@@ -149,7 +149,7 @@ type getFlags struct {
 	minModRev, maxModRev       int64
 }
 
-func (a *app) getCommand() *cobra.Command {
+func (a keyCommands) get() *cobra.Command {
 	cmd, f := newGetCommand()
 	cmd.Run = a.runs(func(cmd *cobra.Command, args []string) error {
 		op, err := f.op(args)
@@ -321,7 +321,7 @@ type delFlags struct {
 	prefix, fromKey, prevKV, rangeOK bool
 }
 
-func (a *app) delCommand() *cobra.Command {
+func (a keyCommands) del() *cobra.Command {
 	cmd, f := newDelCommand()
 	cmd.Run = a.runs(func(cmd *cobra.Command, args []string) error {
 		op, err := f.op(args, a.Stderr)
@@ -383,7 +383,7 @@ func (f *delFlags) op(args []string, stderr io.Writer) (*keyOp, error) {
 	return op, nil
 }
 
-func (a *app) compactionCommand() *cobra.Command {
+func (a keyCommands) compaction() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "compaction [options] <revision>",
 		Short: "Discards the history of all keys before a revision",

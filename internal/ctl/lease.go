@@ -10,7 +10,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (a *app) leaseCommand() *cobra.Command {
+func (a leaseCommands) lease() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lease <subcommand>",
 		Short: "Grants, renews and revokes leases; a lease's keys are deleted with it",
@@ -18,8 +18,8 @@ func (a *app) leaseCommand() *cobra.Command {
 			"etcdctl lease grant 60",
 			"etcdctl put --lease=694d9a8a6c5a5b2c session alive"),
 	}
-	cmd.AddCommand(a.leaseGrantCommand(), a.leaseRevokeCommand(), a.leaseTimeToLiveCommand(),
-		a.leaseListCommand(), a.leaseKeepAliveCommand())
+	cmd.AddCommand(a.grant(), a.revoke(), a.timeToLive(),
+		a.list(), a.keepAlive())
 	return cmd
 }
 
@@ -32,7 +32,7 @@ func parseLeaseID(arg string) (clientv3.LeaseID, error) {
 	return clientv3.LeaseID(id), nil
 }
 
-func (a *app) leaseGrantCommand() *cobra.Command {
+func (a leaseCommands) grant() *cobra.Command {
 	return &cobra.Command{
 		Use:     "grant <ttl>",
 		Short:   "Grants a lease that lives for ttl seconds unless it is renewed",
@@ -56,7 +56,7 @@ func (a *app) leaseGrantCommand() *cobra.Command {
 	}
 }
 
-func (a *app) leaseRevokeCommand() *cobra.Command {
+func (a leaseCommands) revoke() *cobra.Command {
 	return &cobra.Command{
 		Use:     "revoke <leaseID>",
 		Short:   "Revokes a lease, and deletes its keys",
@@ -80,7 +80,7 @@ func (a *app) leaseRevokeCommand() *cobra.Command {
 	}
 }
 
-func (a *app) leaseTimeToLiveCommand() *cobra.Command {
+func (a leaseCommands) timeToLive() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "timetolive <leaseID> [options]",
 		Short:   "Prints how long a lease has left",
@@ -110,7 +110,7 @@ func (a *app) leaseTimeToLiveCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) leaseListCommand() *cobra.Command {
+func (a leaseCommands) list() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "Lists the leases that are alive",
@@ -127,7 +127,7 @@ func (a *app) leaseListCommand() *cobra.Command {
 	}
 }
 
-func (a *app) leaseKeepAliveCommand() *cobra.Command {
+func (a leaseCommands) keepAlive() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "keep-alive [options] <leaseID>",
 		Short: "Renews a lease for as long as the command runs",
@@ -153,13 +153,13 @@ func (a *app) leaseKeepAliveCommand() *cobra.Command {
 				return s.out.leaseKeepAlive(r)
 			})
 		}
-		return a.keepAlive(cmd, id)
+		return a.renew(cmd, id)
 	})
 	return cmd
 }
 
-// keepAlive renews a lease until it is gone.
-func (a *app) keepAlive(cmd *cobra.Command, id clientv3.LeaseID) error {
+// renew renews a lease until it is gone.
+func (a leaseCommands) renew(cmd *cobra.Command, id clientv3.LeaseID) error {
 	s, err := a.session(cmd)
 	if err != nil {
 		return err

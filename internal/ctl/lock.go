@@ -14,7 +14,7 @@ import (
 	"go.etcd.io/etcd/client/v3/concurrency"
 )
 
-func (a *app) lockCommand() *cobra.Command {
+func (a lockCommands) lock() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "lock <lockname> [exec-command arg1 arg2 ...]",
 		Short: "Holds a lock that one client at a time can have",
@@ -44,14 +44,17 @@ command that has flags of its own.`),
 			return err
 		}
 		defer s.closeQuietly(c)
-		return s.lock(c, args[0], *ttl, args[1:])
+		return holder{s}.lock(c, args[0], *ttl, args[1:])
 	})
 	return cmd
 }
 
+// holder is a session that holds a lock or a leadership.
+type holder struct{ *session }
+
 // lock holds a lock until a signal arrives, or until a command has run. It does not revoke
 // the lease, because that would delete the keys that the command attached to it.
-func (s *session) lock(c *clientv3.Client, name string, ttl int, command []string) error {
+func (s holder) lock(c *clientv3.Client, name string, ttl int, command []string) error {
 	alive, err := concurrency.NewSession(c, concurrency.WithTTL(ttl))
 	if err != nil {
 		return s.rpcError(exitError, err)
@@ -63,7 +66,7 @@ func (s *session) lock(c *clientv3.Client, name string, ttl int, command []strin
 		return fail(exitError, err)
 	}
 	if len(command) > 0 {
-		err := s.app.runLocked(m, command)
+		err := s.runLocked(m, command)
 		if unlockErr := m.Unlock(context.Background()); err == nil {
 			err = unlockErr
 		}
@@ -88,13 +91,13 @@ func (s *session) lock(c *clientv3.Client, name string, ttl int, command []strin
 }
 
 // runLocked runs a command under a lock. The command's exit code is in the error.
-func (a *app) runLocked(m *concurrency.Mutex, command []string) error {
+func (s holder) runLocked(m *concurrency.Mutex, command []string) error {
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = append([]string{
 		"ETCD_LOCK_KEY=" + m.Key(),
 		fmt.Sprintf("ETCD_LOCK_REV=%d", m.Header().GetRevision()),
-	}, a.Env...)
-	cmd.Stdout, cmd.Stderr = a.Stdout, a.Stderr
+	}, s.app.Env...)
+	cmd.Stdout, cmd.Stderr = s.app.Stdout, s.app.Stderr
 	err := cmd.Run()
 	var exit *exec.ExitError
 	switch {
@@ -108,7 +111,7 @@ func (a *app) runLocked(m *concurrency.Mutex, command []string) error {
 	return fail(exitError, err)
 }
 
-func (a *app) electCommand() *cobra.Command {
+func (a lockCommands) elect() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "elect <election-name> [proposal]",
 		Short: "Takes part in the election of a leader, or watches it",
@@ -146,15 +149,15 @@ instead.`),
 		ctx, stop := a.UntilSignal(syscall.SIGINT, syscall.SIGTERM)
 		defer stop()
 		if *listen {
-			return s.observe(ctx, alive, args[0])
+			return holder{s}.observe(ctx, alive, args[0])
 		}
-		return s.campaign(ctx, alive, args[0], args[1])
+		return holder{s}.campaign(ctx, alive, args[0], args[1])
 	})
 	return cmd
 }
 
 // observe prints every leader until a signal arrives.
-func (s *session) observe(ctx context.Context, alive *concurrency.Session, election string) error {
+func (s holder) observe(ctx context.Context, alive *concurrency.Session, election string) error {
 	for r := range concurrency.NewElection(alive, election).Observe(ctx) {
 		if err := s.out.get(r); err != nil {
 			return err
@@ -167,7 +170,7 @@ func (s *session) observe(ctx context.Context, alive *concurrency.Session, elect
 }
 
 // campaign waits to be elected, and leads until a signal arrives.
-func (s *session) campaign(ctx context.Context, alive *concurrency.Session, election, proposal string) error {
+func (s holder) campaign(ctx context.Context, alive *concurrency.Session, election, proposal string) error {
 	e := concurrency.NewElection(alive, election)
 	if err := e.Campaign(ctx, proposal); err != nil {
 		return fail(exitError, err)

@@ -14,7 +14,7 @@ import (
 	"go.etcd.io/etcd/client/v3/snapshot"
 )
 
-func (a *app) alarmCommand() *cobra.Command {
+func (a maintenanceCommands) alarm() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "alarm <subcommand>",
 		Short:   "Lists and clears alarms, which stop a cluster from accepting writes",
@@ -59,7 +59,7 @@ func (a *app) alarmCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) defragCommand() *cobra.Command {
+func (a maintenanceCommands) defrag() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "defrag",
 		Short:   "Releases disk space that the endpoints no longer need",
@@ -99,7 +99,7 @@ func (a *app) defragCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) moveLeaderCommand() *cobra.Command {
+func (a maintenanceCommands) moveLeader() *cobra.Command {
 	return &cobra.Command{
 		Use:   "move-leader <transferee-member-id>",
 		Short: "Hands the leadership to another member",
@@ -150,7 +150,7 @@ func (s *session) moveLeader(to uint64) error {
 	return badArgs("no leader endpoint given at %v", s.spec.Endpoints)
 }
 
-func (a *app) snapshotCommand() *cobra.Command {
+func (a maintenanceCommands) snapshot() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "snapshot <subcommand>",
 		Short:   "Saves a copy of a member's data, to restore a cluster from",

@@ -11,14 +11,14 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (a *app) memberCommand() *cobra.Command {
+func (a memberCommands) member() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "member <subcommand>",
 		Short:   "Lists and changes the members of the cluster",
 		Example: examples("etcdctl member list -w table"),
 	}
-	cmd.AddCommand(a.memberAddCommand(), a.memberRemoveCommand(), a.memberUpdateCommand(),
-		a.memberListCommand(), a.memberPromoteCommand())
+	cmd.AddCommand(a.add(), a.remove(), a.update(),
+		a.list(), a.promote())
 	return cmd
 }
 
@@ -34,7 +34,7 @@ func memberID(args []string) (uint64, error) {
 	return id, nil
 }
 
-func (a *app) memberAddCommand() *cobra.Command {
+func (a memberCommands) add() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add <memberName> [options]",
 		Short: "Adds a member, and prints the settings to start it with",
@@ -75,7 +75,7 @@ only after "etcdctl member promote".`),
 				return err
 			}
 			if _, ok := s.out.(*simplePrinter); ok {
-				a.printMemberSettings(r, args[0], *peerURLs)
+				a.printNewMember(r, args[0], *peerURLs)
 			}
 			return nil
 		})
@@ -83,8 +83,8 @@ only after "etcdctl member promote".`),
 	return cmd
 }
 
-// printMemberSettings prints the settings of the new member in a form that a shell can use.
-func (a *app) printMemberSettings(r *clientv3.MemberAddResponse, name, peerURLs string) {
+// printNewMember prints the settings of the new member in a form that a shell can use.
+func (a memberCommands) printNewMember(r *clientv3.MemberAddResponse, name, peerURLs string) {
 	var cluster []string
 	for _, m := range r.Members {
 		n := m.GetName()
@@ -101,7 +101,7 @@ func (a *app) printMemberSettings(r *clientv3.MemberAddResponse, name, peerURLs 
 	fmt.Fprintf(a.Stdout, "ETCD_INITIAL_CLUSTER_STATE=%q\n", "existing")
 }
 
-func (a *app) memberRemoveCommand() *cobra.Command {
+func (a memberCommands) remove() *cobra.Command {
 	return &cobra.Command{
 		Use:     "remove <memberID>",
 		Short:   "Removes a member, for good: its ID never comes back",
@@ -122,7 +122,7 @@ func (a *app) memberRemoveCommand() *cobra.Command {
 	}
 }
 
-func (a *app) memberUpdateCommand() *cobra.Command {
+func (a memberCommands) update() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "update <memberID> [options]",
 		Short:   "Changes where the other members reach a member",
@@ -148,7 +148,7 @@ func (a *app) memberUpdateCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) memberListCommand() *cobra.Command {
+func (a memberCommands) list() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "Lists the members",
@@ -179,7 +179,7 @@ addresses, client addresses, and whether it is a learner.`),
 	return cmd
 }
 
-func (a *app) memberPromoteCommand() *cobra.Command {
+func (a memberCommands) promote() *cobra.Command {
 	return &cobra.Command{
 		Use:     "promote <memberID>",
 		Short:   "Makes a learner that has caught up a voting member",

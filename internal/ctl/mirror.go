@@ -32,7 +32,7 @@ type mirrorFlags struct {
 	user, password    string
 }
 
-func (a *app) makeMirrorCommand() *cobra.Command {
+func (a mirrorCommands) makeMirror() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "make-mirror [options] <destination>",
 		Short: "Copies keys to another cluster and keeps the copy up to date",

@@ -9,7 +9,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (a *app) roleCommand() *cobra.Command {
+func (a roleCommands) role() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "role <subcommand>",
 		Short: "Adds, changes and lists roles, which say who may touch which keys",
@@ -17,12 +17,12 @@ func (a *app) roleCommand() *cobra.Command {
 			"etcdctl role add readers",
 			"etcdctl role grant-permission readers read --prefix /app/"),
 	}
-	cmd.AddCommand(a.roleAddCommand(), a.roleDeleteCommand(), a.roleGetCommand(), a.roleListCommand(),
-		a.roleGrantCommand(), a.roleRevokeCommand())
+	cmd.AddCommand(a.add(), a.remove(), a.get(), a.list(),
+		a.grant(), a.revoke())
 	return cmd
 }
 
-func (a *app) roleAddCommand() *cobra.Command {
+func (a roleCommands) add() *cobra.Command {
 	return &cobra.Command{
 		Use:     "add <role name>",
 		Short:   "Adds a role that may do nothing yet",
@@ -38,7 +38,7 @@ func (a *app) roleAddCommand() *cobra.Command {
 	}
 }
 
-func (a *app) roleDeleteCommand() *cobra.Command {
+func (a roleCommands) remove() *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete <role name>",
 		Short:   "Deletes a role and takes it from all users",
@@ -54,7 +54,7 @@ func (a *app) roleDeleteCommand() *cobra.Command {
 	}
 }
 
-func (a *app) roleGetCommand() *cobra.Command {
+func (a roleCommands) get() *cobra.Command {
 	return &cobra.Command{
 		Use:     "get <role name>",
 		Short:   "Prints what a role may do",
@@ -74,7 +74,7 @@ func (a *app) roleGetCommand() *cobra.Command {
 	}
 }
 
-func (a *app) roleListCommand() *cobra.Command {
+func (a roleCommands) list() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "Lists all roles",
@@ -129,7 +129,7 @@ func (f rangeFlags) keys(args []string) (key, end string, err error) {
 	return key, "", nil
 }
 
-func (a *app) roleGrantCommand() *cobra.Command {
+func (a roleCommands) grant() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "grant-permission [options] <role name> <permission type> <key> [endkey]",
 		Short: "Lets a role read, write or readwrite a key or a range of keys",
@@ -157,7 +157,7 @@ func (a *app) roleGrantCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) roleRevokeCommand() *cobra.Command {
+func (a roleCommands) revoke() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "revoke-permission <role name> <key> [endkey]",
 		Short:   "Takes the permission on exactly this key or range from a role",

@@ -54,14 +54,15 @@ func (a *app) rootCommand() *cobra.Command {
 			root.AddCommand(c)
 		}
 	}
-	add(groupKeys, a.getCommand(), a.putCommand(), a.delCommand(), a.txnCommand(),
-		a.compactionCommand(), a.watchCommand(), a.leaseCommand())
-	add(groupCluster, a.memberCommand(), a.endpointCommand(), a.alarmCommand(),
-		a.defragCommand(), a.moveLeaderCommand(), a.snapshotCommand(), a.downgradeCommand(),
-		a.makeMirrorCommand(), a.checkCommand())
-	add(groupLocks, a.lockCommand(), a.electCommand())
-	add(groupAuth, a.authCommand(), a.userCommand(), a.roleCommand())
-	add(groupTool, a.versionCommand(), a.completionCommand(), a.optionsCommand(root))
+	keys, upkeep, locks, tool := keyCommands{a}, maintenanceCommands{a}, lockCommands{a}, toolCommands{a}
+	add(groupKeys, keys.get(), keys.put(), keys.del(), keys.txn(),
+		keys.compaction(), watchCommands{a}.watch(), leaseCommands{a}.lease())
+	add(groupCluster, memberCommands{a}.member(), endpointCommands{a}.endpoint(), upkeep.alarm(),
+		upkeep.defrag(), upkeep.moveLeader(), upkeep.snapshot(), upkeep.downgrade(),
+		mirrorCommands{a}.makeMirror(), checkCommands{a}.check())
+	add(groupLocks, locks.lock(), locks.elect())
+	add(groupAuth, authCommands{a}.auth(), userCommands{a}.user(), roleCommands{a}.role())
+	add(groupTool, tool.version(), tool.completion(), tool.options(root))
 	root.SetHelpCommandGroupID(groupTool)
 
 	// Two dozen global flags under every command would bury the command's own flags:
@@ -97,7 +98,7 @@ func Knows(word string) bool {
 	return slices.ContainsFunc(new(app).rootCommand().Commands(), func(c *cobra.Command) bool { return c.Name() == word || c.HasAlias(word) })
 }
 
-func (a *app) versionCommand() *cobra.Command {
+func (a toolCommands) version() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Prints the version of etcdctl and of the API it speaks",
@@ -110,7 +111,7 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-func (a *app) optionsCommand(root *cobra.Command) *cobra.Command {
+func (a toolCommands) options(root *cobra.Command) *cobra.Command {
 	return &cobra.Command{
 		Use:     "options",
 		Short:   "Prints the global flags, which every command takes",
@@ -129,7 +130,7 @@ func (a *app) optionsCommand(root *cobra.Command) *cobra.Command {
 	}
 }
 
-func (a *app) completionCommand() *cobra.Command {
+func (a toolCommands) completion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion [bash|zsh|fish|powershell]",
 		Short: "Prints a script that completes etcdctl's commands and flags in a shell",

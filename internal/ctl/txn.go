@@ -12,7 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (a *app) txnCommand() *cobra.Command {
+func (a keyCommands) txn() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "txn [options]",
 		Short: "Compares keys and applies one of two lists of requests, all at once",
@@ -48,7 +48,7 @@ get, put and del.`),
 		}
 		defer c.Close()
 
-		in := txnReader{app: a, in: bufio.NewReader(a.Stdin), prompt: *interactive}
+		in := txnReader{app: a.app, in: bufio.NewReader(a.Stdin), prompt: *interactive}
 		compares, err := in.compares()
 		if err != nil {
 			return err
@@ -95,7 +95,7 @@ func (r *txnReader) compares() ([]clientv3.Cmp, error) {
 func (r *txnReader) requests(which string) ([]clientv3.Op, error) {
 	var ops []clientv3.Op
 	err := r.lines(which+" requests (get, put, del):", func(line string) error {
-		op, err := r.app.parseRequest(line)
+		op, err := r.request(line)
 		if err != nil {
 			return err
 		}
@@ -125,8 +125,8 @@ func (r *txnReader) lines(prompt string, f func(string) error) error {
 	}
 }
 
-// parseRequest parses a line of get, put or del.
-func (a *app) parseRequest(line string) (clientv3.Op, error) {
+// request parses a line of get, put or del.
+func (r *txnReader) request(line string) (clientv3.Op, error) {
 	words, err := splitWords(line)
 	if err != nil {
 		return clientv3.Op{}, err
@@ -156,7 +156,7 @@ func (a *app) parseRequest(line string) (clientv3.Op, error) {
 	del, df := newDelCommand()
 	del.Run = func(_ *cobra.Command, args []string) {
 		var o *keyOp
-		if o, opErr = df.op(args, a.Stderr); opErr == nil {
+		if o, opErr = df.op(args, r.app.Stderr); opErr == nil {
 			op = clientv3.OpDelete(o.key, o.opts...)
 		}
 	}

@@ -11,7 +11,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
-func (a *app) userCommand() *cobra.Command {
+func (a userCommands) user() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "user <subcommand>",
 		Short: "Adds, changes and lists users",
@@ -19,8 +19,8 @@ func (a *app) userCommand() *cobra.Command {
 			"etcdctl user add alice",
 			"etcdctl user grant-role alice readers"),
 	}
-	cmd.AddCommand(a.userAddCommand(), a.userDeleteCommand(), a.userGetCommand(), a.userListCommand(),
-		a.userPasswdCommand(), a.userGrantRoleCommand(), a.userRevokeRoleCommand())
+	cmd.AddCommand(a.add(), a.remove(), a.get(), a.list(),
+		a.passwd(), a.grantRole(), a.revokeRole())
 	return cmd
 }
 
@@ -35,7 +35,7 @@ func (a *app) change(cmd *cobra.Command, done string, f func(ctx context.Context
 	})
 }
 
-func (a *app) userAddCommand() *cobra.Command {
+func (a userCommands) add() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "add <user name or user:password> [options]",
 		Short: "Adds a user; asks for the password unless it is given",
@@ -75,7 +75,7 @@ func (a *app) userAddCommand() *cobra.Command {
 }
 
 // newPassword prompts for a password twice, or reads one word of standard input.
-func (a *app) newPassword(user string, interactive bool) (string, error) {
+func (a userCommands) newPassword(user string, interactive bool) (string, error) {
 	if !interactive {
 		line, err := readLine(a.Stdin)
 		if err != nil {
@@ -101,7 +101,7 @@ func (a *app) newPassword(user string, interactive bool) (string, error) {
 	return password, nil
 }
 
-func (a *app) userDeleteCommand() *cobra.Command {
+func (a userCommands) remove() *cobra.Command {
 	return &cobra.Command{
 		Use:     "delete <user name>",
 		Short:   "Deletes a user and ends its logins",
@@ -117,7 +117,7 @@ func (a *app) userDeleteCommand() *cobra.Command {
 	}
 }
 
-func (a *app) userGetCommand() *cobra.Command {
+func (a userCommands) get() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "get <user name> [options]",
 		Short:   "Prints the roles of a user",
@@ -153,7 +153,7 @@ func (a *app) userGetCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) userListCommand() *cobra.Command {
+func (a userCommands) list() *cobra.Command {
 	return &cobra.Command{
 		Use:     "list",
 		Short:   "Lists all users",
@@ -173,7 +173,7 @@ func (a *app) userListCommand() *cobra.Command {
 	}
 }
 
-func (a *app) userPasswdCommand() *cobra.Command {
+func (a userCommands) passwd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "passwd <user name> [options]",
 		Short:   "Gives a user another password and ends its logins",
@@ -195,7 +195,7 @@ func (a *app) userPasswdCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) userGrantRoleCommand() *cobra.Command {
+func (a userCommands) grantRole() *cobra.Command {
 	return &cobra.Command{
 		Use:     "grant-role <user name> <role name>",
 		Short:   "Gives a user a role",
@@ -211,7 +211,7 @@ func (a *app) userGrantRoleCommand() *cobra.Command {
 	}
 }
 
-func (a *app) userRevokeRoleCommand() *cobra.Command {
+func (a userCommands) revokeRole() *cobra.Command {
 	return &cobra.Command{
 		Use:     "revoke-role <user name> <role name>",
 		Short:   "Takes a role from a user",

@@ -39,7 +39,7 @@ func (f *watchFlags) register(fs *pflag.FlagSet) {
 	fs.BoolVar(&f.progress, "progress-notify", false, "have the server say from time to time that there was nothing to say")
 }
 
-func (a *app) watchCommand() *cobra.Command {
+func (a watchCommands) watch() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "watch [options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]",
 		Short: "Prints what happens to a key or a range, until interrupted",
@@ -61,12 +61,12 @@ watches, and a line "progress" asks how far they have come.`),
 	f.register(cmd.Flags())
 	interactive := cmd.Flags().BoolP("interactive", "i", false, "read watches from standard input")
 	cmd.Run = a.runs(func(cmd *cobra.Command, args []string) error {
-		env, err := a.watchEnv()
+		env, err := a.env()
 		if err != nil {
 			return err
 		}
 		if *interactive {
-			return a.watchInteractive(cmd, env)
+			return a.interactive(cmd, env)
 		}
 		w, err := newWatch(*f, args, cmd.ArgsLenAtDash(), env)
 		if err != nil {
@@ -92,8 +92,8 @@ watches, and a line "progress" asks how far they have come.`),
 	return cmd
 }
 
-// watchEnv returns the key and the optional range end from the environment.
-func (a *app) watchEnv() ([]string, error) {
+// env returns the key and the optional range end from the environment.
+func (a watchCommands) env() ([]string, error) {
 	key, end := a.Getenv(envWatchKey), a.Getenv(envWatchRangeEnd)
 	switch {
 	case key == "" && end != "":
@@ -227,9 +227,9 @@ func (p *watchPrinter) run(command []string, rev int64, ev *clientv3.Event) erro
 	return c.Run()
 }
 
-// watchInteractive starts a watch for every line that asks for one. It ends with standard
+// interactive starts a watch for every line that asks for one. It ends with standard
 // input, or with the first command of a watch that fails.
-func (a *app) watchInteractive(cmd *cobra.Command, env []string) error {
+func (a watchCommands) interactive(cmd *cobra.Command, env []string) error {
 	s, err := a.session(cmd, envWatchKey, envWatchRangeEnd)
 	if err != nil {
 		return err

@@ -13,7 +13,7 @@ import (
 )
 
 // ask makes requests about users and roles, and prints the result of f.
-func (t *tool) ask(f func(ctx context.Context, c client.Client) (string, error)) error {
+func (t authCommands) ask(f func(ctx context.Context, c client.Client) (string, error)) error {
 	c, err := t.client()
 	if err != nil {
 		return err
@@ -21,7 +21,7 @@ func (t *tool) ask(f func(ctx context.Context, c client.Client) (string, error))
 	return t.askWith(c, f)
 }
 
-func (t *tool) askWith(c client.Client, f func(ctx context.Context, c client.Client) (string, error)) error {
+func (t authCommands) askWith(c client.Client, f func(ctx context.Context, c client.Client) (string, error)) error {
 	t.trace("Cluster-Endpoints: %s", strings.Join(c.Endpoints(), ", "))
 	ctx, cancel := t.limited()
 	defer cancel()
@@ -34,7 +34,7 @@ func (t *tool) askWith(c client.Client, f func(ctx context.Context, c client.Cli
 }
 
 // named returns a command that takes the name of a user or a role.
-func (t *tool) named(what string, f func(ctx context.Context, c client.Client, name string) (string, error)) func(args []string) error {
+func (t authCommands) named(what string, f func(ctx context.Context, c client.Client, name string) (string, error)) func(args []string) error {
 	return func(args []string) error {
 		if len(args) != 1 {
 			return plain("Please provide a %s", what)
@@ -44,7 +44,7 @@ func (t *tool) named(what string, f func(ctx context.Context, c client.Client, n
 }
 
 // listed returns a command that prints names.
-func (t *tool) listed(f func(ctx context.Context, c client.Client) ([]string, error)) func(args []string) error {
+func (t authCommands) listed(f func(ctx context.Context, c client.Client) ([]string, error)) func(args []string) error {
 	return func(args []string) error {
 		if len(args) != 0 {
 			return plain("No arguments accepted")
@@ -64,7 +64,7 @@ func lines(indent string, of []string) string {
 	return b.String()
 }
 
-func (t *tool) authCommand() *cobra.Command {
+func (t authCommands) auth() *cobra.Command {
 	turn := func(f func(client.AuthAPI, context.Context) error, done string) func(args []string) error {
 		return func(args []string) error {
 			if len(args) != 0 {
@@ -81,7 +81,7 @@ func (t *tool) authCommand() *cobra.Command {
 	)
 }
 
-func (t *tool) userCommand() *cobra.Command {
+func (t authCommands) user() *cobra.Command {
 	get := func(ctx context.Context, c client.Client, name string) (string, error) {
 		u, err := client.NewAuthUserAPI(c).GetUser(ctx, name)
 		if err != nil {
@@ -106,14 +106,14 @@ func (t *tool) userCommand() *cobra.Command {
 }
 
 // forUser checks the number of arguments and connects before it prompts for a password.
-func (t *tool) forUser(args []string) (client.Client, error) {
+func (t authCommands) forUser(args []string) (client.Client, error) {
 	if len(args) != 1 {
 		return nil, plain("Please provide a username")
 	}
 	return t.client()
 }
 
-func (t *tool) userAdd(args []string) error {
+func (t authCommands) userAdd(args []string) error {
 	c, err := t.forUser(args)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (t *tool) userAdd(args []string) error {
 	})
 }
 
-func (t *tool) userPasswd(args []string) error {
+func (t authCommands) userPasswd(args []string) error {
 	c, err := t.forUser(args)
 	if err != nil {
 		return err
@@ -142,7 +142,7 @@ func (t *tool) userPasswd(args []string) error {
 	})
 }
 
-func (t *tool) userRoles(use, short string, f func(api client.AuthUserAPI, ctx context.Context, name string, roles []string) (*client.User, error)) *cobra.Command {
+func (t authCommands) userRoles(use, short string, f func(api client.AuthUserAPI, ctx context.Context, name string, roles []string) (*client.User, error)) *cobra.Command {
 	var roles words
 	change := t.named("username", func(ctx context.Context, c client.Client, name string) (string, error) {
 		_, err := f(client.NewAuthUserAPI(c), ctx, name, roles)
@@ -158,7 +158,7 @@ func (t *tool) userRoles(use, short string, f func(api client.AuthUserAPI, ctx c
 	})
 }
 
-func (t *tool) roleCommand() *cobra.Command {
+func (t authCommands) role() *cobra.Command {
 	get := func(ctx context.Context, c client.Client, name string) (string, error) {
 		r, err := client.NewAuthRoleAPI(c).GetRole(ctx, name)
 		if err != nil {
@@ -190,7 +190,7 @@ func (t *tool) roleCommand() *cobra.Command {
 	)
 }
 
-func (t *tool) rolePath(use, short, done string, f func(api client.AuthRoleAPI, ctx context.Context, role string, prefixes []string, kind client.PermissionType) (*client.Role, error)) *cobra.Command {
+func (t authCommands) rolePath(use, short, done string, f func(api client.AuthRoleAPI, ctx context.Context, role string, prefixes []string, kind client.PermissionType) (*client.Role, error)) *cobra.Command {
 	var path string
 	var read, write, readWrite bool
 	var kind client.PermissionType

@@ -15,7 +15,7 @@ import (
 	"quorate/internal/membership"
 )
 
-func (t *tool) backupCommand() *cobra.Command {
+func (t copyCommands) backup() *cobra.Command {
 	var b datadir.Backup
 	return t.leaf("backup", "Copies the directory of a member that is not running; 'etcdutl backup' does the same", func(fs *flagSet) {
 		fs.StringVar(&b.From.DataDir, "data-dir", "", "the member's data directory")

@@ -23,7 +23,7 @@ const dialTimeout = 30 * time.Second
 
 // client connects to the cluster and, unless --no-sync is given, replaces the endpoints by
 // those that the members advertise.
-func (t *tool) client() (client.Client, error) {
+func (t *connection) client() (client.Client, error) {
 	c, err := t.unsynced()
 	if err != nil {
 		return nil, err
@@ -49,7 +49,7 @@ func (t *tool) client() (client.Client, error) {
 }
 
 // unsynced returns a client of the given endpoints.
-func (t *tool) unsynced() (client.Client, error) {
+func (t *connection) unsynced() (client.Client, error) {
 	endpoints, err := t.findEndpoints()
 	if err != nil {
 		return nil, plain("%v", err)
@@ -75,7 +75,7 @@ func (t *tool) unsynced() (client.Client, error) {
 }
 
 // or returns the value of a flag, or of the first variable that is set.
-func (t *tool) or(value string, variables ...string) string {
+func (t *connection) or(value string, variables ...string) string {
 	for _, v := range variables {
 		if value == "" {
 			value = t.Getenv(v)
@@ -84,19 +84,19 @@ func (t *tool) or(value string, variables ...string) string {
 	return value
 }
 
-func (t *tool) trace(format string, a ...any) {
+func (t *connection) trace(format string, a ...any) {
 	if t.debug {
 		fmt.Fprintf(t.Stderr, format+"\n", a...)
 	}
 }
 
 // limited returns the context of a command.
-func (t *tool) limited() (context.Context, context.CancelFunc) {
+func (t *connection) limited() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(context.Background(), t.totalTimeout)
 }
 
 // splitUser parses name[:password], and prompts for a missing password.
-func (t *tool) splitUser(user, prompt string) (name, password string, err error) {
+func (t *connection) splitUser(user, prompt string) (name, password string, err error) {
 	name, password, ok := strings.Cut(user, ":")
 	if !ok {
 		password, err = t.AskPassword(prompt)
@@ -106,13 +106,13 @@ func (t *tool) splitUser(user, prompt string) (name, password string, err error)
 
 // domain returns the domain of the SRV records, and whether records of endpoints without
 // TLS are accepted.
-func (t *tool) domain() (name string, insecure bool) {
+func (t *connection) domain() (name string, insecure bool) {
 	return t.or(t.discoverySRV, "ETCDCTL_DISCOVERY_SRV"), t.insecureDiscovery || t.Getenv("ETCDCTL_INSECURE_DISCOVERY") != ""
 }
 
 // findEndpoints returns the endpoints from the SRV records if a domain is given, else those
 // of the flags.
-func (t *tool) findEndpoints() ([]string, error) {
+func (t *connection) findEndpoints() ([]string, error) {
 	found, err := t.discovered()
 	if err != nil {
 		return nil, err
@@ -140,7 +140,7 @@ func (t *tool) findEndpoints() ([]string, error) {
 	return found, nil
 }
 
-func (t *tool) discovered() ([]string, error) {
+func (t *connection) discovered() ([]string, error) {
 	domain, insecure := t.domain()
 	if domain == "" {
 		return nil, nil
@@ -160,7 +160,7 @@ func (t *tool) discovered() ([]string, error) {
 	return kept, nil
 }
 
-func (t *tool) transport() (*http.Transport, error) {
+func (t *connection) transport() (*http.Transport, error) {
 	info := transport.TLSInfo{
 		CertFile:      t.or(t.certFile, "ETCDCTL_CERT_FILE"),
 		KeyFile:       t.or(t.keyFile, "ETCDCTL_KEY_FILE"),

@@ -71,10 +71,10 @@ func refused(code int, err error) error {
 	return &failure{code, text}
 }
 
-// tool is one run of etcdctl.
-type tool struct {
+// connection is how to reach the cluster: the process, and the flags in front of the
+// command.
+type connection struct {
 	ctl.Process
-	code int
 
 	debug, noSync, insecureDiscovery bool
 	output                           string
@@ -85,8 +85,23 @@ type tool struct {
 	timeout, totalTimeout            time.Duration
 }
 
+// tool is one run of etcdctl.
+type tool struct {
+	connection
+	code int
+}
+
+// Groups of commands. The commands of a run share one tool.
+type (
+	keyCommands    struct{ *tool }       // on keys and directories
+	watchCommands  struct{ keyCommands } // watch and exec-watch
+	memberCommands struct{ *tool }       // member and cluster-health
+	authCommands   struct{ *tool }       // user, role and auth
+	copyCommands   struct{ *tool }       // backup and import
+)
+
 // globals are the flags in front of the command.
-func (t *tool) globals() *flagSet {
+func (t *connection) globals() *flagSet {
 	fs := newFlagSet("etcdctl")
 	fs.BoolVar(&t.debug, "debug", false, "print each request as a command line of curl, on standard error")
 	fs.BoolVar(&t.noSync, "no-sync", false, "talk to the given endpoints only, not to those that the members advertise")
@@ -117,7 +132,7 @@ func Run(p ctl.Process) int {
 
 	// The program that exec-watch starts may be another etcdctl.
 	p.Env = slices.DeleteFunc(slices.Clone(p.Env), func(e string) bool { return strings.HasPrefix(e, Env+"=") })
-	t := &tool{Process: p}
+	t := &tool{connection: connection{Process: p}}
 	globals := t.globals()
 	showVersion := globals.Bool("version", false, "print the version")
 	globals.alias("v", "version")
@@ -171,12 +186,14 @@ func (t *tool) misused(cmd *cobra.Command, err error) error {
 }
 
 func (t *tool) root() *cobra.Command {
+	keys, members, accounts, copies := keyCommands{t}, memberCommands{t}, authCommands{t}, copyCommands{t}
+	watches := watchCommands{keys}
 	root := t.group("etcdctl", "Reads and changes what a cluster holds under the v2 API. Flags for all commands stand before the command.",
-		t.getCommand(), t.lsCommand(), t.setCommand(), t.mkCommand(), t.updateCommand(), t.rmCommand(),
-		t.mkdirCommand(), t.setdirCommand(), t.updatedirCommand(), t.rmdirCommand(),
-		t.watchCommand(), t.execWatchCommand(),
-		t.clusterHealthCommand(), t.memberCommand(), t.backupCommand(), t.importCommand(),
-		t.userCommand(), t.roleCommand(), t.authCommand())
+		keys.get(), keys.ls(), keys.set(), keys.mk(), keys.update(), keys.rm(),
+		keys.mkdir(), keys.setdir(), keys.updatedir(), keys.rmdir(),
+		watches.watch(), watches.execWatch(),
+		members.clusterHealth(), members.member(), copies.backup(), copies.importSnap(),
+		accounts.user(), accounts.role(), accounts.auth())
 	root.CompletionOptions.DisableDefaultCmd = true
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.SetIn(t.Stdin)

@@ -175,7 +175,7 @@ func (slow) Write([]byte) (int, error) { return 0, errors.New("full") }
 
 func TestHelp(t *testing.T) {
 	var paths []string
-	tool := &tool{Process: ctl.Process{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}}
+	tool := &tool{connection: connection{Process: ctl.Process{Stdin: strings.NewReader(""), Stdout: io.Discard, Stderr: io.Discard}}}
 	for _, c := range tool.root().Commands() {
 		paths = append(paths, c.Name())
 		for _, below := range c.Commands() {

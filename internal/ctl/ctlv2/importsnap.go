@@ -26,7 +26,7 @@ const shortLife = 5 * time.Minute
 // maxImporters bounds -c.
 const maxImporters = 1000
 
-func (t *tool) importCommand() *cobra.Command {
+func (t copyCommands) importSnap() *cobra.Command {
 	var file string
 	var hidden words
 	var clients int
@@ -36,11 +36,11 @@ func (t *tool) importCommand() *cobra.Command {
 		fs.IntVar(&clients, "c", 10, "how many keys to copy at the same time")
 	}, func([]string) error {
 		if file == "" {
-			return said(t, "no snapshot file provided (use --snap)")
+			return said(t.tool, "no snapshot file provided (use --snap)")
 		}
 		data, err := os.ReadFile(file)
 		if err != nil {
-			return said(t, "cannot read snapshot file "+file)
+			return said(t.tool, "cannot read snapshot file "+file)
 		}
 		dump, err := v2store.ParseDump(data)
 		if err != nil {
@@ -79,7 +79,7 @@ type pair struct {
 
 // importKeys copies everything below roots, several keys at a time, and stops at the first
 // error. It returns the number of copied keys.
-func (t *tool) importKeys(api client.KeysAPI, dump *v2store.Dump, roots []string, clients int) (int, error) {
+func (t copyCommands) importKeys(api client.KeysAPI, dump *v2store.Dump, roots []string, clients int) (int, error) {
 	var pairs []pair
 	log := log.New(t.Stderr, "", log.LstdFlags)
 	for _, r := range roots {

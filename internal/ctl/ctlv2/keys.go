@@ -14,7 +14,7 @@ import (
 
 // onKey returns the body of a command whose first argument is a key. It resolves the
 // endpoints before it checks the arguments, as etcdctl does.
-func (t *tool) onKey(args []string, f func(api client.KeysAPI, key string) error) error {
+func (t keyCommands) onKey(args []string, f func(api client.KeysAPI, key string) error) error {
 	c, err := t.client()
 	if err != nil {
 		return err
@@ -26,7 +26,7 @@ func (t *tool) onKey(args []string, f func(api client.KeysAPI, key string) error
 }
 
 // request makes one request, and passes its answer on.
-func (t *tool) request(ask func(ctx context.Context) (*client.Response, error), show func(*client.Response) error) error {
+func (t keyCommands) request(ask func(ctx context.Context) (*client.Response, error), show func(*client.Response) error) error {
 	ctx, cancel := t.limited()
 	defer cancel()
 	resp, err := ask(ctx)
@@ -37,7 +37,7 @@ func (t *tool) request(ask func(ctx context.Context) (*client.Response, error), 
 }
 
 // value returns the second argument, or standard input.
-func (t *tool) value(args []string) (string, error) {
+func (t keyCommands) value(args []string) (string, error) {
 	if len(args) > 1 {
 		return args[1], nil
 	}
@@ -48,7 +48,7 @@ func (t *tool) value(args []string) (string, error) {
 	return string(data), nil
 }
 
-func (t *tool) getCommand() *cobra.Command {
+func (t keyCommands) get() *cobra.Command {
 	var opts client.GetOptions
 	return t.leaf("get <key>", "Prints the value of a key", func(fs *flagSet) {
 		fs.BoolVar(&opts.Sort, "sort", false, "in order of the keys")
@@ -67,7 +67,7 @@ func (t *tool) getCommand() *cobra.Command {
 	})
 }
 
-func (t *tool) lsCommand() *cobra.Command {
+func (t keyCommands) ls() *cobra.Command {
 	var opts client.GetOptions
 	var slash bool
 	return t.leaf("ls [key]", "Lists a directory", func(fs *flagSet) {
@@ -97,7 +97,7 @@ func (t *tool) lsCommand() *cobra.Command {
 	})
 }
 
-func (t *tool) list(nodes client.Nodes, slash bool) {
+func (t keyCommands) list(nodes client.Nodes, slash bool) {
 	for _, n := range nodes {
 		name := n.Key
 		if n.Dir && slash {
@@ -111,7 +111,7 @@ func (t *tool) list(nodes client.Nodes, slash bool) {
 // change returns a command that writes a key. flags sets opts from flags other than --ttl,
 // which all of these commands have; value says whether the command takes a value, or
 // creates a directory.
-func (t *tool) change(use, short string, opts client.SetOptions, value bool, flags func(fs *flagSet, opts *client.SetOptions) (done func())) *cobra.Command {
+func (t keyCommands) change(use, short string, opts client.SetOptions, value bool, flags func(fs *flagSet, opts *client.SetOptions) (done func())) *cobra.Command {
 	var ttl int
 	done := func() {}
 	opts.Dir = !value
@@ -142,7 +142,7 @@ func (t *tool) change(use, short string, opts client.SetOptions, value bool, fla
 	})
 }
 
-func (t *tool) setCommand() *cobra.Command {
+func (t keyCommands) set() *cobra.Command {
 	return t.change("set <key> [value]", "Sets the value of a key, by default to standard input", client.SetOptions{}, true,
 		func(fs *flagSet, opts *client.SetOptions) func() {
 			index := fs.Int("swap-with-index", 0, "only if the key was last modified at this index")
@@ -151,23 +151,23 @@ func (t *tool) setCommand() *cobra.Command {
 		})
 }
 
-func (t *tool) updateCommand() *cobra.Command {
+func (t keyCommands) update() *cobra.Command {
 	return t.change("update <key> [value]", "Sets the value of a key that exists", client.SetOptions{PrevExist: client.PrevExist}, true, nil)
 }
 
-func (t *tool) mkdirCommand() *cobra.Command {
+func (t keyCommands) mkdir() *cobra.Command {
 	return t.change("mkdir <key>", "Makes a directory", client.SetOptions{PrevExist: client.PrevNoExist}, false, nil)
 }
 
-func (t *tool) setdirCommand() *cobra.Command {
+func (t keyCommands) setdir() *cobra.Command {
 	return t.change("setdir <key>", "Makes a directory, also in place of a key", client.SetOptions{}, false, nil)
 }
 
-func (t *tool) updatedirCommand() *cobra.Command {
+func (t keyCommands) updatedir() *cobra.Command {
 	return t.change("updatedir <key>", "Sets the TTL of a directory", client.SetOptions{PrevExist: client.PrevExist}, false, nil)
 }
 
-func (t *tool) mkCommand() *cobra.Command {
+func (t keyCommands) mk() *cobra.Command {
 	var inOrder bool
 	var ttl int
 	return t.leaf("mk <key> [value]", "Makes a key that does not exist", func(fs *flagSet) {
@@ -190,7 +190,7 @@ func (t *tool) mkCommand() *cobra.Command {
 	})
 }
 
-func (t *tool) rmCommand() *cobra.Command {
+func (t keyCommands) rm() *cobra.Command {
 	var opts client.DeleteOptions
 	var index int
 	return t.leaf("rm <key>", "Removes a key or a directory", func(fs *flagSet) {
@@ -205,13 +205,13 @@ func (t *tool) rmCommand() *cobra.Command {
 	})
 }
 
-func (t *tool) rmdirCommand() *cobra.Command {
+func (t keyCommands) rmdir() *cobra.Command {
 	return t.leaf("rmdir <key>", "Removes an empty directory or a key", nil, func(args []string) error {
 		return t.remove(args, &client.DeleteOptions{Dir: true})
 	})
 }
 
-func (t *tool) remove(args []string, opts *client.DeleteOptions) error {
+func (t keyCommands) remove(args []string, opts *client.DeleteOptions) error {
 	return t.onKey(args, func(api client.KeysAPI, key string) error {
 		return t.request(func(ctx context.Context) (*client.Response, error) { return api.Delete(ctx, key, opts) },
 			func(resp *client.Response) error {
@@ -225,7 +225,7 @@ func (t *tool) remove(args []string, opts *client.DeleteOptions) error {
 
 // print prints an answer about one key in the format of --output. A format that does not
 // exist is not an error in etcdctl.
-func (t *tool) print(resp *client.Response) error {
+func (t keyCommands) print(resp *client.Response) error {
 	before := ""
 	if resp.PrevNode != nil {
 		before = resp.PrevNode.Value

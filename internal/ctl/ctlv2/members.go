@@ -20,18 +20,18 @@ import (
 // checkPause is the pause between two rounds of cluster-health --forever.
 const checkPause = 10 * time.Second
 
-func (t *tool) memberCommand() *cobra.Command {
+func (t memberCommands) member() *cobra.Command {
 	return t.group("member", "Lists and changes the members of the cluster",
-		t.leaf("list", "Lists the members", nil, t.memberList),
-		t.leaf("add <name> <peerURL>", "Adds a member, which may then be started", nil, t.memberAdd),
-		t.leaf("remove <memberID>", "Removes a member", nil, t.memberRemove),
-		t.leaf("update <memberID> <peerURLs>", "Changes the URLs at which peers reach a member", nil, t.memberUpdate),
+		t.leaf("list", "Lists the members", nil, t.list),
+		t.leaf("add <name> <peerURL>", "Adds a member, which may then be started", nil, t.add),
+		t.leaf("remove <memberID>", "Removes a member", nil, t.remove),
+		t.leaf("update <memberID> <peerURLs>", "Changes the URLs at which peers reach a member", nil, t.update),
 	)
 }
 
 // onMembers returns the body of a command about members. Its context has the command's
 // timeout.
-func (t *tool) onMembers(f func(ctx context.Context, api client.MembersAPI) error) error {
+func (t memberCommands) onMembers(f func(ctx context.Context, api client.MembersAPI) error) error {
 	c, err := t.client()
 	if err != nil {
 		return err
@@ -41,7 +41,7 @@ func (t *tool) onMembers(f func(ctx context.Context, api client.MembersAPI) erro
 	return f(ctx, client.NewMembersAPI(c))
 }
 
-func (t *tool) memberList(args []string) error {
+func (t memberCommands) list(args []string) error {
 	if len(args) != 0 {
 		return plain("No arguments accepted")
 	}
@@ -66,7 +66,7 @@ func (t *tool) memberList(args []string) error {
 	})
 }
 
-func (t *tool) memberAdd(args []string) error {
+func (t memberCommands) add(args []string) error {
 	if len(args) != 2 {
 		return plain("Provide a name and a single member peerURL")
 	}
@@ -95,7 +95,7 @@ func (t *tool) memberAdd(args []string) error {
 	})
 }
 
-func (t *tool) memberRemove(args []string) error {
+func (t memberCommands) remove(args []string) error {
 	if len(args) != 1 {
 		return plain("Provide a single member ID")
 	}
@@ -124,7 +124,7 @@ func (t *tool) memberRemove(args []string) error {
 	})
 }
 
-func (t *tool) memberUpdate(args []string) error {
+func (t memberCommands) update(args []string) error {
 	if len(args) != 2 {
 		return plain("Provide an ID and a list of comma separated peerURL (0xabcd http://example.com,http://example1.com)")
 	}
@@ -137,7 +137,7 @@ func (t *tool) memberUpdate(args []string) error {
 	})
 }
 
-func (t *tool) clusterHealthCommand() *cobra.Command {
+func (t memberCommands) clusterHealth() *cobra.Command {
 	var forever bool
 	return t.leaf("cluster-health", "Asks each member for its health", func(fs *flagSet) {
 		fs.BoolVar(&forever, "forever", false, "ask every 10 seconds until Ctrl-C")
@@ -149,7 +149,7 @@ func (t *tool) clusterHealthCommand() *cobra.Command {
 			ctx, stop = t.UntilSignal(os.Interrupt)
 			defer stop()
 		}
-		err := t.clusterHealth(ctx, forever)
+		err := t.checkAll(ctx, forever)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -157,7 +157,7 @@ func (t *tool) clusterHealthCommand() *cobra.Command {
 	})
 }
 
-func (t *tool) clusterHealth(ctx context.Context, forever bool) error {
+func (t memberCommands) checkAll(ctx context.Context, forever bool) error {
 	tr, err := t.transport()
 	if err != nil {
 		return refused(exitServerError, err)
@@ -178,7 +178,7 @@ func (t *tool) clusterHealth(ctx context.Context, forever bool) error {
 	for {
 		healthy := 0
 		for _, m := range members {
-			if t.memberHealth(ctx, web, m) {
+			if t.checkOne(ctx, web, m) {
 				healthy++
 			}
 		}
@@ -205,9 +205,9 @@ func (t *tool) clusterHealth(ctx context.Context, forever bool) error {
 	}
 }
 
-// memberHealth asks a member at its URLs, one after the other, until one answers, and
+// checkOne asks a member at its URLs, one after the other, until one answers, and
 // prints the result.
-func (t *tool) memberHealth(ctx context.Context, web *http.Client, m client.Member) (healthy bool) {
+func (t memberCommands) checkOne(ctx context.Context, web *http.Client, m client.Member) (healthy bool) {
 	if len(m.ClientURLs) == 0 {
 		fmt.Fprintf(t.Stdout, "member %s is unreachable: no available published client urls\n", m.ID)
 		return false

@@ -14,7 +14,7 @@ import (
 
 // follow passes the events of a key on until event reports that one is enough, or the user
 // interrupts, which is not an error.
-func (t *tool) follow(api client.KeysAPI, key string, opts *client.WatcherOptions, event func(*client.Response) (enough bool, err error)) error {
+func (t watchCommands) follow(api client.KeysAPI, key string, opts *client.WatcherOptions, event func(*client.Response) (enough bool, err error)) error {
 	ctx, stop := t.UntilSignal(os.Interrupt)
 	defer stop()
 	w := api.Watcher(key, opts)
@@ -32,7 +32,7 @@ func (t *tool) follow(api client.KeysAPI, key string, opts *client.WatcherOption
 	}
 }
 
-func (t *tool) watchCommand() *cobra.Command {
+func (t watchCommands) watch() *cobra.Command {
 	var forever, recursive bool
 	var after int
 	return t.leaf("watch <key>", "Waits for a change of a key and prints it", func(fs *flagSet) {
@@ -57,7 +57,7 @@ func (t *tool) watchCommand() *cobra.Command {
 	})
 }
 
-func (t *tool) execWatchCommand() *cobra.Command {
+func (t watchCommands) execWatch() *cobra.Command {
 	var recursive bool
 	var after int
 	return t.leaf("exec-watch <key> -- <command> [args...]", "Runs a command for each change of a key", func(fs *flagSet) {
@@ -98,7 +98,7 @@ func keyAndCommand(args []string) (key string, command []string) {
 }
 
 // spawn starts a command with an event in its environment, and does not wait for it.
-func (t *tool) spawn(command []string, resp *client.Response) error {
+func (t watchCommands) spawn(command []string, resp *client.Response) error {
 	cmd := exec.CommandContext(context.Background(), command[0], command[1:]...)
 	cmd.Env = append(slices.Clone(t.Env),
 		"ETCD_WATCH_ACTION="+resp.Action,
