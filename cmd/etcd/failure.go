@@ -5,18 +5,10 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/certs"
 	"quorate/internal/config"
 	"quorate/internal/discovery"
 )
-
-// startError is a failure that etcd reports with a message of its own.
-type startError struct {
-	msg string
-	err error
-}
-
-func (e *startError) Error() string { return e.err.Error() }
-func (e *startError) Unwrap() error { return e.err }
 
 // discoveryError is a failure to find the founders of the cluster.
 type discoveryError struct{ err error }
@@ -27,15 +19,15 @@ func (e *discoveryError) Unwrap() error { return e.err }
 // notStarted logs why the process does not start and returns its exit code.
 func notStarted(cfg *config.Config, err error) int {
 	lg := cfg.Log()
-	if known := (*startError)(nil); errors.As(err, &known) {
-		return cfg.Fatal(known.msg, known.err).Code
+	if known := (*certs.StartError)(nil); errors.As(err, &known) {
+		return cfg.Fatal(known.Message, known.Err).Code
 	}
 	if found := (*discoveryError)(nil); !errors.As(err, &found) {
 		return cfg.FatalExit(err).Code
 	}
 	token := cfg.Discovery.Token
 	if token == "" {
-		token = cfg.V2Discovery
+		token = cfg.V2Discovery.URL
 	}
 	switch {
 	case errors.Is(err, discovery.ErrDuplicateID):

@@ -46,7 +46,7 @@ func (p *process) listen(ctx context.Context) error {
 		if !config.IsSecure(u) {
 			continue
 		}
-		if p.security.peer == nil || !p.security.peer.CanListen() {
+		if p.security.Peer == nil || !p.security.Peer.CanListen() {
 			return certs.CannotListen(l.Addr().String(), "--listen-peer-urls="+u.String()+" asks for TLS", certs.FlagNames{Prefix: "peer-"})
 		}
 		p.peer[len(p.peer)-1] = listen.NewListener(l, listen.Accepts{TLS: p.security.peerTLS(p.lg)})

@@ -60,7 +60,7 @@ func run() int {
 	}
 	p, err := start(ctx, cfg, starting)
 	if errors.Is(err, discovery.ErrFull) && cfg.FallsBackToProxy() {
-		lg.Warn("discovery cluster is full, falling back to proxy", zap.String("discovery-url", cfg.V2Discovery))
+		lg.Warn("discovery cluster is full, falling back to proxy", zap.String("discovery-url", cfg.V2Discovery.URL))
 		return runProxy(ctx, cfg, starting)
 	}
 	if err != nil {

@@ -17,7 +17,6 @@ import (
 
 	"quorate/internal/certs"
 	"quorate/internal/config"
-	"quorate/internal/discovery"
 	"quorate/internal/httpapi"
 	"quorate/internal/listen"
 	"quorate/internal/membership"
@@ -87,7 +86,7 @@ func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error)
 		return nil, err
 	}
 	o, to := cfg.HTTPProxy()
-	client := peerapi.NewClient(transport.RequestClient(p.security.dialPeers(), to.DialTimeout))
+	client := peerapi.NewClient(transport.RequestClient(p.security.DialPeers(), to.DialTimeout))
 	o.Peers = peers
 	o.Members = func(ctx context.Context, urls []string) ([]membership.Member, error) {
 		ms, _, err := client.Members(ctx, urls, proxyMembersTimeout)
@@ -120,10 +119,10 @@ func proxyPeers(ctx context.Context, cfg *config.Config) ([]string, error) {
 	}
 	cluster, err := cfg.InitialCluster, error(nil)
 	switch {
-	case cfg.V2Discovery != "":
-		cluster, err = discovery.V2{URL: cfg.V2Discovery, Proxy: cfg.V2DiscoveryProxy, Logger: cfg.Log()}.Observe(ctx)
-	case cfg.DiscoverySRV != "":
-		cluster, err = discovery.SRVPeers(cfg.Log(), cfg.DiscoverySRV, cfg.DiscoverySRVName)
+	case cfg.V2Discovery.URL != "":
+		cluster, err = cfg.V2Discovery.Observe(ctx)
+	case cfg.SRV.Domain != "":
+		cluster, err = cfg.SRV.Peers()
 	}
 	if err != nil {
 		return nil, fmt.Errorf("find the members for --proxy: %w", err)
@@ -146,15 +145,15 @@ func proxyPeers(ctx context.Context, cfg *config.Config) ([]string, error) {
 // dialMembers returns the TLS settings for the client URLs of members: the files for
 // clients or, failing that, those for peers.
 func (s security) dialMembers(cfg *config.Config) (*tls.Config, error) {
-	store := s.client
+	store := s.Client
 	if t := cfg.ClientTLS; store == nil && (!t.Empty() || t.TrustedCAFile != "") {
 		var err error
-		if store, err = certs.Open(cfg.Certs(t, "")); err != nil {
+		if store, err = certs.Open(cfg.Protocols.Options(t, "", cfg.Log())); err != nil {
 			return nil, err
 		}
 	}
 	if store == nil {
-		store = s.peer
+		store = s.Peer
 	}
 	if store == nil {
 		return nil, nil

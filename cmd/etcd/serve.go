@@ -17,7 +17,6 @@ import (
 	"quorate/internal/build"
 	"quorate/internal/config"
 	"quorate/internal/datadir"
-	"quorate/internal/discovery"
 	"quorate/internal/httpapi"
 	"quorate/internal/join"
 	"quorate/internal/listen"
@@ -78,7 +77,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	if err := p.openTracing(ctx, cfg); err != nil {
 		return nil, err
 	}
-	sc.Peers.TLS = p.security.dialPeers()
+	sc.Peers.TLS = p.security.DialPeers()
 	if err := p.listen(ctx); err != nil {
 		return nil, err
 	}
@@ -91,7 +90,7 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 	if cfg.Joining() && !initialized {
 		starting.Status("asking the cluster to add this member")
 		sc.Initial, err = join.Enter(ctx, join.Options{
-			Endpoints: config.URLStrings(cfg.Join), TLS: p.security.dialClients(), Name: cfg.Member.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
+			Endpoints: config.URLStrings(cfg.Join), TLS: p.security.DialClients(), Name: cfg.Member.Name, PeerURLs: sc.PeerURLs, Logger: p.lg,
 		})
 		if err != nil {
 			return nil, err
@@ -187,13 +186,13 @@ func memberConfig(ctx context.Context, cfg *config.Config, initialized bool) (se
 func discover(ctx context.Context, cfg *config.Config, sc *server.Config) error {
 	var err error
 	switch {
-	case cfg.DiscoverySRV != "":
-		cfg.InitialCluster, err = discovery.SRV(cfg.Log(), cfg.DiscoverySRV, cfg.DiscoverySRVName, cfg.Member.Name, cfg.AdvertisePeerURLs)
+	case cfg.SRV.Domain != "":
+		cfg.InitialCluster, err = cfg.SRV.Founders(cfg.Member.Name, cfg.AdvertisePeerURLs)
 	case len(cfg.Discovery.Client.Endpoints) > 0:
 		sc.InitialToken = cfg.Discovery.Token
 		cfg.InitialCluster, err = register(ctx, cfg)
-	case cfg.V2Discovery != "":
-		sc.InitialToken = cfg.V2Discovery
+	case cfg.V2Discovery.URL != "":
+		sc.InitialToken = cfg.V2Discovery.URL
 		cfg.InitialCluster, err = registerV2(ctx, cfg)
 	}
 	if err != nil {
@@ -226,8 +225,8 @@ func registerV2(ctx context.Context, cfg *config.Config) (string, error) {
 	if !cfg.IsNewCluster() {
 		return "", errors.New("discovery URL should not be set when joining existing initial cluster")
 	}
-	cluster, err := discovery.V2{URL: cfg.V2Discovery, Proxy: cfg.V2DiscoveryProxy, Logger: cfg.Log()}.Join(ctx,
-		membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.V2Discovery, nil),
+	cluster, err := cfg.V2Discovery.Join(ctx,
+		membership.ComputeMemberID(config.URLStrings(cfg.AdvertisePeerURLs), cfg.V2Discovery.URL, nil),
 		cfg.Self())
 	if err != nil {
 		return "", fmt.Errorf("failed to join discovery cluster (%w)", err)

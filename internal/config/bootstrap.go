@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/discovery"
 	"quorate/internal/membership"
 	"quorate/internal/transport"
 )
@@ -123,5 +124,5 @@ func (c *Config) ProxyDir() string { return filepath.Join(c.Member.DataDir, "pro
 // FallsBackToProxy reports whether a member that finds its cluster full becomes a proxy to
 // it.
 func (c *Config) FallsBackToProxy() bool {
-	return c.V2Discovery != "" && c.DiscoveryFallback == "proxy"
+	return c.V2Discovery.URL != "" && c.V2Discovery.Fallback == discovery.FallbackProxy
 }

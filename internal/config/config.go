@@ -22,6 +22,7 @@ import (
 	"quorate/internal/httpapi"
 	"quorate/internal/logging"
 	"quorate/internal/membership"
+	"quorate/internal/proxy/httpproxy"
 	"quorate/internal/rpc"
 	"quorate/internal/server"
 	"quorate/internal/tracing"
@@ -60,10 +61,11 @@ const (
 // Member, Calls, Pages and so on. A flag that needs a decision or another unit first is a
 // field of Config itself, and handDown converts it.
 type Config struct {
-	Member  server.Config
-	Calls   rpc.Options
-	Pages   httpapi.Options
-	Logging logging.Options
+	Member   server.Config
+	Calls    rpc.Options
+	Pages    httpapi.Options
+	Logging  logging.Options
+	LogFlags logging.Flags
 
 	EnableTracing bool
 	Tracing       tracing.Options
@@ -99,32 +101,22 @@ type Config struct {
 	ClusterState        string    // StateNew or StateExisting
 	Join                []url.URL // client URLs of a running cluster that this member adds itself to
 	Discovery           discovery.Config
-	DiscoverySRV        string
-	DiscoverySRVName    string
-	DiscoveryFallback   string // exit or proxy
+	SRV                 discovery.SRV
 	V2Deprecation       string // ignored, as in etcd
 
 	// Security.
 	ClientTLS              certs.Files
 	PeerTLS                certs.Files
+	Protocols              certs.Protocols
 	SelfSignedCertValidity uint // years
-	CipherSuites           []string
-	TLSMinVersion          string
-	TLSMaxVersion          string
 	BcryptCost             uint
 	AuthTokenTTL           uint // seconds
 
-	Logger                string // zap or capnslog
-	LogPackageLevels      string
-	Debug                 bool // the former flag for log level debug
-	EnableLogRotation     bool
-	LogRotationConfigJSON string
-
 	// Flags of etcd 3.4 and 3.5.
-	V2Discovery      string
-	V2DiscoveryProxy string
-	EnableV2         bool
-	Proxy            string // ProxyOff, ProxyReadOnly or ProxyOn
+	V2Discovery discovery.V2
+	EnableV2    bool
+	Proxy       string // ProxyOff, ProxyReadOnly or ProxyOn
+	ProxyTimes  httpproxy.Times
 
 	// Timeouts and intervals of the proxy, in milliseconds. For the last three, 0 is no
 	// limit.
@@ -176,21 +168,17 @@ func Default() *Config {
 		AdvertiseClientURLs:     mustURLs(defaultClientURL),
 		InitialCluster:          DefaultName + "=" + defaultPeerURL,
 		ClusterState:            StateNew,
-		DiscoveryFallback:       "exit",
+		V2Discovery:             discovery.V2{Fallback: discovery.FallbackExit},
 		Proxy:                   ProxyOff,
-		ProxyFailureWaitMs:      5000,
-		ProxyRefreshIntervalMs:  30000,
-		ProxyDialTimeoutMs:      1000,
-		ProxyWriteTimeoutMs:     5000,
+		ProxyTimes:              httpproxy.DefaultTimes(),
 		Discovery:               discovery.Default(),
 		AutoCompactionMode:      CompactionPeriodic,
 		AutoCompactionRetention: "0",
 		SelfSignedCertValidity:  1,
-		TLSMinVersion:           "TLS1.2",
+		Protocols:               certs.Protocols{MinVersion: "TLS1.2"},
 		BcryptCost:              10,
 		AuthTokenTTL:            300,
-		Logger:                  "zap",
-		LogRotationConfigJSON:   `{"maxsize": 100, "maxage": 0, "maxbackups": 0, "localtime": false, "compress": false}`,
+		LogFlags:                logging.DefaultFlags(),
 		Metrics:                 MetricsBasic,
 		explicit:                map[string]bool{},
 	}

@@ -562,7 +562,7 @@ func FuzzFile(f *testing.F) {
 			t.Errorf("decoded into an incomplete configuration: %q", data)
 		}
 		c.Inert()
-		c.checkStart()
+		(validator{c}).start()
 	})
 }
 
@@ -592,10 +592,10 @@ tls-max-version: TLS1.2
 		if i == 0 { // the file has no key for them
 			client.CRLFile, peer.CRLFile = "crl", "pcrl"
 		}
-		if got := c.Certs(c.ClientTLS, ""); !reflect.DeepEqual(got, client) {
+		if got := c.Protocols.Options(c.ClientTLS, "", c.Log()); !reflect.DeepEqual(got, client) {
 			t.Errorf("clients: got\n%+v, want\n%+v", got, client)
 		}
-		if got := c.Certs(c.PeerTLS, "peer-"); !reflect.DeepEqual(got, peer) {
+		if got := c.Protocols.Options(c.PeerTLS, "peer-", c.Log()); !reflect.DeepEqual(got, peer) {
 			t.Errorf("members: got\n%+v, want\n%+v", got, peer)
 		}
 	}

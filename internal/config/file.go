@@ -227,6 +227,9 @@ func unwrapPath(err error) error {
 	return err
 }
 
+// fileReader fills a configuration from a file.
+type fileReader struct{ *Config }
+
 // decodeFile decodes YAML or JSON. Unknown keys are skipped, as in etcd; former names of
 // options are accepted.
 func decodeFile(data []byte) (*Config, error) {
@@ -242,17 +245,18 @@ func decodeFile(data []byte) (*Config, error) {
 	for key := range keys {
 		c.explicit[key] = true
 	}
-	c.warnUnknown("", keys, file.Type())
-	if err := c.takeOldKeys(keys); err != nil {
+	r := fileReader{c}
+	r.warnUnknown("", keys, file.Type())
+	if err := r.takeOldKeys(keys); err != nil {
 		return nil, err
 	}
-	if err := c.takeLists(texts); err != nil {
+	if err := r.takeLists(texts); err != nil {
 		return nil, err
 	}
 	if err := c.mergeOldNames(); err != nil {
 		return nil, err
 	}
-	if c.InitialCluster == Default().InitialCluster && (c.V2Discovery != "" || c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0) {
+	if c.InitialCluster == Default().InitialCluster && (c.V2Discovery.URL != "" || c.SRV.Domain != "" || len(c.Discovery.Client.Endpoints) > 0) {
 		c.InitialCluster = ""
 	}
 	if c.Proxy == "" {
@@ -269,7 +273,7 @@ func decodeFile(data []byte) (*Config, error) {
 
 // warnUnknown warns about unknown keys of the file, or of one of its sections, and suggests
 // the name that was probably meant. etcd skips them silently.
-func (c *Config) warnUnknown(section string, keys map[string]json.RawMessage, of reflect.Type) {
+func (c fileReader) warnUnknown(section string, keys map[string]json.RawMessage, of reflect.Type) {
 	known := map[string]reflect.Type{}
 	collectKeys(of, known)
 	if section == "" {
@@ -321,7 +325,7 @@ func collectKeys(of reflect.Type, known map[string]reflect.Type) {
 
 // takeOldKeys decodes the values of an option's former, experimental key into the option's
 // field.
-func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
+func (c fileReader) takeOldKeys(keys map[string]json.RawMessage) error {
 	for _, a := range aliases {
 		key := a.old
 		if a.fileKey != "" {
@@ -340,7 +344,7 @@ func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
 		}
 		var one bytes.Buffer
 		fmt.Fprintf(&one, "{%q:%s}", a.new, raw)
-		if err := decodeKeys(json.Unmarshal, one.Bytes(), keysOf(c, new(textKeys))); err != nil {
+		if err := decodeKeys(json.Unmarshal, one.Bytes(), keysOf(c.Config, new(textKeys))); err != nil {
 			return fmt.Errorf("error unmarshaling %s: %s", key, strings.Replace(err.Error(), "configYAML.", "", 1))
 		}
 	}
@@ -349,7 +353,7 @@ func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
 		if !given {
 			continue
 		}
-		if err := (gateValue{c, a.old}).Set(string(raw)); err != nil {
+		if err := (gateValue{c.Config, a.old}).Set(string(raw)); err != nil {
 			return fmt.Errorf("error unmarshaling %s: %w", a.old, err)
 		}
 	}
@@ -357,7 +361,7 @@ func (c *Config) takeOldKeys(keys map[string]json.RawMessage) error {
 }
 
 // takeLists parses the settings that the file holds as one string.
-func (c *Config) takeLists(l *textKeys) error {
+func (c fileReader) takeLists(l *textKeys) error {
 	lists := []struct {
 		text    string
 		setting string // etcd names this flag in the error, right or wrong

@@ -2,10 +2,13 @@ package config
 
 import (
 	"net"
+	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
+	"quorate/internal/certs"
 	"quorate/internal/datadir"
 	"quorate/internal/proxy/httpproxy"
 )
@@ -39,7 +42,7 @@ func (c *Config) handDown() {
 	if c.FeatureGates.Enabled(SetMemberLocalAddr) {
 		m.Peers.LocalIP = c.localIP()
 	}
-	m.Logger = c.lg
+	m.Logger, c.V2Discovery.Logger, c.SRV.Logger = c.lg, c.lg, c.lg
 
 	c.Calls.ElectionTimeout, c.Calls.Extensive, c.Calls.Logger = m.ElectionTimeout(), c.Metrics == MetricsExtensive, c.lg
 	c.Calls.NotServingOnDefrag = c.FeatureGates.Enabled(NotServingOnDefrag)
@@ -85,11 +88,16 @@ func (c *Config) Layout() datadir.Layout {
 
 // HTTPProxy returns the options of a proxy and of its connections to the members.
 func (c *Config) HTTPProxy() (httpproxy.Options, httpproxy.TransportOptions) {
-	return httpproxy.Options{Dir: c.ProxyDir(), Logger: c.lg,
-			FailureWait: milliseconds(c.ProxyFailureWaitMs), Refresh: milliseconds(c.ProxyRefreshIntervalMs)},
-		httpproxy.TransportOptions{DialTimeout: milliseconds(c.ProxyDialTimeoutMs), ReadTimeout: milliseconds(c.ProxyReadTimeoutMs),
-			WriteTimeout: milliseconds(c.ProxyWriteTimeoutMs), MaxIdlePerEndpoint: proxyIdleConns}
+	o, to := c.ProxyTimes.Options()
+	o.Dir, o.Logger = c.ProxyDir(), c.lg
+	return o, to
 }
 
-// proxyIdleConns is the number of idle connections kept to each member.
-const proxyIdleConns = 128
+// Security returns the certificates of the member and what uses them.
+func (c *Config) Security() certs.MemberOptions {
+	return certs.MemberOptions{
+		Peer: c.PeerTLS, Client: c.ClientTLS, Protocols: c.Protocols,
+		PeerURLs: c.ListenPeerURLs, ClientURLs: slices.Concat(c.ListenClientURLs, c.ListenClientHTTPURLs), Metrics: c.ListenMetricsURLs,
+		Generated: filepath.Join(c.Member.DataDir, "fixtures"), Validity: c.SelfSignedCertValidity, Logger: c.lg,
+	}
+}

@@ -22,7 +22,7 @@ func (c *Config) Joining() bool { return len(c.Join) > 0 }
 
 // Discovers reports whether the founders of the cluster find each other through discovery.
 func (c *Config) Discovers() bool {
-	return c.V2Discovery != "" || c.DiscoverySRV != "" || len(c.Discovery.Client.Endpoints) > 0
+	return c.V2Discovery.URL != "" || c.SRV.Domain != "" || len(c.Discovery.Client.Endpoints) > 0
 }
 
 // settleJoin fills in what a member that joins by --join was not given: its name, and URLs

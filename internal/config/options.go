@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+
+	"quorate/internal/discovery"
 )
 
 // state says whether an option has an effect in this server.
@@ -146,11 +148,13 @@ var options = []option{
 	{name: "discovery-password", noKey: true, group: groupClustering, help: "v3 discovery: password, when --discovery-user has none.",
 		field: func(c *Config) any { return &c.Discovery.Client.Auth.Password }},
 	{name: "discovery-fallback", group: groupClustering, help: "What to do when the cluster of --discovery is full: exit, or proxy, which is as if --proxy=on had been given.",
-		field: func(c *Config) any { return enumValue{&c.DiscoveryFallback, []string{"exit", "proxy"}} }},
+		field: func(c *Config) any {
+			return enumValue{&c.V2Discovery.Fallback, []string{discovery.FallbackExit, discovery.FallbackProxy}}
+		}},
 	{name: "discovery-srv", group: groupClustering, help: "DNS domain whose SRV records name the members.",
-		field: func(c *Config) any { return &c.DiscoverySRV }},
+		field: func(c *Config) any { return &c.SRV.Domain }},
 	{name: "discovery-srv-name", group: groupClustering, help: "Suffix of the name of these records.",
-		field: func(c *Config) any { return &c.DiscoverySRVName }},
+		field: func(c *Config) any { return &c.SRV.Suffix }},
 	{name: "strict-reconfig-check", group: groupClustering, help: "Refuse member changes that would cost the quorum.",
 		field: func(c *Config) any { return &c.Member.StrictReconfig }},
 	{name: "pre-vote", group: groupClustering, help: "Ask before an election whether it could be won, so that a member that comes back does not depose a leader.",
@@ -207,15 +211,15 @@ var options = []option{
 	{name: "peer-skip-client-san-verification", noKey: true, group: groupSecurity, help: "Do not compare the address of a member with its certificate.",
 		field: func(c *Config) any { return &c.PeerTLS.SkipClientSANVerify }},
 	{name: "cipher-suites", group: groupSecurity, help: "TLS cipher suites by their Go names, separated by commas; empty is Go's choice.",
-		field: func(c *Config) any { return listValue{&c.CipherSuites} }},
+		field: func(c *Config) any { return listValue{&c.Protocols.CipherSuites} }},
 	{name: "cors", group: groupSecurity, help: "Web origins that may call the HTTP side; '*' allows all.",
 		field: func(c *Config) any { return originsValue{&c.Pages.CORS} }},
 	{name: "host-whitelist", group: groupSecurity, help: "Host names that plain HTTP requests may address; '*' allows all.",
 		field: func(c *Config) any { return setValue{&c.Pages.HostWhitelist} }},
 	{name: "tls-min-version", group: groupSecurity, help: "Lowest TLS version: TLS1.2 or TLS1.3.",
-		field: func(c *Config) any { return &c.TLSMinVersion }},
+		field: func(c *Config) any { return &c.Protocols.MinVersion }},
 	{name: "tls-max-version", group: groupSecurity, help: "Highest TLS version: TLS1.2 or TLS1.3; empty is Go's choice.",
-		field: func(c *Config) any { return &c.TLSMaxVersion }},
+		field: func(c *Config) any { return &c.Protocols.MaxVersion }},
 
 	{name: "auth-token", group: groupAuth, help: "Kind of tokens and their options: 'simple' or 'jwt,...'.",
 		field: func(c *Config) any { return &c.Member.Tokens.Spec }},
@@ -232,7 +236,7 @@ var options = []option{
 		field: func(c *Config) any { return urlsValue{&c.ListenMetricsURLs} }},
 
 	{name: "logger", group: groupLogging, help: "Only 'zap'.",
-		field: func(c *Config) any { return &c.Logger }},
+		field: func(c *Config) any { return &c.LogFlags.Logger }},
 	{name: "log-outputs", group: groupLogging, help: "default, stderr, stdout, systemd/journal or files, separated by commas.",
 		field: func(c *Config) any { return setValue{&c.Logging.Outputs} }},
 	{name: "log-level", group: groupLogging, help: "debug, info, warn, error, panic or fatal. debug also opens profiling on the client URLs.",
@@ -240,9 +244,9 @@ var options = []option{
 	{name: "log-format", group: groupLogging, help: "json or console.",
 		field: func(c *Config) any { return &c.Logging.Format }},
 	{name: "enable-log-rotation", group: groupLogging, help: "Rotate the one file in --log-outputs.",
-		field: func(c *Config) any { return &c.EnableLogRotation }},
+		field: func(c *Config) any { return &c.LogFlags.Rotate }},
 	{name: "log-rotation-config-json", group: groupLogging, help: "When to rotate: maxsize in MB, maxage in days, maxbackups in files, localtime, compress.",
-		field: func(c *Config) any { return &c.LogRotationConfigJSON }},
+		field: func(c *Config) any { return &c.LogFlags.Rotation }},
 	{name: "warning-unary-request-duration", group: groupLogging, help: "Requests that take longer than this are logged.",
 		field: func(c *Config) any { return &c.Calls.WarnUnaryDuration }},
 
@@ -281,27 +285,27 @@ var options = []option{
 		field: func(c *Config) any { return &c.Member.CatchUpEntries }},
 
 	{name: "debug", group: groupLegacy, help: "The same as --log-level=debug.",
-		field: func(c *Config) any { return &c.Debug }},
+		field: func(c *Config) any { return &c.LogFlags.Debug }},
 	{name: "log-package-levels", group: groupLegacy, help: "Log levels by package: etcdserver=DEBUG,raft=ERROR,*=INFO.",
-		field: func(c *Config) any { return &c.LogPackageLevels }},
+		field: func(c *Config) any { return &c.LogFlags.PackageLevels }},
 	{name: "discovery", group: groupLegacy, help: "URL of a v2 discovery service, through which the founders of a cluster find each other. --discovery-token and --discovery-endpoints are its successors.",
-		field: func(c *Config) any { return &c.V2Discovery }},
+		field: func(c *Config) any { return &c.V2Discovery.URL }},
 	{name: "discovery-proxy", group: groupLegacy, help: "HTTP proxy on the way to that service.",
-		field: func(c *Config) any { return &c.V2DiscoveryProxy }},
+		field: func(c *Config) any { return &c.V2Discovery.Proxy }},
 	{name: "enable-v2", group: groupLegacy, help: "Serve the v2 API on client URLs, as etcd 3.5 does. Its keys are separate from those of the v3 API. Deprecated.",
 		field: func(c *Config) any { return &c.EnableV2 }},
 	{name: "proxy", group: groupLegacy, help: "on or readonly: do not run a member but forward HTTP requests to the members of --initial-cluster; off: run a member.",
 		field: func(c *Config) any { return enumValue{&c.Proxy, []string{ProxyOff, ProxyReadOnly, ProxyOn}} }},
 	{name: "proxy-failure-wait", group: groupLegacy, help: "Time (in ms) for which the proxy skips a member that it could not reach.",
-		field: func(c *Config) any { return &c.ProxyFailureWaitMs }},
+		field: func(c *Config) any { return &c.ProxyTimes.FailureWait }},
 	{name: "proxy-refresh-interval", group: groupLegacy, help: "Time (in ms) between two requests of the proxy for the member list.",
-		field: func(c *Config) any { return &c.ProxyRefreshIntervalMs }},
+		field: func(c *Config) any { return &c.ProxyTimes.Refresh }},
 	{name: "proxy-dial-timeout", group: groupLegacy, help: "Time (in ms) for the proxy to connect to a member; 0 for no limit.",
-		field: func(c *Config) any { return &c.ProxyDialTimeoutMs }},
+		field: func(c *Config) any { return &c.ProxyTimes.Dial }},
 	{name: "proxy-write-timeout", group: groupLegacy, help: "Time (in ms) for the proxy to write to a member; 0 for no limit.",
-		field: func(c *Config) any { return &c.ProxyWriteTimeoutMs }},
+		field: func(c *Config) any { return &c.ProxyTimes.Write }},
 	{name: "proxy-read-timeout", group: groupLegacy, help: "Time (in ms) for the proxy to read from a member; 0 for no limit, as watches need it.",
-		field: func(c *Config) any { return &c.ProxyReadTimeoutMs }},
+		field: func(c *Config) any { return &c.ProxyTimes.Read }},
 
 	{name: "force-new-cluster", group: groupUnsafe, help: "Start from local data as the only member of the cluster.",
 		field: func(c *Config) any { return &c.Member.ForceNew }},

@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"quorate/internal/discovery"
 	"quorate/internal/logging"
 )
 
@@ -97,7 +98,7 @@ func (p *parser) run() (*Config, *Exit) {
 	}
 	c.logNotes()
 	p.settleDefaults(c)
-	if err := c.checkStart(); err != nil {
+	if err := (validator{c}).start(); err != nil {
 		return nil, c.FatalExit(err)
 	}
 	c.handDown()
@@ -173,7 +174,7 @@ func (p *parser) fromFlags(c *Config, fs *flag.FlagSet) (*Exit, error) {
 	if c.explicit["listen-client-urls"] && !c.explicit["advertise-client-urls"] {
 		c.AdvertiseClientURLs = nil
 	}
-	if !c.explicit["initial-cluster"] && (c.V2Discovery != "" || c.DiscoverySRV != "" || c.DiscoverySRVName != "" || len(c.Discovery.Client.Endpoints) > 0) {
+	if !c.explicit["initial-cluster"] && (c.V2Discovery.URL != "" || c.SRV.Domain != "" || c.SRV.Suffix != "" || len(c.Discovery.Client.Endpoints) > 0) {
 		c.InitialCluster = ""
 	}
 	if err := c.mergeOldNames(); err != nil {
@@ -204,14 +205,14 @@ func (p *parser) finish(c *Config) error {
 	if err := c.openLog(p.stdout, p.stderr); err != nil {
 		return err
 	}
-	if c.DiscoveryFallback == "proxy" && c.V2Discovery == "" {
+	if c.V2Discovery.Fallback == discovery.FallbackProxy && c.V2Discovery.URL == "" {
 		// The default up to etcd 3.5, which old units and guides spell out.
 		c.warn("--discovery-fallback=proxy changes nothing without --discovery")
 	}
 	if err := p.settleJoin(c); err != nil {
 		return err
 	}
-	if err := c.validate(); err != nil {
+	if err := (validator{c}).validate(); err != nil {
 		return err
 	}
 	c.noteInert()

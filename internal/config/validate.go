@@ -1,8 +1,6 @@
 package config
 
 import (
-	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -40,12 +38,15 @@ var (
 	errParse = errors.New("parse error")
 )
 
+// validator checks a configuration.
+type validator struct{ *Config }
+
 // validate checks the settings in etcd's order, so that of several mistakes the same one is
 // reported. Warnings go to the logger.
-func (c *Config) validate() error {
+func (c validator) validate() error {
 	checks := []func() error{
-		c.checkURLs, c.checkBootstrap, c.checkTimes, c.checkCompaction, c.checkTracing,
-		c.checkGates, c.checkName, c.checkTLSVersions, c.checkV2,
+		c.urls, c.bootstrap, c.times, c.compaction, c.tracing,
+		c.gates, c.name, c.Protocols.CheckVersions, c.v2,
 	}
 	for _, check := range checks {
 		if err := check(); err != nil {
@@ -55,9 +56,9 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// checkV2 rejects --enable-v2 with a --v2-deprecation stage that excludes it. An unset
+// v2 rejects --enable-v2 with a --v2-deprecation stage that excludes it. An unset
 // --v2-deprecation is ignored: its default is that of etcd 3.7.
-func (c *Config) checkV2() error {
+func (c validator) v2() error {
 	if c.EnableV2 && c.explicit["v2-deprecation"] && c.V2Deprecation != "" && c.V2Deprecation != "not-yet" {
 		return fmt.Errorf("--enable-v2 and --v2-deprecation=%s are mutually exclusive", c.V2Deprecation)
 	}
@@ -68,28 +69,12 @@ func (c *Config) checkV2() error {
 func (c *Config) openLog(stdout, stderr io.Writer) error {
 	o := &c.Logging
 	o.Stdout, o.Stderr = stdout, stderr
-	switch c.Logger {
-	case "zap":
-	case "capnslog":
-		o.Format = logging.FormatCapnslog
-		c.warn("--logger=capnslog was removed in etcd v3.5; lines have its form, use --logger=zap for JSON")
-	default:
-		return fmt.Errorf("unknown logger option %q", c.Logger)
-	}
-	rotation, err := c.logRotation()
+	warnings, err := c.LogFlags.Apply(o)
 	if err != nil {
 		return err
 	}
-	o.Rotation = rotation
-	if o.Packages, err = logging.ParsePackageLevels(c.LogPackageLevels); err != nil {
-		return err
-	}
-	if c.LogPackageLevels != "" {
-		c.warn(fmt.Sprintf("Deprecated '--log-package-levels=%s' flag is set; use '--log-level' instead", c.LogPackageLevels))
-	}
-	if c.Debug {
-		o.Level = "debug"
-		c.warn("Deprecated '--debug' flag is set to true (use '--log-level=debug' instead)")
+	for _, w := range warnings {
+		c.warn(w)
 	}
 	lg, closeLog, err := logging.New(*o)
 	if err != nil {
@@ -99,7 +84,7 @@ func (c *Config) openLog(stdout, stderr io.Writer) error {
 	return nil
 }
 
-func (c *Config) checkURLs() error {
+func (c validator) urls() error {
 	if err := checkBind(c.ListenPeerURLs); err != nil {
 		return err
 	}
@@ -124,21 +109,21 @@ func (c *Config) checkURLs() error {
 	return nil
 }
 
-func (c *Config) checkBootstrap() error {
+func (c validator) bootstrap() error {
 	if c.ClusterState != StateNew && c.ClusterState != StateExisting {
 		return fmt.Errorf("unexpected clusterState %q", c.ClusterState)
 	}
-	if !slices.Contains([]string{"", "exit", "proxy"}, c.DiscoveryFallback) {
-		return fmt.Errorf("unexpected discovery-fallback %q", c.DiscoveryFallback)
+	if !slices.Contains([]string{"", "exit", "proxy"}, c.V2Discovery.Fallback) {
+		return fmt.Errorf("unexpected discovery-fallback %q", c.V2Discovery.Fallback)
 	}
 	if !slices.Contains([]string{ProxyOff, ProxyReadOnly, ProxyOn}, c.Proxy) {
 		return fmt.Errorf("unexpected proxy %q", c.Proxy)
 	}
 	ways := 0
-	if c.V2DiscoveryProxy != "" && (c.Discovery.Token != "" || len(c.Discovery.Client.Endpoints) > 0) {
+	if c.V2Discovery.Proxy != "" && (c.Discovery.Token != "" || len(c.Discovery.Client.Endpoints) > 0) {
 		return errors.New("both v2 discovery settings (discovery, discovery-proxy) and v3 discovery settings (discovery-token, discovery-endpoints) are set")
 	}
-	for _, given := range []bool{c.InitialCluster != "", c.V2Discovery != "", c.DiscoverySRV != "", len(c.Discovery.Client.Endpoints) > 0} {
+	for _, given := range []bool{c.InitialCluster != "", c.V2Discovery.URL != "", c.SRV.Domain != "", len(c.Discovery.Client.Endpoints) > 0} {
 		if given {
 			ways++
 		}
@@ -157,7 +142,7 @@ func (c *Config) checkBootstrap() error {
 	return nil
 }
 
-func (c *Config) checkTimes() error {
+func (c validator) times() error {
 	if c.TickMs == 0 {
 		return fmt.Errorf("--heartbeat-interval must be >0 (set to %dms)", c.TickMs)
 	}
@@ -176,7 +161,7 @@ func (c *Config) checkTimes() error {
 	return nil
 }
 
-func (c *Config) checkCompaction() error {
+func (c validator) compaction() error {
 	switch c.AutoCompactionMode {
 	case CompactionPeriodic, CompactionRevision:
 	case "":
@@ -190,7 +175,7 @@ func (c *Config) checkCompaction() error {
 // maxSamplingRate samples every trace.
 const maxSamplingRate = 1_000_000
 
-func (c *Config) checkTracing() error {
+func (c validator) tracing() error {
 	switch {
 	case !c.EnableTracing:
 	case c.Tracing.SamplingRate < 0:
@@ -201,7 +186,7 @@ func (c *Config) checkTracing() error {
 	return nil
 }
 
-func (c *Config) checkGates() error {
+func (c validator) gates() error {
 	checkpoint, persist := c.FeatureGates.Enabled(LeaseCheckpoint), c.FeatureGates.Enabled(LeaseCheckpointPersist)
 	if checkpoint && !persist {
 		c.lg.Warn("Detected that checkpointing is enabled without persistence. Consider enabling feature gate LeaseCheckpointPersist")
@@ -215,7 +200,7 @@ func (c *Config) checkGates() error {
 	return nil
 }
 
-func (c *Config) checkName() error {
+func (c validator) name() error {
 	if c.Member.Name == DefaultName {
 		c.lg.Warn("it isn't recommended to use default name, please set a value for --name. Note that etcd might run into issue when multiple members have the same default name",
 			zap.String("name", c.Member.Name))
@@ -223,55 +208,10 @@ func (c *Config) checkName() error {
 	return nil
 }
 
-func (c *Config) checkTLSVersions() error {
-	low, err := tlsVersion(c.TLSMinVersion)
-	if err != nil {
-		return fmt.Errorf("%w: --tls-min-version", err)
-	}
-	high, err := tlsVersion(c.TLSMaxVersion)
-	if err != nil {
-		return fmt.Errorf("%w: --tls-max-version", err)
-	}
-	if high != 0 && low > high {
-		return fmt.Errorf("min version (%s) is greater than max version (%s): --tls-min-version and --tls-max-version", c.TLSMinVersion, c.TLSMaxVersion)
-	}
-	if low == tls.VersionTLS13 && len(c.CipherSuites) > 0 {
-		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled: leave out --cipher-suites, or lower --tls-min-version")
-	}
-	return nil
-}
-
-// logRotation returns nil unless rotation was asked for.
-func (c *Config) logRotation() (*logging.Rotation, error) {
-	if !c.EnableLogRotation {
-		return nil, nil
-	}
-	files := 0
-	for _, out := range c.Logging.Outputs {
-		switch out {
-		case logging.OutputDefault, logging.OutputStderr, logging.OutputStdout:
-		default:
-			files++
-		}
-	}
-	if files > 1 || (files == 0 && len(c.Logging.Outputs) == 1) {
-		return nil, errors.New("--log-outputs requires a single file path when --log-rotate-config-json is defined")
-	}
-	rotation := &logging.Rotation{}
-	err := json.Unmarshal([]byte(c.LogRotationConfigJSON), rotation)
-	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
-		return nil, fmt.Errorf("improperly formatted log rotation config: %w", err)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("invalid log rotation config: %w", err)
-	}
-	return rotation, nil
-}
-
-// checkStart finds the mistakes that etcd reports as a failure to start: URLs that cannot
+// start finds the mistakes that etcd reports as a failure to start: URLs that cannot
 // be bound, and an invalid retention.
-func (c *Config) checkStart() error {
-	if err := c.checkSecurity(); err != nil {
+func (c validator) start() error {
+	if err := c.security(); err != nil {
 		return err
 	}
 	_, err := c.CompactionRetention()

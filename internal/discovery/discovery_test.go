@@ -199,7 +199,7 @@ func TestSRV(t *testing.T) {
 		{ssl: "0=https://a:1", err: `cannot find local etcd member "me" in SRV records`},
 		{err: "error setting up initial cluster: no SRV records of example.com"},
 	} {
-		got, err := lookup(zap.NewNop(), "example.com", "x", "me", nil, answer(tc.ssl, tc.plain))
+		got, err := SRV{Domain: "example.com", Suffix: "x", Logger: zap.NewNop(), get: answer(tc.ssl, tc.plain)}.Founders("me", nil)
 		if got != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
 			t.Errorf("%+v: %q, %v", tc, got, err)
 		}

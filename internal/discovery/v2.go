@@ -43,7 +43,17 @@ type V2 struct {
 	URL    string // the URL is the token of the cluster
 	Proxy  string // HTTP proxy in front of it; empty is none
 	Logger *zap.Logger
+
+	// Fallback is what a member does that finds the cluster full: FallbackExit or
+	// FallbackProxy.
+	Fallback string
 }
+
+// Values of V2.Fallback.
+const (
+	FallbackExit  = "exit"
+	FallbackProxy = "proxy"
+)
 
 // Join registers member id with its part of the initial cluster (name=url,...), waits for
 // the others, and returns the initial cluster. While the service cannot be reached it

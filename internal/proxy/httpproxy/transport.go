@@ -10,6 +10,31 @@ import (
 	"quorate/internal/clock"
 )
 
+// Times are the values of the flags about times of a proxy, in milliseconds.
+type Times struct {
+	FailureWait uint // how long a member that could not be reached is skipped
+	Refresh     uint // interval of requests for the member list
+
+	// Timeouts of requests to members; 0 is no limit.
+	Dial, Write, Read uint
+}
+
+// DefaultTimes returns the times without any flag.
+func DefaultTimes() Times {
+	return Times{FailureWait: 5000, Refresh: 30000, Dial: 1000, Write: 5000}
+}
+
+// idleConns is the number of idle connections kept to each member.
+const idleConns = 128
+
+// Options returns the parts of the options of a proxy, and of its connections, that the
+// times determine.
+func (t Times) Options() (Options, TransportOptions) {
+	ms := func(n uint) time.Duration { return time.Duration(n) * time.Millisecond }
+	return Options{FailureWait: ms(t.FailureWait), Refresh: ms(t.Refresh)},
+		TransportOptions{DialTimeout: ms(t.Dial), ReadTimeout: ms(t.Read), WriteTimeout: ms(t.Write), MaxIdlePerEndpoint: idleConns}
+}
+
 // TransportOptions say how to reach members. A time of 0 is no limit.
 type TransportOptions struct {
 	TLS                 *tls.Config // for https endpoints; nil for Go's defaults
