@@ -9,12 +9,13 @@ import (
 )
 
 // The page of flags in the handbook has, in both languages, every flag of --help with its
-// default and its variable, or says why it leaves the flag out; and its right examples are
-// accepted.
+// default and its variable, or says why it leaves the flag out. Its right examples are
+// accepted, and every flag has a wrong one, or a line about what is wrong but not refused. The
+// handbook lane runs the wrong examples.
 func TestHandbookHasEveryFlag(t *testing.T) {
-	for _, c := range []struct{ page, entry, empty, right string }{
-		{"flags.md", `(?m)^### --(\S+)\n\nDefault (.+?), variable ` + "`(ETCD_[A-Z0-9_]+)`", "empty", "Right: `"},
-		{"flags.zh-CN.md", `(?m)^### --(\S+)\n\n默认 (.+?)，环境变量 ` + "`(ETCD_[A-Z0-9_]+)`", "空", "正确：`"},
+	for _, c := range []struct{ page, entry, empty, right, wrong string }{
+		{"flags.md", `(?m)^### --(\S+)\n\nDefault (.+?), variable ` + "`(ETCD_[A-Z0-9_]+)`", "empty", "Right: `", "Wrong"},
+		{"flags.zh-CN.md", `(?m)^### --(\S+)\n\n默认 (.+?)，环境变量 ` + "`(ETCD_[A-Z0-9_]+)`", "空", "正确：`", "错误"},
 	} {
 		b, err := os.ReadFile(filepath.Join("../../docs/handbook", c.page))
 		if err != nil {
@@ -25,6 +26,13 @@ func TestHandbookHasEveryFlag(t *testing.T) {
 		entries := map[string][]string{}
 		for _, m := range regexp.MustCompile(c.entry).FindAllStringSubmatch(text, -1) {
 			entries[m[1]] = m
+		}
+		for _, section := range strings.Split(text, "\n### ")[1:] {
+			section, _, _ = strings.Cut(section, "\n## ")
+			name, rest, _ := strings.Cut(section, "\n")
+			if !strings.Contains(rest, "\n"+c.wrong) {
+				t.Errorf("%s: %s has neither a wrong example nor a line about what is wrong with no error", c.page, name)
+			}
 		}
 		known := 0
 		for _, f := range Flags() {
