@@ -194,7 +194,7 @@ func (p *parser) fromFile(path string) (*Config, *Exit, error) {
 	}
 	c.lg.Info("loaded server configuration, other configuration command line flags and environment variables will be ignored if provided",
 		zap.String("path", path))
-	c.warnDeprecated()
+	p.warnDeprecated(c)
 	return c, nil, nil
 }
 
@@ -253,7 +253,7 @@ func decodeFile(data []byte) (*Config, error) {
 	if err := r.takeLists(texts); err != nil {
 		return nil, err
 	}
-	if err := c.mergeOldNames(); err != nil {
+	if err := mergeOldNames(c); err != nil {
 		return nil, err
 	}
 	if c.InitialCluster == Default().InitialCluster && (c.V2Discovery.URL != "" || c.SRV.Domain != "" || len(c.Discovery.Client.Endpoints) > 0) {

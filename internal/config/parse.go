@@ -96,7 +96,7 @@ func (p *parser) run() (*Config, *Exit) {
 	if err != nil {
 		return nil, p.reject(lg, err)
 	}
-	c.logNotes()
+	p.logNotes(c)
 	p.settleDefaults(c)
 	if err := (validator{c}).start(); err != nil {
 		return nil, c.FatalExit(err)
@@ -177,16 +177,16 @@ func (p *parser) fromFlags(c *Config, fs *flag.FlagSet) (*Exit, error) {
 	if !c.explicit["initial-cluster"] && (c.V2Discovery.URL != "" || c.SRV.Domain != "" || c.SRV.Suffix != "" || len(c.Discovery.Client.Endpoints) > 0) {
 		c.InitialCluster = ""
 	}
-	if err := c.mergeOldNames(); err != nil {
+	if err := mergeOldNames(c); err != nil {
 		return nil, err
 	}
 	err = p.finish(c)
-	c.warnDeprecated()
+	p.warnDeprecated(c)
 	return nil, err
 }
 
 // warnDeprecated warns about deprecated flags that were set.
-func (c *Config) warnDeprecated() {
+func (p *parser) warnDeprecated(c *Config) {
 	for _, name := range sortedKeys(deprecatedNames) {
 		if c.explicit[name] && c.lg != nil {
 			c.lg.Warn(deprecatedNames[name])
@@ -215,13 +215,13 @@ func (p *parser) finish(c *Config) error {
 	if err := (validator{c}).validate(); err != nil {
 		return err
 	}
-	c.noteInert()
+	p.noteInert(c)
 	return nil
 }
 
 // mergeOldNames merges flags and file keys that were given under their former, experimental
 // names.
-func (c *Config) mergeOldNames() error {
+func mergeOldNames(c *Config) error {
 	for _, a := range aliases {
 		if !c.explicit[a.old] {
 			continue
@@ -249,7 +249,7 @@ func (c *Config) mergeOldNames() error {
 }
 
 // noteInert queues a warning for everything that was set and has no effect.
-func (c *Config) noteInert() {
+func (p *parser) noteInert(c *Config) {
 	for _, name := range c.Inert() {
 		c.warn("accepted without effect: this version of Quorate does not act on it", zap.String("flag", "--"+name))
 	}
@@ -271,7 +271,7 @@ func (c *Config) Inert() []string {
 	return names
 }
 
-func (c *Config) logNotes() {
+func (p *parser) logNotes(c *Config) {
 	for _, n := range c.notes {
 		c.lg.Log(n.level, n.msg, n.fields...)
 	}
@@ -312,12 +312,12 @@ func (p *parser) settleAdvertised(c *Config) {
 		}
 	}
 	if c.Member.Name != DefaultName && c.InitialCluster == DefaultName+"="+defaultPeerURL {
-		c.InitialCluster = c.clusterOfOne()
+		c.InitialCluster = clusterOfOne(c)
 	}
 }
 
 // clusterOfOne is an initial cluster of this member alone.
-func (c *Config) clusterOfOne() string {
+func clusterOfOne(c *Config) string {
 	name := c.Member.Name
 	if name == "" {
 		name = DefaultName
