@@ -1,7 +1,10 @@
 package apply
 
 import (
+	"time"
+
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.uber.org/zap"
 
 	"quorate/internal/auth"
 	"quorate/internal/engine"
@@ -12,6 +15,25 @@ import (
 // functions, for requests that a member serves without the log. The order of the
 // checks is etcd's, because it determines which of two errors a client sees.
 
+// users applies requests about users and roles, and decides about permissions.
+type users struct {
+	auth *auth.Store
+	keys *keyspace
+	now  func() time.Time
+	lg   *zap.Logger
+}
+
+// load loads users and roles, and initializes a new store.
+func (u *users) load(eng engine.Engine) error {
+	fresh, err := u.auth.Load(eng)
+	if err == nil && fresh {
+		b := eng.NewBatch()
+		u.auth.Init(b)
+		err = b.Commit()
+	}
+	return err
+}
+
 // caller returns the user named in an entry's header.
 func caller(r *pb.InternalRaftRequest) auth.Info {
 	return auth.Info{User: r.Header.GetUsername(), Rev: r.Header.GetAuthRevision()}
@@ -19,24 +41,24 @@ func caller(r *pb.InternalRaftRequest) auth.Info {
 
 // permitted rejects an entry whose user lacks the permission for it. Its
 // decisions are part of the replicated state.
-func (m *Machine) permitted(r *pb.InternalRaftRequest) error {
-	st := m.auth.Next()
+func (u *users) permitted(r *pb.InternalRaftRequest) error {
+	st := u.auth.Next()
 	if !st.Enabled() {
 		return nil
 	}
 	who := caller(r)
 	switch {
 	case r.Put != nil:
-		return CheckPut(st, who, m.lessor, r.Put)
+		return CheckPut(st, who, u.keys.lessor, r.Put)
 	case r.Txn != nil:
-		return CheckTxn(st, who, m.lessor, r.Txn)
+		return CheckTxn(st, who, u.keys.lessor, r.Txn)
 	case r.DeleteRange != nil:
 		if err := st.CanWrite(who, r.DeleteRange.Key, r.DeleteRange.RangeEnd); err != nil || !r.DeleteRange.PrevKv {
 			return err
 		}
 		return st.CanRead(who, r.DeleteRange.Key, r.DeleteRange.RangeEnd)
 	case r.LeaseRevoke != nil:
-		return CheckLease(st, who, m.lessor, r.LeaseRevoke.ID)
+		return CheckLease(st, who, u.keys.lessor, r.LeaseRevoke.ID)
 	case r.AuthUserGet != nil:
 		if err := st.IsAdmin(who); err != nil && r.AuthUserGet.Name != who.User {
 			return err
@@ -136,74 +158,74 @@ func checkOps(st *auth.State, who auth.Info, l *lease.Lessor, ops []*pb.RequestO
 	return nil
 }
 
-// authRequest applies requests of the auth service.
-func (m *Machine) authRequest(b engine.Batch, e *Entry, r *pb.InternalRaftRequest) Result {
-	if resp, err, ok := m.authRead(e, r); ok {
+// request applies requests of the auth service.
+func (u *users) request(b engine.Batch, e *Entry, r *pb.InternalRaftRequest) Result {
+	if resp, err, ok := u.read(e, r); ok {
 		return Result{Resp: resp, Err: err}
 	}
 	var (
 		resp any
 		err  error
-		h    = m.header()
-		was  = lookBefore(m.auth.Next(), r)
+		h    = u.keys.header()
+		was  = lookBefore(u.auth.Next(), r)
 	)
 	switch {
 	case r.Authenticate != nil:
-		return m.authenticate(e, r.Authenticate)
+		return u.authenticate(e, r.Authenticate)
 	case r.AuthEnable != nil:
-		resp, err = &pb.AuthEnableResponse{Header: h}, m.auth.Enable(b)
+		resp, err = &pb.AuthEnableResponse{Header: h}, u.auth.Enable(b)
 	case r.AuthDisable != nil:
-		m.auth.Disable(b)
+		u.auth.Disable(b)
 		resp = &pb.AuthDisableResponse{Header: h}
 	case r.AuthUserAdd != nil:
-		resp, err = &pb.AuthUserAddResponse{Header: h}, m.auth.UserAdd(b, r.AuthUserAdd)
+		resp, err = &pb.AuthUserAddResponse{Header: h}, u.auth.UserAdd(b, r.AuthUserAdd)
 	case r.AuthUserDelete != nil:
-		resp, err = &pb.AuthUserDeleteResponse{Header: h}, m.auth.UserDelete(b, r.AuthUserDelete.Name)
+		resp, err = &pb.AuthUserDeleteResponse{Header: h}, u.auth.UserDelete(b, r.AuthUserDelete.Name)
 	case r.AuthUserChangePassword != nil:
-		resp, err = &pb.AuthUserChangePasswordResponse{Header: h}, m.auth.UserChangePassword(b, r.AuthUserChangePassword)
+		resp, err = &pb.AuthUserChangePasswordResponse{Header: h}, u.auth.UserChangePassword(b, r.AuthUserChangePassword)
 	case r.AuthUserGrantRole != nil:
-		resp, err = &pb.AuthUserGrantRoleResponse{Header: h}, m.auth.UserGrantRole(b, r.AuthUserGrantRole.User, r.AuthUserGrantRole.Role)
+		resp, err = &pb.AuthUserGrantRoleResponse{Header: h}, u.auth.UserGrantRole(b, r.AuthUserGrantRole.User, r.AuthUserGrantRole.Role)
 	case r.AuthUserRevokeRole != nil:
-		resp, err = &pb.AuthUserRevokeRoleResponse{Header: h}, m.auth.UserRevokeRole(b, r.AuthUserRevokeRole.Name, r.AuthUserRevokeRole.Role)
+		resp, err = &pb.AuthUserRevokeRoleResponse{Header: h}, u.auth.UserRevokeRole(b, r.AuthUserRevokeRole.Name, r.AuthUserRevokeRole.Role)
 	case r.AuthRoleAdd != nil:
-		resp, err = &pb.AuthRoleAddResponse{Header: h}, m.auth.RoleAdd(b, r.AuthRoleAdd.Name)
+		resp, err = &pb.AuthRoleAddResponse{Header: h}, u.auth.RoleAdd(b, r.AuthRoleAdd.Name)
 	case r.AuthRoleDelete != nil:
-		resp, err = &pb.AuthRoleDeleteResponse{Header: h}, m.auth.RoleDelete(b, r.AuthRoleDelete.Role)
+		resp, err = &pb.AuthRoleDeleteResponse{Header: h}, u.auth.RoleDelete(b, r.AuthRoleDelete.Role)
 	case r.AuthRoleGrantPermission != nil:
-		resp, err = &pb.AuthRoleGrantPermissionResponse{Header: h}, m.auth.RoleGrantPermission(b, r.AuthRoleGrantPermission.Name, r.AuthRoleGrantPermission.Perm)
+		resp, err = &pb.AuthRoleGrantPermissionResponse{Header: h}, u.auth.RoleGrantPermission(b, r.AuthRoleGrantPermission.Name, r.AuthRoleGrantPermission.Perm)
 	case r.AuthRoleRevokePermission != nil:
 		q := r.AuthRoleRevokePermission
-		resp, err = &pb.AuthRoleRevokePermissionResponse{Header: h}, m.auth.RoleRevokePermission(b, q.Role, q.Key, q.RangeEnd)
+		resp, err = &pb.AuthRoleRevokePermissionResponse{Header: h}, u.auth.RoleRevokePermission(b, q.Role, q.Key, q.RangeEnd)
 	}
 	if err != nil {
-		was.refused(m.lg, r, err)
+		was.refused(u.lg, r, err)
 		return Result{Err: err}
 	}
-	was.done(m.lg, m.auth.Next(), r)
+	was.done(u.lg, u.auth.Next(), r)
 	return Result{Resp: resp}
 }
 
-// authRead answers requests that only read, if a caller on this member
+// read answers requests that only read, if a caller on this member
 // waits for the result.
-func (m *Machine) authRead(e *Entry, r *pb.InternalRaftRequest) (resp any, err error, ok bool) {
+func (u *users) read(e *Entry, r *pb.InternalRaftRequest) (resp any, err error, ok bool) {
 	reads := r.AuthStatus != nil || r.AuthUserGet != nil || r.AuthUserList != nil || r.AuthRoleGet != nil || r.AuthRoleList != nil
 	if !reads || !e.Local {
 		return nil, nil, reads
 	}
-	st := m.auth.Next()
+	st := u.auth.Next()
 	switch {
 	case r.AuthStatus != nil:
-		resp = &pb.AuthStatusResponse{Header: m.header(), Enabled: st.Enabled(), AuthRevision: st.Revision()}
+		resp = &pb.AuthStatusResponse{Header: u.keys.header(), Enabled: st.Enabled(), AuthRevision: st.Revision()}
 	case r.AuthUserList != nil:
-		resp = &pb.AuthUserListResponse{Header: m.header(), Users: st.Users()}
+		resp = &pb.AuthUserListResponse{Header: u.keys.header(), Users: st.Users()}
 	case r.AuthRoleList != nil:
-		resp = &pb.AuthRoleListResponse{Header: m.header(), Roles: st.Roles()}
+		resp = &pb.AuthRoleListResponse{Header: u.keys.header(), Roles: st.Roles()}
 	case r.AuthUserGet != nil:
-		x := &pb.AuthUserGetResponse{Header: m.header()}
+		x := &pb.AuthUserGetResponse{Header: u.keys.header()}
 		x.Roles, err = st.RolesOf(r.AuthUserGet.Name)
 		resp = x
 	case r.AuthRoleGet != nil:
-		x := &pb.AuthRoleGetResponse{Header: m.header()}
+		x := &pb.AuthRoleGetResponse{Header: u.keys.header()}
 		x.Perm, err = st.Permissions(r.AuthRoleGet.Role)
 		resp = x
 	}
@@ -213,10 +235,10 @@ func (m *Machine) authRead(e *Entry, r *pb.InternalRaftRequest) (resp any, err e
 	return resp, nil, true
 }
 
-func (m *Machine) authenticate(e *Entry, r *pb.InternalAuthenticateRequest) Result {
-	token, err := m.auth.Authenticate(r.Name, r.SimpleToken, e.GetIndex(), m.opts.Now())
+func (u *users) authenticate(e *Entry, r *pb.InternalAuthenticateRequest) Result {
+	token, err := u.auth.Authenticate(r.Name, r.SimpleToken, e.GetIndex(), u.now())
 	if err != nil {
 		return Result{Err: err}
 	}
-	return Result{Resp: &pb.AuthenticateResponse{Header: m.header(), Token: token}}
+	return Result{Resp: &pb.AuthenticateResponse{Header: u.keys.header(), Token: token}}
 }

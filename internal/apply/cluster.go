@@ -25,19 +25,26 @@ type ConfChange struct {
 	*raftpb.ConfChange
 }
 
-// confChange validates and applies a membership change. It is reported to
+// members applies membership changes, and requests of members about themselves.
+type members struct {
+	cluster *membership.Cluster
+	legacy  *legacy
+	lg      *zap.Logger
+}
+
+// change validates and applies a membership change. It is reported to
 // raft in either case, with node id 0 if it was rejected.
-func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
+func (m *members) change(b engine.Batch, e *Entry, out *Outcome) error {
 	cc := &raftpb.ConfChange{}
 	if err := proto.Unmarshal(e.Data, cc); err != nil {
 		id, _ := command.ConfChangeID(e.Data)
-		m.refuseChange(e, &raftpb.ConfChange{Id: &id}, fmt.Errorf("decode configuration change: %w", err), out)
+		m.refuse(e, &raftpb.ConfChange{Id: &id}, fmt.Errorf("decode configuration change: %w", err), out)
 		return nil
 	}
 	res := Result{ID: cc.GetId(), Reconfigured: true}
 	eff, err := m.cluster.Apply(b, cc)
 	if err != nil {
-		m.refuseChange(e, cc, err, out)
+		m.refuse(e, cc, err, out)
 		return nil
 	}
 	out.Members = append(out.Members, eff)
@@ -45,9 +52,9 @@ func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 	if eff.Action == membership.Removed {
 		steps = 2 // the member is removed, and recorded as removed
 	}
-	m.v2.Step(b, steps)
+	m.legacy.state.Step(b, steps)
 	res.Resp = &ConfChangeResult{Members: m.cluster.Members()}
-	if err := membership.PutConfState(b, m.ConfState()); err != nil {
+	if err := membership.PutConfState(b, m.confState()); err != nil {
 		return err
 	}
 	out.ConfChanges = append(out.ConfChanges, ConfChange{e.GetIndex(), cc})
@@ -57,9 +64,9 @@ func (m *Machine) confChange(b engine.Batch, e *Entry, out *Outcome) error {
 	return nil
 }
 
-// refuseChange answers a membership change with an error, and reports a change
+// refuse answers a membership change with an error, and reports a change
 // of no node to raft.
-func (m *Machine) refuseChange(e *Entry, cc *raftpb.ConfChange, err error, out *Outcome) {
+func (m *members) refuse(e *Entry, cc *raftpb.ConfChange, err error, out *Outcome) {
 	m.lg.Warn("refused a configuration change", zap.Uint64("index", e.GetIndex()), zap.String("member-id", membership.FormatID(cc.GetNodeId())), zap.Error(err))
 	cc.NodeId = new(uint64(0))
 	out.ConfChanges = append(out.ConfChanges, ConfChange{e.GetIndex(), cc})
@@ -68,8 +75,8 @@ func (m *Machine) refuseChange(e *Entry, cc *raftpb.ConfChange, err error, out *
 	}
 }
 
-// ConfState derives raft's configuration from the membership.
-func (m *Machine) ConfState() *raftpb.ConfState {
+// confState derives raft's configuration from the membership.
+func (m *members) confState() *raftpb.ConfState {
 	cs := &raftpb.ConfState{}
 	for _, x := range m.cluster.Members() {
 		if x.IsLearner {
@@ -81,9 +88,9 @@ func (m *Machine) ConfState() *raftpb.ConfState {
 	return cs
 }
 
-// clusterRequest applies requests in which members publish their attributes
+// request applies requests in which members publish their attributes
 // and versions. Alarms do not block them.
-func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out *Outcome) Result {
+func (m *members) request(b engine.Batch, r *pb.InternalRaftRequest, out *Outcome) Result {
 	switch {
 	case r.ClusterVersionSet != nil:
 		v, err := membership.ParseVersion(r.ClusterVersionSet.GetVer())
@@ -96,7 +103,7 @@ func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out 
 			m.lg.Error("refused a cluster version", zap.Stringer("version", v), zap.Error(err))
 			return Result{Err: err}
 		}
-		m.v2.Step(b, 1)
+		m.legacy.state.Step(b, 1)
 		out.VersionSet = true
 	case r.ClusterMemberAttrSet != nil:
 		a := r.ClusterMemberAttrSet
@@ -105,7 +112,7 @@ func (m *Machine) clusterRequest(b engine.Batch, r *pb.InternalRaftRequest, out 
 			return Result{Err: err}
 		}
 		if !m.cluster.IsRemoved(a.GetMember_ID()) {
-			m.v2.Step(b, 1)
+			m.legacy.state.Step(b, 1)
 		}
 	case r.DowngradeInfoSet != nil:
 		d := membership.Downgrade{Enabled: r.DowngradeInfoSet.GetEnabled()}

@@ -247,10 +247,10 @@ func (r *replica) dump() string {
 		fmt.Fprintf(&s, "%v %q=%q\n", engine.Bucket(it.Key()[0]), it.Key()[1:], v)
 	}
 	// State in memory, which a restart rebuilds.
-	for _, l := range r.m.lessor.List() {
-		fmt.Fprintf(&s, "lease %d %d %q\n", l.ID, l.TTL, r.m.lessor.Keys(l.ID))
+	for _, l := range r.m.keys.lessor.List() {
+		fmt.Fprintf(&s, "lease %d %d %q\n", l.ID, l.TTL, r.m.keys.lessor.Keys(l.ID))
 	}
-	st := r.m.auth.Next()
+	st := r.m.users.auth.Next()
 	fmt.Fprintf(&s, "auth %v %d %q %q\n", st.Enabled(), st.Revision(), st.Users(), st.Roles())
 	c := r.m.opts.Cluster
 	fmt.Fprintf(&s, "cluster %v %v %v %v\n", c.Members(), c.RemovedIDs(), c.Version(), c.Downgrade())

@@ -18,7 +18,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -27,7 +26,6 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
-	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/auth"
 	"quorate/internal/build"
@@ -35,8 +33,6 @@ import (
 	"quorate/internal/digest"
 	"quorate/internal/engine"
 	"quorate/internal/lease"
-	"quorate/internal/legacy/v2request"
-	"quorate/internal/legacy/v2state"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -55,8 +51,8 @@ type Entry struct {
 	*raftpb.Entry
 	// Req is the decoded request if the caller has it, otherwise nil.
 	Req *pb.InternalRaftRequest
-	// V2 is the same for a request of the v2 API.
-	V2 *v2request.Request
+	// Foreign is the same for a request with an encoding of its own.
+	Foreign command.Foreign
 	// Local says that a caller on this member waits for the result; reads in the
 	// request are executed only then.
 	Local bool
@@ -131,27 +127,25 @@ type Options struct {
 	Logger    *zap.Logger
 }
 
-// Machine is the state of one member. Apply must be called from one goroutine;
-// the parts that readers use (KV, Lessor, Alarms, Applied) are safe for
-// concurrent use.
+// Machine is the state of one member: it opens the parts, each of which applies one kind of
+// requests, and dispatches entries to them. Apply must be called from one goroutine; the parts that readers use
+// (KV, Lessor, Alarms, Applied) are safe for concurrent use.
 type Machine struct {
-	eng     engine.Engine
-	kv      *mvcc.Store
-	lessor  *lease.Lessor
-	cluster *membership.Cluster
-	auth    *auth.Store
-	v2      *v2state.State // of the v2 API
-	digest  *digest.Digest
-	opts    Options
-	lg      *zap.Logger
+	eng    engine.Engine
+	digest *digest.Digest
+	opts   Options
+	lg     *zap.Logger
+
+	keys    keyspace
+	leases  leases
+	users   users
+	members members
+	alarms  alarms
+	quota   quota
+	legacy  legacy
 
 	applied atomic.Uint64
 	term    uint64 // of the entry at applied
-	// size is the physical size of the engine at the last SetSize, plus the
-	// bytes written since: querying the engine is too expensive for every
-	// request.
-	size   atomic.Int64
-	alarms atomic.Pointer[[]*pb.AlarmMember]
 }
 
 var (
@@ -194,10 +188,10 @@ func readUint64(r engine.Reader, key []byte) (uint64, error) {
 // Open restores the machine from the engine. It also loads the cluster, the
 // lessor and the auth store of the options.
 func Open(eng engine.Engine, o Options) (*Machine, error) {
-	m := &Machine{eng: eng, lessor: o.Lessor, cluster: o.Cluster, auth: o.Auth, opts: o, lg: o.Logger}
-	if m.auth == nil {
-		m.auth = auth.NewStore(auth.NewSimpleTokens(0))
+	if o.Auth == nil {
+		o.Auth = auth.NewStore(auth.NewSimpleTokens(0))
 	}
+	m := &Machine{eng: eng, opts: o, lg: o.Logger}
 	index, term, err := Position(eng)
 	if err != nil {
 		return nil, err
@@ -208,65 +202,48 @@ func Open(eng engine.Engine, o Options) (*Machine, error) {
 	if m.digest, err = digest.Open(eng, index, m.opts.Release); err != nil {
 		return nil, err
 	}
-	if m.kv, err = mvcc.Open(eng, o.MVCC); err != nil {
+	kv, err := mvcc.Open(eng, o.MVCC)
+	if err != nil {
 		return nil, fmt.Errorf("open key space: %w", err)
 	}
+	m.keys = keyspace{kv: kv, lessor: o.Lessor}
+	m.leases = leases{keys: &m.keys, cluster: o.Cluster, now: o.Now, persist: o.PersistCheckpoints}
+	m.users = users{auth: o.Auth, keys: &m.keys, now: o.Now, lg: o.Logger}
+	m.members = members{cluster: o.Cluster, legacy: &m.legacy, lg: o.Logger}
+	m.quota.eng, m.quota.limit = eng, o.Quota
 	if err := m.restore(); err != nil {
-		m.kv.Close()
+		kv.Close()
 		return nil, err
 	}
-	if m.v2, err = v2state.Load(eng, index, m.cluster, o.Now); err != nil {
-		m.kv.Close()
-		return nil, fmt.Errorf("load the tree of the v2 API: %w", err)
+	if err := m.legacy.load(eng, index, o); err != nil {
+		kv.Close()
+		return nil, err
 	}
 	m.applied.Store(index)
 	m.term = term
-	m.size.Store(eng.Size().Total)
+	m.SetSize(eng.Size().Total)
 	return m, nil
 }
 
-// V2 returns the tree of the v2 API.
-func (m *Machine) V2() *v2store.Store { return m.v2.Tree() }
-
+// restore loads the parts whose records are in the engine.
 func (m *Machine) restore() error {
-	if err := m.lessor.Load(m.eng); err != nil {
-		return fmt.Errorf("load leases: %w", err)
+	if err := m.leases.load(m.eng, m.lg); err != nil {
+		return err
 	}
-	orphans := 0
-	m.kv.Leases(func(key []byte, id int64) {
-		err := m.lessor.Attach(id, key)
-		if err == nil {
-			return
-		}
-		// A data directory of etcd may hold such keys. They stay, as they do in
-		// etcd.
-		if orphans++; orphans == 1 {
-			m.lg.Error("failed to attach a lease", zap.String("lease-id", fmt.Sprintf("%016x", id)), zap.Binary("key", key), zap.Error(err))
-		}
-	})
-	if orphans > 1 {
-		m.lg.Error("further keys have leases that do not exist", zap.Int("keys", orphans-1))
-	}
-	if err := m.cluster.Load(m.eng); err != nil {
+	if err := m.opts.Cluster.Load(m.eng); err != nil {
 		return fmt.Errorf("load membership: %w", err)
 	}
-	if err := m.loadAlarms(); err != nil {
+	if err := m.alarms.load(m.eng); err != nil {
 		return fmt.Errorf("load alarms: %w", err)
 	}
-	fresh, err := m.auth.Load(m.eng)
-	if err == nil && fresh {
-		b := m.eng.NewBatch()
-		m.auth.Init(b)
-		err = b.Commit()
-	}
-	if err != nil {
+	if err := m.users.load(m.eng); err != nil {
 		return fmt.Errorf("load users and roles: %w", err)
 	}
 	return nil
 }
 
 // KV returns the key space, for readers.
-func (m *Machine) KV() *mvcc.Store { return m.kv }
+func (m *Machine) KV() *mvcc.Store { return m.keys.kv }
 
 // Engine returns the engine under the machine.
 func (m *Machine) Engine() engine.Engine { return m.eng }
@@ -277,8 +254,24 @@ func (m *Machine) Applied() uint64 { return m.applied.Load() }
 // Digest returns the digest of what was applied.
 func (m *Machine) Digest() *digest.Digest { return m.digest }
 
+// V2 returns the tree of the v2 API.
+func (m *Machine) V2() *v2store.Store { return m.legacy.state.Tree() }
+
+// Alarms returns the active alarms, sorted by member, then type. The caller must not modify
+// the slice.
+func (m *Machine) Alarms() []*pb.AlarmMember { return m.alarms.list() }
+
+// ConfState derives raft's configuration from the membership.
+func (m *Machine) ConfState() *raftpb.ConfState { return m.members.confState() }
+
+// OverQuota reports whether the store has no room for n more bytes.
+func (m *Machine) OverQuota(n int64) bool { return m.quota.exceeded(n) }
+
+// SetSize sets the physical size of the machine's engine, in bytes.
+func (m *Machine) SetSize(n int64) { m.quota.size.Store(n) }
+
 // Close stops the machine's background work; the engine stays open.
-func (m *Machine) Close() { m.kv.Close() }
+func (m *Machine) Close() { m.keys.kv.Close() }
 
 // Apply applies a run of entries as one batch. An error means that this member
 // cannot continue; nothing of the run is then visible.
@@ -307,7 +300,7 @@ func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	binary.BigEndian.PutUint64(v[:], m.term)
 	b.Set(termKey, v[:])
 	m.digest.Store(b)
-	m.size.Add(int64(b.Len()))
+	m.quota.size.Add(int64(b.Len()))
 	start := m.opts.Now()
 	if err := b.Commit(); err != nil {
 		return Outcome{}, fmt.Errorf("commit entries up to %d: %w", applied, err)
@@ -317,21 +310,21 @@ func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	metrics.DebuggingDiskBackendCommitWriteDurationSeconds.Observe(took) // there is no other part
 	// Publish auth first: a reader that sees a key must see the permissions
 	// decided before it.
-	out.AuthChanged = m.auth.Publish()
-	m.kv.Publish()
+	out.AuthChanged = m.users.auth.Publish()
+	m.keys.kv.Publish()
 	m.digest.Publish()
 	m.applied.Store(applied)
 	out.Applied = applied
-	out.Rev = m.kv.Rev()
+	out.Rev = m.keys.kv.Rev()
 	return out, nil
 }
 
 func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 	switch e.GetType() {
 	case raftpb.EntryConfChange:
-		return m.confChange(b, e, out)
+		return m.members.change(b, e, out)
 	case raftpb.EntryConfChangeV2:
-		m.refuseChange(e, &raftpb.ConfChange{}, ErrConfChangeV2, out)
+		m.members.refuse(e, &raftpb.ConfChange{}, ErrConfChangeV2, out)
 		return nil
 	case raftpb.EntryNormal:
 	default:
@@ -344,13 +337,13 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		out.NewTerm = true
 		return nil
 	}
-	req, v2, err := e.contents()
+	req, foreign, err := e.contents()
 	if err != nil {
 		m.refuse(e, err, out)
 		return nil
 	}
 	if req == nil {
-		m.legacyRequest(b, e, v2, out)
+		m.legacy.request(b, e, foreign, m.opts.Now, out)
 		return nil
 	}
 	start := m.opts.Now()
@@ -376,16 +369,6 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 	return nil
 }
 
-// legacyRequest applies a request of the v2 API to its tree.
-func (m *Machine) legacyRequest(b engine.Batch, e *Entry, r *v2request.Request, out *Outcome) {
-	start := m.opts.Now()
-	resp, err := m.v2.Apply(b, r)
-	observeV2(r.Method, err == nil, m.opts.Now().Sub(start))
-	if e.Local {
-		out.Results = append(out.Results, Result{ID: r.ID, Resp: resp, Err: err})
-	}
-}
-
 // refuse skips an entry that no member can interpret. Whatever its origin, it must
 // not stop the members: they would stop again at every start.
 func (m *Machine) refuse(e *Entry, err error, out *Outcome) {
@@ -405,15 +388,15 @@ func fatal(err error) Result { return Result{Err: fmt.Errorf("%w: %w", errFatal,
 func (m *Machine) dispatch(b engine.Batch, e *Entry, r *pb.InternalRaftRequest, out *Outcome) Result {
 	switch {
 	case r.ClusterVersionSet != nil, r.ClusterMemberAttrSet != nil, r.DowngradeInfoSet != nil:
-		return m.clusterRequest(b, r, out)
+		return m.members.request(b, r, out)
 	case r.DowngradeVersionTest != nil, r.Range != nil:
 		return Result{}
 	}
-	if err := m.alarmed(r); err != nil {
+	if err := m.alarms.forbid(r); err != nil {
 		return Result{Err: err}
 	}
-	over := m.overQuota(r)
-	if err := m.permitted(r); err != nil {
+	over := m.quota.exceededBy(r)
+	if err := m.users.permitted(r); err != nil {
 		return Result{Err: err, refused: adminOnly(r)}
 	}
 	res := m.request(b, e, r, out)
@@ -427,154 +410,21 @@ func (m *Machine) dispatch(b engine.Batch, e *Entry, r *pb.InternalRaftRequest, 
 func (m *Machine) request(b engine.Batch, e *Entry, r *pb.InternalRaftRequest, out *Outcome) Result {
 	switch {
 	case r.Put != nil:
-		return m.put(b, r.Put, out)
+		return m.keys.put(b, r.Put, out)
 	case r.Txn != nil:
-		return m.txn(b, r.Txn, e.Local, out)
+		return m.keys.txn(b, r.Txn, e.Local, out)
 	case r.DeleteRange != nil:
-		return m.deleteRange(b, r.DeleteRange, out)
+		return m.keys.deleteRange(b, r.DeleteRange, out)
 	case r.Compaction != nil:
-		return m.compact(b, r.Compaction)
+		return m.keys.compact(b, r.Compaction)
 	case r.LeaseGrant != nil:
-		return m.leaseGrant(b, r.LeaseGrant)
+		return m.leases.grant(b, r.LeaseGrant)
 	case r.LeaseRevoke != nil:
-		return m.leaseRevoke(b, r.LeaseRevoke, out)
+		return m.leases.revoke(b, r.LeaseRevoke, out)
 	case r.LeaseCheckpoint != nil:
-		return m.leaseCheckpoint(b, r.LeaseCheckpoint)
+		return m.leases.checkpoint(b, r.LeaseCheckpoint)
 	case r.Alarm != nil:
-		return m.alarm(b, r.Alarm)
+		return m.alarms.apply(b, r.Alarm, m.keys.header())
 	}
-	return m.authRequest(b, e, r)
-}
-
-// alarmed rejects requests that an active alarm forbids. CORRUPT takes
-// precedence over NOSPACE.
-func (m *Machine) alarmed(r *pb.InternalRaftRequest) error {
-	var corrupt, full bool
-	for _, a := range m.Alarms() {
-		corrupt = corrupt || a.Alarm == pb.AlarmType_CORRUPT
-		full = full || a.Alarm == pb.AlarmType_NOSPACE
-	}
-	if corrupt && (r.Put != nil || r.Txn != nil || r.DeleteRange != nil || r.Compaction != nil ||
-		r.LeaseGrant != nil || r.LeaseRevoke != nil) {
-		return rpctypes.ErrGRPCCorrupt
-	}
-	if full && (r.Put != nil || r.LeaseGrant != nil || r.Txn != nil && TxnCost(r.Txn) > 0) {
-		return rpctypes.ErrGRPCNoSpace
-	}
-	return nil
-}
-
-// What a request may add to the store, in bytes, as etcd counts it.
-const (
-	putOverhead = 256
-	leaseCost   = 64
-)
-
-func putCost(p *pb.PutRequest) int64 { return putOverhead + int64(len(p.Key)+len(p.Value)) }
-
-// TxnCost returns what a transaction may add, the larger of the two
-// branches, in bytes.
-func TxnCost(t *pb.TxnRequest) int64 { return max(opsCost(t.Success), opsCost(t.Failure)) }
-
-func opsCost(ops []*pb.RequestOp) (n int64) {
-	for _, op := range ops {
-		if p := op.GetRequestPut(); p != nil {
-			n += putCost(p)
-		} else if t := op.GetRequestTxn(); t != nil {
-			n += TxnCost(t)
-		}
-	}
-	return n
-}
-
-// Cost returns what a request may add to the store, in bytes; 0 for requests
-// that are free.
-func Cost(r *pb.InternalRaftRequest) int64 {
-	switch {
-	case r.Put != nil:
-		return putCost(r.Put)
-	case r.Txn != nil:
-		return TxnCost(r.Txn)
-	case r.LeaseGrant != nil:
-		return leaseCost
-	}
-	return 0
-}
-
-// OverQuota reports whether the store has no room for n more bytes. If the known
-// size exceeds the quota, OverQuota queries the engine, as that size may be from
-// before a compaction.
-func (m *Machine) OverQuota(n int64) bool {
-	if m.opts.Quota <= 0 || n <= 0 || m.size.Load()+n <= m.opts.Quota {
-		return false
-	}
-	m.SetSize(m.eng.Size().Total)
-	return m.size.Load()+n > m.opts.Quota
-}
-
-// SetSize sets the physical size of the machine's engine, in bytes.
-func (m *Machine) SetSize(n int64) { m.size.Store(n) }
-
-func (m *Machine) overQuota(r *pb.InternalRaftRequest) bool {
-	return m.opts.Quota > 0 && m.OverQuota(Cost(r))
-}
-
-func observe(op string, ok bool, d time.Duration) {
-	o := observers[op]
-	if o == nil {
-		o = rareObservers(op)
-	}
-	i := 0
-	if ok {
-		i = 1
-	}
-	o[i].Observe(d.Seconds())
-}
-
-// Alarms returns the active alarms, sorted by member, then type. The caller
-// must not modify the slice.
-func (m *Machine) Alarms() []*pb.AlarmMember {
-	if p := m.alarms.Load(); p != nil {
-		return *p
-	}
-	return nil
-}
-
-func (m *Machine) loadAlarms() error {
-	lower, upper := engine.Alarm.Bounds()
-	it, err := m.eng.NewIter(lower, upper)
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	var all []*pb.AlarmMember
-	for ok := it.First(); ok; ok = it.Next() {
-		a := &pb.AlarmMember{}
-		if err := proto.Unmarshal(it.Key()[1:], a); err != nil {
-			return &engine.CorruptionError{File: fmt.Sprintf("bucket alarm, key %x", it.Key()[1:]), Err: err}
-		}
-		all = append(all, a)
-	}
-	if err := it.Error(); err != nil {
-		return err
-	}
-	metrics.DebuggingServerAlarms.Reset() // drop the alarms of the state that this one replaces
-	for _, a := range all {
-		gaugeAlarm(a, 1)
-	}
-	m.setAlarms(all)
-	return nil
-}
-
-func (m *Machine) setAlarms(all []*pb.AlarmMember) {
-	slices.SortFunc(all, func(a, b *pb.AlarmMember) int {
-		if a.MemberID != b.MemberID {
-			if a.MemberID < b.MemberID {
-				return -1
-			}
-			return 1
-		}
-		return int(a.Alarm) - int(b.Alarm)
-	})
-	m.alarms.Store(&all)
+	return m.users.request(b, e, r)
 }

@@ -51,3 +51,15 @@ var observers = func() map[string]*[2]prometheus.Observer {
 	}
 	return m
 }()
+
+func observe(op string, ok bool, d time.Duration) {
+	o := observers[op]
+	if o == nil {
+		o = rareObservers(op)
+	}
+	i := 0
+	if ok {
+		i = 1
+	}
+	o[i].Observe(d.Seconds())
+}

@@ -55,7 +55,7 @@ func TestEntriesOfAUser(t *testing.T) {
 	ops := func(op ...*pb.RequestOp) []*pb.RequestOp { return op }
 	compare := func(key string) []*pb.Compare { return []*pb.Compare{{Key: []byte(key)}} }
 	nested := &pb.RequestOp{Request: &pb.RequestOp_RequestTxn{RequestTxn: txnOf(nil, ops(putOp("z")), nil).Txn}}
-	rev := r.m.auth.Next().Revision()
+	rev := r.m.users.auth.Next().Revision()
 	for _, x := range []struct {
 		what string
 		req  *pb.InternalRaftRequest

@@ -10,24 +10,31 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
+	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 )
 
+// keyspace applies requests to the key space, and keeps the leases of its keys up to date.
+type keyspace struct {
+	kv     *mvcc.Store
+	lessor *lease.Lessor
+}
+
 // finish ends a transaction of the key space, updates the leases and adds
 // the changes to out.
-func (m *Machine) finish(t *mvcc.Txn, out *Outcome) {
+func (k *keyspace) finish(t *mvcc.Txn, out *Outcome) {
 	changes := t.End()
-	m.relate(changes)
+	k.relate(changes)
 	out.Changes = append(out.Changes, changes...)
 }
 
-// header returns a header with the current revision of the machine.
-func (m *Machine) header() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: m.kv.Rev()} }
+// header returns a header with the current revision of the key space.
+func (k *keyspace) header() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: k.kv.Rev()} }
 
-func (m *Machine) put(b engine.Batch, r *pb.PutRequest, out *Outcome) Result {
-	t := m.kv.Begin(b)
-	resp, err := m.putIn(t, r)
-	m.finish(t, out)
+func (k *keyspace) put(b engine.Batch, r *pb.PutRequest, out *Outcome) Result {
+	t := k.kv.Begin(b)
+	resp, err := k.putIn(t, r)
+	k.finish(t, out)
 	if err != nil {
 		return answer(err)
 	}
@@ -58,8 +65,8 @@ func requestError(err error) error {
 
 // checkPut decides whether the put may run in the state before its transaction. It
 // checks the lease before the key, an order that clients can see.
-func (m *Machine) checkPut(t *mvcc.Txn, r *pb.PutRequest) error {
-	if r.Lease != 0 && !m.lessor.Exists(r.Lease) {
+func (k *keyspace) checkPut(t *mvcc.Txn, r *pb.PutRequest) error {
+	if r.Lease != 0 && !k.lessor.Exists(r.Lease) {
 		return rpctypes.ErrGRPCLeaseNotFound
 	}
 	if r.IgnoreValue || r.IgnoreLease {
@@ -71,8 +78,8 @@ func (m *Machine) checkPut(t *mvcc.Txn, r *pb.PutRequest) error {
 }
 
 // putIn writes one key. On an error, nothing is written.
-func (m *Machine) putIn(t *mvcc.Txn, r *pb.PutRequest) (*pb.PutResponse, error) {
-	if err := m.checkPut(t, r); err != nil {
+func (k *keyspace) putIn(t *mvcc.Txn, r *pb.PutRequest) (*pb.PutResponse, error) {
+	if err := k.checkPut(t, r); err != nil {
 		return nil, err
 	}
 	// Allocate response and header together.
@@ -136,10 +143,10 @@ func decodeKVs(bs [][]byte) ([]*mvccpb.KeyValue, error) {
 	return kvs, nil
 }
 
-func (m *Machine) deleteRange(b engine.Batch, r *pb.DeleteRangeRequest, out *Outcome) Result {
-	t := m.kv.Begin(b)
+func (k *keyspace) deleteRange(b engine.Batch, r *pb.DeleteRangeRequest, out *Outcome) Result {
+	t := k.kv.Begin(b)
 	resp, err := deleteIn(t, r)
-	m.finish(t, out)
+	k.finish(t, out)
 	if err != nil {
 		return answer(err)
 	}
@@ -162,10 +169,10 @@ func deleteIn(t *mvcc.Txn, r *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, e
 	return resp, nil
 }
 
-func (m *Machine) compact(b engine.Batch, r *pb.CompactionRequest) Result {
-	done, err := m.kv.Compact(b, r.Revision)
+func (k *keyspace) compact(b engine.Batch, r *pb.CompactionRequest) Result {
+	done, err := k.kv.Compact(b, r.Revision)
 	if err != nil {
 		return answer(err)
 	}
-	return Result{Resp: &pb.CompactionResponse{Header: m.header()}, Done: done}
+	return Result{Resp: &pb.CompactionResponse{Header: k.header()}, Done: done}
 }

@@ -22,30 +22,30 @@ type view interface {
 // selected operations in the same state, then execute them. Only the last pass
 // writes, and if it fails for a reason that the second could not foresee, it is
 // rolled back, so a rejected transaction changes nothing.
-func (m *Machine) txn(b engine.Batch, r *pb.TxnRequest, local bool, out *Outcome) Result {
-	t := m.kv.Begin(b)
-	resp, err := m.txnIn(t, r, local)
-	m.finish(t, out)
+func (k *keyspace) txn(b engine.Batch, r *pb.TxnRequest, local bool, out *Outcome) Result {
+	t := k.kv.Begin(b)
+	resp, err := k.txnIn(t, r, local)
+	k.finish(t, out)
 	if err != nil {
 		return answer(err)
 	}
-	resp.Header = m.header()
+	resp.Header = k.header()
 	return Result{Resp: resp}
 }
 
-func (m *Machine) txnIn(t *mvcc.Txn, r *pb.TxnRequest, local bool) (*pb.TxnResponse, error) {
+func (k *keyspace) txnIn(t *mvcc.Txn, r *pb.TxnRequest, local bool) (*pb.TxnResponse, error) {
 	path, err := choose(t, r, nil)
 	if err != nil {
 		return nil, err
 	}
-	c := checker{m: m, t: t}
+	c := checker{keys: k, t: t}
 	if _, err := c.check(r, path); err != nil {
 		return nil, err
 	}
 	if c.unsure() {
 		t.Savepoint()
 	}
-	x := executor{m: m, v: t, t: t, local: local}
+	x := executor{keys: k, v: t, t: t, local: local}
 	resp, _, err := x.run(r, path)
 	switch {
 	case err == nil:
@@ -187,7 +187,7 @@ func decide(r pb.Compare_CompareResult, order int) bool {
 // checker rejects operations that cannot run in the state before the
 // transaction.
 type checker struct {
-	m       *Machine
+	keys    *keyspace
 	t       *mvcc.Txn
 	deletes bool // a checked operation is a delete
 	relies  bool // a checked operation is a put that requires its key to exist
@@ -206,7 +206,7 @@ func (c *checker) check(r *pb.TxnRequest, path []bool) ([]bool, error) {
 		switch q := op.Request.(type) {
 		case *pb.RequestOp_RequestPut:
 			c.relies = c.relies || q.RequestPut.GetIgnoreValue() || q.RequestPut.GetIgnoreLease()
-			err = c.m.checkPut(c.t, q.RequestPut)
+			err = c.keys.checkPut(c.t, q.RequestPut)
 		case *pb.RequestOp_RequestDeleteRange:
 			c.deletes = true
 		case *pb.RequestOp_RequestRange:
@@ -239,7 +239,7 @@ func CheckRead(r *pb.RangeRequest, current, compacted int64) error {
 
 // executor runs the selected operations. t is nil for a read-only transaction.
 type executor struct {
-	m     *Machine
+	keys  *keyspace
 	v     view
 	t     *mvcc.Txn
 	local bool
@@ -261,7 +261,7 @@ func (x executor) run(r *pb.TxnRequest, path []bool) (*pb.TxnResponse, []bool, e
 			}
 		case *pb.RequestOp_RequestPut:
 			var pr *pb.PutResponse
-			if pr, err = x.m.putIn(x.t, q.RequestPut); err == nil {
+			if pr, err = x.keys.putIn(x.t, q.RequestPut); err == nil {
 				out.Response = &pb.ResponseOp_ResponsePut{ResponsePut: pr}
 			}
 		case *pb.RequestOp_RequestDeleteRange:

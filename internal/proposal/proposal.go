@@ -19,7 +19,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
-	"quorate/internal/legacy/v2request"
+	"quorate/internal/command"
 	"quorate/internal/metrics"
 )
 
@@ -41,10 +41,10 @@ type Result struct {
 // Pending is one request in flight. Its fields do not change after Admit, except for what
 // Handed records.
 type Pending struct {
-	ID   uint64
-	Req  *pb.InternalRaftRequest // decoded form, applied by the member that proposed it
-	V2   *v2request.Request      // instead of Req, for a request of the v2 API
-	Data []byte                  // encoded form, for the log
+	ID      uint64
+	Req     *pb.InternalRaftRequest // decoded form, applied by the member that proposed it
+	Foreign command.Foreign         // instead of Req, for a request with its own encoding
+	Data    []byte                  // encoded form, for the log
 	// ConfChange marks Data as an encoded raftpb.ConfChange; Req is nil then.
 	ConfChange bool
 	// Repeat allows the entry to be proposed again while it has no outcome: a second copy
@@ -63,7 +63,7 @@ type Pending struct {
 // member may have generated the same id for a different entry. A v2 request also comes back
 // in the form in which etcd members since 3.6 forward it, see v2request.Plain.
 func (p *Pending) Carries(data []byte) bool {
-	return bytes.Equal(p.Data, data) || p.V2 != nil && bytes.Equal(p.Data, v2request.Plain(data))
+	return bytes.Equal(p.Data, data) || p.Foreign != nil && p.Foreign.CarriedBy(data, p.Data)
 }
 
 // Handed records that raft has accepted the entry.

@@ -129,9 +129,9 @@ func TestCarries(t *testing.T) {
 		{&Pending{Data: []byte("ab")}, []byte("ab"), true},
 		{&Pending{Data: []byte("ab")}, []byte("ac"), false},
 		{&Pending{Data: []byte("ab")}, []byte("abc"), false},
-		{&Pending{Data: v2.Marshal(), V2: v2}, v2.Marshal(), true},
-		{&Pending{Data: v2.Marshal(), V2: v2}, v2request.Modern(v2.Marshal()), true},
-		{&Pending{Data: v2.Marshal(), V2: v2}, v2request.Modern((&v2request.Request{ID: 7, Method: "PUT", Path: "/1/a", Val: "c"}).Marshal()), false},
+		{&Pending{Data: v2.Marshal(), Foreign: v2}, v2.Marshal(), true},
+		{&Pending{Data: v2.Marshal(), Foreign: v2}, v2request.Modern(v2.Marshal()), true},
+		{&Pending{Data: v2.Marshal(), Foreign: v2}, v2request.Modern((&v2request.Request{ID: 7, Method: "PUT", Path: "/1/a", Val: "c"}).Marshal()), false},
 	} {
 		if got := tt.p.Carries(tt.data); got != tt.want {
 			t.Errorf("%q carries %q: %v, want %v", tt.p.Data, tt.data, got, tt.want)

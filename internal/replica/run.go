@@ -45,7 +45,7 @@ func NextRun(waiting []Work, maxBytes int, local func(*raftpb.Entry) *proposal.P
 		for _, e := range w.Entries {
 			x := apply.Entry{Entry: e}
 			if p := local(e); p != nil {
-				x.Req, x.V2, x.Local = p.Req, p.V2, true
+				x.Req, x.Foreign, x.Local = p.Req, p.Foreign, true
 			}
 			r.ents = append(r.ents, x)
 		}

@@ -16,7 +16,6 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/clock"
 	"quorate/internal/command"
-	"quorate/internal/legacy/v2request"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 )
@@ -159,11 +158,11 @@ func (s *proposer) admit(p *proposal.Pending) error {
 		return rpctypes.ErrGRPCStopped
 	default:
 	}
-	if p.V2 != nil {
-		if len(p.Data) > v2request.MaxBytes {
+	if p.Foreign != nil {
+		if len(p.Data) > p.Foreign.MaxBytes() {
 			return rpctypes.ErrGRPCRequestTooLarge
 		}
-		if (s.disks.diskFull.Load() || s.disks.storeFull.Load()) && p.V2.Method != v2request.Sync {
+		if (s.disks.diskFull.Load() || s.disks.storeFull.Load()) && !p.Foreign.Frees() {
 			return rpctypes.ErrGRPCNoSpace
 		}
 	} else if len(p.Data) > s.cfg.MaxRequestBytes {

@@ -33,7 +33,7 @@ func (h v2Host) Version(ctx context.Context, urls []string) (peerapi.Versions, e
 
 func (h v2Host) Propose(ctx context.Context, r *v2request.Request) (any, error) {
 	r.ID = h.replica.ids.Next()
-	res, err := h.replica.submit(ctx, &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()})
+	res, err := h.replica.submit(ctx, &proposal.Pending{ID: r.ID, Foreign: r, Data: r.Marshal()})
 	return res.Resp, err
 }
 

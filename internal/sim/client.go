@@ -160,7 +160,7 @@ func (c *client) writeV2(n *node, in input) {
 		c.propose(n, &v2request.Request{ID: n.ids.Next(), Method: "POST", Path: "/1/brief", Val: in.value,
 			Expiration: c.w.time().Add(c.w.between(0, 2*time.Second)).UnixNano()})
 	}
-	c.submit(n, in, &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}, func(res proposal.Result) output {
+	c.submit(n, in, &proposal.Pending{ID: r.ID, Foreign: r, Data: r.Marshal()}, func(res proposal.Result) output {
 		var refused *v2store.Error
 		if errors.As(res.Err, &refused) {
 			return output{} // the compare failed
@@ -171,7 +171,7 @@ func (c *client) writeV2(n *node, in input) {
 
 // propose proposes a request whose outcome does not matter.
 func (c *client) propose(n *node, r *v2request.Request) {
-	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
+	p := &proposal.Pending{ID: r.ID, Foreign: r, Data: r.Marshal()}
 	if n.props.Admit(p, c.w.time(), requestTimeout) == nil {
 		n.step(replica.Input{Propose: []*proposal.Pending{p}})
 	}

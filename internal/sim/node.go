@@ -140,7 +140,7 @@ func (n *node) expireV2() {
 		return
 	}
 	r := &v2request.Request{ID: n.ids.Next(), Method: "SYNC", Time: n.w.time().UnixNano()}
-	p := &proposal.Pending{ID: r.ID, V2: r, Data: r.Marshal()}
+	p := &proposal.Pending{ID: r.ID, Foreign: r, Data: r.Marshal()}
 	if n.props.Admit(p, n.w.time(), requestTimeout) == nil {
 		n.step(replica.Input{Propose: []*proposal.Pending{p}})
 	}

@@ -59,7 +59,7 @@ func request(e *apply.Entry) *pb.InternalRaftRequest {
 	if e.Req != nil {
 		return e.Req
 	}
-	if e.V2 != nil || len(e.Data) == 0 || e.GetType() != 0 {
+	if e.Foreign != nil || len(e.Data) == 0 || e.GetType() != 0 {
 		return nil
 	}
 	if v2, _, err := v2request.Parse(e.Data); v2 != nil || err != nil {
@@ -78,7 +78,7 @@ func (n *node) compare(ents []apply.Entry, want []*answer, out *apply.Outcome) {
 	for i := range ents {
 		e := &ents[i]
 		if !e.Local || len(results) == 0 || e.Req == nil || command.ID(e.Req) != results[0].ID {
-			if e.Local && e.V2 != nil && len(results) > 0 && e.V2.ID == results[0].ID {
+			if v2, ok := e.Foreign.(*v2request.Request); ok && e.Local && len(results) > 0 && v2.ID == results[0].ID {
 				results = results[1:]
 			}
 			continue

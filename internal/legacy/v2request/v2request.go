@@ -8,6 +8,7 @@
 package v2request
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -316,3 +317,12 @@ func (r *Request) today() (*pb.InternalRaftRequest, error) {
 	}
 	return nil, fmt.Errorf("%w: %s %.200q", ErrWrite, r.Method, r.Path)
 }
+
+// MaxBytes returns the bound of an encoded request.
+func (*Request) MaxBytes() int { return MaxBytes }
+
+// Frees reports whether the request only removes data.
+func (r *Request) Frees() bool { return r.Method == Sync }
+
+// CarriedBy reports whether an entry of a later release carries proposed, the encoded request.
+func (*Request) CarriedBy(entry, proposed []byte) bool { return bytes.Equal(proposed, Plain(entry)) }

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
@@ -74,9 +75,9 @@ func (s *State) Step(b engine.Batch, n int) {
 	s.tree.Step(b, n)
 }
 
-// Takes reports whether a request concerns the tree. The others are what members of etcd
+// takes reports whether a request concerns the tree. The others are what members of etcd
 // 3.5 publish about themselves, and reads.
-func Takes(r *v2request.Request) bool {
+func takes(r *v2request.Request) bool {
 	switch r.Method {
 	case "SYNC":
 		return true
@@ -86,12 +87,34 @@ func Takes(r *v2request.Request) bool {
 	return false
 }
 
-// Apply applies a write to the tree, or a sweep of expired nodes. As in etcd, alarms do not
-// stop it; the tree has limits of its own. The result is a *v2store.Event or nil.
-func (s *State) Apply(b engine.Batch, r *v2request.Request) (any, error) {
-	ev, err := s.tree.Apply(b, r)
-	if ev == nil {
+// Read returns the request to the tree in an entry, nil if the entry holds none.
+func Read(entry []byte) (command.Foreign, error) {
+	r, _, err := v2request.Parse(entry)
+	if err != nil || r == nil || !takes(r) {
 		return nil, err
 	}
-	return ev, err
+	return r, nil
+}
+
+// Result is the outcome of a request.
+type Result struct {
+	ID   uint64
+	Op   string // its name in metrics
+	Resp any    // a *v2store.Event, or nil
+	Err  error
+}
+
+// Apply applies a request that Read accepts: a write to the tree, or the removal of expired nodes.
+// Alarms do not block it, as in etcd; the tree has its own bounds.
+func (s *State) Apply(b engine.Batch, f command.Foreign) Result {
+	r, ok := f.(*v2request.Request)
+	if !ok {
+		return Result{Op: "unknown", Err: command.ErrUnknown}
+	}
+	res := Result{ID: r.ID, Op: r.Method}
+	ev, err := s.tree.Apply(b, r)
+	if res.Err = err; ev != nil {
+		res.Resp = ev
+	}
+	return res
 }
