@@ -69,30 +69,30 @@ func fewerThanTwo(b []byte) bool {
 
 // appendSynced appends the record that says that everything before it is synced, if
 // that is the case and not recorded yet.
-func (l *Log) appendSynced(b []byte) []byte {
-	if l.unsynced || l.noted || l.opts.NoSync {
+func (w *writer) appendSynced(b []byte) []byte {
+	if w.unsynced || w.noted || w.opts.NoSync {
 		return b
 	}
-	b, _ = appendRecord(b, l.crc, TypeCRC, nil)
+	b, _ = appendRecord(b, w.crc, TypeCRC, nil)
 	return b
 }
 
 // noteSynced writes that record at once if the last frames need it. It is best
 // effort: the record is not synced, is left out if there is no room, and is lost if
 // power fails before the kernel has written it.
-func (l *Log) noteSynced() error {
-	if !l.doubtful || l.unsynced || l.opts.NoSync {
+func (w *writer) noteSynced() error {
+	if !w.doubtful || w.unsynced || w.opts.NoSync {
 		return nil
 	}
-	l.doubtful = false
-	if l.tailOff+recordOverhead > l.tailCap {
+	w.doubtful = false
+	if w.off+recordOverhead > w.cap {
 		return nil
 	}
-	err := l.writeRecords(0, func(b []byte, crc uint32) ([]byte, uint32) { return b, crc })
+	err := w.writeRecords(0, func(b []byte, crc uint32) ([]byte, uint32) { return b, crc })
 	if errors.Is(err, ErrNoSpace) {
 		return nil
 	}
-	l.noted = err == nil
+	w.noted = err == nil
 	return err
 }
 

@@ -418,7 +418,7 @@ func TestShorterAfterFailure(t *testing.T) {
 	}
 	must(t, l.Append(nil, run(1, 1, 1, 10), true))
 	b := slurp(t, fs, "wal/0000000000000000-0000000000000000.wal")
-	if rest := b[l.tailOff:]; !allZero(rest) {
+	if rest := b[l.w.off:]; !allZero(rest) {
 		t.Errorf("bytes of the failed write are left: %q", rest)
 	}
 }
@@ -604,8 +604,8 @@ func TestLostCommit(t *testing.T) {
 	b := slurp(t, fs, path)
 	// A state with a higher commit index and a valid checksum, after the last
 	// record.
-	rec, _ := appendRecord(nil, l.crc, TypeState, appendHardState(nil, state(1, 7, 9)))
-	copy(b[l.tailOff:], rec)
+	rec, _ := appendRecord(nil, l.w.crc, TypeState, appendHardState(nil, state(1, 7, 9)))
+	copy(b[l.w.off:], rec)
 	spit(t, fs, path, b)
 	var ce *CorruptError
 	if _, err := Open(fs, "wal", small); !errors.As(err, &ce) || !strings.Contains(err.Error(), "committed up to 9, last entry is 4") {

@@ -17,86 +17,60 @@ import (
 // is a *CorruptError.
 func Open(fs vfs.FS, dir string, o Options) (*Log, error) {
 	o = o.withDefaults()
-	l := &Log{fs: fs, dir: dir, opts: o, lg: o.Logger}
+	l := newLog(fs, dir, o)
 	if !Exists(fs, dir) {
 		return nil, fmt.Errorf("raftlog: open %s: %w", dir, ErrNotFound)
 	}
 	if err := l.open(); err != nil {
 		return nil, errors.Join(err, l.release())
 	}
-	l.prepareSpare()
+	l.w.prepareSpare()
 	return l, nil
 }
 
 func (l *Log) open() error {
-	if err := l.lock(); err != nil {
+	if err := l.dir.acquire(); err != nil {
 		return err
 	}
-	segs, err := listSegments(l.fs, l.dir)
+	segs, err := listSegments(l.dir.fs, l.dir.path)
 	if err != nil {
 		return err
 	}
 	l.segs = consecutive(segs)
-	l.tailSeg = l.segs[len(l.segs)-1]
-	r := &replay{keep: l.opts.CatchUpEntries, table: table{first: 1}}
+	l.w.seg = l.segs[len(l.segs)-1]
+	r := recovery{dir: l.dir, w: &l.w, replay: &replay{keep: l.opts.CatchUpEntries, table: table{first: 1}}}
 	for i, s := range l.segs {
 		r.begin(s)
 		if i < len(l.segs)-1 {
-			err = l.replaySegment(r, s)
+			err = r.segment(s)
 		} else {
-			err = l.openTail(r, s)
+			err = r.tail(s)
 		}
 		if err != nil {
 			return err
 		}
 	}
 	if err := r.finish(); err != nil {
-		return &CorruptError{File: l.tailPath(), Offset: l.tailOff, Err: err}
+		return &CorruptError{File: l.w.path(), Offset: l.w.off, Err: err}
 	}
-	l.crc = r.crc
-	l.md, l.rawMD = r.md, r.rawMD
-	l.hs, l.mark, l.table = r.hs, r.mark, r.table
-	l.removeRemainders(segs[:len(segs)-len(l.segs)])
-	l.removeSpares()
+	l.w.crc, l.w.rawMD = r.crc, r.rawMD
+	l.md, l.hs, l.mark, l.table = r.md, r.hs, r.mark, r.replay.table
+	l.dir.removeRemainders(segs[:len(segs)-len(l.segs)])
+	l.dir.removeSpares()
 	return nil
 }
 
-// removeSpares removes segments that were being prepared when the process
-// exited.
-func (l *Log) removeSpares() {
-	for i := range spareNames {
-		path := l.fs.PathJoin(l.dir, spareName(i))
-		if err := l.fs.Remove(path); err != nil && !isNotExist(err) {
-			l.lg.Warn("failed to remove an unused log segment", zap.String("path", path), zap.Error(err))
-		}
-	}
+// recovery reads the segments of a log into a replay, and prepares the last one for writing.
+type recovery struct {
+	dir *directory
+	w   *writer
+	*replay
 }
 
-// removeRemainders removes segments before a gap. The log does not need them,
-// as it is complete after the gap, but etcd would fail at the gap.
-func (l *Log) removeRemainders(segs []segment) {
-	for _, s := range segs {
-		l.lg.Warn("removing a log segment before a gap", zap.String("path", l.path(s)))
-		if err := l.fs.Remove(l.path(s)); err != nil && !isNotExist(err) {
-			l.lg.Warn("failed to remove a log segment", zap.String("path", l.path(s)), zap.Error(err))
-		}
-	}
-}
-
-// consecutive returns the newest segments without a gap in their sequence.
-// Older ones are left over from a removal.
-func consecutive(segs []segment) []segment {
-	i := len(segs) - 1
-	for i > 0 && segs[i-1].seq+1 == segs[i].seq {
-		i--
-	}
-	return segs[i:]
-}
-
-// replaySegment reads a segment that is not the last.
-func (l *Log) replaySegment(r *replay, s segment) error {
-	path := l.path(s)
-	f, err := l.fs.Open(path, vfs.SequentialReadsOption)
+// segment reads a segment that is not the last.
+func (r *recovery) segment(s segment) error {
+	path := r.dir.segment(s)
+	f, err := r.dir.fs.Open(path, vfs.SequentialReadsOption)
 	if err != nil {
 		return fmt.Errorf("raftlog: open %s: %w", path, err)
 	}
@@ -109,14 +83,14 @@ func (l *Log) replaySegment(r *replay, s segment) error {
 	return err
 }
 
-// openTail reads the last segment, repairs its end and opens it for writing.
-func (l *Log) openTail(r *replay, s segment) error {
-	path := l.path(s)
-	f, err := l.fs.OpenReadWrite(path, category)
+// tail reads the last segment, repairs its end and opens it for writing.
+func (r *recovery) tail(s segment) error {
+	path := r.dir.segment(s)
+	f, err := r.dir.fs.OpenReadWrite(path, category)
 	if err != nil {
 		return fmt.Errorf("raftlog: open %s: %w", path, err)
 	}
-	l.tail = f
+	r.w.file = f
 	if err := lockSegment(f); err != nil {
 		return fmt.Errorf("raftlog: lock %s: %w", path, err)
 	}
@@ -145,16 +119,16 @@ func (l *Log) openTail(r *replay, s segment) error {
 		if err := r.finish(); err != nil {
 			return &CorruptError{File: path, Offset: end, Err: err}
 		}
-		if err := l.repair(f, path, end, dirt); err != nil {
+		if err := r.repair(f, path, end, dirt); err != nil {
 			return err
 		}
 	}
-	l.tailOff, l.zeroed = end, end
-	l.tailCap = max(size, l.opts.SegmentBytes)
-	if err := reserve(f, size, l.tailCap); err != nil {
+	r.w.off, r.w.zeroed = end, end
+	r.w.cap = max(size, r.w.opts.SegmentBytes)
+	if err := reserve(f, size, r.w.cap); err != nil {
 		// Start without the reservation: later writes may still fit, and fail if
 		// they do not.
-		l.lg.Warn("failed to preallocate a log segment", zap.String("path", path), zap.Error(err))
+		r.dir.lg.Warn("failed to preallocate a log segment", zap.String("path", path), zap.Error(err))
 	}
 	if err := f.Sync(); err != nil {
 		return fmt.Errorf("raftlog: sync %s: %w", path, err)
@@ -163,15 +137,15 @@ func (l *Log) openTail(r *replay, s segment) error {
 }
 
 // repair removes the bytes [end, dirt) after the last good record.
-func (l *Log) repair(f vfs.File, path string, end, dirt int64) error {
+func (r *recovery) repair(f vfs.File, path string, end, dirt int64) error {
 	broken := path + ".broken"
-	l.lg.Warn("repairing the end of the raft log", zap.String("path", path), zap.String("copy", broken),
+	r.dir.lg.Warn("repairing the end of the raft log", zap.String("path", path), zap.String("copy", broken),
 		zap.Int64("offset", end), zap.Int64("bytes", dirt-end))
-	if err := copyPrefix(l.fs, broken, f, dirt); err != nil {
+	if err := copyPrefix(r.dir.fs, broken, f, dirt); err != nil {
 		return fmt.Errorf("raftlog: copy %s to %s: %w", path, broken, noSpace(err))
 	}
-	if err := l.dirFile.Sync(); err != nil {
-		return fmt.Errorf("raftlog: sync %s: %w", l.dir, err)
+	if err := r.dir.file.Sync(); err != nil {
+		return fmt.Errorf("raftlog: sync %s: %w", r.dir.path, err)
 	}
 	if err := writeZeros(f, end, dirt); err != nil {
 		return fmt.Errorf("raftlog: zero %s after offset %d: %w", path, end, noSpace(err))

@@ -17,21 +17,16 @@ package raftlog
 import (
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
-	"quorate/internal/clock"
 	"quorate/internal/durable"
-	"quorate/internal/metrics"
 )
 
 var (
@@ -127,66 +122,33 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-const (
-	category = vfs.DiskWriteCategory("raft-log")
-	// zeroAhead is how many bytes of zeros are written after the newest record,
-	// in the same write. Until they are used up, a sync has no file system
-	// metadata to write: the blocks are allocated, initialised and counted in
-	// the file's size. Measured on ext4 with groups of 8 KiB: 130 µs a sync
-	// instead of 215.
-	zeroAhead = 256 << 10
-	// flushBytes bounds the write buffer. A group of entries beyond it is written
-	// in steps, with one sync at the end.
-	flushBytes = 4 << 20
-	// slowSync is the duration from which a sync logs a warning.
-	slowSync = time.Second
-)
-
-// Log is one open raft log.
+// Log is one open raft log. The reader, whose methods are its read half, holds what is published; the
+// writer appends to the last segment.
 //
-// Writes (Append, SaveMark, Reset, Close) are serialized by wmu and access the
-// disk with it held. Compact removes files with only cmu held: that may take
-// long and must not block Append. Readers take mu only, which is never held
-// during disk access: a write publishes its entries under mu when they are on
-// disk, a reader copies positions under mu and then reads the files, whose
-// written bytes never change. If Compact has removed a file in the meantime,
-// the reader returns raft.ErrCompacted. Lock order: cmu, wmu, mu.
+// Writes (Append, SaveMark, Reset, Close) are serialized by wmu and access the disk with it held.
+// Compact removes files with only cmu held: that may take long and must not block Append. Readers take
+// the reader's mu only, which is never held during disk access: a write publishes its entries under mu
+// when they are on disk, a reader copies positions under mu and then reads the files, whose written
+// bytes never change. If Compact has removed a file in the meantime, the reader returns
+// raft.ErrCompacted. Lock order: cmu, wmu, mu.
 type Log struct {
-	// Constant after construction.
-	fs      vfs.FS
-	dir     string
-	opts    Options
-	lg      *zap.Logger
-	md      Metadata
-	rawMD   []byte // data of the first metadata record
-	dirFile vfs.File
-	dirLock io.Closer // nil if the directory itself is locked
+	reader
+	opts Options
+	md   Metadata
 
 	cmu sync.Mutex // held while segments are removed
 
-	wmu      sync.Mutex // guards the fields below
-	tailSeg  segment
-	tail     vfs.File // the last segment
-	tailOff  int64    // offset of the next record
-	tailCap  int64    // reserved size of the tail
-	zeroed   int64    // the tail is written up to here, with records or zeros
-	tailHead int64    // size of the head records of the tail
-	crc      uint32   // running checksum at tailOff
-	unsynced bool     // the tail has writes that are not synced
-	doubtful bool     // a frame written since noteSynced could be mistaken for torn
-	noted    bool     // the last record says that everything before it is synced
-	pending  bool     // hs is newer than the log's last state record
-	buf      []byte   // write buffer, reused between calls
-	failed   error    // set once; then every write returns it
-	closed   bool
-	spare    *spare // next segment being prepared, may be nil
-	spareSeq int    // number of spares created
+	wmu    sync.Mutex // guards the fields below
+	w      writer
+	closed bool
+}
 
-	mu    sync.RWMutex // guards the fields below
-	segs  []segment    // ascending; only cut appends, only removeSegments shortens
-	hs    *raftpb.HardState
-	mark  SnapshotMark
-	table table
+// newLog returns a log in dir that has no files yet.
+func newLog(fs vfs.FS, dir string, o Options) *Log {
+	d := &directory{fs: fs, path: dir, lg: o.Logger}
+	l := &Log{reader: reader{dir: d}, opts: o}
+	l.w = writer{dir: d, opts: o, r: &l.reader}
+	return l
 }
 
 // Exists reports whether the directory holds a log.
@@ -221,112 +183,49 @@ func Create(fs vfs.FS, dir string, md Metadata, o Options) (*Log, error) {
 	if err := fs.MkdirAll(tmp, 0o700); err != nil {
 		return nil, fmt.Errorf("raftlog: create %s: %w", tmp, noSpace(err))
 	}
-	l := &Log{
-		fs: fs, dir: dir, opts: o, lg: o.Logger, md: md,
-		rawMD: appendMetadata(nil, md),
-		segs:  []segment{{}},
-		table: table{first: 1},
-	}
+	l := newLog(fs, dir, o)
+	l.md, l.w.rawMD = md, appendMetadata(nil, md)
+	l.segs, l.table = []segment{{}}, table{first: 1}
 	if err := l.build(tmp); err != nil {
 		l.release()
 		return nil, errors.Join(err, fs.RemoveAll(tmp))
 	}
-	l.prepareSpare()
+	l.w.prepareSpare()
 	return l, nil
 }
 
-// build writes the first segment below tmp, moves it to dir and locks it.
+// build writes the first segment below tmp, moves it to the log's directory and locks that.
 func (l *Log) build(tmp string) error {
-	first := l.fs.PathJoin(tmp, l.tailSeg.name())
-	f, err := allocate(l.fs, first, l.opts.SegmentBytes)
+	fs, w := l.dir.fs, &l.w
+	first := fs.PathJoin(tmp, w.seg.name())
+	f, err := allocate(fs, first, l.opts.SegmentBytes)
 	if err != nil {
 		return err
 	}
-	l.tail, l.tailCap = f, l.opts.SegmentBytes
-	head := l.appendHead(nil, 0, nil)
+	w.file, w.cap = f, l.opts.SegmentBytes
+	head := w.appendHead(nil, 0, nil)
 	zero, err := appendMark(nil, SnapshotMark{})
 	if err != nil {
 		return err
 	}
-	head, l.crc = appendRecord(head, l.crc, TypeSnapshot, zero)
-	if err := l.writeHead(f, head); err != nil {
+	head, w.crc = appendRecord(head, w.crc, TypeSnapshot, zero)
+	if err := w.writeHead(f, head); err != nil {
 		return fmt.Errorf("raftlog: write %s: %w", first, noSpace(err))
 	}
-	if err := durable.SyncDir(l.fs, tmp); err != nil {
+	if err := durable.SyncDir(fs, tmp); err != nil {
 		return fmt.Errorf("raftlog: %w", err)
 	}
-	if err := l.removeEmptyDir(); err != nil {
+	if err := l.dir.removeEmptyDir(); err != nil {
 		return err
 	}
-	if err := durable.Rename(l.fs, tmp, l.dir); err != nil {
+	if err := durable.Rename(fs, tmp, l.dir.path); err != nil {
 		return fmt.Errorf("raftlog: %w", err)
 	}
-	return l.lock()
-}
-
-// removeEmptyDir removes the old directory, so that the new one can be
-// renamed to its name. The old one holds no log, and may hold nothing else
-// but leftovers of preallocation.
-func (l *Log) removeEmptyDir() error {
-	names, err := l.fs.List(l.dir)
-	if isNotExist(err) {
-		return nil
-	}
-	if err != nil {
-		return fmt.Errorf("raftlog: list %s: %w", l.dir, err)
-	}
-	for _, n := range names {
-		if path.Ext(n) != ".tmp" {
-			return fmt.Errorf("raftlog: create %s: directory holds %q but no log", l.dir, n)
-		}
-	}
-	if err := l.fs.RemoveAll(l.dir); err != nil {
-		return fmt.Errorf("raftlog: remove %s: %w", l.dir, err)
-	}
-	return nil
-}
-
-// lock locks the directory for this log.
-func (l *Log) lock() error {
-	d, err := l.fs.OpenDir(l.dir)
-	if err != nil {
-		return fmt.Errorf("raftlog: open %s: %w", l.dir, err)
-	}
-	l.dirFile = d
-	done, err := lockDir(d)
-	if err == nil && !done {
-		l.dirLock, err = l.fs.Lock(l.fs.PathJoin(l.dir, "lock.tmp"))
-		if err != nil {
-			err = fmt.Errorf("%w (%v)", ErrInUse, err)
-		}
-	}
-	if err != nil {
-		return fmt.Errorf("raftlog: lock %s: %w", l.dir, err)
-	}
-	return nil
+	return l.dir.acquire()
 }
 
 // release closes the log's files and releases the directory lock.
-func (l *Log) release() error {
-	var err error
-	if l.spare != nil {
-		l.spare.discard()
-		l.spare = nil
-	}
-	if l.tail != nil {
-		err = l.tail.Close()
-		l.tail = nil
-	}
-	if l.dirLock != nil {
-		err = errors.Join(err, l.dirLock.Close())
-		l.dirLock = nil
-	}
-	if l.dirFile != nil {
-		err = errors.Join(err, l.dirFile.Close())
-		l.dirFile = nil
-	}
-	return err
-}
+func (l *Log) release() error { return errors.Join(l.w.close(), l.dir.release()) }
 
 // Close writes and syncs pending data and releases the directory lock. A second
 // Close does nothing.
@@ -340,11 +239,11 @@ func (l *Log) Close() error {
 	}
 	l.closed = true
 	var err error
-	if l.failed == nil && l.pending {
-		_, err = l.writeGroup(l.hs, nil)
+	if l.w.failed == nil && l.w.pending {
+		_, err = l.w.writeGroup(l.hs, nil)
 	}
-	if l.failed == nil && l.unsynced {
-		err = errors.Join(err, l.sync())
+	if l.w.failed == nil && l.w.unsynced {
+		err = errors.Join(err, l.w.sync())
 	}
 	return errors.Join(err, l.release())
 }
@@ -353,62 +252,13 @@ func (l *Log) Close() error {
 // belongs to.
 func (l *Log) Metadata() Metadata { return l.md }
 
-// HardState returns the newest hard state, nil if there is none. The caller
-// must not modify it.
-func (l *Log) HardState() *raftpb.HardState {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.hs
-}
-
-// Mark returns the newest mark. The caller must not modify its ConfState.
-func (l *Log) Mark() SnapshotMark {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.mark
-}
-
-func (l *Log) path(s segment) string { return l.fs.PathJoin(l.dir, s.name()) }
-
-// tailPath returns the path of the last segment; wmu must be held.
-func (l *Log) tailPath() string { return l.path(l.tailSeg) }
-
-// fail makes the log reject all further writes.
-func (l *Log) fail(step string, err error) error {
-	l.failed = fmt.Errorf("%w: %s: %w", ErrFailed, step, err)
-	l.lg.Error("raft log failed", zap.String("path", l.dir), zap.String("step", step), zap.Error(err))
-	return l.failed
-}
-
 // usable returns the error with which every write must fail, nil if the log
 // is open and has not failed.
 func (l *Log) usable() error {
 	if l.closed {
 		return ErrClosed
 	}
-	return l.failed
-}
-
-// sync makes the tail durable. A failure is final: the kernel may have dropped
-// the pages that it could not write, so a later successful sync would prove
-// nothing.
-func (l *Log) sync() error {
-	if l.opts.NoSync {
-		l.unsynced = false
-		return nil
-	}
-	start := clock.Now()
-	err := l.tail.SyncData()
-	took := clock.Since(start)
-	metrics.DiskWALFsyncDurationSeconds.Observe(took.Seconds())
-	if err != nil {
-		return l.fail("sync "+l.tailPath(), err)
-	}
-	if took > slowSync {
-		l.lg.Warn("slow fdatasync", zap.Duration("took", took), zap.Duration("expected-duration", slowSync))
-	}
-	l.unsynced = false
-	return nil
+	return l.w.failed
 }
 
 // noSpace wraps an error with ErrNoSpace if a full disk caused it.

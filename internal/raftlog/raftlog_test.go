@@ -52,7 +52,7 @@ func reopen(t *testing.T, l *Log) *Log {
 	if err := l.Close(); err != nil {
 		t.Fatalf("Close: %v", err)
 	}
-	return open(t, l.fs, l.opts)
+	return open(t, l.dir.fs, l.opts)
 }
 
 // entry returns an entry whose data encodes index, term and a size.
@@ -344,7 +344,7 @@ func TestLargeAppend(t *testing.T) {
 			t.Errorf("entry %d has other data", i+1)
 		}
 	}
-	segs, err := listSegments(l.fs, "wal")
+	segs, err := listSegments(l.dir.fs, "wal")
 	must(t, err)
 	if len(segs) != 3 {
 		t.Errorf("got %d segments, want 3: before, the large group, behind", len(segs))
@@ -419,7 +419,7 @@ func TestDisk(t *testing.T) {
 	defer l.Close()
 	verify(t, l, 100)
 	// The reopened segment keeps its size; the ones after it have the new one.
-	must(t, l.cut(21, nil))
+	must(t, l.w.cut(21, nil))
 	for i := uint64(21); i < 400; i++ {
 		must(t, l.Append(nil, run(i, i, 1, 100), true))
 	}

@@ -5,73 +5,107 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"sync"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 )
 
+// reader holds the published state of a log, and reads entries. It is safe for concurrent use; only
+// writes, which hold the log's wmu, change it.
+type reader struct {
+	dir *directory
+
+	mu    sync.RWMutex // guards the fields below
+	segs  []segment    // ascending; only the writer appends, only removeSegments shortens
+	hs    *raftpb.HardState
+	mark  SnapshotMark
+	table table
+}
+
+func (r *reader) setHardState(hs *raftpb.HardState) {
+	r.mu.Lock()
+	r.hs = hs
+	r.mu.Unlock()
+}
+
+// HardState returns the newest hard state, nil if there is none. The caller
+// must not modify it.
+func (r *reader) HardState() *raftpb.HardState {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.hs
+}
+
+// Mark returns the newest mark. The caller must not modify its ConfState.
+func (r *reader) Mark() SnapshotMark {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mark
+}
+
 // InitialState returns the newest hard state, nil if there is none, and the
 // membership at the newest mark.
-func (l *Log) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
+func (r *reader) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	cs := &raftpb.ConfState{}
-	if l.mark.ConfState != nil {
-		cs = proto.Clone(l.mark.ConfState).(*raftpb.ConfState)
+	if r.mark.ConfState != nil {
+		cs = proto.Clone(r.mark.ConfState).(*raftpb.ConfState)
 	}
-	if l.hs == nil {
+	if r.hs == nil {
 		return nil, cs, nil
 	}
-	return cloneHardState(l.hs), cs, nil
+	return cloneHardState(r.hs), cs, nil
 }
 
 // FirstIndex returns the index of the oldest available entry. It may be older
 // than the newest mark.
-func (l *Log) FirstIndex() (uint64, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.table.first, nil
+func (r *reader) FirstIndex() (uint64, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.table.first, nil
 }
 
 // LastIndex returns the index of the newest entry.
-func (l *Log) LastIndex() (uint64, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
-	return l.table.last(), nil
+func (r *reader) LastIndex() (uint64, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.table.last(), nil
 }
 
 // Term returns the term of entry i, which may also be the one before the oldest
 // available. It does not access the disk.
-func (l *Log) Term(i uint64) (uint64, error) {
-	l.mu.RLock()
-	defer l.mu.RUnlock()
+func (r *reader) Term(i uint64) (uint64, error) {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	switch {
-	case i+1 < l.table.first:
+	case i+1 < r.table.first:
 		return 0, raft.ErrCompacted
-	case i > l.table.last():
+	case i > r.table.last():
 		return 0, raft.ErrUnavailable
 	}
-	return l.table.term(i), nil
+	return r.table.term(i), nil
 }
 
 // Entries returns the entries [lo, hi) up to maxSize encoded bytes, but at
 // least one. Entries that are not cached are read from disk and verified;
 // damage is a *CorruptError. The entries are shared and must not be
 // modified.
-func (l *Log) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
-	l.mu.RLock()
-	t := &l.table
+func (r *reader) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
+	r.mu.RLock()
+	t := &r.table
 	if lo < t.first {
-		l.mu.RUnlock()
+		r.mu.RUnlock()
 		return nil, raft.ErrCompacted
 	}
 	if hi > t.last()+1 || lo > hi {
-		l.mu.RUnlock()
+		r.mu.RUnlock()
 		return nil, raft.ErrUnavailable
 	}
 	if lo == hi {
-		l.mu.RUnlock()
+		r.mu.RUnlock()
 		return nil, nil
 	}
 	hi = t.limit(lo, hi, maxSize)
@@ -79,7 +113,7 @@ func (l *Log) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	ents := make([]*raftpb.Entry, 0, hi-lo)
 	if lo >= cached {
 		ents = append(ents, t.cache[lo-cached:hi-cached]...)
-		l.mu.RUnlock()
+		r.mu.RUnlock()
 		return ents, nil
 	}
 	onDisk := min(hi, cached)
@@ -88,12 +122,12 @@ func (l *Log) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	if hi > cached {
 		rest = append(rest, t.cache[:hi-cached]...)
 	}
-	segs := l.segs
-	l.mu.RUnlock()
+	segs := r.segs
+	r.mu.RUnlock()
 
-	ents, err := l.load(ents, lo, slots, segs)
+	ents, err := r.load(ents, lo, slots, segs)
 	if err != nil {
-		if first, _ := l.FirstIndex(); lo < first {
+		if first, _ := r.FirstIndex(); lo < first {
 			return nil, raft.ErrCompacted // compacted in the meantime
 		}
 		return nil, err
@@ -126,11 +160,11 @@ const (
 
 // load reads entries of consecutive indexes, beginning with lo, and appends
 // them to ents.
-func (l *Log) load(ents []*raftpb.Entry, lo uint64, slots []slot, segs []segment) ([]*raftpb.Entry, error) {
+func (r *reader) load(ents []*raftpb.Entry, lo uint64, slots []slot, segs []segment) ([]*raftpb.Entry, error) {
 	for len(slots) > 0 {
 		n := spanLen(slots)
 		var err error
-		if ents, err = l.loadSpan(ents, lo, slots[:n], segs); err != nil {
+		if ents, err = r.loadSpan(ents, lo, slots[:n], segs); err != nil {
 			return nil, err
 		}
 		slots, lo = slots[n:], lo+uint64(n)
@@ -155,17 +189,17 @@ func spanLen(slots []slot) int {
 
 // loadSpan reads entries that are close together in one segment. Their data
 // share one buffer.
-func (l *Log) loadSpan(ents []*raftpb.Entry, lo uint64, slots []slot, segs []segment) ([]*raftpb.Entry, error) {
+func (r *reader) loadSpan(ents []*raftpb.Entry, lo uint64, slots []slot, segs []segment) ([]*raftpb.Entry, error) {
 	path := ""
 	for _, s := range segs {
 		if uint32(s.seq) == slots[0].seq {
-			path = l.path(s)
+			path = r.dir.segment(s)
 		}
 	}
 	if path == "" {
 		return nil, fmt.Errorf("raftlog: read entry %d: segment %d is gone", lo, slots[0].seq)
 	}
-	f, err := l.fs.Open(path)
+	f, err := r.dir.fs.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("raftlog: read entry %d: %w", lo, err)
 	}
@@ -201,14 +235,14 @@ func entryAt(buf []byte, off int64, s slot) (entryFields, error) {
 	if !ok || n+pad > int64(len(buf))-off-frameHeader {
 		return entryFields{}, errLength
 	}
-	_, r, err := checkRecord(buf[off+frameHeader:][:n], s.before)
+	_, rec, err := checkRecord(buf[off+frameHeader:][:n], s.before)
 	if err != nil {
 		return entryFields{}, err
 	}
-	if r.Type != TypeEntry {
-		return entryFields{}, fmt.Errorf("%v record where an entry was written", r.Type)
+	if rec.Type != TypeEntry {
+		return entryFields{}, fmt.Errorf("%v record where an entry was written", rec.Type)
 	}
-	e, err := decodeEntry(r.Data)
+	e, err := decodeEntry(rec.Data)
 	if err == nil && e.term != s.term {
 		err = fmt.Errorf("entry of term %d where term %d was written", e.term, s.term)
 	}

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
-	"slices"
 	"strconv"
 	"strings"
 
@@ -30,31 +29,6 @@ func parseName(name string) (segment, bool) {
 	seq, err1 := strconv.ParseUint(base[:16], 16, 64)
 	index, err2 := strconv.ParseUint(base[17:], 16, 64)
 	return segment{seq, index}, err1 == nil && err2 == nil
-}
-
-// listSegments returns the segments of the directory by sequence number. Other
-// files are ignored.
-func listSegments(fs vfs.FS, dir string) ([]segment, error) {
-	names, err := fs.List(dir)
-	if err != nil {
-		return nil, fmt.Errorf("raftlog: list %s: %w", dir, err)
-	}
-	var segs []segment
-	for _, n := range names {
-		if s, ok := parseName(n); ok {
-			segs = append(segs, s)
-		}
-	}
-	slices.SortFunc(segs, func(a, b segment) int {
-		switch {
-		case a.seq != b.seq && a.seq < b.seq:
-			return -1
-		case a.seq != b.seq:
-			return 1
-		}
-		return strings.Compare(a.name(), b.name())
-	})
-	return segs, nil
 }
 
 // errTorn marks the position of a torn write in the last segment.
@@ -121,7 +95,7 @@ func scanSegment(f vfs.File, path string, size int64, last bool, crc uint32,
 		}
 		length := binary.LittleEndian.Uint64(h)
 		if length == 0 {
-			return off, crc, nil // openTail checks what follows
+			return off, crc, nil // recovery.tail checks what follows
 		}
 		n, pad, ok := splitLength(length)
 		switch {

@@ -51,7 +51,7 @@ func TestTornLargeEntries(t *testing.T) {
 					fs := vfs.NewMem()
 					l := create(t, fs, Options{NoBackground: true})
 					must(t, l.Append(hardState(1, 1, 0), run(1, 1, 1, 20), true))
-					at, path := l.tailOff, l.tailPath()
+					at, path := l.w.off, l.w.path()
 					var ents []*raftpb.Entry
 					for i := range uint64(2) {
 						b := make([]byte, size)
@@ -64,7 +64,7 @@ func TestTornLargeEntries(t *testing.T) {
 						ents = append(ents, &raftpb.Entry{Term: new(uint64(1)), Index: new(2 + i), Data: b})
 					}
 					must(t, l.Append(hardState(1, 1, 1), ents, false))
-					end := l.tailOff
+					end := l.w.off
 					must(t, l.Close())
 					lost := loseBlocks(t, fs, path, rng, at, end)
 					l, err := Open(fs, "wal", Options{NoBackground: true})
@@ -91,7 +91,7 @@ func TestDamageBeforeTheEnd(t *testing.T) {
 		fs := vfs.NewMem()
 		l := create(t, fs, Options{NoBackground: true})
 		must(t, l.Append(hardState(1, 1, 0), run(1, 1, 1, 20), true))
-		path := l.tailPath()
+		path := l.w.path()
 		data := make([]byte, size) // the reader could see a missing sector
 		copy(data, noise(rng, size/2))
 		must(t, l.Append(nil, []*raftpb.Entry{{Term: new(uint64(1)), Index: new(uint64(2)), Data: data}}, true))
