@@ -6,6 +6,7 @@ SEED    ?= 1
 SEEDS   ?= 20
 FUZZTIME ?= 3s
 FAULTS  ?= 60s
+MINUTES ?= 10
 MILLIONS ?= 1,10
 ETCD37  := compat/bin/etcd37
 ETCD36  := compat/bin/etcd36
@@ -15,7 +16,7 @@ ETCDCTL35 := compat/bin/etcdctl35
 PROMETHEUS := compat/bin/prometheus compat/bin/promtool
 APISERVER := compat/bin/kube-apiserver
 
-.PHONY: help build run test check unit race sim crash mutants fuzz auth-test cluster-test failure-test setup-test handbook secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring kubernetes tools compat bench bench-groups bench-millions release release-test clean
+.PHONY: help build run test check unit race sim crash mutants fuzz auth-test cluster-test chaos failure-test setup-test handbook secure mixed mixed-long moving hostile-test h2 differential gateway v2 proxies observe monitoring kubernetes tools compat bench bench-groups bench-millions release release-test clean
 
 help:
 	@echo 'make build         bin/etcd, bin/etcdctl, bin/etcdutl'
@@ -29,6 +30,7 @@ help:
 	@echo 'make mutants       bugs injected on purpose, one at a time, and which lane finds each; ONLY=raftlog,mvcc/hash-leaves-out-newest; writes the table of docs/proof.md'
 	@echo 'make fuzz          every fuzz target for FUZZTIME'
 	@echo 'make cluster-test  real processes under kill -9 for FAULTS, history checked for linearizability'
+	@echo 'make chaos         clusters of real processes, in part with real etcd 3.7, under several faults at once for MINUTES: kills, pauses, partitions, packet loss, clock jumps, full and slow disks; SEED=n'
 	@echo 'make failure-test  bad input, damaged files, a full disk: messages, exit codes and what is left on disk'
 	@echo 'make setup-test    members that join by one flag, killed at any step, on loopback and in network namespaces'
 	@echo 'make handbook      the commands of docs/handbook, run on simulated hosts; output, log lines and metrics compared with the pages'
@@ -60,7 +62,11 @@ build:
 run: build
 	@scripts/run-cluster
 
-test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test setup-test handbook secure hostile-test h2 mixed moving
+test: build check unit race sim crash fuzz differential gateway v2 proxies observe tools auth-test failure-test cluster-test chaos setup-test handbook secure hostile-test h2 mixed moving
+
+# What joins the other lanes is short.
+test: FAULTS = 30s
+test: MINUTES = 1
 
 check:
 	@out=$$(gofmt -l cmd internal compat bench release mutants); test -z "$$out" || { echo "gofmt would change:"; echo "$$out"; exit 1; }
@@ -97,6 +103,10 @@ fuzz:
 
 cluster-test: build
 	cd compat && $(GO) test ./cluster -v -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -duration=$(FAULTS)
+
+chaos: build $(ETCD37)
+	cd compat && $(GO) test ./chaos -v -count=1 -timeout $$(($(MINUTES) * 2 + 20))m -args -etcd=$(CURDIR)/$(BIN)/etcd -real=$(CURDIR)/$(ETCD37) \
+		-duration=$(MINUTES)m $(if $(filter command line environment,$(origin SEED)),-seed=$(SEED))
 
 setup-test: build $(ETCD37) $(ETCD35)
 	cd compat && $(GO) test ./setup -count=1 -timeout 10m -args -etcd=$(CURDIR)/$(BIN)/etcd -etcdctl=$(CURDIR)/$(BIN)/etcdctl -etcdutl=$(CURDIR)/$(BIN)/etcdutl

@@ -48,7 +48,7 @@ type group struct {
 
 	load     *history.Load
 	watchers []*history.Watcher
-	held     *leaseLoad
+	held     *history.Leases
 	// still prevents compactions while hashes are compared.
 	still sync.Mutex
 	// serving are the clients that watchers may choose from.
@@ -492,7 +492,7 @@ func (g *group) strain(seed uint64) {
 	for id := 3; id < 6; id++ {
 		g.load.Unique(id, 10*time.Millisecond)
 	}
-	g.held = startLeases(g.load, seed)
+	g.held = history.StartLeases(g.load, seed)
 	history.CompactBehind(g.load, g.watchers, func(compact func()) {
 		g.still.Lock()
 		defer g.still.Unlock()
@@ -503,10 +503,10 @@ func (g *group) strain(seed uint64) {
 // verdict stops the load and checks all records.
 func (g *group) verdict() {
 	g.t.Helper()
-	g.held.enough(g)
+	g.held.Enough(g.t, limit)
 	took := g.load.Since()
 	g.load.Stop()
-	g.held.settle(g)
+	g.held.Settle(g.t, limit, g.members[0].client)
 	rev, hash, _ := history.Verdict(g.t, limit, g.load, g.watchers, g.clients())
 	streams := int64(0)
 	for _, w := range g.watchers {

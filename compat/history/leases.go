@@ -1,22 +1,22 @@
-package mixed
+package history
 
 import (
 	"context"
 	"fmt"
 	"math/rand/v2"
 	"sync"
+	"testing"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/compat/child"
-	"quorate/compat/history"
 )
 
-// leaseLoad grants, keeps alive and revokes leases at arbitrary members, and records what must follow. All keys
+// Leases grants, keeps alive and revokes leases at arbitrary members, and records what must follow. All keys
 // are below "lease/".
-type leaseLoad struct {
-	l *history.Load
+type Leases struct {
+	l *Load
 
 	mu    sync.Mutex
 	wrong []string
@@ -33,28 +33,29 @@ const (
 	churnPace = 100 * time.Millisecond
 )
 
-func startLeases(l *history.Load, seed uint64) *leaseLoad {
-	s := &leaseLoad{l: l}
+// StartLeases starts clients of leases, which run until the load is stopped.
+func StartLeases(l *Load, seed uint64) *Leases {
+	s := &Leases{l: l}
 	l.Go(func(ctx context.Context) { s.keep(ctx, rand.New(rand.NewPCG(seed, 100))) })
 	l.Go(func(ctx context.Context) { s.churn(ctx, rand.New(rand.NewPCG(seed, 101))) })
 	return s
 }
 
-func (s *leaseLoad) note(f func()) {
+func (s *Leases) note(f func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	f()
 }
 
 // call runs a call at some member within a few seconds.
-func (s *leaseLoad) call(r *rand.Rand, f func(ctx context.Context, c *child.Client) error) error {
+func (s *Leases) call(r *rand.Rand, f func(ctx context.Context, c *child.Client) error) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	return f(ctx, s.l.Member(r.IntN(1<<16)))
 }
 
 // grant creates a lease with one key; it returns 0 if the outcome is unknown.
-func (s *leaseLoad) grant(r *rand.Rand, ttl int64, key string) (id int64) {
+func (s *Leases) grant(r *rand.Rand, ttl int64, key string) (id int64) {
 	err := s.call(r, func(ctx context.Context, c *child.Client) error {
 		g, err := c.Lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: ttl})
 		id = g.GetID()
@@ -74,14 +75,14 @@ func (s *leaseLoad) grant(r *rand.Rand, ttl int64, key string) (id int64) {
 }
 
 // keep keeps one lease alive until the end.
-func (s *leaseLoad) keep(ctx context.Context, r *rand.Rand) {
+func (s *Leases) keep(ctx context.Context, r *rand.Rand) {
 	const key = "lease/kept"
 	var id int64
 	for id == 0 && ctx.Err() == nil {
 		id = s.grant(r, keptTTL, key)
 	}
 	for ctx.Err() == nil {
-		history.Sleep(ctx, renewPace)
+		Sleep(ctx, renewPace)
 		var ttl int64
 		err := s.call(r, func(ctx context.Context, c *child.Client) error {
 			st, err := c.Lease.LeaseKeepAlive(ctx)
@@ -112,9 +113,9 @@ func (s *leaseLoad) keep(ctx context.Context, r *rand.Rand) {
 }
 
 // churn creates leases: some are revoked, some expire, some outlive the test.
-func (s *leaseLoad) churn(ctx context.Context, r *rand.Rand) {
+func (s *Leases) churn(ctx context.Context, r *rand.Rand) {
 	for n := 0; ctx.Err() == nil; n++ {
-		history.Sleep(ctx, churnPace)
+		Sleep(ctx, churnPace)
 		key := fmt.Sprintf("lease/%05d", n)
 		switch n % 3 {
 		case 0:
@@ -146,11 +147,11 @@ func (s *leaseLoad) churn(ctx context.Context, r *rand.Rand) {
 	}
 }
 
-// enough waits until there were enough leases for a conclusion: in a test of a few seconds a call may have spent
+// Enough waits until there were enough leases for a conclusion: in a test of a few seconds a call may have spent
 // seconds on a member that was down.
-func (s *leaseLoad) enough(g *group) {
-	g.t.Helper()
-	child.Eventually(g.t, limit, "leases are granted and renewed", func() (err error) {
+func (s *Leases) Enough(t *testing.T, limit time.Duration) {
+	t.Helper()
+	child.Eventually(t, limit, "leases are granted and renewed", func() (err error) {
 		s.note(func() {
 			if s.granted < 10 || s.renewed < 5 {
 				err = fmt.Errorf("%d granted, one renewed %d times", s.granted, s.renewed)
@@ -160,18 +161,18 @@ func (s *leaseLoad) enough(g *group) {
 	})
 }
 
-// settle checks what must be present and what must be gone, and revokes all leases, so that nothing changes any
+// Settle checks what must be present and what must be gone, and revokes all leases, so that nothing changes any
 // more. The load must be stopped.
-func (s *leaseLoad) settle(g *group) {
-	g.t.Helper()
+func (s *Leases) Settle(t *testing.T, limit time.Duration, c *child.Client) {
+	t.Helper()
 	for _, w := range s.wrong {
-		g.t.Error(w)
+		t.Error(w)
 	}
 	has := map[string]bool{}
 	look := func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		r, err := g.members[0].client.Range(ctx, &pb.RangeRequest{Key: []byte("lease/"), RangeEnd: []byte("lease0"), KeysOnly: true})
+		r, err := c.Range(ctx, &pb.RangeRequest{Key: []byte("lease/"), RangeEnd: []byte("lease0"), KeysOnly: true})
 		if err != nil {
 			return err
 		}
@@ -186,16 +187,15 @@ func (s *leaseLoad) settle(g *group) {
 		}
 		return nil
 	}
-	child.Eventually(g.t, limit, "leases without keepalives expire", look)
+	child.Eventually(t, limit, "leases without keepalives expire", look)
 	for _, key := range s.there {
 		if !has[key] {
-			g.t.Errorf("%s is gone, and its lease cannot have ended", key)
+			t.Errorf("%s is gone, and its lease cannot have ended", key)
 		}
 	}
-	child.Eventually(g.t, limit, "all leases are revoked", func() error {
+	child.Eventually(t, limit, "all leases are revoked", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		defer cancel()
-		c := g.members[0].client
 		// A linearizable read first, because the list is this member's local state.
 		if _, err := c.Range(ctx, &pb.RangeRequest{Key: []byte("lease/")}); err != nil {
 			return err
@@ -211,5 +211,5 @@ func (s *leaseLoad) settle(g *group) {
 		}
 		return fmt.Errorf("there were %d", len(r.Leases))
 	})
-	g.t.Logf("%d leases granted, %d revoked, one renewed %d times", s.granted, s.revoked, s.renewed)
+	t.Logf("%d leases granted, %d revoked, one renewed %d times", s.granted, s.revoked, s.renewed)
 }
