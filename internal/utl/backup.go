@@ -8,7 +8,7 @@ import (
 	"quorate/internal/membership"
 )
 
-func (a *app) backupCommand() *cobra.Command {
+func (a snapshotCommands) backup() *cobra.Command {
 	var b datadir.Backup
 	cmd := &cobra.Command{
 		Use:   "backup",

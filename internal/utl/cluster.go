@@ -17,7 +17,7 @@ import (
 	"quorate/internal/utl/plan"
 )
 
-func (a *app) clusterCommand() *cobra.Command {
+func (a planCommands) cluster() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "cluster <subcommand>",
 		Short:   "Plans the hosts of a cluster: units, certificates, commands",
@@ -33,7 +33,7 @@ type planFlags struct {
 	force       bool
 }
 
-func (a *app) planCommand() *cobra.Command {
+func (a planCommands) planCommand() *cobra.Command {
 	o := plan.Default()
 	f := planFlags{format: string(o.Format)}
 	cmd := &cobra.Command{
@@ -87,7 +87,7 @@ that signs them is kept in DIR/ca, and used again the next time: keep it safe. W
 }
 
 // plan creates the plan, writes its files if --out is given, and prints the rest.
-func (a *app) plan(o plan.Options, f planFlags) error {
+func (a planCommands) plan(o plan.Options, f planFlags) error {
 	switch {
 	case o.TLS && f.out == "":
 		return badArgs("--tls makes private keys, which do not belong on a terminal: give --out DIR to have them written to files that only you can read")

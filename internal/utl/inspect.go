@@ -48,7 +48,7 @@ func find(path string) (source, error) {
 }
 
 // open opens a store of Quorate for reading.
-func (a *app) open(l datadir.Layout) (eng engine.Engine, err error) {
+func (a inspectCommands) open(l datadir.Layout) (eng engine.Engine, err error) {
 	err = a.patiently(func() error {
 		eng, err = datadir.ReadStore(l, zap.NewNop())
 		return err
@@ -56,7 +56,7 @@ func (a *app) open(l datadir.Layout) (eng engine.Engine, err error) {
 	return eng, err
 }
 
-func (a *app) statusCommand() *cobra.Command {
+func (a inspectCommands) statusCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "status <filename>",
 		Short: "Prints hash, revision, keys and size of a snapshot, a database or a data directory",
@@ -82,7 +82,7 @@ func (a *app) statusCommand() *cobra.Command {
 	}
 }
 
-func (a *app) status(ctx context.Context, src source) (s snapshot.Status, err error) {
+func (a inspectCommands) status(ctx context.Context, src source) (s snapshot.Status, err error) {
 	if src.file != "" {
 		return snapshot.FileStatus(ctx, src.file, snapshot.Options{})
 	}
@@ -94,7 +94,7 @@ func (a *app) status(ctx context.Context, src source) (s snapshot.Status, err er
 	return snapshot.StoreStatus(ctx, eng, eng.Size().Total)
 }
 
-func (a *app) hashKVCommand() *cobra.Command {
+func (a inspectCommands) hashKVCommand() *cobra.Command {
 	var rev int64
 	cmd := &cobra.Command{
 		Use:     "hashkv <filename>",
@@ -120,7 +120,7 @@ func (a *app) hashKVCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) hashKV(ctx context.Context, src source, rev int64) (h hashKV, err error) {
+func (a inspectCommands) hashKV(ctx context.Context, src source, rev int64) (h hashKV, err error) {
 	var eng engine.Engine
 	if src.file == "" {
 		eng, err = a.open(src.store)

@@ -32,7 +32,7 @@ type migrateFlags struct {
 	force, toEtcd, dropV2   bool
 }
 
-func (a *app) migrateCommand() *cobra.Command {
+func (a migrateCommands) migrate() *cobra.Command {
 	var f migrateFlags
 	cmd := &cobra.Command{
 		Use:   "migrate",
@@ -113,7 +113,7 @@ func checkDataDir(l datadir.Layout) error {
 	return err
 }
 
-func (a *app) toEtcd(ctx context.Context, l datadir.Layout, target membership.Version, dropV2 bool) error {
+func (a migrateCommands) toEtcd(ctx context.Context, l datadir.Layout, target membership.Version, dropV2 bool) error {
 	if own := membership.Own; own.MajorMinor().Less(target) {
 		return badArgs("target version %q not supported. Maximal %q", target.Short(), own.Short())
 	}
@@ -173,7 +173,7 @@ func (s ourStore) SetStorageVersion(version string) error {
 }
 
 // openVersioned opens the store of a directory, of Quorate or of etcd.
-func (a *app) openVersioned(l datadir.Layout) (v versioned, err error) {
+func (a migrateCommands) openVersioned(l datadir.Layout) (v versioned, err error) {
 	kind, err := l.Kind()
 	if err != nil {
 		return nil, err
@@ -191,7 +191,7 @@ func (a *app) openVersioned(l datadir.Layout) (v versioned, err error) {
 
 // setStorageVersion is etcd's migrate: it sets the storage version of the files, after
 // checking that this release can read the log.
-func (a *app) setStorageVersion(l datadir.Layout, target membership.Version, force bool) (err error) {
+func (a migrateCommands) setStorageVersion(l datadir.Layout, target membership.Version, force bool) (err error) {
 	store, err := a.openVersioned(l)
 	if err != nil {
 		return err
@@ -245,7 +245,7 @@ func storedVersion(s versioned) (membership.Version, error) {
 }
 
 // planVersion refuses what etcd refuses; least is the release that the log needs.
-func (a *app) planVersion(current, target, least membership.Version) error {
+func (a migrateCommands) planVersion(current, target, least membership.Version) error {
 	if current.Major != target.Major {
 		a.lg.Error("Changing major storage version is not supported",
 			zap.Stringer("storage-version", current), zap.Stringer("target-storage-version", target))
@@ -322,7 +322,7 @@ func logVersion(l datadir.Layout) (least membership.Version, err error) {
 	return least, err
 }
 
-func (a *app) defragCommand() *cobra.Command {
+func (a defragCommands) defragCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:     "defrag",
@@ -344,7 +344,7 @@ func (a *app) defragCommand() *cobra.Command {
 	return cmd
 }
 
-func (a *app) defrag(ctx context.Context, dir string) (err error) {
+func (a defragCommands) defrag(ctx context.Context, dir string) (err error) {
 	l := datadir.Layout{FS: vfs.Default, DataDir: dir}
 	if err := checkDataDir(l); err != nil {
 		return err
@@ -378,7 +378,7 @@ func sizesOf(eng engine.Engine) boltdb.Sizes {
 }
 
 // defragEtcds defragments a database of etcd.
-func (a *app) defragEtcds(db string) error {
+func (a defragCommands) defragEtcds(db string) error {
 	start := clock.Now()
 	before, after, err := boltdb.Defrag(db, a.lockTimeout, func(before boltdb.Sizes) { a.defragmenting(db, before) })
 	if err == nil {
@@ -387,12 +387,12 @@ func (a *app) defragEtcds(db string) error {
 	return err
 }
 
-func (a *app) defragmenting(path string, s boltdb.Sizes) {
+func (a defragCommands) defragmenting(path string, s boltdb.Sizes) {
 	a.lg.Info("defragmenting", zap.String("path", path), zap.Int64("current-db-size-bytes", s.Total), zap.String("current-db-size", humanize.Bytes(uint64(s.Total))),
 		zap.Int64("current-db-size-in-use-bytes", s.InUse), zap.String("current-db-size-in-use", humanize.Bytes(uint64(s.InUse))))
 }
 
-func (a *app) defragmented(path string, before, s boltdb.Sizes, took time.Duration) {
+func (a defragCommands) defragmented(path string, before, s boltdb.Sizes, took time.Duration) {
 	a.lg.Info("finished defragmenting directory", zap.String("path", path), zap.Int64("current-db-size-bytes-diff", s.Total-before.Total),
 		zap.Int64("current-db-size-bytes", s.Total), zap.String("current-db-size", humanize.Bytes(uint64(s.Total))),
 		zap.Int64("current-db-size-in-use-bytes-diff", s.InUse-before.InUse),

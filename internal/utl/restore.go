@@ -22,13 +22,13 @@ import (
 	"quorate/internal/transport"
 )
 
-func (a *app) snapshotCommand() *cobra.Command {
+func (a snapshotCommands) snapshot() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "snapshot <subcommand>",
 		Short:   "Restores a member from a snapshot file, and tells what is in one",
 		Example: "  etcdutl snapshot restore backup.db --data-dir /var/lib/etcd",
 	}
-	cmd.AddCommand(a.restoreCommand(), a.statusCommand())
+	cmd.AddCommand(a.restoreCommand(), inspectCommands{a.app}.statusCommand())
 	return cmd
 }
 
@@ -42,7 +42,7 @@ type restoreFlags struct {
 // mapBytes is etcd's default of --initial-memory-map-size.
 const mapBytes = 10 << 30
 
-func (a *app) restoreCommand() *cobra.Command {
+func (a snapshotCommands) restoreCommand() *cobra.Command {
 	var f restoreFlags
 	cmd := &cobra.Command{
 		Use:   "restore <filename> --data-dir {output dir} [options]",
@@ -89,7 +89,7 @@ func dirFlags(cmd *cobra.Command, names ...string) {
 	}
 }
 
-func (a *app) restore(ctx context.Context, file string, f restoreFlags) error {
+func (a snapshotCommands) restore(ctx context.Context, file string, f restoreFlags) error {
 	r, err := a.newMember(ctx, f)
 	if err != nil {
 		return err
@@ -127,7 +127,7 @@ func (a *app) restore(ctx context.Context, file string, f restoreFlags) error {
 }
 
 // newMember computes the ids of the new cluster, after the checks of a first start.
-func (a *app) newMember(ctx context.Context, f restoreFlags) (r datadir.Restore, err error) {
+func (a snapshotCommands) newMember(ctx context.Context, f restoreFlags) (r datadir.Restore, err error) {
 	peers, err := types.NewURLs(strings.Split(f.peerURLs, ","))
 	if err != nil {
 		return r, err

@@ -76,6 +76,17 @@ type app struct {
 	err         error         // of the command that ran
 }
 
+// Groups of commands. Each has one run of the tool, which they share: the process and the
+// flags of all commands.
+type (
+	snapshotCommands struct{ *app } // snapshot restore and backup
+	inspectCommands  struct{ *app } // snapshot status and hashkv
+	migrateCommands  struct{ *app } // migrate
+	defragCommands   struct{ *app } // defrag
+	planCommands     struct{ *app } // cluster plan
+	toolCommands     struct{ *app } // about the tool itself
+)
+
 // Run executes one command line and returns the exit code of the process.
 func Run(p Process) int {
 	a := &app{Process: p, lg: newLogger(p.Stderr)}
@@ -149,8 +160,8 @@ func (a *app) rootCommand() *cobra.Command {
 	root.Flags().Bool("version", false, "print the version, and which build this is")
 	root.Version = build.ToolVersion("etcdutl")
 	root.SetVersionTemplate("{{.Version}}")
-	root.AddCommand(a.clusterCommand(), a.snapshotCommand(), a.hashKVCommand(), a.defragCommand(), a.migrateCommand(), a.backupCommand(),
-		a.versionCommand(), a.completionCommand())
+	root.AddCommand(planCommands{a}.cluster(), snapshotCommands{a}.snapshot(), inspectCommands{a}.hashKVCommand(), defragCommands{a}.defragCommand(), migrateCommands{a}.migrate(), snapshotCommands{a}.backup(),
+		toolCommands{a}.version(), toolCommands{a}.completion())
 	suggest.Flags(root)
 	help := root.HelpFunc()
 	root.SetHelpFunc(func(cmd *cobra.Command, args []string) {
@@ -164,7 +175,7 @@ func (a *app) rootCommand() *cobra.Command {
 // to be run.
 func Command() *cobra.Command { return new(app).rootCommand() }
 
-func (a *app) versionCommand() *cobra.Command {
+func (a toolCommands) version() *cobra.Command {
 	return &cobra.Command{
 		Use:     "version",
 		Short:   "Prints the version of etcdutl and of the API it belongs to",
@@ -177,7 +188,7 @@ func (a *app) versionCommand() *cobra.Command {
 	}
 }
 
-func (a *app) completionCommand() *cobra.Command {
+func (a toolCommands) completion() *cobra.Command {
 	return &cobra.Command{
 		Use:   "completion [bash|zsh|fish|powershell]",
 		Short: "Prints a script that completes etcdutl's commands and flags in a shell",
