@@ -151,10 +151,10 @@ func millionsReport(sizes []size, binary string, now time.Time, took time.Durati
 		}
 		b.WriteString("\n")
 	}
-	line("load, 128 keys to a transaction: keys", "/s", func(z size) float64 { return z.loadRate })
+	line("load, 128 keys per transaction: keys", "/s", func(z size) float64 { return z.loadRate })
 	line("resident memory after the load", "MB", func(z size) float64 { return z.loaded })
 	line("resident memory after a restart", "MB", func(z size) float64 { return z.restarted })
-	line("the same for a million keys", "MB", func(z size) float64 { return z.restarted / float64(z.keys) * 1e6 })
+	line("the same, per million keys", "MB", func(z size) float64 { return z.restarted / float64(z.keys) * 1e6 })
 	line("data directory", "MB", func(z size) float64 { return z.disk })
 	line("start to ready, after SIGTERM", "s", func(z size) float64 { return z.afterTerm.Seconds() })
 	line("start to ready, after kill -9", "s", func(z size) float64 { return z.afterKill.Seconds() })

@@ -99,7 +99,7 @@ func firstLine(s string) string {
 
 // describeBinary returns the version that a server reports and the Go release that built it.
 func describeBinary(path string) string {
-	name := "(does not tell its version)"
+	name := "(version unknown)"
 	if out, err := exec.Command(path, "--version").Output(); err == nil {
 		name = firstLine(string(bytes.TrimSpace(out)))
 	}
@@ -116,7 +116,7 @@ func (l line) markdown() string {
 }
 
 // apart begins the lines that name the groups measured in a separate run.
-const apart = "Measured apart from the rest: "
+const apart = "Measured separately: "
 
 // merge replaces the rows of some groups in an existing table, and keeps the figures of the others.
 func merge(old string, ls []line, s scale, groups []string, sides [2]*side, now time.Time) (string, error) {
