@@ -15,8 +15,8 @@ import (
 const (
 	maintainer = "Quorate maintainers <maintainers@quorate.invalid>"
 	describe   = `distributed, strongly consistent key-value store, compatible with etcd
-Quorate has the programs, flags, files and interfaces of etcd ` + build.EtcdVersion + `,
-and takes over data directories of etcd 3.5, 3.6 and 3.7.`
+Quorate provides the programs, flags, files and interfaces of etcd ` + build.EtcdVersion + `,
+and converts data directories of etcd 3.5, 3.6 and 3.7 in place.`
 )
 
 // writeDebs builds the two Debian packages under Debian's names: so installing them is an upgrade that keeps
