@@ -29,10 +29,13 @@ func (c *corpus) peerTraffic(x *recording) {
 				h.Get("X-Min-Cluster-Version"), h.Get("X-Etcd-Cluster-ID"), h.Get("X-Raft-To"), h.Get("X-PeerURLs"))
 		}
 		var stream []byte
-		if resp, err := http.ReadResponse(answers, req); err == nil {
+		resp, err := http.ReadResponse(answers, req)
+		if err == nil {
 			stream, _ = io.ReadAll(resp.Body)
 		}
 		switch {
+		case err == nil && (!strings.HasPrefix(req.URL.Path, "/raft") || req.URL.Path == "/raft/probing") && !strings.HasPrefix(req.URL.Path, "/leases"):
+			c.add("transport/peerapi", "FuzzAnswers", fmt.Sprintf("%s-%d", kind, resp.StatusCode), resp.StatusCode, resp.Header.Get("X-Etcd-Cluster-ID"), first(stream))
 		case req.URL.Path == "/raft":
 			c.message(body)
 		case req.URL.Path == "/raft/snapshot":
