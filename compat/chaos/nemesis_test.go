@@ -283,8 +283,17 @@ func (n *nemesis) frozenDisk() *fault {
 	if err := m.disk.freeze(true); err != nil {
 		n.c.t.Error(err)
 	}
-	return &fault{takes: []string{takes}, what: "disk of " + m.name + " hangs", until: n.span(),
-		end: func() error { return m.disk.freeze(false) }}
+	// The disk works again without this goroutine, which may wait for a killed process that waits for the disk.
+	span, stop, stopped := n.span(), make(chan struct{}), make(chan error, 1)
+	go func() {
+		select {
+		case <-stop:
+		case <-time.After(span):
+		}
+		stopped <- m.disk.freeze(false)
+	}()
+	return &fault{takes: []string{takes}, what: "disk of " + m.name + " hangs", until: span,
+		end: func() error { close(stop); return <-stopped }}
 }
 
 // slowDisk freezes a disk again and again, so that a write takes up to a few hundred milliseconds.
