@@ -25,7 +25,7 @@ help:
 	@echo 'make check         gofmt, vet, staticcheck, functions that nothing reaches, rules on the structure of the code'
 	@echo 'make unit          package tests'
 	@echo 'make race          concurrent packages under the race detector'
-	@echo 'make sim SEED=n    one seed of the simulator; SEEDS=n runs that many from SEED on'
+	@echo 'make sim SEED=n    one seed of the simulator; SEEDS=n runs that many from SEED on; PLAN=... one plan that a failure has printed'
 	@echo 'make crash         crash lane on a memory disk that forgets what was not synced'
 	@echo 'make mutants       bugs injected on purpose, one at a time, and which lane finds each; ONLY=raftlog,mvcc/hash-leaves-out-newest; writes the table of docs/proof.md'
 	@echo 'make fuzz          every fuzz target for FUZZTIME'
@@ -90,7 +90,7 @@ race:
 
 sim: SEEDS = 60
 sim:
-	$(GO) test ./internal/sim -run TestSim -count=1 -args -seed=$(SEED) -seeds=$(SEEDS)
+	$(GO) test ./internal/sim -run 'TestSim$(if $(PLAN),Plan)' -timeout 0 -count=1 -args -seed=$(SEED) -seeds=$(SEEDS) -plan='$(PLAN)'
 
 crash:
 	$(GO) test ./internal/sim -run TestCrash -count=1 -args -seed=$(SEED) -seeds=$(SEEDS)

@@ -163,7 +163,7 @@ func (r *runner) test(l lane, seeds int, overlay string) (*finding, error) {
 	}
 	if l.seeds > 0 {
 		limit = time.Minute + time.Duration(seeds)*seedTime
-		args = append(args, "-seed=1", fmt.Sprintf("-seeds=%d", seeds))
+		args = append(args, "-seed=1", fmt.Sprintf("-seeds=%d", seeds), "-shrink=0")
 	}
 	args = append([]string{"-c", fmt.Sprintf(`ulimit -v %d; exec "$0" "$@"`, memory), bin, "-test.timeout", limit.String()}, args...)
 	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Minute)

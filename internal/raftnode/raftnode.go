@@ -19,6 +19,7 @@
 package raftnode
 
 import (
+	"cmp"
 	"encoding/binary"
 	"fmt"
 
@@ -54,6 +55,15 @@ type Config struct {
 	Storage        raft.Storage
 	Applied        uint64 // index that the state machine already holds
 	Logger         raft.Logger
+	Limits         Limits // the zero value has etcd's
+}
+
+// Limits bound messages and batches; 0 is etcd's value.
+type Limits struct {
+	MessageBytes  uint64 // entries in one message to a follower
+	Inflight      int    // messages in flight to one follower
+	ApplyBytes    uint64 // committed entries that apply has not acknowledged
+	ProposalBytes int    // entries in one proposal message
 }
 
 // Append is one write to the log.
@@ -98,6 +108,7 @@ type Node struct {
 	due        Effects
 	state      State
 	storage    raft.Storage
+	propBytes  int               // bounds one proposal message
 	only       uint64            // the only voter of raft's configuration; 0 if there are more, or none
 	held       []*raftpb.Message // reads that wait until the only voter knows what is committed
 	// As of the effects that were handed out: the last index of the log, and the newest
@@ -123,9 +134,9 @@ func New(c Config) (*Node, error) {
 		Storage:                  c.Storage,
 		Applied:                  c.Applied,
 		AsyncStorageWrites:       true,
-		MaxSizePerMsg:            maxSizePerMsg,
-		MaxCommittedSizePerReady: maxApplyBytes,
-		MaxInflightMsgs:          maxInflightMsgs,
+		MaxSizePerMsg:            cmp.Or(c.Limits.MessageBytes, maxSizePerMsg),
+		MaxCommittedSizePerReady: cmp.Or(c.Limits.ApplyBytes, maxApplyBytes),
+		MaxInflightMsgs:          cmp.Or(c.Limits.Inflight, maxInflightMsgs),
 		MaxInflightBytes:         maxInflightBytes,
 		CheckQuorum:              true,
 		PreVote:                  c.PreVote,
@@ -139,7 +150,8 @@ func New(c Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read last index: %w", err)
 	}
-	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote(), conf: c.Applied, storage: c.Storage, only: onlyVoter(cs), last: last}
+	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote(), conf: c.Applied, storage: c.Storage, only: onlyVoter(cs), last: last,
+		propBytes: cmp.Or(c.Limits.ProposalBytes, maxPropBytes)}
 	n.refresh()
 	return n, nil
 }
@@ -174,7 +186,7 @@ func (n *Node) Propose(ents []Entry) (taken int, err error) {
 		var batch []*raftpb.Entry
 		size := 0
 		for _, e := range ents[taken:] {
-			if size += len(e.Data); len(batch) > 0 && size > maxPropBytes {
+			if size += len(e.Data); len(batch) > 0 && size > n.propBytes {
 				break
 			}
 			pe := &raftpb.Entry{Data: e.Data}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -82,16 +83,46 @@ type Result struct {
 	// CompactedReads, reads of a compacted revision.
 	Answered                                   map[string]int
 	Compared, Expired, Renewed, CompactedReads int
+	// Happened counts faults by kind, those that were skipped too. End is the simulated time
+	// at which the run was over, Failed what kind of failure has ended it.
+	Happened map[string]int
+	End      time.Duration
+	Failed   string
 }
 
-// Run simulates members and clients under faults for d of simulated time, then stops the
-// faults and checks that no acknowledged write is lost, the history is linearizable, and
-// all members hold the same keys and revisions. The trace is written to out unless that is
-// nil.
-func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Writer) (Result, error) {
-	w := newWorld(seed, f, out)
-	if err := w.populate(members, clients); err != nil {
-		return Result{}, err
+// Run simulates a plan: members and clients under faults for a while, then without. It
+// checks that no acknowledged write is lost, the history is linearizable, and all members
+// hold the same keys and revisions. The trace is written to out unless that is nil.
+func Run(p Plan, out io.Writer) (Result, error) {
+	return newWorld(p.Seed, p.Faults, out).runPlan(p)
+}
+
+func (w *World) runPlan(p Plan) (Result, error) {
+	w.plan, w.set = p, p.Settings
+	for _, kind := range p.Without {
+		w.without[kind] = true
+	}
+	w.guarded(func() error { return w.live(p) })
+	return w.result(), w.err
+}
+
+// guarded runs do and turns an error or a panic into the failure of the run.
+func (w *World) guarded(do func() error) {
+	defer func() {
+		if v := recover(); v != nil {
+			w.fail("panic: %v\n%s", v, debug.Stack())
+		}
+	}()
+	if err := do(); err != nil {
+		w.fail("%w", err)
+	}
+}
+
+// live runs members and clients, under faults and then without, and checks what is left.
+func (w *World) live(p Plan) error {
+	w.log("plan %v", p)
+	if err := w.populate(p.Members, p.Clients); err != nil {
+		return err
 	}
 	for _, n := range w.nodes {
 		n.start()
@@ -106,7 +137,7 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 		c.again()
 	}
 	w.unleash()
-	w.run(d)
+	w.run(p.Length)
 	w.heal()
 	w.run(2 * requestTimeout) // there is a leader again, and old requests have ended
 	for _, c := range w.clients {
@@ -124,13 +155,14 @@ func Run(seed uint64, members, clients int, d time.Duration, f Faults, out io.Wr
 	w.checkMembers()
 	w.checkWatches()
 	w.checkHistory()
-	return w.result(), w.err
+	return nil
 }
 
 // result returns the counters of the run.
 func (w *World) result() Result {
 	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Refused: w.refused, Never: w.never, Did: w.changes,
-		Answered: w.did, Compared: w.compared, Expired: w.leases.expired, Renewed: w.leases.renewed, CompactedReads: w.compactedReads}
+		Answered: w.did, Compared: w.compared, Expired: w.leases.expired, Renewed: w.leases.renewed, CompactedReads: w.compactedReads,
+		Happened: w.happened, End: w.now, Failed: w.failed}
 	for _, n := range w.changes {
 		res.Changes += n
 	}

@@ -18,11 +18,7 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// The log is truncated eagerly, so that a member that was down for a moment needs a
-// snapshot.
 const (
-	truncateAfter = 30 // applied entries
-	catchUp       = 4  // entries retained for slow followers
 	truncateDelay = 50 * time.Millisecond
 	releaseDelay  = 2e9
 )

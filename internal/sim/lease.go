@@ -15,8 +15,6 @@ const (
 	minTTL = 2 // seconds
 	// maxDrift is the greatest relative error of a member's clock rate.
 	maxDrift = 0.02
-	// checkpointEvery is shorter than most TTLs.
-	checkpointEvery = 2 * time.Second
 )
 
 // leaseRules holds what clients may rely on for each lease.

@@ -29,11 +29,12 @@ import (
 const (
 	tick          = 100 * time.Millisecond
 	electionTicks = 10
-	segmentBytes  = 64 << 10
 	flushEvery    = 700 * time.Millisecond
 )
 
-var logOptions = raftlog.Options{SegmentBytes: segmentBytes, NoBackground: true}
+func (w *World) logOptions() raftlog.Options {
+	return raftlog.Options{SegmentBytes: w.set.SegmentBytes, CacheBytes: w.set.CacheBytes, NoBackground: true}
+}
 
 // node is one member: its disk and, while it is up, its state in memory.
 type node struct {
@@ -82,7 +83,7 @@ func newNode(w *World, index int, id, clusterID uint64, first []*raftpb.Entry) (
 	if err := durable.MkdirAll(n.disk, l.DataDir, l.Member(), l.Snap()); err != nil {
 		return nil, err
 	}
-	log, err := raftlog.Create(n.disk, l.WAL(), raftlog.Metadata{NodeID: id, ClusterID: clusterID}, logOptions)
+	log, err := raftlog.Create(n.disk, l.WAL(), raftlog.Metadata{NodeID: id, ClusterID: clusterID}, w.logOptions())
 	if err != nil {
 		return nil, err
 	}
@@ -125,6 +126,7 @@ func (n *node) start() {
 		n.step(in)
 	})
 	n.every(func() time.Duration { return n.w.between(400*time.Millisecond, 600*time.Millisecond) }, n.expireV2)
+	n.every(func() time.Duration { return n.w.between(time.Second, 2*time.Second) }, n.dial)
 	n.every(func() time.Duration { return n.w.between(lease.ExpiryInterval*4/5, lease.ExpiryInterval*6/5) }, n.keepLeases)
 	n.every(func() time.Duration { return n.w.between(time.Millisecond, 100*time.Millisecond) }, n.catchUp)
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
@@ -132,6 +134,18 @@ func (n *node) start() {
 			n.w.fail("flush member %d: %w", n.index, err)
 		}
 	})
+}
+
+// dial connects to the peers, as the streams of production do: a peer that knows this member
+// as removed says so. A learner that was removed sends nothing and would never find out.
+func (n *node) dial() {
+	for _, x := range n.cluster.Members() {
+		to := n.w.byID[x.ID]
+		if to != nil && to != n && !to.down && !n.w.cut[[2]int{n.index, to.index}] && !n.w.cut[[2]int{to.index, n.index}] && to.cluster.IsRemoved(n.id) {
+			n.leave()
+			return
+		}
+	}
 }
 
 // expireV2 proposes on a leader to remove expired v2 nodes.
@@ -148,7 +162,7 @@ func (n *node) expireV2() {
 
 func (n *node) open() (err error) {
 	layout := n.layout()
-	if n.log, err = raftlog.Open(n.disk, layout.WAL(), logOptions); err != nil {
+	if n.log, err = raftlog.Open(n.disk, layout.WAL(), n.w.logOptions()); err != nil {
 		return err
 	}
 	defer func() {
@@ -169,7 +183,7 @@ func (n *node) open() (err error) {
 		return errors.Join(err, eng.Close())
 	}
 	n.cluster = membership.New(membership.Options{LocalID: n.id, ClusterID: n.clusterID, ServerVersion: serverVersion})
-	n.lessor = lease.New(minTTL, lease.Options{Checkpoints: n.w.seed%2 == 1, CheckpointInterval: checkpointEvery})
+	n.lessor = lease.New(minTTL, lease.Options{Checkpoints: n.w.set.CheckpointEvery > 0, CheckpointInterval: n.w.set.CheckpointEvery})
 	n.drift = maxDrift * (2*n.w.rng.Float64() - 1)
 	if n.machine, err = n.openMachine(eng); err != nil {
 		return err
@@ -178,7 +192,7 @@ func (n *node) open() (err error) {
 	n.home.RemoveRemains(n.dir)
 	n.accepted, n.sending, n.leaving = 0, 0, false
 	applied := n.machine.Applied()
-	rn, err := raftnode.New(raftnode.Config{ID: n.id, ElectionTicks: electionTicks, HeartbeatTicks: 1, PreVote: true, Applied: applied,
+	rn, err := raftnode.New(raftnode.Config{ID: n.id, ElectionTicks: electionTicks, HeartbeatTicks: 1, PreVote: n.w.set.PreVote, Applied: applied, Limits: n.w.set.Raft,
 		Storage: raftnode.NewStorage(n.log, n.machine.ConfState(), applied, func() (*raftpb.Snapshot, error) { return n.home.Describe(n.machine) }),
 		Logger:  quiet{lg.Sugar()}})
 	if err != nil {
@@ -188,13 +202,13 @@ func (n *node) open() (err error) {
 	if n.w.faults.SameIDs {
 		n.ids = proposal.NewIDs(uint64(n.life), epoch)
 	}
-	n.props = proposal.NewTable(1000, 1<<20)
+	n.props = proposal.NewTable(n.w.set.Requests, 1<<20)
 	n.reads = readindex.New(n.ids.Next, applied)
 	core := replica.NewCore(replica.CoreConfig{Node: rn, Proposals: n.props, Reads: n.reads,
 		ReadRetry: 500 * time.Millisecond, ReadLimit: requestTimeout, ErrTimeout: errTimeout, ErrLost: errTimeout, ErrChanged: errChanged,
 		StallAfter: electionTicks * tick, StallLimit: (2*electionTicks - 2) * tick, HandOver: electionTicks * tick, Gate: n.mayChange})
 	n.pipe = replica.NewPipeline(replica.Parts{Core: core, Self: n.id, Proposals: n.props, Reads: n.reads, Hub: n.hub, Lessor: n.lessor,
-		Extend: electionTicks * tick, Mark: n.log.Mark().Index, TruncateEvery: truncateAfter, Keep: catchUp, MaxRunBytes: maxRunBytes}, n.door())
+		Extend: electionTicks * tick, Mark: n.log.Mark().Index, TruncateEvery: n.w.set.TruncateAfter, Keep: n.w.set.CatchUp, MaxRunBytes: n.w.set.MaxRunBytes}, n.door())
 	n.logBusy, n.applyBu, n.waiting = false, false, nil
 	return nil
 }
@@ -222,7 +236,7 @@ func (n *node) later(d time.Duration, do func()) {
 
 func (n *node) openMachine(eng engine.Engine) (*apply.Machine, error) {
 	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: n.lessor,
-		Now: n.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true}})
+		Now: n.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true, CompactionBatch: n.w.set.CompactionBatch}})
 }
 
 // crash stops the member as a power loss does. left is what remains of its disk.

@@ -17,12 +17,8 @@ import (
 // The pipeline of production, driven by events: a job completes some time after it has
 // become due, and other events happen in between.
 
-const (
-	// maxRunBytes is so small that a run sometimes ends while more entries wait.
-	maxRunBytes = 4 << 10
-	// diskRetry is the pause before a write is retried that found the disk full.
-	diskRetry = 100 * time.Millisecond
-)
+// diskRetry is the pause before a write is retried that found the disk full.
+const diskRetry = 100 * time.Millisecond
 
 func (n *node) core() *replica.Core { return n.pipe.Core() }
 
@@ -52,6 +48,12 @@ func (n *node) door() *replica.Door {
 
 // step takes one step of the core and schedules the work that follows.
 func (n *node) step(in replica.Input) {
+	if n.w.bug != nil {
+		if err := n.w.bug(n); err != nil {
+			n.w.fail("%w", err)
+			return
+		}
+	}
 	if lost := n.pipe.Step(n.w.time(), in); lost != nil {
 		n.lost = lost
 		n.w.log("ended %d: %v", n.index, lost)

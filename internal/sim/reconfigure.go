@@ -14,8 +14,9 @@ import (
 )
 
 // reconfigure changes the membership: it adds voters and learners, promotes learners, and
-// removes any member, also the leader. The cluster has three to five voters, or a few less:
-// sometimes a second change is requested while the first is in flight.
+// removes any member, also the leader. The number of voters stays within two of what the
+// cluster began with, or gets a bit lower: sometimes a second change is requested while the
+// first is in flight.
 func (w *World) reconfigure() {
 	var able []*node
 	for _, n := range w.nodes {
@@ -40,13 +41,20 @@ func (w *World) reconfigure() {
 			voters = append(voters, n)
 		}
 	}
+	least := 3
+	switch w.plan.Members {
+	case 1:
+		least = 1
+	case 5, 7:
+		least = w.plan.Members - 1
+	}
 	switch {
 	case learner != nil && membership.LearnerInSync(via.machine.Applied(), learner.machine.Applied()):
 		w.propose(via, "promote", learner, must(membership.PromoteChange(learner.id)))
 	case learner != nil && w.rng.IntN(4) == 0:
 		w.propose(via, "remove", learner, membership.RemoveChange(learner.id))
 	case learner != nil:
-	case len(voters) > 4 || len(voters) > 3 && w.rng.IntN(2) == 0:
+	case len(voters) > least+1 || len(voters) > least && w.rng.IntN(2) == 0:
 		n := voters[w.rng.IntN(len(voters))]
 		w.propose(via, "remove", n, membership.RemoveChange(n.id))
 	default:

@@ -90,6 +90,8 @@ func (q *events) Pop() any {
 // World is one simulated cluster with its clients.
 type World struct {
 	seed     uint64
+	plan     Plan
+	set      Settings
 	rng      *rand.Rand
 	faults   Faults
 	now      time.Duration
@@ -125,6 +127,7 @@ type World struct {
 	compared, compactedReads int
 	// Counters that show whether the run exercised what it should.
 	changes, torn map[string]int
+	happened      map[string]int // faults, by kind
 	installed     int
 	overtaken     int  // membership changes applied after raft had accepted a later snapshot
 	refused       int  // log writes that found the disk full
@@ -132,8 +135,10 @@ type World struct {
 	beside        int  // truncations while raft's applied index was behind the store's
 	calm          bool // no new faults
 	trace         traceHash
-	out           io.Writer // nil: the trace is only hashed
-	err           error     // first failure
+	out           io.Writer         // nil: the trace is only hashed
+	err           error             // first failure
+	failed        string            // what kind of failure that is
+	bug           func(*node) error // put in by a test; called before each step
 }
 
 type traceHash struct {
@@ -142,9 +147,9 @@ type traceHash struct {
 }
 
 func newWorld(seed uint64, f Faults, out io.Writer) *World {
-	return &World{seed: seed, rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
+	return &World{seed: seed, plan: Plan{Seed: seed}, set: usual(seed), rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
 		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
-		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, digests: map[uint64]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{},
+		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, digests: map[uint64]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}, happened: map[string]int{},
 		without: map[string]bool{}, model: newModel(), answers: map[uint64]*answer{}, appliedHere: map[*pb.InternalRaftRequest]uint64{},
 		leases: leaseRules{by: map[int64]*leaseRule{}}, did: map[string]int{}, proposed: map[[16]byte]int{}}
 }
@@ -164,6 +169,7 @@ func (w *World) log(format string, args ...any) {
 
 func (w *World) fail(format string, args ...any) {
 	if w.err == nil {
+		w.failed = format
 		w.err = fmt.Errorf("seed %d at %v: %w", w.seed, w.now, fmt.Errorf(format, args...))
 		w.log("FAILED %v", w.err)
 	}
@@ -195,7 +201,9 @@ func (w *World) run(d time.Duration) {
 		w.now = e.at
 		e.do()
 	}
-	w.now = end
+	if w.err == nil {
+		w.now = end
+	}
 }
 
 // runUntil processes events until done returns true, for at most d. It reports whether done
@@ -215,30 +223,52 @@ func (w *World) runUntil(d time.Duration, done func() bool) bool {
 
 // unleash schedules the faults.
 func (w *World) unleash() {
-	w.scheduleFault(w.faults.Partitions, w.partition)
-	w.scheduleFault(w.faults.Crashes, w.crash)
-	w.scheduleFault(w.faults.Stalls, w.stall)
-	w.scheduleFault(w.faults.ApplyStalls, w.stallApply)
-	w.scheduleFault(w.faults.FullDisks, w.fillDisk)
-	w.scheduleFault(w.faults.Reconfigs, w.reconfigure)
+	w.scheduleFault("partition", w.faults.Partitions, w.partition)
+	w.scheduleFault("crash", w.faults.Crashes, w.crash)
+	w.scheduleFault("stall", w.faults.Stalls, w.stall)
+	w.scheduleFault("stall of apply", w.faults.ApplyStalls, w.stallApply)
+	w.scheduleFault("full disk", w.faults.FullDisks, w.fillDisk)
+	w.scheduleFault("reconfigure", w.faults.Reconfigs, w.reconfigure)
 }
 
-func (w *World) scheduleFault(mean time.Duration, fault func()) {
+// scheduleFault lets a fault happen again and again until the world is calm. When faults
+// happen, and what each does, is drawn apart from everything else.
+func (w *World) scheduleFault(kind string, mean time.Duration, fault func()) {
 	if mean == 0 {
 		return
 	}
-	w.after(w.between(mean/4, 2*mean), func() {
-		if w.calm {
-			return
-		}
-		fault()
-		w.scheduleFault(mean, fault)
-	})
+	times := w.plan.faultRand(kind, -1)
+	var next func()
+	next = func() {
+		w.after(mean/4+time.Duration(times.Int64N(int64(2*mean-mean/4))), func() {
+			if w.calm {
+				return
+			}
+			n := w.happened[kind]
+			w.happened[kind]++
+			if !w.plan.skips(kind, n) {
+				w.with(w.plan.faultRand(kind, n), fault)
+			}
+			next()
+		})
+	}
+	next()
+}
+
+// with runs do with another random source.
+func (w *World) with(rng *rand.Rand, do func()) {
+	old := w.rng
+	defer func() { w.rng = old }()
+	w.rng = rng
+	do()
 }
 
 // partition isolates one member, or cuts one direction of one link.
 func (w *World) partition() {
 	a := w.rng.IntN(len(w.nodes))
+	if len(w.nodes) == 1 {
+		return
+	}
 	if w.rng.IntN(2) == 0 {
 		w.cutOff(a)
 		return
