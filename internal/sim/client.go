@@ -120,8 +120,8 @@ func (c *client) never(in input, start time.Duration) {
 }
 
 func (c *client) write(n *node, in input) {
-	req := &pb.InternalRaftRequest{}
-	id := n.ids.Next()
+	id, who := n.ids.Next(), n.caller(c.w.root())
+	req := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: id, Username: who.User, AuthRevision: who.Rev}}
 	var (
 		body []byte
 		kind command.Kind
@@ -146,7 +146,6 @@ func (c *client) write(n *node, in input) {
 		c.w.fail("encode request: %w", err)
 		return
 	}
-	req.Header = &pb.RequestHeader{ID: id}
 	c.submit(n, in, &proposal.Pending{ID: id, Req: req, Data: command.Encode(req.Header, kind, body)}, func(res proposal.Result) output {
 		t, ok := res.Resp.(*pb.TxnResponse)
 		return output{unknown: res.Err != nil, swapped: ok && t.Succeeded}
@@ -193,6 +192,8 @@ func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(pro
 				c.never(in, start)
 			case errors.Is(res.Err, rpctypes.ErrGRPCNoSpace) && c.w.quota == 0:
 				c.pause() // refused because of an alarm: it had no effect
+			case isAuth(res.Err):
+				c.pause() // users have changed meanwhile
 			default:
 				c.done(in, start, outcome(res))
 			}

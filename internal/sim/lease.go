@@ -101,7 +101,7 @@ func (n *node) keepLeases() {
 // proposeOwn proposes a request of the member itself. It returns nil if the request was not
 // admitted.
 func (n *node) proposeOwn(r *pb.InternalRaftRequest) *proposal.Pending {
-	p, err := n.pending(r)
+	p, err := n.pending(r, n.w.root())
 	if err != nil {
 		n.w.fail("encode %v: %w", r, err)
 		return nil

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -25,6 +26,9 @@ type model struct {
 	leases    map[int64]int64 // TTL by id
 	alarms    map[string]*pb.AlarmMember
 	events    []*mvccpb.Event // all events, in order
+	eventAt   []uint64        // index of the entry that each event is of
+	auth      *rights
+	past      []pastRights // the states of auth, the newest last
 	taken     []*pb.InternalRaftRequest
 
 	sub int64 // writes so far in the current transaction
@@ -37,7 +41,9 @@ type version struct {
 }
 
 func newModel() *model {
-	return &model{rev: 1, compacted: -1, keys: map[string][]version{}, leases: map[int64]int64{}, alarms: map[string]*pb.AlarmMember{}}
+	none := &rights{revision: 1, users: map[string][]string{}, roles: map[string][]*authpb.Permission{}}
+	return &model{rev: 1, compacted: -1, keys: map[string][]version{}, leases: map[int64]int64{}, alarms: map[string]*pb.AlarmMember{},
+		auth: none, past: []pastRights{{0, none}}}
 }
 
 // answer is the expected answer to a request.
@@ -51,6 +57,12 @@ func (m *model) take(r *pb.InternalRaftRequest) answer {
 	m.taken = append(m.taken, r)
 	if err := m.alarmed(r); err != nil {
 		return answer{err: err}
+	}
+	if err := m.permitted(r); err != nil {
+		return answer{err: err}
+	}
+	if isChange(r) {
+		return m.change(r)
 	}
 	h := func() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: m.rev} }
 	switch {
@@ -320,7 +332,7 @@ func (m *model) put(r *pb.PutRequest) *pb.PutResponse {
 			kv.Lease = old.Lease
 		}
 	}
-	m.change(key, version{kv: kv}, old)
+	m.store(key, version{kv: kv}, old)
 	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: m.now()}}
 	if r.PrevKv {
 		resp.PrevKv = old
@@ -343,17 +355,17 @@ func (m *model) deleteRange(r *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
 
 func (m *model) delete(key string) {
 	old := m.get(key)
-	m.change(key, version{gone: true, kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: m.rev + 1}}, old)
+	m.store(key, version{gone: true, kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: m.rev + 1}}, old)
 }
 
-func (m *model) change(key string, v version, old *mvccpb.KeyValue) {
+func (m *model) store(key string, v version, old *mvccpb.KeyValue) {
 	e := &mvccpb.Event{Kv: v.kv, PrevKv: old}
 	if v.gone {
 		e.Type = mvccpb.Event_DELETE
 	}
 	m.sub++
 	m.keys[key] = append(m.keys[key], v)
-	m.events = append(m.events, e)
+	m.events, m.eventAt = append(m.events, e), append(m.eventAt, m.index)
 }
 
 // get returns a key as the current transaction sees it, nil if it does not exist.

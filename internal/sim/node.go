@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/apply"
+	"quorate/internal/auth"
 	"quorate/internal/datadir"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
@@ -57,6 +58,7 @@ type node struct {
 	pipe    *replica.Pipeline
 	hub     *watch.Hub
 	lessor  *lease.Lessor
+	auth    *auth.Store
 	props   *proposal.Table
 	reads   *readindex.Batcher
 	ids     *proposal.IDs
@@ -184,6 +186,7 @@ func (n *node) open() (err error) {
 	}
 	n.cluster = membership.New(membership.Options{LocalID: n.id, ClusterID: n.clusterID, ServerVersion: serverVersion})
 	n.lessor = lease.New(minTTL, lease.Options{Checkpoints: n.w.set.CheckpointEvery > 0, CheckpointInterval: n.w.set.CheckpointEvery})
+	n.auth = auth.NewStore(auth.NewSimpleTokens(0))
 	n.drift = maxDrift * (2*n.w.rng.Float64() - 1)
 	if n.machine, err = n.openMachine(eng); err != nil {
 		return err
@@ -235,7 +238,7 @@ func (n *node) later(d time.Duration, do func()) {
 }
 
 func (n *node) openMachine(eng engine.Engine) (*apply.Machine, error) {
-	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: n.lessor,
+	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: n.lessor, Auth: n.auth,
 		Now: n.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true, CompactionBatch: n.w.set.CompactionBatch}})
 }
 

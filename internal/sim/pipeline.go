@@ -41,7 +41,7 @@ func (n *node) door() *replica.Door {
 		WriteTo:       n.log, Home: func() replica.Home { return n.home },
 		Exchange: n.exchange, Exchanged: n.exchanged,
 		Apply: n.applyEntries, Applied: n.applied, Now: n.time,
-		AuthChanged: func() {}, MemberChanged: n.memberChanged, Reconfigured: func() {},
+		AuthChanged: n.recheckWatches, MemberChanged: n.memberChanged, Reconfigured: func() {},
 		TermBegun: func() {}, NoSpace: func() {},
 	}
 }

@@ -89,6 +89,7 @@ func (s *shrinker) leaveOut() {
 		func(p *Plan) { p.Faults.Duplication = 0 },
 		func(p *Plan) { p.Faults.TornWrites = 0 },
 		func(p *Plan) { p.Faults.SameIDs = false },
+		func(p *Plan) { p.Faults.Auth = false },
 	} {
 		s.try(change)
 	}

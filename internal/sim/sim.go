@@ -49,6 +49,8 @@ type Faults struct {
 	// SameIDs makes members generate the same request ids, as happens in production with
 	// bad luck, or when someone forges entries.
 	SameIDs bool
+	// Auth gives the workers users, whose roles and permissions change.
+	Auth bool
 	// Quiet leaves out the workers and watchers. When entries come one by one, members fall
 	// behind in other ways than under constant load.
 	Quiet bool

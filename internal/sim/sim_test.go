@@ -97,7 +97,7 @@ func TestSim(t *testing.T) {
 	begun, simulated := time.Now(), time.Duration(0)
 	for s := *seed; s < *seed+*seeds; s++ {
 		world := Hostile
-		world.SameIDs, world.Quiet = s%3 == 0, s%2 == 0
+		world.SameIDs, world.Quiet, world.Auth = s%3 == 0, s%2 == 0, s%4 == 1
 		if s%4 == 0 { // snapshots overtake changes only where there are many of both
 			world.Reconfigs /= 2
 		}
@@ -129,7 +129,7 @@ func TestSim(t *testing.T) {
 	t.Logf("steps that a crash has interrupted: %v", tornSteps)
 	t.Logf("of the workers and watchers: %v", answered)
 	for _, kind := range slices.Concat(allKinds, []string{"forwarded keepalive", "checkpoint", "reset of a checkpoint", "compared answer", "expired lease",
-		"read of what is compacted", "event", "fragment", "bookmark", "resumed watch", "canceled watch"}) {
+		"read of what is compacted", "event", "fragment", "bookmark", "resumed watch", "canceled watch", "refused user", "watch of a user that was refused"}) {
 		if *seeds >= 10 && answered[kind] == 0 {
 			t.Errorf("no %s: the runs prove nothing about that", kind)
 		}

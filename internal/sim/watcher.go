@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -22,6 +23,7 @@ type watcher struct {
 	n       *node
 	life    int // of n
 	stream  *watch.Stream
+	owner   string // the user
 	req     *pb.WatchCreateRequest
 	created bool
 	asked   int   // progress requests without an answer
@@ -80,8 +82,17 @@ func (c *watcher) open() {
 		}
 	}
 	c.req.StartRevision = c.next
+	if !resumed || c.stopped {
+		if c.owner = w.someUser(); c.stopped {
+			c.owner = w.root() // must see everything in the end
+		}
+	}
+	if err := c.n.auth.State().CanRead(c.n.caller(c.owner), c.req.Key, c.req.RangeEnd); err != nil {
+		c.close()
+		return
+	}
 	w.log("watcher %d at %d from %d", c.id, c.n.index, c.next)
-	if err := c.stream.Create(c.req); err != nil {
+	if err := c.stream.CreateFor(c.owner, c.req); err != nil {
 		w.fail("watch at member %d: %w", c.n.index, err)
 	}
 }
@@ -139,6 +150,9 @@ func (c *watcher) take(r *watch.Response) {
 		}
 	case !c.created:
 		c.fail("gets a response before its watch is created")
+	case r.Canceled && c.w.faults.Auth && r.CompactRevision == 0 && strings.HasPrefix(r.CancelReason, "auth: "):
+		w.did["watch of a user that was refused"]++
+		c.close()
 	case r.Canceled:
 		if r.CompactRevision == 0 || r.CompactRevision > w.model.compacted || c.next >= r.CompactRevision {
 			c.fail("is canceled (%q) at revision %d because of a compaction at %d; the last one was at %d", r.CancelReason, c.next, r.CompactRevision, w.model.compacted)
@@ -186,6 +200,9 @@ func (c *watcher) events(r *watch.Response) {
 		if e == nil {
 			c.fail("sees %v, which does not exist", have)
 			return
+		}
+		if !c.w.model.everMay(c.w.model.eventAt[c.pos], c.owner, c.req.Key, c.req.RangeEnd) {
+			c.fail("sees %v, although %q was not permitted to read since then", have, c.owner)
 		}
 		want := &mvccpb.Event{Type: e.Type, Kv: e.Kv}
 		if c.req.PrevKv {

@@ -27,7 +27,7 @@ type worker struct {
 }
 
 // allKinds are the kinds of requests that workers make, by name.
-var allKinds = []string{"txn", "read", "old read", "compact", "grant", "revoke", "keepalive", "alarm"}
+var allKinds = []string{"txn", "read", "old read", "compact", "grant", "revoke", "keepalive", "alarm", "auth"}
 
 func (c *worker) pause() { c.w.after(c.w.between(time.Millisecond, 60*time.Millisecond), c.next) }
 
@@ -52,20 +52,26 @@ func (c *worker) next() {
 	}
 	switch kind {
 	case "txn":
-		c.submit(n, kind, c.someWrite())
+		c.submit(n, kind, w.someUser(), c.someWrite())
 	case "read", "old read":
 		c.read(n, kind == "old read")
+	case "auth":
+		user := w.root()
+		if w.rng.IntN(10) == 0 {
+			user = w.someUser()
+		}
+		c.submit(n, kind, user, c.someChange())
 	case "compact":
-		c.submit(n, kind, &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: max(1, w.model.rev-w.rng.Int64N(30)+1)}})
+		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: max(1, w.model.rev-w.rng.Int64N(30)+1)}})
 	case "grant":
 		id := int64(c.id+1)<<32 | int64(c.n)
 		ttl := 1 + w.rng.Int64N(5)
 		w.leases.grant(w, id, max(ttl, minTTL))
-		c.submit(n, kind, &pb.InternalRaftRequest{LeaseGrant: &pb.LeaseGrantRequest{ID: id, TTL: ttl}})
+		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{LeaseGrant: &pb.LeaseGrantRequest{ID: id, TTL: ttl}})
 	case "revoke":
 		id := c.someLease()
 		w.leases.revoke(id)
-		c.submit(n, kind, &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
+		c.submit(n, kind, w.someUser(), &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
 	case "keepalive":
 		c.keepAlive(c.someLease())
 	case "alarm":
@@ -73,11 +79,14 @@ func (c *worker) next() {
 		if len(w.model.alarms) == 0 {
 			action = pb.AlarmRequest_AlarmAction(w.rng.IntN(2))
 		}
-		c.submit(n, kind, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE, MemberID: w.nodes[0].id}})
+		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE, MemberID: w.nodes[0].id}})
 	}
 }
 
 func (c *worker) choose() string {
+	if c.w.faults.Auth && c.w.rng.IntN(10) == 0 {
+		return "auth"
+	}
 	switch x := c.w.rng.IntN(100); {
 	case x < 45:
 		return "txn"
@@ -219,9 +228,9 @@ func (c *worker) someRange() *pb.RangeRequest {
 }
 
 // submit proposes a request and checks the answer.
-func (c *worker) submit(n *node, kind string, r *pb.InternalRaftRequest) {
+func (c *worker) submit(n *node, kind, user string, r *pb.InternalRaftRequest) {
 	w := c.w
-	p, err := n.pending(r)
+	p, err := n.pending(r, user)
 	if err != nil {
 		w.fail("encode %v: %w", r, err)
 		return
@@ -235,8 +244,11 @@ func (c *worker) submit(n *node, kind string, r *pb.InternalRaftRequest) {
 		select {
 		case res := <-p.Done():
 			w.log("worker %d %s at %d: %v %v", c.id, kind, n.index, res.Err, text(res.Resp))
-			if res.Err == nil || status.Code(res.Err) != codes.Unknown { // else the outcome is not known
+			if res.Err == nil || status.Code(res.Err) != codes.Unknown || isAuth(res.Err) { // else the outcome is not known
 				w.did[kind]++
+				if isAuth(res.Err) {
+					w.did["refused user"]++
+				}
 				w.acknowledged(r, res.Resp, res.Err, before)
 				if r.Compaction != nil && res.Err == nil {
 					w.compacted = max(w.compacted, r.Compaction.Revision)
@@ -251,9 +263,10 @@ func (c *worker) submit(n *node, kind string, r *pb.InternalRaftRequest) {
 	n.step(replica.Input{Propose: []*proposal.Pending{p}})
 }
 
-// pending encodes a request for proposal at this member.
-func (n *node) pending(r *pb.InternalRaftRequest) (*proposal.Pending, error) {
-	r.Header = &pb.RequestHeader{ID: n.ids.Next()}
+// pending encodes a request of a user for proposal at this member.
+func (n *node) pending(r *pb.InternalRaftRequest, user string) (*proposal.Pending, error) {
+	who := n.caller(user)
+	r.Header = &pb.RequestHeader{ID: n.ids.Next(), Username: who.User, AuthRevision: who.Rev}
 	data, err := command.EncodeRequest(r)
 	n.w.proposed[checksum(data)]++
 	return &proposal.Pending{ID: r.Header.ID, Req: r, Data: data}, err
@@ -271,7 +284,7 @@ func (c *worker) read(n *node, old bool) {
 	if old {
 		r.Revision = max(1, w.model.rev-w.rng.Int64N(40))
 	}
-	mark := readMark{w.acked, w.compacted}
+	user, mark := w.someUser(), readMark{w.acked, w.compacted}
 	round, first := n.reads.Join()
 	n.wait(func() bool {
 		select {
@@ -279,7 +292,7 @@ func (c *worker) read(n *node, old bool) {
 		default:
 			return false
 		}
-		if round.Err() == nil {
+		if round.Err() == nil && w.mayRead(n, user, r, mark) {
 			w.did[map[bool]string{true: "old read", false: "read"}[old]]++
 			w.checkRead(n, r, mark)
 		}
@@ -289,6 +302,19 @@ func (c *worker) read(n *node, old bool) {
 	if first {
 		n.step(replica.Input{ReadWanted: true})
 	}
+}
+
+// mayRead asks the member, as its KV service does, whether the user may read. What it permits
+// must have been permitted at some time between the start of the read and now.
+func (w *World) mayRead(n *node, user string, r *pb.RangeRequest, mark readMark) bool {
+	if err := n.auth.State().CanRead(n.caller(user), r.Key, r.RangeEnd); err != nil {
+		w.did["refused user"]++
+		return false
+	}
+	if !w.model.everMay(mark.applied, user, r.Key, r.RangeEnd) {
+		w.fail("member %d lets %q read %v, which was not permitted since entry %d", n.index, user, r, mark.applied)
+	}
+	return true
 }
 
 // checkRead reads at a member as its KV service does and compares with the model.
