@@ -96,7 +96,7 @@ type Renewal struct {
 	// closed when the lease is revoked or the primary is demoted. The caller then calls
 	// Renew again, which reports which of the two happened.
 	Wait <-chan struct{}
-	// Reset is set if the lease has a checkpoint, which must be cleared first: propose
+	// Reset is set if the lease has, or may get, a checkpoint, which must be cleared first: propose
 	// a checkpoint with Remaining 0, wait until it is applied, and call Renew again.
 	Reset bool
 }
@@ -127,6 +127,10 @@ type lease struct {
 
 	keys    keySet
 	revoked chan struct{} // created by the first renewal that has to wait
+	// made counts the checkpoints that CheckpointsDue has returned since the promotion. The
+	// first cleared of them have no effect any more: a checkpoint with Remaining 0 was
+	// proposed after them, when made was resetAt, and is applied.
+	made, resetAt, cleared uint64
 }
 
 // Lessor holds the leases of one member. Only the apply goroutine may call Grant,
@@ -300,7 +304,9 @@ func (l *Lessor) Checkpoint(b engine.Batch, c Checkpoint, persist bool) {
 	if x == nil {
 		return
 	}
-	x.RemainingTTL = c.Remaining
+	if x.RemainingTTL = c.Remaining; c.Remaining <= 0 {
+		x.cleared = max(x.cleared, x.resetAt)
+	}
 	if persist {
 		putRecord(b, x.Lease)
 	}
@@ -359,6 +365,7 @@ func (l *Lessor) demoteLocked() {
 	for _, x := range l.leases {
 		x.expiry, x.wake, x.due = time.Time{}, time.Time{}, time.Time{}
 		x.wakePos, x.duePos = -1, -1
+		x.made, x.resetAt, x.cleared = 0, 0, 0
 		x.release()
 	}
 	l.wakes.items, l.dues.items = nil, nil
@@ -383,7 +390,10 @@ func (l *Lessor) Renew(now time.Time, id int64) (Renewal, error) {
 		}
 		return Renewal{Wait: x.revoked}, nil
 	}
-	if l.o.Checkpoints && x.RemainingTTL > 0 {
+	// A checkpoint that was proposed and is not applied yet would outlast the renewal: the
+	// next leader would give the lease less than what the client is told now.
+	if l.o.Checkpoints && (x.RemainingTTL > 0 || x.made > x.cleared) {
+		x.resetAt = x.made
 		return Renewal{Reset: true}, nil
 	}
 	l.startLocked(x, now.Add(seconds(x.TTL)))
@@ -466,6 +476,7 @@ func (l *Lessor) CheckpointsDue(now time.Time) []Checkpoint {
 		// checkpoint.
 		if remaining := ceilSeconds(left); left > 0 && remaining < x.TTL {
 			out = append(out, Checkpoint{ID: x.ID, Remaining: remaining})
+			x.made++
 		}
 		if left > l.o.CheckpointInterval {
 			x.due = now.Add(l.o.CheckpointInterval)
