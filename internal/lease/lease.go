@@ -304,9 +304,10 @@ func (l *Lessor) Checkpoint(b engine.Batch, c Checkpoint, persist bool) {
 	if x == nil {
 		return
 	}
-	if x.RemainingTTL = c.Remaining; c.Remaining <= 0 {
+	if c.Remaining <= 0 {
 		x.cleared = max(x.cleared, x.resetAt)
 	}
+	x.RemainingTTL = c.Remaining
 	if persist {
 		putRecord(b, x.Lease)
 	}

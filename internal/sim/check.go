@@ -88,6 +88,7 @@ type Result struct {
 	Happened map[string]int
 	End      time.Duration
 	Failed   string
+	Progress time.Duration // from the end of all faults to progress
 }
 
 // Run simulates a plan: members and clients under faults for a while, then without. It
@@ -139,6 +140,7 @@ func (w *World) live(p Plan) error {
 	w.unleash()
 	w.run(p.Length)
 	w.heal()
+	w.checkProgress()
 	w.run(2 * requestTimeout) // there is a leader again, and old requests have ended
 	for _, c := range w.clients {
 		c.stopped = true
@@ -151,6 +153,7 @@ func (w *World) live(p Plan) error {
 	}
 	w.run(2 * requestTimeout)
 	w.checkMembers()
+	w.checkBounds()
 	w.checkLeasesEnd()
 	w.checkMembers()
 	w.checkWatches()
@@ -162,7 +165,7 @@ func (w *World) live(p Plan) error {
 func (w *World) result() Result {
 	res := Result{Trace: w.trace.sum, Events: w.trace.n, Installed: w.installed, Overtaken: w.overtaken, Beside: w.beside, Refused: w.refused, Never: w.never, Did: w.changes,
 		Answered: w.did, Compared: w.compared, Expired: w.leases.expired, Renewed: w.leases.renewed, CompactedReads: w.compactedReads,
-		Happened: w.happened, End: w.now, Failed: w.failed}
+		Happened: w.happened, End: w.now, Failed: w.failed, Progress: w.progress}
 	for _, n := range w.changes {
 		res.Changes += n
 	}

@@ -146,6 +146,10 @@ func (c *client) write(n *node, in input) {
 		c.w.fail("encode request: %w", err)
 		return
 	}
+	if n.refuses(req) {
+		c.pause()
+		return
+	}
 	c.submit(n, in, &proposal.Pending{ID: id, Req: req, Data: command.Encode(req.Header, kind, body)}, func(res proposal.Result) output {
 		t, ok := res.Resp.(*pb.TxnResponse)
 		return output{unknown: res.Err != nil, swapped: ok && t.Succeeded}
@@ -154,7 +158,7 @@ func (c *client) write(n *node, in input) {
 
 // writeV2 is write through the v2 API. Now and then it also creates a key that expires.
 func (c *client) writeV2(n *node, in input) {
-	r := &v2request.Request{ID: n.ids.Next(), Method: "PUT", Path: v2Path(in.key), Val: in.value, PrevValue: in.old, Time: c.w.time().UnixNano()}
+	r := &v2request.Request{ID: n.ids.Next(), Method: "PUT", Path: v2Path(in.key), Val: in.value, PrevValue: in.old, Time: n.wall().UnixNano()}
 	if c.w.rng.IntN(3) == 0 {
 		c.propose(n, &v2request.Request{ID: n.ids.Next(), Method: "POST", Path: "/1/brief", Val: in.value,
 			Expiration: c.w.time().Add(c.w.between(0, 2*time.Second)).UnixNano()})
@@ -190,7 +194,7 @@ func (c *client) submit(n *node, in input, p *proposal.Pending, outcome func(pro
 			switch {
 			case errors.Is(res.Err, context.DeadlineExceeded):
 				c.never(in, start)
-			case errors.Is(res.Err, rpctypes.ErrGRPCNoSpace) && c.w.quota == 0:
+			case errors.Is(res.Err, rpctypes.ErrGRPCNoSpace) && c.w.set.Quota == 0:
 				c.pause() // refused because of an alarm: it had no effect
 			case isAuth(res.Err):
 				c.pause() // users have changed meanwhile

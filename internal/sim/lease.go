@@ -78,6 +78,9 @@ func (r *leaseRules) applied(w *World, req *pb.InternalRaftRequest) {
 // time returns the time on the clock of the member.
 func (n *node) time() time.Time { return n.w.time().Add(time.Duration(float64(n.w.now) * n.drift)) }
 
+// wall returns the wall clock of the member, which may jump.
+func (n *node) wall() time.Time { return n.time().Add(n.jump) }
+
 func (n *node) leads() bool { return n.core().Node().State().Lead == n.id }
 
 // keepLeases does the leader's periodic work on leases, as production does: it proposes

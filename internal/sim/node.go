@@ -64,17 +64,19 @@ type node struct {
 	ids     *proposal.IDs
 	cluster *membership.Cluster
 
-	logBusy    bool
-	logFrom    time.Duration // start of the current log write
-	stalled    time.Duration // no log write completes before this time
-	applyStall time.Duration // nothing is applied before this time
-	accepted   uint64        // index of the newest snapshot that raft has accepted, until it is installed
-	sending    int           // snapshots sent within releaseDelay
-	received   uint64        // number of snapshot transfers that have started
-	applyBu    bool
-	leaving    bool
-	drift      float64       // relative error of its clock rate
-	waiting    []func() bool // conditions that clients wait for; true when over
+	logBusy     bool
+	logFrom     time.Duration // start of the current log write
+	stalled     time.Duration // no log write completes before this time
+	applyStall  time.Duration // nothing is applied before this time
+	accepted    uint64        // index of the newest snapshot that raft has accepted, until it is installed
+	sending     int           // snapshots sent within releaseDelay
+	received    uint64        // number of snapshot transfers that have started
+	applyBu     bool
+	leaving     bool
+	alarmRaised bool          // a NOSPACE alarm is being proposed
+	drift       float64       // relative error of its clock rate
+	jump        time.Duration // of its wall clock; timers and leases use a monotonic one
+	waiting     []func() bool // conditions that clients wait for; true when over
 }
 
 // newNode creates a member with a new disk. A founder has the first entries in its log, a
@@ -129,6 +131,7 @@ func (n *node) start() {
 	})
 	n.every(func() time.Duration { return n.w.between(400*time.Millisecond, 600*time.Millisecond) }, n.expireV2)
 	n.every(func() time.Duration { return n.w.between(time.Second, 2*time.Second) }, n.dial)
+	n.compactNowAndThen()
 	n.every(func() time.Duration { return n.w.between(lease.ExpiryInterval*4/5, lease.ExpiryInterval*6/5) }, n.keepLeases)
 	n.every(func() time.Duration { return n.w.between(time.Millisecond, 100*time.Millisecond) }, n.catchUp)
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
@@ -155,7 +158,7 @@ func (n *node) expireV2() {
 	if n.core().Node().State().Lead != n.id || !n.machine.V2().HasTTL() {
 		return
 	}
-	r := &v2request.Request{ID: n.ids.Next(), Method: "SYNC", Time: n.w.time().UnixNano()}
+	r := &v2request.Request{ID: n.ids.Next(), Method: "SYNC", Time: n.wall().UnixNano()}
 	p := &proposal.Pending{ID: r.ID, Foreign: r, Data: r.Marshal()}
 	if n.props.Admit(p, n.w.time(), requestTimeout) == nil {
 		n.step(replica.Input{Propose: []*proposal.Pending{p}})
@@ -193,7 +196,7 @@ func (n *node) open() (err error) {
 	}
 	n.hub = watch.NewHub(apply.History{KV: n.machine.KV()}, simClock{n.w}, n.w.watchOptions())
 	n.home.RemoveRemains(n.dir)
-	n.accepted, n.sending, n.leaving = 0, 0, false
+	n.accepted, n.sending, n.leaving, n.alarmRaised = 0, 0, false, false
 	applied := n.machine.Applied()
 	rn, err := raftnode.New(raftnode.Config{ID: n.id, ElectionTicks: electionTicks, HeartbeatTicks: 1, PreVote: n.w.set.PreVote, Applied: applied, Limits: n.w.set.Raft,
 		Storage: raftnode.NewStorage(n.log, n.machine.ConfState(), applied, func() (*raftpb.Snapshot, error) { return n.home.Describe(n.machine) }),
@@ -201,7 +204,7 @@ func (n *node) open() (err error) {
 	if err != nil {
 		return err
 	}
-	n.ids = proposal.NewIDs(n.id, n.w.time())
+	n.ids = proposal.NewIDs(n.id, n.wall())
 	if n.w.faults.SameIDs {
 		n.ids = proposal.NewIDs(uint64(n.life), epoch)
 	}
@@ -238,7 +241,7 @@ func (n *node) later(d time.Duration, do func()) {
 }
 
 func (n *node) openMachine(eng engine.Engine) (*apply.Machine, error) {
-	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: n.lessor, Auth: n.auth,
+	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: n.lessor, Auth: n.auth, Quota: n.w.set.Quota,
 		Now: n.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true, CompactionBatch: n.w.set.CompactionBatch}})
 }
 

@@ -42,7 +42,7 @@ func (n *node) door() *replica.Door {
 		Exchange: n.exchange, Exchanged: n.exchanged,
 		Apply: n.applyEntries, Applied: n.applied, Now: n.time,
 		AuthChanged: n.recheckWatches, MemberChanged: n.memberChanged, Reconfigured: func() {},
-		TermBegun: func() {}, NoSpace: func() {},
+		TermBegun: n.termBegun, NoSpace: n.raiseNoSpace,
 	}
 }
 

@@ -38,6 +38,8 @@ type Settings struct {
 	// CheckpointEvery is shorter than most TTLs; 0 disables checkpoints.
 	CheckpointEvery time.Duration
 	PreVote         bool
+	Quota           int64         // of the store; 0 is none
+	Retention       time.Duration // of automatic compaction; 0 is none
 	Raft            raftnode.Limits
 }
 
@@ -71,6 +73,10 @@ func PlanOf(seed uint64, clients int, length time.Duration, f Faults) Plan {
 	s.Requests = pick(rng, 3, 20, 1000)
 	s.CompactionBatch = pick(rng, 1, 7, 700)
 	s.PreVote = rng.IntN(4) > 0
+	if s.Quota = pick[int64](rng, 0, 4<<10, 8<<10); f.Quiet { // nobody disarms the alarm
+		s.Quota = 0
+	}
+	s.Retention = pick(rng, 0, 2*time.Second, 5*time.Second)
 	s.Raft = raftnode.Limits{MessageBytes: pick[uint64](rng, 0, 1, 500, 10<<10), Inflight: pick(rng, 0, 1, 3, 64),
 		ApplyBytes: pick[uint64](rng, 0, 1, 1000, 100<<10), ProposalBytes: pick(rng, 0, 1, 1000)}
 	return p

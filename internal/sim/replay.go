@@ -45,7 +45,11 @@ func (w *World) judge(ents []apply.Entry) (want []*answer) {
 			continue
 		}
 		w.leases.applied(w, r)
+		before := w.model.rev
 		a := w.model.take(r)
+		if w.model.rev > before {
+			w.revs = append(w.revs, revAt{w.now, w.model.rev})
+		}
 		if a.resp != nil || a.err != nil {
 			want[i] = &a
 			w.answers[index] = &a
@@ -92,7 +96,7 @@ func (n *node) compare(ents []apply.Entry, want []*answer, out *apply.Outcome) {
 			continue
 		}
 		n.w.compared++
-		if d := want[i].differs(r.Resp, r.Err); d != "" && !(n.w.quota > 0 && isNoSpace(r.Err)) {
+		if d := want[i].differs(r.Resp, r.Err); d != "" && !(n.w.set.Quota > 0 && isNoSpace(r.Err)) {
 			n.w.fail("the answer of member %d to entry %d (%v) %s", n.index, e.GetIndex(), e.Req, d)
 		}
 	}
@@ -111,7 +115,7 @@ func (w *World) acknowledged(r *pb.InternalRaftRequest, resp any, err error, bef
 		w.fail("%v is entry %d, although entry %d was acknowledged before the request was made", r, index, before)
 	}
 	if a := w.answers[index]; a != nil {
-		if d := a.differs(resp, err); d != "" && !(w.quota > 0 && isNoSpace(err)) {
+		if d := a.differs(resp, err); d != "" && !(w.set.Quota > 0 && isNoSpace(err)) {
 			w.fail("a client gets an answer to entry %d that %s", index, d)
 		}
 	}

@@ -41,6 +41,7 @@ type Faults struct {
 	Stalls      time.Duration // mean time between hanging log disks, for up to twice Outage; 0 = none
 	ApplyStalls time.Duration // mean time between hanging stores, likewise
 	FullDisks   time.Duration // mean time between full log disks, for up to Outage; 0 = none
+	ClockJumps  time.Duration // mean time between jumps of a member's wall clock, by up to an hour; 0 = none
 	// Reconfigs is the mean time between membership changes; 0 = none.
 	Reconfigs    time.Duration
 	TornSteps    float64 // share of the steps of file work that are interrupted by a crash
@@ -60,7 +61,7 @@ type Faults struct {
 var Hostile = Faults{
 	Loss: 0.02, Duplication: 0.02, MinDelay: 200 * time.Microsecond, MaxDelay: 30 * time.Millisecond,
 	SyncDelay: 8 * time.Millisecond, ApplyDelay: 4 * time.Millisecond,
-	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, Stalls: 7 * time.Second, ApplyStalls: 5 * time.Second, FullDisks: 6 * time.Second, TornWrites: 50,
+	Partitions: 4 * time.Second, Crashes: 5 * time.Second, Outage: 3 * time.Second, Stalls: 7 * time.Second, ApplyStalls: 5 * time.Second, FullDisks: 6 * time.Second, TornWrites: 50, ClockJumps: 6 * time.Second,
 	Reconfigs: time.Second, TornSteps: 0.1, CutTransfers: 0.2,
 }
 
@@ -122,7 +123,7 @@ type World struct {
 	leases      leaseRules
 	acked       uint64 // index of the newest entry that was acknowledged
 	compacted   int64  // newest compaction that was acknowledged
-	quota       int64
+	revs        []revAt
 	did         map[string]int   // requests that were answered, by kind
 	proposed    map[[16]byte]int // how often workers and leaders asked for the same bytes, by their checksum
 
@@ -137,10 +138,17 @@ type World struct {
 	beside        int  // truncations while raft's applied index was behind the store's
 	calm          bool // no new faults
 	trace         traceHash
-	out           io.Writer         // nil: the trace is only hashed
-	err           error             // first failure
-	failed        string            // what kind of failure that is
+	out           io.Writer // nil: the trace is only hashed
+	err           error     // first failure
+	failed        string    // what kind of failure that is
+	progress      time.Duration
 	bug           func(*node) error // put in by a test; called before each step
+}
+
+// revAt is when a revision was made.
+type revAt struct {
+	at  time.Duration
+	rev int64
 }
 
 type traceHash struct {
@@ -230,6 +238,7 @@ func (w *World) unleash() {
 	w.scheduleFault("stall", w.faults.Stalls, w.stall)
 	w.scheduleFault("stall of apply", w.faults.ApplyStalls, w.stallApply)
 	w.scheduleFault("full disk", w.faults.FullDisks, w.fillDisk)
+	w.scheduleFault("clock jump", w.faults.ClockJumps, w.jumpClock)
 	w.scheduleFault("reconfigure", w.faults.Reconfigs, w.reconfigure)
 }
 
@@ -358,6 +367,13 @@ func (w *World) fillDisk() {
 	w.log("full disk %d until %v", n.index, n.disk.full)
 }
 
+// jumpClock lets the wall clock of one member jump, forward or back.
+func (w *World) jumpClock() {
+	n := w.nodes[w.rng.IntN(len(w.nodes))]
+	n.jump = w.between(-time.Hour, time.Hour)
+	w.log("clock of %d is wrong by %v", n.index, n.jump)
+}
+
 // heal stops all faults and restarts the members that are down.
 func (w *World) heal() {
 	w.calm = true
@@ -367,6 +383,7 @@ func (w *World) heal() {
 		n.stalled = min(n.stalled, w.now+w.faults.Outage)
 		n.applyStall = min(n.applyStall, w.now+w.faults.Outage)
 		n.disk.full = min(n.disk.full, w.now+w.faults.Outage)
+		n.jump = 0
 		if n.down {
 			n.start()
 		}

@@ -94,7 +94,7 @@ func simulate(t *testing.T, seed uint64, run func(out *bytes.Buffer) (Result, er
 func TestSim(t *testing.T) {
 	var changes, installed, overtaken, beside, refused, never int
 	answered, sizes := map[string]int{}, map[int]int{}
-	begun, simulated := time.Now(), time.Duration(0)
+	begun, simulated, longest := time.Now(), time.Duration(0), time.Duration(0)
 	for s := *seed; s < *seed+*seeds; s++ {
 		world := Hostile
 		world.SameIDs, world.Quiet, world.Auth = s%3 == 0, s%2 == 0, s%4 == 1
@@ -104,6 +104,7 @@ func TestSim(t *testing.T) {
 		plan := PlanOf(s, 5, *length, world)
 		first := run(t, plan)
 		sizes[plan.Members]++
+		longest = max(longest, first.Progress)
 		simulated += first.End
 		if first.Acked < 100 {
 			t.Errorf("seed %d: only %d operations were acknowledged; the run proves nothing", s, first.Acked)
@@ -126,11 +127,12 @@ func TestSim(t *testing.T) {
 			s, first.Events, plan.Members, first.Acked, first.Changes, first.Installed, first.Trace)
 	}
 	t.Logf("runs by number of members: %v; %.2f hours simulated, %.2f in a minute of real time", sizes, simulated.Hours(), simulated.Hours()/time.Since(begun).Minutes())
+	t.Logf("the longest time to progress after all faults have stopped: %v", longest)
 	t.Logf("steps that a crash has interrupted: %v", tornSteps)
 	t.Logf("of the workers and watchers: %v", answered)
 	for _, kind := range slices.Concat(allKinds, []string{"forwarded keepalive", "checkpoint", "reset of a checkpoint", "compared answer", "expired lease",
-		"read of what is compacted", "event", "fragment", "bookmark", "resumed watch", "canceled watch", "refused user", "watch of a user that was refused"}) {
-		if *seeds >= 10 && answered[kind] == 0 {
+		"read of what is compacted", "event", "fragment", "bookmark", "resumed watch", "canceled watch", "refused user", "watch of a user that was refused", "automatic compaction", "write over the quota", "alarm of a member"}) {
+		if *seeds >= 20 && answered[kind] == 0 {
 			t.Errorf("no %s: the runs prove nothing about that", kind)
 		}
 	}
@@ -157,7 +159,7 @@ func TestSim(t *testing.T) {
 // random orders. It compares the state of the members after each step.
 func TestSimOrders(t *testing.T) {
 	calm := Hostile
-	calm.Crashes, calm.Partitions, calm.Stalls, calm.FullDisks, calm.Reconfigs = 0, 0, 0, 0, 0 // RunOrders does these itself
+	calm.Crashes, calm.Partitions, calm.Stalls, calm.FullDisks, calm.Reconfigs, calm.ClockJumps = 0, 0, 0, 0, 0, 0 // RunOrders does these itself
 	done := map[string]int{}
 	missing := func() (what []string) {
 		for _, step := range []string{"restore", "add", "promote", "remove", "restart", "crash"} {

@@ -75,11 +75,13 @@ func (c *worker) next() {
 	case "keepalive":
 		c.keepAlive(c.someLease())
 	case "alarm":
-		action := pb.AlarmRequest_DEACTIVATE
-		if len(w.model.alarms) == 0 {
+		action, of := pb.AlarmRequest_DEACTIVATE, w.nodes[0].id
+		if all := w.model.sortedAlarms(); len(all) > 0 {
+			of = all[w.rng.IntN(len(all))].MemberID
+		} else {
 			action = pb.AlarmRequest_AlarmAction(w.rng.IntN(2))
 		}
-		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE, MemberID: w.nodes[0].id}})
+		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE, MemberID: of}})
 	}
 }
 
@@ -235,7 +237,7 @@ func (c *worker) submit(n *node, kind, user string, r *pb.InternalRaftRequest) {
 		w.fail("encode %v: %w", r, err)
 		return
 	}
-	if n.props.Admit(p, w.time(), requestTimeout) != nil {
+	if n.refuses(r) || n.props.Admit(p, w.time(), requestTimeout) != nil {
 		c.pause()
 		return
 	}
