@@ -20,7 +20,7 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// pairs is everything in a database.
+// pairs returns everything in a database.
 func pairs(t *testing.T, path string) map[string]string {
 	t.Helper()
 	d, err := Open(path, time.Second)
@@ -98,7 +98,7 @@ func TestInPlace(t *testing.T) {
 	}
 }
 
-// Damaged files and those that are none are errors.
+// Damaged files, and files that are not databases, are errors.
 func TestDamaged(t *testing.T) {
 	dir := t.TempDir()
 	if _, err := Open(filepath.Join(dir, "none"), time.Second); !errors.Is(err, os.ErrNotExist) {

@@ -33,13 +33,13 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// crashes runs work on a disk that loses its power before write operation n, for
-// every n, and hands what is left to after. It returns how many there were.
+// crashes runs work on a disk that loses power before write operation n, for every n, and
+// passes the remaining disk to after. It returns the number of operations.
 func crashes(t *testing.T, prepare func(Layout), work func(Layout) error, after func(l Layout, n int64)) int64 {
 	t.Helper()
 	for i := int64(0); ; i++ {
-		// What was not synced is lost or there, all of it: Pebble relies on the order
-		// in which one directory's entries come to the disk, as file systems keep it.
+		// What was not synced is lost or kept, all of it: Pebble relies on the order in which
+		// the entries of a directory become durable, as file systems preserve it.
 		n, cfg := i/2, vfs.CrashCloneCfg{}
 		if i%2 == 1 {
 			cfg = vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}
@@ -140,7 +140,7 @@ func TestCrashDuringLeave(t *testing.T) {
 			if got := sumStore(t, l); got != want {
 				t.Fatalf("crash at %d: the store has sum %x, want %x", n, got, want)
 			}
-			if n%2 == 0 { // the next one that comes may be the server
+			if n%2 == 0 { // the next one to start may be the server
 				must(t, started(t, l))
 				tidy(t, l, n)
 			}
@@ -170,9 +170,9 @@ func TestCrashDuringLeave(t *testing.T) {
 	}
 }
 
-// etcdKeptOut looks that etcd, started on a directory, has all of the data or does not start:
-// there is no database that it can open, or it is whole (which others check), or there is
-// none and the newest mark of the log is at a state that is nowhere.
+// etcdKeptOut checks that etcd, started on a directory, has all of the data or does not
+// start: there is no database that it can open, or the database is complete (which others
+// check), or there is none and the newest mark of the log has no state.
 func etcdKeptOut(t *testing.T, l Layout, n int64) {
 	t.Helper()
 	if _, err := l.FS.Stat(l.DB()); err == nil {
@@ -187,7 +187,7 @@ func etcdKeptOut(t *testing.T, l Layout, n int64) {
 	}
 }
 
-// started does what a start of the server does with a directory, from the take-over up to
+// started runs the steps of a server's start on a directory, from the conversion up to
 // where it begins to serve.
 func started(t *testing.T, l Layout) error {
 	tk, err := Begin(ctx, l, opt)
@@ -239,7 +239,7 @@ func started(t *testing.T, l Layout) error {
 	return l.Guard()
 }
 
-// everything returns all pairs of the store in use but what it notes for itself.
+// everything returns all pairs of the store in use except its local records.
 func everything(t *testing.T, l Layout) (out []string) {
 	t.Helper()
 	eng, err := OpenStore(l, zap.NewNop())
@@ -260,9 +260,9 @@ var all = func() (out []engine.Bucket) {
 	return out
 }()
 
-// Wherever a start that takes a directory over is ended, also between the end of the copy
-// and its last step, the next one has the same: the repaired membership of etcd 3.5 and the
-// data of its v2 API as well, and nothing is left that is of no use.
+// Wherever a start that converts a directory is interrupted, including between the end of
+// the copy and the last step, the next one has the same result, including the repaired
+// membership of etcd 3.5 and the data of its v2 API, and no useless files remain.
 func TestCrashDuringFirstStart(t *testing.T) {
 	for name, make := range map[string]func(t *testing.T, l Layout){
 		"3.7":                         plain.make,
@@ -296,7 +296,7 @@ func TestCrashDuringFirstStart(t *testing.T) {
 	}
 }
 
-// snapFiles lists what is below Snap, without what etcd removes at its start.
+// snapFiles lists the files below Snap except those that etcd removes at its start.
 func snapFiles(l Layout) ([]string, error) {
 	names, err := l.FS.List(l.Snap())
 	names = slices.DeleteFunc(names, func(name string) bool { return strings.HasPrefix(name, "tmp") && name != guardName })
@@ -304,7 +304,7 @@ func snapFiles(l Layout) ([]string, error) {
 	return names, err
 }
 
-// usedAgain makes a directory of ours that was left for etcd, and that etcd has used.
+// usedAgain creates a directory that was left for etcd and that etcd has used.
 func usedAgain(t *testing.T, l Layout) {
 	t.Helper()
 	plain.make(t, l)
@@ -316,7 +316,7 @@ func usedAgain(t *testing.T, l Layout) {
 	writeAll(t, l.FS, l.DB(), nextTransaction(t, b))
 }
 
-// tidy looks that a directory holds what it should and nothing else.
+// tidy checks that a directory contains exactly what it should.
 func tidy(t *testing.T, l Layout, n int64) {
 	t.Helper()
 	names, err := l.FS.List(l.Member())
@@ -334,7 +334,7 @@ func tidy(t *testing.T, l Layout, n int64) {
 	}
 }
 
-// A take-over that its caller cannot use leaves nothing behind.
+// A conversion that its caller abandons leaves nothing behind.
 func TestAbandon(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	plain.make(t, l)
@@ -347,9 +347,9 @@ func TestAbandon(t *testing.T) {
 	}
 }
 
-// Wherever the power goes while etcd's files are written beside the store, the store
-// is the one in use or etcd's files are whole, and the next start of ours goes on
-// with the store and leaves nothing of theirs.
+// Wherever power is lost while etcd's files are written next to the store, either the store
+// is the one in use or etcd's files are complete, and the next start of Quorate continues
+// with the store and removes etcd's files.
 func TestCrashDuringLeaveBeside(t *testing.T) {
 	var want uint32
 	prepare := func(l Layout) {
@@ -405,7 +405,7 @@ func TestCrashDuringLeaveBeside(t *testing.T) {
 	}
 }
 
-// A database that etcd has opened since is taken over again, also if that is broken off.
+// A database that etcd has opened since is converted again, even if that is interrupted.
 func TestLeftAndUsed(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	plain.make(t, l)
@@ -414,7 +414,7 @@ func TestLeftAndUsed(t *testing.T) {
 	must(t, LeaveBeside(ctx, l, own, opt))
 	b, err := readFile(l.FS, l.DB())
 	must(t, err)
-	// What etcd does first is a transaction: the older of the two meta pages becomes
+	// The first thing that etcd does is a transaction: the older of the two meta pages becomes
 	// the newer one.
 	writeAll(t, l.FS, l.DB(), nextTransaction(t, b))
 	tk, err := Begin(ctx, l, opt)
@@ -459,8 +459,7 @@ func writeAll(t *testing.T, fs vfs.FS, path string, b []byte) {
 	must(t, durable.WriteFile(fs, path, b))
 }
 
-// nextTransaction returns a database with the same content and another newest
-// transaction.
+// nextTransaction returns a database with the same content and another newest transaction.
 func nextTransaction(t *testing.T, b []byte) []byte {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "db")
@@ -474,8 +473,8 @@ func nextTransaction(t *testing.T, b []byte) []byte {
 	return out
 }
 
-// A take-over that is called off keeps what it has copied, and the next one goes on from
-// there; a database that etcd has changed meanwhile is copied from its beginning.
+// A cancelled conversion keeps what it has copied, and the next one resumes; a database
+// that etcd has changed meanwhile is copied from the beginning.
 func TestTakeOverGoesOn(t *testing.T) {
 	big := plain
 	big.keys = 40_000
@@ -503,7 +502,7 @@ func TestTakeOverGoesOn(t *testing.T) {
 		_, err := Begin(c, stopping, Options{Version: own, BatchBytes: 4 << 10})
 		return err
 	}
-	// Half of the reads look at the database, the others copy it.
+	// Half of the reads examine the database, the others copy it.
 	if err := stopAt(1 << 30); err != nil {
 		t.Fatal(err)
 	}

@@ -37,11 +37,11 @@ const (
 	clusterID = 0x2f
 )
 
-// directory describes a directory of etcd to be made.
+// directory describes a directory of etcd to create.
 type directory struct {
 	applied, last  uint64   // entries in the store and in the log, of term 2
-	commit         uint64   // that the log states; 0: all
-	voters         []uint64 // beside the member itself
+	commit         uint64   // in the log's hard state; 0: all
+	voters         []uint64 // in addition to the member itself
 	clusterVersion string
 	storageVersion string
 	snap           []byte // Data of a .snap file at entry 3; nil: no file
@@ -124,7 +124,7 @@ func must(t testing.TB, err error) {
 	}
 }
 
-// sum is a hash over every pair but the ones that only one form has.
+// sum hashes every pair except those that only one of the two formats has.
 func sum(t *testing.T, r engine.Reader) uint32 {
 	t.Helper()
 	lower, _ := engine.Alarm.Bounds()
@@ -315,8 +315,8 @@ func v2Put(path string) []byte {
 	return append(r, value...)
 }
 
-// A log of etcd 3.5 holds v2 requests in which members tell their names; etcd 3.7
-// ends at one, so none may lie behind the mark of a directory that it gets.
+// A log of etcd 3.5 holds v2 requests about member attributes; etcd 3.7 panics on one, so
+// none may follow the mark of a directory that it gets.
 func TestLeaveWithV2Requests(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	d := plain
@@ -332,7 +332,7 @@ func TestLeaveWithV2Requests(t *testing.T) {
 	}
 }
 
-// A snapshot that etcd has received and written down, but not put in place.
+// A snapshot that etcd has received and recorded, but not put in place.
 func TestReceivedSnapshot(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	old := plain
@@ -355,8 +355,8 @@ func TestReceivedSnapshot(t *testing.T) {
 
 const other, third = 0x3f, 0x4f
 
-// stale35 makes a directory of etcd 3.5 in whose database the membership is not what the
-// v2 store says.
+// stale35 creates a directory of etcd 3.5 in whose database the membership differs from
+// the v2 store.
 func stale35(t *testing.T, l Layout) {
 	t.Helper()
 	d := plain
@@ -375,8 +375,8 @@ func stale35(t *testing.T, l Layout) {
 	d.make(t, l)
 }
 
-// etcd 3.5 goes by the v2 store; releases before 3.5.26 could let the copy of the
-// membership in the database fall behind.
+// etcd 3.5 uses the v2 store; releases before 3.5.26 could let the copy of the membership
+// in the database fall behind.
 func TestMembershipOf35(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	stale35(t, l)

@@ -112,7 +112,7 @@ func (e *etcds) checkVersion(own membership.Version) error {
 		}
 		v, err := membership.ParseVersion(x.text)
 		if err != nil {
-			return fmt.Errorf("%s has the %s %q, which is none: it is of an unknown release", e.db, x.what, x.text)
+			return fmt.Errorf("%s has the %s %q, which is not a version: it was written by an unknown release", e.db, x.what, x.text)
 		}
 		if own.MajorMinor().Less(v.MajorMinor()) {
 			return fmt.Errorf("%s has the %s %s, which is newer than this program (%s)", e.db, x.what, x.text, own)
@@ -189,7 +189,7 @@ func (e *etcds) readSnap(l Layout, lg *zap.Logger) error {
 		s, err := snapshot.LoadSnap(path, o)
 		var ce *snapshot.CorruptError
 		if errors.As(err, &ce) {
-			lg.Warn("passing over a damaged snapshot file", zap.String("path", path), zap.Error(err))
+			lg.Warn("skipping a damaged snapshot file", zap.String("path", path), zap.Error(err))
 			continue
 		}
 		if err != nil {

@@ -18,7 +18,7 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// guarded makes a directory of ours as a server leaves it.
+// guarded creates a directory of Quorate as a server leaves it.
 func guarded(t *testing.T) Layout {
 	t.Helper()
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
@@ -29,8 +29,8 @@ func guarded(t *testing.T) Layout {
 	return l
 }
 
-// What keeps etcd from a directory of ours is in the way of nobody else, and is gone
-// when the directory is etcd's.
+// What keeps etcd out of a directory of Quorate hinders no one else, and is removed when
+// the directory is handed to etcd.
 func TestGuard(t *testing.T) {
 	l := guarded(t)
 	want, before := sumStore(t, l), tree(t, l.FS, "data")
@@ -70,11 +70,11 @@ func TestGuard(t *testing.T) {
 	}
 }
 
-// A directory on which etcd was started without being handed it goes on with our store if
-// the log follows that, and keeps etcd's files aside; anything else is refused and left as
-// it is.
+// If etcd was started on a directory without a migration, our store is used if the log
+// follows it, and etcd's files are moved aside; anything else is refused and left
+// unchanged.
 func TestEtcdStartedByMistake(t *testing.T) {
-	// beside puts the database of a directory of etcd that is like d into l.
+	// beside puts the database of a directory of etcd described by d into l.
 	beside := func(t *testing.T, l Layout, d directory) {
 		t.Helper()
 		x := Layout{FS: vfs.NewMem(), DataDir: "data"}
@@ -88,7 +88,7 @@ func TestEtcdStartedByMistake(t *testing.T) {
 	other := directory{applied: 20, last: 24, clusterVersion: "3.7.0", storageVersion: "3.7.0", keys: 20}
 	for name, c := range map[string]struct {
 		change func(t *testing.T, l Layout)
-		want   string // of the error; empty: it goes on
+		want   string // of the error; empty: no error
 	}{
 		"etcd has applied nothing": {func(t *testing.T, l Layout) { beside(t, l, directory{keys: 1, last: 3}) }, ""},
 		"etcd has applied less":    {func(t *testing.T, l Layout) { beside(t, l, of(9)) }, ""},
@@ -157,7 +157,7 @@ func TestEtcdStartedByMistake(t *testing.T) {
 	})
 }
 
-// begin makes a log that begins behind an entry.
+// begin creates a log that begins after an entry.
 func begin(t *testing.T, l Layout, at uint64) {
 	t.Helper()
 	must(t, l.FS.RemoveAll(l.WAL()))
@@ -167,7 +167,7 @@ func begin(t *testing.T, l Layout, at uint64) {
 	must(t, log.Close())
 }
 
-// cutLog makes a log that ends with an entry.
+// cutLog creates a log that ends with an entry.
 func cutLog(t *testing.T, l Layout, last uint64) {
 	t.Helper()
 	must(t, l.FS.RemoveAll(l.WAL()))
@@ -178,7 +178,7 @@ func cutLog(t *testing.T, l Layout, last uint64) {
 	must(t, l.FS.Rename(x.WAL(), l.WAL()))
 }
 
-// Wherever the power goes while etcd's files go aside, the next start has the store.
+// Wherever power is lost while etcd's files are moved aside, the next start has the store.
 func TestCrashWhileGoingOn(t *testing.T) {
 	var want uint32
 	empty := mem.New()

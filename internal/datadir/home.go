@@ -295,7 +295,7 @@ func (h Home) RemoveRemains(inUse string) {
 	remove := func(dir string, remains func(name string) bool) {
 		names, err := fs.List(dir)
 		if err != nil {
-			h.Logger.Warn("failed to look for what a crash has left", zap.String("dir", dir), zap.Error(err))
+			h.Logger.Warn("failed to look for remains of a crash", zap.String("dir", dir), zap.Error(err))
 		}
 		for _, name := range names {
 			if !remains(name) {
@@ -303,7 +303,7 @@ func (h Home) RemoveRemains(inUse string) {
 			}
 			path := fs.PathJoin(dir, name)
 			if err := fs.RemoveAll(path); err != nil {
-				h.Logger.Warn("failed to remove what a crash has left", zap.String("path", path), zap.Error(err))
+				h.Logger.Warn("failed to remove remains of a crash", zap.String("path", path), zap.Error(err))
 			}
 		}
 	}

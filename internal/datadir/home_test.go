@@ -15,8 +15,8 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// A byte of a received snapshot that changes before it is imported is noticed, whatever it stands for:
-// etcd's file has no checksums.
+// A change of any byte of a received snapshot before it is imported is detected, whatever
+// it means: etcd's file has no checksums.
 func TestReceivedFileIsChecked(t *testing.T) {
 	fs := vfs.NewMem()
 	h := Home{Layout: Layout{FS: fs, DataDir: "data"}}
@@ -84,7 +84,7 @@ func TestReceivedSyncIsTimed(t *testing.T) {
 	}
 }
 
-// A log that was made and nothing more is told from one whose member has run.
+// A log that is still empty is distinguished from one whose member has run.
 func TestNeverRan(t *testing.T) {
 	dir := t.TempDir() + "/wal"
 	if NeverRan(dir) {

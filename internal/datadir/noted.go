@@ -21,7 +21,7 @@ const sumLine = "crc32c %08x\n"
 
 var (
 	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-	errNoSum   = errors.New("its last line is not the checksum of what stands before")
+	errNoSum   = errors.New("its last line is not the checksum of the text before it")
 )
 
 // WriteNote replaces a small text file atomically: after a crash it has its old or its

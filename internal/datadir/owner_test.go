@@ -11,8 +11,8 @@ import (
 	"quorate/internal/engine"
 )
 
-// A directory says whose it is and in what format; one of a later format is refused by
-// whatever looks for its store, before anything changes.
+// A directory records its owner and format; every operation that needs the store refuses
+// a later format before anything changes.
 func TestOwner(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	must(t, durable.MkdirAll(l.FS, l.DataDir, l.Member()))

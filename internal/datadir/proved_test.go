@@ -13,8 +13,8 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// What is handed to etcd says of all that the only voter has in its log that it is
-// committed, and of nothing else that the log does not say it of.
+// A log that is handed to etcd states that all entries of the only voter are committed,
+// and in other cases no more than it did.
 func TestProveCommit(t *testing.T) {
 	const other = 0x77
 	add, err := membership.AddChange(membership.Member{ID: other, PeerURLs: []string{"http://b:1"}})
@@ -72,7 +72,7 @@ func TestProveCommit(t *testing.T) {
 	}
 }
 
-// restate makes a log that holds the same entries and states another commit index.
+// restate creates a log with the same entries and another commit index.
 func restate(t *testing.T, l Layout, commit uint64) {
 	t.Helper()
 	log, err := raftlog.Open(l.FS, l.WAL(), raftlog.Options{NoBackground: true})

@@ -43,7 +43,7 @@ func (l Layout) restoring() string { return l.FS.PathJoin(l.Member(), "RESTORING
 func (l Layout) errRestoring() error {
 	there, err := exists(l.FS, l.restoring())
 	if err == nil && there {
-		err = fmt.Errorf("a restore into %s was interrupted: run 'etcdutl snapshot restore' again, which begins anew", l.DataDir)
+		err = fmt.Errorf("a restore into %s was interrupted: run 'etcdutl snapshot restore' again, which starts over", l.DataDir)
 	}
 	return err
 }

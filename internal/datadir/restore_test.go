@@ -72,8 +72,8 @@ func TestRestore(t *testing.T) {
 	}
 }
 
-// A restore that ends anywhere is begun anew by the next one; no server and no tool
-// takes what it leaves for a member.
+// A restore that is interrupted at any point is started over by the next one; no server
+// and no tool takes what it leaves for a member.
 func TestCrashDuringRestore(t *testing.T) {
 	founders, cluster, err := membership.Founders([]membership.InitialMember{{Name: "a", PeerURLs: []string{"http://a:1"}}}, "token")
 	must(t, err)

@@ -104,7 +104,7 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 			o.Logger.Info("etcd has not started on the files that were left for it; going on with the store", zap.String("store", p.store))
 			return nil, errors.Join(removeLeft(l, p), t.unlock())
 		}
-		o.Logger.Info("etcd has run on the files that were left for it; taking them over again", zap.String("data-dir", l.DataDir))
+		o.Logger.Info("etcd has run on the files that were left for it; converting them again", zap.String("data-dir", l.DataDir))
 	}
 	found, err := examine(ctx, l, o.Version, o.Logger)
 	if err != nil {
@@ -188,7 +188,7 @@ func (t *Takeover) copy(ctx context.Context, found *etcds, o snapshot.Options) (
 		} else if again || ctx.Err() != nil {
 			return nil, meta, err
 		}
-		t.lg.Info("beginning anew: what an earlier attempt has left is of no use", zap.String("path", t.Dir), zap.Error(err))
+		t.lg.Info("starting over: what an earlier attempt has left cannot be used", zap.String("path", t.Dir), zap.Error(err))
 		if err := t.l.FS.RemoveAll(t.Dir); err != nil {
 			return nil, meta, fmt.Errorf("remove remains of an earlier attempt: %w", err)
 		}

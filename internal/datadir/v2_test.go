@@ -20,7 +20,7 @@ import (
 	"quorate/internal/snapshot"
 )
 
-// v2Keys is what a .snap file of etcd 3.5 holds: the membership, and what clients have
+// v2Keys is the data of a .snap file of etcd 3.5: the membership, and what clients have
 // written with the v2 API.
 const v2Keys = `{"Root":{"Path":"/","Children":{
 	"0":{"Path":"/0","Children":{
@@ -53,9 +53,9 @@ func v2Value(s *v2store.Store, key string) string {
 	return fmt.Sprintf("%s at %d", *e.Node.Value, e.Node.ModifiedIndex)
 }
 
-// v2Directory is one of etcd 3.5 with keys of the v2 API, in the .snap file and in
-// the log: an entry that another leader replaced, some that count, and some that etcd
-// has not applied to its database.
+// v2Directory is one of etcd 3.5 with keys of the v2 API, in the .snap file and in the
+// log: an entry that another leader replaced, some that are valid, and some that etcd has
+// not applied to its database.
 func v2Directory(t *testing.T, l Layout) {
 	d := plain
 	d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(v2Keys)
@@ -112,7 +112,7 @@ func TestV2Takeover(t *testing.T) {
 	}
 }
 
-// What another leader has replaced was never applied.
+// An entry that another leader has replaced was never applied.
 func TestV2Replaced(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	d := plain
@@ -164,7 +164,7 @@ func openScratch(t *testing.T, e *etcds, l Layout) (*v2store.Store, error) {
 	return v2store.Load(eng, v2store.Options{Now: time.Now})
 }
 
-// Without the data, etcd 3.6 gets the directory.
+// Without the data, etcd 3.6 can take the directory.
 func TestV2Dropped(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	v2Directory(t, l)

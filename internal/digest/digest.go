@@ -107,7 +107,7 @@ func (d *Digest) load(r engine.Reader) (err error) {
 			return err
 		}
 		if len(k) != 8 || len(v) != 16 {
-			return &engine.CorruptionError{File: fmt.Sprintf("bucket %v, key %x", engine.Digest, k), Err: errors.New("no point of a digest")}
+			return &engine.CorruptionError{File: fmt.Sprintf("bucket %v, key %x", engine.Digest, k), Err: errors.New("not a point of a digest")}
 		}
 		p := Point{binary.BigEndian.Uint64(k), binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
 		for i := range d.levels {

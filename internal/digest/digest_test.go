@@ -10,7 +10,7 @@ import (
 	"quorate/internal/engine/mem"
 )
 
-// member is a store that entries are applied to.
+// member is a store to which entries are applied.
 type member struct {
 	t       *testing.T
 	eng     engine.Engine
@@ -33,7 +33,7 @@ func (m *member) open(release string) {
 	m.d = d
 }
 
-// apply applies entries up to an index, in batches of n; write may say what one writes.
+// apply applies entries up to an index, in batches of n; write determines what each writes.
 func (m *member) apply(to uint64, n int, write func(b engine.Batch, index uint64)) {
 	m.t.Helper()
 	for m.applied < to {
@@ -103,7 +103,7 @@ func TestOrderWithinAnEntryDoesNotCount(t *testing.T) {
 	}
 }
 
-// Each kind of write counts, but for what members may hold differently.
+// Each kind of write counts, except what members may hold differently.
 func TestWhatCounts(t *testing.T) {
 	for _, x := range []struct {
 		what      string
@@ -133,7 +133,7 @@ func TestWhatCounts(t *testing.T) {
 	}
 }
 
-// A founder's own first entries, of term 1, do not count: it made them of its own flags.
+// A founder's own first entries, of term 1, do not count: they come from its own flags.
 func TestFirstTerm(t *testing.T) {
 	sum := func(term uint64, value string) Point {
 		m := newMember(t, 0)
@@ -152,7 +152,7 @@ func TestFirstTerm(t *testing.T) {
 	}
 }
 
-// The index at which a member began to differ is told exactly near the head, and
+// The index at which a member began to differ is reported exactly near the head, and
 // coarsely further back.
 func TestWhereTheyPart(t *testing.T) {
 	for _, x := range []struct {
@@ -174,7 +174,7 @@ func TestWhereTheyPart(t *testing.T) {
 	}
 }
 
-// What was added up goes on after a restart, and with it what was found.
+// The digest continues after a restart, and so does what was found.
 func TestRestart(t *testing.T) {
 	a, b := newMember(t, 0), newMember(t, 0)
 	a.apply(40_000, 100, nil)
@@ -188,7 +188,7 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// Whoever begins anew says nothing about what was before, and is compared from then on.
+// A member that starts over reports nothing about earlier entries, and is compared from then on.
 func TestBeginsAnew(t *testing.T) {
 	for what, begin := range map[string]func(m *member){
 		"another release": func(m *member) { m.open("r2"); m.apply(m.applied+1, 1, nil); m.open("r1") },
@@ -223,10 +223,10 @@ func TestBeginsAnew(t *testing.T) {
 	}
 }
 
-// The store keeps so many points and no more.
+// The store keeps a bounded number of points.
 func TestStoredPointsAreBounded(t *testing.T) {
 	m := newMember(t, 0)
-	for index := uint64(1); index <= coarseKept+10; index++ { // as if the others were there
+	for index := uint64(1); index <= coarseKept+10; index++ { // as if the others existed
 		raw := m.eng.NewBatch()
 		m.d.Begin(raw)
 		m.d.Entry(index*coarseStep, 5)
@@ -261,7 +261,7 @@ func TestStoredPointsAreBounded(t *testing.T) {
 	}
 }
 
-// A report of what is new is short, and has what the other member knows already.
+// A report of what is new is short, and contains a point that the other member already has.
 func TestReportFrom(t *testing.T) {
 	m := newMember(t, 0)
 	m.apply(9000, 50, nil)
@@ -307,14 +307,14 @@ func TestJudge(t *testing.T) {
 			t.Errorf("%s: %+v, want %v, %v", x.what, got, x.want, x.majority)
 		}
 	}
-	// One that cannot be compared is no suspect.
+	// A member that cannot be compared is not a suspect.
 	reports := cluster(0, 0)
 	reports = append(reports, Report{Release: reports[0].Release + 1, Member: 3, Points: []Point{{}, {10, 1, 1}}})
 	if got := Judge(reports, 3); len(got.Suspects) > 0 {
 		t.Errorf("%+v", got)
 	}
-	// One that has not come as far as the fault agrees with both sides, so it says nothing
-	// about who is right. Here that is the second member.
+	// A member that has not reached the fault agrees with both sides, so it does not tell
+	// who is right. Here that is the second member.
 	behind := newMember(t, 0)
 	behind.apply(40, 7, nil)
 	reports = append(cluster(50, 0), behind.d.Report(0))
@@ -339,7 +339,7 @@ func FuzzReport(f *testing.F) {
 	}
 	f.Add([]byte{reportFormat})
 	f.Fuzz(func(t *testing.T, b []byte) {
-		// With a right checksum, what is behind it is looked at, too.
+		// With a valid checksum, what follows it is checked, too.
 		sealed := append(slices.Clone(b), 0, 0, 0, 0)
 		seal(sealed)
 		for _, b := range [][]byte{b, sealed} {

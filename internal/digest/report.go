@@ -89,7 +89,7 @@ func Decode(b []byte) (Report, error) {
 		b = b[size+16:]
 	}
 	if len(b) > 0 {
-		return Report{}, fmt.Errorf("%w: %d bytes behind it", errReport, len(b))
+		return Report{}, fmt.Errorf("%w: %d extra bytes", errReport, len(b))
 	}
 	return r, nil
 }

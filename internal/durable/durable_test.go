@@ -34,7 +34,7 @@ func read(fs vfs.FS, path string) (string, error) {
 	return string(b), err
 }
 
-// state lists what is below data, files with their content, temporary ones aside.
+// state lists the files below data with their content, except temporary ones.
 func state(t *testing.T, fs vfs.FS, dir string) string {
 	t.Helper()
 	names, err := fs.List(dir)
@@ -63,11 +63,11 @@ var (
 	next = strings.Repeat("next", 3000)
 )
 
-// ops are what the package can do, each on data/{a=old d/{b=old}}.
+// ops are the operations of the package, each on data/{a=old d/{b=old}}.
 var ops = []struct {
 	name string
 	do   func(fs vfs.FS) error
-	// between are the states that a crash may leave beside the first and the last.
+	// between lists the states that a crash may leave other than the first and the last.
 	between []string
 	want    string
 }{
@@ -95,7 +95,7 @@ var ops = []struct {
 		[]string{"a=" + old + " d/{b=" + old + "} x/{}", "a=" + old + " d/{b=" + old + "} x/{y/{}}"}, "a=" + old + " d/{b=" + old + "} x/{y/{}} z/{}"},
 }
 
-// prepared is a disk with the state before, of which nothing can get lost.
+// prepared is a disk with the initial state, all of which is durable.
 func prepared(t *testing.T) *vfs.MemFS {
 	t.Helper()
 	disk := vfs.NewCrashableMem()
@@ -114,7 +114,7 @@ func prepared(t *testing.T) *vfs.MemFS {
 	return disk
 }
 
-// at calls before ahead of the change number n to a disk, and returns the disk.
+// at calls before in front of change number n to a disk, and returns the disk.
 func at(disk vfs.FS, n int, before func() error) vfs.FS {
 	count := 0
 	return errorfs.Wrap(disk, errorfs.InjectorFunc(func(op errorfs.Op) error {
@@ -129,9 +129,9 @@ func at(disk vfs.FS, n int, before func() error) vfs.FS {
 	}))
 }
 
-// TestCrash loses the power before every change that an operation makes and after
-// the last, with all, nothing or a random part of what was not synced, looks at what
-// is left, and repeats the operation on that.
+// TestCrash loses power before every change that an operation makes and after the last,
+// with all, none or a random part of what was not synced, checks the remaining state, and
+// repeats the operation on it.
 func TestCrash(t *testing.T) {
 	for _, op := range ops {
 		t.Run(op.name, func(t *testing.T) {
@@ -156,7 +156,7 @@ func TestCrash(t *testing.T) {
 						t.Fatalf("crash before change %d (seed %d) leaves %.200s", n, seed, got)
 					}
 					if strings.HasPrefix(op.name, "rename") && got != before {
-						continue // it is done, or would not be the same again
+						continue // already done; repeating it would have another result
 					}
 					must(t, op.do(left))
 					if got := state(t, left.CrashClone(vfs.CrashCloneCfg{}), "data"); got != op.want {
@@ -171,8 +171,8 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// TestFailure lets every change fail in turn. The error says so, the state is whole,
-// nothing is left under a temporary name, and the next attempt succeeds.
+// TestFailure lets every change fail in turn. The operation returns the error, the state
+// is consistent, no temporary file is left, and the next attempt succeeds.
 func TestFailure(t *testing.T) {
 	for _, op := range ops {
 		t.Run(op.name, func(t *testing.T) {
@@ -208,8 +208,8 @@ func TestFailure(t *testing.T) {
 	}
 }
 
-// An attempt that was killed, without a power loss, has made directories that the
-// next one finds and takes for durable.
+// An attempt that was killed, without a power loss, may have created directories that
+// are not durable yet.
 func TestDirectoriesOfAnAttemptThatWasKilled(t *testing.T) {
 	disk := prepared(t)
 	must(t, disk.MkdirAll("data/x", 0o700)) // and no sync

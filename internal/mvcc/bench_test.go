@@ -16,8 +16,8 @@ import (
 	"quorate/internal/engine/pebble"
 )
 
-// cpu reports the processor time an operation took, garbage collection and
-// flushes included: what counts on a shared machine.
+// cpu reports the processor time per operation, including garbage collection and
+// flushes: the relevant figure on a shared machine.
 func cpu(b *testing.B) (report func()) {
 	b.Helper()
 	used := func() int64 {
@@ -32,7 +32,7 @@ func cpu(b *testing.B) (report func()) {
 }
 
 func benchKey(buf []byte, i int) []byte {
-	return fmt.Appendf(buf[:0], "/registry/bench/%016d", uint64(i)*0x9e3779b97f4a7c15%1e16) // 32 bytes, in no order
+	return fmt.Appendf(buf[:0], "/registry/bench/%016d", uint64(i)*0x9e3779b97f4a7c15%1e16) // 32 bytes, in random order
 }
 
 // benchStore fills a store with n keys of 32 bytes and values of 256.
@@ -49,7 +49,7 @@ func benchStore(b *testing.B, eng engine.Engine, n int) *Store {
 	return s
 }
 
-// benchFill puts keys [from, to) with group transactions a batch.
+// benchFill puts keys [from, to) with group transactions per batch.
 func benchFill(b *testing.B, s *Store, from, to, group int) {
 	b.Helper()
 	var key []byte
@@ -82,8 +82,8 @@ func benchPebble(b *testing.B, dir string) engine.Engine {
 	return eng
 }
 
-// BenchmarkPut overwrites random keys of 100k, in batches of several sizes: the
-// whole apply path below the decoding of the entry.
+// BenchmarkPut overwrites random keys of 100k, in batches of several sizes: the whole
+// apply path below the decoding of the entry.
 func BenchmarkPut(b *testing.B) {
 	for _, group := range []int{1, 10, 100} {
 		b.Run(fmt.Sprintf("batch=%d", group), func(b *testing.B) {
@@ -112,7 +112,7 @@ func BenchmarkPut(b *testing.B) {
 	}
 }
 
-// nullEngine swallows batches: what is left is the cost of this package.
+// nullEngine discards batches: what remains is the cost of this package.
 type nullEngine struct{ engine.Engine }
 
 type nullBatch struct{ engine.Batch }
@@ -243,8 +243,8 @@ func benchList(b *testing.B, s *Store) {
 	})
 }
 
-// BenchmarkOpen opens a store of a million keys and reports the memory that its
-// index keeps.
+// BenchmarkOpen opens a store of a million keys and reports the memory that its index
+// retains.
 func BenchmarkOpen(b *testing.B) {
 	dir := b.TempDir()
 	eng, err := pebble.Open(dir, pebble.Options{})

@@ -220,7 +220,7 @@ func (s *Store) Step() bool {
 	worked, finished, err := s.step(c)
 	if err != nil {
 		if !errors.Is(err, engine.ErrClosed) {
-			s.o.Logger.Error("compaction stopped; it goes on after the next start",
+			s.o.Logger.Error("compaction stopped; it continues after the next start",
 				zap.Int64("compact-revision", c.rev), zap.Error(err))
 		}
 		s.sweep.pop(true)

@@ -14,8 +14,8 @@ import (
 	"quorate/internal/engine/mem"
 )
 
-// A view that is open when a compaction is scheduled reads on as if there were
-// none; the records go when it is closed.
+// A view that is open when a compaction is scheduled reads as if there were none; the
+// records are deleted when it is closed.
 func TestCompactionWaitsForViews(t *testing.T) {
 	_, s := openMem(t, Options{Manual: true})
 	for i := range 5 {
@@ -50,8 +50,8 @@ func TestCompactionWaitsForViews(t *testing.T) {
 	}
 }
 
-// Nobody waits for ever for a compaction that the end of the store has overtaken:
-// one that waits for a view, one behind it, and one that comes too late.
+// No caller waits forever for a compaction that Close interrupts: one that waits for a
+// view, one queued after it, and one that comes too late.
 func TestCloseEndsCompactions(t *testing.T) {
 	for _, manual := range []bool{false, true} {
 		_, s := openMem(t, Options{Manual: manual})
@@ -85,7 +85,7 @@ func records(t *testing.T, s *Store) (n int) {
 	return n
 }
 
-// The goroutine paces itself by the clock it is given, and ends with its work.
+// The goroutine is paced by the given clock, and returns when its work is done.
 func TestCompactionInBackground(t *testing.T) {
 	clk := clock.NewManual(time.Unix(0, 0))
 	_, s := openMem(t, Options{Clock: clk, CompactionBatch: 10, CompactionPause: time.Second})
@@ -114,8 +114,8 @@ func TestCompactionInBackground(t *testing.T) {
 	}
 }
 
-// A Store that is closed in the middle of a compaction, and an engine that lost
-// what was not flushed, go on where they were.
+// A Store that is closed during a compaction, and an engine that lost what was not
+// flushed, resume where they were.
 func TestCompactionResumes(t *testing.T) {
 	eng, s := openMem(t, Options{Manual: true, CompactionBatch: 10})
 	for i := range 100 {
@@ -150,7 +150,7 @@ func TestCompactionResumes(t *testing.T) {
 	s.Close()
 }
 
-// A compaction that cannot write is given up, and the next start goes on.
+// A compaction that cannot write is abandoned, and the next start resumes it.
 func TestCompactionFails(t *testing.T) {
 	e := &brokenEngine{mem.New(), 1000}
 	s, err := Open(e, Options{Manual: true, CompactionBatch: 3})
@@ -190,8 +190,8 @@ func TestCompactionFails(t *testing.T) {
 	s.Close()
 }
 
-// After restore --bump-revision --mark-compacted everything before the mark is
-// compacted, keys stay readable, and the mark is no key.
+// After restore --bump-revision --mark-compacted everything before the mark is compacted,
+// keys stay readable, and the mark is not a key.
 func TestMarkCompacted(t *testing.T) {
 	eng, s := openMem(t, Options{Manual: true})
 	for range 3 {

@@ -139,7 +139,7 @@ func (s *Store) keepSum(c *compaction) {
 	defer v.Close()
 	if !sum.whole && v.Keys() <= int64(s.o.HashKeys) {
 		if _, err := s.completeSum(context.Background(), v, sum); err != nil {
-			s.o.Logger.Warn("compaction hash is left for later", zap.Int64("compact-revision", c.rev), zap.Error(err))
+			s.o.Logger.Warn("compaction hash is postponed", zap.Int64("compact-revision", c.rev), zap.Error(err))
 		}
 	}
 }

@@ -57,7 +57,7 @@ func (i *countingIter) Close() error {
 	return i.Iterator.Close()
 }
 
-// listStore holds keys of 10 KB, written in the order that perm says.
+// listStore holds keys of 10 KB, written in the order given by perm.
 func listStore(t *testing.T, o Options, perm []int) (*countingEngine, *Store) {
 	t.Helper()
 	e := &countingEngine{Engine: mem.New()}
@@ -81,8 +81,8 @@ func ascending(n int) []int {
 	return perm
 }
 
-// What a list has in memory does not grow with the list, it is handed out before
-// more is read, and meanwhile no iterator is open.
+// The memory of a list does not grow with its length, each piece is returned before the
+// next is read, and meanwhile no iterator is open.
 func TestListIsReadWhileItIsSent(t *testing.T) {
 	const keys = 1000
 	e, s := listStore(t, Options{Manual: true}, ascending(keys))
@@ -122,8 +122,8 @@ func TestListIsReadWhileItIsSent(t *testing.T) {
 	}
 }
 
-// Keys that were not written in their order are read in few large pieces, for as
-// many lists as may.
+// Keys that were not written in their order are read in a few large pieces, by as many
+// lists as the allowance permits.
 func TestListInLargePieces(t *testing.T) {
 	const keys = 3000
 	e, s := listStore(t, Options{Manual: true}, rand.New(rand.NewSource(1)).Perm(keys))
@@ -158,8 +158,8 @@ func TestListInLargePieces(t *testing.T) {
 	_ = e
 }
 
-// A compaction does not wait for a list of a revision that it leaves alone, and not
-// for ever for any other.
+// A compaction does not wait for a list of a revision that it does not affect, and waits
+// for any other only for a bounded time.
 func TestListBesideCompaction(t *testing.T) {
 	for _, overtaken := range []bool{false, true} {
 		clk := clock.NewManual(time.Unix(0, 0))
@@ -224,7 +224,7 @@ func TestListBesideCompaction(t *testing.T) {
 	}
 }
 
-// A list that was read in time is not disturbed by a compaction of its revision.
+// A list that is read in time is not affected by a compaction of its revision.
 func TestListOvertakenForAMoment(t *testing.T) {
 	clk := clock.NewManual(time.Unix(0, 0))
 	_, s := listStore(t, Options{Manual: true, Clock: clk}, ascending(500))
@@ -249,7 +249,7 @@ func TestListOvertakenForAMoment(t *testing.T) {
 	}
 }
 
-// A record that is not as long as the index says does not go out.
+// A record whose length differs from the index is not returned.
 func TestListOfDamagedRecord(t *testing.T) {
 	e, s := listStore(t, Options{Manual: true}, ascending(200))
 	e.damage = func(v []byte) []byte {

@@ -20,7 +20,7 @@ import (
 	"quorate/internal/engine/mem"
 )
 
-// model is the dumbest store that follows the rules: a list of records.
+// model is the simplest store that follows the rules: a list of records.
 type model struct {
 	recs         []modelRec // in revision order; compacted ones stay, marked
 	rev, compact int64
@@ -39,7 +39,7 @@ func newModel() *model { return &model{rev: 1, compact: -1, sums: map[int64]Hash
 func (m *model) clone() *model {
 	c := *m
 	c.recs = append([]modelRec(nil), m.recs...)
-	c.sums = map[int64]HashResult{} // a restart forgets them
+	c.sums = map[int64]HashResult{} // a restart loses them
 	return &c
 }
 
@@ -93,8 +93,8 @@ func (m *model) delete(main int64, sub int, lo, hi []byte) (n int) {
 	return n
 }
 
-// keep is the set of 5.3: what stays readable at rev; with tombs also the
-// tombstones of exactly rev.
+// keep is the set that stays readable at rev; with tombs it includes the tombstones of
+// exactly rev.
 func (m *model) keep(rev int64, tombs bool) map[Revision]bool {
 	out := map[Revision]bool{}
 	newest := map[string]modelRec{}
@@ -316,7 +316,7 @@ func (w *world) compareList(where string, req *pb.RangeRequest, l *List, err err
 	w.compare(where, w.m, req, res, nil)
 }
 
-// collect reads a list to its end and checks what it has said of itself.
+// collect reads a list to its end and checks what the list reports about itself.
 func collect(t testing.TB, l *List) *RangeResult {
 	t.Helper()
 	defer l.Close()
@@ -449,7 +449,7 @@ func (w *world) check() {
 	w.checkTree()
 }
 
-// checkTree recomputes what the nodes of the index say of their subtrees.
+// checkTree recomputes the summaries in the nodes of the index.
 func (w *world) checkTree() {
 	w.s.mu.Lock()
 	defer w.s.mu.Unlock()
@@ -528,8 +528,8 @@ func (w *world) checkRecords() {
 	}
 }
 
-// settle closes the views and lets all background work end; then the engine
-// must hold exactly the records of the model.
+// settle closes the views and lets all background work finish; then the engine must hold
+// exactly the records of the model.
 func (w *world) settle() {
 	for _, h := range w.views {
 		h.v.Close()

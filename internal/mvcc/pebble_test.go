@@ -11,9 +11,9 @@ import (
 	"quorate/internal/engine/pebble"
 )
 
-// The same operations as on the memory engine, with crashes of a disk that
-// forgets all that was not synced: what was flushed must be there, and no more,
-// for the model is that of the last Flush.
+// The same operations as on the in-memory engine, with crashes of a disk that loses all
+// that was not synced: exactly what was flushed must be there, because the model is that
+// of the last Flush.
 func TestModelPebble(t *testing.T) {
 	for seed := range int64(3) {
 		fs := vfs.NewCrashableMem()

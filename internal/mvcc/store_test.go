@@ -67,8 +67,8 @@ func decode(t *testing.T, kv []byte) *mvccpb.KeyValue {
 	return out
 }
 
-// A transcript of what changes look like: revisions, subs, create, version and
-// leases, as seen by the lease and watch packages.
+// A transcript of what changes look like to the packages lease and watch: revisions, subs,
+// create, version and leases.
 func TestChanges(t *testing.T) {
 	_, s := openMem(t, Options{Manual: true})
 	var log strings.Builder
@@ -120,8 +120,7 @@ back: put b@5.0 create=true/5 version=1 lease=0->0; rev 5
 	}
 }
 
-// Changes of different transactions share memory in pieces; none may overwrite
-// another's.
+// Changes of different transactions share memory; none may overwrite another's.
 func TestChangesAreKept(t *testing.T) {
 	_, s := openMem(t, Options{Manual: true})
 	r := rand.New(rand.NewSource(1))
@@ -135,7 +134,7 @@ func TestChangesAreKept(t *testing.T) {
 			t.Put(fmt.Appendf(nil, "%d", i), nil, 0)
 		}
 	}
-	// The first overflows its piece after a result has been handed out.
+	// The first exceeds its block after a result has been returned.
 	apply(t, s, func(t *Txn) { puts(t, 3); keep(t.DeleteRange([]byte("0"), []byte{0})); puts(t, 50) })
 	apply(t, s, func(t *Txn) { puts(t, 20) })
 	for range 200 {
@@ -158,7 +157,7 @@ func TestChangesAreKept(t *testing.T) {
 	}
 }
 
-// brokenEngine fails commits after a while.
+// brokenEngine fails commits after some time.
 type brokenEngine struct {
 	engine.Engine
 	left int
@@ -180,8 +179,7 @@ func (b *brokenBatch) Commit() error {
 	return b.Batch.Commit()
 }
 
-// A list in pages keeps the root of its first page, and the bound on what such
-// roots hold is kept.
+// A paged list retains the root of its first page, within the bound on such roots.
 func TestPins(t *testing.T) {
 	_, s := openMem(t, Options{Manual: true, PinBytes: 20_000})
 	for i := range 2000 {
@@ -216,7 +214,7 @@ func TestPins(t *testing.T) {
 	if s.pins.find(first) != nil {
 		t.Error("the oldest pin is kept beyond the bound")
 	}
-	page(first) // without the pin it is slower, not different
+	page(first) // without the pin it is slower, but the result is the same
 }
 
 func TestOpenErrors(t *testing.T) {
@@ -281,8 +279,8 @@ func TestOpenErrors(t *testing.T) {
 	}
 }
 
-// A record that the index has and the engine has not is corruption, not an
-// empty answer.
+// A record that is in the index but not in the engine is corruption, not an empty
+// answer.
 func TestMissingRecord(t *testing.T) {
 	eng, s := openMem(t, Options{Manual: true})
 	for i := range 50 {
@@ -304,8 +302,8 @@ func TestMissingRecord(t *testing.T) {
 	}
 }
 
-// Readers of all kinds beside a writer and compactions; every answer must agree
-// with itself, for values carry their revision.
+// Readers of all kinds run next to a writer and compactions. Every answer must be
+// consistent, which the values show, as they contain their revision.
 func TestConcurrency(t *testing.T) {
 	_, s := openMem(t, Options{CompactionBatch: 50, CompactionPause: time.Microsecond, PinBytes: 100_000})
 	const keys, revs = 200, 1500
@@ -417,7 +415,7 @@ func readOnce(s *Store, r *rand.Rand) error {
 	return nil
 }
 
-// The edges of the hash that random operations seldom meet, against the model:
+// Edge cases of the hash that random operations rarely hit, against the model:
 // compactions that keep nothing, and tombstones at exactly the compact revision.
 func TestHashKVEdges(t *testing.T) {
 	for _, script := range []string{
@@ -465,7 +463,7 @@ func TestHashKVEdges(t *testing.T) {
 	}
 }
 
-// Cancelling ends a hash.
+// Cancelling the context stops a hash.
 func TestHashKVCancelled(t *testing.T) {
 	_, s := openMem(t, Options{Manual: true})
 	for i := range 3000 {
@@ -500,7 +498,7 @@ func TestLeases(t *testing.T) {
 	}
 }
 
-// Long keys share leaves badly; they must neither break nor bloat the tree.
+// Long keys fill leaves unevenly; the tree must stay correct and compact.
 func TestLongKeys(t *testing.T) {
 	eng, s := openMem(t, Options{Manual: true})
 	r := rand.New(rand.NewSource(1))
@@ -558,7 +556,7 @@ func FuzzParseRevision(f *testing.F) {
 	})
 }
 
-// crcJoin against the plain computation.
+// crcJoin against the direct computation.
 func FuzzCRCJoin(f *testing.F) {
 	f.Add([]byte("head"), []byte("tail"))
 	f.Add([]byte{}, []byte{})
@@ -569,7 +567,7 @@ func FuzzCRCJoin(f *testing.F) {
 	})
 }
 
-// Nobody enters an epoch that is over, and it drains when the last one leaves.
+// No view enters an epoch that has ended, and the epoch is drained when the last one leaves.
 func TestEpoch(t *testing.T) {
 	drained := func(e *epoch) bool {
 		select {
@@ -600,8 +598,8 @@ func TestEpoch(t *testing.T) {
 	}
 }
 
-// TestOrderAmongEquals holds what etcd 3.7.3 answers where more keys are equal than a limit
-// leaves.
+// TestOrderAmongEquals records what etcd 3.7.3 answers if more keys compare equal than the
+// limit allows.
 func TestOrderAmongEquals(t *testing.T) {
 	_, s := openMem(t, Options{})
 	put := func(key, value string) { apply(t, s, func(t *Txn) { t.Put([]byte(key), []byte(value), 0) }) }
@@ -635,8 +633,8 @@ func TestOrderAmongEquals(t *testing.T) {
 	}
 }
 
-// Pages of one list are read at the revision of the first, from a root that was kept for
-// them: that of this revision, and of none of those kept beside it.
+// Pages of one list are read at the revision of the first, from the root that was pinned for
+// that revision, not from another pinned root.
 func TestPagesAreOfTheirRevision(t *testing.T) {
 	_, s := openMem(t, Options{Manual: true})
 	for i := range 20 {

@@ -75,7 +75,7 @@ func TestEtcdSnap(t *testing.T) {
 	checkV2(t, s.GetData(), "3.5.0")
 }
 
-// membershipDump is V2Store without a state of the engine, where nothing can fail.
+// membershipDump is V2Store without a state of the engine, so it cannot fail.
 func membershipDump(members []Member, removed []uint64, version string) []byte {
 	b, err := V2Store(members, removed, version, nil)
 	if err != nil {
@@ -138,8 +138,8 @@ func TestSnapFiles(t *testing.T) {
 	}
 }
 
-// newest reads the newest file in dir that is not damaged and whose term and index
-// ok accepts; nil accepts all.
+// newest reads the newest file in dir that is not damaged and whose term and index ok
+// accepts; nil accepts all.
 func newest(t *testing.T, dir string, o Options, ok func(term, index uint64) bool) *raftpb.Snapshot {
 	t.Helper()
 	names, err := Snaps(dir, o)

@@ -16,7 +16,7 @@ import (
 	"quorate/internal/engine/pebble"
 )
 
-// withoutNote are the pairs of an engine but for the note of what was copied.
+// withoutNote returns the pairs of an engine except the record of what was copied.
 func withoutNote(t *testing.T, r engine.Reader) []string {
 	t.Helper()
 	var out []string
@@ -34,8 +34,8 @@ func withoutNote(t *testing.T, r engine.Reader) []string {
 	return out
 }
 
-// A read that is stopped anywhere, or that the power ends, is gone on with by the next
-// one, which puts the same into the engine.
+// A read that is stopped, or that a power loss interrupts, at any point is resumed by
+// the next one, and the engine then has the same content.
 func TestResume(t *testing.T) {
 	src := mem.New()
 	defer src.Close()
@@ -91,8 +91,8 @@ func TestResume(t *testing.T) {
 	}
 }
 
-// What was copied of one database is no beginning for another, or for the same one
-// after a transaction, and neither is anything else.
+// A copy of one database cannot be resumed from another one, or from the same one after
+// a transaction, or into an engine that holds anything else.
 func TestResumeRefused(t *testing.T) {
 	src := mem.New()
 	defer src.Close()

@@ -41,8 +41,8 @@ func revKey(main, sub uint64, tombstone bool) []byte {
 	return k
 }
 
-// fill puts pairs into every bucket but leaves some empty. Sizes reach from
-// nothing to far beyond a page.
+// fill puts pairs into every bucket but leaves some empty. Sizes range from zero to far
+// beyond a page.
 func fill(t testing.TB, eng engine.Engine, rng *rand.Rand, keys int) {
 	t.Helper()
 	b := eng.NewBatch()
@@ -88,7 +88,7 @@ func pairs(t testing.TB, r engine.Reader) []string {
 	return all
 }
 
-// boltPairs returns everything in a database as bbolt sees it, after its check.
+// boltPairs returns everything in a database as bbolt sees it, after bbolt's check.
 func boltPairs(t testing.TB, path string) []string {
 	t.Helper()
 	db, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true})
@@ -116,7 +116,7 @@ func boltPairs(t testing.TB, path string) []string {
 	return all
 }
 
-// write makes a database file on the disk.
+// write creates a database file on disk.
 func write(t testing.TB, r engine.Reader, o Options) (path string, i *Image) {
 	t.Helper()
 	i, err := Measure(ctx, r, o)
@@ -145,8 +145,8 @@ func same(t *testing.T, what string, got, want []string) {
 	}
 }
 
-// TestRoundTrip writes stores of many sizes, lets bbolt check and read them, and
-// reads them back.
+// TestRoundTrip writes stores of many sizes, has bbolt check and read them, and reads
+// them back.
 func TestRoundTrip(t *testing.T) {
 	for _, pageSize := range []int{0, 1024, 65536} {
 		for _, keys := range []int{0, 1, 2, 3, 10, 11, 12, 13, 100, 1000, 6000} {
@@ -209,9 +209,8 @@ func hashEngine(t *testing.T, r engine.Reader) uint32 {
 	return h.Sum32()
 }
 
-// TestBboltContinues lets bbolt change a file that we wrote, as etcd does after
-// it received it, and reads the result, which has been through splits, merges
-// and free pages.
+// TestBboltContinues has bbolt change a file that we wrote, as etcd does after receiving
+// it, and reads the result, which has gone through splits, merges and free pages.
 func TestBboltContinues(t *testing.T) {
 	eng := mem.New()
 	rng := rand.New(rand.NewPCG(1, 2))
@@ -278,8 +277,8 @@ func TestMetaPages(t *testing.T) {
 	}
 }
 
-// TestDamage cuts and changes a database. What is wrong with its structure is
-// found; nothing panics or runs on; what is accepted still has order and shape.
+// TestDamage truncates and changes a database. Structural damage is found; nothing
+// panics or loops; what is accepted still has order and shape.
 func TestDamage(t *testing.T) {
 	eng := mem.New()
 	fill(t, eng, rand.New(rand.NewPCG(4, 4)), 250)
@@ -304,7 +303,7 @@ func TestDamage(t *testing.T) {
 	pages := len(good) / 1024
 	for range 800 {
 		b := slices.Clone(good)
-		// Headers and elements: the part of a page that is followed.
+		// Headers and elements: the parts of a page that are followed.
 		at := (2+rng.IntN(pages-2))*1024 + rng.IntN(64)
 		b[at] ^= byte(1 + rng.IntN(255))
 		if err := try(b); err != nil {
@@ -317,8 +316,8 @@ func TestDamage(t *testing.T) {
 	if found < 240 {
 		t.Errorf("%d of 800 changes found", found)
 	}
-	// Branches that lead elsewhere, also to themselves and to what they have led
-	// to before, or that have another key for their first child.
+	// Branches that lead elsewhere, including to themselves and to pages that lead to them,
+	// or that have another key for their first child.
 	le := binary.LittleEndian
 	branches := 0
 	for id := 2; id < pages; id++ {
@@ -410,8 +409,8 @@ func TestCancel(t *testing.T) {
 	}
 }
 
-// synthetic is a reader with n pairs of 250 bytes in the bucket key, which are
-// made when they are read, so that what a test measures is not the store.
+// synthetic is a reader with n pairs of 250 bytes in the bucket key, which are generated
+// when they are read, so that a test does not measure the store.
 type synthetic struct {
 	n     int
 	i     int
@@ -447,7 +446,7 @@ func (s *synthetic) Next() bool {
 	return s.Valid()
 }
 
-// drain is an engine that keeps nothing but counts.
+// drain is an engine that discards everything and counts it.
 type drain struct {
 	engine.Engine
 	pairs, largest int
@@ -504,8 +503,8 @@ func TestMemory(t *testing.T) {
 	}
 }
 
-// FuzzReadDatabase feeds files to the reader. It must neither panic nor run on,
-// and what it accepts must come back the same from a database of our own.
+// FuzzReadDatabase feeds files to the reader. It must neither panic nor loop, and what it
+// accepts must read back the same from a database that we write.
 func FuzzReadDatabase(f *testing.F) {
 	for _, keys := range []int{0, 3, 40} {
 		eng := mem.New()
@@ -544,7 +543,7 @@ func FuzzReadDatabase(f *testing.F) {
 		if _, err := Read(ctx, "again", back, Options{FS: fs}); err != nil {
 			t.Fatalf("what was written cannot be read: %v", err)
 		}
-		made := func(p string) bool { // follows the cluster's version
+		made := func(p string) bool { // follows the cluster version
 			return strings.HasPrefix(p, fmt.Sprintf("%x=", engine.Meta.K([]byte(storageVersionKey))))
 		}
 		if !slices.Equal(slices.DeleteFunc(pairs(t, eng), made), slices.DeleteFunc(pairs(t, back), made)) {
@@ -570,8 +569,8 @@ func BenchmarkWrite(b *testing.B) {
 	}
 }
 
-// The tree of the v2 API travels in the file as long as that is what it was written with: etcd,
-// which knows nothing of it, changes all else and leaves the bucket as it is.
+// The tree of the v2 API in the file is valid as long as the file has the applied index that it
+// was written with: etcd does not know the bucket and leaves it unchanged.
 func TestV2Bucket(t *testing.T) {
 	fs := vfs.NewMem()
 	record := engine.V2.K([]byte("i"))
@@ -611,7 +610,7 @@ func TestV2Bucket(t *testing.T) {
 	if got := read("without"); got != engine.ErrNotFound.Error() {
 		t.Errorf("of a file without: %q", got)
 	}
-	// As if etcd had applied more: the index is moved on, in the one place of the bucket meta.
+	// As if etcd had applied more: raise the index, in the one place of the bucket meta.
 	b := readAll(t, fs, "with")
 	at := bytes.Index(b, append([]byte("consistent_index"), binary.BigEndian.AppendUint64(nil, 7)...))
 	if at < 0 {

@@ -65,12 +65,12 @@ that signs them is kept in DIR/ca, and used again the next time: keep it safe. W
 		}),
 	}
 	fs := cmd.Flags()
-	fs.BoolVar(&o.TLS, "tls", false, "make certificates, and let only members and clients in that have one")
+	fs.BoolVar(&o.TLS, "tls", false, "make certificates, and admit only members and clients that have one")
 	fs.StringVar(&f.out, "out", "", "directory to write the files to; without it they are printed")
 	fs.BoolVar(&f.force, "force", false, "replace files in --out that differ (never the authority)")
-	fs.StringVar(&f.format, "format", f.format, "how members are told their settings: unit (flags) or yaml (a file)")
+	fs.StringVar(&f.format, "format", f.format, "where members have their settings: unit (flags) or yaml (a file)")
 	fs.StringSliceVar(&o.Join, "join", nil, "client URLs of a running cluster that the hosts join; without it they found one")
-	fs.StringVar(&o.Token, "token", o.Token, "what tells this cluster from others, should they ever meet")
+	fs.StringVar(&o.Token, "token", o.Token, "distinguishes this cluster from others that use the same URLs")
 	fs.StringVar(&o.DataDir, "data-dir", o.DataDir, "data directory on the hosts")
 	fs.IntVar(&o.ClientPort, "client-port", o.ClientPort, "port for clients")
 	fs.IntVar(&o.PeerPort, "peer-port", o.PeerPort, "port for the other members")

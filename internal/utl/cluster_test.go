@@ -34,8 +34,7 @@ func tree(t *testing.T, dir string) map[string]string {
 	return out
 }
 
-// succeed runs a command that is to end with code 0 and say nothing on standard
-// error.
+// succeed runs a command that must exit with code 0 and print nothing on standard error.
 func succeed(t *testing.T, args ...string) string {
 	t.Helper()
 	stdout, stderr, code := run(args...)
@@ -67,8 +66,8 @@ func TestPlanIsPrinted(t *testing.T) {
 	refuse(t, exitBadArgs, "--client-port 0", "cluster", "plan", "a=10.0.0.1", "--client-port", "0")
 }
 
-// A second run changes nothing that is there, unless it is told to; the
-// authority stays even then.
+// A second run changes no existing file without --force; with it, the authority still
+// stays.
 func TestPlanIsWrittenOnce(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "out")
 	three := []string{"cluster", "plan", "a=10.0.0.1", "b=10.0.0.2", "c=10.0.0.3", "--out", dir}
@@ -96,7 +95,7 @@ func TestPlanIsWrittenOnce(t *testing.T) {
 			t.Errorf("%s changed: %v, want %v", path, changed, want)
 		}
 	}
-	// A host that joins later is signed by the same authority, and nothing else changes.
+	// A host that joins later gets a certificate of the same authority; nothing else changes.
 	join := []string{"cluster", "plan", "d=10.0.0.4", "--join", "https://10.0.0.1:2379", "--tls", "--out"}
 	if out := succeed(t, append(join, dir)...); !strings.HasPrefix(out, "Wrote 4 files to ") {
 		t.Errorf("%s", out)
@@ -113,7 +112,7 @@ func TestPlanIsWrittenOnce(t *testing.T) {
 	refuse(t, exitBadArgs, "give the --out directory of the first plan", append(join, filepath.Join(dir, "elsewhere"))...)
 }
 
-// An authority that is damaged is never replaced.
+// A damaged authority is never replaced.
 func TestPlanKeepsAuthority(t *testing.T) {
 	dir := t.TempDir()
 	args := []string{"cluster", "plan", "a=10.0.0.1", "--tls", "--force", "--out", dir}

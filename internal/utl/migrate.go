@@ -42,7 +42,7 @@ With --to-etcd, turns the data directory of a member that is not running into on
 on which etcd starts as the same member, with the same data. The store of this
 program is kept in member/store.quorate; it may be removed when etcd runs. If the
 command is interrupted, run it again. (The way here needs no command: this
-program's etcd takes a directory of etcd over when it starts on it.)
+program's etcd converts a directory of etcd when it starts on it.)
 
 Without it, sets the storage version of the directory, as etcd's etcdutl does.`),
 		Example: "  etcdutl migrate --to-etcd --data-dir /var/lib/etcd\n" +
@@ -326,7 +326,7 @@ func (a defragCommands) defragCommand() *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
 		Use:     "defrag",
-		Short:   "Gives disk space that a data directory no longer needs back to the system",
+		Short:   "Returns disk space that a data directory no longer needs to the system",
 		Example: "  etcdutl defrag --data-dir /var/lib/etcd",
 		Run: a.runs(func(cmd *cobra.Command, args []string) error {
 			if err := a.defrag(cmd.Context(), dir); err != nil {

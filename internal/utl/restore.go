@@ -25,7 +25,7 @@ import (
 func (a snapshotCommands) snapshot() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "snapshot <subcommand>",
-		Short:   "Restores a member from a snapshot file, and tells what is in one",
+		Short:   "Restores a member from a snapshot file, and inspects such files",
 		Example: "  etcdutl snapshot restore backup.db --data-dir /var/lib/etcd",
 	}
 	cmd.AddCommand(a.restoreCommand(), inspectCommands{a.app}.statusCommand())
@@ -73,7 +73,7 @@ the new cluster is restored from the same file, each with its own --name and
 	fs.StringVar(&f.peerURLs, "initial-advertise-peer-urls", "http://localhost:2380", "List of this member's peer URLs to advertise to the rest of the cluster")
 	fs.StringVar(&f.name, "name", "default", "Human-readable name for this member")
 	fs.BoolVar(&f.skipHashCheck, "skip-hash-check", false, "Ignore snapshot integrity hash value (required if copied from data directory)")
-	fs.Uint64Var(&f.mapSize, "initial-memory-map-size", mapBytes, "Accepted for the sake of scripts: nothing is mapped into memory here")
+	fs.Uint64Var(&f.mapSize, "initial-memory-map-size", mapBytes, "Accepted for compatibility with scripts: nothing is mapped into memory here")
 	fs.Uint64Var(&f.bump, "bump-revision", 0, "How much to increase the latest revision after restore")
 	fs.BoolVar(&f.markCompacted, "mark-compacted", false, "Mark the latest revision after restore as the point of scheduled compaction (required if --bump-revision > 0, disallowed otherwise)")
 	dirFlags(cmd, "data-dir", "wal-dir")

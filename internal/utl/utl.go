@@ -139,7 +139,7 @@ func (a *app) patiently(open func() error) error {
 func (a *app) rootCommand() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "etcdutl",
-		Short: "Looks after the files of an etcd, without a server.",
+		Short: "Works on the files of an etcd, without a server.",
 		Example: strings.Join([]string{
 			"  etcdutl snapshot status backup.db -w table",
 			"  etcdutl snapshot restore backup.db --data-dir /var/lib/etcd",
@@ -151,7 +151,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.SetErr(a.Stderr)
 
 	fs := root.PersistentFlags()
-	fs.DurationVar(&a.lockTimeout, "timeout", 10*time.Second, "how long to wait for another process to let go of the database (0: for ever)")
+	fs.DurationVar(&a.lockTimeout, "timeout", 10*time.Second, "how long to wait for another process to release the database (0: without limit)")
 	fs.StringVarP(&a.format, "write-out", "w", "simple", "output format: fields, json, protobuf, simple or table")
 	formats := cobra.FixedCompletions([]string{"fields", "json", "protobuf", "simple", "table"}, cobra.ShellCompDirectiveNoFileComp)
 	if err := root.RegisterFlagCompletionFunc("write-out", formats); err != nil {

@@ -27,7 +27,7 @@ func TestContract(t *testing.T) {
 	enginetest.Run(t, func(*testing.T) *enginetest.Subject { return subject(New()) })
 }
 
-// A crash of the memory engine is exact: nothing after the last Flush survives.
+// A crash of the in-memory engine is exact: nothing after the last Flush survives.
 func TestCrashIsExact(t *testing.T) {
 	e := New()
 	for _, k := range []string{"a", "b"} {

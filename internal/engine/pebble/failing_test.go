@@ -20,7 +20,7 @@ type failingFS struct {
 	op       string
 	err      error
 	bad      atomic.Bool
-	good     atomic.Int64 // so many tables are created before all is bad, if it is set
+	good     atomic.Int64 // if set, this many tables are created before everything fails
 	attempts atomic.Int64
 }
 
@@ -70,16 +70,15 @@ func (f *failingFile) SyncData() error { return f.Sync() }
 
 func (f *failingFile) SyncTo(int64) (bool, error) { return false, nil }
 
-// longPauses makes an engine that has failed try once more and then wait.
+// longPauses makes an engine that has failed retry once and then wait.
 func longPauses(t *testing.T) {
 	old := brokenPause
 	brokenPause = time.Hour
 	t.Cleanup(func() { brokenPause = old })
 }
 
-// Whatever the disk says but that it is full ends the engine's work: the owner is
-// told once, flushes and writes that would wait return, and nothing is tried in a
-// loop.
+// Any disk error other than "full" stops the engine: the owner is notified once, pending
+// flushes and writes return, and nothing is retried in a loop.
 func TestFailingDisk(t *testing.T) {
 	longPauses(t)
 	for _, op := range []string{"create", "write", "sync"} {
@@ -96,7 +95,7 @@ func TestFailingDisk(t *testing.T) {
 				if err := <-told; !errors.Is(err, ErrFailed) || !errors.Is(err, errno) {
 					t.Errorf("told of %v, want ErrFailed for %v", err, errno)
 				}
-				wantAll(t, e, 100) // still to be read
+				wantAll(t, e, 100) // still readable
 				var err error
 				for i := 0; err == nil; i++ {
 					b := e.NewBatch()
@@ -120,7 +119,7 @@ func TestFailingDisk(t *testing.T) {
 	}
 }
 
-// A compaction that fails is no better than a flush.
+// A failing compaction has the same effect as a failing flush.
 func TestFailingCompaction(t *testing.T) {
 	longPauses(t)
 	fs := &failingFS{FS: vfs.NewMem(), op: "write", err: syscall.EIO}
@@ -128,7 +127,7 @@ func TestFailingCompaction(t *testing.T) {
 	told := make(chan error, 1)
 	e := open1(t, "db", Options{FS: fs, OnFailure: func(err error) { told <- err }})
 	for range 2 {
-		fill(t, e, 100) // tables that overlap
+		fill(t, e, 100) // overlapping tables
 		if err := e.Flush(context.Background()); err != nil {
 			t.Fatal(err)
 		}
@@ -144,8 +143,8 @@ func TestFailingCompaction(t *testing.T) {
 	}
 }
 
-// A sync that finds no room is not repeated, as its pages may be gone; the flush
-// is, with a pause before it.
+// A sync that fails for lack of space is not repeated, as its pages may be gone; the
+// flush is retried after a pause.
 func TestSyncWithoutRoom(t *testing.T) {
 	old := brokenPause
 	brokenPause = time.Millisecond
@@ -174,7 +173,7 @@ func TestSyncWithoutRoom(t *testing.T) {
 	}
 }
 
-// Who waits for room can be told to give up.
+// A writer that waits for space can be told to give up.
 func TestGiveUp(t *testing.T) {
 	fs := &fullFS{FS: vfs.NewMem()}
 	giveUp := make(chan struct{})

@@ -35,7 +35,7 @@ const (
 
 var (
 	crcTable        = crc32.MakeTable(crc32.Castagnoli)
-	errManifest     = errors.New("a damaged record before a whole one")
+	errManifest     = errors.New("a damaged record in front of an intact one")
 	errManifestHead = errors.New("the first record is damaged")
 )
 

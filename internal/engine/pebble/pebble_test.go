@@ -36,7 +36,7 @@ func subject(t *testing.T, fs *vfs.MemFS) *enginetest.Subject {
 	return &enginetest.Subject{
 		Engine: e,
 		Crash: func(t *testing.T) *enginetest.Subject {
-			// Half of what was not synced is lost, in all the ways a disk may do it.
+			// Half of what was not synced is lost, in all the ways that a disk may do it.
 			left := fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 50, RNG: randv2.New(randv2.NewPCG(1, 2))})
 			if err := e.Close(); err != nil {
 				t.Fatal(err)
@@ -52,7 +52,7 @@ func TestContract(t *testing.T) {
 	enginetest.Run(t, func(t *testing.T) *enginetest.Subject { return subject(t, vfs.NewCrashableMem()) })
 }
 
-// On the real file system a checkpoint is opened as an engine of its own.
+// On the real file system a checkpoint is opened as a separate engine.
 func TestRealDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "member", "db")
 	e := open1(t, dir, Options{})
@@ -101,7 +101,7 @@ func wantAll(t *testing.T, e engine.Engine, n int) {
 	}
 }
 
-// Flipped bits are found and named, wherever they are, and never served.
+// Bit flips are detected and named, wherever they are, and never served.
 func TestCorruption(t *testing.T) {
 	for _, tt := range []struct{ name, glob string }{
 		{"table", "*.sst"},
@@ -150,7 +150,7 @@ func TestCorruption(t *testing.T) {
 	}
 }
 
-// readAll returns the first error; a value that is not what was written is one.
+// readAll returns the first error; a value other than the one written is an error.
 func readAll(e engine.Engine, n int) error {
 	for i := range n {
 		v, err := e.Get(nil, key(i))
@@ -218,7 +218,7 @@ func (f *fullFile) Write(b []byte) (int, error) {
 	return f.File.Write(b)
 }
 
-// A full disk is reported, loses nothing, and is over once there is space.
+// A full disk is reported, loses nothing, and writes continue once there is space.
 func TestDiskFull(t *testing.T) {
 	fs := &fullFS{FS: vfs.NewMem()}
 	reported := make(chan error, 1)
@@ -231,7 +231,7 @@ func TestDiskFull(t *testing.T) {
 	if err := <-reported; !errors.Is(err, syscall.ENOSPC) {
 		t.Errorf("reported %v", err)
 	}
-	fill(t, e, 600) // in memory, beside the flush that waits
+	fill(t, e, 600) // in memory, while the flush waits
 	wantAll(t, e, 600)
 	select {
 	case err := <-flushed:
@@ -255,7 +255,7 @@ func TestDiskFull(t *testing.T) {
 	}
 }
 
-// A full disk does not keep an engine from being closed.
+// A full disk does not prevent closing an engine.
 func TestCloseWhileDiskFull(t *testing.T) {
 	fs := &fullFS{FS: vfs.NewMem()}
 	reported := make(chan struct{})
@@ -274,8 +274,8 @@ func TestCloseWhileDiskFull(t *testing.T) {
 	}
 }
 
-// Callers of Flush that give up on a full disk leave nothing behind: one call at a
-// time waits in Pebble.
+// Callers of Flush that give up on a full disk leave no goroutines behind: only one call
+// at a time waits in Pebble.
 func TestFlushGivenUp(t *testing.T) {
 	fs := &fullFS{FS: vfs.NewMem()}
 	reported := make(chan struct{})
@@ -315,7 +315,7 @@ func TestFlushGivenUp(t *testing.T) {
 	}
 }
 
-// Close lets readers come to an end: what they have open finds nothing more.
+// Close waits for readers: an open iterator finds nothing more.
 func TestCloseUnderReaders(t *testing.T) {
 	e := open1(t, "db", Options{FS: vfs.NewMem()})
 	fill(t, e, 500)
@@ -373,8 +373,8 @@ func TestCloseUnderReaders(t *testing.T) {
 	}
 }
 
-// A failing list of files stops the engine: it is reported as fatal, and nothing
-// waits for ever.
+// A failing write to the manifest stops the engine: it is reported as fatal, and no
+// caller waits forever.
 func TestFatal(t *testing.T) {
 	fs := &badSyncFS{FS: vfs.NewMem()}
 	fatal := make(chan error, 10)
@@ -424,8 +424,8 @@ func (f *badSyncFile) Sync() error {
 
 func (f *badSyncFile) SyncData() error { return f.Sync() }
 
-// Whatever single byte of the list of files is damaged, Open either says so or,
-// if it is in the last record, goes back to the state before that record.
+// Whichever byte of the manifest is damaged, Open either reports it or, if it is in the
+// last record, returns to the state before that record.
 func TestManifestDamage(t *testing.T) {
 	fs := vfs.NewMem()
 	e := open1(t, "db", Options{FS: fs})
@@ -453,8 +453,7 @@ func TestManifestDamage(t *testing.T) {
 	}
 }
 
-// manifest returns the list of files of an engine and where its last record
-// begins.
+// manifest returns the manifest of an engine and the offset of its last record.
 func manifest(t *testing.T, fs vfs.FS, dir string) (b []byte, last int) {
 	t.Helper()
 	names, err := fs.List(dir)

@@ -33,8 +33,8 @@ func certificate(t *testing.T, p *Plan, path string) *x509.Certificate {
 	return c
 }
 
-// TestCertificatesVerify holds each certificate against the authority, for every
-// way it is used, and for ways in which it must not be.
+// TestCertificatesVerify verifies each certificate against the authority, for every way
+// in which it is used, and for ways in which it must not be.
 func TestCertificatesVerify(t *testing.T) {
 	o := options(t, func(o *Options) { o.TLS, o.Out = true, "x" }, "a=10.0.0.1", "b=host-b.example.test", "c=2001:db8::3")
 	p, err := New(o)
@@ -86,8 +86,8 @@ func TestCertificatesVerify(t *testing.T) {
 	}
 }
 
-// TestAuthorityIsUsedAgain: a plan with one adds none, and its certificates end
-// with it.
+// TestAuthorityIsUsedAgain: a plan with an existing authority adds none, and its
+// certificates expire with it.
 func TestAuthorityIsUsedAgain(t *testing.T) {
 	ca, err := NewAuthority(now, 2)
 	if err != nil {
@@ -142,7 +142,7 @@ func TestAuthorityIsChecked(t *testing.T) {
 	}
 }
 
-// FuzzParseAuthority: what is accepted can sign.
+// FuzzParseAuthority: an accepted authority can sign.
 func FuzzParseAuthority(f *testing.F) {
 	ca, err := NewAuthority(now, 1)
 	if err != nil {

@@ -17,7 +17,7 @@ var update = flag.Bool("update", false, "write the golden files anew")
 
 var now = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 
-// hosts are those of arguments that are right.
+// hosts returns the hosts of valid arguments.
 func hosts(t testing.TB, args ...string) []Host {
 	t.Helper()
 	h, err := ParseHosts(args)
@@ -60,7 +60,7 @@ func plans(t testing.TB) map[string]Options {
 	}
 }
 
-// TestGolden shows every plan whole, but for certificates and keys.
+// TestGolden compares every plan, without certificates and keys.
 func TestGolden(t *testing.T) {
 	for name, o := range plans(t) {
 		p, err := New(o)
@@ -96,7 +96,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// TestWithoutOut prints what belongs on the hosts and nothing that is secret.
+// TestWithoutOut prints what belongs on the hosts, and no secrets.
 func TestWithoutOut(t *testing.T) {
 	o := plans(t)["unit-tls"]
 	o.Out = ""
@@ -109,7 +109,7 @@ func TestWithoutOut(t *testing.T) {
 	}
 }
 
-// command takes the words of ExecStart from a unit.
+// command returns the words of ExecStart in a unit.
 func command(t *testing.T, unit []byte) []string {
 	t.Helper()
 	_, rest, ok := strings.Cut(string(unit), "\nExecStart=")
@@ -120,8 +120,8 @@ func command(t *testing.T, unit []byte) []string {
 	return strings.Fields(line)
 }
 
-// TestServerTakesEveryPlan gives each planned command line, or file, to the
-// server's parser, and looks whether both formats mean the same.
+// TestServerTakesEveryPlan passes each planned command line or file to the server's
+// parser, and checks that both formats mean the same.
 func TestServerTakesEveryPlan(t *testing.T) {
 	for name, o := range plans(t) {
 		seen := map[string]map[Format]string{}
@@ -165,7 +165,7 @@ func TestServerTakesEveryPlan(t *testing.T) {
 	}
 }
 
-// parse is what the server makes of a command line.
+// parse returns the server's configuration for a command line.
 func parse(t *testing.T, args []string) string {
 	t.Helper()
 	var errs strings.Builder
@@ -271,8 +271,8 @@ func TestQuote(t *testing.T) {
 	}
 }
 
-// FuzzParseHosts: whatever is accepted leaves no character with a meaning in a
-// command line, and makes a plan that holds it.
+// FuzzParseHosts: accepted arguments contain no character with a meaning in a command
+// line, and result in a plan that contains them.
 func FuzzParseHosts(f *testing.F) {
 	for _, s := range []string{"a=10.0.0.1", "a=::1", "a=[::1]", "x.y-z=host.example", "a=1:2", "=", "a=b=c", "a=http://x"} {
 		f.Add(s)
