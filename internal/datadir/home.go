@@ -125,11 +125,12 @@ func (h Home) resumeInstall(eng engine.Engine, applied, term, last uint64) error
 }
 
 // Receive stores a snapshot file that a peer sends. The current state stays in use
-// until raft has accepted the snapshot. number distinguishes concurrent transfers.
+// until raft has accepted the snapshot. number distinguishes concurrent transfers. A
+// file that has changed on its way is refused with snapshot.ErrSeal.
 func (h Home) Receive(ctx context.Context, index, number uint64, body io.Reader) error {
 	fs, sum := h.Layout.FS, crc32.New(castagnoli)
 	part := fs.PathJoin(h.Layout.Snap(), fmt.Sprintf("%016x.%d%s", index, number, partSuffix))
-	return saveStream(ctx, fs, part, io.TeeReader(body, sum), func() string {
+	return saveStream(ctx, fs, part, io.TeeReader(snapshot.CheckSeal(body), sum), func() string {
 		return fs.PathJoin(h.Layout.Snap(), fmt.Sprintf("%016x.%08x%s", index, sum.Sum32(), receivedSuffix))
 	})
 }

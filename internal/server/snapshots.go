@@ -87,6 +87,7 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 		defer crash.Guard()
 		o := s.snapshotOptions()
 		o.WithDigest = s.digests.Tells(msg.GetTo())
+		o.Sealed = o.WithDigest
 		image, err := snapshot.Measure(s.replica.rootCtx, state, o)
 		if err == nil {
 			size = image.Size()

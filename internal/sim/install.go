@@ -42,7 +42,7 @@ func (n *node) sendSnapshot(m *raftpb.Message) {
 	}
 	m.Snapshot = &raftpb.Snapshot{Data: data, Metadata: meta}
 	var file bytes.Buffer
-	image, err := snapshot.Measure(context.Background(), state, snapshot.Options{FS: n.disk, WithDigest: true})
+	image, err := snapshot.Measure(context.Background(), state, snapshot.Options{FS: n.disk, WithDigest: true, Sealed: true})
 	if err == nil {
 		err = image.WriteTo(context.Background(), &file)
 	}

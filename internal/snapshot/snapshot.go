@@ -65,6 +65,9 @@ type Options struct {
 	// WithDigest includes the digest of the applied entries: for members of Quorate. Tools
 	// of etcd would count its bucket, and etcd would keep it and hash it.
 	WithDigest bool
+	// Sealed ends databases that Image.WriteTo writes with a checksum, which CheckSeal checks:
+	// for members of Quorate.
+	Sealed bool
 	// Progress, unless nil, is called with the progress of Read, after every 1024 pairs
 	// and at the end.
 	Progress func(Progress)
@@ -151,7 +154,7 @@ type Image struct {
 	meta Meta
 }
 
-// Size returns the length of the database in bytes.
+// Size returns the length of the database in bytes, without the seal.
 func (i *Image) Size() int64 { return int64(i.x.pages) * int64(i.o.PageSize) }
 
 // Measure returns an image of what r reads. r must be at a point in time and stay open
@@ -170,6 +173,10 @@ func Measure(ctx context.Context, r engine.Reader, o Options) (*Image, error) {
 
 // WriteTo writes the database to out, front to back; it may be called repeatedly.
 func (i *Image) WriteTo(ctx context.Context, out io.Writer) error {
+	sealed := newSealWriter(out)
+	if i.o.Sealed {
+		out = sealed
+	}
 	w, err := writeDB(out, i.o.PageSize, i.x)
 	if err != nil {
 		return fmt.Errorf("snapshot: write the database: %w", err)
@@ -177,6 +184,9 @@ func (i *Image) WriteTo(ctx context.Context, out io.Writer) error {
 	x, _, err := writeAll(ctx, w, i.r, i.o)
 	if err == nil && x != i.x {
 		err = fmt.Errorf("it was measured as %v and came to %v", i.x, x)
+	}
+	if err == nil && i.o.Sealed {
+		err = sealed.seal()
 	}
 	if err != nil {
 		return fmt.Errorf("snapshot: write the database: %w", err)
