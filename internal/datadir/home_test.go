@@ -11,6 +11,7 @@ import (
 	dto "github.com/prometheus/client_model/go"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/engine/mem"
 	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
 )
@@ -58,6 +59,30 @@ func TestReceivedFileIsChecked(t *testing.T) {
 	}
 	if left, err := fs.List(h.Layout.Snap()); err != nil || len(left) != 1 {
 		t.Errorf("%q is left, %v", left, err)
+	}
+}
+
+// A store of another member or cluster is refused, whatever the file OWNER says.
+func TestStoreOfAnotherMember(t *testing.T) {
+	fs := vfs.NewMem()
+	log, err := raftlog.Create(fs, "wal", raftlog.Metadata{NodeID: 1, ClusterID: 2}, raftlog.Options{NoBackground: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	eng := mem.New()
+	defer eng.Close()
+	own := Home{Layout: Layout{FS: fs, DataDir: "data"}, Log: log, Member: 1, Cluster: 2}
+	for range 2 { // the first call marks the store, the second one finds the mark
+		if err := own.CheckTogether(eng); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, other := range []Home{{Member: 3, Cluster: 2}, {Member: 1, Cluster: 3}} {
+		other.Layout, other.Log = own.Layout, own.Log
+		if err := other.CheckTogether(eng); err == nil || !strings.Contains(err.Error(), "do not belong together") {
+			t.Errorf("member %d of cluster %d: %v", other.Member, other.Cluster, err)
+		}
 	}
 }
 

@@ -355,6 +355,25 @@ func TestDamage(t *testing.T) {
 	}
 }
 
+// Two buckets over one page without overflow pages are refused as well.
+func TestPageUsedTwice(t *testing.T) {
+	eng := mem.New()
+	b := eng.NewBatch()
+	b.Set(engine.AuthRoles.K([]byte("role")), []byte("of nobody"))
+	b.Set(engine.AuthUsers.K([]byte("user")), []byte("unknown"))
+	must(t, b.Commit())
+	path, _ := write(t, eng, Options{PageSize: 1024})
+	file, err := os.ReadFile(path)
+	must(t, err)
+	root := file[binary.LittleEndian.Uint64(file[pageHeaderBytes+16:])*1024:][:1024]
+	roles, users := bytes.Index(root, []byte("authRoles"))+9, bytes.Index(root, []byte("authUsers"))+9
+	copy(root[users:users+8], root[roles:roles+8])
+	must(t, os.WriteFile(path, file, 0o600))
+	if _, err := Read(ctx, path, mem.New(), Options{}); err == nil || !strings.Contains(err.Error(), "page is used twice") {
+		t.Errorf("two buckets over one page: %v", err)
+	}
+}
+
 func put(t testing.TB, fs vfs.FS, path string, b []byte) {
 	t.Helper()
 	f, err := fs.Create(path, category)
