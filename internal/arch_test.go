@@ -45,7 +45,7 @@ var order = []string{
 	"engine/pebble engine/mem engine/enginetest digest",
 	"engine",
 	"metrics",
-	"task durable password",
+	"task durable password scrub",
 	"clock crash build",
 }
 

@@ -59,6 +59,7 @@ func TestFlagsReachTheMember(t *testing.T) {
 		{"--auto-compaction-mode=revision --auto-compaction-retention=2", func(c server.Config) any { return c.Upkeep.AutoCompaction.Revisions }, int64(2)},
 		{"--corrupt-check-time=1h", func(c server.Config) any { return c.Checks.Interval }, time.Hour},
 		{"--digest-check-time=3s", func(c server.Config) any { return c.Checks.Digests }, 3 * time.Second},
+		{"--scrub-interval=5h", func(c server.Config) any { return c.Checks.Scrub }, 5 * time.Hour},
 		{"--feature-gates=CompactHashCheck=true --compact-hash-check-time=2m", func(c server.Config) any { return c.Checks.CompactionsInterval }, 2 * time.Minute},
 		{"--feature-gates=LeaseCheckpoint=true,LeaseCheckpointPersist=true", func(c server.Config) any { return c.Lease.Checkpoints && c.State.PersistCheckpoints }, true},
 		{"--feature-gates=PriorityRequest=true", func(c server.Config) any { return c.PriorityRequests }, true},

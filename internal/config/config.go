@@ -145,7 +145,7 @@ func Default() *Config {
 			Membership: membership.Options{MaxLearners: 1},
 			Peers:      transport.Config{ReadTimeout: minRaftTimeout, WriteTimeout: minRaftTimeout},
 			Upkeep:     server.UpkeepOptions{DowngradeCheck: 5 * time.Second},
-			Checks:     server.IntegrityOptions{CompactionsInterval: time.Minute, Digests: time.Second},
+			Checks:     server.IntegrityOptions{CompactionsInterval: time.Minute, Digests: time.Second, Scrub: 7 * 24 * time.Hour},
 			State:      apply.Options{WarnApply: 100 * time.Millisecond},
 			Tokens:     auth.TokenOptions{Spec: "simple"},
 		},

@@ -267,6 +267,8 @@ var options = []option{
 		field: func(c *Config) any { return &c.Member.Checks.CompactionsInterval }},
 	{name: "digest-check-time", group: groupFeatures, help: "Time between two comparisons of the members' writes for the same log entries; 0 turns them off.",
 		field: func(c *Config) any { return &c.Member.Checks.Digests }},
+	{name: "scrub-interval", group: groupFeatures, help: "Time between two scrubs, which read all files of the member slowly and report damage; 0 turns them off.",
+		field: func(c *Config) any { return &c.Member.Checks.Scrub }},
 	{name: "compaction-batch-limit", group: groupFeatures, shown: "1000", help: "Revisions that one step of a compaction deletes.",
 		field: func(c *Config) any { return &c.Member.State.MVCC.CompactionBatch }},
 	{name: "compaction-sleep-interval", group: groupFeatures, shown: "10ms", help: "Pause between two such steps.",

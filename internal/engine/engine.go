@@ -14,6 +14,8 @@ package engine
 import (
 	"context"
 	"errors"
+
+	"quorate/internal/scrub"
 )
 
 // ErrNotFound is returned by Get for a key that does not exist.
@@ -173,4 +175,11 @@ type Engine interface {
 	Checkpoint(dir string) error
 	Size() Size
 	Close() error
+}
+
+// Scrubber is implemented by engines whose files can be checked while they are in use.
+type Scrubber interface {
+	// Scrub reads every file that the current state consists of, verifies its checksums,
+	// and reports damage to r. It does not block other calls.
+	Scrub(r *scrub.Reader) error
 }

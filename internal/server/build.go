@@ -96,7 +96,8 @@ func (o *opening) buildServices() {
 	o.Stats = &Stats{cfg: cfg, replica: r, tr: o.tr}
 	o.sender = &sender{cfg: cfg, lg: lg, replica: r, tr: o.tr, driver: o.driver, installer: o.installer, digests: o.Digests}
 	o.upkeep = &upkeep{cfg: cfg, lg: lg, replica: r, auth: o.auth, KV: o.KV}
-	o.Maintenance = &Maintenance{cfg: cfg, lg: lg, replica: r, cluster: o.cluster, driver: o.driver, sender: o.sender, upkeep: o.upkeep, Versions: o.Versions, Digests: o.Digests}
+	o.scrubber = &scrubber{cfg: cfg, lg: lg, replica: r}
+	o.Maintenance = &Maintenance{scrubber: o.scrubber, cfg: cfg, lg: lg, replica: r, cluster: o.cluster, driver: o.driver, sender: o.sender, upkeep: o.upkeep, Versions: o.Versions, Digests: o.Digests}
 	o.upkeep.Maintenance = o.Maintenance
 }
 

@@ -22,6 +22,7 @@ type IntegrityOptions struct {
 	Interval            time.Duration // between comparisons of the members' data; 0 means never
 	Compactions         bool          // also compare the hashes taken at compactions
 	CompactionsInterval time.Duration
+	Scrub               time.Duration // interval at which each member reads all its files; 0 is never
 	Digests             time.Duration // between comparisons of what the members wrote for the same entries; 0 means never
 }
 

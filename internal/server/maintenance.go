@@ -30,6 +30,7 @@ type Maintenance struct {
 	driver   *driver
 	sender   *sender
 	upkeep   *upkeep
+	scrubber *scrubber
 	Versions *Versions
 	Digests  *Digests
 }
@@ -71,6 +72,7 @@ func (u *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
 		s.Errors = append(s.Errors, fmt.Sprintf("memberID:%d alarm:%s", a.MemberID, a.Alarm))
 	}
 	s.Errors = append(s.Errors, u.Digests.errors()...)
+	s.Errors = append(s.Errors, u.scrubber.errors()...)
 	return s, nil
 }
 

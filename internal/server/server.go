@@ -79,6 +79,7 @@ type Member struct {
 	leaving   *leaving
 	election  *election
 	upkeep    *upkeep
+	scrubber  *scrubber
 	slow      *slowLog
 	passwords *password.Hasher
 

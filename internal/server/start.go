@@ -51,6 +51,9 @@ func (m *Member) background() []task.Task {
 		m.lg.Info("enabled corruption checking", m.replica.localID(), zap.Duration("interval", every))
 		tasks = append(tasks, task.Task{Name: "comparison of the members", Every: every, When: leads, Run: m.Integrity.watchHashes})
 	}
+	if m.cfg.Checks.Scrub > 0 {
+		tasks = append(tasks, task.Task{Name: "scrub", Every: m.scrubber.look(), Run: m.scrubber.run})
+	}
 	if every := m.cfg.Checks.Digests; every > 0 {
 		tasks = append(tasks, task.Task{Name: "comparison of digests", Every: every, Run: m.Digests.compare})
 	}

@@ -122,9 +122,14 @@ func chunk(b []byte, pos int) (size int, kind byte) {
 	if kind < chunkFull || kind > chunkLast || size > len(h) || pos%chunkBlock+size > chunkBlock {
 		return 0, 0
 	}
-	c := crc32.Update(0, crcTable, h[6:size])
-	if binary.LittleEndian.Uint32(h) != (c>>15|c<<17)+0xa282ead8 {
+	if binary.LittleEndian.Uint32(h) != maskedCRC(h[6:size]) {
 		return 0, 0
 	}
 	return size, kind
+}
+
+// maskedCRC is the checksum that Pebble stores of b.
+func maskedCRC(b []byte) uint32 {
+	c := crc32.Checksum(b, crcTable)
+	return (c>>15 | c<<17) + 0xa282ead8
 }

@@ -1,0 +1,89 @@
+package server
+
+import (
+	"context"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+)
+
+// A scrub of a running member finds a changed byte in its store and in its log, and shows the
+// files in its status until a later scrub finds them intact. It raises no alarm.
+func TestScrub(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	for range 50 {
+		n.put("key", strings.Repeat("value", 100))
+	}
+	if err := n.m.replica.mach().Engine().Flush(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	lines := func() string {
+		t.Helper()
+		if err := n.m.scrubber.scrub(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		s, err := n.m.Maintenance.Status(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Join(s.Errors, "\n")
+	}
+	if got := lines(); got != "" {
+		t.Fatalf("an intact member has the errors %s", got)
+	}
+	for _, suffix := range []string{".sst", ".wal"} {
+		path := ""
+		for _, f := range files(t, n.fs, "data") {
+			if strings.HasSuffix(f, suffix) {
+				path = f
+			}
+		}
+		change := func() {
+			f, err := n.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer f.Close()
+			var b [1]byte
+			if _, err := f.ReadAt(b[:], 500); err != nil {
+				t.Fatal(err)
+			}
+			b[0] ^= 4
+			if _, err := f.WriteAt(b[:], 500); err != nil {
+				t.Fatal(err)
+			}
+		}
+		change()
+		if got := lines(); !strings.Contains(got, "damaged file: "+path+" at offset ") {
+			t.Errorf("%s was changed: the status says %q", path, got)
+		}
+		change()
+		if got := lines(); got != "" {
+			t.Errorf("%s is intact again: the status says %q", path, got)
+		}
+	}
+	if a := n.m.Maintenance.Alarms(); len(a) > 0 {
+		t.Errorf("alarms %v", a)
+	}
+}
+
+// A scrub is due one interval after the last one, also after a restart.
+func TestScrubIsRemembered(t *testing.T) {
+	c := newCluster(t, 1, nil)
+	n := c.nodes[0]
+	n.put("key", "value")
+	s := n.m.scrubber
+	now := time.Unix(1_700_000_000, 0)
+	if got := s.remembered(now); !got.Equal(now) {
+		t.Errorf("a member that was never scrubbed counts from %v, want now", got)
+	}
+	if got := s.remembered(now.Add(time.Hour)); !got.Equal(now) {
+		t.Errorf("after an hour: %v, want %v", got, now)
+	}
+	if got, before := s.remembered(now.Add(-time.Hour)), now.Add(-time.Hour); !got.Equal(before) {
+		t.Errorf("a clock that was set back: %v, want %v", got, before)
+	}
+}
