@@ -12,7 +12,6 @@ import (
 	"github.com/dustin/go-humanize"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	"quorate/internal/build"
 	"quorate/internal/config"
@@ -43,8 +42,7 @@ type process struct {
 	https []*http.Server
 	grpc  *rpc.Server
 
-	pipe    *listen.Pipe     // to the gRPC server without a port; nil without a gateway
-	gateway *grpc.ClientConn // through the pipe
+	gateway *rpc.Local // nil without a gateway
 
 	tracing *tracing.Provider // nil: no tracing
 

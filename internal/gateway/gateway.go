@@ -1,6 +1,6 @@
 // Package gateway serves the gRPC methods as JSON over HTTP and websockets.
 //
-// In: HTTP requests below /v3/, and a connection to the gRPC server. Out: JSON
+// In: HTTP requests below /v3/, and a client of the gRPC server. Out: JSON
 // responses and streams like those of etcd's gateway. Always true: a call takes the same path
 // as that of a gRPC client, so it is validated, authorized, counted and logged in the same
 // way; a message from a client takes a bounded amount of memory.
@@ -8,6 +8,7 @@ package gateway
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	etcdgw "go.etcd.io/etcd/api/v3/etcdserverpb/gw"
 
 	"quorate/internal/rpc/v3electionpb"
@@ -36,7 +38,7 @@ type Options struct {
 
 // New returns the handler for the paths below Prefix. It makes its calls through conn, which
 // the caller must close.
-func New(ctx context.Context, conn *grpc.ClientConn, o Options) (http.Handler, error) {
+func New(ctx context.Context, conn grpc.ClientConnInterface, o Options) (http.Handler, error) {
 	if o.Logger == nil {
 		o.Logger = zap.NewNop()
 	}
@@ -48,14 +50,17 @@ func New(ctx context.Context, conn *grpc.ClientConn, o Options) (http.Handler, e
 		m = bounded{m, o.MaxMessage}
 	}
 	mux := runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, &runtime.HTTPBodyMarshaler{Marshaler: m}))
-	for _, register := range []func(context.Context, *runtime.ServeMux, *grpc.ClientConn) error{
-		etcdgw.RegisterKVHandler, etcdgw.RegisterWatchHandler, etcdgw.RegisterLeaseHandler,
-		etcdgw.RegisterClusterHandler, etcdgw.RegisterMaintenanceHandler, etcdgw.RegisterAuthHandler,
-		v3lockpb.RegisterLockHandler, v3electionpb.RegisterElectionHandler,
-	} {
-		if err := register(ctx, mux, conn); err != nil {
-			return nil, fmt.Errorf("register JSON gateway: %w", err)
-		}
+	if err := errors.Join(
+		etcdgw.RegisterKVHandlerClient(ctx, mux, pb.NewKVClient(conn)),
+		etcdgw.RegisterWatchHandlerClient(ctx, mux, pb.NewWatchClient(conn)),
+		etcdgw.RegisterLeaseHandlerClient(ctx, mux, pb.NewLeaseClient(conn)),
+		etcdgw.RegisterClusterHandlerClient(ctx, mux, pb.NewClusterClient(conn)),
+		etcdgw.RegisterMaintenanceHandlerClient(ctx, mux, pb.NewMaintenanceClient(conn)),
+		etcdgw.RegisterAuthHandlerClient(ctx, mux, pb.NewAuthClient(conn)),
+		v3lockpb.RegisterLockHandlerClient(ctx, mux, v3lockpb.NewLockClient(conn)),
+		v3electionpb.RegisterElectionHandlerClient(ctx, mux, v3electionpb.NewElectionClient(conn)),
+	); err != nil {
+		return nil, fmt.Errorf("register JSON gateway: %w", err)
 	}
 	return &sockets{next: mux, lg: o.Logger, maxMessage: o.MaxMessage}, nil
 }

@@ -67,6 +67,24 @@ func (b *inbox) feed(p []byte, begin func(missing int)) {
 	}
 }
 
+// put adds a whole message, which the inbox owns.
+func (b *inbox) put(data []byte) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ended != nil {
+		return
+	}
+	if len(data) > b.max {
+		b.endLocked(tooLarge(uint32(len(data)), b.max))
+		return
+	}
+	b.add(message{data: data})
+}
+
+func tooLarge(n uint32, limit int) error {
+	return status.Errorf(codes.ResourceExhausted, "grpc: received message larger than max (%d vs. %d)", n, limit)
+}
+
 // firstAlloc limits what is allocated for a message before its bytes arrive.
 const firstAlloc = 64 << 10
 
@@ -74,7 +92,7 @@ const firstAlloc = 64 << 10
 func (b *inbox) start(atHand int, begin func(missing int)) bool {
 	n := binary.BigEndian.Uint32(b.prefix[1:])
 	if int64(n) > int64(b.max) {
-		b.endLocked(status.Errorf(codes.ResourceExhausted, "grpc: received message larger than max (%d vs. %d)", n, b.max))
+		b.endLocked(tooLarge(n, b.max))
 		return false
 	}
 	if b.prefix[0] > 1 {
@@ -95,13 +113,19 @@ func (b *inbox) start(atHand int, begin func(missing int)) bool {
 
 func (b *inbox) complete() {
 	if b.coming && len(b.cur.data) == b.want {
-		if b.queue == nil {
-			b.queue = b.first[:0]
-		}
-		b.queue = append(b.queue, b.cur)
+		m := b.cur
 		b.coming, b.cur = false, message{}
-		b.signal()
+		b.add(m)
 	}
+}
+
+// add queues a complete message.
+func (b *inbox) add(m message) {
+	if b.queue == nil {
+		b.queue = b.first[:0]
+	}
+	b.queue = append(b.queue, m)
+	b.signal()
 }
 
 // end records that no more messages follow; err is io.EOF after a half-close.

@@ -94,6 +94,7 @@ type Server struct {
 	empty     *sync.Cond // signaled when a connection has ended
 	listeners map[net.Listener]struct{}
 	conns     map[*conn]struct{}
+	locals    []*Local
 	draining  bool
 	stopped   bool
 }
@@ -218,6 +219,9 @@ func (srv *Server) Stop() {
 	srv.mu.Lock()
 	for c := range srv.conns {
 		go c.close(ErrServerStopped)
+	}
+	for _, l := range srv.locals {
+		go l.Close()
 	}
 	srv.mu.Unlock()
 	srv.awaitConns()
