@@ -58,7 +58,7 @@ func (u *users) permitted(r *pb.InternalRaftRequest) error {
 		}
 		return st.CanRead(who, r.DeleteRange.Key, r.DeleteRange.RangeEnd)
 	case r.LeaseRevoke != nil:
-		return CheckLease(st, who, u.keys.lessor, r.LeaseRevoke.ID)
+		return CheckLease(st, who, u.keys.lessor, lease.ID(r.LeaseRevoke.ID))
 	case r.AuthUserGet != nil:
 		if err := st.IsAdmin(who); err != nil && r.AuthUserGet.Name != who.User {
 			return err
@@ -92,7 +92,7 @@ func CheckPut(st *auth.State, who auth.Info, l *lease.Lessor, r *pb.PutRequest) 
 	if err := st.CanWrite(who, r.Key, nil); err != nil {
 		return err
 	}
-	if err := CheckLease(st, who, l, r.Lease); err != nil {
+	if err := CheckLease(st, who, l, lease.ID(r.Lease)); err != nil {
 		return err
 	}
 	if r.PrevKv {
@@ -103,7 +103,7 @@ func CheckPut(st *auth.State, who auth.Info, l *lease.Lessor, r *pb.PutRequest) 
 
 // CheckLease decides whether who may write all keys of a lease. The role root may,
 // regardless of the revision of its token.
-func CheckLease(st *auth.State, who auth.Info, l *lease.Lessor, id int64) error {
+func CheckLease(st *auth.State, who auth.Info, l *lease.Lessor, id lease.ID) error {
 	if st.IsAdmin(who) == nil {
 		return nil
 	}

@@ -30,14 +30,14 @@ func (x *leases) load(eng engine.Reader, lg *zap.Logger) error {
 		return fmt.Errorf("load leases: %w", err)
 	}
 	orphans := 0
-	x.keys.kv.Leases(func(key []byte, id int64) {
+	x.keys.kv.Leases(func(key []byte, id lease.ID) {
 		err := x.keys.lessor.Attach(id, key)
 		if err == nil {
 			return
 		}
 		// A data directory of etcd may hold such keys. They stay, as they do in etcd.
 		if orphans++; orphans == 1 {
-			lg.Error("failed to attach a lease", zap.String("lease-id", fmt.Sprintf("%016x", id)), zap.Binary("key", key), zap.Error(err))
+			lg.Error("failed to attach a lease", zap.Stringer("lease-id", id), zap.Binary("key", key), zap.Error(err))
 		}
 	})
 	if orphans > 1 {
@@ -47,16 +47,16 @@ func (x *leases) load(eng engine.Reader, lg *zap.Logger) error {
 }
 
 func (x *leases) grant(b engine.Batch, r *pb.LeaseGrantRequest) Result {
-	granted, err := x.keys.lessor.Grant(b, x.now(), r.ID, r.TTL)
+	granted, err := x.keys.lessor.Grant(b, x.now(), lease.ID(r.ID), r.TTL)
 	if err != nil {
 		return Result{Err: leaseError(err)}
 	}
-	return Result{Resp: &pb.LeaseGrantResponse{ID: granted.ID, TTL: granted.TTL, Header: x.keys.header()}}
+	return Result{Resp: &pb.LeaseGrantResponse{ID: int64(granted.ID), TTL: granted.TTL, Header: x.keys.header()}}
 }
 
 // revoke deletes the lease's keys, in byte order, in one revision.
 func (x *leases) revoke(b engine.Batch, r *pb.LeaseRevokeRequest, out *Outcome) Result {
-	keys, err := x.keys.lessor.Revoke(b, r.ID)
+	keys, err := x.keys.lessor.Revoke(b, lease.ID(r.ID))
 	if err != nil {
 		return Result{Err: leaseError(err)}
 	}
@@ -73,7 +73,7 @@ func (x *leases) checkpoint(b engine.Batch, r *pb.LeaseCheckpointRequest) Result
 	for _, c := range r.Checkpoints {
 		// What is stored depends on a flag of this member, so keep it out of the
 		// digest.
-		x.keys.lessor.Checkpoint(digest.Unsummed(b), lease.Checkpoint{ID: c.ID, Remaining: c.Remaining_TTL}, persist)
+		x.keys.lessor.Checkpoint(digest.Unsummed(b), lease.Checkpoint{ID: lease.ID(c.ID), Remaining: c.Remaining_TTL}, persist)
 	}
 	return Result{Resp: &pb.LeaseCheckpointResponse{Header: x.keys.header()}}
 }

@@ -66,7 +66,7 @@ func requestError(err error) error {
 // checkPut decides whether the put may run in the state before its transaction. It
 // checks the lease before the key, an order that clients can see.
 func (k *keyspace) checkPut(t *mvcc.Txn, r *pb.PutRequest) error {
-	if r.Lease != 0 && !k.lessor.Exists(r.Lease) {
+	if r.Lease != 0 && !k.lessor.Exists(lease.ID(r.Lease)) {
 		return rpctypes.ErrGRPCLeaseNotFound
 	}
 	if r.IgnoreValue || r.IgnoreLease {
@@ -88,7 +88,7 @@ func (k *keyspace) putIn(t *mvcc.Txn, r *pb.PutRequest) (*pb.PutResponse, error)
 		hdr  pb.ResponseHeader
 	})
 	x.resp.Header = &x.hdr
-	value, leaseID := r.Value, r.Lease
+	value, leaseID := r.Value, lease.ID(r.Lease)
 	if r.IgnoreValue || r.PrevKv {
 		prev, err := current(t, r.Key)
 		if err != nil {

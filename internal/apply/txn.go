@@ -120,7 +120,7 @@ func branch(r *pb.TxnRequest, ok bool) []*pb.RequestOp {
 func holds(v view, c *pb.Compare) (bool, error) {
 	if len(c.RangeEnd) == 0 && c.Target != pb.Compare_VALUE {
 		meta, _ := v.Lookup(c.Key)
-		return compareNumber(c, meta.Version, meta.Create, meta.Mod, meta.Lease), nil
+		return compareNumber(c, meta.Version, meta.Create, meta.Mod, int64(meta.Lease)), nil
 	}
 	res, err := v.Range(&pb.RangeRequest{Key: c.Key, RangeEnd: c.RangeEnd})
 	if err != nil {

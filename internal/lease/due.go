@@ -15,7 +15,7 @@ const (
 // Due returns what the primary has to propose now: revokes of expired leases, and a
 // request that records the remaining TTL of long ones, nil if none is due. The caller
 // must first make sure that this member is still the leader.
-func (l *Lessor) Due(now time.Time) (revokes []int64, record *pb.InternalRaftRequest) {
+func (l *Lessor) Due(now time.Time) (revokes []ID, record *pb.InternalRaftRequest) {
 	revokes = l.Expired(now, expiryBatch)
 	if due := l.CheckpointsDue(now); len(due) > 0 {
 		record = Record(due...)
@@ -27,12 +27,12 @@ func (l *Lessor) Due(now time.Time) (revokes []int64, record *pb.InternalRaftReq
 func Record(due ...Checkpoint) *pb.InternalRaftRequest {
 	req := &pb.LeaseCheckpointRequest{}
 	for _, c := range due {
-		req.Checkpoints = append(req.Checkpoints, &pb.LeaseCheckpoint{ID: c.ID, Remaining_TTL: c.Remaining})
+		req.Checkpoints = append(req.Checkpoints, &pb.LeaseCheckpoint{ID: int64(c.ID), Remaining_TTL: c.Remaining})
 	}
 	return &pb.InternalRaftRequest{LeaseCheckpoint: req}
 }
 
 // RevokeOf returns the request that revokes an expired lease.
-func RevokeOf(id int64) *pb.InternalRaftRequest {
-	return &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}}
+func RevokeOf(id ID) *pb.InternalRaftRequest {
+	return &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)}}
 }

@@ -65,9 +65,15 @@ var (
 	ErrNotPrimary = errors.New("not a primary lessor")
 )
 
+// ID is a lease id. 0 means no lease.
+type ID int64
+
+// String returns the id as etcd prints it: hexadecimal, with all 16 digits.
+func (id ID) String() string { return fmt.Sprintf("%016x", uint64(id)) }
+
 // Lease is a grant. Times are in seconds.
 type Lease struct {
-	ID  int64
+	ID  ID
 	TTL int64
 	// RemainingTTL is the last checkpoint; 0 or less means that there is none.
 	RemainingTTL int64
@@ -75,7 +81,7 @@ type Lease struct {
 
 // Status is a lease as the primary sees it.
 type Status struct {
-	ID         int64
+	ID         ID
 	TTL        int64 // whole seconds left, rounded toward zero; negative if the revoke is late
 	GrantedTTL int64
 	Keys       [][]byte // sorted; only if asked for
@@ -83,7 +89,7 @@ type Status struct {
 
 // Checkpoint is the remaining TTL of a lease in seconds; 0 clears a checkpoint.
 type Checkpoint struct {
-	ID        int64
+	ID        ID
 	Remaining int64
 }
 
@@ -142,7 +148,7 @@ type Lessor struct {
 
 	mu      sync.RWMutex
 	primary bool
-	leases  map[int64]*lease
+	leases  map[ID]*lease
 	wakes   queue // leases by wake; empty unless primary
 	dues    queue // leases by due; empty unless primary and checkpoints are on
 }
@@ -158,7 +164,7 @@ func New(minTTL int64, o Options) *Lessor {
 	return &Lessor{
 		minTTL: minTTL,
 		o:      o,
-		leases: make(map[int64]*lease),
+		leases: make(map[ID]*lease),
 		wakes:  queue{key: func(l *lease) time.Time { return l.wake }, pos: func(l *lease) *int { return &l.wakePos }},
 		dues:   queue{key: func(l *lease) time.Time { return l.due }, pos: func(l *lease) *int { return &l.duePos }},
 	}
@@ -169,7 +175,7 @@ func New(minTTL int64, o Options) *Lessor {
 // decoded, Load returns an *engine.CorruptionError with its key and keeps the old
 // leases.
 func (l *Lessor) Load(eng engine.Reader) error {
-	leases := make(map[int64]*lease)
+	leases := make(map[ID]*lease)
 	it, err := eng.NewIter(engine.Lease.Bounds())
 	if err != nil {
 		return fmt.Errorf("read leases: %w", err)
@@ -199,7 +205,7 @@ func (l *Lessor) Load(eng engine.Reader) error {
 
 // Grant adds a lease and its record. now only starts the local expiry. The returned
 // lease has the TTL after it was raised to the minimum.
-func (l *Lessor) Grant(b engine.Batch, now time.Time, id, ttl int64) (Lease, error) {
+func (l *Lessor) Grant(b engine.Batch, now time.Time, id ID, ttl int64) (Lease, error) {
 	if id == 0 {
 		return Lease{}, ErrLeaseNotFound
 	}
@@ -225,7 +231,7 @@ func (l *Lessor) Grant(b engine.Batch, now time.Time, id, ttl int64) (Lease, err
 
 // Revoke removes a lease and its record and returns its keys, sorted by bytes.
 // The caller deletes the keys in the same batch.
-func (l *Lessor) Revoke(b engine.Batch, id int64) ([][]byte, error) {
+func (l *Lessor) Revoke(b engine.Batch, id ID) ([][]byte, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := l.leases[id]
@@ -244,7 +250,7 @@ func (l *Lessor) Revoke(b engine.Batch, id int64) ([][]byte, error) {
 
 // Attach attaches a copy of key to a lease; Revoke will return it. It is idempotent,
 // and must not be called for keys without a lease.
-func (l *Lessor) Attach(id int64, key []byte) error {
+func (l *Lessor) Attach(id ID, key []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	x := l.leases[id]
@@ -257,7 +263,7 @@ func (l *Lessor) Attach(id int64, key []byte) error {
 
 // Detach undoes Attach. It ignores unknown leases and keys: when a revoke deletes its
 // keys, the lease is already gone.
-func (l *Lessor) Detach(id int64, key []byte) {
+func (l *Lessor) Detach(id ID, key []byte) {
 	if id == 0 {
 		return
 	}
@@ -269,7 +275,7 @@ func (l *Lessor) Detach(id int64, key []byte) {
 }
 
 // Exists reports whether the lease was granted and not revoked.
-func (l *Lessor) Exists(id int64) bool {
+func (l *Lessor) Exists(id ID) bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	return l.leases[id] != nil
@@ -283,7 +289,7 @@ func (l *Lessor) Len() int {
 }
 
 // Keys returns the keys attached to a lease, in byte order; nil for an unknown lease.
-func (l *Lessor) Keys(id int64) [][]byte {
+func (l *Lessor) Keys(id ID) [][]byte {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	x := l.leases[id]
@@ -374,7 +380,7 @@ func (l *Lessor) demoteLocked() {
 
 // Renew starts the TTL of a lease again. See Renewal for the two cases in which the
 // caller has to retry.
-func (l *Lessor) Renew(now time.Time, id int64) (Renewal, error) {
+func (l *Lessor) Renew(now time.Time, id ID) (Renewal, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if !l.primary {
@@ -406,7 +412,7 @@ func (l *Lessor) Renew(now time.Time, id int64) (Renewal, error) {
 }
 
 // TimeToLive returns the remaining TTL of a lease. Only the primary knows it.
-func (l *Lessor) TimeToLive(now time.Time, id int64, keys bool) (Status, error) {
+func (l *Lessor) TimeToLive(now time.Time, id ID, keys bool) (Status, error) {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
 	x := l.leases[id]
@@ -443,11 +449,11 @@ func (l *Lessor) List() []Lease {
 // Expired returns up to limit (at most MaxExpired) expired leases, the one that
 // expired first in front. The caller proposes their revokes. A lease that still exists
 // after the retry interval is returned again.
-func (l *Lessor) Expired(now time.Time, limit int) []int64 {
+func (l *Lessor) Expired(now time.Time, limit int) []ID {
 	limit = min(limit, MaxExpired)
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var ids []int64
+	var ids []ID
 	for len(ids) < limit && len(l.wakes.items) > 0 {
 		x := l.wakes.items[0]
 		if now.Before(x.wake) {
@@ -545,7 +551,7 @@ func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }
 func ceilSeconds(d time.Duration) int64 { return int64(math.Ceil(d.Seconds())) }
 
 // recordKey returns the key of a lease in its bucket: the id, big endian.
-func recordKey(id int64) (k [8]byte) {
+func recordKey(id ID) (k [8]byte) {
 	binary.BigEndian.PutUint64(k[:], uint64(id))
 	return k
 }

@@ -119,19 +119,19 @@ func (w *world) run(cmd string) string {
 	case "options": // checkpoint interval
 		w.l = New(2, Options{Checkpoints: true, CheckpointInterval: dur(1)})
 	case "grant": // id ttl
-		x, err := w.l.Grant(b, now, num(1), num(2))
+		x, err := w.l.Grant(b, now, ID(num(1)), num(2))
 		return result(err, "ttl %d", x.TTL)
 	case "revoke":
-		keys, err := w.l.Revoke(b, num(1))
+		keys, err := w.l.Revoke(b, ID(num(1)))
 		return result(err, "keys %q", keys)
 	case "attach":
-		return result(w.l.Attach(num(1), []byte(f[2])), "")
+		return result(w.l.Attach(ID(num(1)), []byte(f[2])), "")
 	case "detach":
-		w.l.Detach(num(1), []byte(f[2]))
+		w.l.Detach(ID(num(1)), []byte(f[2]))
 	case "keys":
-		return fmt.Sprintf("%q exists=%v\n", w.l.Keys(num(1)), w.l.Exists(num(1)))
+		return fmt.Sprintf("%q exists=%v\n", w.l.Keys(ID(num(1))), w.l.Exists(ID(num(1))))
 	case "checkpoint", "persist": // id remaining
-		w.l.Checkpoint(b, Checkpoint{num(1), num(2)}, f[0] == "persist")
+		w.l.Checkpoint(b, Checkpoint{ID(num(1)), num(2)}, f[0] == "persist")
 	case "promote": // extend
 		w.l.Promote(now, dur(1))
 	case "demote":
@@ -139,7 +139,7 @@ func (w *world) run(cmd string) string {
 	case "advance":
 		w.now += dur(1)
 	case "renew":
-		r, err := w.l.Renew(now, num(1))
+		r, err := w.l.Renew(now, ID(num(1)))
 		switch {
 		case r.Wait != nil:
 			w.waits = append(w.waits, r.Wait)
@@ -160,14 +160,14 @@ func (w *world) run(cmd string) string {
 		}
 		return out.String()
 	case "ttl": // id
-		st, err := w.l.TimeToLive(now, num(1), true)
+		st, err := w.l.TimeToLive(now, ID(num(1)), true)
 		return result(err, "ttl %d of %d, keys %q", st.TTL, st.GrantedTTL, st.Keys)
 	case "list":
-		return fmt.Sprintln(w.l.List())
+		return fmt.Sprintf("%d\n", w.l.List())
 	case "expired": // limit
-		return fmt.Sprintln(w.l.Expired(now, int(num(1))))
+		return fmt.Sprintf("%d\n", w.l.Expired(now, int(num(1))))
 	case "due":
-		return fmt.Sprintln(w.l.CheckpointsDue(now))
+		return fmt.Sprintf("%d\n", w.l.CheckpointsDue(now))
 	case "nextevent":
 		t, ok := w.l.nextEvent()
 		if !ok {
@@ -178,7 +178,7 @@ func (w *world) run(cmd string) string {
 		w.l = New(num(1), w.l.o)
 		return result(w.l.Load(w.eng), "%d leases", w.l.Len())
 	case "record": // raw bytes of a lease record
-		k := recordKey(num(1))
+		k := recordKey(ID(num(1)))
 		v, err := w.eng.Get(nil, engine.Lease.K(k[:]))
 		return result(err, "%x", v)
 	default:
@@ -202,7 +202,7 @@ func result(err error, format string, args ...any) string {
 func TestRecordBytes(t *testing.T) {
 	for _, x := range []Lease{{1, 2, 0}, {math.MaxInt64, MaxTTL, 300}, {-5, 60, -1}, {7, 0, 0}} {
 		got := appendRecord(nil, x)
-		m := &etcdserverpb.LeaseGrantRequest{TTL: x.ID, ID: x.TTL} // TTL = 1, ID = 2
+		m := &etcdserverpb.LeaseGrantRequest{TTL: int64(x.ID), ID: x.TTL} // TTL = 1, ID = 2
 		want, err := proto.Marshal(m)
 		if err != nil {
 			t.Fatal(err)
@@ -254,7 +254,7 @@ func TestPileUp(t *testing.T) {
 		eng := mem.New()
 		b := eng.NewBatch()
 		for id := 1; id <= n; id++ {
-			if _, err := l.Grant(b, at(0), int64(id), 10+int64(id%3)); err != nil {
+			if _, err := l.Grant(b, at(0), ID(id), 10+int64(id%3)); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -307,7 +307,7 @@ func TestCheckpointBatch(t *testing.T) {
 	b := mem.New().NewBatch()
 	l.Promote(at(0), 0)
 	for id := int64(1); id <= 2500; id++ {
-		if _, err := l.Grant(b, at(0), id, 3600); err != nil {
+		if _, err := l.Grant(b, at(0), ID(id), 3600); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -337,10 +337,10 @@ func TestModel(t *testing.T) {
 			wake time.Time
 			keys map[string]bool
 		}
-		want := map[int64]*grant{}
+		want := map[ID]*grant{}
 		now := at(0)
 		for range 400 {
-			id := 1 + r.Int63n(20)
+			id := ID(1 + r.Int63n(20))
 			g := want[id]
 			b := eng.NewBatch()
 			switch r.Intn(7) {
@@ -387,13 +387,13 @@ func TestModel(t *testing.T) {
 			case 4:
 				now = now.Add(time.Duration(r.Intn(5000)) * time.Millisecond)
 			case 5:
-				var due []int64
+				var due []ID
 				for id, g := range want {
 					if !now.Before(g.wake) {
 						due = append(due, id)
 					}
 				}
-				slices.SortFunc(due, func(a, b int64) int {
+				slices.SortFunc(due, func(a, b ID) int {
 					if c := want[a].wake.Compare(want[b].wake); c != 0 {
 						return c
 					}
@@ -453,10 +453,10 @@ func TestConcurrent(t *testing.T) {
 				}
 				now := at(time.Duration(i) * time.Millisecond)
 				id := int64(1 + i%10)
-				if r, err := l.Renew(now, id); err == nil && r.Wait != nil {
+				if r, err := l.Renew(now, ID(id)); err == nil && r.Wait != nil {
 					<-r.Wait
 				}
-				l.TimeToLive(now, id, true)
+				l.TimeToLive(now, ID(id), true)
 				l.List()
 				l.Expired(now, 10)
 				l.CheckpointsDue(now)
@@ -467,12 +467,12 @@ func TestConcurrent(t *testing.T) {
 	for i := range 3000 {
 		b := eng.NewBatch()
 		id := int64(1 + i%10)
-		l.Grant(b, at(0), id, 5)
-		l.Attach(id, []byte{byte(i)})
-		l.Checkpoint(b, Checkpoint{id, 3}, true)
-		l.Detach(id, []byte{byte(i)})
+		l.Grant(b, at(0), ID(id), 5)
+		l.Attach(ID(id), []byte{byte(i)})
+		l.Checkpoint(b, Checkpoint{ID(id), 3}, true)
+		l.Detach(ID(id), []byte{byte(i)})
 		if i%3 == 0 {
-			l.Revoke(b, id)
+			l.Revoke(b, ID(id))
 		}
 		if i%100 == 0 {
 			l.Demote()

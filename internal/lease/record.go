@@ -13,7 +13,7 @@ import (
 
 // appendRecord appends the record of x to b.
 func appendRecord(b []byte, x Lease) []byte {
-	for i, v := range [...]int64{x.ID, x.TTL, x.RemainingTTL} {
+	for i, v := range [...]int64{int64(x.ID), x.TTL, x.RemainingTTL} {
 		if v != 0 {
 			b = protowire.AppendTag(b, protowire.Number(i+1), protowire.VarintType)
 			b = protowire.AppendVarint(b, uint64(v))
@@ -42,7 +42,7 @@ func decodeRecord(key, b []byte) (Lease, error) {
 			b = b[n:]
 			switch num {
 			case 1:
-				x.ID = int64(v)
+				x.ID = ID(v)
 			case 2:
 				x.TTL = int64(v)
 			case 3:

@@ -18,6 +18,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/lease"
 )
 
 // model is the simplest store that follows the rules: a list of records.
@@ -359,7 +360,7 @@ func (w *world) txns() {
 				}
 				touched[string(k)] = true
 				v := bytes.Repeat([]byte{byte('a' + w.rnd.Intn(26))}, w.rnd.Intn(200))
-				t.Put(k, v, int64(w.rnd.Intn(3)))
+				t.Put(k, v, lease.ID(w.rnd.Intn(3)))
 				w.m.put(main, sub, k, v, w.m0lease(t))
 				sub++
 			} else {
@@ -403,7 +404,7 @@ func (w *world) txns() {
 }
 
 // m0lease reads back the lease of the change made last.
-func (w *world) m0lease(t *Txn) int64 { return t.changes[len(t.changes)-1].Lease }
+func (w *world) m0lease(t *Txn) int64 { return int64(t.changes[len(t.changes)-1].Lease) }
 
 func (w *world) compactInto(b engine.Batch) {
 	rev := w.m.rev - int64(w.rnd.Intn(20)) + 1

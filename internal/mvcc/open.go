@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"quorate/internal/engine"
+	"quorate/internal/lease"
 )
 
 // Open rebuilds the index from the records of the engine, in parallel, and resumes an
@@ -68,8 +69,8 @@ type piece struct {
 
 type loaded struct {
 	meta
-	lease int64 // of a put
-	end   int   // end of the key in piece.keys
+	lease lease.ID // of a put
+	end   int      // end of the key in piece.keys
 }
 
 func (p *piece) key(i uint32) []byte {
@@ -263,7 +264,7 @@ func build(pieces []*piece, workers int) kid {
 	b := builder{gen: 1}
 	var key []byte
 	var revs []meta
-	var lease int64
+	var lease lease.ID
 	for len(runs) > 0 {
 		least := 0
 		for i := 1; i < len(runs); i++ {

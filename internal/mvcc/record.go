@@ -3,6 +3,8 @@ package mvcc
 import (
 	"encoding/binary"
 	"errors"
+
+	"quorate/internal/lease"
 )
 
 // Field numbers of mvccpb.KeyValue with their wire types, as tag bytes.
@@ -19,8 +21,9 @@ var errRecord = errors.New("mvcc: malformed KeyValue")
 
 // record is a decoded mvccpb.KeyValue. Key and value alias the encoded bytes.
 type record struct {
-	key, value                  []byte
-	create, mod, version, lease int64
+	key, value           []byte
+	create, mod, version int64
+	lease                lease.ID
 }
 
 func uvarintLen(v uint64) int {
@@ -63,9 +66,9 @@ func (r *record) size() int {
 }
 
 // recordLen returns the length of the record of a revision.
-func recordLen(key, value int, m meta, lease int64) uint32 {
+func recordLen(key, value int, m meta, lease lease.ID) uint32 {
 	return uint32(bytesFieldLen(key) + intFieldLen(m.create) + intFieldLen(m.mod) +
-		intFieldLen(m.version) + bytesFieldLen(value) + intFieldLen(lease))
+		intFieldLen(m.version) + bytesFieldLen(value) + intFieldLen(int64(lease)))
 }
 
 func appendRecord(kv []byte, r record) []byte {
@@ -74,7 +77,7 @@ func appendRecord(kv []byte, r record) []byte {
 	kv = appendIntField(kv, tagMod, r.mod)
 	kv = appendIntField(kv, tagVersion, r.version)
 	kv = appendBytesField(kv, tagValue, r.value)
-	return appendIntField(kv, tagLease, r.lease)
+	return appendIntField(kv, tagLease, int64(r.lease))
 }
 
 func appendBytesField(dst []byte, tag byte, b []byte) []byte {
@@ -140,7 +143,7 @@ func parseRecord(b []byte) (r record, err error) {
 		case tagValue:
 			r.value = s
 		case tagLease:
-			r.lease = int64(v)
+			r.lease = lease.ID(v)
 		}
 	}
 	return r, nil

@@ -24,6 +24,7 @@ import (
 
 	"quorate/internal/clock"
 	"quorate/internal/engine"
+	"quorate/internal/lease"
 	"quorate/internal/metrics"
 )
 
@@ -228,7 +229,7 @@ func (s *Store) publish(rev, compactRev int64) {
 func (s *Store) Close() { s.sweep.stop() }
 
 // Leases calls fn for every live key with a lease, in key order.
-func (s *Store) Leases(fn func(key []byte, lease int64)) {
+func (s *Store) Leases(fn func(key []byte, lease lease.ID)) {
 	v := s.View()
 	defer v.Close()
 	v.st.root.ascend(span{}, v.st.rev, func(n *node, i int, _ meta) bool {

@@ -17,6 +17,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/lease"
 )
 
 func openMem(t *testing.T, o Options) (*mem.Engine, *Store) {
@@ -479,11 +480,11 @@ func TestHashKVCancelled(t *testing.T) {
 func TestLeases(t *testing.T) {
 	eng, s := openMem(t, Options{Manual: true})
 	for i := range 100 {
-		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%02d", i), nil, int64(i%3)) })
+		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%02d", i), nil, lease.ID(i%3)) })
 	}
 	apply(t, s, func(t *Txn) { t.DeleteRange([]byte("k5"), []byte("k6")) })
 	want := ""
-	s.Leases(func(k []byte, l int64) { want += fmt.Sprintf("%s=%d ", k, l) })
+	s.Leases(func(k []byte, l lease.ID) { want += fmt.Sprintf("%s=%d ", k, l) })
 	if !strings.HasPrefix(want, "k01=1 k02=2 k04=1 ") || strings.Contains(want, "k50") {
 		t.Errorf("leases %s", want)
 	}
@@ -492,7 +493,7 @@ func TestLeases(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := ""
-	s2.Leases(func(k []byte, l int64) { got += fmt.Sprintf("%s=%d ", k, l) })
+	s2.Leases(func(k []byte, l lease.ID) { got += fmt.Sprintf("%s=%d ", k, l) })
 	if got != want {
 		t.Errorf("after Open: %s, want %s", got, want)
 	}
@@ -530,7 +531,7 @@ func FuzzParseRecord(f *testing.F) {
 			return
 		}
 		have := &mvccpb.KeyValue{Key: got.key, Value: got.value, CreateRevision: got.create,
-			ModRevision: got.mod, Version: got.version, Lease: got.lease}
+			ModRevision: got.mod, Version: got.version, Lease: int64(got.lease)}
 		want.ProtoReflect().SetUnknown(nil)
 		if !proto.Equal(have, want) {
 			t.Fatalf("%x: %v, want %v", b, have, want)

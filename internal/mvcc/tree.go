@@ -5,6 +5,8 @@ import (
 	"encoding/binary"
 	"math"
 	"sort"
+
+	"quorate/internal/lease"
 )
 
 // The index: a copy-on-write counted B-tree from key to revisions.
@@ -49,11 +51,11 @@ type node struct {
 	kids []kid    // inner node: children in key order
 	seps []string // inner node: seps[i] <= keys of kids[i]; seps[0] is not used; never changed in place
 
-	keys   []byte   // leaf: length-prefixed keys, append only, shared by copies
-	offs   []uint32 // leaf: parallel to ents, the offsets of the keys in keys; shared by copies until one inserts
-	ents   []meta   // leaf: newest revision of each key, in key order
-	leases []int64  // leaf: parallel to ents, or nil
-	hist   [][]meta // leaf: parallel to ents, or nil; older revisions, ascending, append only
+	keys   []byte     // leaf: length-prefixed keys, append only, shared by copies
+	offs   []uint32   // leaf: parallel to ents, the offsets of the keys in keys; shared by copies until one inserts
+	ents   []meta     // leaf: newest revision of each key, in key order
+	leases []lease.ID // leaf: parallel to ents, or nil
+	hist   [][]meta   // leaf: parallel to ents, or nil; older revisions, ascending, append only
 }
 
 // kid is a child with the summary of its subtree.
@@ -94,7 +96,7 @@ func (n *node) key(i int) []byte {
 	return b[w : w+int(l) : w+int(l)]
 }
 
-func (n *node) lease(i int) int64 {
+func (n *node) lease(i int) lease.ID {
 	if n.leases == nil {
 		return 0
 	}
@@ -218,7 +220,7 @@ func (t *tree) own(n *node, extra int) *node {
 		c.ents = append(make([]meta, 0, len(n.ents)+extra), n.ents...)
 		c.offs = n.offs[:len(n.offs):len(n.offs)] // so that insert copies them
 		if n.leases != nil {
-			c.leases = append(make([]int64, 0, len(n.leases)+extra), n.leases...)
+			c.leases = append(make([]lease.ID, 0, len(n.leases)+extra), n.leases...)
 		}
 		if n.hist != nil {
 			c.hist = append(make([][]meta, 0, len(n.hist)+extra), n.hist...)
@@ -276,15 +278,15 @@ func (k *kid) add(live, mod, garb int64) {
 
 // change is the effect of a put or delete on the index.
 type change struct {
-	cur       meta  // what the key has now
-	prev      meta  // what it had before; a tombstone or the zero value if had is false
-	prevLease int64 // the lease it had before
-	had       bool  // the key was live
+	cur       meta     // what the key has now
+	prev      meta     // what it had before; a tombstone or the zero value if had is false
+	prevLease lease.ID // the lease it had before
+	had       bool     // the key was live
 }
 
 // put adds a new revision of key with a value of valueLen bytes and derives create
 // revision, version and the length of the record.
-func (t *tree) put(key []byte, mod int64, sub uint32, lease int64, valueLen int) change {
+func (t *tree) put(key []byte, mod int64, sub uint32, lease lease.ID, valueLen int) change {
 	var buf [8]step
 	path, n := t.descend(buf[:0], key)
 	i, found := n.search(key)
@@ -330,7 +332,7 @@ func (t *tree) del(key []byte, mod int64, sub uint32) (ch change, ok bool) {
 }
 
 // replace moves the newest revision of entry i to its history.
-func (n *node) replace(i int, cur meta, lease int64) {
+func (n *node) replace(i int, cur meta, lease lease.ID) {
 	if n.hist == nil {
 		n.hist = make([][]meta, len(n.ents), cap(n.ents))
 	}
@@ -340,18 +342,18 @@ func (n *node) replace(i int, cur meta, lease int64) {
 	n.setLease(i, lease)
 }
 
-func (n *node) setLease(i int, lease int64) {
+func (n *node) setLease(i int, id lease.ID) {
 	if n.leases == nil {
-		if lease == 0 {
+		if id == 0 {
 			return
 		}
-		n.leases = make([]int64, len(n.ents), cap(n.ents))
+		n.leases = make([]lease.ID, len(n.ents), cap(n.ents))
 	}
-	n.leases[i] = lease
+	n.leases[i] = id
 }
 
 // insert adds a key at position i of a leaf.
-func (n *node) insert(i int, key []byte, m meta, lease int64) {
+func (n *node) insert(i int, key []byte, m meta, lease lease.ID) {
 	n.offs = insertAt(n.offs, i, uint32(len(n.keys)))
 	n.keys = appendKey(n.keys, key)
 	n.ents = insertAt(n.ents, i, m)

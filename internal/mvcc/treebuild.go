@@ -1,5 +1,7 @@
 package mvcc
 
+import "quorate/internal/lease"
+
 // builder builds a tree from keys in ascending order.
 type builder struct {
 	gen    uint64
@@ -9,7 +11,7 @@ type builder struct {
 }
 
 // add appends a key; revs are its revisions in ascending order.
-func (b *builder) add(key []byte, revs []meta, lease int64) {
+func (b *builder) add(key []byte, revs []meta, lease lease.ID) {
 	if b.leaf == nil {
 		b.leaf = &node{gen: b.gen, offs: make([]uint32, 0, maxLeaf), ents: make([]meta, 0, maxLeaf)}
 	}

@@ -4,6 +4,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/lease"
 	"quorate/internal/metrics"
 )
 
@@ -14,14 +15,15 @@ type Change struct {
 	Key       []byte
 	KV        []byte // encoded mvccpb.KeyValue as stored; a tombstone's holds only the key
 	Delete    bool
-	Create    bool  // a put of a key that was not live
-	Lease     int64 // lease of the key after the change
-	PrevLease int64 // lease of the key before it, 0 if it was not live
+	Create    bool     // a put of a key that was not live
+	Lease     lease.ID // lease of the key after the change
+	PrevLease lease.ID // lease of the key before it, 0 if it was not live
 }
 
 // Meta is what the index knows about a live key.
 type Meta struct {
-	Create, Mod, Version, Lease int64
+	Create, Mod, Version int64
+	Lease                lease.ID
 }
 
 // Txn is one transaction of the writer: all its changes have one main revision. It must
@@ -76,7 +78,7 @@ func (t *Txn) Lookup(key []byte) (Meta, bool) {
 }
 
 // Put sets key to value.
-func (t *Txn) Put(key, value []byte, lease int64) Change {
+func (t *Txn) Put(key, value []byte, lease lease.ID) Change {
 	rev := Revision{t.begin + 1, int64(len(t.changes))}
 	ch := t.s.tree.put(key, rev.Main, uint32(rev.Sub), lease, len(value))
 	kv, k := encodeRecord(record{key: key, value: value, create: ch.cur.create,

@@ -5,6 +5,7 @@ import (
 	"io"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 	"quorate/internal/watch"
 )
@@ -78,7 +79,7 @@ type Leases interface {
 	LeaseRevoke(ctx context.Context, req *pb.LeaseRevokeRequest) (*pb.LeaseRevokeResponse, error)
 	// LeaseRenew returns the full TTL in seconds. It forwards to the leader if this
 	// member does not lead.
-	LeaseRenew(ctx context.Context, id int64) (ttl int64, err error)
+	LeaseRenew(ctx context.Context, id lease.ID) (ttl int64, err error)
 	// TimeToLive also forwards to the leader. For an unknown lease the TTL is -1.
 	TimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error)
 	LeaseLeases(ctx context.Context) (*pb.LeaseLeasesResponse, error)

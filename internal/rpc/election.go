@@ -7,6 +7,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"quorate/internal/lease"
 	"quorate/internal/rpc/v3electionpb"
 )
 
@@ -39,7 +40,7 @@ func (l *electionServer) describe(e *edge) service {
 func (l *electionServer) campaign(ctx context.Context, req *v3electionpb.CampaignRequest) (*v3electionpb.CampaignResponse, error) {
 	ctx, _, done := until(l.stopping, ctx)
 	defer done()
-	c, err := l.newClaim(ctx, req.Name, req.Lease)
+	c, err := l.newClaim(ctx, req.Name, lease.ID(req.Lease))
 	if err != nil {
 		return nil, err
 	}
@@ -60,7 +61,7 @@ func (l *electionServer) campaign(ctx context.Context, req *v3electionpb.Campaig
 		return nil, err
 	}
 	return &v3electionpb.CampaignResponse{Header: resp.Header,
-		Leader: &v3electionpb.LeaderKey{Name: req.Name, Key: c.key, Rev: c.rev, Lease: c.lease}}, nil
+		Leader: &v3electionpb.LeaderKey{Name: req.Name, Key: c.key, Rev: c.rev, Lease: int64(c.lease)}}, nil
 }
 
 // giveUp withdraws a claim whose caller has gone. If that fails, the claim ends with its
@@ -76,7 +77,7 @@ func claimOf(k *v3electionpb.LeaderKey) (*claim, error) {
 	if k == nil {
 		return nil, errMissingLeader
 	}
-	return &claim{key: k.Key, lease: k.Lease, rev: k.Rev}, nil
+	return &claim{key: k.Key, lease: lease.ID(k.Lease), rev: k.Rev}, nil
 }
 
 // heldClaim is claimOf with a lease, which is granted if there is none, as for a campaign.
@@ -103,7 +104,7 @@ func (l *electionServer) proclaim(ctx context.Context, req *v3electionpb.Proclai
 }
 
 func (l *electionServer) proclaimValue(ctx context.Context, c *claim, value []byte) (*pb.ResponseHeader, error) {
-	put := &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: c.key, Value: value, Lease: c.lease}}
+	put := &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: c.key, Value: value, Lease: int64(c.lease)}}
 	resp, err := l.txn(ctx, &pb.TxnRequest{Compare: []*pb.Compare{createdAt(c.key, c.rev)}, Success: []*pb.RequestOp{{Request: put}}})
 	if err != nil {
 		return nil, err

@@ -298,7 +298,7 @@ func (f *fake) LeaseRevoke(context.Context, *pb.LeaseRevokeRequest) (*pb.LeaseRe
 }
 
 // LeaseRenew knows the leases 1 to 99.
-func (f *fake) LeaseRenew(_ context.Context, id int64) (int64, error) {
+func (f *fake) LeaseRenew(_ context.Context, id lease.ID) (int64, error) {
 	if err := f.fail(); err != nil {
 		return 0, err
 	}

@@ -15,6 +15,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"quorate/internal/lease"
 	"quorate/internal/watch"
 )
 
@@ -168,28 +169,28 @@ func decodeEvent(field []byte) (*mvccpb.Event, error) {
 type claim struct {
 	prefix string
 	key    []byte
-	lease  int64
+	lease  lease.ID
 	// rev is the create revision of the key; 0 before stake.
 	rev int64
 }
 
 // newClaim returns a claim under name. It grants a lease if the client has brought none.
-func (n *inner) newClaim(ctx context.Context, name []byte, lease int64) (claim, error) {
-	if lease == 0 {
+func (n *inner) newClaim(ctx context.Context, name []byte, id lease.ID) (claim, error) {
+	if id == 0 {
 		resp, err := n.leases.leaseGrant(ctx, &pb.LeaseGrantRequest{TTL: sessionTTL})
 		if err != nil {
 			return claim{}, asClient(err)
 		}
-		lease = resp.ID
+		id = lease.ID(resp.ID)
 	}
 	prefix := string(name) + "/"
-	return claim{prefix: prefix, key: []byte(prefix + strconv.FormatInt(lease, 16)), lease: lease}, nil
+	return claim{prefix: prefix, key: []byte(prefix + strconv.FormatInt(int64(id), 16)), lease: id}, nil
 }
 
 // stake creates the key of the claim with its value unless the key exists, and executes
 // also in the same transaction. If the key existed, it returns the key's record.
 func (n *inner) stake(ctx context.Context, c *claim, value []byte, also ...*pb.RequestOp) (*pb.TxnResponse, *mvccpb.KeyValue, error) {
-	put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: c.key, Value: value, Lease: c.lease}}}
+	put := &pb.RequestOp{Request: &pb.RequestOp_RequestPut{RequestPut: &pb.PutRequest{Key: c.key, Value: value, Lease: int64(c.lease)}}}
 	resp, err := n.txn(ctx, &pb.TxnRequest{
 		Compare: []*pb.Compare{createdAt(c.key, 0)},
 		Success: append([]*pb.RequestOp{put}, also...),

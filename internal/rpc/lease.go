@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"quorate/internal/crash"
+	"quorate/internal/lease"
 )
 
 const leaseService = "etcdserverpb.Lease"
@@ -103,7 +104,7 @@ func (l *leaseServer) renewAll(s *stream) error {
 		// Build the header first: a revision from after the renewal could be one at which
 		// the lease is gone again.
 		reply := &keepAliveReply{header: l.header(0), id: c.req.ID}
-		ttl, err := l.leases.LeaseRenew(s.Context(), c.req.ID)
+		ttl, err := l.leases.LeaseRenew(s.Context(), lease.ID(c.req.ID))
 		if err != nil && !leaseNotFound(err) {
 			return err
 		}

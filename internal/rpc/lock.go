@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/lease"
 	"quorate/internal/rpc/v3lockpb"
 )
 
@@ -29,7 +30,7 @@ func (l *lockServer) describe(e *edge) service {
 func (l *lockServer) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lockpb.LockResponse, error) {
 	ctx, _, done := until(l.stopping, ctx)
 	defer done()
-	c, err := l.newClaim(ctx, req.Name, req.Lease)
+	c, err := l.newClaim(ctx, req.Name, lease.ID(req.Lease))
 	if err != nil {
 		return nil, err
 	}

@@ -7,6 +7,7 @@ import (
 	"go.opentelemetry.io/otel/trace"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 	"quorate/internal/watch"
 )
@@ -180,9 +181,9 @@ func (t tracedLeases) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest)
 		attribute.Int64("id", r.ID))
 }
 
-func (t tracedLeases) LeaseRenew(ctx context.Context, id int64) (int64, error) {
+func (t tracedLeases) LeaseRenew(ctx context.Context, id lease.ID) (int64, error) {
 	return within(ctx, t.tracer, "lease_renew", func(ctx context.Context) (int64, error) { return t.Leases.LeaseRenew(ctx, id) },
-		attribute.Int64("id", id))
+		attribute.Int64("id", int64(id)))
 }
 
 func (t tracedWatches) CreateWatch(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {

@@ -205,7 +205,7 @@ func (a *Access) unchanged(who auth.Info) error {
 
 // permitLease checks that the caller may access all keys of the leases. touch checks
 // one key.
-func (a *Access) permitLease(ctx context.Context, ids []int64, touch func(st *auth.State, who auth.Info, key []byte) error) error {
+func (a *Access) permitLease(ctx context.Context, ids []lease.ID, touch func(st *auth.State, who auth.Info, key []byte) error) error {
 	st := a.auth.State()
 	if !st.Enabled() {
 		return nil

@@ -7,19 +7,21 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/lease"
 )
 
-func (n *node) grant(id, ttl int64) {
+func (n *node) grant(id lease.ID, ttl int64) {
 	n.t.Helper()
-	if _, err := n.m.Leases.LeaseGrant(background(n.t), &pb.LeaseGrantRequest{ID: id, TTL: ttl}); err != nil {
+	if _, err := n.m.Leases.LeaseGrant(background(n.t), &pb.LeaseGrantRequest{ID: int64(id), TTL: ttl}); err != nil {
 		n.t.Fatalf("grant on %s: %v", n.name, err)
 	}
 }
 
-func (n *node) ttl(id int64) *pb.LeaseTimeToLiveResponse {
+func (n *node) ttl(id lease.ID) *pb.LeaseTimeToLiveResponse {
 	n.t.Helper()
 	for {
-		resp, err := n.m.Leases.TimeToLive(background(n.t), &pb.LeaseTimeToLiveRequest{ID: id, Keys: true})
+		resp, err := n.m.Leases.TimeToLive(background(n.t), &pb.LeaseTimeToLiveRequest{ID: int64(id), Keys: true})
 		if err == nil {
 			return resp
 		}
@@ -29,7 +31,7 @@ func (n *node) ttl(id int64) *pb.LeaseTimeToLiveResponse {
 	}
 }
 
-func (n *node) renew(id int64) int64 {
+func (n *node) renew(id lease.ID) int64 {
 	n.t.Helper()
 	for {
 		ttl, err := n.m.Leases.LeaseRenew(background(n.t), id)

@@ -12,7 +12,6 @@ import (
 
 	"quorate/internal/auth"
 	"quorate/internal/lease"
-	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/transport/peerapi"
 )
@@ -66,7 +65,7 @@ func (s *Leases) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb
 }
 
 // LeaseRenew starts a lease's TTL again, on the leader, and returns the TTL.
-func (s *Leases) LeaseRenew(ctx context.Context, id int64) (int64, error) {
+func (s *Leases) LeaseRenew(ctx context.Context, id lease.ID) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.requestTimeout())
 	defer cancel()
 	for {
@@ -76,7 +75,7 @@ func (s *Leases) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 				return ttl, s.leaseError(ctx, err)
 			}
 		} else {
-			if err := s.Access.permitLease(ctx, []int64{id}, mayWrite); err != nil {
+			if err := s.Access.permitLease(ctx, []lease.ID{id}, mayWrite); err != nil {
 				return 0, err
 			}
 			ttl, err := s.peers.RenewLease(ctx, s.leaders.otherLeader, id)
@@ -92,11 +91,11 @@ func (s *Leases) LeaseRenew(ctx context.Context, id int64) (int64, error) {
 
 // renewHere renews as the leader, which may be the last member to apply a grant that
 // another one has acknowledged.
-func (s *Leases) renewHere(ctx context.Context, id int64) (int64, error) {
+func (s *Leases) renewHere(ctx context.Context, id lease.ID) (int64, error) {
 	if err := s.WaitApplied(ctx, id); err != nil {
 		return 0, err
 	}
-	if err := s.Access.permitLease(ctx, []int64{id}, mayWrite); err != nil {
+	if err := s.Access.permitLease(ctx, []lease.ID{id}, mayWrite); err != nil {
 		return 0, err
 	}
 	return s.RenewLease(ctx, id)
@@ -104,7 +103,7 @@ func (s *Leases) renewHere(ctx context.Context, id int64) (int64, error) {
 
 // RenewLease renews on this member, which must be the primary: the leader that expires
 // leases.
-func (s *Leases) RenewLease(ctx context.Context, id int64) (int64, error) {
+func (s *Leases) RenewLease(ctx context.Context, id lease.ID) (int64, error) {
 	if err := s.replica.sureToLead(ctx); err != nil {
 		return 0, err
 	}
@@ -140,7 +139,7 @@ func (s *Leases) TimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (
 		return s.timeToLive(ctx, r)
 	}
 	st := s.auth.State()
-	if err := s.Access.permitLease(ctx, []int64{r.ID}, mayRead); err != nil {
+	if err := s.Access.permitLease(ctx, []lease.ID{lease.ID(r.ID)}, mayRead); err != nil {
 		return nil, err
 	}
 	resp, err := s.timeToLive(ctx, r)
@@ -153,17 +152,18 @@ func (s *Leases) TimeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (
 func (s *Leases) timeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.requestTimeout())
 	defer cancel()
+	id := lease.ID(r.ID)
 	for {
 		var (
 			l   peerapi.LeaseTTL
 			err error
 		)
 		if s.replica.isLeader() {
-			if err = s.WaitApplied(ctx, r.ID); err == nil {
-				l, err = s.LeaseTimeToLive(ctx, r.ID, r.Keys)
+			if err = s.WaitApplied(ctx, id); err == nil {
+				l, err = s.LeaseTimeToLive(ctx, id, r.Keys)
 			}
 		} else {
-			l, err = s.peers.LeaseTimeToLive(ctx, s.leaders.otherLeader, r.ID, r.Keys)
+			l, err = s.peers.LeaseTimeToLive(ctx, s.leaders.otherLeader, id, r.Keys)
 		}
 		switch {
 		case err == nil:
@@ -181,7 +181,7 @@ func (s *Leases) timeToLive(ctx context.Context, r *pb.LeaseTimeToLiveRequest) (
 
 // LeaseTimeToLive answers as the primary, after it has applied all committed entries: the
 // keys include those of puts that a follower has acknowledged.
-func (s *Leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (peerapi.LeaseTTL, error) {
+func (s *Leases) LeaseTimeToLive(ctx context.Context, id lease.ID, keys bool) (peerapi.LeaseTTL, error) {
 	if err := s.replica.waitApplied(ctx); err != nil {
 		return peerapi.LeaseTTL{}, err
 	}
@@ -194,7 +194,7 @@ func (s *Leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (peer
 
 // WaitApplied returns once all entries committed at the call are applied, or at once if
 // the lease is known.
-func (s *Leases) WaitApplied(ctx context.Context, id int64) error {
+func (s *Leases) WaitApplied(ctx context.Context, id lease.ID) error {
 	if s.lessor.Exists(id) {
 		return nil
 	}
@@ -209,13 +209,13 @@ func (s *Leases) LeaseLeases(ctx context.Context) (*pb.LeaseLeasesResponse, erro
 	}
 	resp := &pb.LeaseLeasesResponse{Leases: make([]*pb.LeaseStatus, len(all))}
 	for i, l := range all {
-		resp.Leases[i] = &pb.LeaseStatus{ID: l.ID}
+		resp.Leases[i] = &pb.LeaseStatus{ID: int64(l.ID)}
 	}
 	return resp, nil
 }
 
-func leaseIDs(all []lease.Lease) []int64 {
-	ids := make([]int64, len(all))
+func leaseIDs(all []lease.Lease) []lease.ID {
+	ids := make([]lease.ID, len(all))
 	for i, l := range all {
 		ids[i] = l.ID
 	}
@@ -257,14 +257,14 @@ func (s *Leases) expireLeases(ctx context.Context) {
 	}
 }
 
-func (s *Leases) revokeExpired(id int64) {
+func (s *Leases) revokeExpired(id lease.ID) {
 	_, err := s.replica.propose(asRoot(s.replica.rootCtx), lease.RevokeOf(id))
 	switch {
 	case err == nil:
 		metrics.DebuggingServerLeaseExpiredTotal.Inc()
 	case errors.Is(err, rpctypes.ErrGRPCLeaseNotFound), ended(err), errors.Is(err, rpctypes.ErrGRPCStopped):
 	default:
-		s.lg.Warn("failed to revoke an expired lease; will try again", zap.String("lease-id", membership.FormatID(uint64(id))), zap.Error(err))
+		s.lg.Warn("failed to revoke an expired lease; will try again", zap.Stringer("lease-id", id), zap.Error(err))
 	}
 }
 

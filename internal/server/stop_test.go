@@ -14,6 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
 )
 
@@ -48,7 +49,7 @@ var everyCall = map[string]func(ctx context.Context, m *Member, i int){
 		if err != nil {
 			return
 		}
-		m.Leases.LeaseRenew(ctx, r.ID)
+		m.Leases.LeaseRenew(ctx, lease.ID(r.ID))
 		m.Leases.TimeToLive(ctx, &pb.LeaseTimeToLiveRequest{ID: r.ID, Keys: true})
 		m.Leases.LeaseLeases(ctx)
 		m.Leases.LeaseRevoke(ctx, &pb.LeaseRevokeRequest{ID: r.ID})

@@ -11,6 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/auth"
+	"quorate/internal/lease"
 )
 
 // Errors of the auth store, as clients see them.
@@ -118,7 +119,7 @@ func (m *model) permitted(r *pb.InternalRaftRequest) error {
 		}
 		return err
 	case r.LeaseRevoke != nil:
-		return m.mayTouch(user, rev, r.LeaseRevoke.ID)
+		return m.mayTouch(user, rev, lease.ID(r.LeaseRevoke.ID))
 	case isChange(r):
 		return m.auth.admin(user)
 	}
@@ -129,19 +130,19 @@ func (m *model) mayPutAs(user string, rev uint64, r *pb.PutRequest) error {
 	if err := m.auth.may(authpb.Permission_WRITE, user, rev, r.Key, nil); err != nil {
 		return err
 	}
-	if err := m.mayTouch(user, rev, r.Lease); err != nil || !r.PrevKv {
+	if err := m.mayTouch(user, rev, lease.ID(r.Lease)); err != nil || !r.PrevKv {
 		return err
 	}
 	return m.auth.may(authpb.Permission_READ, user, rev, r.Key, nil)
 }
 
 // mayTouch needs the right to write all keys of a lease.
-func (m *model) mayTouch(user string, rev uint64, lease int64) error {
-	if lease == 0 || m.auth.admin(user) == nil {
+func (m *model) mayTouch(user string, rev uint64, id lease.ID) error {
+	if id == 0 || m.auth.admin(user) == nil {
 		return nil
 	}
 	for _, kv := range m.at(m.rev, "", "\x00") {
-		if kv.Lease == lease {
+		if lease.ID(kv.Lease) == id {
 			if err := m.auth.may(authpb.Permission_WRITE, user, rev, kv.Key, nil); err != nil {
 				return err
 			}

@@ -19,8 +19,8 @@ const (
 
 // leaseRules holds what clients may rely on for each lease.
 type leaseRules struct {
-	order   []int64 // in the order of the requests
-	by      map[int64]*leaseRule
+	order   []lease.ID // in the order of the requests
+	by      map[lease.ID]*leaseRule
 	expired int // by the leader
 	renewed int
 	asked   int // for the remaining TTL
@@ -42,7 +42,7 @@ type leaseRule struct {
 	}
 }
 
-func (r *leaseRules) grant(w *World, id, ttl int64) {
+func (r *leaseRules) grant(w *World, id lease.ID, ttl int64) {
 	x := &leaseRule{ttl: time.Duration(ttl) * time.Second}
 	x.safe = w.now + x.least()
 	r.order = append(r.order, id)
@@ -52,7 +52,7 @@ func (r *leaseRules) grant(w *World, id, ttl int64) {
 // least returns the shortest real time that the TTL may take, on the fastest allowed clock.
 func (x *leaseRule) least() time.Duration { return time.Duration(float64(x.ttl) * (1 - maxDrift)) }
 
-func (r *leaseRules) revoke(id int64) {
+func (r *leaseRules) revoke(id lease.ID) {
 	if x := r.by[id]; x != nil {
 		x.byClient = true
 	}
@@ -64,14 +64,14 @@ func (r *leaseRules) applied(w *World, req *pb.InternalRaftRequest) {
 		return
 	}
 	id := req.LeaseRevoke.ID
-	_, there := w.model.leases[id]
-	x := r.by[id]
+	_, there := w.model.leases[lease.ID(id)]
+	x := r.by[lease.ID(id)]
 	if !there || x == nil || x.byClient {
 		return
 	}
 	r.expired++
 	if w.now < x.safe {
-		w.fail("lease %x with a TTL of %v expires %v too early", id, x.ttl, x.safe-w.now)
+		w.fail("lease %v with a TTL of %v expires %v too early", id, x.ttl, x.safe-w.now)
 	}
 }
 
@@ -91,7 +91,7 @@ func (n *node) keepLeases() {
 	}
 	expired, record := n.lessor.Due(n.time())
 	for _, id := range expired {
-		n.w.log("expire %x at %d", id, n.index)
+		n.w.log("expire %v at %d", id, n.index)
 		n.proposeOwn(lease.RevokeOf(id))
 	}
 	if record != nil {
@@ -117,7 +117,7 @@ func (n *node) proposeOwn(r *pb.InternalRaftRequest) *proposal.Pending {
 }
 
 // keepAlive renews a lease, at the leader or through a follower.
-func (c *worker) keepAlive(id int64) {
+func (c *worker) keepAlive(id lease.ID) {
 	w := c.w
 	x := w.leases.by[id]
 	via := w.nodes[w.rng.IntN(len(w.nodes))]
@@ -129,7 +129,7 @@ func (c *worker) keepAlive(id int64) {
 	acked := func() {
 		w.did["keepalive"]++
 		w.leases.renewed++
-		w.log("worker %d keepalive %x", c.id, id)
+		w.log("worker %d keepalive %v", c.id, id)
 		x.safe = max(x.safe, asked+x.least())
 	}
 	if via.leads() {
@@ -153,7 +153,7 @@ func (c *worker) keepAlive(id int64) {
 }
 
 // renew is one renewal at the leader. If the lease has a checkpoint, renew resets that first.
-func (n *node) renew(id int64, x *leaseRule, done func()) {
+func (n *node) renew(id lease.ID, x *leaseRule, done func()) {
 	if n.lessor.Exists(id) {
 		n.checkTimeToLive(id, x)
 	}
@@ -185,7 +185,7 @@ func (n *node) renew(id int64, x *leaseRule, done func()) {
 
 // checkTimeToLive asks a leader for the remaining TTL: within a term it only decreases,
 // unless the lease is renewed.
-func (n *node) checkTimeToLive(id int64, x *leaseRule) {
+func (n *node) checkTimeToLive(id lease.ID, x *leaseRule) {
 	st, err := n.lessor.TimeToLive(n.time(), id, true)
 	if err != nil {
 		return
@@ -193,23 +193,23 @@ func (n *node) checkTimeToLive(id int64, x *leaseRule) {
 	w, term := n.w, n.core().Node().State().Term
 	w.leases.asked++
 	if limit := int64((x.ttl + electionTicks*tick) / time.Second); st.TTL > limit || st.GrantedTTL != int64(x.ttl/time.Second) {
-		w.fail("%d s of %d s are left of lease %x with a TTL of %v", st.TTL, st.GrantedTTL, id, x.ttl)
+		w.fail("%d s of %d s are left of lease %v with a TTL of %v", st.TTL, st.GrantedTTL, id, x.ttl)
 	}
 	if s := &x.seen; s.term == term && s.renewals == x.renewals {
 		if most := s.left - int64((w.now-s.at)/time.Second) + 1; st.TTL > most {
-			w.fail("%d s are left of lease %x, %v ago it were %d s, and it was not renewed", st.TTL, id, w.now-s.at, s.left)
+			w.fail("%d s are left of lease %v, %v ago it were %d s, and it was not renewed", st.TTL, id, w.now-s.at, s.left)
 		}
 	}
 	x.seen.term, x.seen.at, x.seen.left, x.seen.renewals = term, w.now, st.TTL, x.renewals
 	if n.machine.Applied() == w.model.index {
 		var keys [][]byte
 		for _, kv := range w.model.at(w.model.rev, "", "\x00") {
-			if kv.Lease == id {
+			if lease.ID(kv.Lease) == id {
 				keys = append(keys, kv.Key)
 			}
 		}
 		if !slices.EqualFunc(st.Keys, keys, slices.Equal) {
-			w.fail("the keys %q are on lease %x at member %d, the model says %q", st.Keys, id, n.index, keys)
+			w.fail("the keys %q are on lease %v at member %d, the model says %q", st.Keys, id, n.index, keys)
 		}
 	}
 }

@@ -12,6 +12,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/lease"
 )
 
 // model is a sequential model of the store: a list of versions for each key, leases, and
@@ -23,7 +25,7 @@ type model struct {
 	rev       int64
 	compacted int64 // -1 for never
 	keys      map[string][]version
-	leases    map[int64]int64 // TTL by id
+	leases    map[lease.ID]int64 // TTL by id
 	alarms    map[string]*pb.AlarmMember
 	events    []*mvccpb.Event // all events, in order
 	eventAt   []uint64        // index of the entry that each event is of
@@ -42,7 +44,7 @@ type version struct {
 
 func newModel() *model {
 	none := &rights{revision: 1, users: map[string][]string{}, roles: map[string][]*authpb.Permission{}}
-	return &model{rev: 1, compacted: -1, keys: map[string][]version{}, leases: map[int64]int64{}, alarms: map[string]*pb.AlarmMember{},
+	return &model{rev: 1, compacted: -1, keys: map[string][]version{}, leases: map[lease.ID]int64{}, alarms: map[string]*pb.AlarmMember{},
 		auth: none, past: []pastRights{{0, none}}}
 }
 
@@ -80,11 +82,11 @@ func (m *model) take(r *pb.InternalRaftRequest) answer {
 		return answer{resp: &pb.CompactionResponse{Header: h()}}
 	case r.LeaseGrant != nil:
 		id := r.LeaseGrant.ID
-		if _, there := m.leases[id]; there {
+		if _, there := m.leases[lease.ID(id)]; there {
 			return answer{err: rpctypes.ErrGRPCLeaseExist}
 		}
-		m.leases[id] = max(r.LeaseGrant.TTL, minTTL)
-		return answer{resp: &pb.LeaseGrantResponse{ID: id, TTL: m.leases[id], Header: h()}}
+		m.leases[lease.ID(id)] = max(r.LeaseGrant.TTL, minTTL)
+		return answer{resp: &pb.LeaseGrantResponse{ID: id, TTL: m.leases[lease.ID(id)], Header: h()}}
 	case r.LeaseRevoke != nil:
 		return m.revoke(r.LeaseRevoke.ID)
 	case r.LeaseCheckpoint != nil:
@@ -140,10 +142,10 @@ func (m *model) alarm(r *pb.AlarmRequest) answer {
 
 // revoke deletes a lease and its keys, in one revision.
 func (m *model) revoke(id int64) answer {
-	if _, there := m.leases[id]; !there {
+	if _, there := m.leases[lease.ID(id)]; !there {
 		return answer{err: rpctypes.ErrGRPCLeaseNotFound}
 	}
-	delete(m.leases, id)
+	delete(m.leases, lease.ID(id))
 	m.sub = 0
 	for _, kv := range m.at(m.rev, "", "\x00") {
 		if kv.Lease == id {
@@ -196,7 +198,7 @@ func (m *model) end() {
 }
 
 func (m *model) mayPut(r *pb.PutRequest) error {
-	if _, there := m.leases[r.Lease]; r.Lease != 0 && !there {
+	if _, there := m.leases[lease.ID(r.Lease)]; r.Lease != 0 && !there {
 		return rpctypes.ErrGRPCLeaseNotFound
 	}
 	if (r.IgnoreValue || r.IgnoreLease) && m.get(string(r.Key)) == nil {

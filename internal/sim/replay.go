@@ -9,6 +9,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/command"
+	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
 )
 
@@ -129,24 +130,24 @@ func (w *World) checkModel(n *node) {
 		return
 	}
 	w.checkRead(n, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}, readMark{})
-	var have []int64
+	var have []lease.ID
 	for _, l := range n.lessor.List() {
 		have = append(have, l.ID)
 		if ttl, there := w.model.leases[l.ID]; !there || ttl != l.TTL {
-			w.fail("member %d has the lease %x with a TTL of %d, the model says %d, %v", n.index, l.ID, l.TTL, ttl, there)
+			w.fail("member %d has the lease %v with a TTL of %d, the model says %d, %v", n.index, l.ID, l.TTL, ttl, there)
 		}
 		var keys [][]byte
 		for _, kv := range w.model.at(w.model.rev, "", "\x00") {
-			if kv.Lease == l.ID {
+			if lease.ID(kv.Lease) == l.ID {
 				keys = append(keys, kv.Key)
 			}
 		}
 		if got := n.lessor.Keys(l.ID); !slices.EqualFunc(got, keys, slices.Equal) {
-			w.fail("member %d has the keys %q on lease %x, the model says %q", n.index, got, l.ID, keys)
+			w.fail("member %d has the keys %q on lease %v, the model says %q", n.index, got, l.ID, keys)
 		}
 	}
 	if len(have) != len(w.model.leases) {
-		w.fail("member %d has the leases %x, the model says %v", n.index, have, w.model.leases)
+		w.fail("member %d has the leases %v, the model says %v", n.index, have, w.model.leases)
 	}
 	if got, want := fmt.Sprint(n.machine.Alarms()), fmt.Sprint(w.model.sortedAlarms()); got != want {
 		w.fail("member %d has the alarms %s, the model says %s", n.index, got, want)

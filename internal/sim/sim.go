@@ -22,6 +22,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/digest"
+	"quorate/internal/lease"
 )
 
 // epoch is the wall-clock time at which the simulation starts.
@@ -161,7 +162,7 @@ func newWorld(seed uint64, f Faults, out io.Writer) *World {
 		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
 		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, digests: map[uint64]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}, happened: map[string]int{},
 		without: map[string]bool{}, model: newModel(), answers: map[uint64]*answer{}, appliedHere: map[*pb.InternalRaftRequest]uint64{},
-		leases: leaseRules{by: map[int64]*leaseRule{}}, did: map[string]int{}, proposed: map[[16]byte]int{}}
+		leases: leaseRules{by: map[lease.ID]*leaseRule{}}, did: map[string]int{}, proposed: map[[16]byte]int{}}
 }
 
 // log adds a line to the trace.

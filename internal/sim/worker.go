@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/command"
+	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 	"quorate/internal/proposal"
 	"quorate/internal/replica"
@@ -64,14 +65,14 @@ func (c *worker) next() {
 	case "compact":
 		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: max(1, w.model.rev-w.rng.Int64N(30)+1)}})
 	case "grant":
-		id := int64(c.id+1)<<32 | int64(c.n)
+		id := lease.ID(c.id+1)<<32 | lease.ID(c.n)
 		ttl := 1 + w.rng.Int64N(5)
 		w.leases.grant(w, id, max(ttl, minTTL))
-		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{LeaseGrant: &pb.LeaseGrantRequest{ID: id, TTL: ttl}})
+		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{LeaseGrant: &pb.LeaseGrantRequest{ID: int64(id), TTL: ttl}})
 	case "revoke":
 		id := c.someLease()
 		w.leases.revoke(id)
-		c.submit(n, kind, w.someUser(), &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: id}})
+		c.submit(n, kind, w.someUser(), &pb.InternalRaftRequest{LeaseRevoke: &pb.LeaseRevokeRequest{ID: int64(id)}})
 	case "keepalive":
 		c.keepAlive(c.someLease())
 	case "alarm":
@@ -109,7 +110,7 @@ func (c *worker) choose() string {
 }
 
 // someLease returns the id of a recent lease, which may have expired, 0 if there was none.
-func (c *worker) someLease() int64 {
+func (c *worker) someLease() lease.ID {
 	ids := c.w.leases.order
 	if len(ids) == 0 {
 		return 0
@@ -138,7 +139,7 @@ func (c *worker) somePut(i int) *pb.PutRequest {
 	p := &pb.PutRequest{Key: c.key(i), Value: fmt.Appendf(nil, "%d.%d", c.id, c.n), PrevKv: c.w.rng.IntN(2) == 0}
 	switch c.w.rng.IntN(8) {
 	case 0, 1, 2:
-		p.Lease = c.someLease()
+		p.Lease = int64(c.someLease())
 	case 3:
 		p.Value, p.IgnoreValue = nil, true
 	case 4:
@@ -210,7 +211,7 @@ func (c *worker) someCompare() *pb.Compare {
 	case pb.Compare_VALUE:
 		x.TargetUnion = &pb.Compare_Value{Value: fmt.Appendf(nil, "%d.%d", w.rng.IntN(3), c.n)}
 	case pb.Compare_LEASE:
-		x.TargetUnion = &pb.Compare_Lease{Lease: c.someLease()}
+		x.TargetUnion = &pb.Compare_Lease{Lease: int64(c.someLease())}
 	}
 	return x
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"quorate/internal/clock"
+	"quorate/internal/lease"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -97,7 +98,7 @@ func (s *leaseServer) LeaseKeepAlive(client grpc.BidiStreamingServer[pb.LeaseKee
 			}
 			select {
 			case r.places <- struct{}{}:
-				k.renew(r, req.ID)
+				k.renew(r, lease.ID(req.ID))
 			case <-ctx.Done():
 				return
 			}
@@ -186,17 +187,17 @@ type keeper struct {
 
 	mu      sync.Mutex
 	streams map[*renewals]struct{}
-	waiting map[int64][]*renewals // by lease; bounded by the places of the streams
-	queue   []int64               // leases in waiting that are not sent yet
-	sent    []int64               // sent ones, oldest first
-	filled  chan struct{}         // wakes up the sender; capacity 1
+	waiting map[lease.ID][]*renewals // by lease; bounded by the places of the streams
+	queue   []lease.ID               // leases in waiting that are not sent yet
+	sent    []lease.ID               // sent ones, oldest first
+	filled  chan struct{}            // wakes up the sender; capacity 1
 }
 
 // keeperPause is the pause between two failing streams.
 const keeperPause = 200 * time.Millisecond
 
 func newKeeper(ctx context.Context, as caller, open keepAliveOpener) *keeper {
-	k := &keeper{as: as, open: open, streams: map[*renewals]struct{}{}, waiting: map[int64][]*renewals{}, filled: make(chan struct{}, 1)}
+	k := &keeper{as: as, open: open, streams: map[*renewals]struct{}{}, waiting: map[lease.ID][]*renewals{}, filled: make(chan struct{}, 1)}
 	k.ctx, k.end = context.WithCancel(ctx)
 	return k
 }
@@ -215,7 +216,7 @@ func (k *keeper) leave(r *renewals) int {
 	return len(k.streams)
 }
 
-func (k *keeper) renew(r *renewals, id int64) {
+func (k *keeper) renew(r *renewals, id lease.ID) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if _, ok := k.streams[r]; !ok || k.ctx.Err() != nil {
@@ -350,13 +351,13 @@ func (k *keeper) talk() error {
 				return <-failed // it ends with ctx
 			}
 		}
-		if up.Send(&pb.LeaseKeepAliveRequest{ID: id}) != nil {
+		if up.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}) != nil {
 			return <-failed // Recv returns the reason
 		}
 	}
 }
 
-func (k *keeper) next() (id int64, ok bool) {
+func (k *keeper) next() (id lease.ID, ok bool) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if len(k.queue) == 0 {
@@ -371,13 +372,13 @@ func (k *keeper) next() (id int64, ok bool) {
 func (k *keeper) answer(a *pb.LeaseKeepAliveResponse) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	for _, r := range k.waiting[a.ID] {
+	for _, r := range k.waiting[lease.ID(a.ID)] {
 		if _, ok := k.streams[r]; ok {
 			r.answer(a)
 		}
 	}
-	delete(k.waiting, a.ID)
-	if i := slices.Index(k.sent, a.ID); i >= 0 {
+	delete(k.waiting, lease.ID(a.ID))
+	if i := slices.Index(k.sent, lease.ID(a.ID)); i >= 0 {
 		k.sent = slices.Delete(k.sent, i, i+1)
 	}
 }

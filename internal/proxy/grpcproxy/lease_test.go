@@ -13,6 +13,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
+
+	"quorate/internal/lease"
 )
 
 // upLeases is a member's stream of keepalives.
@@ -159,7 +161,7 @@ func (k *keeper) waitingFor(t *testing.T, id int64, n int) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; time.Sleep(time.Millisecond) {
 		k.mu.Lock()
-		got := len(k.waiting[id])
+		got := len(k.waiting[lease.ID(id)])
 		k.mu.Unlock()
 		if got == n {
 			return

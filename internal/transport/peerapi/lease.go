@@ -46,9 +46,9 @@ type LeaseServer interface {
 	// WaitApplied returns once all entries committed by now are applied, or at
 	// once if this member knows the lease; it returns an error if ctx is done
 	// first.
-	WaitApplied(ctx context.Context, leaseID int64) error
-	RenewLease(ctx context.Context, id int64) (ttl int64, err error)
-	LeaseTimeToLive(ctx context.Context, id int64, keys bool) (LeaseTTL, error)
+	WaitApplied(ctx context.Context, id lease.ID) error
+	RenewLease(ctx context.Context, id lease.ID) (ttl int64, err error)
+	LeaseTimeToLive(ctx context.Context, id lease.ID, keys bool) (LeaseTTL, error)
 }
 
 func (h *handlers) leases(w http.ResponseWriter, r *http.Request) {
@@ -74,7 +74,7 @@ func (h *handlers) leases(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-func waitApplied(s LeaseServer, w http.ResponseWriter, r *http.Request, id int64) bool {
+func waitApplied(s LeaseServer, w http.ResponseWriter, r *http.Request, id lease.ID) bool {
 	ctx, cancel := context.WithTimeout(r.Context(), leaseApplyWait)
 	defer cancel()
 	if err := s.WaitApplied(ctx, id); err != nil {
@@ -90,10 +90,10 @@ func serveRenew(s LeaseServer, w http.ResponseWriter, r *http.Request, b []byte)
 		http.Error(w, "error unmarshalling request", http.StatusBadRequest)
 		return
 	}
-	if !waitApplied(s, w, r, req.ID) {
+	if !waitApplied(s, w, r, lease.ID(req.ID)) {
 		return
 	}
-	ttl, err := s.RenewLease(r.Context(), req.ID)
+	ttl, err := s.RenewLease(r.Context(), lease.ID(req.ID))
 	if err != nil {
 		leaseError(w, err, http.StatusBadRequest)
 		return
@@ -111,10 +111,10 @@ func serveTimeToLive(s LeaseServer, w http.ResponseWriter, r *http.Request, b []
 		http.Error(w, "error unmarshalling request", http.StatusBadRequest)
 		return
 	}
-	if !waitApplied(s, w, r, req.ID) {
+	if !waitApplied(s, w, r, lease.ID(req.ID)) {
 		return
 	}
-	l, err := s.LeaseTimeToLive(r.Context(), req.ID, req.Keys)
+	l, err := s.LeaseTimeToLive(r.Context(), lease.ID(req.ID), req.Keys)
 	if err != nil {
 		leaseError(w, err, http.StatusInternalServerError)
 		return
@@ -178,8 +178,8 @@ func unwrapLease(b []byte) (inner []byte, err error) {
 // URLs, waiting for a leader if there is none; it is called again for each
 // round. The error is lease.ErrLeaseNotFound, the error of leader, or that of
 // ctx.
-func (c *Client) RenewLease(ctx context.Context, leader func(context.Context) ([]string, error), id int64) (ttl int64, err error) {
-	body, err := proto.Marshal(&pb.LeaseKeepAliveRequest{ID: id})
+func (c *Client) RenewLease(ctx context.Context, leader func(context.Context) ([]string, error), id lease.ID) (ttl int64, err error) {
+	body, err := proto.Marshal(&pb.LeaseKeepAliveRequest{ID: int64(id)})
 	if err != nil {
 		return 0, err
 	}
@@ -188,8 +188,8 @@ func (c *Client) RenewLease(ctx context.Context, leader func(context.Context) ([
 		if err := proto.Unmarshal(b, &resp); err != nil {
 			return fmt.Errorf("decode renewal: %w", err)
 		}
-		if resp.ID != id {
-			return fmt.Errorf("renewal of lease %x for %x", resp.ID, id)
+		if got := lease.ID(resp.ID); got != id {
+			return fmt.Errorf("renewal of lease %v for %v", got, id)
 		}
 		ttl = resp.TTL
 		return nil
@@ -199,8 +199,8 @@ func (c *Client) RenewLease(ctx context.Context, leader func(context.Context) ([
 
 // LeaseTimeToLive queries the leader for the remaining time of a lease. Its
 // arguments and errors are those of RenewLease.
-func (c *Client) LeaseTimeToLive(ctx context.Context, leader func(context.Context) ([]string, error), id int64, keys bool) (l LeaseTTL, err error) {
-	body, err := proto.Marshal(&pb.LeaseTimeToLiveRequest{ID: id, Keys: keys})
+func (c *Client) LeaseTimeToLive(ctx context.Context, leader func(context.Context) ([]string, error), id lease.ID, keys bool) (l LeaseTTL, err error) {
+	body, err := proto.Marshal(&pb.LeaseTimeToLiveRequest{ID: int64(id), Keys: keys})
 	if err != nil {
 		return l, err
 	}
@@ -213,8 +213,8 @@ func (c *Client) LeaseTimeToLive(ctx context.Context, leader func(context.Contex
 		if err := proto.Unmarshal(inner, &resp); err != nil {
 			return fmt.Errorf("decode time to live: %w", err)
 		}
-		if resp.ID != id {
-			return fmt.Errorf("time to live of lease %x for %x", resp.ID, id)
+		if got := lease.ID(resp.ID); got != id {
+			return fmt.Errorf("time to live of lease %v for %v", got, id)
 		}
 		l = LeaseTTL{TTL: resp.TTL, GrantedTTL: resp.GrantedTTL, Keys: resp.Keys}
 		return nil

@@ -119,7 +119,7 @@ type leases struct {
 	demoted bool
 }
 
-func (l *leases) WaitApplied(ctx context.Context, id int64) error {
+func (l *leases) WaitApplied(ctx context.Context, id lease.ID) error {
 	if l.behind {
 		<-ctx.Done()
 		return ctx.Err()
@@ -127,7 +127,7 @@ func (l *leases) WaitApplied(ctx context.Context, id int64) error {
 	return nil
 }
 
-func (l *leases) RenewLease(_ context.Context, id int64) (int64, error) {
+func (l *leases) RenewLease(_ context.Context, id lease.ID) (int64, error) {
 	switch {
 	case l.demoted:
 		return 0, lease.ErrNotPrimary
@@ -137,7 +137,7 @@ func (l *leases) RenewLease(_ context.Context, id int64) (int64, error) {
 	return 60, nil
 }
 
-func (l *leases) LeaseTimeToLive(ctx context.Context, id int64, keys bool) (LeaseTTL, error) {
+func (l *leases) LeaseTimeToLive(ctx context.Context, id lease.ID, keys bool) (LeaseTTL, error) {
 	if _, err := l.RenewLease(ctx, id); err != nil {
 		return LeaseTTL{}, err
 	}
