@@ -28,7 +28,7 @@ func (a snapshotCommands) snapshot() *cobra.Command {
 		Short:   "Restores a member from a snapshot file, and inspects such files",
 		Example: "  etcdutl snapshot restore backup.db --data-dir /var/lib/etcd",
 	}
-	cmd.AddCommand(a.restoreCommand(), inspectCommands{a.app}.statusCommand())
+	cmd.AddCommand(a.restoreCommand(), inspectCommands(a).statusCommand())
 	return cmd
 }
 
