@@ -19,7 +19,7 @@ var (
 	required   = flag.Bool("privileged", false, "fail, instead of leaving a test out, where this machine forbids to mount a file system")
 )
 
-var etcd, real, real35 string // paths of the binaries; those of real etcd are empty if there is none
+var etcd, etcdutl, real, real35 string // paths of the binaries; those of real etcd are empty if there is none
 
 func TestMain(m *testing.M) {
 	flag.Parse()
@@ -34,6 +34,10 @@ func run(m *testing.M) int {
 	}
 	defer os.RemoveAll(dir)
 	if etcd, err = child.Binary(*etcdFlag, "etcd", dir); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	if etcdutl, err = child.Binary("", "etcdutl", dir); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}

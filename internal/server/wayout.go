@@ -15,6 +15,9 @@ const wayOut = "remove this member from its cluster and add it again with an emp
 func withWayOut(err error) error {
 	log, store := (*raftlog.CorruptError)(nil), (*engine.CorruptionError)(nil)
 	if errors.As(err, &log) || errors.As(err, &store) {
+		if store != nil && log == nil {
+			return fmt.Errorf("%w. Check the disk. If a cluster has the data, 'etcdutl member rebuild' fetches it; or %s", err, wayOut)
+		}
 		return fmt.Errorf("%w. Check the disk. If a cluster has the data, %s", err, wayOut)
 	}
 	return err

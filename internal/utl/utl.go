@@ -160,7 +160,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.Flags().Bool("version", false, "print the version, and which build this is")
 	root.Version = build.ToolVersion("etcdutl")
 	root.SetVersionTemplate("{{.Version}}")
-	root.AddCommand(planCommands{a}.cluster(), snapshotCommands{a}.snapshot(), inspectCommands{a}.hashKVCommand(), defragCommands{a}.defragCommand(), migrateCommands{a}.migrate(), snapshotCommands{a}.backup(),
+	root.AddCommand(planCommands{a}.cluster(), snapshotCommands{a}.snapshot(), inspectCommands{a}.hashKVCommand(), defragCommands{a}.defragCommand(), migrateCommands{a}.migrate(), memberCommands{a}.member(), snapshotCommands{a}.backup(),
 		toolCommands{a}.version(), toolCommands{a}.completion())
 	suggest.Flags(root)
 	help := root.HelpFunc()
