@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -138,11 +139,18 @@ func (s *scrubber) scrub(ctx context.Context) error {
 	return nil
 }
 
+// within reports whether a file is below a directory.
+func within(dir, file string) bool {
+	rel, err := filepath.Rel(dir, file)
+	return err == nil && filepath.IsLocal(rel)
+}
+
 // show makes the outcome of a scrub known.
 func (s *scrubber) show(r *scrub.Reader) {
 	for _, d := range r.Found {
-		s.lg.Error("a file of this member is damaged; the damaged part is not served. Check the disk, then "+wayOut,
-			zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.Error(d.Err))
+		s.lg.Error("a file of this member is damaged; the damaged part is not served",
+			zap.String("file", d.File), zap.Int64("offset", d.Offset), zap.Error(d.Err),
+			zap.String("what-to-do", remedy(within(s.replica.storeDir(), d.File))))
 	}
 	s.mu.Lock()
 	s.found, s.count = r.Found, r.Damage

@@ -87,3 +87,17 @@ func TestScrubIsRemembered(t *testing.T) {
 		t.Errorf("a clock that was set back: %v, want %v", got, before)
 	}
 }
+
+// Only a damaged store can be fetched from other members: the advice depends on the file.
+func TestRemedy(t *testing.T) {
+	for file, want := range map[string]bool{
+		"/data/member/store/000012.sst":                true,
+		"/data/member/wal/0000000000000000-000001.wal": false,
+		"/data/member/store-2/000012.sst":              false,
+		"/data/member/STORE":                           false,
+	} {
+		if got := strings.Contains(remedy(within("/data/member/store", file)), "member rebuild"); got != want {
+			t.Errorf("%s: the advice names member rebuild: %v, want %v", file, got, want)
+		}
+	}
+}

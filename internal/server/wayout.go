@@ -15,10 +15,16 @@ const wayOut = "remove this member from its cluster and add it again with an emp
 func withWayOut(err error) error {
 	log, store := (*raftlog.CorruptError)(nil), (*engine.CorruptionError)(nil)
 	if errors.As(err, &log) || errors.As(err, &store) {
-		if store != nil && log == nil {
-			return fmt.Errorf("%w. Check the disk. If a cluster has the data, 'etcdutl member rebuild' fetches it; or %s", err, wayOut)
-		}
-		return fmt.Errorf("%w. Check the disk. If a cluster has the data, %s", err, wayOut)
+		return fmt.Errorf("%w. %s", err, remedy(store != nil && log == nil))
 	}
 	return err
+}
+
+// remedy says what to do about a damaged file. A store alone can be fetched from the other
+// members; with a damaged log the member may have forgotten what it promised them.
+func remedy(storeOnly bool) string {
+	if storeOnly {
+		return "Check the disk. If a cluster has the data, 'etcdutl member rebuild' fetches it; or " + wayOut
+	}
+	return "Check the disk. If a cluster has the data, " + wayOut
 }
