@@ -77,7 +77,7 @@ func (s *scrubber) run(ctx context.Context) {
 	}
 	if err := s.scrub(ctx); err != nil {
 		if ctx.Err() == nil {
-			s.lg.Warn("the scrub was broken off; it begins again at the next turn", zap.Error(err))
+			s.lg.Warn("scrub aborted; it starts again at the next check", zap.Error(err))
 		}
 		return
 	}
