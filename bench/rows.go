@@ -54,6 +54,8 @@ var rows = []row{
 	{id: "txn.rate", title: "transaction (compare, then put), 100 clients: throughput", unit: "/s", higher: true, required: 1},
 	{id: "page.cpu", title: "LIST limit=500 over 10k keys of 256 B, 100 clients: CPU per op", unit: "µs", required: 1},
 	{id: "page.rate", title: "LIST limit=500 over 10k keys of 256 B, 100 clients: throughput", unit: "/s", higher: true, required: 1},
+	{id: "keepalive.cpu", title: "lease keepalive, 100 clients, a stream each: CPU per renewal", unit: "µs", budget: 0.35, required: 1},
+	{id: "keepalive.rate", title: "lease keepalive, 100 clients, a stream each: throughput", unit: "/s", higher: true, required: 1},
 	{id: "tls.put.cpu", title: "TLS, put, 100 clients: CPU per op", unit: "µs", budget: 0.35, required: 1},
 	{id: "tls.put.rate", title: "TLS, put, 100 clients: throughput", unit: "/s", higher: true, required: 1},
 	{id: "tls.get.cpu", title: "TLS, linearizable get, 100 clients: CPU per op", unit: "µs", budget: 0.28, required: 1},

@@ -100,8 +100,8 @@ type group struct {
 var overloadRows = []string{"overload.goodput", "overload.rate", "overload.leaders", "overload.health", "overload.peak"}
 
 var groups = []group{
-	{"single", 1, 10, (*run).single, []string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99", "alone.p50",
-		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "txn.cpu", "txn.rate", "page.cpu", "page.rate", "watch.cpu", "watch.p50"}, nil},
+	{"single", 1, 10, (*run).single, append([]string{"put1.cpu", "put1.rate", "put1.p50", "put1.p99", "alone.p50",
+		"get.lin", "get.lin.rate", "get.ser", "get.ser.rate", "txn.cpu", "txn.rate", "page.cpu", "page.rate", "watch.cpu", "watch.p50"}, keepaliveRows...), nil},
 	{"three", 3, 12, (*run).three, append([]string{"put3.cpu", "put3.rate", "put3.p99", "get3.cpu", "get3.rate"}, overloadRows...), nil},
 	{"tls", 1, 10, (*run).tls, tlsRows, nil},
 	{"memory", 1, 1, (*run).memory, memoryRows, nil},
@@ -297,6 +297,7 @@ func (r *run) single(ctx context.Context) {
 	r.step(ctx, []string{"watch.cpu", "watch.p50"}, r.scale.reps, func(ctx context.Context, s *side) (map[string]float64, error) {
 		return r.fanOut(ctx, s)
 	})
+	r.step(ctx, keepaliveRows, r.scale.reps, r.keepalive)
 }
 
 func (r *run) three(ctx context.Context) {

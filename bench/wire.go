@@ -17,6 +17,9 @@ const (
 	methodCompact = "/etcdserverpb.KV/Compact"
 	methodWatch   = "/etcdserverpb.Watch/Watch"
 	methodDefrag  = "/etcdserverpb.Maintenance/Defragment"
+
+	methodGrant     = "/etcdserverpb.Lease/LeaseGrant"
+	methodKeepalive = "/etcdserverpb.Lease/LeaseKeepAlive"
 )
 
 // reply receives an answer. The bytes are retained only if keep is set.

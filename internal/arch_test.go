@@ -46,13 +46,13 @@ var order = []string{
 	"engine",
 	"metrics",
 	"task durable password scrub",
-	"clock crash build",
+	"clock crash build ids",
 }
 
 const module = "quorate/internal/"
 
 // core packages are handed the time and do no I/O: the simulator drives them.
-var core = []string{"proposal", "readindex", "raftnode", "replica", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "digest", "legacy/v2store", "legacy/v2state", "legacy/v2request", "autocompact"}
+var core = []string{"proposal", "readindex", "raftnode", "replica", "apply", "mvcc", "lease", "auth", "membership", "watch", "command", "digest", "legacy/v2store", "legacy/v2state", "legacy/v2request", "autocompact", "ids"}
 
 // allowed are the places where core code may do what it must not do elsewhere,
 // each with its reason.

@@ -9,17 +9,29 @@ import (
 )
 
 // numbers are kinds of numbers that must not be mixed. A field, parameter, result or
-// variable with such a name has the type of its kind, not the plain one.
+// variable with such a name has the type of its kind, not the plain one, and so has what a
+// function with such a name returns.
 var numbers = []struct {
 	name  *regexp.Regexp
 	plain string
 	typ   string
 	// except are packages and files that may use the plain type: generated messages
-	// and their encoding, and programs that use the types of etcd's client.
+	// and their encoding, what implements an interface of raft, programs that use the
+	// types of etcd's client, and the v2 API, which has an index of its own.
 	except []string
 }{
 	{regexp.MustCompile(`^(?i)(prev)?lease(s|ids?)?$`), "int64", "lease.ID", []string{
 		"wire", "rpc/v3electionpb", "rpc/v3lockpb", "ctl", "apply/txn.go", "rpc/traced.go"}},
+	{regexp.MustCompile(`^(?i)((local|remote|peer|leader|sender)?members?(ids?)?|(leader|local|remote|peer|voter)ids?|lead(er)?|self)$`), "uint64", "ids.Member", []string{
+		"wire", "ctl"}},
+	{regexp.MustCompile(`^(?i)(((start|min|compact|hash|current|published|header)_?)?(rev|revision)|compacted|(before)?mod(rev|revision)?|create(rev|revision))$`), "int64", "ids.Revision", []string{
+		"wire", "rpc/v3electionpb", "rpc/v3lockpb", "ctl", "discovery", "proxy/grpcproxy", "apply/txn.go"}},
+	{regexp.MustCompile(`^(?i)(raft|base|read|change|log)?term$`), "uint64", "ids.Term", []string{
+		"wire", "ctl", "raftlog/read.go", "raftlog/inspect.go", "raftlog/record.go", "transport/codec.go", "transport/frame.go"}},
+	{regexp.MustCompile(`^(?i)((raft|log|snap|snapshot|applied|commit|committed|consistent|first|last|mark)?index|applied|commit|committed)$`), "uint64", "ids.Index", []string{
+		"wire", "ctl", "raftlog/read.go", "raftlog/record.go", "transport/codec.go", "transport/frame.go",
+		"discovery", "legacy/v2auth", "legacy/v2http/keys.go", "legacy/v2http/parse.go", "legacy/v2state", "legacy/v2store"}},
+	{regexp.MustCompile(`^(?i)cluster(id)?$`), "uint64", "ids.Cluster", []string{"wire"}},
 }
 
 // TestNumbersHaveTypes finds plain numbers where a type of their own exists.
@@ -40,6 +52,11 @@ func TestNumbersHaveTypes(t *testing.T) {
 				switch x := x.(type) {
 				case *ast.Field:
 					check(x.Names, x.Type)
+					if fn, ok := x.Type.(*ast.FuncType); ok {
+						check(x.Names, returns(fn))
+					}
+				case *ast.FuncDecl:
+					check([]*ast.Ident{x.Name}, returns(x.Type))
 				case *ast.ValueSpec:
 					check(x.Names, x.Type)
 				}
@@ -47,6 +64,14 @@ func TestNumbersHaveTypes(t *testing.T) {
 			})
 		}
 	}
+}
+
+// returns is the type of the first result of a function, nil if it has none.
+func returns(fn *ast.FuncType) ast.Expr {
+	if fn.Results == nil {
+		return nil
+	}
+	return fn.Results.List[0].Type
 }
 
 // mentions reports whether typ is the plain type, or a slice, array or map key of it.

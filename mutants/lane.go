@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -67,8 +68,9 @@ func (f *finding) after() string {
 	return fmt.Sprintf("seed %d, ", f.seeds)
 }
 
-// runner runs lanes over mutants.
+// runner runs lanes over mutants until ctx ends.
 type runner struct {
+	ctx        context.Context
 	root, work string
 	n          int
 	clean      map[string]int // number of seeds, or 1, that a lane has passed without a bug
@@ -142,7 +144,7 @@ func (r *runner) build(pkg, overlay string) (bin string, err error) {
 		bin = filepath.Join(r.work, "mutant.test")
 		args = append(args, "-overlay", overlay)
 	}
-	cmd := exec.Command("go", append(args, "-o", bin, "./internal/"+pkg)...)
+	cmd := group(r.ctx, "go", append(args, "-o", bin, "./internal/"+pkg)...)
 	cmd.Dir = r.root
 	if out, err := cmd.CombinedOutput(); err != nil {
 		return "", fmt.Errorf("does not build: %w: %s", err, out)
@@ -150,14 +152,24 @@ func (r *runner) build(pkg, overlay string) (bin string, err error) {
 	return bin, nil
 }
 
-// test runs a lane with the overlay; nil means that it passed.
+// group is a command in a process group of its own, which is killed as a whole: what a test has started must
+// not outlive it when it loops.
+func group(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 10 * time.Second // a grandchild that holds the output has left the group
+	return cmd
+}
+
+// test runs a lane with the overlay; nil means that it has found nothing.
 func (r *runner) test(l lane, seeds int, overlay string) (*finding, error) {
 	bin, err := r.build(l.pkg, overlay)
 	if err != nil {
 		return nil, err
 	}
 	limit := unitTime
-	args := []string{"-test.v"}
+	args := []string{"-test.v", "-test.failfast"}
 	if l.pattern != "" {
 		args = append(args, "-test.run", l.pattern)
 	}
@@ -166,31 +178,51 @@ func (r *runner) test(l lane, seeds int, overlay string) (*finding, error) {
 		args = append(args, "-seed=1", fmt.Sprintf("-seeds=%d", seeds), "-shrink=0")
 	}
 	args = append([]string{"-c", fmt.Sprintf(`ulimit -v %d; exec "$0" "$@"`, memory), bin, "-test.timeout", limit.String()}, args...)
-	ctx, cancel := context.WithTimeout(context.Background(), limit+time.Minute)
+	ctx, cancel := context.WithTimeout(r.ctx, limit+time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, "sh", args...)
+	cmd := group(ctx, "sh", args...)
 	cmd.Dir = filepath.Join(r.root, "internal", l.pkg)
 	start := time.Now()
 	out, err := cmd.CombinedOutput()
+	if cmd.Process != nil {
+		_ = syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // what the tests have left behind, in most cases nothing
+	}
+	if r.ctx.Err() != nil {
+		return nil, fmt.Errorf("%v was interrupted", l)
+	}
 	if err == nil {
 		if !strings.Contains(string(out), "\n--- PASS") && !strings.Contains(string(out), "--- PASS") {
 			return nil, fmt.Errorf("%v runs no test", l)
 		}
 		return nil, nil
 	}
-	f := &finding{lane: l, took: time.Since(start), output: string(out)}
-	f.says = says(f.output)
-	if l.seeds > 0 {
-		f.seeds = min(seedOf(f.output), seeds)
+	f := l.found(string(out), seeds)
+	if f != nil {
+		f.took = time.Since(start)
 	}
 	return f, nil
+}
+
+// found reads the output of a lane that has failed. It returns nil if no seed has failed and all the lane says
+// is that something never happened in any of them: a bug often prevents that, but so does a lane that no longer
+// tests it.
+func (l lane) found(out string, seeds int) *finding {
+	if l.seeds > 0 && missed.MatchString(out) && !failedSeed.MatchString(out) && !panicked.MatchString(out) {
+		return nil
+	}
+	f := &finding{lane: l, says: says(out), output: out}
+	if l.seeds > 0 {
+		f.seeds = min(seedOf(out), seeds)
+	}
+	return f
 }
 
 var (
 	failedTest = regexp.MustCompile(`(?m)^ *--- FAIL: (\S+)`)
 	panicked   = regexp.MustCompile(`(?m)^(panic: .*|fatal error: .*)$`)
-	failedSeed = regexp.MustCompile(`seed (\d+) (?:at|gave)|seed (\d+): only`)
-	passedSeed = regexp.MustCompile(`seed (\d+): \d+ (?:events|keys)`)
+	failedSeed = regexp.MustCompile(`seed (\d+) (?:at|gave)|seed (\d+): (?:only|nothing|no|after|client|the) `)
+	missed     = regexp.MustCompile(`prove nothing about`) // what a lane says of all its seeds together
+	passedSeed = regexp.MustCompile(`seed (\d+): (?:\d+ (?:events|keys)|of \d+ members)`)
 )
 
 // says describes in one line what failed.

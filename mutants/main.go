@@ -3,18 +3,22 @@
 //
 // In: files that describe a bug, its cost for a user, where it goes, and the lanes that should find it, cheapest
 // first. Out: a row for each in the table of docs/proof.md. Invariant: the tree is not modified, because the
-// changed file is overlaid for the compiler alone; a finding counts only if the same lane passes without the
-// bug; a bug that no longer fits the code, does not compile, or is not found by any lane makes the run fail.
+// changed file is overlaid for the compiler alone; a finding counts only if a test or a seed fails, and the same
+// lane passes without the bug; a bug that no longer fits the code, does not compile, or is not found by any lane
+// makes the run fail.
 package main
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"log"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -55,7 +59,9 @@ func run(root, only, doc string, list, verbose bool) error {
 		return err
 	}
 	defer os.RemoveAll(work)
-	r := &runner{root: root, work: work, clean: map[string]int{}}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	r := &runner{ctx: ctx, root: root, work: work, clean: map[string]int{}}
 	if doc != "" && !filepath.IsAbs(doc) {
 		doc = filepath.Join(root, doc)
 	}
@@ -63,6 +69,9 @@ func run(root, only, doc string, list, verbose bool) error {
 	for _, m := range chosen {
 		start := time.Now()
 		found, err := r.run(m)
+		if ctx.Err() != nil {
+			return fmt.Errorf("interrupted in %s: the rows of this one and of those after it are as they were", m.Name)
+		}
 		switch {
 		case err != nil:
 			bad++

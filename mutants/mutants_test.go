@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 )
@@ -74,6 +75,19 @@ func TestTableIsWhole(t *testing.T) {
 	}
 	for name := range rows {
 		t.Errorf("docs/proof.md has a row of %s, which does not exist", name)
+	}
+}
+
+// TestRow writes a row and reads it again.
+func TestRow(t *testing.T) {
+	m := &mutant{Name: "a/b", Bug: "bug", Cost: "cost"}
+	want := (&finding{lane: lane{text: "unit mvcc TestA|TestB"}, says: "TestA"}).row(m)
+	line := want.String()
+	if strings.Count(strings.ReplaceAll(line, `\|`, ""), "|") != 8 {
+		t.Errorf("%s does not have seven cells", line)
+	}
+	if got, ok := readRow(line); !ok || got != want {
+		t.Errorf("%s: %+v", line, got)
 	}
 }
 
@@ -170,5 +184,77 @@ func TestWhichSeed(t *testing.T) {
 		if got := seedOf(out); got != want {
 			t.Errorf("%q: seed %d, want %d", out, got, want)
 		}
+	}
+}
+
+// TestLaneWithoutFailedSeed reads the output of seeded lanes that failed.
+func TestLaneWithoutFailedSeed(t *testing.T) {
+	const (
+		passed  = "=== RUN   TestSim\n    sim_test.go:126: seed 1: 9000 events of 3 members, 800 operations acknowledged, 0 changes of the membership, 1 snapshots installed, trace 0b\n"
+		missing = "    sim_test.go:147: 0 changes of the membership and 1 installed snapshots: the runs prove nothing about them\n    sim_test.go:156: no disk was full: the runs prove nothing about that\n"
+		end     = "--- FAIL: TestSim (9.10s)\nFAIL\n"
+	)
+	sim, unit := lane{pkg: "sim", seeds: 60}, lane{pkg: "server"}
+	for _, c := range []struct {
+		what  string
+		lane  lane
+		out   string
+		seeds int // in which it was found; 0 if not by a seed, -1 if it was not found
+		says  string
+	}{
+		{"something never happened", sim, passed + missing + end, -1, ""},
+		{"something never happened in another lane", sim, "    rivals_test.go:54: 3 removals in 8 runs: the runs prove nothing about them\n--- FAIL: TestRivals (1.00s)\nFAIL\n", -1, ""},
+		{"a seed with few operations", sim, passed + "    sim_test.go:116: seed 2: only 7 operations were acknowledged; the run proves nothing\n" + missing + end, 2, "TestSim"},
+		{"a seed without progress", sim, "    rivals_test.go:50: seed 3: the remaining members make no progress\n    rivals_test.go:54: 3 removals in 8 runs: the runs prove nothing about them\n--- FAIL: TestRivals (1.00s)\n", 3, "TestRivals"},
+		{"a broken promise", sim, passed + "    sim_test.go:38: seed 2 at 5s: hash\n" + end, 2, "TestSim"},
+		{"two traces", sim, "    sim_test.go:123: seed 1 gave two traces: {} and {}\n" + end, 1, "TestSim"},
+		{"a panic", sim, passed + missing + end + "panic: broken\n\ngoroutine 1 [running]:\n", 2, "TestSim: panic: broken"},
+		{"a loop", sim, passed + "panic: test timed out after 13m0s\n", 2, "hangs"},
+		{"no memory", sim, passed + "fatal error: runtime: out of memory\n", 2, "fatal error: runtime: out of memory"},
+		{"a lane without seeds", unit, missing + "--- FAIL: TestQuota (1.00s)\n", 0, "TestQuota"},
+	} {
+		f := c.lane.found(c.out, c.lane.seeds)
+		if c.seeds < 0 {
+			if f != nil {
+				t.Errorf("%s: found in seed %d by %s", c.what, f.seeds, f.says)
+			}
+			continue
+		}
+		if f == nil || f.seeds != c.seeds || f.says != c.says {
+			t.Errorf("%s: %+v, want seed %d by %s", c.what, f, c.seeds, c.says)
+		}
+	}
+}
+
+// TestMessagesOfTheSimulator checks that the messages of the seeded lanes are told apart as they are meant.
+func TestMessagesOfTheSimulator(t *testing.T) {
+	message := regexp.MustCompile(`t\.(Log|Error|Fatal)f?\("([^"]*)`)
+	files, err := filepath.Glob("../internal/sim/*_test.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ofSeeds, ofAll := 0, 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range message.FindAllStringSubmatch(string(text), -1) {
+			fails, says := m[1] != "Log", strings.ReplaceAll(m[2], "%d", "7")
+			if strings.HasPrefix(says, "seed 7") {
+				ofSeeds++
+				if failedSeed.MatchString(says) != fails || passedSeed.MatchString(says) == fails || missed.MatchString(says) {
+					t.Errorf("%s: %q is misread", file, m[2])
+				}
+			} else if strings.Contains(says, "prove nothing") {
+				ofAll++
+				if !fails || !missed.MatchString(says) {
+					t.Errorf("%s: %q is misread", file, m[2])
+				}
+			}
+		}
+	}
+	if ofSeeds < 10 || ofAll < 5 {
+		t.Errorf("the tests of the simulator have %d messages of one seed and %d of all: this test looks for the wrong text", ofSeeds, ofAll)
 	}
 }

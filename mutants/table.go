@@ -28,14 +28,22 @@ func (f *finding) row(m *mutant) row {
 	return row{m.Name, m.Bug, m.Cost, "`" + f.lane.text + "`", seeds, fmt.Sprintf("%.1f", f.took.Seconds()), "`" + test + "`"}
 }
 
+// String escapes the bars in the patterns of lanes, which would end the cell, also within code.
 func (r row) String() string {
-	return "| " + strings.Join([]string{r.name, r.bug, r.cost, r.lane, r.says, r.seeds, r.took}, " | ") + " |"
+	cells := []string{r.name, r.bug, r.cost, r.lane, r.says, r.seeds, r.took}
+	for i, c := range cells {
+		cells[i] = strings.ReplaceAll(c, "|", `\|`)
+	}
+	return "| " + strings.Join(cells, " | ") + " |"
 }
 
 func readRow(line string) (row, bool) {
 	f := strings.Split(strings.Trim(line, "| "), " | ")
 	if len(f) != 7 {
 		return row{}, false
+	}
+	for i, c := range f {
+		f[i] = strings.ReplaceAll(c, `\|`, "|")
 	}
 	return row{name: f[0], bug: f[1], cost: f[2], lane: f[3], says: f[4], seeds: f[5], took: f[6]}, true
 }

@@ -7,6 +7,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/httpapi"
+	"quorate/internal/ids"
 	"quorate/internal/rpc"
 	"quorate/internal/server"
 )
@@ -49,6 +50,6 @@ func (e *edge) RaftStatus() json.RawMessage {
 type learner struct{ *server.Member }
 
 // MemberPromote asks for the promotion of a member.
-func (l learner) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error) {
+func (l learner) MemberPromote(ctx context.Context, id ids.Member) ([]*pb.Member, error) {
 	return l.Members.MemberPromote(ctx, id)
 }

@@ -19,8 +19,8 @@ import (
 	"quorate/internal/transport"
 )
 
-// door is one client port. URLs of several schemes may share it.
-type door struct {
+// clientPort is one port for clients. URLs of several schemes may share it.
+type clientPort struct {
 	l          net.Listener
 	accepts    listen.Accepts
 	grpc, http bool
@@ -71,7 +71,7 @@ func (p *process) listen(ctx context.Context) error {
 // openDoors opens the client ports, one for all URLs with the same address.
 func (p *process) openDoors(open func(string, url.URL, int) (net.Listener, error), maxConns int) error {
 	split := len(p.cfg.ListenClientHTTPURLs) > 0
-	byAddress := map[string]*door{}
+	byAddress := map[string]*clientPort{}
 	for _, x := range []struct {
 		flag       string
 		urls       []url.URL
@@ -88,7 +88,7 @@ func (p *process) openDoors(open func(string, url.URL, int) (net.Listener, error
 				if err != nil {
 					return err
 				}
-				d = &door{l: l, grpc: x.grpc, http: x.http}
+				d = &clientPort{l: l, grpc: x.grpc, http: x.http}
 				byAddress[addr] = d
 				p.client = append(p.client, d)
 			}
@@ -158,7 +158,7 @@ func (p *process) serveMetrics() {
 }
 
 // serve starts serving on a client port. The gRPC server is already running.
-func (p *process) serve(d *door, handler http.Handler) {
+func (p *process) serve(d *clientPort, handler http.Handler) {
 	p.lg.Info("ready to serve client requests")
 	traffic := "grpc+http"
 	switch {
@@ -193,7 +193,7 @@ func (p *process) serve(d *door, handler http.Handler) {
 }
 
 // clientHTTP returns the HTTP server of a client port.
-func (p *process) clientHTTP(d *door, handler http.Handler) *http.Server {
+func (p *process) clientHTTP(d *clientPort, handler http.Handler) *http.Server {
 	if d.accepts.TLS == nil {
 		return httpapi.NewServer(handler)
 	}

@@ -36,7 +36,7 @@ type process struct {
 
 	security      security
 	peer, metrics []net.Listener
-	client        []*door
+	client        []*clientPort
 
 	muxes []*listen.Mux
 	https []*http.Server
@@ -113,15 +113,15 @@ func start(ctx context.Context, cfg *config.Config, starting *listen.Starting) (
 			return nil, err
 		}
 	}
-	p.lg.Info("starting etcd server", zap.String("local-member-id", membership.FormatID(p.member.MemberID())), zap.String("local-server-version", build.EtcdVersion),
-		zap.String("cluster-id", membership.FormatID(p.member.ClusterID())), zap.String("cluster-version", clusterVersion(p.member)))
+	p.lg.Info("starting etcd server", zap.Stringer("local-member-id", p.member.MemberID()), zap.String("local-server-version", build.EtcdVersion),
+		zap.Stringer("cluster-id", p.member.ClusterID()), zap.String("cluster-version", clusterVersion(p.member)))
 	p.tellQuota()
 	p.edge = &edge{Member: p.member}
 	httpapi.SetInfo(p.member.MemberID(), cfg.FeatureGates.List())
 	p.servePeers()
 	p.member.Start()
 	p.serveMetrics()
-	p.lg.Info("now serving peer/client/metrics", zap.String("local-member-id", membership.FormatID(p.member.MemberID())),
+	p.lg.Info("now serving peer/client/metrics", zap.Stringer("local-member-id", p.member.MemberID()),
 		zap.Strings("initial-advertise-peer-urls", config.URLStrings(cfg.AdvertisePeerURLs)), zap.Strings("listen-peer-urls", config.URLStrings(cfg.ListenPeerURLs)),
 		zap.Strings("advertise-client-urls", config.URLStrings(cfg.AdvertiseClientURLs)), zap.Strings("listen-client-urls", config.URLStrings(cfg.ListenClientURLs)),
 		zap.Strings("listen-metrics-urls", config.URLStrings(cfg.ListenMetricsURLs)))

@@ -7,6 +7,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/httpapi"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2http"
 	"quorate/internal/legacy/v2member"
 	"quorate/internal/legacy/v2request"
@@ -24,18 +25,18 @@ type v2Edge struct {
 
 var _ v2http.Backend = v2Edge{}
 
-func (e v2Edge) ClusterID() uint64 { return e.m.ClusterID() }
-func (e v2Edge) Term() uint64      { return e.m.Term() }
-func (e v2Edge) Leader() uint64    { return e.m.Leader() }
+func (e v2Edge) ClusterID() ids.Cluster { return e.m.ClusterID() }
+func (e v2Edge) Term() ids.Term         { return e.m.Term() }
+func (e v2Edge) Leader() ids.Member     { return e.m.Leader() }
 
 // CommittedIndex returns the index of the newest entry known to be committed.
-func (e v2Edge) CommittedIndex() uint64 { return e.m.CommittedIndex() }
+func (e v2Edge) CommittedIndex() ids.Index { return e.m.CommittedIndex() }
 
 // Members returns all members, sorted by id.
 func (e v2Edge) Members() []membership.Member { return e.m.Cluster().Members() }
 
 // IsRemoved reports whether a member with this id was removed.
-func (e v2Edge) IsRemoved(id uint64) bool { return e.m.Cluster().IsRemoved(id) }
+func (e v2Edge) IsRemoved(id ids.Member) bool { return e.m.Cluster().IsRemoved(id) }
 
 // MemberAdd adds a member.
 func (e v2Edge) MemberAdd(ctx context.Context, peerURLs []string, learner bool) (*pb.Member, []*pb.Member, error) {
@@ -43,12 +44,12 @@ func (e v2Edge) MemberAdd(ctx context.Context, peerURLs []string, learner bool) 
 }
 
 // MemberRemove removes a member for good.
-func (e v2Edge) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error) {
+func (e v2Edge) MemberRemove(ctx context.Context, id ids.Member) ([]*pb.Member, error) {
 	return e.m.Members.MemberRemove(ctx, id)
 }
 
 // MemberUpdate gives a member new peer URLs.
-func (e v2Edge) MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error) {
+func (e v2Edge) MemberUpdate(ctx context.Context, id ids.Member, peerURLs []string) ([]*pb.Member, error) {
 	return e.m.Members.MemberUpdate(ctx, id, peerURLs)
 }
 

@@ -26,7 +26,7 @@ type member struct {
 	client *child.Client
 
 	process *child.Process // the current one, or the last
-	clock   *wallClock
+	clock   *child.WallClock
 	ahead   time.Duration // what its wall clock differs by, also after a restart
 	down    bool          // killed, and not started again
 	paused  bool
@@ -76,11 +76,11 @@ func (c *cluster) start(i int) {
 		return
 	}
 	var err error
-	if m.clock, err = takeClock(m.process.PID(), m.binary); err == nil {
-		err = m.clock.jump(m.ahead)
+	if m.clock, err = child.TakeClock(m.process.PID(), m.binary); err == nil {
+		err = m.clock.Jump(m.ahead)
 	}
 	switch {
-	case errors.Is(err, errNoClock):
+	case errors.Is(err, child.ErrNoClock):
 		c.clocks = err
 	case err != nil && m.process.Running():
 		c.t.Fatalf("%s: take over its clock: %v", m.name, err)
@@ -94,7 +94,7 @@ func (c *cluster) jump(i int, ahead time.Duration) error {
 	if m.down {
 		return nil
 	}
-	return m.clock.jump(ahead)
+	return m.clock.Jump(ahead)
 }
 
 // kill kills members almost at the same time.

@@ -8,7 +8,7 @@
 // The machines are network namespaces. Their network is this process: it forwards each packet between them, so
 // it can lose, delay, duplicate and hold back packets in each direction without any support by the kernel
 // (wire_test.go). Each member has a file system of its own, which can be filled and frozen (disk_test.go), and a
-// wall clock of its own, which can jump (clock_test.go). Processes are killed and paused.
+// wall clock of its own, which can jump (child.WallClock). Processes are killed and paused.
 //
 // Invariant: every fault ends within its round. A round ends with a healthy cluster, or the test fails.
 package chaos

@@ -40,8 +40,8 @@ func TestClock(t *testing.T) {
 		cmd.Process.Kill()
 		cmd.Wait()
 	}()
-	c, err := takeClock(cmd.Process.Pid, os.Args[0])
-	if errors.Is(err, errNoClock) {
+	c, err := child.TakeClock(cmd.Process.Pid, os.Args[0])
+	if errors.Is(err, child.ErrNoClock) {
 		t.Skip(err) // nothing here can be proved on such a machine
 	}
 	if err != nil {
@@ -50,7 +50,7 @@ func TestClock(t *testing.T) {
 	lines := bufio.NewScanner(out)
 	var last int64
 	for _, by := range []time.Duration{0, time.Hour, -400 * 24 * time.Hour, 0} {
-		if err := c.jump(by); err != nil {
+		if err := c.Jump(by); err != nil {
 			t.Fatal(err)
 		}
 		child.Eventually(t, limit, fmt.Sprintf("the process is %v ahead", by), func() error {

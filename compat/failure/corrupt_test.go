@@ -1,11 +1,15 @@
 package failure
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/compat/child"
 )
@@ -22,10 +26,9 @@ func TestInitialCorruptionCheck(t *testing.T) {
 
 	// Two clusters of the same members, one after the other: same ids, same number of writes, different values. The
 	// first one's directories are what a fault would have made of the second one's.
-	live := func(value string, more ...string) (procs [3]*child.Process) {
-		var clients [3]*child.Client
+	live := func(value string) (procs [3]*child.Process, clients [3]*child.Client) {
 		for i, s := range sites {
-			procs[i], clients[i] = s.start(t, binaries[i], append(flags[i], more...)...), child.Dial(t, s.client)
+			procs[i], clients[i] = s.start(t, binaries[i], flags[i]...), child.Dial(t, s.client)
 		}
 		for i, c := range clients {
 			child.Eventually(t, limit, fmt.Sprintf("member %d answers", i), func() error {
@@ -49,7 +52,7 @@ func TestInitialCorruptionCheck(t *testing.T) {
 				return err
 			})
 		}
-		return procs
+		return procs, clients
 	}
 	stop := func(procs ...*child.Process) {
 		for _, p := range procs {
@@ -65,10 +68,14 @@ func TestInitialCorruptionCheck(t *testing.T) {
 	for i := range flags {
 		flags[i] = append(first[i][:len(first[i]):len(first[i])], other(i))
 	}
-	procs := live("wrong")
+	procs, clients := live("wrong")
+	wrong := lengthen(t, clients[2])
 	stop(procs[:]...)
 	flags = first
-	procs = live("right")
+	procs, clients = live("right")
+	if right := lead(t, clients, 2, wrong.RaftTerm); right.RaftIndex >= wrong.RaftIndex {
+		t.Fatalf("the log of the right cluster has %d entries, that of the wrong one %d", right.RaftIndex, wrong.RaftIndex)
+	}
 
 	gate := "--feature-gates=InitialCorruptCheck=true"
 	for i := range 2 {
@@ -95,4 +102,69 @@ func TestInitialCorruptionCheck(t *testing.T) {
 			t.Errorf("member %d did not check its data:\n%s", i, procs[i].Output())
 		}
 	}
+}
+
+// lengthen adds entries to the log that change no key, and returns the state of the cluster after them. The
+// leader of the right cluster knows what each member has acknowledged. A member whose log is shorter than
+// that is lost in another way than this test is about: it ends as soon as the leader's heartbeat reaches it.
+func lengthen(t *testing.T, c *child.Client) (st *pb.StatusResponse) {
+	t.Helper()
+	const entries = 100
+	for i := range entries {
+		child.Eventually(t, limit, "a lease", func() error {
+			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+			defer cancel()
+			_, err := c.Lease.LeaseGrant(ctx, &pb.LeaseGrantRequest{ID: int64(i + 1), TTL: 3600})
+			if err != nil && strings.Contains(err.Error(), "lease already exists") {
+				return nil // an attempt whose answer was lost
+			}
+			return err
+		})
+	}
+	child.Eventually(t, limit, "the state of the cluster", func() (err error) {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		st, err = c.Maintenance.Status(ctx, &pb.StatusRequest{})
+		return err
+	})
+	return st
+}
+
+// lead makes the member the leader of a term after the given one, and returns its state. A member with a later
+// term than the leader's would depose it, and a new leader, which has to find out how much of its log each
+// member shares, sends entries that contradict what a member with wrong data has committed. Real etcd panics
+// then.
+func lead(t *testing.T, clients [3]*child.Client, leader int, after uint64) (st *pb.StatusResponse) {
+	t.Helper()
+	child.Eventually(t, limit, fmt.Sprintf("member %d leads in a term after %d", leader, after), func() error {
+		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		var states [3]*pb.StatusResponse
+		now := -1
+		for i, c := range clients {
+			var err error
+			if states[i], err = c.Maintenance.Status(ctx, &pb.StatusRequest{}); err != nil {
+				return err
+			}
+			if states[i].Leader == states[i].Header.MemberId {
+				now = i
+			}
+		}
+		if now < 0 {
+			return errors.New("no member leads")
+		}
+		st = states[leader]
+		to := states[leader].Header.MemberId
+		if now == leader {
+			if st.RaftTerm > after {
+				return nil
+			}
+			to = states[0].Header.MemberId
+		}
+		if _, err := clients[now].Maintenance.MoveLeader(ctx, &pb.MoveLeaderRequest{TargetID: to}); err != nil {
+			return err
+		}
+		return errors.New("leadership has just moved")
+	})
+	return st
 }

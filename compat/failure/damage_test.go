@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -228,8 +229,11 @@ func TestDamagedStore(t *testing.T) {
 				if code := p.Code(); code != 1 {
 					t.Errorf("exit code %d, want 1", code)
 				}
-				// Opening a store begins a new manifest; its contents must stay.
-				if diff := before.Only(".sst", ".wal").Changed(child.Look(t, s.data).Only(".sst", ".wal")); diff != "" {
+				// Opening a store begins a new manifest, and a compaction that runs into the damage may leave a
+				// table that nothing refers to. What was there must stay.
+				held, now := before.Only(".sst", ".wal"), child.Look(t, s.data)
+				maps.DeleteFunc(now, func(path, _ string) bool { return held[path] == "" })
+				if diff := held.Changed(now); diff != "" {
 					t.Errorf("tables or the log have changed:\n%s", diff)
 				}
 			}

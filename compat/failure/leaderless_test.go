@@ -99,6 +99,19 @@ func leaderless(t *testing.T, binary string) map[string]string {
 	if _, err := client.PutWithin(limit, "k", "v"); err != nil {
 		t.Fatal(err)
 	}
+	// A member ends such a stream once it has had no leader for two to three election timeouts. From
+	// then on it reports no leader, and not the loss of one.
+	needsLeader := metadata.AppendToOutgoingContext(ctx, rpctypes.MetadataRequireLeaderKey, rpctypes.MetadataHasLeader)
+	watch, err := client.Conn.NewStream(needsLeader, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/etcdserverpb.Watch/Watch")
+	if err == nil {
+		err = watch.SendMsg(streamCalls["/etcdserverpb.Watch/Watch"])
+	}
+	if err == nil {
+		err = watch.RecvMsg(new(emptypb.Empty))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, m := range c.Members[1:] {
 		if err := m.Kill(); err != nil {
 			t.Fatal(err)
@@ -111,7 +124,12 @@ func leaderless(t *testing.T, binary string) map[string]string {
 		}
 		return err
 	})
-	time.Sleep(5 * time.Second) // a loss is reported as such within two election timeouts
+	for err == nil {
+		err = watch.RecvMsg(new(emptypb.Empty))
+	}
+	if status.Convert(err).Message() != status.Convert(rpctypes.ErrGRPCNoLeader).Message() {
+		t.Fatalf("the watch ended with %v", err)
+	}
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	got := map[string]string{}

@@ -300,22 +300,45 @@ func (l *lab) do(h *host, args []string) (string, error) {
 			return "", err
 		}
 		return "", l.mount(h, "-t", "tmpfs", "-o", "size="+args[1]+"m,mode=1777", "small", data)
-	case "block-disk": // one that can be frozen
-		image := filepath.Join(h.root, "disk.img")
-		if err := run("truncate", "--size=200M", image); err != nil {
+	case "block-disk": // a disk whose writes can be made to wait
+		// The image of the disk is a file of a second disk, which is what gets frozen: the first one then takes
+		// writes into the page cache, and a sync waits for them.
+		outer, below := filepath.Join(h.root, "outer.img"), filepath.Join(h.root, "below")
+		image := filepath.Join(below, "disk.img")
+		for _, c := range [][]string{{"truncate", "--size=400M", outer}, {"mkfs.ext4", "-q", outer}} {
+			if err := run(c[0], c[1:]...); err != nil {
+				return "", err
+			}
+		}
+		if err := l.mount(h, "-o", "loop", outer, below); err != nil {
 			return "", err
 		}
-		if err := run("mkfs.ext4", "-q", image); err != nil {
-			return "", err
+		for _, c := range [][]string{{"truncate", "--size=200M", image}, {"mkfs.ext4", "-q", image}} {
+			if err := run(c[0], c[1:]...); err != nil {
+				return "", err
+			}
 		}
 		if err := l.mount(h, "-o", "loop", image, data); err != nil {
 			return "", err
 		}
 		return "", os.Chmod(data, 0o777)
 	case "freeze":
-		return "", run("fsfreeze", "-f", data)
+		return "", run("fsfreeze", "-f", filepath.Join(h.root, "below"))
 	case "thaw":
-		return "", run("fsfreeze", "-u", data)
+		return "", run("fsfreeze", "-u", filepath.Join(h.root, "below"))
+	case "clock": // of the running member, ahead by this much
+		by, err := time.ParseDuration(args[1])
+		if err != nil {
+			return "", err
+		}
+		c, err := child.TakeClock(h.unit.procs[len(h.unit.procs)-1].PID(), "etcd")
+		if errors.Is(err, child.ErrNoClock) {
+			l.impossible = err
+		}
+		if err != nil {
+			return "", err
+		}
+		return "", c.Jump(by)
 	default:
 		return "", fmt.Errorf("the lab has no %q", args)
 	}

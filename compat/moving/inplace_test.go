@@ -1,10 +1,12 @@
 package moving
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -181,11 +183,20 @@ func TestRefused(t *testing.T) {
 	must(t, m.SetBinary(real37))
 	must(t, m.Restart())
 	must(t, m.WaitReady(withLimit(t)))
-	out, err := child.Run(limit, etcd, "--data-dir="+m.DataDir(), "--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:0",
-		"--listen-peer-urls=http://127.0.0.1:0")
-	if err == nil || !strings.Contains(out, "is etcd still running on it?") {
-		t.Errorf("on a running etcd: %v\n%s", err, out)
+	// It waits for the lock, as etcd does, and says so at once.
+	p := child.Start(t, child.Config{Program: etcd, Dir: t.TempDir() + "/waits", Args: []string{"--data-dir=" + m.DataDir(),
+		"--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:0", "--listen-peer-urls=http://127.0.0.1:0"}})
+	child.Eventually(t, limit, "it names the running etcd", func() error {
+		if !strings.Contains(p.Output(), "is etcd still running on it?") {
+			return errors.New(p.Output())
+		}
+		return nil
+	})
+	if !p.Running() {
+		t.Errorf("on a running etcd it does not wait:\n%s", p.Output())
 	}
+	p.Signal(syscall.SIGKILL)
+	<-p.Exited()
 	end(t, m, false)
 	become(t, m, etcd) // intact again
 }

@@ -12,7 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -76,7 +76,7 @@ func (x *alarms) apply(b engine.Batch, r *pb.AlarmRequest, h *pb.ResponseHeader)
 }
 
 func gaugeAlarm(a *pb.AlarmMember, v float64) {
-	metrics.DebuggingServerAlarms.WithLabelValues(membership.FormatID(a.MemberID), a.Alarm.String()).Set(v)
+	metrics.DebuggingServerAlarms.WithLabelValues(ids.Member(a.MemberID).String(), a.Alarm.String()).Set(v)
 }
 
 // forbid rejects requests that an active alarm forbids. CORRUPT takes

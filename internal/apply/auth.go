@@ -8,6 +8,7 @@ import (
 
 	"quorate/internal/auth"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
@@ -236,7 +237,7 @@ func (u *users) read(e *Entry, r *pb.InternalRaftRequest) (resp any, err error, 
 }
 
 func (u *users) authenticate(e *Entry, r *pb.InternalAuthenticateRequest) Result {
-	token, err := u.auth.Authenticate(r.Name, r.SimpleToken, e.GetIndex(), u.now())
+	token, err := u.auth.Authenticate(r.Name, r.SimpleToken, ids.Index(e.GetIndex()), u.now())
 	if err != nil {
 		return Result{Err: err}
 	}

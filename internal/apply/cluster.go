@@ -10,6 +10,7 @@ import (
 
 	"quorate/internal/command"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -21,7 +22,7 @@ type ConfChangeResult struct{ Members []membership.Member }
 // since raft's configuration may already be that of a later one, and with node id 0
 // if it was rejected.
 type ConfChange struct {
-	Index uint64
+	Index ids.Index
 	*raftpb.ConfChange
 }
 
@@ -57,7 +58,7 @@ func (m *members) change(b engine.Batch, e *Entry, out *Outcome) error {
 	if err := membership.PutConfState(b, m.confState()); err != nil {
 		return err
 	}
-	out.ConfChanges = append(out.ConfChanges, ConfChange{e.GetIndex(), cc})
+	out.ConfChanges = append(out.ConfChanges, ConfChange{ids.Index(e.GetIndex()), cc})
 	if e.Local {
 		out.Results = append(out.Results, res)
 	}
@@ -67,9 +68,9 @@ func (m *members) change(b engine.Batch, e *Entry, out *Outcome) error {
 // refuse answers a membership change with an error, and reports a change
 // of no node to raft.
 func (m *members) refuse(e *Entry, cc *raftpb.ConfChange, err error, out *Outcome) {
-	m.lg.Warn("refused a configuration change", zap.Uint64("index", e.GetIndex()), zap.String("member-id", membership.FormatID(cc.GetNodeId())), zap.Error(err))
+	m.lg.Warn("refused a configuration change", zap.Uint64("index", e.GetIndex()), zap.Stringer("member-id", ids.Member(cc.GetNodeId())), zap.Error(err))
 	cc.NodeId = new(uint64(0))
-	out.ConfChanges = append(out.ConfChanges, ConfChange{e.GetIndex(), cc})
+	out.ConfChanges = append(out.ConfChanges, ConfChange{ids.Index(e.GetIndex()), cc})
 	if e.Local {
 		out.Results = append(out.Results, Result{ID: cc.GetId(), Reconfigured: true, Err: err})
 	}
@@ -80,9 +81,9 @@ func (m *members) confState() *raftpb.ConfState {
 	cs := &raftpb.ConfState{}
 	for _, x := range m.cluster.Members() {
 		if x.IsLearner {
-			cs.Learners = append(cs.Learners, x.ID)
+			cs.Learners = append(cs.Learners, uint64(x.ID))
 		} else {
-			cs.Voters = append(cs.Voters, x.ID)
+			cs.Voters = append(cs.Voters, uint64(x.ID))
 		}
 	}
 	return cs
@@ -107,11 +108,11 @@ func (m *members) request(b engine.Batch, r *pb.InternalRaftRequest, out *Outcom
 		out.VersionSet = true
 	case r.ClusterMemberAttrSet != nil:
 		a := r.ClusterMemberAttrSet
-		err := m.cluster.SetAttributes(b, a.GetMember_ID(), a.GetMemberAttributes().GetName(), a.GetMemberAttributes().GetClientUrls())
+		err := m.cluster.SetAttributes(b, ids.Member(a.GetMember_ID()), a.GetMemberAttributes().GetName(), a.GetMemberAttributes().GetClientUrls())
 		if err != nil {
 			return Result{Err: err}
 		}
-		if !m.cluster.IsRemoved(a.GetMember_ID()) {
+		if !m.cluster.IsRemoved(ids.Member(a.GetMember_ID())) {
 			m.legacy.state.Step(b, 1)
 		}
 	case r.DowngradeInfoSet != nil:

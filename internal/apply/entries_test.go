@@ -274,8 +274,8 @@ func twins(t testing.TB, seed uint64, raw []byte, entries int) {
 			e = Entry{Entry: &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Data: raw}}
 		}
 		index++
-		e.Index, e.Term = &index, new(uint64(1))
-		e.Index = new(index)
+		e.Index, e.Term = (*uint64)(&index), new(uint64(1))
+		e.Index = new(uint64(index))
 		shown = append(shown, e)
 		batch = append(batch, Entry{Entry: proto.Clone(e.Entry).(*raftpb.Entry)})
 		e.Local = true

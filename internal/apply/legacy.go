@@ -8,6 +8,7 @@ import (
 
 	"quorate/internal/command"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2state"
 )
 
@@ -15,8 +16,8 @@ import (
 // command.Foreign.
 type legacy struct{ state *v2state.State }
 
-func (l *legacy) load(eng engine.Engine, index uint64, o Options) (err error) {
-	if l.state, err = v2state.Load(eng, index, o.Cluster, o.Now); err != nil {
+func (l *legacy) load(eng engine.Engine, index ids.Index, o Options) (err error) {
+	if l.state, err = v2state.Load(eng, uint64(index), o.Cluster, o.Now); err != nil {
 		return fmt.Errorf("load the tree of the v2 API: %w", err)
 	}
 	return nil

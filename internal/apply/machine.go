@@ -32,6 +32,7 @@ import (
 	"quorate/internal/command"
 	"quorate/internal/digest"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
@@ -70,8 +71,8 @@ type Result struct {
 	refused      bool // rejected before it counted as applied
 }
 
-// Noted is a request to report to the operator.
-type Noted struct {
+// Reported is a request that the operator is told of.
+type Reported struct {
 	Req  *pb.InternalRaftRequest
 	Resp any
 	Err  error
@@ -87,23 +88,24 @@ type Outcome struct {
 	// Changes are the writes in revision order, for watchers; Rev is the revision
 	// after them.
 	Changes []mvcc.Change
-	Rev     int64
+	Rev     ids.Revision
 	// ConfChanges go to raft in order.
 	ConfChanges []ConfChange
 	// Members are the membership changes that took effect.
 	Members []membership.Effect
-	// NewTerm is set when a leader's first entry of its term was applied.
-	NewTerm bool
+	// NewTerm is the term of the newest entry without content, 0 if there was none. A leader
+	// begins its term with one; raft also makes one of a membership change that it rejects.
+	NewTerm ids.Term
 	// QuotaExceeded requests a NOSPACE alarm of this member.
 	QuotaExceeded bool
 	VersionSet    bool
 	// Slow are the requests that took longer than Options.WarnApply each;
 	// Failed are those that were rejected during apply.
-	Slow, Failed []Noted
+	Slow, Failed []Reported
 	// AuthChanged is set when users, roles or whether auth is enabled have
 	// changed.
 	AuthChanged bool
-	Applied     uint64
+	Applied     ids.Index
 }
 
 // Options are the parts and parameters of the machine.
@@ -145,7 +147,7 @@ type Machine struct {
 	legacy  legacy
 
 	applied atomic.Uint64
-	term    uint64 // of the entry at applied
+	term    ids.Term // of the entry at applied
 }
 
 var (
@@ -155,23 +157,23 @@ var (
 
 // Position reads the applied index and its term from an engine or a snapshot of
 // one; both are 0 in a new store.
-func Position(r engine.Reader) (index, term uint64, err error) {
-	if index, err = readUint64(r, appliedKey); err != nil {
+func Position(r engine.Reader) (index ids.Index, term ids.Term, err error) {
+	if index, err = readNumber[ids.Index](r, appliedKey); err != nil {
 		return 0, 0, fmt.Errorf("read applied index: %w", err)
 	}
-	if term, err = readUint64(r, termKey); err != nil {
+	if term, err = readNumber[ids.Term](r, termKey); err != nil {
 		return 0, 0, fmt.Errorf("read applied term: %w", err)
 	}
 	return index, term, nil
 }
 
 // SetPosition writes what Position reads, for a store created from a backup.
-func SetPosition(b engine.Batch, index, term uint64) {
-	b.Set(appliedKey, binary.BigEndian.AppendUint64(nil, index))
-	b.Set(termKey, binary.BigEndian.AppendUint64(nil, term))
+func SetPosition(b engine.Batch, index ids.Index, term ids.Term) {
+	b.Set(appliedKey, binary.BigEndian.AppendUint64(nil, uint64(index)))
+	b.Set(termKey, binary.BigEndian.AppendUint64(nil, uint64(term)))
 }
 
-func readUint64(r engine.Reader, key []byte) (uint64, error) {
+func readNumber[T ~uint64](r engine.Reader, key []byte) (T, error) {
 	v, err := r.Get(nil, key)
 	if errors.Is(err, engine.ErrNotFound) {
 		return 0, nil
@@ -182,7 +184,7 @@ func readUint64(r engine.Reader, key []byte) (uint64, error) {
 	if len(v) != 8 {
 		return 0, &engine.CorruptionError{File: strconv.Quote(string(key[1:])), Err: fmt.Errorf("value of %d bytes, want 8", len(v))}
 	}
-	return binary.BigEndian.Uint64(v), nil
+	return T(binary.BigEndian.Uint64(v)), nil
 }
 
 // Open restores the machine from the engine. It also loads the cluster, the
@@ -219,7 +221,7 @@ func Open(eng engine.Engine, o Options) (*Machine, error) {
 		kv.Close()
 		return nil, err
 	}
-	m.applied.Store(index)
+	m.applied.Store(uint64(index))
 	m.term = term
 	m.SetSize(eng.Size().Total)
 	return m, nil
@@ -249,7 +251,7 @@ func (m *Machine) KV() *mvcc.Store { return m.keys.kv }
 func (m *Machine) Engine() engine.Engine { return m.eng }
 
 // Applied returns the index of the newest entry whose effects readers can see.
-func (m *Machine) Applied() uint64 { return m.applied.Load() }
+func (m *Machine) Applied() ids.Index { return ids.Index(m.applied.Load()) }
 
 // Digest returns the digest of what was applied.
 func (m *Machine) Digest() *digest.Digest { return m.digest }
@@ -279,25 +281,25 @@ func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	var out Outcome
 	b := m.eng.NewBatch()
 	summed := m.digest.Begin(b)
-	applied := m.applied.Load()
+	applied := ids.Index(m.applied.Load())
 	for i := range ents {
 		e := &ents[i]
-		if e.GetIndex() <= applied {
+		if ids.Index(e.GetIndex()) <= applied {
 			continue
 		}
-		m.digest.Entry(e.GetIndex(), e.GetTerm())
+		m.digest.Entry(ids.Index(e.GetIndex()), ids.Term(e.GetTerm()))
 		if err := m.one(summed, e, &out); err != nil {
 			b.Discard()
 			return Outcome{}, fmt.Errorf("apply entry %d of term %d: %w", e.GetIndex(), e.GetTerm(), err)
 		}
 		m.digest.Applied()
-		applied = e.GetIndex()
-		m.term = e.GetTerm()
+		applied = ids.Index(e.GetIndex())
+		m.term = ids.Term(e.GetTerm())
 	}
 	var v [8]byte
-	binary.BigEndian.PutUint64(v[:], applied)
+	binary.BigEndian.PutUint64(v[:], uint64(applied))
 	b.Set(appliedKey, v[:])
-	binary.BigEndian.PutUint64(v[:], m.term)
+	binary.BigEndian.PutUint64(v[:], uint64(m.term))
 	b.Set(termKey, v[:])
 	m.digest.Store(b)
 	m.quota.size.Add(int64(b.Len()))
@@ -313,7 +315,7 @@ func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	out.AuthChanged = m.users.auth.Publish()
 	m.keys.kv.Publish()
 	m.digest.Publish()
-	m.applied.Store(applied)
+	m.applied.Store(uint64(applied))
 	out.Applied = applied
 	out.Rev = m.keys.kv.Rev()
 	return out, nil
@@ -332,9 +334,7 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		return nil
 	}
 	if len(e.Data) == 0 {
-		// A leader's first entry of its term, or a membership change that raft
-		// rejected because another one was pending.
-		out.NewTerm = true
+		out.NewTerm = ids.Term(e.GetTerm())
 		return nil
 	}
 	req, foreign, err := e.contents()
@@ -357,10 +357,10 @@ func (m *Machine) one(b engine.Batch, e *Entry, out *Outcome) error {
 		ok := res.Err == nil || errors.Is(res.Err, rpctypes.ErrGRPCCompacted)
 		observe(command.Op(req), ok, took)
 		if m.opts.WarnApply > 0 && took > m.opts.WarnApply && len(out.Slow) < maxNoted {
-			out.Slow = append(out.Slow, Noted{req, res.Resp, res.Err, took})
+			out.Slow = append(out.Slow, Reported{req, res.Resp, res.Err, took})
 		}
 		if !ok && len(out.Failed) < maxNoted {
-			out.Failed = append(out.Failed, Noted{req, res.Resp, res.Err, took})
+			out.Failed = append(out.Failed, Reported{req, res.Resp, res.Err, took})
 		}
 	}
 	if e.Local {

@@ -12,6 +12,7 @@ import (
 
 	"quorate/internal/auth"
 	"quorate/internal/command"
+	"quorate/internal/ids"
 )
 
 func txnOf(compare []*pb.Compare, success, failure []*pb.RequestOp) *pb.InternalRaftRequest {
@@ -118,7 +119,7 @@ func TestEntriesOnce(t *testing.T) {
 		if _, err := r.m.Apply(ents); err != nil {
 			t.Fatal(err)
 		}
-		if got, want := r.m.KV().Rev(), int64(to+1); got != want || r.m.Applied() != uint64(to) {
+		if got, want := r.m.KV().Rev(), ids.Revision(to+1); got != want || r.m.Applied() != ids.Index(to) {
 			t.Fatalf("entries %d to %d: revision %d, want %d; applied %d", from+1, to, got, want, r.m.Applied())
 		}
 		if to == 3 {

@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 )
@@ -29,7 +30,9 @@ func (k *keyspace) finish(t *mvcc.Txn, out *Outcome) {
 }
 
 // header returns a header with the current revision of the key space.
-func (k *keyspace) header() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: k.kv.Rev()} }
+func (k *keyspace) header() *pb.ResponseHeader {
+	return &pb.ResponseHeader{Revision: int64(k.kv.Rev())}
+}
 
 func (k *keyspace) put(b engine.Batch, r *pb.PutRequest, out *Outcome) Result {
 	t := k.kv.Begin(b)
@@ -106,7 +109,7 @@ func (k *keyspace) putIn(t *mvcc.Txn, r *pb.PutRequest) (*pb.PutResponse, error)
 		leaseID = meta.Lease
 	}
 	t.Put(r.Key, value, leaseID)
-	x.hdr.Revision = t.Rev()
+	x.hdr.Revision = int64(t.Rev())
 	return &x.resp, nil
 }
 
@@ -165,12 +168,12 @@ func deleteIn(t *mvcc.Txn, r *pb.DeleteRangeRequest) (*pb.DeleteRangeResponse, e
 		}
 	}
 	resp.Deleted = int64(len(t.DeleteRange(r.Key, r.RangeEnd)))
-	resp.Header = &pb.ResponseHeader{Revision: t.Rev()}
+	resp.Header = &pb.ResponseHeader{Revision: int64(t.Rev())}
 	return resp, nil
 }
 
 func (k *keyspace) compact(b engine.Batch, r *pb.CompactionRequest) Result {
-	done, err := k.kv.Compact(b, r.Revision)
+	done, err := k.kv.Compact(b, ids.Revision(r.Revision))
 	if err != nil {
 		return answer(err)
 	}

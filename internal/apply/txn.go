@@ -7,6 +7,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/mvcc"
 )
 
@@ -15,7 +16,7 @@ import (
 type view interface {
 	Range(*pb.RangeRequest) (*mvcc.RangeResult, error)
 	Lookup(key []byte) (mvcc.Meta, bool)
-	Rev() int64
+	Rev() ids.Revision
 }
 
 // txn runs in three passes: evaluate all compares in the initial state, check the
@@ -78,7 +79,7 @@ func ReadTxn(v *mvcc.View, r *pb.TxnRequest) (*pb.TxnResponse, error) {
 		}
 		return nil, err
 	}
-	resp.Header = &pb.ResponseHeader{Revision: v.Rev()}
+	resp.Header = &pb.ResponseHeader{Revision: int64(v.Rev())}
 	return resp, nil
 }
 
@@ -118,9 +119,9 @@ func branch(r *pb.TxnRequest, ok bool) []*pb.RequestOp {
 // holds evaluates one compare. For a range, it must hold for every key; an
 // empty range counts as one missing key.
 func holds(v view, c *pb.Compare) (bool, error) {
-	if len(c.RangeEnd) == 0 && c.Target != pb.Compare_VALUE {
-		meta, _ := v.Lookup(c.Key)
-		return compareNumber(c, meta.Version, meta.Create, meta.Mod, int64(meta.Lease)), nil
+	if len(c.RangeEnd) == 0 && c.Target != pb.Compare_VALUE && c.Target != pb.Compare_LEASE {
+		meta, _ := v.Lookup(c.Key) // views know no lease
+		return compareNumber(c, meta.Version, int64(meta.Create), int64(meta.Mod), 0), nil
 	}
 	res, err := v.Range(&pb.RangeRequest{Key: c.Key, RangeEnd: c.RangeEnd})
 	if err != nil {
@@ -225,8 +226,8 @@ func (c *checker) check(r *pb.TxnRequest, path []bool) ([]bool, error) {
 // revision, compacted the one below which nothing can be read, -1 if there was no
 // compaction. Unlike a read outside a transaction, it cannot request the current state
 // with a negative number: that counts as compacted, as in etcd.
-func CheckRead(r *pb.RangeRequest, current, compacted int64) error {
-	switch rev := r.GetRevision(); {
+func CheckRead(r *pb.RangeRequest, current, compacted ids.Revision) error {
+	switch rev := ids.Revision(r.GetRevision()); {
 	case rev == 0:
 		return nil
 	case rev > current:
@@ -299,7 +300,7 @@ func (x executor) read(r *pb.RangeRequest) (*pb.RangeResponse, error) {
 		return nil, err
 	}
 	return &pb.RangeResponse{
-		Header: &pb.ResponseHeader{Revision: x.v.Rev()},
+		Header: &pb.ResponseHeader{Revision: int64(x.v.Rev())},
 		Kvs:    kvs, Count: res.Count, More: res.More,
 	}, nil
 }

@@ -17,6 +17,7 @@ import (
 	"quorate/internal/engine"
 	"quorate/internal/engine/enginetest"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
@@ -70,7 +71,7 @@ func (r *replica) apply(entries ...*raftpb.Entry) (Outcome, error) {
 	var ents []Entry
 	for i, e := range entries {
 		e = proto.Clone(e).(*raftpb.Entry)
-		e.Index, e.Term = new(r.m.Applied()+uint64(i)+1), new(uint64(1))
+		e.Index, e.Term = new(uint64(r.m.Applied()+ids.Index(i)+1)), new(uint64(1))
 		ents = append(ents, Entry{Entry: e, Local: true})
 	}
 	return r.m.Apply(ents)
@@ -114,7 +115,7 @@ func change(t testing.TB, cc *raftpb.ConfChange, err error) *raftpb.Entry {
 	return &raftpb.Entry{Type: raftpb.EntryConfChange.Enum(), Data: data}
 }
 
-func added(t testing.TB, id uint64) *raftpb.Entry {
+func added(t testing.TB, id ids.Member) *raftpb.Entry {
 	cc, err := membership.AddChange(membership.Member{ID: id, PeerURLs: []string{fmt.Sprintf("http://m%d:2380", id)}})
 	return change(t, cc, err)
 }

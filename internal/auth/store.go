@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 	"quorate/internal/password"
 )
@@ -222,7 +223,7 @@ func (s *Store) Disable(b engine.Batch) {
 // checked the password. index is that of the entry, and prefix is part of it, so an
 // entry that is applied again after a restart issues the same token. The result is
 // empty for signed tokens: the member that received the request signs them.
-func (s *Store) Authenticate(user, prefix string, index uint64, now time.Time) (token string, err error) {
+func (s *Store) Authenticate(user, prefix string, index ids.Index, now time.Time) (token string, err error) {
 	if !s.next.enabled {
 		return "", ErrAuthNotEnabled
 	}

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"quorate/internal/ids"
 )
 
 const (
@@ -111,14 +113,14 @@ func (t *Tokens) Sign(user string, rev uint64, now time.Time) (string, error) {
 
 // assign issues the token of a log entry. The number in it is the index of the entry
 // before, as members of etcd write it.
-func (t *Tokens) assign(user, prefix string, index uint64, now time.Time) (string, error) {
+func (t *Tokens) assign(user, prefix string, index ids.Index, now time.Time) (string, error) {
 	switch {
 	case t.none:
 		return "", ErrAuthFailed
 	case t.signer != nil:
 		return "", nil
 	}
-	text := prefix + "." + strconv.FormatUint(index-1, 10)
+	text := prefix + "." + strconv.FormatUint(uint64(index-1), 10)
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.dropLocked(t.by[text])
@@ -131,13 +133,13 @@ func (t *Tokens) assign(user, prefix string, index uint64, now time.Time) (strin
 
 // Index returns the number in a simple token: a member knows the token once it has
 // applied the entry after that index. ok is false if token is not a simple token.
-func Index(token string) (index uint64, ok bool) {
+func Index(token string) (index ids.Index, ok bool) {
 	_, number, ok := strings.Cut(token, ".")
 	if !ok {
 		return 0, false
 	}
-	index, err := strconv.ParseUint(number, 10, 64)
-	return index, err == nil
+	n, err := strconv.ParseUint(number, 10, 64)
+	return ids.Index(n), err == nil
 }
 
 // Resolve returns the user of a token. A simple token counts as authenticated at

@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 )
 
 func TestSimpleTokens(t *testing.T) {
@@ -32,7 +33,7 @@ func TestSimpleTokens(t *testing.T) {
 	if _, err := b.Authenticate("nobody", "abc", 9, noon); !errors.Is(err, ErrAuthFailed) {
 		t.Errorf("unknown user: %v", err)
 	}
-	get := func(user, prefix string, index uint64) string {
+	get := func(user, prefix string, index ids.Index) string {
 		t.Helper()
 		token, err := b.Authenticate(user, prefix, index, noon)
 		if err != nil {
@@ -78,8 +79,11 @@ func TestSimpleTokens(t *testing.T) {
 		t.Error("a token outlives the password that it was given for")
 	}
 	u = get("u", "def", 46)
+	if _, ok := b.Tokens().Resolve(u, 7, noon); !ok {
+		t.Error("a new token is not known")
+	}
 	b.do(func(x engine.Batch) error { return b.UserDelete(x, "u") }, nil)
-	if _, ok := b.Tokens().Resolve(u, 7, at); ok {
+	if _, ok := b.Tokens().Resolve(u, 7, noon); ok {
 		t.Error("a token outlives its user")
 	}
 	root = get(Root, "new", 50)
@@ -110,7 +114,7 @@ func TestTokensAreBounded(t *testing.T) {
 	const limit = 100
 	tokens := NewSimpleTokens(0)
 	tokens.limit = limit
-	for i := range uint64(limit) + 5 {
+	for i := range ids.Index(limit) + 5 {
 		if _, err := tokens.assign("u", "x", i+1, noon); err != nil {
 			t.Fatal(err)
 		}

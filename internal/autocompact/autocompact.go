@@ -8,7 +8,11 @@
 // concurrent use.
 package autocompact
 
-import "time"
+import (
+	"time"
+
+	"quorate/internal/ids"
+)
 
 // Policy is called once per Interval, on every member. Members other than
 // the leader only record, so that they know the past when they become
@@ -18,12 +22,12 @@ type Policy interface {
 	Interval() time.Duration
 	// Due returns the revision to compact to now, given the current one. It is
 	// called on the leader, before Record.
-	Due(now time.Time, current int64) (rev int64, due bool)
+	Due(now time.Time, current ids.Revision) (rev ids.Revision, due bool)
 	// Compacted reports that the compaction up to rev is done. A failed
 	// compaction is due again at the next call.
-	Compacted(now time.Time, rev int64)
+	Compacted(now time.Time, rev ids.Revision)
 	// Record records the current revision.
-	Record(current int64)
+	Record(current ids.Revision)
 }
 
 // Retention is how much history to keep; the zero value keeps all.
@@ -34,7 +38,7 @@ type Retention struct {
 
 // Policy returns the policy for the retention, starting now at the current
 // revision.
-func (r Retention) Policy(now time.Time, current int64) Policy {
+func (r Retention) Policy(now time.Time, current ids.Revision) Policy {
 	if r.Period > 0 {
 		return NewPeriodic(r.Period, now, current)
 	}
@@ -53,16 +57,16 @@ const samples = 10
 // ten revisions per compaction.
 type Periodic struct {
 	retention time.Duration
-	revs      []int64 // one per interval of the retention, oldest first
+	revs      []ids.Revision // one per interval of the retention, oldest first
 	wait      time.Duration
-	last      int64     // revision of the last compaction
-	since     time.Time // time of the last compaction, or of the start
+	last      ids.Revision // revision of the last compaction
+	since     time.Time    // time of the last compaction, or of the start
 }
 
 // NewPeriodic returns a policy that starts at now with the current revision. The
 // retention must be positive.
-func NewPeriodic(retention time.Duration, now time.Time, current int64) *Periodic {
-	return &Periodic{retention: retention, revs: []int64{current}, wait: retention, since: now}
+func NewPeriodic(retention time.Duration, now time.Time, current ids.Revision) *Periodic {
+	return &Periodic{retention: retention, revs: []ids.Revision{current}, wait: retention, since: now}
 }
 
 // Interval returns a tenth of the time between two compactions.
@@ -72,7 +76,7 @@ func (p *Periodic) Interval() time.Duration {
 
 // Due returns the revision of one retention ago, unless that was compacted
 // already.
-func (p *Periodic) Due(now time.Time, _ int64) (int64, bool) {
+func (p *Periodic) Due(now time.Time, _ ids.Revision) (ids.Revision, bool) {
 	rev := p.revs[0]
 	if now.Sub(p.since) < p.wait || rev == p.last {
 		return 0, false
@@ -82,10 +86,10 @@ func (p *Periodic) Due(now time.Time, _ int64) (int64, bool) {
 }
 
 // Compacted starts the interval to the next compaction.
-func (p *Periodic) Compacted(now time.Time, rev int64) { p.last, p.since = rev, now }
+func (p *Periodic) Compacted(now time.Time, rev ids.Revision) { p.last, p.since = rev, now }
 
 // Record records a revision and drops those older than the retention.
-func (p *Periodic) Record(current int64) {
+func (p *Periodic) Record(current ids.Revision) {
 	p.revs = append(p.revs, current)
 	if n := int(p.retention/p.Interval()) + 1; len(p.revs) > n {
 		p.revs = p.revs[len(p.revs)-n:]
@@ -93,7 +97,10 @@ func (p *Periodic) Record(current int64) {
 }
 
 // Revision keeps the last retention revisions.
-type Revision struct{ retention, last int64 }
+type Revision struct {
+	retention int64
+	last      ids.Revision
+}
 
 // NewRevision returns a policy that keeps the given number of revisions,
 // which must be positive.
@@ -104,13 +111,13 @@ func (*Revision) Interval() time.Duration { return 5 * time.Minute }
 
 // Due returns the newest revision that is not retained, unless that was compacted
 // already.
-func (r *Revision) Due(_ time.Time, current int64) (int64, bool) {
-	rev := current - r.retention
+func (r *Revision) Due(_ time.Time, current ids.Revision) (ids.Revision, bool) {
+	rev := current - ids.Revision(r.retention)
 	return rev, rev > 0 && rev != r.last
 }
 
 // Compacted records the revision.
-func (r *Revision) Compacted(_ time.Time, rev int64) { r.last = rev }
+func (r *Revision) Compacted(_ time.Time, rev ids.Revision) { r.last = rev }
 
 // Record does nothing: only the current revision matters.
-func (*Revision) Record(int64) {}
+func (*Revision) Record(ids.Revision) {}

@@ -3,6 +3,8 @@ package autocompact
 import (
 	"testing"
 	"time"
+
+	"quorate/internal/ids"
 )
 
 var start = time.Unix(1_700_000_000, 0)
@@ -10,8 +12,8 @@ var start = time.Unix(1_700_000_000, 0)
 // run calls a policy n times, one revision per interval, and returns at which
 // calls it wanted to compact and to which revision. fails says which attempts
 // fail.
-func run(p Policy, n int, rev func(i int) int64, leads, works func(i int) bool) map[int]int64 {
-	got := map[int]int64{}
+func run(p Policy, n int, rev func(i int) ids.Revision, leads, works func(i int) bool) map[int]ids.Revision {
+	got := map[int]ids.Revision{}
 	for i := 1; i <= n; i++ {
 		now := start.Add(time.Duration(i) * p.Interval())
 		if leads(i) {
@@ -29,9 +31,9 @@ func run(p Policy, n int, rev func(i int) int64, leads, works func(i int) bool) 
 
 func always(int) bool { return true }
 
-func each(i int) int64 { return int64(i) + 1 }
+func each(i int) ids.Revision { return ids.Revision(i) + 1 }
 
-func compare(t *testing.T, got, want map[int]int64) {
+func compare(t *testing.T, got map[int]ids.Revision, want map[int]ids.Revision) {
 	t.Helper()
 	for i, rev := range want {
 		if got[i] != rev {
@@ -49,13 +51,13 @@ func TestPeriodic(t *testing.T) {
 	for _, tt := range []struct {
 		retention, interval time.Duration
 		questions           int
-		want                map[int]int64
+		want                map[int]ids.Revision
 	}{
-		{5 * time.Minute, 30 * time.Second, 60, map[int]int64{10: 1, 20: 10, 30: 20, 40: 30, 50: 40, 60: 50}},
-		{time.Hour, 6 * time.Minute, 30, map[int]int64{10: 1, 20: 10, 30: 20}},
-		{2 * time.Hour, 6 * time.Minute, 50, map[int]int64{20: 1, 30: 10, 40: 20, 50: 30}},
-		{24 * time.Hour, 6 * time.Minute, 260, map[int]int64{240: 1, 250: 10, 260: 20}},
-		{5 * time.Second, 500 * time.Millisecond, 20, map[int]int64{10: 1, 20: 10}},
+		{5 * time.Minute, 30 * time.Second, 60, map[int]ids.Revision{10: 1, 20: 10, 30: 20, 40: 30, 50: 40, 60: 50}},
+		{time.Hour, 6 * time.Minute, 30, map[int]ids.Revision{10: 1, 20: 10, 30: 20}},
+		{2 * time.Hour, 6 * time.Minute, 50, map[int]ids.Revision{20: 1, 30: 10, 40: 20, 50: 30}},
+		{24 * time.Hour, 6 * time.Minute, 260, map[int]ids.Revision{240: 1, 250: 10, 260: 20}},
+		{5 * time.Second, 500 * time.Millisecond, 20, map[int]ids.Revision{10: 1, 20: 10}},
 	} {
 		p := NewPeriodic(tt.retention, start, 1)
 		if got := p.Interval(); got != tt.interval {
@@ -81,19 +83,19 @@ func TestPeriodicNeverCompactsWhatIsRetained(t *testing.T) {
 func TestPeriodicFollowerRecords(t *testing.T) {
 	p := NewPeriodic(time.Hour, start, 1)
 	got := run(p, 40, each, func(i int) bool { return i > 33 }, always)
-	compare(t, got, map[int]int64{34: 24}) // immediately, to the revision of one hour before
+	compare(t, got, map[int]ids.Revision{34: 24}) // immediately, to the revision of one hour before
 }
 
 func TestPeriodicTriesAgain(t *testing.T) {
 	p := NewPeriodic(time.Hour, start, 1)
 	got := run(p, 24, each, always, func(i int) bool { return i > 11 })
-	compare(t, got, map[int]int64{10: 1, 11: 1, 12: 2, 22: 12})
+	compare(t, got, map[int]ids.Revision{10: 1, 11: 1, 12: 2, 22: 12})
 }
 
 func TestPeriodicSkipsWhatIsCompacted(t *testing.T) {
 	p := NewPeriodic(5*time.Minute, start, 100)
-	got := run(p, 60, func(i int) int64 { return 100 + max(0, int64(i)-40) }, always, always)
-	compare(t, got, map[int]int64{10: 100, 52: 101})
+	got := run(p, 60, func(i int) ids.Revision { return 100 + max(0, ids.Revision(i)-40) }, always, always)
+	compare(t, got, map[int]ids.Revision{10: 100, 52: 101})
 }
 
 func TestPeriodicMemoryIsBounded(t *testing.T) {
@@ -112,10 +114,10 @@ func TestRevision(t *testing.T) {
 	if p.Interval() != 5*time.Minute {
 		t.Errorf("interval %s", p.Interval())
 	}
-	revs := []int64{0, 1, 10, 11, 11, 100, 100, 200}
-	got := run(p, 7, func(i int) int64 { return revs[i] }, always, always)
-	compare(t, got, map[int]int64{3: 1, 5: 90, 7: 190})
+	revs := []ids.Revision{0, 1, 10, 11, 11, 100, 100, 200}
+	got := run(p, 7, func(i int) ids.Revision { return revs[i] }, always, always)
+	compare(t, got, map[int]ids.Revision{3: 1, 5: 90, 7: 190})
 	// A failed compaction is retried; a follower does nothing.
-	got = run(NewRevision(10), 3, func(int) int64 { return 30 }, func(i int) bool { return i > 1 }, func(i int) bool { return i > 2 })
-	compare(t, got, map[int]int64{2: 20, 3: 20})
+	got = run(NewRevision(10), 3, func(int) ids.Revision { return 30 }, func(i int) bool { return i > 1 }, func(i int) bool { return i > 2 })
+	compare(t, got, map[int]ids.Revision{2: 20, 3: 20})
 }

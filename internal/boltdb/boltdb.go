@@ -20,6 +20,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"quorate/internal/durable"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -86,7 +87,7 @@ func caught(path string, err *error) {
 
 // StorageVersion returns the storage version, "" if the database has none, and the
 // term of its newest entry, 0 if the database has none.
-func (d *DB) StorageVersion() (version string, newest uint64, err error) {
+func (d *DB) StorageVersion() (version string, newest ids.Term, err error) {
 	defer caught(d.path, &err)
 	err = d.db.View(func(tx *bolt.Tx) error {
 		b := tx.Bucket(meta)
@@ -95,7 +96,7 @@ func (d *DB) StorageVersion() (version string, newest uint64, err error) {
 		}
 		version = string(b.Get(storageVersion))
 		if v := b.Get(term); len(v) == 8 {
-			newest = binary.BigEndian.Uint64(v)
+			newest = ids.Term(binary.BigEndian.Uint64(v))
 		}
 		return nil
 	})
@@ -117,13 +118,13 @@ func (d *DB) SetStorageVersion(version string) error {
 }
 
 // SetPosition writes the index and term of the newest applied entry.
-func (d *DB) SetPosition(index, t uint64) error {
+func (d *DB) SetPosition(index ids.Index, t ids.Term) error {
 	return d.update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(meta)
 		if err != nil {
 			return err
 		}
-		return errors.Join(b.Put(consistentIndex, binary.BigEndian.AppendUint64(nil, index)), b.Put(term, binary.BigEndian.AppendUint64(nil, t)))
+		return errors.Join(b.Put(consistentIndex, binary.BigEndian.AppendUint64(nil, uint64(index))), b.Put(term, binary.BigEndian.AppendUint64(nil, uint64(t))))
 	})
 }
 
@@ -144,7 +145,7 @@ func (d *DB) ReplaceMembers(list []membership.Member) error {
 			if err != nil {
 				return err
 			}
-			if err := tx.Bucket(members).Put([]byte(membership.FormatID(m.ID)), v); err != nil {
+			if err := tx.Bucket(members).Put([]byte(m.ID.String()), v); err != nil {
 				return err
 			}
 		}

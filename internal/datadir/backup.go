@@ -18,6 +18,7 @@ import (
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -96,7 +97,9 @@ type copier struct {
 	ours bool // the source is a directory of Quorate
 }
 
-func (c *copier) confState() *raftpb.ConfState { return &raftpb.ConfState{Voters: []uint64{c.only.ID}} }
+func (c *copier) confState() *raftpb.ConfState {
+	return &raftpb.ConfState{Voters: []uint64{uint64(c.only.ID)}}
+}
 
 // fromEtcd copies the newest .snap file, the database, and the log entries after the
 // .snap file.
@@ -240,7 +243,7 @@ func (c *copier) finishDB(hs *raftpb.HardState) (err error) {
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
 	if !c.V3 {
-		if err := db.SetPosition(hs.GetCommit(), hs.GetTerm()); err != nil {
+		if err := db.SetPosition(ids.Index(hs.GetCommit()), ids.Term(hs.GetTerm())); err != nil {
 			return err
 		}
 	}
@@ -258,9 +261,9 @@ func (c *copier) writeLog(ctx context.Context, from *raftlog.Contents, meta *raf
 		return fmt.Errorf("wal.Create failed: %w", err)
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	index := meta.GetIndex()
+	index := ids.Index(meta.GetIndex())
 	if index > 0 {
-		if err := log.Reset(raftlog.SnapshotMark{Index: index, Term: meta.GetTerm(), ConfState: c.confState()}); err != nil {
+		if err := log.Reset(raftlog.SnapshotMark{Index: index, Term: ids.Term(meta.GetTerm()), ConfState: c.confState()}); err != nil {
 			return err
 		}
 	}
@@ -274,16 +277,16 @@ func (c *copier) writeLog(ctx context.Context, from *raftlog.Contents, meta *raf
 		batch, size = nil, 0
 		return errors.Join(err, context.Cause(ctx))
 	}
-	_, err = raftlog.Inspect(c.From.FS, c.From.WAL(), func(at, term uint64, t raftpb.EntryType, data []byte) error {
+	_, err = raftlog.Inspect(c.From.FS, c.From.WAL(), func(at ids.Index, term ids.Term, t raftpb.EntryType, data []byte) error {
 		if at <= index {
 			return nil
 		}
-		if n := len(batch); n > 0 && at <= batch[n-1].GetIndex() { // replaced by another leader
+		if n := len(batch); n > 0 && at <= ids.Index(batch[n-1].GetIndex()) { // replaced by another leader
 			if err := flush(); err != nil {
 				return err
 			}
 		}
-		e := c.translateEntry(&raftpb.Entry{Type: t.Enum(), Term: new(term), Index: new(at), Data: slices.Clone(data)})
+		e := c.translateEntry(&raftpb.Entry{Type: t.Enum(), Term: new(uint64(term)), Index: new(uint64(at)), Data: slices.Clone(data)})
 		batch = append(batch, e)
 		if size += len(e.Data); size < 4<<20 {
 			return nil

@@ -121,6 +121,9 @@ func TestCrashDuringLeave(t *testing.T) {
 		plain.make(t, l)
 		must(t, takeOver(l))
 		must(t, l.Guard())
+		// The stop came before the removal of a store that another one has replaced.
+		must(t, durable.MkdirAll(l.FS, l.firstStore()))
+		must(t, durable.WriteFile(l.FS, l.FS.PathJoin(l.firstStore(), "CURRENT"), []byte("replaced\n")))
 		syncAll(t, l.FS, "data")
 		must(t, durable.SyncDir(l.FS, ""))
 		want = sumStore(t, l)

@@ -20,6 +20,7 @@ import (
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -39,23 +40,23 @@ const (
 
 // directory describes a directory of etcd to create.
 type directory struct {
-	applied, last  uint64   // entries in the store and in the log, of term 2
-	commit         uint64   // in the log's hard state; 0: all
-	voters         []uint64 // in addition to the member itself
+	applied, last  ids.Index    // entries in the store and in the log, of term 2
+	commit         ids.Index    // in the log's hard state; 0: all
+	voters         []ids.Member // in addition to the member itself
 	clusterVersion string
 	storageVersion string
 	snap           []byte // Data of a .snap file at entry 3; nil: no file
-	changes        map[uint64]*raftpb.ConfChange
-	requests       map[uint64][]byte
+	changes        map[ids.Index]*raftpb.ConfChange
+	requests       map[ids.Index][]byte
 	keys           int
 }
 
 var plain = directory{applied: 20, last: 24, clusterVersion: "3.7.0", storageVersion: "3.7.0", keys: 20}
 
-func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+func u64(v ids.Index) []byte { return binary.BigEndian.AppendUint64(nil, uint64(v)) }
 
 func revision(main int64) []byte {
-	return append(append(u64(uint64(main)), '_'), u64(0)...)
+	return append(append(u64(ids.Index(main)), '_'), u64(0)...)
 }
 
 // make writes the directory.
@@ -65,8 +66,8 @@ func (d directory) make(t *testing.T, l Layout) {
 	log, err := raftlog.Create(l.FS, l.WAL(), raftlog.Metadata{NodeID: memberID, ClusterID: clusterID}, raftlog.Options{SegmentBytes: 1 << 16, NoBackground: true})
 	must(t, err)
 	var ents []*raftpb.Entry
-	for i := uint64(1); i <= d.last; i++ {
-		e := &raftpb.Entry{Term: new(uint64(2)), Index: new(i)}
+	for i := ids.Index(1); i <= d.last; i++ {
+		e := &raftpb.Entry{Term: new(uint64(2)), Index: new(uint64(i))}
 		if cc := d.changes[i]; cc != nil {
 			e.Type = raftpb.EntryConfChange.Enum()
 			if e.Data, err = proto.Marshal(cc); err != nil {
@@ -82,7 +83,7 @@ func (d directory) make(t *testing.T, l Layout) {
 	if commit == 0 {
 		commit = d.last
 	}
-	must(t, log.Append(&raftpb.HardState{Term: new(uint64(2)), Vote: new(uint64(memberID)), Commit: new(commit)}, ents, true))
+	must(t, log.Append(&raftpb.HardState{Term: new(uint64(2)), Vote: new(uint64(memberID)), Commit: new(uint64(commit))}, ents, true))
 	cs := &raftpb.ConfState{Voters: []uint64{memberID}}
 	must(t, log.SaveMark(raftlog.SnapshotMark{Index: 3, Term: 2, ConfState: cs}))
 	must(t, log.Close())
@@ -321,7 +322,7 @@ func TestLeaveWithV2Requests(t *testing.T) {
 	l := Layout{FS: vfs.NewMem(), DataDir: "data"}
 	d := plain
 	d.storageVersion, d.clusterVersion = "", "3.5.0"
-	d.requests = map[uint64][]byte{9: v2Put("/0/members/1f/attributes"), 22: v2Put("/0/members/1f/attributes")}
+	d.requests = map[ids.Index][]byte{9: v2Put("/0/members/1f/attributes"), 22: v2Put("/0/members/1f/attributes")}
 	d.make(t, l)
 	must(t, takeOver(l))
 	if _, err := Leave(ctx, l, own, opt); err == nil || !strings.Contains(err.Error(), "entry 22") {
@@ -371,7 +372,7 @@ func stale35(t *testing.T, l Layout) {
 	must(t, err)
 	late, err := membership.AddChange(membership.Member{ID: 0x5f, PeerURLs: []string{"http://l:1"}})
 	must(t, err)
-	d.changes = map[uint64]*raftpb.ConfChange{10: add, 11: membership.RemoveChange(other), 22: late}
+	d.changes = map[ids.Index]*raftpb.ConfChange{10: add, 11: membership.RemoveChange(other), 22: late}
 	d.make(t, l)
 }
 
@@ -386,8 +387,8 @@ func TestMembershipOf35(t *testing.T) {
 	defer eng.Close()
 	c := membership.New(membership.Options{ServerVersion: own, Aside: true})
 	must(t, c.Load(eng))
-	if got, want := c.MemberIDs(), []uint64{memberID, third}; !slices.Equal(got, want) {
-		t.Errorf("members %x, want %x", got, want)
+	if got, want := c.MemberIDs(), []ids.Member{memberID, third}; !slices.Equal(got, want) {
+		t.Errorf("members %s, want %s", got, want)
 	}
 	if !c.IsRemoved(other) {
 		t.Errorf("member %x is not marked as removed", uint64(other))

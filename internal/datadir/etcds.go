@@ -14,6 +14,7 @@ import (
 	"quorate/internal/clock"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
@@ -37,10 +38,13 @@ type etcds struct {
 }
 
 // termRun is a run of entries of one term, beginning at an index.
-type termRun struct{ from, term uint64 }
+type termRun struct {
+	from ids.Index
+	term ids.Term
+}
 
 type change struct {
-	index uint64
+	index ids.Index
 	cc    *raftpb.ConfChange
 }
 
@@ -70,7 +74,7 @@ func examine(ctx context.Context, l Layout, own membership.Version, lg *zap.Logg
 	if err := e.checkVersion(own); err != nil {
 		return nil, err
 	}
-	var collect func(index, term uint64, t raftpb.EntryType, data []byte) error
+	var collect func(index ids.Index, term ids.Term, t raftpb.EntryType, data []byte) error
 	if e.is35() {
 		collect = e.collect
 	}
@@ -139,11 +143,11 @@ func (e *etcds) checkTogether(l Layout) error {
 		return fmt.Errorf("the store %s has applied entry %d, but the raft log in %s ends at entry %d: log files are missing",
 			e.db, applied, l.WAL(), e.log.Last)
 	}
-	term, err := e.log.Term(applied)
+	term, err := e.log.Term(uint64(applied))
 	if err != nil {
 		return fmt.Errorf("term of applied entry %d: %w", applied, err)
 	}
-	if applied > 0 && term != e.meta.Term {
+	if applied > 0 && ids.Term(term) != e.meta.Term {
 		return fmt.Errorf("the store %s has applied entry %d of term %d, but the raft log in %s has another entry there: one of them is not the current one",
 			e.db, applied, e.meta.Term, l.WAL())
 	}
@@ -151,7 +155,7 @@ func (e *etcds) checkTogether(l Layout) error {
 }
 
 // collect records the membership changes of the log and the terms of its entries.
-func (e *etcds) collect(index, term uint64, t raftpb.EntryType, data []byte) error {
+func (e *etcds) collect(index ids.Index, term ids.Term, t raftpb.EntryType, data []byte) error {
 	for n := len(e.changes); n > 0 && e.changes[n-1].index >= index; n-- {
 		e.changes = e.changes[:n-1] // replaced by another leader
 	}
@@ -225,9 +229,9 @@ func (e *etcds) repairMembership(eng engine.Engine, b engine.Batch, own membersh
 		return err
 	}
 	for _, c := range e.changes {
-		if c.index > e.snap.GetMetadata().GetIndex() && c.index <= e.meta.ConsistentIndex {
+		if c.index > ids.Index(e.snap.GetMetadata().GetIndex()) && c.index <= e.meta.ConsistentIndex {
 			if _, err := v2.Apply(sb, c.cc); err != nil {
-				lg.Debug("a configuration change was refused", zap.Uint64("index", c.index), zap.Error(err))
+				lg.Debug("a configuration change was refused", zap.Uint64("index", uint64(c.index)), zap.Error(err))
 			}
 		}
 	}
@@ -238,14 +242,14 @@ func (e *etcds) repairMembership(eng engine.Engine, b engine.Batch, own membersh
 	gone := append(removed, v2.RemovedIDs()...)
 	for _, id := range stored.MemberIDs() {
 		if _, ok := v2.Member(id); !ok {
-			lg.Warn("dropping a member that etcd 3.5 does not count any more", zap.String("member-id", membership.FormatID(id)))
+			lg.Warn("dropping a member that etcd 3.5 does not count any more", zap.Stringer("member-id", id))
 			gone = append(gone, id)
-			b.Delete(engine.Members.K([]byte(membership.FormatID(id))))
+			b.Delete(engine.Members.K([]byte(id.String())))
 		}
 	}
 	for _, id := range gone {
 		if !stored.IsRemoved(id) {
-			b.Set(engine.MembersRemoved.K([]byte(membership.FormatID(id))), []byte("removed"))
+			b.Set(engine.MembersRemoved.K([]byte(id.String())), []byte("removed"))
 		}
 	}
 	for _, m := range v2.Members() {
@@ -253,7 +257,7 @@ func (e *etcds) repairMembership(eng engine.Engine, b engine.Batch, own membersh
 		if ok && have.IsLearner == m.IsLearner && slices.Equal(have.PeerURLs, m.PeerURLs) {
 			continue
 		}
-		lg.Warn("taking a member from the v2 store", zap.String("member-id", membership.FormatID(m.ID)))
+		lg.Warn("taking a member from the v2 store", zap.Stringer("member-id", m.ID))
 		if ok {
 			m.Name, m.ClientURLs = have.Name, have.ClientURLs
 		}

@@ -11,6 +11,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/durable"
 	"quorate/internal/engine/pebble"
+	"quorate/internal/ids"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
 )
@@ -113,16 +114,16 @@ func goOn(ctx context.Context, l Layout, p pointer, o Options) (err error) {
 	if err != nil {
 		return err
 	}
-	if got, err := log.Term(applied); err != nil || got != term {
+	if got, err := log.Term(uint64(applied)); err != nil || ids.Term(got) != term {
 		return fmt.Errorf("%w (the store of this program has applied entry %d, which the raft log in %s does not follow: it holds entries %d to %d)",
 			l.errBoth(), applied, l.WAL(), log.First, log.Last)
 	}
 	at := theirs.ConsistentIndex
-	if got, err := log.Term(at); at > 0 && at+1 >= log.First && (err != nil || got != theirs.Term) {
+	if got, err := log.Term(uint64(at)); at > 0 && at+1 >= log.First && (err != nil || ids.Term(got) != theirs.Term) {
 		return fmt.Errorf("%w (that of etcd has applied entry %d of term %d, which is not in the raft log in %s)", l.errBoth(), at, theirs.Term, l.WAL())
 	}
 	o.Logger.Warn("etcd was started on this directory, which was not handed over to it; going on with our store, which the raft log follows",
-		zap.String("data-dir", l.DataDir), zap.Uint64("applied-index", applied), zap.Uint64("applied-index-of-etcd", at), zap.Uint64("last-entry", log.Last))
+		zap.String("data-dir", l.DataDir), zap.Uint64("applied-index", uint64(applied)), zap.Uint64("applied-index-of-etcd", uint64(at)), zap.Uint64("last-entry", uint64(log.Last)))
 	p.task = putAside
 	if p.name, err = l.freeName(fmt.Sprintf("snap.etcd-%016x", at)); err != nil {
 		return err
@@ -134,7 +135,7 @@ func goOn(ctx context.Context, l Layout, p pointer, o Options) (err error) {
 }
 
 // positionOf returns the index and term that the store named by the pointer has applied.
-func positionOf(l Layout, p pointer, o Options) (index, term uint64, err error) {
+func positionOf(l Layout, p pointer, o Options) (index ids.Index, term ids.Term, err error) {
 	opts := pebbleOptions(l, o.Logger)
 	opts.ReadOnly = true
 	dir := l.FS.PathJoin(l.Member(), p.store)

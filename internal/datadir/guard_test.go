@@ -14,6 +14,7 @@ import (
 
 	"quorate/internal/durable"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
 )
@@ -84,7 +85,7 @@ func TestEtcdStartedByMistake(t *testing.T) {
 		must(t, l.unguard())
 		writeAll(t, l.FS, l.DB(), b)
 	}
-	of := func(applied uint64) directory { d := plain; d.applied = applied; return d }
+	of := func(applied ids.Index) directory { d := plain; d.applied = applied; return d }
 	other := directory{applied: 20, last: 24, clusterVersion: "3.7.0", storageVersion: "3.7.0", keys: 20}
 	for name, c := range map[string]struct {
 		change func(t *testing.T, l Layout)
@@ -158,7 +159,7 @@ func TestEtcdStartedByMistake(t *testing.T) {
 }
 
 // begin creates a log that begins after an entry.
-func begin(t *testing.T, l Layout, at uint64) {
+func begin(t *testing.T, l Layout, at ids.Index) {
 	t.Helper()
 	must(t, l.FS.RemoveAll(l.WAL()))
 	log, err := raftlog.Create(l.FS, l.WAL(), raftlog.Metadata{NodeID: memberID, ClusterID: clusterID}, raftlog.Options{NoBackground: true})
@@ -168,7 +169,7 @@ func begin(t *testing.T, l Layout, at uint64) {
 }
 
 // cutLog creates a log that ends with an entry.
-func cutLog(t *testing.T, l Layout, last uint64) {
+func cutLog(t *testing.T, l Layout, last ids.Index) {
 	t.Helper()
 	must(t, l.FS.RemoveAll(l.WAL()))
 	x := Layout{FS: l.FS, DataDir: "x"}

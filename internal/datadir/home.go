@@ -17,6 +17,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
@@ -27,11 +28,12 @@ import (
 // them. The drivers decide when a step runs and on which goroutine. They must not run
 // two steps at a time; only Receive is safe for concurrent use.
 type Home struct {
-	Layout          Layout
-	Log             *raftlog.Log
-	Member, Cluster uint64
-	OpenEngine      func(dir string) (engine.Engine, error)
-	Logger          *zap.Logger
+	Layout     Layout
+	Log        *raftlog.Log
+	Member     ids.Member
+	Cluster    ids.Cluster
+	OpenEngine func(dir string) (engine.Engine, error)
+	Logger     *zap.Logger
 }
 
 const (
@@ -63,7 +65,7 @@ func (h Home) checkOwner(eng engine.Engine) error {
 }
 
 func (h Home) owner() []byte {
-	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, h.Member), h.Cluster)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(nil, uint64(h.Member)), uint64(h.Cluster))
 }
 
 // CheckTogether compares what the store has applied with what the log holds. It
@@ -85,18 +87,18 @@ func (h Home) CheckTogether(eng engine.Engine) error {
 		return fmt.Errorf("%w: --data-dir %s and --wal-dir %s do not belong together", err, h.Layout.DataDir, h.Layout.WAL())
 	}
 	switch {
-	case applied+1 < first:
+	case applied+1 < ids.Index(first):
 		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s begins at entry %d: one of them is not the current one",
 			h.Layout.Member(), applied, h.Layout.WAL(), first)
-	case applied > last:
-		return h.resumeInstall(eng, applied, term, last)
+	case applied > ids.Index(last):
+		return h.resumeInstall(eng, applied, term, ids.Index(last))
 	}
 	// A log that is long enough may still be the one that an installed snapshot was to
 	// replace: then its entries are those of a leader that lost.
-	if got, err := h.Log.Term(applied); err != nil {
+	if got, err := h.Log.Term(uint64(applied)); err != nil {
 		return fmt.Errorf("term of applied entry %d: %w", applied, err)
-	} else if got != term {
-		return h.resumeInstall(eng, applied, term, last)
+	} else if ids.Term(got) != term {
+		return h.resumeInstall(eng, applied, term, ids.Index(last))
 	}
 	return nil
 }
@@ -104,12 +106,12 @@ func (h Home) CheckTogether(eng engine.Engine) error {
 // resumeInstall finishes an installation that was interrupted between the exchange of
 // the store and the reset of the log. In any other case, a log that ends before the
 // applied index, or holds another entry there, means that files are missing.
-func (h Home) resumeInstall(eng engine.Engine, applied, term, last uint64) error {
+func (h Home) resumeInstall(eng engine.Engine, applied ids.Index, term ids.Term, last ids.Index) error {
 	v, err := eng.Get(nil, installKey)
 	if err != nil && !errors.Is(err, engine.ErrNotFound) {
 		return err
 	}
-	if err != nil || len(v) != 8 || binary.BigEndian.Uint64(v) != applied {
+	if err != nil || len(v) != 8 || ids.Index(binary.BigEndian.Uint64(v)) != applied {
 		if applied <= last {
 			return fmt.Errorf("the store in %s has applied entry %d of term %d, but the raft log in %s has another entry there: one of them is not the current one",
 				h.Layout.Member(), applied, term, h.Layout.WAL())
@@ -127,7 +129,7 @@ func (h Home) resumeInstall(eng engine.Engine, applied, term, last uint64) error
 // Receive stores a snapshot file that a peer sends. The current state stays in use
 // until raft has accepted the snapshot. number distinguishes concurrent transfers. A
 // file that has changed on its way is refused with snapshot.ErrSeal.
-func (h Home) Receive(ctx context.Context, index, number uint64, body io.Reader) error {
+func (h Home) Receive(ctx context.Context, index ids.Index, number uint64, body io.Reader) error {
 	fs, sum := h.Layout.FS, crc32.New(castagnoli)
 	part := fs.PathJoin(h.Layout.Snap(), fmt.Sprintf("%016x.%d%s", index, number, partSuffix))
 	return saveStream(ctx, fs, part, io.TeeReader(snapshot.CheckSeal(body), sum), func() string {
@@ -138,7 +140,7 @@ func (h Home) Receive(ctx context.Context, index, number uint64, body io.Reader)
 // received returns the files of a snapshot. The name of each contains the checksum of
 // the bytes that were received, since etcd's database file has none of its own.
 // There are several if the snapshot was sent more than once.
-func (h Home) received(index uint64) ([]string, error) {
+func (h Home) received(index ids.Index) ([]string, error) {
 	fs := h.Layout.FS
 	names, err := fs.List(h.Layout.Snap())
 	if err != nil {
@@ -176,14 +178,14 @@ func (h Home) checkReceived(ctx context.Context, path string) error {
 // it is etcd 3.5.
 func (h Home) Import(ctx context.Context, snap *raftpb.Snapshot) error {
 	fs, meta := h.Layout.FS, snap.GetMetadata()
-	files, err := h.received(meta.GetIndex())
+	files, err := h.received(ids.Index(meta.GetIndex()))
 	if err != nil {
 		return err
 	}
 	if len(files) == 0 {
 		return fmt.Errorf("there is no received snapshot of entry %d in %s", meta.GetIndex(), h.Layout.Snap())
 	}
-	dir, file := h.Layout.NewStore(meta.GetIndex()), files[0]
+	dir, file := h.Layout.NewStore(ids.Index(meta.GetIndex())), files[0]
 	if err := h.checkReceived(ctx, file); err != nil {
 		return err
 	}
@@ -195,7 +197,7 @@ func (h Home) Import(ctx context.Context, snap *raftpb.Snapshot) error {
 		return err
 	}
 	got, err := snapshot.Read(ctx, file, eng, snapshot.Options{FS: h.Layout.FS})
-	if err == nil && got.ConsistentIndex != meta.GetIndex() {
+	if err == nil && got.ConsistentIndex != ids.Index(meta.GetIndex()) {
 		err = fmt.Errorf("the file %s holds the state of entry %d, its message says %d", file, got.ConsistentIndex, meta.GetIndex())
 	}
 	if err == nil {
@@ -218,7 +220,7 @@ func (h Home) Import(ctx context.Context, snap *raftpb.Snapshot) error {
 }
 
 // Exchange switches to the imported store and opens it.
-func (h Home) Exchange(index uint64) (eng engine.Engine, dir string, err error) {
+func (h Home) Exchange(index ids.Index) (eng engine.Engine, dir string, err error) {
 	dir = h.Layout.NewStore(index)
 	if eng, err = h.OpenEngine(dir); err != nil {
 		return nil, dir, err
@@ -232,32 +234,32 @@ func (h Home) Exchange(index uint64) (eng engine.Engine, dir string, err error) 
 
 // ResetLog makes the log begin after an installed snapshot.
 func (h Home) ResetLog(meta *raftpb.SnapshotMetadata) error {
-	return h.Log.Reset(raftlog.SnapshotMark{Index: meta.GetIndex(), Term: meta.GetTerm(), ConfState: meta.GetConfState()})
+	return h.Log.Reset(raftlog.SnapshotMark{Index: ids.Index(meta.GetIndex()), Term: ids.Term(meta.GetTerm()), ConfState: meta.GetConfState()})
 }
 
 // BeginLog makes the log begin after index, the state of which was imported from
 // etcd. The entries before index need not reproduce that state: the cluster may have
 // been restored from a snapshot file, etcd may have dropped the data of the v2 API,
 // or the membership was repaired. A follower without this state is sent a snapshot.
-func (h Home) BeginLog(index uint64, cs *raftpb.ConfState) error {
+func (h Home) BeginLog(index ids.Index, cs *raftpb.ConfState) error {
 	if index == 0 {
 		return nil
 	}
-	term, err := h.Log.Term(index)
+	term, err := h.Log.Term(uint64(index))
 	if err != nil {
 		return fmt.Errorf("term of entry %d: %w", index, err)
 	}
-	return h.Log.SaveMark(raftlog.SnapshotMark{Index: index, Term: term, ConfState: cs, Alone: true})
+	return h.Log.SaveMark(raftlog.SnapshotMark{Index: index, Term: ids.Term(term), ConfState: cs, Alone: true})
 }
 
 // Truncate drops the log up to index. The caller must have flushed the store past
 // index, and cs must be the configuration at index or later.
-func (h Home) Truncate(index uint64, cs *raftpb.ConfState) error {
-	term, err := h.Log.Term(index)
+func (h Home) Truncate(index ids.Index, cs *raftpb.ConfState) error {
+	term, err := h.Log.Term(uint64(index))
 	if err != nil {
 		return fmt.Errorf("term of entry %d: %w", index, err)
 	}
-	if err := h.Log.SaveMark(raftlog.SnapshotMark{Index: index, Term: term, ConfState: cs}); err != nil {
+	if err := h.Log.SaveMark(raftlog.SnapshotMark{Index: index, Term: ids.Term(term), ConfState: cs}); err != nil {
 		return err
 	}
 	return h.Log.Compact(index)
@@ -266,16 +268,16 @@ func (h Home) Truncate(index uint64, cs *raftpb.ConfState) error {
 // Describe returns the metadata of the snapshot that a follower would be sent now.
 func (h Home) Describe(mach *apply.Machine) (*raftpb.Snapshot, error) {
 	index := mach.Applied()
-	term, err := h.Log.Term(index)
+	term, err := h.Log.Term(uint64(index))
 	if err != nil {
 		return nil, fmt.Errorf("term of applied entry %d: %w", index, err)
 	}
-	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: mach.ConfState()}}, nil
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(index)), Term: new(term), ConfState: mach.ConfState()}}, nil
 }
 
 // Retire removes the store that an installed snapshot has replaced, and all received
 // files up to that index: the installed one, and those that raft did not use.
-func (h Home) Retire(dir string, index uint64) error {
+func (h Home) Retire(dir string, index ids.Index) error {
 	fs := h.Layout.FS
 	names, err := fs.List(h.Layout.Snap())
 	errs := []error{err, fs.RemoveAll(dir)}

@@ -20,6 +20,7 @@ import (
 	"strings"
 
 	"quorate/internal/durable"
+	"quorate/internal/ids"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
@@ -57,7 +58,7 @@ func (l Layout) pointerFile() string { return l.FS.PathJoin(l.Member(), "STORE")
 
 // NewStore returns the directory for a store that holds the state at index and is
 // built next to the one in use.
-func (l Layout) NewStore(index uint64) string {
+func (l Layout) NewStore(index ids.Index) string {
 	return l.FS.PathJoin(l.Member(), fmt.Sprintf("%s%016x", StorePrefix, index))
 }
 

@@ -19,6 +19,7 @@ import (
 	"quorate/internal/clock"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -199,7 +200,7 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 		return fmt.Errorf("open raft log: %w", err)
 	}
 	defer func() { err = errors.Join(err, log.Close()) }()
-	eng, err := OpenStore(l, o.Logger)
+	eng, err := l.openOurs(o.opener(l))
 	if err != nil {
 		return err
 	}
@@ -226,11 +227,11 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 	if stop(); err != nil {
 		return err
 	}
-	if err := proveCommit(log, eng, meta.GetIndex(), o); err != nil {
+	if err := proveCommit(log, eng, ids.Index(meta.GetIndex()), o); err != nil {
 		return err
 	}
 	if meta.GetIndex() > 0 {
-		mark := raftlog.SnapshotMark{Index: meta.GetIndex(), Term: meta.GetTerm(), ConfState: meta.GetConfState()}
+		mark := raftlog.SnapshotMark{Index: ids.Index(meta.GetIndex()), Term: ids.Term(meta.GetTerm()), ConfState: meta.GetConfState()}
 		if err := log.SaveMark(mark); err != nil {
 			return fmt.Errorf("mark the raft log: %w", err)
 		}
@@ -289,16 +290,16 @@ func (c *counted) report(o Options) (stop func()) {
 
 // checkLeave refuses a state that etcd could not start on.
 func checkLeave(l Layout, eng engine.Reader, log *raftlog.Log, meta *raftpb.SnapshotMetadata, target membership.Version, o Options) error {
-	index := meta.GetIndex()
+	index := ids.Index(meta.GetIndex())
 	first, err := log.FirstIndex()
 	if err != nil {
 		return err
 	}
-	if index+1 < first || index < log.Mark().Index {
+	if index+1 < ids.Index(first) || index < log.Mark().Index {
 		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s begins at entry %d: start the member once, then stop it",
 			l.Member(), index, l.WAL(), first)
 	}
-	if term, err := log.Term(index); err != nil || term != meta.GetTerm() {
+	if term, err := log.Term(uint64(index)); err != nil || term != meta.GetTerm() {
 		return fmt.Errorf("the store in %s has applied entry %d of term %d, which the raft log in %s does not hold: start the member once, then stop it",
 			l.Member(), index, meta.GetTerm(), l.WAL())
 	}
@@ -319,13 +320,13 @@ func checkLeave(l Layout, eng engine.Reader, log *raftlog.Log, meta *raftpb.Snap
 // checkEntries refuses a log that the target cannot read: it may hold v2 requests in
 // the form of 3.5, or requests that carry one. Both kinds are behind the exported
 // state if the member was started and stopped before.
-func checkEntries(l Layout, log *raftlog.Log, from uint64, target membership.Version) error {
+func checkEntries(l Layout, log *raftlog.Log, from ids.Index, target membership.Version) error {
 	last, err := log.LastIndex()
 	if err != nil {
 		return err
 	}
-	for from <= last {
-		ents, err := log.Entries(from, last+1, 4<<20)
+	for from <= ids.Index(last) {
+		ents, err := log.Entries(uint64(from), last+1, 4<<20)
 		if err != nil {
 			return err
 		}
@@ -335,7 +336,7 @@ func checkEntries(l Layout, log *raftlog.Log, from uint64, target membership.Ver
 					e.GetIndex(), l.WAL(), target.Major, target.Minor)
 			}
 		}
-		from += uint64(len(ents))
+		from += ids.Index(len(ents))
 	}
 	return nil
 }
@@ -367,11 +368,16 @@ func finishLeave(l Layout, p pointer, lg *zap.Logger) (aside string, err error) 
 	if err := renameIfThere(fs, fs.PathJoin(l.Member(), p.store), aside); err != nil {
 		return "", fmt.Errorf("put the store aside: %w", err)
 	}
-	// What an interrupted snapshot installation has left, and temporary files.
+	// What an interrupted snapshot installation has left, also the first store, which an
+	// installed one has replaced, and temporary files.
 	remains := func(name string) bool {
-		return strings.HasPrefix(name, StorePrefix) || strings.HasSuffix(name, durable.TempSuffix)
+		return name == fs.PathBase(l.firstStore()) || strings.HasPrefix(name, StorePrefix) || strings.HasSuffix(name, durable.TempSuffix)
 	}
 	if err := removeMatching(fs, l.Member(), remains); err != nil {
+		return "", err
+	}
+	// Without the file STORE, the first store would count as the one in use.
+	if err := durable.SyncDir(fs, l.Member()); err != nil {
 		return "", err
 	}
 	if err := durable.Remove(fs, l.Member(), fs.PathBase(l.Owner()), fs.PathBase(l.pointerFile())); err != nil {
@@ -398,9 +404,9 @@ func Describe(state engine.Reader, own membership.Version, keys bool) (*raftpb.S
 	var members []snapshot.Member
 	for _, x := range c.Members() {
 		if x.IsLearner {
-			cs.Learners = append(cs.Learners, x.ID)
+			cs.Learners = append(cs.Learners, uint64(x.ID))
 		} else {
-			cs.Voters = append(cs.Voters, x.ID)
+			cs.Voters = append(cs.Voters, uint64(x.ID))
 		}
 		members = append(members, snapshot.Member{ID: x.ID, Name: x.Name, PeerURLs: x.PeerURLs, ClientURLs: x.ClientURLs, IsLearner: x.IsLearner})
 	}
@@ -416,5 +422,5 @@ func Describe(state engine.Reader, own membership.Version, keys bool) (*raftpb.S
 	if err != nil {
 		return nil, nil, err
 	}
-	return &raftpb.SnapshotMetadata{Index: new(index), Term: new(term), ConfState: cs}, data, nil
+	return &raftpb.SnapshotMetadata{Index: new(uint64(index)), Term: new(uint64(term)), ConfState: cs}, data, nil
 }

@@ -7,7 +7,7 @@ import (
 	"strconv"
 	"strings"
 
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 )
 
 // Format is the newest layout of a data directory that this version reads, and the one
@@ -21,8 +21,8 @@ const Format = 1
 
 const formatLine = "format "
 
-func ownerText(member, cluster uint64) string {
-	return fmt.Sprintf("member %s of cluster %s\n", membership.FormatID(member), membership.FormatID(cluster))
+func ownerText(member ids.Member, cluster ids.Cluster) string {
+	return fmt.Sprintf("member %s of cluster %s\n", member, cluster)
 }
 
 // readOwner returns the owner of the directory as ownerText formats it, empty if there
@@ -58,7 +58,7 @@ func (l Layout) CheckFormat() error {
 }
 
 // CheckOwner refuses a directory that belongs to another member than the raft log.
-func (l Layout) CheckOwner(member, cluster uint64) error {
+func (l Layout) CheckOwner(member ids.Member, cluster ids.Cluster) error {
 	got, want := "", ownerText(member, cluster)
 	got, err := l.readOwner()
 	if err != nil || got == "" || got == want {
@@ -69,7 +69,7 @@ func (l Layout) CheckOwner(member, cluster uint64) error {
 }
 
 // WriteOwner records the owner of the directory, unless it is already recorded.
-func (l Layout) WriteOwner(member, cluster uint64) error {
+func (l Layout) WriteOwner(member ids.Member, cluster ids.Cluster) error {
 	if got, err := l.readOwner(); err != nil || got != "" {
 		return err
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 )
@@ -23,7 +24,7 @@ import (
 // another member a voter. With other voters nothing is certain: their leader may replace
 // uncommitted entries, and a member that took one for committed would panic, or worse.
 // In that case the commit index stays, and a log message tells the operator what to do.
-func proveCommit(log *raftlog.Log, eng engine.Reader, applied uint64, o Options) error {
+func proveCommit(log *raftlog.Log, eng engine.Reader, applied ids.Index, o Options) error {
 	hs := log.HardState()
 	last, err := log.LastIndex()
 	if err != nil {
@@ -33,20 +34,20 @@ func proveCommit(log *raftlog.Log, eng engine.Reader, applied uint64, o Options)
 	if err := c.Load(eng); err != nil {
 		return err
 	}
-	p := proof{self: log.Metadata().NodeID, voters: c.VoterIDs(), known: max(hs.GetCommit(), applied)}
-	if err := p.read(log, applied+1, last); err != nil {
+	p := proof{self: log.Metadata().NodeID, voters: c.VoterIDs(), known: max(ids.Index(hs.GetCommit()), applied)}
+	if err := p.read(log, applied+1, ids.Index(last)); err != nil {
 		return err
 	}
-	if p.commit < last {
+	if p.commit < ids.Index(last) {
 		o.Logger.Warn("the raft log ends with entries that are not known to be committed. Started in its cluster, etcd hears from the other members which of them are. "+
 			"With --force-new-cluster etcd drops them all, also writes that were acknowledged: to go on with this member alone, "+
 			"start this program with --force-new-cluster once, which keeps them, stop it, and hand the directory over then",
-			zap.Uint64("entry-index", p.commit+1), zap.Uint64("number-of-entries", last-p.commit))
+			zap.Uint64("entry-index", uint64(p.commit+1)), zap.Uint64("number-of-entries", uint64(ids.Index(last)-p.commit)))
 	}
-	if p.commit <= hs.GetCommit() || hs.GetTerm() == 0 {
+	if p.commit <= ids.Index(hs.GetCommit()) || hs.GetTerm() == 0 {
 		return nil
 	}
-	next := &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(p.commit)}
+	next := &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(uint64(p.commit))}
 	if err := log.Append(next, nil, true); err != nil {
 		return fmt.Errorf("write the commit index: %w", err)
 	}
@@ -55,28 +56,28 @@ func proveCommit(log *raftlog.Log, eng engine.Reader, applied uint64, o Options)
 
 // proof tracks the voters through the entries of a log.
 type proof struct {
-	self   uint64
-	voters []uint64 // a superset of the actual voters
-	known  uint64   // commit index that needs no proof
-	commit uint64   // commit index that is proved
+	self   ids.Member
+	voters []ids.Member // a superset of the actual voters
+	known  ids.Index    // commit index that needs no proof
+	commit ids.Index    // commit index that is proved
 }
 
 // read processes the entries after those that the store has applied.
-func (p *proof) read(log *raftlog.Log, next, last uint64) error {
+func (p *proof) read(log *raftlog.Log, next, last ids.Index) error {
 	p.commit = p.known
 	for next <= last {
-		ents, err := log.Entries(next, last+1, 4<<20)
+		ents, err := log.Entries(uint64(next), uint64(last+1), 4<<20)
 		if err != nil {
 			return err
 		}
 		for _, e := range ents {
-			if e.GetIndex() > p.known && !p.alone() {
+			if ids.Index(e.GetIndex()) > p.known && !p.alone() {
 				return nil
 			}
 			p.follow(e)
-			p.commit = max(p.known, e.GetIndex())
+			p.commit = max(p.known, ids.Index(e.GetIndex()))
 		}
-		next += uint64(len(ents))
+		next += ids.Index(len(ents))
 	}
 	return nil
 }
@@ -95,7 +96,7 @@ func (p *proof) follow(e *raftpb.Entry) {
 		p.voters = nil // unknown kind of change
 		return
 	}
-	id := cc.GetNodeId()
+	id := ids.Member(cc.GetNodeId())
 	switch has := slices.Contains(p.voters, id); cc.GetType() {
 	case raftpb.ConfChangeAddNode:
 		if !has {
@@ -103,7 +104,7 @@ func (p *proof) follow(e *raftpb.Entry) {
 		}
 	case raftpb.ConfChangeRemoveNode:
 		if has && id != p.self && slices.Contains(p.voters, p.self) {
-			p.voters = slices.DeleteFunc(slices.Clone(p.voters), func(v uint64) bool { return v == id })
+			p.voters = slices.DeleteFunc(slices.Clone(p.voters), func(v ids.Member) bool { return v == id })
 		}
 	}
 }

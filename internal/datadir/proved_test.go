@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 )
@@ -21,25 +22,25 @@ func TestProveCommit(t *testing.T) {
 	must(t, err)
 	learner, err := membership.AddChange(membership.Member{ID: other, PeerURLs: []string{"http://b:1"}, IsLearner: true})
 	must(t, err)
-	type changes = map[uint64]*raftpb.ConfChange
+	type changes = map[ids.Index]*raftpb.ConfChange
 	odd := &raftpb.ConfChange{Type: raftpb.ConfChangeType(9).Enum(), NodeId: new(uint64(other))}
 	for _, c := range []struct {
 		name          string
-		commit        uint64
-		voters        []uint64
+		commit        ids.Index
+		voters        []ids.Member
 		changes       changes
 		want, unknown uint64
 	}{
 		{name: "the only voter", commit: 18, want: 24},
 		{name: "the only voter, all known", commit: 24, want: 24},
-		{name: "of two voters", commit: 18, voters: []uint64{other}, want: 20, unknown: 4},
-		{name: "of two voters, more is known", commit: 22, voters: []uint64{other}, want: 22, unknown: 2},
-		{name: "of two voters, all known", commit: 24, voters: []uint64{other}, want: 24},
+		{name: "of two voters", commit: 18, voters: []ids.Member{other}, want: 20, unknown: 4},
+		{name: "of two voters, more is known", commit: 22, voters: []ids.Member{other}, want: 22, unknown: 2},
+		{name: "of two voters, all known", commit: 24, voters: []ids.Member{other}, want: 24},
 		{name: "a voter is added behind it", commit: 18, changes: changes{22: add}, want: 22, unknown: 2},
 		{name: "a voter was added, which is known", commit: 22, changes: changes{21: add}, want: 22, unknown: 2},
 		{name: "a learner is added", commit: 18, changes: changes{22: learner}, want: 24},
-		{name: "the other one is removed, which is known", commit: 22, voters: []uint64{other}, changes: changes{22: membership.RemoveChange(other)}, want: 24},
-		{name: "the other one is removed, which is not known", commit: 21, voters: []uint64{other}, changes: changes{22: membership.RemoveChange(other)}, want: 21, unknown: 3},
+		{name: "the other one is removed, which is known", commit: 22, voters: []ids.Member{other}, changes: changes{22: membership.RemoveChange(other)}, want: 24},
+		{name: "the other one is removed, which is not known", commit: 21, voters: []ids.Member{other}, changes: changes{22: membership.RemoveChange(other)}, want: 21, unknown: 3},
 		{name: "its own removal, which is refused", commit: 18, changes: changes{22: membership.RemoveChange(memberID)}, want: 24},
 		{name: "a change that nobody knows", commit: 18, changes: changes{22: odd}, want: 24},
 		{name: "what was before the store is in it", commit: 18, changes: changes{10: add}, want: 24},
@@ -73,7 +74,7 @@ func TestProveCommit(t *testing.T) {
 }
 
 // restate creates a log with the same entries and another commit index.
-func restate(t *testing.T, l Layout, commit uint64) {
+func restate(t *testing.T, l Layout, commit ids.Index) {
 	t.Helper()
 	log, err := raftlog.Open(l.FS, l.WAL(), raftlog.Options{NoBackground: true})
 	must(t, err)
@@ -91,6 +92,6 @@ func restate(t *testing.T, l Layout, commit uint64) {
 	if first > 1 {
 		must(t, log.Reset(raftlog.SnapshotMark{Index: mark.Index, Term: mark.Term, ConfState: mark.ConfState}))
 	}
-	must(t, log.Append(&raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(commit)}, ents, true))
+	must(t, log.Append(&raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(uint64(commit))}, ents, true))
 	must(t, log.Close())
 }

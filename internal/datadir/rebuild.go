@@ -11,6 +11,7 @@ import (
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/snapshot"
@@ -85,7 +86,7 @@ func Rebuild(ctx context.Context, l Layout, file string, o Options) (aside strin
 	if err := renameIfThere(l.FS, l.FS.PathJoin(l.Member(), p.store), aside); err != nil {
 		return "", fmt.Errorf("the store is rebuilt; move the damaged one aside: %w", err)
 	}
-	o.Logger.Info("rebuilt the store", zap.String("store", dir), zap.Uint64("applied-index", meta.ConsistentIndex), zap.String("damaged-store", aside))
+	o.Logger.Info("rebuilt the store", zap.String("store", dir), zap.Uint64("applied-index", uint64(meta.ConsistentIndex)), zap.String("damaged-store", aside))
 	return aside, nil
 }
 
@@ -102,17 +103,17 @@ func fitsLog(log *raftlog.Log, meta snapshot.Meta) error {
 	if err != nil {
 		return err
 	}
-	if need := max(first-1, log.Mark().Index); at < need {
+	if need := max(ids.Index(first)-1, log.Mark().Index); at < need {
 		return fmt.Errorf("the peer has applied entry %d, and the raft log of this member begins after entry %d: take the state from a peer that is not behind", at, need)
 	}
-	if at > log.HardState().GetCommit() {
+	if at > ids.Index(log.HardState().GetCommit()) {
 		return nil
 	}
-	term, err := log.Term(at)
+	term, err := log.Term(uint64(at))
 	if err != nil {
 		return fmt.Errorf("term of entry %d: %w", at, err)
 	}
-	if term != meta.Term {
+	if ids.Term(term) != meta.Term {
 		return fmt.Errorf("the peer has applied entry %d of term %d, which is committed with term %d here: it is a member of another cluster", at, meta.Term, term)
 	}
 	return nil
@@ -141,11 +142,11 @@ func (h Home) refill(ctx context.Context, dir, file string, meta snapshot.Meta, 
 		return err
 	}
 	if _, ok := c.Member(h.Member); !ok {
-		return fmt.Errorf("the cluster of the peer has no member %s: this member was removed, or it belongs to another cluster", membership.FormatID(h.Member))
+		return fmt.Errorf("the cluster of the peer has no member %s: this member was removed, or it belongs to another cluster", h.Member)
 	}
 	b := eng.NewBatch()
 	b.Set(ownerKey, h.owner())
-	b.Set(installKey, binary.BigEndian.AppendUint64(nil, meta.ConsistentIndex))
+	b.Set(installKey, binary.BigEndian.AppendUint64(nil, uint64(meta.ConsistentIndex)))
 	if err := b.Commit(); err != nil {
 		return err
 	}

@@ -14,7 +14,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
-	"quorate/internal/engine/pebble"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 	"quorate/internal/raftlog"
@@ -25,8 +25,8 @@ import (
 // database file.
 type Restore struct {
 	File      string // database, with or without a trailing checksum; already verified
-	LocalID   uint64
-	ClusterID uint64
+	LocalID   ids.Member
+	ClusterID ids.Cluster
 	Founders  []membership.Member // all members of the new cluster, with ids
 	// BumpRevision raises the newest revision by this number and compacts everything
 	// up to it, so that no client sees a revision that it knows with other data. 0:
@@ -118,21 +118,17 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 	if err := l.Guard(); err != nil {
 		return err
 	}
-	open := o.OpenEngine
-	if open == nil {
-		open = func(dir string) (engine.Engine, error) { return pebble.Open(dir, pebbleOptions(l, o.Logger)) }
-	}
-	eng, err := open(l.firstStore())
+	eng, err := o.opener(l)(l.firstStore())
 	if err != nil {
 		return err
 	}
-	commit := uint64(len(r.Founders))
+	commit := ids.Index(len(r.Founders))
 	if err := errors.Join(r.fill(ctx, l, eng, commit, o), eng.Close()); err != nil {
 		return err
 	}
 	for _, m := range r.Founders {
-		o.Logger.Info("added member", zap.String("cluster-id", membership.FormatID(r.ClusterID)), zap.String("local-member-id", "0"),
-			zap.String("added-peer-id", membership.FormatID(m.ID)), zap.Strings("added-peer-peer-urls", m.PeerURLs), zap.Bool("added-peer-is-learner", m.IsLearner))
+		o.Logger.Info("added member", zap.Stringer("cluster-id", r.ClusterID), zap.String("local-member-id", "0"),
+			zap.Stringer("added-peer-id", m.ID), zap.Strings("added-peer-peer-urls", m.PeerURLs), zap.Bool("added-peer-is-learner", m.IsLearner))
 	}
 	if err := durable.SyncDir(l.FS, l.Member()); err != nil {
 		return err
@@ -145,7 +141,7 @@ func RestoreInto(ctx context.Context, l Layout, r Restore, o Options) (err error
 
 const restoredTerm = 1
 
-func (r *Restore) fill(ctx context.Context, l Layout, eng engine.Engine, commit uint64, o Options) error {
+func (r *Restore) fill(ctx context.Context, l Layout, eng engine.Engine, commit ids.Index, o Options) error {
 	_, err := snapshot.Read(ctx, r.File, eng, snapshot.Options{FS: l.FS, BatchBytes: o.BatchBytes, Progress: reporter(o.Logger, r.File, o.Working)})
 	if err != nil {
 		return err
@@ -166,7 +162,7 @@ const trimming = "Trimming membership information from the backend..."
 
 // rewrite makes the store that of a member of the new cluster. Scripts look for
 // etcd's log messages about it.
-func (r *Restore) rewrite(eng engine.Reader, b engine.Batch, commit uint64, lg *zap.Logger) error {
+func (r *Restore) rewrite(eng engine.Reader, b engine.Batch, commit ids.Index, lg *zap.Logger) error {
 	lg.Info(trimming)
 	if err := membership.Replace(b, r.Founders); err != nil {
 		return err
@@ -186,12 +182,12 @@ func (r *Restore) rewrite(eng engine.Reader, b engine.Batch, commit uint64, lg *
 	if err != nil {
 		return err
 	}
-	if r.BumpRevision < 0 || r.BumpRevision > math.MaxInt64-rev {
+	if r.BumpRevision < 0 || ids.Revision(r.BumpRevision) > math.MaxInt64-rev {
 		return fmt.Errorf("the latest revision %d cannot be raised by %d", rev, r.BumpRevision)
 	}
-	lg.Info("bumping latest revision", zap.Int64("latest-revision", rev), zap.Int64("bump-amount", r.BumpRevision), zap.Int64("new-latest-revision", rev+r.BumpRevision))
-	rev += r.BumpRevision
-	lg.Info("marking revision compacted", zap.Int64("revision", rev))
+	lg.Info("bumping latest revision", zap.Int64("latest-revision", int64(rev)), zap.Int64("bump-amount", r.BumpRevision), zap.Int64("new-latest-revision", int64(rev+ids.Revision(r.BumpRevision))))
+	rev += ids.Revision(r.BumpRevision)
+	lg.Info("marking revision compacted", zap.Int64("revision", int64(rev)))
 	mvcc.Bump(b, rev)
 	return nil
 }
@@ -199,7 +195,7 @@ func (r *Restore) rewrite(eng engine.Reader, b engine.Batch, commit uint64, lg *
 func (r *Restore) confState() *raftpb.ConfState {
 	cs := &raftpb.ConfState{}
 	for _, m := range r.Founders {
-		cs.Voters = append(cs.Voters, m.ID)
+		cs.Voters = append(cs.Voters, uint64(m.ID))
 	}
 	return cs
 }
@@ -207,7 +203,7 @@ func (r *Restore) confState() *raftpb.ConfState {
 // writeLog creates a log that begins after the entries that would add the members.
 // They are left out: etcd, started on the directory by mistake, would take them for
 // the whole history.
-func (r *Restore) writeLog(l Layout, commit uint64, o Options) (err error) {
+func (r *Restore) writeLog(l Layout, commit ids.Index, o Options) (err error) {
 	log, err := raftlog.Create(l.FS, l.WAL(), raftlog.Metadata{NodeID: r.LocalID, ClusterID: r.ClusterID}, raftlog.Options{NoBackground: true, Logger: o.Logger})
 	if err != nil {
 		return fmt.Errorf("create raft log: %w", err)
@@ -216,5 +212,5 @@ func (r *Restore) writeLog(l Layout, commit uint64, o Options) (err error) {
 	if err := log.Reset(raftlog.SnapshotMark{Index: commit, Term: restoredTerm, ConfState: r.confState(), Alone: true}); err != nil {
 		return fmt.Errorf("begin the raft log: %w", err)
 	}
-	return log.Append(&raftpb.HardState{Term: new(uint64(restoredTerm)), Vote: new(r.Founders[0].ID), Commit: new(commit)}, nil, true)
+	return log.Append(&raftpb.HardState{Term: new(uint64(restoredTerm)), Vote: new(uint64(r.Founders[0].ID)), Commit: new(uint64(commit))}, nil, true)
 }

@@ -10,6 +10,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 	"quorate/internal/raftlog"
@@ -31,7 +32,7 @@ func TestRestore(t *testing.T) {
 		c, err := raftlog.Inspect(fs, l.WAL(), nil)
 		must(t, err)
 		if c.Metadata != (raftlog.Metadata{NodeID: founders[1].ID, ClusterID: cluster}) || c.First != 3 || c.Last != 2 || c.Mark.Index != 2 || c.Mark.Term != 1 ||
-			c.HardState.GetCommit() != 2 || c.HardState.GetVote() != founders[0].ID {
+			c.HardState.GetCommit() != 2 || ids.Member(c.HardState.GetVote()) != founders[0].ID {
 			t.Errorf("log: %+v", c)
 		}
 		eng, err := OpenStore(l, opt.withDefaults().Logger)
@@ -41,8 +42,8 @@ func TestRestore(t *testing.T) {
 		}
 		m := membership.New(membership.Options{ServerVersion: own, Aside: true})
 		must(t, m.Load(eng))
-		if got, want := m.MemberIDs(), []uint64{founders[0].ID, founders[1].ID}; !slices.Equal(got, want) {
-			t.Errorf("members %x, want %x", got, want)
+		if got, want := m.MemberIDs(), []ids.Member{founders[0].ID, founders[1].ID}; !slices.Equal(got, want) {
+			t.Errorf("members %s, want %s", got, want)
 		}
 		if m.Version().String() != "3.7.0" {
 			t.Errorf("cluster version %v", m.Version())
@@ -53,10 +54,10 @@ func TestRestore(t *testing.T) {
 		kv, err := mvcc.Open(eng, mvcc.Options{Manual: true})
 		must(t, err)
 		view := kv.View()
-		if got, want := view.Rev(), 21+bump; got != want {
+		if got, want := view.Rev(), 21+ids.Revision(bump); got != want {
 			t.Errorf("revision %d, want %d", got, want)
 		}
-		if want := int64(-1); bump == 0 && view.CompactRev() != want || bump > 0 && view.CompactRev() != 21+bump {
+		if want := ids.Revision(-1); bump == 0 && view.CompactRev() != want || bump > 0 && view.CompactRev() != 21+ids.Revision(bump) {
 			t.Errorf("compact revision %d", view.CompactRev())
 		}
 		view.Close()

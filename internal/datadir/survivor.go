@@ -6,6 +6,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 )
@@ -14,17 +15,17 @@ import (
 type Survivor struct {
 	Log      *raftlog.Log
 	Cluster  *membership.Cluster
-	Applied  uint64 // index that its store has applied
+	Applied  ids.Index // index that its store has applied
 	PeerURLs []string
 }
 
 // SurvivorPlan is what is to be written to the log of a survivor: entries, and the
 // hard state that commits the whole log. Existing entries stay.
 type SurvivorPlan struct {
-	WALCommit uint64 // as the log states it
-	Commit    uint64 // as far as is proved
-	Unproven  uint64 // entries after that
-	Spared    uint64 // index of a removal of the survivor that is left out, 0 for none
+	WALCommit ids.Index // as the log states it
+	Commit    ids.Index // as far as is proved
+	Unproven  uint64    // entries after that
+	Spared    ids.Index // index of a removal of the survivor that is left out, 0 for none
 	Entries   []*raftpb.Entry
 	State     *raftpb.HardState
 }
@@ -47,10 +48,10 @@ func (s Survivor) Plan() (SurvivorPlan, error) {
 	if err != nil {
 		return p, err
 	}
-	p.WALCommit = hs.GetCommit()
+	p.WALCommit = ids.Index(hs.GetCommit())
 	p.Commit = max(p.WALCommit, s.Applied) // what is applied was committed
-	p.Unproven = last - p.Commit
-	pending, err := s.pending(&p, last)
+	p.Unproven = uint64(ids.Index(last) - p.Commit)
+	pending, err := s.pending(&p, ids.Index(last))
 	if err != nil {
 		return p, err
 	}
@@ -77,17 +78,17 @@ const pendingBytes = 4 << 20
 // pending returns the membership changes in the log that are not applied. A removal
 // of the survivor itself counts only if it is known to be committed; otherwise an
 // empty entry replaces it, and the entries after it are written again.
-func (s Survivor) pending(p *SurvivorPlan, last uint64) ([]*raftpb.ConfChange, error) {
+func (s Survivor) pending(p *SurvivorPlan, last ids.Index) ([]*raftpb.ConfChange, error) {
 	var changes []*raftpb.ConfChange
 	for next := s.Applied + 1; next <= last; {
-		ents, err := s.Log.Entries(next, last+1, pendingBytes)
+		ents, err := s.Log.Entries(uint64(next), uint64(last+1), pendingBytes)
 		if err != nil {
 			return nil, fmt.Errorf("read the entries that are not applied: %w", err)
 		}
 		for _, e := range ents {
 			cc := confChangeOf(e)
-			if cc != nil && cc.GetType() == raftpb.ConfChangeRemoveNode && cc.GetNodeId() == s.Cluster.LocalID() && e.GetIndex() > p.Commit {
-				p.Spared = e.GetIndex()
+			if cc != nil && cc.GetType() == raftpb.ConfChangeRemoveNode && ids.Member(cc.GetNodeId()) == s.Cluster.LocalID() && ids.Index(e.GetIndex()) > p.Commit {
+				p.Spared = ids.Index(e.GetIndex())
 				e, cc = &raftpb.Entry{Type: raftpb.EntryNormal.Enum(), Term: new(e.GetTerm()), Index: new(e.GetIndex())}, nil
 			}
 			if cc != nil {
@@ -97,7 +98,7 @@ func (s Survivor) pending(p *SurvivorPlan, last uint64) ([]*raftpb.ConfChange, e
 				p.Entries = append(p.Entries, e)
 			}
 		}
-		next += uint64(len(ents))
+		next += ids.Index(len(ents))
 	}
 	return changes, nil
 }

@@ -13,6 +13,7 @@ import (
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/snapshot"
 )
@@ -28,7 +29,7 @@ type Options struct {
 	DropV2 bool
 	// Working, unless nil, is called every two seconds with the progress.
 	Working func(status string)
-	// OpenEngine opens the store that a restore fills; nil: a Pebble store. The
+	// OpenEngine opens the stores that are filled or converted; nil: Pebble stores. The
 	// simulator has its own.
 	OpenEngine func(dir string) (engine.Engine, error)
 }
@@ -40,15 +41,24 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
+// opener returns the function that opens the stores of a directory.
+func (o Options) opener(l Layout) func(dir string) (engine.Engine, error) {
+	if o.OpenEngine != nil {
+		return o.OpenEngine
+	}
+	return func(dir string) (engine.Engine, error) { return pebble.Open(dir, pebbleOptions(l, o.Logger)) }
+}
+
 // Takeover is a directory of etcd that is being converted. Dir holds a complete store
 // with the state of etcd's; nothing of etcd's has been changed. The log is used as it
 // is.
 type Takeover struct {
-	Dir   string // the new store, closed
-	Index uint64 // of the newest entry that it holds
+	Dir   string    // the new store, closed
+	Index ids.Index // of the newest entry that it holds
 
 	l        Layout
 	lg       *zap.Logger
+	open     func(dir string) (engine.Engine, error)
 	lock     io.Closer // etcd's lock on its database
 	hadOwner bool
 }
@@ -80,7 +90,7 @@ func Begin(ctx context.Context, l Layout, o Options) (_ *Takeover, err error) {
 	case kind != Etcds:
 		return nil, nil
 	}
-	t := &Takeover{l: l, lg: o.Logger}
+	t := &Takeover{l: l, lg: o.Logger, open: o.opener(l)}
 	if t.hadOwner, err = exists(l.FS, l.Owner()); err != nil {
 		return nil, err
 	}
@@ -135,7 +145,7 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 		size = st.Size()
 	}
 	t.lg.Info("taking over the store of etcd", zap.String("from", found.db), zap.String("into", t.Dir),
-		zap.String("release", found.release()), zap.Int64("bytes", size), zap.Uint64("applied-index", t.Index))
+		zap.String("release", found.release()), zap.Int64("bytes", size), zap.Uint64("applied-index", uint64(t.Index)))
 	var pairs, resumed int64
 	report := reporter(t.lg, found.db, o.Working)
 	eng, meta, err := t.copy(ctx, found, snapshot.Options{FS: fs, Resume: true, BatchBytes: o.BatchBytes, Progress: func(p snapshot.Progress) {
@@ -178,7 +188,7 @@ func (t *Takeover) fill(ctx context.Context, found *etcds, o Options) error {
 // was a copy of the same database, and deletes it otherwise.
 func (t *Takeover) copy(ctx context.Context, found *etcds, o snapshot.Options) (engine.Engine, snapshot.Meta, error) {
 	for again := false; ; again = true {
-		eng, err := pebble.Open(t.Dir, pebbleOptions(t.l, t.lg))
+		eng, err := t.open(t.Dir)
 		var meta snapshot.Meta
 		if err == nil {
 			if meta, err = snapshot.Read(ctx, found.db, eng, o); err == nil || again || ctx.Err() != nil || !leftBehind(err) {
@@ -296,6 +306,11 @@ func ReadStore(l Layout, lg *zap.Logger) (engine.Engine, error) {
 }
 
 func openStore(l Layout, o pebble.Options) (engine.Engine, error) {
+	return l.openOurs(func(dir string) (engine.Engine, error) { return pebble.Open(dir, o) })
+}
+
+// openOurs opens the store in use unless the directory is not, or not surely, of Quorate.
+func (l Layout) openOurs(open func(dir string) (engine.Engine, error)) (engine.Engine, error) {
 	kind, err := l.Kind()
 	if err != nil {
 		return nil, err
@@ -314,7 +329,7 @@ func openStore(l Layout, o pebble.Options) (engine.Engine, error) {
 	if err != nil {
 		return nil, err
 	}
-	eng, err := pebble.Open(dir, o)
+	eng, err := open(dir)
 	if errors.Is(err, pebble.ErrInUse) {
 		err = fmt.Errorf("%w: %w", ErrInUse, err)
 	}

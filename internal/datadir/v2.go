@@ -16,6 +16,7 @@ import (
 	"quorate/internal/command"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
@@ -84,7 +85,7 @@ func (e *etcds) fillV2(ctx context.Context, l Layout, eng engine.Engine, o Optio
 	defer mach.Close()
 	if at := mach.Applied(); len(e.terms) > 0 && e.terms[0].from > at+1 && e.meta.ConsistentIndex > at {
 		lg.Error("the raft log does not reach back to the newest .snap file: what clients of the v2 API wrote between the two is missing",
-			zap.Uint64("snapshot-index", at), zap.Uint64("first-entry", e.terms[0].from))
+			zap.Uint64("snapshot-index", uint64(at)), zap.Uint64("first-entry", uint64(e.terms[0].from)))
 	}
 	if err := e.replayV2(ctx, l, mach); err != nil {
 		return err
@@ -114,12 +115,12 @@ func (e *etcds) beginV2(eng engine.Engine) error {
 			}
 		}
 		for _, id := range removed {
-			b.Set(engine.MembersRemoved.K([]byte(membership.FormatID(id))), []byte("removed"))
+			b.Set(engine.MembersRemoved.K([]byte(id.String())), []byte("removed"))
 		}
 		if version != "" {
 			b.Set(engine.Cluster.K([]byte("clusterVersion")), []byte(version))
 		}
-		apply.SetPosition(b, e.snap.GetMetadata().GetIndex(), e.snap.GetMetadata().GetTerm())
+		apply.SetPosition(b, ids.Index(e.snap.GetMetadata().GetIndex()), ids.Term(e.snap.GetMetadata().GetTerm()))
 		if err := restoreDump(b, e.snap.Data); err != nil {
 			return fmt.Errorf("data of the v2 API in the newest .snap file: %w", err)
 		}
@@ -152,12 +153,12 @@ func (e *etcds) replayV2(ctx context.Context, l Layout, mach *apply.Machine) err
 		return err
 	}
 	newest := mach.Applied()
-	_, err := raftlog.Inspect(l.FS, l.WAL(), func(index, term uint64, t raftpb.EntryType, data []byte) error {
+	_, err := raftlog.Inspect(l.FS, l.WAL(), func(index ids.Index, term ids.Term, t raftpb.EntryType, data []byte) error {
 		if index <= newest || index > e.meta.ConsistentIndex || term != e.term(index) || !movesV2(t, data) {
 			return nil
 		}
 		newest = index
-		ents = append(ents, apply.Entry{Entry: &raftpb.Entry{Type: t.Enum(), Term: new(term), Index: new(index), Data: slices.Clone(data)}})
+		ents = append(ents, apply.Entry{Entry: &raftpb.Entry{Type: t.Enum(), Term: new(uint64(term)), Index: new(uint64(index)), Data: slices.Clone(data)}})
 		if size += len(data); size < replayBytes {
 			return nil
 		}
@@ -173,7 +174,7 @@ func (e *etcds) replayV2(ctx context.Context, l Layout, mach *apply.Machine) err
 }
 
 // term returns the term of the valid entry at an index of the log.
-func (e *etcds) term(index uint64) uint64 {
+func (e *etcds) term(index ids.Index) ids.Term {
 	i := sort.Search(len(e.terms), func(i int) bool { return e.terms[i].from > index })
 	if i == 0 {
 		return 0

@@ -13,6 +13,7 @@ import (
 	"quorate/internal/engine"
 	"quorate/internal/engine/enginetest"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
@@ -61,8 +62,8 @@ func v2Directory(t *testing.T, l Layout) {
 	d.storageVersion, d.clusterVersion, d.snap = "", "3.5.0", []byte(v2Keys)
 	add, err := membership.AddChange(membership.Member{ID: 0x3f, PeerURLs: []string{"http://t:1"}})
 	must(t, err)
-	d.changes = map[uint64]*raftpb.ConfChange{10: add, 17: membership.RemoveChange(0x3f)} // 3 steps
-	d.requests = map[uint64][]byte{
+	d.changes = map[ids.Index]*raftpb.ConfChange{10: add, 17: membership.RemoveChange(0x3f)} // 3 steps
+	d.requests = map[ids.Index][]byte{
 		2:  v2Request(v2request.Request{ID: 1, Method: "PUT", Path: "/1/message", Val: "older than the file"}),
 		9:  v2Request(v2request.Request{ID: 2, Method: "PUT", Path: "/1/dir/a", Val: "one"}),
 		11: v2Request(v2request.Request{ID: 3, Method: "PUT", Path: "/1/message", Val: "x", PrevIndex: 99}),
@@ -124,9 +125,9 @@ func TestV2Replaced(t *testing.T) {
 	d.make(t, l)
 	log, err := raftlog.Open(l.FS, l.WAL(), raftlog.Options{NoBackground: true})
 	must(t, err)
-	entries := func(term uint64, data ...[]byte) (ents []*raftpb.Entry) {
+	entries := func(term ids.Term, data ...[]byte) (ents []*raftpb.Entry) {
 		for i, b := range data {
-			ents = append(ents, &raftpb.Entry{Term: new(term), Index: new(uint64(23 + i)), Data: b})
+			ents = append(ents, &raftpb.Entry{Term: new(uint64(term)), Index: new(uint64(23 + i)), Data: b})
 		}
 		return ents
 	}
@@ -136,7 +137,7 @@ func TestV2Replaced(t *testing.T) {
 	e := &etcds{}
 	e.log, err = raftlog.Inspect(l.FS, l.WAL(), e.collect)
 	must(t, err)
-	for index, want := range map[uint64]uint64{1: 2, 22: 2, 23: 5, 25: 5} {
+	for index, want := range map[ids.Index]ids.Term{1: 2, 22: 2, 23: 5, 25: 5} {
 		if got := e.term(index); got != want {
 			t.Errorf("the entry that counts at %d is of term %d, want %d", index, got, want)
 		}

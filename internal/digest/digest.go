@@ -24,6 +24,7 @@ import (
 	"github.com/cespare/xxhash/v2"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 )
 
 // scheme is incremented when the digest of the same entries changes. Members of
@@ -32,7 +33,7 @@ const scheme = "1"
 
 // Point is a member's digest after it has applied the entry of an index.
 type Point struct {
-	Index uint64
+	Index ids.Index
 	State uint64 // of all records but those of the v2 API
 	V2    uint64 // of the records of the v2 API
 }
@@ -57,7 +58,7 @@ var (
 type Digest struct {
 	batch   batch
 	release uint64
-	began   uint64 // what was applied before is not in the digest
+	began   ids.Index // what was applied before is not in the digest
 	sum     Point
 	fresh   bool           // the store's existing digest records, if any, are of another scheme or state
 	recent  []Point        // of the current batch
@@ -72,15 +73,15 @@ type Digest struct {
 // starts over if the stored one is of another index or release: the store comes from
 // etcd, an older release has continued it, or this release may write other records than
 // the previous one.
-func Open(r engine.Reader, applied uint64, release string) (*Digest, error) {
+func Open(r engine.Reader, applied ids.Index, release string) (*Digest, error) {
 	d := &Digest{release: xxhash.Sum64String(scheme + " " + release), began: applied, sum: Point{Index: applied}, fresh: true}
 	d.levels = [...]ring{newRing(1, fineKept), newRing(middleStep, middleKept), newRing(coarseStep, coarseKept)}
 	v, err := r.Get(nil, sumKey)
 	if err != nil && !errors.Is(err, engine.ErrNotFound) {
 		return nil, fmt.Errorf("read the digest: %w", err)
 	}
-	if len(v) == sumBytes && binary.BigEndian.Uint64(v) == d.release && binary.BigEndian.Uint64(v[16:]) == applied {
-		d.fresh, d.began = false, binary.BigEndian.Uint64(v[8:])
+	if len(v) == sumBytes && binary.BigEndian.Uint64(v) == d.release && ids.Index(binary.BigEndian.Uint64(v[16:])) == applied {
+		d.fresh, d.began = false, ids.Index(binary.BigEndian.Uint64(v[8:]))
 		d.sum.State, d.sum.V2 = binary.BigEndian.Uint64(v[24:]), binary.BigEndian.Uint64(v[32:])
 		if err := d.load(r); err != nil {
 			return nil, fmt.Errorf("read the digest: %w", err)
@@ -109,7 +110,7 @@ func (d *Digest) load(r engine.Reader) (err error) {
 		if len(k) != 8 || len(v) != 16 {
 			return &engine.CorruptionError{File: fmt.Sprintf("bucket %v, key %x", engine.Digest, k), Err: errors.New("not a point of a digest")}
 		}
-		p := Point{binary.BigEndian.Uint64(k), binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
+		p := Point{ids.Index(binary.BigEndian.Uint64(k)), binary.BigEndian.Uint64(v), binary.BigEndian.Uint64(v[8:])}
 		for i := range d.levels {
 			d.levels[i].put(p)
 		}
@@ -135,11 +136,11 @@ func Unsummed(b engine.Batch) engine.Batch {
 
 // Entry begins an entry. The entries that a founder writes into its own log before there
 // is a leader come from its own flags and are not summed: they have term 1.
-func (d *Digest) Entry(index, term uint64) {
-	d.batch.seed = mix(index)
+func (d *Digest) Entry(index ids.Index, term ids.Term) {
+	d.batch.seed = mix(uint64(index))
 	d.batch.silent = term <= 1
 	d.sum.Index = index
-	d.sum.State += mix(d.batch.seed ^ term)
+	d.sum.State += mix(d.batch.seed ^ uint64(term))
 }
 
 // Applied ends the entry.
@@ -157,8 +158,8 @@ func (d *Digest) Store(b engine.Batch) {
 	}
 	v := &d.value
 	binary.BigEndian.PutUint64(v[:], d.release)
-	binary.BigEndian.PutUint64(v[8:], d.began)
-	binary.BigEndian.PutUint64(v[16:], d.sum.Index)
+	binary.BigEndian.PutUint64(v[8:], uint64(d.began))
+	binary.BigEndian.PutUint64(v[16:], uint64(d.sum.Index))
 	binary.BigEndian.PutUint64(v[24:], d.sum.State)
 	binary.BigEndian.PutUint64(v[32:], d.sum.V2)
 	b.Set(sumKey, v[:])
@@ -178,8 +179,8 @@ func (d *Digest) Store(b engine.Batch) {
 	}
 }
 
-func storedPoint(index uint64) []byte {
-	return engine.Digest.K(binary.BigEndian.AppendUint64(slices.Clone(pointKey), index))
+func storedPoint(index ids.Index) []byte {
+	return engine.Digest.K(binary.BigEndian.AppendUint64(slices.Clone(pointKey), uint64(index)))
 }
 
 // Publish makes what was stored visible to Report, once the batch is committed.
@@ -199,7 +200,7 @@ func (d *Digest) Publish() {
 
 // Report returns the points after an index, and of each level the newest one up to it,
 // because another member may have the same ones.
-func (d *Digest) Report(from uint64) Report {
+func (d *Digest) Report(from ids.Index) Report {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	r := Report{Release: d.release, Began: d.began, Points: []Point{{Index: d.began}}}
@@ -214,24 +215,24 @@ func (d *Digest) Report(from uint64) Report {
 
 // ring holds the newest points whose index is a multiple of step.
 type ring struct {
-	step   uint64
+	step   ids.Index
 	points []Point
-	newest uint64 // index
+	newest ids.Index // index
 }
 
-func newRing(step uint64, n int) ring { return ring{step: step, points: make([]Point, n)} }
+func newRing(step ids.Index, n int) ring { return ring{step: step, points: make([]Point, n)} }
 
 func (r *ring) put(p Point) {
 	if p.Index%r.step != 0 || p.Index == 0 {
 		return
 	}
-	r.points[p.Index/r.step%uint64(len(r.points))] = p
+	r.points[p.Index/r.step%ids.Index(len(r.points))] = p
 	r.newest = max(r.newest, p.Index)
 }
 
 // appendFrom appends the points after an index and the newest one up to it.
-func (r *ring) appendFrom(to []Point, from uint64) []Point {
-	n := uint64(len(r.points))
+func (r *ring) appendFrom(to []Point, from ids.Index) []Point {
+	n := ids.Index(len(r.points))
 	for index := r.newest; index > 0 && r.newest-index < n*r.step; index -= r.step {
 		p := r.points[index/r.step%n]
 		if p.Index != index { // there are gaps from before the store was opened

@@ -8,6 +8,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 )
 
 // member is a store to which entries are applied.
@@ -15,10 +16,10 @@ type member struct {
 	t       *testing.T
 	eng     engine.Engine
 	d       *Digest
-	applied uint64
+	applied ids.Index
 }
 
-func newMember(t *testing.T, applied uint64) *member {
+func newMember(t *testing.T, applied ids.Index) *member {
 	m := &member{t: t, eng: mem.New(), applied: applied}
 	m.open("r1")
 	return m
@@ -34,7 +35,7 @@ func (m *member) open(release string) {
 }
 
 // apply applies entries up to an index, in batches of n; write determines what each writes.
-func (m *member) apply(to uint64, n int, write func(b engine.Batch, index uint64)) {
+func (m *member) apply(to ids.Index, n int, write func(b engine.Batch, index ids.Index)) {
 	m.t.Helper()
 	for m.applied < to {
 		raw := m.eng.NewBatch()
@@ -60,15 +61,15 @@ func (m *member) apply(to uint64, n int, write func(b engine.Batch, index uint64
 	}
 }
 
-func plain(b engine.Batch, index uint64) {
-	b.Set(engine.Key.K(binary.BigEndian.AppendUint64(nil, index)), fmt.Appendf(nil, "value %d", index))
+func plain(b engine.Batch, index ids.Index) {
+	b.Set(engine.Key.K(binary.BigEndian.AppendUint64(nil, uint64(index))), fmt.Appendf(nil, "value %d", index))
 }
 
 // faultyAt writes something else at one index.
-func faultyAt(at uint64) func(engine.Batch, uint64) {
-	return func(b engine.Batch, index uint64) {
+func faultyAt(at ids.Index) func(engine.Batch, ids.Index) {
+	return func(b engine.Batch, index ids.Index) {
 		if index == at {
-			b.Set(engine.Key.K(binary.BigEndian.AppendUint64(nil, index)), []byte("another value"))
+			b.Set(engine.Key.K(binary.BigEndian.AppendUint64(nil, uint64(index))), []byte("another value"))
 			return
 		}
 		plain(b, index)
@@ -88,8 +89,8 @@ func TestEqualHoweverBatched(t *testing.T) {
 }
 
 func TestOrderWithinAnEntryDoesNotCount(t *testing.T) {
-	pairs := func(keys ...string) func(engine.Batch, uint64) {
-		return func(b engine.Batch, _ uint64) {
+	pairs := func(keys ...string) func(engine.Batch, ids.Index) {
+		return func(b engine.Batch, _ ids.Index) {
 			for _, k := range keys {
 				b.Set(engine.AuthUsers.K([]byte(k)), []byte(k))
 			}
@@ -125,8 +126,8 @@ func TestWhatCounts(t *testing.T) {
 		a, b := newMember(t, 0), newMember(t, 0)
 		a.apply(3, 1, nil)
 		b.apply(3, 1, nil)
-		a.apply(4, 1, func(b engine.Batch, _ uint64) { x.a(b) })
-		b.apply(4, 1, func(b engine.Batch, _ uint64) { x.b(b) })
+		a.apply(4, 1, func(b engine.Batch, _ ids.Index) { x.a(b) })
+		b.apply(4, 1, func(b engine.Batch, _ ids.Index) { x.b(b) })
 		if got := a.compare(b); got.State.Found() != x.state || got.V2.Found() != x.v2 {
 			t.Errorf("%s: %+v", x.what, got)
 		}
@@ -135,7 +136,7 @@ func TestWhatCounts(t *testing.T) {
 
 // A founder's own first entries, of term 1, do not count: they come from its own flags.
 func TestFirstTerm(t *testing.T) {
-	sum := func(term uint64, value string) Point {
+	sum := func(term ids.Term, value string) Point {
 		m := newMember(t, 0)
 		raw := m.eng.NewBatch()
 		b := m.d.Begin(raw)
@@ -156,8 +157,9 @@ func TestFirstTerm(t *testing.T) {
 // coarsely further back.
 func TestWhereTheyPart(t *testing.T) {
 	for _, x := range []struct {
-		at, head uint64
-		want     Stretch
+		at   ids.Index
+		head ids.Index
+		want Stretch
 	}{
 		{10_000, 10_000, Stretch{9999, 10_000}},
 		{10_000, 10_500, Stretch{9999, 10_000}},
@@ -226,7 +228,7 @@ func TestBeginsAnew(t *testing.T) {
 // The store keeps a bounded number of points.
 func TestStoredPointsAreBounded(t *testing.T) {
 	m := newMember(t, 0)
-	for index := uint64(1); index <= coarseKept+10; index++ { // as if the others existed
+	for index := ids.Index(1); index <= coarseKept+10; index++ { // as if the others existed
 		raw := m.eng.NewBatch()
 		m.d.Begin(raw)
 		m.d.Entry(index*coarseStep, 5)
@@ -266,42 +268,42 @@ func TestReportFrom(t *testing.T) {
 	m := newMember(t, 0)
 	m.apply(9000, 50, nil)
 	r := m.d.Report(8990)
-	var got []uint64
+	var got []ids.Index
 	for _, p := range r.Points {
 		got = append(got, p.Index)
 	}
-	if want := []uint64{0, 8192, 8960, 8990, 8991, 8992, 8993, 8994, 8995, 8996, 8997, 8998, 8999, 9000}; !slices.Equal(got, want) {
+	if want := []ids.Index{0, 8192, 8960, 8990, 8991, 8992, 8993, 8994, 8995, 8996, 8997, 8998, 8999, 9000}; !slices.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
 }
 
 func TestJudge(t *testing.T) {
-	cluster := func(faults ...uint64) (reports []Report) {
+	cluster := func(faults ...ids.Index) (reports []Report) {
 		for i, at := range faults {
 			m := newMember(t, 0)
 			m.apply(100, 7, faultyAt(at))
 			r := m.d.Report(0)
-			r.Member = uint64(i + 1)
+			r.Member = ids.Member(i + 1)
 			reports = append(reports, r)
 		}
 		return reports
 	}
 	for _, x := range []struct {
 		what     string
-		faults   []uint64 // 0: none; the first compares
+		faults   []ids.Index // 0: none; the first compares
 		size     int
 		want     []Suspect
 		majority bool
 	}{
-		{"all agree", []uint64{0, 0, 0}, 3, nil, true},
-		{"one of three", []uint64{0, 50, 0}, 3, []Suspect{{2, Stretch{49, 50}}}, true},
-		{"the leader", []uint64{50, 0, 0}, 3, []Suspect{{1, Stretch{49, 50}}}, true},
-		{"all three differ", []uint64{0, 50, 60}, 3, []Suspect{{2, Stretch{49, 50}}, {3, Stretch{59, 60}}}, false},
-		{"one of three, and one is away", []uint64{0, 50}, 3, []Suspect{{2, Stretch{49, 50}}}, false},
-		{"one of two", []uint64{0, 50}, 2, []Suspect{{2, Stretch{49, 50}}}, false},
-		{"two halves", []uint64{0, 50, 0, 50}, 4, []Suspect{{2, Stretch{49, 50}}, {4, Stretch{49, 50}}}, false},
-		{"two of five", []uint64{50, 0, 0, 50, 0}, 5, []Suspect{{1, Stretch{49, 50}}, {4, Stretch{49, 50}}}, true},
-		{"nobody else", []uint64{0}, 3, nil, false},
+		{"all agree", []ids.Index{0, 0, 0}, 3, nil, true},
+		{"one of three", []ids.Index{0, 50, 0}, 3, []Suspect{{2, Stretch{49, 50}}}, true},
+		{"the leader", []ids.Index{50, 0, 0}, 3, []Suspect{{1, Stretch{49, 50}}}, true},
+		{"all three differ", []ids.Index{0, 50, 60}, 3, []Suspect{{2, Stretch{49, 50}}, {3, Stretch{59, 60}}}, false},
+		{"one of three, and one is away", []ids.Index{0, 50}, 3, []Suspect{{2, Stretch{49, 50}}}, false},
+		{"one of two", []ids.Index{0, 50}, 2, []Suspect{{2, Stretch{49, 50}}}, false},
+		{"two halves", []ids.Index{0, 50, 0, 50}, 4, []Suspect{{2, Stretch{49, 50}}, {4, Stretch{49, 50}}}, false},
+		{"two of five", []ids.Index{50, 0, 0, 50, 0}, 5, []Suspect{{1, Stretch{49, 50}}, {4, Stretch{49, 50}}}, true},
+		{"nobody else", []ids.Index{0}, 3, nil, false},
 	} {
 		if got := Judge(cluster(x.faults...), x.size); !slices.Equal(got.Suspects, x.want) || got.Majority != x.majority || got.Undecided > 0 {
 			t.Errorf("%s: %+v, want %v, %v", x.what, got, x.want, x.majority)
@@ -370,28 +372,36 @@ func seal(b []byte) {
 	binary.BigEndian.PutUint32(b[n:], checksum(b[:n]))
 }
 
-// BenchmarkEntry adds up a put of 256 bytes under a key of 32.
+// BenchmarkEntry adds up a put of 256 bytes under a key of 32, in batches of some entries; the
+// time is that of one entry, with its share of what a batch costs.
 func BenchmarkEntry(b *testing.B) {
-	d, err := Open(mem.New(), 0, "r1")
-	if err != nil {
-		b.Fatal(err)
-	}
-	key, value := make([]byte, 18), make([]byte, 310)
-	key[0] = byte(engine.Key)
-	sink := d.Begin(nowhere{})
-	b.ReportAllocs()
-	for i := uint64(1); b.Loop(); i++ {
-		if i%100 == 0 {
-			d.Publish()
-			sink = d.Begin(nowhere{})
-		}
-		binary.BigEndian.PutUint64(key[1:], i)
-		d.Entry(i, 2)
-		sink.Set(key, value)
-		d.Applied()
+	for _, group := range []ids.Index{1, 100} {
+		b.Run(fmt.Sprintf("batch=%d", group), func(b *testing.B) {
+			d, err := Open(mem.New(), 0, "r1")
+			if err != nil {
+				b.Fatal(err)
+			}
+			key, value := make([]byte, 18), make([]byte, 310)
+			key[0] = byte(engine.Key)
+			sink := d.Begin(nowhere{})
+			b.ReportAllocs()
+			for i := ids.Index(1); b.Loop(); i++ {
+				binary.BigEndian.PutUint64(key[1:], uint64(i))
+				d.Entry(i, 2)
+				sink.Set(key, value)
+				d.Applied()
+				if i%group == 0 {
+					d.Store(nowhere{})
+					d.Publish()
+					sink = d.Begin(nowhere{})
+				}
+			}
+		})
 	}
 }
 
 type nowhere struct{ engine.Batch }
 
-func (nowhere) Set(key, value []byte) {}
+func (nowhere) Set(key, value []byte)           {}
+func (nowhere) Delete(key []byte)               {}
+func (nowhere) DeleteRange(lower, upper []byte) {}

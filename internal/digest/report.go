@@ -6,14 +6,16 @@ import (
 	"fmt"
 	"hash/crc32"
 	"slices"
+
+	"quorate/internal/ids"
 )
 
 // Report is what a member sends about its digest: points in ascending order, the first of
 // which is where it began, with a digest of zero.
 type Report struct {
 	Release uint64 // of the records: only reports of one release can be compared
-	Member  uint64
-	Began   uint64
+	Member  ids.Member
+	Began   ids.Index
 	Points  []Point
 }
 
@@ -41,12 +43,12 @@ func (r *Report) Encode() []byte {
 	b := make([]byte, 0, 64+len(r.Points)*20)
 	b = append(b, reportFormat)
 	b = binary.BigEndian.AppendUint64(b, r.Release)
-	b = binary.BigEndian.AppendUint64(b, r.Member)
-	b = binary.AppendUvarint(b, r.Began)
+	b = binary.BigEndian.AppendUint64(b, uint64(r.Member))
+	b = binary.AppendUvarint(b, uint64(r.Began))
 	b = binary.AppendUvarint(b, uint64(len(r.Points)-1))
 	last := r.Began
 	for _, p := range r.Points[1:] {
-		b = binary.AppendUvarint(b, p.Index-last)
+		b = binary.AppendUvarint(b, uint64(p.Index-last))
 		b = binary.BigEndian.AppendUint64(b, p.State)
 		b = binary.BigEndian.AppendUint64(b, p.V2)
 		last = p.Index
@@ -65,10 +67,10 @@ func Decode(b []byte) (Report, error) {
 	if checksum(b) != binary.BigEndian.Uint32(sum) {
 		return Report{}, errChecksum
 	}
-	r := Report{Release: binary.BigEndian.Uint64(b[1:]), Member: binary.BigEndian.Uint64(b[9:])}
+	r := Report{Release: binary.BigEndian.Uint64(b[1:]), Member: ids.Member(binary.BigEndian.Uint64(b[9:]))}
 	b = b[17:]
 	var n uint64
-	for _, v := range []*uint64{&r.Began, &n} {
+	for _, v := range []*uint64{(*uint64)(&r.Began), &n} {
 		size := 0
 		if *v, size = binary.Uvarint(b); size <= 0 {
 			return Report{}, errReport
@@ -82,10 +84,10 @@ func Decode(b []byte) (Report, error) {
 	for range n {
 		more, size := binary.Uvarint(b)
 		last := r.Head().Index
-		if size <= 0 || len(b) < size+16 || more == 0 || last+more < last {
+		if size <= 0 || len(b) < size+16 || more == 0 || last+ids.Index(more) < last {
 			return Report{}, errReport
 		}
-		r.Points = append(r.Points, Point{last + more, binary.BigEndian.Uint64(b[size:]), binary.BigEndian.Uint64(b[size+8:])})
+		r.Points = append(r.Points, Point{last + ids.Index(more), binary.BigEndian.Uint64(b[size:]), binary.BigEndian.Uint64(b[size+8:])})
 		b = b[size+16:]
 	}
 	if len(b) > 0 {
@@ -96,7 +98,7 @@ func Decode(b []byte) (Report, error) {
 
 // Stretch is the range of entries after Equal up to Differ: at one of these, two members
 // began to write different records. Differ is 0 if they are equal up to Equal.
-type Stretch struct{ Equal, Differ uint64 }
+type Stretch struct{ Equal, Differ ids.Index }
 
 // Found reports whether the members differ.
 func (s Stretch) Found() bool { return s.Differ > 0 }
@@ -141,7 +143,7 @@ func Compare(a, b Report) Comparison {
 }
 
 // see evaluates the next common index.
-func (s *Stretch) see(index, before uint64, equal bool) {
+func (s *Stretch) see(index, before ids.Index, equal bool) {
 	switch {
 	case s.Found():
 	case equal:
@@ -154,7 +156,7 @@ func (s *Stretch) see(index, before uint64, equal bool) {
 // Suspect is a member whose records differ from those of the majority, or, if there is no
 // majority, from those of the member that compares.
 type Suspect struct {
-	Member  uint64
+	Member  ids.Member
 	Stretch Stretch
 }
 
@@ -202,7 +204,7 @@ func Judge(reports []Report, size int) (v Verdict) {
 // leaveOutUndecided removes from the groups the members that have not reached the index at
 // which the first members of the groups are known to differ, and returns their number.
 func leaveOutUndecided(groups [][]Report) (n int) {
-	differ := uint64(0)
+	differ := ids.Index(0)
 	for i, g := range groups {
 		for _, other := range groups[:i] {
 			differ = max(differ, Compare(other[0], g[0]).State.Differ)

@@ -23,7 +23,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 )
 
 // Errors of a register, in etcd's words.
@@ -72,7 +72,7 @@ type store interface {
 // Join registers member id with its part of the initial cluster (name=url,...), waits until
 // as many members have registered as the register asks for, and returns the initial
 // cluster. It waits for others until ctx ends; a failing request is tried up to ten times.
-func (r Register) Join(ctx context.Context, id uint64, self string) (string, error) {
+func (r Register) Join(ctx context.Context, id ids.Member, self string) (string, error) {
 	cli, err := clientv3.New(clientv3.Config{
 		Endpoints: r.Endpoints, TLS: r.TLS, Username: r.Username, Password: r.Password,
 		DialTimeout: r.DialTimeout, DialKeepAliveTime: r.KeepAliveTime, DialKeepAliveTimeout: r.KeepAliveTimeout,
@@ -82,7 +82,7 @@ func (r Register) Join(ctx context.Context, id uint64, self string) (string, err
 		return "", fmt.Errorf("--discovery-endpoints %s: %w", strings.Join(r.Endpoints, ","), err)
 	}
 	defer cli.Close()
-	j := &joining{Register: r, kv: cli, id: membership.FormatID(id), told: map[string]bool{}, self: self, pause: pause}
+	j := &joining{Register: r, kv: cli, id: id.String(), told: map[string]bool{}, self: self, pause: pause}
 	cluster, err := j.run(ctx)
 	if err != nil {
 		r.Logger.Error("discovery failed to join cluster", zap.String("cluster", cluster), zap.Error(err))

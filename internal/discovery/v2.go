@@ -16,7 +16,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 )
 
 // Errors of the v2 register.
@@ -58,8 +58,8 @@ const (
 // Join registers member id with its part of the initial cluster (name=url,...), waits for
 // the others, and returns the initial cluster. While the service cannot be reached it
 // retries, until ctx ends.
-func (v V2) Join(ctx context.Context, id uint64, self string) (string, error) {
-	j, err := v.joining(membership.FormatID(id), self)
+func (v V2) Join(ctx context.Context, id ids.Member, self string) (string, error) {
+	j, err := v.joining(id.String(), self)
 	if err != nil {
 		return "", err
 	}

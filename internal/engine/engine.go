@@ -167,6 +167,9 @@ type Engine interface {
 	// concurrently with commits and reads and may take seconds, on a full disk until
 	// there is room. When ctx is done it returns ctx's error; the flush may still happen.
 	Flush(ctx context.Context) error
+	// Behind reports whether batches arrive faster than they are flushed. Whoever can wait
+	// should: if it goes on, all writers wait for the flush.
+	Behind() bool
 	// Compact rewrites the store to reclaim space, in steps and concurrently with other
 	// calls, until done or until ctx is done.
 	Compact(ctx context.Context) error
@@ -182,4 +185,24 @@ type Scrubber interface {
 	// Scrub reads every file that the current state consists of, verifies its checksums,
 	// and reports damage to r. It does not block other calls.
 	Scrub(r *scrub.Reader) error
+}
+
+// Direct is implemented by engines that read the values of keys in ascending order from
+// their files, past the block cache, at a fraction of the cost of an iterator.
+type Direct interface {
+	// NewFinder returns nil if an iterator costs less, or if there are too many finders at
+	// the moment. scattered tells that few of the keys between the first and the last are
+	// wanted.
+	NewFinder(scattered bool) Finder
+}
+
+// Finder finds values of keys that are asked for in ascending order. It is for keys that
+// never get a second value and are not deleted meanwhile: it returns the value from
+// whichever file has it. It is not safe for concurrent use, and must be closed soon, as
+// it keeps files open.
+type Finder interface {
+	// Find returns the value of key, which is valid until the next call. If ok is false,
+	// the key may still exist, and an iterator finds it, or reports what is wrong.
+	Find(key []byte) (value []byte, ok bool)
+	Close()
 }

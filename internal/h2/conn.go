@@ -23,10 +23,10 @@ type conn struct {
 
 	mu       sync.Mutex
 	err      error // why the connection was closed; nil while it is open
-	streams  map[uint32]*Stream
+	streams  streams
 	maxID    uint32 // highest stream ID the client has opened
 	handlers uint32
-	quota    *sync.Cond // signaled when a handler returns or w.controls shrinks
+	quota    sync.Cond // signaled when a handler returns or w.controls shrinks
 
 	w         flusher
 	in        recvWindows
@@ -35,18 +35,71 @@ type conn struct {
 	deadlines deadlines
 
 	drain1, drain2 bool          // the first and the final GOAWAY have been sent
-	drainAck       chan struct{} // closed when the client has acknowledged the first GOAWAY
+	drainAck       chan struct{} // closed when the client has acknowledged the first GOAWAY; nil until that is sent
 	alive          keepalive
 	pings          pingPolicy
+}
+
+// streams are the open streams of a connection. Many connections never have more than one
+// at a time, which needs no map.
+type streams struct {
+	one  *Stream
+	more map[uint32]*Stream
+}
+
+func (t *streams) get(id uint32) *Stream {
+	if t.one != nil && t.one.id == id {
+		return t.one
+	}
+	return t.more[id]
+}
+
+func (t *streams) add(s *Stream) {
+	if t.one == nil {
+		t.one = s
+		return
+	}
+	if t.more == nil {
+		t.more = make(map[uint32]*Stream)
+	}
+	t.more[s.id] = s
+}
+
+func (t *streams) remove(id uint32) {
+	if t.one != nil && t.one.id == id {
+		t.one = nil
+		return
+	}
+	delete(t.more, id)
+}
+
+func (t *streams) len() int {
+	if t.one == nil {
+		return len(t.more)
+	}
+	return len(t.more) + 1
+}
+
+// all calls f for each of them, until it returns false.
+func (t *streams) all(f func(*Stream) bool) {
+	if t.one != nil && !f(t.one) {
+		return
+	}
+	for _, s := range t.more {
+		if !f(s) {
+			return
+		}
+	}
 }
 
 func newConn(srv *Server, nc net.Conn) *conn {
 	p := &peer.Peer{Addr: nc.RemoteAddr(), LocalAddr: nc.LocalAddr()}
 	c := &conn{srv: srv, nc: nc, values: peer.NewContext(context.Background(), p),
-		streams: make(map[uint32]*Stream),
-		out:     sendWindows{conn: defaultWindow, initial: defaultWindow}, fields: fieldLimits{maxList: -1}, drainAck: make(chan struct{})}
+		out: sendWindows{conn: defaultWindow, initial: defaultWindow}, fields: fieldLimits{maxList: -1}}
 	c.in.w = &c.w
-	c.quota = sync.NewCond(&c.mu)
+	c.w.buf = make([]byte, 0, firstBuffer)
+	c.w.direct, c.w.gatherer = socketOf(nc), gathererOf(nc)
+	c.quota.L = &c.mu
 	return c
 }
 
@@ -68,7 +121,7 @@ func (c *conn) beforeRead() {
 func (c *conn) stream(id uint32) *Stream {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.streams[id]
+	return c.streams.get(id)
 }
 
 // waitForHandlers blocks the reader while MaxStreams handlers are running. Open
@@ -117,12 +170,12 @@ func (c *conn) endStream(s *Stream, rst bool, code errCode, why error) {
 // forget removes a stream from the connection. c.mu must be held.
 func (c *conn) forget(s *Stream) {
 	s.flow.done = true
-	delete(c.streams, s.id)
+	c.streams.remove(s.id)
 	c.deadlines.remove(s)
 	c.in.dropUnread(s)
 	c.in.withdraw(s)
 	c.out.wake(s)
-	if c.drain2 && len(c.streams) == 0 {
+	if c.drain2 && c.streams.len() == 0 {
 		c.closeWhenWritten()
 	}
 }
@@ -138,9 +191,9 @@ func (c *conn) close(err error) {
 		return
 	}
 	c.err = err
-	streams := c.streams
-	c.streams = nil
-	for _, s := range streams {
+	open := c.streams
+	c.streams = streams{}
+	for s := range open.all {
 		s.flow.done, s.flow.due = true, 0
 		c.out.wake(s)
 	}
@@ -149,9 +202,13 @@ func (c *conn) close(err error) {
 	c.quota.Broadcast()
 	c.alive.stop()
 	c.drainSeen()
+	writing := c.w.busy
 	c.mu.Unlock()
+	if writing && c.w.gatherer != nil {
+		c.w.gatherer.Close() // the writer may wait for the client; TLS would wait for the writer to say good-bye
+	}
 	c.nc.Close()
-	for _, s := range streams {
+	for s := range open.all {
 		s.cancel(context.Canceled)
 		s.in.end(status.Error(codes.Canceled, context.Canceled.Error()))
 	}
@@ -169,7 +226,11 @@ func (c *conn) abort(e *connError) {
 	}
 	c.flush()
 	c.mu.Unlock()
-	if half, ok := c.nc.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
+	var end any = c.nc
+	if c.w.direct != nil {
+		end = c.w.direct // connections around the socket do not have the method
+	}
+	if half, ok := end.(interface{ CloseWrite() error }); ok && half.CloseWrite() == nil {
 		io.CopyN(io.Discard, c.nc, connWindow)
 	}
 }

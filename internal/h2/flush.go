@@ -1,6 +1,9 @@
 package h2
 
 import (
+	"crypto/tls"
+	"io"
+	"net"
 	"runtime"
 	"sync"
 )
@@ -11,15 +14,27 @@ type flusher struct {
 	buf      []byte
 	spare    []byte
 	busy     bool
-	controls int  // approximate bytes in buf that the client caused without a successful call
 	closing  bool // close the connection once buf is written
+	controls int  // approximate bytes in buf that the client caused without a successful call
+
+	// direct is the socket, if several parts can be written to it at once. parts are those
+	// of such a write, whose owner has set busy.
+	direct   io.Writer
+	parts    net.Buffers
+	gatherer gatherer // nil without TLS
 }
 
 const (
 	// keepBuffer is the largest buffer that an idle connection keeps.
 	keepBuffer = 4 << 10
+	// firstBuffer is the size of the first one: small replies fit.
+	firstBuffer = 192
 	// gatherBytes is the size from which a write is worth a system call of its own.
 	gatherBytes = 1 << 10
+	// directLeast is how much of a message is written from where it is instead of being
+	// copied into the buffer, and directMost how much of it at once.
+	directLeast = 16 << 10
+	directMost  = 256 << 10
 	// flushTurns is how many times in a row a goroutine writes for others before it
 	// hands the job to a background goroutine.
 	flushTurns = 4
@@ -97,28 +112,94 @@ func (c *conn) flushSome(turns int) bool {
 		if turns == 0 {
 			return false
 		}
-		out := c.w.buf
-		c.w.buf, c.w.spare = c.w.spare, nil
-		c.w.controls = 0
-		c.mu.Unlock()
-		_, err := c.nc.Write(out)
-		if err != nil {
-			c.close(err)
-		}
-		c.mu.Lock()
-		c.w.spare = out[:0]
-		c.out.wakeNext()
-		c.quota.Broadcast()
+		c.write(false)
 	}
 	c.w.busy = false
 	if len(c.w.buf) == 0 {
 		c.w.buf = giveBackBuffer(c.w.buf)
 	}
 	c.w.spare = giveBackBuffer(c.w.spare)
+	if len(c.w.buf) == 0 && cap(c.w.buf) < cap(c.w.spare) {
+		c.w.buf, c.w.spare = c.w.spare, c.w.buf // calls that do not overlap need one buffer only
+	}
 	if c.w.closing && c.err == nil {
 		go c.close(errDrained)
 	}
 	return true
+}
+
+// write writes the buffer, or w.parts, of which the buffer is a part. The caller has set
+// w.busy. c.mu must be held; it is released while writing.
+func (c *conn) write(parts bool) {
+	out := c.w.buf
+	c.w.buf, c.w.spare = c.w.spare, nil
+	c.w.controls = 0
+	c.mu.Unlock()
+	var err error
+	if parts {
+		rest := c.w.parts // WriteTo consumes it
+		_, err = rest.WriteTo(c.w.direct)
+		clear(c.w.parts)
+	} else {
+		err = c.writeOut(out)
+	}
+	if err != nil {
+		c.close(err)
+	}
+	c.mu.Lock()
+	c.w.spare = out[:0]
+	c.out.wakeNext()
+	c.quota.Broadcast()
+}
+
+// gatherer is the connection underneath TLS. Between Gather and Send it collects what is
+// written to it.
+type gatherer interface {
+	Gather(buf []byte)
+	Send() (buf []byte, err error)
+	Close() error
+}
+
+// gathererOf returns the gatherer underneath a connection, or nil.
+func gathererOf(nc net.Conn) gatherer {
+	if secure, ok := nc.(*tls.Conn); ok {
+		g, _ := secure.NetConn().(gatherer)
+		return g
+	}
+	return nil
+}
+
+// writeOut writes the buffer, several records of TLS with one system call.
+func (c *conn) writeOut(out []byte) error {
+	if c.w.gatherer == nil || len(out) <= frameBytes {
+		_, err := c.nc.Write(out)
+		return err
+	}
+	c.w.gatherer.Gather(largeBuffers.Get().(*largeBuffer)[:0])
+	_, err := c.nc.Write(out)
+	buf, sent := c.w.gatherer.Send()
+	giveBackBuffer(buf)
+	if err == nil {
+		err = sent
+	}
+	return err
+}
+
+// socketOf returns the socket of a connection, to which several parts can be written with
+// one system call; nil if what is written may be changed on the way, as by TLS.
+func socketOf(nc net.Conn) io.Writer {
+	for {
+		switch under := nc.(type) {
+		case *net.TCPConn:
+			return under
+		case *net.UnixConn:
+			return under
+		case interface{ Under() net.Conn }:
+			nc = under.Under()
+		default:
+			return nil
+		}
+	}
 }
 
 // closeWhenWritten closes the connection once all frames are written. c.mu must be

@@ -243,12 +243,12 @@ func TestAnnouncedMessages(t *testing.T) {
 	sc.mu.Lock()
 	defer sc.mu.Unlock()
 	given := 0
-	for id, s := range sc.streams {
+	for s := range sc.streams.all {
 		if s.flow.extended > 0 {
 			given++
 		}
-		if id < 81 {
-			t.Errorf("stream %d is still there", id)
+		if s.id < 81 {
+			t.Errorf("stream %d is still there", s.id)
 		}
 	}
 	if given == 0 {
@@ -353,7 +353,7 @@ func FuzzRequest(f *testing.F) {
 	f.Fuzz(func(t *testing.T, n1, v1, n2, v2, n3, v3 string) {
 		var c requests
 		for range 2 {
-			r, refused := c.parse(fieldsFrom(":method", "POST", ":authority", "a", "content-type", "application/grpc", n1, v1, n2, v2, n3, v3))
+			r, refused := c.parse(&headerBlock{fields: fieldsFrom(":method", "POST", ":authority", "a", "content-type", "application/grpc", n1, v1, n2, v2, n3, v3)})
 			if refused == nil && len(r.md[":authority"]) != 1 {
 				t.Errorf("no authority in %v", r.md)
 			}

@@ -209,7 +209,7 @@ func (t *httpCall) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, 
 	return t.write(s, prefix[:], msg, more)
 }
 
-func (t *httpCall) sendInPlace(*Stream, Appender, int, bool) (bool, error) { return false, nil }
+func (t *httpCall) sendInPlace(_ *Stream, _ Run, i, _ int, _ bool) (int, error) { return i, nil }
 
 func (t *httpCall) write(s *Stream, prefix []byte, msg mem.BufferSlice, more bool) error {
 	if t.done {
@@ -258,6 +258,8 @@ func (t *httpCall) replyFrom(s *Stream, prefix [prefixLen]byte, src Source, size
 }
 
 func (t *httpCall) replyInPlace(*Stream, Appender, int) bool { return false }
+
+func (t *httpCall) answer(*Stream, []byte, int, Answer) bool { return false }
 
 func (t *httpCall) finish(s *Stream, st *status.Status) {
 	t.mu.Lock()

@@ -38,6 +38,10 @@ type inbox struct {
 	wake  chan struct{}
 	serve func() // if set, started when there is something to take and it is not running
 	runs  bool   // serve is running
+	// answer, if set, is offered a message before it is queued while next waits. It returns
+	// true if it has dealt with it.
+	answer  func(data []byte) bool
+	waiting bool // next waits, so whoever takes messages has dealt with all earlier ones
 }
 
 // feed adds the payload of a DATA frame. It calls begin for each message that starts in
@@ -119,8 +123,11 @@ func (b *inbox) complete() {
 	}
 }
 
-// add queues a complete message.
+// add queues a complete message, unless it can be answered at once.
 func (b *inbox) add(m message) {
+	if b.answer != nil && b.waiting && len(b.queue) == 0 && !m.compressed && b.answer(m.data) {
+		return
+	}
 	if b.queue == nil {
 		b.queue = b.first[:0]
 	}
@@ -162,6 +169,7 @@ func (b *inbox) signal() {
 func (b *inbox) next(cancelled <-chan struct{}, reason func() error) (message, error) {
 	for {
 		b.mu.Lock()
+		b.waiting = false
 		if len(b.queue) > 0 {
 			m := b.queue[0]
 			b.queue[0] = message{}
@@ -176,6 +184,7 @@ func (b *inbox) next(cancelled <-chan struct{}, reason func() error) (message, e
 			b.wake = make(chan struct{}, 1)
 		}
 		wake := b.wake
+		b.waiting = err == nil
 		b.mu.Unlock()
 		if err != nil {
 			return message{}, err
@@ -183,9 +192,20 @@ func (b *inbox) next(cancelled <-chan struct{}, reason func() error) (message, e
 		select {
 		case <-wake:
 		case <-cancelled:
+			b.mu.Lock()
+			b.waiting = false
+			b.mu.Unlock()
 			return message{}, reason()
 		}
 	}
+}
+
+// offer sets answer, which is called by the goroutine that reads the connection. It must
+// not block, nor use the inbox.
+func (b *inbox) offer(answer func(data []byte) bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.answer = answer
 }
 
 // onReady makes the inbox start serve whenever there is something to take. serve must

@@ -37,7 +37,7 @@ func (c *conn) drain(why string) {
 		c.mu.Unlock()
 		return
 	}
-	c.drain1 = true
+	c.drain1, c.drainAck = true, make(chan struct{})
 	c.w.buf = appendPing(appendGoAway(c.w.buf, maxStreamID, codeNo, why), 0, drainPing[:])
 	c.flushElsewhere()
 	c.mu.Unlock()
@@ -55,7 +55,7 @@ func (c *conn) drain(why string) {
 	c.drain2 = true
 	c.w.buf = appendGoAway(c.w.buf, c.maxID, codeNo, why)
 	c.flushElsewhere()
-	if len(c.streams) == 0 {
+	if c.streams.len() == 0 {
 		c.closeWhenWritten()
 	}
 }
@@ -63,6 +63,9 @@ func (c *conn) drain(why string) {
 // drainSeen is called when the client has seen the first GOAWAY, or never will. c.mu
 // must be held.
 func (c *conn) drainSeen() {
+	if !c.drain1 {
+		return
+	}
 	select {
 	case <-c.drainAck:
 	default:

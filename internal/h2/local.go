@@ -12,6 +12,8 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"quorate/internal/clock"
 )
 
 // Local is a client within the process. Its calls reach the handlers without a connection,
@@ -74,6 +76,10 @@ func (l *Local) NewCall(ctx context.Context, path string, md metadata.MD) (*Loca
 	if size := listSize(path, md); size > int64(l.srv.o.MaxHeaders) {
 		return nil, status.Errorf(codes.Internal, "header list size to send violates the maximum size (%d bytes) set by server", l.srv.o.MaxHeaders)
 	}
+	deadline, limited := ctx.Deadline()
+	if limited && clock.Until(deadline) <= 0 { // the timer of ctx may be late
+		return nil, errDeadline
+	}
 	select {
 	case l.slots <- struct{}{}:
 	case <-ctx.Done():
@@ -84,7 +90,7 @@ func (l *Local) NewCall(ctx context.Context, path string, md metadata.MD) (*Loca
 	c.s = &Stream{srv: l.srv, t: c, req: request{path: path, md: md}, method: l.srv.methods[path]}
 	c.s.in.max = l.srv.o.MaxMessage
 	c.s.values = metadata.NewIncomingContext(l.values, md)
-	c.s.deadline, _ = ctx.Deadline()
+	c.s.deadline = deadline
 	if !l.add(c) {
 		<-l.slots
 		return nil, errClosing
@@ -272,13 +278,15 @@ func (c *LocalCall) deliver(s *Stream, b []byte) error {
 	return nil
 }
 
-func (c *LocalCall) sendInPlace(*Stream, Appender, int, bool) (bool, error) { return false, nil }
+func (c *LocalCall) sendInPlace(_ *Stream, _ Run, i, _ int, _ bool) (int, error) { return i, nil }
 
 func (c *LocalCall) reply(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice) {
 	if c.send(s, prefix, msg, false) == nil {
 		c.finish(s, okStatus)
 	}
 }
+
+func (c *LocalCall) answer(*Stream, []byte, int, Answer) bool { return false }
 
 func (c *LocalCall) replyInPlace(s *Stream, m Appender, size int) bool {
 	if c.deliver(s, m.AppendTo(make([]byte, 0, size))) == nil {

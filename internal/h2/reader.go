@@ -13,7 +13,7 @@ type frameReader struct {
 	buf []byte // buf[r:w] is unread
 	r   int
 	w   int
-	// small is the buffer of an idle connection.
+	// small is the buffer of an idle connection. It grows once, to quietBuffer.
 	small []byte
 	quiet int // consecutive reads for which the small buffer would have sufficed
 	// onRead is called after each read of the source.
@@ -23,6 +23,7 @@ type frameReader struct {
 }
 
 const (
+	firstRead   = 256      // headers and a very small message
 	quietBuffer = 512      // headers and a small message
 	busyBuffer  = 32 << 10 // holds the largest frame
 	// quietReads is the number of consecutive small reads after which the large buffer
@@ -30,10 +31,10 @@ const (
 	quietReads = 64
 )
 
-var readBuffers = sync.Pool{New: func() any { b := make([]byte, busyBuffer); return &b }}
+var readBuffers = sync.Pool{New: func() any { return new([busyBuffer]byte) }}
 
 func newFrameReader(src io.Reader, beforeRead, onRead func()) *frameReader {
-	small := make([]byte, quietBuffer)
+	small := make([]byte, firstRead)
 	return &frameReader{src: src, buf: small, small: small, beforeRead: beforeRead, onRead: onRead}
 }
 
@@ -42,7 +43,7 @@ func (f *frameReader) need(n int) error {
 	for f.w-f.r < n {
 		if f.r == f.w {
 			f.r, f.w = 0, 0
-			if n <= len(f.small) && f.quiet >= quietReads {
+			if n <= quietBuffer && f.quiet >= quietReads {
 				f.release()
 			}
 		}
@@ -52,7 +53,7 @@ func (f *frameReader) need(n int) error {
 		f.beforeRead()
 		k, err := f.src.Read(f.buf[f.w:])
 		f.w += k
-		if f.quiet++; k > len(f.small) {
+		if f.quiet++; k > quietBuffer {
 			f.quiet = 0
 		}
 		f.onRead()
@@ -63,15 +64,19 @@ func (f *frameReader) need(n int) error {
 			return err
 		}
 		if f.w == len(f.buf) && len(f.buf) == len(f.small) {
-			f.borrow() // more is coming than an idle connection sends
+			f.grow() // more is coming
 		}
 	}
 	return nil
 }
 
 func (f *frameReader) makeRoom(n int) {
-	if n > len(f.buf) {
+	switch {
+	case n > quietBuffer && n > len(f.buf):
 		f.borrow()
+		return
+	case n > len(f.buf):
+		f.grow()
 		return
 	}
 	copy(f.buf, f.buf[f.r:f.w])
@@ -79,17 +84,30 @@ func (f *frameReader) makeRoom(n int) {
 	f.r = 0
 }
 
+// grow replaces the first buffer by that of an idle connection, and that one by a large
+// buffer: more is coming than an idle connection sends.
+func (f *frameReader) grow() {
+	if len(f.small) == quietBuffer {
+		f.borrow()
+		return
+	}
+	f.small = make([]byte, quietBuffer)
+	f.moveTo(f.small)
+}
+
 func (f *frameReader) borrow() {
-	big := *readBuffers.Get().(*[]byte)
-	f.w = copy(big, f.buf[f.r:f.w])
-	f.r = 0
-	f.buf, f.quiet = big, 0
+	f.moveTo(readBuffers.Get().(*[busyBuffer]byte)[:])
+	f.quiet = 0
+}
+
+func (f *frameReader) moveTo(buf []byte) {
+	f.w = copy(buf, f.buf[f.r:f.w])
+	f.r, f.buf = 0, buf
 }
 
 func (f *frameReader) release() {
 	if len(f.buf) == busyBuffer {
-		b := f.buf
-		readBuffers.Put(&b)
+		readBuffers.Put((*[busyBuffer]byte)(f.buf))
 		f.buf = f.small
 	}
 }

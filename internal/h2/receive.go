@@ -285,7 +285,7 @@ func (c *receiver) fragment(f *frame, p []byte) error {
 
 // call starts a call once its headers are complete.
 func (c *receiver) call(id uint32, ended bool) {
-	r, refused := c.requests.parse(c.block.fields)
+	r, refused := c.requests.parse(c.block)
 	if refused != nil {
 		c.refuse(id, &r, refused, ended)
 		return
@@ -300,12 +300,12 @@ func (c *receiver) call(id uint32, ended bool) {
 	case c.err != nil || c.drain2:
 		c.mu.Unlock()
 		return
-	case uint32(len(c.streams)) >= c.srv.o.MaxStreams || c.in.held >= heldBytes:
+	case uint32(c.streams.len()) >= c.srv.o.MaxStreams || c.in.held >= heldBytes:
 		c.w.control(func(b []byte) []byte { return appendReset(b, id, codeRefusedStream) })
 		c.mu.Unlock()
 		return
 	}
-	c.streams[id] = s
+	c.streams.add(s)
 	start := s.method != nil && (s.method.stream != nil || ended)
 	if start {
 		c.waitForHandlers()
@@ -390,7 +390,7 @@ func (c *receiver) settings(f *frame) error {
 		}
 	}
 	if c.out.initial > before && c.out.lacking > 0 {
-		for _, s := range c.streams {
+		for s := range c.streams.all {
 			c.out.changed(s)
 		}
 	}
@@ -446,7 +446,7 @@ func (c *receiver) windowUpdate(f *frame) error {
 		return nil
 	}
 	c.mu.Lock()
-	s := c.streams[f.stream]
+	s := c.streams.get(f.stream)
 	tooLarge := false
 	if s != nil {
 		s.flow.credit += n
@@ -478,7 +478,7 @@ func (c *receiver) ping(f *frame) error {
 	c.w.control(func(b []byte) []byte { return appendPing(b, flagAck, f.payload) })
 	now := clock.Now()
 	least := c.srv.o.Keepalive.MinTime
-	if len(c.streams) == 0 {
+	if c.streams.len() == 0 {
 		least = quietPing
 	}
 	switch {

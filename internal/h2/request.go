@@ -35,6 +35,9 @@ type refusal struct {
 	http   int
 }
 
+// usualFields is the number of header fields of a call of etcd's client.
+const usualFields = 10
+
 // headerBlock collects the fields of one header block.
 type headerBlock struct {
 	dec       *hpack.Decoder
@@ -79,6 +82,9 @@ func (h *headerBlock) add(f hpack.HeaderField) {
 	if h.truncated || h.malformed != "" {
 		h.dec.SetEmitEnabled(false)
 		return
+	}
+	if h.fields == nil {
+		h.fields = make([]hpack.HeaderField, 0, usualFields)
 	}
 	h.fields = append(h.fields, f)
 }
@@ -170,7 +176,7 @@ func reserved(name string) bool {
 // parseRequest parses the headers of a call. A rejected call may still have a subtype,
 // which the response needs.
 func parseRequest(fields []hpack.HeaderField) (request, *refusal) {
-	r := request{md: make(metadata.MD, len(fields))}
+	r := request{md: make(metadata.MD)} // of a size that suffices for the usual fields
 	var method, contentType string
 	var isGRPC, connection bool
 	var malformed *status.Status
@@ -296,16 +302,16 @@ type requests struct {
 	last   request
 }
 
-// parse is parseRequest with that cache. Metadata shared by several calls is never
-// modified.
-func (c *requests) parse(fields []hpack.HeaderField) (request, *refusal) {
-	if sameButFor(c.fields, fields) {
+// parse is parseRequest with that cache, for the fields of h, which it may take. Metadata
+// shared by several calls is never modified.
+func (c *requests) parse(h *headerBlock) (request, *refusal) {
+	if sameButFor(c.fields, h.fields) {
 		r := c.last
-		return r, c.vary(&r, fields)
+		return r, c.vary(&r, h.fields)
 	}
-	r, refused := parseRequest(fields)
+	r, refused := parseRequest(h.fields)
 	if refused == nil {
-		c.fields = append(c.fields[:0], fields...)
+		c.fields, h.fields = h.fields, c.fields
 		c.last = r
 	}
 	return r, refused

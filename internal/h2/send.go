@@ -47,6 +47,33 @@ func (p *sender) appendTo(b []byte, n int) []byte {
 	return b
 }
 
+// part takes the next bytes, at most n of them and no more than lie in one place.
+func (p *sender) part(n int) []byte {
+	if len(p.prefix) > 0 {
+		n = min(n, len(p.prefix))
+		part := p.prefix[:n]
+		p.prefix, p.left = p.prefix[n:], p.left-n
+		return part
+	}
+	part := p.msg[0].ReadOnlyData()[p.at:]
+	if n < len(part) {
+		part = part[:n]
+		p.at += n
+	} else {
+		p.msg, p.at = p.msg[1:], 0
+	}
+	p.left -= len(part)
+	return part
+}
+
+// adjacent is the number of bytes that part can take.
+func (p *sender) adjacent() int {
+	if len(p.prefix) > 0 {
+		return len(p.prefix)
+	}
+	return p.msg[0].Len() - p.at
+}
+
 // send sends a message and frees it.
 func (c *conn) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more bool) error {
 	defer msg.Free()
@@ -66,15 +93,33 @@ func (c *conn) send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more
 	return nil
 }
 
-// sendInPlace encodes a message directly into the write buffer if that is possible at
-// the moment.
-func (c *conn) sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool, err error) {
+// member is message i of a run.
+type member struct {
+	r Run
+	i int
+}
+
+func (m *member) AppendTo(b []byte) []byte { return m.r.Append(b, m.i) }
+
+// sendInPlace encodes messages of a run directly into the write buffer, as many as that is
+// possible for at the moment.
+func (c *conn) sendInPlace(s *Stream, r Run, i, n int, more bool) (next int, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ok, err = c.appendInPlace(s, m, most); ok && err == nil && (!more || len(c.w.buf) >= outBytes) {
+	m := &member{r: r, i: i}
+	for ; m.i < n; m.i++ {
+		ok, err := c.appendInPlace(s, m, r.Most(m.i))
+		if err != nil || !ok {
+			return m.i, err
+		}
+		if len(c.w.buf) >= outBytes {
+			c.flush()
+		}
+	}
+	if !more {
 		c.flush()
 	}
-	return ok, err
+	return m.i, nil
 }
 
 // replyInPlace does the same for the reply of a unary call, with its status.
@@ -92,13 +137,31 @@ func (c *conn) replyInPlace(s *Stream, m Appender, size int) bool {
 	return true
 }
 
+// answer appends the reply of f to a message of a stream. It leaves writing to the reader,
+// which does it when it has handled everything that has arrived.
+func (c *conn) answer(s *Stream, req []byte, most int, f Answer) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !s.flow.headerSent || !c.fits(s, most) {
+		return false
+	}
+	at := c.beginMessage(s, most)
+	b, ok := f(c.w.buf, req)
+	if !ok || len(b)-len(c.w.buf) > most {
+		c.w.buf = c.w.buf[:at]
+		return false
+	}
+	c.w.buf = b
+	c.endMessage(s, at)
+	c.in.taken(s, prefixLen+len(req))
+	return true
+}
+
 // appendInPlace appends a message of at most most bytes, after the header if that has not
 // been sent. It returns ok = false if the message must be compressed, or would have to
 // wait for window or buffer space. c.mu must be held.
 func (c *conn) appendInPlace(s *Stream, m Appender, most int) (ok bool, err error) {
-	most += prefixLen
-	if s.compressor != nil || most > frameBytes || s.flow.done || c.err != nil ||
-		int64(most) > c.out.of(s) || int64(most) > c.out.conn || len(c.w.buf) >= outBytes {
+	if !c.fits(s, most) {
 		return false, nil
 	}
 	if !s.flow.headerSent {
@@ -106,16 +169,36 @@ func (c *conn) appendInPlace(s *Stream, m Appender, most int) (ok bool, err erro
 			return true, err
 		}
 	}
-	c.w.room(most + frameHeadLen)
-	at := len(c.w.buf)
-	c.w.buf = append(appendFrameHead(c.w.buf, 0, frameData, 0, s.id), make([]byte, prefixLen)...)
+	at := c.beginMessage(s, most)
 	c.w.buf = m.AppendTo(c.w.buf)
+	c.endMessage(s, at)
+	return true, nil
+}
+
+// fits reports whether a message of at most most bytes can be appended as it is at the
+// moment. c.mu must be held.
+func (c *conn) fits(s *Stream, most int) bool {
+	most += prefixLen
+	return s.compressor == nil && most <= frameBytes && !s.flow.done && c.err == nil &&
+		int64(most) <= c.out.of(s) && int64(most) <= c.out.conn && len(c.w.buf) < outBytes
+}
+
+// beginMessage appends the start of a DATA frame with a whole message, at most most bytes
+// of which follow. It returns where the frame begins.
+func (c *conn) beginMessage(s *Stream, most int) (at int) {
+	c.w.room(most + prefixLen + frameHeadLen)
+	at = len(c.w.buf)
+	c.w.buf = append(appendFrameHead(c.w.buf, 0, frameData, 0, s.id), make([]byte, prefixLen)...)
+	return at
+}
+
+// endMessage sets the lengths of the frame that begins at at, and of its message.
+func (c *conn) endMessage(s *Stream, at int) {
 	n := len(c.w.buf) - at - frameHeadLen
 	c.w.buf[at], c.w.buf[at+1], c.w.buf[at+2] = byte(n>>16), byte(n>>8), byte(n)
 	binary.BigEndian.PutUint32(c.w.buf[at+frameHeadLen+1:], uint32(n-prefixLen))
 	c.out.take(s, n)
 	c.pingsAllowed()
-	return true, nil
 }
 
 // sendData appends a message as DATA frames, blocking on flow control and on a full write
@@ -139,6 +222,10 @@ func (c *conn) sendData(s *Stream, p sender) error {
 			}
 			continue
 		}
+		if n := int(min(int64(p.adjacent()), int64(directMost), c.out.of(s), c.out.conn)); n >= directLeast && c.w.direct != nil && !c.w.busy {
+			c.sendDirect(s, p.part(n))
+			continue
+		}
 		n := int(min(int64(min(p.left, frameBytes)), c.out.of(s), c.out.conn))
 		c.w.room(n + frameHeadLen)
 		c.w.buf = p.appendTo(appendFrameHead(c.w.buf, n, frameData, 0, s.id), n)
@@ -149,6 +236,28 @@ func (c *conn) sendData(s *Stream, p sender) error {
 		c.out.wakeNext() // pass the room that is left to the next sender
 	}
 	return nil
+}
+
+// sendDirect writes a part of a message as DATA frames from where it is, after everything
+// that is buffered. c.mu must be held; it is released while writing.
+func (c *conn) sendDirect(s *Stream, part []byte) {
+	c.out.take(s, len(part))
+	c.pingsAllowed()
+	w := &c.w
+	w.room((len(part)/frameBytes + 1) * frameHeadLen)
+	from := 0 // of w.buf: what is before it is in w.parts
+	w.parts = w.parts[:0]
+	for len(part) > 0 {
+		n := min(len(part), frameBytes)
+		w.buf = appendFrameHead(w.buf, n, frameData, 0, s.id)
+		w.parts = append(w.parts, w.buf[from:], part[:n])
+		from, part = len(w.buf), part[n:]
+	}
+	w.busy = true
+	c.write(true)
+	if !c.flushSome(flushTurns) {
+		go c.flushOwned()
+	}
 }
 
 // wait blocks the sender of a stream until it is woken. c.mu must be held; it is released

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -436,6 +437,84 @@ func TestOnMessage(t *testing.T) {
 	}
 }
 
+// Messages that are answered on the reading goroutine and those left to the handler are
+// answered in order, and each once.
+func TestAnswerWith(t *testing.T) {
+	srv, addr := newTestServer(t, Options{})
+	var atOnce atomic.Int64
+	srv.HandleStream("/test.S/Answer", func(s *Stream) error {
+		s.AnswerWith(20, func(b, req []byte) ([]byte, bool) {
+			switch {
+			case strings.HasSuffix(string(req), "7"):
+				return append(b, "declined"...), false
+			case strings.HasSuffix(string(req), "5"):
+				return append(b, strings.Repeat("too long", 10)...), true
+			}
+			atOnce.Add(1)
+			return append(append(b, req...), " at once"...), true
+		})
+		for {
+			b, err := s.Recv()
+			if err == io.EOF {
+				return nil
+			}
+			if err == nil {
+				err = s.Send(mem.BufferSlice{mem.SliceBuffer(append(b, " later"...))}, false)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	})
+	exchange := func(messages int, opts ...grpc.CallOption) {
+		t.Helper()
+		s, err := dial(t, addr).NewStream(background(t), &grpc.StreamDesc{ServerStreams: true, ClientStreams: true}, "/test.S/Answer", opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		receive := func(i int) {
+			t.Helper()
+			var got []byte
+			err := s.RecvMsg(&got)
+			number, how, _ := strings.Cut(string(got), " ")
+			if err != nil || number != fmt.Sprint(i) || (i%10 == 7 || i%10 == 5 || i == 0) && how != "later" || how != "later" && how != "at once" {
+				t.Fatalf("message %d: got %q, %v", i, got, err)
+			}
+		}
+		for i := range messages {
+			b := fmt.Append(nil, i)
+			if err := s.SendMsg(&b); err != nil {
+				t.Fatal(err)
+			}
+			for from := i - i%9; i%9 == 8 && from <= i; from++ { // some arrive together, some alone
+				receive(from)
+			}
+		}
+		s.CloseSend()
+		for i := messages - messages%9; i < messages; i++ {
+			receive(i)
+		}
+		var b []byte
+		if err := s.RecvMsg(&b); err != io.EOF {
+			t.Fatalf("the end: got %v", err)
+		}
+	}
+	for try := range 100 {
+		exchange(2000)
+		if atOnce.Load() > 0 {
+			break
+		}
+		if try == 99 {
+			t.Error("no message is answered at once")
+		}
+	}
+	before := atOnce.Load()
+	exchange(100, grpc.UseCompressor("gzip"))
+	if n := atOnce.Load() - before; n > 0 {
+		t.Errorf("%d compressed messages were answered at once, uncompressed", n)
+	}
+}
+
 // A client that stops reading one stream delays neither the other streams of its connection
 // nor, with a large reply on each, a stop.
 func TestSlowReader(t *testing.T) {
@@ -530,24 +609,31 @@ func TestContext(t *testing.T) {
 	<-c.Done()
 }
 
-type text string
+type texts []string
 
-func (t text) AppendTo(b []byte) []byte { return append(b, t...) }
+func (t texts) Most(i int) int                { return len(t[i]) + 10 }
+func (t texts) Append(b []byte, i int) []byte { return append(b, t[i]...) }
 
 // Messages that encode themselves arrive like others, whether or not there is room for them
 // at once.
-func TestSendSmall(t *testing.T) {
+func TestSendRun(t *testing.T) {
 	srv, addr := newTestServer(t, Options{})
 	const n = 5000
 	srv.HandleStream("/test.S/Small", func(s *Stream) error {
+		var all texts
 		for i := range n {
 			size := i % 300
 			if i%500 == 0 {
 				size = frameBytes + i // larger than a frame
 			}
-			if err := s.SendSmall(text(strings.Repeat("s", size)), size+10, i%7 != 0); err != nil {
+			all = append(all, strings.Repeat("s", size))
+		}
+		for from := 0; from < n; {
+			to := min(from+1+from%9, n)
+			if err := s.SendRun(all, from, to, from%7 != 0 && to < n); err != nil {
 				return err
 			}
+			from = to
 		}
 		return nil
 	})

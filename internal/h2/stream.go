@@ -37,9 +37,9 @@ type flow struct {
 	headerSent      bool
 	done            bool // no more frames of this stream will be sent
 	clientEnded     bool // the client has sent END_STREAM
+	waits           waitState
 
-	credit int64 // send window, relative to the connection's initialWindow
-	waits  waitState
+	credit int64         // send window, relative to the connection's initialWindow
 	ready  chan struct{} // wakes the sender; capacity 1
 
 	recvWindow int64 // receive window left
@@ -69,9 +69,10 @@ type transport interface {
 	// send sends a message with its prefix. It returns when the whole message is in
 	// the write buffer. With more set it does not flush: another message follows.
 	send(s *Stream, prefix [prefixLen]byte, msg mem.BufferSlice, more bool) error
-	// sendInPlace is send for a message that encodes itself into the write buffer. It
-	// returns ok = false, having done nothing, if that is impossible at the moment.
-	sendInPlace(s *Stream, m Appender, most int, more bool) (ok bool, err error)
+	// sendInPlace is send for the messages of r from number i on, of n in all, which
+	// encode themselves into the write buffer. It returns the number of the first one for
+	// which that is impossible at the moment.
+	sendInPlace(s *Stream, r Run, i, n int, more bool) (next int, err error)
 	// finish sends the status unless the stream has already ended.
 	finish(s *Stream, st *status.Status)
 	// reply combines send and finish for a successful call with one message.
@@ -81,6 +82,9 @@ type transport interface {
 	// replyInPlace is reply for a message that encodes itself. It returns false, having
 	// done nothing, if that is impossible at the moment.
 	replyInPlace(s *Stream, m Appender, size int) (ok bool)
+	// answer sends what f appends in reply to the message req, and takes that, if the reply
+	// and the window for it have room at the moment and f does not decline. It does not block.
+	answer(s *Stream, req []byte, most int, f Answer) bool
 	// taken returns window to the client: the handler has taken n bytes.
 	taken(s *Stream, n int)
 	// handlerEnded is called after the handler has returned.
@@ -139,6 +143,19 @@ func (s *Stream) OnMessage(f func() bool) {
 	s.AfterFunc(func() { s.in.end(s.ended()) })
 }
 
+// Answer appends the reply to the message req to b, or declines with ok = false, having
+// changed nothing. It must not block, nor use the stream.
+type Answer func(b, req []byte) (out []byte, ok bool)
+
+// AnswerWith offers each message that arrives while the handler waits in Recv to f, on the
+// goroutine that reads the connection. What f answers, in at most most bytes, Recv does not
+// return: this saves waking the handler, and the replies to what has arrived together are
+// written together. Recv returns what f declines, the first message, and all messages of
+// which the replies would have to wait or to be compressed.
+func (s *Stream) AnswerWith(most int, f Answer) {
+	s.in.offer(func(req []byte) bool { return s.t.answer(s, req, most, f) })
+}
+
 // RecvOnly is Recv for methods whose clients send exactly one message. It returns
 // after the client has sent it and half-closed the stream.
 func (s *Stream) RecvOnly() ([]byte, error) {
@@ -190,17 +207,32 @@ func (s *Stream) Send(msg mem.BufferSlice, more bool) error {
 // Appender is a message that appends its encoding to a buffer.
 type Appender interface{ AppendTo(b []byte) []byte }
 
-// SendSmall is Send for a message of at most most bytes. It is encoded directly into
-// the connection's write buffer when that is possible.
-func (s *Stream) SendSmall(m Appender, most int, more bool) error {
-	ok, err := s.t.sendInPlace(s, m, most, more)
-	if !ok {
-		return s.Send(encoded(m, most), more)
+// Run is a series of small messages.
+type Run interface {
+	// Most is an upper bound for the length of message i.
+	Most(i int) int
+	// Append appends message i to b.
+	Append(b []byte, i int) []byte
+}
+
+// SendRun is Send for the messages of r from number i on and before n. They are encoded
+// directly into the connection's write buffer when that is possible.
+func (s *Stream) SendRun(r Run, i, n int, more bool) error {
+	for ; i < n; i++ {
+		next, err := s.t.sendInPlace(s, r, i, n, more)
+		if err != nil {
+			s.t.finish(s, statusOf(err))
+			return err
+		}
+		if i = next; i == n {
+			break
+		}
+		b := r.Append(make([]byte, 0, r.Most(i)), i)
+		if err := s.Send(mem.BufferSlice{mem.SliceBuffer(b)}, more || i+1 < n); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		s.t.finish(s, statusOf(err))
-	}
-	return err
+	return nil
 }
 
 // encoded returns m, of at most most bytes, encoded into a new buffer.

@@ -18,6 +18,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/transport/peerapi"
 )
 
@@ -30,7 +31,7 @@ type Backend interface {
 	// Alarms returns the active alarms of all members.
 	Alarms() []*pb.AlarmMember
 	// Leader returns the ID of the leader known to this member, 0 if none.
-	Leader() uint64
+	Leader() ids.Member
 	// IsLearner reports whether this member is a learner.
 	IsLearner() bool
 	// CheckRead reads at most one key, linearizably or from local data, and returns the

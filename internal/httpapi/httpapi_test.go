@@ -21,13 +21,14 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/build"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
 // member is a Backend that returns its fields.
 type member struct {
 	alarms       []pb.AlarmType
-	leader       uint64
+	leader       ids.Member
 	learner      bool
 	full         bool
 	linearizable error
@@ -42,9 +43,9 @@ func (m *member) Alarms() []*pb.AlarmMember {
 	}
 	return list
 }
-func (m *member) Leader() uint64  { return m.leader }
-func (m *member) IsLearner() bool { return m.learner }
-func (m *member) NoRoom() bool    { return m.full }
+func (m *member) Leader() ids.Member { return m.leader }
+func (m *member) IsLearner() bool    { return m.learner }
+func (m *member) NoRoom() bool       { return m.full }
 
 func (m *member) CheckRead(ctx context.Context, serializable bool) error {
 	if _, ok := ctx.Deadline(); !ok && ctx.Done() == nil {

@@ -1,7 +1,6 @@
 package httpapi
 
 import (
-	"fmt"
 	"net/http"
 	"os"
 	"runtime"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"quorate/internal/build"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -45,10 +45,10 @@ type Feature struct {
 
 // SetInfo sets the metrics whose labels describe the process: versions, member ID and
 // feature gates.
-func SetInfo(memberID uint64, features []Feature) {
+func SetInfo(memberID ids.Member, features []Feature) {
 	metrics.ServerVersion.WithLabelValues(build.EtcdVersion).Set(1)
 	metrics.ServerGoVersion.WithLabelValues(runtime.Version()).Set(1)
-	metrics.ServerID.WithLabelValues(fmt.Sprintf("%x", memberID)).Set(1)
+	metrics.ServerID.WithLabelValues(memberID.String()).Set(1)
 	for _, f := range features {
 		enabled := 0.0
 		if f.Enabled {

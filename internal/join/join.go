@@ -27,6 +27,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -50,9 +51,9 @@ type Options struct {
 	Logger    *zap.Logger
 }
 
-// roster is the part of the client API that Enter needs; clientv3.Cluster
+// clusterAPI is the part of the client API that Enter needs; clientv3.Cluster
 // implements it.
-type roster interface {
+type clusterAPI interface {
 	MemberList(context.Context, ...clientv3.OpOption) (*clientv3.MemberListResponse, error)
 	MemberAddAsLearner(context.Context, []string) (*clientv3.MemberAddResponse, error)
 }
@@ -88,7 +89,7 @@ func sleep(ctx context.Context, d time.Duration) error {
 // entry is one call of Enter.
 type entry struct {
 	Options
-	cluster roster
+	cluster clusterAPI
 	wait    func(context.Context, time.Duration) error
 	told    int // attempts until the obstacle is logged again
 }
@@ -124,7 +125,7 @@ func (e *entry) attempt(ctx context.Context) ([]membership.InitialMember, error)
 	if err != nil || added != nil {
 		if added != nil {
 			e.Logger.Info("this member was already added to the cluster; continuing",
-				zap.String("member-id", membership.FormatID(added.ID)), zap.Bool("learner", added.IsLearner))
+				zap.Stringer("member-id", ids.Member(added.ID)), zap.Bool("learner", added.IsLearner))
 		}
 		return initial, err
 	}
@@ -135,7 +136,7 @@ func (e *entry) attempt(ctx context.Context) ([]membership.InitialMember, error)
 		return nil, err
 	}
 	e.Logger.Info("added this member to the cluster as a learner", zap.String("name", e.Name),
-		zap.String("member-id", membership.FormatID(resp.Member.ID)), zap.Strings("peer-urls", e.PeerURLs))
+		zap.Stringer("member-id", ids.Member(resp.Member.ID)), zap.Strings("peer-urls", e.PeerURLs))
 	initial, added, err = place(resp.Members, e.Name, e.PeerURLs)
 	if err == nil && added == nil {
 		err = errors.New("the cluster has added this member but does not list it")
@@ -159,7 +160,7 @@ func (e *entry) list(ctx context.Context) ([]*pb.Member, error) {
 // do.
 func place(members []*pb.Member, name string, urls []string) (initial []membership.InitialMember, added *pb.Member, err error) {
 	for _, m := range members {
-		id := membership.FormatID(m.ID)
+		id := ids.Member(m.ID).String()
 		switch {
 		case sameSet(m.PeerURLs, urls):
 			if m.Name != "" {
@@ -231,9 +232,9 @@ func explain(err error) error {
 // Learner is the member that Promote waits for; server.Member implements
 // it.
 type Learner interface {
-	MemberID() uint64
+	MemberID() ids.Member
 	IsLearner() bool
-	MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error)
+	MemberPromote(ctx context.Context, id ids.Member) ([]*pb.Member, error)
 }
 
 // Promote requests the promotion of the member until it is a voter, stops, or ctx is
@@ -252,7 +253,7 @@ func promote(ctx context.Context, m Learner, lg *zap.Logger, wait func(context.C
 		}
 		if err != nil && told == 0 {
 			lg.Info("this member is a learner and is catching up",
-				zap.String("member-id", membership.FormatID(m.MemberID())), zap.String("waits-for", err.Error()))
+				zap.Stringer("member-id", m.MemberID()), zap.String("waits-for", err.Error()))
 			told = int(reminder / pause)
 		}
 		told--
@@ -260,6 +261,6 @@ func promote(ctx context.Context, m Learner, lg *zap.Logger, wait func(context.C
 			return err
 		}
 	}
-	lg.Info("this member is a voting member of the cluster", zap.String("member-id", membership.FormatID(m.MemberID())))
+	lg.Info("this member is a voting member of the cluster", zap.Stringer("member-id", m.MemberID()))
 	return nil
 }

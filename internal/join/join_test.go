@@ -12,6 +12,8 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"quorate/internal/ids"
 )
 
 // fake is a minimal cluster. The next calls return the errors in fail instead.
@@ -120,9 +122,9 @@ func TestEnter(t *testing.T) {
 // catchingUp is a learner that is ready after a few attempts.
 type catchingUp struct{ left int }
 
-func (c *catchingUp) MemberID() uint64 { return 7 }
-func (c *catchingUp) IsLearner() bool  { return c.left > 0 }
-func (c *catchingUp) MemberPromote(_ context.Context, id uint64) ([]*pb.Member, error) {
+func (c *catchingUp) MemberID() ids.Member { return 7 }
+func (c *catchingUp) IsLearner() bool      { return c.left > 0 }
+func (c *catchingUp) MemberPromote(_ context.Context, id ids.Member) ([]*pb.Member, error) {
 	if id != 7 {
 		return nil, fmt.Errorf("asked for %d", id)
 	}
@@ -134,7 +136,7 @@ func (c *catchingUp) MemberPromote(_ context.Context, id uint64) ([]*pb.Member, 
 
 type stopping struct{ catchingUp }
 
-func (*stopping) MemberPromote(context.Context, uint64) ([]*pb.Member, error) {
+func (*stopping) MemberPromote(context.Context, ids.Member) ([]*pb.Member, error) {
 	return nil, rpctypes.ErrGRPCStopped
 }
 

@@ -6,21 +6,45 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
 
-const (
-	// ExpiryInterval is how often the primary calls Due.
-	ExpiryInterval = 500 * time.Millisecond
-	expiryBatch    = 500 // leases per call
-)
+// ExpiryInterval is how often the primary calls Expired and RecordDue.
+const ExpiryInterval = 500 * time.Millisecond
 
-// Due returns what the primary has to propose now: revokes of expired leases, and a
-// request that records the remaining TTL of long ones, nil if none is due. The caller
-// must first make sure that this member is still the leader.
-func (l *Lessor) Due(now time.Time) (revokes []ID, record *pb.InternalRaftRequest) {
-	revokes = l.Expired(now, expiryBatch)
-	if due := l.CheckpointsDue(now); len(due) > 0 {
-		record = Record(due...)
+// RecordDue returns the request that stores the checkpoints that are due, nil if none is.
+func (l *Lessor) RecordDue(now time.Time) *pb.InternalRaftRequest {
+	due := l.CheckpointsDue(now)
+	if len(due) == 0 {
+		return nil
 	}
-	return revokes, record
+	return Record(due...)
+}
+
+// Clearing is one attempt to clear the checkpoints of a lease.
+type Clearing struct {
+	of    *lease
+	reign uint64 // of the lessor when it was begun
+	made  uint64 // checkpoints that are before it in the log, or nowhere
+}
+
+// Clear begins to clear the checkpoints of a lease; request is what to propose. Between
+// this call and the proposal no other one may be made, nor may there be any between that of
+// CheckpointsDue and the proposal of what it has returned: the log must have them in the
+// order of these calls.
+func (l *Lessor) Clear(id ID) (c Clearing, request *pb.InternalRaftRequest) {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	if x := l.leases[id]; x != nil {
+		c = Clearing{of: x, reign: l.reign, made: x.made}
+	}
+	return c, Record(Checkpoint{ID: id})
+}
+
+// Cleared records that the request of Clear was applied.
+func (l *Lessor) Cleared(c Clearing) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if c.of != nil && c.reign == l.reign {
+		c.of.cleared = max(c.of.cleared, c.made)
+	}
 }
 
 // Record returns the request that stores checkpoints.

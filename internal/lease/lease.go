@@ -102,8 +102,8 @@ type Renewal struct {
 	// closed when the lease is revoked or the primary is demoted. The caller then calls
 	// Renew again, which reports which of the two happened.
 	Wait <-chan struct{}
-	// Reset is set if the lease has, or may get, a checkpoint, which must be cleared first: propose
-	// a checkpoint with Remaining 0, wait until it is applied, and call Renew again.
+	// Reset is set if the lease has, or may get, a checkpoint, which must be cleared first:
+	// propose the request of Clear, wait until it is applied, call Cleared, and Renew again.
 	Reset bool
 }
 
@@ -134,9 +134,10 @@ type lease struct {
 	keys    keySet
 	revoked chan struct{} // created by the first renewal that has to wait
 	// made counts the checkpoints that CheckpointsDue has returned since the promotion. The
-	// first cleared of them have no effect any more: a checkpoint with Remaining 0 was
-	// proposed after them, when made was resetAt, and is applied.
-	made, resetAt, cleared uint64
+	// first cleared of them have no effect any more: what clears them is behind them in the
+	// log, and is applied. Each attempt knows how many are before it. Several may be in
+	// flight, with a checkpoint between them that the first one does not clear.
+	made, cleared uint64
 }
 
 // Lessor holds the leases of one member. Only the apply goroutine may call Grant,
@@ -148,6 +149,7 @@ type Lessor struct {
 
 	mu      sync.RWMutex
 	primary bool
+	reign   uint64 // counts promotions
 	leases  map[ID]*lease
 	wakes   queue // leases by wake; empty unless primary
 	dues    queue // leases by due; empty unless primary and checkpoints are on
@@ -310,9 +312,6 @@ func (l *Lessor) Checkpoint(b engine.Batch, c Checkpoint, persist bool) {
 	if x == nil {
 		return
 	}
-	if c.Remaining <= 0 {
-		x.cleared = max(x.cleared, x.resetAt)
-	}
 	x.RemainingTTL = c.Remaining
 	if persist {
 		putRecord(b, x.Lease)
@@ -334,6 +333,7 @@ func (l *Lessor) Promote(now time.Time, extend time.Duration) {
 	defer l.mu.Unlock()
 	l.demoteLocked()
 	l.primary = true
+	l.reign++
 	all := make([]*lease, 0, len(l.leases))
 	for _, x := range l.leases {
 		x.expiry = now.Add(extend).Add(seconds(x.left()))
@@ -372,7 +372,7 @@ func (l *Lessor) demoteLocked() {
 	for _, x := range l.leases {
 		x.expiry, x.wake, x.due = time.Time{}, time.Time{}, time.Time{}
 		x.wakePos, x.duePos = -1, -1
-		x.made, x.resetAt, x.cleared = 0, 0, 0
+		x.made, x.cleared = 0, 0
 		x.release()
 	}
 	l.wakes.items, l.dues.items = nil, nil
@@ -400,7 +400,6 @@ func (l *Lessor) Renew(now time.Time, id ID) (Renewal, error) {
 	// A checkpoint that was proposed and is not applied yet would outlast the renewal: the
 	// next leader would give the lease less than what the client is told now.
 	if l.o.Checkpoints && (x.RemainingTTL > 0 || x.made > x.cleared) {
-		x.resetAt = x.made
 		return Renewal{Reset: true}, nil
 	}
 	l.startLocked(x, now.Add(seconds(x.TTL)))

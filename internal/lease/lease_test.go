@@ -82,6 +82,8 @@ type world struct {
 	l     *Lessor
 	now   time.Duration
 	waits []<-chan struct{}
+	// clears are the attempts to clear checkpoints, one for each renewal that had to.
+	clears []Clearing
 }
 
 func at(d time.Duration) time.Time { return time.Unix(1000, 0).Add(d) }
@@ -145,9 +147,16 @@ func (w *world) run(cmd string) string {
 			w.waits = append(w.waits, r.Wait)
 			return "wait\n"
 		case r.Reset:
-			return "reset the checkpoint\n"
+			c, _ := w.l.Clear(ID(num(1)))
+			w.clears = append(w.clears, c)
+			return fmt.Sprintf("reset the checkpoint: %d\n", len(w.clears))
 		}
 		return result(err, "ttl %d", r.TTL)
+	case "cleared": // number of the reset, whose checkpoint of 0 is applied
+		if int(num(1)) > len(w.clears) {
+			return "no such reset\n"
+		}
+		w.l.Cleared(w.clears[num(1)-1])
 	case "waits": // which waits are over
 		var out strings.Builder
 		for _, c := range w.waits {

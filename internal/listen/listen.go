@@ -17,7 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/net/netutil"
 	"golang.org/x/sys/unix"
 )
 
@@ -72,7 +71,7 @@ func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
 		return nil, fmt.Errorf("--%s=%s: %w%s", o.Flag, u.String(), err, wayOut(err))
 	}
 	if o.MaxConns > 0 {
-		l = netutil.LimitListener(l, o.MaxConns)
+		l = Limit(l, o.MaxConns)
 	}
 	return l, nil
 }

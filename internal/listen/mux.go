@@ -291,6 +291,10 @@ func (c *sniffedConn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// Under returns the connection that was inspected. It is not called NetConn, by which h2
+// would find the socket and set a timeout on it that etcd's clear-text connections lack.
+func (c *sniffedConn) Under() net.Conn { return c.Conn }
+
 // side is one of the two listeners. Connections wait in the goroutine that inspected them
 // until they are accepted.
 type side struct {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sync"
 
 	"go.uber.org/zap"
 )
@@ -67,6 +68,40 @@ func (t *TLS) listening() *TLS {
 type helloConn struct {
 	sniffedConn
 	offersHTTP1 bool // set during the handshake
+
+	mu        sync.Mutex // serializes writes; guards the following fields
+	gathering bool
+	gathered  []byte
+}
+
+// Gather makes writes accumulate in buf until Send writes them at once. TLS writes each
+// record, of at most 16 KiB, with a system call of its own.
+func (c *helloConn) Gather(buf []byte) {
+	c.mu.Lock()
+	c.gathering, c.gathered = true, buf[:0]
+	c.mu.Unlock()
+}
+
+// Send ends Gather. It returns the buffer, which may have grown.
+func (c *helloConn) Send() (buf []byte, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	buf = c.gathered
+	c.gathering, c.gathered = false, nil
+	if len(buf) > 0 {
+		_, err = c.Conn.Write(buf)
+	}
+	return buf, err
+}
+
+func (c *helloConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.gathering {
+		c.gathered = append(c.gathered, p...)
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
 }
 
 // oneSide is the listener of a Mux with one side.

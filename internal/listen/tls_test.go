@@ -26,6 +26,33 @@ import (
 	"quorate/internal/certs/certstest"
 )
 
+// What is gathered is written at once, in order with what is written before and after.
+func TestGather(t *testing.T) {
+	p := newPKI(t)
+	l := NewListener(open(t), Accepts{TLS: p.server})
+	defer l.Close()
+	want := strings.Repeat("0123456789", 10_000)
+	go func() {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		under := conn.(*tls.Conn).NetConn().(*helloConn)
+		for i := 0; i < len(want); i += 25_000 {
+			under.Gather(nil)
+			io.WriteString(conn, want[i:i+20_000])
+			under.Send()
+			io.WriteString(conn, want[i+20_000:i+25_000])
+		}
+	}()
+	conn := tls.Client(dial(t, l.Addr()), p.client())
+	got, err := io.ReadAll(conn)
+	if err != nil || string(got) != want {
+		t.Errorf("%d bytes, %v, want %d", len(got), err, len(want))
+	}
+}
+
 // pki is the server's TLS configuration and what clients need to trust it.
 type pki struct {
 	server *TLS

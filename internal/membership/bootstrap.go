@@ -9,6 +9,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/types"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 // InitialMember is one name of --initial-cluster with its peer URLs, sorted.
@@ -137,21 +139,21 @@ func errOrUnequal(err error) error {
 }
 
 // Founders returns the members of a new cluster, sorted by id, and its id.
-func Founders(initial []InitialMember, token string) (members []Member, clusterID uint64, err error) {
-	var ids []uint64
+func Founders(initial []InitialMember, token string) (members []Member, clusterID ids.Cluster, err error) {
+	var founders []ids.Member
 	for _, im := range initial {
 		id := ComputeMemberID(im.PeerURLs, token, nil)
 		if id == 0 {
-			return nil, 0, fmt.Errorf("cannot use %x as member id", id)
+			return nil, 0, fmt.Errorf("cannot use %s as member id", id)
 		}
-		if slices.Contains(ids, id) {
-			return nil, 0, fmt.Errorf("member exists with identical ID %s: %s", FormatID(id), im.Name)
+		if slices.Contains(founders, id) {
+			return nil, 0, fmt.Errorf("member exists with identical ID %s: %s", id, im.Name)
 		}
-		ids = append(ids, id)
+		founders = append(founders, id)
 		members = append(members, Member{ID: id, Name: im.Name, PeerURLs: slices.Clone(im.PeerURLs)})
 	}
 	slices.SortFunc(members, byID)
-	return members, ComputeClusterID(ids), nil
+	return members, ComputeClusterID(founders), nil
 }
 
 // BootstrapEntries returns the first entries of a new cluster's log: one AddNode per
@@ -167,10 +169,10 @@ func BootstrapEntries(founders []Member) ([]*raftpb.Entry, error) {
 			return nil, err
 		}
 		data, err := proto.Marshal(&raftpb.ConfChange{
-			Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(m.ID), Context: ctx,
+			Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(uint64(m.ID)), Context: ctx,
 		})
 		if err != nil {
-			return nil, fmt.Errorf("encode bootstrap entry of member %s: %w", FormatID(m.ID), err)
+			return nil, fmt.Errorf("encode bootstrap entry of member %s: %w", m.ID, err)
 		}
 		ents = append(ents, &raftpb.Entry{
 			Type: raftpb.EntryConfChange.Enum(), Term: new(uint64(1)), Index: new(uint64(i + 1)), Data: data,
@@ -194,7 +196,7 @@ func MatchExisting(initial []InitialMember, existing []Member, same func(a, b []
 		j, err := matching(locals, em, same)
 		if j < 0 {
 			return nil, fmt.Errorf("PeerURLs: no match found for existing member (%s, %v), last resolver error (%w)",
-				FormatID(em.ID), em.PeerURLs, errOrUnequal(err))
+				em.ID, em.PeerURLs, errOrUnequal(err))
 		}
 		locals[j].ID = em.ID
 	}
@@ -233,13 +235,13 @@ func CheckLearners(ms []Member, most int) error {
 }
 
 // Describe formats a cluster as etcd does in its errors.
-func Describe(clusterID uint64, ms []Member) string {
+func Describe(clusterID ids.Cluster, ms []Member) string {
 	text := make([]string, len(ms))
 	for i, m := range ms {
 		text[i] = fmt.Sprintf("&{ID:%s RaftAttributes:{PeerURLs:%v IsLearner:%t} Attributes:{Name:%s ClientURLs:%v}}",
-			FormatID(m.ID), m.PeerURLs, m.IsLearner, m.Name, m.ClientURLs)
+			m.ID, m.PeerURLs, m.IsLearner, m.Name, m.ClientURLs)
 	}
-	return fmt.Sprintf("{ClusterID:%s Members:[%s] RemovedMemberIDs:[]}", FormatID(clusterID), strings.Join(text, " "))
+	return fmt.Sprintf("{ClusterID:%s Members:[%s] RemovedMemberIDs:[]}", clusterID, strings.Join(text, " "))
 }
 
 // RemotePeerURLs returns the peer URLs of all members but the local one, sorted. A

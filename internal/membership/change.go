@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 // Reasons to reject a configuration change. The texts are etcd's and reach clients.
@@ -35,7 +37,7 @@ type changeContext struct {
 func encodeContext(m Member, promote bool) ([]byte, error) {
 	b, err := json.Marshal(changeContext{Member: m, IsPromote: promote})
 	if err != nil {
-		return nil, fmt.Errorf("encode context of member %s: %w", FormatID(m.ID), err)
+		return nil, fmt.Errorf("encode context of member %s: %w", m.ID, err)
 	}
 	return b, nil
 }
@@ -51,30 +53,30 @@ func AddChange(m Member) (*raftpb.ConfChange, error) {
 	if m.IsLearner {
 		typ = raftpb.ConfChangeAddLearnerNode
 	}
-	return &raftpb.ConfChange{Type: typ.Enum(), NodeId: new(m.ID), Context: ctx}, nil
+	return &raftpb.ConfChange{Type: typ.Enum(), NodeId: new(uint64(m.ID)), Context: ctx}, nil
 }
 
 // PromoteChange returns the change that makes a learner a voter.
-func PromoteChange(id uint64) (*raftpb.ConfChange, error) {
+func PromoteChange(id ids.Member) (*raftpb.ConfChange, error) {
 	ctx, err := encodeContext(Member{ID: id}, true)
 	if err != nil {
 		return nil, err
 	}
-	return &raftpb.ConfChange{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(id), Context: ctx}, nil
+	return &raftpb.ConfChange{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(uint64(id)), Context: ctx}, nil
 }
 
 // RemoveChange returns the change that removes a member.
-func RemoveChange(id uint64) *raftpb.ConfChange {
-	return &raftpb.ConfChange{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: new(id)}
+func RemoveChange(id ids.Member) *raftpb.ConfChange {
+	return &raftpb.ConfChange{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(id))}
 }
 
 // UpdateChange returns the change that replaces a member's peer URLs.
-func UpdateChange(id uint64, peerURLs []string) (*raftpb.ConfChange, error) {
+func UpdateChange(id ids.Member, peerURLs []string) (*raftpb.ConfChange, error) {
 	ctx, err := encodeContext(Member{ID: id, PeerURLs: peerURLs}, false)
 	if err != nil {
 		return nil, err
 	}
-	return &raftpb.ConfChange{Type: raftpb.ConfChangeUpdateNode.Enum(), NodeId: new(id), Context: ctx}, nil
+	return &raftpb.ConfChange{Type: raftpb.ConfChangeUpdateNode.Enum(), NodeId: new(uint64(id)), Context: ctx}, nil
 }
 
 // Action is the effect of an applied change.
@@ -97,7 +99,7 @@ type Effect struct {
 
 // decodeChange returns the member that a change is about, and the action.
 func decodeChange(cc *raftpb.ConfChange) (m Member, action Action, err error) {
-	id := cc.GetNodeId()
+	id := ids.Member(cc.GetNodeId())
 	if id == 0 {
 		return Member{}, 0, fmt.Errorf("%w: member id 0", ErrMalformedChange)
 	}
@@ -117,7 +119,7 @@ func decodeChange(cc *raftpb.ConfChange) (m Member, action Action, err error) {
 	}
 	if ctx.ID != id {
 		return Member{}, 0, fmt.Errorf("%w: context of member %s in a change of member %s",
-			ErrMalformedChange, FormatID(ctx.ID), FormatID(id))
+			ErrMalformedChange, ctx.ID, id)
 	}
 	if ctx.IsPromote && action == Added {
 		action = Promoted
@@ -202,7 +204,7 @@ func (s *state) usesURL(m Member) bool {
 }
 
 // lastVoter reports whether the member with the id is the only voter.
-func (s *state) lastVoter(id uint64) bool {
+func (s *state) lastVoter(id ids.Member) bool {
 	n, _, _ := voters(s.members, id, nil)
 	all, _, _ := voters(s.members, 0, nil)
 	return all == 1 && n == 0

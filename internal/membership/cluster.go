@@ -9,12 +9,14 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
 // Options configures a Cluster.
 type Options struct {
-	LocalID, ClusterID uint64
+	LocalID   ids.Member
+	ClusterID ids.Cluster
 	// ServerVersion is the version of this server; a cluster version above it is
 	// rejected.
 	ServerVersion Version
@@ -32,18 +34,19 @@ type Options struct {
 // safe for concurrent use. Their results are shared and must not be modified. Readers
 // see a change as soon as its method returns, before the batch is committed.
 type Cluster struct {
-	localID, clusterID uint64
-	serverVersion      Version
-	maxLearners        int
-	aside              bool
-	lg                 *zap.Logger
-	st                 atomic.Pointer[state]
+	localID       ids.Member
+	clusterID     ids.Cluster
+	serverVersion Version
+	maxLearners   int
+	aside         bool
+	lg            *zap.Logger
+	st            atomic.Pointer[state]
 }
 
 // state is one immutable version of the membership.
 type state struct {
 	members   []Member // sorted by id
-	removed   map[uint64]bool
+	removed   map[ids.Member]bool
 	version   Version
 	downgrade Downgrade
 }
@@ -58,12 +61,12 @@ func New(o Options) *Cluster {
 	}
 	c := &Cluster{localID: o.LocalID, clusterID: o.ClusterID, serverVersion: o.ServerVersion, maxLearners: o.MaxLearners, lg: o.Logger}
 	c.aside = o.Aside
-	c.st.Store(&state{removed: map[uint64]bool{}})
+	c.st.Store(&state{removed: map[ids.Member]bool{}})
 	return c
 }
 
-func (s *state) find(id uint64) (int, bool) {
-	return slices.BinarySearchFunc(s.members, id, func(m Member, id uint64) int { return byID(m, Member{ID: id}) })
+func (s *state) find(id ids.Member) (int, bool) {
+	return slices.BinarySearchFunc(s.members, id, func(m Member, id ids.Member) int { return byID(m, Member{ID: id}) })
 }
 
 // with returns a copy of s in which m is added or replaced.
@@ -80,10 +83,10 @@ func (s *state) with(m Member) *state {
 }
 
 // without returns a copy of s in which id is removed.
-func (s *state) without(id uint64) *state {
+func (s *state) without(id ids.Member) *state {
 	n := *s
 	n.members = slices.DeleteFunc(slices.Clone(s.members), func(m Member) bool { return m.ID == id })
-	n.removed = make(map[uint64]bool, len(s.removed)+1)
+	n.removed = make(map[ids.Member]bool, len(s.removed)+1)
 	for r := range s.removed {
 		n.removed[r] = true
 	}
@@ -92,16 +95,16 @@ func (s *state) without(id uint64) *state {
 }
 
 // ID returns the cluster id.
-func (c *Cluster) ID() uint64 { return c.clusterID }
+func (c *Cluster) ID() ids.Cluster { return c.clusterID }
 
 // LocalID returns the id of this member.
-func (c *Cluster) LocalID() uint64 { return c.localID }
+func (c *Cluster) LocalID() ids.Member { return c.localID }
 
 // Members returns all members sorted by id.
 func (c *Cluster) Members() []Member { return c.st.Load().members }
 
 // Member returns the member with the id.
-func (c *Cluster) Member(id uint64) (Member, bool) {
+func (c *Cluster) Member(id ids.Member) (Member, bool) {
 	s := c.st.Load()
 	i, ok := s.find(id)
 	if !ok {
@@ -111,33 +114,33 @@ func (c *Cluster) Member(id uint64) (Member, bool) {
 }
 
 // MemberIDs returns the ids of all members, ascending.
-func (c *Cluster) MemberIDs() []uint64 { return c.ids(func(Member) bool { return true }) }
+func (c *Cluster) MemberIDs() []ids.Member { return c.ids(func(Member) bool { return true }) }
 
 // VoterIDs returns the ids of the voters, ascending.
-func (c *Cluster) VoterIDs() []uint64 { return c.ids(func(m Member) bool { return !m.IsLearner }) }
+func (c *Cluster) VoterIDs() []ids.Member { return c.ids(func(m Member) bool { return !m.IsLearner }) }
 
-func (c *Cluster) ids(keep func(Member) bool) []uint64 {
-	var ids []uint64
+func (c *Cluster) ids(keep func(Member) bool) []ids.Member {
+	var out []ids.Member
 	for _, m := range c.Members() {
 		if keep(m) {
-			ids = append(ids, m.ID)
+			out = append(out, m.ID)
 		}
 	}
-	return ids
+	return out
 }
 
 // IsRemoved reports whether a member with the id was removed from the cluster.
-func (c *Cluster) IsRemoved(id uint64) bool { return c.st.Load().removed[id] }
+func (c *Cluster) IsRemoved(id ids.Member) bool { return c.st.Load().removed[id] }
 
 // RemovedIDs returns the ids of all removed members, ascending.
-func (c *Cluster) RemovedIDs() []uint64 {
+func (c *Cluster) RemovedIDs() []ids.Member {
 	s := c.st.Load()
-	ids := make([]uint64, 0, len(s.removed))
+	out := make([]ids.Member, 0, len(s.removed))
 	for id := range s.removed {
-		ids = append(ids, id)
+		out = append(out, id)
 	}
-	slices.Sort(ids)
-	return ids
+	slices.Sort(out)
+	return out
 }
 
 // IsLocalLearner reports whether this member is a learner.
@@ -181,23 +184,23 @@ func (c *Cluster) Apply(b engine.Batch, cc *raftpb.ConfChange) (Effect, error) {
 	}
 	c.publish(s)
 	if eff.Action == Removed && !c.aside {
-		metrics.NetworkKnownPeers.WithLabelValues(FormatID(c.localID), FormatID(m.ID)).Set(0)
+		metrics.NetworkKnownPeers.WithLabelValues(c.localID.String(), m.ID.String()).Set(0)
 	}
 	if eff.Action == Removed {
 		if i, ok := before.find(m.ID); ok {
 			m = before.members[i] // the change contains only the id
 		}
 	}
-	c.lg.Info("applied a configuration change through raft", zap.String("local-member-id", FormatID(c.localID)),
-		zap.Stringer("raft-conf-change", cc.GetType()), zap.String("raft-conf-change-node-id", FormatID(m.ID)))
+	c.lg.Info("applied a configuration change through raft", zap.Stringer("local-member-id", c.localID),
+		zap.Stringer("raft-conf-change", cc.GetType()), zap.Stringer("raft-conf-change-node-id", m.ID))
 	c.logChange(eff.Action, m)
 	return eff, nil
 }
 
 // logChange logs a change with etcd's message and fields.
 func (c *Cluster) logChange(a Action, m Member) {
-	lg := c.lg.With(zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)))
-	id, urls, learner := FormatID(m.ID), m.PeerURLs, m.IsLearner
+	lg := c.lg.With(zap.Stringer("cluster-id", c.clusterID), zap.Stringer("local-member-id", c.localID))
+	id, urls, learner := m.ID.String(), m.PeerURLs, m.IsLearner
 	switch a {
 	case Added:
 		lg.Info("added member", zap.String("added-peer-id", id), zap.Strings("added-peer-peer-urls", urls), zap.Bool("added-peer-is-learner", learner))
@@ -237,16 +240,16 @@ func (s *state) after(cc *raftpb.ConfChange, maxLearners int) (*state, Effect, e
 
 // SetAttributes applies a member's name and client URLs. It ignores a removed member
 // and returns ErrIDNotFound for one that never existed.
-func (c *Cluster) SetAttributes(b engine.Batch, id uint64, name string, clientURLs []string) error {
+func (c *Cluster) SetAttributes(b engine.Batch, id ids.Member, name string, clientURLs []string) error {
 	s := c.st.Load()
 	i, ok := s.find(id)
 	if !ok {
 		if s.removed[id] {
-			c.lg.Warn("skipped attributes update of removed member", zap.String("cluster-id", FormatID(c.clusterID)),
-				zap.String("local-member-id", FormatID(c.localID)), zap.String("updated-peer-id", FormatID(id)))
+			c.lg.Warn("skipped attributes update of removed member", zap.Stringer("cluster-id", c.clusterID),
+				zap.Stringer("local-member-id", c.localID), zap.Stringer("updated-peer-id", id))
 			return nil
 		}
-		return fmt.Errorf("set attributes of member %s: %w", FormatID(id), ErrIDNotFound)
+		return fmt.Errorf("set attributes of member %s: %w", id, ErrIDNotFound)
 	}
 	m := s.members[i].clone()
 	m.Name, m.ClientURLs = name, slices.Clone(clientURLs)
@@ -277,7 +280,7 @@ func (c *Cluster) SetVersion(b engine.Batch, v Version) error {
 	n.version = v
 	putVersion(b, v)
 	c.publish(&n)
-	lg := c.lg.With(zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)))
+	lg := c.lg.With(zap.Stringer("cluster-id", c.clusterID), zap.Stringer("local-member-id", c.localID))
 	if s.version == (Version{}) {
 		lg.Info("set initial cluster version", zap.String("cluster-version", v.Short()))
 	} else {
@@ -320,9 +323,9 @@ func (c *Cluster) publish(s *state) {
 	if c.aside {
 		return
 	}
-	local := FormatID(c.localID)
+	local := c.localID.String()
 	for _, m := range s.members {
-		metrics.NetworkKnownPeers.WithLabelValues(local, FormatID(m.ID)).Set(1)
+		metrics.NetworkKnownPeers.WithLabelValues(local, m.ID.String()).Set(1)
 	}
 	learner := 0.0
 	if i, ok := s.find(c.localID); ok && s.members[i].IsLearner {

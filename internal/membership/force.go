@@ -31,7 +31,7 @@ func (c *Cluster) LeaveAlone(pending []*raftpb.ConfChange, peerURLs []string) ([
 			s, _, err = s.after(cc, c.maxLearners)
 		}
 		if err != nil {
-			return fmt.Errorf("leave member %s alone: %w", FormatID(c.localID), err)
+			return fmt.Errorf("leave member %s alone: %w", c.localID, err)
 		}
 		changes = append(changes, cc)
 		return nil

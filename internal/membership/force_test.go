@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 func TestLeaveAlone(t *testing.T) {
@@ -18,7 +20,7 @@ func TestLeaveAlone(t *testing.T) {
 		name    string
 		stored  []Member
 		pending []*raftpb.ConfChange
-		local   uint64
+		local   ids.Member
 		want    string
 		err     error
 	}{

@@ -9,17 +9,19 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"quorate/internal/ids"
 )
 
 // Member is one member of the cluster. Its JSON is that of the peer endpoint
 // /members, of the bucket members and of configuration changes: the order of the
 // fields is part of the format.
 type Member struct {
-	ID         uint64   `json:"id"`
-	PeerURLs   []string `json:"peerURLs"`
-	IsLearner  bool     `json:"isLearner,omitempty"`
-	Name       string   `json:"name,omitempty"`
-	ClientURLs []string `json:"clientURLs,omitempty"`
+	ID         ids.Member `json:"id"`
+	PeerURLs   []string   `json:"peerURLs"`
+	IsLearner  bool       `json:"isLearner,omitempty"`
+	Name       string     `json:"name,omitempty"`
+	ClientURLs []string   `json:"clientURLs,omitempty"`
 }
 
 // Started reports whether the member has published its name.
@@ -31,18 +33,11 @@ func (m Member) clone() Member {
 	return m
 }
 
-// FormatID returns an id as etcd writes it in headers, paths and logs:
-// lower-case hex without padding.
-func FormatID(id uint64) string { return strconv.FormatUint(id, 16) }
-
-// ParseID parses what FormatID wrote.
-func ParseID(s string) (uint64, error) { return strconv.ParseUint(s, 16, 64) }
-
 // ComputeMemberID derives a member id from its peer URLs, in any order, and the
 // cluster token. A member that is added to a running cluster has an empty token and
 // the time of the request; a founder has no time, so that all founders compute the
 // same ids.
-func ComputeMemberID(peerURLs []string, token string, now *time.Time) uint64 {
+func ComputeMemberID(peerURLs []string, token string, now *time.Time) ids.Member {
 	sorted := slices.Clone(peerURLs)
 	slices.Sort(sorted)
 	b := []byte(strings.Join(sorted, "") + token)
@@ -50,19 +45,19 @@ func ComputeMemberID(peerURLs []string, token string, now *time.Time) uint64 {
 		b = strconv.AppendInt(b, now.Unix(), 10)
 	}
 	sum := sha1.Sum(b)
-	return binary.BigEndian.Uint64(sum[:8])
+	return ids.Member(binary.BigEndian.Uint64(sum[:8]))
 }
 
 // ComputeClusterID derives the cluster id from the ids of the founders.
-func ComputeClusterID(memberIDs []uint64) uint64 {
+func ComputeClusterID(memberIDs []ids.Member) ids.Cluster {
 	sorted := slices.Clone(memberIDs)
 	slices.Sort(sorted)
 	b := make([]byte, 0, 8*len(sorted))
 	for _, id := range sorted {
-		b = binary.BigEndian.AppendUint64(b, id)
+		b = binary.BigEndian.AppendUint64(b, uint64(id))
 	}
 	sum := sha1.Sum(b)
-	return binary.BigEndian.Uint64(sum[:8])
+	return ids.Cluster(binary.BigEndian.Uint64(sum[:8]))
 }
 
 // NewMember returns a member to be added to a running cluster, with the id that

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 )
 
 // fakeEngine is a Reader and a Batch over a map.
@@ -103,17 +104,17 @@ func TestIDs(t *testing.T) {
 		{[]string{"http://127.0.0.1:22380"}, "etcd-cluster-1", nil, "91bc3c398fb3c146"},
 		{[]string{"http://127.0.0.1:32380"}, "etcd-cluster-1", nil, "fd422379fda50e48"},
 	} {
-		if got := FormatID(ComputeMemberID(c.urls, c.token, c.now)); got != c.want {
+		if got := ComputeMemberID(c.urls, c.token, c.now).String(); got != c.want {
 			t.Errorf("id of %v %q = %s, want %s", c.urls, c.token, got, c.want)
 		}
 	}
 	a := ComputeMemberID([]string{"http://a:1", "http://b:1"}, "", &now)
 	b := ComputeMemberID([]string{"http://b:1", "http://a:1"}, "1700000000", nil)
 	if a != b {
-		t.Errorf("time and order: %x and %x differ", a, b)
+		t.Errorf("time and order: %s and %s differ", a, b)
 	}
-	id := ComputeClusterID([]uint64{0xfd422379fda50e48, 0x8211f1d0f64f3269, 0x91bc3c398fb3c146})
-	if got, want := FormatID(id), "ef37ad9dc622a7c4"; got != want {
+	id := ComputeClusterID([]ids.Member{0xfd422379fda50e48, 0x8211f1d0f64f3269, 0x91bc3c398fb3c146})
+	if got, want := id.String(), "ef37ad9dc622a7c4"; got != want {
 		t.Errorf("cluster id = %s, want %s", got, want)
 	}
 }
@@ -173,8 +174,8 @@ func TestCheckInitial(t *testing.T) {
 func TestBootstrapEntries(t *testing.T) {
 	initial := must(ParseInitialCluster("infra1=http://127.0.0.1:12380,infra2=http://127.0.0.1:22380,infra3=http://127.0.0.1:32380"))
 	ms, cid, err := Founders(initial, "etcd-cluster-1")
-	if err != nil || FormatID(cid) != "ef37ad9dc622a7c4" {
-		t.Fatalf("cluster %x, %v", cid, err)
+	if err != nil || cid.String() != "ef37ad9dc622a7c4" {
+		t.Fatalf("cluster %s, %v", cid, err)
 	}
 	ents, err := BootstrapEntries(ms)
 	if err != nil {
@@ -188,7 +189,7 @@ func TestBootstrapEntries(t *testing.T) {
 		ctx := fmt.Sprintf(`{"id":%d,"peerURLs":["http://127.0.0.1:%d2380"],"name":"%s"}`, ms[i].ID, i+1, name)
 		// Type is encoded although it is 0, the request id is not.
 		want := []byte{0x10, 0x00, 0x18}
-		want = appendVarint(want, ms[i].ID)
+		want = appendVarint(want, uint64(ms[i].ID))
 		want = append(want, 0x22, byte(len(ctx)))
 		want = append(want, ctx...)
 		if !bytes.Equal(e.GetData(), want) {
@@ -218,7 +219,7 @@ func TestApply(t *testing.T) {
 		}
 		return cc
 	}
-	m := func(id uint64, learner bool, urls ...string) Member {
+	m := func(id ids.Member, learner bool, urls ...string) Member {
 		return Member{ID: id, PeerURLs: urls, IsLearner: learner}
 	}
 	bad := func(typ raftpb.ConfChangeType, id uint64, ctx string) *raftpb.ConfChange {
@@ -324,10 +325,10 @@ members_removed/5 = removed`)
 	if got, want := eng.dump(), `members/7 = {"id":7,"peerURLs":["http://h:1"]}`; got != want {
 		t.Errorf("after reset %s, want %s", got, want)
 	}
-	if l.IsRemoved(5) || !c.IsRemoved(5) || !slices.Equal(c.RemovedIDs(), []uint64{5}) {
+	if l.IsRemoved(5) || !c.IsRemoved(5) || !slices.Equal(c.RemovedIDs(), []ids.Member{5}) {
 		t.Error("removed ids")
 	}
-	if got := c.VoterIDs(); !slices.Equal(got, []uint64{1, 2, 31}) {
+	if got := c.VoterIDs(); !slices.Equal(got, []ids.Member{1, 2, 31}) {
 		t.Errorf("voters %v", got)
 	}
 }
@@ -411,14 +412,14 @@ func TestReconfigurationChecks(t *testing.T) {
 	} {
 		var ms []Member
 		for i, s := range c.started {
-			m := Member{ID: uint64(i + 1)}
+			m := Member{ID: ids.Member(i + 1)}
 			if s == '1' {
 				m.Name = "x"
 			}
 			ms = append(ms, m)
 		}
 		ms = append(ms, Member{ID: 100, IsLearner: true})
-		up := func(id uint64) bool { return id <= uint64(len(c.connected)) && c.connected[id-1] == '1' }
+		up := func(id ids.Member) bool { return id <= ids.Member(len(c.connected)) && c.connected[id-1] == '1' }
 		got := fmt.Sprintf("voter %s learner %s remove %s promote %s", verdict(CheckAdd(ms, false, up)),
 			verdict(CheckAdd(ms, true, up)), verdict(CheckRemove(ms, 1, up, false)), verdict(CheckPromote(ms)))
 		if got != c.want {
@@ -429,7 +430,7 @@ func TestReconfigurationChecks(t *testing.T) {
 		}
 	}
 	three := []Member{{ID: 1, Name: "a"}, {ID: 2, Name: "b"}, {ID: 3, Name: "c"}}
-	one := func(id uint64) bool { return id == 1 }
+	one := func(id ids.Member) bool { return id == 1 }
 	if err := CheckRemove(three, 3, one, true); err != nil {
 		t.Errorf("removing a member that is down: %v", err)
 	}

@@ -52,9 +52,9 @@ func ExplainMismatch(initial []InitialMember, existing []Member, same func(a, b 
 		if name == "" {
 			state := fmt.Sprintf(", with the name %s", em.Name)
 			if name = em.Name; !em.Started() {
-				name, state = FormatID(em.ID), ", which was added and has not been started"
+				name, state = em.ID.String(), ", which was added and has not been started"
 			}
-			text = append(text, fmt.Sprintf("--initial-cluster leaves out member %s at %s%s", FormatID(em.ID), strings.Join(em.PeerURLs, ","), state))
+			text = append(text, fmt.Sprintf("--initial-cluster leaves out member %s at %s%s", em.ID, strings.Join(em.PeerURLs, ","), state))
 		}
 		right = append(right, InitialMember{Name: name, PeerURLs: em.PeerURLs})
 	}

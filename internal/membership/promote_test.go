@@ -3,21 +3,23 @@ package membership
 import (
 	"errors"
 	"testing"
+
+	"quorate/internal/ids"
 )
 
 // A promotion may enter the log only if the started members form a quorum of the voters after it.
 // This is checked at each proposal, so a change that was valid before may be rejected now.
 func TestMayPromote(t *testing.T) {
-	member := func(id uint64, name string, learner bool) Member {
+	member := func(id ids.Member, name string, learner bool) Member {
 		return Member{ID: id, Name: name, PeerURLs: []string{"http://x"}, IsLearner: learner}
 	}
 	learner := member(9, "learner", true)
-	in, out := func(uint64) bool { return true }, func(uint64) bool { return false }
+	in, out := func(ids.Member) bool { return true }, func(ids.Member) bool { return false }
 	for _, tt := range []struct {
 		what    string
 		members []Member
 		strict  bool
-		inSync  func(uint64) bool
+		inSync  func(ids.Member) bool
 		want    error
 	}{
 		{"three started", []Member{member(1, "a", false), member(2, "b", false), member(3, "c", false), learner}, true, in, nil},

@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // Reasons for which the strict reconfiguration check rejects a change. The texts are
@@ -19,9 +21,9 @@ type Rules struct {
 	// Connected reports whether a member is the local one or has been reachable
 	// without interruption for 5 seconds; Reachable, whether it is the local one or
 	// reachable at all.
-	Connected, Reachable func(id uint64) bool
+	Connected, Reachable func(id ids.Member) bool
 	// InSync reports whether a learner has caught up; nil where that is unknown.
-	InSync func(id uint64) bool
+	InSync func(id ids.Member) bool
 }
 
 // ErrLearnerNotReady rejects the promotion of a learner that has not caught up.
@@ -68,7 +70,7 @@ func quorum(n int) int { return n/2 + 1 }
 
 // voters returns the number of voters, how many of them have started, and how many
 // are connected. It leaves out the member skip (0 skips none).
-func voters(members []Member, skip uint64, connected func(id uint64) bool) (n, started, up int) {
+func voters(members []Member, skip ids.Member, connected func(id ids.Member) bool) (n, started, up int) {
 	for _, m := range members {
 		if m.IsLearner || m.ID == skip {
 			continue
@@ -87,7 +89,7 @@ func voters(members []Member, skip uint64, connected func(id uint64) bool) (n, s
 // CheckAdd decides whether the cluster keeps a quorum when a voter or learner is added
 // that is still down. connected reports whether a member is the local one or has been
 // reachable without interruption for 5 seconds.
-func CheckAdd(members []Member, learner bool, connected func(id uint64) bool) error {
+func CheckAdd(members []Member, learner bool, connected func(id ids.Member) bool) error {
 	n, started, up := voters(members, 0, connected)
 	// A single member may always grow, also after a restore from a backup.
 	if alone := n == 1 && started == 1; !learner && !alone && started < quorum(n+1) {
@@ -102,7 +104,7 @@ func CheckAdd(members []Member, learner bool, connected func(id uint64) bool) er
 // CheckRemove decides whether the others keep a quorum when a member is removed. For
 // connected, see CheckAdd. down means that the member to be removed is not the local
 // one and not reachable at all, so that its removal can only help.
-func CheckRemove(members []Member, id uint64, connected func(id uint64) bool, down bool) error {
+func CheckRemove(members []Member, id ids.Member, connected func(id ids.Member) bool, down bool) error {
 	for _, m := range members {
 		if m.ID == id && m.IsLearner {
 			return nil
@@ -137,6 +139,6 @@ func CheckPromote(members []Member) error {
 const LearnerReady = 0.9
 
 // LearnerInSync reports whether a learner has matched LearnerReady of the leader's log.
-func LearnerInSync(leaderMatch, learnerMatch uint64) bool {
+func LearnerInSync(leaderMatch, learnerMatch ids.Index) bool {
 	return !(float64(learnerMatch)/float64(leaderMatch) < LearnerReady)
 }

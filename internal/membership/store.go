@@ -11,6 +11,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 )
 
 // Keys of the buckets cluster and meta.
@@ -27,14 +28,14 @@ var removedValue = []byte("removed")
 func Put(b engine.Batch, m Member) error {
 	v, err := json.Marshal(m)
 	if err != nil {
-		return fmt.Errorf("encode member %s: %w", FormatID(m.ID), err)
+		return fmt.Errorf("encode member %s: %w", m.ID, err)
 	}
-	b.Set(engine.Members.K([]byte(FormatID(m.ID))), v)
+	b.Set(engine.Members.K([]byte(m.ID.String())), v)
 	return nil
 }
 
-func removeMember(b engine.Batch, id uint64) {
-	k := []byte(FormatID(id))
+func removeMember(b engine.Batch, id ids.Member) {
+	k := []byte(id.String())
 	b.Delete(engine.Members.K(k))
 	b.Set(engine.MembersRemoved.K(k), removedValue)
 }
@@ -55,9 +56,9 @@ func putDowngrade(b engine.Batch, d Downgrade) error {
 // the stored cluster version, and an engine.CorruptionError if a stored value cannot
 // be decoded; then the membership is unchanged.
 func (c *Cluster) Load(r engine.Reader) error {
-	s := &state{removed: make(map[uint64]bool)}
+	s := &state{removed: make(map[ids.Member]bool)}
 	err := scan(r, engine.Members, func(key string, value []byte) error {
-		id, err := ParseID(key)
+		id, err := ids.ParseMember(key)
 		if err != nil {
 			return err
 		}
@@ -65,8 +66,8 @@ func (c *Cluster) Load(r engine.Reader) error {
 		if err := json.Unmarshal(value, &m); err != nil {
 			return err
 		}
-		if m.ID != id || key != FormatID(id) {
-			return fmt.Errorf("value of member %s", FormatID(m.ID))
+		if m.ID != id || key != id.String() {
+			return fmt.Errorf("value of member %s", m.ID)
 		}
 		s.members = append(s.members, m)
 		return nil
@@ -76,7 +77,7 @@ func (c *Cluster) Load(r engine.Reader) error {
 	}
 	slices.SortFunc(s.members, byID)
 	err = scan(r, engine.MembersRemoved, func(key string, _ []byte) error {
-		id, err := ParseID(key)
+		id, err := ids.ParseMember(key)
 		s.removed[id] = true
 		return err
 	})
@@ -95,8 +96,8 @@ func (c *Cluster) Load(r engine.Reader) error {
 	old := c.st.Load()
 	c.publish(s)
 	for _, m := range s.members {
-		c.lg.Info("recovered/added member from store", zap.String("cluster-id", FormatID(c.clusterID)), zap.String("local-member-id", FormatID(c.localID)),
-			zap.String("recovered-remote-peer-id", FormatID(m.ID)), zap.Strings("recovered-remote-peer-urls", m.PeerURLs), zap.Bool("recovered-remote-peer-is-learner", m.IsLearner))
+		c.lg.Info("recovered/added member from store", zap.Stringer("cluster-id", c.clusterID), zap.Stringer("local-member-id", c.localID),
+			zap.Stringer("recovered-remote-peer-id", m.ID), zap.Strings("recovered-remote-peer-urls", m.PeerURLs), zap.Bool("recovered-remote-peer-is-learner", m.IsLearner))
 	}
 	if s.version.Decided() {
 		c.lg.Info("set cluster version from store", zap.String("cluster-version", s.version.Short()))
@@ -122,7 +123,7 @@ func (c *Cluster) Reset(b engine.Batch, members []Member) error {
 		lower, upper := bucket.Bounds()
 		b.DeleteRange(lower, upper)
 	}
-	s := &state{removed: make(map[uint64]bool)}
+	s := &state{removed: make(map[ids.Member]bool)}
 	for _, m := range members {
 		if err := Put(b, m); err != nil {
 			return err

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"quorate/internal/ids"
 )
 
 // CanonicalURL returns u in the form in which URLs are compared: an address, a name
@@ -51,7 +53,7 @@ func hasURL(list []string, u string) bool {
 // CheckURLs rejects peer URLs for the member id that another member has, in any
 // spelling. It is for proposals only: apply compares the text, because all members of a
 // cluster, members of etcd included, must decide alike.
-func CheckURLs(ms []Member, id uint64, urls []string) error {
+func CheckURLs(ms []Member, id ids.Member, urls []string) error {
 	for _, m := range ms {
 		if m.ID != id && slices.ContainsFunc(urls, func(u string) bool { return hasURL(m.PeerURLs, u) }) {
 			return ErrPeerURLExists

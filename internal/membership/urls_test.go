@@ -4,6 +4,8 @@ import (
 	"errors"
 	"slices"
 	"testing"
+
+	"quorate/internal/ids"
 )
 
 func TestCanonicalURL(t *testing.T) {
@@ -30,7 +32,7 @@ func TestCanonicalURL(t *testing.T) {
 func TestCheckURLs(t *testing.T) {
 	ms := []Member{{ID: 1, PeerURLs: []string{"http://[fd00::1]:1"}}, {ID: 2, PeerURLs: []string{"http://b:1"}}}
 	for _, tt := range []struct {
-		id   uint64
+		id   ids.Member
 		url  string
 		want error
 	}{

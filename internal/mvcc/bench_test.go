@@ -215,7 +215,7 @@ func BenchmarkRange(b *testing.B) {
 			for i := 0; b.Loop(); i++ {
 				key = benchKey(key, i%300_000)
 				v := s.View()
-				if _, err := v.Range(&pb.RangeRequest{Key: key, RangeEnd: all.RangeEnd, Limit: 10, Revision: rev}); err != nil {
+				if _, err := v.Range(&pb.RangeRequest{Key: key, RangeEnd: all.RangeEnd, Limit: 10, Revision: int64(rev)}); err != nil {
 					b.Fatal(err)
 				}
 				v.Close()

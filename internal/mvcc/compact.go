@@ -13,6 +13,7 @@ import (
 
 	"quorate/internal/crash"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -23,7 +24,7 @@ const trimLeaves = 100
 // compaction is the work that remains after Compact has set the new compact revision:
 // trim the index, delete the records, record that it is finished.
 type compaction struct {
-	rev, prev int64         // the compact revision and the previous one, -1 for none
+	rev, prev ids.Revision  // the compact revision and the previous one, -1 for none
 	wait      []*epoch      // views that may still read what is to be deleted
 	done      chan error    // receives the outcome; capacity 1
 	over      chan struct{} // closed at the same time
@@ -46,7 +47,7 @@ type doomed struct {
 // reason why only the next Open will continue: an error of the engine, or
 // engine.ErrClosed if the Store is closed first. Then done is closed. Errors:
 // ErrCompacted, ErrFutureRev.
-func (s *Store) Compact(b engine.Batch, rev int64) (done <-chan error, err error) {
+func (s *Store) Compact(b engine.Batch, rev ids.Revision) (done <-chan error, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
@@ -182,13 +183,9 @@ func (w *sweeper) stop() {
 func (w *sweeper) run(s *Store) {
 	defer close(w.exited)
 	for {
-		for s.Step() {
-			tick := make(chan struct{})
-			stop := s.o.Clock.AfterFunc(s.o.CompactionPause, func() { close(tick) })
-			select {
-			case <-tick:
-			case <-w.stopc:
-				stop()
+		// While the engine is behind, a step would make all writers wait.
+		for s.eng.Behind() || s.Step() {
+			if !w.pause(s) {
 				return
 			}
 		}
@@ -210,6 +207,19 @@ func (w *sweeper) run(s *Store) {
 	}
 }
 
+// pause waits for the time between two steps. It returns false if the sweeper has to stop.
+func (w *sweeper) pause(s *Store) bool {
+	tick := make(chan struct{})
+	stop := s.o.Clock.AfterFunc(s.o.CompactionPause, func() { close(tick) })
+	select {
+	case <-tick:
+		return true
+	case <-w.stopc:
+		stop()
+		return false
+	}
+}
+
 // Step does one bounded piece of background work. It returns false if there is none,
 // or if it must wait for older views to be closed.
 func (s *Store) Step() bool {
@@ -221,7 +231,7 @@ func (s *Store) Step() bool {
 	if err != nil {
 		if !errors.Is(err, engine.ErrClosed) {
 			s.o.Logger.Error("compaction stopped; it continues after the next start",
-				zap.Int64("compact-revision", c.rev), zap.Error(err))
+				zap.Int64("compact-revision", int64(c.rev)), zap.Error(err))
 		}
 		s.sweep.pop(true)
 		c.end(err)
@@ -310,7 +320,7 @@ func (s *Store) finish(c *compaction) {
 	metrics.DebuggingMVCCDBCompactionTotalDurationMilliseconds.Observe(millis(now.Sub(c.began)))
 	metrics.DebuggingMVCCDBCompactionLast.Set(float64(now.Unix()))
 	s.o.Logger.Info("finished scheduled compaction",
-		zap.Int64("compact-revision", c.rev), zap.Duration("took", now.Sub(c.began)),
+		zap.Int64("compact-revision", int64(c.rev)), zap.Duration("took", now.Sub(c.began)),
 		zap.Int("number-of-keys-compacted", c.removed))
 	c.end(nil)
 	s.sweep.ended.Add(1)

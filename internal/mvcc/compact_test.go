@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,6 +112,64 @@ func TestCompactionInBackground(t *testing.T) {
 	wait(compact(t, s, 102))
 	if n := records(t, s); n != 1 {
 		t.Errorf("%d records are left after the second, want 1", n)
+	}
+}
+
+// behindEngine is behind until it is told that it is not.
+type behindEngine struct {
+	*mem.Engine
+	behind atomic.Bool
+	asked  chan struct{} // gets an element for each question, if it has room
+}
+
+func (e *behindEngine) Behind() bool {
+	select {
+	case e.asked <- struct{}{}:
+	default:
+	}
+	return e.behind.Load()
+}
+
+// A compaction waits while the engine cannot keep up with what is written: writers would wait
+// for its deletions.
+func TestCompactionWaitsForEngine(t *testing.T) {
+	clk := clock.NewManual(time.Unix(0, 0))
+	eng := &behindEngine{Engine: mem.New(), asked: make(chan struct{}, 1)}
+	eng.behind.Store(true)
+	s, err := Open(eng, Options{Clock: clk, CompactionBatch: 10, CompactionPause: time.Second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	for range 100 {
+		apply(t, s, func(t *Txn) { t.Put([]byte("k"), nil, 0) })
+	}
+	before := records(t, s)
+	done := compact(t, s, 101)
+	for asked := 0; asked < 20; {
+		select {
+		case <-eng.asked:
+			asked++
+		case err := <-done:
+			t.Fatalf("the compaction has ended: %v", err)
+		default:
+			clk.Advance(time.Second)
+		}
+	}
+	if n := records(t, s); n != before {
+		t.Errorf("%d of %d records are left while the engine is behind", n, before)
+	}
+	eng.behind.Store(false)
+	for {
+		select {
+		case <-done:
+			if n := records(t, s); n != 1 {
+				t.Errorf("%d records are left, want 1", n)
+			}
+			return
+		default:
+			clk.Advance(time.Second)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -17,9 +18,9 @@ import (
 // CompactRev) must mean equal Hash.
 type HashResult struct {
 	Hash       uint32
-	CompactRev int64 // -1 if never compacted
-	HashRev    int64
-	CurrentRev int64
+	CompactRev ids.Revision // -1 if never compacted
+	HashRev    ids.Revision
+	CurrentRev ids.Revision
 }
 
 // maxSums is the number of compaction hashes that are stored.
@@ -39,7 +40,7 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // checksum is the hash of a compaction.
 type checksum struct {
-	rev, prev int64
+	rev, prev ids.Revision
 	tail      uint32 // over the records of (prev, rev]
 	tailLen   int64
 	whole     bool // hash is known
@@ -66,7 +67,7 @@ func (c *checksums) store(sum checksum) {
 	}
 }
 
-func (c *checksums) find(rev int64) (checksum, bool) {
+func (c *checksums) find(rev ids.Revision) (checksum, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, sum := range c.list {
@@ -79,7 +80,7 @@ func (c *checksums) find(rev int64) (checksum, bool) {
 
 // CompactionHash identifies the compaction of a stored hash.
 type CompactionHash struct {
-	Rev, Prev int64 // its compact revision and the previous one, -1 for none
+	Rev, Prev ids.Revision // its compact revision and the previous one, -1 for none
 }
 
 // CompactionHashes lists the compactions whose hashes are stored, newest first.
@@ -139,7 +140,7 @@ func (s *Store) keepSum(c *compaction) {
 	defer v.Close()
 	if !sum.whole && v.Keys() <= int64(s.o.HashKeys) {
 		if _, err := s.completeSum(context.Background(), v, sum); err != nil {
-			s.o.Logger.Warn("compaction hash is postponed", zap.Int64("compact-revision", c.rev), zap.Error(err))
+			s.o.Logger.Warn("compaction hash is postponed", zap.Int64("compact-revision", int64(c.rev)), zap.Error(err))
 		}
 	}
 }
@@ -178,7 +179,7 @@ func (s *Store) completeSum(ctx context.Context, v *View, sum checksum) (checksu
 }
 
 // keeps reports whether the record of rev is the one that a read at `at` returns.
-func (v *View) keeps(key, value []byte, rev Revision, at int64) (bool, error) {
+func (v *View) keeps(key, value []byte, rev Revision, at ids.Revision) (bool, error) {
 	rec, err := parseRecord(value)
 	if err != nil {
 		return false, corrupt(key, err)
@@ -194,7 +195,7 @@ func (v *View) keeps(key, value []byte, rev Revision, at int64) (bool, error) {
 // HashKV hashes the records up to rev, 0 for the current revision. A stored compaction
 // hash of exactly rev has priority, as in etcd, even below the compact revision.
 // Errors: ErrCompacted, ErrFutureRev, those of the engine or of ctx.
-func (s *Store) HashKV(ctx context.Context, rev int64) (HashResult, error) {
+func (s *Store) HashKV(ctx context.Context, rev ids.Revision) (HashResult, error) {
 	began := s.o.Clock.Now()
 	v := s.View()
 	defer v.Close()
@@ -229,7 +230,7 @@ func (s *Store) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 }
 
 // hash computes the hash of the records up to rev.
-func (s *Store) hash(ctx context.Context, v *View, rev int64) (uint32, error) {
+func (s *Store) hash(ctx context.Context, v *View, rev ids.Revision) (uint32, error) {
 	compactRev := v.st.compactRev
 	keepAt := rev
 	if v.st.root.count(span{}, rev) == 0 {
@@ -261,7 +262,7 @@ func (s *Store) hash(ctx context.Context, v *View, rev int64) (uint32, error) {
 // records calls fn for the records from `from` up to and including main revision `to`,
 // with their key in the bucket, until fn returns false. It reports whether it reached
 // the end.
-func (s *Store) records(ctx context.Context, from Revision, to int64, fn func(key, value []byte, rev Revision, tomb bool) bool) (end bool, err error) {
+func (s *Store) records(ctx context.Context, from Revision, to ids.Revision, fn func(key, value []byte, rev Revision, tomb bool) bool) (end bool, err error) {
 	it, err := s.eng.NewIter(recordKey(from), recordKey(Revision{Main: to + 1}))
 	if err != nil {
 		return false, err

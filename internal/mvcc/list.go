@@ -4,23 +4,25 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"math/bits"
 	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
 // Listed is what is known about the answer to a range request before its records are
 // read.
 type Listed struct {
-	Revision int64 // current revision of the state that is read
-	Count    int64 // keys in the range, regardless of limit and filters
-	More     bool  // the limit cut off some keys
-	Keys     int64 // records of the answer
-	Bytes    int64 // length of the records, each as an element of RangeResponse.kvs
+	Revision ids.Revision // current revision of the state that is read
+	Count    int64        // keys in the range, regardless of limit and filters
+	More     bool         // the limit cut off some keys
+	Keys     int64        // records of the answer
+	Bytes    int64        // length of the records, each as an element of RangeResponse.kvs
 }
 
 // Reading is an answer that is read while it is sent.
@@ -47,7 +49,7 @@ type Reading interface {
 type List struct {
 	Listed
 	s        *Store
-	rev      int64 // of the records
+	rev      ids.Revision // of the records
 	keysOnly bool
 	maxBytes int           // of a message; 0: the list chooses the size of the pieces
 	message  int           // number of keys of the next message
@@ -88,7 +90,7 @@ type part struct {
 
 // elem is the position of a record in a piece.
 type elem struct {
-	mod       int64
+	mod       ids.Revision
 	sub       uint32
 	size, end uint32
 }
@@ -140,7 +142,7 @@ func (s *Store) list(req *pb.RangeRequest, maxBytes int) (*List, error) {
 // begin selects the keys and reads the first piece.
 func (l *List) begin(req *pb.RangeRequest) (err error) {
 	r := l.view.reader()
-	if l.rev, err = r.resolve(req.Revision); err != nil {
+	if l.rev, err = r.resolve(ids.Revision(req.Revision)); err != nil {
 		return err
 	}
 	l.Revision = r.rev
@@ -280,7 +282,7 @@ func (l *List) addRecord(kv []byte) bool {
 	return true
 }
 
-func (l *List) place(mod int64, sub uint32, n int) {
+func (l *List) place(mod ids.Revision, sub uint32, n int) {
 	l.piece.end += elemLen(n)
 	if k := len(l.piece.elems); k > 0 && mod < l.piece.elems[k-1].mod {
 		l.piece.falls++
@@ -294,7 +296,7 @@ func (l *List) grow(n int) []byte {
 	need := l.piece.end + n
 	if l.piece.room == nil || need > cap(l.piece.room.b) {
 		old := l.piece.room
-		l.piece.room = getRoom(need)
+		l.piece.room = getRoom(max(need, 2*l.piece.end))
 		if old != nil {
 			copy(l.piece.room.b[:l.piece.end], old.b[:l.piece.end])
 			old.put()
@@ -324,10 +326,12 @@ func (l *List) read() error {
 func (l *List) readRecords() error {
 	need := l.piece.end
 	if l.piece.room == nil || need > cap(l.piece.room.b) {
-		if l.piece.room != nil {
-			l.piece.room.put()
+		l.freeRoom()
+		if l.taken > 0 && need <= int(l.taken) {
+			l.piece.room = l.s.large.get(need)
+		} else {
+			l.piece.room = getRoom(need)
 		}
-		l.piece.room = getRoom(need)
 	}
 	if len(l.piece.elems) > getLimit {
 		return l.scan()
@@ -373,33 +377,18 @@ func (l *List) scan() error {
 		}
 		return &elems[i]
 	}
-	first, last := at(0).rev(), at(len(elems)-1).rev()
-	it, err := l.s.eng.NewIter(recordKey(first), recordKey(Revision{last.Main, last.Sub + 1}))
-	if err != nil {
-		return fmt.Errorf("read records: %w", err)
-	}
-	defer it.Close()
-	var key [1 + TombstoneLen]byte
-	key[0] = byte(engine.Key)
-	from := int64(0)
+	m := l.s.many(at(0).rev(), at(len(elems)-1).rev(), len(elems))
+	defer m.close()
 	for i := range elems {
 		e := at(i)
-		if !seek(it, from, e.mod, AppendRevision(key[:1], e.rev(), false)) {
-			err := it.Error()
-			if err == nil {
-				err = engine.ErrNotFound
-			}
-			return missing(e.rev(), err)
-		}
-		v, err := it.Value()
+		v, err := m.read(e.rev())
 		if err != nil {
-			return missing(e.rev(), err)
+			return err
 		}
 		if len(v) != int(e.size) {
 			return e.wrong(len(v))
 		}
 		copy(l.slot(e), v)
-		from = e.mod
 	}
 	return nil
 }
@@ -415,11 +404,27 @@ func inOrder(elems []elem) []int32 {
 	if sorted {
 		return nil
 	}
-	revs := make([]Revision, len(elems))
+	first, last, subs := elems[0].mod, elems[0].mod, uint32(0)
 	for i := range elems {
-		revs[i] = elems[i].rev()
+		first, last, subs = min(first, elems[i].mod), max(last, elems[i].mod), max(subs, elems[i].sub)
 	}
-	return byRevision(revs)
+	list, shift := make([]placed, len(elems)), bits.Len32(subs)
+	if bits.Len64(uint64(last-first))+shift > 64 {
+		revs := make([]Revision, len(elems))
+		for i := range elems {
+			revs[i] = elems[i].rev()
+		}
+		return byRevision(revs)
+	}
+	for i := range elems {
+		list[i] = placed{uint64(elems[i].mod-first)<<shift | uint64(elems[i].sub), int32(i)}
+	}
+	list = byKey(list, uint64(last-first)<<shift|uint64(subs))
+	order := make([]int32, len(elems))
+	for i := range list {
+		order[i] = list[i].at
+	}
+	return order
 }
 
 // About returns what is known about the list.
@@ -493,10 +498,10 @@ func (l *List) nextPiece() error {
 }
 
 // enlarge sizes the next piece for the rest of the answer, within the allowance for
-// large pieces, if that saves work.
+// large pieces, if that saves reads.
 func (l *List) enlarge() {
 	l.handed += int64(l.piece.end)
-	if l.taken > 0 || l.piece.falls*scattered < len(l.piece.elems) {
+	if l.taken > 0 || l.keysOnly || l.piece.falls*scattered < len(l.piece.elems) {
 		return
 	}
 	if n := l.s.large.take(l.Bytes - l.handed); n > 0 {
@@ -550,9 +555,13 @@ func (l *List) Close() {
 	l.mu.Lock()
 	l.letGo()
 	l.mu.Unlock()
+	l.freeRoom()
 	l.s.large.giveBack(l.taken)
+}
+
+func (l *List) freeRoom() {
 	if l.piece.room != nil {
-		l.piece.room.put()
+		l.s.large.put(l.piece.room)
 		l.piece.room = nil
 	}
 }

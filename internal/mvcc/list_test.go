@@ -13,6 +13,7 @@ import (
 	"quorate/internal/clock"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 )
 
 var everything = &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}}
@@ -158,6 +159,65 @@ func TestListInLargePieces(t *testing.T) {
 	_ = e
 }
 
+// A list of keys alone reads nothing from the engine, so large pieces would not save
+// anything.
+func TestListOfKeysInSmallPieces(t *testing.T) {
+	s, err := Open(mem.New(), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	const keys = 3000
+	for _, i := range rand.New(rand.NewSource(1)).Perm(keys) {
+		apply(t, s, func(t *Txn) { t.Put(append(fmt.Appendf(nil, "k%06d", i), make([]byte, 5000)...), nil, 0) })
+	}
+	l, err := s.List(&pb.RangeRequest{Key: everything.Key, RangeEnd: everything.RangeEnd, KeysOnly: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res := collect(t, l); len(res.KVs) != keys || l.taken != 0 || cap(l.piece.elems) > keys/2 {
+		t.Errorf("%d keys, up to %d in a piece, %d bytes of large ones", len(res.KVs), cap(l.piece.elems), l.taken)
+	}
+}
+
+// The memory of a large piece serves the next list, and is returned after a while.
+func TestLargeMemory(t *testing.T) {
+	if b := mapMemory(1); b == nil {
+		t.Skip("no memory outside the heap on this system")
+	} else {
+		unmapMemory(b)
+	}
+	c := clock.NewManual(time.Unix(1, 0))
+	m := &largeMemory{clock: c}
+	a, b := m.get(10<<20), m.get(9<<20)
+	if &a.b[0] == &b.b[0] {
+		t.Fatal("two rooms share their memory")
+	}
+	m.put(a)
+	m.put(b)
+	if r := m.get(9 << 20); r != b {
+		t.Errorf("memory is not used again")
+	}
+	b.b[1<<20], b.b[len(b.b)-1] = 1, 1
+	m.put(b)
+	if r := m.get(1<<20 + 1); r != b {
+		t.Errorf("memory is not used again for less")
+	} else if !poison && (r.b[1<<20] != 1 || r.b[len(r.b)-1] != 0) {
+		t.Errorf("the first part holds %d, want what it held; the rest %d, want it returned to the system", r.b[1<<20], r.b[len(r.b)-1])
+	}
+	m.put(b)
+	if r := m.get(10 << 20); r == b {
+		t.Errorf("got a room that is too small")
+	} else {
+		r.b[10<<20-1] = 1
+		m.put(r)
+	}
+	c.Advance(keepSpare)
+	if r := m.spare.Load(); r != nil {
+		t.Errorf("%d bytes are still mapped", len(r.b))
+	}
+}
+
 // A compaction does not wait for a list of a revision that it does not affect, and waits
 // for any other only for a bounded time.
 func TestListBesideCompaction(t *testing.T) {
@@ -176,7 +236,7 @@ func TestListBesideCompaction(t *testing.T) {
 			t.Fatal(err)
 		}
 		size := len(first)
-		rev := int64(501)
+		rev := ids.Revision(501)
 		if overtaken {
 			rev++
 		}

@@ -18,14 +18,16 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
 // model is the simplest store that follows the rules: a list of records.
 type model struct {
-	recs         []modelRec // in revision order; compacted ones stay, marked
-	rev, compact int64
-	sums         map[int64]HashResult
+	recs    []modelRec // in revision order; compacted ones stay, marked
+	rev     ids.Revision
+	compact ids.Revision
+	sums    map[ids.Revision]HashResult
 }
 
 type modelRec struct {
@@ -35,17 +37,17 @@ type modelRec struct {
 	kv   *mvccpb.KeyValue
 }
 
-func newModel() *model { return &model{rev: 1, compact: -1, sums: map[int64]HashResult{}} }
+func newModel() *model { return &model{rev: 1, compact: -1, sums: map[ids.Revision]HashResult{}} }
 
 func (m *model) clone() *model {
 	c := *m
 	c.recs = append([]modelRec(nil), m.recs...)
-	c.sums = map[int64]HashResult{} // a restart loses them
+	c.sums = map[ids.Revision]HashResult{} // a restart loses them
 	return &c
 }
 
 // live returns the keys at rev.
-func (m *model) live(rev int64) map[string]*mvccpb.KeyValue {
+func (m *model) live(rev ids.Revision) map[string]*mvccpb.KeyValue {
 	out := map[string]*mvccpb.KeyValue{}
 	for _, r := range m.recs {
 		if r.rev.Main > rev {
@@ -60,8 +62,8 @@ func (m *model) live(rev int64) map[string]*mvccpb.KeyValue {
 	return out
 }
 
-func (m *model) put(main int64, sub int, key, value []byte, lease int64) {
-	kv := &mvccpb.KeyValue{Key: key, Value: value, Lease: lease, ModRevision: main, CreateRevision: main, Version: 1}
+func (m *model) put(main ids.Revision, sub int, key, value []byte, lease int64) {
+	kv := &mvccpb.KeyValue{Key: key, Value: value, Lease: lease, ModRevision: int64(main), CreateRevision: int64(main), Version: 1}
 	if old := m.live(main)[string(key)]; old != nil {
 		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
 	}
@@ -75,7 +77,7 @@ func inRange(key, lo, hi []byte) bool {
 	return bytes.Compare(key, lo) >= 0 && (bytes.Equal(hi, []byte{0}) || bytes.Compare(key, hi) < 0)
 }
 
-func (m *model) sorted(rev int64, lo, hi []byte) []*mvccpb.KeyValue {
+func (m *model) sorted(rev ids.Revision, lo, hi []byte) []*mvccpb.KeyValue {
 	var out []*mvccpb.KeyValue
 	for _, kv := range m.live(rev) {
 		if inRange(kv.Key, lo, hi) {
@@ -86,7 +88,7 @@ func (m *model) sorted(rev int64, lo, hi []byte) []*mvccpb.KeyValue {
 	return out
 }
 
-func (m *model) delete(main int64, sub int, lo, hi []byte) (n int) {
+func (m *model) delete(main ids.Revision, sub int, lo, hi []byte) (n int) {
 	for _, kv := range m.sorted(main, lo, hi) {
 		m.recs = append(m.recs, modelRec{rev: Revision{main, int64(sub + n)}, tomb: true, kv: &mvccpb.KeyValue{Key: kv.Key}})
 		n++
@@ -96,7 +98,7 @@ func (m *model) delete(main int64, sub int, lo, hi []byte) (n int) {
 
 // keep is the set that stays readable at rev; with tombs it includes the tombstones of
 // exactly rev.
-func (m *model) keep(rev int64, tombs bool) map[Revision]bool {
+func (m *model) keep(rev ids.Revision, tombs bool) map[Revision]bool {
 	out := map[Revision]bool{}
 	newest := map[string]modelRec{}
 	for _, r := range m.recs {
@@ -112,7 +114,7 @@ func (m *model) keep(rev int64, tombs bool) map[Revision]bool {
 	return out
 }
 
-func (m *model) hash(rev, compact int64, keep map[Revision]bool) HashResult {
+func (m *model) hash(rev ids.Revision, compact ids.Revision, keep map[Revision]bool) HashResult {
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	h.Write([]byte("key"))
 	for _, r := range m.recs {
@@ -132,7 +134,7 @@ func (m *model) hash(rev, compact int64, keep map[Revision]bool) HashResult {
 	return HashResult{Hash: h.Sum32(), CompactRev: compact, HashRev: rev, CurrentRev: m.rev}
 }
 
-func (m *model) compactAt(rev int64) {
+func (m *model) compactAt(rev ids.Revision) {
 	keep := m.keep(rev, true)
 	m.sums[rev] = m.hash(rev, m.compact, keep)
 	for i, r := range m.recs {
@@ -143,7 +145,7 @@ func (m *model) compactAt(rev int64) {
 	m.compact = rev
 }
 
-func (m *model) hashKV(rev int64) (HashResult, error) {
+func (m *model) hashKV(rev ids.Revision) (HashResult, error) {
 	if sum, ok := m.sums[rev]; ok {
 		sum.CurrentRev = m.rev
 		return sum, nil
@@ -166,7 +168,7 @@ type modelResult struct {
 }
 
 func (m *model) rangeKeys(req *pb.RangeRequest) (modelResult, error) {
-	rev := req.Revision
+	rev := ids.Revision(req.Revision)
 	if rev > m.rev {
 		return modelResult{}, ErrFutureRev
 	}
@@ -261,7 +263,7 @@ func (w *world) request() *pb.RangeRequest {
 	req.Key, req.RangeEnd = w.bounds()
 	r := w.rnd
 	if r.Intn(2) == 0 {
-		req.Revision = max(0, w.m.rev-int64(r.Intn(40))+2)
+		req.Revision = int64(max(0, w.m.rev-ids.Revision(r.Intn(40))+2))
 	}
 	if r.Intn(2) == 0 {
 		req.Limit = int64(r.Intn(w.keys))
@@ -348,6 +350,10 @@ func collect(t testing.TB, l *List) *RangeResult {
 // txns runs one batch of transactions, with reads inside.
 func (w *world) txns() {
 	b := w.eng.NewBatch()
+	var before *model // for a view that is opened in the middle of the batch
+	if w.rnd.Intn(4) == 0 {
+		before = w.m.clone()
+	}
 	for range 1 + w.rnd.Intn(3) {
 		main, sub := w.m.rev+1, 0
 		t := w.s.Begin(b)
@@ -393,6 +399,10 @@ func (w *world) txns() {
 		if sub > 0 {
 			w.m.rev = main
 		}
+		if before != nil && w.rnd.Intn(2) == 0 {
+			w.views = append(w.views, heldView{w.s.View(), before})
+			before = nil
+		}
 	}
 	if w.rnd.Intn(12) == 0 {
 		w.compactInto(b)
@@ -407,7 +417,7 @@ func (w *world) txns() {
 func (w *world) m0lease(t *Txn) int64 { return int64(t.changes[len(t.changes)-1].Lease) }
 
 func (w *world) compactInto(b engine.Batch) {
-	rev := w.m.rev - int64(w.rnd.Intn(20)) + 1
+	rev := w.m.rev - ids.Revision(w.rnd.Intn(20)) + 1
 	idle := w.s.sweep.idle() && len(w.s.scheduled) == 0
 	_, err := w.s.Compact(b, rev)
 	switch {
@@ -481,7 +491,7 @@ func (w *world) checkTree() {
 }
 
 func (w *world) checkHash() {
-	rev := max(0, w.m.rev-int64(w.rnd.Intn(30)))
+	rev := max(0, w.m.rev-ids.Revision(w.rnd.Intn(30)))
 	if w.rnd.Intn(2) == 0 && w.m.compact > 0 {
 		rev = w.m.compact
 	}
@@ -499,7 +509,7 @@ func (w *world) checkHash() {
 }
 
 func (w *world) checkRecords() {
-	from := max(1, w.m.compact, w.m.rev-int64(w.rnd.Intn(30)))
+	from := max(1, w.m.compact, w.m.rev-ids.Revision(w.rnd.Intn(30)))
 	if w.rnd.Intn(5) == 0 && w.m.compact > 1 {
 		if _, err := w.s.Records(w.m.compact-1, 0, 0, nil); err != ErrCompacted {
 			w.t.Fatalf("Records below the compact revision: %v", err)
@@ -571,7 +581,7 @@ func (w *world) hold() {
 		w.views = append(w.views[:i], w.views[i+1:]...)
 		req := w.request()
 		if req.Revision > 0 {
-			req.Revision = max(1, h.m.rev-int64(w.rnd.Intn(10)))
+			req.Revision = int64(max(1, h.m.rev-ids.Revision(w.rnd.Intn(10))))
 		}
 		got, err := h.v.Range(req)
 		w.compare("held view", h.m, req, got, err)

@@ -11,6 +11,7 @@ import (
 	"sync"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
@@ -19,6 +20,7 @@ import (
 // that names it.
 func Open(eng engine.Engine, o Options) (*Store, error) {
 	s := &Store{eng: eng, o: o.withDefaults(), rev: 1, compactRev: -1}
+	s.large.clock = s.o.Clock
 	s.sweep.init()
 	finished, err := s.metaRevision(finishedKey)
 	if err != nil {
@@ -44,7 +46,7 @@ func Open(eng engine.Engine, o Options) (*Store, error) {
 }
 
 // metaRevision reads a compact revision from the meta bucket, -1 if there is none.
-func (s *Store) metaRevision(key []byte) (int64, error) {
+func (s *Store) metaRevision(key []byte) (ids.Revision, error) {
 	v, err := s.eng.Get(nil, key)
 	if errors.Is(err, engine.ErrNotFound) {
 		return -1, nil
@@ -81,7 +83,7 @@ func (p *piece) key(i uint32) []byte {
 }
 
 // load reads every record and builds the index.
-func load(eng engine.Engine) (root kid, newest int64, err error) {
+func load(eng engine.Engine) (root kid, newest ids.Revision, err error) {
 	first, last, err := firstLast(eng)
 	if err != nil || last < 0 {
 		return newTree().root, last, err
@@ -107,13 +109,13 @@ const giveBack = 100_000
 
 // firstLast returns the first and last main revision in the key bucket, -1 if it is
 // empty.
-func firstLast(eng engine.Engine) (first, last int64, err error) {
+func firstLast(eng engine.Engine) (first ids.Revision, last ids.Revision, err error) {
 	it, err := eng.NewIter(engine.Key.Bounds())
 	if err != nil {
 		return -1, -1, err
 	}
 	defer it.Close()
-	ends := [2]int64{-1, -1}
+	ends := [2]ids.Revision{-1, -1}
 	for i, move := range []func() bool{it.First, it.Last} {
 		if !move() {
 			return -1, -1, it.Error()
@@ -129,10 +131,10 @@ func firstLast(eng engine.Engine) (first, last int64, err error) {
 
 // readPieces decodes the records in ranges of about equal numbers of main revisions.
 // There are more ranges than workers, because some are sparse.
-func readPieces(eng engine.Engine, first, last int64, workers int) ([]*piece, error) {
+func readPieces(eng engine.Engine, first, last ids.Revision, workers int) ([]*piece, error) {
 	const stretch = 1 << 12 // smaller ranges are not worth a goroutine
-	n := int(min(int64(workers)*8, (last-first)/stretch+1))
-	width := (last-first)/int64(n) + 1
+	n := min(workers*8, int((last-first)/stretch)+1)
+	width := (last-first)/ids.Revision(n) + 1
 	pieces := make([]*piece, n)
 	next := make(chan int, n)
 	for i := range pieces {
@@ -143,7 +145,7 @@ func readPieces(eng engine.Engine, first, last int64, workers int) ([]*piece, er
 	for range min(workers, n) {
 		wg.Go(func() {
 			for i := range next {
-				from := first + int64(i)*width
+				from := first + ids.Revision(i)*width
 				pieces[i] = readPiece(eng, from, min(from+width, last+1), i == n-1)
 			}
 		})
@@ -158,7 +160,7 @@ func readPieces(eng engine.Engine, first, last int64, workers int) ([]*piece, er
 }
 
 // readPiece decodes the records of the main revisions [from, to).
-func readPiece(eng engine.Engine, from, to int64, final bool) *piece {
+func readPiece(eng engine.Engine, from, to ids.Revision, final bool) *piece {
 	p := &piece{}
 	upper := recordKey(Revision{Main: to})
 	if final {

@@ -18,7 +18,7 @@ func TestModelPebble(t *testing.T) {
 	for seed := range int64(3) {
 		fs := vfs.NewCrashableMem()
 		open := func() engine.Engine {
-			e, err := pebble.Open("db", pebble.Options{FS: fs})
+			e, err := pebble.Open("db", pebble.Options{FS: fs, CacheBytes: 1 << 10}) // lists are read past so small a cache
 			if err != nil {
 				t.Fatal(err)
 			}

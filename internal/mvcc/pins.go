@@ -1,6 +1,10 @@
 package mvcc
 
-import "sync"
+import (
+	"sync"
+
+	"quorate/internal/ids"
+)
 
 // maxPins bounds the number of past roots.
 const maxPins = 64
@@ -34,7 +38,7 @@ func (p *pins) add(st *state) {
 }
 
 // find returns a pinned state of exactly this revision.
-func (p *pins) find(rev int64) *state {
+func (p *pins) find(rev ids.Revision) *state {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	for i := len(p.list) - 1; i >= 0; i-- {
@@ -56,7 +60,7 @@ func (p *pins) newestGen() uint64 {
 
 // charge adds kept bytes to the newest pin and drops pins that are compacted or exceed
 // the bound. It returns the bytes that remain uncharged: always 0.
-func (p *pins) charge(kept, compactRev, bound int64) int64 {
+func (p *pins) charge(kept int64, compactRev ids.Revision, bound int64) int64 {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if n := len(p.list); n > 0 {

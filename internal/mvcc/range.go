@@ -11,14 +11,15 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 )
 
 // RangeResult is the answer to a range request.
 type RangeResult struct {
-	Revision int64    // current revision of the state that was read
-	Count    int64    // keys in the range, regardless of limit and filters
-	More     bool     // the limit cut off some keys
-	KVs      [][]byte // encoded mvccpb.KeyValue each; immutable
+	Revision ids.Revision // current revision of the state that was read
+	Count    int64        // keys in the range, regardless of limit and filters
+	More     bool         // the limit cut off some keys
+	KVs      [][]byte     // encoded mvccpb.KeyValue each; immutable
 }
 
 // getLimit is the number of records up to which point reads are cheaper than opening
@@ -29,8 +30,8 @@ const getLimit = 12
 type reader struct {
 	s          *Store
 	root       kid
-	rev        int64
-	compactRev int64
+	rev        ids.Revision
+	compactRev ids.Revision
 	overlay    []pending // records that are not in the engine yet, ascending
 	view       *View     // nil inside a transaction
 }
@@ -51,7 +52,7 @@ func makeSpan(key, end []byte) span {
 }
 
 // resolve validates a requested revision; 0 and below mean the current one.
-func (r *reader) resolve(rev int64) (int64, error) {
+func (r *reader) resolve(rev ids.Revision) (ids.Revision, error) {
 	switch {
 	case rev > r.rev:
 		return 0, ErrFutureRev
@@ -65,7 +66,7 @@ func (r *reader) resolve(rev int64) (int64, error) {
 }
 
 // at returns the root to use for rev: a pinned past root if there is one.
-func (r *reader) at(rev int64) kid {
+func (r *reader) at(rev ids.Revision) kid {
 	if r.view == nil || rev == r.rev {
 		return r.root
 	}
@@ -75,7 +76,7 @@ func (r *reader) at(rev int64) kid {
 	return r.root
 }
 
-func (r *reader) get(key []byte, rev int64) ([]byte, error) {
+func (r *reader) get(key []byte, rev ids.Revision) ([]byte, error) {
 	n, i, ok := r.root.n.find(key)
 	if !ok {
 		return nil, nil
@@ -88,7 +89,7 @@ func (r *reader) get(key []byte, rev int64) ([]byte, error) {
 }
 
 func (r *reader) rangeKeys(req *pb.RangeRequest) (*RangeResult, error) {
-	rev, err := r.resolve(req.Revision)
+	rev, err := r.resolve(ids.Revision(req.Revision))
 	if err != nil {
 		return nil, err
 	}
@@ -138,14 +139,14 @@ func (r *reader) rangeKeys(req *pb.RangeRequest) (*RangeResult, error) {
 }
 
 // pin retains the root of a list that will be continued with further pages.
-func (r *reader) pin(rev int64) {
+func (r *reader) pin(rev ids.Revision) {
 	if r.view != nil && rev == r.rev {
 		r.s.pins.add(r.view.st)
 	}
 }
 
 // single answers a request for one key.
-func (r *reader) single(res *RangeResult, req *pb.RangeRequest, rev int64) error {
+func (r *reader) single(res *RangeResult, req *pb.RangeRequest, rev ids.Revision) error {
 	n, i, ok := r.root.n.find(req.Key)
 	if !ok {
 		return nil
@@ -192,15 +193,15 @@ func filters(req *pb.RangeRequest) bool {
 }
 
 func filtered(req *pb.RangeRequest, m meta) bool {
-	return req.MaxModRevision != 0 && m.mod > req.MaxModRevision ||
-		req.MinModRevision != 0 && m.mod < req.MinModRevision ||
-		req.MaxCreateRevision != 0 && m.create > req.MaxCreateRevision ||
-		req.MinCreateRevision != 0 && m.create < req.MinCreateRevision
+	return req.MaxModRevision != 0 && m.mod > ids.Revision(req.MaxModRevision) ||
+		req.MinModRevision != 0 && m.mod < ids.Revision(req.MinModRevision) ||
+		req.MaxCreateRevision != 0 && m.create > ids.Revision(req.MaxCreateRevision) ||
+		req.MinCreateRevision != 0 && m.create < ids.Revision(req.MinCreateRevision)
 }
 
 // sorted answers a request with a sort order or filters. Except for VALUE it sorts by
 // data of the index, and reads only what the limit leaves.
-func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev int64) error {
+func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev ids.Revision) error {
 	picks := r.picked(res, req, root, s, rev)
 	if req.SortTarget == pb.RangeRequest_VALUE {
 		return r.sortedByValue(res, req, picks)
@@ -219,7 +220,7 @@ func (r *reader) sorted(res *RangeResult, req *pb.RangeRequest, root kid, s span
 
 // picked selects the keys of the answer and sorts them, except by value: then sorting
 // and the limit follow later.
-func (r *reader) picked(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev int64) []pick {
+func (r *reader) picked(res *RangeResult, req *pb.RangeRequest, root kid, s span, rev ids.Revision) []pick {
 	limit := int(max(req.Limit, 0))
 	// Without an order etcd reads one key more than the limit, in key order, and sorts
 	// only those. Clients can observe that, so it is the same here.
@@ -405,57 +406,21 @@ func (r *reader) records(revs []Revision) ([][]byte, error) {
 // scan fills kvs with the records of revs.
 func (r *reader) scan(revs []Revision, kvs [][]byte) error {
 	idx := byRevision(revs)
-	first, last := revs[idx[0]], revs[idx[len(idx)-1]]
-	it, err := r.s.eng.NewIter(recordKey(first), recordKey(Revision{last.Main, last.Sub + 1}))
-	if err != nil {
-		return fmt.Errorf("read records: %w", err)
-	}
-	defer it.Close()
+	m := r.s.many(revs[idx[0]], revs[idx[len(idx)-1]], len(idx))
+	defer m.close()
 	var room slab
-	var key [1 + TombstoneLen]byte
-	key[0] = byte(engine.Key)
-	at := int64(0)
 	for _, j := range idx {
-		rev := revs[j]
-		kv, ok := r.overlaid(rev)
+		kv, ok := r.overlaid(revs[j])
 		if !ok {
-			k := AppendRevision(key[:1], rev, false)
-			if !seek(it, at, rev.Main, k) {
-				err := it.Error()
-				if err == nil {
-					err = engine.ErrNotFound
-				}
-				return missing(rev, err)
-			}
-			v, err := it.Value()
+			v, err := m.read(revs[j])
 			if err != nil {
-				return missing(rev, err)
+				return err
 			}
-			kv, at = room.copy(v), rev.Main
+			kv = room.copy(v)
 		}
 		kvs[j] = kv
 	}
 	return nil
-}
-
-// nearby is the distance in main revisions up to which stepping to the next record is
-// cheaper than a seek.
-const nearby = 12
-
-// seek moves an iterator, which is at the record of revision from or not positioned,
-// forward to exactly key of revision to.
-func seek(it engine.Iterator, from, to int64, key []byte) bool {
-	if it.Valid() && to-from <= nearby {
-		for i := 0; i < nearby && it.Next(); i++ {
-			switch c := bytes.Compare(it.Key(), key); {
-			case c == 0:
-				return true
-			case c > 0:
-				return false
-			}
-		}
-	}
-	return it.SeekGE(key) && bytes.Equal(it.Key(), key)
 }
 
 // byRevision returns the positions of revs in ascending order of revision.

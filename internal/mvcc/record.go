@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
@@ -21,9 +22,10 @@ var errRecord = errors.New("mvcc: malformed KeyValue")
 
 // record is a decoded mvccpb.KeyValue. Key and value alias the encoded bytes.
 type record struct {
-	key, value           []byte
-	create, mod, version int64
-	lease                lease.ID
+	key, value  []byte
+	create, mod ids.Revision
+	version     int64
+	lease       lease.ID
 }
 
 func uvarintLen(v uint64) int {
@@ -67,14 +69,14 @@ func (r *record) size() int {
 
 // recordLen returns the length of the record of a revision.
 func recordLen(key, value int, m meta, lease lease.ID) uint32 {
-	return uint32(bytesFieldLen(key) + intFieldLen(m.create) + intFieldLen(m.mod) +
+	return uint32(bytesFieldLen(key) + intFieldLen(int64(m.create)) + intFieldLen(int64(m.mod)) +
 		intFieldLen(m.version) + bytesFieldLen(value) + intFieldLen(int64(lease)))
 }
 
 func appendRecord(kv []byte, r record) []byte {
 	kv = appendBytesField(kv, tagKey, r.key)
-	kv = appendIntField(kv, tagCreate, r.create)
-	kv = appendIntField(kv, tagMod, r.mod)
+	kv = appendIntField(kv, tagCreate, int64(r.create))
+	kv = appendIntField(kv, tagMod, int64(r.mod))
 	kv = appendIntField(kv, tagVersion, r.version)
 	kv = appendBytesField(kv, tagValue, r.value)
 	return appendIntField(kv, tagLease, int64(r.lease))
@@ -135,9 +137,9 @@ func parseRecord(b []byte) (r record, err error) {
 		case tagKey:
 			r.key = s
 		case tagCreate:
-			r.create = int64(v)
+			r.create = ids.Revision(v)
 		case tagMod:
-			r.mod = int64(v)
+			r.mod = ids.Revision(v)
 		case tagVersion:
 			r.version = int64(v)
 		case tagValue:

@@ -6,11 +6,15 @@ import (
 	"math"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 )
 
 // Revision identifies one change: Main counts the transactions that changed something,
 // Sub the changes within one of them from 0, in order of execution.
-type Revision struct{ Main, Sub int64 }
+type Revision struct {
+	Main ids.Revision
+	Sub  int64
+}
 
 // Less reports whether r happened before o.
 func (r Revision) Less(o Revision) bool {
@@ -54,11 +58,11 @@ func ParseRevision(b []byte) (r Revision, tombstone bool, err error) {
 	if main > math.MaxInt64 || sub > maxSub {
 		return r, false, fmt.Errorf("revision key %x: number out of range", b)
 	}
-	return Revision{int64(main), int64(sub)}, tombstone, nil
+	return Revision{ids.Revision(main), int64(sub)}, tombstone, nil
 }
 
 // Newest returns the greatest main revision of the records in r, 0 if there is none.
-func Newest(r engine.Reader) (int64, error) {
+func Newest(r engine.Reader) (ids.Revision, error) {
 	it, err := r.NewIter(engine.Key.Bounds())
 	if err != nil {
 		return 0, err
@@ -76,7 +80,7 @@ func Newest(r engine.Reader) (int64, error) {
 
 // Bump makes rev the newest revision of a store and schedules a compaction of all
 // earlier ones, as a restore with a raised revision does: the record of rev is empty.
-func Bump(b engine.Batch, rev int64) {
+func Bump(b engine.Batch, rev ids.Revision) {
 	b.Set(recordKey(Revision{Main: rev}), nil)
 	b.Set(scheduledKey, recordKey(Revision{Main: rev})[1:])
 }

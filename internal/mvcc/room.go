@@ -3,7 +3,6 @@ package mvcc
 import (
 	"math/bits"
 	"sync"
-	"sync/atomic"
 )
 
 // room is reusable memory for a piece of a list. Its content is undefined.
@@ -33,31 +32,16 @@ func getRoom(n int) *room {
 
 // put returns the room to its pool.
 func (r *room) put() {
-	if poison {
-		for i := range r.b {
-			r.b[i] = 0xdb
-		}
-	}
+	r.poison()
 	if r.tier >= 0 {
 		rooms[r.tier].Put(r)
 	}
 }
 
-// allowance tracks how much of the memory for large pieces is in use.
-type allowance struct{ used atomic.Int64 }
-
-// take reserves up to n bytes and returns how many; 0 if too few are available.
-func (a *allowance) take(n int64) int64 {
-	for {
-		used := a.used.Load()
-		got := min(n, largePieces-used)
-		if got < leastLarge {
-			return 0
-		}
-		if a.used.CompareAndSwap(used, used+got) {
-			return got
+func (r *room) poison() {
+	if poison {
+		for i := range r.b {
+			r.b[i] = 0xdb
 		}
 	}
 }
-
-func (a *allowance) giveBack(n int64) { a.used.Add(-n) }

@@ -4,7 +4,7 @@
 // compactions. Out: reads at any revision that is not compacted, history in revision
 // order, and the hash that members compare. Always true: records are byte for byte
 // etcd's (an encoded mvccpb.KeyValue under its revision); a record that a View may read
-// is in the engine; a published index root never changes; the cost of a compaction is
+// is in the engine; an index root that a reader has never changes; the cost of a compaction is
 // proportional to what it removes, not to what is stored.
 //
 // The engine holds records in revision order, the index (tree.go) holds keys in key
@@ -24,6 +24,7 @@ import (
 
 	"quorate/internal/clock"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/metrics"
 )
@@ -93,32 +94,34 @@ type Store struct {
 	published atomic.Pointer[state]
 
 	// mu lets the background steps of a compaction trim the index between two
-	// transactions. It is held from Begin to End and in Publish and Compact, never while
-	// waiting for anything else.
+	// transactions, and the first reader of a state take its root. It is held from Begin
+	// to End and in Publish and Compact, never while waiting for anything else.
 	mu         sync.Mutex
 	tree       *tree
-	rev        int64 // newest revision, including what is not published
-	compactRev int64 // -1 if never compacted
-	dirty      bool  // there are changes to publish
+	rev        ids.Revision // newest revision, including what is not published
+	compactRev ids.Revision // -1 if never compacted
+	dirty      bool         // there are changes to publish
 	overlay    []pending
 	scheduled  []*compaction // not published yet
 	txn        Txn           // the open transaction; reused
 	slab       []Change      // storage for the changes of future transactions
 
-	large allowance // of lists that read in large pieces
+	large largeMemory // of lists that read in large pieces
 
 	pins  pins
 	sums  checksums
 	sweep sweeper
 }
 
-// state is what readers see; immutable.
+// state is what readers see; immutable, except for read. A state that nobody has read
+// since it was published may have no root: see frozen.
 type state struct {
-	root       kid
+	root       kid // may contain newer revisions than rev, which readers skip
 	gen        uint64
-	rev        int64
-	compactRev int64
+	rev        ids.Revision
+	compactRev ids.Revision
 	epoch      *epoch
+	read       atomic.Bool // there was a view
 }
 
 // epoch counts the open views between two compactions. The second compaction must not
@@ -165,11 +168,11 @@ type pending struct {
 
 // Rev returns the writer's current revision, including what is not published yet. An
 // empty store is at revision 1. Only the writer may call it; readers use their View.
-func (s *Store) Rev() int64 { return s.rev }
+func (s *Store) Rev() ids.Revision { return s.rev }
 
 // CompactRev returns the compact revision that readers see, -1 if there was no
 // compaction yet.
-func (s *Store) CompactRev() int64 { return s.published.Load().compactRev }
+func (s *Store) CompactRev() ids.Revision { return s.published.Load().compactRev }
 
 // Publish makes everything up to the last End and Compact visible to new views. The
 // batches must have been committed.
@@ -201,10 +204,14 @@ func (s *Store) observeState() {
 	metrics.DebuggingMVCCKeysTotal.Set(float64(s.tree.root.live))
 }
 
-// publish makes the tree the root for new readers.
-func (s *Store) publish(rev, compactRev int64) {
+// publish makes the tree the root for new readers: at once if the previous state was read,
+// otherwise when the first reader comes.
+func (s *Store) publish(rev, compactRev ids.Revision) {
 	old := s.published.Load()
-	st := &state{root: s.tree.root, gen: s.tree.gen, rev: rev, compactRev: compactRev}
+	st := &state{rev: rev, compactRev: compactRev}
+	if old == nil || old.read.Load() {
+		s.root(st)
+	}
 	if old != nil {
 		st.epoch = old.epoch
 	}
@@ -218,9 +225,32 @@ func (s *Store) publish(rev, compactRev int64) {
 			c.wait = append(c.wait, old.epoch)
 		}
 	}
-	s.tree.gen++
 	s.tree.kept = s.pins.charge(s.tree.kept, compactRev, s.o.PinBytes)
 	s.tree.pinGen = s.pins.newestGen()
+}
+
+// root gives a state the tree as its root. From now on the writer copies the nodes of that
+// root before it changes them.
+func (s *Store) root(st *state) {
+	st.root, st.gen = s.tree.root, s.tree.gen
+	s.tree.gen++
+}
+
+// frozen returns the newest published state with a root. s.mu must be held.
+//
+// While nobody reads, no root is taken, and the writer changes its nodes in place: with one
+// root for each batch, a small batch copies a path of the tree for each key. The first
+// reader takes the root of the newest state, between two transactions. The tree may then
+// hold revisions of a batch that is not published, which are newer than that of the state.
+func (s *Store) frozen() *state {
+	st := s.published.Load()
+	if st.root.n != nil {
+		return st
+	}
+	with := &state{rev: st.rev, compactRev: st.compactRev, epoch: st.epoch}
+	s.root(with)
+	s.published.Store(with)
+	return with
 }
 
 // Close stops the background work and returns when it has stopped. Records that a

@@ -17,6 +17,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
@@ -45,7 +46,7 @@ func apply(t *testing.T, s *Store, f func(t *Txn)) []Change {
 	return changes
 }
 
-func compact(t *testing.T, s *Store, rev int64) <-chan error {
+func compact(t *testing.T, s *Store, rev ids.Revision) <-chan error {
 	t.Helper()
 	b := s.eng.NewBatch()
 	done, err := s.Compact(b, rev)
@@ -83,7 +84,7 @@ func TestChanges(t *testing.T) {
 			}
 			fmt.Fprintf(&log, " %s %s@%d.%d create=%v/%d version=%d lease=%d->%d;", what, c.Key, c.Rev.Main, c.Rev.Sub,
 				c.Create, kv.CreateRevision, kv.Version, c.PrevLease, c.Lease)
-			if !bytes.Equal(c.Key, kv.Key) || !c.Delete && kv.ModRevision != c.Rev.Main {
+			if !bytes.Equal(c.Key, kv.Key) || !c.Delete && ids.Revision(kv.ModRevision) != c.Rev.Main {
 				t.Errorf("change %+v holds %v", c, kv)
 			}
 		}
@@ -186,10 +187,10 @@ func TestPins(t *testing.T) {
 	for i := range 2000 {
 		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%04d", i), nil, 0) })
 	}
-	page := func(rev int64) {
+	page := func(rev ids.Revision) {
 		v := s.View()
 		defer v.Close()
-		res, err := v.Range(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Limit: 10, Revision: rev})
+		res, err := v.Range(&pb.RangeRequest{Key: []byte("k"), RangeEnd: []byte("l"), Limit: 10, Revision: int64(rev)})
 		if err != nil || res.Count != 2000 || !res.More {
 			t.Errorf("page: %+v, %v", res, err)
 		}
@@ -343,7 +344,7 @@ func TestConcurrency(t *testing.T) {
 			txn.End()
 		}
 		if i%100 == 99 {
-			done, err := s.Compact(b, s.Rev()-int64(r.Intn(20)))
+			done, err := s.Compact(b, s.Rev()-ids.Revision(r.Intn(20)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -369,9 +370,9 @@ func readOnce(s *Store, r *rand.Rand) error {
 	defer v.Close()
 	req := &pb.RangeRequest{Key: fmt.Appendf(nil, "k%03d", r.Intn(200)), RangeEnd: []byte{0}, Limit: int64(r.Intn(60))}
 	if oldest := max(v.CompactRev(), 1); r.Intn(2) == 0 {
-		req.Revision = oldest + r.Int63n(v.Rev()-oldest+1)
+		req.Revision = int64(oldest + ids.Revision(r.Int63n(int64(v.Rev()-oldest+1))))
 	}
-	at := req.Revision
+	at := ids.Revision(req.Revision)
 	if at == 0 {
 		at = v.Rev()
 	}
@@ -401,7 +402,7 @@ func readOnce(s *Store, r *rand.Rand) error {
 		}
 	}
 	if r.Intn(10) == 0 {
-		from := max(v.CompactRev(), 1) + r.Int63n(20)
+		from := max(v.CompactRev(), 1) + ids.Revision(r.Int63n(20))
 		_, err := s.Records(from, 20, 0, func(rev Revision, tomb bool, kv []byte) error {
 			rec, err := parseRecord(kv)
 			if err == nil && !tomb && rec.mod != rev.Main {
@@ -430,7 +431,7 @@ func TestHashKVEdges(t *testing.T) {
 		m := newModel()
 		for _, op := range strings.Split(script, ", ") {
 			var name, arg string
-			var rev int64
+			var rev ids.Revision
 			if n, _ := fmt.Sscanf(op, "compact at %d", &rev); n == 1 || op == "compact" {
 				if n == 0 {
 					rev = m.rev
@@ -530,8 +531,8 @@ func FuzzParseRecord(f *testing.F) {
 		if err != nil || proto.Unmarshal(b, want) != nil {
 			return
 		}
-		have := &mvccpb.KeyValue{Key: got.key, Value: got.value, CreateRevision: got.create,
-			ModRevision: got.mod, Version: got.version, Lease: int64(got.lease)}
+		have := &mvccpb.KeyValue{Key: got.key, Value: got.value, CreateRevision: int64(got.create),
+			ModRevision: int64(got.mod), Version: got.version, Lease: int64(got.lease)}
 		want.ProtoReflect().SetUnknown(nil)
 		if !proto.Equal(have, want) {
 			t.Fatalf("%x: %v, want %v", b, have, want)
@@ -641,17 +642,17 @@ func TestPagesAreOfTheirRevision(t *testing.T) {
 	for i := range 20 {
 		apply(t, s, func(t *Txn) { t.Put(fmt.Appendf(nil, "k%02d", i), []byte("0"), 0) })
 	}
-	page := func(from string, rev int64) *RangeResult {
+	page := func(from string, rev ids.Revision) *RangeResult {
 		t.Helper()
 		v := s.View()
 		defer v.Close()
-		res, err := v.Range(&pb.RangeRequest{Key: []byte(from), RangeEnd: []byte("l"), Limit: 5, Revision: rev})
+		res, err := v.Range(&pb.RangeRequest{Key: []byte(from), RangeEnd: []byte("l"), Limit: 5, Revision: int64(rev)})
 		if err != nil || !res.More {
 			t.Fatalf("page from %s at %d: %+v, %v", from, rev, res, err)
 		}
 		return res
 	}
-	began := map[int64]string{}
+	began := map[ids.Revision]string{}
 	for round := range 9 {
 		value := fmt.Sprint(round)
 		apply(t, s, func(t *Txn) { t.Put([]byte("k10"), []byte(value), 0) })

@@ -6,14 +6,15 @@ import (
 	"math"
 	"sort"
 
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
 // The index: a copy-on-write counted B-tree from key to revisions.
 //
 // A node carries the generation in which it was created. The writer changes nodes of
-// its own generation in place and copies all others first; Publish increments the
-// generation, so a published root never changes. Readers hold a root and take no lock.
+// its own generation in place and copies all others first; taking a root for readers
+// increments the generation, so that root never changes. Readers hold a root and take no lock.
 //
 // Leaves are flat: the keys of a leaf are in one byte arena and its entries contain no
 // pointers, so a static million keys are about 40,000 objects for the garbage
@@ -38,9 +39,10 @@ const (
 
 // meta is one revision of one key.
 type meta struct {
-	mod, create, version int64
-	sub                  uint32 // the top bit marks a tombstone
-	size                 uint32 // length of the record; unused for a tombstone
+	mod, create ids.Revision
+	version     int64
+	sub         uint32 // the top bit marks a tombstone
+	size        uint32 // length of the record; unused for a tombstone
 }
 
 func (m meta) tomb() bool    { return m.sub&tombBit != 0 }
@@ -61,9 +63,9 @@ type node struct {
 // kid is a child with the summary of its subtree.
 type kid struct {
 	n      *node
-	live   int64 // keys whose newest revision is not a tombstone
-	maxMod int64 // newest main revision
-	garb   int64 // least compaction revision that removes something, or never
+	live   int64        // keys whose newest revision is not a tombstone
+	maxMod ids.Revision // newest main revision
+	garb   ids.Revision // least compaction revision that removes something, or never
 }
 
 // tree is the writer's side of the index. Not safe for concurrent use.
@@ -143,7 +145,7 @@ func (n *node) child(key []byte) int {
 
 // at returns the newest revision of entry i with main <= rev, if there is one and it
 // is not a tombstone.
-func (n *node) at(i int, rev int64) (meta, bool) {
+func (n *node) at(i int, rev ids.Revision) (meta, bool) {
 	if m := n.ents[i]; m.mod <= rev {
 		return m, !m.tomb()
 	}
@@ -155,13 +157,13 @@ func (n *node) at(i int, rev int64) (meta, bool) {
 }
 
 // newest returns the position of the newest revision with main <= rev, or -1.
-func newest(h []meta, rev int64) int {
+func newest(h []meta, rev ids.Revision) int {
 	return sort.Search(len(h), func(i int) bool { return h[i].mod > rev }) - 1
 }
 
 // garbage returns the least compaction revision that removes a revision of entry i:
 // the one that supersedes the oldest, or for a tombstone the following one.
-func (n *node) garbage(i int) int64 {
+func (n *node) garbage(i int) ids.Revision {
 	cur := n.ents[i]
 	h := n.history(i)
 	if len(h) == 0 {
@@ -263,14 +265,14 @@ func (t *tree) attach(path []step, n *node, extra int) *node {
 }
 
 // note updates the summaries above a leaf in which one entry got revision mod.
-func (t *tree) note(path []step, live, mod, garb int64) {
+func (t *tree) note(path []step, live int64, mod, garb ids.Revision) {
 	t.root.add(live, mod, garb)
 	for _, s := range path {
 		s.n.kids[s.i].add(live, mod, garb)
 	}
 }
 
-func (k *kid) add(live, mod, garb int64) {
+func (k *kid) add(live int64, mod, garb ids.Revision) {
 	k.live += live
 	k.maxMod = max(k.maxMod, mod)
 	k.garb = min(k.garb, garb)
@@ -286,7 +288,7 @@ type change struct {
 
 // put adds a new revision of key with a value of valueLen bytes and derives create
 // revision, version and the length of the record.
-func (t *tree) put(key []byte, mod int64, sub uint32, lease lease.ID, valueLen int) change {
+func (t *tree) put(key []byte, mod ids.Revision, sub uint32, lease lease.ID, valueLen int) change {
 	var buf [8]step
 	path, n := t.descend(buf[:0], key)
 	i, found := n.search(key)
@@ -316,7 +318,7 @@ func (t *tree) put(key []byte, mod int64, sub uint32, lease lease.ID, valueLen i
 }
 
 // del adds a tombstone for key. It returns false if key is not live.
-func (t *tree) del(key []byte, mod int64, sub uint32) (ch change, ok bool) {
+func (t *tree) del(key []byte, mod ids.Revision, sub uint32) (ch change, ok bool) {
 	if n, i, found := t.root.n.find(key); !found || n.ents[i].tomb() {
 		return ch, false
 	}

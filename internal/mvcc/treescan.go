@@ -1,5 +1,7 @@
 package mvcc
 
+import "quorate/internal/ids"
+
 // span is a range of keys [lo, hi); a nil bound is open.
 type span struct{ lo, hi []byte }
 
@@ -40,7 +42,7 @@ func (s span) narrow(i, a, b int) span {
 
 // count returns the number of keys of s that were live at rev: O(log n) if nothing in s
 // is newer than rev, otherwise the leaves with newer keys are visited.
-func (k kid) count(s span, rev int64) (total int64) {
+func (k kid) count(s span, rev ids.Revision) (total int64) {
 	n := k.n
 	if s.lo == nil && s.hi == nil && k.maxMod <= rev {
 		return k.live
@@ -66,7 +68,7 @@ func (k kid) count(s span, rev int64) (total int64) {
 type visit func(n *node, i int, m meta) bool
 
 // ascend visits the keys of s that were live at rev in key order.
-func (k kid) ascend(s span, rev int64, f visit) bool {
+func (k kid) ascend(s span, rev ids.Revision, f visit) bool {
 	n := k.n
 	if n.leaf() {
 		a, b := n.within(s)
@@ -89,7 +91,7 @@ func (k kid) ascend(s span, rev int64, f visit) bool {
 }
 
 // descendKeys is ascend in reverse key order.
-func (k kid) descendKeys(s span, rev int64, f visit) bool {
+func (k kid) descendKeys(s span, rev ids.Revision, f visit) bool {
 	n := k.n
 	if n.leaf() {
 		a, b := n.within(s)
@@ -112,6 +114,6 @@ func (k kid) descendKeys(s span, rev int64, f visit) bool {
 }
 
 // empty reports cheaply that no key below was live at rev.
-func (k kid) empty(rev int64) bool { return k.live == 0 && k.maxMod <= rev }
+func (k kid) empty(rev ids.Revision) bool { return k.live == 0 && k.maxMod <= rev }
 
 // --- Compaction.

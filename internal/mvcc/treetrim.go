@@ -1,12 +1,14 @@
 package mvcc
 
+import "quorate/internal/ids"
+
 // trim is one bounded part of a compaction of the index.
 type trim struct {
-	rev    int64      // compact at this revision
-	leaves int        // how many more leaves may be visited
-	revs   int        // how many more revisions may be dropped
-	out    []Revision // dropped, per key in ascending order
-	tombs  []bool     // parallel to out
+	rev    ids.Revision // compact at this revision
+	leaves int          // how many more leaves may be visited
+	revs   int          // how many more revisions may be dropped
+	out    []Revision   // dropped, per key in ascending order
+	tombs  []bool       // parallel to out
 }
 
 func (c *trim) spent() bool { return c.leaves <= 0 || c.revs <= 0 }

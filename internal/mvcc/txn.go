@@ -4,6 +4,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/metrics"
 )
@@ -22,8 +23,9 @@ type Change struct {
 
 // Meta is what the index knows about a live key.
 type Meta struct {
-	Create, Mod, Version int64
-	Lease                lease.ID
+	Create, Mod ids.Revision
+	Version     int64
+	Lease       lease.ID
 }
 
 // Txn is one transaction of the writer: all its changes have one main revision. It must
@@ -31,7 +33,7 @@ type Meta struct {
 type Txn struct {
 	s     *Store
 	b     engine.Batch
-	begin int64 // revision before the transaction
+	begin ids.Revision // revision before the transaction
 	// changes is the part of the store's slab that this transaction has filled.
 	changes []Change
 	key     [1 + TombstoneLen]byte
@@ -60,7 +62,7 @@ func (s *Store) Begin(b engine.Batch) *Txn {
 
 // Rev returns the revision at which the transaction reads: the previous one, and its
 // own once it has changed something.
-func (t *Txn) Rev() int64 {
+func (t *Txn) Rev() ids.Revision {
 	if len(t.changes) > 0 {
 		return t.begin + 1
 	}
@@ -98,6 +100,7 @@ func (t *Txn) DeleteRange(key, end []byte) []Change {
 		t.del(key)
 		return t.changes[from:len(t.changes):len(t.changes)]
 	}
+	t.s.frozen() // this may take long
 	var keys [][]byte
 	t.s.tree.root.ascend(makeSpan(key, end), never, func(n *node, i int, _ meta) bool {
 		keys = append(keys, n.key(i))
@@ -122,6 +125,7 @@ func (t *Txn) del(key []byte) {
 // Savepoint lets Rollback undo what the transaction does from here on. It must be called
 // before the first change. It costs a copy of each index node that is changed.
 func (t *Txn) Savepoint() {
+	t.s.frozen() // no reader may take a root that Rollback undoes
 	root := t.s.tree.root
 	t.saved, t.overlaid = &root, len(t.s.overlay)
 	t.s.tree.gen++ // nodes of the saved root are then copied before a change
@@ -149,6 +153,9 @@ func (t *Txn) record(c Change) Change {
 // transactions, published or not.
 func (t *Txn) Range(req *pb.RangeRequest) (*RangeResult, error) {
 	t.ranges++
+	if len(req.RangeEnd) > 0 {
+		t.s.frozen() // this may take long
+	}
 	r := reader{s: t.s, root: t.s.tree.root, rev: t.Rev(), compactRev: t.s.compactRev, overlay: t.s.overlay}
 	return r.rangeKeys(req)
 }

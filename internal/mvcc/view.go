@@ -6,6 +6,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -22,20 +23,29 @@ type View struct {
 // View returns the newest published state. It must be closed.
 func (s *Store) View() *View {
 	for {
-		if st := s.published.Load(); st.epoch.enter() {
+		st := s.published.Load()
+		if st.root.n == nil {
+			s.mu.Lock()
+			st = s.frozen()
+			s.mu.Unlock()
+		}
+		if !st.read.Load() {
+			st.read.Store(true)
+		}
+		if st.epoch.enter() {
 			return &View{s: s, st: st}
 		}
 	}
 }
 
 // Rev returns the current revision of the view.
-func (v *View) Rev() int64 { return v.st.rev }
+func (v *View) Rev() ids.Revision { return v.st.rev }
 
 // CompactRev returns its compact revision, -1 if there was no compaction.
-func (v *View) CompactRev() int64 { return v.st.compactRev }
+func (v *View) CompactRev() ids.Revision { return v.st.compactRev }
 
 // Keys returns the number of live keys.
-func (v *View) Keys() int64 { return v.st.root.live }
+func (v *View) Keys() int64 { return v.st.root.count(span{}, v.st.rev) }
 
 // Close releases the view. It is idempotent.
 func (v *View) Close() {
@@ -66,7 +76,7 @@ func (v *View) Range(req *pb.RangeRequest) (*RangeResult, error) {
 
 // Get returns the record of key at rev, 0 for the current revision; nil if the key was
 // absent.
-func (v *View) Get(key []byte, rev int64) ([]byte, error) {
+func (v *View) Get(key []byte, rev ids.Revision) ([]byte, error) {
 	v.ranges++
 	r := v.reader()
 	rev, err := r.resolve(rev)
@@ -77,14 +87,17 @@ func (v *View) Get(key []byte, rev int64) ([]byte, error) {
 }
 
 // Lookup returns what the index knows about key at the view's revision, without reading
-// from the engine.
+// from the engine. The lease is not part of that: the index has only the newest one.
 func (v *View) Lookup(key []byte) (Meta, bool) {
 	n, i, ok := v.st.root.n.find(key)
-	if !ok || n.ents[i].tomb() {
+	if !ok {
 		return Meta{}, false
 	}
-	m := n.ents[i]
-	return Meta{Create: m.create, Mod: m.mod, Version: m.version, Lease: n.lease(i)}, true
+	m, ok := n.at(i, v.st.rev)
+	if !ok {
+		return Meta{}, false
+	}
+	return Meta{Create: m.create, Mod: m.mod, Version: m.version}, true
 }
 
 // Records calls fn for every record from revision `from` up to the published revision,
@@ -93,7 +106,7 @@ func (v *View) Lookup(key []byte) (Meta, bool) {
 // no bound. next is where to continue: the published revision + 1 if everything was
 // seen. It returns ErrCompacted if from is below the compact revision (at the compact
 // revision itself, the surviving records are seen).
-func (s *Store) Records(from int64, maxRevs, maxBytes int, fn func(rev Revision, tombstone bool, kv []byte) error) (next int64, err error) {
+func (s *Store) Records(from ids.Revision, maxRevs, maxBytes int, fn func(rev Revision, tombstone bool, kv []byte) error) (next ids.Revision, err error) {
 	v := s.View()
 	defer v.Close()
 	if from < v.st.compactRev {
@@ -108,7 +121,7 @@ func (s *Store) Records(from int64, maxRevs, maxBytes int, fn func(rev Revision,
 		return from, fmt.Errorf("read history from revision %d: %w", from, err)
 	}
 	defer it.Close()
-	main, revs, size := int64(-1), 0, 0
+	main, revs, size := ids.Revision(-1), 0, 0
 	for ok := it.First(); ok; ok = it.Next() {
 		rev, tomb, err := ParseRevision(it.Key()[1:])
 		if err != nil {

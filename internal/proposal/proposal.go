@@ -20,11 +20,16 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/command"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
 // ErrTooMany is returned by Admit when too much is in flight.
 var ErrTooMany = errors.New("proposal: too many requests in flight")
+
+// ErrNotLeading is the outcome of a request that only the leader of a term may propose, and
+// which this member, since deposed, has not proposed.
+var ErrNotLeading = errors.New("proposal: this member does not lead any more")
 
 // Result is the outcome of one request.
 type Result struct {
@@ -50,6 +55,9 @@ type Pending struct {
 	// Repeat allows the entry to be proposed again while it has no outcome: a second copy
 	// in the log, however late, is refused or has no effect.
 	Repeat bool
+	// Term, if set, is the term in which this member leads and has decided to propose this:
+	// the request fails with ErrNotLeading unless raft takes it in that term.
+	Term ids.Term
 	// Allowed, if set, is called before the entry is proposed again.
 	Allowed  func() error
 	Start    time.Time
@@ -241,9 +249,9 @@ func (t *Table) Len() int { return int(t.count.Load()) }
 type IDs struct{ next atomic.Uint64 }
 
 // NewIDs returns a generator for one run of a member.
-func NewIDs(member uint64, now time.Time) *IDs {
+func NewIDs(member ids.Member, now time.Time) *IDs {
 	g := &IDs{}
-	g.next.Store(mix(mix(member) + uint64(now.UnixNano())))
+	g.next.Store(mix(mix(uint64(member)) + uint64(now.UnixNano())))
 	return g
 }
 

@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // Append adds entries, and the hard state unless it is nil, to the log. Entries
@@ -63,7 +65,7 @@ func (l *Log) Append(hs *raftpb.HardState, ents []*raftpb.Entry, mustSync bool) 
 		l.hs = next
 	}
 	if len(ents) > 0 {
-		l.table.truncate(ents[0].GetIndex())
+		l.table.truncate(ids.Index(ents[0].GetIndex()))
 		for i, e := range ents {
 			l.table.push(slots[i], e)
 		}
@@ -77,27 +79,27 @@ func (l *Log) checkAppend(ents []*raftpb.Entry) error {
 	if len(ents) == 0 {
 		return nil
 	}
-	first, last := ents[0].GetIndex(), l.table.last()
+	first, last := ids.Index(ents[0].GetIndex()), l.table.last()
 	switch {
 	case first > last+1:
 		return fmt.Errorf("raftlog: append entry %d after %d: gap", first, last)
 	case first < l.table.first:
 		return fmt.Errorf("raftlog: append entry %d: compacted up to %d", first, l.table.first-1)
-	case first <= l.hs.GetCommit():
+	case first <= ids.Index(l.hs.GetCommit()):
 		return fmt.Errorf("raftlog: append entry %d: committed up to %d", first, l.hs.GetCommit())
 	}
 	term := l.table.term(first - 1)
 	for i, e := range ents {
-		if e.GetIndex() != first+uint64(i) {
-			return fmt.Errorf("raftlog: append entry %d after %d", e.GetIndex(), first+uint64(i)-1)
+		if ids.Index(e.GetIndex()) != first+ids.Index(i) {
+			return fmt.Errorf("raftlog: append entry %d after %d", e.GetIndex(), first+ids.Index(i)-1)
 		}
-		if e.GetTerm() < term || e.GetTerm() == 0 {
+		if ids.Term(e.GetTerm()) < term || e.GetTerm() == 0 {
 			return fmt.Errorf("raftlog: append entry %d of term %d after term %d", e.GetIndex(), e.GetTerm(), term)
 		}
 		if len(e.Data) > maxRecord-recordOverhead {
 			return fmt.Errorf("raftlog: append entry %d: %d bytes are too many", e.GetIndex(), len(e.Data))
 		}
-		term = e.GetTerm()
+		term = ids.Term(e.GetTerm())
 	}
 	return nil
 }
@@ -110,15 +112,15 @@ func (l *Log) nextHardState(hs *raftpb.HardState, ents []*raftpb.Entry) (*raftpb
 	}
 	last := l.table.last()
 	if n := len(ents); n > 0 {
-		last = ents[n-1].GetIndex()
+		last = ids.Index(ents[n-1].GetIndex())
 	}
 	if hs.GetTerm() < l.hs.GetTerm() || hs.GetTerm() == 0 {
 		return nil, fmt.Errorf("raftlog: append hard state of term %d after term %d", hs.GetTerm(), l.hs.GetTerm())
 	}
-	if hs.GetCommit() > last {
+	if ids.Index(hs.GetCommit()) > last {
 		return nil, fmt.Errorf("raftlog: append hard state: commit %d is beyond the last entry %d", hs.GetCommit(), last)
 	}
-	next := hardState(hs.GetTerm(), hs.GetVote(), max(hs.GetCommit(), l.hs.GetCommit()))
+	next := hardState(ids.Term(hs.GetTerm()), hs.GetVote(), max(hs.GetCommit(), l.hs.GetCommit()))
 	if sameHardState(next, l.hs) {
 		return nil, nil
 	}
@@ -147,8 +149,8 @@ func (l *Log) SaveMark(m SnapshotMark) error {
 	}
 	m = m.clone()
 	hs := l.hs
-	if hs.GetCommit() < m.Index {
-		hs = hardState(hs.GetTerm(), hs.GetVote(), m.Index)
+	if ids.Index(hs.GetCommit()) < m.Index {
+		hs = hardState(ids.Term(hs.GetTerm()), hs.GetVote(), uint64(m.Index))
 	}
 	if err := l.w.writeMark(m, hs); err != nil {
 		return err

@@ -12,6 +12,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // hookFS calls before for each operation that changes the disk. The operation
@@ -151,7 +153,7 @@ func (h *history) allows(l *Log, durable, upto int) error {
 	entsOK, hsOK, markOK := false, false, false
 	for _, s := range h.states[durable : upto+1] {
 		hsOK = hsOK || s.hs == gotHS
-		markOK = markOK || s.mark == l.Mark().Index
+		markOK = markOK || ids.Index(s.mark) == l.Mark().Index
 		if s.last() != last {
 			continue
 		}
@@ -211,9 +213,9 @@ func workload(t *testing.T, l *Log, h *history, rng *rand.Rand, ops int) {
 			s.mark = at
 			h.push(s)
 			h.mu.Unlock()
-			must(t, l.SaveMark(SnapshotMark{Index: at, Term: s.terms[at-s.base], ConfState: conf(7)}))
+			must(t, l.SaveMark(SnapshotMark{Index: ids.Index(at), Term: ids.Term(s.terms[at-s.base]), ConfState: conf(7)}))
 			h.ack()
-			must(t, l.Compact(at-min(at, uint64(rng.IntN(4)))))
+			must(t, l.Compact(ids.Index(at)-min(ids.Index(at), ids.Index(rng.IntN(4)))))
 		default: // receive a snapshot
 			if rng.IntN(3) > 0 {
 				continue
@@ -224,7 +226,7 @@ func workload(t *testing.T, l *Log, h *history, rng *rand.Rand, ops int) {
 			h.mu.Lock()
 			h.push(n)
 			h.mu.Unlock()
-			must(t, l.Reset(SnapshotMark{Index: at, Term: term, ConfState: conf(7)}))
+			must(t, l.Reset(SnapshotMark{Index: ids.Index(at), Term: ids.Term(term), ConfState: conf(7)}))
 			h.ack()
 		}
 	}
@@ -662,8 +664,8 @@ func TestReaders(t *testing.T) {
 			at := next - 10
 			mt, err := l.Term(at)
 			must(t, err)
-			must(t, l.SaveMark(SnapshotMark{Index: at, Term: mt, ConfState: conf(7)}))
-			must(t, l.Compact(at-5))
+			must(t, l.SaveMark(SnapshotMark{Index: ids.Index(at), Term: ids.Term(mt), ConfState: conf(7)}))
+			must(t, l.Compact(ids.Index(at)-5))
 		}
 	}
 	close(stop)

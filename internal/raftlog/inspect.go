@@ -7,6 +7,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // Contents is the part of a log that a restart depends on.
@@ -17,19 +19,19 @@ type Contents struct {
 	Marks     []SnapshotMark    // all valid marks, in the order of writing
 	// First and Last are the indexes of the oldest and newest entry; Last is
 	// First-1 if there is none.
-	First, Last uint64
+	First, Last ids.Index
 	table       table
 }
 
 // Term returns the term of entry i, which may also be the one before First.
 func (c *Contents) Term(i uint64) (uint64, error) {
 	switch {
-	case i+1 < c.First:
+	case ids.Index(i)+1 < c.First:
 		return 0, raft.ErrCompacted
-	case i > c.Last:
+	case ids.Index(i) > c.Last:
 		return 0, raft.ErrUnavailable
 	}
-	return c.table.term(i), nil
+	return uint64(c.table.term(ids.Index(i))), nil
 }
 
 // Inspect reads and checks the log in dir as Open does, but without locking or
@@ -38,7 +40,7 @@ func (c *Contents) Term(i uint64) (uint64, error) {
 // follow that. data is valid during the call only.
 //
 // Errors: ErrNotFound, *CorruptError, the file system's, or the error of entry.
-func Inspect(fs vfs.FS, dir string, entry func(index, term uint64, t raftpb.EntryType, data []byte) error) (*Contents, error) {
+func Inspect(fs vfs.FS, dir string, entry func(index ids.Index, term ids.Term, t raftpb.EntryType, data []byte) error) (*Contents, error) {
 	segs, err := listSegments(fs, dir)
 	if err != nil && !isNotExist(err) {
 		return nil, err
@@ -86,7 +88,7 @@ func Inspect(fs vfs.FS, dir string, entry func(index, term uint64, t raftpb.Entr
 	}
 	c := &Contents{Metadata: r.md, HardState: r.hs, Mark: r.mark, First: r.table.first, Last: r.table.last(), table: r.table}
 	for _, m := range marks {
-		if m.Index <= r.hs.GetCommit() {
+		if m.Index <= ids.Index(r.hs.GetCommit()) {
 			c.Marks = append(c.Marks, m)
 		}
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // Inspect returns the same contents as Open, and changes nothing.
@@ -26,8 +28,8 @@ func TestInspect(t *testing.T) {
 	names, err := fs.List("wal")
 	must(t, err)
 	slices.Sort(names)
-	var seen []uint64
-	c, err := Inspect(fs, "wal", func(index, term uint64, _ raftpb.EntryType, data []byte) error {
+	var seen []ids.Index
+	c, err := Inspect(fs, "wal", func(index ids.Index, term ids.Term, _ raftpb.EntryType, data []byte) error {
 		seen = append(seen, index)
 		return nil
 	})
@@ -45,7 +47,7 @@ func TestInspect(t *testing.T) {
 		t.Errorf("files %q, were %q, %v", now, names, err)
 	}
 	stop := errors.New("enough")
-	if _, err := Inspect(fs, "wal", func(uint64, uint64, raftpb.EntryType, []byte) error { return stop }); !errors.Is(err, stop) {
+	if _, err := Inspect(fs, "wal", func(ids.Index, ids.Term, raftpb.EntryType, []byte) error { return stop }); !errors.Is(err, stop) {
 		t.Errorf("stopped by the callback: %v", err)
 	}
 }
@@ -77,6 +79,6 @@ func FuzzInspect(f *testing.F) {
 		must(t, err)
 		_, err = file.Write(b)
 		must(t, errors.Join(err, file.Close()))
-		_, _ = Inspect(fs, "wal", func(uint64, uint64, raftpb.EntryType, []byte) error { return nil })
+		_, _ = Inspect(fs, "wal", func(ids.Index, ids.Term, raftpb.EntryType, []byte) error { return nil })
 	})
 }

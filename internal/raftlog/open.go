@@ -8,6 +8,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
+
+	"quorate/internal/ids"
 )
 
 // Open reads the log in dir, verifies every byte that a restart depends on and
@@ -171,7 +173,7 @@ type replay struct {
 	// voided is the table from before a mark replaced all entries, until a state
 	// confirms that mark: a crash between the two makes the mark void.
 	voided    *table
-	unproven  uint64 // index of that mark
+	unproven  ids.Index // index of that mark
 	seenEntry bool
 }
 
@@ -230,7 +232,7 @@ func (r *replay) entry(off int64, before uint32, data []byte) error {
 		return fmt.Errorf("%w: %d after %d", errGap, e.index, t.last())
 	case e.index < t.first:
 		return fmt.Errorf("%w: entry %d, oldest is %d", errOrder, e.index, t.first)
-	case e.index <= r.hs.GetCommit():
+	case e.index <= ids.Index(r.hs.GetCommit()):
 		return fmt.Errorf("%w: entry %d, committed up to %d", errOrder, e.index, r.hs.GetCommit())
 	case e.term < t.term(e.index-1):
 		return fmt.Errorf("%w: entry %d of term %d after term %d", errOrder, e.index, e.term, t.term(e.index-1))
@@ -249,7 +251,7 @@ func (r *replay) state(data []byte) error {
 		return fmt.Errorf("%w: state of term %d after term %d", errOrder, hs.GetTerm(), r.hs.GetTerm())
 	}
 	r.hs = hs
-	if r.voided != nil && hs.GetCommit() >= r.unproven {
+	if r.voided != nil && ids.Index(hs.GetCommit()) >= r.unproven {
 		r.voided = nil
 	}
 	return nil
@@ -275,7 +277,7 @@ func (r *replay) snapshot(data []byte) error {
 	t := &r.table
 	begun := r.inHead && r.seg.index == m.Index
 	if begun || m.Index > t.last() || m.Index >= t.first && t.term(m.Index) != m.Term {
-		if m.Index > r.hs.GetCommit() {
+		if m.Index > ids.Index(r.hs.GetCommit()) {
 			if r.voided == nil {
 				old := *t
 				r.voided, *t = &old, table{}
@@ -284,7 +286,7 @@ func (r *replay) snapshot(data []byte) error {
 		}
 		t.reset(m.Index, m.Term)
 	}
-	if m.Index > 0 && m.Index <= r.hs.GetCommit() && (m.Alone || r.restored(m)) {
+	if m.Index > 0 && m.Index <= ids.Index(r.hs.GetCommit()) && (m.Alone || r.restored(m)) {
 		t.compact(m.Index)
 	}
 	r.marks = append(r.marks, m)
@@ -307,7 +309,7 @@ func (r *replay) restored(m SnapshotMark) bool {
 func (r *replay) newest() int {
 	best := -1
 	for i, m := range r.marks {
-		if m.Index <= r.hs.GetCommit() && (best < 0 || m.Index >= r.marks[best].Index) {
+		if m.Index <= ids.Index(r.hs.GetCommit()) && (best < 0 || m.Index >= r.marks[best].Index) {
 			best = i
 		}
 	}
@@ -323,8 +325,8 @@ func (r *replay) prune() {
 	}
 	r.marks = r.marks[i:]
 	m := r.marks[0].Index
-	if m > r.keep && m-r.keep > r.table.first && m-r.keep <= r.table.last() {
-		r.table.compact(m - r.keep)
+	if m > ids.Index(r.keep) && m-ids.Index(r.keep) > r.table.first && m-ids.Index(r.keep) <= r.table.last() {
+		r.table.compact(m - ids.Index(r.keep))
 	}
 }
 
@@ -342,7 +344,7 @@ func (r *replay) finish() error {
 	}
 	r.mark = r.marks[i]
 	m := r.mark.Index
-	if r.hs.GetCommit() > t.last() {
+	if ids.Index(r.hs.GetCommit()) > t.last() {
 		return fmt.Errorf("%w: committed up to %d, last entry is %d", errOrder, r.hs.GetCommit(), t.last())
 	}
 	if t.baseTerm == 0 && t.first > 1 && m >= t.first {
@@ -357,8 +359,8 @@ func (r *replay) finish() error {
 	if t.term(m) != r.mark.Term {
 		return fmt.Errorf("%w: snapshot at %d of term %d, entry of term %d", errOrder, m, r.mark.Term, t.term(m))
 	}
-	if m > r.keep && m-r.keep >= t.first {
-		t.compact(m - r.keep)
+	if m > ids.Index(r.keep) && m-ids.Index(r.keep) >= t.first {
+		t.compact(m - ids.Index(r.keep))
 	}
 	return nil
 }

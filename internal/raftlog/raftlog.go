@@ -27,6 +27,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/durable"
+	"quorate/internal/ids"
 )
 
 var (
@@ -62,13 +63,17 @@ func (e *CorruptError) Error() string {
 func (e *CorruptError) Unwrap() error { return e.Err }
 
 // Metadata identifies the member and the cluster that the log belongs to.
-type Metadata struct{ NodeID, ClusterID uint64 }
+type Metadata struct {
+	NodeID    ids.Member
+	ClusterID ids.Cluster
+}
 
 // SnapshotMark records that the state up to Index is stored outside the
 // log.
 type SnapshotMark struct {
-	Index, Term uint64
-	ConfState   *raftpb.ConfState // membership at Index; nil only at index 0 or in logs of etcd before 3.5
+	Index     ids.Index
+	Term      ids.Term
+	ConfState *raftpb.ConfState // membership at Index; nil only at index 0 or in logs of etcd before 3.5
 	// Alone says that the state at Index does not result from the entries up to
 	// Index, as after a restore. They are never served: the log begins after
 	// them.
@@ -272,7 +277,7 @@ func noSpace(err error) error {
 func isNotExist(err error) bool { return errors.Is(err, os.ErrNotExist) }
 
 func cloneHardState(hs *raftpb.HardState) *raftpb.HardState {
-	return hardState(hs.GetTerm(), hs.GetVote(), hs.GetCommit())
+	return hardState(ids.Term(hs.GetTerm()), hs.GetVote(), hs.GetCommit())
 }
 
 func (m SnapshotMark) clone() SnapshotMark {

@@ -11,6 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // The log implements raft.Storage except Snapshot, which its owner adds.
@@ -74,9 +76,11 @@ func run(lo, hi, term uint64, size int) []*raftpb.Entry {
 	return ents
 }
 
-func state(term, vote, commit uint64) *raftpb.HardState { return hardState(term, vote, commit) }
+func state(term, vote, commit uint64) *raftpb.HardState {
+	return hardState(ids.Term(term), vote, commit)
+}
 
-func conf(ids ...uint64) *raftpb.ConfState { return &raftpb.ConfState{Voters: ids} }
+func conf(members ...uint64) *raftpb.ConfState { return &raftpb.ConfState{Voters: members} }
 
 func must(t testing.TB, err error) {
 	t.Helper()
@@ -154,18 +158,22 @@ func TestLog(t *testing.T) {
 	lazy := func(hs *raftpb.HardState) func(*Log) error {
 		return func(l *Log) error { return l.Append(hs, nil, false) }
 	}
-	mark := func(index, term uint64, ids ...uint64) func(*Log) error {
-		return func(l *Log) error { return l.SaveMark(SnapshotMark{Index: index, Term: term, ConfState: conf(ids...)}) }
-	}
-	alone := func(index, term uint64, ids ...uint64) func(*Log) error {
+	mark := func(index, term uint64, members ...uint64) func(*Log) error {
 		return func(l *Log) error {
-			return l.SaveMark(SnapshotMark{Index: index, Term: term, ConfState: conf(ids...), Alone: true})
+			return l.SaveMark(SnapshotMark{Index: ids.Index(index), Term: ids.Term(term), ConfState: conf(members...)})
 		}
 	}
-	reset := func(index, term uint64, ids ...uint64) func(*Log) error {
-		return func(l *Log) error { return l.Reset(SnapshotMark{Index: index, Term: term, ConfState: conf(ids...)}) }
+	alone := func(index, term uint64, members ...uint64) func(*Log) error {
+		return func(l *Log) error {
+			return l.SaveMark(SnapshotMark{Index: ids.Index(index), Term: ids.Term(term), ConfState: conf(members...), Alone: true})
+		}
 	}
-	compact := func(i uint64) func(*Log) error { return func(l *Log) error { return l.Compact(i) } }
+	reset := func(index, term uint64, members ...uint64) func(*Log) error {
+		return func(l *Log) error {
+			return l.Reset(SnapshotMark{Index: ids.Index(index), Term: ids.Term(term), ConfState: conf(members...)})
+		}
+	}
+	compact := func(i uint64) func(*Log) error { return func(l *Log) error { return l.Compact(ids.Index(i)) } }
 
 	for _, tc := range []struct {
 		name    string
@@ -282,8 +290,8 @@ func TestSegments(t *testing.T) {
 			at := next - 8
 			mt, err := l.Term(at)
 			must(t, err)
-			must(t, l.SaveMark(SnapshotMark{Index: at, Term: mt, ConfState: conf(7)}))
-			must(t, l.Compact(at-5))
+			must(t, l.SaveMark(SnapshotMark{Index: ids.Index(at), Term: ids.Term(mt), ConfState: conf(7)}))
+			must(t, l.Compact(ids.Index(at)-5))
 			if first, _ := l.FirstIndex(); first != at-4 {
 				t.Fatalf("FirstIndex() = %d after Compact(%d)", first, at-5)
 			}
@@ -299,7 +307,7 @@ func TestSegments(t *testing.T) {
 			before := newest(l)
 			l = reopen(t, l)
 			first, _ := l.FirstIndex()
-			if m.Index > 10 && first != m.Index-9 {
+			if m.Index > 10 && ids.Index(first) != m.Index-9 {
 				t.Fatalf("FirstIndex() = %d after restart from mark %d, want 10 entries before it", first, m.Index)
 			}
 			if got := newest(l); got != before {

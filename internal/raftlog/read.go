@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 // reader holds the published state of a log, and reads entries. It is safe for concurrent use; only
@@ -65,14 +67,14 @@ func (r *reader) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 func (r *reader) FirstIndex() (uint64, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.table.first, nil
+	return uint64(r.table.first), nil
 }
 
 // LastIndex returns the index of the newest entry.
 func (r *reader) LastIndex() (uint64, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
-	return r.table.last(), nil
+	return uint64(r.table.last()), nil
 }
 
 // Term returns the term of entry i, which may also be the one before the oldest
@@ -81,12 +83,12 @@ func (r *reader) Term(i uint64) (uint64, error) {
 	r.mu.RLock()
 	defer r.mu.RUnlock()
 	switch {
-	case i+1 < r.table.first:
+	case ids.Index(i)+1 < r.table.first:
 		return 0, raft.ErrCompacted
-	case i > r.table.last():
+	case ids.Index(i) > r.table.last():
 		return 0, raft.ErrUnavailable
 	}
-	return r.table.term(i), nil
+	return uint64(r.table.term(ids.Index(i))), nil
 }
 
 // Entries returns the entries [lo, hi) up to maxSize encoded bytes, but at
@@ -96,11 +98,11 @@ func (r *reader) Term(i uint64) (uint64, error) {
 func (r *reader) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 	r.mu.RLock()
 	t := &r.table
-	if lo < t.first {
+	if ids.Index(lo) < t.first {
 		r.mu.RUnlock()
 		return nil, raft.ErrCompacted
 	}
-	if hi > t.last()+1 || lo > hi {
+	if ids.Index(hi) > t.last()+1 || lo > hi {
 		r.mu.RUnlock()
 		return nil, raft.ErrUnavailable
 	}
@@ -109,18 +111,18 @@ func (r *reader) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
 		return nil, nil
 	}
 	hi = t.limit(lo, hi, maxSize)
-	cached := t.last() + 1 - uint64(len(t.cache)) // index of the oldest in memory
+	cached := t.last() + 1 - ids.Index(len(t.cache)) // index of the oldest in memory
 	ents := make([]*raftpb.Entry, 0, hi-lo)
-	if lo >= cached {
-		ents = append(ents, t.cache[lo-cached:hi-cached]...)
+	if ids.Index(lo) >= cached {
+		ents = append(ents, t.cache[ids.Index(lo)-cached:ids.Index(hi)-cached]...)
 		r.mu.RUnlock()
 		return ents, nil
 	}
-	onDisk := min(hi, cached)
-	slots := append([]slot(nil), t.slots[lo-t.first:onDisk-t.first]...)
+	onDisk := min(ids.Index(hi), cached)
+	slots := append([]slot(nil), t.slots[ids.Index(lo)-t.first:onDisk-t.first]...)
 	var rest []*raftpb.Entry
-	if hi > cached {
-		rest = append(rest, t.cache[:hi-cached]...)
+	if ids.Index(hi) > cached {
+		rest = append(rest, t.cache[:ids.Index(hi)-cached]...)
 	}
 	segs := r.segs
 	r.mu.RUnlock()
@@ -143,7 +145,7 @@ func (t *table) limit(lo, hi, maxSize uint64) uint64 {
 	}
 	var size uint64
 	for i := lo; i < hi; i++ {
-		if size += uint64(t.slots[i-t.first].size); size > maxSize && i > lo {
+		if size += uint64(t.slots[ids.Index(i)-t.first].size); size > maxSize && i > lo {
 			return i
 		}
 	}
@@ -215,7 +217,7 @@ func (r *reader) loadSpan(ents []*raftpb.Entry, lo uint64, slots []slot, segs []
 	for i, s := range slots {
 		off := int64(s.off8) * 8
 		e, err := entryAt(buf, off-start, s)
-		if err == nil && e.index != lo+uint64(i) {
+		if err == nil && e.index != ids.Index(lo)+ids.Index(i) {
 			err = fmt.Errorf("entry %d where %d was written", e.index, lo+uint64(i))
 		}
 		if err != nil {
@@ -262,7 +264,7 @@ func newEntryBatch(n int) *entryBatch {
 // add returns the next message; its data is e's.
 func (b *entryBatch) add(e entryFields) *raftpb.Entry {
 	m := &b.ents[0]
-	b.nums[0], b.nums[1] = e.term, e.index
+	b.nums[0], b.nums[1] = uint64(e.term), uint64(e.index)
 	m.Term, m.Index, m.Data = &b.nums[0], &b.nums[1], e.data
 	if e.hasType {
 		m.Type = raftpb.EntryType(e.typ).Enum()

@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 // RecordType is the kind of a record. It is stored, but no checksum covers it;
@@ -249,16 +251,18 @@ func fields(b []byte, nums *fieldNums, set *fieldSet, bytesField protowire.Numbe
 
 // entryFields is a decoded entry before it is turned into a message.
 type entryFields struct {
-	typ, term, index uint64
-	hasType          bool
-	data             []byte // aliases the record
+	typ     uint64
+	term    ids.Term
+	index   ids.Index
+	hasType bool
+	data    []byte // aliases the record
 }
 
 func decodeEntry(b []byte) (entryFields, error) {
 	var nums fieldNums
 	var set fieldSet
 	data, err := fields(b, &nums, &set, 4)
-	e := entryFields{typ: nums[1], term: nums[2], index: nums[3], hasType: set[1], data: data}
+	e := entryFields{typ: nums[1], term: ids.Term(nums[2]), index: ids.Index(nums[3]), hasType: set[1], data: data}
 	if err == nil {
 		err = checkEntry(e.typ, e.term, e.index, len(data))
 	}
@@ -267,7 +271,7 @@ func decodeEntry(b []byte) (entryFields, error) {
 
 // checkEntry rejects an entry that could be mistaken for a record of
 // another type.
-func checkEntry(typ, term, index uint64, size int) error {
+func checkEntry(typ uint64, term ids.Term, index ids.Index, size int) error {
 	switch {
 	case index == 0 || term == 0:
 		return fmt.Errorf("%w: entry without index or term", errEncoding)
@@ -281,7 +285,7 @@ func checkEntry(typ, term, index uint64, size int) error {
 
 // CheckEntry rejects an entry that could be written but not read back.
 func CheckEntry(e *raftpb.Entry) error {
-	return checkEntry(uint64(int64(e.GetType())), e.GetTerm(), e.GetIndex(), len(e.Data))
+	return checkEntry(uint64(int64(e.GetType())), ids.Term(e.GetTerm()), ids.Index(e.GetIndex()), len(e.Data))
 }
 
 func appendHardState(b []byte, hs *raftpb.HardState) []byte {
@@ -303,18 +307,18 @@ func decodeHardState(b []byte) (*raftpb.HardState, error) {
 	if nums[1] == 0 || !set[3] || set[4] {
 		return nil, fmt.Errorf("%w: not a hard state", errEncoding)
 	}
-	return hardState(nums[1], nums[2], nums[3]), nil
+	return hardState(ids.Term(nums[1]), nums[2], nums[3]), nil
 }
 
-func hardState(term, vote, commit uint64) *raftpb.HardState {
-	return &raftpb.HardState{Term: new(term), Vote: new(vote), Commit: new(commit)}
+func hardState(term ids.Term, vote, commit uint64) *raftpb.HardState {
+	return &raftpb.HardState{Term: new(uint64(term)), Vote: new(vote), Commit: new(commit)}
 }
 
 func appendMetadata(b []byte, md Metadata) []byte {
 	b = append(b, 0x08)
-	b = binary.AppendUvarint(b, md.NodeID)
+	b = binary.AppendUvarint(b, uint64(md.NodeID))
 	b = append(b, 0x10)
-	return binary.AppendUvarint(b, md.ClusterID)
+	return binary.AppendUvarint(b, uint64(md.ClusterID))
 }
 
 func decodeMetadata(b []byte) (Metadata, error) {
@@ -326,7 +330,7 @@ func decodeMetadata(b []byte) (Metadata, error) {
 	if set[3] || set[4] {
 		return Metadata{}, fmt.Errorf("%w: not the metadata", errEncoding)
 	}
-	return Metadata{NodeID: nums[1], ClusterID: nums[2]}, nil
+	return Metadata{NodeID: ids.Member(nums[1]), ClusterID: ids.Cluster(nums[2])}, nil
 }
 
 // Fields of a mark. markAlone is ours: etcd ignores it.
@@ -342,9 +346,9 @@ type (
 
 func appendMark(b []byte, m SnapshotMark) ([]byte, error) {
 	b = append(b, 0x08)
-	b = binary.AppendUvarint(b, m.Index)
+	b = binary.AppendUvarint(b, uint64(m.Index))
 	b = append(b, 0x10)
-	b = binary.AppendUvarint(b, m.Term)
+	b = binary.AppendUvarint(b, uint64(m.Term))
 	if m.Alone {
 		b = append(b, markAlone<<3, 1)
 	}
@@ -370,7 +374,7 @@ func decodeMark(b []byte) (SnapshotMark, error) {
 	if set[4] {
 		return SnapshotMark{}, fmt.Errorf("%w: not a snapshot mark", errEncoding)
 	}
-	m := SnapshotMark{Index: nums[1], Term: nums[2], Alone: nums[markAlone] != 0}
+	m := SnapshotMark{Index: ids.Index(nums[1]), Term: ids.Term(nums[2]), Alone: nums[markAlone] != 0}
 	if set[3] {
 		m.ConfState = &raftpb.ConfState{}
 		if err := proto.Unmarshal(data, m.ConfState); err != nil {

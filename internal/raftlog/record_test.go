@@ -16,6 +16,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 // unhex decodes hex with blanks.
@@ -40,7 +42,7 @@ func TestBytes(t *testing.T) {
 	must(t, err)
 	b, crc = appendRecord(b, crc, TypeSnapshot, mark)
 	b, crc = appendEntryFrame(b, crc, conf)
-	b, crc = appendRecord(b, crc, TypeState, appendHardState(nil, state(1, testMD.NodeID, 1)))
+	b, crc = appendRecord(b, crc, TypeState, appendHardState(nil, state(1, uint64(testMD.NodeID), 1)))
 	b, crc = appendEntryFrame(b, crc, &raftpb.Entry{Term: new(uint64(2)), Index: new(uint64(2))})
 	want := unhex(t, `
 		0400000000000084 0804 1000 00000000
@@ -113,7 +115,7 @@ func TestTypeFlip(t *testing.T) {
 			unhex(t, "0800 1002 1802"),            // empty entry of 3.5
 			append(unhex(t, "1002 1802 2201"), 1), // with data
 		},
-		TypeState:    {appendHardState(nil, state(2, 0, 2)), appendHardState(nil, state(1, testMD.NodeID, 1))},
+		TypeState:    {appendHardState(nil, state(2, 0, 2)), appendHardState(nil, state(1, uint64(testMD.NodeID), 1))},
 		TypeSnapshot: {cs},
 	}
 	for from, all := range data {
@@ -190,7 +192,7 @@ func TestEtcdFiles(t *testing.T) {
 			must(t, err)
 			var cc raftpb.ConfChange
 			must(t, proto.Unmarshal(ents[0].Data, &cc))
-			if ents[0].GetType() != raftpb.EntryConfChange || cc.GetNodeId() != testMD.NodeID {
+			if ents[0].GetType() != raftpb.EntryConfChange || ids.Member(cc.GetNodeId()) != testMD.NodeID {
 				t.Errorf("first entry is %v", ents[0])
 			}
 			for _, e := range ents[2:] {

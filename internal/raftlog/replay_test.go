@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/ids"
 )
 
 // logBuilder writes segments record by record, as etcd may have left them.
@@ -19,7 +21,7 @@ type logBuilder struct {
 
 func (b *logBuilder) file(seq, index uint64) *logBuilder {
 	b.flush()
-	b.seg = segment{seq, index}
+	b.seg = segment{seq, ids.Index(index)}
 	b.buf, b.crc = appendRecord(nil, b.crc, TypeCRC, nil)
 	b.buf, b.crc = appendRecord(b.buf, b.crc, TypeMetadata, appendMetadata(nil, testMD))
 	return b
@@ -32,11 +34,11 @@ func (b *logBuilder) flush() {
 }
 
 func (b *logBuilder) mark(index, term uint64) *logBuilder {
-	return b.write(SnapshotMark{Index: index, Term: term})
+	return b.write(SnapshotMark{Index: ids.Index(index), Term: ids.Term(term)})
 }
 
 func (b *logBuilder) alone(index, term uint64) *logBuilder {
-	return b.write(SnapshotMark{Index: index, Term: term, Alone: true})
+	return b.write(SnapshotMark{Index: ids.Index(index), Term: ids.Term(term), Alone: true})
 }
 
 func (b *logBuilder) write(m SnapshotMark) *logBuilder {

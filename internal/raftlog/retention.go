@@ -6,12 +6,13 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/durable"
+	"quorate/internal/ids"
 )
 
 // Compact drops the entries up to through, which must be covered by a mark,
 // and removes the files that are no longer needed. Entries after through stay
 // available, also after a restart.
-func (l *Log) Compact(through uint64) error {
+func (l *Log) Compact(through ids.Index) error {
 	l.cmu.Lock()
 	defer l.cmu.Unlock()
 	n, err := l.forget(through)
@@ -23,7 +24,7 @@ func (l *Log) Compact(through uint64) error {
 
 // forget drops entries from the table and returns how many segments can be
 // removed.
-func (l *Log) forget(through uint64) (int, error) {
+func (l *Log) forget(through ids.Index) (int, error) {
 	l.wmu.Lock()
 	defer l.wmu.Unlock()
 	if err := l.usable(); err != nil {
@@ -96,7 +97,7 @@ func (l *Log) Reset(m SnapshotMark) error {
 	if err := l.usable(); err != nil {
 		return err
 	}
-	if m.Index == 0 || m.Term == 0 || m.Index < l.hs.GetCommit() {
+	if m.Index == 0 || m.Term == 0 || m.Index < ids.Index(l.hs.GetCommit()) {
 		return fmt.Errorf("raftlog: reset to index %d, term %d: committed up to %d", m.Index, m.Term, l.hs.GetCommit())
 	}
 	m = m.clone()
@@ -123,11 +124,11 @@ func (l *Log) Reset(m SnapshotMark) error {
 
 // raised returns the hard state that the mark proves.
 func (l *Log) raised(m SnapshotMark) *raftpb.HardState {
-	term, vote := l.hs.GetTerm(), l.hs.GetVote()
+	term, vote := ids.Term(l.hs.GetTerm()), l.hs.GetVote()
 	if term < m.Term {
 		term, vote = m.Term, 0
 	}
-	return hardState(term, vote, max(l.hs.GetCommit(), m.Index))
+	return hardState(term, vote, uint64(max(ids.Index(l.hs.GetCommit()), m.Index)))
 }
 
 // cutAt begins a segment that starts with the mark and is named after its

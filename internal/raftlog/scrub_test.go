@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/scrub"
 )
 
@@ -108,8 +109,8 @@ func TestScrubOfLivingLog(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		for i := uint64(1); i <= 600; i++ {
-			if err := l.Append(state(2, 1, i-1), []*raftpb.Entry{entry(i, 2, 200)}, true); err != nil {
+		for i := ids.Index(1); i <= 600; i++ {
+			if err := l.Append(state(2, 1, uint64(i-1)), []*raftpb.Entry{entry(uint64(i), 2, 200)}, true); err != nil {
 				t.Error(err)
 			}
 			if i%100 == 0 {

@@ -10,12 +10,15 @@ import (
 	"strings"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"quorate/internal/ids"
 )
 
 // segment names one file of the log: its sequence number and the index of the
 // first entry expected in it when it was created.
 type segment struct {
-	seq, index uint64
+	seq   uint64
+	index ids.Index
 }
 
 func (s segment) name() string { return fmt.Sprintf("%016x-%016x.wal", s.seq, s.index) }
@@ -28,7 +31,7 @@ func parseName(name string) (segment, bool) {
 	}
 	seq, err1 := strconv.ParseUint(base[:16], 16, 64)
 	index, err2 := strconv.ParseUint(base[17:], 16, 64)
-	return segment{seq, index}, err1 == nil && err2 == nil
+	return segment{seq, ids.Index(index)}, err1 == nil && err2 == nil
 }
 
 // errTorn marks the position of a torn write in the last segment.

@@ -2,11 +2,13 @@ package raftlog
 
 import (
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // slot is the position of an entry on disk. It takes 24 bytes.
 type slot struct {
-	term   uint64
+	term   ids.Term
 	off8   uint32 // offset of its frame divided by 8: frames are 8-byte aligned
 	seq    uint32 // low bits of the segment's sequence number
 	before uint32 // running checksum before the record
@@ -16,18 +18,18 @@ type slot struct {
 // table holds the position of every available entry, and the newest entries
 // themselves up to a bound in bytes. Entry i is slots[i-first].
 type table struct {
-	first    uint64 // index of the first available entry
-	baseTerm uint64 // term of entry first-1
+	first    ids.Index // index of the first available entry
+	baseTerm ids.Term  // term of entry first-1
 	slots    []slot
 	// cache is the newest len(cache) entries; bytes is their encoded size.
 	cache []*raftpb.Entry
 	bytes int64
 }
 
-func (t *table) last() uint64 { return t.first + uint64(len(t.slots)) - 1 }
+func (t *table) last() ids.Index { return t.first + ids.Index(len(t.slots)) - 1 }
 
 // term returns the term of entry i, which must be in [first-1, last].
-func (t *table) term(i uint64) uint64 {
+func (t *table) term(i ids.Index) ids.Term {
 	if i == t.first-1 {
 		return t.baseTerm
 	}
@@ -35,7 +37,7 @@ func (t *table) term(i uint64) uint64 {
 }
 
 // truncate drops entry i and all later ones.
-func (t *table) truncate(i uint64) {
+func (t *table) truncate(i ids.Index) {
 	if i > t.last() {
 		return
 	}
@@ -83,7 +85,7 @@ func (t *table) dropCache() {
 }
 
 // compact drops every entry up to through, which must be in [first-1, last].
-func (t *table) compact(through uint64) {
+func (t *table) compact(through ids.Index) {
 	if through < t.first {
 		return
 	}
@@ -104,7 +106,7 @@ func (t *table) compact(through uint64) {
 }
 
 // reset empties the table; the next entry is index+1.
-func (t *table) reset(index, term uint64) {
+func (t *table) reset(index ids.Index, term ids.Term) {
 	t.dropCache()
 	*t = table{first: index + 1, baseTerm: term}
 }

@@ -11,6 +11,8 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // noise returns data in which no sector is zero.
@@ -151,13 +153,13 @@ func TestMarkOnFullDisk(t *testing.T) {
 		return 0, nil
 	}
 	l := create(t, fs, small)
-	next := uint64(1)
+	next := ids.Index(1)
 	for ; len(l.segs) < 4; next++ {
-		must(t, l.Append(state(1, 7, next-1), run(next, next, 1, 300), true))
+		must(t, l.Append(state(1, 7, uint64(next-1)), run(uint64(next), uint64(next), 1, 300), true))
 	}
 	full = true
 	for ; ; next++ {
-		if err := l.Append(state(1, 7, next-1), run(next, next, 1, 300), true); errors.Is(err, ErrNoSpace) {
+		if err := l.Append(state(1, 7, uint64(next-1)), run(uint64(next), uint64(next), 1, 300), true); errors.Is(err, ErrNoSpace) {
 			break
 		} else {
 			must(t, err)
@@ -171,6 +173,6 @@ func TestMarkOnFullDisk(t *testing.T) {
 		t.Errorf("%d segments are left", len(l.segs))
 	}
 	full = false
-	must(t, l.Append(nil, run(next, next, 1, 300), true))
+	must(t, l.Append(nil, run(uint64(next), uint64(next), 1, 300), true))
 	verify(t, reopen(t, l), 300)
 }

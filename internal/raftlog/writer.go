@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -83,7 +84,7 @@ func (w *writer) writeGroup(hs *raftpb.HardState, ents []*raftpb.Entry) ([]slot,
 	g := groupWriter{w: w, buf: w.appendSynced(w.buf[:0]), off: w.off}
 	off, crc := w.off+int64(len(g.buf)), w.crc
 	for _, e := range ents {
-		s := slot{term: e.GetTerm(), off8: uint32(off / 8), seq: seq, before: crc, size: uint32(entrySize(e))}
+		s := slot{term: ids.Term(e.GetTerm()), off8: uint32(off / 8), seq: seq, before: crc, size: uint32(entrySize(e))}
 		slots = append(slots, s)
 		n := len(g.buf)
 		g.buf, crc = appendEntryFrame(g.buf, crc, e)
@@ -268,7 +269,7 @@ func (w *writer) writeHead(f vfs.File, head []byte) error {
 
 // cut switches to a new segment, named after index. extra appends records to
 // its head. If the new segment cannot be created, the log is unchanged.
-func (w *writer) cut(index uint64, extra func(b []byte, crc uint32) ([]byte, uint32)) error {
+func (w *writer) cut(index ids.Index, extra func(b []byte, crc uint32) ([]byte, uint32)) error {
 	// The old file must be on disk completely before the new one appears: the
 	// reader treats damage before the last file as corruption.
 	if w.unsynced {

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 )
@@ -34,12 +35,12 @@ const (
 
 // Check validates a message of a peer to the member with the given id. It refuses messages
 // at which raft panics, and entries that could not be read back from the log.
-func Check(m *raftpb.Message, id uint64) error {
-	switch from := m.GetFrom(); {
-	case m.GetTo() != id:
+func Check(m *raftpb.Message, id ids.Member) error {
+	switch from := ids.Member(m.GetFrom()); {
+	case ids.Member(m.GetTo()) != id:
 		return malformed("to member %x", m.GetTo())
-	case from == raft.None, from == raft.LocalAppendThread, from == raft.LocalApplyThread, from == id && !passedOn(m):
-		return malformed("from %x", from)
+	case from == ids.NoMember, from == ids.Member(raft.LocalAppendThread), from == ids.Member(raft.LocalApplyThread), from == id && !passedOn(m):
+		return malformed("from %s", from)
 	case len(m.Responses) > 0:
 		return malformed("with responses")
 	case max(m.GetTerm(), m.GetLogTerm(), m.GetIndex(), m.GetCommit(), m.GetRejectHint()) >= maxNumber:
@@ -164,15 +165,15 @@ func checkSnapshot(m *raftpb.Message) error {
 // acknowledged: its directory was emptied, or it is an old copy. Further votes and
 // acknowledgements of the member could lose committed entries, so it must stop.
 type LostLogError struct {
-	Leader uint64
+	Leader ids.Member
 	// Acked is an index that this member has acknowledged to the leader, Last the last
 	// index of its log.
-	Acked, Last uint64
+	Acked, Last ids.Index
 }
 
 func (e *LostLogError) Error() string {
 	return fmt.Sprintf("the raft log ends at entry %d, but this member has acknowledged entry %d to member %s: part of its data directory is lost, or it is an old copy",
-		e.Last, e.Acked, membership.FormatID(e.Leader))
+		e.Last, e.Acked, e.Leader)
 }
 
 // Receive processes a message of a peer that Check has accepted. A message that does not fit
@@ -192,32 +193,32 @@ func (n *Node) Receive(m *raftpb.Message) error {
 // checkAgainst compares a message with the state of the node.
 func (n *Node) checkAgainst(m *raftpb.Message) error {
 	st := n.rn.BasicStatus()
-	term, leading := st.HardState.GetTerm(), st.RaftState == raft.StateLeader
+	term, leading := ids.Term(st.HardState.GetTerm()), st.RaftState == raft.StateLeader
 	switch m.GetType() {
 	case raftpb.MsgHeartbeat:
 		// A leader sends no commit index above what the follower has acknowledged in the
 		// leader's term.
-		if m.GetTerm() < term || m.GetTerm() == term && leading || m.GetCommit() <= st.HardState.GetCommit() {
+		if ids.Term(m.GetTerm()) < term || ids.Term(m.GetTerm()) == term && leading || m.GetCommit() <= st.HardState.GetCommit() {
 			return nil
 		}
-		if last := n.lastIndex(m.GetCommit()); m.GetCommit() > last {
-			return &LostLogError{Leader: m.GetFrom(), Acked: m.GetCommit(), Last: last}
+		if last := n.lastIndex(ids.Index(m.GetCommit())); ids.Index(m.GetCommit()) > last {
+			return &LostLogError{Leader: ids.Member(m.GetFrom()), Acked: ids.Index(m.GetCommit()), Last: last}
 		}
 	case raftpb.MsgAppResp:
-		if leading && m.GetTerm() == term && !m.GetReject() {
-			if last := n.lastIndex(m.GetIndex()); m.GetIndex() > last {
+		if leading && ids.Term(m.GetTerm()) == term && !m.GetReject() {
+			if last := n.lastIndex(ids.Index(m.GetIndex())); ids.Index(m.GetIndex()) > last {
 				return malformed("acknowledgement of entry %d, the leader's last is %d", m.GetIndex(), last)
 			}
 		}
 	case raftpb.MsgHeartbeatResp:
 		// raft counts the rounds of reads and does not expect one that it has not started.
-		if leading && m.GetTerm() == term && len(m.Context) > 0 {
+		if leading && ids.Term(m.GetTerm()) == term && len(m.Context) > 0 {
 			if round := binary.LittleEndian.Uint64(m.Context); n.readTerm != term || round > n.readRound {
 				return malformed("answer to round %d of reads, the newest is %d", round, n.readRound)
 			}
 		}
 	case raftpb.MsgTransferLeader:
-		if !leading && m.GetTerm() == term {
+		if !leading && ids.Term(m.GetTerm()) == term {
 			return malformed("leadership transfer requested from a member that does not lead") // raft panics when it forwards it
 		}
 	}
@@ -226,7 +227,7 @@ func (n *Node) checkAgainst(m *raftpb.Message) error {
 
 // lastIndex returns the last index of the log. It may be outdated, but then it is at least
 // want.
-func (n *Node) lastIndex(want uint64) uint64 {
+func (n *Node) lastIndex(want ids.Index) ids.Index {
 	if n.moved || want > n.last {
 		n.collect()
 	}

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -89,7 +90,7 @@ func (w *world) settle(hold bool) {
 					if err != nil || cc.GetType() == raftpb.ConfChangeRemoveNode || cc.GetNodeId() <= learner {
 						cc = &raftpb.ConfChange{Type: raftpb.ConfChangeAddNode.Enum(), NodeId: new(uint64(0))}
 					}
-					w.n.ApplyConfChange(x.GetIndex(), cc)
+					w.n.ApplyConfChange(ids.Index(x.GetIndex()), cc)
 				}
 			}
 			w.answer(a.Responses)
@@ -364,7 +365,7 @@ func forge(r *rand.Rand, w *world) *raftpb.Message {
 			return nil
 		}
 		if r.IntN(3) == 0 {
-			v = w.n.last + uint64(r.IntN(3)) - min(w.n.last, 1)
+			v = uint64(w.n.last + ids.Index(r.IntN(3)) - min(w.n.last, 1))
 		}
 		return &v
 	}
@@ -469,7 +470,7 @@ func play(t testing.TB, seed uint64, steps int) (taken int) {
 		case 3:
 			w.n.Propose([]Entry{{Data: []byte("x")}, {Data: []byte("y")}})
 		case 4:
-			w.n.Transfer(uint64(r.IntN(6)))
+			w.n.Transfer(ids.Member(r.IntN(6)))
 		default:
 			if w.receive(forge(r, w)) == nil {
 				taken++

@@ -8,6 +8,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // group is three nodes with their messages, log writes and runs of apply, each of which is
@@ -28,7 +30,7 @@ func newGroup(t *testing.T, seed uint64) *group {
 	g := &group{t: t, r: rand.New(rand.NewPCG(seed, 7))}
 	for i := range g.nodes {
 		_, st := newNode(t, 1, 2, 3)
-		n, err := New(Config{ID: uint64(i + 1), ElectionTicks: 10, HeartbeatTicks: 1, PreVote: true, Storage: st, Applied: 1, Logger: quiet{}})
+		n, err := New(Config{ID: ids.Member(i + 1), ElectionTicks: 10, HeartbeatTicks: 1, PreVote: true, Storage: st, Applied: 1, Logger: quiet{}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +53,7 @@ func (g *group) collect(i int) {
 
 func (g *group) answer(i int, ms []*raftpb.Message) {
 	for _, m := range ms {
-		if m.GetTo() != g.nodes[i].ID() {
+		if ids.Member(m.GetTo()) != g.nodes[i].ID() {
 			g.net = append(g.net, m)
 		} else if err := g.nodes[i].Step(m); err != nil {
 			g.t.Fatal(err)

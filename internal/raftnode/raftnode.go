@@ -22,10 +22,13 @@ import (
 	"cmp"
 	"encoding/binary"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/quorum"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // ErrDropped is returned by Propose when raft did not accept the entry and it is certainly
@@ -48,12 +51,12 @@ const (
 
 // Config holds the settings of a node. ID, Storage and the ticks are required.
 type Config struct {
-	ID             uint64
+	ID             ids.Member
 	ElectionTicks  int
 	HeartbeatTicks int
 	PreVote        bool
 	Storage        raft.Storage
-	Applied        uint64 // index that the state machine already holds
+	Applied        ids.Index // index that the state machine already holds
 	Logger         raft.Logger
 	Limits         Limits // the zero value has etcd's
 }
@@ -72,7 +75,7 @@ type Append struct {
 	Entries   []*raftpb.Entry
 	Snapshot  *raftpb.Snapshot // replaces everything before; nil if none
 	// MustSync is set if the write must be durable before Responses are sent. A commit
-	// index alone need not be.
+	// index alone need not be, unless it commits a change of the membership.
 	MustSync  bool
 	Responses []*raftpb.Message
 }
@@ -93,32 +96,39 @@ type Effects struct {
 
 // State is a summary of the node's state.
 type State struct {
-	Term, Lead, Commit uint64
+	Term   ids.Term
+	Lead   ids.Member
+	Commit ids.Index
 	// Applied is the index up to which Apply was acknowledged.
-	Applied uint64
+	Applied ids.Index
 	Role    raft.StateType
 }
 
 // Node is a raft.RawNode with asynchronous storage writes.
 type Node struct {
-	id         uint64
-	rn         *raft.RawNode
-	term, vote uint64 // as of the last Append handed out
-	conf       uint64 // index of raft's configuration
-	due        Effects
-	state      State
-	storage    raft.Storage
-	propBytes  int               // bounds one proposal message
-	only       uint64            // the only voter of raft's configuration; 0 if there are more, or none
-	held       []*raftpb.Message // reads that wait until the only voter knows what is committed
+	id        ids.Member
+	rn        *raft.RawNode
+	term      ids.Term
+	vote      ids.Member // as of the last Append handed out
+	conf      ids.Index  // index of raft's configuration
+	due       Effects
+	state     State
+	storage   raft.Storage
+	propBytes int // bounds one proposal message
+	msgBytes  int // bounds the entries of one message to a follower
+	acked     acks
+	only      ids.Member        // the only voter of raft's configuration; 0 if there are more, or none
+	held      []*raftpb.Message // reads that wait until the only voter knows what is committed
 	// As of the effects that were handed out: the last index of the log, and the newest
 	// round of reads that was sent with heartbeats as the leader of readTerm.
-	last  uint64
+	last  ids.Index
 	moved bool // the last index may have changed since
 	// changeAt is an upper bound of the indexes at which the log of the leader of
 	// changeTerm holds membership changes that are not applied.
-	changeAt, changeTerm uint64
-	readTerm, readRound  uint64
+	changeAt   ids.Index
+	changeTerm ids.Term
+	readTerm   ids.Term
+	readRound  uint64
 }
 
 // New starts a node from its storage.
@@ -128,11 +138,11 @@ func New(c Config) (*Node, error) {
 		return nil, fmt.Errorf("read initial raft state: %w", err)
 	}
 	rn, err := raft.NewRawNode(&raft.Config{
-		ID:                       c.ID,
+		ID:                       uint64(c.ID),
 		ElectionTick:             c.ElectionTicks,
 		HeartbeatTick:            c.HeartbeatTicks,
 		Storage:                  c.Storage,
-		Applied:                  c.Applied,
+		Applied:                  uint64(c.Applied),
 		AsyncStorageWrites:       true,
 		MaxSizePerMsg:            cmp.Or(c.Limits.MessageBytes, maxSizePerMsg),
 		MaxCommittedSizePerReady: cmp.Or(c.Limits.ApplyBytes, maxApplyBytes),
@@ -150,19 +160,19 @@ func New(c Config) (*Node, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read last index: %w", err)
 	}
-	n := &Node{id: c.ID, rn: rn, term: hs.GetTerm(), vote: hs.GetVote(), conf: c.Applied, storage: c.Storage, only: onlyVoter(cs), last: last,
-		propBytes: cmp.Or(c.Limits.ProposalBytes, maxPropBytes)}
+	n := &Node{id: c.ID, rn: rn, term: ids.Term(hs.GetTerm()), vote: ids.Member(hs.GetVote()), conf: c.Applied, storage: c.Storage, only: onlyVoter(cs), last: ids.Index(last),
+		propBytes: cmp.Or(c.Limits.ProposalBytes, maxPropBytes), msgBytes: int(cmp.Or(c.Limits.MessageBytes, maxSizePerMsg))}
 	n.refresh()
 	return n, nil
 }
 
 func (n *Node) refresh() {
 	st := n.rn.BasicStatus()
-	n.state = State{Term: st.HardState.GetTerm(), Commit: st.HardState.GetCommit(), Applied: st.Applied, Lead: st.Lead, Role: st.RaftState}
+	n.state = State{Term: ids.Term(st.HardState.GetTerm()), Commit: ids.Index(st.HardState.GetCommit()), Applied: ids.Index(st.Applied), Lead: ids.Member(st.Lead), Role: st.RaftState}
 }
 
 // ID returns the id of the member.
-func (n *Node) ID() uint64 { return n.id }
+func (n *Node) ID() ids.Member { return n.id }
 
 // State returns the state as of the last call that changed it.
 func (n *Node) State() State { return n.state }
@@ -195,7 +205,7 @@ func (n *Node) Propose(ents []Entry) (taken int, err error) {
 			}
 			batch = append(batch, pe)
 		}
-		m := &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: &n.id, Entries: batch}
+		m := &raftpb.Message{Type: raftpb.MsgProp.Enum(), From: (*uint64)(&n.id), Entries: batch}
 		if err := n.rn.Step(m); err != nil {
 			return taken, err
 		}
@@ -209,11 +219,11 @@ func (n *Node) Propose(ents []Entry) (taken int, err error) {
 // not applied. Until it is, raft turns further changes into empty entries.
 func (n *Node) ChangePending() bool {
 	st := n.rn.BasicStatus()
-	if term := st.HardState.GetTerm(); term != n.changeTerm {
+	if term := ids.Term(st.HardState.GetTerm()); term != n.changeTerm {
 		n.collect()
 		n.changeTerm, n.changeAt = term, n.last // entries of former leaders may hold changes
 	}
-	return n.changeAt > st.Applied
+	return n.changeAt > ids.Index(st.Applied)
 }
 
 // noteChange updates changeAt for a proposal that raft has accepted.
@@ -247,7 +257,7 @@ func (n *Node) Step(m *raftpb.Message) error {
 // are acknowledged as applied: raft counts quorums and elects with it from then on.
 func (n *Node) checkApplied(ents []*raftpb.Entry) {
 	for _, e := range ents {
-		if e.GetType() == raftpb.EntryConfChange && e.GetIndex() > n.conf {
+		if e.GetType() == raftpb.EntryConfChange && ids.Index(e.GetIndex()) > n.conf {
 			panic(fmt.Sprintf("raftnode: entry %d is acknowledged as applied before raft was told of its membership change", e.GetIndex()))
 		}
 	}
@@ -307,17 +317,17 @@ func (n *Node) release() {
 	}
 }
 
-func onlyVoter(cs *raftpb.ConfState) uint64 {
+func onlyVoter(cs *raftpb.ConfState) ids.Member {
 	if len(cs.GetVoters()) != 1 || len(cs.GetVotersOutgoing()) > 0 {
 		return 0
 	}
-	return cs.GetVoters()[0]
+	return ids.Member(cs.GetVoters()[0])
 }
 
 // ApplyConfChange applies the membership change of a committed entry to raft, unless raft's
 // configuration already includes that entry. A change that was refused at apply is passed
 // with node id 0 and has no effect.
-func (n *Node) ApplyConfChange(index uint64, cc *raftpb.ConfChange) {
+func (n *Node) ApplyConfChange(index ids.Index, cc *raftpb.ConfChange) {
 	if index <= n.conf {
 		return
 	}
@@ -327,26 +337,26 @@ func (n *Node) ApplyConfChange(index uint64, cc *raftpb.ConfChange) {
 }
 
 // Transfer asks the leader to transfer leadership to another voter.
-func (n *Node) Transfer(to uint64) { n.rn.TransferLeader(to) }
+func (n *Node) Transfer(to ids.Member) { n.rn.TransferLeader(uint64(to)) }
 
 // Successor returns the voter that should replace a leader whose own log write hangs: of
 // the voters with more of the log on disk than the leader, the one with the most, and avoid
 // only if there is no other. It is 0 unless those voters are a quorum without this node, as
 // otherwise a transfer gains nothing.
-func (n *Node) Successor(avoid uint64) uint64 {
+func (n *Node) Successor(avoid ids.Member) ids.Member {
 	st := n.rn.Status()
 	if st.RaftState != raft.StateLeader {
 		return 0
 	}
-	own := st.Progress[n.id].Match
+	own := st.Progress[uint64(n.id)].Match
 	able := map[uint64]bool{}
-	var best uint64
+	var best ids.Member
 	for _, voters := range st.Config.Voters {
 		for _, id := range voters.Slice() { // ascending, so the choice does not vary
 			pr, ok := st.Progress[id]
-			able[id] = ok && id != n.id && pr.RecentActive && pr.Match > own
-			if able[id] && (best == 0 || best == avoid || id != avoid && pr.Match > st.Progress[best].Match) {
-				best = id
+			able[id] = ok && ids.Member(id) != n.id && pr.RecentActive && pr.Match > own
+			if able[id] && (best == 0 || best == avoid || ids.Member(id) != avoid && pr.Match > st.Progress[uint64(best)].Match) {
+				best = ids.Member(id)
 			}
 		}
 	}
@@ -359,20 +369,20 @@ func (n *Node) Successor(avoid uint64) uint64 {
 // Heir returns the voter that is best placed to lead next, 0 if there is none. On a leader
 // that is the recently active voter with the most of the log. On a follower it is the node
 // itself, as it does not know the state of the others.
-func (n *Node) Heir() uint64 {
+func (n *Node) Heir() ids.Member {
 	st := n.rn.Status()
 	if st.RaftState != raft.StateLeader {
-		if _, votes := st.Config.Voters.IDs()[n.id]; votes {
+		if _, votes := st.Config.Voters.IDs()[uint64(n.id)]; votes {
 			return n.id
 		}
 		return 0
 	}
-	var best uint64
+	var best ids.Member
 	for _, voters := range st.Config.Voters {
 		for _, id := range voters.Slice() {
 			pr, ok := st.Progress[id]
-			if ok && id != n.id && pr.RecentActive && (best == 0 || pr.Match > st.Progress[best].Match) {
-				best = id
+			if ok && ids.Member(id) != n.id && pr.RecentActive && (best == 0 || pr.Match > st.Progress[uint64(best)].Match) {
+				best = ids.Member(id)
 			}
 		}
 	}
@@ -381,24 +391,30 @@ func (n *Node) Heir() uint64 {
 
 // Lead returns the current leader, 0 if none is known. State may be older than the last
 // input.
-func (n *Node) Lead() uint64 { return n.rn.BasicStatus().Lead }
+func (n *Node) Lead() ids.Member { return ids.Member(n.rn.BasicStatus().Lead) }
 
 // Leading reports whether the node leads now. State may be older than the last input.
 func (n *Node) Leading() bool { return n.rn.BasicStatus().RaftState == raft.StateLeader }
+
+// LeadsIn reports whether the node leads now, in the given term.
+func (n *Node) LeadsIn(term ids.Term) bool {
+	st := n.rn.BasicStatus()
+	return st.RaftState == raft.StateLeader && ids.Term(st.HardState.GetTerm()) == term
+}
 
 // Transferring returns the voter that leadership is being transferred to, 0 if none.
 func (n *Node) Transferring() uint64 { return n.rn.BasicStatus().LeadTransferee }
 
 // ReportUnreachable reports that a message to the peer was lost.
-func (n *Node) ReportUnreachable(id uint64) { n.rn.ReportUnreachable(id) }
+func (n *Node) ReportUnreachable(id ids.Member) { n.rn.ReportUnreachable(uint64(id)) }
 
 // ReportSnapshot reports whether sending a snapshot to the peer succeeded.
-func (n *Node) ReportSnapshot(id uint64, ok bool) {
+func (n *Node) ReportSnapshot(id ids.Member, ok bool) {
 	st := raft.SnapshotFinish
 	if !ok {
 		st = raft.SnapshotFailure
 	}
-	n.rn.ReportSnapshot(id, st)
+	n.rn.ReportSnapshot(uint64(id), st)
 }
 
 // Status returns a copy of raft's status. Progress is set on a leader only.
@@ -418,6 +434,7 @@ func (n *Node) collect() {
 	n.release()
 	for n.rn.HasReady() {
 		rd := n.rn.Ready()
+		before := len(e.Append)
 		for _, m := range rd.Messages {
 			switch m.GetTo() {
 			case raft.LocalAppendThread:
@@ -426,8 +443,11 @@ func (n *Node) collect() {
 				e.Apply = append(e.Apply, Apply{Entries: m.Entries, Responses: m.Responses})
 			default:
 				n.noteRound(m)
-				e.Send = append(e.Send, m)
+				e.Send = join(e.Send, m, n.msgBytes)
 			}
+		}
+		if slices.ContainsFunc(rd.CommittedEntries, changesMembers) {
+			e.Append = syncCommit(e.Append, before)
 		}
 		e.Reads = append(e.Reads, rd.ReadStates...)
 	}
@@ -440,8 +460,8 @@ func (n *Node) noteRound(m *raftpb.Message) {
 	if m.GetType() != raftpb.MsgHeartbeat || len(m.Context) != 8 {
 		return
 	}
-	if m.GetTerm() != n.readTerm {
-		n.readTerm, n.readRound = m.GetTerm(), 0
+	if ids.Term(m.GetTerm()) != n.readTerm {
+		n.readTerm, n.readRound = ids.Term(m.GetTerm()), 0
 	}
 	n.readRound = max(n.readRound, binary.LittleEndian.Uint64(m.Context))
 }
@@ -450,19 +470,46 @@ func (n *Node) appendOf(m *raftpb.Message) Append {
 	a := Append{Entries: m.Entries, Responses: m.Responses, MustSync: len(m.Entries) > 0}
 	if m.Term != nil {
 		a.HardState = &raftpb.HardState{Term: m.Term, Vote: m.Vote, Commit: m.Commit}
-		if m.GetTerm() != n.term || m.GetVote() != n.vote {
-			n.term, n.vote = m.GetTerm(), m.GetVote()
+		if ids.Term(m.GetTerm()) != n.term || ids.Member(m.GetVote()) != n.vote {
+			n.term, n.vote = ids.Term(m.GetTerm()), ids.Member(m.GetVote())
 			a.MustSync = true
 		}
 	}
 	if m.Snapshot != nil && !raft.IsEmptySnap(m.Snapshot) {
 		a.Snapshot, a.MustSync = m.Snapshot, true
-		n.conf = m.Snapshot.GetMetadata().GetIndex()
+		n.conf = ids.Index(m.Snapshot.GetMetadata().GetIndex())
 		n.only = onlyVoter(m.Snapshot.GetMetadata().GetConfState())
-		n.last = m.Snapshot.GetMetadata().GetIndex()
+		n.last = ids.Index(m.Snapshot.GetMetadata().GetIndex())
 	}
 	if k := len(m.Entries); k > 0 {
-		n.last = m.Entries[k-1].GetIndex()
+		n.last = ids.Index(m.Entries[k-1].GetIndex())
 	}
+	n.acked.leaveOut(&a)
 	return a
+}
+
+func changesMembers(e *raftpb.Entry) bool {
+	return e.GetType() == raftpb.EntryConfChange || e.GetType() == raftpb.EntryConfChangeV2
+}
+
+// syncCommit makes the commit index of a Ready durable, whose writes begin at from. A member
+// that is removed leaves soon after the change. One that forgets, in a loss of power, that
+// the change is committed counts votes by the former membership: it could wait forever for
+// the vote of the member that has left. For other entries their own sync is enough: members
+// that hold them elect a leader, which commits them again.
+func syncCommit(writes []Append, from int) []Append {
+	for i := from; i < len(writes); i++ {
+		if writes[i].HardState != nil {
+			writes[i].MustSync = true
+			return writes
+		}
+	}
+	// The commit index was written before, with a sync or without.
+	return append(writes, Append{MustSync: true})
+}
+
+// Lazy reports whether nothing waits for the write: it may be delayed until the next one,
+// with which its commit index is written.
+func (a *Append) Lazy() bool {
+	return !a.MustSync && len(a.Entries) == 0 && a.Snapshot == nil && len(a.Responses) == 0
 }

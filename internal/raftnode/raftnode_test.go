@@ -6,6 +6,9 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 type quiet struct{}
@@ -75,7 +78,7 @@ func TestConfChangeBehindSnapshot(t *testing.T) {
 		{20, change(raftpb.ConfChangeRemoveNode, 2), []uint64{1, 2, 4}},
 		{21, change(raftpb.ConfChangeRemoveNode, 2), []uint64{1, 4}},
 	} {
-		n.ApplyConfChange(cc.index, cc.ConfChange)
+		n.ApplyConfChange(ids.Index(cc.index), cc.ConfChange)
 		if got := voters(n); !slices.Equal(got, cc.want) {
 			t.Errorf("voters %v after the change of entry %d, want %v", got, cc.index, cc.want)
 		}
@@ -99,6 +102,15 @@ func TestWhatMustSync(t *testing.T) {
 	entry.Entries = []*raftpb.Entry{{Term: new(uint64(6)), Index: new(uint64(2)), Data: []byte("x")}}
 	commit := message(raftpb.MsgHeartbeat, 6)
 	commit.Commit = new(uint64(2))
+	change := message(raftpb.MsgApp, 6)
+	change.Index, change.LogTerm = new(uint64(2)), new(uint64(6))
+	cc, err := proto.Marshal(&raftpb.ConfChange{Type: raftpb.ConfChangeRemoveNode.Enum(), NodeId: new(uint64(3))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	change.Entries = []*raftpb.Entry{{Type: raftpb.EntryConfChange.Enum(), Term: new(uint64(6)), Index: new(uint64(3)), Data: cc}}
+	committed := message(raftpb.MsgHeartbeat, 6)
+	committed.Commit = new(uint64(3))
 	for _, x := range []struct {
 		what string
 		m    *raftpb.Message
@@ -110,6 +122,8 @@ func TestWhatMustSync(t *testing.T) {
 		{"a term", message(raftpb.MsgHeartbeat, 6), 6, 0, true},
 		{"entries", entry, 6, 0, true},
 		{"a commit index", commit, 6, 0, false},
+		{"a change of the members", change, 6, 0, true},
+		{"the commit index of that", committed, 6, 0, true},
 	} {
 		n.Step(x.m)
 		var got []Append

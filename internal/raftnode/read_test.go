@@ -5,6 +5,8 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // pump carries out all effects, with a disk that writes at once, and returns the confirmed
@@ -33,7 +35,7 @@ func pump(t *testing.T, n *Node, st *raft.MemoryStorage) (reads []raft.ReadState
 			own = append(own, a.Responses...)
 		}
 		for _, m := range own {
-			if m.GetTo() != n.id {
+			if ids.Member(m.GetTo()) != n.id {
 				continue
 			}
 			if err := n.Step(m); err != nil {
@@ -90,7 +92,7 @@ func TestReadOfRemovedLeader(t *testing.T) {
 	pump(t, n, st)
 	from2 := func(typ raftpb.MessageType, index uint64) {
 		t.Helper()
-		m := &raftpb.Message{Type: typ.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(n.State().Term), Index: new(index)}
+		m := &raftpb.Message{Type: typ.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: new(uint64(n.State().Term)), Index: new(index)}
 		if err := n.Step(m); err != nil {
 			t.Fatal(err)
 		}

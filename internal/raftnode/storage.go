@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/ids"
 	"quorate/internal/raftlog"
 )
 
@@ -12,7 +13,7 @@ import (
 type Storage struct {
 	*raftlog.Log
 	confState *raftpb.ConfState
-	applied   uint64
+	applied   ids.Index
 	snapshot  func() (*raftpb.Snapshot, error)
 }
 
@@ -20,7 +21,7 @@ type Storage struct {
 // and with a function that describes the current state of the store, for a follower that
 // needs entries which the log no longer has. Only the metadata of that snapshot matters:
 // its data is produced when it is sent.
-func NewStorage(log *raftlog.Log, confState *raftpb.ConfState, applied uint64, snapshot func() (*raftpb.Snapshot, error)) *Storage {
+func NewStorage(log *raftlog.Log, confState *raftpb.ConfState, applied ids.Index, snapshot func() (*raftpb.Snapshot, error)) *Storage {
 	return &Storage{Log: log, confState: confState, applied: applied, snapshot: snapshot}
 }
 
@@ -31,8 +32,8 @@ func (s *Storage) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("read hard state: %w", err)
 	}
-	if hs.GetCommit() < s.applied {
-		hs = &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(s.applied)}
+	if ids.Index(hs.GetCommit()) < s.applied {
+		hs = &raftpb.HardState{Term: new(hs.GetTerm()), Vote: new(hs.GetVote()), Commit: new(uint64(s.applied))}
 	}
 	return hs, s.confState, nil
 }

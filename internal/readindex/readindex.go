@@ -11,6 +11,8 @@ import (
 	"encoding/binary"
 	"sync"
 	"time"
+
+	"quorate/internal/ids"
 )
 
 // Round is one quorum confirmation, shared by many readers.
@@ -32,7 +34,7 @@ func (r *Round) Err() error { return r.err }
 func (r *Round) finish(err error) { r.err = err; close(r.done) }
 
 type confirmed struct {
-	index uint64
+	index ids.Index
 	round *Round
 }
 
@@ -44,14 +46,14 @@ type Batcher struct {
 	ids     []uint64 // every request id used for the round in flight
 	sentAt  time.Time
 	waiting []confirmed // confirmed, waiting for apply; ascending by index
-	applied uint64
+	applied ids.Index
 	ended   error // given to Close; nil before
 	nextID  func() uint64
 }
 
 // New returns a batcher. nextID generates the ids of requests to the core; applied is the
 // applied index at start.
-func New(nextID func() uint64, applied uint64) *Batcher {
+func New(nextID func() uint64, applied ids.Index) *Batcher {
 	return &Batcher{nextID: nextID, applied: applied}
 }
 
@@ -121,7 +123,7 @@ func (b *Batcher) askLocked(now time.Time) []byte {
 
 // Confirm processes raft's answer for a context. Answers for older rounds are ignored. more
 // reports that another round is waiting to start.
-func (b *Batcher) Confirm(ctx []byte, index uint64) (more bool) {
+func (b *Batcher) Confirm(ctx []byte, index ids.Index) (more bool) {
 	if len(ctx) != 8 {
 		return false
 	}
@@ -148,7 +150,7 @@ func (b *Batcher) Confirm(ctx []byte, index uint64) (more bool) {
 }
 
 // Applied completes the confirmed rounds that waited for index or a lower one.
-func (b *Batcher) Applied(index uint64) {
+func (b *Batcher) Applied(index ids.Index) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.applied = max(b.applied, index)

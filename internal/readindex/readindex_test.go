@@ -8,7 +8,7 @@ import (
 
 var t0 = time.Unix(1000, 0)
 
-func ids() func() uint64 {
+func counting() func() uint64 {
 	var n uint64
 	return func() uint64 { n++; return n }
 }
@@ -23,7 +23,7 @@ func open(r *Round) bool {
 }
 
 func TestReadersShareARoundAndWaitForApply(t *testing.T) {
-	b := New(ids(), 5)
+	b := New(counting(), 5)
 	a, first := b.Join()
 	if a2, again := b.Join(); !first || again || a != a2 {
 		t.Fatal("two readers must share the open round, and only the first starts it")
@@ -55,7 +55,7 @@ func TestReadersShareARoundAndWaitForApply(t *testing.T) {
 }
 
 func TestRetryAcceptsAnyIDOfTheRound(t *testing.T) {
-	b := New(ids(), 0)
+	b := New(counting(), 0)
 	r, _ := b.Join()
 	one := b.Start(t0)
 	if ctx, _ := b.Retry(t0.Add(100*time.Millisecond), 500*time.Millisecond, time.Minute, nil); ctx != nil {
@@ -77,7 +77,7 @@ func TestRetryAcceptsAnyIDOfTheRound(t *testing.T) {
 
 func TestFailures(t *testing.T) {
 	changed, late := errors.New("leader changed"), errors.New("late")
-	b := New(ids(), 0)
+	b := New(counting(), 0)
 	a, _ := b.Join()
 	b.Start(t0)
 	next, _ := b.Join()
@@ -103,7 +103,7 @@ func TestFailures(t *testing.T) {
 // An answer that comes late, or twice, belongs to an earlier round. The round in flight was
 // requested later, and its readers may have seen writes in between.
 func TestLateAnswersConfirmNothing(t *testing.T) {
-	b := New(ids(), 0)
+	b := New(counting(), 0)
 	var old [][]byte
 	for range 6 { // ids of all kinds
 		r, _ := b.Join()

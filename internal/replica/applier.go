@@ -10,7 +10,7 @@ import (
 // Applier applies committed entries in the order in which the core hands them out.
 // Between is safe for concurrent use; all other methods belong to one goroutine.
 type Applier struct {
-	door        *Door
+	env         *Env
 	settler     *Settler
 	local       func(*raftpb.Entry) *proposal.Pending
 	maxRunBytes int
@@ -77,12 +77,12 @@ func (a *Applier) Do(limit int) error {
 		a.run = nil
 		return nil
 	}
-	began := a.door.Now()
-	out, err := a.door.Apply(ents)
+	began := a.env.Now()
+	out, err := a.env.Apply(ents)
 	if err != nil {
 		return err
 	}
-	a.door.Applied(ents, out, a.door.Now().Sub(began))
+	a.env.Applied(ents, out, a.env.Now().Sub(began))
 	a.settler.settle(out, began)
 	changes, acks := a.run.Applied(out)
 	if a.run.Len() == 0 {
@@ -91,7 +91,7 @@ func (a *Applier) Do(limit int) error {
 	if len(changes)+len(acks) == 0 {
 		return nil
 	}
-	a.door.Core(func(in *Input) {
+	a.env.Core(func(in *Input) {
 		in.ConfChanges, in.Acks = append(in.ConfChanges, changes...), append(in.Acks, acks...)
 		if len(changes) > 0 {
 			in.Then = append(in.Then, func() { a.settler.reconfigured(out, began) })

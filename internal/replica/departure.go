@@ -3,9 +3,10 @@ package replica
 import (
 	"time"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 // If a leader is removed while it leads, the others notice only after an election
@@ -25,7 +26,7 @@ import (
 type departure struct {
 	// patience is how long a removal waits before it is proposed anyway.
 	patience time.Duration
-	leader   uint64 // the leader whose removal waits, 0 if none
+	leader   ids.Member // the leader whose removal waits, 0 if none
 	until    time.Time
 	// settling is the number of ticks that the removal still waits after another member
 	// leads. The old leader forwards what others have sent it, and its messages are
@@ -39,14 +40,14 @@ type departure struct {
 const settleTicks = 3
 
 // ledBy records the current leader, raft.None if it is unknown.
-func (d *departure) ledBy(now time.Time, lead uint64) {
-	if lead == raft.None {
+func (d *departure) ledBy(now time.Time, lead ids.Member) {
+	if lead == ids.NoMember {
 		return
 	}
-	if d.leader != raft.None && d.leader != lead {
+	if d.leader != ids.NoMember && d.leader != lead {
 		d.settling = settleTicks
 	}
-	d.leader, d.followed = raft.None, now
+	d.leader, d.followed = ids.NoMember, now
 }
 
 // tick counts down settling.
@@ -71,14 +72,14 @@ func (c *Core) awaitsHandOver(now time.Time, change []byte) bool {
 		return true
 	}
 	lead := c.node.Lead()
-	if lead == raft.None || removedBy(change) != lead {
+	if lead == ids.NoMember || removedBy(change) != lead {
 		return false
 	}
 	if d.leader == lead && now.Before(d.until.Add(d.patience)) {
 		return now.Before(d.until)
 	}
 	to := c.node.Heir()
-	if to == raft.None {
+	if to == ids.NoMember {
 		return false
 	}
 	d.leader, d.until = lead, now.Add(d.patience)
@@ -88,10 +89,10 @@ func (c *Core) awaitsHandOver(now time.Time, change []byte) bool {
 
 // removedBy returns the id of the member that an encoded membership change removes, 0 if
 // it is no removal.
-func removedBy(change []byte) uint64 {
+func removedBy(change []byte) ids.Member {
 	var cc raftpb.ConfChange
 	if err := proto.Unmarshal(change, &cc); err != nil || cc.GetType() != raftpb.ConfChangeRemoveNode {
-		return raft.None
+		return ids.NoMember
 	}
-	return cc.GetNodeId()
+	return ids.Member(cc.GetNodeId())
 }

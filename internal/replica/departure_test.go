@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -8,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/proposal"
 	"quorate/internal/raftnode"
@@ -60,19 +62,19 @@ func leadingCore(t *testing.T) (*Core, *proposal.Table, func(Input) Effects) {
 	}
 	e := step(Input{Campaign: true})
 	term := e.State.Term
-	e = step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgVoteResp.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: &term}}})
+	e = step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgVoteResp.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: (*uint64)(&term)}}})
 	if !c.Node().Leading() {
 		t.Fatalf("member 1 does not lead: %+v", e.State)
 	}
 	// Both others have the whole log and are active.
 	last, _ := store.LastIndex()
 	for _, from := range []uint64{2, 3} {
-		step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgAppResp.Enum(), From: &from, To: new(uint64(1)), Term: &term, Index: &last}}})
+		step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgAppResp.Enum(), From: &from, To: new(uint64(1)), Term: (*uint64)(&term), Index: &last}}})
 	}
 	return c, props, step
 }
 
-func removal(t *testing.T, props *proposal.Table, of uint64) *proposal.Pending {
+func removal(t *testing.T, props *proposal.Table, of ids.Member) *proposal.Pending {
 	t.Helper()
 	cc := membership.RemoveChange(of)
 	cc.Id = new(uint64(77))
@@ -154,7 +156,7 @@ func TestRequestsOfFormerLeaderFail(t *testing.T) {
 	step(Input{Propose: []*proposal.Pending{p}})
 	term := c.Node().State().Term + 1
 	step(Input{Ticks: 1})
-	step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), To: new(uint64(1)), Term: &term}}})
+	step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), To: new(uint64(1)), Term: (*uint64)(&term)}}})
 	later := &proposal.Pending{ID: 6, Data: []byte("y")}
 	if err := props.Admit(later, time.Unix(1000, 0), time.Hour); err != nil {
 		t.Fatal(err)
@@ -166,7 +168,7 @@ func TestRequestsOfFormerLeaderFail(t *testing.T) {
 			t.Fatalf("ended at once: %v", r.Err)
 		default:
 		}
-		step(Input{Ticks: 1, Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), To: new(uint64(1)), Term: &term}}})
+		step(Input{Ticks: 1, Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(3)), To: new(uint64(1)), Term: (*uint64)(&term)}}})
 	}
 	select {
 	case r := <-p.Done():
@@ -192,7 +194,7 @@ func TestFollowersChangeWaitsForConnections(t *testing.T) {
 	}{{membership.ErrUnhealthy, true}, {membership.ErrNotEnoughStarted, false}} {
 		c, _, step := leadingCore(t)
 		verdict := tt.err
-		c.gate = func(*raftpb.ConfChange, func(uint64) bool) error { return verdict }
+		c.gate = func(*raftpb.ConfChange, func(ids.Member) bool) error { return verdict }
 		cc, err := membership.AddChange(membership.Member{ID: 4, PeerURLs: []string{"http://x"}})
 		if err != nil {
 			t.Fatal(err)
@@ -210,5 +212,77 @@ func TestFollowersChangeWaitsForConnections(t *testing.T) {
 		if e := step(Input{Ticks: 1}); proposes(e) != tt.want {
 			t.Errorf("%v: proposed later: %v, want %v", tt.err, !tt.want, tt.want)
 		}
+	}
+}
+
+// What a leader has decided in its term is proposed in that term, or never: a deposed
+// leader does not forward it to the next one.
+func TestDecisionOfFormerLeaderFails(t *testing.T) {
+	c, props, step := leadingCore(t)
+	term, now := c.Node().State().Term, time.Unix(1000, 0)
+	decide := func(id uint64, term ids.Term) *proposal.Pending {
+		p := &proposal.Pending{ID: id, Data: []byte("the lease has expired"), Term: term}
+		if err := props.Admit(p, now, time.Hour); err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	refused := func(p *proposal.Pending) bool {
+		select {
+		case r := <-p.Done():
+			return errors.Is(r.Err, proposal.ErrNotLeading)
+		default:
+			return false
+		}
+	}
+	before := c.Node().Status().Progress[1].Next
+	p := decide(5, term)
+	step(Input{Propose: []*proposal.Pending{p}})
+	if next := c.Node().Status().Progress[1].Next; next != before+1 || refused(p) {
+		t.Fatalf("the leader has not proposed it: next index %d, want %d", next, before+1)
+	}
+	other := decide(6, term+7)
+	if step(Input{Propose: []*proposal.Pending{other}}); !refused(other) {
+		t.Error("a decision of another term is not refused")
+	}
+	// One waits because leadership is being transferred, one comes when another member leads.
+	waits, late := decide(7, term), decide(8, term)
+	step(Input{TransferTo: 2})
+	step(Input{Propose: []*proposal.Pending{waits}})
+	next := term + 1
+	e := step(Input{Propose: []*proposal.Pending{late}, Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeat.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: (*uint64)(&next)}}})
+	e2 := step(Input{Ticks: 1})
+	if got := append(proposed(e), proposed(e2)...); len(got) > 0 {
+		t.Errorf("a deposed leader forwards %q", got)
+	}
+	if !refused(waits) || !refused(late) {
+		t.Error("what a deposed leader has not proposed is not refused")
+	}
+}
+
+// A leader answers a read only after another member has confirmed that it still leads.
+func TestReadAsksAQuorum(t *testing.T) {
+	c, _, step := leadingCore(t)
+	c.reads.Applied(1000)
+	round, _ := c.reads.Join()
+	over := func() bool {
+		select {
+		case <-round.Done():
+			return true
+		default:
+			return false
+		}
+	}
+	e := step(Input{ReadWanted: true})
+	if over() {
+		t.Fatal("the leader has asked nobody")
+	}
+	for _, m := range e.Send {
+		if m.GetType() == raftpb.MsgHeartbeat && m.GetTo() == 2 && len(m.Context) > 0 {
+			step(Input{Recv: []*raftpb.Message{{Type: raftpb.MsgHeartbeatResp.Enum(), From: new(uint64(2)), To: new(uint64(1)), Term: m.Term, Context: m.Context}}})
+		}
+	}
+	if !over() {
+		t.Error("a quorum has confirmed the leader, and the read still waits")
 	}
 }

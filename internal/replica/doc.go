@@ -10,6 +10,6 @@
 // once all of it is, and of its membership changes no later than that; after a crash
 // between any two jobs of an installation the member can recover; the same inputs give
 // the same effects. The package has no goroutines, clock or files: it reaches the
-// outside through a Door. Two drivers, one with goroutines in package server and one
+// outside through an Env. Two drivers, one with goroutines in package server and one
 // with events in the simulator, decide when a job runs and completes.
 package replica

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/proposal"
 )
@@ -25,7 +26,7 @@ import (
 
 // gate decides whether the leader may propose a change now; inSync reports whether a
 // learner has caught up.
-type gate func(cc *raftpb.ConfChange, inSync func(id uint64) bool) error
+type gate func(cc *raftpb.ConfChange, inSync func(id ids.Member) bool) error
 
 // verdict is the decision about a membership change that is to be proposed.
 type verdict int
@@ -61,9 +62,9 @@ func (c *Core) judge(now time.Time, change []byte) (verdict, error) {
 }
 
 // inSync reports whether a learner has caught up with this leader.
-func (c *Core) inSync(id uint64) bool {
+func (c *Core) inSync(id ids.Member) bool {
 	st := c.node.Status()
-	return membership.LearnerInSync(st.Progress[c.node.ID()].Match, st.Progress[id].Match)
+	return membership.LearnerInSync(ids.Index(st.Progress[uint64(c.node.ID())].Match), ids.Index(st.Progress[uint64(id)].Match))
 }
 
 // sift returns the proposals that may be handed to raft now. It holds those that have to

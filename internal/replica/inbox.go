@@ -5,6 +5,8 @@ import (
 	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // maxInboxMessages bounds the messages of peers that wait for the core. Further ones are
@@ -52,7 +54,7 @@ func (b *Inbox) Receive(m *raftpb.Message) (ok bool) {
 }
 
 // Unreachable records that a message to a peer could not be sent.
-func (b *Inbox) Unreachable(id uint64) {
+func (b *Inbox) Unreachable(id ids.Member) {
 	b.Add(func(in *Input) {
 		if len(in.Unreachable) < maxInboxMessages {
 			in.Unreachable = append(in.Unreachable, id)

@@ -5,6 +5,8 @@ import (
 	"fmt"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // Job is a unit of work on the log. The process may crash during any job and between any
@@ -85,4 +87,6 @@ func (i *Install) Done() {
 func (i *Install) Snapshot() *raftpb.Snapshot { return i.write.Snapshot() }
 
 // Messages returns the messages that waited for the installation, see Write.Messages.
-func (i *Install) Messages(self uint64) (own, out []*raftpb.Message) { return i.write.Messages(self) }
+func (i *Install) Messages(self ids.Member) (own, out []*raftpb.Message) {
+	return i.write.Messages(self)
+}

@@ -6,6 +6,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/apply"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/proposal"
@@ -23,21 +24,21 @@ type Pipeline struct {
 	Apply   *Applier
 	Settler *Settler
 
-	door *Door
+	env  *Env
 	core *Core
 }
 
 // Parts holds the components and limits of a pipeline.
 type Parts struct {
 	Core      *Core
-	Self      uint64 // id of the member
+	Self      ids.Member // id of the member
 	Proposals *proposal.Table
 	Reads     *readindex.Batcher
 	Hub       *watch.Hub
 	Lessor    *lease.Lessor
 	// Extend is how long a new leader postpones the expiry of all leases.
 	Extend time.Duration
-	Mark   uint64 // the log holds the entries after this index
+	Mark   ids.Index // the log holds the entries after this index
 	// TruncateEvery is the number of applied entries between two truncations of the log,
 	// Keep the number of entries that are retained for slow followers.
 	TruncateEvery, Keep uint64
@@ -45,9 +46,9 @@ type Parts struct {
 	MaxRunBytes int
 }
 
-// Door is the interface between a pipeline and its driver. All functions are required. None
+// Env is the interface between a pipeline and its driver. All functions are required. None
 // may wait for another part of the pipeline.
-type Door struct {
+type Env struct {
 	// Core adds input for the core and makes sure that a step follows.
 	Core func(func(*Input))
 	// Send sends messages to peers. It may modify them.
@@ -90,19 +91,19 @@ type Door struct {
 type Home interface {
 	Importer
 	// Truncate drops the log up to index, at which the configuration was cs.
-	Truncate(index uint64, cs *raftpb.ConfState) error
+	Truncate(index ids.Index, cs *raftpb.ConfState) error
 }
 
 // NewPipeline returns a pipeline with nothing to do.
-func NewPipeline(p Parts, door *Door) *Pipeline {
-	pipe := &Pipeline{door: door, core: p.Core}
-	pipe.Settler = &Settler{door: door, self: p.Self, props: p.Proposals, reads: p.Reads, hub: p.Hub, lessor: p.Lessor, extend: p.Extend}
-	pipe.Settler.lead.Store(p.Core.node.State().Lead)
-	pipe.Apply = &Applier{door: door, settler: pipe.Settler, maxRunBytes: p.MaxRunBytes, waiting: newQueue[Work](),
+func NewPipeline(p Parts, env *Env) *Pipeline {
+	pipe := &Pipeline{env: env, core: p.Core}
+	pipe.Settler = &Settler{env: env, self: p.Self, props: p.Proposals, reads: p.Reads, hub: p.Hub, lessor: p.Lessor, extend: p.Extend}
+	pipe.Settler.follow(p.Core.node.State())
+	pipe.Apply = &Applier{env: env, settler: pipe.Settler, maxRunBytes: p.MaxRunBytes, waiting: newQueue[Work](),
 		local: func(e *raftpb.Entry) *proposal.Pending { return PendingOf(p.Proposals, e) }}
-	pipe.Log = &Writer{door: door, self: p.Self, applier: pipe.Apply, waiting: newQueue[raftnode.Append](),
+	pipe.Log = &Writer{env: env, self: p.Self, applier: pipe.Apply, waiting: newQueue[raftnode.Append](),
 		every: p.TruncateEvery, keep: p.Keep, wanted: p.Core.node.State().Applied}
-	pipe.Log.mark.Store(p.Mark)
+	pipe.Log.mark.Store(uint64(p.Mark))
 	return pipe
 }
 
@@ -117,16 +118,16 @@ func (p *Pipeline) Step(now time.Time, in Input) *raftnode.LostLogError {
 		return eff.LostLog // no further vote or acknowledgement may leave
 	}
 	if len(eff.Send) > 0 {
-		p.door.Send(eff.Send)
+		p.env.Send(eff.Send)
 	}
 	// The new state is published before anything that waits for the log can be sent: a
 	// reader of the term must not find the old one while a vote in the new one is in flight.
-	p.Settler.follow(eff.State.Lead)
-	p.door.Follow(in, eff)
-	p.Log.waiting.push(eff.Append...)
+	p.Settler.follow(eff.State)
+	p.env.Follow(in, eff)
+	p.Log.push(eff.Append)
 	p.Apply.push(eff.Apply)
 	if p.Log.truncationDue(eff.State.Applied) {
-		p.door.TruncationDue()
+		p.env.TruncationDue()
 	}
 	for _, f := range in.Then {
 		f()

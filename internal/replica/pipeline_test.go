@@ -12,6 +12,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/proposal"
 	"quorate/internal/raftnode"
@@ -41,7 +42,7 @@ func (h home) did(what string) error {
 
 func (h home) Import(context.Context, *raftpb.Snapshot) error { return h.did("import") }
 func (h home) ResetLog(*raftpb.SnapshotMetadata) error        { return h.did("reset") }
-func (h home) Truncate(index uint64, _ *raftpb.ConfState) error {
+func (h home) Truncate(index ids.Index, _ *raftpb.ConfState) error {
 	return h.did(fmt.Sprint("truncate ", index))
 }
 
@@ -53,7 +54,7 @@ func (w *world) pipeline() (*Writer, *Applier, *Settler) {
 		w.now = func() time.Time { return time.Unix(1, 0) }
 	}
 	w.home.w = w
-	door := &Door{
+	env := &Env{
 		Core: func(f func(*Input)) {
 			var in Input
 			f(&in)
@@ -73,19 +74,19 @@ func (w *world) pipeline() (*Writer, *Applier, *Settler) {
 		AuthChanged: func() { w.note("auth") }, TermBegun: func() { w.note("term begun") }, NoSpace: func() { w.note("no space") },
 		Reconfigured: func() { w.note("reconfigured") },
 	}
-	s := &Settler{door: door, self: 1, props: proposal.NewTable(1, 1), reads: readindex.New(func() uint64 { return 0 }, 0),
+	s := &Settler{env: env, self: 1, props: proposal.NewTable(1, 1), reads: readindex.New(func() uint64 { return 0 }, 0),
 		hub: watch.NewHub(nothing{}, clock.NewManual(time.Unix(1, 0)), watch.Options{}), lessor: lease.New(1, lease.Options{})}
-	a := &Applier{door: door, settler: s, local: func(*raftpb.Entry) *proposal.Pending { return nil }, maxRunBytes: 1 << 20, waiting: newQueue[Work]()}
-	return &Writer{door: door, self: 1, applier: a, waiting: newQueue[raftnode.Append](), every: 10, keep: 2}, a, s
+	a := &Applier{env: env, settler: s, local: func(*raftpb.Entry) *proposal.Pending { return nil }, maxRunBytes: 1 << 20, waiting: newQueue[Work]()}
+	return &Writer{env: env, self: 1, applier: a, waiting: newQueue[raftnode.Append](), every: 10, keep: 2}, a, s
 }
 
 // nothing is a store without revisions.
 type nothing struct{}
 
-func (nothing) Rev() int64                           { return 0 }
-func (nothing) CompactRev() int64                    { return 0 }
-func (nothing) PrevKV([]byte, int64) ([]byte, error) { return nil, nil }
-func (nothing) Scan(int64, int, int, func(watch.Event) error) (int64, error) {
+func (nothing) Rev() ids.Revision                           { return 0 }
+func (nothing) CompactRev() ids.Revision                    { return 0 }
+func (nothing) PrevKV([]byte, ids.Revision) ([]byte, error) { return nil, nil }
+func (nothing) Scan(ids.Revision, int, int, func(watch.Event) error) (ids.Revision, error) {
 	return 0, nil
 }
 
@@ -97,8 +98,8 @@ func (w *world) expect(t *testing.T, what string, want ...string) {
 	w.got = nil
 }
 
-func snap(index uint64) *raftpb.Snapshot {
-	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: &index}}
+func snap(index ids.Index) *raftpb.Snapshot {
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: (*uint64)(&index)}}
 }
 
 // Answers to peers are sent before the core is told, and none before the write has
@@ -229,9 +230,9 @@ func TestExchangeFails(t *testing.T) {
 // Changed permissions are published first; acknowledgements come at the end of a run, and
 // the results of membership changes once raft uses them.
 func TestSettle(t *testing.T) {
-	w := &world{out: apply.Outcome{Applied: 3, AuthChanged: true, NewTerm: true, QuotaExceeded: true, ConfChanges: []apply.ConfChange{{Index: 3}}}}
+	w := &world{out: apply.Outcome{Applied: 3, AuthChanged: true, NewTerm: 5, QuotaExceeded: true, ConfChanges: []apply.ConfChange{{Index: 3}}}}
 	_, a, s := w.pipeline()
-	s.follow(1)
+	s.follow(raftnode.State{Lead: 1, Term: 5})
 	a.push([]raftnode.Apply{{Entries: entries(1, 3), Responses: []*raftpb.Message{answer(1, 1)}}})
 	a.Take()
 	if err := a.Do(2); err != nil || !a.Due() || a.Left() != 1 {
@@ -241,11 +242,11 @@ func TestSettle(t *testing.T) {
 	if err := a.Do(2); err != nil || a.Due() {
 		t.Fatal(err)
 	}
-	w.expect(t, "the last batch", "apply 1", "auth", "term begun", "no space", "core: 1 acks, 1 changes", "reconfigured")
+	w.expect(t, "the last batch, in which raft has rejected a change", "apply 1", "auth", "no space", "core: 1 acks, 1 changes", "reconfigured")
 	if !s.lessor.IsPrimary() {
 		t.Error("the lessor of the leader is not promoted")
 	}
-	s.follow(2)
+	s.follow(raftnode.State{Lead: 2, Term: 6})
 	if s.lessor.IsPrimary() {
 		t.Error("the lessor of a former leader is not demoted")
 	}
@@ -262,18 +263,44 @@ func TestSettle(t *testing.T) {
 func TestNoPrimaryAfterLeadership(t *testing.T) {
 	w := &world{}
 	_, _, s := w.pipeline()
-	s.follow(1)
-	s.settle(apply.Outcome{NewTerm: true}, time.Time{})
+	s.follow(raftnode.State{Lead: 1, Term: 5})
+	s.settle(apply.Outcome{NewTerm: 5}, time.Time{})
 	if !s.lessor.IsPrimary() {
 		t.Fatal("a new leader does not become the primary")
 	}
 	s.lessor.Demote()
+	s.follow(raftnode.State{Lead: 1, Term: 7})
+	if s.settle(apply.Outcome{NewTerm: 6}, time.Time{}); s.lessor.IsPrimary() {
+		t.Error("primary, but the log of an earlier term is not applied yet")
+	}
 	w.now = func() time.Time {
-		s.follow(2)
+		s.follow(raftnode.State{Lead: 2, Term: 8})
 		return time.Unix(2, 0)
 	}
-	s.settle(apply.Outcome{NewTerm: true}, time.Time{})
+	s.settle(apply.Outcome{NewTerm: 7}, time.Time{})
 	if s.lessor.IsPrimary() {
 		t.Error("primary, but another member leads")
 	}
+}
+
+// history notes when a hub begins to use it.
+type history struct {
+	nothing
+	begun func()
+}
+
+func (h history) Rev() ids.Revision { h.begun(); return 0 }
+
+// The users and roles in a snapshot count before the keys in it are shown to watchers.
+func TestRestoredRightsFirst(t *testing.T) {
+	w := &world{}
+	_, _, s := w.pipeline()
+	shown := false
+	s.Restored(history{begun: func() {
+		if !shown {
+			w.note("keys")
+		}
+		shown = true
+	}}, 9)
+	w.expect(t, "a snapshot", "auth", "keys")
 }

@@ -19,6 +19,18 @@ func (q *queue[T]) push(items ...T) {
 	q.mu.Lock()
 	q.items = append(q.items, items...)
 	q.mu.Unlock()
+	q.rouse()
+}
+
+// edit changes the queued items without waking the consumer.
+func (q *queue[T]) edit(f func([]T) []T) {
+	q.mu.Lock()
+	q.items = f(q.items)
+	q.mu.Unlock()
+}
+
+// rouse wakes the consumer.
+func (q *queue[T]) rouse() {
 	select {
 	case q.wake <- struct{}{}:
 	default:

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/apply"
+	"quorate/internal/ids"
 	"quorate/internal/proposal"
 	"quorate/internal/raftnode"
 )
@@ -45,18 +46,24 @@ func TestGroup(t *testing.T) {
 	synced := raftnode.Append{HardState: state(2), Entries: entries(1, 3), MustSync: true, Responses: []*raftpb.Message{answer(1, 2), answer(2, 2)}}
 	commit := raftnode.Append{HardState: state(3), Responses: []*raftpb.Message{answer(3, 3)}}
 	nothing := raftnode.Append{Responses: []*raftpb.Message{answer(1, 4)}}
+	more := raftnode.Append{Entries: entries(4, 5), MustSync: true, Responses: []*raftpb.Message{answer(2, 2)}}
+	again := raftnode.Append{HardState: state(4), Entries: entries(3, 3), MustSync: true}
+	idle := raftnode.Append{HardState: state(4), Entries: entries(3, 3)} // raft has none
 	snap := raftnode.Append{Snapshot: &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{Index: new(uint64(9))}}}
 	for name, x := range map[string]struct {
 		works []raftnode.Append
 		want  []string
 		rest  int
 	}{
-		"one":                            {[]raftnode.Append{synced}, []string{"term 2 entries 3 sync true"}, 0},
-		"any write that must, syncs":     {[]raftnode.Append{synced, commit}, []string{"term 2 entries 3 sync false", "term 3 entries 0 sync true"}, 0},
-		"also if nothing is behind":      {[]raftnode.Append{synced, nothing}, []string{"term 2 entries 3 sync false", "term 0 entries 0 sync true"}, 0},
-		"nothing must":                   {[]raftnode.Append{commit, nothing, commit}, []string{"term 3 entries 0 sync false", "term 3 entries 0 sync false"}, 0},
-		"a snapshot ends the group":      {[]raftnode.Append{synced, snap, commit}, []string{"term 2 entries 3 sync true"}, 2},
-		"the last decides for all of it": {[]raftnode.Append{commit, synced}, []string{"term 3 entries 0 sync false", "term 2 entries 3 sync true"}, 0},
+		"one":                             {[]raftnode.Append{synced}, []string{"term 2 entries 3 sync true"}, 0},
+		"any write that must, syncs":      {[]raftnode.Append{synced, commit}, []string{"term 3 entries 3 sync true"}, 0},
+		"also if nothing is behind":       {[]raftnode.Append{synced, nothing}, []string{"term 2 entries 3 sync true"}, 0},
+		"nothing must":                    {[]raftnode.Append{commit, nothing, commit}, []string{"term 3 entries 0 sync false"}, 0},
+		"a snapshot ends the group":       {[]raftnode.Append{synced, snap, commit}, []string{"term 2 entries 3 sync true"}, 2},
+		"the last decides for all of it":  {[]raftnode.Append{commit, synced}, []string{"term 2 entries 3 sync true"}, 0},
+		"entries that follow are added":   {[]raftnode.Append{synced, more}, []string{"term 2 entries 5 sync true"}, 0},
+		"entries that replace others not": {[]raftnode.Append{synced, more, again}, []string{"term 2 entries 5 sync false", "term 4 entries 1 sync true"}, 0},
+		"a write that need not sync last": {[]raftnode.Append{synced, idle}, []string{"term 2 entries 3 sync false", "term 4 entries 1 sync true"}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w, rest := NextWrite(x.works)
@@ -91,7 +98,7 @@ func mustPanic(t *testing.T, what string, f func()) {
 
 // After a full disk the write continues where it failed, and no message is sent before.
 func TestGroupAgain(t *testing.T) {
-	w, _ := NextWrite([]raftnode.Append{{HardState: state(1)}, {Entries: entries(1, 2), MustSync: true, Responses: []*raftpb.Message{answer(2, 1)}}})
+	w, _ := NextWrite([]raftnode.Append{{HardState: state(1), Entries: entries(1, 2)}, {Entries: entries(1, 2), MustSync: true, Responses: []*raftpb.Message{answer(2, 1)}}})
 	l := &fakeLog{fail: errors.New("full")}
 	for range 2 {
 		if err := w.To(l); !errors.Is(err, l.fail) {
@@ -157,13 +164,13 @@ func TestRun(t *testing.T) {
 		if len(rest) != 2 || r.Len() != 5 {
 			t.Fatalf("%d works are left, %d entries", len(rest), r.Len())
 		}
-		next := uint64(1)
+		next := ids.Index(1)
 		for ents := r.Batch(limit); ents != nil; ents = r.Batch(limit) {
 			if limit > 0 && len(ents) > limit {
 				t.Fatalf("%d entries in a batch of %d", len(ents), limit)
 			}
 			for _, e := range ents {
-				if e.GetIndex() != next {
+				if ids.Index(e.GetIndex()) != next {
 					t.Fatalf("entry %d, want %d", e.GetIndex(), next)
 				}
 				next++
@@ -207,11 +214,33 @@ func b2i(b bool) int {
 
 func TestTruncateTo(t *testing.T) {
 	for _, x := range []struct {
-		acked, mark, keep, want uint64
-		ok                      bool
+		acked, mark ids.Index
+		keep        uint64
+		want        ids.Index
+		ok          bool
 	}{{100, 0, 10, 90, true}, {100, 90, 10, 0, false}, {100, 89, 10, 90, true}, {5, 0, 10, 0, false}} {
 		if got, ok := TruncateTo(x.acked, x.mark, x.keep); got != x.want || ok != x.ok {
 			t.Errorf("%+v: %d, %v", x, got, ok)
 		}
+	}
+}
+
+// A commit index alone wakes nobody, and a newer one replaces it; the next write takes it along.
+func TestLazyWrites(t *testing.T) {
+	commit := func(c uint64) raftnode.Append {
+		return raftnode.Append{HardState: &raftpb.HardState{Term: new(uint64(2)), Commit: &c}}
+	}
+	w := &Writer{waiting: newQueue[raftnode.Append]()}
+	w.push([]raftnode.Append{commit(3)})
+	w.push([]raftnode.Append{commit(4)})
+	if len(w.waiting.wake) > 0 {
+		t.Error("a commit index has woken the writer")
+	}
+	w.push([]raftnode.Append{{Entries: entries(5, 6), MustSync: true}})
+	if len(w.waiting.wake) == 0 {
+		t.Error("entries have not woken the writer")
+	}
+	if !w.Take() || len(w.works) != 2 || w.works[0].HardState.GetCommit() != 4 {
+		t.Errorf("%+v", w.works)
 	}
 }

@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -20,13 +21,13 @@ import (
 // stallPolicy is the core's policy for a log write that hangs.
 type stallPolicy struct {
 	after, limit time.Duration
-	avoid        uint64 // the voter that did not become leader when it was last asked to
+	avoid        ids.Member // the voter that did not become leader when it was last asked to
 }
 
 // Stall reports what the core did about a log write that hangs.
 type Stall struct {
 	// HandOver is the voter that leadership is transferred to, 0 if no transfer begins now.
-	HandOver uint64
+	HandOver ids.Member
 	// Alone is set on a leader that cannot be replaced: too few of the others have
 	// shown that their disks still work.
 	Alone bool
@@ -47,7 +48,7 @@ func (c *Core) tick(now time.Time, in Input) (s Stall) {
 	case in.Ticks == 0:
 		return s
 	case !stalled:
-		c.stall.avoid = raft.None
+		c.stall.avoid = ids.NoMember
 		return s
 	case leading && c.node.Transferring() == raft.None:
 		if s = c.handOver(); s.Alone {
@@ -63,7 +64,7 @@ func (c *Core) tick(now time.Time, in Input) (s Stall) {
 
 func (c *Core) handOver() Stall {
 	to := c.node.Successor(c.stall.avoid)
-	if to == raft.None {
+	if to == ids.NoMember {
 		return Stall{Alone: true}
 	}
 	c.stall.avoid = to

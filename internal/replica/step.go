@@ -3,6 +3,7 @@ package replica
 import (
 	"encoding/binary"
 	"errors"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3"
@@ -10,6 +11,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/command"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 	"quorate/internal/raftnode"
@@ -27,10 +29,10 @@ type Input struct {
 	ConfChanges []apply.ConfChange
 	Propose     []*proposal.Pending
 	ReadWanted  bool
-	Unreachable []uint64
+	Unreachable []ids.Member
 	Returned    []*raftpb.Message // proposals that were certainly not sent
 	Snapshots   []SnapshotReport
-	TransferTo  uint64 // 0 = none
+	TransferTo  ids.Member // 0 = none
 	Campaign    bool
 	// Then are called after the step.
 	Then []func()
@@ -40,7 +42,7 @@ type Input struct {
 
 // SnapshotReport reports whether a snapshot was sent to a peer.
 type SnapshotReport struct {
-	To uint64
+	To ids.Member
 	OK bool
 }
 
@@ -77,7 +79,7 @@ type Core struct {
 	// wait until the request times out.
 	forwarded      []forwarded
 	forwardedBytes int
-	lead           uint64
+	lead           ids.Member
 	// readRetry is how long a read barrier may go unanswered before it is requested
 	// again; after readLimit it fails.
 	readRetry, readLimit time.Duration
@@ -105,7 +107,7 @@ type CoreConfig struct {
 	StallAfter, StallLimit time.Duration
 	// Gate decides on the leader whether a membership change may be proposed now; nil
 	// allows all.
-	Gate func(cc *raftpb.ConfChange, inSync func(id uint64) bool) error
+	Gate func(cc *raftpb.ConfChange, inSync func(id ids.Member) bool) error
 	// HandOver is how long the removal of a leader waits for it to transfer leadership,
 	// and how long after a change of leader the requests that were in flight to the former
 	// one may still get a result.
@@ -215,7 +217,7 @@ func (c *Core) keepUntil(until time.Time, m *raftpb.Message, paced bool) {
 // retryForwarded offers raft again what it could not accept or send, in order. It is called
 // at every tick, if not earlier. On a follower raft forwards the proposals to the leader.
 func (c *Core) retryForwarded(now time.Time, tick bool) {
-	if len(c.forwarded) == 0 || c.node.State().Lead == raft.None {
+	if len(c.forwarded) == 0 || c.node.State().Lead == ids.NoMember {
 		return
 	}
 	again := c.forwarded
@@ -280,10 +282,10 @@ func PendingOf(props *proposal.Table, e *raftpb.Entry) *proposal.Pending {
 // propose hands held and new proposals to raft in order of arrival. Only membership changes
 // may have to wait.
 func (c *Core) propose(now time.Time, fresh []*proposal.Pending) {
-	if len(fresh) == 0 && (c.held.Empty() || c.node.State().Lead == raft.None) {
+	if len(fresh) == 0 && (c.held.Empty() || c.node.State().Lead == ids.NoMember) {
 		return
 	}
-	all := c.sift(now, c.held.With(fresh, c.props))
+	all := c.sift(now, c.ofTerm(c.held.With(fresh, c.props)))
 	ents := make([]raftnode.Entry, len(all))
 	for i, p := range all {
 		ents[i] = raftnode.Entry{Data: p.Data, ConfChange: p.ConfChange}
@@ -295,6 +297,26 @@ func (c *Core) propose(now time.Time, fresh []*proposal.Pending) {
 	c.held.Keep(all, taken)
 }
 
+// ofTerm fails the proposals of a leader that does not lead any more, and returns all
+// others. What it has decided, that a lease has expired for example, may not be true at the
+// next leader, to which raft would forward it. What raft has taken as the leader comes
+// before the first entry of the next term, or nowhere.
+func (c *Core) ofTerm(all []*proposal.Pending) []*proposal.Pending {
+	past := func(p *proposal.Pending) bool { return p.Term != 0 && !c.node.LeadsIn(p.Term) }
+	if !slices.ContainsFunc(all, past) {
+		return all
+	}
+	out := make([]*proposal.Pending, 0, len(all))
+	for _, p := range all {
+		if past(p) {
+			c.props.Fail(p.ID, proposal.ErrNotLeading)
+		} else {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 func (c *Core) followLeader(now time.Time, e *Effects) {
 	lead := e.State.Lead
 	if lead == c.lead {
@@ -302,7 +324,7 @@ func (c *Core) followLeader(now time.Time, e *Effects) {
 	}
 	c.lead = lead
 	c.departure.ledBy(now, lead)
-	if lead == raft.None {
+	if lead == ids.NoMember {
 		return
 	}
 	e.LeaderChanged = true
@@ -319,7 +341,7 @@ func (c *Core) askReads(now time.Time, in Input, e *Effects) {
 	c.readsWait = false
 	for {
 		for _, r := range e.Reads {
-			if c.reads.Confirm(r.RequestCtx, r.Index) {
+			if c.reads.Confirm(r.RequestCtx, ids.Index(r.Index)) {
 				start = true
 			}
 		}

@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/ids"
 	"quorate/internal/raftnode"
 )
 
@@ -31,11 +32,40 @@ func NextWrite(waiting []raftnode.Append) (w Write, rest []raftnode.Append) {
 	case -1:
 		n = len(waiting)
 	}
-	w.works = waiting[:n]
+	w.works = joined(waiting[:n])
 	for i := range w.works {
 		w.sync = w.sync || w.works[i].MustSync
 	}
 	return w, waiting[n:]
+}
+
+// joined returns the appends with those that continue their predecessor as one, so that
+// they are one write to the file.
+func joined(works []raftnode.Append) []raftnode.Append {
+	if len(works) < 2 {
+		return works
+	}
+	out := make([]raftnode.Append, 0, len(works))
+	for _, a := range works {
+		if len(out) == 0 || !follows(&out[len(out)-1], &a) {
+			out = append(out, a)
+			continue
+		}
+		p := &out[len(out)-1]
+		if a.HardState != nil {
+			p.HardState = a.HardState
+		}
+		p.Entries = slices.Concat(p.Entries, a.Entries)
+		p.MustSync = p.MustSync || a.MustSync
+		p.Responses = slices.Concat(p.Responses, a.Responses)
+	}
+	return out
+}
+
+// follows reports whether the entries of a come directly after those of p.
+func follows(p, a *raftnode.Append) bool {
+	k := len(p.Entries)
+	return len(a.Entries) == 0 || k == 0 || a.Entries[0].GetIndex() == p.Entries[k-1].GetIndex()+1
 }
 
 // Snapshot returns the snapshot to install, nil if there is none.
@@ -60,13 +90,13 @@ func (w *Write) To(log Log) error {
 
 // Messages returns the messages that waited for durability: own for the core of the member
 // self, out for its peers. It panics if the write is not complete.
-func (w *Write) Messages(self uint64) (own, out []*raftpb.Message) {
+func (w *Write) Messages(self ids.Member) (own, out []*raftpb.Message) {
 	if !w.done {
 		panic("replica: asked for the messages of a write that is not durable")
 	}
 	for i := range w.works {
 		for _, r := range w.works[i].Responses {
-			if r.GetTo() == self {
+			if ids.Member(r.GetTo()) == self {
 				own = append(own, r)
 			} else {
 				out = append(out, r)

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/ids"
 	"quorate/internal/raftnode"
 )
 
@@ -15,8 +16,8 @@ import (
 // out. Truncate and Mark are safe for concurrent use; all other methods belong to one
 // goroutine.
 type Writer struct {
-	door    *Door
-	self    uint64
+	env     *Env
+	self    ids.Member
 	applier *Applier
 	waiting *queue[raftnode.Append]
 	works   []raftnode.Append // taken from the queue, not started
@@ -25,10 +26,34 @@ type Writer struct {
 	install *Install // in progress, nil if none
 
 	every, keep uint64
-	wanted      uint64 // applied index at which a truncation was last requested; used by Step only
+	wanted      ids.Index // applied index at which a truncation was last requested; used by Step only
 	mark        atomic.Uint64
 	mu          sync.Mutex
 	replacing   bool // guarded by mu: the store or the log is about to be replaced
+}
+
+// push queues appends. Those for which nothing waits do not wake the goroutine: a new commit
+// index, one for each group of entries, is written with the next group. A newer one
+// replaces it, so they do not accumulate.
+func (w *Writer) push(works []raftnode.Append) {
+	urgent := false
+	w.waiting.edit(func(items []raftnode.Append) []raftnode.Append {
+		for _, a := range works {
+			lazy := a.Lazy()
+			urgent = urgent || !lazy
+			if k := len(items); lazy && k > 0 && items[k-1].Lazy() {
+				if a.HardState != nil {
+					items[k-1] = a
+				}
+				continue
+			}
+			items = append(items, a)
+		}
+		return items
+	})
+	if urgent {
+		w.waiting.rouse()
+	}
 }
 
 // Wait blocks until there is a job and returns true. It returns false once stop is closed
@@ -74,18 +99,18 @@ func (w *Writer) Snapshot() *raftpb.Snapshot {
 
 // Do runs the job that is due; Done has to follow. After an error that left no trace, such
 // as a full disk, it may be called again. For an exchange Do only queues it between two
-// runs of entries: call Done after Door.Exchanged has reported success.
+// runs of entries: call Done after Env.Exchanged has reported success.
 func (w *Writer) Do(ctx context.Context) error {
 	switch job := w.Due(); job {
 	case Append:
-		return w.group.To(w.door.WriteTo)
+		return w.group.To(w.env.WriteTo)
 	case Exchange:
 		w.hold(true)
 		meta := w.install.Snapshot().GetMetadata()
-		w.applier.Between(func() { w.door.Exchanged(w.door.Exchange(meta)) })
+		w.applier.Between(func() { w.env.Exchanged(w.env.Exchange(meta)) })
 		return nil
 	case Import, Reset, Follow:
-		return w.install.Do(ctx, w.door.Home(), w.door.WriteTo)
+		return w.install.Do(ctx, w.env.Home(), w.env.WriteTo)
 	default:
 		return fmt.Errorf("replica: there is no work for the log (%q)", job)
 	}
@@ -115,11 +140,11 @@ func (w *Writer) installed() {
 
 // deliver sends the messages that waited for durability.
 func (w *Writer) deliver(own, out []*raftpb.Message) {
-	if len(out) > 0 {
-		w.door.Send(out)
+	if out = raftnode.NewestAcks(out); len(out) > 0 {
+		w.env.Send(out)
 	}
 	if len(own) > 0 {
-		w.door.Core(func(in *Input) { in.Acks = append(in.Acks, own...) })
+		w.env.Core(func(in *Input) { in.Acks = append(in.Acks, own...) })
 	}
 }
 
@@ -131,10 +156,10 @@ func (w *Writer) hold(on bool) {
 }
 
 // Mark returns the index after which the log begins.
-func (w *Writer) Mark() uint64 { return w.mark.Load() }
+func (w *Writer) Mark() ids.Index { return ids.Index(w.mark.Load()) }
 
-func (w *Writer) truncationDue(applied uint64) bool {
-	if applied <= w.wanted+w.every {
+func (w *Writer) truncationDue(applied ids.Index) bool {
+	if applied <= w.wanted+ids.Index(w.every) {
 		return false
 	}
 	w.wanted = applied
@@ -147,26 +172,26 @@ func (w *Writer) truncationDue(applied uint64) bool {
 // applied them. cs is the configuration of the flushed store. unless is called with
 // installations held off; if it reports true (the store is not in use any more, or the
 // entries are needed), nothing is dropped. The index is 0 if nothing was dropped.
-func (w *Writer) Truncate(acked uint64, cs *raftpb.ConfState, unless func() bool) (index uint64, err error) {
+func (w *Writer) Truncate(acked ids.Index, cs *raftpb.ConfState, unless func() bool) (index ids.Index, err error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	index, ok := TruncateTo(acked, w.mark.Load(), w.keep)
+	index, ok := TruncateTo(acked, ids.Index(w.mark.Load()), w.keep)
 	if w.replacing || !ok || unless() {
 		return 0, nil
 	}
-	if err := w.door.Home().Truncate(index, cs); err != nil {
+	if err := w.env.Home().Truncate(index, cs); err != nil {
 		return 0, err
 	}
-	w.mark.Store(index)
+	w.mark.Store(uint64(index))
 	return index, nil
 }
 
 // TruncateTo returns the index up to which the log may be dropped, and whether there is
 // anything to drop. acked is raft's applied index, mark the index after which the log
 // begins, and keep the number of entries to retain for slow followers.
-func TruncateTo(acked, mark, keep uint64) (index uint64, ok bool) {
-	if acked <= mark+keep {
+func TruncateTo(acked, mark ids.Index, keep uint64) (index ids.Index, ok bool) {
+	if acked <= mark+ids.Index(keep) {
 		return 0, false
 	}
-	return acked - keep, true
+	return acked - ids.Index(keep), true
 }

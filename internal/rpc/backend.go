@@ -5,6 +5,7 @@ import (
 	"io"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 	"quorate/internal/watch"
@@ -36,14 +37,14 @@ type Backend struct {
 // Member reports the identity and state of the member. Its methods are called for every
 // request and must cost no more than an atomic load.
 type Member interface {
-	ClusterID() uint64
-	MemberID() uint64
+	ClusterID() ids.Cluster
+	MemberID() ids.Member
 	// Term returns the current raft term.
-	Term() uint64
+	Term() ids.Term
 	// Rev returns the newest revision visible to readers.
-	Rev() int64
+	Rev() ids.Revision
 	// Leader returns the member ID of the leader known to this member, 0 if none.
-	Leader() uint64
+	Leader() ids.Member
 	// IsLearner reports whether this member is a learner.
 	IsLearner() bool
 	// Capable reports whether the cluster version has been decided, from when on the
@@ -80,6 +81,9 @@ type Leases interface {
 	// LeaseRenew returns the full TTL in seconds. It forwards to the leader if this
 	// member does not lead.
 	LeaseRenew(ctx context.Context, id lease.ID) (ttl int64, err error)
+	// RenewAtOnce is LeaseRenew for a lease that can be renewed without waiting and without
+	// a check of rights. Otherwise it returns ok = false, having done nothing.
+	RenewAtOnce(id lease.ID) (ttl int64, ok bool)
 	// TimeToLive also forwards to the leader. For an unknown lease the TTL is -1.
 	TimeToLive(ctx context.Context, req *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error)
 	LeaseLeases(ctx context.Context) (*pb.LeaseLeasesResponse, error)
@@ -89,9 +93,9 @@ type Leases interface {
 type Members interface {
 	// MemberAdd adds a member; peerURLs are parsed and sorted.
 	MemberAdd(ctx context.Context, peerURLs []string, learner bool) (added *pb.Member, all []*pb.Member, err error)
-	MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error)
-	MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error)
-	MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error)
+	MemberRemove(ctx context.Context, id ids.Member) ([]*pb.Member, error)
+	MemberUpdate(ctx context.Context, id ids.Member, peerURLs []string) ([]*pb.Member, error)
+	MemberPromote(ctx context.Context, id ids.Member) ([]*pb.Member, error)
 	MemberList(ctx context.Context, linearizable bool) ([]*pb.Member, error)
 }
 
@@ -103,12 +107,12 @@ type Maintenance interface {
 	Defragment(ctx context.Context) error
 	Hash(ctx context.Context) (uint32, error)
 	// HashKV returns the hash at rev; 0 means the current revision.
-	HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error)
+	HashKV(ctx context.Context, rev ids.Revision) (mvcc.HashResult, error)
 	// SnapshotFile opens a snapshot of the whole store as a database file of size bytes.
 	// The caller must close it.
 	SnapshotFile(ctx context.Context) (file io.ReadCloser, size int64, err error)
 	// MoveLeader returns rpctypes.ErrGRPCNotLeader unless this member is the leader.
-	MoveLeader(ctx context.Context, target uint64) error
+	MoveLeader(ctx context.Context, target ids.Member) error
 	Downgrade(ctx context.Context, req *pb.DowngradeRequest) (*pb.DowngradeResponse, error)
 }
 

@@ -22,6 +22,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/mvcc"
 	"quorate/internal/watch"
 )
@@ -45,28 +46,28 @@ type noop struct {
 	rev atomic.Int64
 }
 
-func (*noop) ClusterID() uint64 { return fakeCluster }
-func (*noop) MemberID() uint64  { return fakeMember }
-func (*noop) Term() uint64      { return fakeTerm }
-func (*noop) Leader() uint64    { return fakeMember }
-func (*noop) IsLearner() bool   { return false }
-func (*noop) Capable() bool     { return true }
-func (n *noop) Rev() int64      { return n.rev.Load() }
-func (n *noop) Hub() *watch.Hub { return n.hub }
+func (*noop) ClusterID() ids.Cluster { return fakeCluster }
+func (*noop) MemberID() ids.Member   { return fakeMember }
+func (*noop) Term() ids.Term         { return ids.Term(fakeTerm) }
+func (*noop) Leader() ids.Member     { return fakeMember }
+func (*noop) IsLearner() bool        { return false }
+func (*noop) Capable() bool          { return true }
+func (n *noop) Rev() ids.Revision    { return ids.Revision(n.rev.Load()) }
+func (n *noop) Hub() *watch.Hub      { return n.hub }
 func (n *noop) CreateWatch(_ context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
 	return ws.Create(r)
 }
 
 func (n *noop) Put(_ context.Context, r *pb.PutRequest, _ []byte) (*pb.PutResponse, error) {
-	rev := n.rev.Add(1)
+	rev := ids.Revision(n.rev.Add(1))
 	if string(r.Key) == "watched" {
 		n.hub.Publish(rev, []watch.Event{{Key: r.Key, KV: benchKVs[0], Mod: rev}})
 	}
-	return &pb.PutResponse{Header: &pb.ResponseHeader{Revision: rev}}, nil
+	return &pb.PutResponse{Header: &pb.ResponseHeader{Revision: int64(rev)}}, nil
 }
 
 func (n *noop) Range(context.Context, *pb.RangeRequest) (*mvcc.RangeResult, error) {
-	return &mvcc.RangeResult{Revision: n.rev.Load(), Count: 1, KVs: benchKVs}, nil
+	return &mvcc.RangeResult{Revision: ids.Revision(n.rev.Load()), Count: 1, KVs: benchKVs}, nil
 }
 
 var benchKVs = func() [][]byte {
@@ -79,12 +80,12 @@ var benchKVs = func() [][]byte {
 
 type noHistory struct{ n *noop }
 
-func (h noHistory) Rev() int64      { return h.n.rev.Load() }
-func (noHistory) CompactRev() int64 { return 0 }
-func (noHistory) Scan(from int64, _, _ int, _ func(watch.Event) error) (int64, error) {
+func (h noHistory) Rev() ids.Revision      { return ids.Revision(h.n.rev.Load()) }
+func (noHistory) CompactRev() ids.Revision { return 0 }
+func (noHistory) Scan(from ids.Revision, _, _ int, _ func(watch.Event) error) (ids.Revision, error) {
 	return from, nil
 }
-func (noHistory) PrevKV([]byte, int64) ([]byte, error) { return nil, nil }
+func (noHistory) PrevKV([]byte, ids.Revision) ([]byte, error) { return nil, nil }
 
 // benchServer serves until standard input is closed. For each line read, it prints the CPU
 // time used so far.

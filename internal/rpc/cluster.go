@@ -6,6 +6,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/types"
+
+	"quorate/internal/ids"
 )
 
 const clusterService = "etcdserverpb.Cluster"
@@ -42,7 +44,7 @@ func (c *clusterServer) memberAdd(ctx context.Context, req *pb.MemberAddRequest)
 }
 
 func (c *clusterServer) memberRemove(ctx context.Context, req *pb.MemberRemoveRequest) (*pb.MemberRemoveResponse, error) {
-	all, err := c.members.MemberRemove(ctx, req.ID)
+	all, err := c.members.MemberRemove(ctx, ids.Member(req.ID))
 	if err != nil {
 		return nil, err
 	}
@@ -50,7 +52,7 @@ func (c *clusterServer) memberRemove(ctx context.Context, req *pb.MemberRemoveRe
 }
 
 func (c *clusterServer) memberUpdate(ctx context.Context, req *pb.MemberUpdateRequest) (*pb.MemberUpdateResponse, error) {
-	all, err := c.members.MemberUpdate(ctx, req.ID, req.PeerURLs)
+	all, err := c.members.MemberUpdate(ctx, ids.Member(req.ID), req.PeerURLs)
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +68,7 @@ func (c *clusterServer) memberList(ctx context.Context, req *pb.MemberListReques
 }
 
 func (c *clusterServer) memberPromote(ctx context.Context, req *pb.MemberPromoteRequest) (*pb.MemberPromoteResponse, error) {
-	all, err := c.members.MemberPromote(ctx, req.ID)
+	all, err := c.members.MemberPromote(ctx, ids.Member(req.ID))
 	if err != nil {
 		return nil, err
 	}

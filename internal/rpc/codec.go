@@ -53,9 +53,8 @@ type (
 		id, ttl int64
 	}
 	watchReply struct {
-		header  watch.Header
-		res     watch.Response
-		encoded int // encoded length, set by AppendTo
+		header watch.Header
+		res    watch.Response
 	}
 	// encoded is a message in wire format. The receiver of the message owns it.
 	encoded mem.BufferSlice
@@ -358,25 +357,4 @@ func (m *watchReply) marshal() mem.BufferSlice {
 		size += len(ev)
 	}
 	return assemble(m.res.AppendHead(head[:0], m.header), 0, m.res.Events, size, nil)
-}
-
-// watchHead is an upper bound for a response without its events and cancel reason: a
-// header of four numbers, three more numbers, and flags.
-const watchHead = 96
-
-// most returns an upper bound of the encoded length.
-func (m *watchReply) most() int {
-	n := watchHead + len(m.res.CancelReason)
-	for _, ev := range m.res.Events {
-		n += len(ev)
-	}
-	return n
-}
-
-// AppendTo encodes the response.
-func (m *watchReply) AppendTo(b []byte) []byte {
-	n := len(b)
-	b = m.res.AppendTo(b, m.header)
-	m.encoded = len(b) - n
-	return b
 }

@@ -18,6 +18,7 @@ import (
 	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/h2"
+	"quorate/internal/ids"
 	"quorate/internal/wire"
 )
 
@@ -45,8 +46,9 @@ type edge struct {
 
 // identity is the member that answers, as response headers name it.
 type identity struct {
-	member              Member
-	clusterID, memberID uint64
+	member    Member
+	clusterID ids.Cluster
+	memberID  ids.Member
 }
 
 // reporter reports calls to the log, to metrics and to tracing.
@@ -109,11 +111,11 @@ func (e *edge) seriesOf(full string, fromClient, fromServer bool) *methodSeries 
 }
 
 // header returns the header of a reply at rev; 0 means the current revision.
-func (m identity) header(rev int64) wire.Header {
+func (m identity) header(rev ids.Revision) wire.Header {
 	if rev == 0 {
 		rev = m.member.Rev()
 	}
-	return wire.Header{ClusterID: m.clusterID, MemberID: m.memberID, Revision: rev, Term: m.member.Term()}
+	return wire.Header{ClusterID: uint64(m.clusterID), MemberID: uint64(m.memberID), Revision: int64(rev), Term: uint64(m.member.Term())}
 }
 
 // fill completes the header of a reply.
@@ -121,16 +123,16 @@ func (m identity) fill(h *pb.ResponseHeader) *pb.ResponseHeader {
 	if h == nil {
 		h = new(pb.ResponseHeader)
 	}
-	h.ClusterId, h.MemberId, h.RaftTerm = m.clusterID, m.memberID, m.member.Term()
+	h.ClusterId, h.MemberId, h.RaftTerm = uint64(m.clusterID), uint64(m.memberID), uint64(m.member.Term())
 	if h.Revision == 0 {
-		h.Revision = m.member.Rev()
+		h.Revision = int64(m.member.Rev())
 	}
 	return h
 }
 
 // bare returns the header of replies that report no revision.
 func (m identity) bare() *pb.ResponseHeader {
-	return &pb.ResponseHeader{ClusterId: m.clusterID, MemberId: m.memberID, RaftTerm: m.member.Term()}
+	return &pb.ResponseHeader{ClusterId: uint64(m.clusterID), MemberId: uint64(m.memberID), RaftTerm: uint64(m.member.Term())}
 }
 
 // unary describes a unary method whose request is decoded into a Q.

@@ -7,6 +7,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/rpc/v3electionpb"
 )
@@ -61,7 +62,7 @@ func (l *electionServer) campaign(ctx context.Context, req *v3electionpb.Campaig
 		return nil, err
 	}
 	return &v3electionpb.CampaignResponse{Header: resp.Header,
-		Leader: &v3electionpb.LeaderKey{Name: req.Name, Key: c.key, Rev: c.rev, Lease: int64(c.lease)}}, nil
+		Leader: &v3electionpb.LeaderKey{Name: req.Name, Key: c.key, Rev: int64(c.rev), Lease: int64(c.lease)}}, nil
 }
 
 // giveUp withdraws a claim whose caller has gone. If that fails, the claim ends with its
@@ -77,7 +78,7 @@ func claimOf(k *v3electionpb.LeaderKey) (*claim, error) {
 	if k == nil {
 		return nil, errMissingLeader
 	}
-	return &claim{key: k.Key, lease: lease.ID(k.Lease), rev: k.Rev}, nil
+	return &claim{key: k.Key, lease: lease.ID(k.Lease), rev: ids.Revision(k.Rev)}, nil
 }
 
 // heldClaim is claimOf with a lease, which is granted if there is none, as for a campaign.

@@ -22,14 +22,15 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"quorate/internal/clock"
 	"quorate/internal/h2"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 	"quorate/internal/watch"
 )
 
 const (
-	fakeCluster = uint64(0xc1)
-	fakeMember  = uint64(0xa1)
+	fakeCluster = 0xc1
+	fakeMember  = 0xa1
 	fakeTerm    = uint64(7)
 )
 
@@ -41,7 +42,7 @@ type fake struct {
 	err     atomic.Pointer[error] // error returned by every call
 
 	mu      sync.Mutex
-	rev     int64
+	rev     ids.Revision
 	data    map[string]*mvccpb.KeyValue
 	history []watch.Event
 	raws    [][]byte // as received by the writes
@@ -78,15 +79,15 @@ func (f *fake) fail() error {
 	return nil
 }
 
-func (f *fake) ClusterID() uint64 { return fakeCluster }
-func (f *fake) MemberID() uint64  { return fakeMember }
-func (f *fake) Term() uint64      { return fakeTerm }
-func (f *fake) Leader() uint64    { return f.leader.Load() }
-func (f *fake) IsLearner() bool   { return f.learner.Load() }
-func (f *fake) Capable() bool     { return f.capable.Load() }
-func (f *fake) Hub() *watch.Hub   { return f.hub }
+func (f *fake) ClusterID() ids.Cluster { return fakeCluster }
+func (f *fake) MemberID() ids.Member   { return fakeMember }
+func (f *fake) Term() ids.Term         { return ids.Term(fakeTerm) }
+func (f *fake) Leader() ids.Member     { return ids.Member(f.leader.Load()) }
+func (f *fake) IsLearner() bool        { return f.learner.Load() }
+func (f *fake) Capable() bool          { return f.capable.Load() }
+func (f *fake) Hub() *watch.Hub        { return f.hub }
 
-func (f *fake) Rev() int64 {
+func (f *fake) Rev() ids.Revision {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.rev
@@ -192,9 +193,9 @@ func (l *fakeList) Next() (elems []byte, last bool, err error) {
 }
 
 // putLocked changes a key at revision rev.
-func (f *fake) putLocked(r *pb.PutRequest, rev int64) (prev *mvccpb.KeyValue) {
+func (f *fake) putLocked(r *pb.PutRequest, rev ids.Revision) (prev *mvccpb.KeyValue) {
 	prev = f.data[string(r.Key)]
-	kv := &mvccpb.KeyValue{Key: r.Key, Value: r.Value, CreateRevision: rev, ModRevision: rev, Version: 1, Lease: r.Lease}
+	kv := &mvccpb.KeyValue{Key: r.Key, Value: r.Value, CreateRevision: int64(rev), ModRevision: int64(rev), Version: 1, Lease: r.Lease}
 	if prev != nil {
 		kv.CreateRevision, kv.Version = prev.CreateRevision, prev.Version+1
 	}
@@ -207,7 +208,7 @@ func (f *fake) putLocked(r *pb.PutRequest, rev int64) (prev *mvccpb.KeyValue) {
 	return prev
 }
 
-func (f *fake) deleteLocked(key, end []byte, rev int64) []*mvccpb.KeyValue {
+func (f *fake) deleteLocked(key, end []byte, rev ids.Revision) []*mvccpb.KeyValue {
 	kvs := f.in(key, end)
 	for _, kv := range kvs {
 		delete(f.data, string(kv.Key))
@@ -234,7 +235,7 @@ func (f *fake) Put(_ context.Context, r *pb.PutRequest, raw []byte) (*pb.PutResp
 	from := len(f.history)
 	prev := f.putLocked(r, f.rev+1)
 	f.publishLocked(from)
-	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: f.rev}}
+	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: int64(f.rev)}}
 	if r.PrevKv {
 		resp.PrevKv = prev
 	}
@@ -251,7 +252,7 @@ func (f *fake) DeleteRange(_ context.Context, r *pb.DeleteRangeRequest, raw []by
 	from := len(f.history)
 	kvs := f.deleteLocked(r.Key, r.RangeEnd, f.rev+1)
 	f.publishLocked(from)
-	resp := &pb.DeleteRangeResponse{Header: &pb.ResponseHeader{Revision: f.rev}, Deleted: int64(len(kvs))}
+	resp := &pb.DeleteRangeResponse{Header: &pb.ResponseHeader{Revision: int64(f.rev)}, Deleted: int64(len(kvs))}
 	if r.PrevKv {
 		resp.PrevKvs = kvs
 	}
@@ -273,15 +274,15 @@ func (f *fake) Txn(_ context.Context, r *pb.TxnRequest, raw []byte) (*pb.TxnResp
 		case *pb.RequestOp_RequestPut:
 			f.putLocked(v.RequestPut, f.rev+1)
 			resp.Responses = append(resp.Responses, &pb.ResponseOp{Response: &pb.ResponseOp_ResponsePut{
-				ResponsePut: &pb.PutResponse{Header: &pb.ResponseHeader{Revision: f.rev + 1}}}})
+				ResponsePut: &pb.PutResponse{Header: &pb.ResponseHeader{Revision: int64(f.rev + 1)}}}})
 		case *pb.RequestOp_RequestRange:
 			kvs := f.in(v.RequestRange.Key, v.RequestRange.RangeEnd)
 			resp.Responses = append(resp.Responses, &pb.ResponseOp{Response: &pb.ResponseOp_ResponseRange{
-				ResponseRange: &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: f.rev}, Kvs: kvs, Count: int64(len(kvs))}}})
+				ResponseRange: &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: int64(f.rev)}, Kvs: kvs, Count: int64(len(kvs))}}})
 		}
 	}
 	f.publishLocked(from)
-	resp.Header = &pb.ResponseHeader{Revision: f.rev}
+	resp.Header = &pb.ResponseHeader{Revision: int64(f.rev)}
 	return resp, nil
 }
 
@@ -308,6 +309,11 @@ func (f *fake) LeaseRenew(_ context.Context, id lease.ID) (int64, error) {
 	return 60, nil
 }
 
+func (f *fake) RenewAtOnce(id lease.ID) (int64, bool) {
+	ttl, err := f.LeaseRenew(context.Background(), id)
+	return ttl, err == nil
+}
+
 func (f *fake) TimeToLive(_ context.Context, r *pb.LeaseTimeToLiveRequest) (*pb.LeaseTimeToLiveResponse, error) {
 	if err := f.fail(); err != nil {
 		return nil, err
@@ -330,15 +336,15 @@ func (f *fake) MemberAdd(_ context.Context, urls []string, learner bool) (*pb.Me
 	return &pb.Member{ID: 5, PeerURLs: urls, IsLearner: learner}, f.members(), f.fail()
 }
 
-func (f *fake) MemberRemove(context.Context, uint64) ([]*pb.Member, error) {
+func (f *fake) MemberRemove(context.Context, ids.Member) ([]*pb.Member, error) {
 	return f.members(), f.fail()
 }
 
-func (f *fake) MemberUpdate(context.Context, uint64, []string) ([]*pb.Member, error) {
+func (f *fake) MemberUpdate(context.Context, ids.Member, []string) ([]*pb.Member, error) {
 	return f.members(), f.fail()
 }
 
-func (f *fake) MemberPromote(context.Context, uint64) ([]*pb.Member, error) {
+func (f *fake) MemberPromote(context.Context, ids.Member) ([]*pb.Member, error) {
 	return f.members(), f.fail()
 }
 
@@ -358,7 +364,7 @@ func (f *fake) Defragment(context.Context) error { return f.fail() }
 
 func (f *fake) Hash(context.Context) (uint32, error) { return 1, f.fail() }
 
-func (f *fake) HashKV(_ context.Context, rev int64) (mvcc.HashResult, error) {
+func (f *fake) HashKV(_ context.Context, rev ids.Revision) (mvcc.HashResult, error) {
 	return mvcc.HashResult{Hash: 1, CompactRev: -1, HashRev: rev, CurrentRev: 33}, f.fail()
 }
 
@@ -366,7 +372,7 @@ func (f *fake) SnapshotFile(context.Context) (io.ReadCloser, int64, error) {
 	return f.file, f.size, f.fail()
 }
 
-func (f *fake) MoveLeader(context.Context, uint64) error { return f.fail() }
+func (f *fake) MoveLeader(context.Context, ids.Member) error { return f.fail() }
 
 func (f *fake) Downgrade(context.Context, *pb.DowngradeRequest) (*pb.DowngradeResponse, error) {
 	return &pb.DowngradeResponse{Version: "3.7"}, f.fail()
@@ -374,10 +380,10 @@ func (f *fake) Downgrade(context.Context, *pb.DowngradeRequest) (*pb.DowngradeRe
 
 type fakeHistory struct{ f *fake }
 
-func (h fakeHistory) Rev() int64        { return h.f.Rev() }
-func (h fakeHistory) CompactRev() int64 { return 0 }
+func (h fakeHistory) Rev() ids.Revision        { return h.f.Rev() }
+func (h fakeHistory) CompactRev() ids.Revision { return 0 }
 
-func (h fakeHistory) Scan(from int64, _, _ int, fn func(watch.Event) error) (int64, error) {
+func (h fakeHistory) Scan(from ids.Revision, _, _ int, fn func(watch.Event) error) (ids.Revision, error) {
 	h.f.mu.Lock()
 	events, next := slices.Clone(h.f.history), h.f.rev+1
 	h.f.mu.Unlock()
@@ -391,7 +397,7 @@ func (h fakeHistory) Scan(from int64, _, _ int, fn func(watch.Event) error) (int
 	return max(from, next), nil
 }
 
-func (h fakeHistory) PrevKV([]byte, int64) ([]byte, error) { return nil, nil }
+func (h fakeHistory) PrevKV([]byte, ids.Revision) ([]byte, error) { return nil, nil }
 
 // testOptions returns the options of a member with default flags.
 func testOptions() Options {

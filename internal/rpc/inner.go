@@ -15,6 +15,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/watch"
 )
@@ -114,7 +115,7 @@ func (n *inner) watch(ctx context.Context, req *pb.WatchCreateRequest, f func(h 
 			if err != nil {
 				return err
 			}
-			h := n.kv.fill(&pb.ResponseHeader{Revision: r.Revision})
+			h := n.kv.fill(&pb.ResponseHeader{Revision: int64(r.Revision)})
 			if enough, err := f(h, ev); enough || err != nil {
 				return err
 			}
@@ -171,7 +172,7 @@ type claim struct {
 	key    []byte
 	lease  lease.ID
 	// rev is the create revision of the key; 0 before stake.
-	rev int64
+	rev ids.Revision
 }
 
 // newClaim returns a claim under name. It grants a lease if the client has brought none.
@@ -199,12 +200,12 @@ func (n *inner) stake(ctx context.Context, c *claim, value []byte, also ...*pb.R
 	if err != nil {
 		return nil, nil, err
 	}
-	c.rev = resp.Header.Revision
+	c.rev = ids.Revision(resp.Header.Revision)
 	if resp.Succeeded {
 		return resp, nil, nil
 	}
 	kv := resp.Responses[0].GetResponseRange().Kvs[0]
-	c.rev = kv.CreateRevision
+	c.rev = ids.Revision(kv.CreateRevision)
 	return resp, kv, nil
 }
 
@@ -212,7 +213,7 @@ func (n *inner) stake(ctx context.Context, c *claim, value []byte, also ...*pb.R
 func (n *inner) waitTurn(ctx context.Context, c *claim) error {
 	for {
 		h, kvs, err := n.read(ctx, &pb.RangeRequest{
-			Key: []byte(c.prefix), RangeEnd: prefixEnd(c.prefix), MaxCreateRevision: c.rev - 1,
+			Key: []byte(c.prefix), RangeEnd: prefixEnd(c.prefix), MaxCreateRevision: int64(c.rev - 1),
 			SortTarget: pb.RangeRequest_CREATE, SortOrder: pb.RangeRequest_DESCEND, Limit: 1,
 		})
 		if err != nil || len(kvs) == 0 {
@@ -249,6 +250,6 @@ func rangeOp(r *pb.RangeRequest) *pb.RequestOp {
 	return &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}}
 }
 
-func createdAt(key []byte, rev int64) *pb.Compare {
-	return &pb.Compare{Key: key, Result: pb.Compare_EQUAL, Target: pb.Compare_CREATE, TargetUnion: &pb.Compare_CreateRevision{CreateRevision: rev}}
+func createdAt(key []byte, rev ids.Revision) *pb.Compare {
+	return &pb.Compare{Key: key, Result: pb.Compare_EQUAL, Target: pb.Compare_CREATE, TargetUnion: &pb.Compare_CreateRevision{CreateRevision: int64(rev)}}
 }

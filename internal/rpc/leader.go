@@ -9,6 +9,7 @@ import (
 
 	"quorate/internal/clock"
 	"quorate/internal/crash"
+	"quorate/internal/ids"
 )
 
 // leaderWatch cancels streams that were opened with the require-leader metadata. Reopening
@@ -18,7 +19,7 @@ import (
 // The background goroutine runs only while there are such streams, so it need not be
 // stopped.
 type leaderWatch struct {
-	leader func() uint64
+	leader func() ids.Member
 	every  time.Duration
 
 	mu      sync.Mutex

@@ -146,6 +146,9 @@ func TestLocalStream(t *testing.T) {
 func TestLocalEnds(t *testing.T) {
 	f := newFake(t)
 	s, local, _ := bothWays(t, f, testOptions())
+	if _, err := pb.NewKVClient(local).Range(overdue{context.Background()}, &pb.RangeRequest{Key: []byte("k")}); status.Code(err) != codes.DeadlineExceeded {
+		t.Errorf("a call whose deadline has passed: %v", err)
+	}
 	open := func(l *Local, ctx context.Context) (pb.Watch_WatchClient, error) {
 		w, err := pb.NewWatchClient(l).Watch(ctx)
 		if err == nil {
@@ -185,6 +188,11 @@ func TestLocalEnds(t *testing.T) {
 	}
 	s.GracefulStop() // returns when no handler is left
 }
+
+// overdue is a context whose deadline has passed, but whose timer is late.
+type overdue struct{ context.Context }
+
+func (overdue) Deadline() (time.Time, bool) { return time.Now().Add(-time.Nanosecond), true }
 
 // usedCPU returns the CPU time of this process.
 func usedCPU(b *testing.B) time.Duration {

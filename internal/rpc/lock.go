@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/rpc/v3lockpb"
 )
@@ -39,7 +40,7 @@ func (l *lockServer) lock(ctx context.Context, req *v3lockpb.LockRequest) (*v3lo
 		return nil, err
 	}
 	owner := resp.Responses[1].GetResponseRange().Kvs
-	if len(owner) == 0 || owner[0].CreateRevision == c.rev {
+	if len(owner) == 0 || ids.Revision(owner[0].CreateRevision) == c.rev {
 		return &v3lockpb.LockResponse{Header: resp.Header, Key: c.key}, nil
 	}
 	h, err := l.takeTurn(ctx, &c)

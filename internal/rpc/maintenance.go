@@ -12,6 +12,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/wire"
 )
 
@@ -92,20 +93,20 @@ func (m *maintenanceServer) hash(ctx context.Context, _ *pb.HashRequest) (*pb.Ha
 }
 
 func (m *maintenanceServer) hashKV(ctx context.Context, req *pb.HashKVRequest) (*pb.HashKVResponse, error) {
-	h, err := m.maintenance.HashKV(ctx, req.Revision)
+	h, err := m.maintenance.HashKV(ctx, ids.Revision(req.Revision))
 	if err != nil {
 		return nil, err
 	}
 	return &pb.HashKVResponse{
-		Header:          m.fill(&pb.ResponseHeader{Revision: h.CurrentRev}),
+		Header:          m.fill(&pb.ResponseHeader{Revision: int64(h.CurrentRev)}),
 		Hash:            h.Hash,
-		CompactRevision: h.CompactRev,
-		HashRevision:    h.HashRev,
+		CompactRevision: int64(h.CompactRev),
+		HashRevision:    int64(h.HashRev),
 	}, nil
 }
 
 func (m *maintenanceServer) moveLeader(ctx context.Context, req *pb.MoveLeaderRequest) (*pb.MoveLeaderResponse, error) {
-	if err := m.maintenance.MoveLeader(ctx, req.TargetID); err != nil {
+	if err := m.maintenance.MoveLeader(ctx, ids.Member(req.TargetID)); err != nil {
 		return nil, err
 	}
 	return &pb.MoveLeaderResponse{}, nil

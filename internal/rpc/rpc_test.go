@@ -17,6 +17,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
@@ -230,7 +231,7 @@ func TestHeaders(t *testing.T) {
 				t.Errorf("%s: got header %v", method, h)
 			}
 			got = fmt.Sprintf("rev=%d", h.Revision)
-			if h.Revision == f.Rev() {
+			if ids.Revision(h.Revision) == f.Rev() {
 				got = "rev=now"
 			}
 		}

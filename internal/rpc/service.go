@@ -15,6 +15,7 @@ import (
 	"quorate/internal/crash"
 	"quorate/internal/h2"
 	"quorate/internal/metrics"
+	"quorate/internal/watch"
 )
 
 // service describes an API service and its methods.
@@ -197,19 +198,30 @@ func (s *stream) send(m any, more bool) error {
 	return s.h2.Send(b, more)
 }
 
-// sendWatch is send for watch responses, which can be very frequent: small ones are encoded
+// sendWatch sends the responses of b. Small ones, which can be very frequent, are encoded
 // directly into the connection's write buffer.
-func (s *stream) sendWatch(r *watchReply, more bool) error {
-	most := r.most()
-	if most > smallResponse || s.stats != nil {
-		return s.send(r, more)
+func (s *stream) sendWatch(b *watch.Batch, more bool) error {
+	for i, n := 0, len(b.Responses); i < n; {
+		end := i
+		for s.stats == nil && end < n && b.Most(end) <= smallResponse {
+			end++
+		}
+		if end == i {
+			if err := s.send(&watchReply{header: b.Header(), res: b.Responses[i]}, more || i+1 < n); err != nil {
+				return err
+			}
+			i++
+			continue
+		}
+		s.series.sent.Add(float64(end - i))
+		before := b.Encoded
+		if err := s.h2.SendRun(b, i, end, more || end < n); err != nil {
+			return err
+		}
+		metrics.NetworkClientGRPCSentBytesTotal.Add(float64(b.Encoded - before))
+		i = end
 	}
-	s.series.sent.Inc()
-	err := s.h2.SendSmall(r, most, more)
-	if err == nil {
-		metrics.NetworkClientGRPCSentBytesTotal.Add(float64(r.encoded))
-	}
-	return err
+	return nil
 }
 
 // smallResponse is the size up to which copying a response is cheaper than sending its

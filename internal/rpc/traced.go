@@ -186,6 +186,9 @@ func (t tracedLeases) LeaseRenew(ctx context.Context, id lease.ID) (int64, error
 		attribute.Int64("id", int64(id)))
 }
 
+// RenewAtOnce leaves every renewal to LeaseRenew, which records it.
+func (t tracedLeases) RenewAtOnce(lease.ID) (ttl int64, ok bool) { return 0, false }
+
 func (t tracedWatches) CreateWatch(ctx context.Context, ws *watch.Stream, r *pb.WatchCreateRequest) error {
 	// The span covers only the creation; events that follow have none.
 	ctx, span := t.tracer.Start(ctx, "watch", trace.WithAttributes(

@@ -90,25 +90,17 @@ func (w *watchServer) receiveWatch(s *stream, ws *watch.Stream) error {
 	return nil
 }
 
-// watchSender sends the responses of one watch stream.
-type watchSender struct {
-	w     *watchServer
-	s     *stream
-	reply watchReply
-}
-
 // sendWatch sends what is queued until the stream ends. It takes everything that is queued
 // at a time, so that small responses can share a write.
 func (w *watchServer) sendWatch(s *stream, ws *watch.Stream) error {
 	ctx := s.Context()
-	out := watchSender{w: w, s: s}
 	for {
 		r, err := ws.Next(ctx)
 		if err != nil {
 			return err
 		}
 		start := clock.Now()
-		events, err := out.sendAll(r, ws)
+		events, err := w.sendAll(s, ws, r)
 		if err != nil {
 			return err
 		}
@@ -123,24 +115,25 @@ func (w *watchServer) sendWatch(s *stream, ws *watch.Stream) error {
 }
 
 // sendAll sends r and the responses queued after it, and counts the events.
-func (o *watchSender) sendAll(r watch.Response, ws *watch.Stream) (events int, err error) {
-	h := watch.Header{ClusterID: o.w.clusterID, MemberID: o.w.memberID, RaftTerm: o.w.member.Term()}
+func (w *watchServer) sendAll(s *stream, ws *watch.Stream, r watch.Response) (events int, err error) {
+	b := watch.NewBatch(r, watch.Header{ClusterID: w.clusterID, MemberID: w.memberID, RaftTerm: w.member.Term()})
+	defer b.Free()
 	for {
-		next, more, err := ws.TryNext()
+		more, err := ws.Take(b)
 		if err != nil {
 			return events, err
 		}
-		events += len(r.Events)
-		// Watchers of one stream that match the same event cause a series of small messages;
-		// those that are queued together share a write.
-		o.reply = watchReply{header: h, res: r}
-		if err := o.s.sendWatch(&o.reply, more); err != nil {
-			o.w.streamFailed(o.s, "send", "watch", err)
+		for i := range b.Responses {
+			events += len(b.Responses[i].Events)
+		}
+		// Responses that are queued together share a write.
+		if err := s.sendWatch(b, more); err != nil {
+			w.streamFailed(s, "send", "watch", err)
 			return events, err
 		}
 		if !more {
 			return events, nil
 		}
-		r = next
+		b.Clear()
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"quorate/internal/auth"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
@@ -112,7 +113,7 @@ func retry(find func() (auth.Info, bool), who *auth.Info) (ok bool) {
 }
 
 // reach waits up to limit until the entry is applied here, and reports whether it is.
-func (a *Access) reach(ctx context.Context, index uint64, limit time.Duration) bool {
+func (a *Access) reach(ctx context.Context, index ids.Index, limit time.Duration) bool {
 	if a.stored.mach().Applied() >= index {
 		return true
 	}

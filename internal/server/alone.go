@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/raft/v3"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -19,7 +20,7 @@ import (
 // solitude is the proof that this member has been the only one since it became leader
 // in a term, or since the last membership change.
 type solitude struct {
-	term    uint64
+	term    ids.Term
 	members *membership.Member // the list of members, which each change replaces
 }
 
@@ -61,7 +62,7 @@ func (a *solo) prove(ctx context.Context, status func(context.Context) (raft.Sta
 	}
 	defer a.proving.Unlock()
 	st, ok := status(ctx)
-	if !ok || st.RaftState != raft.StateLeader || st.GetTerm() != before.term || len(st.Config.Voters.IDs()) != 1 ||
+	if !ok || st.RaftState != raft.StateLeader || ids.Term(st.GetTerm()) != before.term || len(st.Config.Voters.IDs()) != 1 ||
 		len(st.Config.Learners) > 0 || len(st.Config.LearnersNext) > 0 {
 		return
 	}

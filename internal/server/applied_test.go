@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+
+	"quorate/internal/ids"
 )
 
 // The store is ahead of raft's applied index until raft is notified. The log is truncated by
@@ -32,7 +34,7 @@ func TestTruncationWaitsForRaft(t *testing.T) {
 	last := lead.m.replica.mach().Applied()
 	eventually(t, "all of it waits for the store", func() bool {
 		at, _ := f.m.log.LastIndex()
-		return at >= last && f.m.replica.commit.Load() >= last
+		return ids.Index(at) >= last && ids.Index(f.m.replica.commit.Load()) >= last
 	})
 	f.m.driver.coreMu.Lock()
 	close(done)
@@ -41,7 +43,7 @@ func TestTruncationWaitsForRaft(t *testing.T) {
 		t.Error(err)
 	}
 	first, _ := f.m.log.FirstIndex()
-	if applied := f.m.driver.pipe.Core().Node().State().Applied; first > applied+1 {
+	if applied := f.m.driver.pipe.Core().Node().State().Applied; ids.Index(first) > applied+1 {
 		t.Errorf("the log begins at entry %d, raft has applied entry %d", first, applied)
 	}
 	f.m.driver.coreMu.Unlock()
@@ -57,7 +59,7 @@ func TestTruncationWaitsForRaft(t *testing.T) {
 			t.Fatal(err)
 		}
 		first, _ := f.m.log.FirstIndex()
-		return first > last-10
+		return ids.Index(first) > last-10
 	})
 	c.sameHash()
 }

@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/autocompact"
+	"quorate/internal/ids"
 	"quorate/internal/task"
 )
 
@@ -31,11 +32,11 @@ func (u *upkeep) autoCompaction() task.Task {
 	}}
 }
 
-func (u *upkeep) compactTo(policy autocompact.Policy, rev int64, mode string, kept zap.Field) {
-	to := zap.Int64("revision", rev)
+func (u *upkeep) compactTo(policy autocompact.Policy, rev ids.Revision, mode string, kept zap.Field) {
+	to := zap.Int64("revision", int64(rev))
 	u.lg.Info("starting auto "+mode+" compaction", to, kept)
 	start := u.cfg.Clock.Now()
-	_, err := u.KV.Compact(u.replica.rootCtx, &pb.CompactionRequest{Revision: rev})
+	_, err := u.KV.Compact(u.replica.rootCtx, &pb.CompactionRequest{Revision: int64(rev)})
 	now := u.cfg.Clock.Now()
 	if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) {
 		u.lg.Warn("failed auto "+mode+" compaction", to, kept, zap.Duration("retry-interval", policy.Interval()), zap.Error(err))

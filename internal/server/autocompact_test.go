@@ -9,6 +9,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zaptest/observer"
 
+	"quorate/internal/ids"
 	"quorate/internal/mvcc"
 )
 
@@ -19,11 +20,11 @@ func TestAutoCompaction(t *testing.T) {
 		cfg.Upkeep.AutoCompaction.Period = 100 * time.Millisecond
 		cfg.Logger = zap.New(core)
 	})
-	compacted := func(rev int64) {
+	compacted := func(rev ids.Revision) {
 		t.Helper()
 		for _, n := range c.nodes {
 			eventually(t, n.name+" has forgotten the revision", func() bool {
-				_, err := n.m.KV.Range(background(t), &pb.RangeRequest{Key: []byte("k"), Revision: rev, Serializable: true})
+				_, err := n.m.KV.Range(background(t), &pb.RangeRequest{Key: []byte("k"), Revision: int64(rev), Serializable: true})
 				return errors.Is(err, mvcc.ErrCompacted)
 			})
 		}

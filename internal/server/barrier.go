@@ -7,6 +7,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 	"quorate/internal/readindex"
 	"quorate/internal/replica"
@@ -69,15 +70,20 @@ func (r *reader) round(ctx context.Context) error {
 // sureToLead confirms leadership with a quorum if this member's ticks have stalled for
 // so long that another member may lead by now.
 func (r *reader) sureToLead(ctx context.Context) error {
-	last := time.Unix(0, r.raftState.lastTick.Load())
-	if r.cfg.Clock.Now().Sub(last) < 3*r.cfg.Tick {
+	if !r.stalled() {
 		return nil
 	}
 	return r.barrier(ctx)
 }
 
+// stalled reports whether the ticks have stalled for that long.
+func (r *reader) stalled() bool {
+	last := time.Unix(0, r.raftState.lastTick.Load())
+	return r.cfg.Clock.Now().Sub(last) >= 3*r.cfg.Tick
+}
+
 func (r *reader) waitApplied(ctx context.Context) error {
-	for target := r.raftState.commit.Load(); r.stored.mach().Applied() < target; {
+	for target := ids.Index(r.raftState.commit.Load()); r.stored.mach().Applied() < target; {
 		if err := r.life.pause(ctx, applyPoll); err != nil {
 			return err
 		}

@@ -9,8 +9,8 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/build"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2member"
-	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/password"
 	"quorate/internal/proposal"
@@ -45,7 +45,7 @@ func (o *opening) build(id identity) error {
 		return err
 	}
 	o.addPeers(id) // which may deliver messages from here on
-	metrics.ServerID.WithLabelValues(membership.FormatID(id.id)).Set(1)
+	metrics.ServerID.WithLabelValues(id.id.String()).Set(1)
 	metrics.ServerQuotaBackendBytes.Set(float64(cfg.QuotaReported))
 	metrics.ServerIsLearner.Set(boolGauge(o.cluster.IsLocalLearner()))
 	return nil
@@ -56,7 +56,7 @@ func (o *opening) buildTransport(id identity) (err error) {
 	peers := cfg.Peers
 	peers.ID, peers.ClusterID, peers.PeerURLs, peers.Version, peers.Logger = id.id, id.cluster, cfg.PeerURLs, build.EtcdVersion, o.lg
 	peers.Host = host{replica: o.replica, cluster: o.cluster, driver: o.driver, installer: o.installer}
-	peers.Name = func(id uint64) string { x, _ := o.cluster.Member(id); return x.Name }
+	peers.Name = func(id ids.Member) string { x, _ := o.cluster.Member(id); return x.Name }
 	peers.DialTimeout = time.Second + cfg.electionTimeout()
 	o.tr, err = transport.New(peers)
 	return err
@@ -133,9 +133,9 @@ func (o *opening) buildCore(mach *apply.Machine) error {
 		ReadLimit: cfg.requestTimeout(), ErrTimeout: errReadTimeout, ErrLost: rpctypes.ErrGRPCTimeoutDueToLeaderFail, ErrChanged: errLeaderChanged,
 		StallAfter: cfg.electionTimeout(), StallLimit: cfg.stallLimit(), HandOver: cfg.electionTimeout()}))
 	st := node.State()
-	r.commit.Store(st.Commit)
-	r.acked.Store(st.Applied)
-	r.term.Store(st.Term)
+	r.commit.Store(uint64(st.Commit))
+	r.acked.Store(uint64(st.Applied))
+	r.term.Store(uint64(st.Term))
 	first := make(chan struct{})
 	r.leaderChange.Store(&first)
 	r.opened = cfg.Clock.Now()
@@ -149,7 +149,7 @@ func (o *opening) buildPipeline(core *replica.Core) {
 	pipe := replica.NewPipeline(replica.Parts{
 		Core: core, Self: r.id, Proposals: r.props, Reads: r.reads, Hub: o.hub, Lessor: o.lessor, Extend: cfg.electionTimeout(),
 		Mark: o.log.Mark().Index, TruncateEvery: cfg.SnapshotCount, Keep: cfg.CatchUpEntries, MaxRunBytes: maxApplyBytes,
-	}, &replica.Door{
+	}, &replica.Env{
 		Core: o.driver.event, Send: o.driver.send, Follow: o.driver.follow,
 		WriteTo: o.log, Home: func() replica.Home { return r.home() }, TruncationDue: o.logw.truncationDue,
 		Exchange: o.installer.exchange, Exchanged: func(err error) { o.installer.exchanged <- err },

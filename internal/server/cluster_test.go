@@ -10,6 +10,8 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+
+	"quorate/internal/ids"
 )
 
 func TestThreeMembers(t *testing.T) {
@@ -19,7 +21,7 @@ func TestThreeMembers(t *testing.T) {
 		watchers = append(watchers, n.watch("k/", 0))
 	}
 	// A write that one member acknowledged can be read on all others.
-	var rev int64
+	var rev ids.Revision
 	for i, n := range c.nodes {
 		key, value := fmt.Sprintf("k/%d", i), fmt.Sprintf("by %s", n.name)
 		n.put(key, value)
@@ -43,7 +45,7 @@ func TestThreeMembers(t *testing.T) {
 	if err != nil || del.Deleted != 1 || string(del.PrevKvs[0].Value) != "by m0" {
 		t.Fatalf("delete: %v, %v", del, err)
 	}
-	rev = del.Header.Revision
+	rev = ids.Revision(del.Header.Revision)
 	want := []string{"PUT k/0", "PUT k/1", "PUT k/2", "PUT k/txn", "DELETE k/txn", "PUT k/txn", "DELETE k/0"}
 	for i, w := range watchers {
 		w.until(rev)
@@ -151,7 +153,7 @@ func TestLeaderStopsUnderLoad(t *testing.T) {
 	eventually(t, "both take writes", func() bool { return onLeader.count() > 50 && onOther.count() > 50 })
 	lead.stop()
 	if id := lead.m.replica.Leader(); id == lead.m.replica.id || id == 0 {
-		t.Errorf("the member stopped knowing %x as the leader: it handed nothing over", id)
+		t.Errorf("the member stopped knowing %s as the leader: it handed nothing over", id)
 	}
 	if next := c.leader(); next == lead {
 		t.Fatal("the stopped member leads")
@@ -175,7 +177,7 @@ func TestLeaderStopsUnderLoad(t *testing.T) {
 
 func TestRestartInAnyOrder(t *testing.T) {
 	c := newCluster(t, 3, func(cfg *Config) { cfg.SnapshotCount, cfg.CatchUpEntries = 50, 20 })
-	rev := int64(0)
+	rev := ids.Revision(0)
 	for i, order := range [][]int{{0, 1, 2}, {2, 0, 1}, {1, 2, 0}} {
 		for j, k := range order {
 			n := c.nodes[k]

@@ -13,11 +13,12 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/mvcc"
 )
 
 // spoil changes a stored value without the member noticing, as a disk or memory error would.
-func spoil(t *testing.T, m *Member, rev int64, value string) {
+func spoil(t *testing.T, m *Member, rev ids.Revision, value string) {
 	t.Helper()
 	key := engine.Key.K(mvcc.AppendRevision(nil, mvcc.Revision{Main: rev}, false))
 	b, err := m.replica.mach().Engine().Get(nil, key)
@@ -100,7 +101,7 @@ func TestInitialCorruptionCheck(t *testing.T) {
 
 	// A member that is behind a compaction cannot be compared; that is no error.
 	end := lead.put("k", "v2")
-	if _, err := lead.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: end}); err != nil {
+	if _, err := lead.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: int64(end)}); err != nil {
 		t.Fatal(err)
 	}
 	m = open()
@@ -197,10 +198,10 @@ func TestPeriodicCorruptionCheck(t *testing.T) {
 }
 
 // compact compacts and waits until all running members have taken its hash.
-func (c *cluster) compact(rev int64) {
+func (c *cluster) compact(rev ids.Revision) {
 	c.t.Helper()
 	for {
-		_, err := c.leader().m.KV.Compact(background(c.t), &pb.CompactionRequest{Revision: rev})
+		_, err := c.leader().m.KV.Compact(background(c.t), &pb.CompactionRequest{Revision: int64(rev)})
 		if err == nil || errors.Is(err, rpctypes.ErrGRPCCompacted) {
 			break
 		}
@@ -253,7 +254,7 @@ func TestCompactHashCheck(t *testing.T) {
 	spoil(t, n.m, third, "x")
 	c.compact(lead.put("last", "v"))
 	lead.m.Integrity.checkCompactHashes(background(t))
-	c.alarms(&pb.AlarmMember{MemberID: n.m.replica.id, Alarm: pb.AlarmType_CORRUPT})
+	c.alarms(&pb.AlarmMember{MemberID: uint64(n.m.replica.id), Alarm: pb.AlarmType_CORRUPT})
 	n.corrupted()
 }
 

@@ -15,6 +15,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/raftlog"
 )
 
@@ -28,9 +29,9 @@ type contents struct {
 }
 
 // contents reads all data; err is a read error.
-func (m *Member) contents(ctx context.Context, past int64) (c contents, err error) {
-	list := func(rev int64) (kvs []string, err error) {
-		res, err := m.KV.Range(ctx, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: rev})
+func (m *Member) contents(ctx context.Context, past ids.Revision) (c contents, err error) {
+	list := func(rev ids.Revision) (kvs []string, err error) {
+		res, err := m.KV.Range(ctx, &pb.RangeRequest{Key: []byte{0}, RangeEnd: []byte{0}, Revision: int64(rev)})
 		if err != nil {
 			return nil, err
 		}
@@ -150,7 +151,7 @@ func TestChangedByteAnywhere(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var past int64
+	var past ids.Revision
 	for i := range 400 {
 		past = n.put(fmt.Sprintf("k/%03d", i%150), strings.Repeat(fmt.Sprint(i), i%40))
 		if i%120 == 60 {
@@ -163,7 +164,7 @@ func TestChangedByteAnywhere(t *testing.T) {
 	if _, err := n.m.KV.DeleteRange(ctx, &pb.DeleteRangeRequest{Key: []byte("k/003"), RangeEnd: []byte("k/009")}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: past - 100, Physical: true}); err != nil {
+	if _, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: int64(past - 100), Physical: true}); err != nil {
 		t.Fatal(err)
 	}
 	flush()
@@ -232,7 +233,7 @@ func TestChangedByteAnywhere(t *testing.T) {
 }
 
 // serve starts a member, reads all data and stops it.
-func serve(cfg Config, past int64) (contents, error) {
+func serve(cfg Config, past ids.Revision) (contents, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	m, err := Open(ctx, cfg)

@@ -72,7 +72,7 @@ func TestDefragmentWaitsForCompactions(t *testing.T) {
 		n.putReq(&pb.PutRequest{Key: []byte("k"), Value: value})
 	}
 	reader := n.m.replica.mach().KV().View()
-	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: n.m.replica.Rev()}); err != nil {
+	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: int64(n.m.replica.Rev())}); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.m.Maintenance.Defragment(background(t)); err != nil {

@@ -13,6 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/digest"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/transport/peerapi"
@@ -34,10 +35,10 @@ type Digests struct {
 	found atomic.Pointer[[]parted] // the members that differ; nil for none
 
 	// Used by the comparing task alone.
-	equal    map[uint64]uint64 // by member: the highest index at which its digest equalled ours
-	suspects []uint64          // of the previous round
-	waited   int               // rounds in which a member that could decide was unreachable or behind
-	v2       []uint64          // members that differ in the v2 API and have been logged
+	equal    map[ids.Member]ids.Index // by member: the highest index at which its digest equalled ours
+	suspects []ids.Member             // of the previous round
+	waited   int                      // rounds in which a member that could decide was unreachable or behind
+	v2       []ids.Member             // members that differ in the v2 API and have been logged
 }
 
 // parted is a member that differs.
@@ -63,7 +64,7 @@ const (
 )
 
 // Tells reports whether a member has reported a digest, and so can use one.
-func (d *Digests) Tells(id uint64) bool {
+func (d *Digests) Tells(id ids.Member) bool {
 	_, ok := d.ours.Load(id)
 	return ok
 }
@@ -85,7 +86,7 @@ func (d *Digests) compare(ctx context.Context) {
 		return
 	}
 	reports := d.ask(ctx, d.equal)
-	now, least, differs, v2 := make(map[uint64]uint64), uint64(0), false, []digest.Suspect(nil)
+	now, least, differs, v2 := make(map[ids.Member]ids.Index), ids.Index(0), false, []digest.Suspect(nil)
 	for _, r := range reports {
 		c := digest.Compare(d.own(d.equal[r.Member]), r)
 		differs = differs || c.State.Found()
@@ -113,7 +114,7 @@ func (d *Digests) compare(ctx context.Context) {
 }
 
 // own returns this member's report.
-func (d *Digests) own(from uint64) digest.Report {
+func (d *Digests) own(from ids.Index) digest.Report {
 	r := d.replica.mach().Digest().Report(from)
 	r.Member = d.replica.id
 	return r
@@ -153,24 +154,24 @@ func (d *Digests) conclude(suspects []parted, complete bool) {
 		if !s.majority {
 			accused = 0 // it is unknown which member is right
 		}
-		fields := []zap.Field{zap.String("leader-id", membership.FormatID(d.replica.id)), zap.String("member-id", membership.FormatID(s.Member)),
-			zap.Uint64("last-equal-index", s.Stretch.Equal), zap.Uint64("first-differing-index", s.Stretch.Differ), zap.Bool("quorum-exist", s.majority)}
+		fields := []zap.Field{zap.Stringer("leader-id", d.replica.id), zap.Stringer("member-id", s.Member),
+			zap.Uint64("last-equal-index", uint64(s.Stretch.Equal)), zap.Uint64("first-differing-index", uint64(s.Stretch.Differ)), zap.Bool("quorum-exist", s.majority)}
 		switch {
 		case !s.majority && 0 < d.waited && d.waited < digestPatience:
 		case !slices.Contains(before, s.Member):
 			d.lg.Warn("a member seems to have written different records for the same entries; comparing once more", fields...)
 		case !d.alarmed(accused):
 			d.lg.Error("a member has written different records for the same entries; raising the CORRUPT alarm",
-				append(fields, zap.String("corrupt-member-id", membership.FormatID(accused)))...)
+				append(fields, zap.Stringer("corrupt-member-id", accused))...)
 			d.Integrity.raiseCorrupt(accused)
 		}
 	}
 }
 
 // alarmed reports whether the alarm about a member is active.
-func (d *Digests) alarmed(id uint64) bool {
+func (d *Digests) alarmed(id ids.Member) bool {
 	return slices.ContainsFunc(d.replica.mach().Alarms(), func(a *pb.AlarmMember) bool {
-		return a.MemberID == id && a.Alarm == pb.AlarmType_CORRUPT
+		return ids.Member(a.MemberID) == id && a.Alarm == pb.AlarmType_CORRUPT
 	})
 }
 
@@ -183,14 +184,14 @@ func (d *Digests) show(suspects []parted, v2 []digest.Suspect) {
 	}
 	d.found.Store(&suspects)
 	for _, s := range suspects {
-		metrics.DigestDiffers.WithLabelValues(membership.FormatID(s.Member), metrics.DifferState).Set(1)
+		metrics.DigestDiffers.WithLabelValues(s.Member.String(), metrics.DifferState).Set(1)
 	}
 	for _, s := range v2 {
-		metrics.DigestDiffers.WithLabelValues(membership.FormatID(s.Member), metrics.DifferV2).Set(1)
+		metrics.DigestDiffers.WithLabelValues(s.Member.String(), metrics.DifferV2).Set(1)
 		if !slices.Contains(d.v2, s.Member) {
 			d.v2 = append(d.v2, s.Member)
 			d.lg.Warn("a member has written different v2 API records for the same entries; replace it unless its snapshot came from a member of etcd 3.6 or later",
-				zap.String("member-id", membership.FormatID(s.Member)), zap.Uint64("last-equal-index", s.Stretch.Equal), zap.Uint64("first-differing-index", s.Stretch.Differ))
+				zap.Stringer("member-id", s.Member), zap.Uint64("last-equal-index", uint64(s.Stretch.Equal)), zap.Uint64("first-differing-index", uint64(s.Stretch.Differ)))
 		}
 	}
 }
@@ -214,7 +215,7 @@ func (d *Digests) forget() {
 }
 
 // ask asks all other members for their digests after the index in from.
-func (d *Digests) ask(ctx context.Context, from map[uint64]uint64) []digest.Report {
+func (d *Digests) ask(ctx context.Context, from map[ids.Member]ids.Index) []digest.Report {
 	ctx, cancel := context.WithTimeout(ctx, digestTimeout)
 	defer cancel()
 	members := d.cluster.Members()

@@ -14,6 +14,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/command"
 	"quorate/internal/digest"
+	"quorate/internal/ids"
 )
 
 // often compares the digests every few milliseconds.
@@ -60,9 +61,9 @@ func founded(t *testing.T, size int, wrong ...int) (*cluster, []*atomic.Uint64) 
 
 // accused waits for the alarm about a member, and for the leader's report of the range in
 // which each of the members differs.
-func (c *cluster) accused(alarm uint64, than string, suspects map[uint64]*atomic.Uint64) {
+func (c *cluster) accused(alarm ids.Member, than string, suspects map[ids.Member]*atomic.Uint64) {
 	c.t.Helper()
-	c.alarms(&pb.AlarmMember{MemberID: alarm, Alarm: pb.AlarmType_CORRUPT})
+	c.alarms(&pb.AlarmMember{MemberID: uint64(alarm), Alarm: pb.AlarmType_CORRUPT})
 	eventually(c.t, "the status of the leader names them", func() bool {
 		st, err := c.leader().m.Maintenance.Status(context.Background())
 		if err != nil {
@@ -88,19 +89,19 @@ func TestDigestNamesTheMember(t *testing.T) {
 	c.alarms()
 	c.nodes[0].put("bad", "v")
 	c.nodes[0].m.KV.Put(background(t), &pb.PutRequest{Key: []byte("k")}, nil)
-	c.accused(n.m.replica.id, "the majority", map[uint64]*atomic.Uint64{n.m.replica.id: at[1]})
+	c.accused(n.m.replica.id, "the majority", map[ids.Member]*atomic.Uint64{n.m.replica.id: at[1]})
 	n.corrupted()
 
 	// While they differ, the alarm comes back, also after restarts of the member; once they are
 	// equal again, it does not.
 	clear := func() {
-		c.nodes[0].alarm(&pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: n.m.replica.id, Alarm: pb.AlarmType_CORRUPT})
+		c.nodes[0].alarm(&pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: uint64(n.m.replica.id), Alarm: pb.AlarmType_CORRUPT})
 	}
 	n.stop()
 	c.nodes[0].putOrCorrupt(clear)
 	n.mustStart()
 	n.ready()
-	c.alarms(&pb.AlarmMember{MemberID: n.m.replica.id, Alarm: pb.AlarmType_CORRUPT})
+	c.alarms(&pb.AlarmMember{MemberID: uint64(n.m.replica.id), Alarm: pb.AlarmType_CORRUPT})
 	if _, err := c.nodes[0].m.Members.MemberRemove(AsRoot(background(t)), n.m.replica.id); err != nil {
 		t.Fatal(err)
 	}
@@ -132,7 +133,7 @@ func TestDigestOfTwoHalves(t *testing.T) {
 	if other == lead {
 		other = c.nodes[1]
 	}
-	c.accused(0, "the leader", map[uint64]*atomic.Uint64{other.m.replica.id: at[1]})
+	c.accused(0, "the leader", map[ids.Member]*atomic.Uint64{other.m.replica.id: at[1]})
 }
 
 // A wrong leader accuses itself.
@@ -148,7 +149,7 @@ func TestDigestNamesTheLeader(t *testing.T) {
 		return c.leader() == bad
 	})
 	bad.put("bad", "v")
-	c.accused(bad.m.replica.id, "the majority", map[uint64]*atomic.Uint64{bad.m.replica.id: at[2]})
+	c.accused(bad.m.replica.id, "the majority", map[ids.Member]*atomic.Uint64{bad.m.replica.id: at[2]})
 }
 
 // Members that report no digest are left out.

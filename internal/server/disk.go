@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
-	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
 )
@@ -74,7 +73,7 @@ func (d *disks) diskFailed(err error) {
 	go func() {
 		if d.raftState.lead.Load() != raft.None && d.raftState.isLeader() {
 			d.lg.Error("disk failure: transferring leadership before this member exits",
-				zap.String("local-member-id", membership.FormatID(d.raftState.id)), zap.Error(err))
+				zap.Stringer("local-member-id", d.raftState.id), zap.Error(err))
 			d.handOver()
 		}
 		d.life.fail(err)

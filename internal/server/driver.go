@@ -14,6 +14,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/crash"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -91,19 +92,19 @@ func (d *driver) step(in replica.Input) {
 	if lost := d.pipe.Step(d.cfg.Clock.Now(), in); lost != nil {
 		d.halted = true // no further vote or acknowledgement
 		d.replica.fail(fmt.Errorf("%w; remove this member from the cluster (etcdctl member remove %s), and add it again with an empty --data-dir",
-			lost, membership.FormatID(d.replica.id)))
+			lost, d.replica.id))
 	}
 }
 
 // send sends messages to peers.
 func (d *driver) send(msgs []*raftpb.Message) {
-	d.tr.Send(d.modernise(d.sender.completeSnapshots(msgs)))
+	d.tr.Send(d.translateV2(d.sender.completeSnapshots(msgs)))
 }
 
-// receive checks a message of a peer and queues it for the core. It drops the message if
-// the queue is full; raft sends again what is still needed.
+// receive checks a message of a peer and queues it for the core, which received drives. It
+// drops the message if the queue is full; raft sends again what is still needed.
 func (d *driver) receive(msg *raftpb.Message) error {
-	if d.cluster.IsRemoved(msg.GetFrom()) {
+	if d.cluster.IsRemoved(ids.Member(msg.GetFrom())) {
 		return ErrRemoved
 	}
 	if err := raftnode.Check(msg, d.replica.id); err != nil {
@@ -112,12 +113,19 @@ func (d *driver) receive(msg *raftpb.Message) error {
 	if !d.in.Receive(msg) {
 		return errInboxFull
 	}
-	d.drive()
 	return nil
 }
 
+// received takes a step with what receive has queued. Proposals that other members have
+// passed on wait for a log write in flight, as those of this member do.
+func (d *driver) received(proposals bool) {
+	if !proposals || !d.logBusy.Load() {
+		d.drive()
+	}
+}
+
 // snapshotSent reports the outcome of sending a snapshot to raft.
-func (d *driver) snapshotSent(to uint64, ok bool) {
+func (d *driver) snapshotSent(to ids.Member, ok bool) {
 	d.event(func(in *replica.Input) { in.Snapshots = append(in.Snapshots, replica.SnapshotReport{To: to, OK: ok}) })
 }
 
@@ -167,24 +175,24 @@ func (d *driver) follow(in replica.Input, eff replica.Effects) {
 		d.reportStall(eff.Stall, in.LogStall)
 	}
 	st := eff.State
-	d.replica.term.Store(st.Term)
-	d.replica.acked.Store(st.Applied)
-	if st.Commit > d.replica.commit.Load() {
-		d.replica.commit.Store(st.Commit)
+	d.replica.term.Store(uint64(st.Term))
+	d.replica.acked.Store(uint64(st.Applied))
+	if st.Commit > ids.Index(d.replica.commit.Load()) {
+		d.replica.commit.Store(uint64(st.Commit))
 		metrics.ServerProposalsCommittedTotal.Set(float64(st.Commit))
 	}
-	old := d.replica.lead.Swap(st.Lead)
+	old := ids.Member(d.replica.lead.Swap(uint64(st.Lead)))
 	if old == st.Lead {
 		return
 	}
-	if st.Lead == raft.None || old == d.replica.id {
+	if st.Lead == ids.NoMember || old == d.replica.id {
 		d.replica.leadLost.Store(d.cfg.Clock.Now().UnixNano())
 	}
-	if st.Lead != raft.None {
+	if st.Lead != ids.NoMember {
 		d.replica.led.Store(&leadership{st.Lead, d.cfg.Clock.Now()})
 		metrics.ServerLeaderChangesSeenTotal.Inc()
 	}
-	metrics.ServerHasLeader.Set(boolGauge(st.Lead != raft.None))
+	metrics.ServerHasLeader.Set(boolGauge(st.Lead != ids.NoMember))
 	metrics.ServerIsLeader.Set(boolGauge(st.Lead == d.replica.id))
 	d.lg.Named("raft").Info(leaderLine(d.replica.id, old, st.Lead, st.Term))
 	next := make(chan struct{})
@@ -193,16 +201,16 @@ func (d *driver) follow(in replica.Input, eff replica.Effects) {
 
 var errTransferTimeout = errors.New("etcdserver: request timed out, leader transfer took too long")
 
-func (d *driver) transfer(ctx context.Context, target uint64) error {
+func (d *driver) transfer(ctx context.Context, target ids.Member) error {
 	start, old := d.cfg.Clock.Now(), d.replica.id
-	d.lg.Info("leadership transfer starting", d.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(d.replica.id)),
-		zap.String("transferee-member-id", membership.FormatID(target)))
+	d.lg.Info("leadership transfer starting", d.replica.localID(), zap.Stringer("current-leader-member-id", d.replica.id),
+		zap.Stringer("transferee-member-id", target))
 	d.event(func(in *replica.Input) { in.TransferTo = target })
 	for {
 		changed := *d.replica.leaderChange.Load()
 		if d.replica.Leader() == target {
-			d.lg.Info("leadership transfer finished", d.replica.localID(), zap.String("old-leader-member-id", membership.FormatID(old)),
-				zap.String("new-leader-member-id", membership.FormatID(target)), zap.Duration("took", d.cfg.Clock.Now().Sub(start)))
+			d.lg.Info("leadership transfer finished", d.replica.localID(), zap.Stringer("old-leader-member-id", old),
+				zap.Stringer("new-leader-member-id", target), zap.Duration("took", d.cfg.Clock.Now().Sub(start)))
 			return nil
 		}
 		select {
@@ -237,14 +245,14 @@ func (d *driver) raftStatus(ctx context.Context) (st raft.Status, ok bool) {
 }
 
 // progress returns the match indexes if this member leads, nil otherwise.
-func (d *driver) progress(ctx context.Context) map[uint64]uint64 {
+func (d *driver) progress(ctx context.Context) map[ids.Member]uint64 {
 	st, ok := d.raftStatus(ctx)
 	if !ok || st.RaftState != raft.StateLeader {
 		return nil
 	}
-	match := make(map[uint64]uint64, len(st.Progress))
+	match := make(map[ids.Member]uint64, len(st.Progress))
 	for id, pr := range st.Progress {
-		match[id] = pr.Match
+		match[ids.Member(id)] = pr.Match
 	}
 	return match
 }

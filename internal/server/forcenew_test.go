@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 )
@@ -58,7 +59,7 @@ func TestForceNewCluster(t *testing.T) {
 	check(last)
 	put(last, "k/alone", "after")
 	if last.m.replica.id != id || last.m.ClusterID() != clusterID {
-		t.Errorf("member %x of cluster %x, want %x of %x", last.m.replica.id, last.m.ClusterID(), id, clusterID)
+		t.Errorf("member %s of cluster %s, want %s of %s", last.m.replica.id, last.m.ClusterID(), id, clusterID)
 	}
 	if ms := last.m.cluster.Members(); len(ms) != 1 || ms[0].ID != id {
 		t.Errorf("members %v", ms)
@@ -251,7 +252,7 @@ func TestForceNewClusterOfLearner(t *testing.T) {
 	if got := n.get("k"); got != "v" {
 		t.Errorf("k is %q", got)
 	}
-	if x, _ := n.m.cluster.Member(added.ID); x.IsLearner || n.m.IsLearner() {
+	if x, _ := n.m.cluster.Member(ids.Member(added.ID)); x.IsLearner || n.m.IsLearner() {
 		t.Errorf("still a learner: %v", x)
 	}
 	n.put("k", "w")

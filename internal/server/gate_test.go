@@ -12,6 +12,7 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/proposal"
 	"quorate/internal/raftnode"
@@ -78,7 +79,7 @@ func TestRemoveBoth(t *testing.T) {
 		t.Errorf("removals of two members at once: %v", errs)
 	}
 	if ids := lead.m.cluster.MemberIDs(); len(ids) != 1 || ids[0] != lead.m.replica.id || lead.m.replica.Err() != nil {
-		t.Errorf("members %x, the last one ended with %v", ids, lead.m.replica.Err())
+		t.Errorf("members %s, the last one ended with %v", ids, lead.m.replica.Err())
 	}
 	lead.put("k", "v")
 }
@@ -94,7 +95,7 @@ func TestLastVoterStays(t *testing.T) {
 		t.Errorf("removal of the only member: %v", err)
 	}
 	if got := logs.FilterMessage("rejecting member remove request; not enough healthy members").All(); len(got) == 0 ||
-		got[0].ContextMap()["requested-member-remove-id"] != membership.FormatID(n.m.replica.id) {
+		got[0].ContextMap()["requested-member-remove-id"] != n.m.replica.id.String() {
 		t.Errorf("logged %v", logs.All())
 	}
 	// Bypasses all checks before the proposal: the entry is in the log.
@@ -197,14 +198,14 @@ func TestPromotionBesideOthers(t *testing.T) {
 			}
 			eventually(t, "the learner is in sync", func() bool {
 				match := lead.m.Members.driver.progress(background(t))
-				return match != nil && membership.LearnerInSync(match[lead.m.replica.id], match[added.ID])
+				return match != nil && membership.LearnerInSync(ids.Index(match[lead.m.replica.id]), ids.Index(match[ids.Member(added.ID)]))
 			})
-			promote := func() error { _, err := lead.m.Members.MemberPromote(background(t), added.ID); return err }
+			promote := func() error { _, err := lead.m.Members.MemberPromote(background(t), ids.Member(added.ID)); return err }
 			add := func() error {
 				_, _, err := lead.m.Members.MemberAdd(background(t), []string{"http://x:1"}, false)
 				return err
 			}
-			remove := func() error { _, err := lead.m.Members.MemberRemove(background(t), added.ID); return err }
+			remove := func() error { _, err := lead.m.Members.MemberRemove(background(t), ids.Member(added.ID)); return err }
 			var errs []error
 			var want error
 			switch first {

@@ -22,6 +22,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/auth"
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 	"quorate/internal/transport"
@@ -71,7 +72,7 @@ type node struct {
 	handler  atomic.Pointer[http.Handler]
 	srv      *http.Server
 	mu       sync.Mutex
-	conns    map[net.Conn]uint64 // by the member that dialed
+	conns    map[net.Conn]ids.Member // by the member that dialed
 	cluster  *cluster
 	existing bool
 	patience time.Duration // JoinPatience
@@ -87,7 +88,7 @@ type cluster struct {
 	tune  func(*Config)
 	// The digest applied at each index, by the first member that applied it.
 	appliedMu sync.Mutex
-	applied   map[uint64]uint64
+	applied   map[ids.Index]uint64
 	opened    func(*Member) // called before a member starts, if set
 	diverges  bool          // a member deliberately writes different records
 }
@@ -105,10 +106,10 @@ func (c *cluster) noteApplied(name string, e *apply.Entry) {
 	digest := e.Digest()
 	c.appliedMu.Lock()
 	defer c.appliedMu.Unlock()
-	if first, ok := c.applied[e.GetIndex()]; ok && first != digest {
+	if first, ok := c.applied[ids.Index(e.GetIndex())]; ok && first != digest {
 		c.t.Errorf("%s applies something else at index %d than another member did (term %d, of a client of its own: %v)", name, e.GetIndex(), e.GetTerm(), e.Local)
 	} else if !ok {
-		c.applied[e.GetIndex()] = digest
+		c.applied[ids.Index(e.GetIndex())] = digest
 	}
 }
 
@@ -119,7 +120,7 @@ func (c *cluster) newNode(name string) *node {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	n := &node{t: c.t, name: name, url: "http://" + l.Addr().String(), fs: vfs.NewCrashableMem(), conns: map[net.Conn]uint64{}, cluster: c}
+	n := &node{t: c.t, name: name, url: "http://" + l.Addr().String(), fs: vfs.NewCrashableMem(), conns: map[net.Conn]ids.Member{}, cluster: c}
 	n.srv = transport.HTTPServer(http.HandlerFunc(n.serve), zap.NewNop())
 	n.srv.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 		return context.WithValue(ctx, connKey{}, conn)
@@ -133,7 +134,7 @@ func (c *cluster) newNode(name string) *node {
 
 // serve serves a request unless one of its ends is cut off or down.
 func (n *node) serve(w http.ResponseWriter, r *http.Request) {
-	from, _ := membership.ParseID(r.Header.Get("X-Server-From"))
+	from, _ := ids.ParseMember(r.Header.Get("X-Server-From"))
 	conn := r.Context().Value(connKey{}).(net.Conn)
 	n.mu.Lock()
 	n.conns[conn] = from
@@ -145,7 +146,7 @@ func (n *node) serve(w http.ResponseWriter, r *http.Request) {
 	(*h).ServeHTTP(w, r)
 }
 
-func (c *cluster) isCut(id uint64) bool {
+func (c *cluster) isCut(id ids.Member) bool {
 	_, cut := c.cuts.Load(id)
 	return cut
 }
@@ -266,7 +267,7 @@ func newCluster(t *testing.T, size int, tune func(*Config)) *cluster {
 // prepareCluster creates the nodes of a new cluster; launch founds it on them.
 func prepareCluster(t *testing.T, size int, tune func(*Config)) *cluster {
 	t.Helper()
-	c := &cluster{t: t, clk: &skewed{}, tune: tune, applied: map[uint64]uint64{}}
+	c := &cluster{t: t, clk: &skewed{}, tune: tune, applied: map[ids.Index]uint64{}}
 	var initial []membership.InitialMember
 	for i := range size {
 		n := c.newNode(fmt.Sprintf("m%d", i))
@@ -311,7 +312,7 @@ func (c *cluster) leader() *node {
 	var lead *node
 	eventually(c.t, "all members know the leader", func() bool {
 		lead = nil
-		var id uint64
+		var id ids.Member
 		for _, n := range c.nodes {
 			if n.m == nil || n.handler.Load() == nil || n.cut.Load() {
 				continue
@@ -361,17 +362,17 @@ func retried(err error) bool {
 	return false
 }
 
-func (n *node) put(key, value string) int64 {
+func (n *node) put(key, value string) ids.Revision {
 	n.t.Helper()
 	return n.putReq(&pb.PutRequest{Key: []byte(key), Value: []byte(value)})
 }
 
-func (n *node) putReq(r *pb.PutRequest) int64 {
+func (n *node) putReq(r *pb.PutRequest) ids.Revision {
 	n.t.Helper()
 	for {
 		resp, err := n.m.KV.Put(background(n.t), r, nil)
 		if err == nil {
-			return resp.Header.Revision
+			return ids.Revision(resp.Header.Revision)
 		}
 		if !retried(err) {
 			n.t.Fatalf("put %s on %s: %v", r.Key, n.name, err)
@@ -415,7 +416,7 @@ func decodeKV(t *testing.T, b []byte) *mvccpb.KeyValue {
 func (c *cluster) sameHash() {
 	c.t.Helper()
 	lead := c.leader()
-	rev, commit := lead.rangeOf(&pb.RangeRequest{Key: []byte("a")}).Revision, lead.m.replica.commit.Load()
+	rev, commit := lead.rangeOf(&pb.RangeRequest{Key: []byte("a")}).Revision, ids.Index(lead.m.replica.commit.Load())
 	var want mvcc.HashResult
 	for i, n := range c.nodes {
 		if n.handler.Load() == nil {
@@ -473,9 +474,9 @@ func (w *watcher) next() *pb.WatchResponse {
 }
 
 // until collects events up to the one of revision rev.
-func (w *watcher) until(rev int64) {
+func (w *watcher) until(rev ids.Revision) {
 	w.t.Helper()
-	for len(w.events) == 0 || w.events[len(w.events)-1].Kv.ModRevision < rev {
+	for len(w.events) == 0 || ids.Revision(w.events[len(w.events)-1].Kv.ModRevision) < rev {
 		w.events = append(w.events, w.next().Events...)
 	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftnode"
 	"quorate/internal/transport"
@@ -31,7 +32,9 @@ var _ transport.Host = host{}
 
 func (h host) Process(msg *raftpb.Message) error { return h.driver.receive(msg) }
 
-func (h host) ReportUnreachable(id uint64) {
+func (h host) Step(proposals bool) { h.driver.received(proposals) }
+
+func (h host) ReportUnreachable(id ids.Member) {
 	h.driver.in.Unreachable(id)
 	h.driver.drive()
 }
@@ -41,9 +44,9 @@ func (h host) Returned(msg *raftpb.Message) {
 	h.driver.drive()
 }
 
-func (h host) ReportSnapshot(id uint64, ok bool) { h.driver.snapshotSent(id, ok) }
+func (h host) ReportSnapshot(id ids.Member, ok bool) { h.driver.snapshotSent(id, ok) }
 
-func (h host) IsRemoved(id uint64) bool { return h.cluster.IsRemoved(id) }
+func (h host) IsRemoved(id ids.Member) bool { return h.cluster.IsRemoved(id) }
 
 func (h host) SelfRemoved(error) { h.replica.fail(ErrRemoved) }
 

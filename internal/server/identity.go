@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/transport"
@@ -24,9 +25,10 @@ const (
 
 // identity is the ids of a member, and what they were derived from.
 type identity struct {
-	id, cluster uint64
-	remotes     []membership.Member // of a running cluster that is being joined
-	entries     []*raftpb.Entry     // first entries of a new cluster
+	id      ids.Member
+	cluster ids.Cluster
+	remotes []membership.Member // of a running cluster that is being joined
+	entries []*raftpb.Entry     // first entries of a new cluster
 }
 
 // warnOtherCluster warns if the flags describe a different cluster than the data
@@ -39,8 +41,8 @@ func (o *opening) warnOtherCluster(md raftlog.Metadata) {
 	_, cluster, err := membership.Founders(o.cfg.Initial, o.cfg.InitialToken)
 	if err == nil && cluster != md.ClusterID {
 		o.lg.Warn("--initial-cluster and --initial-cluster-token are ignored: the data directory belongs to a member already",
-			zap.String("data-dir", o.cfg.DataDir), zap.String("member-id", membership.FormatID(md.NodeID)),
-			zap.String("cluster-id", membership.FormatID(md.ClusterID)), zap.String("cluster-id-of-the-flags", membership.FormatID(cluster)))
+			zap.String("data-dir", o.cfg.DataDir), zap.Stringer("member-id", md.NodeID),
+			zap.Stringer("cluster-id", md.ClusterID), zap.Stringer("cluster-id-of-the-flags", cluster))
 	}
 }
 
@@ -50,7 +52,7 @@ func (o *opening) warnOtherName() {
 	x, ok := o.cluster.Member(o.replica.id)
 	if ok && x.Name != "" && x.Name != o.cfg.Name {
 		o.lg.Warn("the data directory is that of a member with another name, which gets the name of --name; check --data-dir and --name",
-			zap.String("data-dir", o.cfg.DataDir), zap.String("member-id", membership.FormatID(o.replica.id)), zap.String("name-in-the-directory", x.Name), zap.String("name", o.cfg.Name))
+			zap.String("data-dir", o.cfg.DataDir), zap.Stringer("member-id", o.replica.id), zap.String("name-in-the-directory", x.Name), zap.String("name", o.cfg.Name))
 	}
 }
 
@@ -96,11 +98,11 @@ func (o *opening) found(ctx context.Context) (identity, error) {
 // bootstrappedAlready rejects a start without data as a member that has run before. It may
 // have acknowledged entries and voted, so without its data it could help elect a leader
 // that lacks acknowledged entries.
-func (o *opening) bootstrappedAlready(id uint64) error {
+func (o *opening) bootstrappedAlready(id ids.Member) error {
 	return fmt.Errorf("member %s has already been bootstrapped: there is no data of it in %s, and its cluster knows it. "+
 		"Start it with the --data-dir and --wal-dir that it had; if they are lost, remove the member ('etcdctl member remove %[1]s'), "+
 		"add it again ('etcdctl member add') and start it with --initial-cluster-state=existing and an empty --data-dir",
-		membership.FormatID(id), o.cfg.DataDir)
+		id, o.cfg.DataDir)
 }
 
 // join asks the running cluster who this member is. The answer may come from a member that

@@ -11,6 +11,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/replica"
@@ -42,9 +43,9 @@ func (s *installer) install() bool {
 	index := meta.GetIndex()
 	metrics.ServerSnapshotApplyInProgressTotal.Set(1)
 	defer metrics.ServerSnapshotApplyInProgressTotal.Set(0)
-	before := zap.Uint64("current-snapshot-index", s.logw.work.Mark())
+	before := zap.Uint64("current-snapshot-index", uint64(s.logw.work.Mark()))
 	say := func(line string) {
-		s.lg.Info(line, before, zap.Uint64("current-applied-index", s.replica.mach().Applied()),
+		s.lg.Info(line, before, zap.Uint64("current-applied-index", uint64(s.replica.mach().Applied())),
 			zap.Uint64("incoming-leader-snapshot-index", index), zap.Uint64("incoming-leader-snapshot-term", meta.GetTerm()))
 	}
 	say("applying snapshot")
@@ -95,7 +96,7 @@ func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 		dir string
 	)
 	err := s.replica.patiently(s.replica.rootCtx, "installing a snapshot", s.replica.layout().Member(), func() (err error) {
-		eng, dir, err = s.replica.home().Exchange(meta.GetIndex())
+		eng, dir, err = s.replica.home().Exchange(ids.Index(meta.GetIndex()))
 		return err
 	})
 	if err != nil {
@@ -116,7 +117,7 @@ func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 	}
 	s.driver.pipe.Settler.Restored(apply.History{KV: mach.KV()}, mach.Applied())
 	s.syncPeers()
-	retire := func() { s.retire(old, oldDir, meta.GetIndex()) }
+	retire := func() { s.retire(old, oldDir, ids.Index(meta.GetIndex())) }
 	if !s.replica.background(retire) {
 		retire() // the member shuts down, and waits for no one else
 	}
@@ -124,7 +125,7 @@ func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 }
 
 // retire closes a replaced store after its last reader is done.
-func (s *installer) retire(old *apply.Machine, dir string, index uint64) {
+func (s *installer) retire(old *apply.Machine, dir string, index ids.Index) {
 	old.Close()
 	for old.KV().OpenViews() > 0 {
 		if s.replica.pause(s.replica.rootCtx, viewsPoll) != nil {

@@ -13,13 +13,14 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"quorate/internal/datadir"
+	"quorate/internal/ids"
 )
 
 func smallLog(cfg *Config) { cfg.SnapshotCount, cfg.CatchUpEntries = 50, 20 }
 
 // fallBehind writes until the log of every other member starts after the entries that n has
 // applied, so that n needs a snapshot.
-func (c *cluster) fallBehind(n *node, prefix string) (rev int64) {
+func (c *cluster) fallBehind(n *node, prefix string) (rev ids.Revision) {
 	c.t.Helper()
 	applied := n.m.replica.mach().Applied()
 	i := 0
@@ -31,7 +32,7 @@ func (c *cluster) fallBehind(n *node, prefix string) (rev int64) {
 			}
 			if first, err := x.m.log.FirstIndex(); err != nil {
 				c.t.Fatal(err)
-			} else if first > applied+1 {
+			} else if ids.Index(first) > applied+1 {
 				behind++
 			}
 		}
@@ -46,7 +47,7 @@ func (c *cluster) fallBehind(n *node, prefix string) (rev int64) {
 	return rev
 }
 
-func (n *node) installed() uint64 {
+func (n *node) installed() ids.Index {
 	if !strings.HasPrefix(n.fs.PathBase(n.m.currentStoreName(n.t)), datadir.StorePrefix) {
 		return 0
 	}
@@ -78,11 +79,11 @@ func (n *node) stores() (out []string) {
 
 // checkGapFree checks that a watcher has seen each revision in (from, to] of a
 // prefix under which every revision wrote one key.
-func checkGapFree(t *testing.T, events []*mvccpb.Event, from, to int64) {
+func checkGapFree(t *testing.T, events []*mvccpb.Event, from, to ids.Revision) {
 	t.Helper()
 	next := from + 1
 	for _, e := range events {
-		if e.Kv.ModRevision != next {
+		if ids.Revision(e.Kv.ModRevision) != next {
 			t.Fatalf("event of revision %d, want %d", e.Kv.ModRevision, next)
 		}
 		next++
@@ -241,7 +242,7 @@ func TestCrashBetweenExchangeAndReset(t *testing.T) {
 		t.Fatalf("open after the crash: %v", err)
 	}
 	applied := m.replica.mach().Applied()
-	if last, _ := m.log.LastIndex(); last != applied {
+	if last, _ := m.log.LastIndex(); ids.Index(last) != applied {
 		t.Errorf("the log ends at %d, the store at %d", last, applied)
 	}
 	if m.log.Mark().Index != applied {
@@ -302,7 +303,7 @@ func TestLogTruncation(t *testing.T) {
 			n.put(fmt.Sprintf("k/%d", total), "v")
 			total++
 		}
-		if f, _ := n.m.log.FirstIndex(); f > n.m.replica.mach().Applied()-20+1 {
+		if f, _ := n.m.log.FirstIndex(); ids.Index(f) > n.m.replica.mach().Applied()-20+1 {
 			t.Fatalf("log begins at %d with %d applied: nothing is left for slow followers", f, n.m.replica.mach().Applied())
 		}
 		if round%2 == 0 {

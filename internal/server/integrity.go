@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 	"quorate/internal/transport/peerapi"
@@ -36,7 +37,7 @@ type Integrity struct {
 
 	// compactionChecked is the newest compaction with the same hash on all members;
 	// used by watchCompactHashes alone.
-	compactionChecked int64
+	compactionChecked ids.Revision
 }
 
 // Members that applied the same entries hold the same records. These checks compare hashes
@@ -53,11 +54,11 @@ type peerHash struct {
 }
 
 func (p *peerHash) id() zap.Field {
-	return zap.String("remote-peer-id", membership.FormatID(p.member.ID))
+	return zap.Stringer("remote-peer-id", p.member.ID)
 }
 
 // peerHashes asks all other members for their hash at a revision.
-func (i *Integrity) peerHashes(ctx context.Context, rev int64) []peerHash {
+func (i *Integrity) peerHashes(ctx context.Context, rev ids.Revision) []peerHash {
 	var all []peerHash
 	for _, x := range i.cluster.Members() {
 		if x.ID == i.replica.id || len(x.PeerURLs) == 0 {
@@ -69,7 +70,7 @@ func (i *Integrity) peerHashes(ctx context.Context, rev int64) []peerHash {
 			if p.err == nil {
 				break
 			}
-			i.lg.Warn("failed hash kv request", i.replica.localID(), zap.Int64("requested-revision", rev),
+			i.lg.Warn("failed hash kv request", i.replica.localID(), zap.Int64("requested-revision", int64(rev)),
 				zap.String("remote-peer-endpoint", u), zap.Error(p.err))
 		}
 		all = append(all, p)
@@ -79,7 +80,7 @@ func (i *Integrity) peerHashes(ctx context.Context, rev int64) []peerHash {
 
 // peerHash asks one URL. The errors that carry information are those of rpctypes for a
 // compacted revision, a future revision, and another cluster.
-func (i *Integrity) peerHash(ctx context.Context, url string, rev int64) (mvcc.HashResult, error) {
+func (i *Integrity) peerHash(ctx context.Context, url string, rev ids.Revision) (mvcc.HashResult, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.requestTimeout())
 	defer cancel()
 	h, err := i.peers.HashKV(ctx, url, i.cluster.ID(), rev)
@@ -101,10 +102,10 @@ func (i *Integrity) CheckInitial(ctx context.Context) error {
 	i.lg.Info("starting initial corruption check", i.replica.localID(), zap.Duration("timeout", i.cfg.requestTimeout()))
 	own, err := i.replica.kv().HashKV(ctx, 0)
 	if err != nil {
-		return fmt.Errorf("%s failed to fetch hash (%w)", membership.FormatID(i.replica.id), err)
+		return fmt.Errorf("%s failed to fetch hash (%w)", i.replica.id, err)
 	}
-	fields := []zap.Field{i.replica.localID(), zap.Int64("local-member-revision", own.HashRev),
-		zap.Int64("local-member-compact-revision", own.CompactRev), zap.Uint32("local-member-hash", own.Hash)}
+	fields := []zap.Field{i.replica.localID(), zap.Int64("local-member-revision", int64(own.HashRev)),
+		zap.Int64("local-member-compact-revision", int64(own.CompactRev)), zap.Uint32("local-member-hash", own.Hash)}
 	mismatch := false
 	for _, p := range i.peerHashes(ctx, own.HashRev) {
 		about := append(slices.Clone(fields), p.id(), zap.Strings("remote-peer-endpoints", p.member.PeerURLs))
@@ -117,8 +118,8 @@ func (i *Integrity) CheckInitial(ctx context.Context) error {
 			i.lg.Warn("cluster ID mismatch", append(about, zap.Error(p.err))...)
 		case p.err != nil || p.hash.Hash == own.Hash:
 		default:
-			about = append(about, zap.Int64("remote-peer-revision", p.hash.CurrentRev),
-				zap.Int64("remote-peer-compact-revision", p.hash.CompactRev), zap.Uint32("remote-peer-hash", p.hash.Hash))
+			about = append(about, zap.Int64("remote-peer-revision", int64(p.hash.CurrentRev)),
+				zap.Int64("remote-peer-compact-revision", int64(p.hash.CompactRev)), zap.Uint32("remote-peer-hash", p.hash.Hash))
 			if p.hash.CompactRev != own.CompactRev {
 				i.lg.Warn("found different compact revision values from remote peer", about...)
 				continue
@@ -128,7 +129,7 @@ func (i *Integrity) CheckInitial(ctx context.Context) error {
 		}
 	}
 	if mismatch {
-		return fmt.Errorf("%s found data inconsistency with peers", membership.FormatID(i.replica.id))
+		return fmt.Errorf("%s found data inconsistency with peers", i.replica.id)
 	}
 	i.lg.Info("initial corruption checking passed; no corruption", i.replica.localID())
 	return nil
@@ -160,11 +161,11 @@ func (i *Integrity) checkHashes(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var corrupt []uint64
+	var corrupt []ids.Member
 	if again.Hash != own.Hash && again.HashRev == own.HashRev && again.CompactRev == own.CompactRev {
 		i.lg.Warn("found hash mismatch",
-			zap.Int64("revision-1", own.HashRev), zap.Int64("compact-revision-1", own.CompactRev), zap.Uint32("hash-1", own.Hash),
-			zap.Int64("revision-2", again.HashRev), zap.Int64("compact-revision-2", again.CompactRev), zap.Uint32("hash-2", again.Hash))
+			zap.Int64("revision-1", int64(own.HashRev)), zap.Int64("compact-revision-1", int64(own.CompactRev)), zap.Uint32("hash-1", own.Hash),
+			zap.Int64("revision-2", int64(again.HashRev)), zap.Int64("compact-revision-2", int64(again.CompactRev)), zap.Uint32("hash-2", again.Hash))
 		corrupt = append(corrupt, i.replica.id)
 	}
 	checked := 0
@@ -173,22 +174,22 @@ func (i *Integrity) checkHashes(ctx context.Context) error {
 			continue
 		}
 		checked++
-		follower := zap.String("follower-peer-id", membership.FormatID(p.member.ID))
+		follower := zap.Stringer("follower-peer-id", p.member.ID)
 		bad := false
 		if p.hash.CurrentRev > again.CurrentRev {
 			i.lg.Warn("revision from follower must be less than or equal to leader's",
-				zap.Int64("leader-revision", again.CurrentRev), zap.Int64("follower-revision", p.hash.CurrentRev), follower)
+				zap.Int64("leader-revision", int64(again.CurrentRev)), zap.Int64("follower-revision", int64(p.hash.CurrentRev)), follower)
 			bad = true
 		}
 		if p.hash.CompactRev > again.CompactRev {
 			i.lg.Warn("compact revision from follower must be less than or equal to leader's",
-				zap.Int64("leader-compact-revision", again.CompactRev), zap.Int64("follower-compact-revision", p.hash.CompactRev), follower)
+				zap.Int64("leader-compact-revision", int64(again.CompactRev)), zap.Int64("follower-compact-revision", int64(p.hash.CompactRev)), follower)
 			bad = true
 		}
 		if p.hash.CompactRev == own.CompactRev && p.hash.Hash != own.Hash {
 			i.lg.Warn("same compact revision then hashes must match",
-				zap.Int64("leader-compact-revision", again.CompactRev), zap.Uint32("leader-hash", own.Hash),
-				zap.Int64("follower-compact-revision", p.hash.CompactRev), zap.Uint32("follower-hash", p.hash.Hash), follower)
+				zap.Int64("leader-compact-revision", int64(again.CompactRev)), zap.Uint32("leader-hash", own.Hash),
+				zap.Int64("follower-compact-revision", int64(p.hash.CompactRev)), zap.Uint32("follower-hash", p.hash.Hash), follower)
 			bad = true
 		}
 		if bad {
@@ -241,11 +242,11 @@ func (i *Integrity) compareCompaction(own mvcc.HashResult, peers []peerHash) boo
 			checked++
 			continue
 		}
-		i.lg.Warn("Skipped peer's hash", zap.Int("number-of-peers", len(peers)), zap.String("leader-id", membership.FormatID(i.replica.id)),
-			zap.String("peer-id", membership.FormatID(p.member.ID)), zap.String("reason", reason))
+		i.lg.Warn("Skipped peer's hash", zap.Int("number-of-peers", len(peers)), zap.Stringer("leader-id", i.replica.id),
+			zap.Stringer("peer-id", p.member.ID), zap.String("reason", reason))
 	}
 	if len(groups) == 1 {
-		fields := []zap.Field{zap.Int("number-of-peers-checked", checked), zap.Int64("revision", own.HashRev), zap.Int64("compactRevision", own.CompactRev)}
+		fields := []zap.Field{zap.Int("number-of-peers-checked", checked), zap.Int64("revision", int64(own.HashRev)), zap.Int64("compactRevision", int64(own.CompactRev))}
 		if checked < len(peers) {
 			i.lg.Warn("skipped revision in compaction hash check; was not able to check all peers",
 				append(fields, zap.Int("number-of-peers", len(peers)))...)
@@ -255,8 +256,8 @@ func (i *Integrity) compareCompaction(own mvcc.HashResult, peers []peerHash) boo
 		i.compactionChecked = max(i.compactionChecked, own.HashRev)
 		return true
 	}
-	leader := []zap.Field{zap.String("leader-id", membership.FormatID(i.replica.id)), zap.Int64("leader-revision", own.HashRev),
-		zap.Int64("leader-compact-revision", own.CompactRev), zap.Uint32("leader-hash", own.Hash)}
+	leader := []zap.Field{zap.Stringer("leader-id", i.replica.id), zap.Int64("leader-revision", int64(own.HashRev)),
+		zap.Int64("leader-compact-revision", int64(own.CompactRev)), zap.Uint32("leader-hash", own.Hash)}
 	majority := slices.IndexFunc(groups, func(g hashGroup) bool { return len(g.members) >= (len(peers)+1)/2+1 })
 	if majority < 0 {
 		i.lg.Error("Detected compaction hash mismatch but cannot identify the corrupted members, so intentionally set the memberID as 0", leader...)
@@ -279,13 +280,13 @@ func (i *Integrity) compareCompaction(own mvcc.HashResult, peers []peerHash) boo
 // hashGroup is the members that have the same hash.
 type hashGroup struct {
 	hash    uint32
-	members []uint64
+	members []ids.Member
 }
 
 // groupByHash groups the members whose hash covers the same compaction as own, this
 // member's group first.
-func groupByHash(own mvcc.HashResult, id uint64, peers []peerHash) []hashGroup {
-	groups := []hashGroup{{own.Hash, []uint64{id}}}
+func groupByHash(own mvcc.HashResult, id ids.Member, peers []peerHash) []hashGroup {
+	groups := []hashGroup{{own.Hash, []ids.Member{id}}}
 	for _, p := range peers {
 		if p.err != nil || p.hash.CompactRev != own.CompactRev {
 			continue
@@ -300,23 +301,23 @@ func groupByHash(own mvcc.HashResult, id uint64, peers []peerHash) []hashGroup {
 	return groups
 }
 
-func joinIDs(ids []uint64) string {
-	text := make([]string, len(ids))
-	for i, id := range ids {
-		text[i] = membership.FormatID(id)
+func joinIDs(members []ids.Member) string {
+	text := make([]string, len(members))
+	for i, id := range members {
+		text[i] = id.String()
 	}
 	return strings.Join(text, ",")
 }
 
 // raiseCorrupt proposes the alarm that a member's data is corrupt; id 0 means that it is
 // unknown which member's.
-func (i *Integrity) raiseCorrupt(id uint64) {
+func (i *Integrity) raiseCorrupt(id ids.Member) {
 	i.replica.background(func() {
 		_, err := i.replica.propose(i.replica.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
-			MemberID: id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_CORRUPT}})
+			MemberID: uint64(id), Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_CORRUPT}})
 		if err != nil && !ended(err) {
 			i.lg.Warn("failed to raise the CORRUPT alarm; the next check tries again",
-				zap.String("corrupt-member-id", membership.FormatID(id)), zap.Error(err))
+				zap.Stringer("corrupt-member-id", id), zap.Error(err))
 		}
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -44,7 +45,7 @@ func (l *leaders) leaderless(err error) error {
 
 // leaderURLs returns the peer URLs of the leader if it is another member.
 func (l *leaders) leaderURLs() []string {
-	x, ok := l.cluster.Member(l.replica.lead.Load())
+	x, ok := l.cluster.Member(ids.Member(l.replica.lead.Load()))
 	if !ok || x.ID == l.replica.id {
 		return nil
 	}

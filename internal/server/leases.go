@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math"
+	"sync"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -11,8 +12,10 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/auth"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/metrics"
+	"quorate/internal/proposal"
 	"quorate/internal/transport/peerapi"
 )
 
@@ -29,6 +32,9 @@ type Leases struct {
 	lessor  *lease.Lessor
 
 	revoking chan struct{} // holds an element for each revoke in flight
+	// recording is held from the decision about a checkpoint, or to clear those of a lease, until
+	// the request waits in the inbox of the core: the log gets them in the order of the decisions.
+	recording sync.Mutex
 }
 
 const (
@@ -65,9 +71,9 @@ func (s *Leases) LeaseRevoke(ctx context.Context, r *pb.LeaseRevokeRequest) (*pb
 }
 
 // LeaseRenew starts a lease's TTL again, on the leader, and returns the TTL.
-func (s *Leases) LeaseRenew(ctx context.Context, id lease.ID) (int64, error) {
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.requestTimeout())
-	defer cancel()
+func (s *Leases) LeaseRenew(caller context.Context, id lease.ID) (int64, error) {
+	ctx := &lateTimeout{Context: caller, timeout: s.cfg.requestTimeout()}
+	defer ctx.stop()
 	for {
 		if s.replica.isLeader() {
 			ttl, err := s.renewHere(ctx, id)
@@ -89,6 +95,19 @@ func (s *Leases) LeaseRenew(ctx context.Context, id lease.ID) (int64, error) {
 	}
 }
 
+// RenewAtOnce renews a lease if this member leads for certain and nothing has to be waited
+// for, checked or recorded before. It does not block.
+func (s *Leases) RenewAtOnce(id lease.ID) (ttl int64, ok bool) {
+	if !s.replica.isLeader() || s.replica.stalled() || s.auth.State().Enabled() {
+		return 0, false
+	}
+	r, err := s.lessor.Renew(s.cfg.Clock.Now(), id)
+	if err != nil || r.Wait != nil || r.Reset {
+		return 0, false
+	}
+	return r.TTL, true
+}
+
 // renewHere renews as the leader, which may be the last member to apply a grant that
 // another one has acknowledged.
 func (s *Leases) renewHere(ctx context.Context, id lease.ID) (int64, error) {
@@ -108,6 +127,7 @@ func (s *Leases) RenewLease(ctx context.Context, id lease.ID) (int64, error) {
 		return 0, err
 	}
 	for {
+		term := s.replica.Term() // before the lessor decides
 		r, err := s.lessor.Renew(s.cfg.Clock.Now(), id)
 		switch {
 		case err != nil:
@@ -121,9 +141,15 @@ func (s *Leases) RenewLease(ctx context.Context, id lease.ID) (int64, error) {
 				return 0, rpctypes.ErrGRPCStopped
 			}
 		case r.Reset:
-			if err := s.record(ctx, lease.Record(lease.Checkpoint{ID: id})); err != nil {
+			var c lease.Clearing
+			err := s.record(ctx, term, func() (req *pb.InternalRaftRequest) {
+				c, req = s.lessor.Clear(id)
+				return req
+			})
+			if err != nil {
 				return 0, err
 			}
+			s.lessor.Cleared(c)
 		default:
 			return r.TTL, nil
 		}
@@ -238,8 +264,8 @@ func (s *Leases) expireLeases(ctx context.Context) {
 	if s.replica.sureToLead(ctx) != nil {
 		return
 	}
-	expired, record := s.lessor.Due(s.cfg.Clock.Now())
-	for _, id := range expired {
+	term := s.replica.Term() // before the lessor decides
+	for _, id := range s.lessor.Expired(s.cfg.Clock.Now(), lease.MaxExpired) {
 		select {
 		case s.revoking <- struct{}{}:
 		case <-ctx.Done():
@@ -247,28 +273,52 @@ func (s *Leases) expireLeases(ctx context.Context) {
 		}
 		s.replica.background(func() {
 			defer func() { <-s.revoking }()
-			s.revokeExpired(id)
+			s.revokeExpired(term, id)
 		})
 	}
-	if record != nil {
-		if err := s.record(ctx, record); err != nil && !ended(err) {
-			s.lg.Warn("failed to record the remaining TTL of leases", zap.Int("leases", len(record.LeaseCheckpoint.Checkpoints)), zap.Error(err))
-		}
+	err := s.record(ctx, term, func() *pb.InternalRaftRequest { return s.lessor.RecordDue(s.cfg.Clock.Now()) })
+	if err != nil && !ended(err) && !errors.Is(err, lease.ErrNotPrimary) {
+		s.lg.Warn("failed to record the remaining TTL of leases", zap.Error(err))
 	}
 }
 
-func (s *Leases) revokeExpired(id lease.ID) {
-	_, err := s.replica.propose(asRoot(s.replica.rootCtx), lease.RevokeOf(id))
+// revokeExpired revokes a lease that has expired on this member as the leader of a term. A
+// later leader has started the lease again, and its client may have renewed it there.
+func (s *Leases) revokeExpired(term ids.Term, id lease.ID) {
+	_, err := s.replica.proposeIn(asRoot(s.replica.rootCtx), term, lease.RevokeOf(id))
 	switch {
 	case err == nil:
 		metrics.DebuggingServerLeaseExpiredTotal.Inc()
-	case errors.Is(err, rpctypes.ErrGRPCLeaseNotFound), ended(err), errors.Is(err, rpctypes.ErrGRPCStopped):
+	case errors.Is(err, rpctypes.ErrGRPCLeaseNotFound), ended(err), errors.Is(err, rpctypes.ErrGRPCStopped), errors.Is(err, proposal.ErrNotLeading):
 	default:
 		s.lg.Warn("failed to revoke an expired lease; will try again", zap.Stringer("lease-id", id), zap.Error(err))
 	}
 }
 
-func (s *Leases) record(ctx context.Context, req *pb.InternalRaftRequest) error {
-	_, err := s.replica.propose(ctx, req)
+// record proposes, as the leader of a term, what decide returns about checkpoints, if that is
+// anything. At a later leader, which does not know of them, they could outlast a renewal.
+func (s *Leases) record(ctx context.Context, term ids.Term, decide func() *pb.InternalRaftRequest) error {
+	p, err := s.handRecord(ctx, term, decide)
+	if p == nil || err != nil {
+		return err
+	}
+	_, err = s.replica.await(ctx, p)
+	if errors.Is(err, proposal.ErrNotLeading) {
+		return lease.ErrNotPrimary
+	}
 	return err
+}
+
+func (s *Leases) handRecord(ctx context.Context, term ids.Term, decide func() *pb.InternalRaftRequest) (*proposal.Pending, error) {
+	s.recording.Lock()
+	defer s.recording.Unlock()
+	req := decide()
+	if req == nil {
+		return nil, nil
+	}
+	p, err := s.replica.pendingOf(ctx, req, term)
+	if err != nil {
+		return nil, err
+	}
+	return p, s.replica.hand(p)
 }

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/transport"
 )
@@ -28,11 +29,11 @@ type leaving struct {
 // within the request timeout.
 func (h *leaving) HandOver() {
 	if !h.replica.isLeader() || h.replica.Err() != nil {
-		h.lg.Info("skipped leadership transfer; local server is not leader", h.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(h.replica.Leader())))
+		h.lg.Info("skipped leadership transfer; local server is not leader", h.replica.localID(), zap.Stringer("current-leader-member-id", h.replica.Leader()))
 		return
 	}
 	if len(h.cluster.VoterIDs()) < 2 {
-		h.lg.Info("skipped leadership transfer for single voting member cluster", h.replica.localID(), zap.String("current-leader-member-id", membership.FormatID(h.replica.Leader())))
+		h.lg.Info("skipped leadership transfer for single voting member cluster", h.replica.localID(), zap.Stringer("current-leader-member-id", h.replica.Leader()))
 		return
 	}
 	h.handOver()
@@ -45,7 +46,7 @@ func (h *leaving) handOver() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.requestTimeout())
 	defer cancel()
-	tried := map[uint64]bool{h.replica.id: true}
+	tried := map[ids.Member]bool{h.replica.id: true}
 	for h.replica.isLeader() && h.replica.Err() == nil {
 		to, since := h.longestConnected(tried)
 		if to == 0 {
@@ -56,7 +57,7 @@ func (h *leaving) handOver() {
 		}
 		tried[to] = true
 		if err := h.handOverTo(ctx, to, since); err != nil {
-			h.lg.Warn("leadership transfer failed", h.replica.localID(), zap.String("transferee-member-id", membership.FormatID(to)), zap.Error(err))
+			h.lg.Warn("leadership transfer failed", h.replica.localID(), zap.Stringer("transferee-member-id", to), zap.Error(err))
 		}
 	}
 	// The others learn the new leader from its first message. What they send here until then
@@ -66,7 +67,7 @@ func (h *leaving) handOver() {
 
 // longestConnected returns the voter not in without that has been reachable for the longest
 // time, and since when; 0 if there is none.
-func (h *leaving) longestConnected(without map[uint64]bool) (best uint64, since time.Time) {
+func (h *leaving) longestConnected(without map[ids.Member]bool) (best ids.Member, since time.Time) {
 	for _, id := range h.cluster.VoterIDs() {
 		if t := h.tr.ActiveSince(id); !without[id] && !t.IsZero() && (best == 0 || t.Before(since)) {
 			best, since = id, t
@@ -78,7 +79,7 @@ func (h *leaving) longestConnected(without map[uint64]bool) (best uint64, since 
 // handOverTo transfers leadership to a voter. Raft abandons a transfer after an election
 // timeout. It also fails when the connection to that voter, which has existed since, is
 // lost: the voter may be shutting down as well.
-func (h *leaving) handOverTo(ctx context.Context, to uint64, since time.Time) error {
+func (h *leaving) handOverTo(ctx context.Context, to ids.Member, since time.Time) error {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.electionTimeout()+2*h.cfg.Tick)
 	defer cancel()
 	go func() {

@@ -11,7 +11,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
-	"quorate/internal/membership"
 	"quorate/internal/task"
 )
 
@@ -105,10 +104,10 @@ func (l *life) fail(err error) {
 		defer close(l.failed)
 		l.giveUp()
 		if errors.Is(err, ErrRemoved) { // the cluster has removed it: not a failure
-			l.lg.Warn("server error", zap.String("local-member-id", membership.FormatID(l.raftState.id)), zap.Error(err))
+			l.lg.Warn("server error", zap.Stringer("local-member-id", l.raftState.id), zap.Error(err))
 			l.lg.Warn("data-dir used by this member must be removed", zap.String("data-dir", l.dataDir))
 			return
 		}
-		l.lg.Error("member cannot continue", zap.String("local-member-id", membership.FormatID(l.raftState.id)), zap.Error(err))
+		l.lg.Error("member cannot continue", zap.Stringer("local-member-id", l.raftState.id), zap.Error(err))
 	})
 }

@@ -11,6 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/ids"
 	"quorate/internal/mvcc"
 )
 
@@ -60,7 +61,7 @@ func TestQuota(t *testing.T) {
 			}
 			return false
 		})
-		if a := x.m.Maintenance.Alarms()[0]; a.MemberID != n.m.replica.id || a.Alarm != pb.AlarmType_NOSPACE {
+		if a := x.m.Maintenance.Alarms()[0]; ids.Member(a.MemberID) != n.m.replica.id || a.Alarm != pb.AlarmType_NOSPACE {
 			t.Errorf("alarm on %s: %v", x.name, a)
 		}
 		if err := put(x, "x", nil); !errors.Is(err, rpctypes.ErrGRPCNoSpace) {
@@ -90,7 +91,7 @@ func TestQuota(t *testing.T) {
 		t.Fatalf("%d keys are left of %d after a delete under the alarm", len(left.KVs), last)
 	}
 	err = trial("compaction under the alarm", func(ctx context.Context) error {
-		_, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: left.Revision, Physical: true})
+		_, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: int64(left.Revision), Physical: true})
 		return err
 	})
 	if err != nil && !errors.Is(err, rpctypes.ErrGRPCCompacted) && !errors.Is(err, mvcc.ErrCompacted) { // returned to a retry
@@ -108,7 +109,7 @@ func TestQuota(t *testing.T) {
 	tries := 0
 	err = trial("disarm", func(ctx context.Context) (err error) {
 		tries++
-		resp, err = n.m.Maintenance.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: n.m.replica.id, Alarm: pb.AlarmType_NOSPACE})
+		resp, err = n.m.Maintenance.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, MemberID: uint64(n.m.replica.id), Alarm: pb.AlarmType_NOSPACE})
 		return err
 	})
 	if err != nil || len(resp.Alarms) != 1 && tries == 1 {
@@ -126,20 +127,20 @@ func TestQuota(t *testing.T) {
 func TestPhysicalCompaction(t *testing.T) {
 	c := newCluster(t, 3, nil)
 	n := c.follower()
-	var rev int64
+	var rev ids.Revision
 	for i := range 300 {
 		rev = n.put(fmt.Sprintf("k/%d", i%3), fmt.Sprint(i))
 	}
-	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: rev, Physical: true}); err != nil {
+	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: int64(rev), Physical: true}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: rev}); !errors.Is(err, rpctypes.ErrGRPCCompacted) {
+	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: int64(rev)}); !errors.Is(err, rpctypes.ErrGRPCCompacted) {
 		t.Errorf("second compaction: %v", err)
 	}
-	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: rev + 10}); !errors.Is(err, rpctypes.ErrGRPCFutureRev) {
+	if _, err := n.m.KV.Compact(background(t), &pb.CompactionRequest{Revision: int64(rev + 10)}); !errors.Is(err, rpctypes.ErrGRPCFutureRev) {
 		t.Errorf("compaction of the future: %v", err)
 	}
-	if _, err := n.m.KV.Range(background(t), &pb.RangeRequest{Key: []byte("k/1"), Revision: rev - 1}); !errors.Is(err, mvcc.ErrCompacted) {
+	if _, err := n.m.KV.Range(background(t), &pb.RangeRequest{Key: []byte("k/1"), Revision: int64(rev - 1)}); !errors.Is(err, mvcc.ErrCompacted) {
 		t.Errorf("read of a compacted revision: %v", err)
 	}
 	records := 0
@@ -189,7 +190,7 @@ func TestApplyStalls(t *testing.T) {
 			}
 		})
 	}
-	eventually(t, "the gap is reached", func() bool { return n.m.replica.commit.Load() > n.m.replica.mach().Applied()+maxApplyGap })
+	eventually(t, "the gap is reached", func() bool { return ids.Index(n.m.replica.commit.Load()) > n.m.replica.mach().Applied()+maxApplyGap })
 	if _, err := n.m.KV.Put(background(t), &pb.PutRequest{Key: []byte("one more")}, nil); !errors.Is(err, ErrTooManyRequests) {
 		t.Errorf("put beyond the gap: %v", err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
 	"quorate/internal/replica"
@@ -100,8 +101,8 @@ func (l *logWriter) truncateLog(ctx context.Context) {
 func (l *logWriter) truncateOnce() error {
 	mach := l.replica.mach()
 	l.lg.Info("triggering snapshot", l.replica.localID(), zap.Uint64("local-member-applied-index", l.replica.acked.Load()),
-		zap.Uint64("local-member-snapshot-index", l.work.Mark()), zap.Uint64("local-member-snapshot-count", l.cfg.SnapshotCount), zap.Bool("snapshot-forced", false))
-	applied := l.replica.acked.Load() // the store has applied at least this, or a snapshot has just replaced it
+		zap.Uint64("local-member-snapshot-index", uint64(l.work.Mark())), zap.Uint64("local-member-snapshot-count", l.cfg.SnapshotCount), zap.Bool("snapshot-forced", false))
+	applied := ids.Index(l.replica.acked.Load()) // the store has applied at least this, or a snapshot has just replaced it
 	err := l.replica.flush(l.replica.rootCtx, mach.Engine())
 	replaced := func() bool { return l.replica.mach() != mach || l.replica.rootCtx.Err() != nil }
 	if replaced() {
@@ -113,12 +114,12 @@ func (l *logWriter) truncateOnce() error {
 		l.lg.Error("cannot flush the store, so the raft log grows; is its disk full?", zap.String("dir", l.replica.storeDir()), zap.Error(err))
 		return nil
 	}
-	l.lg.Info("saved snapshot to disk", zap.Uint64("snapshot-index", applied))
+	l.lg.Info("saved snapshot to disk", zap.Uint64("snapshot-index", uint64(applied)))
 	index, err := l.work.Truncate(applied, mach.ConfState(), func() bool {
 		return replaced() || l.sender.snapshots.Load() > 0 // a follower that receives a snapshot needs the entries after it
 	})
 	if err == nil && index > 0 {
-		l.lg.Info("compacted Raft logs", zap.Uint64("compact-index", index), zap.Uint64("applied-index", applied))
+		l.lg.Info("compacted Raft logs", zap.Uint64("compact-index", uint64(index)), zap.Uint64("applied-index", uint64(applied)))
 	}
 	return err
 }

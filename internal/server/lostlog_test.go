@@ -5,8 +5,6 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
-
-	"quorate/internal/membership"
 )
 
 // A follower that comes back with an empty directory, or with an old copy of it, exits with the
@@ -37,7 +35,7 @@ func TestLostLog(t *testing.T) {
 				<-n.m.replica.Failed()
 				err, why = n.m.replica.Err(), "data directory is lost, or it is an old copy"
 			}
-			if err == nil || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "etcdctl member remove "+membership.FormatID(id)) {
+			if err == nil || !strings.Contains(err.Error(), why) || !strings.Contains(err.Error(), "etcdctl member remove "+id.String()) {
 				t.Errorf("ended with %v", err)
 			}
 			lead.put("k", "v")

@@ -15,6 +15,7 @@ import (
 	"quorate/internal/build"
 	"quorate/internal/crash"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
@@ -58,10 +59,10 @@ func (u *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
 		DbSize:           size.Total,
 		DbSizeInUse:      size.InUse,
 		DbSizeQuota:      u.cfg.QuotaReported,
-		Leader:           u.replica.Leader(),
+		Leader:           uint64(u.replica.Leader()),
 		RaftIndex:        u.replica.commit.Load(),
-		RaftTerm:         u.replica.Term(),
-		RaftAppliedIndex: mach.Applied(),
+		RaftTerm:         uint64(u.replica.Term()),
+		RaftAppliedIndex: uint64(mach.Applied()),
 		IsLearner:        u.cluster.IsLocalLearner(),
 		DowngradeInfo:    &pb.DowngradeInfo{Enabled: d.Enabled, TargetVersion: d.Target},
 	}
@@ -77,7 +78,7 @@ func (u *Maintenance) Status(context.Context) (*pb.StatusResponse, error) {
 }
 
 // HashKV hashes the keys at a revision; 0 means the current one.
-func (u *Maintenance) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
+func (u *Maintenance) HashKV(ctx context.Context, rev ids.Revision) (mvcc.HashResult, error) {
 	return u.replica.kv().HashKV(ctx, rev)
 }
 
@@ -105,7 +106,7 @@ func (u *Maintenance) Defragment(ctx context.Context) error {
 }
 
 // MoveLeader transfers leadership to another voter and returns once it leads.
-func (u *Maintenance) MoveLeader(ctx context.Context, target uint64) error {
+func (u *Maintenance) MoveLeader(ctx context.Context, target ids.Member) error {
 	if !u.replica.isLeader() {
 		return rpctypes.ErrGRPCNotLeader
 	}

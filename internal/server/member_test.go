@@ -11,6 +11,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -46,7 +47,7 @@ func TestLearner(t *testing.T) {
 	if !added.IsLearner {
 		t.Fatalf("added %v, want a learner", added)
 	}
-	if _, err := via.m.Members.MemberPromote(background(t), added.ID); !errors.Is(err, rpctypes.ErrGRPCLearnerNotReady) {
+	if _, err := via.m.Members.MemberPromote(background(t), ids.Member(added.ID)); !errors.Is(err, rpctypes.ErrGRPCLearnerNotReady) {
 		t.Fatalf("promotion of a learner that has not started: %v", err)
 	}
 	if _, _, err := via.m.Members.MemberAdd(background(t), []string{"http://127.0.0.1:1"}, true); !errors.Is(err, rpctypes.ErrGRPCTooManyLearners) {
@@ -57,8 +58,8 @@ func TestLearner(t *testing.T) {
 		t.Fatalf("same URL again: %v", err)
 	}
 	n.mustStart()
-	if n.m.replica.id != added.ID {
-		t.Fatalf("the learner is %x, added was %x", n.m.replica.id, added.ID)
+	if n.m.replica.id != ids.Member(added.ID) {
+		t.Fatalf("the learner is %s, added was %x", n.m.replica.id, added.ID)
 	}
 	n.ready()
 	if !n.m.IsLearner() {
@@ -68,13 +69,13 @@ func TestLearner(t *testing.T) {
 		t.Errorf("leadership for a learner: %v", err)
 	}
 	eventually(t, "the learner is promoted", func() bool {
-		_, err := c.follower().m.Members.MemberPromote(background(t), added.ID)
+		_, err := c.follower().m.Members.MemberPromote(background(t), ids.Member(added.ID))
 		if err != nil && !errors.Is(err, rpctypes.ErrGRPCLearnerNotReady) && !retried(err) {
 			t.Fatal(err)
 		}
 		return err == nil
 	})
-	if _, err := via.m.Members.MemberPromote(background(t), added.ID); !errors.Is(err, rpctypes.ErrGRPCMemberNotLearner) {
+	if _, err := via.m.Members.MemberPromote(background(t), ids.Member(added.ID)); !errors.Is(err, rpctypes.ErrGRPCMemberNotLearner) {
 		t.Errorf("second promotion: %v", err)
 	}
 	eventually(t, "it knows that it votes", func() bool { return !n.m.IsLearner() })
@@ -111,7 +112,7 @@ func (n *node) failed() {
 	}
 }
 
-func (n *node) remove(id uint64) {
+func (n *node) remove(id ids.Member) {
 	n.t.Helper()
 	for {
 		_, err := n.m.Members.MemberRemove(background(n.t), id)
@@ -119,7 +120,7 @@ func (n *node) remove(id uint64) {
 			return
 		}
 		if !retried(err) {
-			n.t.Fatalf("remove %x: %v", id, err)
+			n.t.Fatalf("remove %s: %v", id, err)
 		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/apply"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
@@ -55,7 +56,7 @@ func (c *Members) MemberList(ctx context.Context, linearizable bool) ([]*pb.Memb
 func apiMembers(ms []membership.Member) []*pb.Member {
 	out := make([]*pb.Member, len(ms))
 	for i, x := range ms {
-		out[i] = &pb.Member{ID: x.ID, Name: x.Name, PeerURLs: x.PeerURLs, ClientURLs: x.ClientURLs, IsLearner: x.IsLearner}
+		out[i] = &pb.Member{ID: uint64(x.ID), Name: x.Name, PeerURLs: x.PeerURLs, ClientURLs: x.ClientURLs, IsLearner: x.IsLearner}
 	}
 	return out
 }
@@ -84,7 +85,7 @@ func (c *Members) MemberAdd(ctx context.Context, peerURLs []string, learner bool
 }
 
 // MemberRemove removes a member.
-func (c *Members) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error) {
+func (c *Members) MemberRemove(ctx context.Context, id ids.Member) ([]*pb.Member, error) {
 	if err := c.Access.RequireRoot(ctx); err != nil {
 		return nil, err
 	}
@@ -98,7 +99,7 @@ func (c *Members) MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, er
 	all, err := c.reconfigure(ctx, cc)
 	if err != nil && id == c.replica.id && c.learnedRemoval(err) {
 		// The others disconnected this member before its own removal reached it through the log.
-		return slices.DeleteFunc(apiMembers(c.cluster.Members()), func(x *pb.Member) bool { return x.ID == id }), nil
+		return slices.DeleteFunc(apiMembers(c.cluster.Members()), func(x *pb.Member) bool { return ids.Member(x.ID) == id }), nil
 	}
 	return all, err
 }
@@ -118,7 +119,7 @@ func (c *Members) learnedRemoval(err error) bool {
 }
 
 // MemberUpdate replaces a member's peer URLs.
-func (c *Members) MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error) {
+func (c *Members) MemberUpdate(ctx context.Context, id ids.Member, peerURLs []string) ([]*pb.Member, error) {
 	if err := c.Access.RequireRoot(ctx); err != nil {
 		return nil, err
 	}
@@ -139,7 +140,7 @@ func (c *Members) MemberUpdate(ctx context.Context, id uint64, peerURLs []string
 
 // MemberPromote makes a learner that has caught up a voter. Only the leader knows whether
 // it has; other members forward the request.
-func (c *Members) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, error) {
+func (c *Members) MemberPromote(ctx context.Context, id ids.Member) ([]*pb.Member, error) {
 	if err := c.Access.RequireRoot(ctx); err != nil {
 		return nil, err
 	}
@@ -172,7 +173,7 @@ func (c *Members) MemberPromote(ctx context.Context, id uint64) ([]*pb.Member, e
 }
 
 // PromoteHere promotes as the leader.
-func (c *Members) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, error) {
+func (c *Members) PromoteHere(ctx context.Context, id ids.Member) ([]*pb.Member, error) {
 	if err := c.Access.RequireRoot(ctx); err != nil {
 		return nil, err
 	}
@@ -197,10 +198,12 @@ func (c *Members) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, err
 	if err != nil {
 		return nil, err
 	}
-	inSync := func(id uint64) bool { return membership.LearnerInSync(match[c.replica.id], match[id]) }
+	inSync := func(id ids.Member) bool {
+		return membership.LearnerInSync(ids.Index(match[c.replica.id]), ids.Index(match[id]))
+	}
 	if err := c.mayChange(cc, inSync); err != nil {
 		if errors.Is(err, membership.ErrLearnerNotReady) {
-			c.slow.fewLines.Error("rejecting promote learner: learner is not ready", c.replica.localID(), zap.String("learner-id", membership.FormatID(id)),
+			c.slow.fewLines.Error("rejecting promote learner: learner is not ready", c.replica.localID(), zap.Stringer("learner-id", id),
 				zap.Float64("learner-ready-percent", float64(match[id])/float64(match[c.replica.id])), zap.Float64("ready-percent-threshold", membership.LearnerReady))
 		}
 		return nil, mapMembership(err)
@@ -210,7 +213,7 @@ func (c *Members) PromoteHere(ctx context.Context, id uint64) ([]*pb.Member, err
 
 // mayChange decides whether a change may be proposed with the current membership, and logs
 // rejections by the strict check. The core of the leader checks again.
-func (c *Members) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
+func (c *Members) mayChange(cc *raftpb.ConfChange, inSync func(id ids.Member) bool) error {
 	err := c.judge(cc, inSync)
 	if errors.Is(err, membership.ErrNotEnoughStarted) || errors.Is(err, membership.ErrUnhealthy) {
 		c.tellRejected(cc, err)
@@ -220,7 +223,7 @@ func (c *Members) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) 
 
 // gate is mayChange for the core. It does not log young connections, about which the core
 // asks again and again.
-func (c *Members) gate(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
+func (c *Members) gate(cc *raftpb.ConfChange, inSync func(id ids.Member) bool) error {
 	err := c.judge(cc, inSync)
 	if errors.Is(err, membership.ErrNotEnoughStarted) {
 		c.tellRejected(cc, err)
@@ -228,25 +231,25 @@ func (c *Members) gate(cc *raftpb.ConfChange, inSync func(id uint64) bool) error
 	return err
 }
 
-func (c *Members) judge(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
+func (c *Members) judge(cc *raftpb.ConfChange, inSync func(id ids.Member) bool) error {
 	return c.cluster.MayPropose(cc, membership.Rules{Strict: c.cfg.StrictReconfig, Connected: c.connected, InSync: inSync,
-		Reachable: func(id uint64) bool { return id == c.replica.id || !c.tr.ActiveSince(id).IsZero() }})
+		Reachable: func(id ids.Member) bool { return id == c.replica.id || !c.tr.ActiveSince(id).IsZero() }})
 }
 
 // tellRejected logs that the strict check rejects a change, in etcd's words.
 func (c *Members) tellRejected(cc *raftpb.ConfChange, err error) {
 	what, reason := "add", "not enough healthy members"
-	member := zap.String("requested-member-remove-id", membership.FormatID(cc.GetNodeId()))
+	member := zap.Stringer("requested-member-remove-id", ids.Member(cc.GetNodeId()))
 	active, unhealthy := zap.Skip(), errors.Is(err, membership.ErrUnhealthy)
 	switch cc.GetType() {
 	case raftpb.ConfChangeRemoveNode:
 		if what = "remove"; unhealthy {
 			reason = "local member has not been connected to all peers, reconfigure breaks active quorum"
-			member = zap.String("requested-member-remove", membership.FormatID(cc.GetNodeId()))
+			member = zap.Stringer("requested-member-remove", ids.Member(cc.GetNodeId()))
 			active = zap.Int("active-peers", c.activeVoters())
 		}
 	default:
-		if _, known := c.cluster.Member(cc.GetNodeId()); known {
+		if _, known := c.cluster.Member(ids.Member(cc.GetNodeId())); known {
 			what = "promote"
 		} else if member = zap.String("requested-member-add", string(cc.Context)); unhealthy {
 			reason = "local member has not been connected to majority peers, reconfigure breaks active quorum"
@@ -267,7 +270,7 @@ func (c *Members) activeVoters() int {
 }
 
 // connected reports whether a member has been reachable for a while.
-func (c *Members) connected(id uint64) bool {
+func (c *Members) connected(id ids.Member) bool {
 	if id == c.replica.id {
 		return true
 	}
@@ -327,7 +330,7 @@ var errNotEnoughStarted = errors.New("etcdserver: re-configuration failed due to
 // announce publishes this member's name and client URLs to the cluster, retries until the
 // entry is applied, and then starts serving clients.
 func (c *Members) announce(context.Context) {
-	attr := &membershippb.ClusterMemberAttrSetRequest{Member_ID: c.replica.id,
+	attr := &membershippb.ClusterMemberAttrSetRequest{Member_ID: uint64(c.replica.id),
 		MemberAttributes: &membershippb.Attributes{Name: c.cfg.Name, ClientUrls: c.cfg.ClientURLs}}
 	what := []zap.Field{c.replica.localID(), zap.String("local-member-attributes", fmt.Sprintf("{Name:%s ClientURLs:%v}", c.cfg.Name, c.cfg.ClientURLs)),
 		zap.Duration("publish-timeout", c.cfg.requestTimeout())}
@@ -338,7 +341,7 @@ func (c *Members) announce(context.Context) {
 		switch {
 		case err == nil:
 			c.lg.Info("published local member to cluster through raft", append(what, zap.String("name", c.cfg.Name), zap.Strings("client-urls", c.cfg.ClientURLs),
-				zap.String("cluster-id", membership.FormatID(c.cluster.ID())))...)
+				zap.Stringer("cluster-id", c.cluster.ID()))...)
 			c.Versions.awaitVersion()
 			close(c.readyc)
 			return

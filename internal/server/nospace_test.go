@@ -35,13 +35,13 @@ func TestRecoveryFromNoSpace(t *testing.T) {
 				t.Fatalf("round %d: the store takes more than its quota", round)
 			}
 			eventually(t, "the alarm is raised", func() bool { return len(n.m.Maintenance.Alarms()) == 1 })
-			if _, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: n.m.replica.Rev(), Physical: physical}); err != nil {
+			if _, err := n.m.KV.Compact(ctx, &pb.CompactionRequest{Revision: int64(n.m.replica.Rev()), Physical: physical}); err != nil {
 				t.Fatal(err)
 			}
 			if err := n.m.Maintenance.Defragment(ctx); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := n.m.Maintenance.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: n.m.replica.id}); err != nil {
+			if _, err := n.m.Maintenance.Alarm(ctx, &pb.AlarmRequest{Action: pb.AlarmRequest_DEACTIVATE, Alarm: pb.AlarmType_NOSPACE, MemberID: uint64(n.m.replica.id)}); err != nil {
 				t.Fatal(err)
 			}
 			if err := put(); err != nil {
@@ -64,7 +64,7 @@ func TestSizeFallsByItself(t *testing.T) {
 		n.putReq(&pb.PutRequest{Key: []byte("k"), Value: value})
 	}
 	before := n.m.replica.mach().Engine().Size().Total
-	if _, err := n.m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: n.m.replica.Rev()}); err != nil {
+	if _, err := n.m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: int64(n.m.replica.Rev())}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the store is small", func() bool { return n.m.replica.mach().Engine().Size().Total < before/4 })

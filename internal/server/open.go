@@ -150,7 +150,7 @@ func (o *opening) openLog(ctx context.Context) (identity, error) {
 			o.log.Close()
 			return id, err
 		}
-		o.lg.Info("restarting local member", zap.String("cluster-id", membership.FormatID(id.cluster)), zap.String("local-member-id", membership.FormatID(id.id)),
+		o.lg.Info("restarting local member", zap.Stringer("cluster-id", id.cluster), zap.Stringer("local-member-id", id.id),
 			zap.Uint64("commit-index", o.log.HardState().GetCommit()))
 		return id, nil
 	}
@@ -177,7 +177,7 @@ func (o *opening) openLog(ctx context.Context) (identity, error) {
 		o.log.Close()
 		return id, err
 	}
-	o.lg.Info("starting local member", zap.String("local-member-id", membership.FormatID(id.id)), zap.String("cluster-id", membership.FormatID(id.cluster)))
+	o.lg.Info("starting local member", zap.Stringer("local-member-id", id.id), zap.Stringer("cluster-id", id.cluster))
 	return id, nil
 }
 
@@ -214,7 +214,7 @@ func (o *opening) resume(ctx context.Context, store string, hasStore bool) (iden
 	fresh, err := o.identify(ctx)
 	if err != nil || fresh.id != id.id || fresh.cluster != id.cluster {
 		o.lg.Warn("the raft log is empty and the flags --initial-* do not describe its member: a founder needs them as at its first start",
-			zap.String("wal-dir", cfg.logDir()), zap.String("member-id", membership.FormatID(id.id)), zap.Error(err))
+			zap.String("wal-dir", cfg.logDir()), zap.Stringer("member-id", id.id), zap.Error(err))
 		return id, nil
 	}
 	return fresh, o.writeFirst(ctx, fresh)

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"quorate/internal/digest"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 	"quorate/internal/transport/peerapi"
@@ -25,11 +26,11 @@ type peerPort struct{ m *Member }
 
 var _ peerapi.Backend = peerPort{}
 
-func (p peerPort) ClusterID() uint64 { return p.m.cluster.ID() }
+func (p peerPort) ClusterID() ids.Cluster { return p.m.cluster.ID() }
 
 func (p peerPort) Members() []membership.Member { return p.m.cluster.Members() }
 
-func (p peerPort) PromoteMember(ctx context.Context, token string, id uint64) ([]membership.Member, error) {
+func (p peerPort) PromoteMember(ctx context.Context, token string, id ids.Member) ([]membership.Member, error) {
 	if token != "" {
 		ctx = WithToken(ctx, token)
 	}
@@ -44,14 +45,14 @@ func (p peerPort) PromoteMember(ctx context.Context, token string, id uint64) ([
 	case errors.Is(err, rpctypes.ErrGRPCLearnerNotReady):
 		return nil, membership.ErrLearnerNotReady
 	}
-	return nil, fmt.Errorf("promote member %s: %w", membership.FormatID(id), err)
+	return nil, fmt.Errorf("promote member %s: %w", id, err)
 }
 
-func (p peerPort) HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error) {
+func (p peerPort) HashKV(ctx context.Context, rev ids.Revision) (mvcc.HashResult, error) {
 	return p.m.Maintenance.HashKV(ctx, rev)
 }
 
-func (p peerPort) Digest(from uint64) digest.Report { return p.m.Digests.own(from) }
+func (p peerPort) Digest(from ids.Index) digest.Report { return p.m.Digests.own(from) }
 
 func (p peerPort) DowngradeEnabled(ctx context.Context) (bool, error) {
 	return p.m.Versions.DowngradeEnabled(ctx)

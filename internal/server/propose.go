@@ -16,6 +16,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/clock"
 	"quorate/internal/command"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 	"quorate/internal/proposal"
 )
@@ -61,43 +62,73 @@ func write[R any](ctx context.Context, p *proposer, k command.Kind, req *pb.Inte
 
 // propose numbers, encodes and submits any other request, on behalf of the caller.
 func (s *proposer) propose(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
-	return s.proposeAs(ctx, req, false)
+	return s.proposeAs(ctx, req, 0, false)
 }
 
 // proposeAgain is propose for an idempotent request. It proposes the request again while
 // there is no answer: a joining member's first requests can be lost, on a connection that
 // is replaced, or with an entry that reaches it inside a snapshot.
 func (s *proposer) proposeAgain(ctx context.Context, req *pb.InternalRaftRequest) (proposal.Result, error) {
-	return s.proposeAs(ctx, req, true)
+	return s.proposeAs(ctx, req, 0, true)
 }
 
-func (s *proposer) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, repeat bool) (proposal.Result, error) {
+// proposeIn is propose for what this member has decided as the leader of a term. It fails
+// with proposal.ErrNotLeading if the member does not lead in that term any more.
+func (s *proposer) proposeIn(ctx context.Context, term ids.Term, req *pb.InternalRaftRequest) (proposal.Result, error) {
+	return s.proposeAs(ctx, req, term, false)
+}
+
+func (s *proposer) proposeAs(ctx context.Context, req *pb.InternalRaftRequest, term ids.Term, repeat bool) (proposal.Result, error) {
+	p, err := s.pendingOf(ctx, req, term)
+	if err != nil {
+		return proposal.Result{}, err
+	}
+	p.Repeat = repeat
+	return s.submit(ctx, p)
+}
+
+// pendingOf numbers and encodes a request, on behalf of the caller.
+func (s *proposer) pendingOf(ctx context.Context, req *pb.InternalRaftRequest, term ids.Term) (*proposal.Pending, error) {
 	req.Header = &pb.RequestHeader{ID: s.ids.Next()}
 	if req.Authenticate == nil {
 		who, err := s.Access.caller(ctx)
 		if err != nil {
-			return proposal.Result{}, err
+			return nil, err
 		}
 		req.Header.Username, req.Header.AuthRevision = who.User, who.Rev
 	}
 	data, err := command.EncodeRequest(req)
 	if err != nil {
-		return proposal.Result{}, err
+		return nil, err
 	}
-	return s.submit(ctx, &proposal.Pending{ID: req.Header.ID, Req: req, Data: data, Repeat: repeat})
+	return &proposal.Pending{ID: req.Header.ID, Req: req, Data: data, Term: term}, nil
 }
 
 // submit admits a request, passes it to the core and waits for its outcome.
-func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (res proposal.Result, err error) {
-	if err := s.admit(p); err != nil {
+func (s *proposer) submit(ctx context.Context, p *proposal.Pending) (proposal.Result, error) {
+	if err := s.hand(p); err != nil {
 		return proposal.Result{}, err
+	}
+	return s.await(ctx, p)
+}
+
+// hand admits a request and passes it to the core. The log gets requests in the order of the
+// calls, those that it gets.
+func (s *proposer) hand(p *proposal.Pending) error {
+	if err := s.admit(p); err != nil {
+		return err
 	}
 	if err := s.props.Admit(p, s.cfg.Clock.Now(), s.cfg.requestTimeout()); errors.Is(err, proposal.ErrTooMany) {
-		return proposal.Result{}, ErrTooManyRequests
+		return ErrTooManyRequests
 	} else if err != nil {
-		return proposal.Result{}, err
+		return err
 	}
 	s.driver.proposed(p)
+	return nil
+}
+
+// await waits for the outcome of a request that the core has.
+func (s *proposer) await(ctx context.Context, p *proposal.Pending) (res proposal.Result, err error) {
 	if p.Req != nil {
 		// In that metric, every proposed request counts as a success, whatever its outcome.
 		defer func() {
@@ -168,11 +199,11 @@ func (s *proposer) admit(p *proposal.Pending) error {
 	} else if len(p.Data) > s.cfg.MaxRequestBytes {
 		return rpctypes.ErrGRPCRequestTooLarge
 	}
-	gap := uint64(maxApplyGap)
+	gap := ids.Index(maxApplyGap)
 	if s.cfg.PriorityRequests && p.Req != nil && p.Req.LeaseRevoke != nil {
 		gap *= 2
 	}
-	if s.raftState.commit.Load() > s.stored.mach().Applied()+gap {
+	if ids.Index(s.raftState.commit.Load()) > s.stored.mach().Applied()+gap {
 		return ErrTooManyRequests
 	}
 	if p.Req == nil {
@@ -196,7 +227,7 @@ func (s *proposer) admit(p *proposal.Pending) error {
 // a time.
 func (s *proposer) raiseNoSpace() {
 	for _, a := range s.stored.mach().Alarms() {
-		if a.MemberID == s.raftState.id && a.Alarm == pb.AlarmType_NOSPACE {
+		if ids.Member(a.MemberID) == s.raftState.id && a.Alarm == pb.AlarmType_NOSPACE {
 			return
 		}
 	}
@@ -206,7 +237,7 @@ func (s *proposer) raiseNoSpace() {
 	s.life.background(func() {
 		defer s.alarmRaised.Store(false)
 		_, err := s.propose(s.life.rootCtx, &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{
-			MemberID: s.raftState.id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}})
+			MemberID: uint64(s.raftState.id), Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}})
 		if err != nil {
 			s.lg.Warn("failed to raise the NOSPACE alarm; the next write tries again", zap.Error(err))
 			return

@@ -6,10 +6,9 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"go.etcd.io/raft/v3"
 	"go.uber.org/zap"
 
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 	"quorate/internal/transport"
 )
 
@@ -18,7 +17,7 @@ import (
 type raftState struct {
 	cfg *Config
 	tr  *transport.Transport
-	id  uint64
+	id  ids.Member
 
 	term, lead, commit atomic.Uint64
 	acked              atomic.Uint64 // index up to which raft knows that entries are applied
@@ -30,14 +29,14 @@ type raftState struct {
 }
 
 // leaderLine returns etcd's log line for a change of leader.
-func leaderLine(id, old, lead, term uint64) string {
+func leaderLine(id, old, lead ids.Member, term ids.Term) string {
 	switch {
-	case lead == raft.None:
-		return fmt.Sprintf("raft.node: %x lost leader %x at term %d", id, old, term)
-	case old == raft.None:
-		return fmt.Sprintf("raft.node: %x elected leader %x at term %d", id, lead, term)
+	case lead == ids.NoMember:
+		return fmt.Sprintf("raft.node: %s lost leader %s at term %d", id, old, term)
+	case old == ids.NoMember:
+		return fmt.Sprintf("raft.node: %s elected leader %s at term %d", id, lead, term)
 	}
-	return fmt.Sprintf("raft.node: %x changed leader from %x to %x at term %d", id, old, lead, term)
+	return fmt.Sprintf("raft.node: %s changed leader from %s to %s at term %d", id, old, lead, term)
 }
 
 func boolGauge(b bool) float64 {
@@ -48,19 +47,19 @@ func boolGauge(b bool) float64 {
 }
 
 func (s *raftState) localID() zap.Field {
-	return zap.String("local-member-id", membership.FormatID(s.id))
+	return zap.Stringer("local-member-id", s.id)
 }
 
 // MemberID returns the member's id.
-func (s *raftState) MemberID() uint64 { return s.id }
+func (s *raftState) MemberID() ids.Member { return s.id }
 
 // Term returns the current raft term.
-func (s *raftState) Term() uint64 { return s.term.Load() }
+func (s *raftState) Term() ids.Term { return ids.Term(s.term.Load()) }
 
 // Leader returns the id of the leader, 0 if none is known.
-func (s *raftState) Leader() uint64 { return s.lead.Load() }
+func (s *raftState) Leader() ids.Member { return ids.Member(s.lead.Load()) }
 
-func (s *raftState) isLeader() bool { return s.lead.Load() == s.id }
+func (s *raftState) isLeader() bool { return ids.Member(s.lead.Load()) == s.id }
 
 // timeoutError returns the most precise error, as far as this member knows the reason, for
 // a request that began at start and timed out.
@@ -69,7 +68,7 @@ func (s *raftState) timeoutError(start time.Time) error {
 	if d := 2 * s.cfg.electionTimeout(); lost.After(start.Add(-d)) && !lost.After(start.Add(s.cfg.requestTimeout())) {
 		return rpctypes.ErrGRPCTimeoutDueToLeaderFail
 	}
-	if lead := s.lead.Load(); lead != 0 && lead != s.id && s.tr.ActiveSince(lead).IsZero() {
+	if lead := ids.Member(s.lead.Load()); lead != 0 && lead != s.id && s.tr.ActiveSince(lead).IsZero() {
 		return rpctypes.ErrGRPCTimeoutDueToConnectionLost
 	}
 	return rpctypes.ErrGRPCTimeout
@@ -77,9 +76,9 @@ func (s *raftState) timeoutError(start time.Time) error {
 
 // leadership is the last leader, and since when this member knows it.
 type leadership struct {
-	leader uint64
+	leader ids.Member
 	since  time.Time
 }
 
 // CommittedIndex returns the highest index that is known to be committed.
-func (s *raftState) CommittedIndex() uint64 { return s.commit.Load() }
+func (s *raftState) CommittedIndex() ids.Index { return ids.Index(s.commit.Load()) }

@@ -85,7 +85,7 @@ func TestRebuild(t *testing.T) {
 			n.mustStart()
 			n.ready()
 			if n.m.replica.id != id {
-				t.Errorf("it is member %x now, it was %x", n.m.replica.id, id)
+				t.Errorf("it is member %s now, it was %s", n.m.replica.id, id)
 			}
 			if got := n.m.log.HardState(); got.GetTerm() < hs.GetTerm() || got.GetTerm() == hs.GetTerm() && got.GetVote() != hs.GetVote() {
 				t.Errorf("hard state %v, it was %v", got, hs)

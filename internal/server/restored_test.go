@@ -6,7 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"go.etcd.io/etcd/api/v3/mvccpb"
+
 	"quorate/internal/datadir"
+	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/snapshot"
 )
@@ -102,4 +105,25 @@ func TestRestoredWithoutStore(t *testing.T) {
 			t.Fatalf("started: %v", err)
 		}
 	}
+}
+
+// What etcd had in its store and not in its log, such as a membership that was repaired,
+// reaches members that join after the directory was taken over.
+func TestJoinTakenOver(t *testing.T) {
+	c := newCluster(t, 1, calm)
+	n := c.nodes[0]
+	last := n.put("k", "v")
+	n.stop()
+	n.handOver(func(b engine.Batch) {
+		record(t, b, last+1, &mvccpb.KeyValue{Key: []byte("only in the store"), CreateRevision: int64(last + 1), ModRevision: int64(last + 1), Version: 1, Value: []byte("kept")})
+	})
+	n.mustStart()
+	n.ready()
+	joined, _ := c.join("joined", n, false)
+	joined.mustStart()
+	joined.ready()
+	if got := joined.get("only in the store"); got != "kept" {
+		t.Errorf("the member that has joined has %q", got)
+	}
+	c.sameHash()
 }

@@ -34,33 +34,40 @@ func TestScrub(t *testing.T) {
 	if got := lines(); got != "" {
 		t.Fatalf("an intact member has the errors %s", got)
 	}
+	// flip changes a byte of a file, or changes it back. It reports whether the file has that byte.
+	flip := func(path string) bool {
+		f, err := n.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
+		if err != nil {
+			return false
+		}
+		defer f.Close()
+		var b [1]byte
+		if _, err := f.ReadAt(b[:], 500); err != nil {
+			return false // it is being removed
+		}
+		b[0] ^= 4
+		if _, err := f.WriteAt(b[:], 500); err != nil {
+			t.Fatal(err)
+		}
+		return true
+	}
 	for _, suffix := range []string{".sst", ".wal"} {
 		path := ""
-		for _, f := range files(t, n.fs, "data") {
-			if strings.HasSuffix(f, suffix) {
-				path = f
+		// A compaction may replace a table before it is scrubbed: then another one is damaged.
+		eventually(t, "the status names the damaged "+suffix, func() bool {
+			path = largest(t, n.fs, suffix)
+			if !flip(path) {
+				return false
 			}
+			if got := lines(); strings.Contains(got, "damaged file: "+path+" at offset ") {
+				return true
+			}
+			flip(path)
+			return false
+		})
+		if !flip(path) {
+			t.Fatalf("%s has vanished", path)
 		}
-		change := func() {
-			f, err := n.fs.OpenReadWrite(path, vfs.WriteCategoryUnspecified)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer f.Close()
-			var b [1]byte
-			if _, err := f.ReadAt(b[:], 500); err != nil {
-				t.Fatal(err)
-			}
-			b[0] ^= 4
-			if _, err := f.WriteAt(b[:], 500); err != nil {
-				t.Fatal(err)
-			}
-		}
-		change()
-		if got := lines(); !strings.Contains(got, "damaged file: "+path+" at offset ") {
-			t.Errorf("%s was changed: the status says %q", path, got)
-		}
-		change()
 		if got := lines(); got != "" {
 			t.Errorf("%s is intact again: the status says %q", path, got)
 		}
@@ -68,6 +75,25 @@ func TestScrub(t *testing.T) {
 	if a := n.m.Maintenance.Alarms(); len(a) > 0 {
 		t.Errorf("alarms %v", a)
 	}
+}
+
+// largest returns the largest file of a store and a log with a suffix.
+func largest(t *testing.T, fs vfs.FS, suffix string) (path string) {
+	t.Helper()
+	size := int64(-1)
+	for _, dir := range []string{"data/member/store", "data/member/wal"} {
+		names, err := fs.List(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range names {
+			f := fs.PathJoin(dir, name)
+			if st, err := fs.Stat(f); err == nil && strings.HasSuffix(f, suffix) && st.Size() > size {
+				path, size = f, st.Size()
+			}
+		}
+	}
+	return path
 }
 
 // A scrub is due one interval after the last one, also after a restart.

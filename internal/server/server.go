@@ -20,6 +20,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/auth"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2member"
 	"quorate/internal/membership"
@@ -104,7 +105,7 @@ func (m *Member) GiveUp() { m.replica.giveUp() }
 func (m *Member) HandOver() { m.leaving.HandOver() }
 
 // ClusterID returns the cluster's id.
-func (m *Member) ClusterID() uint64 { return m.cluster.ID() }
+func (m *Member) ClusterID() ids.Cluster { return m.cluster.ID() }
 
 // IsLearner reports whether this member does not vote.
 func (m *Member) IsLearner() bool { return m.cluster.IsLocalLearner() }
@@ -116,19 +117,19 @@ func (m *Member) Cluster() *membership.Cluster { return m.cluster }
 func (m *Member) Hub() *watch.Hub { return m.hub }
 
 // MemberID returns the member's id.
-func (m *Member) MemberID() uint64 { return m.replica.id }
+func (m *Member) MemberID() ids.Member { return m.replica.id }
 
 // Term returns the current raft term.
-func (m *Member) Term() uint64 { return m.replica.Term() }
+func (m *Member) Term() ids.Term { return m.replica.Term() }
 
 // Rev returns the published revision.
-func (m *Member) Rev() int64 { return m.replica.Rev() }
+func (m *Member) Rev() ids.Revision { return m.replica.Rev() }
 
 // Leader returns the id of the leader, 0 if none is known.
-func (m *Member) Leader() uint64 { return m.replica.Leader() }
+func (m *Member) Leader() ids.Member { return m.replica.Leader() }
 
 // CommittedIndex returns the highest index that is known to be committed.
-func (m *Member) CommittedIndex() uint64 { return m.replica.CommittedIndex() }
+func (m *Member) CommittedIndex() ids.Index { return m.replica.CommittedIndex() }
 
 // Capable reports whether the cluster has decided its version.
 func (m *Member) Capable() bool { return m.Versions.Capable() }

@@ -3,12 +3,13 @@ package server
 import (
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
 // serverVersion is the version that a member reported, "" if it did not answer.
 type serverVersion struct {
-	id   uint64
+	id   ids.Member
 	text string
 }
 
@@ -19,7 +20,7 @@ func (s serverVersion) parse(lg *zap.Logger) (v membership.Version, ok bool) {
 	}
 	v, err := membership.ParseVersion(s.text)
 	if err != nil {
-		lg.Warn("failed to parse server version of remote member", zap.String("remote-member-id", membership.FormatID(s.id)),
+		lg.Warn("failed to parse server version of remote member", zap.Stringer("remote-member-id", s.id),
 			zap.String("remote-member-version", s.text), zap.Error(err))
 	}
 	return v, err == nil
@@ -42,7 +43,7 @@ func (s serverVersions) tell(lg *zap.Logger) {
 	for _, x := range s {
 		if v, ok := x.parse(lg); ok && membership.Own.Less(v) {
 			lg.Warn("leader found higher-versioned member", zap.Stringer("local-member-version", membership.Own),
-				zap.String("remote-member-id", membership.FormatID(x.id)), zap.String("remote-member-version", x.text))
+				zap.Stringer("remote-member-id", x.id), zap.String("remote-member-version", x.text))
 		}
 	}
 }
@@ -52,7 +53,7 @@ func (s serverVersions) have(target membership.Version, lg *zap.Logger) bool {
 	for _, x := range s {
 		v, ok := x.parse(lg)
 		if ok && v.MajorMinor() != target.MajorMinor() {
-			lg.Warn("remotes server has mismatching etcd version", zap.String("remote-member-id", membership.FormatID(x.id)),
+			lg.Warn("remotes server has mismatching etcd version", zap.Stringer("remote-member-id", x.id),
 				zap.Stringer("current-server-version", v.MajorMinor()), zap.Stringer("target-version", target.MajorMinor()))
 		}
 		if !ok || v.MajorMinor() != target.MajorMinor() {

@@ -81,14 +81,14 @@ func TestSlowLines(t *testing.T) {
 			m.proposalTook(&proposal.Pending{Req: put, Start: at(0)}, proposal.Result{Err: errors.New("no")}, at(170))
 		}, nil},
 		{"slow request of a batch", func(m *slowLog) {
-			m.applyTook([]apply.Entry{entry(put), entry(put)}, apply.Outcome{Slow: []apply.Noted{{Req: put, Resp: &pb.PutResponse{}, Took: time.Second}}}, time.Second)
+			m.applyTook([]apply.Entry{entry(put), entry(put)}, apply.Outcome{Slow: []apply.Reported{{Req: put, Resp: &pb.PutResponse{}, Took: time.Second}}}, time.Second)
 		}, []string{`warn apply request took too long prefix= request=header:<ID:9> put:<key:"k" value_size:6> response=size:0`}},
 		{"slow commit of a batch", func(m *slowLog) {
 			m.applyTook([]apply.Entry{entry(nil), entry(put), entry(put)}, apply.Outcome{}, time.Second)
 		}, []string{`warn apply request took too long prefix=batch of 2 entries request=header:<ID:9> put:<key:"k" value_size:6> response=`}},
 		{"batch without requests", func(m *slowLog) { m.applyTook([]apply.Entry{entry(nil)}, apply.Outcome{}, time.Second) }, nil},
 		{"refused request", func(m *slowLog) {
-			m.applyTook([]apply.Entry{entry(put)}, apply.Outcome{Failed: []apply.Noted{{Req: put, Err: errors.New("no")}}}, 0)
+			m.applyTook([]apply.Entry{entry(put)}, apply.Outcome{Failed: []apply.Reported{{Req: put, Err: errors.New("no")}}}, 0)
 		}, []string{`warn failed to apply request request=header:<ID:9> put:<key:"k" value_size:6> response= error=no`}},
 		{"quick batch", func(m *slowLog) { m.applyTook([]apply.Entry{entry(put)}, apply.Outcome{}, 50*time.Millisecond) }, nil},
 	} {
@@ -113,7 +113,7 @@ func TestRefusedRequestsDoNotFillTheLog(t *testing.T) {
 	m, logs := slowMember(0)
 	put := &pb.InternalRaftRequest{Header: &pb.RequestHeader{ID: 9}, Put: &pb.PutRequest{Key: []byte("k")}}
 	for range 10_000 {
-		m.applyTook(nil, apply.Outcome{Failed: []apply.Noted{{Req: put, Err: errors.New("no")}}}, 0)
+		m.applyTook(nil, apply.Outcome{Failed: []apply.Reported{{Req: put, Err: errors.New("no")}}}, 0)
 	}
 	if n := logs.Len(); n < 1 || n > 1_000 {
 		t.Errorf("%d lines for 10,000 refused requests", n)
@@ -134,7 +134,7 @@ func TestRefusedRequestIsLogged(t *testing.T) {
 		t.Fatal("a put with a lease that does not exist was accepted")
 	}
 	c.nodes[0].put("k", "v")
-	if _, err := m.KV.Compact(background(t), &pb.CompactionRequest{Revision: m.replica.Rev()}); err != nil {
+	if _, err := m.KV.Compact(background(t), &pb.CompactionRequest{Revision: int64(m.replica.Rev())}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := m.KV.Compact(background(t), &pb.CompactionRequest{Revision: 1}); err == nil {

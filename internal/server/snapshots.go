@@ -17,6 +17,7 @@ import (
 	"quorate/internal/clock"
 	"quorate/internal/crash"
 	"quorate/internal/datadir"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/snapshot"
@@ -52,17 +53,18 @@ func (s *sender) completeSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 			out = append(out, msg)
 			continue
 		}
+		to := ids.Member(msg.GetTo())
 		if s.snapshots.Add(1) > maxSnapshots {
 			s.snapshots.Add(-1)
-			s.driver.snapshotSent(msg.GetTo(), false)
+			s.driver.snapshotSent(to, false)
 			continue
 		}
 		s.replica.background(func() {
 			defer s.snapshots.Add(-1)
 			if err := s.sendSnapshot(msg); err != nil {
-				s.lg.Warn("failed to send a snapshot", zap.String("to", membership.FormatID(msg.GetTo())), zap.Error(err))
+				s.lg.Warn("failed to send a snapshot", zap.Stringer("to", to), zap.Error(err))
 				s.installer.pauseTransfer(s.replica.rootCtx, err)
-				s.driver.snapshotSent(msg.GetTo(), false)
+				s.driver.snapshotSent(to, false)
 				return
 			}
 			s.replica.pause(s.replica.rootCtx, releaseDelay)
@@ -74,7 +76,8 @@ func (s *sender) completeSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 	state := s.replica.mach().Engine().NewSnapshot()
 	defer state.Close()
-	v, known := s.tr.Version(msg.GetTo())
+	to := ids.Member(msg.GetTo())
+	v, known := s.tr.Version(to)
 	meta, data, err := datadir.Describe(state, membership.Own, known && v.Less(membership.FirstWithoutV2))
 	if err != nil {
 		return err
@@ -86,30 +89,30 @@ func (s *sender) sendSnapshot(msg *raftpb.Message) error {
 	go func() {
 		defer crash.Guard()
 		o := s.snapshotOptions()
-		o.WithDigest = s.digests.Tells(msg.GetTo())
+		o.WithDigest = s.digests.Tells(to)
 		o.Sealed = o.WithDigest
 		image, err := snapshot.Measure(s.replica.rootCtx, state, o)
 		if err == nil {
 			size = image.Size()
-			err = image.WriteTo(s.replica.rootCtx, s.progressOf(w, membership.FormatID(msg.GetTo()), image.Size()))
+			err = image.WriteTo(s.replica.rootCtx, s.progressOf(w, to.String(), image.Size()))
 		}
 		w.CloseWithError(err)
 		written <- err
 	}()
-	s.lg.Info("sending merged snapshot", zap.String("from", membership.FormatID(s.replica.id)), zap.String("to", membership.FormatID(msg.GetTo())), zap.Uint64("index", meta.GetIndex()))
+	s.lg.Info("sending merged snapshot", zap.Stringer("from", s.replica.id), zap.Stringer("to", to), zap.Uint64("index", meta.GetIndex()))
 	start := s.cfg.Clock.Now()
 	s.tr.SendSnapshot(msg, r)
 	if err := <-written; err != nil {
 		return err
 	}
-	s.lg.Info("sent merged snapshot", zap.String("from", membership.FormatID(s.replica.id)), zap.String("to", membership.FormatID(msg.GetTo())),
+	s.lg.Info("sent merged snapshot", zap.Stringer("from", s.replica.id), zap.Stringer("to", to),
 		zap.Uint64("index", meta.GetIndex()), zap.Int64("bytes", size), zap.String("size", humanize.Bytes(uint64(size))), zap.Duration("took", s.cfg.Clock.Now().Sub(start)))
 	// A member of etcd that starts with a snapshot counts nothing as applied until an
 	// entry follows it, and until then rejects its own announcement with "too many
 	// requests". If no client writes, this is that entry: it changes nothing.
 	_, err = s.replica.propose(asRoot(s.replica.rootCtx), &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: pb.AlarmRequest_GET}})
 	if err != nil && !ended(err) {
-		s.lg.Warn("nothing was committed after a snapshot", zap.String("to", membership.FormatID(msg.GetTo())), zap.Error(err))
+		s.lg.Warn("nothing was committed after a snapshot", zap.Stringer("to", to), zap.Error(err))
 	}
 	return nil
 }
@@ -176,10 +179,14 @@ func (s *installer) pauseTransfer(ctx context.Context, err error) {
 // The current state stays in use until raft accepts the snapshot.
 func (s *installer) receiveSnapshot(ctx context.Context, msg *raftpb.Message, body io.Reader) error {
 	start := s.cfg.Clock.Now()
-	if err := s.replica.home().Receive(ctx, msg.GetSnapshot().GetMetadata().GetIndex(), s.received.Add(1), body); err != nil {
+	if err := s.replica.home().Receive(ctx, ids.Index(msg.GetSnapshot().GetMetadata().GetIndex()), s.received.Add(1), body); err != nil {
 		s.pauseTransfer(ctx, err)
 		return err
 	}
 	metrics.SnapDBSaveTotalDurationSeconds.Observe(s.cfg.Clock.Now().Sub(start).Seconds())
-	return s.driver.receive(msg)
+	if err := s.driver.receive(msg); err != nil {
+		return err
+	}
+	s.driver.received(false)
+	return nil
 }

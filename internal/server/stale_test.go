@@ -29,9 +29,9 @@ func TestStoreBesideAnotherLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := eng.NewBatch()
-		b.Set(engine.Meta.K([]byte("term")), binary.BigEndian.AppendUint64(nil, term+1))
+		b.Set(engine.Meta.K([]byte("term")), binary.BigEndian.AppendUint64(nil, uint64(term+1)))
 		if installed {
-			b.Set(engine.Local.K([]byte("installed")), binary.BigEndian.AppendUint64(nil, applied))
+			b.Set(engine.Local.K([]byte("installed")), binary.BigEndian.AppendUint64(nil, uint64(applied)))
 		}
 		if err := b.Commit(); err != nil {
 			t.Fatal(err)

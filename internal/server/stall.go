@@ -3,10 +3,9 @@ package server
 import (
 	"time"
 
-	"go.etcd.io/raft/v3"
 	"go.uber.org/zap"
 
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 	"quorate/internal/replica"
 )
 
@@ -38,10 +37,10 @@ func (d *driver) reportStall(s replica.Stall, took time.Duration) {
 			append(more, zap.String("dir", d.cfg.logDir()), zap.Duration("took", took))...)
 	}
 	switch {
-	case s.HandOver != raft.None:
-		kind := "to " + membership.FormatID(s.HandOver)
+	case s.HandOver != ids.NoMember:
+		kind := "to " + s.HandOver.String()
 		say(kind, "leadership is handed over; look after the disk of this member",
-			zap.String("local-member-id", membership.FormatID(d.replica.id)), zap.String("to", membership.FormatID(s.HandOver)))
+			zap.Stringer("local-member-id", d.replica.id), zap.Stringer("to", s.HandOver))
 	case s.Alone:
 		say("alone", "this member keeps leading because no majority of the others has proved that its disks work; writes wait for the disk")
 	case d.replica.Leader() != d.replica.id:

@@ -7,6 +7,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/autocompact"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2member"
 	"quorate/internal/task"
@@ -65,7 +66,7 @@ func (m *Member) background() []task.Task {
 
 // StartStatus describes what a started member waits for that is not ready.
 func (m *Member) StartStatus() string {
-	applied, commit := m.replica.mach().Applied(), m.replica.commit.Load()
+	applied, commit := m.replica.mach().Applied(), ids.Index(m.replica.commit.Load())
 	switch {
 	case m.disks.NoRoom():
 		return "waiting for room on the disk of " + m.cfg.DataDir

@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"time"
 
-	"quorate/internal/membership"
 	"quorate/internal/transport"
 )
 
@@ -35,14 +34,14 @@ func (h *Stats) SelfStats() []byte {
 		SendAppendRequestCnt uint64     `json:"sendAppendRequestCnt"`
 		SendPkgRate          float64    `json:"sendPkgRate,omitempty"`
 		SendBandwidthRate    float64    `json:"sendBandwidthRate,omitempty"`
-	}{Name: h.cfg.Name, ID: membership.FormatID(h.replica.id), State: "StateFollower", StartTime: h.replica.opened}
+	}{Name: h.cfg.Name, ID: h.replica.id.String(), State: "StateFollower", StartTime: h.replica.opened}
 	if h.replica.isLeader() {
 		s.State = "StateLeader"
 	}
 	now := h.cfg.Clock.Now()
 	s.LeaderInfo.StartTime = h.replica.opened
 	if l := h.replica.led.Load(); l != nil {
-		s.LeaderInfo.Leader, s.LeaderInfo.StartTime = membership.FormatID(l.leader), l.since
+		s.LeaderInfo.Leader, s.LeaderInfo.StartTime = l.leader.String(), l.since
 	}
 	s.LeaderInfo.Uptime = now.Sub(s.LeaderInfo.StartTime).String()
 	st := h.tr.Stats()
@@ -60,7 +59,7 @@ func (h *Stats) LeaderStats() []byte {
 	return h.statsJSON(struct {
 		Leader    string                             `json:"leader"`
 		Followers map[string]transport.FollowerStats `json:"followers"`
-	}{membership.FormatID(h.replica.id), h.tr.Followers()})
+	}{h.replica.id.String(), h.tr.Followers()})
 }
 
 func (h *Stats) statsJSON(v any) []byte {

@@ -14,6 +14,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
 )
@@ -42,7 +43,7 @@ var everyCall = map[string]func(ctx context.Context, m *Member, i int){
 		}
 	},
 	"compact": func(ctx context.Context, m *Member, i int) {
-		m.KV.Compact(ctx, &pb.CompactionRequest{Revision: m.replica.Rev() - 1, Physical: true})
+		m.KV.Compact(ctx, &pb.CompactionRequest{Revision: int64(m.replica.Rev() - 1), Physical: true})
 	},
 	"lease": func(ctx context.Context, m *Member, i int) {
 		r, err := m.Leases.LeaseGrant(ctx, &pb.LeaseGrantRequest{TTL: 1})
@@ -158,7 +159,7 @@ func TestStopEndsEveryCall(t *testing.T) {
 // records were deleted.
 func TestCompactionOfReplacedStore(t *testing.T) {
 	n := newCluster(t, 1, nil).nodes[0]
-	var rev int64
+	var rev ids.Revision
 	for range 3 {
 		rev = n.put("k", "v")
 	}
@@ -166,7 +167,7 @@ func TestCompactionOfReplacedStore(t *testing.T) {
 	defer reader.Close()
 	compacted := make(chan error, 1)
 	go func() {
-		_, err := n.m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: rev, Physical: true})
+		_, err := n.m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: int64(rev), Physical: true})
 		compacted <- err
 	}()
 	eventually(t, "the compaction is applied", func() bool { return n.m.replica.kv().CompactRev() == rev })
@@ -196,7 +197,7 @@ func TestReadsOfFailedMember(t *testing.T) {
 	defer close(gate)
 	m.applier.work.Between(func() { <-gate })
 	go m.KV.Put(context.Background(), &pb.PutRequest{Key: []byte("k")}, nil)
-	eventually(t, "a write is committed and not applied", func() bool { return m.replica.commit.Load() > m.replica.mach().Applied() })
+	eventually(t, "a write is committed and not applied", func() bool { return ids.Index(m.replica.commit.Load()) > m.replica.mach().Applied() })
 	waits := map[string]func(context.Context) error{
 		"a barrier":            m.replica.barrier,
 		"the wait for entries": m.replica.waitApplied,

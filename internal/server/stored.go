@@ -15,6 +15,7 @@ import (
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
@@ -81,7 +82,7 @@ func (s *stored) flush(ctx context.Context, eng engine.Engine) error {
 }
 
 // Rev returns the published revision.
-func (s *stored) Rev() int64 { return s.kv().PublishedRev() }
+func (s *stored) Rev() ids.Revision { return s.kv().PublishedRev() }
 
 func (s *stored) mach() *apply.Machine { return s.machine.Load() }
 

@@ -11,6 +11,7 @@ import (
 
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 )
@@ -44,7 +45,7 @@ func (n *node) handOver(change func(b engine.Batch)) {
 }
 
 // record writes a key at a revision in the store's format.
-func record(t *testing.T, b engine.Batch, rev int64, kv *mvccpb.KeyValue) {
+func record(t *testing.T, b engine.Batch, rev ids.Revision, kv *mvccpb.KeyValue) {
 	t.Helper()
 	v, err := proto.Marshal(kv)
 	if err != nil {
@@ -66,7 +67,7 @@ func TestTakeOver(t *testing.T) {
 	for _, n := range c.nodes {
 		n.handler.Store(nil)
 		n.handOver(func(b engine.Batch) {
-			record(t, b, last+1, &mvccpb.KeyValue{Key: []byte("orphan"), CreateRevision: last + 1, ModRevision: last + 1, Version: 1, Lease: 77, Value: []byte("kept")})
+			record(t, b, last+1, &mvccpb.KeyValue{Key: []byte("orphan"), CreateRevision: int64(last + 1), ModRevision: int64(last + 1), Version: 1, Lease: 77, Value: []byte("kept")})
 		})
 	}
 	for _, n := range c.nodes {
@@ -83,7 +84,7 @@ func TestTakeOver(t *testing.T) {
 	}
 	c.sameHash()
 	if got := c.nodes[0].m.ClusterID(); got != id {
-		t.Errorf("cluster %x, was %x", got, id)
+		t.Errorf("cluster %s, was %s", got, id)
 	}
 	for _, n := range c.nodes {
 		if names, err := n.fs.List("data/member"); err != nil || !strings.Contains(strings.Join(names, " "), "snap.etcd-") {

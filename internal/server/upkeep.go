@@ -11,6 +11,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/auth"
 	"quorate/internal/autocompact"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -40,7 +41,7 @@ type upkeep struct {
 	compactions int64
 	looked      time.Time   // when the end of a compaction was last observed
 	rewriting   atomic.Bool // the store is being rewritten
-	flushed     uint64      // used by flushStore: the applied index at the last flush
+	flushed     ids.Index   // used by flushStore: the applied index at the last flush
 }
 
 // The engine releases the space of deleted records when it rewrites the tables that contain

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/password"
@@ -24,8 +25,8 @@ func (h v2Host) Barrier(ctx context.Context) error    { return h.replica.barrier
 func (h v2Host) SureToLead(ctx context.Context) error { return h.replica.sureToLead(ctx) }
 func (h v2Host) TimeoutError(began time.Time) error   { return h.replica.timeoutError(began) }
 func (h v2Host) Stopped() <-chan struct{}             { return h.replica.stop }
-func (h v2Host) MemberID() uint64                     { return h.replica.id }
-func (h v2Host) ActiveSince(id uint64) time.Time      { return h.tr.ActiveSince(id) }
+func (h v2Host) MemberID() ids.Member                 { return h.replica.id }
+func (h v2Host) ActiveSince(id ids.Member) time.Time  { return h.tr.ActiveSince(id) }
 
 func (h v2Host) Version(ctx context.Context, urls []string) (peerapi.Versions, error) {
 	return h.peers.Version(ctx, urls, versionTimeout)

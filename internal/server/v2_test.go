@@ -11,6 +11,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/enginetest"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2member"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
@@ -130,9 +131,9 @@ func TestV2(t *testing.T) {
 }
 
 // v2history returns the event of an index.
-func (n *node) v2history(t *testing.T, index uint64) *v2store.Event {
+func (n *node) v2history(t *testing.T, index ids.Index) *v2store.Event {
 	t.Helper()
-	w, err := n.m.V2.V2Watch("/", true, false, index)
+	w, err := n.m.V2.V2Watch("/", true, false, uint64(index))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"sync"
 	"time"
@@ -12,6 +13,7 @@ import (
 
 	"quorate/internal/build"
 	"quorate/internal/membership"
+	"quorate/internal/proposal"
 	"quorate/internal/transport/peerapi"
 )
 
@@ -82,6 +84,7 @@ const (
 
 // decideVersion decides, as the leader, the cluster version from the versions of the members.
 func (s *Versions) decideVersion(context.Context) {
+	term := s.replica.Term() // before the decision
 	servers := s.memberVersions()
 	current, d := s.cluster.Version(), s.cluster.Downgrade()
 	if current.Decided() {
@@ -102,8 +105,11 @@ func (s *Versions) decideVersion(context.Context) {
 	} else {
 		s.lg.Info("setting up initial cluster version using v3 API", zap.String("cluster-version", to))
 	}
-	_, err = s.replica.propose(s.replica.rootCtx, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}})
+	// At a later leader it could come after a decision of that one, when older members have
+	// been started: they would refuse it, and the others not.
+	_, err = s.replica.proposeIn(s.replica.rootCtx, term, &pb.InternalRaftRequest{ClusterVersionSet: &membershippb.ClusterVersionSetRequest{Ver: next.String()}})
 	switch {
+	case errors.Is(err, proposal.ErrNotLeading):
 	case err == nil:
 		s.lg.Info("cluster version is updated", zap.String("cluster-version", to))
 	case ended(err):
@@ -115,13 +121,13 @@ func (s *Versions) decideVersion(context.Context) {
 
 // checkDowngrade ends a downgrade, as the leader, when all members run the target release.
 func (s *Versions) checkDowngrade(context.Context) {
-	d := s.cluster.Downgrade()
+	term, d := s.replica.Term(), s.cluster.Downgrade()
 	if target, err := membership.ParseVersion(d.Target); !d.Enabled || err != nil || !s.memberVersions().have(target, s.lg) {
 		return
 	}
 	s.lg.Info("the cluster has been downgraded", zap.String("cluster-version", d.Target))
-	_, err := s.replica.propose(s.replica.rootCtx, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}})
-	if err != nil && !ended(err) {
+	_, err := s.replica.proposeIn(s.replica.rootCtx, term, &pb.InternalRaftRequest{DowngradeInfoSet: &membershippb.DowngradeInfoSetRequest{}})
+	if err != nil && !ended(err) && !errors.Is(err, proposal.ErrNotLeading) {
 		s.lg.Warn("failed to cancel downgrade", zap.Error(err))
 	}
 }
@@ -143,8 +149,8 @@ func (s *Versions) memberVersions() serverVersions {
 		if err != nil {
 			if s.unreached.due(x.ID, s.cfg.Clock.Now()) {
 				s.lg.Warn("failed to reach the peer URL", zap.String("address", strings.Join(x.PeerURLs, ",")),
-					zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))
-				s.lg.Warn("failed to get version", zap.String("remote-member-id", membership.FormatID(x.ID)), zap.String("remote-member-name", x.Name), zap.Error(err))
+					zap.Stringer("remote-member-id", x.ID), zap.String("remote-member-name", x.Name), zap.Error(err))
+				s.lg.Warn("failed to get version", zap.Stringer("remote-member-id", x.ID), zap.String("remote-member-name", x.Name), zap.Error(err))
 			}
 			continue
 		}

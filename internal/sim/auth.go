@@ -5,12 +5,14 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sort"
 	"strings"
 
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/auth"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
@@ -191,7 +193,7 @@ func isChange(r *pb.InternalRaftRequest) bool {
 // change changes users and roles. Each state is kept, as a client may be judged by any
 // between its request and its answer.
 func (m *model) change(r *pb.InternalRaftRequest) answer {
-	next, h := m.auth.clone(), &pb.ResponseHeader{Revision: m.rev}
+	next, h := m.auth.clone(), &pb.ResponseHeader{Revision: int64(m.rev)}
 	var (
 		resp any
 		err  error
@@ -294,7 +296,7 @@ func (r *rights) changeRole(q *pb.InternalRaftRequest, h *pb.ResponseHeader) (an
 		if !there {
 			return nil, errRoleNotFound
 		}
-		r.roles[name] = append(drop(perms, p), p)
+		r.roles[name] = add(perms, p)
 		return &pb.AuthRoleGrantPermissionResponse{Header: h}, nil
 	}
 	w := q.AuthRoleRevokePermission
@@ -310,6 +312,20 @@ func (r *rights) changeRole(q *pb.InternalRaftRequest, h *pb.ResponseHeader) (an
 	return &pb.AuthRoleRevokePermissionResponse{Header: h}, nil
 }
 
+// add returns the permissions with one more. As in etcd, it takes the place of the first one
+// that begins at the same key, if that is on the same range; any other on that range stays.
+func add(perms []*authpb.Permission, p *authpb.Permission) []*authpb.Permission {
+	perms = slices.Clone(perms)
+	i := slices.IndexFunc(perms, func(x *authpb.Permission) bool { return string(x.Key) >= string(p.Key) })
+	if i >= 0 && string(perms[i].Key) == string(p.Key) && string(perms[i].RangeEnd) == string(p.RangeEnd) {
+		perms[i] = p
+		return perms
+	}
+	perms = append(perms, p)
+	sort.Slice(perms, func(i, j int) bool { return string(perms[i].Key) < string(perms[j].Key) })
+	return perms
+}
+
 // drop returns the permissions without the one on the same range.
 func drop(perms []*authpb.Permission, p *authpb.Permission) []*authpb.Permission {
 	return slices.DeleteFunc(slices.Clone(perms), func(x *authpb.Permission) bool {
@@ -319,13 +335,13 @@ func drop(perms []*authpb.Permission, p *authpb.Permission) []*authpb.Permission
 
 // pastRights are the rights from an entry of the log on.
 type pastRights struct {
-	index uint64
+	index ids.Index
 	*rights
 }
 
 // everMay reports whether a user was permitted to read a range in some state from the one at
 // index until now. A member that reads or sends later than at index is in one of these.
-func (m *model) everMay(index uint64, user string, key, end []byte) bool {
+func (m *model) everMay(index ids.Index, user string, key, end []byte) bool {
 	for i := len(m.past) - 1; i >= 0; i-- {
 		r := m.past[i]
 		if r.may(authpb.Permission_READ, user, max(r.revision, 1), key, end) == nil {

@@ -1,5 +1,7 @@
 package sim
 
+import "quorate/internal/ids"
+
 // maxElections is how many election timeouts a cluster may need, once all faults have
 // stopped, until as many operations are acknowledged as there are clients.
 const maxElections = 10
@@ -31,6 +33,7 @@ func (w *World) checkBounds() {
 		if n.down {
 			continue
 		}
+		n.auditWatches()
 		if k := n.props.Len(); k > maxOwn {
 			w.fail("%d requests are in flight at member %d, and no client waits", k, n.index)
 		}
@@ -41,7 +44,7 @@ func (w *World) checkBounds() {
 		// A truncation that found a snapshot being sent, or the disk full, is not repeated
 		// before the next is due.
 		const inFlight = 200
-		if kept, limit := last-min(last, n.pipe.Log.Mark()), 3*(w.set.TruncateAfter+1)+w.set.CatchUp+inFlight; kept > limit {
+		if kept, limit := ids.Index(last)-min(ids.Index(last), n.pipe.Log.Mark()), 3*(ids.Index(w.set.TruncateAfter)+1)+ids.Index(w.set.CatchUp)+inFlight; kept > limit {
 			w.fail("the log of member %d holds %d entries, want at most %d", n.index, kept, limit)
 		}
 	}

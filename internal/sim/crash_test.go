@@ -12,6 +12,7 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/server"
@@ -27,7 +28,7 @@ type crashLane struct {
 
 	mu        sync.Mutex
 	acked     map[string]string // every acknowledged put
-	compacted int64             // highest acknowledged compaction
+	compacted ids.Revision      // highest acknowledged compaction
 }
 
 func (l *crashLane) open() *server.Member {
@@ -97,8 +98,8 @@ func (l *crashLane) write(m *server.Member, writer int, seed uint64) {
 		l.acked[key] = value
 		l.mu.Unlock()
 		if resp != nil && rng.IntN(50) == 0 {
-			rev := resp.Header.Revision - 5
-			if _, err := m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: rev}); err == nil {
+			rev := ids.Revision(resp.Header.Revision) - 5
+			if _, err := m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: int64(rev)}); err == nil {
 				l.mu.Lock()
 				l.compacted = max(l.compacted, rev)
 				l.mu.Unlock()
@@ -108,7 +109,7 @@ func (l *crashLane) write(m *server.Member, writer int, seed uint64) {
 }
 
 // powerLoss returns what is acknowledged, and what is left of the disk at a later moment.
-func (l *crashLane) powerLoss() (acked map[string]string, compacted int64, disk *vfs.MemFS) {
+func (l *crashLane) powerLoss() (acked map[string]string, compacted ids.Revision, disk *vfs.MemFS) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	acked = make(map[string]string, len(l.acked))
@@ -119,7 +120,7 @@ func (l *crashLane) powerLoss() (acked map[string]string, compacted int64, disk 
 		UnsyncedDataPercent: l.rng.IntN(101), RNG: rand.New(rand.NewPCG(l.rng.Uint64(), 1))})
 }
 
-func (l *crashLane) check(m *server.Member, acked map[string]string, compacted int64) {
+func (l *crashLane) check(m *server.Member, acked map[string]string, compacted ids.Revision) {
 	l.t.Helper()
 	for k, want := range acked {
 		if got := l.get(m, k); got != want {
@@ -127,7 +128,7 @@ func (l *crashLane) check(m *server.Member, acked map[string]string, compacted i
 		}
 	}
 	if compacted > 0 {
-		_, err := m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: compacted})
+		_, err := m.KV.Compact(context.Background(), &pb.CompactionRequest{Revision: int64(compacted)})
 		if err == nil {
 			l.t.Fatalf("the acknowledged compaction at %d was forgotten", compacted)
 		}
@@ -153,7 +154,7 @@ func TestCrash(t *testing.T) {
 				go func() { defer wg.Done(); l.write(m, w, s*100+uint64(g)) }()
 			}
 			// The power loss comes after a random amount of work.
-			for target := m.Rev() + 20 + l.rng.Int64N(600); m.Rev() < target; {
+			for target := m.Rev() + 20 + ids.Revision(l.rng.Int64N(600)); m.Rev() < target; {
 				if _, err := m.KV.Range(context.Background(), &pb.RangeRequest{Key: []byte("w0/k0")}); err != nil {
 					t.Fatal(err)
 				}

@@ -16,6 +16,7 @@ import (
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/replica"
 )
 
 // disk is the persistent state of a member: files, which lose unsynced data at a crash, and
@@ -24,6 +25,7 @@ import (
 type disk struct {
 	*vfs.MemFS
 	stores    map[string]*mem.Engine // by directory
+	renamed   map[string]bool        // names that a rename has given to another file, until the sync of their directory
 	countdown int                    // changes until picture is captured; 0 = never
 	w         *World
 	picture   *disk
@@ -31,7 +33,7 @@ type disk struct {
 }
 
 func newDisk(w *World) *disk {
-	return &disk{MemFS: vfs.NewCrashableMem(), stores: map[string]*mem.Engine{}, w: w}
+	return &disk{MemFS: vfs.NewCrashableMem(), stores: map[string]*mem.Engine{}, renamed: map[string]bool{}, w: w}
 }
 
 // crashed returns the disk as a crash at this moment would leave it. vfs draws the surviving
@@ -42,7 +44,7 @@ func (d *disk) crashed() *disk {
 	c.full = d.full
 	m := merger{
 		old: d.MemFS.CrashClone(vfs.CrashCloneCfg{}), now: d.MemFS.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: 100, RNG: rand.New(rand.NewPCG(1, 1))}),
-		out: c.MemFS, take: func() bool { return d.w.rng.IntN(100) < d.w.faults.TornWrites },
+		out: c.MemFS, renamed: d.renamed, take: func() bool { return d.w.rng.IntN(100) < d.w.faults.TornWrites },
 	}
 	if err := m.dir("/"); err != nil {
 		d.w.fail("crash a disk: %w", err)
@@ -55,9 +57,11 @@ func (d *disk) crashed() *disk {
 	return c
 }
 
-// merger copies old to out, and those blocks and files of now that take selects.
+// merger copies old to out, and those blocks and files of now that take selects. A file that
+// a rename has replaced is the old one or the new one, never some blocks of each.
 type merger struct {
 	old, now, out *vfs.MemFS
+	renamed       map[string]bool
 	take          func() bool
 }
 
@@ -99,7 +103,11 @@ func (m merger) entry(path string) error {
 	if err != nil {
 		return err
 	}
-	if old, err := read(m.old, path); err == nil {
+	if old, err := read(m.old, path); err == nil && m.renamed[strings.TrimPrefix(path, "/")] {
+		if !m.take() {
+			b = old
+		}
+	} else if err == nil {
 		const block = 4096
 		for i := 0; i < len(b); i += block {
 			if m.take() {
@@ -139,7 +147,7 @@ func (d *disk) changed() {
 // openEngine opens the store in dir with the state of its last flush.
 func (d *disk) openEngine(dir string) (engine.Engine, error) {
 	e := d.stores[dir]
-	if e == nil {
+	if _, err := d.MemFS.Stat(dir); e == nil || err != nil {
 		if err := durable.MkdirAll(d.MemFS, dir); err != nil { // durable, as with Pebble
 			return nil, err
 		}
@@ -185,9 +193,18 @@ func (d *disk) OpenDir(name string) (vfs.File, error) {
 	return diskFile{f, d, name}, err
 }
 
+// Rename moves a store along with its directory. It stays known under the old name as well,
+// which is what a crash may leave.
 func (d *disk) Rename(from, to string) error {
 	defer d.changed()
-	return d.MemFS.Rename(from, to)
+	if to != from {
+		d.renamed[to] = true
+	}
+	err := d.MemFS.Rename(from, to)
+	if e := d.stores[from]; e != nil && err == nil {
+		d.stores[to] = e
+	}
+	return err
 }
 
 func (d *disk) Remove(name string) error {
@@ -227,7 +244,13 @@ func (f diskFile) WriteAt(b []byte, off int64) (int, error) {
 
 func (f diskFile) Sync() error {
 	defer f.d.changed()
-	return f.File.Sync()
+	err := f.File.Sync()
+	for name := range f.d.renamed { // of a directory: what has replaced a file stays
+		if err == nil && f.d.PathDir(name) == f.name {
+			delete(f.d.renamed, name)
+		}
+	}
+	return err
 }
 
 func (f diskFile) SyncData() error {
@@ -240,7 +263,11 @@ func (f diskFile) SyncData() error {
 func (n *node) attempt(step string, do func() error) bool {
 	w := n.w
 	if !w.calm && w.chance(w.faults.TornSteps) {
-		n.disk.countdown = 1 + w.rng.IntN(10)
+		changes := 10
+		if step == string(replica.Import) { // it changes few files: later than that is seldom in the middle
+			changes = 3
+		}
+		n.disk.countdown = 1 + w.rng.IntN(changes)
 	}
 	err := do()
 	picture := n.disk.picture

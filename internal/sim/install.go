@@ -13,7 +13,7 @@ import (
 	"quorate/internal/apply"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 	"quorate/internal/replica"
 	"quorate/internal/snapshot"
 )
@@ -24,9 +24,8 @@ const (
 )
 
 var (
-	serverVersion = membership.Version{Major: 3, Minor: 7}
-	errCut        = errors.New("sim: the connection was cut")
-	errExchange   = errors.New("sim: power lost during the exchange")
+	errCut      = errors.New("sim: the connection was cut")
+	errExchange = errors.New("sim: power lost during the exchange")
 )
 
 // sendSnapshot sends the current state of the store. The transfer takes a while and may be
@@ -35,7 +34,7 @@ func (n *node) sendSnapshot(m *raftpb.Message) {
 	w := n.w
 	state := n.machine.Engine().NewSnapshot()
 	defer state.Close()
-	meta, data, err := datadir.Describe(state, serverVersion, false)
+	meta, data, err := datadir.Describe(state, n.release, false)
 	if err != nil {
 		w.fail("describe the state of member %d: %w", n.index, err)
 		return
@@ -58,14 +57,16 @@ func (n *node) sendSnapshot(m *raftpb.Message) {
 	n.sending++
 	n.later(releaseDelay, func() { n.sending-- })
 	report := func(ok bool) {
-		n.later(0, func() { n.step(replica.Input{Snapshots: []replica.SnapshotReport{{To: m.GetTo(), OK: ok}}}) })
+		n.later(0, func() {
+			n.step(replica.Input{Snapshots: []replica.SnapshotReport{{To: ids.Member(m.GetTo()), OK: ok}}})
+		})
 	}
 	body := io.Reader(bytes.NewReader(file.Bytes()))
 	if w.chance(w.faults.CutTransfers) {
 		body = io.MultiReader(io.LimitReader(body, int64(w.rng.IntN(file.Len()))), cutOff{})
 	}
 	w.after(w.between(w.faults.MaxDelay, 20*w.faults.MaxDelay), func() {
-		to := w.byID[m.GetTo()]
+		to := w.byID[ids.Member(m.GetTo())]
 		ok := to != nil && !to.down && !w.cut[[2]int{n.index, to.index}] && to.receiveSnapshot(envelope, body)
 		w.log("snapshot %d %d>%x %v", meta.GetIndex(), n.index, m.GetTo(), ok)
 		report(ok)
@@ -86,7 +87,7 @@ func (n *node) receiveSnapshot(envelope []byte, body io.Reader) bool {
 	n.received++
 	cut := false
 	ok := n.attempt("reception", func() error {
-		err := n.home.Receive(context.Background(), m.GetSnapshot().GetMetadata().GetIndex(), n.received, body)
+		err := n.home.Receive(context.Background(), ids.Index(m.GetSnapshot().GetMetadata().GetIndex()), n.received, body)
 		if cut = errors.Is(err, errCut); cut {
 			return nil
 		}
@@ -103,7 +104,7 @@ func (n *node) exchange(meta *raftpb.SnapshotMetadata) error {
 	var eng engine.Engine
 	old, oldDir := n.machine, n.dir
 	ok := n.attempt("exchange", func() (err error) {
-		if eng, n.dir, err = n.home.Exchange(meta.GetIndex()); err != nil {
+		if eng, n.dir, err = n.home.Exchange(ids.Index(meta.GetIndex())); err != nil {
 			return err
 		}
 		n.machine, err = n.openMachine(eng)
@@ -115,7 +116,7 @@ func (n *node) exchange(meta *raftpb.SnapshotMetadata) error {
 	old.Close()
 	n.pipe.Settler.Restored(apply.History{KV: n.machine.KV()}, n.machine.Applied())
 	n.later(n.w.between(0, 10*n.w.faults.SyncDelay), func() {
-		n.attempt("removal of the replaced store", func() error { return n.home.Retire(oldDir, meta.GetIndex()) })
+		n.attempt("removal of the replaced store", func() error { return n.home.Retire(oldDir, ids.Index(meta.GetIndex())) })
 	})
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/proposal"
 	"quorate/internal/replica"
@@ -34,8 +35,11 @@ type leaseRule struct {
 	safe     time.Duration
 	byClient bool // a client has requested its revocation
 	renewals int  // made by leaders
-	seen     struct {
-		term     uint64
+	// given is when the newest leader ends the lease if it is not renewed there; 0 if it has been.
+	given time.Duration
+	giver int
+	seen  struct {
+		term     ids.Term
 		at       time.Duration
 		left     int64
 		renewals int
@@ -89,26 +93,46 @@ func (n *node) keepLeases() {
 	if !n.leads() {
 		return
 	}
-	expired, record := n.lessor.Due(n.time())
-	for _, id := range expired {
+	term := n.core().Node().State().Term
+	for _, id := range n.lessor.Expired(n.time(), lease.MaxExpired) {
 		n.w.log("expire %v at %d", id, n.index)
-		n.proposeOwn(lease.RevokeOf(id))
+		n.later(n.w.hesitation(), func() { n.proposeIn(term, lease.RevokeOf(id)) })
 	}
-	if record != nil {
+	if record := n.lessor.RecordDue(n.time()); record != nil {
 		n.w.log("record %d leases at %d", len(record.LeaseCheckpoint.Checkpoints), n.index)
-		n.proposeOwn(record)
+		n.inOrder(func() { n.proposeIn(term, record) })
 		n.w.did["checkpoint"]++
 	}
 }
 
+// hesitation is the time between a decision of a leader and its proposal. In production the
+// decision waits for other proposals and for the log, and meanwhile another member may lead.
+func (w *World) hesitation() time.Duration {
+	if w.rng.IntN(4) > 0 {
+		return 0
+	}
+	return w.between(0, 3*electionTicks*tick)
+}
+
+// inOrder runs do after a hesitation, and after what it was called with before: what is decided
+// about checkpoints enters the log in that order.
+func (n *node) inOrder(do func()) {
+	n.handed = max(n.handed, n.w.now+n.w.hesitation())
+	n.later(n.handed-n.w.now, do)
+}
+
 // proposeOwn proposes a request of the member itself. It returns nil if the request was not
 // admitted.
-func (n *node) proposeOwn(r *pb.InternalRaftRequest) *proposal.Pending {
+func (n *node) proposeOwn(r *pb.InternalRaftRequest) *proposal.Pending { return n.proposeIn(0, r) }
+
+// proposeIn is proposeOwn for what the member has decided as the leader of a term.
+func (n *node) proposeIn(term ids.Term, r *pb.InternalRaftRequest) *proposal.Pending {
 	p, err := n.pending(r, n.w.root())
 	if err != nil {
 		n.w.fail("encode %v: %w", r, err)
 		return nil
 	}
+	p.Term = term
 	if n.props.Admit(p, n.w.time(), requestTimeout) != nil {
 		return nil
 	}
@@ -131,6 +155,7 @@ func (c *worker) keepAlive(id lease.ID) {
 		w.leases.renewed++
 		w.log("worker %d keepalive %v", c.id, id)
 		x.safe = max(x.safe, asked+x.least())
+		x.checkGiven(w, id)
 	}
 	if via.leads() {
 		via.renew(id, x, acked)
@@ -157,29 +182,61 @@ func (n *node) renew(id lease.ID, x *leaseRule, done func()) {
 	if n.lessor.Exists(id) {
 		n.checkTimeToLive(id, x)
 	}
+	term := n.core().Node().State().Term
 	r, err := n.lessor.Renew(n.time(), id)
 	switch {
 	case err != nil, r.Wait != nil:
 	case r.Reset:
 		n.w.did["reset of a checkpoint"]++
-		p := n.proposeOwn(lease.Record(lease.Checkpoint{ID: id}))
-		if p == nil || n.down {
-			return
-		}
-		n.wait(func() bool {
-			select {
-			case res := <-p.Done():
-				if res.Err == nil && !n.down && n.leads() {
-					n.later(0, func() { n.renew(id, x, done) })
-				}
-				return true
-			default:
-				return false
-			}
-		})
+		clearing, req := n.lessor.Clear(id)
+		n.inOrder(func() { n.clear(id, x, term, clearing, req, done) })
 	default:
 		x.renewals++
+		x.given = 0
 		done()
+	}
+}
+
+// clear proposes to clear the checkpoints of a lease, and renews it when that is applied.
+func (n *node) clear(id lease.ID, x *leaseRule, term ids.Term, clearing lease.Clearing, req *pb.InternalRaftRequest, done func()) {
+	p := n.proposeIn(term, req)
+	if p == nil || n.down {
+		return
+	}
+	n.wait(func() bool {
+		select {
+		case res := <-p.Done():
+			if res.Err == nil && !n.down {
+				n.lessor.Cleared(clearing)
+				n.later(0, func() {
+					if n.leads() {
+						n.renew(id, x, done)
+					}
+				})
+			}
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// checkGiven checks what a new leader gives the leases: not less than what clients were told.
+func (n *node) checkGiven() {
+	for _, id := range n.w.leases.order {
+		x := n.w.leases.by[id]
+		st, err := n.lessor.TimeToLive(n.time(), id, false)
+		if err != nil {
+			continue
+		}
+		x.given, x.giver = n.w.now+time.Duration(float64(st.TTL)*float64(time.Second)/(1+n.drift)), n.index
+		x.checkGiven(n.w, id)
+	}
+}
+
+func (x *leaseRule) checkGiven(w *World, id lease.ID) {
+	if x.given != 0 && x.given < x.safe {
+		w.fail("leader %d ends lease %v with a TTL of %v %v too early, unless it is renewed", x.giver, id, x.ttl, x.safe-x.given)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
@@ -21,14 +22,14 @@ import (
 // version, so it can also answer reads at an old revision. It shares no code with the
 // store.
 type model struct {
-	index     uint64 // of the last entry it has applied
-	rev       int64
-	compacted int64 // -1 for never
+	index     ids.Index // of the last entry it has applied
+	rev       ids.Revision
+	compacted ids.Revision // -1 for never
 	keys      map[string][]version
 	leases    map[lease.ID]int64 // TTL by id
 	alarms    map[string]*pb.AlarmMember
 	events    []*mvccpb.Event // all events, in order
-	eventAt   []uint64        // index of the entry that each event is of
+	eventAt   []ids.Index     // index of the entry that each event is of
 	auth      *rights
 	past      []pastRights // the states of auth, the newest last
 	taken     []*pb.InternalRaftRequest
@@ -66,12 +67,12 @@ func (m *model) take(r *pb.InternalRaftRequest) answer {
 	if isChange(r) {
 		return m.change(r)
 	}
-	h := func() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: m.rev} }
+	h := func() *pb.ResponseHeader { return &pb.ResponseHeader{Revision: int64(m.rev)} }
 	switch {
 	case r.Put != nil, r.DeleteRange != nil, r.Txn != nil:
 		return m.write(r)
 	case r.Compaction != nil:
-		switch at := r.Compaction.Revision; {
+		switch at := ids.Revision(r.Compaction.Revision); {
 		case at <= m.compacted:
 			return answer{err: rpctypes.ErrGRPCCompacted}
 		case at > m.rev:
@@ -123,7 +124,7 @@ func (m *model) sortedAlarms() (all []*pb.AlarmMember) {
 }
 
 func (m *model) alarm(r *pb.AlarmRequest) answer {
-	resp := &pb.AlarmResponse{Header: &pb.ResponseHeader{Revision: m.rev}}
+	resp := &pb.AlarmResponse{Header: &pb.ResponseHeader{Revision: int64(m.rev)}}
 	name := fmt.Sprintf("%x %v", r.MemberID, r.Alarm)
 	switch r.Action {
 	case pb.AlarmRequest_GET:
@@ -153,7 +154,7 @@ func (m *model) revoke(id int64) answer {
 		}
 	}
 	m.end()
-	return answer{resp: &pb.LeaseRevokeResponse{Header: &pb.ResponseHeader{Revision: m.rev}}}
+	return answer{resp: &pb.LeaseRevokeResponse{Header: &pb.ResponseHeader{Revision: int64(m.rev)}}}
 }
 
 // write runs a put, a delete or a transaction. A refused request has no effect.
@@ -176,7 +177,7 @@ func (m *model) write(r *pb.InternalRaftRequest) answer {
 			decisions := m.decide(r.Txn, nil)
 			t, _ := m.run(r.Txn, decisions)
 			m.end()
-			t.Header = &pb.ResponseHeader{Revision: m.rev}
+			t.Header = &pb.ResponseHeader{Revision: int64(m.rev)}
 			return answer{resp: t}
 		}
 	}
@@ -185,7 +186,7 @@ func (m *model) write(r *pb.InternalRaftRequest) answer {
 }
 
 // now returns the revision that reads in the current transaction see.
-func (m *model) now() int64 {
+func (m *model) now() ids.Revision {
 	if m.sub > 0 {
 		return m.rev + 1
 	}
@@ -218,7 +219,7 @@ func (m *model) mayRun(t *pb.TxnRequest) error {
 		case op.GetRequestTxn() != nil:
 			err = m.mayRun(op.GetRequestTxn())
 		case op.GetRequestRange() != nil:
-			err = m.mayRead(op.GetRequestRange().Revision, m.compacted)
+			err = m.mayRead(ids.Revision(op.GetRequestRange().Revision), m.compacted)
 		}
 		if err != nil {
 			return err
@@ -227,7 +228,7 @@ func (m *model) mayRun(t *pb.TxnRequest) error {
 	return nil
 }
 
-func (m *model) mayRead(rev, compacted int64) error {
+func (m *model) mayRead(rev, compacted ids.Revision) error {
 	switch {
 	case rev == 0:
 	case rev < compacted:
@@ -324,7 +325,7 @@ func (m *model) run(t *pb.TxnRequest, path []bool) (*pb.TxnResponse, []bool) {
 func (m *model) put(r *pb.PutRequest) *pb.PutResponse {
 	old, key := m.get(string(r.Key)), string(r.Key)
 	at := m.rev + 1
-	kv := &mvccpb.KeyValue{Key: r.Key, Value: r.Value, Lease: r.Lease, CreateRevision: at, ModRevision: at, Version: 1}
+	kv := &mvccpb.KeyValue{Key: r.Key, Value: r.Value, Lease: r.Lease, CreateRevision: int64(at), ModRevision: int64(at), Version: 1}
 	if old != nil {
 		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
 		if r.IgnoreValue {
@@ -335,7 +336,7 @@ func (m *model) put(r *pb.PutRequest) *pb.PutResponse {
 		}
 	}
 	m.store(key, version{kv: kv}, old)
-	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: m.now()}}
+	resp := &pb.PutResponse{Header: &pb.ResponseHeader{Revision: int64(m.now())}}
 	if r.PrevKv {
 		resp.PrevKv = old
 	}
@@ -351,13 +352,13 @@ func (m *model) deleteRange(r *pb.DeleteRangeRequest) *pb.DeleteRangeResponse {
 			resp.PrevKvs = append(resp.PrevKvs, kv)
 		}
 	}
-	resp.Header = &pb.ResponseHeader{Revision: m.now()}
+	resp.Header = &pb.ResponseHeader{Revision: int64(m.now())}
 	return resp
 }
 
 func (m *model) delete(key string) {
 	old := m.get(key)
-	m.store(key, version{gone: true, kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: m.rev + 1}}, old)
+	m.store(key, version{gone: true, kv: &mvccpb.KeyValue{Key: []byte(key), ModRevision: int64(m.rev + 1)}}, old)
 }
 
 func (m *model) store(key string, v version, old *mvccpb.KeyValue) {
@@ -379,13 +380,13 @@ func (m *model) get(key string) *mvccpb.KeyValue {
 }
 
 // at returns the keys of a range at a revision, in order.
-func (m *model) at(rev int64, key, end string) (out []*mvccpb.KeyValue) {
+func (m *model) at(rev ids.Revision, key, end string) (out []*mvccpb.KeyValue) {
 	for k, versions := range m.keys {
 		if !inRange(k, key, end) {
 			continue
 		}
 		i := len(versions) - 1
-		for i >= 0 && versions[i].kv.ModRevision > rev {
+		for i >= 0 && ids.Revision(versions[i].kv.ModRevision) > rev {
 			i--
 		}
 		if i >= 0 && !versions[i].gone {
@@ -407,13 +408,13 @@ func inRange(k, key, end string) bool {
 }
 
 // read returns a range at revision now, or at the revision that the request names.
-func (m *model) read(r *pb.RangeRequest, now int64) *pb.RangeResponse {
+func (m *model) read(r *pb.RangeRequest, now ids.Revision) *pb.RangeResponse {
 	at := now
 	if r.Revision > 0 {
-		at = r.Revision
+		at = ids.Revision(r.Revision)
 	}
 	kvs := m.at(at, string(r.Key), string(r.RangeEnd))
-	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: now}, Count: int64(len(kvs))}
+	resp := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: int64(now)}, Count: int64(len(kvs))}
 	if r.CountOnly {
 		return resp
 	}

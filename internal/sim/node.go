@@ -15,6 +15,7 @@ import (
 	"quorate/internal/datadir"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
@@ -41,14 +42,16 @@ func (w *World) logOptions() raftlog.Options {
 type node struct {
 	w         *World
 	index     int
-	id        uint64
-	clusterID uint64
+	id        ids.Member
+	clusterID ids.Cluster
 	disk      *disk
 	down      bool
 	removed   bool                   // from the cluster; it never starts again
 	outdated  bool                   // a test has replaced its disk with an old copy
 	lost      *raftnode.LostLogError // why it has stopped for good
-	life      int                    // counts starts; events of an earlier life are dropped
+	release   membership.Version     // that it runs, or will start in
+	handing   handing
+	life      int // counts starts; events of an earlier life are dropped
 	said      promised
 
 	home    datadir.Home
@@ -68,12 +71,14 @@ type node struct {
 	logFrom     time.Duration // start of the current log write
 	stalled     time.Duration // no log write completes before this time
 	applyStall  time.Duration // nothing is applied before this time
-	accepted    uint64        // index of the newest snapshot that raft has accepted, until it is installed
+	accepted    ids.Index     // index of the newest snapshot that raft has accepted, until it is installed
 	sending     int           // snapshots sent within releaseDelay
 	received    uint64        // number of snapshot transfers that have started
 	applyBu     bool
 	leaving     bool
 	alarmRaised bool          // a NOSPACE alarm is being proposed
+	deciding    bool          // a decision of this leader is being proposed
+	handed      time.Duration // when the newest decision about checkpoints is proposed
 	drift       float64       // relative error of its clock rate
 	jump        time.Duration // of its wall clock; timers and leases use a monotonic one
 	waiting     []func() bool // conditions that clients wait for; true when over
@@ -81,8 +86,8 @@ type node struct {
 
 // newNode creates a member with a new disk. A founder has the first entries in its log, a
 // joining member has none.
-func newNode(w *World, index int, id, clusterID uint64, first []*raftpb.Entry) (*node, error) {
-	n := &node{w: w, index: index, id: id, clusterID: clusterID, disk: newDisk(w), down: true}
+func newNode(w *World, index int, id ids.Member, clusterID ids.Cluster, first []*raftpb.Entry) (*node, error) {
+	n := &node{w: w, index: index, id: id, clusterID: clusterID, disk: newDisk(w), release: newest, down: true}
 	l := n.layout()
 	if err := durable.MkdirAll(n.disk, l.DataDir, l.Member(), l.Snap()); err != nil {
 		return nil, err
@@ -107,8 +112,18 @@ func (n *node) start() {
 	if !n.down || n.removed || n.lost != nil {
 		return
 	}
-	if err := n.open(); errors.Is(err, raftlog.ErrNoSpace) {
+	if n.handing != staying && !n.handOver() {
+		return
+	}
+	open := n.open
+	if n.w.faults.Conversions > 0 {
+		open = n.openConverted
+	}
+	if err := open(); errors.Is(err, raftlog.ErrNoSpace) {
 		n.w.after(diskRetry, n.start)
+		return
+	} else if errors.Is(err, errPower) {
+		n.w.after(n.w.between(diskRetry, n.w.faults.Outage), n.start)
 		return
 	} else if err != nil {
 		n.w.fail("start member %d: %w", n.index, err)
@@ -132,12 +147,16 @@ func (n *node) start() {
 	n.every(func() time.Duration { return n.w.between(400*time.Millisecond, 600*time.Millisecond) }, n.expireV2)
 	n.every(func() time.Duration { return n.w.between(time.Second, 2*time.Second) }, n.dial)
 	n.compactNowAndThen()
+	if n.w.faults.Upgrades > 0 {
+		n.every(func() time.Duration { return n.w.between(time.Second, 2*time.Second) }, n.keepVersion)
+	}
 	n.every(func() time.Duration { return n.w.between(lease.ExpiryInterval*4/5, lease.ExpiryInterval*6/5) }, n.keepLeases)
 	n.every(func() time.Duration { return n.w.between(time.Millisecond, 100*time.Millisecond) }, n.catchUp)
 	n.every(func() time.Duration { return n.w.between(flushEvery/2, flushEvery*2) }, func() {
 		if err := n.machine.Engine().Flush(context.Background()); err != nil {
 			n.w.fail("flush member %d: %w", n.index, err)
 		}
+		n.machine.SetSize(n.machine.Engine().Size().Total) // compactions make room below the quota
 	})
 }
 
@@ -167,6 +186,15 @@ func (n *node) expireV2() {
 
 func (n *node) open() (err error) {
 	layout := n.layout()
+	taken, err := n.takeOver()
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil && taken != nil {
+			err = errors.Join(err, taken.Abandon(err))
+		}
+	}()
 	if n.log, err = raftlog.Open(n.disk, layout.WAL(), n.w.logOptions()); err != nil {
 		return err
 	}
@@ -180,6 +208,9 @@ func (n *node) open() (err error) {
 	if n.dir, err = layout.Store(); err != nil {
 		return err
 	}
+	if taken != nil {
+		n.dir = taken.Dir
+	}
 	eng, err := n.disk.openEngine(n.dir)
 	if err != nil {
 		return err
@@ -187,16 +218,19 @@ func (n *node) open() (err error) {
 	if err := n.home.CheckTogether(eng); err != nil {
 		return errors.Join(err, eng.Close())
 	}
-	n.cluster = membership.New(membership.Options{LocalID: n.id, ClusterID: n.clusterID, ServerVersion: serverVersion})
+	n.cluster = membership.New(membership.Options{LocalID: n.id, ClusterID: n.clusterID, ServerVersion: n.release})
 	n.lessor = lease.New(minTTL, lease.Options{Checkpoints: n.w.set.CheckpointEvery > 0, CheckpointInterval: n.w.set.CheckpointEvery})
 	n.auth = auth.NewStore(auth.NewSimpleTokens(0))
 	n.drift = maxDrift * (2*n.w.rng.Float64() - 1)
 	if n.machine, err = n.openMachine(eng); err != nil {
 		return err
 	}
+	if err := n.finishTakeOver(taken); err != nil {
+		return err
+	}
 	n.hub = watch.NewHub(apply.History{KV: n.machine.KV()}, simClock{n.w}, n.w.watchOptions())
 	n.home.RemoveRemains(n.dir)
-	n.accepted, n.sending, n.leaving, n.alarmRaised = 0, 0, false, false
+	n.accepted, n.sending, n.leaving, n.alarmRaised, n.deciding, n.handed = 0, 0, false, false, false, 0
 	applied := n.machine.Applied()
 	rn, err := raftnode.New(raftnode.Config{ID: n.id, ElectionTicks: electionTicks, HeartbeatTicks: 1, PreVote: n.w.set.PreVote, Applied: applied, Limits: n.w.set.Raft,
 		Storage: raftnode.NewStorage(n.log, n.machine.ConfState(), applied, func() (*raftpb.Snapshot, error) { return n.home.Describe(n.machine) }),
@@ -206,7 +240,7 @@ func (n *node) open() (err error) {
 	}
 	n.ids = proposal.NewIDs(n.id, n.wall())
 	if n.w.faults.SameIDs {
-		n.ids = proposal.NewIDs(uint64(n.life), epoch)
+		n.ids = proposal.NewIDs(ids.Member(n.life), epoch)
 	}
 	n.props = proposal.NewTable(n.w.set.Requests, 1<<20)
 	n.reads = readindex.New(n.ids.Next, applied)
@@ -214,7 +248,7 @@ func (n *node) open() (err error) {
 		ReadRetry: 500 * time.Millisecond, ReadLimit: requestTimeout, ErrTimeout: errTimeout, ErrLost: errTimeout, ErrChanged: errChanged,
 		StallAfter: electionTicks * tick, StallLimit: (2*electionTicks - 2) * tick, HandOver: electionTicks * tick, Gate: n.mayChange})
 	n.pipe = replica.NewPipeline(replica.Parts{Core: core, Self: n.id, Proposals: n.props, Reads: n.reads, Hub: n.hub, Lessor: n.lessor,
-		Extend: electionTicks * tick, Mark: n.log.Mark().Index, TruncateEvery: n.w.set.TruncateAfter, Keep: n.w.set.CatchUp, MaxRunBytes: n.w.set.MaxRunBytes}, n.door())
+		Extend: electionTicks * tick, Mark: n.log.Mark().Index, TruncateEvery: n.w.set.TruncateAfter, Keep: n.w.set.CatchUp, MaxRunBytes: n.w.set.MaxRunBytes}, n.env())
 	n.logBusy, n.applyBu, n.waiting = false, false, nil
 	return nil
 }
@@ -241,7 +275,7 @@ func (n *node) later(d time.Duration, do func()) {
 }
 
 func (n *node) openMachine(eng engine.Engine) (*apply.Machine, error) {
-	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: n.lessor, Auth: n.auth, Quota: n.w.set.Quota,
+	return apply.Open(eng, apply.Options{Cluster: n.cluster, Lessor: n.lessor, Auth: n.auth, Quota: n.w.set.Quota, Release: n.release.String(),
 		Now: n.time, Logger: zap.NewNop(), MVCC: mvcc.Options{Manual: true, CompactionBatch: n.w.set.CompactionBatch}})
 }
 
@@ -278,7 +312,7 @@ func (n *node) leave() {
 // noteApplied compares an entry that a member is about to apply with what other members
 // have applied at the same index.
 func (n *node) noteApplied(e *apply.Entry) {
-	index, digest := e.GetIndex(), e.Digest()
+	index, digest := ids.Index(e.GetIndex()), e.Digest()
 	n.noteOnce(e)
 	if first, ok := n.w.applied[index]; !ok {
 		n.w.applied[index] = digest
@@ -314,7 +348,7 @@ func (n *node) noteOnce(e *apply.Entry) {
 // memory.
 func (n *node) send(m *raftpb.Message) {
 	w := n.w
-	to := w.byID[m.GetTo()]
+	to := w.byID[ids.Member(m.GetTo())]
 	if to == nil || n.cluster.IsRemoved(to.id) {
 		return
 	}

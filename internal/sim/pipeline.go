@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 
 	"quorate/internal/apply"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 	"quorate/internal/replica"
@@ -25,9 +26,9 @@ func (n *node) core() *replica.Core { return n.pipe.Core() }
 // installing reports whether a snapshot is being installed.
 func (n *node) installing() bool { return n.pipe.Log.Snapshot() != nil }
 
-func (n *node) door() *replica.Door {
+func (n *node) env() *replica.Env {
 	w := n.w
-	return &replica.Door{
+	return &replica.Env{
 		Core: func(f func(*replica.Input)) {
 			var in replica.Input
 			f(&in)
@@ -72,7 +73,7 @@ func (n *node) step(in replica.Input) {
 func (n *node) follow(_ replica.Input, eff replica.Effects) {
 	for _, a := range eff.Append {
 		if a.Snapshot != nil {
-			n.accepted = a.Snapshot.GetMetadata().GetIndex()
+			n.accepted = ids.Index(a.Snapshot.GetMetadata().GetIndex())
 		}
 	}
 }
@@ -143,7 +144,7 @@ func (n *node) append() bool {
 
 // install runs one job of an installation and continues with the next.
 func (n *node) install() {
-	job, index := n.pipe.Log.Due(), n.pipe.Log.Snapshot().GetMetadata().GetIndex()
+	job, index := n.pipe.Log.Due(), ids.Index(n.pipe.Log.Snapshot().GetMetadata().GetIndex())
 	if job == replica.Exchange {
 		if err := n.pipe.Log.Do(context.Background()); err != nil {
 			n.w.fail("exchange at member %d: %w", n.index, err)
@@ -281,7 +282,7 @@ func (n *node) truncate() {
 		return
 	}
 	beside := n.machine.Applied() > acked
-	var index uint64
+	var index ids.Index
 	ok := n.attempt("truncation", func() error {
 		if err := n.machine.Engine().Flush(context.Background()); err != nil {
 			return fmt.Errorf("flush: %w", err)

@@ -73,7 +73,7 @@ func PlanOf(seed uint64, clients int, length time.Duration, f Faults) Plan {
 	s.Requests = pick(rng, 3, 20, 1000)
 	s.CompactionBatch = pick(rng, 1, 7, 700)
 	s.PreVote = rng.IntN(4) > 0
-	if s.Quota = pick[int64](rng, 0, 4<<10, 8<<10); f.Quiet { // nobody disarms the alarm
+	if s.Quota = pick[int64](rng, 0, 8<<10, 16<<10); f.Quiet { // nobody disarms the alarm
 		s.Quota = 0
 	}
 	s.Retention = pick(rng, 0, 2*time.Second, 5*time.Second)

@@ -2,14 +2,20 @@ package sim
 
 import (
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // ballot is one vote of one member.
-type ballot struct{ member, term uint64 }
+type ballot struct {
+	member ids.Member
+	term   ids.Term
+}
 
 // promised is what a member has told others, or counted itself, as durable.
 type promised struct {
-	term, vote uint64 // vote is the vote in term, 0 for none
+	term ids.Term
+	vote ids.Member // vote is the vote in term, 0 for none
 }
 
 // promise records and checks a message that waited for durability. No member votes for two
@@ -24,18 +30,18 @@ func (n *node) promise(m *raftpb.Message) {
 		if m.GetReject() {
 			return
 		}
-		b := ballot{n.id, m.GetTerm()}
-		if old, voted := n.w.votes[b]; voted && old != m.GetTo() {
-			n.w.fail("member %d votes for %x in term %d, in which it has voted for %x", n.index, m.GetTo(), b.term, old)
+		b := ballot{n.id, ids.Term(m.GetTerm())}
+		if old, voted := n.w.votes[b]; voted && old != ids.Member(m.GetTo()) {
+			n.w.fail("member %d votes for %s in term %d, in which it has voted for %s", n.index, ids.Member(m.GetTo()), b.term, old)
 		}
-		n.w.votes[b] = m.GetTo()
-		if m.GetTerm() >= p.term {
-			*p = promised{m.GetTerm(), m.GetTo()}
+		n.w.votes[b] = ids.Member(m.GetTo())
+		if ids.Term(m.GetTerm()) >= p.term {
+			*p = promised{ids.Term(m.GetTerm()), ids.Member(m.GetTo())}
 		}
 		n.w.unsettle(n)
 	case raftpb.MsgAppResp:
-		if m.GetTerm() > p.term {
-			*p = promised{term: m.GetTerm()}
+		if ids.Term(m.GetTerm()) > p.term {
+			*p = promised{term: ids.Term(m.GetTerm())}
 		}
 	}
 }
@@ -45,10 +51,10 @@ func (n *node) checkPromises() {
 	hs, p := n.log.HardState(), n.said
 	switch {
 	case n.outdated: // a test has replaced its disk
-	case hs.GetTerm() < p.term:
+	case ids.Term(hs.GetTerm()) < p.term:
 		n.w.fail("member %d has answered in term %d and starts in term %d", n.index, p.term, hs.GetTerm())
-	case hs.GetTerm() == p.term && p.vote != 0 && hs.GetVote() != p.vote:
-		n.w.fail("member %d has voted for %x in term %d and starts with a vote for %x", n.index, p.vote, p.term, hs.GetVote())
+	case ids.Term(hs.GetTerm()) == p.term && p.vote != 0 && ids.Member(hs.GetVote()) != p.vote:
+		n.w.fail("member %d has voted for %s in term %d and starts with a vote for %s", n.index, p.vote, p.term, ids.Member(hs.GetVote()))
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/proposal"
 	"quorate/internal/replica"
@@ -44,7 +45,9 @@ func (w *World) reconfigure() {
 	least := 3
 	switch w.plan.Members {
 	case 1:
-		least = 1
+		// Not less: if the last member but one leaves, and the last one loses its power before
+		// it has written that the removal is committed, it needs the vote of the other.
+		least = 2
 	case 5, 7:
 		least = w.plan.Members - 1
 	}
@@ -119,8 +122,8 @@ func (w *World) propose(via *node, what string, n *node, cc *raftpb.ConfChange) 
 }
 
 // mayChange is the gate of the core, as in production.
-func (n *node) mayChange(cc *raftpb.ConfChange, inSync func(id uint64) bool) error {
-	up := func(id uint64) bool {
+func (n *node) mayChange(cc *raftpb.ConfChange, inSync func(id ids.Member) bool) error {
+	up := func(id ids.Member) bool {
 		x := n.w.byID[id]
 		return x != nil && !x.down && !n.w.cut[[2]int{x.index, n.index}]
 	}
@@ -149,7 +152,7 @@ func (n *node) noteConfig() {
 	}
 	for _, id := range n.cluster.VoterIDs() {
 		if at, gone := w.gone[id]; gone && at <= index {
-			w.fail("member %d has the voter %x at index %d, which was removed at %d", n.index, id, index, at)
+			w.fail("member %d has the voter %s at index %d, which was removed at %d", n.index, id, index, at)
 		}
 	}
 	if n.accepted > 0 {
@@ -174,16 +177,16 @@ func configText(cs *raftpb.ConfState) string {
 
 // members returns the members of the newest configuration.
 func (w *World) members() (out []*node) {
-	var newest *node
+	var latest *node
 	for _, n := range w.nodes {
-		if !n.down && (newest == nil || n.machine.Applied() > newest.machine.Applied()) {
-			newest = n
+		if !n.down && (latest == nil || n.machine.Applied() > latest.machine.Applied()) {
+			latest = n
 		}
 	}
-	if newest == nil {
+	if latest == nil {
 		return nil
 	}
-	for _, x := range newest.cluster.Members() {
+	for _, x := range latest.cluster.Members() {
 		out = append(out, w.byID[x.ID])
 	}
 	return out

@@ -9,6 +9,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/command"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/legacy/v2request"
 )
@@ -32,7 +33,7 @@ func (w *World) judge(ents []apply.Entry) (want []*answer) {
 	want = make([]*answer, len(ents))
 	for i := range ents {
 		e := &ents[i]
-		index := e.GetIndex()
+		index := ids.Index(e.GetIndex())
 		if index <= w.model.index {
 			want[i] = w.answers[index]
 			continue
@@ -91,7 +92,7 @@ func (n *node) compare(ents []apply.Entry, want []*answer, out *apply.Outcome) {
 		r := results[0]
 		results = results[1:]
 		if n.w.appliedHere[e.Req] == 0 { // if the network has repeated it, the first one is answered
-			n.w.appliedHere[e.Req] = e.GetIndex()
+			n.w.appliedHere[e.Req] = ids.Index(e.GetIndex())
 		}
 		if want[i] == nil {
 			continue
@@ -106,7 +107,7 @@ func (n *node) compare(ents []apply.Entry, want []*answer, out *apply.Outcome) {
 // acknowledged checks an answer to a client: the member has applied the request, after all
 // entries that were acknowledged before the request was made, and the answer is the
 // expected one. before is the newest entry that was acknowledged when the request was made.
-func (w *World) acknowledged(r *pb.InternalRaftRequest, resp any, err error, before uint64) {
+func (w *World) acknowledged(r *pb.InternalRaftRequest, resp any, err error, before ids.Index) {
 	index := w.appliedHere[r]
 	switch {
 	case index == 0:
@@ -155,7 +156,7 @@ func (w *World) checkModel(n *node) {
 }
 
 // forgetLog makes the model continue with a new log. index is the last entry of the old one.
-func (w *World) forgetLog(index uint64) {
+func (w *World) forgetLog(index ids.Index) {
 	if w.model.index != index {
 		w.fail("the state at entry %d is to be restored, entry %d was applied", index, w.model.index)
 	}

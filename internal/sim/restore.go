@@ -19,17 +19,17 @@ import (
 // of the most advanced one. No client may have a request in flight: its outcome would not
 // be known.
 func (w *World) restore(size int) error {
-	var newest *node
+	var from *node
 	for _, n := range w.nodes {
-		if !n.down && (newest == nil || n.machine.Applied() > newest.machine.Applied()) {
-			newest = n
+		if !n.down && (from == nil || n.machine.Applied() > from.machine.Applied()) {
+			from = n
 		}
 	}
 	const backup = "backup.db"
-	if _, err := snapshot.Export(context.Background(), newest.machine.Engine(), backup, snapshot.Options{FS: newest.disk}); err != nil {
+	if _, err := snapshot.Export(context.Background(), from.machine.Engine(), backup, snapshot.Options{FS: from.disk}); err != nil {
 		return fmt.Errorf("write a snapshot file: %w", err)
 	}
-	file, err := read(newest.disk, backup)
+	file, err := read(from.disk, backup)
 	if err != nil {
 		return err
 	}
@@ -42,9 +42,10 @@ func (w *World) restore(size int) error {
 	clear(w.configs)
 	clear(w.applied)
 	clear(w.entries)
+	clear(w.written)
 	clear(w.digests)
 	clear(w.gone)
-	w.forgetLog(newest.machine.Applied())
+	w.forgetLog(from.machine.Applied())
 	w.changing = 0
 	w.forgetV2()
 
@@ -56,9 +57,9 @@ func (w *World) restore(size int) error {
 	if err != nil {
 		return err
 	}
-	w.log("restore %d bytes of %d into %d members", len(file), newest.index, size)
+	w.log("restore %d bytes of %d into %d members", len(file), from.index, size)
 	for _, f := range founders {
-		n := &node{w: w, index: len(w.nodes), id: f.ID, clusterID: cluster, disk: newDisk(w), down: true}
+		n := &node{w: w, index: len(w.nodes), id: f.ID, clusterID: cluster, disk: newDisk(w), release: newest, down: true}
 		if err := n.restoreFrom(file, founders); err != nil {
 			return fmt.Errorf("restore member %d: %w", n.index, err)
 		}
@@ -83,7 +84,7 @@ func (n *node) restoreFrom(file []byte, founders []membership.Member) error {
 	}
 	return datadir.RestoreInto(context.Background(), n.layout(),
 		datadir.Restore{File: path, LocalID: n.id, ClusterID: n.clusterID, Founders: founders},
-		datadir.Options{Version: serverVersion, OpenEngine: n.disk.openEngine})
+		datadir.Options{Version: n.release, OpenEngine: n.disk.openEngine})
 }
 
 // forgetV2 drops the clients' history of the v2 API: a restore keeps no v2 data.
@@ -99,25 +100,32 @@ func (w *World) forgetV2() {
 	}
 }
 
-// rest stops the clients and waits until their requests have ended.
+// rest stops the clients and workers and waits until their requests have ended.
 func (w *World) rest() {
 	for _, c := range w.clients {
+		c.stopped = true
+	}
+	for _, c := range w.workers {
 		c.stopped = true
 	}
 	w.run(2 * requestTimeout)
 }
 
-// work lets the clients continue.
+// work lets the clients and workers continue.
 func (w *World) work() {
 	for _, c := range w.clients {
+		c.stopped = false
+		c.pause()
+	}
+	for _, c := range w.workers {
 		c.stopped = false
 		c.pause()
 	}
 }
 
 // RunOrders restores clusters from snapshots, and adds, promotes, removes and restarts
-// members in an order drawn from the seed, while clients work. After each step it compares
-// the state of all members.
+// members in an order drawn from the seed, while clients, workers and watchers are busy.
+// After each step it compares the state of all members.
 func RunOrders(seed uint64, steps, clients int, f Faults, out io.Writer) (Result, error) {
 	w := newWorld(seed, f, out)
 	if err := w.populate(1+w.rng.IntN(3), clients); err != nil {
@@ -125,6 +133,9 @@ func RunOrders(seed uint64, steps, clients int, f Faults, out io.Writer) (Result
 	}
 	for _, n := range w.nodes {
 		n.start()
+	}
+	for _, c := range w.watchers {
+		c.again()
 	}
 	w.work()
 	w.run(5 * time.Second)
@@ -147,7 +158,12 @@ func RunOrders(seed uint64, steps, clients int, f Faults, out io.Writer) (Result
 		w.work()
 	}
 	w.rest()
+	for _, c := range w.watchers {
+		c.stopped = true
+	}
 	w.checkMembers()
+	w.checkBounds()
+	w.checkWatches()
 	w.checkHistory()
 	return w.result(), w.err
 }

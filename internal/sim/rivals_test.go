@@ -51,6 +51,6 @@ func TestRivals(t *testing.T) {
 		}
 	}
 	if removed < int(*seeds) {
-		t.Errorf("%d removals in %d runs: they prove nothing", removed, *seeds)
+		t.Errorf("%d removals in %d runs: the runs prove nothing about them", removed, *seeds)
 	}
 }

@@ -84,6 +84,8 @@ func (s *shrinker) leaveOut() {
 		func(p *Plan) { p.Faults.ApplyStalls = 0 },
 		func(p *Plan) { p.Faults.FullDisks = 0 },
 		func(p *Plan) { p.Faults.ClockJumps = 0 },
+		func(p *Plan) { p.Faults.Upgrades = 0 },
+		func(p *Plan) { p.Faults.Conversions = 0 },
 		func(p *Plan) { p.Faults.TornSteps = 0 },
 		func(p *Plan) { p.Faults.CutTransfers = 0 },
 		func(p *Plan) { p.Faults.Loss = 0 },

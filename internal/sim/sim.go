@@ -22,6 +22,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"quorate/internal/digest"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 )
 
@@ -43,6 +44,11 @@ type Faults struct {
 	ApplyStalls time.Duration // mean time between hanging stores, likewise
 	FullDisks   time.Duration // mean time between full log disks, for up to Outage; 0 = none
 	ClockJumps  time.Duration // mean time between jumps of a member's wall clock, by up to an hour; 0 = none
+	// Upgrades is the mean time between restarts of a member in another release; 0 = none.
+	Upgrades time.Duration
+	// Conversions is the mean time between conversions of a member's directory into one of
+	// etcd 3.5, and back; 0 = none.
+	Conversions time.Duration
 	// Reconfigs is the mean time between membership changes; 0 = none.
 	Reconfigs    time.Duration
 	TornSteps    float64 // share of the steps of file work that are interrupted by a crash
@@ -102,28 +108,30 @@ type World struct {
 	seq      uint64
 	queue    events
 	nodes    []*node
-	byID     map[uint64]*node
+	byID     map[ids.Member]*node
 	cut      map[[2]int]bool // links, by the indexes of sender and receiver
 	clients  []*client
-	configs  map[uint64]string // by applied index
-	votes    map[ballot]uint64
-	applied  map[uint64]uint64       // digest of the entry that was applied, by index
-	entries  map[[16]byte]uint64     // index of each entry, by the checksum of its data
-	digests  map[uint64]digest.Point // integrity digest of the members, by index
-	gone     map[uint64]uint64       // index of the removal, by member id
-	changing int                     // membership changes in flight
-	strict   bool                    // --strict-reconfig-check
+	configs  map[ids.Index]string // by applied index
+	votes    map[ballot]ids.Member
+	applied  map[ids.Index]uint64       // digest of the entry that was applied, by index
+	entries  map[[16]byte]uint64        // index of each entry, by the checksum of its data
+	written  map[ids.Index]digest.Point // what the entry of an index adds to the integrity digest
+	digests  map[summed]digest.Point    // integrity digests
+	gone     map[ids.Member]ids.Index   // index of the removal, by member id
+	changing int                        // membership changes in flight
+	lowering bool                       // a downgrade was requested a moment ago
+	strict   bool                       // --strict-reconfig-check
 
 	// The workers, and the model that their answers are compared with.
 	workers     []*worker
 	watchers    []*watcher
 	without     map[string]bool // kinds of requests that are not made
 	model       *model
-	answers     map[uint64]*answer // expected answer, by index
-	appliedHere map[*pb.InternalRaftRequest]uint64
+	answers     map[ids.Index]*answer // expected answer, by index
+	appliedHere map[*pb.InternalRaftRequest]ids.Index
 	leases      leaseRules
-	acked       uint64 // index of the newest entry that was acknowledged
-	compacted   int64  // newest compaction that was acknowledged
+	acked       ids.Index    // index of the newest entry that was acknowledged
+	compacted   ids.Revision // newest compaction that was acknowledged
 	revs        []revAt
 	did         map[string]int   // requests that were answered, by kind
 	proposed    map[[16]byte]int // how often workers and leaders asked for the same bytes, by their checksum
@@ -149,7 +157,7 @@ type World struct {
 // revAt is when a revision was made.
 type revAt struct {
 	at  time.Duration
-	rev int64
+	rev ids.Revision
 }
 
 type traceHash struct {
@@ -159,9 +167,9 @@ type traceHash struct {
 
 func newWorld(seed uint64, f Faults, out io.Writer) *World {
 	return &World{seed: seed, plan: Plan{Seed: seed}, set: usual(seed), rng: rand.New(rand.NewPCG(seed, 0x9e3779b97f4a7c15)), faults: f,
-		byID: make(map[uint64]*node), cut: make(map[[2]int]bool), out: out,
-		configs: map[uint64]string{}, votes: map[ballot]uint64{}, applied: map[uint64]uint64{}, digests: map[uint64]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[uint64]uint64{}, changes: map[string]int{}, torn: map[string]int{}, happened: map[string]int{},
-		without: map[string]bool{}, model: newModel(), answers: map[uint64]*answer{}, appliedHere: map[*pb.InternalRaftRequest]uint64{},
+		byID: make(map[ids.Member]*node), cut: make(map[[2]int]bool), out: out,
+		configs: map[ids.Index]string{}, votes: map[ballot]ids.Member{}, applied: map[ids.Index]uint64{}, written: map[ids.Index]digest.Point{}, digests: map[summed]digest.Point{}, entries: map[[16]byte]uint64{}, gone: map[ids.Member]ids.Index{}, changes: map[string]int{}, torn: map[string]int{}, happened: map[string]int{},
+		without: map[string]bool{}, model: newModel(), answers: map[ids.Index]*answer{}, appliedHere: map[*pb.InternalRaftRequest]ids.Index{},
 		leases: leaseRules{by: map[lease.ID]*leaseRule{}}, did: map[string]int{}, proposed: map[[16]byte]int{}}
 }
 
@@ -240,6 +248,8 @@ func (w *World) unleash() {
 	w.scheduleFault("stall of apply", w.faults.ApplyStalls, w.stallApply)
 	w.scheduleFault("full disk", w.faults.FullDisks, w.fillDisk)
 	w.scheduleFault("clock jump", w.faults.ClockJumps, w.jumpClock)
+	w.scheduleFault("release", w.faults.Upgrades, w.changeRelease)
+	w.scheduleFault("conversion", w.faults.Conversions, w.convert)
 	w.scheduleFault("reconfigure", w.faults.Reconfigs, w.reconfigure)
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -101,6 +102,11 @@ func TestSim(t *testing.T) {
 		if s%4 == 0 { // snapshots overtake changes only where there are many of both
 			world.Reconfigs /= 2
 		}
+		if s%3 == 2 {
+			world.Upgrades = time.Second / 2
+		} else if s%5 == 4 { // to etcd 3.5, which a cluster can go back to only before it has a later version
+			world.Conversions = 2 * time.Second
+		}
 		plan := PlanOf(s, 5, *length, world)
 		first := run(t, plan)
 		sizes[plan.Members]++
@@ -126,12 +132,13 @@ func TestSim(t *testing.T) {
 		t.Logf("seed %d: %d events of %d members, %d operations acknowledged, %d changes of the membership, %d snapshots installed, trace %016x",
 			s, first.Events, plan.Members, first.Acked, first.Changes, first.Installed, first.Trace)
 	}
-	t.Logf("runs by number of members: %v; %.2f hours simulated, %.2f in a minute of real time", sizes, simulated.Hours(), simulated.Hours()/time.Since(begun).Minutes())
+	fmt.Printf("seeds %d to %d: %.2f cluster-hours simulated, %.2f in a minute of real time; clusters by number of members: %v\n",
+		*seed, *seed+*seeds-1, simulated.Hours(), simulated.Hours()/time.Since(begun).Minutes(), sizes)
 	t.Logf("the longest time to progress after all faults have stopped: %v", longest)
 	t.Logf("steps that a crash has interrupted: %v", tornSteps)
 	t.Logf("of the workers and watchers: %v", answered)
 	for _, kind := range slices.Concat(allKinds, []string{"forwarded keepalive", "checkpoint", "reset of a checkpoint", "compared answer", "expired lease",
-		"read of what is compacted", "event", "fragment", "bookmark", "resumed watch", "canceled watch", "refused user", "watch of a user that was refused", "automatic compaction", "write over the quota", "alarm of a member"}) {
+		"read of what is compacted", "event", "fragment", "bookmark", "resumed watch", "canceled watch", "refused user", "watch of a user that was refused", "automatic compaction", "upgrade", "downgrade", "complete downgrade", "conversion for etcd", "take-over", "write over the quota", "alarm of a member"}) {
 		if *seeds >= 20 && answered[kind] == 0 {
 			t.Errorf("no %s: the runs prove nothing about that", kind)
 		}
@@ -148,7 +155,7 @@ func TestSim(t *testing.T) {
 	if *seeds >= 10 && refused == 0 {
 		t.Error("no disk was full: the runs prove nothing about that")
 	}
-	for _, step := range []string{"truncation", "reception", "import", "exchange", "reset of the log"} {
+	for _, step := range []string{"truncation", "reception", "import", "exchange", "reset of the log", "conversion for etcd", "take-over"} {
 		if *seeds >= 60 && tornSteps[step] == 0 {
 			t.Errorf("no crash during %s; the runs prove nothing about that", step)
 		}

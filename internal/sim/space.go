@@ -7,6 +7,7 @@ import (
 
 	"quorate/internal/apply"
 	"quorate/internal/autocompact"
+	"quorate/internal/ids"
 )
 
 // refuses reports whether a member that is over its quota does not admit a request, and
@@ -24,7 +25,7 @@ func (n *node) refuses(r *pb.InternalRaftRequest) bool {
 // time.
 func (n *node) raiseNoSpace() {
 	for _, a := range n.machine.Alarms() {
-		if a.MemberID == n.id && a.Alarm == pb.AlarmType_NOSPACE {
+		if ids.Member(a.MemberID) == n.id && a.Alarm == pb.AlarmType_NOSPACE {
 			return
 		}
 	}
@@ -33,7 +34,7 @@ func (n *node) raiseNoSpace() {
 	}
 	n.alarmRaised = true
 	n.later(0, func() {
-		p := n.proposeOwn(&pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{MemberID: n.id, Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}})
+		p := n.proposeOwn(&pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{MemberID: uint64(n.id), Action: pb.AlarmRequest_ACTIVATE, Alarm: pb.AlarmType_NOSPACE}})
 		if p == nil || n.down {
 			n.alarmRaised = false
 			return
@@ -59,6 +60,7 @@ func (n *node) termBegun() {
 		n.w.fail("member %d leads and has begun its term, and does not expire leases", n.index)
 	}
 	n.w.did["term"]++
+	n.checkGiven()
 }
 
 // compactNowAndThen compacts as the policy decides: on the leader only, but all members
@@ -73,7 +75,7 @@ func (n *node) compactNowAndThen() {
 		if n.leads() {
 			if rev, due := policy.Due(n.time(), n.machine.KV().Rev()); due {
 				n.checkRetention(rev, keep)
-				if p := n.proposeOwn(&pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: rev}}); p != nil && !n.down {
+				if p := n.proposeOwn(&pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: int64(rev)}}); p != nil && !n.down {
 					n.wait(func() bool {
 						select {
 						case res := <-p.Done():
@@ -97,7 +99,7 @@ func (n *node) compactNowAndThen() {
 
 // checkRetention fails if a compaction at rev would take what was current less than the
 // retention ago, on the fastest allowed clock and up to one interval.
-func (n *node) checkRetention(rev int64, keep time.Duration) {
+func (n *node) checkRetention(rev ids.Revision, keep time.Duration) {
 	since := n.w.now - time.Duration(float64(keep)*(1-2*maxDrift))
 	for i := len(n.w.revs) - 1; i >= 0; i-- {
 		if x := n.w.revs[i]; x.at <= since {

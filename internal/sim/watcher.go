@@ -11,6 +11,7 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/watch"
 )
 
@@ -26,10 +27,10 @@ type watcher struct {
 	owner   string // the user
 	req     *pb.WatchCreateRequest
 	created bool
-	asked   int   // progress requests without an answer
-	next    int64 // it has seen all events before this revision
-	pos     int   // index of the next event in the model's list, or a lower one
-	split   bool  // in the middle of a fragmented response
+	asked   int          // progress requests without an answer
+	next    ids.Revision // it has seen all events before this revision
+	pos     int          // index of the next event in the model's list, or a lower one
+	split   bool         // in the middle of a fragmented response
 	stopped bool
 }
 
@@ -43,6 +44,14 @@ func (w *World) watchOptions() watch.Options {
 // catchUp sends history to the watchers of a member that are behind.
 func (n *node) catchUp() {
 	for i := 0; i < 20 && n.hub.CatchUp(); i++ {
+	}
+	n.auditWatches()
+}
+
+// auditWatches checks the bounds of the queues of watches.
+func (n *node) auditWatches() {
+	if err := n.hub.Audit(); err != nil {
+		n.w.fail("member %d: %w", n.index, err)
 	}
 }
 
@@ -69,19 +78,19 @@ func (c *watcher) open() {
 		case 2:
 			c.req.Filters = []pb.WatchCreateRequest_FilterType{pb.WatchCreateRequest_FilterType(w.rng.IntN(2))}
 		}
-		c.next, c.pos = max(0, w.model.rev-w.rng.Int64N(60)), 0
+		c.next, c.pos = max(0, w.model.rev-ids.Revision(w.rng.Int64N(60))), 0
 		if w.rng.IntN(4) == 0 {
 			c.next = 0 // from now on
 		} else if w.rng.IntN(8) == 0 {
-			c.next = w.model.rev + w.rng.Int64N(10)
+			c.next = w.model.rev + ids.Revision(w.rng.Int64N(10))
 		}
 	} else {
 		w.did["resumed watch"]++
-		for c.pos > 0 && w.model.events[c.pos-1].Kv.ModRevision >= c.next {
+		for c.pos > 0 && ids.Revision(w.model.events[c.pos-1].Kv.ModRevision) >= c.next {
 			c.pos-- // it was cut in the middle of a revision, which is sent again
 		}
 	}
-	c.req.StartRevision = c.next
+	c.req.StartRevision = int64(c.next)
 	if !resumed || c.stopped {
 		if c.owner = w.someUser(); c.stopped {
 			c.owner = w.root() // must see everything in the end
@@ -171,9 +180,9 @@ func (c *watcher) take(r *watch.Response) {
 }
 
 // bookmark checks that no event up to rev is missing.
-func (c *watcher) bookmark(rev int64) {
+func (c *watcher) bookmark(rev ids.Revision) {
 	c.w.did["bookmark"]++
-	if e := c.expected(); e != nil && e.Kv.ModRevision <= rev {
+	if e := c.expected(); e != nil && ids.Revision(e.Kv.ModRevision) <= rev {
 		c.fail("gets a bookmark at revision %d before it has seen %v", rev, e)
 	}
 	if c.split {
@@ -207,7 +216,7 @@ func (c *watcher) events(r *watch.Response) {
 		want := &mvccpb.Event{Type: e.Type, Kv: e.Kv}
 		if c.req.PrevKv {
 			want.PrevKv = e.PrevKv
-			if have.PrevKv == nil && c.w.model.compacted >= e.Kv.ModRevision-1 {
+			if have.PrevKv == nil && c.w.model.compacted >= ids.Revision(e.Kv.ModRevision)-1 {
 				want.PrevKv = nil // it is compacted
 			}
 		}
@@ -215,13 +224,13 @@ func (c *watcher) events(r *watch.Response) {
 			c.fail("sees\n%v\nit must be\n%v", have, want)
 			return
 		}
-		c.next = max(c.next, have.Kv.ModRevision) // the next fragment may hold the rest of the revision
+		c.next = max(c.next, ids.Revision(have.Kv.ModRevision)) // the next fragment may hold the rest of the revision
 		c.pos++
 	}
 	if c.split = r.Fragment; c.split {
 		return
 	}
-	if e := c.expected(); e != nil && e.Kv.ModRevision == c.next {
+	if e := c.expected(); e != nil && ids.Revision(e.Kv.ModRevision) == c.next {
 		c.fail("sees revision %d without %v", c.next, e)
 	}
 	c.next++
@@ -231,7 +240,7 @@ func (c *watcher) events(r *watch.Response) {
 func (c *watcher) expected() *mvccpb.Event {
 	for ; c.pos < len(c.w.model.events); c.pos++ {
 		e := c.w.model.events[c.pos]
-		if e.Kv.ModRevision >= c.next && c.wants(e) {
+		if ids.Revision(e.Kv.ModRevision) >= c.next && c.wants(e) {
 			return e
 		}
 	}

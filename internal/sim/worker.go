@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/command"
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/mvcc"
 	"quorate/internal/proposal"
@@ -63,7 +64,7 @@ func (c *worker) next() {
 		}
 		c.submit(n, kind, user, c.someChange())
 	case "compact":
-		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: max(1, w.model.rev-w.rng.Int64N(30)+1)}})
+		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Compaction: &pb.CompactionRequest{Revision: int64(max(1, w.model.rev-ids.Revision(w.rng.Int64N(30))+1))}})
 	case "grant":
 		id := lease.ID(c.id+1)<<32 | lease.ID(c.n)
 		ttl := 1 + w.rng.Int64N(5)
@@ -78,11 +79,11 @@ func (c *worker) next() {
 	case "alarm":
 		action, of := pb.AlarmRequest_DEACTIVATE, w.nodes[0].id
 		if all := w.model.sortedAlarms(); len(all) > 0 {
-			of = all[w.rng.IntN(len(all))].MemberID
+			of = ids.Member(all[w.rng.IntN(len(all))].MemberID)
 		} else {
 			action = pb.AlarmRequest_AlarmAction(w.rng.IntN(2))
 		}
-		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE, MemberID: of}})
+		c.submit(n, kind, w.root(), &pb.InternalRaftRequest{Alarm: &pb.AlarmRequest{Action: action, Alarm: pb.AlarmType_NOSPACE, MemberID: uint64(of)}})
 	}
 }
 
@@ -178,7 +179,7 @@ func (c *worker) someOps(free []int, depth int) (ops []*pb.RequestOp) {
 		case x < 6:
 			r := c.someRange()
 			if c.w.rng.IntN(4) == 0 {
-				r.Revision = max(1, c.w.model.rev-c.w.rng.Int64N(20)+1)
+				r.Revision = int64(max(1, c.w.model.rev-ids.Revision(c.w.rng.Int64N(20))+1))
 			}
 			ops = append(ops, &pb.RequestOp{Request: &pb.RequestOp_RequestRange{RequestRange: r}})
 		case x == 6 && depth > 0:
@@ -200,14 +201,14 @@ func (c *worker) someCompare() *pb.Compare {
 	if w.rng.IntN(4) == 0 {
 		x.RangeEnd = []byte("u")
 	}
-	near := max(0, w.model.rev-w.rng.Int64N(10))
+	near := max(0, w.model.rev-ids.Revision(w.rng.Int64N(10)))
 	switch x.Target = pb.Compare_CompareTarget(w.rng.IntN(5)); x.Target {
 	case pb.Compare_VERSION:
 		x.TargetUnion = &pb.Compare_Version{Version: w.rng.Int64N(3)}
 	case pb.Compare_CREATE:
-		x.TargetUnion = &pb.Compare_CreateRevision{CreateRevision: near}
+		x.TargetUnion = &pb.Compare_CreateRevision{CreateRevision: int64(near)}
 	case pb.Compare_MOD:
-		x.TargetUnion = &pb.Compare_ModRevision{ModRevision: near}
+		x.TargetUnion = &pb.Compare_ModRevision{ModRevision: int64(near)}
 	case pb.Compare_VALUE:
 		x.TargetUnion = &pb.Compare_Value{Value: fmt.Appendf(nil, "%d.%d", w.rng.IntN(3), c.n)}
 	case pb.Compare_LEASE:
@@ -254,7 +255,7 @@ func (c *worker) submit(n *node, kind, user string, r *pb.InternalRaftRequest) {
 				}
 				w.acknowledged(r, res.Resp, res.Err, before)
 				if r.Compaction != nil && res.Err == nil {
-					w.compacted = max(w.compacted, r.Compaction.Revision)
+					w.compacted = max(w.compacted, ids.Revision(r.Compaction.Revision))
 				}
 			}
 			c.pause()
@@ -277,15 +278,15 @@ func (n *node) pending(r *pb.InternalRaftRequest, user string) (*proposal.Pendin
 
 // readMark is the least that a read must see: what was acknowledged when it started.
 type readMark struct {
-	applied   uint64
-	compacted int64
+	applied   ids.Index
+	compacted ids.Revision
 }
 
 func (c *worker) read(n *node, old bool) {
 	w := c.w
 	r := c.someRange()
 	if old {
-		r.Revision = max(1, w.model.rev-w.rng.Int64N(40))
+		r.Revision = int64(max(1, w.model.rev-ids.Revision(w.rng.Int64N(40))))
 	}
 	user, mark := w.someUser(), readMark{w.acked, w.compacted}
 	round, first := n.reads.Join()
@@ -333,19 +334,19 @@ func (w *World) checkRead(n *node, r *pb.RangeRequest, mark readMark) {
 	switch {
 	case errors.Is(err, mvcc.ErrCompacted):
 		w.compactedReads++
-		if r.Revision >= w.model.compacted {
+		if ids.Revision(r.Revision) >= w.model.compacted {
 			w.fail("member %d reports revision %d as compacted; the compaction was at %d", n.index, r.Revision, w.model.compacted)
 		}
 	case errors.Is(err, mvcc.ErrFutureRev):
-		if r.Revision <= now {
+		if ids.Revision(r.Revision) <= now {
 			w.fail("member %d reports revision %d as a future one; it is at %d", n.index, r.Revision, now)
 		}
 	case err != nil:
 		w.fail("read at member %d: %w", n.index, err)
-	case r.Revision > 0 && r.Revision < mark.compacted:
+	case r.Revision > 0 && ids.Revision(r.Revision) < mark.compacted:
 		w.fail("member %d reads revision %d, although the compaction at %d was acknowledged before", n.index, r.Revision, mark.compacted)
 	default:
-		have := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: now}, Count: res.Count, More: res.More}
+		have := &pb.RangeResponse{Header: &pb.ResponseHeader{Revision: int64(now)}, Count: res.Count, More: res.More}
 		if have.Kvs, err = decodeAll(res.KVs); err != nil {
 			w.fail("decode a key of member %d: %w", n.index, err)
 		}

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2store"
 )
 
@@ -20,7 +21,7 @@ var testMembers = []Member{
 }
 
 func TestV2Store(t *testing.T) {
-	got := string(membershipDump(testMembers, []uint64{0x77}, "3.6.0"))
+	got := string(membershipDump(testMembers, []ids.Member{0x77}, "3.6.0"))
 	want := `{"Root":{"Path":"/","Children":{` +
 		`"0":{"Path":"/0","Children":{` +
 		`"members":{"Path":"/0/members","Children":{` +
@@ -76,7 +77,7 @@ func TestEtcdSnap(t *testing.T) {
 }
 
 // membershipDump is V2Store without a state of the engine, so it cannot fail.
-func membershipDump(members []Member, removed []uint64, version string) []byte {
+func membershipDump(members []Member, removed []ids.Member, version string) []byte {
 	b, err := V2Store(members, removed, version, nil)
 	if err != nil {
 		panic(err)
@@ -84,11 +85,11 @@ func membershipDump(members []Member, removed []uint64, version string) []byte {
 	return b
 }
 
-func raftSnapshot(term, index uint64) *raftpb.Snapshot {
+func raftSnapshot(term ids.Term, index ids.Index) *raftpb.Snapshot {
 	return &raftpb.Snapshot{
-		Data: membershipDump(testMembers, []uint64{0x77}, "3.6.0"),
+		Data: membershipDump(testMembers, []ids.Member{0x77}, "3.6.0"),
 		Metadata: &raftpb.SnapshotMetadata{
-			Index: new(index), Term: new(term),
+			Index: new(uint64(index)), Term: new(uint64(term)),
 			ConfState: &raftpb.ConfState{Voters: []uint64{0xabcdef0123456789}, Learners: []uint64{1}},
 		},
 	}
@@ -107,10 +108,10 @@ func TestSnapFiles(t *testing.T) {
 	}
 	must(t, SaveSnap("snap", &raftpb.Snapshot{}, o))
 	for _, ti := range [][2]uint64{{1, 500}, {3, 200}, {3, 100}, {2, 300}} {
-		must(t, SaveSnap("snap", raftSnapshot(ti[0], ti[1]), o))
+		must(t, SaveSnap("snap", raftSnapshot(ids.Term(ti[0]), ids.Index(ti[1])), o))
 	}
 	put(t, fs, "snap/other", nil)
-	check := func(fs vfs.FS, ok func(term, index uint64) bool, term, index uint64) {
+	check := func(fs vfs.FS, ok func(term ids.Term, index ids.Index) bool, term ids.Term, index ids.Index) {
 		t.Helper()
 		s := newest(t, "snap", Options{FS: fs}, ok)
 		if want := raftSnapshot(term, index); !proto.Equal(s, want) {
@@ -118,7 +119,7 @@ func TestSnapFiles(t *testing.T) {
 		}
 	}
 	check(fs, nil, 3, 200)
-	check(fs, func(_, index uint64) bool { return index >= 300 }, 2, 300)
+	check(fs, func(_ ids.Term, index ids.Index) bool { return index >= 300 }, 2, 300)
 	check(fs.CrashClone(vfs.CrashCloneCfg{}), nil, 3, 200)
 
 	f, err := fs.OpenReadWrite("snap/"+SnapName(3, 200), category)
@@ -140,7 +141,7 @@ func TestSnapFiles(t *testing.T) {
 
 // newest reads the newest file in dir that is not damaged and whose term and index ok
 // accepts; nil accepts all.
-func newest(t *testing.T, dir string, o Options, ok func(term, index uint64) bool) *raftpb.Snapshot {
+func newest(t *testing.T, dir string, o Options, ok func(term ids.Term, index ids.Index) bool) *raftpb.Snapshot {
 	t.Helper()
 	names, err := Snaps(dir, o)
 	must(t, err)
@@ -151,7 +152,7 @@ func newest(t *testing.T, dir string, o Options, ok func(term, index uint64) boo
 			continue
 		}
 		must(t, err)
-		if ok == nil || ok(s.GetMetadata().GetTerm(), s.GetMetadata().GetIndex()) {
+		if ok == nil || ok(ids.Term(s.GetMetadata().GetTerm()), ids.Index(s.GetMetadata().GetIndex())) {
 			return s
 		}
 	}

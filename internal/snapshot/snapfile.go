@@ -17,6 +17,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/durable"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -27,7 +28,7 @@ const (
 
 // DBName returns the file name that etcd gives to a database received from a peer
 // until it is installed.
-func DBName(index uint64) string { return fmt.Sprintf("%016x%s", index, dbSuffix) }
+func DBName(index ids.Index) string { return fmt.Sprintf("%016x%s", index, dbSuffix) }
 
 // IsTemp reports whether this is the name of a temporary file of this package. While
 // no write is in progress, such a file was left by a crash.
@@ -36,19 +37,19 @@ func IsTemp(name string) bool { return strings.HasPrefix(name, "tmp") }
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // SnapName returns the name of the .snap file of a snapshot: term, then index.
-func SnapName(term, index uint64) string {
+func SnapName(term ids.Term, index ids.Index) string {
 	return fmt.Sprintf("%016x-%016x%s", term, index, snapSuffix)
 }
 
 // ParseSnapName is the inverse of SnapName. It accepts no other names.
-func ParseSnapName(name string) (term, index uint64, ok bool) {
+func ParseSnapName(name string) (term ids.Term, index ids.Index, ok bool) {
 	base, ok := strings.CutSuffix(name, snapSuffix)
 	if !ok || len(base) != 33 || base[16] != '-' {
 		return 0, 0, false
 	}
-	term, err1 := strconv.ParseUint(base[:16], 16, 64)
-	index, err2 := strconv.ParseUint(base[17:], 16, 64)
-	return term, index, err1 == nil && err2 == nil
+	t, err1 := strconv.ParseUint(base[:16], 16, 64)
+	i, err2 := strconv.ParseUint(base[17:], 16, 64)
+	return ids.Term(t), ids.Index(i), err1 == nil && err2 == nil
 }
 
 // EncodeSnap returns the content of a .snap file.
@@ -112,7 +113,7 @@ func SaveSnap(dir string, s *raftpb.Snapshot, o Options) error {
 	if err != nil {
 		return err
 	}
-	path := o.FS.PathJoin(dir, SnapName(s.GetMetadata().GetTerm(), s.GetMetadata().GetIndex()))
+	path := o.FS.PathJoin(dir, SnapName(ids.Term(s.GetMetadata().GetTerm()), ids.Index(s.GetMetadata().GetIndex())))
 	return save(o.FS, path, func(f *durable.File) error {
 		f.Synced = func(took time.Duration) { metrics.SnapFsyncDurationSeconds.Observe(took.Seconds()) }
 		_, err := f.Write(b)

@@ -27,6 +27,7 @@ import (
 
 	"quorate/internal/durable"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -108,8 +109,8 @@ var bucketByName = func() map[string]engine.Bucket {
 
 // Meta is the metadata in a database.
 type Meta struct {
-	ConsistentIndex uint64 // index of the last applied entry; 0 if absent
-	Term            uint64 // of that entry; 0 if absent
+	ConsistentIndex ids.Index // index of the last applied entry; 0 if absent
+	Term            ids.Term  // of that entry; 0 if absent
 	ConfState       *raftpb.ConfState
 	ClusterVersion  string // as "3.7.0"; empty if absent
 	StorageVersion  string // as "3.7.0"; empty if absent
@@ -129,9 +130,9 @@ func (m *Meta) add(b engine.Bucket, key, value []byte) error {
 			return fmt.Errorf("%s has %d bytes, want 8", key, len(value))
 		}
 		if v := binary.BigEndian.Uint64(value); string(key) == "term" {
-			m.Term = v
+			m.Term = ids.Term(v)
 		} else {
-			m.ConsistentIndex = v
+			m.ConsistentIndex = ids.Index(v)
 		}
 	case "confState":
 		m.ConfState = &raftpb.ConfState{}
@@ -289,7 +290,7 @@ func writeBucket(ctx context.Context, w *dbWriter, r engine.Reader, b engine.Buc
 var v2AtKey = []byte{0}
 
 // writeV2 copies the tree of the v2 API, if there is one.
-func writeV2(ctx context.Context, w *dbWriter, r engine.Reader, index uint64) (err error) {
+func writeV2(ctx context.Context, w *dbWriter, r engine.Reader, index ids.Index) (err error) {
 	lower, upper := engine.V2.Bounds()
 	it, err := r.NewIter(lower, upper)
 	if err != nil {
@@ -300,7 +301,7 @@ func writeV2(ctx context.Context, w *dbWriter, r engine.Reader, index uint64) (e
 		return it.Error()
 	}
 	tree := w.tree()
-	if err := tree.add(v2AtKey, binary.BigEndian.AppendUint64(nil, index), 0); err != nil {
+	if err := tree.add(v2AtKey, binary.BigEndian.AppendUint64(nil, uint64(index)), 0); err != nil {
 		return err
 	}
 	n := 0
@@ -333,7 +334,7 @@ type v2Filter struct{ current bool }
 // then: the bucket meta precedes v2.
 func (f *v2Filter) take(key, value []byte, m *Meta) bool {
 	if string(key) == string(v2AtKey) {
-		f.current = len(value) == 8 && binary.BigEndian.Uint64(value) == m.ConsistentIndex
+		f.current = len(value) == 8 && ids.Index(binary.BigEndian.Uint64(value)) == m.ConsistentIndex
 		return false
 	}
 	return f.current

@@ -21,6 +21,7 @@ import (
 
 	"quorate/internal/engine"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 )
 
 var ctx = context.Background()
@@ -593,12 +594,12 @@ func BenchmarkWrite(b *testing.B) {
 func TestV2Bucket(t *testing.T) {
 	fs := vfs.NewMem()
 	record := engine.V2.K([]byte("i"))
-	write := func(path string, index uint64, o Options) {
+	write := func(path string, index ids.Index, o Options) {
 		t.Helper()
 		eng := mem.New()
 		defer eng.Close()
 		b := eng.NewBatch()
-		b.Set(engine.Meta.K([]byte("consistent_index")), binary.BigEndian.AppendUint64(nil, index))
+		b.Set(engine.Meta.K([]byte("consistent_index")), binary.BigEndian.AppendUint64(nil, uint64(index)))
 		b.Set(record, []byte("tree"))
 		if err := b.Commit(); err != nil {
 			t.Fatal(err)

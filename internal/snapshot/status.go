@@ -12,16 +12,17 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 )
 
 // Status is what `etcdutl snapshot status` prints about a database. The order and
 // names of the fields are those of its JSON.
 type Status struct {
-	Hash      uint32 `json:"hash"`      // CRC-32C over names and pairs of all buckets
-	Revision  int64  `json:"revision"`  // main revision of the newest record
-	TotalKey  int    `json:"totalKey"`  // live keys
-	TotalSize int64  `json:"totalSize"` // bytes
-	Version   string `json:"version"`   // storage version; empty before etcd 3.6
+	Hash      uint32       `json:"hash"`      // CRC-32C over names and pairs of all buckets
+	Revision  ids.Revision `json:"revision"`  // main revision of the newest record
+	TotalKey  int          `json:"totalKey"`  // live keys
+	TotalSize int64        `json:"totalSize"` // bytes
+	Version   string       `json:"version"`   // storage version; empty before etcd 3.6
 }
 
 // FileStatus reads the whole database at path, with all buckets, and checks its
@@ -78,7 +79,7 @@ func StorageVersion(r engine.Reader) (string, error) {
 type census struct {
 	sum     hash.Hash32
 	live    map[[16]byte]struct{}
-	rev     int64
+	rev     ids.Revision
 	version string
 }
 
@@ -101,7 +102,7 @@ func (c *census) pair(bucket string, key, value []byte) error {
 			return fmt.Errorf("cannot unmarshal value, key: %q value: %q err: %w", key, value, err)
 		}
 		digest := sha256.Sum256(kv.Key)
-		c.rev = int64(binary.BigEndian.Uint64(key))
+		c.rev = ids.Revision(binary.BigEndian.Uint64(key))
 		if len(key) == 18 {
 			delete(c.live, [16]byte(digest[:16]))
 		} else {

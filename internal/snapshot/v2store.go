@@ -5,15 +5,15 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
-	"strconv"
 
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2store"
 )
 
 // Member is one member as the v2 store describes it.
 type Member struct {
-	ID         uint64
+	ID         ids.Member
 	Name       string
 	PeerURLs   []string
 	ClientURLs []string // empty until the member has published them
@@ -35,7 +35,7 @@ type attributes struct {
 // member, every removed member and the cluster version ("" if unknown). With a state of
 // the engine it also contains the keys of the v2 API, which members of 3.5 get from
 // nowhere else. The same input gives the same bytes.
-func V2Store(members []Member, removed []uint64, clusterVersion string, state engine.Reader) ([]byte, error) {
+func V2Store(members []Member, removed []ids.Member, clusterVersion string, state engine.Reader) ([]byte, error) {
 	d := v2store.NewDump()
 	cluster := d.Root.At("0")
 	for _, m := range members {
@@ -43,14 +43,14 @@ func V2Store(members []Member, removed []uint64, clusterVersion string, state en
 		if peers == nil {
 			peers = []string{}
 		}
-		id := strconv.FormatUint(m.ID, 16)
+		id := m.ID.String()
 		cluster.At("members", id, "raftAttributes").Value = mustJSON(raftAttributes{peers, m.IsLearner})
 		if len(m.ClientURLs) > 0 {
 			cluster.At("members", id, "attributes").Value = mustJSON(attributes{m.Name, m.ClientURLs})
 		}
 	}
 	for _, id := range removed {
-		cluster.At("removed_members", strconv.FormatUint(id, 16))
+		cluster.At("removed_members", id.String())
 	}
 	if clusterVersion != "" {
 		cluster.At("version").Value = clusterVersion
@@ -74,7 +74,7 @@ func mustJSON(v any) string {
 
 // ParseV2Store reads the membership in a dump, of Quorate or of etcd; members and removed ids
 // are in ascending order. It returns v2store.ErrDump if the bytes are not a dump.
-func ParseV2Store(data []byte) (members []Member, removed []uint64, clusterVersion string, err error) {
+func ParseV2Store(data []byte) (members []Member, removed []ids.Member, clusterVersion string, err error) {
 	d, err := v2store.ParseDump(data)
 	if err != nil {
 		return nil, nil, "", fmt.Errorf("snapshot: %w", err)
@@ -106,8 +106,8 @@ func ParseV2Store(data []byte) (members []Member, removed []uint64, clusterVersi
 	return members, removed, clusterVersion, nil
 }
 
-func parseID(name string) (uint64, error) {
-	id, err := strconv.ParseUint(name, 16, 64)
+func parseID(name string) (ids.Member, error) {
+	id, err := ids.ParseMember(name)
 	if err != nil {
 		return 0, fmt.Errorf("snapshot: %w: member id %q", v2store.ErrDump, name)
 	}

@@ -8,6 +8,8 @@ import (
 	"io"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"quorate/internal/ids"
 )
 
 // Limits of what a peer may make this member allocate.
@@ -183,7 +185,7 @@ func (e *appEncoder) appEntries(b []byte, m *raftpb.Message) []byte {
 // appDecoder reads the msgapp stream and mirrors the state of the encoder.
 type appDecoder struct {
 	r             *bufio.Reader
-	local, remote uint64
+	local, remote ids.Member
 	term, index   uint64
 }
 
@@ -229,7 +231,7 @@ func (d *appDecoder) appEntries() (*raftpb.Message, int, error) {
 	if count > maxFrameEntries {
 		return nil, 8, fmt.Errorf("%w: %d entries", errFrameTooLarge, count)
 	}
-	s := &messageSlab{typ: raftpb.MsgApp, to: d.local, from: d.remote, term: d.term, logTerm: d.term, index: d.index}
+	s := &messageSlab{typ: raftpb.MsgApp, to: uint64(d.local), from: uint64(d.remote), term: d.term, logTerm: d.term, index: d.index}
 	m := &s.m
 	m.Type, m.To, m.From, m.Term, m.LogTerm, m.Index, m.Commit = &s.typ, &s.to, &s.from, &s.term, &s.logTerm, &s.index, &s.commit
 	size := 8

@@ -13,7 +13,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 	"quorate/internal/transport/peerapi"
 )
@@ -47,7 +47,7 @@ func (t *Transport) learnVersion(p *peer, from peerapi.From) {
 
 // learn makes an unknown sender of a request reachable: a member that has
 // fallen behind must be able to answer members that it does not know yet.
-func (t *Transport) learn(id uint64, from peerapi.From) {
+func (t *Transport) learn(id ids.Member, from peerapi.From) {
 	if len(from.PeerURLs) > 0 && !t.cfg.Host.IsRemoved(id) {
 		t.AddRemote(id, from.PeerURLs)
 	}
@@ -87,10 +87,12 @@ func (t *Transport) ServeMessage(w http.ResponseWriter, r *http.Request) {
 		m.Commit = nil
 		fallthrough
 	default:
-		err = t.deliver(m)
+		if err = t.deliver(m); err == nil {
+			t.cfg.Host.Step(m.GetType() == raftpb.MsgProp)
+		}
 	}
 	if err != nil {
-		t.warn(t.lg, "failed to process Raft message", zap.String("remote-peer-id", membership.FormatID(sender.ID)), zap.Error(err))
+		t.warn(t.lg, "failed to process Raft message", zap.Stringer("remote-peer-id", sender.ID), zap.Error(err))
 		peerapi.MessageNotProcessed.Write(w)
 		return
 	}
@@ -102,7 +104,7 @@ func (t *Transport) ServeMessage(w http.ResponseWriter, r *http.Request) {
 // number of series.
 func (t *Transport) senderLabel(from peerapi.From) string {
 	if table := t.table.Load(); table.peers[from.ID] != nil || table.remotes[from.ID] != nil {
-		return membership.FormatID(from.ID)
+		return from.ID.String()
 	}
 	return unknownSender
 }
@@ -122,8 +124,8 @@ func (t *Transport) ServeStream(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	sender := peerapi.FromHeader(r.Header)
-	lg := t.lg.With(zap.String("remote-peer-id-stream-handler", membership.FormatID(t.cfg.ID)), zap.String("remote-peer-id-from", membership.FormatID(from)),
-		zap.String("cluster-id", membership.FormatID(t.cfg.ClusterID)))
+	lg := t.lg.With(zap.Stringer("remote-peer-id-stream-handler", t.cfg.ID), zap.Stringer("remote-peer-id-from", from),
+		zap.Stringer("cluster-id", t.cfg.ClusterID))
 	if t.cfg.Host.IsRemoved(from) {
 		t.warn(lg, "rejected stream from remote peer because it was removed")
 		peerapi.StreamRemoved.Write(w)
@@ -136,7 +138,7 @@ func (t *Transport) ServeStream(w http.ResponseWriter, r *http.Request) {
 		peerapi.StreamUnknown.Write(w)
 		return
 	}
-	if sender.For != membership.FormatID(t.cfg.ID) {
+	if sender.For != t.cfg.ID.String() {
 		t.warn(lg, "ignored streaming request; ID mismatch", zap.String("remote-peer-id-header", sender.For))
 		peerapi.StreamMisdirected.Write(w)
 		return
@@ -210,11 +212,12 @@ func (t *Transport) ServeSnapshot(w http.ResponseWriter, r *http.Request) {
 
 // receiveSnapshot checks the message as deliver does and passes it to the Host.
 func (t *Transport) receiveSnapshot(m *raftpb.Message, body io.Reader) error {
-	if m.GetTo() != t.cfg.ID {
-		return fmt.Errorf("%w: for member %s", ErrSnapshotNotProcessed, membership.FormatID(m.GetTo()))
+	to, from := ids.Member(m.GetTo()), ids.Member(m.GetFrom())
+	if to != t.cfg.ID {
+		return fmt.Errorf("%w: for member %s", ErrSnapshotNotProcessed, to)
 	}
-	if t.cfg.Host.IsRemoved(m.GetFrom()) {
-		return fmt.Errorf("%w: from removed member %s", ErrSnapshotNotProcessed, membership.FormatID(m.GetFrom()))
+	if t.cfg.Host.IsRemoved(from) {
+		return fmt.Errorf("%w: from removed member %s", ErrSnapshotNotProcessed, from)
 	}
 	// Do not use the context of the request: net/http cancels it when a
 	// background read of the connection times out while the database is being

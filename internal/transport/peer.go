@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"errors"
 	"sync"
 	"sync/atomic"
 
@@ -11,12 +10,11 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/crash"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/metrics"
 	"quorate/internal/transport/peerapi"
 )
-
-var errProposalsFull = errors.New("transport: queue of received proposals is full")
 
 // streamLabel is the name of a stream in log messages.
 func streamLabel(k peerapi.Stream) string {
@@ -37,7 +35,7 @@ func newEncoder(k peerapi.Stream) encoder {
 // directions; a remote has only requests.
 type peer struct {
 	t      *Transport
-	id     uint64
+	id     ids.Member
 	name   string // the id as text
 	lg     *zap.Logger
 	status *status
@@ -57,21 +55,19 @@ type peer struct {
 	mu      sync.Mutex
 	stopped bool
 
-	pipeline  pipeline
-	sendings  sendings
-	proposals *queue // received proposals, waiting for the Host
+	pipeline pipeline
+	sendings sendings
 
 	sentBytes, sentFailures, receivedBytes, receivedFailures prometheus.Counter
 }
 
 // startPeer starts the goroutines of a peer; streams is false for a remote.
-func (t *Transport) startPeer(id uint64, urls []string, streams bool) *peer {
-	name := membership.FormatID(id)
+func (t *Transport) startPeer(id ids.Member, urls []string, streams bool) *peer {
+	name := id.String()
 	p := &peer{
 		t: t, id: id, name: name,
 		lg:               t.lg.With(zap.String("remote-peer-id", name)),
 		status:           newStatus(t.lg, t.cfg.ID, id, t.cfg.Name),
-		proposals:        newQueue(proposalQueue),
 		sentBytes:        metrics.NetworkPeerSentBytesTotal.WithLabelValues(name),
 		sentFailures:     metrics.NetworkPeerSentFailuresTotal.WithLabelValues(name),
 		receivedBytes:    metrics.NetworkPeerReceivedBytesTotal.WithLabelValues(name),
@@ -84,7 +80,6 @@ func (t *Transport) startPeer(id uint64, urls []string, streams bool) *peer {
 	if streams {
 		p.wg.Go(crash.Guarded(func() { p.readStream(peerapi.StreamMsgApp) }))
 		p.wg.Go(crash.Guarded(func() { p.readStream(peerapi.StreamMessage) }))
-		p.wg.Go(crash.Guarded(p.processProposals))
 		p.wg.Go(func() { p.probe("ROUND_TRIPPER_RAFT_MESSAGE", t.streams) })
 		p.wg.Go(func() { p.probe("ROUND_TRIPPER_SNAPSHOT", t.requests) })
 	}
@@ -152,7 +147,7 @@ func (p *peer) dropped(m *raftpb.Message) {
 // called is the log field with the name of the peer, if it is known.
 func (p *peer) called() zap.Field { return nameField(p.t.cfg.Name, p.id) }
 
-func nameField(name func(id uint64) string, id uint64) zap.Field {
+func nameField(name func(id ids.Member) string, id ids.Member) zap.Field {
 	if name == nil {
 		return zap.Skip()
 	}
@@ -202,48 +197,27 @@ func (p *peer) stop() {
 	p.status.forget()
 }
 
-// receive processes a message that the peer sent on a stream. Proposals have a
-// separate queue: without a leader they may have to wait, and must not delay
-// the messages of an election.
-func (p *peer) receive(m *raftpb.Message) {
-	var err error
-	if m.GetType() == raftpb.MsgProp {
-		if p.proposals.push(m) == pushed {
-			return
-		}
-		err = errProposalsFull
-	} else if err = p.t.deliver(m); err == nil {
+// intake passes the messages of one stream to the Host. Those that arrived together are
+// one step of the raft loop: what they have to write shares a sync, and what they cause to be
+// sent a message.
+type intake struct {
+	p      *peer
+	queued bool
+	urgent bool // there are others than proposals
+}
+
+func (in *intake) add(m *raftpb.Message) {
+	if err := in.p.t.deliver(m); err != nil {
+		in.p.receivedFailures.Inc()
+		in.p.t.warn(in.p.lg, "failed to process Raft message", zap.Stringer("message-type", m.GetType()), zap.Error(err))
 		return
 	}
-	p.receivedFailures.Inc()
-	p.notProcessed(m, err)
+	in.queued, in.urgent = true, in.urgent || m.GetType() != raftpb.MsgProp
 }
 
-func (p *peer) notProcessed(m *raftpb.Message, err error) {
-	text := "failed to process Raft message"
-	if errors.Is(err, errProposalsFull) {
-		text = "dropped Raft message since receiving buffer is full (overloaded network)"
-	}
-	p.t.warn(p.lg, text, zap.Stringer("message-type", m.GetType()), zap.Error(err))
-}
-
-func (p *peer) processProposals() {
-	for {
-		select {
-		case <-p.proposals.ready:
-		case <-p.ctx.Done():
-			return
-		}
-		batch := p.proposals.take()
-		for _, m := range batch {
-			if p.ctx.Err() != nil {
-				return
-			}
-			if err := p.t.deliver(m); err != nil {
-				p.receivedFailures.Inc()
-				p.notProcessed(m, err)
-			}
-		}
-		p.proposals.done(batch)
+func (in *intake) step() {
+	if in.queued {
+		in.p.t.cfg.Host.Step(!in.urgent)
+		in.queued, in.urgent = false, false
 	}
 }

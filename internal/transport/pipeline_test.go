@@ -11,6 +11,8 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 func TestURLRotation(t *testing.T) {
@@ -137,7 +139,7 @@ func TestPipelineBound(t *testing.T) {
 func TestRemotesAreBounded(t *testing.T) {
 	t.Parallel()
 	n := startNode(t, 1)
-	for id := range uint64(3 * maxRemotes) {
+	for id := range ids.Member(3 * maxRemotes) {
 		n.AddRemote(id, []string{"bad"})
 	}
 	if got := len(n.table.Load().remotes); got != maxRemotes {

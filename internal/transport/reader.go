@@ -9,7 +9,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
-	"quorate/internal/membership"
 	"quorate/internal/transport/peerapi"
 )
 
@@ -29,7 +28,7 @@ func (p *peer) readStream(kind peerapi.Stream) {
 		} else if p.ctx.Err() == nil {
 			if what := refusal(err); what != "" && refused != err.Error() {
 				refused = err.Error()
-				p.lg.Warn(what, zap.String("local-member-cluster-id", membership.FormatID(p.t.cfg.ClusterID)), zap.String("stream-reader-type", streamLabel(kind)), p.called(), zap.Error(err))
+				p.lg.Warn(what, zap.Stringer("local-member-cluster-id", p.t.cfg.ClusterID), zap.String("stream-reader-type", streamLabel(kind)), p.called(), zap.Error(err))
 			}
 			if !errors.Is(err, peerapi.ErrUnsupportedStream) {
 				p.status.deactivate("dial "+kind.String()+" stream", err)
@@ -60,7 +59,9 @@ func (p *peer) readFrom(kind peerapi.Stream, body io.ReadCloser) error {
 	defer body.Close()
 	p.status.activate()
 	p.lg.Info("established TCP streaming connection with remote peer", zap.String("stream-reader-type", streamLabel(kind)))
-	r := bufio.NewReaderSize(body, streamBuffer)
+	in := &intake{p: p}
+	defer in.step()
+	r := bufio.NewReaderSize(&pausing{body, in.step}, streamBuffer)
 	var dec decoder = plainDecoder{r}
 	if kind == peerapi.StreamMsgApp {
 		dec = &appDecoder{r: r, local: p.t.cfg.ID, remote: p.id}
@@ -80,9 +81,20 @@ func (p *peer) readFrom(kind peerapi.Stream, body io.ReadCloser) error {
 			return err
 		}
 		if m != nil {
-			p.receive(m)
+			in.add(m)
 		}
 	}
+}
+
+// pausing calls pause before each read, which may have to wait.
+type pausing struct {
+	r     io.Reader
+	pause func()
+}
+
+func (p *pausing) Read(b []byte) (int, error) {
+	p.pause()
+	return p.r.Read(b)
 }
 
 // dial opens a stream from the peer.

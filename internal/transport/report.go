@@ -1,13 +1,14 @@
 package transport
 
 import (
+	"maps"
 	"slices"
 	"sync"
 
 	"go.etcd.io/raft/v3/raftpb"
 	"go.uber.org/zap"
 
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 )
 
 // reporter passes failures to the Host from its own goroutine, so that Send
@@ -19,29 +20,29 @@ type reporter struct {
 	wake chan struct{}
 
 	mu          sync.Mutex
-	unreachable map[uint64]int // by peer, the number of messages dropped
+	unreachable map[ids.Member]int // by peer, the number of messages dropped
 	snapshots   []snapshotReport
 	proposals   []*raftpb.Message // at most proposalQueue
 }
 
 type snapshotReport struct {
-	id uint64
+	id ids.Member
 	ok bool
 }
 
 func newReporter(lg *zap.Logger, host Host) *reporter {
-	return &reporter{lg: lg, host: host, wake: make(chan struct{}, 1), unreachable: make(map[uint64]int)}
+	return &reporter{lg: lg, host: host, wake: make(chan struct{}, 1), unreachable: make(map[ids.Member]int)}
 }
 
 // drop records that n messages to a peer were lost.
-func (r *reporter) drop(id uint64, n int) {
+func (r *reporter) drop(id ids.Member, n int) {
 	r.mu.Lock()
 	r.unreachable[id] += n
 	r.mu.Unlock()
 	r.signal()
 }
 
-func (r *reporter) snapshot(id uint64, ok bool) {
+func (r *reporter) snapshot(id ids.Member, ok bool) {
 	r.mu.Lock()
 	r.snapshots = append(r.snapshots, snapshotReport{id, ok})
 	r.mu.Unlock()
@@ -79,15 +80,10 @@ func (r *reporter) run(stop <-chan struct{}) {
 func (r *reporter) flush() {
 	r.mu.Lock()
 	unreachable, snapshots, proposals := r.unreachable, r.snapshots, r.proposals
-	r.unreachable, r.snapshots, r.proposals = make(map[uint64]int), nil, nil
+	r.unreachable, r.snapshots, r.proposals = make(map[ids.Member]int), nil, nil
 	r.mu.Unlock()
-	var ids []uint64
-	for id := range unreachable {
-		ids = append(ids, id)
-	}
-	slices.Sort(ids)
-	for _, id := range ids {
-		r.lg.Debug("dropped raft messages", zap.String("peer-id", membership.FormatID(id)), zap.Int("messages", unreachable[id]))
+	for _, id := range slices.Sorted(maps.Keys(unreachable)) {
+		r.lg.Debug("dropped raft messages", zap.Stringer("peer-id", id), zap.Int("messages", unreachable[id]))
 		r.host.ReportUnreachable(id)
 	}
 	for _, m := range proposals {

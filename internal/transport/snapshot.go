@@ -16,7 +16,7 @@ import (
 
 	"quorate/internal/clock"
 	"quorate/internal/crash"
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -34,12 +34,12 @@ var errStalled = errors.New("transport: snapshot transfer has stalled")
 // receiver, and closes body. It does not block; the outcome is reported to
 // Host.ReportSnapshot, even if the receiver is not a peer.
 func (t *Transport) SendSnapshot(m *raftpb.Message, body io.ReadCloser) {
-	if p := t.table.Load().peers[m.GetTo()]; p != nil && p.sendSnapshot(m, body) {
+	if p := t.table.Load().peers[ids.Member(m.GetTo())]; p != nil && p.sendSnapshot(m, body) {
 		return
 	}
 	body.Close()
-	t.lg.Warn("cannot send a snapshot to an unknown member", zap.String("peer-id", membership.FormatID(m.GetTo())))
-	t.reports.snapshot(m.GetTo(), false)
+	t.lg.Warn("cannot send a snapshot to an unknown member", zap.Stringer("peer-id", ids.Member(m.GetTo())))
+	t.reports.snapshot(ids.Member(m.GetTo()), false)
 }
 
 // sendSnapshot starts the transfer; it returns false if the peer is

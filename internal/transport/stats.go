@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/clock"
-	"quorate/internal/membership"
 )
 
 // rateWindow is the maximum number of messages that a rate is computed from,
@@ -136,7 +135,7 @@ func (t *Transport) Stats() *Stats { return &t.stats }
 func (t *Transport) Followers() map[string]FollowerStats {
 	out := map[string]FollowerStats{}
 	for id, p := range t.table.Load().peers {
-		out[membership.FormatID(id)] = p.sendings.stats()
+		out[id.String()] = p.sendings.stats()
 	}
 	return out
 }

@@ -8,7 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -17,15 +17,15 @@ import (
 type status struct {
 	lg            *zap.Logger
 	local, remote string
-	id            uint64
-	name          func(id uint64) string // see Config
+	id            ids.Member
+	name          func(id ids.Member) string // see Config
 
 	mu    sync.Mutex
 	since time.Time // zero while unreachable
 }
 
-func newStatus(lg *zap.Logger, local, remote uint64, name func(id uint64) string) *status {
-	return &status{lg: lg, local: membership.FormatID(local), remote: membership.FormatID(remote), id: remote, name: name}
+func newStatus(lg *zap.Logger, local, remote ids.Member, name func(id ids.Member) string) *status {
+	return &status{lg: lg, local: local.String(), remote: remote.String(), id: remote, name: name}
 }
 
 func (s *status) activate() {

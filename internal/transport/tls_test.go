@@ -14,6 +14,7 @@ import (
 
 	"quorate/internal/certs"
 	"quorate/internal/certs/certstest"
+	"quorate/internal/ids"
 	socket "quorate/internal/listen"
 	"quorate/internal/transport/peerapi"
 )
@@ -61,7 +62,7 @@ func (s *secureSite) open(name string) *certs.Store {
 }
 
 // start is startNode with TLS.
-func (s *secureSite) start(id uint64, store *certs.Store) *node {
+func (s *secureSite) start(id ids.Member, store *certs.Store) *node {
 	s.t.Helper()
 	n := &node{host: newHost(), tls: true}
 	l := listen(s.t, "127.0.0.1:0")
@@ -108,7 +109,7 @@ func TestTLS(t *testing.T) {
 	for i, name := range []string{"a", "b"} {
 		s.pair(name, ca, certstest.Leaf{CN: name})
 		stores[i] = s.open(name)
-		nodes[i] = s.start(uint64(i+1), stores[i])
+		nodes[i] = s.start(ids.Member(i+1), stores[i])
 	}
 	a, b := nodes[0], nodes[1]
 	connect(t, a, b)

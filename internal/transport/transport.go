@@ -17,6 +17,7 @@ import (
 	"golang.org/x/time/rate"
 
 	"quorate/internal/crash"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/transport/peerapi"
 )
@@ -24,20 +25,23 @@ import (
 // Host is the member that uses a Transport. Its methods are called
 // concurrently and must not wait for a method of the Transport.
 type Host interface {
-	// Process passes a peer's message to the raft loop. It must return soon: until
-	// then, nothing more is read from that peer. If it returns an error, the message is
-	// dropped; raft will resend it. The message is decoded and addressed to this
-	// member, but not validated.
+	// Process queues a peer's message for the raft loop; a call of Step follows. It must
+	// return soon: until then, nothing more is read from that peer. If it returns an error,
+	// the message is dropped; raft will resend it. The message is decoded and addressed to
+	// this member, but not validated.
 	Process(m *raftpb.Message) error
+	// Step passes on what Process has queued: several messages that arrived together.
+	// proposals means that they are all proposals, which need not be passed on at once.
+	Step(proposals bool)
 	// ReportUnreachable reports that messages to a peer were dropped.
-	ReportUnreachable(id uint64)
+	ReportUnreachable(id ids.Member)
 	// Returned returns a proposal of which nothing has left this member, and
 	// nothing will: the Host may propose it again without duplicating it.
 	Returned(m *raftpb.Message)
 	// ReportSnapshot reports whether a snapshot was sent to a peer.
-	ReportSnapshot(id uint64, ok bool)
+	ReportSnapshot(id ids.Member, ok bool)
 	// IsRemoved reports whether the member was removed from the cluster.
-	IsRemoved(id uint64) bool
+	IsRemoved(id ids.Member) bool
 	// ReceiveSnapshot stores the database read from body durably, and then passes m, a MsgSnap, to the
 	// raft loop; an error of the second step, or about m itself, wraps ErrSnapshotNotProcessed. Reading a
 	// truncated body fails. ctx is canceled when the transport stops.
@@ -54,13 +58,14 @@ var ErrSnapshotNotProcessed = errors.New("failed to process raft message")
 
 // Config configures a Transport.
 type Config struct {
-	ID, ClusterID uint64
-	PeerURLs      []string // of this member, sent to peers
-	Host          Host
-	Logger        *zap.Logger            // nil disables logging
-	Name          func(id uint64) string // name of a member, "" if unknown; may be nil
-	DialTimeout   time.Duration          // of a connection; 0 means 2 s
-	LocalIP       net.IP                 // local address of connections to peers; nil lets the system choose
+	ID          ids.Member
+	ClusterID   ids.Cluster
+	PeerURLs    []string // of this member, sent to peers
+	Host        Host
+	Logger      *zap.Logger                // nil disables logging
+	Name        func(id ids.Member) string // name of a member, "" if unknown; may be nil
+	DialTimeout time.Duration              // of a connection; 0 means 2 s
+	LocalIP     net.IP                     // local address of connections to peers; nil lets the system choose
 	// ReadTimeout and WriteTimeout are how long a stream may be silent, or accept
 	// no bytes, before it is closed; values below 5 s, which the protocol needs,
 	// mean 5 s.
@@ -78,7 +83,7 @@ const (
 	dialRetry       = 100 * time.Millisecond // interval between dials of one stream
 	probePeriod     = readTimeout - time.Second
 	streamQueue     = 4096 // messages waiting for one stream
-	proposalQueue   = 4096 // received proposals of one peer
+	proposalQueue   = 4096 // proposals to return
 	pipelineQueue   = 64   // messages waiting for POST
 	pipelineWorkers = 4
 	// maxRemotes bounds the members that are known only from their own
@@ -107,8 +112,8 @@ type Transport struct {
 
 // peerTable is immutable: Send reads it without a lock.
 type peerTable struct {
-	peers   map[uint64]*peer // the other members
-	remotes map[uint64]*peer // members that are not known from the log (yet)
+	peers   map[ids.Member]*peer // the other members
+	remotes map[ids.Member]*peer // members that are not known from the log (yet)
 	stopped bool
 }
 
@@ -135,14 +140,14 @@ func New(cfg Config) (*Transport, error) {
 	cfg.ReadTimeout, cfg.WriteTimeout = max(cfg.ReadTimeout, readTimeout), max(cfg.WriteTimeout, writeTimeout)
 	t := &Transport{
 		cfg: cfg, self: peerapi.Sender{ID: cfg.ID, Cluster: cfg.ClusterID, Version: v, PeerURLs: cfg.PeerURLs},
-		lg:       cfg.Logger.With(zap.String("local-member-id", membership.FormatID(cfg.ID))),
+		lg:       cfg.Logger.With(zap.Stringer("local-member-id", cfg.ID)),
 		streams:  newStreamClient(cfg.TLS, dialer(cfg.DialTimeout, cfg.LocalIP), cfg.ReadTimeout, cfg.WriteTimeout),
 		requests: newRequestClient(cfg.TLS, dialer(cfg.DialTimeout, cfg.LocalIP)),
 	}
 	t.noise = rate.NewLimiter(1, 20)
 	t.reports = newReporter(t.lg, cfg.Host)
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.table.Store(&peerTable{peers: map[uint64]*peer{}, remotes: map[uint64]*peer{}})
+	t.table.Store(&peerTable{peers: map[ids.Member]*peer{}, remotes: map[ids.Member]*peer{}})
 	t.wg.Go(crash.Guarded(func() { t.reports.run(t.ctx.Done()) }))
 	return t, nil
 }
@@ -154,7 +159,7 @@ func New(cfg Config) (*Transport, error) {
 func (t *Transport) Send(msgs []*raftpb.Message) {
 	table := t.table.Load()
 	for _, m := range msgs {
-		to := m.GetTo()
+		to := ids.Member(m.GetTo())
 		if to == 0 {
 			continue
 		}
@@ -164,7 +169,7 @@ func (t *Transport) Send(msgs []*raftpb.Message) {
 		}
 		if p == nil {
 			t.lg.Debug("dropped a message to an unknown member",
-				zap.String("peer-id", membership.FormatID(to)), zap.Stringer("type", m.GetType()))
+				zap.Stringer("peer-id", to), zap.Stringer("type", m.GetType()))
 			continue
 		}
 		t.count(&t.stats.Sent, m)
@@ -174,7 +179,7 @@ func (t *Transport) Send(msgs []*raftpb.Message) {
 
 // AddPeer starts communication with a member of the cluster. It does
 // nothing for a known peer or this member itself.
-func (t *Transport) AddPeer(id uint64, urls []string) {
+func (t *Transport) AddPeer(id ids.Member, urls []string) {
 	t.change(func(table *peerTable) (gone *peer) {
 		if table.peers[id] != nil || id == t.cfg.ID {
 			return nil
@@ -182,7 +187,7 @@ func (t *Transport) AddPeer(id uint64, urls []string) {
 		gone = table.remotes[id]
 		delete(table.remotes, id)
 		table.peers[id] = t.startPeer(id, urls, true)
-		t.lg.Info("added remote peer", zap.String("remote-peer-id", membership.FormatID(id)), zap.Strings("remote-peer-urls", urls))
+		t.lg.Info("added remote peer", zap.Stringer("remote-peer-id", id), zap.Strings("remote-peer-urls", urls))
 		return gone
 	})
 }
@@ -190,7 +195,7 @@ func (t *Transport) AddPeer(id uint64, urls []string) {
 // AddRemote makes a member that is not a peer yet reachable by POST: one that a
 // joining member knows from /members only, or one that has sent a request. At
 // most 128 remotes are added; further ones are ignored.
-func (t *Transport) AddRemote(id uint64, urls []string) {
+func (t *Transport) AddRemote(id ids.Member, urls []string) {
 	if table := t.table.Load(); table.peers[id] != nil || table.remotes[id] != nil {
 		return // fast path of every POST
 	}
@@ -199,14 +204,14 @@ func (t *Transport) AddRemote(id uint64, urls []string) {
 			return nil
 		}
 		table.remotes[id] = t.startPeer(id, urls, false)
-		t.lg.Info("added new remote peer", zap.String("remote-peer-id", membership.FormatID(id)), zap.Strings("remote-peer-urls", urls))
+		t.lg.Info("added new remote peer", zap.Stringer("remote-peer-id", id), zap.Strings("remote-peer-urls", urls))
 		return nil
 	})
 }
 
 // Version returns the release of a peer; known is false until the peer has
 // reported it.
-func (t *Transport) Version(id uint64) (v membership.Version, known bool) {
+func (t *Transport) Version(id ids.Member) (v membership.Version, known bool) {
 	if p := t.table.Load().peers[id]; p != nil {
 		if v := p.version.Load(); v != nil {
 			return *v, true
@@ -216,19 +221,19 @@ func (t *Transport) Version(id uint64) (v membership.Version, known bool) {
 }
 
 // UpdatePeer replaces the URLs of a peer.
-func (t *Transport) UpdatePeer(id uint64, urls []string) {
+func (t *Transport) UpdatePeer(id ids.Member, urls []string) {
 	p := t.table.Load().peers[id]
 	if p == nil {
 		return
 	}
 	p.setURLs(urls)
-	t.lg.Info("updated remote peer", zap.String("updated-remote-peer-id", membership.FormatID(id)), zap.Strings("updated-remote-peer-urls", urls))
+	t.lg.Info("updated remote peer", zap.Stringer("updated-remote-peer-id", id), zap.Strings("updated-remote-peer-urls", urls))
 }
 
 // RemovePeer stops communication with a member. Nothing is sent to it after
 // RemovePeer returns; a message that is being received may still reach the
 // Host.
-func (t *Transport) RemovePeer(id uint64) {
+func (t *Transport) RemovePeer(id ids.Member) {
 	t.change(func(table *peerTable) *peer {
 		p := table.peers[id]
 		delete(table.peers, id)
@@ -237,7 +242,7 @@ func (t *Transport) RemovePeer(id uint64) {
 			delete(table.remotes, id)
 		}
 		if p != nil {
-			t.lg.Info("removed remote peer", zap.String("removed-remote-peer-id", membership.FormatID(id)))
+			t.lg.Info("removed remote peer", zap.Stringer("removed-remote-peer-id", id))
 		}
 		return p
 	})
@@ -263,7 +268,7 @@ func (t *Transport) change(fn func(*peerTable) *peer) {
 
 // ActiveSince returns since when a peer has been reachable without
 // interruption, the zero time if it is not reachable or not a peer.
-func (t *Transport) ActiveSince(id uint64) time.Time {
+func (t *Transport) ActiveSince(id ids.Member) time.Time {
 	p := t.table.Load().peers[id]
 	if p == nil {
 		return time.Time{}
@@ -290,7 +295,7 @@ func (t *Transport) Stop() {
 	t.table.Store(&peerTable{stopped: true})
 	t.mu.Unlock()
 	t.cancel()
-	for _, ps := range []map[uint64]*peer{table.peers, table.remotes} {
+	for _, ps := range []map[ids.Member]*peer{table.peers, table.remotes} {
 		for _, p := range ps {
 			p.stop()
 		}
@@ -311,13 +316,14 @@ func (t *Transport) warn(lg *zap.Logger, text string, fields ...zap.Field) {
 // deliver validates sender and receiver of a message and passes it to the
 // Host.
 func (t *Transport) deliver(m *raftpb.Message) error {
-	if m.GetTo() != t.cfg.ID {
-		t.warn(t.lg, "rejected Raft message to mismatch member", zap.String("mismatch-member-id", membership.FormatID(m.GetTo())))
-		return fmt.Errorf("transport: message to member %s", membership.FormatID(m.GetTo()))
+	to, from := ids.Member(m.GetTo()), ids.Member(m.GetFrom())
+	if to != t.cfg.ID {
+		t.warn(t.lg, "rejected Raft message to mismatch member", zap.Stringer("mismatch-member-id", to))
+		return fmt.Errorf("transport: message to member %s", to)
 	}
-	if t.cfg.Host.IsRemoved(m.GetFrom()) {
-		t.warn(t.lg, "rejected Raft message from removed member", zap.String("removed-member-id", membership.FormatID(m.GetFrom())))
-		return fmt.Errorf("transport: message from removed member %s", membership.FormatID(m.GetFrom()))
+	if t.cfg.Host.IsRemoved(from) {
+		t.warn(t.lg, "rejected Raft message from removed member", zap.Stringer("removed-member-id", from))
+		return fmt.Errorf("transport: message from removed member %s", from)
 	}
 	t.count(&t.stats.Received, m)
 	return t.cfg.Host.Process(m)

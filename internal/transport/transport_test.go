@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"quorate/internal/ids"
 	"quorate/internal/transport/peerapi"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -32,7 +33,7 @@ type host struct {
 	returned chan *raftpb.Message
 
 	mu      sync.Mutex
-	removed map[uint64]bool
+	removed map[ids.Member]bool
 	refuse  error // result of Process
 
 	snapBegun chan struct{}
@@ -43,7 +44,7 @@ type host struct {
 
 func newHost() *host {
 	return &host{msgs: make(chan *raftpb.Message, 1<<16), unreachable: make(chan uint64, 1<<10), snapshots: make(chan snapshotReport, 16),
-		selfRemoved: make(chan error, 1<<10), returned: make(chan *raftpb.Message, 1<<14), removed: map[uint64]bool{},
+		selfRemoved: make(chan error, 1<<10), returned: make(chan *raftpb.Message, 1<<14), removed: map[ids.Member]bool{},
 		snapBegun: make(chan struct{}, 16), snapMsgs: make(chan *raftpb.Message, 16), snapData: make(chan []byte, 16), snapErrs: make(chan error, 16)}
 }
 
@@ -56,15 +57,16 @@ func (h *host) Process(m *raftpb.Message) error {
 	}
 	return err
 }
-func (h *host) ReportUnreachable(id uint64) {
+func (h *host) Step(bool) {}
+func (h *host) ReportUnreachable(id ids.Member) {
 	select {
-	case h.unreachable <- id:
+	case h.unreachable <- uint64(id):
 	default:
 	}
 }
-func (h *host) Returned(m *raftpb.Message)        { h.returned <- m }
-func (h *host) ReportSnapshot(id uint64, ok bool) { h.snapshots <- snapshotReport{id, ok} }
-func (h *host) IsRemoved(id uint64) bool {
+func (h *host) Returned(m *raftpb.Message)            { h.returned <- m }
+func (h *host) ReportSnapshot(id ids.Member, ok bool) { h.snapshots <- snapshotReport{id, ok} }
+func (h *host) IsRemoved(id ids.Member) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.removed[id]
@@ -101,7 +103,7 @@ type node struct {
 
 const testCluster = 0xabc
 
-func startNode(t *testing.T, id uint64, tune ...func(*Config)) *node {
+func startNode(t *testing.T, id ids.Member, tune ...func(*Config)) *node {
 	n := &node{host: newHost()}
 	l := listen(t, "127.0.0.1:0")
 	n.addr = l.Addr().String()
@@ -164,13 +166,13 @@ func connect(t *testing.T, nodes ...*node) {
 	for _, a := range nodes {
 		for _, b := range nodes {
 			if a != b {
-				eventually(t, fmt.Sprintf("streams from %x to %x", a.cfg.ID, b.cfg.ID), func() bool { return a.linked(b.cfg.ID) })
+				eventually(t, fmt.Sprintf("streams from %s to %s", a.cfg.ID, b.cfg.ID), func() bool { return a.linked(b.cfg.ID) })
 			}
 		}
 	}
 }
 
-func (n *node) linked(id uint64) bool {
+func (n *node) linked(id ids.Member) bool {
 	p := n.table.Load().peers[id]
 	return p != nil && p.links[peerapi.StreamMsgApp].Load() != nil && p.links[peerapi.StreamMessage].Load() != nil
 }
@@ -205,12 +207,12 @@ func receive[T any](t *testing.T, what string, c <-chan T) T {
 
 // travelling returns one valid message of every type that is sent on
 // streams.
-func travelling(from, to uint64) []*raftpb.Message {
+func travelling(from, to ids.Member) []*raftpb.Message {
 	var ms []*raftpb.Message
 	for _, typ := range []raftpb.MessageType{raftpb.MsgProp, raftpb.MsgApp, raftpb.MsgAppResp, raftpb.MsgVote, raftpb.MsgVoteResp,
 		raftpb.MsgHeartbeat, raftpb.MsgHeartbeatResp, raftpb.MsgTransferLeader, raftpb.MsgTimeoutNow, raftpb.MsgReadIndex,
 		raftpb.MsgReadIndexResp, raftpb.MsgPreVote, raftpb.MsgPreVoteResp} {
-		m := &raftpb.Message{Type: typ.Enum(), From: &from, To: &to, Term: new(uint64(5)), LogTerm: new(uint64(4)),
+		m := &raftpb.Message{Type: typ.Enum(), From: (*uint64)(&from), To: (*uint64)(&to), Term: new(uint64(5)), LogTerm: new(uint64(4)),
 			Index: new(uint64(7)), Commit: new(uint64(6)), Context: []byte("12345678")}
 		switch typ {
 		case raftpb.MsgApp:
@@ -261,7 +263,7 @@ func TestExchange(t *testing.T) {
 	for i, n := range nodes {
 		expect(t, n.host, want[i])
 		if n.ActivePeers() != 2 || n.ActiveSince(nodes[(i+1)%3].cfg.ID).IsZero() || !n.ActiveSince(n.cfg.ID).IsZero() {
-			t.Errorf("node %x: %d active peers", n.cfg.ID, n.ActivePeers())
+			t.Errorf("node %s: %d active peers", n.cfg.ID, n.ActivePeers())
 		}
 	}
 }

@@ -14,6 +14,7 @@ import (
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
+	"quorate/internal/ids"
 	"quorate/internal/mvcc"
 	"quorate/internal/snapshot"
 )
@@ -95,7 +96,7 @@ func (a inspectCommands) status(ctx context.Context, src source) (s snapshot.Sta
 }
 
 func (a inspectCommands) hashKVCommand() *cobra.Command {
-	var rev int64
+	var rev ids.Revision
 	cmd := &cobra.Command{
 		Use:     "hashkv <filename>",
 		Short:   "Prints the hash of the key space of a snapshot, a database or a data directory",
@@ -116,11 +117,11 @@ func (a inspectCommands) hashKVCommand() *cobra.Command {
 			return a.print(hashAnswer(h))
 		}),
 	}
-	cmd.Flags().Int64Var(&rev, "rev", 0, "maximum revision to hash (default: latest revision)")
+	cmd.Flags().Int64Var((*int64)(&rev), "rev", 0, "maximum revision to hash (default: latest revision)")
 	return cmd
 }
 
-func (a inspectCommands) hashKV(ctx context.Context, src source, rev int64) (h hashKV, err error) {
+func (a inspectCommands) hashKV(ctx context.Context, src source, rev ids.Revision) (h hashKV, err error) {
 	var eng engine.Engine
 	if src.file == "" {
 		eng, err = a.open(src.store)

@@ -18,6 +18,7 @@ import (
 
 	"quorate/internal/datadir"
 	"quorate/internal/durable"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
 )
@@ -111,7 +112,7 @@ func (a memberCommands) rebuild(ctx context.Context, f rebuildFlags) error {
 		return err
 	}
 	fmt.Fprintf(a.Stdout, "The store of member %s is rebuilt; start the member. The damaged store is kept in %s\n",
-		membership.FormatID(log.Metadata.NodeID), aside)
+		log.Metadata.NodeID, aside)
 	return nil
 }
 
@@ -149,8 +150,8 @@ func (a memberCommands) fetch(ctx context.Context, cli *clientv3.Client, file st
 	if err != nil {
 		return fmt.Errorf("ask the cluster for its members: %w", err)
 	}
-	if id := members.Header.GetClusterId(); id != own.ClusterID {
-		return fmt.Errorf("--endpoints are of cluster %s, the member is of cluster %s", membership.FormatID(id), membership.FormatID(own.ClusterID))
+	if id := ids.Cluster(members.Header.GetClusterId()); id != own.ClusterID {
+		return fmt.Errorf("--endpoints are of cluster %s, the member is of cluster %s", id, own.ClusterID)
 	}
 	r, err := cli.SnapshotWithVersion(ctx)
 	if err != nil {

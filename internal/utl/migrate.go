@@ -21,6 +21,7 @@ import (
 	"quorate/internal/command"
 	"quorate/internal/datadir"
 	"quorate/internal/engine"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 	"quorate/internal/raftlog"
@@ -133,7 +134,7 @@ func (a migrateCommands) toEtcd(ctx context.Context, l datadir.Layout, target me
 type versioned interface {
 	// StorageVersion returns the release, "" if the store has none, and the term of the
 	// newest entry that it holds, 0 if the store has none.
-	StorageVersion() (version string, term uint64, err error)
+	StorageVersion() (version string, term ids.Term, err error)
 	// SetStorageVersion writes the release durably; "" removes it.
 	SetStorageVersion(version string) error
 	Close() error
@@ -144,7 +145,7 @@ type ourStore struct{ engine.Engine }
 
 var storageVersionKey = engine.Meta.K([]byte("storageVersion"))
 
-func (s ourStore) StorageVersion() (string, uint64, error) {
+func (s ourStore) StorageVersion() (string, ids.Term, error) {
 	text, err := snapshot.StorageVersion(s.Engine)
 	if err != nil {
 		return "", 0, err
@@ -288,7 +289,7 @@ func logVersion(l datadir.Layout) (least membership.Version, err error) {
 	if err != nil {
 		return least, fmt.Errorf("failed to read wal: %w", err)
 	}
-	_, err = raftlog.Inspect(l.FS, l.WAL(), func(index, _ uint64, t raftpb.EntryType, data []byte) error {
+	_, err = raftlog.Inspect(l.FS, l.WAL(), func(index ids.Index, _ ids.Term, t raftpb.EntryType, data []byte) error {
 		if index <= c.Mark.Index || t != raftpb.EntryNormal || len(data) == 0 {
 			return nil
 		}

@@ -10,6 +10,7 @@ import (
 	"github.com/olekukonko/tablewriter"
 	"github.com/olekukonko/tablewriter/tw"
 
+	"quorate/internal/ids"
 	"quorate/internal/snapshot"
 )
 
@@ -33,9 +34,9 @@ func statusAnswer(s snapshot.Status) answer {
 
 // hashKV is the hash of the records up to a revision.
 type hashKV struct {
-	Hash            uint32 `json:"hash"`
-	HashRevision    int64  `json:"hashRevision"`
-	CompactRevision int64  `json:"compactRevision"`
+	Hash            uint32       `json:"hash"`
+	HashRevision    ids.Revision `json:"hashRevision"`
+	CompactRevision ids.Revision `json:"compactRevision"`
 }
 
 func hashAnswer(h hashKV) answer {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -14,7 +15,7 @@ const retryDelay = 100 * time.Millisecond
 type pass struct {
 	hist   History
 	gen    int
-	from   int64
+	from   ids.Revision
 	index  *index
 	groups []*group // of index, in creation order
 }
@@ -36,8 +37,7 @@ func (h *Hub) CatchUp() (more bool) {
 	if err != nil {
 		return h.failed(p, err)
 	}
-	h.finish(p, next)
-	return true
+	return h.finish(p, next)
 }
 
 // choose handles the watchers that need no scan, and picks those that share the next scan.
@@ -56,7 +56,7 @@ func (h *Hub) choose() *pass {
 	}
 	p := &pass{hist: hist, gen: h.gen, from: first.minRev, index: newIndex()}
 	p.add(first)
-	end := p.from + int64(h.o.BatchRevisions)
+	end := p.from + ids.Revision(h.o.BatchRevisions)
 	for n, i := 1, 0; i < len(h.unsynced) && n < h.o.PassWatchers; i++ {
 		w := h.unsynced[i]
 		if w != first && w.minRev >= p.from && w.minRev < end && w.stream.hasRoom() {
@@ -73,7 +73,7 @@ func (h *Hub) choose() *pass {
 // many watchers at different revisions end up sharing a single sweep. In the passes between,
 // it is the one that has waited longest, so that a watcher that lacks little does not have to
 // wait for such a sweep.
-func (h *Hub) readyLocked(compactRev int64) (first *watcher) {
+func (h *Hub) readyLocked(compactRev ids.Revision) (first *watcher) {
 	for i := 0; i < len(h.unsynced); {
 		w := h.unsynced[i]
 		switch {
@@ -121,15 +121,18 @@ func (p *pass) collect(ev Event) error {
 	return nil
 }
 
-// finish queues what the scan has found, and advances the watchers to next.
-func (h *Hub) finish(p *pass, next int64) {
+// finish queues what the scan has found, and advances the watchers to next. It reports false
+// when the queues had room, but not for what was found, so often that all watchers may have
+// had their turn: the first one of those queues to be drained wakes Run.
+func (h *Hub) finish(p *pass, next ids.Revision) (more bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.gen != p.gen {
-		return // read from a store that has been replaced since
+		return true // read from a store that has been replaced since
 	}
 	cur := h.currentLocked()
 	queued := 0
+	h.barren++
 	for _, g := range p.groups {
 		var c *chunk
 		if len(g.batch) > 0 {
@@ -143,12 +146,14 @@ func (h *Hub) finish(p *pass, next int64) {
 				skip := c.below(w.minRev)
 				if skip < len(c.events) {
 					if !w.stream.push(item{w: w, chunk: c, skip: skip, rev: cur}) {
+						w.served = h.passes // another one comes first next time
 						continue
 					}
 					queued += len(c.events) - skip
 				}
 			}
 			w.minRev, w.served = next, h.passes
+			h.barren = 0
 			if next > h.rev {
 				h.resyncLocked(w)
 			}
@@ -158,6 +163,11 @@ func (h *Hub) finish(p *pass, next int64) {
 		}
 	}
 	metrics.DebuggingMVCCPendingEventsTotal.Add(float64(queued))
+	if h.barren <= len(h.unsynced) {
+		return true
+	}
+	h.barren = 0
+	return false
 }
 
 // failed handles a failed scan. If a compaction or a new store explains the error, the next

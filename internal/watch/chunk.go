@@ -4,6 +4,8 @@ import (
 	"sort"
 	"sync"
 	"sync/atomic"
+
+	"quorate/internal/ids"
 )
 
 // chunk holds the events of one response, shared by the watchers of a group. The first
@@ -46,10 +48,10 @@ func (h *Hub) release(c *chunk) {
 	}
 }
 
-func (c *chunk) last() int64 { return c.events[len(c.events)-1].Mod }
+func (c *chunk) last() ids.Revision { return c.events[len(c.events)-1].Mod }
 
 // below returns the number of events below rev.
-func (c *chunk) below(rev int64) int {
+func (c *chunk) below(rev ids.Revision) int {
 	if c.events[0].Mod >= rev {
 		return 0
 	}

@@ -7,6 +7,8 @@ import (
 	"sync"
 
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"quorate/internal/ids"
 )
 
 // Event is one change of one key. Key and KV must not change while they may be read: for
@@ -15,18 +17,19 @@ import (
 type Event struct {
 	Key []byte
 	// KV is the encoded mvccpb.KeyValue of a put, as stored. It is not used for deletes.
-	KV       []byte
-	Mod, Sub int64
-	Delete   bool
+	KV     []byte
+	Mod    ids.Revision
+	Sub    int64
+	Delete bool
 	// Create marks a put that creates the key, so that there is no previous value.
 	Create bool
 }
 
 // DecodeEvent returns the Event for a history record: its revision, whether it is a
 // tombstone, and its encoded mvccpb.KeyValue. The event aliases kv.
-func DecodeEvent(mod, sub int64, tombstone bool, kv []byte) (Event, error) {
+func DecodeEvent(mod ids.Revision, sub int64, tombstone bool, kv []byte) (Event, error) {
 	ev := Event{KV: kv, Mod: mod, Sub: sub, Delete: tombstone}
-	var created int64
+	var created ids.Revision
 	for b := kv; len(b) > 0; {
 		num, typ, n := protowire.ConsumeTag(b)
 		if n < 0 {
@@ -45,7 +48,7 @@ func DecodeEvent(mod, sub int64, tombstone bool, kv []byte) (Event, error) {
 			if m < 0 {
 				return Event{}, fmt.Errorf("create revision: %w", protowire.ParseError(m))
 			}
-			created, n = int64(v), m
+			created, n = ids.Revision(v), m
 		default:
 			if n = protowire.ConsumeFieldValue(num, typ, b); n < 0 {
 				return Event{}, fmt.Errorf("key-value field %d: %w", num, protowire.ParseError(n))
@@ -102,7 +105,7 @@ func clone(ev Event) *event {
 
 // encoded returns the event as a complete field 11, with the previous value if prev is not
 // nil.
-func (e *event) encoded(prev func(key []byte, mod int64) []byte) []byte {
+func (e *event) encoded(prev func(key []byte, mod ids.Revision) []byte) []byte {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if prev == nil || e.Create && !e.Delete {

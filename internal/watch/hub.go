@@ -58,6 +58,7 @@ import (
 	"time"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -67,20 +68,20 @@ var ErrClosed = errors.New("watch: stream closed")
 // History is the store behind the hub. Implementations must be safe for concurrent use.
 type History interface {
 	// Rev returns the newest revision visible to readers.
-	Rev() int64
+	Rev() ids.Revision
 	// CompactRev returns the last compacted revision. Events are complete from that
 	// revision on.
-	CompactRev() int64
+	CompactRev() ids.Revision
 	// Scan calls fn for every event from revision from on, in revision order, up to the
 	// newest one or until about maxRevs revisions or maxBytes bytes have been read. It
 	// never stops within a revision. next is the first revision that was not read;
 	// next == from means that there is nothing at or above from. If Scan returns an
 	// error, which it also does if from is compacted during the scan, fn may have seen
 	// incomplete data.
-	Scan(from int64, maxRevs, maxBytes int, fn func(Event) error) (next int64, err error)
+	Scan(from ids.Revision, maxRevs, maxBytes int, fn func(Event) error) (next ids.Revision, err error)
 	// PrevKV returns the encoded mvccpb.KeyValue of key at revision beforeMod-1; nil if
 	// there was none or it has been compacted. The result must not change later.
-	PrevKV(key []byte, beforeMod int64) ([]byte, error)
+	PrevKV(key []byte, beforeMod ids.Revision) ([]byte, error)
 }
 
 // Options configures a Hub. Zero values mean the default given in brackets.
@@ -168,14 +169,15 @@ type Hub struct {
 	passMu sync.Mutex // held during a catch-up pass
 
 	mu       sync.Mutex
-	rev      int64 // newest published revision
-	gen      int   // incremented by Restore
+	rev      ids.Revision // newest published revision
+	gen      int          // incremented by Restore
 	closed   bool
 	streams  []*Stream  // each stream knows its position
 	watching int64      // size of all watchers
 	live     *index     // synced watchers
 	unsynced []*watcher // each watcher knows its position
 	passes   int
+	barren   int       // passes in a row that fed no watcher
 	deferred []*Stream // streams whose progress request waits for the next Publish
 	// Scratch space of Publish.
 	touched []*group
@@ -203,8 +205,8 @@ type watcher struct {
 	id       int64
 	owner    string // as given to CreateFor
 	spec     spec
-	startRev int64 // as requested
-	minRev   int64
+	startRev ids.Revision // as requested
+	minRev   ids.Revision
 	state    state
 	group    *group // if synced
 	pos      int    // in group.watchers or Hub.unsynced
@@ -233,7 +235,7 @@ func NewHub(h History, clk clock.Clock, o Options) *Hub {
 func (h *Hub) history() History { return *h.hist.Load() }
 
 // Rev returns the newest published revision.
-func (h *Hub) Rev() int64 {
+func (h *Hub) Rev() ids.Revision {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return h.rev
@@ -277,7 +279,7 @@ func (h *Hub) Close() {
 // in revision order. They must already be visible to readers of the store. The hub retains
 // the bytes of events that have watchers, but not the slice. Publish takes time proportional
 // to the events and matching watchers, and never blocks on a client.
-func (h *Hub) Publish(rev int64, events []Event) {
+func (h *Hub) Publish(rev ids.Revision, events []Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if rev < h.rev || len(events) > 0 && (events[0].Mod <= h.rev || events[len(events)-1].Mod > rev) {
@@ -418,7 +420,7 @@ func tickPos(w *watcher) *int  { return &w.tickPos }
 func streamPos(s *Stream) *int { return &s.pos }
 
 // desyncLocked makes a synced watcher unsynced. minRev is the first revision that it lacks.
-func (h *Hub) desyncLocked(w *watcher, minRev int64) {
+func (h *Hub) desyncLocked(w *watcher, minRev ids.Revision) {
 	h.takeLocked(w)
 	w.minRev = max(w.minRev, minRev)
 	h.addLocked(w, unsynced)
@@ -466,7 +468,7 @@ func (h *Hub) Restore(hist History) {
 }
 
 // prevKV returns the value before a revision, or nil.
-func (h *Hub) prevKV(key []byte, mod int64) []byte {
+func (h *Hub) prevKV(key []byte, mod ids.Revision) []byte {
 	kv, err := h.history().PrevKV(key, mod)
 	if err != nil {
 		h.o.OnError(err)

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 )
 
 // TestConcurrent opens and closes streams, some with slow consumers, concurrently with a
@@ -356,9 +357,9 @@ func TestEncoding(t *testing.T) {
 		{WatchID: 1 << 40, Revision: 2, Fragment: true},
 	} {
 		want := mustMarshal(&pb.WatchResponse{
-			Header:  &pb.ResponseHeader{ClusterId: 1, MemberId: 1 << 63, Revision: r.Revision, RaftTerm: 3},
+			Header:  &pb.ResponseHeader{ClusterId: 1, MemberId: 1 << 63, Revision: int64(r.Revision), RaftTerm: 3},
 			WatchId: r.WatchID, Created: r.Created, Canceled: r.Canceled,
-			CompactRevision: r.CompactRevision, CancelReason: r.CancelReason, Fragment: r.Fragment,
+			CompactRevision: int64(r.CompactRevision), CancelReason: r.CancelReason, Fragment: r.Fragment,
 		})
 		if got := r.AppendTo(nil, testHeader); !bytes.Equal(got, want) {
 			t.Errorf("%+v: got %x, want %x", r, got, want)
@@ -397,7 +398,7 @@ func FuzzDecodeEvent(f *testing.F) {
 	f.Add(mustMarshal(&mvccpb.KeyValue{Key: []byte("k")}), int64(9), true)
 	f.Add([]byte{0x0a, 0x05, 'k'}, int64(1), false)
 	f.Fuzz(func(t *testing.T, b []byte, mod int64, tombstone bool) {
-		ev, err := DecodeEvent(mod, 0, tombstone, b)
+		ev, err := DecodeEvent(ids.Revision(mod), 0, tombstone, b)
 		if err != nil {
 			return
 		}
@@ -417,7 +418,7 @@ func TestPublishAllocations(t *testing.T) {
 	other := hub.NewStream(context.Background())
 	defer other.Close()
 	evs := st.apply(put("k", "v"))
-	rev := int64(1)
+	rev := ids.Revision(1)
 	publish := func() {
 		rev++
 		evs[0].Mod = rev
@@ -453,7 +454,7 @@ func benchmarkWatchers(b *testing.B, watchers int, consume bool, end string) {
 	b.ResetTimer()
 	head := make([]byte, 0, 128)
 	for i := range b.N {
-		ev[0].Mod = int64(i + 2)
+		ev[0].Mod = ids.Revision(i + 2)
 		hub.Publish(ev[0].Mod, ev)
 		if !consume {
 			continue

@@ -1,6 +1,7 @@
 package watch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -13,6 +14,7 @@ import (
 	"go.etcd.io/etcd/api/v3/mvccpb"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 )
 
 // TestModel lets random clients watch a random history through tiny queues, and compares what
@@ -27,8 +29,10 @@ func TestModel(t *testing.T) {
 		m := newModel(t, int64(seed))
 		for range 250 {
 			m.step()
+			m.audit()
 		}
 		m.finish()
+		m.audit()
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)
 		}
@@ -56,7 +60,7 @@ type modelStream struct {
 // modelWatcher is what the client of a watcher knows.
 type modelWatcher struct {
 	req  *pb.WatchCreateRequest
-	next int64 // revision from which events are still to come
+	next ids.Revision // revision from which events are still to come
 }
 
 // dead is the next revision of a watcher that was cancelled by a compaction and whose
@@ -129,7 +133,7 @@ func (m *model) step() {
 	case n < 35:
 		m.publish()
 	case n < 38:
-		if rev := m.store.Rev() - int64(m.r.Intn(12)); rev > 0 {
+		if rev := m.store.Rev() - ids.Revision(m.r.Intn(12)); rev > 0 {
 			m.store.compactTo(rev)
 		}
 	case n < 39:
@@ -173,6 +177,13 @@ func (m *model) step() {
 	}
 }
 
+// audit checks the bounds of the hub.
+func (m *model) audit() {
+	if err := m.hub.Audit(); err != nil {
+		m.t.Error(err)
+	}
+}
+
 func (m *model) create(ms *modelStream) {
 	req := &pb.WatchCreateRequest{
 		Key: []byte(m.key()), PrevKv: m.r.Intn(2) == 0, Fragment: m.r.Intn(2) == 0,
@@ -185,7 +196,7 @@ func (m *model) create(ms *modelStream) {
 		req.RangeEnd = []byte{0}
 	}
 	if m.r.Intn(2) == 0 {
-		req.StartRevision = 1 + m.r.Int63n(m.store.Rev()+4)
+		req.StartRevision = 1 + m.r.Int63n(int64(m.store.Rev()+4))
 	}
 	for range m.r.Intn(2) {
 		req.Filters = append(req.Filters, pb.WatchCreateRequest_FilterType(m.r.Intn(2)))
@@ -193,10 +204,10 @@ func (m *model) create(ms *modelStream) {
 	if err := ms.s.Create(req); err != nil {
 		m.t.Errorf("create: %v", err)
 	}
-	ms.expect = append(ms.expect, &modelWatcher{req: req, next: req.StartRevision})
+	ms.expect = append(ms.expect, &modelWatcher{req: req, next: ids.Revision(req.StartRevision)})
 }
 
-// read takes one response and checks it.
+// read takes one response, or several, and checks them.
 func (m *model) read(ms *modelStream) bool {
 	r, ok, err := ms.s.TryNext()
 	if err != nil {
@@ -205,6 +216,31 @@ func (m *model) read(ms *modelStream) bool {
 	if !ok {
 		return false
 	}
+	if m.r.Intn(2) == 0 {
+		m.receive(ms, r)
+		return true
+	}
+	b := NewBatch(r, testHeader)
+	defer b.Free()
+	for more := true; more && m.r.Intn(4) > 0; b.Clear() {
+		if more, err = ms.s.Take(b); err != nil {
+			m.t.Errorf("take: %v", err)
+		}
+		for i, r := range b.Responses {
+			if got, want := b.Append([]byte("x"), i), r.AppendTo([]byte("x"), testHeader); !bytes.Equal(got, want) || len(got) > b.Most(i) {
+				m.t.Errorf("encoded in a batch: %x, alone: %x; at most %d bytes", got, want, b.Most(i))
+			}
+			m.receive(ms, r)
+		}
+	}
+	for _, r := range b.Responses {
+		m.receive(ms, r)
+	}
+	return true
+}
+
+// receive checks a response.
+func (m *model) receive(ms *modelStream, r Response) {
 	if r.Fragment || ms.part != nil {
 		if n := r.Size(testHeader); n >= m.hub.o.FragmentBytes && len(r.Events) > 1 || len(r.Events) == 0 {
 			m.t.Errorf("fragment of %d bytes and %d events", n, len(r.Events))
@@ -219,7 +255,7 @@ func (m *model) read(ms *modelStream) bool {
 	}
 	if r.Fragment {
 		ms.part = &r
-		return true
+		return
 	}
 	msg := decode(r)
 	w := ms.watchers[r.WatchID]
@@ -250,11 +286,10 @@ func (m *model) read(ms *modelStream) bool {
 	default:
 		m.events(r, msg, w)
 	}
-	return true
 }
 
 // progress checks that a watcher has everything up to rev.
-func (m *model) progress(id int64, w *modelWatcher, rev int64) {
+func (m *model) progress(id int64, w *modelWatcher, rev ids.Revision) {
 	if w.next == dead {
 		return
 	}
@@ -264,7 +299,7 @@ func (m *model) progress(id int64, w *modelWatcher, rev int64) {
 }
 
 // wanted returns the events a watcher must get up to rev.
-func (m *model) wanted(w *modelWatcher, rev int64) (out []Event) {
+func (m *model) wanted(w *modelWatcher, rev ids.Revision) (out []Event) {
 	for _, ev := range m.store.events {
 		k := string(ev.Key)
 		end := string(w.req.RangeEnd)
@@ -283,7 +318,7 @@ func (m *model) wanted(w *modelWatcher, rev int64) (out []Event) {
 
 // events checks the events of one response against the history.
 func (m *model) events(r Response, msg *pb.WatchResponse, w *modelWatcher) {
-	last := msg.Events[len(msg.Events)-1].Kv.ModRevision
+	last := ids.Revision(msg.Events[len(msg.Events)-1].Kv.ModRevision)
 	want := m.wanted(w, last)
 	got := len(msg.Events)
 	if got != len(want) {
@@ -293,13 +328,13 @@ func (m *model) events(r Response, msg *pb.WatchResponse, w *modelWatcher) {
 	for i, ev := range msg.Events {
 		x := want[i]
 		kv := ev.Kv
-		if string(kv.Key) != string(x.Key) || kv.ModRevision != x.Mod || (ev.Type == mvccpb.DELETE) != x.Delete {
+		if string(kv.Key) != string(x.Key) || ids.Revision(kv.ModRevision) != x.Mod || (ev.Type == mvccpb.DELETE) != x.Delete {
 			m.t.Errorf("watcher at %d: %s\nevent %d: want %s at %d", w.next, printResponse(r), i, x.Key, x.Mod)
 		}
 		if !x.Delete && string(mustMarshal(kv)) != string(x.KV) {
 			m.t.Errorf("event %d of %s: bytes differ", i, printResponse(r))
 		}
-		if ev.PrevKv != nil && (!w.req.PrevKv || x.Create || ev.PrevKv.ModRevision >= x.Mod) {
+		if ev.PrevKv != nil && (!w.req.PrevKv || x.Create || ids.Revision(ev.PrevKv.ModRevision) >= x.Mod) {
 			m.t.Errorf("event %d of %s: wrong previous value", i, printResponse(r))
 		}
 		if w.req.PrevKv && ev.PrevKv == nil && !x.Create && x.Mod-1 >= m.store.compact {

@@ -2,6 +2,8 @@ package watch
 
 import (
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"quorate/internal/ids"
 )
 
 // InvalidID is the watch ID of responses that belong to no watcher, or to all of them.
@@ -11,10 +13,10 @@ const InvalidID = -1
 // modified.
 type Response struct {
 	WatchID         int64
-	Revision        int64 // of the header
+	Revision        ids.Revision // of the header
 	Created         bool
 	Canceled        bool
-	CompactRevision int64
+	CompactRevision ids.Revision
 	CancelReason    string
 	Fragment        bool
 	// Events holds each event as the complete field 11 of a WatchResponse: tag,
@@ -24,7 +26,9 @@ type Response struct {
 
 // Header is a response header without its revision.
 type Header struct {
-	ClusterID, MemberID, RaftTerm uint64
+	ClusterID ids.Cluster
+	MemberID  ids.Member
+	RaftTerm  ids.Term
 }
 
 // Size returns the length of the encoded WatchResponse.
@@ -39,13 +43,22 @@ func (r *Response) Size(h Header) int {
 // AppendHead appends the encoded WatchResponse up to its events. The message is complete once
 // the elements of Events follow in order.
 func (r *Response) AppendHead(b []byte, h Header) []byte {
+	return r.appendRest(h.appendAt(b, r.Revision))
+}
+
+// appendAt appends the header of a response at a revision.
+func (h Header) appendAt(b []byte, rev ids.Revision) []byte {
 	var hdr [4*11 + 1]byte
 	head := hdr[:0]
-	for i, v := range [...]uint64{h.ClusterID, h.MemberID, uint64(r.Revision), h.RaftTerm} {
+	for i, v := range [...]uint64{uint64(h.ClusterID), uint64(h.MemberID), uint64(rev), uint64(h.RaftTerm)} {
 		head = appendUint(head, protowire.Number(i+1), v)
 	}
 	b = protowire.AppendTag(b, 1, protowire.BytesType)
-	b = protowire.AppendBytes(b, head)
+	return protowire.AppendBytes(b, head)
+}
+
+// appendRest appends what is between header and events.
+func (r *Response) appendRest(b []byte) []byte {
 	b = appendUint(b, 2, uint64(r.WatchID))
 	b = appendBool(b, 3, r.Created)
 	b = appendBool(b, 4, r.Canceled)

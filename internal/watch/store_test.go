@@ -7,6 +7,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/proto"
+
+	"quorate/internal/ids"
 )
 
 var errCompacted = errors.New("compacted")
@@ -15,8 +17,8 @@ var errCompacted = errors.New("compacted")
 // scanned events are overwritten after the callback.
 type store struct {
 	mu      sync.Mutex
-	rev     int64
-	compact int64
+	rev     ids.Revision
+	compact ids.Revision
 	events  []Event
 	live    map[string]*mvccpb.KeyValue
 
@@ -52,7 +54,7 @@ func (s *store) apply(ops ...op) []Event {
 			delete(s.live, o.key)
 		default:
 			kv.Value = []byte(*o.value)
-			kv.ModRevision, kv.CreateRevision, kv.Version = ev.Mod, ev.Mod, 1
+			kv.ModRevision, kv.CreateRevision, kv.Version = int64(ev.Mod), int64(ev.Mod), 1
 			if old != nil {
 				kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
 			}
@@ -77,25 +79,25 @@ func mustMarshal(m proto.Message) []byte {
 	return b
 }
 
-func (s *store) compactTo(rev int64) {
+func (s *store) compactTo(rev ids.Revision) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.compact = max(s.compact, rev)
 }
 
-func (s *store) Rev() int64 {
+func (s *store) Rev() ids.Revision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.rev
 }
 
-func (s *store) CompactRev() int64 {
+func (s *store) CompactRev() ids.Revision {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.compact
 }
 
-func (s *store) Scan(from int64, maxRevs, maxBytes int, fn func(Event) error) (int64, error) {
+func (s *store) Scan(from ids.Revision, maxRevs, maxBytes int, fn func(Event) error) (ids.Revision, error) {
 	s.mu.Lock()
 	compact, rev, events, scanErr := s.compact, s.rev, s.events, s.scanErr
 	s.mu.Unlock()
@@ -110,7 +112,7 @@ func (s *store) Scan(from int64, maxRevs, maxBytes int, fn func(Event) error) (i
 		if ev.Mod < from {
 			continue
 		}
-		if ev.Sub == 0 && (ev.Mod >= from+int64(maxRevs) || size >= maxBytes) {
+		if ev.Sub == 0 && (ev.Mod >= from+ids.Revision(maxRevs) || size >= maxBytes) {
 			next = ev.Mod
 			break
 		}
@@ -133,7 +135,7 @@ func (s *store) Scan(from int64, maxRevs, maxBytes int, fn func(Event) error) (i
 	return next, nil
 }
 
-func (s *store) PrevKV(key []byte, beforeMod int64) ([]byte, error) {
+func (s *store) PrevKV(key []byte, beforeMod ids.Revision) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if beforeMod-1 < s.compact {

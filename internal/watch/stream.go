@@ -9,6 +9,7 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
 
@@ -62,8 +63,8 @@ type item struct {
 	resp   *Response
 	w      *watcher
 	chunk  *chunk
-	rev    int64 // of the header
-	skip   int   // number of leading events of chunk that w must not get
+	rev    ids.Revision // of the header
+	skip   int          // number of leading events of chunk that w must not get
 	size   int
 	answer bool // counts against ControlResponses
 }
@@ -155,8 +156,8 @@ func (s *Stream) CreateFor(owner string, req *pb.WatchCreateRequest) error {
 		id:       id,
 		owner:    owner,
 		spec:     sp,
-		startRev: req.StartRevision,
-		minRev:   req.StartRevision,
+		startRev: ids.Revision(req.StartRevision),
+		minRev:   ids.Revision(req.StartRevision),
 		fragment: req.Fragment,
 		progress: req.ProgressNotify,
 	}
@@ -243,7 +244,7 @@ func (s *Stream) Refuse(reason string) error {
 	return nil
 }
 
-func (s *Stream) refuse(rev int64, reason string) {
+func (s *Stream) refuse(rev ids.Revision, reason string) {
 	s.push(item{answer: true, resp: &Response{
 		WatchID: InvalidID, Revision: rev, Created: true, Canceled: true, CancelReason: reason,
 	}})
@@ -321,7 +322,7 @@ func (h *Hub) doneLocked(w *watcher) bool {
 }
 
 // currentLocked returns the newest revision visible to readers.
-func (h *Hub) currentLocked() int64 { return max(h.rev, h.history().Rev()) }
+func (h *Hub) currentLocked() ids.Revision { return max(h.rev, h.history().Rev()) }
 
 func (s *Stream) startTickLocked() {
 	if s.stopTick != nil {
@@ -493,22 +494,34 @@ func (s *Stream) take(wait bool) (Response, bool, error) {
 	if !ok || err != nil {
 		return Response{}, false, err
 	}
+	r := s.open(&it)
+	countSent(len(r.Events))
+	if it.w != nil && it.w.fragment && s.hub.tooLarge(r.Events) {
+		s.rest = r
+		return s.fragment(), true, nil
+	}
+	return r, true, nil
+}
+
+// open returns the response of an item.
+func (s *Stream) open(it *item) Response {
 	if it.chunk == nil {
-		return *it.resp, true, nil
+		return *it.resp
 	}
 	r := Response{WatchID: it.w.id, Revision: it.rev, Events: it.chunk.encode(s.hub)[it.skip:]}
 	s.hub.release(it.chunk)
 	if it.w.progress {
 		it.w.idle.Store(false)
 	}
-	n := float64(len(r.Events))
-	metrics.DebuggingMVCCPendingEventsTotal.Sub(n)
-	metrics.DebuggingMVCCEventsTotal.Add(n)
-	if it.w.fragment && s.hub.tooLarge(r.Events) {
-		s.rest = r
-		return s.fragment(), true, nil
+	return r
+}
+
+// countSent counts events that have left a queue.
+func countSent(n int) {
+	if n > 0 {
+		metrics.DebuggingMVCCPendingEventsTotal.Sub(float64(n))
+		metrics.DebuggingMVCCEventsTotal.Add(float64(n))
 	}
-	return r, true, nil
 }
 
 // pop takes the first item. With wait set and an empty queue, the next push wakes Next.
@@ -522,6 +535,11 @@ func (s *Stream) pop(wait bool) (item, bool, error) {
 		s.waiting = wait
 		return item{}, false, nil
 	}
+	return s.popLocked(), true, nil
+}
+
+// popLocked takes the first item of a queue that is not empty.
+func (s *Stream) popLocked() item {
 	it := s.queue[s.head]
 	s.queue[s.head] = item{}
 	s.head++
@@ -538,7 +556,7 @@ func (s *Stream) pop(wait bool) (item, bool, error) {
 		case s.room <- struct{}{}:
 		default:
 		}
-		return it, true, nil
+		return it
 	}
 	s.events--
 	s.bytes -= it.size
@@ -546,7 +564,7 @@ func (s *Stream) pop(wait bool) (item, bool, error) {
 		s.starved = false
 		s.hub.wakeRun()
 	}
-	return it, true, nil
+	return it
 }
 
 // maxIdleQueue limits the capacity that an empty queue retains.

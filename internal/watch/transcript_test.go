@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 )
 
 var rewrite = flag.Bool("rewrite", false, "write the output of the transcripts into testdata")
@@ -131,7 +132,7 @@ func (w *world) run(f []string) string {
 		w.publish()
 	case "compact":
 		n, _ := strconv.ParseInt(f[1], 10, 64)
-		w.store.compactTo(n)
+		w.store.compactTo(ids.Revision(n))
 	case "scanfails":
 		w.store.scanErr = errors.New("disk on fire")
 	case "scanworks":

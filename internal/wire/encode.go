@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/binary"
 	"math/bits"
 	"slices"
 
@@ -265,6 +266,10 @@ func appendOp(b []byte, r *pb.ResponseOp, body int) []byte {
 func SizeLeaseKeepAlive(h *Header, id, ttl int64) int {
 	return h.Size() + sizeInt(uint64(id)) + sizeInt(uint64(ttl))
 }
+
+// MaxLeaseKeepAlive is the largest size of an encoded LeaseKeepAliveResponse: six integers and
+// the length of the header, each with its tag.
+const MaxLeaseKeepAlive = 6*(1+binary.MaxVarintLen64) + 2
 
 // AppendLeaseKeepAlive appends a LeaseKeepAliveResponse.
 func AppendLeaseKeepAlive(b []byte, h *Header, id, ttl int64) []byte {

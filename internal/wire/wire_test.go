@@ -98,6 +98,9 @@ func checkEncode(t *testing.T, b []byte) {
 		h := header(k.Header)
 		got := AppendLeaseKeepAlive(nil, &h, k.ID, k.TTL)
 		check(t, &k, got, SizeLeaseKeepAlive(&h, k.ID, k.TTL))
+		if len(got) > MaxLeaseKeepAlive {
+			t.Fatalf("%v has %d bytes, more than MaxLeaseKeepAlive", &k, len(got))
+		}
 	}
 }
 
@@ -169,6 +172,7 @@ func samples(t testing.TB) [][]byte {
 			{},
 		}}),
 		marshal(t, &pb.LeaseKeepAliveResponse{Header: h, ID: 5, TTL: 60}),
+		marshal(t, &pb.LeaseKeepAliveResponse{Header: &pb.ResponseHeader{ClusterId: 1<<64 - 1, MemberId: 1<<64 - 1, Revision: -1, RaftTerm: 1<<64 - 1}, ID: -1, TTL: -1}),
 		marshal(t, &pb.WatchResponse{Header: h, WatchId: -1, Created: true, Canceled: true, CompactRevision: 8, CancelReason: "no", Fragment: true,
 			Events: []*mvccpb.Event{{Type: 1, Kv: kv, PrevKv: kv}, {}}}),
 	}

@@ -207,8 +207,19 @@ func (c *corpus) signedTokens(ctx context.Context, bin, dir string) error {
 	if err := os.WriteFile(key, []byte("a key of the recording"), 0o600); err != nil {
 		return err
 	}
-	m, err := harness.Start(harness.Config{Binary: filepath.Join(bin, "etcd37"), Dir: dir,
-		Args: []string{"--auth-token=jwt,sign-method=HS256,ttl=1h,priv-key=" + key}})
+	cfg := harness.Config{Binary: filepath.Join(bin, "etcd37"), Dir: dir, Args: []string{"--auth-token=jwt,sign-method=HS256,ttl=1h,priv-key=" + key}}
+	return recordMember(ctx, cfg, c.client, func(_ *harness.Member, addr string) error {
+		x := ctl{program: filepath.Join(bin, "etcdctl37"), endpoint: addr}
+		for _, command := range []string{"user add root:pw", "user grant-role root root", "auth enable", "--user root:pw put a b", "--user root:pw get a"} {
+			x.run("", command)
+		}
+		return nil
+	})
+}
+
+// recordMember starts a member and records its clients, which use it at the given address.
+func recordMember(ctx context.Context, cfg harness.Config, keep func(*recording), use func(m *harness.Member, addr string) error) error {
+	m, err := harness.Start(cfg)
 	if err != nil {
 		return err
 	}
@@ -221,51 +232,39 @@ func (c *corpus) signedTokens(ctx context.Context, bin, dir string) error {
 		return err
 	}
 	defer client.l.Close()
-	x := ctl{program: filepath.Join(bin, "etcdctl37"), endpoint: client.addr()}
-	for _, command := range []string{"user add root:pw", "user grant-role root root", "auth enable", "--user root:pw put a b", "--user root:pw get a"} {
-		x.run("", command)
+	if err := use(m, client.addr()); err != nil {
+		return err
 	}
 	for _, conn := range client.recorded() {
-		c.client(conn)
+		keep(conn)
 	}
 	return nil
 }
 
 // member35 records the v2 API, and the files of a member that serves it.
 func (c *corpus) member35(ctx context.Context, bin, dir string) error {
-	m, err := harness.Start(harness.Config{Binary: filepath.Join(bin, "etcd35"), Dir: dir, Args: []string{"--enable-v2", "--snapshot-count=20", "--unsafe-no-fsync"}})
-	if err != nil {
-		return err
-	}
-	defer m.Kill()
-	if err := m.WaitReady(ctx); err != nil {
-		return err
-	}
-	client, err := record(m.ClientAddr())
-	if err != nil {
-		return err
-	}
-	defer client.l.Close()
-	x := ctl{program: filepath.Join(bin, "etcdctl35"), endpoint: client.addr(), env: []string{"ETCDCTL_API=2", "ETCDCTL_ENDPOINT=http://" + client.addr()}}
-	for _, command := range []string{"set /a 1", "set /a 2 --ttl 1000", "set /a 3 --swap-with-value 2", "mk /b/c x", "mk /b/c x", "mkdir /d", "rm /none", "update /a 4", "get /a", "ls --recursive / ",
-		"setdir /e --ttl 500", "rm /b --recursive", "user add root:pw", "auth enable", "--username root:pw set /f g", "--username root:wrong get /f", "--username root:pw auth disable", "exec-watch --after-index 1 /a -- true"} {
-		x.run("", "--no-sync "+command) // else it goes around the recorder
-	}
-	for i := range 30 { // enough for a snapshot
-		resp, err := http.PostForm("http://"+m.ClientAddr()+"/v2/keys/many", url.Values{"value": {fmt.Sprint(i)}})
-		if err != nil {
-			return err
+	cfg := harness.Config{Binary: filepath.Join(bin, "etcd35"), Dir: dir, Args: []string{"--enable-v2", "--snapshot-count=20", "--unsafe-no-fsync"}}
+	data := ""
+	err := recordMember(ctx, cfg, c.v2, func(m *harness.Member, addr string) error {
+		data = filepath.Join(m.DataDir(), "member")
+		x := ctl{program: filepath.Join(bin, "etcdctl35"), endpoint: addr, env: []string{"ETCDCTL_API=2", "ETCDCTL_ENDPOINT=http://" + addr}}
+		for _, command := range []string{"set /a 1", "set /a 2 --ttl 1000", "set /a 3 --swap-with-value 2", "mk /b/c x", "mk /b/c x", "mkdir /d", "rm /none", "update /a 4", "get /a", "ls --recursive / ",
+			"setdir /e --ttl 500", "rm /b --recursive", "user add root:pw", "auth enable", "--username root:pw set /f g", "--username root:wrong get /f", "--username root:pw auth disable", "exec-watch --after-index 1 /a -- true"} {
+			x.run("", "--no-sync "+command) // else it goes around the recorder
 		}
-		resp.Body.Close()
-	}
-	if err := m.Stop(ctx); err != nil {
+		for i := range 30 { // enough for a snapshot
+			resp, err := http.PostForm("http://"+m.ClientAddr()+"/v2/keys/many", url.Values{"value": {fmt.Sprint(i)}})
+			if err != nil {
+				return err
+			}
+			resp.Body.Close()
+		}
+		return m.Stop(ctx)
+	})
+	if err != nil {
 		return err
 	}
-	for _, conn := range client.recorded() {
-		c.v2(conn)
-	}
-	return errors.Join(c.wal(filepath.Join(m.DataDir(), "member", "wal"), "3.5"), c.snap(filepath.Join(m.DataDir(), "member", "snap"), "3.5"),
-		c.database(filepath.Join(m.DataDir(), "member", "snap", "db"), "3.5"))
+	return errors.Join(c.wal(filepath.Join(data, "wal"), "3.5"), c.snap(filepath.Join(data, "snap"), "3.5"), c.database(filepath.Join(data, "snap", "db"), "3.5"))
 }
 
 // userFiles keeps a configuration file that real etcd runs on, and certificates that it has made.

@@ -47,6 +47,9 @@ func (c *corpus) peerTraffic(x *recording) {
 			c.add("transport", "FuzzMessageStream", "stream", first(stream))
 			c.messages(stream)
 		case strings.HasPrefix(req.URL.Path, "/raft/stream/msgapp/"):
+			if len(bytes.Trim(stream, "\x00")) == 0 {
+				break // heartbeats alone: that member does not lead
+			}
 			c.add("transport", "FuzzMsgAppStream", "stream", first(stream))
 			if len(stream) > 9 && stream[0] == 2 {
 				c.messages(stream[1:])

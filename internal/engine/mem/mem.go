@@ -132,6 +132,9 @@ func (e *Engine) Compact(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// Behind implements engine.Engine.
+func (e *Engine) Behind() bool { return false }
+
 // Checkpoint implements engine.Engine; OpenCheckpoint opens the copy.
 func (e *Engine) Checkpoint(dir string) error {
 	e.mu.Lock()

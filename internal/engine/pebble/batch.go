@@ -81,11 +81,12 @@ func (b *batch) Commit() error {
 			return err
 		}
 	}
-	n := int64(b.b.Len())
+	n, records := int64(b.b.Len()), int64(b.b.Count())
 	if err := b.b.Commit(pebble.NoSync); err != nil {
 		return b.s.wrap(err)
 	}
-	b.s.unflushed.Add(n)
+	b.s.mem.add(n, records)
+	b.s.disk.pace.committed.Store(clock.Now().UnixNano())
 	return b.s.wrap(b.b.Close())
 }
 
@@ -94,7 +95,7 @@ func (b *batch) Commit() error {
 func (s *store) awaitFlush() error {
 	poll := clock.NewTicker(clock.System, 20*time.Millisecond)
 	defer poll.Stop()
-	for s.unflushed.Load() > s.o.MemTableBytes && (s.disk.full.Load() || s.isFailed()) {
+	for s.mem.full() && (s.disk.full.Load() || s.isFailed()) {
 		select {
 		case <-s.failed:
 			return s.failure

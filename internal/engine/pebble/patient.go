@@ -32,6 +32,7 @@ type patientFS struct {
 	full    atomic.Bool
 	broken  atomic.Bool // a write failed permanently
 	hold    atomic.Bool // the next attempt waits
+	pace    *pacer
 }
 
 // brokenPause is the pause between attempts after a failure. Only tests change it.
@@ -97,7 +98,8 @@ func (p *patientFS) file(open func() (vfs.File, error)) (f vfs.File, err error) 
 }
 
 func (p *patientFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
-	return p.file(func() (vfs.File, error) { return p.FS.Create(name, c) })
+	f, err := p.file(func() (vfs.File, error) { return p.FS.Create(name, c) })
+	return gather(name, p.pace, f, err)
 }
 
 func (p *patientFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...vfs.OpenOption) (vfs.File, error) {

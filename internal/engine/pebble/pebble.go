@@ -7,13 +7,15 @@
 // directory is used by one process at a time.
 //
 // The shape of the data determines the options. Records arrive in revision order, so
-// flushed tables do not overlap and move down the levels without being rewritten: a
-// table keeps the compression with which it was flushed, hence one fast compression
-// on all levels. Point reads request existing keys, so bloom filters would cost ten
-// bits per record and save nothing.
+// flushed tables do not overlap, provided that they hold nothing but records
+// (splitTables), and many move down the levels without being rewritten: a table keeps
+// the compression with which it was flushed, hence one fast compression on all levels.
+// Many records at once are read past the cache (finder). Point reads request existing
+// keys, so bloom filters would cost ten bits per record and save nothing.
 package pebble
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -118,15 +120,15 @@ type store struct {
 	failed    chan struct{} // closed when failure is set
 	failure   error
 
+	direct tableFiles // what finders read
+
 	flushTurn chan struct{} // holds one element while a flush is being started
 
 	// stale is set when files have changed since size was computed.
-	stale atomic.Bool
-	// unflushed approximates how many committed bytes are in memtables only; flushing is
-	// the part of it that the flush in progress will write.
-	unflushed, flushing atomic.Int64
-	sizeMu              sync.Mutex
-	size                engine.Size
+	stale  atomic.Bool
+	mem    memtables
+	sizeMu sync.Mutex
+	size   engine.Size
 }
 
 // Open opens the engine in dir, which is created if it does not exist. Errors:
@@ -134,8 +136,9 @@ type store struct {
 func Open(dir string, o Options) (engine.Engine, error) {
 	o = o.withDefaults()
 	s := &store{dir: dir, o: o, unused: make(chan struct{}), closing: make(chan struct{}),
-		fatal: make(chan struct{}), failed: make(chan struct{}), flushTurn: make(chan struct{}, 1)}
-	s.disk = &patientFS{FS: o.FS, closing: s.closing, giveUp: o.GiveUp, report: s.report, onSpace: o.OnSpace}
+		fatal: make(chan struct{}), failed: make(chan struct{}), flushTurn: make(chan struct{}, 1), mem: newMemtables(o.MemTableBytes)}
+	s.disk = &patientFS{FS: o.FS, closing: s.closing, giveUp: o.GiveUp, report: s.report, onSpace: o.OnSpace, pace: newPacer(s.mem.behind)}
+	s.direct.s = s
 	s.stale.Store(true)
 	if !o.ReadOnly {
 		if err := s.disk.MkdirAll(dir, 0o700); err != nil {
@@ -159,12 +162,12 @@ func Open(dir string, o Options) (engine.Engine, error) {
 		err = s.wrap(err)
 		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
 	}
+	s.disk.pace.waiting.Add(s.db.Metrics().Levels[0].TablesCount)
 	return s, nil
 }
 
 // openOrFail is open that returns when the engine has failed. Pebble would wait
-// forever for a flush that it retries. Its resources are then not released, as the
-// process does not open it again.
+// forever for a flush that it retries. Its resources are then not released.
 func (s *store) openOrFail(dir string, o *pebble.Options) (*pebble.DB, error) {
 	type opened struct {
 		db  *pebble.DB
@@ -179,6 +182,11 @@ func (s *store) openOrFail(dir string, o *pebble.Options) (*pebble.DB, error) {
 	case r := <-done:
 		return r.db, r.err
 	case <-s.failed:
+		go func() { // it may still open; without Close it would try the damaged file again and again
+			if r := <-done; r.db != nil {
+				r.db.Close()
+			}
+		}()
 		return nil, s.failure
 	}
 }
@@ -219,29 +227,53 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 			return 1, max(1, runtime.GOMAXPROCS(0)/2)
 		},
 	}
-	o.TargetFileSizes[0] = 8 << 20
+	// A flush writes its records into one table: several would be compacted together
+	// instead of being moved.
+	o.TargetFileSizes[0], o.TargetFileSizes[1] = 32<<20, 16<<20
 	for i := range o.Levels {
 		o.Levels[i].BlockSize = 8 << 10
 		o.Levels[i].IndexBlockSize = 64 << 10
 	}
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
-	stale := func() { s.stale.Store(true) }
+	o.Experimental.SpanPolicyFunc = splitTables
+	stale := func() {
+		s.stale.Store(true)
+		s.direct.fresh.Store(false)
+	}
 	o.EventListener = &pebble.EventListener{
 		BackgroundError: func(err error) { s.backgroundError(s.wrap(err)) },
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.report(&engine.CorruptionError{File: i.Path, Err: i.Details})
 		},
-		FlushBegin: func(pebble.FlushInfo) { s.flushing.Store(s.unflushed.Load()) },
+		FlushBegin: s.mem.flushBegun,
 		FlushEnd: func(i pebble.FlushInfo) {
-			if i.Err == nil {
-				s.unflushed.Add(-s.flushing.Swap(0))
-			}
+			s.mem.flushEnded(i)
+			s.disk.pace.flushed(i)
 			stale()
 		},
-		CompactionEnd: func(pebble.CompactionInfo) { stale() },
-		TableDeleted:  func(pebble.TableDeleteInfo) { stale() },
+		CompactionEnd: func(i pebble.CompactionInfo) {
+			s.disk.pace.compacted(i)
+			stale()
+		},
+		TableDeleted: func(i pebble.TableDeleteInfo) {
+			s.direct.deleted(uint64(i.FileNum))
+			stale()
+		},
 	}
 	return o
+}
+
+// splitTables makes tables end where the records begin and end. What every batch writes
+// beside its records would otherwise stretch each table over all later records, so that
+// none could move down the levels without being rewritten, and a reader of records would
+// not know which table has which.
+func splitTables(start []byte) (p pebble.SpanPolicy, end []byte, err error) {
+	for _, border := range [][]byte{{byte(engine.Key)}, {byte(engine.Key) + 1}} {
+		if bytes.Compare(start, border) < 0 {
+			return p, border, nil
+		}
+	}
+	return p, nil, nil
 }
 
 // report passes a background error to the owner.
@@ -399,6 +431,25 @@ func (s *store) Flush(ctx context.Context) error {
 	case <-s.closing:
 		return engine.ErrClosed
 	}
+	for s.mem.flushing() {
+		// With a third memtable, Pebble would let this flush and all writers wait.
+		select {
+		case <-s.mem.ended:
+			continue
+		case <-ctx.Done():
+			<-s.flushTurn
+			return ctx.Err()
+		case <-s.failed:
+			<-s.flushTurn
+			return s.failure
+		case <-s.fatal:
+			<-s.flushTurn
+			return ErrFatal
+		case <-s.closing:
+			<-s.flushTurn
+			return engine.ErrClosed
+		}
+	}
 	if !s.use() {
 		<-s.flushTurn
 		return engine.ErrClosed
@@ -434,6 +485,9 @@ func (s *store) Flush(ctx context.Context) error {
 		}
 	}
 }
+
+// Behind implements engine.Engine.
+func (s *store) Behind() bool { return s.mem.behind() }
 
 // begunFlush is the result of starting a flush: done is closed when it is complete.
 type begunFlush struct {
@@ -488,7 +542,7 @@ func (s *store) Checkpoint(dir string) error {
 func (s *store) Size() engine.Size {
 	s.sizeMu.Lock()
 	defer s.sizeMu.Unlock()
-	memory := max(s.unflushed.Load(), 0)
+	memory := max(s.mem.encoded.all.Load(), 0)
 	if s.stale.Load() && s.use() {
 		s.stale.Store(false)
 		m := s.db.Metrics()
@@ -536,6 +590,7 @@ func (s *store) Close() error {
 		var err error
 		defer func() { done <- err }()
 		<-s.unused
+		s.direct.close()
 		err = s.db.Close()
 	}()
 	kept := clock.After(closePatience)

@@ -99,8 +99,8 @@ func (h *handler) watch(w http.ResponseWriter, r *http.Request, op *operation) {
 
 func (h *handler) setIndexes(w http.ResponseWriter, index uint64) {
 	w.Header().Set("X-Etcd-Index", strconv.FormatUint(index, 10))
-	w.Header().Set("X-Raft-Index", strconv.FormatUint(h.b.CommittedIndex(), 10))
-	w.Header().Set("X-Raft-Term", strconv.FormatUint(h.b.Term(), 10))
+	w.Header().Set("X-Raft-Index", strconv.FormatUint(uint64(h.b.CommittedIndex()), 10))
+	w.Header().Set("X-Raft-Term", strconv.FormatUint(uint64(h.b.Term()), 10))
 }
 
 func (h *handler) failKeys(w http.ResponseWriter, r *http.Request, op *operation, err error) {

@@ -12,6 +12,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.etcd.io/etcd/client/pkg/v3/types"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -26,8 +27,8 @@ type member struct {
 	ClientURLs []string `json:"clientURLs"`
 }
 
-func memberOf(id uint64, name string, peerURLs, clientURLs []string) member {
-	return member{membership.FormatID(id), name, append([]string{}, peerURLs...), append([]string{}, clientURLs...)}
+func memberOf(id ids.Member, name string, peerURLs, clientURLs []string) member {
+	return member{id.String(), name, append([]string{}, peerURLs...), append([]string{}, clientURLs...)}
 }
 
 func (h *handler) members(w http.ResponseWriter, r *http.Request) {
@@ -38,7 +39,7 @@ func (h *handler) members(w http.ResponseWriter, r *http.Request) {
 	}
 	h.setCluster(w)
 	rest := strings.TrimPrefix(strings.TrimPrefix(r.URL.Path, membersPath), "/")
-	var id uint64
+	var id ids.Member
 	switch r.Method {
 	case http.MethodGet:
 		h.listMembers(w, rest)
@@ -49,7 +50,7 @@ func (h *handler) members(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		var err error
-		if id, err = membership.ParseID(rest); err != nil {
+		if id, err = ids.ParseMember(rest); err != nil {
 			h.writeMessage(w, http.StatusNotFound, "No such member: "+rest)
 			return
 		}
@@ -69,7 +70,7 @@ func (h *handler) members(w http.ResponseWriter, r *http.Request) {
 			h.failMember(w, r, 0, err)
 			return
 		}
-		h.writeJSON(w, http.StatusCreated, memberOf(added.ID, added.Name, added.PeerURLs, added.ClientURLs))
+		h.writeJSON(w, http.StatusCreated, memberOf(ids.Member(added.ID), added.Name, added.PeerURLs, added.ClientURLs))
 		return
 	case http.MethodPut:
 		_, err = h.b.MemberUpdate(ctx, id, urls)
@@ -108,7 +109,7 @@ func (h *handler) listMembers(w http.ResponseWriter, which string) {
 }
 
 // failMember sends the reason why a change of a member failed. id is 0 for an addition.
-func (h *handler) failMember(w http.ResponseWriter, r *http.Request, id uint64, err error) {
+func (h *handler) failMember(w http.ResponseWriter, r *http.Request, id ids.Member, err error) {
 	removed := id != 0 && h.b.IsRemoved(id)
 	switch {
 	case errors.Is(err, rpctypes.ErrGRPCPeerURLExist):
@@ -116,9 +117,9 @@ func (h *handler) failMember(w http.ResponseWriter, r *http.Request, id uint64, 
 	case errors.Is(err, rpctypes.ErrGRPCMemberExist):
 		h.writeMessage(w, http.StatusConflict, membership.ErrIDExists.Error())
 	case errors.Is(err, rpctypes.ErrGRPCMemberNotFound) && removed && r.Method == http.MethodDelete:
-		h.writeMessage(w, http.StatusGone, "Member permanently removed: "+membership.FormatID(id))
+		h.writeMessage(w, http.StatusGone, "Member permanently removed: "+id.String())
 	case errors.Is(err, rpctypes.ErrGRPCMemberNotFound) && !removed:
-		h.writeMessage(w, http.StatusNotFound, "No such member: "+membership.FormatID(id))
+		h.writeMessage(w, http.StatusNotFound, "No such member: "+id.String())
 	default:
 		h.writeError(w, r, fmt.Errorf("change a member: %w", err))
 	}

@@ -22,6 +22,7 @@ import (
 
 	"quorate/internal/engine/mem"
 	"quorate/internal/httpapi"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
@@ -40,7 +41,7 @@ type node struct {
 	lead    atomic.Uint64
 	doErr   error // of V2Do, unless nil
 	all     []membership.Member
-	removed map[uint64]bool
+	removed map[ids.Member]bool
 }
 
 const (
@@ -51,7 +52,7 @@ const (
 
 func newNode(t testing.TB) *node {
 	t.Helper()
-	m := &node{t: t, eng: mem.New(), removed: map[uint64]bool{oldID: true},
+	m := &node{t: t, eng: mem.New(), removed: map[ids.Member]bool{oldID: true},
 		all: []membership.Member{{ID: selfID, Name: "default", PeerURLs: []string{"http://127.0.0.1:2380"}, ClientURLs: []string{"http://127.0.0.1:2379"}}}}
 	m.now.Store(time.Date(2026, 3, 1, 12, 0, 0, 5, time.UTC).UnixNano())
 	m.lead.Store(selfID)
@@ -131,12 +132,12 @@ func (m *node) LeaderStats() []byte {
 }
 
 func (m *node) NoRoom() bool                 { return false }
-func (m *node) ClusterID() uint64            { return 0xcdf818194e3a8c32 }
-func (m *node) Term() uint64                 { return 2 }
-func (m *node) CommittedIndex() uint64       { return m.commit.Load() }
-func (m *node) Leader() uint64               { return m.lead.Load() }
+func (m *node) ClusterID() ids.Cluster       { return 0xcdf818194e3a8c32 }
+func (m *node) Term() ids.Term               { return 2 }
+func (m *node) CommittedIndex() ids.Index    { return ids.Index(m.commit.Load()) }
+func (m *node) Leader() ids.Member           { return ids.Member(m.lead.Load()) }
 func (m *node) Members() []membership.Member { return m.all }
-func (m *node) IsRemoved(id uint64) bool     { return m.removed[id] }
+func (m *node) IsRemoved(id ids.Member) bool { return m.removed[id] }
 
 // The errors are those of the server; refuse returns another one.
 const refuse = "http://refuse:1"
@@ -155,14 +156,14 @@ func (m *node) MemberAdd(_ context.Context, urls []string, learner bool) (*pb.Me
 		}
 	}
 	m.all = append(m.all, x)
-	return &pb.Member{ID: x.ID, PeerURLs: urls}, nil, nil
+	return &pb.Member{ID: uint64(x.ID), PeerURLs: urls}, nil, nil
 }
 
-func (m *node) find(id uint64) int {
+func (m *node) find(id ids.Member) int {
 	return slices.IndexFunc(m.all, func(x membership.Member) bool { return x.ID == id })
 }
 
-func (m *node) MemberRemove(_ context.Context, id uint64) ([]*pb.Member, error) {
+func (m *node) MemberRemove(_ context.Context, id ids.Member) ([]*pb.Member, error) {
 	i := m.find(id)
 	switch {
 	case i < 0:
@@ -175,7 +176,7 @@ func (m *node) MemberRemove(_ context.Context, id uint64) ([]*pb.Member, error) 
 	return nil, nil
 }
 
-func (m *node) MemberUpdate(_ context.Context, id uint64, urls []string) ([]*pb.Member, error) {
+func (m *node) MemberUpdate(_ context.Context, id ids.Member, urls []string) ([]*pb.Member, error) {
 	i := m.find(id)
 	if i < 0 {
 		return nil, rpctypes.ErrGRPCMemberNotFound

@@ -22,6 +22,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2auth"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
@@ -64,18 +65,18 @@ type Backend interface {
 	SelfStats() []byte
 	LeaderStats() []byte
 
-	ClusterID() uint64
-	Term() uint64
-	CommittedIndex() uint64
+	ClusterID() ids.Cluster
+	Term() ids.Term
+	CommittedIndex() ids.Index
 	// Leader returns the id of the leader, 0 if none is known.
-	Leader() uint64
+	Leader() ids.Member
 	// Members returns all members, sorted by id.
 	Members() []membership.Member
 	// IsRemoved reports whether a member with this id was removed.
-	IsRemoved(id uint64) bool
+	IsRemoved(id ids.Member) bool
 	MemberAdd(ctx context.Context, peerURLs []string, learner bool) (*pb.Member, []*pb.Member, error)
-	MemberRemove(ctx context.Context, id uint64) ([]*pb.Member, error)
-	MemberUpdate(ctx context.Context, id uint64, peerURLs []string) ([]*pb.Member, error)
+	MemberRemove(ctx context.Context, id ids.Member) ([]*pb.Member, error)
+	MemberUpdate(ctx context.Context, id ids.Member, peerURLs []string) ([]*pb.Member, error)
 }
 
 // Options of the handler.
@@ -147,7 +148,7 @@ func (h *handler) timeout(r *http.Request) (context.Context, context.CancelFunc)
 }
 
 func (h *handler) setCluster(w http.ResponseWriter) {
-	w.Header().Set(peerapi.HeaderCluster, membership.FormatID(h.b.ClusterID()))
+	w.Header().Set(peerapi.HeaderCluster, h.b.ClusterID().String())
 }
 
 // writeJSON sends v and a newline.

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -37,7 +38,7 @@ const askAgain = time.Second
 type peers struct {
 	asking chan struct{} // capacity 1: one caller asks, the others wait for the answer
 	mu     sync.Mutex
-	known  map[uint64]peer
+	known  map[ids.Member]peer
 }
 
 type peer struct {
@@ -47,10 +48,10 @@ type peer struct {
 }
 
 func newPeers() *peers {
-	return &peers{asking: make(chan struct{}, 1), known: map[uint64]peer{}}
+	return &peers{asking: make(chan struct{}, 1), known: map[ids.Member]peer{}}
 }
 
-func (p *peers) lookup(id uint64) peer {
+func (p *peers) lookup(id ids.Member) peer {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.known[id]

@@ -10,6 +10,7 @@ import (
 
 	"quorate/internal/clock"
 	"quorate/internal/engine/mem"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/transport/peerapi"
 )
@@ -23,9 +24,9 @@ type member struct {
 	asked  int
 }
 
-func (m *member) MemberID() uint64             { return 1 }
-func (m *member) ActiveSince(uint64) time.Time { return m.since }
-func (m *member) Stopped() <-chan struct{}     { return nil }
+func (m *member) MemberID() ids.Member             { return 1 }
+func (m *member) ActiveSince(ids.Member) time.Time { return m.since }
+func (m *member) Stopped() <-chan struct{}         { return nil }
 
 func (m *member) Version(context.Context, []string) (peerapi.Versions, error) {
 	m.asked++
@@ -37,7 +38,7 @@ func beside(t *testing.T, version string) (*Service, *member, *clock.Manual) {
 	t.Helper()
 	c := membership.New(membership.Options{LocalID: 1, ServerVersion: membership.Own, Aside: true})
 	b := mem.New().NewBatch()
-	for id, url := range map[uint64]string{1: "http://a:1", 2: "http://b:1"} {
+	for id, url := range map[ids.Member]string{1: "http://a:1", 2: "http://b:1"} {
 		change, err := membership.AddChange(membership.Member{ID: id, PeerURLs: []string{url}})
 		if err != nil {
 			t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/legacy/v2store"
 	"quorate/internal/membership"
@@ -40,10 +41,10 @@ type Host interface {
 	// Stopped is closed when the member stops.
 	Stopped() <-chan struct{}
 	// MemberID is the id of this member.
-	MemberID() uint64
+	MemberID() ids.Member
 	// ActiveSince returns when the connection to another member was established; zero:
 	// there is none.
-	ActiveSince(id uint64) time.Time
+	ActiveSince(id ids.Member) time.Time
 	// Version asks another member for its version.
 	Version(ctx context.Context, urls []string) (peerapi.Versions, error)
 }

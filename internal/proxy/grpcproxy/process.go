@@ -16,7 +16,6 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/tlsutil"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
-	"golang.org/x/net/netutil"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/keepalive"
 
@@ -78,7 +77,7 @@ func Open(ctx context.Context, cfg Config, lg *zap.Logger, status func(string)) 
 	if err != nil {
 		return nil, err
 	}
-	l = netutil.LimitListener(l, maxConns)
+	l = listen.Limit(l, maxConns)
 	p.sockets = append(p.sockets, l)
 	p.mux = listen.NewMux(l, p.accepts("h2", "http/1.1"))
 	lg.Info("listening for gRPC proxy client requests", zap.String("address", cfg.Listen))

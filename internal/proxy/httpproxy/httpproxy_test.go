@@ -18,6 +18,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -66,7 +67,7 @@ func (r *rig) serve(handlers ...http.HandlerFunc) (servers []*httptest.Server) {
 		s := httptest.NewServer(h)
 		r.t.Cleanup(s.Close)
 		servers = append(servers, s)
-		ms = append(ms, membership.Member{ID: uint64(i + 1), PeerURLs: []string{fmt.Sprintf("http://p%d:1", i+1)}, ClientURLs: []string{s.URL}})
+		ms = append(ms, membership.Member{ID: ids.Member(i + 1), PeerURLs: []string{fmt.Sprintf("http://p%d:1", i+1)}, ClientURLs: []string{s.URL}})
 	}
 	r.find(ms)
 	return servers

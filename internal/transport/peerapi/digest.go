@@ -7,7 +7,7 @@ import (
 	"strconv"
 
 	"quorate/internal/digest"
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 )
 
 // pathDigest serves GET, with an index as the query parameter "from" and the cluster in
@@ -31,7 +31,7 @@ func (h *handlers) digest(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "from is not an index", http.StatusBadRequest)
 		return
 	}
-	report := h.b.Digest(from)
+	report := h.b.Digest(ids.Index(from))
 	w.Header().Set(HeaderCluster, h.clusterID())
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.Write(report.Encode()) // the client retries after a lost response
@@ -39,10 +39,10 @@ func (h *handlers) digest(w http.ResponseWriter, r *http.Request) {
 
 // Digest queries the member at url for its digest of the log after an index.
 // Refusals are ErrNoDigest, ErrOtherCluster, and others with their text.
-func (c *Client) Digest(ctx context.Context, url string, clusterID, from uint64) (digest.Report, error) {
+func (c *Client) Digest(ctx context.Context, url string, clusterID ids.Cluster, from ids.Index) (digest.Report, error) {
 	h := http.Header{}
-	h.Set(HeaderCluster, membership.FormatID(clusterID))
-	_, b, err := c.askFor(ctx, digest.MaxReport, http.MethodGet, url+pathDigest+"?from="+strconv.FormatUint(from, 10), h, nil)
+	h.Set(HeaderCluster, clusterID.String())
+	_, b, err := c.askFor(ctx, digest.MaxReport, http.MethodGet, url+pathDigest+"?from="+strconv.FormatUint(uint64(from), 10), h, nil)
 	switch r := refused(err); {
 	case r != nil && r.status == http.StatusNotFound:
 		return digest.Report{}, ErrNoDigest

@@ -8,6 +8,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/digest"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 )
@@ -19,19 +20,19 @@ const maxRequest = 64 << 10
 // Backend is the member as the handlers see it. Its methods are called
 // concurrently, from request goroutines.
 type Backend interface {
-	ClusterID() uint64
+	ClusterID() ids.Cluster
 	// Members returns the members, sorted by id.
 	Members() []membership.Member
 	// PromoteMember promotes a learner to a voter, on the leader, and returns the
 	// members afterwards. token is the caller's auth token, empty if there is none.
 	// The errors that Client.Promote documents reach the caller; any other becomes
 	// status 500.
-	PromoteMember(ctx context.Context, token string, id uint64) ([]membership.Member, error)
+	PromoteMember(ctx context.Context, token string, id ids.Member) ([]membership.Member, error)
 	// HashKV hashes this member's keys at a revision, 0 for the current one. The caller
 	// receives the text of its error.
-	HashKV(ctx context.Context, rev int64) (mvcc.HashResult, error)
+	HashKV(ctx context.Context, rev ids.Revision) (mvcc.HashResult, error)
 	// Digest returns this member's digest of the log after an index.
-	Digest(from uint64) digest.Report
+	Digest(from ids.Index) digest.Report
 	// DowngradeEnabled reports, after a linearizable read barrier, whether a
 	// downgrade is in progress.
 	DowngradeEnabled(ctx context.Context) (bool, error)
@@ -70,7 +71,7 @@ type handlers struct {
 	o Options
 }
 
-func (h *handlers) clusterID() string { return membership.FormatID(h.b.ClusterID()) }
+func (h *handlers) clusterID() string { return h.b.ClusterID().String() }
 
 // allow responds with status 405 to every method but one.
 func allow(w http.ResponseWriter, r *http.Request, method string) bool {

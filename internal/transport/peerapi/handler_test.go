@@ -14,6 +14,7 @@ import (
 
 	"quorate/internal/build"
 	"quorate/internal/digest"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
 )
@@ -29,22 +30,22 @@ type member struct {
 }
 
 func (m *member) Versions() (string, string)   { return m.cluster, m.cluster }
-func (m *member) ClusterID() uint64            { return 0xcdf818194e3a8c32 }
+func (m *member) ClusterID() ids.Cluster       { return 0xcdf818194e3a8c32 }
 func (m *member) Members() []membership.Member { return m.members }
 
-func (m *member) PromoteMember(_ context.Context, token string, id uint64) ([]membership.Member, error) {
-	m.promoted = fmt.Sprint(token, " ", id)
+func (m *member) PromoteMember(_ context.Context, token string, id ids.Member) ([]membership.Member, error) {
+	m.promoted = fmt.Sprintf("%s %d", token, id)
 	return m.members, m.promoteErr
 }
 
-func (m *member) HashKV(_ context.Context, rev int64) (mvcc.HashResult, error) {
+func (m *member) HashKV(_ context.Context, rev ids.Revision) (mvcc.HashResult, error) {
 	if rev > 5 {
 		return mvcc.HashResult{}, mvcc.ErrFutureRev
 	}
 	return mvcc.HashResult{CurrentRev: 5, Hash: 1084519789, CompactRev: -1, HashRev: rev}, m.hashErr
 }
 
-func (m *member) Digest(from uint64) digest.Report {
+func (m *member) Digest(from ids.Index) digest.Report {
 	return digest.Report{Member: 1, Began: from, Points: []digest.Point{{Index: from}, {Index: from + 1, State: 2, V2: 3}}}
 }
 

@@ -10,7 +10,7 @@ import (
 
 	"go.uber.org/zap"
 
-	"quorate/internal/membership"
+	"quorate/internal/ids"
 	"quorate/internal/mvcc"
 )
 
@@ -19,17 +19,17 @@ import (
 const pathHashKV = "/members/hashkv"
 
 type hashQuestion struct {
-	Revision int64 `json:"revision"` // 0 for the current one
+	Revision ids.Revision `json:"revision"` // 0 for the current one
 }
 
 // hashAnswer is a HashKVResponse as JSON.
 type hashAnswer struct {
 	Header struct {
-		Revision int64 `json:"revision,omitempty"`
+		Revision ids.Revision `json:"revision,omitempty"`
 	} `json:"header"`
-	Hash            uint32 `json:"hash,omitempty"`
-	CompactRevision int64  `json:"compact_revision,omitempty"`
-	HashRevision    int64  `json:"hash_revision,omitempty"` // not before 3.6
+	Hash            uint32       `json:"hash,omitempty"`
+	CompactRevision ids.Revision `json:"compact_revision,omitempty"`
+	HashRevision    ids.Revision `json:"hash_revision,omitempty"` // not before 3.6
 }
 
 func (h *handlers) hashKV(w http.ResponseWriter, r *http.Request) {
@@ -53,7 +53,7 @@ func (h *handlers) hashKV(w http.ResponseWriter, r *http.Request) {
 	}
 	hash, err := h.b.HashKV(r.Context(), q.Revision)
 	if err != nil {
-		h.o.Logger.Warn("failed to get hashKV", zap.Int64("requested-revision", q.Revision), zap.Error(err))
+		h.o.Logger.Warn("failed to get hashKV", zap.Int64("requested-revision", int64(q.Revision)), zap.Error(err))
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
@@ -71,14 +71,14 @@ func (h *handlers) hashKV(w http.ResponseWriter, r *http.Request) {
 // HashKV queries the member at url for its hash at a revision, 0 for the current one;
 // HashRev is 0 if the member runs etcd 3.5. Refusals are mvcc.ErrCompacted,
 // mvcc.ErrFutureRev, ErrOtherCluster, and others with their text.
-func (c *Client) HashKV(ctx context.Context, url string, clusterID uint64, rev int64) (mvcc.HashResult, error) {
+func (c *Client) HashKV(ctx context.Context, url string, clusterID ids.Cluster, rev ids.Revision) (mvcc.HashResult, error) {
 	body, err := json.Marshal(hashQuestion{Revision: rev})
 	if err != nil {
 		return mvcc.HashResult{}, err
 	}
 	h := http.Header{}
 	h.Set("Content-Type", "application/json")
-	h.Set(HeaderCluster, membership.FormatID(clusterID))
+	h.Set(HeaderCluster, clusterID.String())
 	_, b, err := c.ask(ctx, http.MethodGet, url+pathHashKV, h, body)
 	if err != nil {
 		return mvcc.HashResult{}, hashRefusal(err)

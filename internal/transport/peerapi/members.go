@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -57,12 +58,12 @@ func (h *handlers) writeMembers(w http.ResponseWriter, ms []membership.Member) {
 
 // Members queries the members of the cluster, sorted by id, and the
 // cluster's id. It uses the first valid response of a URL.
-func (c *Client) Members(ctx context.Context, urls []string, timeout time.Duration) (ms []membership.Member, clusterID uint64, err error) {
+func (c *Client) Members(ctx context.Context, urls []string, timeout time.Duration) (ms []membership.Member, clusterID ids.Cluster, err error) {
 	err = c.askAny(ctx, urls, PathMembers, timeout, func(h http.Header, b []byte) (err error) {
 		if ms, err = membership.DecodeMembers(b); err != nil {
 			return err
 		}
-		if clusterID, err = membership.ParseID(h.Get(HeaderCluster)); err != nil {
+		if clusterID, err = ids.ParseCluster(h.Get(HeaderCluster)); err != nil {
 			return fmt.Errorf("cluster id: %w", err)
 		}
 		if len(ms) == 0 {
@@ -70,7 +71,7 @@ func (c *Client) Members(ctx context.Context, urls []string, timeout time.Durati
 		}
 		for _, m := range ms {
 			if m.ID == 0 || len(m.PeerURLs) == 0 {
-				return fmt.Errorf("member %s without id or peer URLs in the answer", membership.FormatID(m.ID))
+				return fmt.Errorf("member %s without id or peer URLs in the answer", m.ID)
 			}
 		}
 		return nil
@@ -92,12 +93,12 @@ func (h *handlers) promote(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, fmt.Sprintf("member %s not found in cluster", text), http.StatusNotFound)
 		return
 	}
-	ms, err := h.b.PromoteMember(r.Context(), r.Header.Get(headerToken), id)
+	ms, err := h.b.PromoteMember(r.Context(), r.Header.Get(headerToken), ids.Member(id))
 	if err == nil {
 		h.writeMembers(w, ms)
 		return
 	}
-	h.o.Logger.Warn("failed to promote a member", zap.String("member-id", membership.FormatID(id)), zap.Error(err))
+	h.o.Logger.Warn("failed to promote a member", zap.Stringer("member-id", ids.Member(id)), zap.Error(err))
 	for _, known := range promoteRefusals {
 		if errors.Is(err, known.err) {
 			http.Error(w, known.err.Error(), known.status)
@@ -112,12 +113,12 @@ func (h *handlers) promote(w http.ResponseWriter, r *http.Request) {
 // Promote asks the leader at url to promote a learner, with the client's auth token if
 // there is one, and returns the members afterwards. Final refusals are
 // membership.ErrIDNotFound, ErrMemberNotLearner and ErrLearnerNotReady.
-func (c *Client) Promote(ctx context.Context, url string, id uint64, token string) ([]membership.Member, error) {
+func (c *Client) Promote(ctx context.Context, url string, id ids.Member, token string) ([]membership.Member, error) {
 	h := http.Header{}
 	if token != "" {
 		h.Set(headerToken, token)
 	}
-	_, b, err := c.ask(ctx, http.MethodPost, url+pathPromote+strconv.FormatUint(id, 10), h, nil)
+	_, b, err := c.ask(ctx, http.MethodPost, url+pathPromote+strconv.FormatUint(uint64(id), 10), h, nil)
 	if r := refused(err); r != nil {
 		for _, known := range promoteRefusals {
 			// Two refusals share status 412 and differ in their text.

@@ -16,6 +16,7 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
 	"quorate/internal/mvcc"
@@ -73,7 +74,7 @@ func TestQuestions(t *testing.T) {
 	ms, id, err := c.Members(ctx, urls, time.Second)
 	want := []membership.Member{{ID: 3, PeerURLs: []string{"http://a:1"}, Name: "a", ClientURLs: []string{"http://a:2"}}, {ID: 9, PeerURLs: []string{"http://b:1"}}}
 	if err != nil || id != 0xcdf818194e3a8c32 || !reflect.DeepEqual(ms, want) {
-		t.Errorf("members %v of %x, %v", ms, id, err)
+		t.Errorf("members %v of %s, %v", ms, id, err)
 	}
 	if _, _, err := c.Members(ctx, urls[:3], time.Second); err == nil || !strings.Contains(err.Error(), "no members in the answer") {
 		t.Errorf("no answer: %v", err)
@@ -92,7 +93,7 @@ func TestQuestions(t *testing.T) {
 		if want == nil {
 			continue
 		}
-		if _, err := c.Promote(ctx, good, uint64(id), ""); !errors.Is(err, want) && (want != errAny || refused(err) == nil) {
+		if _, err := c.Promote(ctx, good, ids.Member(id), ""); !errors.Is(err, want) && (want != errAny || refused(err) == nil) {
 			t.Errorf("promote %d: %v, want %v", id, err, want)
 		}
 	}
@@ -100,7 +101,7 @@ func TestQuestions(t *testing.T) {
 	if err != nil || h != (mvcc.HashResult{Hash: 4294967295, CurrentRev: 7, CompactRev: -1, HashRev: 5}) {
 		t.Errorf("hash %+v %v", h, err)
 	}
-	for rev, want := range map[int64]error{99: mvcc.ErrFutureRev, 1: mvcc.ErrCompacted, 2: ErrOtherCluster} {
+	for rev, want := range map[ids.Revision]error{99: mvcc.ErrFutureRev, 1: mvcc.ErrCompacted, 2: ErrOtherCluster} {
 		if _, err := c.HashKV(ctx, good, 1, rev); err != want {
 			t.Errorf("hash at %d: %v, want %v", rev, err, want)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"quorate/internal/clock"
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -101,14 +102,14 @@ func PostAnswer(resp *http.Response) error {
 }
 
 // OpenStream returns the request for a stream from a member.
-func (s *Sender) OpenStream(ctx context.Context, url string, which Stream, to uint64) (*http.Request, error) {
-	url += pathStream + which.String() + "/" + membership.FormatID(s.ID)
+func (s *Sender) OpenStream(ctx context.Context, url string, which Stream, to ids.Member) (*http.Request, error) {
+	url += pathStream + which.String() + "/" + s.ID.String()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", url, err)
 	}
 	s.sign(req.Header)
-	req.Header.Set(headerTo, membership.FormatID(to))
+	req.Header.Set(headerTo, to.String())
 	return req, nil
 }
 
@@ -165,7 +166,7 @@ func raftRefusal(resp *http.Response) error {
 
 // StreamOf returns which stream a request asks for, and the id of the dialer. An error
 // is a Refusal.
-func StreamOf(r *http.Request) (which Stream, from uint64, err error) {
+func StreamOf(r *http.Request) (which Stream, from ids.Member, err error) {
 	name, id, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, pathStream), "/")
 	switch name {
 	case StreamMsgApp.String():
@@ -175,7 +176,7 @@ func StreamOf(r *http.Request) (which Stream, from uint64, err error) {
 	default:
 		return 0, 0, Refusal{status: http.StatusNotFound, text: "invalid path"}
 	}
-	if from, err = membership.ParseID(id); err != nil {
+	if from, err = ids.ParseMember(id); err != nil {
 		return 0, 0, Refusal{status: http.StatusNotFound, text: "invalid from"}
 	}
 	return which, from, nil
@@ -185,7 +186,7 @@ func StreamOf(r *http.Request) (which Stream, from uint64, err error) {
 // endless chunks follow.
 func (s *Sender) StreamHeader() []byte {
 	return fmt.Appendf(nil, "HTTP/1.1 200 OK\r\n%s: %s\r\n%s: %s\r\nDate: %s\r\nTransfer-Encoding: chunked\r\n\r\n",
-		HeaderCluster, membership.FormatID(s.Cluster), headerVersion, s.Version, clock.Now().UTC().Format(http.TimeFormat))
+		HeaderCluster, s.Cluster, headerVersion, s.Version, clock.Now().UTC().Format(http.TimeFormat))
 }
 
 // Taken responds that a message or a snapshot was accepted.

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -22,7 +23,7 @@ type receiver struct {
 	got    string // the last body
 	from   From
 	which  Stream
-	dialer uint64
+	dialer ids.Member
 }
 
 func (s *receiver) ServeMessage(w http.ResponseWriter, r *http.Request)  { s.take(w, r) }
@@ -110,7 +111,7 @@ func TestRaftBothHalves(t *testing.T) {
 		}
 	}
 	for _, which := range []Stream{StreamMsgApp, StreamMessage} {
-		if err := open(peer, which); err != nil || s.which != which || s.dialer != 2 || s.from.For != membership.FormatID(self.ID) {
+		if err := open(peer, which); err != nil || s.which != which || s.dialer != 2 || s.from.For != self.ID.String() {
 			t.Errorf("%v: %v, got %v of %d for %s", which, err, s.which, s.dialer, s.from.For)
 		}
 	}
@@ -176,7 +177,7 @@ func FuzzRaftHeaders(f *testing.F) {
 		s := &receiver{Sender: self}
 		w := httptest.NewRecorder()
 		RaftHandler(s).ServeHTTP(w, r)
-		if s.from.Version.Decided() && cluster != membership.FormatID(self.Cluster) {
+		if s.from.Version.Decided() && cluster != self.Cluster.String() {
 			t.Errorf("one of cluster %q is heard", cluster)
 		}
 		if w.Code == http.StatusForbidden {

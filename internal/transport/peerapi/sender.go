@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"quorate/internal/ids"
 	"quorate/internal/membership"
 )
 
@@ -31,17 +32,18 @@ var (
 
 // Sender is a member as it presents itself to its peers.
 type Sender struct {
-	ID, Cluster uint64
-	Version     membership.Version
-	PeerURLs    []string
+	ID       ids.Member
+	Cluster  ids.Cluster
+	Version  membership.Version
+	PeerURLs []string
 }
 
 // sign sets the headers that every raft request carries.
 func (s *Sender) sign(h http.Header) {
-	h.Set(headerFrom, membership.FormatID(s.ID))
+	h.Set(headerFrom, s.ID.String())
 	h.Set(headerVersion, s.Version.String())
 	h.Set(headerMinVersion, membership.MinClusterVersion.String())
-	h.Set(HeaderCluster, membership.FormatID(s.Cluster))
+	h.Set(HeaderCluster, s.Cluster.String())
 	h.Set(headerPeerURLs, strings.Join(s.PeerURLs, ","))
 }
 
@@ -52,7 +54,7 @@ func (s *Sender) Accept(w http.ResponseWriter, r *http.Request, method string) e
 	if !allow(w, r, method) {
 		return errMethod
 	}
-	w.Header().Set(HeaderCluster, membership.FormatID(s.Cluster))
+	w.Header().Set(HeaderCluster, s.Cluster.String())
 	if method == http.MethodGet {
 		w.Header().Set(headerVersion, s.Version.String())
 	}
@@ -79,7 +81,7 @@ func (s *Sender) check(h http.Header) error {
 	if server.MajorMinor().Less(membership.MinClusterVersion) || s.Version.MajorMinor().Less(lowest.MajorMinor()) {
 		return ErrIncompatible
 	}
-	if h.Get(HeaderCluster) != membership.FormatID(s.Cluster) {
+	if h.Get(HeaderCluster) != s.Cluster.String() {
 		return ErrOtherCluster
 	}
 	return nil
@@ -96,7 +98,7 @@ func versionIn(h http.Header, name string) (membership.Version, error) {
 
 // From describes the sender of a request by its headers; malformed ones are ignored.
 type From struct {
-	ID       uint64 // 0 if unknown
+	ID       ids.Member // 0 if unknown
 	Version  membership.Version
 	PeerURLs []string
 	For      string // the member that the stream is requested from, as text
@@ -106,7 +108,7 @@ type From struct {
 // describes itself.
 func FromHeader(h http.Header) From {
 	f := From{For: h.Get(headerTo)}
-	if id, err := membership.ParseID(h.Get(headerFrom)); err == nil {
+	if id, err := ids.ParseMember(h.Get(headerFrom)); err == nil {
 		f.ID = id
 	}
 	if v, err := versionIn(h, headerVersion); err == nil {
@@ -121,7 +123,7 @@ func FromHeader(h http.Header) From {
 // LogFields returns the headers of a request that Accept rejected, along with
 // those of s.
 func (s *Sender) LogFields(r *http.Request) []zap.Field {
-	return []zap.Field{zap.String("local-member-cluster-id", membership.FormatID(s.Cluster)),
+	return []zap.Field{zap.Stringer("local-member-cluster-id", s.Cluster),
 		zap.String("local-member-server-version", s.Version.String()),
 		zap.String("local-member-server-minimum-cluster-version", membership.MinClusterVersion.String()),
 		zap.String("remote-peer-server-name", r.Header.Get(headerFrom)),

@@ -1,4 +1,4 @@
-package chaos
+package child
 
 import (
 	"bytes"
@@ -15,20 +15,20 @@ import (
 	"time"
 )
 
-// wallClock is the wall clock of one process, which may be set to jump.
+// WallClock is the wall clock of one process, which may be set to jump.
 //
 // Go programs read the time from the vDSO, code that the kernel maps into every process. A library that wraps
 // libc does not see that, a time namespace shifts the monotonic clocks only, and a variable that shifts the time
 // of a server has no place in a product. So the code in the vDSO of the process is replaced, by a call of the
 // kernel whose answer for the wall clock gets an offset. The monotonic clock stays as it is, as on a machine
 // whose time is set. It works with every program, etcd included.
-type wallClock struct {
+type WallClock struct {
 	memory string // /proc/PID/mem
 	offset int64  // where the offset is, in seconds
 }
 
-// errNoClock marks a machine on which the wall clock of a process cannot be set.
-var errNoClock = errors.New("the wall clock of a process cannot be set here")
+// ErrNoClock marks a machine on which the wall clock of a process cannot be set.
+var ErrNoClock = errors.New("the wall clock of a process cannot be set here")
 
 // The code in place of clock_gettime(clock, time), and the offset behind it.
 var gettime = []byte{
@@ -46,10 +46,10 @@ var gettime = []byte{
 	0, 0, 0, 0, 0, 0, 0, 0,
 }
 
-// takeClock takes over the wall clock of a process that was just started: program is its file.
-func takeClock(pid int, program string) (*wallClock, error) {
+// TakeClock takes over the wall clock of a process that was just started: program is its file.
+func TakeClock(pid int, program string) (*WallClock, error) {
 	if runtime.GOARCH != "amd64" {
-		return nil, fmt.Errorf("%w: not written for %s", errNoClock, runtime.GOARCH)
+		return nil, fmt.Errorf("%w: not written for %s", ErrNoClock, runtime.GOARCH)
 	}
 	deadline := time.Now().Add(10 * time.Second)
 	var start int64
@@ -71,9 +71,9 @@ func takeClock(pid int, program string) (*wallClock, error) {
 	}
 	at, err := symbol(code, "__vdso_clock_gettime")
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNoClock, err)
+		return nil, fmt.Errorf("%w: %w", ErrNoClock, err)
 	}
-	c := &wallClock{memory: fmt.Sprintf("/proc/%d/mem", pid), offset: start + at + 32}
+	c := &WallClock{memory: fmt.Sprintf("/proc/%d/mem", pid), offset: start + at + 32}
 	for time.Now().Before(deadline) {
 		// No thread may be inside the code while it is replaced.
 		if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
@@ -94,22 +94,22 @@ func takeClock(pid int, program string) (*wallClock, error) {
 			return c, nil
 		}
 	}
-	return nil, fmt.Errorf("%w: process %d does not leave its vDSO", errNoClock, pid)
+	return nil, fmt.Errorf("%w: process %d does not leave its vDSO", ErrNoClock, pid)
 }
 
-// jump makes the wall clock differ from the real one by so much.
-func (c *wallClock) jump(by time.Duration) error {
+// Jump makes the wall clock differ from the real one by so much.
+func (c *WallClock) Jump(by time.Duration) error {
 	return c.write(c.offset, binary.LittleEndian.AppendUint64(nil, uint64(int64(by/time.Second))))
 }
 
-func (c *wallClock) write(at int64, b []byte) error {
+func (c *WallClock) write(at int64, b []byte) error {
 	f, err := os.OpenFile(c.memory, os.O_WRONLY, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
 	if _, err = f.WriteAt(b, at); err != nil {
-		return fmt.Errorf("%w: %w", errNoClock, err)
+		return fmt.Errorf("%w: %w", ErrNoClock, err)
 	}
 	return nil
 }
@@ -142,7 +142,7 @@ func vdso(pid int) (start int64, code []byte, err error) {
 		_, err = f.ReadAt(code, int64(first))
 		return int64(first), code, err
 	}
-	return 0, nil, fmt.Errorf("%w: process %d has no vDSO", errNoClock, pid)
+	return 0, nil, fmt.Errorf("%w: process %d has no vDSO", ErrNoClock, pid)
 }
 
 // symbol returns the offset of a function in the vDSO.

@@ -5,6 +5,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"quorate/internal/ids"
 	"quorate/internal/legacy/v2request"
 	"quorate/internal/membership"
 )
@@ -28,18 +29,18 @@ func translated(ents []*raftpb.Entry, translate func([]byte) []byte) []*raftpb.E
 	return out
 }
 
-// modernise translates v2 requests in messages to members later than etcd 3.5: a member of
+// translateV2 translates v2 requests in messages to members later than etcd 3.5: a member of
 // 3.6 or 3.7 would exit at the first one, and a log retains them long after the last member
 // of 3.5 has gone. A translated request has no effect on those members, who pass it on to
 // members of Quorate; for members of 3.5 it is translated back. Raft compares entries by
 // index and term only.
-func (d *driver) modernise(msgs []*raftpb.Message) []*raftpb.Message {
+func (d *driver) translateV2(msgs []*raftpb.Message) []*raftpb.Message {
 	for _, msg := range msgs {
 		if t := msg.GetType(); t != raftpb.MsgApp && t != raftpb.MsgProp || len(msg.Entries) == 0 {
 			continue
 		}
 		translate := v2request.Modern
-		if v, known := d.tr.Version(msg.GetTo()); known && v.Less(membership.FirstWithoutV2) {
+		if v, known := d.tr.Version(ids.Member(msg.GetTo())); known && v.Less(membership.FirstWithoutV2) {
 			translate = v2request.Plain
 		}
 		if ents := translated(msg.Entries, translate); ents != nil {

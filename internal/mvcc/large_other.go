@@ -1,0 +1,9 @@
+//go:build !linux
+
+package mvcc
+
+func mapMemory(int) []byte { return nil }
+
+func dropMemory([]byte, int) bool { return false }
+
+func unmapMemory([]byte) {}
