@@ -1,7 +1,12 @@
 package mvcc
 
 import (
+	"fmt"
+	"runtime"
+	"slices"
 	"testing"
+
+	"quorate/internal/ids"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 )
@@ -118,5 +123,54 @@ func TestRootAndRollback(t *testing.T) {
 	defer v.Close()
 	if n, i, ok := v.st.root.n.find([]byte("b")); ok || len(v.st.root.n.history(0)) != 1 {
 		t.Errorf("a reader has %+v of a transaction that was rolled back", n.ents[i])
+	}
+}
+
+// Histories share memory: the garbage collector visits each object, and in a store in service
+// most keys have a history. What grows leaves its neighbors alone.
+func TestHistoriesShareMemory(t *testing.T) {
+	const keys = 2000
+	var names [keys][]byte
+	for i := range names {
+		names[i] = fmt.Appendf(nil, "key%05d", i)
+	}
+	// Round r writes key i at revision r*keys+i.
+	write := func(tr *tree, r int) {
+		for i := range names {
+			tr.put(names[i], ids.Revision(r*keys+i), 0, 0, 1)
+		}
+	}
+	check := func(tr *tree, rounds int) {
+		t.Helper()
+		for i := range names {
+			n, at, _ := tr.root.n.find(names[i])
+			revs := append(slices.Clone(n.history(at)), n.ents[at])
+			for r, m := range revs {
+				if len(revs) != rounds || m.mod != ids.Revision((r+1)*keys+i) {
+					t.Fatalf("revisions of key %d after %d rounds: %v", i, rounds, revs)
+				}
+			}
+		}
+	}
+	tr := newTree()
+	write(tr, 1)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	write(tr, 2)
+	runtime.ReadMemStats(&after)
+	if n := after.Mallocs - before.Mallocs; n > keys/4 {
+		t.Errorf("%d objects for the histories of %d keys", n, keys)
+	}
+	check(tr, 2)
+	b := &builder{gen: 1}
+	for i := range names {
+		n, at, _ := tr.root.n.find(names[i])
+		b.add(names[i], append(slices.Clone(n.history(at)), n.ents[at]), 0)
+	}
+	for _, tr := range []*tree{tr, {root: b.finish(), gen: 1}} {
+		for r := 3; r < 6; r++ {
+			write(tr, r)
+			check(tr, r)
+		}
 	}
 }

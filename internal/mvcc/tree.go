@@ -76,6 +76,7 @@ type tree struct {
 	// newer keeps the old node in memory. kept is the sum of those bytes.
 	pinGen uint64
 	kept   int64
+	olds   []meta // memory for histories of one revision
 }
 
 func newTree() *tree {
@@ -311,7 +312,7 @@ func (t *tree) put(key []byte, mod ids.Revision, sub uint32, lease lease.ID, val
 		cur.create, cur.version, live = ch.prev.create, ch.prev.version+1, 0
 	}
 	cur.size = recordLen(len(key), valueLen, cur, lease)
-	n.replace(i, cur, lease)
+	t.replace(n, i, cur, lease)
 	ch.cur = cur
 	t.note(path, live, mod, mod)
 	return ch
@@ -328,20 +329,38 @@ func (t *tree) del(key []byte, mod ids.Revision, sub uint32) (ch change, ok bool
 	n = t.attach(path, n, 0)
 	ch = change{prev: n.ents[i], prevLease: n.lease(i), had: true}
 	ch.cur = meta{mod: mod, sub: sub | tombBit}
-	n.replace(i, ch.cur, 0)
+	t.replace(n, i, ch.cur, 0)
 	t.note(path, -1, mod, mod)
 	return ch, true
 }
 
-// replace moves the newest revision of entry i to its history.
-func (n *node) replace(i int, cur meta, lease lease.ID) {
+// replace moves the newest revision of entry i of a leaf to its history.
+func (t *tree) replace(n *node, i int, cur meta, lease lease.ID) {
 	if n.hist == nil {
 		n.hist = make([][]meta, len(n.ents), cap(n.ents))
+	}
+	if n.hist[i] == nil {
+		n.hist[i] = t.history()
 	}
 	// Appending beyond the length that older roots see does not affect them.
 	n.hist[i] = append(n.hist[i], n.ents[i])
 	n.ents[i] = cur
 	n.setLease(i, lease)
+}
+
+// oldsPiece is the number of revisions for which memory is allocated at once.
+const oldsPiece = 64
+
+// history returns an empty history with room for one revision. Where most keys have been written
+// twice, an object for each history would be most of what the garbage collector visits. A piece
+// holds revisions that were superseded one after the other, which a compaction drops together.
+func (t *tree) history() []meta {
+	if len(t.olds) == 0 {
+		t.olds = make([]meta, oldsPiece)
+	}
+	h := t.olds[:0:1]
+	t.olds = t.olds[1:]
+	return h
 }
 
 func (n *node) setLease(i int, id lease.ID) {

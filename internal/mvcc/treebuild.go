@@ -8,6 +8,7 @@ type builder struct {
 	leaf   *node
 	levels [][]kid // finished children waiting for a parent, per level from the leaves up
 	seps   [][]string
+	olds   []meta // memory for histories
 }
 
 // add appends a key; revs are its revisions in ascending order.
@@ -31,15 +32,27 @@ func (b *builder) add(key []byte, revs []meta, lease lease.ID) {
 		n.hist = make([][]meta, at, maxLeaf)
 	}
 	if n.hist != nil {
-		var h []meta
-		if last > 0 {
-			h = append(make([]meta, 0, last), revs[:last]...)
-		}
-		n.hist = append(n.hist, h)
+		n.hist = append(n.hist, b.history(revs[:last]))
 	}
 	if len(n.ents) >= maxLeaf || len(n.keys) > maxArena {
 		b.flushLeaf()
 	}
+}
+
+// history copies revs. Those of several keys share an object, as in a tree that is written.
+func (b *builder) history(revs []meta) []meta {
+	n := len(revs)
+	switch {
+	case n == 0:
+		return nil
+	case n > oldsPiece/4:
+		return append(make([]meta, 0, n), revs...)
+	case n > len(b.olds):
+		b.olds = make([]meta, oldsPiece)
+	}
+	h := append(b.olds[:0:n], revs...)
+	b.olds = b.olds[n:]
+	return h
 }
 
 func (b *builder) flushLeaf() {
