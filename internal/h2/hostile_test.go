@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -351,7 +352,7 @@ func FuzzFrames(f *testing.F) {
 func FuzzRequest(f *testing.F) {
 	f.Add(":path", "/a/b", "grpc-timeout", "10S", "x-bin", "AAA")
 	f.Fuzz(func(t *testing.T, n1, v1, n2, v2, n3, v3 string) {
-		var c requests
+		c := requests{common: new(atomic.Pointer[parsed])}
 		for range 2 {
 			r, refused := c.parse(&headerBlock{fields: fieldsFrom(":method", "POST", ":authority", "a", "content-type", "application/grpc", n1, v1, n2, v2, n3, v3)})
 			if refused == nil && len(r.md[":authority"]) != 1 {

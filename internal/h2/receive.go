@@ -30,7 +30,7 @@ type receiver struct {
 }
 
 func newReceiver(c *conn) *receiver {
-	return &receiver{conn: c, block: newHeaderBlock(int(c.srv.o.MaxHeaders)), r: newFrameReader(c.nc, c.beforeRead, c.alive.read)}
+	return &receiver{conn: c, block: newHeaderBlock(int(c.srv.o.MaxHeaders)), requests: requests{common: &c.srv.common}, r: newFrameReader(c.nc, c.beforeRead, c.alive.read)}
 }
 
 // metadataContext caches the context made for the last metadata: consecutive calls
@@ -280,6 +280,7 @@ func (c *receiver) fragment(f *frame, p []byte) error {
 	default:
 		c.call(id, c.blockEnd)
 	}
+	c.block.release()
 	return nil
 }
 

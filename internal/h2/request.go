@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/net/http/httpguts"
@@ -35,8 +37,11 @@ type refusal struct {
 	http   int
 }
 
-// usualFields is the number of header fields of a call of etcd's client.
-const usualFields = 10
+// usualFields is more than the number of header fields of a call of etcd's client.
+const usualFields = 16
+
+// fieldLists holds memory for the fields of a block: an idle connection has none.
+var fieldLists = sync.Pool{New: func() any { return new([usualFields]hpack.HeaderField) }}
 
 // headerBlock collects the fields of one header block.
 type headerBlock struct {
@@ -59,8 +64,7 @@ func newHeaderBlock(limit int) *headerBlock {
 }
 
 func (h *headerBlock) begin() {
-	clear(h.fields)
-	h.fields = h.fields[:0]
+	h.fields = fieldLists.Get().(*[usualFields]hpack.HeaderField)[:0]
 	h.left, h.truncated, h.malformed, h.regular, h.encoded, h.fragments = h.limit, false, "", false, 0, 0
 	h.dec.SetEmitEnabled(true)
 }
@@ -83,10 +87,16 @@ func (h *headerBlock) add(f hpack.HeaderField) {
 		h.dec.SetEmitEnabled(false)
 		return
 	}
-	if h.fields == nil {
-		h.fields = make([]hpack.HeaderField, 0, usualFields)
-	}
 	h.fields = append(h.fields, f)
+}
+
+// release ends the use of the fields.
+func (h *headerBlock) release() {
+	clear(h.fields)
+	if cap(h.fields) == usualFields {
+		fieldLists.Put((*[usualFields]hpack.HeaderField)(h.fields[:usualFields]))
+	}
+	h.fields = nil
 }
 
 // validName reports whether a field name is valid in HTTP/2: a token without upper case.
@@ -295,24 +305,39 @@ func encodeMetadata(name, v string) string {
 	return v
 }
 
-// requests caches the parsed headers of the previous call of a connection: the calls of
-// a client mostly have the same metadata.
-type requests struct {
+// parsed is a request that was accepted and the fields it was parsed from. Never modified.
+type parsed struct {
 	fields []hpack.HeaderField
-	last   request
+	request
 }
 
-// parse is parseRequest with that cache, for the fields of h, which it may take. Metadata
-// shared by several calls is never modified.
+// sharedFields is the size of a header list, as HTTP/2 counts it, up to which connections
+// share what was parsed from it.
+const sharedFields = 4 << 10
+
+// requests caches the parsed headers of the previous call of a connection: the calls of
+// a client mostly have the same metadata. Those of another connection's client are often the same
+// too: common, which is the last that any connection has parsed, saves both time and memory.
+type requests struct {
+	last   *parsed
+	common *atomic.Pointer[parsed]
+}
+
+// parse is parseRequest with that cache. Metadata shared by several calls is never modified.
 func (c *requests) parse(h *headerBlock) (request, *refusal) {
-	if sameButFor(c.fields, h.fields) {
-		r := c.last
-		return r, c.vary(&r, h.fields)
+	for _, p := range [...]*parsed{c.last, c.common.Load()} {
+		if p != nil && sameButFor(p.fields, h.fields) {
+			c.last = p
+			r := p.request
+			return r, p.vary(&r, h.fields)
+		}
 	}
 	r, refused := parseRequest(h.fields)
 	if refused == nil {
-		c.fields, h.fields = h.fields, c.fields
-		c.last = r
+		c.last = &parsed{slices.Clone(h.fields), r}
+		if h.limit-h.left <= sharedFields {
+			c.common.Store(c.last)
+		}
 	}
 	return r, refused
 }
@@ -325,7 +350,7 @@ func sameButFor(a, b []hpack.HeaderField) bool {
 	})
 }
 
-func (c *requests) vary(r *request, fields []hpack.HeaderField) *refusal {
+func (*parsed) vary(r *request, fields []hpack.HeaderField) *refusal {
 	for _, f := range fields {
 		switch f.Name {
 		case ":path":

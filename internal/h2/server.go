@@ -6,6 +6,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"quorate/internal/clock"
@@ -89,6 +90,7 @@ type Server struct {
 	work     chan *Stream
 	done     chan struct{} // closed by Stop
 	handlers sync.WaitGroup
+	common   atomic.Pointer[parsed]
 
 	mu        sync.Mutex
 	empty     *sync.Cond // signaled when a connection has ended
