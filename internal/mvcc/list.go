@@ -190,7 +190,16 @@ func (l *List) count(n int) {
 	l.unset++
 }
 
-// recordLen returns the length of a key's record in the answer.
+// keyOf returns the key of an entry if the answer needs it: records contain their keys, and
+// the index has them somewhere else than the lengths.
+func (l *List) keyOf(n *node, i int) []byte {
+	if l.keysOnly {
+		return n.key(i)
+	}
+	return nil
+}
+
+// recordLen returns the length of a record in the answer; without values, that of key.
 func (l *List) recordLen(m meta, key []byte) int {
 	if l.keysOnly {
 		return int(recordLen(len(key), 0, m, 0))
@@ -210,11 +219,11 @@ func (l *List) walkFirst(limit int64) {
 			l.More = true
 			return false
 		}
-		key := n.key(i)
+		key := l.keyOf(n, i)
 		l.count(elemLen(l.recordLen(m, key)))
 		if selecting {
 			if selecting = l.add(m, key); !selecting {
-				next = bytes.Clone(key)
+				next = bytes.Clone(n.key(i))
 			}
 		}
 		return true
@@ -241,7 +250,7 @@ func (l *List) gather() {
 		l.left.picks = l.left.picks[n:]
 	default:
 		l.left.root.ascend(l.left.span, l.rev, func(n *node, i int, m meta) bool {
-			if l.add(m, n.key(i)) {
+			if l.add(m, l.keyOf(n, i)) {
 				return l.unset > 0
 			}
 			l.left.span.lo = bytes.Clone(n.key(i))

@@ -140,6 +140,11 @@ func (f *finder) Find(key []byte) ([]byte, bool) {
 	if f.past || f.s.closed.Load() {
 		return nil, false
 	}
+	if f.in { // mostly, what follows is next to what was found
+		if kv := f.rows.it.Next(); kv != nil && bytes.Equal(kv.K.UserKey, key) {
+			return kv.InPlaceValue(), kv.Kind() == pebble.InternalKeyKindSet
+		}
+	}
 	if f.tab != nil && bytes.Compare(key, f.tab.last) <= 0 {
 		if v, ok := f.inTable(key); ok {
 			return v, true
@@ -183,8 +188,6 @@ func (f *finder) inTable(key []byte) ([]byte, bool) {
 		if f.blk = i; !f.in {
 			return nil, false
 		}
-	} else if kv := f.rows.it.Next(); kv != nil && bytes.Equal(kv.K.UserKey, key) {
-		return kv.InPlaceValue(), kv.Kind() == pebble.InternalKeyKindSet
 	}
 	kv := f.rows.it.SeekGE(key, 0)
 	if kv == nil || !bytes.Equal(kv.K.UserKey, key) || kv.Kind() != pebble.InternalKeyKindSet {
