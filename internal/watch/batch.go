@@ -36,8 +36,7 @@ func NewBatch(r Response, h Header) *Batch {
 
 // Free ends the use of the batch.
 func (b *Batch) Free() {
-	clear(b.Responses[:cap(b.Responses)])
-	b.Responses = b.Responses[:0]
+	b.Clear()
 	batches.Put(b)
 }
 
@@ -45,7 +44,10 @@ func (b *Batch) Free() {
 func (b *Batch) Header() Header { return b.header }
 
 // Clear makes room for other responses.
-func (b *Batch) Clear() { b.Responses = b.Responses[:0] }
+func (b *Batch) Clear() {
+	clear(b.Responses)
+	b.Responses = b.Responses[:0]
+}
 
 // Take adds responses that are queued to b, as far as there is room, and reports whether
 // there are others.

@@ -424,6 +424,11 @@ func (s *Stream) push(it item) bool {
 		clear(s.queue[n:])
 		s.queue, s.head = s.queue[:n], 0
 	}
+	if n := len(s.queue); n > 0 && n == cap(s.queue) && n < pooledQueue {
+		q := queues.Get().(*[pooledQueue]item)[:n]
+		copy(q, s.queue)
+		s.queue = q
+	}
 	s.queue = append(s.queue, it)
 	if s.waiting {
 		s.waiting = false
@@ -546,7 +551,10 @@ func (s *Stream) popLocked() item {
 	if s.head == len(s.queue) {
 		s.head = 0
 		s.queue = s.queue[:0]
-		if cap(s.queue) > maxIdleQueue {
+		if cap(s.queue) == pooledQueue {
+			queues.Put((*[pooledQueue]item)(s.queue[:pooledQueue]))
+		}
+		if cap(s.queue) > 1 {
 			s.queue = nil
 		}
 	}
@@ -567,8 +575,12 @@ func (s *Stream) popLocked() item {
 	return it
 }
 
-// maxIdleQueue limits the capacity that an empty queue retains.
-const maxIdleQueue = 8
+// pooledQueue is the capacity of a queue of more than one item, before it grows further. What
+// several watchers of a stream get at a time fits. An empty queue has room for one.
+const pooledQueue = 64
+
+// queues holds memory for queues, without items.
+var queues = sync.Pool{New: func() any { return new([pooledQueue]item) }}
 
 // headRoom is the maximum size of a response without its events.
 const headRoom = 80
