@@ -437,6 +437,50 @@ func TestPublishAllocations(t *testing.T) {
 
 // benchmarkWatchers publishes single events to watchers on streams of their own, and takes
 // them from every queue.
+// The queue of an idle stream keeps room for what its watchers get together, and for little
+// without them.
+func TestIdleQueue(t *testing.T) {
+	const watchers = 100
+	st := newStore()
+	hub := NewHub(st, clock.NewManual(time.Unix(0, 0)), Options{ControlResponses: 2 * watchers})
+	defer hub.Close()
+	s := hub.NewStream(context.Background())
+	defer s.Close()
+	drain := func(want int) {
+		t.Helper()
+		for n := 0; ; n++ {
+			if _, ok, err := s.TryNext(); err != nil {
+				t.Fatal(err)
+			} else if !ok {
+				if n != want {
+					t.Fatalf("%d responses, want %d", n, want)
+				}
+				return
+			}
+		}
+	}
+	for range watchers {
+		if err := s.Create(&pb.WatchCreateRequest{Key: []byte("k")}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drain(watchers)
+	hub.Publish(st.Rev()+1, st.apply(put("k", "v")))
+	drain(watchers)
+	if n := cap(s.queue); n < watchers || n > 2*watchers {
+		t.Errorf("an empty queue of %d watchers has room for %d items", watchers, n)
+	}
+	for id := range watchers - 1 {
+		if err := s.Cancel(int64(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drain(watchers - 1)
+	if n := cap(s.queue); n > maxIdleQueue {
+		t.Errorf("an empty queue of one watcher has room for %d items", n)
+	}
+}
+
 func benchmarkWatchers(b *testing.B, watchers int, consume bool, end string) {
 	st := newStore()
 	hub := NewHub(st, clock.Real{}, Options{})

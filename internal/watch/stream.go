@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -42,6 +43,8 @@ type Stream struct {
 	stopTick func() bool // nil unless the timer is running
 	ticks    int         // number of the current timer: one that has fired while being stopped is ignored
 	deferred bool        // in Hub.deferred
+
+	watched atomic.Int32 // len(all)
 
 	mu      sync.Mutex // guards the rest
 	closed  bool
@@ -172,6 +175,7 @@ func (s *Stream) CreateFor(owner string, req *pb.WatchCreateRequest) error {
 	s.watchers[id] = w
 	w.allPos = len(s.all)
 	s.all = append(s.all, w)
+	s.watched.Store(int32(len(s.all)))
 	s.push(item{answer: true, resp: &Response{WatchID: id, Revision: cur, Created: true}})
 	st := synced
 	if w.minRev <= cur {
@@ -274,6 +278,7 @@ func (s *Stream) removeLocked(w *watcher) {
 	s.countLocked(-w.size())
 	delete(s.watchers, w.id)
 	s.all = swapOut(s.all, w.allPos, allPos) // the last one moves there
+	s.watched.Store(int32(len(s.all)))
 }
 
 // Progress queues a progress response for all watchers if there are any and all of them are
@@ -424,11 +429,6 @@ func (s *Stream) push(it item) bool {
 		clear(s.queue[n:])
 		s.queue, s.head = s.queue[:n], 0
 	}
-	if n := len(s.queue); n > 0 && n == cap(s.queue) && n < pooledQueue {
-		q := queues.Get().(*[pooledQueue]item)[:n]
-		copy(q, s.queue)
-		s.queue = q
-	}
 	s.queue = append(s.queue, it)
 	if s.waiting {
 		s.waiting = false
@@ -551,10 +551,7 @@ func (s *Stream) popLocked() item {
 	if s.head == len(s.queue) {
 		s.head = 0
 		s.queue = s.queue[:0]
-		if cap(s.queue) == pooledQueue {
-			queues.Put((*[pooledQueue]item)(s.queue[:pooledQueue]))
-		}
-		if cap(s.queue) > 1 {
+		if cap(s.queue) > maxIdleQueue && cap(s.queue) > 2*int(s.watched.Load()) {
 			s.queue = nil
 		}
 	}
@@ -575,12 +572,9 @@ func (s *Stream) popLocked() item {
 	return it
 }
 
-// pooledQueue is the capacity of a queue of more than one item, before it grows further. What
-// several watchers of a stream get at a time fits. An empty queue has room for one.
-const pooledQueue = 64
-
-// queues holds memory for queues, without items.
-var queues = sync.Pool{New: func() any { return new([pooledQueue]item) }}
+// maxIdleQueue limits the capacity that an empty queue retains, unless its stream has many
+// watchers, which may all get the next event.
+const maxIdleQueue = 8
 
 // headRoom is the maximum size of a response without its events.
 const headRoom = 80
