@@ -39,7 +39,8 @@ func (b *builder) add(key []byte, revs []meta, lease lease.ID) {
 	}
 }
 
-// history copies revs. Those of several keys share an object, as in a tree that is written.
+// history copies revs. Those of several keys share an object, which stays until a compaction has
+// dropped the last of them: after a start, one at a later revision does.
 func (b *builder) history(revs []meta) []meta {
 	n := len(revs)
 	switch {

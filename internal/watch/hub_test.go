@@ -435,8 +435,6 @@ func TestPublishAllocations(t *testing.T) {
 	}
 }
 
-// benchmarkWatchers publishes single events to watchers on streams of their own, and takes
-// them from every queue.
 // The queue of an idle stream keeps room for what its watchers get together, and for little
 // without them.
 func TestIdleQueue(t *testing.T) {
@@ -481,6 +479,8 @@ func TestIdleQueue(t *testing.T) {
 	}
 }
 
+// benchmarkWatchers publishes single events to watchers on streams of their own, and takes
+// them from every queue.
 func benchmarkWatchers(b *testing.B, watchers int, consume bool, end string) {
 	st := newStore()
 	hub := NewHub(st, clock.Real{}, Options{})

@@ -8,15 +8,17 @@ import (
 
 // memtables approximates what is committed and only in memory. Safe for concurrent use.
 type memtables struct {
-	size    int64  // of one
-	encoded amount // as in batches, about what it will need on disk
-	memory  amount // what it needs in the memtables
+	size    int64       // of one
+	encoded amount      // as in batches, about what it will need on disk
+	memory  amount      // what it needs in the memtables
+	active  atomic.Bool // a flush is in progress
 	// ended holds an element if a flush has ended since it was last empty.
 	ended chan struct{}
 }
 
-// amount is in bytes, with the part of it that the flush in progress will write; 0 if there is
-// none.
+// amount is in bytes, with the part of it that the flush in progress writes; 0 if there is none.
+// What was added before a flush began counts as written by it, although a memtable that is queued
+// behind it, or not full, is not: Pebble does not tell which batch is in which.
 type amount struct{ all, flushing atomic.Int64 }
 
 func (a *amount) begin() { a.flushing.Store(a.all.Load()) }
@@ -43,6 +45,7 @@ func (m *memtables) add(encoded, records int64) {
 func (m *memtables) flushBegun(pebble.FlushInfo) {
 	m.encoded.begin()
 	m.memory.begin()
+	m.active.Store(true)
 }
 
 func (m *memtables) flushEnded(i pebble.FlushInfo) {
@@ -51,6 +54,7 @@ func (m *memtables) flushEnded(i pebble.FlushInfo) {
 	}
 	m.encoded.end()
 	m.memory.end()
+	m.active.Store(false)
 	select {
 	case m.ended <- struct{}{}:
 	default:
@@ -58,13 +62,12 @@ func (m *memtables) flushEnded(i pebble.FlushInfo) {
 }
 
 // flushing reports whether a flush is in progress.
-func (m *memtables) flushing() bool { return m.memory.flushing.Load() > 0 }
+func (m *memtables) flushing() bool { return m.active.Load() }
 
 // behind reports whether a flush is in progress that may not end in time: with a third
 // memtable, Pebble lets all writers wait for it.
 func (m *memtables) behind() bool {
-	flushing := m.memory.flushing.Load()
-	return flushing > 0 && m.memory.all.Load()-flushing > m.size/2
+	return m.flushing() && m.memory.all.Load()-m.memory.flushing.Load() > m.size/2
 }
 
 // full reports whether two memtables are full. A third one could not be replaced without a

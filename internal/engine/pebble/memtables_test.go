@@ -41,6 +41,13 @@ func TestBehind(t *testing.T) {
 	if n := m.encoded.all.Load(); n != 0 {
 		t.Errorf("%d bytes are left", n)
 	}
+	// What this flush writes counted as written by the one before.
+	if m.flushBegun(pebble.FlushInfo{}); !m.flushing() || m.behind() {
+		t.Error("a flush of what is not counted is not in progress, or is behind")
+	}
+	if m.add(0, 1000/2/recordBytes+1); !m.behind() {
+		t.Error("such a flush is not behind")
+	}
 }
 
 // A flush that finds nothing to write ends like any other, although Pebble reports an error:
@@ -59,6 +66,29 @@ func TestEmptyFlush(t *testing.T) {
 	}
 	if m.flushing() || m.memory.all.Load() != 0 || m.encoded.all.Load() != 0 {
 		t.Errorf("flushing %v, %d bytes of memory and %d bytes are left", m.flushing(), m.memory.all.Load(), m.encoded.all.Load())
+	}
+}
+
+// Under load, where one flush follows another, a flush waits for the one in progress and does not
+// wait until there is none.
+func TestFlushAmongFlushes(t *testing.T) {
+	e := open1(t, "db", Options{FS: vfs.NewMem()})
+	defer e.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	fill(t, e, 1)
+	m := &e.(*store).mem
+	m.flushBegun(pebble.FlushInfo{})
+	flushed := make(chan error, 1)
+	go func() { flushed <- e.Flush(ctx) }()
+	for range 2 { // those that end, while the next ones have begun
+		select {
+		case m.ended <- struct{}{}:
+		case <-ctx.Done():
+		}
+	}
+	if err := <-flushed; err != nil {
+		t.Error(err)
 	}
 }
 

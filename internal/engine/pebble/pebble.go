@@ -122,7 +122,7 @@ type store struct {
 
 	direct tableFiles // what finders read
 
-	flushTurn chan struct{} // holds one element while a flush is being started
+	flushTurn chan struct{} // holds one element while a flush is being started, or waits for another one
 
 	// stale is set when files have changed since size was computed.
 	stale  atomic.Bool
@@ -431,11 +431,13 @@ func (s *store) Flush(ctx context.Context) error {
 	case <-s.closing:
 		return engine.ErrClosed
 	}
-	for s.mem.flushing() {
-		// With a third memtable, Pebble would let this flush and all writers wait.
+	// With a third memtable, Pebble would let this flush and all writers wait. Under load, a
+	// flush follows another at once: two that end are enough, because the signal of the first may
+	// be an old one.
+	for ended := 0; ended < 2 && s.mem.flushing(); {
 		select {
 		case <-s.mem.ended:
-			continue
+			ended++
 		case <-ctx.Done():
 			<-s.flushTurn
 			return ctx.Err()
