@@ -7,6 +7,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"quorate/internal/clock"
+	"quorate/internal/crash"
 	"quorate/internal/engine"
 )
 
@@ -76,37 +77,51 @@ func (b *batch) Commit() error {
 		return engine.ErrClosed
 	}
 	defer b.s.done()
-	if b.s.disk.full.Load() || b.s.disk.broken.Load() {
-		if err := b.s.awaitFlush(); err != nil {
-			return err
-		}
-	}
-	n, records := int64(b.b.Len()), int64(b.b.Count())
-	if err := b.b.Commit(pebble.NoSync); err != nil {
+	need := amountOf(int64(b.b.Len()), int64(b.b.Count()))
+	b.s.mem.begin(need)
+	err := b.apply()
+	b.s.mem.end(need)
+	if err != nil {
 		return b.s.wrap(err)
 	}
-	b.s.mem.add(n, records)
 	b.s.disk.pace.committed.Store(clock.Now().UnixNano())
 	return b.s.wrap(b.b.Close())
 }
 
-// awaitFlush waits while the disk accepts no writes and the memtables are full: a wait
-// inside Pebble could not be interrupted.
-func (s *store) awaitFlush() error {
-	poll := clock.NewTicker(clock.System, 20*time.Millisecond)
-	defer poll.Stop()
-	for s.mem.full() && (s.disk.full.Load() || s.isFailed()) {
+// apply makes the batch visible. With a third memtable Pebble waits for a flush, which on a disk
+// that is full, or becomes full, may not end: such a wait cannot be interrupted, so another
+// goroutine waits there. If apply returns before it, the batch may still become visible.
+func (b *batch) apply() error {
+	s := b.s
+	if !s.mem.behind() && !s.disk.full.Load() && !s.disk.broken.Load() {
+		return b.b.Commit(pebble.NoSync)
+	}
+	applied := make(chan error, 1)
+	s.uses.Add(1)
+	go crash.Guarded(func() {
+		defer s.done()
+		applied <- b.b.Commit(pebble.NoSync)
+	})()
+	giveUp := s.o.GiveUp
+	var full <-chan time.Time // checks whether the disk is full
+	for {
 		select {
+		case err := <-applied:
+			return err
 		case <-s.failed:
 			return s.failure
 		case <-s.closing:
 			return engine.ErrClosed
-		case <-s.o.GiveUp:
-			return errFull
-		case <-poll.C:
+		case <-giveUp:
+			poll := clock.NewTicker(clock.System, 20*time.Millisecond)
+			defer poll.Stop()
+			giveUp, full = nil, poll.C
+		case <-full:
+			if s.disk.full.Load() {
+				return errFull
+			}
 		}
 	}
-	return nil
 }
 
 func (b *batch) Discard() { b.keep(b.b.Close()) }

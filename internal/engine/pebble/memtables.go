@@ -1,75 +1,141 @@
 package pebble
 
 import (
-	"sync/atomic"
+	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// memtables approximates what is committed and only in memory. Safe for concurrent use.
+// memtables counts what is committed and only in memory. Safe for concurrent use.
+//
+// Pebble tells how much of its memory a flush writes, but not which batches. What a batch needs
+// there is known but for the random part of it, which averages out; an error that remains ends
+// with the next requested flush, which tells that all earlier batches are written.
 type memtables struct {
-	size    int64       // of one
-	encoded amount      // as in batches, about what it will need on disk
-	memory  amount      // what it needs in the memtables
-	active  atomic.Bool // a flush is in progress
+	size int64 // of one
+
+	mu       sync.Mutex
+	all      amount // committed, or being committed, and not written
+	flushing amount // the part of it that the flush in progress writes
+	active   bool   // a flush is in progress
+	begun    amount // total of the commits that have begun
+	done     amount // total of those that have ended
+
 	// ended holds an element if a flush has ended since it was last empty.
 	ended chan struct{}
 }
 
-// amount is in bytes, with the part of it that the flush in progress writes; 0 if there is none.
-// What was added before a flush began counts as written by it, although a memtable that is queued
-// behind it, or not full, is not: Pebble does not tell which batch is in which.
-type amount struct{ all, flushing atomic.Int64 }
+// amount is in bytes.
+type amount struct {
+	encoded int64 // as in batches, about what it will need on disk
+	memory  int64 // what it needs in the memtables
+}
 
-func (a *amount) begin() { a.flushing.Store(a.all.Load()) }
-func (a *amount) end()   { a.all.Add(-a.flushing.Swap(0)) }
+func (a amount) plus(b amount) amount  { return amount{a.encoded + b.encoded, a.memory + b.memory} }
+func (a amount) minus(b amount) amount { return amount{a.encoded - b.encoded, a.memory - b.memory} }
 
-// recordBytes is what a record needs in a memtable beyond its bytes.
-const recordBytes = 48
+// atMost returns a, limited to b.
+func (a amount) atMost(b amount) amount {
+	return amount{min(a.encoded, b.encoded), min(a.memory, b.memory)}
+}
+
+// part returns the part of a that has so many bytes of its memory.
+func (a amount) part(memory int64) amount {
+	if memory >= a.memory {
+		return a
+	}
+	return amount{int64(float64(a.encoded) * float64(memory) / float64(a.memory)), memory}
+}
+
+const (
+	batchHeader = 12
+	// nodeBytes is what a memtable's skip list needs for a record more than a batch. A node has
+	// 24 bytes, 8 for each of its levels, of which there are 1.58 on average, and 3 to align
+	// it; a record in a batch has 4 beside key and value, unless it is short.
+	nodeBytes = 36
+)
+
+// amountOf returns the amount of a batch.
+func amountOf(encoded, records int64) amount {
+	return amount{encoded, encoded - batchHeader + records*nodeBytes}
+}
 
 func newMemtables(size int64) memtables {
 	return memtables{size: size, ended: make(chan struct{}, 1)}
 }
 
 // emptyFlush is the text of the error with which Pebble reports a flush that had nothing to
-// write, and which it does not export. A batch that a flush took before it was counted here is
-// such a flush's only content.
+// write, and which it does not export.
 const emptyFlush = "pebble: empty table"
 
-// add counts a committed batch.
-func (m *memtables) add(encoded, records int64) {
-	m.encoded.all.Add(encoded)
-	m.memory.all.Add(encoded + recordBytes*records)
+// begin counts a batch before its commit, because the flush that writes it may begin before the
+// commit ends.
+func (m *memtables) begin(a amount) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all, m.begun = m.all.plus(a), m.begun.plus(a)
 }
 
-func (m *memtables) flushBegun(pebble.FlushInfo) {
-	m.encoded.begin()
-	m.memory.begin()
-	m.active.Store(true)
+// end counts the batch after its commit.
+func (m *memtables) end(a amount) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.done = m.done.plus(a)
+}
+
+func (m *memtables) flushBegun(i pebble.FlushInfo) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.flushing, m.active = m.all.part(int64(i.InputBytes)), true
 }
 
 func (m *memtables) flushEnded(i pebble.FlushInfo) {
 	if i.Err != nil && i.Err.Error() != emptyFlush {
 		return // Pebble tries again
 	}
-	m.encoded.end()
-	m.memory.end()
-	m.active.Store(false)
+	m.mu.Lock()
+	m.all = m.all.minus(m.flushing)
+	m.flushing, m.active = amount{}, false
+	m.mu.Unlock()
 	select {
 	case m.ended <- struct{}{}:
 	default:
 	}
 }
 
-// flushing reports whether a flush is in progress.
-func (m *memtables) flushing() bool { return m.active.Load() }
+// committed returns the total of the commits that have ended.
+func (m *memtables) committed() amount {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.done
+}
+
+// written tells that everything is written that was committed when committed returned this.
+func (m *memtables) written(committed amount) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.all = m.all.atMost(m.begun.minus(committed))
+	m.flushing = m.flushing.atMost(m.all)
+}
+
+// inMemory returns what is not written yet, as it will need on disk.
+func (m *memtables) inMemory() int64 {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.all.encoded
+}
+
+// isFlushing reports whether a flush is in progress.
+func (m *memtables) isFlushing() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.active
+}
 
 // behind reports whether a flush is in progress that may not end in time: with a third
 // memtable, Pebble lets all writers wait for it.
 func (m *memtables) behind() bool {
-	return m.flushing() && m.memory.all.Load()-m.memory.flushing.Load() > m.size/2
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.active && m.all.memory-m.flushing.memory > m.size/2
 }
-
-// full reports whether two memtables are full. A third one could not be replaced without a
-// flush.
-func (m *memtables) full() bool { return m.memory.all.Load() > 2*m.size }

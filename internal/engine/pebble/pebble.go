@@ -31,7 +31,6 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
-	"quorate/internal/crash"
 	"quorate/internal/engine"
 )
 
@@ -122,13 +121,14 @@ type store struct {
 
 	direct tableFiles // what finders read
 
-	flushTurn chan struct{} // holds one element while a flush is being started, or waits for another one
+	flushTurn chan struct{} // empty while a flush is being started, or waits for another one
 
 	// stale is set when files have changed since size was computed.
-	stale  atomic.Bool
-	mem    memtables
-	sizeMu sync.Mutex
-	size   engine.Size
+	stale     atomic.Bool
+	mem       memtables
+	sizeMu    sync.Mutex
+	size      engine.Size
+	measuring chan struct{} // closed when size is computed; nil if nobody computes it
 }
 
 // Open opens the engine in dir, which is created if it does not exist. Errors:
@@ -138,6 +138,7 @@ func Open(dir string, o Options) (engine.Engine, error) {
 	s := &store{dir: dir, o: o, unused: make(chan struct{}), closing: make(chan struct{}),
 		fatal: make(chan struct{}), failed: make(chan struct{}), flushTurn: make(chan struct{}, 1), mem: newMemtables(o.MemTableBytes)}
 	s.disk = &patientFS{FS: o.FS, closing: s.closing, giveUp: o.GiveUp, report: s.report, onSpace: o.OnSpace, pace: newPacer(s.mem.behind)}
+	s.flushTurn <- struct{}{}
 	s.direct.s = s
 	s.stale.Store(true)
 	if !o.ReadOnly {
@@ -245,7 +246,11 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 		DataCorruption: func(i pebble.DataCorruptionInfo) {
 			s.report(&engine.CorruptionError{File: i.Path, Err: i.Details})
 		},
-		FlushBegin: s.mem.flushBegun,
+		WriteStallBegin: func(i pebble.WriteStallBeginInfo) {
+			s.o.Logger.Warn("writes wait for the disk", zap.String("dir", s.dir), zap.String("reason", i.Reason))
+		},
+		WriteStallEnd: func() { s.o.Logger.Info("writes no longer wait for the disk", zap.String("dir", s.dir)) },
+		FlushBegin:    s.mem.flushBegun,
 		FlushEnd: func(i pebble.FlushInfo) {
 			s.mem.flushEnded(i)
 			s.disk.pace.flushed(i)
@@ -419,83 +424,8 @@ func (s *store) isFailed() bool {
 	}
 }
 
-// Flush implements engine.Engine. On a full disk it waits for space.
-func (s *store) Flush(ctx context.Context) error {
-	if err := ctx.Err(); err != nil {
-		return err
-	}
-	select {
-	case s.flushTurn <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-s.closing:
-		return engine.ErrClosed
-	}
-	// With a third memtable, Pebble would let this flush and all writers wait. Under load, a
-	// flush follows another at once: two that end are enough, because the signal of the first may
-	// be an old one.
-	for ended := 0; ended < 2 && s.mem.flushing(); {
-		select {
-		case <-s.mem.ended:
-			ended++
-		case <-ctx.Done():
-			<-s.flushTurn
-			return ctx.Err()
-		case <-s.failed:
-			<-s.flushTurn
-			return s.failure
-		case <-s.fatal:
-			<-s.flushTurn
-			return ErrFatal
-		case <-s.closing:
-			<-s.flushTurn
-			return engine.ErrClosed
-		}
-	}
-	if !s.use() {
-		<-s.flushTurn
-		return engine.ErrClosed
-	}
-	// Pebble starts a flush after the pending commits, which block on a full disk. Only
-	// one call at a time waits there: callers that give up leave no goroutines behind.
-	begun := make(chan begunFlush, 1)
-	go crash.Guarded(func() {
-		defer s.done()
-		defer func() { <-s.flushTurn }()
-		var f begunFlush
-		f.done, f.err = s.db.AsyncFlush()
-		begun <- f
-	})()
-	var done <-chan struct{}
-	for {
-		select {
-		case f := <-begun:
-			if f.err != nil {
-				return s.wrap(f.err)
-			}
-			begun, done = nil, f.done
-		case <-done:
-			return nil
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-s.fatal:
-			return ErrFatal
-		case <-s.failed:
-			return s.failure
-		case <-s.closing:
-			return engine.ErrClosed
-		}
-	}
-}
-
 // Behind implements engine.Engine.
 func (s *store) Behind() bool { return s.mem.behind() }
-
-// begunFlush is the result of starting a flush: done is closed when it is complete.
-type begunFlush struct {
-	done <-chan struct{}
-	err  error
-}
 
 // Compact implements engine.Engine.
 func (s *store) Compact(ctx context.Context) error {
@@ -537,33 +467,6 @@ func (s *store) Checkpoint(dir string) error {
 		return fmt.Errorf("pebble: checkpoint %s: %w", dir, s.wrap(err))
 	}
 	return nil
-}
-
-// Size implements engine.Engine. It is cheap enough to be called for each write. It
-// includes what is in memtables, which will be on disk.
-func (s *store) Size() engine.Size {
-	s.sizeMu.Lock()
-	defer s.sizeMu.Unlock()
-	memory := max(s.mem.encoded.all.Load(), 0)
-	if s.stale.Load() && s.use() {
-		s.stale.Store(false)
-		m := s.db.Metrics()
-		s.done()
-		total := int64(m.DiskSpaceUsage() - passing(m))
-		live := m.Table.Local.LiveSize
-		garbage := m.Table.Garbage.PointDeletionsBytesEstimate + m.Table.Garbage.RangeDeletionsBytesEstimate
-		live -= min(garbage, live)
-		s.size = engine.Size{Total: total, InUse: min(int64(live), total)}
-	}
-	return engine.Size{Total: s.size.Total + memory, InUse: s.size.InUse + memory}
-}
-
-// passing returns the part of the disk space in use by files that are being written
-// or wait to be deleted.
-func passing(m *pebble.Metrics) uint64 {
-	tables, blobs := &m.Table.Local, &m.BlobFiles.Local
-	return tables.ObsoleteSize + tables.ZombieSize + blobs.ObsoleteSize + blobs.ZombieSize +
-		m.WAL.ObsoletePhysicalSize + uint64(m.Compact.InProgressBytes)
 }
 
 // closePatience is how long Close waits for callers that use the engine. A call or an
