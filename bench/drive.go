@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"slices"
 	"strings"
@@ -55,7 +56,13 @@ func drive(ctx context.Context, addrs []string, name string, n, conns int, d tim
 	if i < 0 {
 		return fmt.Errorf("unknown load %q; there are %s", name, drivenNames())
 	}
-	c, err := dial(ctx, addrs, conns, lean.Options{})
+	var o lean.Options
+	for i, a := range addrs {
+		if plain, secure := strings.CutPrefix(a, "https://"); secure {
+			addrs[i], o.TLS = plain, &tls.Config{InsecureSkipVerify: true} // a server under test, often with --auto-tls
+		}
+	}
+	c, err := dial(ctx, addrs, conns, o)
 	if err != nil {
 		return err
 	}
@@ -66,9 +73,9 @@ func drive(ctx context.Context, addrs []string, name string, n, conns int, d tim
 		}
 	}
 	before := ownCPU()
-	var o outcome
+	var out outcome
 	if what := driven[i]; what.request != nil {
-		o, err = closedLoop(ctx, c, n, d, what.method, what.request)
+		out, err = closedLoop(ctx, c, n, d, what.method, what.request)
 	} else {
 		f, err := openFan(c, n)
 		if err != nil {
@@ -76,7 +83,7 @@ func drive(ctx context.Context, addrs []string, name string, n, conns int, d tim
 		}
 		before = ownCPU()
 		var events int
-		if o, events, err = f.load(ctx, d); err != nil {
+		if out, events, err = f.load(ctx, d); err != nil {
 			return err
 		}
 		fmt.Printf("%d events, %.2f µs each of the generator\n", events, micros(ownCPU()-before, max(1, events)))
@@ -85,7 +92,7 @@ func drive(ctx context.Context, addrs []string, name string, n, conns int, d tim
 		return err
 	}
 	fmt.Printf("%s, %d clients on %d connections: %.0f/s, p50 %.3f ms, p99 %.3f ms, generator %.2f µs an operation\n", name, n, conns,
-		float64(o.ops)/d.Seconds(), millis(o.percentile(0.5)), millis(o.percentile(0.99)), micros(ownCPU()-before, max(1, o.ops)))
+		float64(out.ops)/d.Seconds(), millis(out.percentile(0.5)), millis(out.percentile(0.99)), micros(ownCPU()-before, max(1, out.ops)))
 	return nil
 }
 

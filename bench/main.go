@@ -34,7 +34,7 @@ func mainErr() (bool, error) {
 	size := flag.String("scale", "full", "full or small")
 	many := flag.String("millions", "", "measure instead what ours needs for these numbers of million keys, such as 1,10")
 	load := flag.String("load", "", "only load the servers of -addrs: "+drivenNames())
-	addrs := flag.String("addrs", "", "comma-separated client addresses of servers that run already")
+	addrs := flag.String("addrs", "", "comma-separated client addresses of servers that run already; https://HOST:PORT is not verified")
 	callers := flag.Int("clients", 100, "clients of -load")
 	conns := flag.Int("conns", 10, "connections of -load")
 	span := flag.Duration("for", 10*time.Second, "how long -load lasts")
