@@ -26,7 +26,7 @@ type flusher struct {
 
 const (
 	// keepBuffer is the largest buffer that an idle connection keeps.
-	keepBuffer = 4 << 10
+	keepBuffer = 512
 	// firstBuffer is the size of the first one: small replies fit.
 	firstBuffer = 192
 	// gatherBytes is the size from which a write is worth a system call of its own.
@@ -41,31 +41,46 @@ const (
 )
 
 // largeBuffer is the write buffer of a busy connection. The buffer exceeds outBytes
-// by at most one frame and its overhead.
-type largeBuffer [outBytes + 2*frameBytes]byte
+// by at most one frame and its overhead. A mediumBuffer is enough for a few replies.
+type (
+	largeBuffer  [outBytes + 2*frameBytes]byte
+	mediumBuffer [4 << 10]byte
+)
 
-var largeBuffers = sync.Pool{New: func() any { return new(largeBuffer) }}
+var (
+	largeBuffers  = sync.Pool{New: func() any { return new(largeBuffer) }}
+	mediumBuffers = sync.Pool{New: func() any { return new(mediumBuffer) }}
+)
 
 // room makes room for n bytes in the buffer. While a connection has much to write, it
-// borrows a large buffer from the pool.
+// borrows a buffer from a pool.
 func (w *flusher) room(n int) {
-	if have := len(w.buf) + n; have <= cap(w.buf) || have <= keepBuffer || have > len(largeBuffer{}) {
+	have := len(w.buf) + n
+	if have <= cap(w.buf) || have <= keepBuffer || have > len(largeBuffer{}) {
 		return // append grows it
 	}
-	large := largeBuffers.Get().(*largeBuffer)
+	var borrowed []byte
+	if have <= len(mediumBuffer{}) {
+		borrowed = mediumBuffers.Get().(*mediumBuffer)[:0]
+	} else {
+		borrowed = largeBuffers.Get().(*largeBuffer)[:0]
+	}
 	old := w.buf
-	w.buf = append(large[:0], old...)
+	w.buf = append(borrowed, old...)
 	giveBackBuffer(old)
 }
 
-// giveBackBuffer returns a large buffer to the pool. It returns b emptied if b is
+// giveBackBuffer returns a borrowed buffer to its pool. It returns b emptied if b is
 // small enough to keep, and nil otherwise.
 func giveBackBuffer(b []byte) []byte {
-	switch {
-	case cap(b) <= keepBuffer:
-		return b[:0]
-	case cap(b) == len(largeBuffer{}):
+	switch cap(b) {
+	case len(mediumBuffer{}):
+		mediumBuffers.Put((*mediumBuffer)(b[:cap(b)]))
+	case len(largeBuffer{}):
 		largeBuffers.Put((*largeBuffer)(b[:cap(b)]))
+	}
+	if cap(b) <= keepBuffer {
+		return b[:0]
 	}
 	return nil
 }

@@ -61,7 +61,7 @@ func (s *Stream) Take(b *Batch) (more bool, err error) {
 	if more, err = s.popSome(b); err != nil {
 		return false, err
 	}
-	events := 0
+	events, shared := 0, int32(0)
 	for i := range b.items {
 		it := &b.items[i]
 		r := s.open(it)
@@ -71,6 +71,12 @@ func (s *Stream) Take(b *Batch) (more bool, err error) {
 			r, more = s.fragment(), true
 		}
 		b.Responses = append(b.Responses, r)
+		if shared++; i+1 == len(b.items) || b.items[i+1].chunk != it.chunk {
+			if it.chunk != nil {
+				s.hub.release(it.chunk, shared)
+			}
+			shared = 0
+		}
 	}
 	clear(b.items)
 	b.items = b.items[:0]

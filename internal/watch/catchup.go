@@ -159,7 +159,7 @@ func (h *Hub) finish(p *pass, next ids.Revision) (more bool) {
 			}
 		}
 		if c != nil {
-			h.release(c)
+			h.release(c, 1)
 		}
 	}
 	metrics.DebuggingMVCCPendingEventsTotal.Add(float64(queued))

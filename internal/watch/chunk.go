@@ -41,9 +41,9 @@ func (h *Hub) newChunk(events []*event, prevKV bool) *chunk {
 	return c
 }
 
-// release drops one reference.
-func (h *Hub) release(c *chunk) {
-	if c.refs.Add(-1) == 0 {
+// release drops n references.
+func (h *Hub) release(c *chunk, n int32) {
+	if c.refs.Add(-n) == 0 {
 		h.pending.Add(-int64(c.size))
 	}
 }

@@ -183,6 +183,7 @@ type Hub struct {
 	touched []*group
 	matches []*group
 	behind  []*watcher
+	asleep  []*Stream
 }
 
 // watcherBytes is the approximate size of a watcher without its key and range end.
@@ -331,24 +332,32 @@ func (h *Hub) deliverLocked(g *group) {
 		n := cut(rest, h.o.BatchBytes)
 		c := h.newChunk(rest[:n], g.prevKV)
 		rest = rest[n:]
-		for _, w := range g.watchers {
+		for i, w := range g.watchers {
 			skip := c.below(w.minRev)
 			if skip == len(c.events) {
 				continue
 			}
-			if !w.stream.push(item{w: w, chunk: c, skip: skip, rev: c.last()}) {
+			ok, asleep := w.stream.enqueue(item{w: w, chunk: c, skip: skip, rev: c.last()})
+			if asleep {
+				h.asleep = append(h.asleep, w.stream)
+			}
+			if i%rouseAfter == rouseAfter-1 {
+				h.rouseLocked()
+			}
+			if !ok {
 				h.behind = append(h.behind, w)
 				continue
 			}
 			queued += len(c.events) - skip
 		}
+		h.rouseLocked()
 		// Not in the loop above, because it modifies g.watchers, but before the next chunk.
 		for i, w := range h.behind {
 			h.desyncLocked(w, c.events[c.below(w.minRev)].Mod)
 			h.behind[i] = nil
 		}
 		h.behind = h.behind[:0]
-		h.release(c)
+		h.release(c, 1)
 	}
 	clear(g.batch)
 	g.batch = g.batch[:0]
@@ -356,6 +365,19 @@ func (h *Hub) deliverLocked(g *group) {
 		g.batch = nil
 	}
 	metrics.DebuggingMVCCPendingEventsTotal.Add(float64(queued))
+}
+
+// rouseAfter is the number of watchers that get an event before the streams that wait for it are
+// woken: a stream takes the responses of several watchers at once.
+const rouseAfter = 1024
+
+// rouseLocked wakes the streams that have got their first response.
+func (h *Hub) rouseLocked() {
+	for i, s := range h.asleep {
+		s.rouse()
+		h.asleep[i] = nil
+	}
+	h.asleep = h.asleep[:0]
 }
 
 // maxIdleBatch limits the scratch space that a group retains.

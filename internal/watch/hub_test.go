@@ -19,6 +19,37 @@ import (
 	"quorate/internal/ids"
 )
 
+// Streams that wait are woken by an event, however few there are.
+func TestEventWakesStreams(t *testing.T) {
+	st := newStore()
+	hub := NewHub(st, clock.NewManual(time.Unix(0, 0)), Options{})
+	defer hub.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	var created, waiting sync.WaitGroup
+	for range 3 {
+		created.Add(1)
+		waiting.Go(func() {
+			s := hub.NewStream(ctx)
+			defer s.Close()
+			if err := s.Create(&pb.WatchCreateRequest{Key: []byte("k")}); err != nil {
+				t.Errorf("create: %v", err)
+			}
+			_, err := s.Next(ctx)
+			created.Done()
+			if err == nil {
+				_, err = s.Next(ctx)
+			}
+			if err != nil {
+				t.Errorf("next: %v", err)
+			}
+		})
+	}
+	created.Wait()
+	hub.Publish(st.Rev()+1, st.apply(put("k", "v")))
+	waiting.Wait()
+}
+
 // TestConcurrent opens and closes streams, some with slow consumers, concurrently with a
 // writer, a compactor and Run. It is meant for the race detector; each watcher checks that it
 // gets the numbered values of its keys without gaps.

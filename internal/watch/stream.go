@@ -124,7 +124,7 @@ func (s *Stream) Close() {
 	for _, it := range s.queue[s.head:] {
 		if it.chunk != nil {
 			dropped += len(it.chunk.events) - it.skip
-			h.release(it.chunk)
+			h.release(it.chunk, 1)
 		}
 	}
 	s.queue, s.head = nil, 0
@@ -399,10 +399,27 @@ func (s *Stream) awaitRoom() error {
 
 // push queues an item and reports whether there was room. Responses to requests always fit.
 func (s *Stream) push(it item) bool {
+	queued, asleep := s.enqueue(it)
+	if asleep {
+		s.rouse()
+	}
+	return queued
+}
+
+// rouse wakes Next.
+func (s *Stream) rouse() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// enqueue is push that leaves it to the caller to wake Next: asleep reports that it must.
+func (s *Stream) enqueue(it item) (queued, asleep bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
-		return true
+		return true, false
 	}
 	if it.answer {
 		s.answers++
@@ -413,7 +430,7 @@ func (s *Stream) push(it item) bool {
 		if !(shared && s.events < s.hub.o.QueueResponses) &&
 			!s.admitsLocked(s.hub.o.QueueResponses, s.hub.o.QueueBytes) {
 			s.starved = true
-			return false
+			return false, false
 		}
 		if it.chunk != nil {
 			it.chunk.refs.Add(1)
@@ -430,14 +447,8 @@ func (s *Stream) push(it item) bool {
 		s.queue, s.head = s.queue[:n], 0
 	}
 	s.queue = append(s.queue, it)
-	if s.waiting {
-		s.waiting = false
-		select {
-		case s.wake <- struct{}{}:
-		default:
-		}
-	}
-	return true
+	asleep, s.waiting = s.waiting, false
+	return true, asleep
 }
 
 // admitsLocked reports whether the queue is below the given limits. An empty queue always is.
@@ -500,6 +511,9 @@ func (s *Stream) take(wait bool) (Response, bool, error) {
 		return Response{}, false, err
 	}
 	r := s.open(&it)
+	if it.chunk != nil {
+		s.hub.release(it.chunk, 1)
+	}
 	countSent(len(r.Events))
 	if it.w != nil && it.w.fragment && s.hub.tooLarge(r.Events) {
 		s.rest = r
@@ -508,13 +522,12 @@ func (s *Stream) take(wait bool) (Response, bool, error) {
 	return r, true, nil
 }
 
-// open returns the response of an item.
+// open returns the response of an item. The caller releases its chunk.
 func (s *Stream) open(it *item) Response {
 	if it.chunk == nil {
 		return *it.resp
 	}
 	r := Response{WatchID: it.w.id, Revision: it.rev, Events: it.chunk.encode(s.hub)[it.skip:]}
-	s.hub.release(it.chunk)
 	if it.w.progress {
 		it.w.idle.Store(false)
 	}
