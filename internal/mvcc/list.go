@@ -167,10 +167,17 @@ func (l *List) begin(req *pb.RangeRequest) (err error) {
 		l.gather()
 	default:
 		l.left.root, l.left.span = r.at(l.rev), makeSpan(req.Key, req.RangeEnd)
-		l.walkFirst(max(req.Limit, 0))
-		if l.Count = l.Keys; l.More {
-			l.Count = l.left.root.count(makeSpan(req.Key, req.RangeEnd), l.rev)
+		all := l.left.root.total(l.left.span, l.rev)
+		l.Count = all.live
+		switch l.More = req.Limit > 0 && req.Limit < all.live; {
+		case l.More:
+			l.walkFirst(req.Limit)
 			r.pin(l.rev)
+		case l.keysOnly:
+			l.walkFirst(all.live)
+		default:
+			l.Keys, l.Bytes, l.unset = all.live, all.bytes, all.live
+			l.gather()
 		}
 	}
 	if err := l.read(); err != nil {
@@ -210,13 +217,12 @@ func (l *List) recordLen(m meta, key []byte) int {
 // elemLen returns the length of a record of n bytes as an element.
 func elemLen(n int) int { return 1 + uvarintLen(uint64(n)) + n }
 
-// walkFirst measures the whole answer and selects the first piece in the same pass.
+// walkFirst measures an answer of limit keys and selects its first piece in the same pass.
 func (l *List) walkFirst(limit int64) {
 	selecting := true
 	next := l.left.span.lo
 	l.left.root.ascend(l.left.span, l.rev, func(n *node, i int, m meta) bool {
-		if limit > 0 && l.Keys == limit {
-			l.More = true
+		if l.Keys == limit {
 			return false
 		}
 		key := l.keyOf(n, i)

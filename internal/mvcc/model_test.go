@@ -467,7 +467,7 @@ func (w *world) checkTree() {
 	var last []byte
 	var walk func(k kid)
 	walk = func(k kid) {
-		if got := k.n.summary(); got.live != k.live || got.maxMod < 0 || got.maxMod > k.maxMod || got.garb != k.garb {
+		if got := k.n.summary(); got.extent != k.extent || got.maxMod < 0 || got.maxMod > k.maxMod || got.garb != k.garb {
 			w.t.Fatalf("summary %+v, recomputed %+v", k, got)
 		}
 		for i := range k.n.ents {

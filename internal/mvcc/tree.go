@@ -21,9 +21,10 @@ import (
 // collector, not millions. Rare data (leases, superseded revisions) is in side slices
 // that most leaves do not have.
 //
-// A parent stores a summary of each child's subtree: the number of live keys (for
-// ranks and counts), the newest revision (a count at an older revision skips what has
-// not changed since), and the least revision at which a compaction removes something
+// A parent stores a summary of each child's subtree: the number of live keys and the
+// length of their records (for ranks, counts, and the length of an answer before it is
+// read), the newest revision (a count at an older revision skips what has not changed
+// since), and the least revision at which a compaction removes something
 // (a compaction visits only leaves with garbage).
 
 const (
@@ -63,10 +64,26 @@ type node struct {
 // kid is a child with the summary of its subtree.
 type kid struct {
 	n      *node
-	live   int64        // keys whose newest revision is not a tombstone
+	extent              // of the keys whose newest revision is not a tombstone
 	maxMod ids.Revision // newest main revision
 	garb   ids.Revision // least compaction revision that removes something, or never
 }
+
+// extent is the number of live keys, and the length of their records as elements of an answer.
+type extent struct{ live, bytes int64 }
+
+func (e *extent) add(x extent) { e.live, e.bytes = e.live+x.live, e.bytes+x.bytes }
+
+// extent returns that of the key that has m as its newest revision.
+func (m *meta) extent() extent {
+	if m.tomb() {
+		return extent{}
+	}
+	return extent{1, int64(elemLen(int(m.size)))}
+}
+
+// from returns what changes if the newest revision was old.
+func (e extent) from(old extent) extent { return extent{e.live - old.live, e.bytes - old.bytes} }
 
 // tree is the writer's side of the index. Not safe for concurrent use.
 type tree struct {
@@ -188,15 +205,13 @@ func (n *node) summary() kid {
 	k := kid{n: n, garb: never}
 	for i := range n.ents {
 		m := &n.ents[i]
-		if !m.tomb() {
-			k.live++
-		}
+		k.extent.add(m.extent())
 		k.maxMod = max(k.maxMod, m.mod)
 		k.garb = min(k.garb, n.garbage(i))
 	}
 	for i := range n.kids {
 		c := &n.kids[i]
-		k.live += c.live
+		k.extent.add(c.extent)
 		k.maxMod = max(k.maxMod, c.maxMod)
 		k.garb = min(k.garb, c.garb)
 	}
@@ -205,7 +220,7 @@ func (n *node) summary() kid {
 
 // bytes approximates the memory of a copy of the node, without shared slices.
 func (n *node) bytes() int64 {
-	return 192 + int64(len(n.kids))*32 + int64(cap(n.ents))*36 + int64(len(n.leases))*8 + int64(len(n.hist))*24
+	return 192 + int64(len(n.kids))*40 + int64(cap(n.ents))*36 + int64(len(n.leases))*8 + int64(len(n.hist))*24
 }
 
 // own returns n itself if the writer may change it, otherwise a copy with capacity for
@@ -266,15 +281,15 @@ func (t *tree) attach(path []step, n *node, extra int) *node {
 }
 
 // note updates the summaries above a leaf in which one entry got revision mod.
-func (t *tree) note(path []step, live int64, mod, garb ids.Revision) {
-	t.root.add(live, mod, garb)
+func (t *tree) note(path []step, more extent, mod, garb ids.Revision) {
+	t.root.note(more, mod, garb)
 	for _, s := range path {
-		s.n.kids[s.i].add(live, mod, garb)
+		s.n.kids[s.i].note(more, mod, garb)
 	}
 }
 
-func (k *kid) add(live int64, mod, garb ids.Revision) {
-	k.live += live
+func (k *kid) note(more extent, mod, garb ids.Revision) {
+	k.extent.add(more)
 	k.maxMod = max(k.maxMod, mod)
 	k.garb = min(k.garb, garb)
 }
@@ -298,7 +313,7 @@ func (t *tree) put(key []byte, mod ids.Revision, sub uint32, lease lease.ID, val
 		cur.size = recordLen(len(key), valueLen, cur, lease)
 		n = t.attach(path, n, 4)
 		n.insert(i, key, cur, lease)
-		t.note(path, 1, mod, never)
+		t.note(path, cur.extent(), mod, never)
 		if len(n.ents) > maxLeaf || len(n.keys) > maxArena && len(n.ents) > 1 {
 			t.split(path, n, i)
 		}
@@ -307,14 +322,13 @@ func (t *tree) put(key []byte, mod ids.Revision, sub uint32, lease lease.ID, val
 	n = t.attach(path, n, 0)
 	ch := change{prev: n.ents[i], prevLease: n.lease(i)}
 	ch.had = !ch.prev.tomb()
-	live := int64(1)
 	if ch.had {
-		cur.create, cur.version, live = ch.prev.create, ch.prev.version+1, 0
+		cur.create, cur.version = ch.prev.create, ch.prev.version+1
 	}
 	cur.size = recordLen(len(key), valueLen, cur, lease)
 	t.replace(n, i, cur, lease)
 	ch.cur = cur
-	t.note(path, live, mod, mod)
+	t.note(path, cur.extent().from(ch.prev.extent()), mod, mod)
 	return ch
 }
 
@@ -330,7 +344,7 @@ func (t *tree) del(key []byte, mod ids.Revision, sub uint32) (ch change, ok bool
 	ch = change{prev: n.ents[i], prevLease: n.lease(i), had: true}
 	ch.cur = meta{mod: mod, sub: sub | tombBit}
 	t.replace(n, i, ch.cur, 0)
-	t.note(path, -1, mod, mod)
+	t.note(path, extent{}.from(ch.prev.extent()), mod, mod)
 	return ch, true
 }
 

@@ -40,27 +40,30 @@ func (s span) narrow(i, a, b int) span {
 	return s
 }
 
-// count returns the number of keys of s that were live at rev: O(log n) if nothing in s
+// count returns the number of keys of s that were live at rev.
+func (k kid) count(s span, rev ids.Revision) int64 { return k.total(s, rev).live }
+
+// total returns the extent of the keys of s that were live at rev: O(log n) if nothing in s
 // is newer than rev, otherwise the leaves with newer keys are visited.
-func (k kid) count(s span, rev ids.Revision) (total int64) {
+func (k kid) total(s span, rev ids.Revision) (sum extent) {
 	n := k.n
 	if s.lo == nil && s.hi == nil && k.maxMod <= rev {
-		return k.live
+		return k.extent
 	}
 	if n.leaf() {
 		a, b := n.within(s)
 		for i := a; i < b; i++ {
-			if _, ok := n.at(i, rev); ok {
-				total++
+			if m, ok := n.at(i, rev); ok {
+				sum.add(m.extent())
 			}
 		}
-		return total
+		return sum
 	}
 	a, b := n.inner(s)
 	for i := a; i <= b; i++ {
-		total += n.kids[i].count(s.narrow(i, a, b), rev)
+		sum.add(n.kids[i].total(s.narrow(i, a, b), rev))
 	}
-	return total
+	return sum
 }
 
 // visit is called with an entry of a leaf and its revision at the requested time; it
