@@ -13,6 +13,7 @@ import (
 type flusher struct {
 	buf      []byte
 	spare    []byte
+	small    []byte // what is left for an idle connection while buf is borrowed
 	busy     bool
 	closing  bool // close the connection once buf is written
 	controls int  // approximate bytes in buf that the client caused without a successful call
@@ -67,7 +68,21 @@ func (w *flusher) room(n int) {
 	}
 	old := w.buf
 	w.buf = append(borrowed, old...)
-	giveBackBuffer(old)
+	w.keep(giveBackBuffer(old))
+}
+
+// keep keeps a small buffer, nil for none, for when nothing is borrowed.
+func (w *flusher) keep(b []byte) {
+	if cap(b) > cap(w.small) {
+		w.small = b
+	}
+}
+
+// settle gives back what is borrowed. The buffer must be empty.
+func (w *flusher) settle() {
+	w.keep(giveBackBuffer(w.buf))
+	w.keep(giveBackBuffer(w.spare))
+	w.buf, w.small, w.spare = w.small, nil, nil
 }
 
 // giveBackBuffer returns a borrowed buffer to its pool. It returns b emptied if b is
@@ -131,11 +146,7 @@ func (c *conn) flushSome(turns int) bool {
 	}
 	c.w.busy = false
 	if len(c.w.buf) == 0 {
-		c.w.buf = giveBackBuffer(c.w.buf)
-	}
-	c.w.spare = giveBackBuffer(c.w.spare)
-	if len(c.w.buf) == 0 && cap(c.w.buf) < cap(c.w.spare) {
-		c.w.buf, c.w.spare = c.w.spare, c.w.buf // calls that do not overlap need one buffer only
+		c.w.settle()
 	}
 	if c.w.closing && c.err == nil {
 		go c.close(errDrained)
@@ -147,7 +158,10 @@ func (c *conn) flushSome(turns int) bool {
 // w.busy. c.mu must be held; it is released while writing.
 func (c *conn) write(parts bool) {
 	out := c.w.buf
-	c.w.buf, c.w.spare = c.w.spare, nil
+	if c.w.buf = c.w.spare; c.w.buf == nil {
+		c.w.buf, c.w.small = c.w.small, nil
+	}
+	c.w.spare = nil
 	c.w.controls = 0
 	c.mu.Unlock()
 	var err error

@@ -184,7 +184,7 @@ func (f *finder) inTable(key []byte) ([]byte, bool) {
 		return nil, false
 	}
 	if !f.in || i != f.blk {
-		f.in = f.rows.enter(f.tab.r, f.tab.at[i]) == nil
+		f.in = f.enter(i) == nil
 		if f.blk = i; !f.in {
 			return nil, false
 		}
@@ -194,4 +194,17 @@ func (f *finder) inTable(key []byte) ([]byte, bool) {
 		return nil, false
 	}
 	return kv.InPlaceValue(), true
+}
+
+// enter enters a block of the current table.
+func (f *finder) enter(i int) error {
+	hot := &f.s.direct.hot
+	if b := hot.get(f.tab.num, i); b != nil {
+		return f.rows.show(b)
+	}
+	if err := f.rows.enter(f.tab.r, f.tab.at[i]); err != nil {
+		return err
+	}
+	hot.read(f.tab.num, i, f.rows.it.Handle().BlockData())
+	return nil
 }

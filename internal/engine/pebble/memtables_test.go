@@ -172,7 +172,7 @@ func TestGiveUpInside(t *testing.T) {
 	core, logs := observer.New(zap.WarnLevel)
 	waits := make(chan struct{}, 10)
 	lg := zap.New(core, zap.Hooks(func(e zapcore.Entry) error {
-		if strings.Contains(e.Message, "writes wait") {
+		if strings.Contains(e.Message, ": writes wait") {
 			waits <- struct{}{}
 		}
 		return nil

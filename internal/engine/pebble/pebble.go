@@ -29,6 +29,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"quorate/internal/clock"
 	"quorate/internal/engine"
@@ -237,6 +238,9 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 	}
 	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionFastest })
 	o.Experimental.SpanPolicyFunc = splitTables
+	rare := s.o.Logger.WithOptions(zap.WrapCore(func(c zapcore.Core) zapcore.Core {
+		return zapcore.NewSamplerWithOptions(c, time.Minute, 1, 0)
+	}))
 	stale := func() {
 		s.stale.Store(true)
 		s.direct.fresh.Store(false)
@@ -247,10 +251,9 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 			s.report(&engine.CorruptionError{File: i.Path, Err: i.Details})
 		},
 		WriteStallBegin: func(i pebble.WriteStallBeginInfo) {
-			s.o.Logger.Warn("writes wait for the disk", zap.String("dir", s.dir), zap.String("reason", i.Reason))
+			rare.Warn("the store is written faster than its disk takes it: writes wait", zap.String("dir", s.dir), zap.String("reason", i.Reason))
 		},
-		WriteStallEnd: func() { s.o.Logger.Info("writes no longer wait for the disk", zap.String("dir", s.dir)) },
-		FlushBegin:    s.mem.flushBegun,
+		FlushBegin: s.mem.flushBegun,
 		FlushEnd: func(i pebble.FlushInfo) {
 			s.mem.flushEnded(i)
 			s.disk.pace.flushed(i)

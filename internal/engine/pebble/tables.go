@@ -29,6 +29,7 @@ const maxTables = 400
 type tableFiles struct {
 	s *store
 
+	hot     hotBlocks
 	fresh   atomic.Bool // no files have been added since list was made
 	refresh sync.Mutex  // held by the one that makes a new list
 
@@ -56,6 +57,7 @@ type tableFile struct {
 // openTable is an open file, and where its blocks are.
 type openTable struct {
 	refs  int           // users, and one while tableFile.open refers to it; guarded by tableFiles.mu
+	num   uint64        // of the file
 	ready chan struct{} // closed when the following fields are set
 	err   error
 	r     *sstable.Reader
@@ -194,7 +196,7 @@ func (t *tableFiles) acquire(x *tableFile) *openTable {
 		if t.opened >= maxTables {
 			t.evict()
 		}
-		o = &openTable{refs: 1, ready: make(chan struct{})}
+		o = &openTable{refs: 1, num: x.num, ready: make(chan struct{})}
 		x.open = o
 		t.opened++
 		o.refs++
