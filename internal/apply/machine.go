@@ -276,7 +276,8 @@ func (m *Machine) SetSize(n int64) { m.quota.size.Store(n) }
 func (m *Machine) Close() { m.keys.kv.Close() }
 
 // Apply applies a run of entries as one batch. An error means that this member
-// cannot continue; nothing of the run is then visible.
+// cannot continue; nothing of the run is then visible, unless it is that of a commit, which
+// may still happen, as a whole (engine.Batch).
 func (m *Machine) Apply(ents []Entry) (Outcome, error) {
 	var out Outcome
 	b := m.eng.NewBatch()

@@ -142,7 +142,9 @@ type Batch interface {
 	// Len returns the encoded size in bytes.
 	Len() int
 	// Commit makes the batch visible to new readers, atomically. It is durable only
-	// after the next Flush. The batch must not be used again.
+	// after the next Flush. The batch must not be used again. After an error, which means
+	// that the engine fails, closes or has given up waiting for its disk, the batch may
+	// still become visible, and durable.
 	Commit() error
 	// Discard drops a batch that was not committed.
 	Discard()

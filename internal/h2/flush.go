@@ -57,11 +57,13 @@ var (
 // borrows a buffer from a pool.
 func (w *flusher) room(n int) {
 	have := len(w.buf) + n
-	if have <= cap(w.buf) || have <= keepBuffer || have > len(largeBuffer{}) {
+	if have <= cap(w.buf) || have > len(largeBuffer{}) {
 		return // append grows it
 	}
 	var borrowed []byte
-	if have <= len(mediumBuffer{}) {
+	if have <= keepBuffer {
+		borrowed = make([]byte, 0, keepBuffer) // its own, for good
+	} else if have <= len(mediumBuffer{}) {
 		borrowed = mediumBuffers.Get().(*mediumBuffer)[:0]
 	} else {
 		borrowed = largeBuffers.Get().(*largeBuffer)[:0]

@@ -304,7 +304,6 @@ func (s *Store) deleteStep(c *compaction, last bool) error {
 		b.Set(finishedKey, AppendRevision(nil, Revision{Main: c.rev}, false))
 	}
 	if err := b.Commit(); err != nil {
-		b.Discard()
 		return err
 	}
 	metrics.DebuggingMVCCDBCompactionKeysTotal.Add(float64(len(c.doomed)))

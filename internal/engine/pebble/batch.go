@@ -47,9 +47,10 @@ func (n *snapshot) Close() error {
 
 // batch records the first error of its calls for Commit.
 type batch struct {
-	s   *store
-	b   *pebble.Batch
-	err error
+	s     *store
+	b     *pebble.Batch
+	err   error
+	begun bool // Pebble has it
 }
 
 func (b *batch) keep(err error) {
@@ -77,11 +78,8 @@ func (b *batch) Commit() error {
 		return engine.ErrClosed
 	}
 	defer b.s.done()
-	need := amountOf(int64(b.b.Len()), int64(b.b.Count()))
-	b.s.mem.begin(need)
-	err := b.apply()
-	b.s.mem.end(need)
-	if err != nil {
+	b.begun = true
+	if err := b.apply(); err != nil {
 		return b.s.wrap(err)
 	}
 	b.s.disk.pace.committed.Store(clock.Now().UnixNano())
@@ -93,14 +91,21 @@ func (b *batch) Commit() error {
 // goroutine waits there. If apply returns before it, the batch may still become visible.
 func (b *batch) apply() error {
 	s := b.s
+	need := s.mem.amountOf(int64(b.b.Len()), int64(b.b.Count()))
+	s.mem.begin(need)
+	commit := func() error {
+		err := b.b.Commit(pebble.NoSync)
+		s.mem.end(need, err == nil)
+		return err
+	}
 	if !s.mem.behind() && !s.disk.full.Load() && !s.disk.broken.Load() {
-		return b.b.Commit(pebble.NoSync)
+		return commit()
 	}
 	applied := make(chan error, 1)
 	s.uses.Add(1)
 	go crash.Guarded(func() {
 		defer s.done()
-		applied <- b.b.Commit(pebble.NoSync)
+		applied <- commit()
 	})()
 	giveUp := s.o.GiveUp
 	var full <-chan time.Time // checks whether the disk is full
@@ -124,7 +129,12 @@ func (b *batch) apply() error {
 	}
 }
 
-func (b *batch) Discard() { b.keep(b.b.Close()) }
+// Discard leaves a batch alone that has been committed: after an error, Pebble may still have it.
+func (b *batch) Discard() {
+	if !b.begun {
+		b.keep(b.b.Close())
+	}
+}
 
 // logger forwards Pebble's messages; a message that Pebble calls fatal stops the engine.
 type logger struct{ s *store }

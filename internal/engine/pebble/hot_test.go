@@ -152,6 +152,9 @@ func TestHotBlocksConcurrently(t *testing.T) {
 	if err := e.Compact(t.Context()); err != nil { // none comes meanwhile
 		t.Fatal(err)
 	}
+	if got := found(t, e, every(0, n, 1)); got != n { // knows the tables now
+		t.Fatalf("%d of %d records found", got, n)
+	}
 	var all sync.WaitGroup
 	for i := range 4 {
 		all.Go(func() {

@@ -18,6 +18,7 @@ type memtables struct {
 	all      amount // committed, or being committed, and not written
 	flushing amount // the part of it that the flush in progress writes
 	active   bool   // a flush is in progress
+	large    bool   // a large batch was committed since the flush began
 	begun    amount // total of the commits that have begun
 	done     amount // total of those that have ended
 
@@ -29,14 +30,20 @@ type memtables struct {
 type amount struct {
 	encoded int64 // as in batches, about what it will need on disk
 	memory  int64 // what it needs in the memtables
+	large   bool  // a batch that is not copied into a memtable
 }
 
-func (a amount) plus(b amount) amount  { return amount{a.encoded + b.encoded, a.memory + b.memory} }
-func (a amount) minus(b amount) amount { return amount{a.encoded - b.encoded, a.memory - b.memory} }
+func (a amount) plus(b amount) amount {
+	return amount{encoded: a.encoded + b.encoded, memory: a.memory + b.memory}
+}
+
+func (a amount) minus(b amount) amount {
+	return amount{encoded: a.encoded - b.encoded, memory: a.memory - b.memory}
+}
 
 // atMost returns a, limited to b.
 func (a amount) atMost(b amount) amount {
-	return amount{min(a.encoded, b.encoded), min(a.memory, b.memory)}
+	return amount{encoded: min(a.encoded, b.encoded), memory: min(a.memory, b.memory)}
 }
 
 // part returns the part of a that has so many bytes of its memory.
@@ -44,7 +51,7 @@ func (a amount) part(memory int64) amount {
 	if memory >= a.memory {
 		return a
 	}
-	return amount{int64(float64(a.encoded) * float64(memory) / float64(a.memory)), memory}
+	return amount{encoded: int64(float64(a.encoded) * float64(memory) / float64(a.memory)), memory: memory}
 }
 
 const (
@@ -53,12 +60,21 @@ const (
 	// 24 bytes, 8 for each of its levels, of which there are 1.58 on average, and 3 to align
 	// it; a record in a batch has 4 beside key and value, unless it is short.
 	nodeBytes = 36
+	// reservedBytes is the same for a node with all 20 levels, and 8 bytes for its key.
+	reservedBytes = 191
 )
 
-// amountOf returns the amount of a batch.
-func amountOf(encoded, records int64) amount {
-	return amount{encoded, encoded - batchHeader + records*nodeBytes}
+// amountOf returns the amount of a batch. A large one could need half a memtable.
+func (m *memtables) amountOf(encoded, records int64) amount {
+	a := amount{encoded: encoded, memory: encoded - batchHeader}
+	if a.large = a.memory+records*reservedBytes >= m.size/2-nearHalf; !a.large {
+		a.memory += records * nodeBytes
+	}
+	return a
 }
+
+// nearHalf is by how much Pebble's half of a memtable may be smaller.
+const nearHalf = 16 << 10
 
 func newMemtables(size int64) memtables {
 	return memtables{size: size, ended: make(chan struct{}, 1)}
@@ -74,19 +90,26 @@ func (m *memtables) begin(a amount) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.all, m.begun = m.all.plus(a), m.begun.plus(a)
+	m.large = m.large || a.large
 }
 
 // end counts the batch after its commit.
-func (m *memtables) end(a amount) {
+func (m *memtables) end(a amount, committed bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.done = m.done.plus(a)
+	if committed {
+		m.done = m.done.plus(a)
+		m.large = m.large || a.large // a flush that began in between may not have it
+		return
+	}
+	m.all, m.begun = m.all.minus(a), m.begun.minus(a)
+	m.flushing = m.flushing.atMost(m.all)
 }
 
 func (m *memtables) flushBegun(i pebble.FlushInfo) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.flushing, m.active = m.all.part(int64(i.InputBytes)), true
+	m.flushing, m.active, m.large = m.all.part(int64(i.InputBytes)), true, false
 }
 
 func (m *memtables) flushEnded(i pebble.FlushInfo) {
@@ -133,9 +156,9 @@ func (m *memtables) isFlushing() bool {
 }
 
 // behind reports whether a flush is in progress that may not end in time: with a third
-// memtable, Pebble lets all writers wait for it.
+// memtable, Pebble lets all writers wait for it. Behind a large batch it uses a new one.
 func (m *memtables) behind() bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.active && m.all.memory-m.flushing.memory > m.size/2
+	return m.active && (m.large || m.all.memory-m.flushing.memory > m.size/2)
 }

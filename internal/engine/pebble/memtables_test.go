@@ -7,6 +7,7 @@ import (
 	"math"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -27,8 +28,8 @@ func TestBehind(t *testing.T) {
 	m := newMemtables(1000)
 	begun := func(n uint64) { m.flushBegun(pebble.FlushInfo{InputBytes: n}) }
 	commit := func(encoded, memory int64) {
-		m.begin(amount{encoded, memory})
-		m.end(amount{encoded, memory})
+		m.begin(amount{encoded: encoded, memory: memory})
+		m.end(amount{encoded: encoded, memory: memory}, true)
 	}
 	commit(900, 900)
 	if m.behind() || m.isFlushing() {
@@ -39,7 +40,7 @@ func TestBehind(t *testing.T) {
 	if m.behind() || !m.isFlushing() {
 		t.Error("behind with half a memtable")
 	}
-	m.begin(amount{0, 100})
+	m.begin(amount{encoded: 0, memory: 100})
 	if !m.behind() {
 		t.Error("not behind with more than half a memtable of records without bytes, one of them on its way")
 	}
@@ -55,11 +56,11 @@ func TestBehind(t *testing.T) {
 		t.Error("a flush that writes nothing of 600 bytes is not in progress, or not behind")
 	}
 	m.flushEnded(pebble.FlushInfo{Err: errors.New(emptyFlush)})
-	m.end(amount{0, 100})
+	m.end(amount{encoded: 0, memory: 100}, true)
 	commit(800, 800)
 	begun(700) // one of two
 	m.flushEnded(pebble.FlushInfo{})
-	if got := m.all; got != (amount{400, 700}) {
+	if got := m.all; got != (amount{encoded: 400, memory: 700}) {
 		t.Errorf("%v are left of two memtables after a flush of one", got)
 	}
 	begun(701) // as much as there is
@@ -73,15 +74,23 @@ func TestBehind(t *testing.T) {
 	commit(20, 20)
 	begun(5)
 	m.flushEnded(pebble.FlushInfo{})
-	if m.written(before); m.all != (amount{20, 20}) {
+	refused := amount{encoded: 7, memory: 7}
+	if m.begin(refused); m.all.memory != 32 {
+		t.Errorf("%v with another batch", m.all)
+	}
+	if m.end(refused, false); m.all.memory != 25 {
+		t.Errorf("%v after it was refused", m.all)
+	}
+	if m.written(before); m.all != (amount{encoded: 20, memory: 20}) {
 		t.Errorf("%v are left", m.all)
 	}
 }
 
 // What batches are said to need in a memtable is what they need.
 func TestAmountOf(t *testing.T) {
-	for _, records := range []struct{ each, key, value int }{{1, 18, 1000}, {1, 18, 300}, {100, 18, 200}, {3, 6, 8}, {1, 17, 20000}} {
+	for _, records := range []struct{ each, key, value int }{{1, 18, 1000}, {1, 18, 300}, {100, 18, 200}, {3, 6, 8}, {1, 17, 20000}, {80_000, 18, 30}} {
 		var input uint64
+		m := newMemtables(16 << 20)
 		db, err := pebble.Open("db", &pebble.Options{FS: vfs.NewMem(), DisableWAL: true, MemTableSize: 16 << 20,
 			EventListener: &pebble.EventListener{FlushBegin: func(i pebble.FlushInfo) { input += i.InputBytes }}})
 		if err != nil {
@@ -98,7 +107,7 @@ func TestAmountOf(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			sum = sum.plus(amountOf(int64(b.Len()), int64(b.Count())))
+			sum = sum.plus(m.amountOf(int64(b.Len()), int64(b.Count())))
 			if err := b.Commit(pebble.NoSync); err != nil {
 				t.Fatal(err)
 			}
@@ -165,6 +174,91 @@ func TestSizeWithQueuedMemtables(t *testing.T) {
 	}
 }
 
+// A large batch takes a memtable away although it needs little of it: behind it, commits may
+// wait.
+func TestBehindLargeBatch(t *testing.T) {
+	m := newMemtables(16 << 20)
+	large := m.amountOf(2<<20, 40_000)
+	if !large.large || m.amountOf(4<<20, 10).large {
+		t.Fatal("it is the memory that Pebble reserves that makes a batch large")
+	}
+	m.flushBegun(pebble.FlushInfo{})
+	if m.begin(large); !m.behind() {
+		t.Error("not behind")
+	}
+	if m.flushBegun(pebble.FlushInfo{}); m.behind() {
+		t.Error("behind a batch that is being written")
+	}
+	if m.end(large, true); !m.behind() {
+		t.Error("the flush may not have it")
+	}
+}
+
+// The size does not count twice what a flush moves to the disk.
+func TestSizeBesideFlush(t *testing.T) {
+	fs := &manifestFS{FS: vfs.NewMem(), syncs: make(chan struct{}, 1), gate: make(chan struct{})}
+	e := open1(t, "db", Options{FS: fs})
+	fill(t, e, 10_000)
+	before := e.Size().Total
+	fs.on.Store(true)
+	flushed := make(chan error, 1)
+	go func() { flushed <- e.Flush(context.Background()) }()
+	<-fs.syncs
+	s := e.(*store)
+	s.stale.Store(true) // as the end of a compaction does
+	size := make(chan int64, 1)
+	go func() { size <- e.Size().Total }()
+	for s.sizeMu.Lock(); s.measuring == nil; s.sizeMu.Lock() {
+		s.sizeMu.Unlock()
+		runtime.Gosched()
+	}
+	s.sizeMu.Unlock()
+	close(fs.gate)
+	if got := <-size; got > before*5/4 {
+		t.Errorf("%d bytes beside a flush, %d before", got, before)
+	}
+	if err := <-flushed; err != nil {
+		t.Error(err)
+	}
+	if err := e.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
+// manifestFS lets no sync of a manifest end until gate is closed.
+type manifestFS struct {
+	vfs.FS
+	on    atomic.Bool
+	syncs chan struct{}
+	gate  chan struct{}
+}
+
+func (f *manifestFS) Create(name string, c vfs.DiskWriteCategory) (vfs.File, error) {
+	file, err := f.FS.Create(name, c)
+	if err == nil && strings.Contains(name, "MANIFEST") {
+		file = &manifestFile{file, f}
+	}
+	return file, err
+}
+
+type manifestFile struct {
+	vfs.File
+	fs *manifestFS
+}
+
+func (f *manifestFile) Sync() error {
+	if f.fs.on.Load() {
+		select {
+		case f.fs.syncs <- struct{}{}:
+		default:
+		}
+		<-f.fs.gate
+	}
+	return f.File.Sync()
+}
+
+func (f *manifestFile) SyncData() error { return f.Sync() }
+
 // A writer that waits inside Pebble when the disk becomes full can be told to give up.
 func TestGiveUpInside(t *testing.T) {
 	fs := &gatedFS{&fullFS{FS: vfs.NewMem()}, make(chan struct{})}
@@ -180,11 +274,14 @@ func TestGiveUpInside(t *testing.T) {
 	full := make(chan bool, 10)
 	e := open1(t, "db", Options{FS: fs, MemTableBytes: 64 << 10, GiveUp: giveUp, Logger: lg, OnSpace: func(is bool) { full <- is }})
 	done := make(chan error)
+	last := 0
 	go func() {
 		for i := 0; ; i++ {
 			b := e.NewBatch()
 			b.Set(key(i), value(i))
 			if err := b.Commit(); err != nil {
+				last = i
+				b.Discard() // which must not take it away from Pebble
 				done <- err
 				return
 			}
@@ -209,6 +306,25 @@ func TestGiveUpInside(t *testing.T) {
 		t.Fatal("Commit does not return")
 	}
 	e.Size() // returns
+	var others []engine.Batch // which Pebble makes of what it was given back
+	for i := range 20 {
+		b := e.NewBatch()
+		b.Set(key(1<<20+i), value(i))
+		others = append(others, b)
+	}
+	fs.full.Store(false)
+	for e.(*store).uses.Load() > 0 {
+		runtime.Gosched()
+	}
+	if v, err := e.Get(nil, key(last)); err != nil || string(v) != string(value(last)) {
+		t.Errorf("the batch that Pebble had: %d bytes, %v", len(v), err)
+	}
+	for i, b := range others {
+		if v, err := e.Get(nil, key(1<<20+i)); !errors.Is(err, engine.ErrNotFound) {
+			t.Errorf("a batch that was not committed: %d bytes, %v", len(v), err)
+		}
+		b.Discard()
+	}
 	if err := e.Close(); err != nil && !errors.Is(err, syscall.ENOSPC) && !errors.Is(err, engine.ErrClosed) {
 		t.Errorf("Close: %v", err)
 	}
@@ -225,8 +341,8 @@ func TestEmptyFlush(t *testing.T) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	m := &e.(*store).mem
-	m.begin(amount{10, 10}) // as if it were counted wrongly
-	m.end(amount{10, 10})
+	m.begin(amount{encoded: 10, memory: 10}) // as if it were counted wrongly
+	m.end(amount{encoded: 10, memory: 10}, true)
 	for range 2 {
 		if err := e.Flush(ctx); err != nil {
 			t.Fatal(err)

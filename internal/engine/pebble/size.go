@@ -15,8 +15,10 @@ import (
 // is the size of before.
 func (s *store) Size() engine.Size {
 	memory := s.mem.inMemory()
-	// What measures already may have begun before the last change; the next does not.
+	// What measures already may have begun before the last change; the next does not. A flush
+	// that ends meanwhile moves what is in memory to the disk.
 	for i := 0; i < 2 && s.stale.Load(); i++ {
+		memory = s.mem.inMemory()
 		s.awaitMeasured()
 	}
 	s.sizeMu.Lock()
