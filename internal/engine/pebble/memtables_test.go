@@ -305,7 +305,7 @@ func TestGiveUpInside(t *testing.T) {
 	case <-clock.After(30 * time.Second):
 		t.Fatal("Commit does not return")
 	}
-	e.Size() // returns
+	e.Size()                  // returns
 	var others []engine.Batch // which Pebble makes of what it was given back
 	for i := range 20 {
 		b := e.NewBatch()
