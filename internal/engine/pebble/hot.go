@@ -30,7 +30,7 @@ type hotSet struct {
 	hand   atomic.Uint32          // position in blocks
 }
 
-// hotBlock is block number blk of a table. It is not changed.
+// hotBlock is block number blk of a table. Only used changes.
 type hotBlock struct {
 	table uint64
 	blk   int
@@ -38,7 +38,7 @@ type hotBlock struct {
 	rows  colblk.DataBlockDecoder
 }
 
-// hash is not 0.
+// hotHash returns the hash of a block, which is not 0.
 func hotHash(table uint64, blk int) uint64 {
 	h := (table<<24 + uint64(blk) + 1) * 0x9e3779b97f4a7c15 // Fibonacci hashing
 	return h>>32 | h<<32 | 1
