@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -349,12 +350,32 @@ func FuzzFrames(f *testing.F) {
 	})
 }
 
+// FuzzRequest also checks that a call is answered alike whether or not its connection knows the
+// headers from a call before.
 func FuzzRequest(f *testing.F) {
 	f.Add(":path", "/a/b", "grpc-timeout", "10S", "x-bin", "AAA")
+	f.Add("grpc-timeout", "0S", ":path", "/a/b", "grpc-timeout", "1S")
+	f.Add("grpc-timeout", "1S", ":path", "/a/b", "grpc-timeout", "0S")
+	f.Add("grpc-timeout", "x", "grpc-timeout", "123456789S", ":path", "/a/b")
 	f.Fuzz(func(t *testing.T, n1, v1, n2, v2, n3, v3 string) {
+		fields := fieldsFrom(":method", "POST", ":authority", "a", "content-type", "application/grpc", n1, v1, n2, v2, n3, v3)
+		known := slices.Clone(fields)
+		for i := range known {
+			switch known[i].Name {
+			case "grpc-timeout":
+				known[i].Value = "1S"
+			case ":path":
+				known[i].Value = "/a/c"
+			}
+		}
 		c := requests{common: new(atomic.Pointer[parsed])}
+		first, firstRefused := parseRequest(fields)
+		c.parse(&headerBlock{fields: known})
 		for range 2 {
-			r, refused := c.parse(&headerBlock{fields: fieldsFrom(":method", "POST", ":authority", "a", "content-type", "application/grpc", n1, v1, n2, v2, n3, v3)})
+			r, refused := c.parse(&headerBlock{fields: fields})
+			if !sameRefusal(refused, firstRefused) || refused == nil && (r.timeout != first.timeout || r.path != first.path) {
+				t.Errorf("a known call: %+v, %+v; a new one: %+v, %+v", r, refused, first, firstRefused)
+			}
 			if refused == nil && len(r.md[":authority"]) != 1 {
 				t.Errorf("no authority in %v", r.md)
 			}
@@ -364,6 +385,13 @@ func FuzzRequest(f *testing.F) {
 			}
 		}
 	})
+}
+
+func sameRefusal(a, b *refusal) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.code == b.code && a.http == b.http && a.status.String() == b.status.String()
 }
 
 func FuzzMessage(f *testing.F) {

@@ -210,7 +210,7 @@ func parseRequest(fields []hpack.HeaderField) (request, *refusal) {
 			r.hasTimeout = true
 			var err error
 			if r.timeout, err = parseTimeout(f.Value); err != nil {
-				malformed = status.Newf(codes.Internal, "malformed grpc-timeout: %v", err)
+				malformed = malformedTimeout(err)
 			}
 		case "connection": // an HTTP/1 header
 			connection = true
@@ -250,13 +250,22 @@ func (r *request) judge(method, contentType string, isGRPC, connection bool, mal
 	if len(authorities) == 0 {
 		r.md[":authority"] = hosts
 	}
-	switch {
-	case method != http.MethodPost:
+	if method != http.MethodPost {
 		return &refusal{status: status.Newf(codes.Internal, "Received a HEADERS frame with :method %q which should be POST", method), http: http.StatusMethodNotAllowed}
-	case r.hasTimeout && r.timeout <= 0:
+	}
+	return r.late()
+}
+
+// late refuses a call that has no time left.
+func (r *request) late() *refusal {
+	if r.hasTimeout && r.timeout <= 0 {
 		return &refusal{status: status.New(codes.DeadlineExceeded, "context deadline exceeded"), http: http.StatusOK}
 	}
 	return nil
+}
+
+func malformedTimeout(err error) *status.Status {
+	return status.Newf(codes.Internal, "malformed grpc-timeout: %v", err)
 }
 
 // parseTimeout parses a grpc-timeout: up to eight digits and a unit.
@@ -350,7 +359,10 @@ func sameButFor(a, b []hpack.HeaderField) bool {
 	})
 }
 
+// vary sets what differs from call to call. Of several timeouts the last counts, and a malformed
+// one refuses the call, as in parseRequest.
 func (*parsed) vary(r *request, fields []hpack.HeaderField) *refusal {
+	var malformed *status.Status
 	for _, f := range fields {
 		switch f.Name {
 		case ":path":
@@ -358,12 +370,12 @@ func (*parsed) vary(r *request, fields []hpack.HeaderField) *refusal {
 		case "grpc-timeout":
 			var err error
 			if r.timeout, err = parseTimeout(f.Value); err != nil {
-				return &refusal{status: status.Newf(codes.Internal, "malformed grpc-timeout: %v", err), http: http.StatusBadRequest}
-			}
-			if r.timeout <= 0 {
-				return &refusal{status: status.New(codes.DeadlineExceeded, "context deadline exceeded"), http: http.StatusOK}
+				malformed = malformedTimeout(err)
 			}
 		}
 	}
-	return nil
+	if malformed != nil {
+		return &refusal{status: malformed, http: http.StatusBadRequest}
+	}
+	return r.late()
 }
