@@ -26,7 +26,8 @@ func (s *store) Size() engine.Size {
 	return engine.Size{Total: s.size.Total + memory, InUse: s.size.InUse + memory}
 }
 
-// awaitMeasured waits until the size is known again, or the disk is full or the engine closed.
+// awaitMeasured waits until the size is known again. It does not wait while the disk is full or
+// once the engine is closed; the size is then known later, if at all.
 func (s *store) awaitMeasured() {
 	s.sizeMu.Lock()
 	done := s.measuring
@@ -40,7 +41,7 @@ func (s *store) awaitMeasured() {
 		})()
 	}
 	s.sizeMu.Unlock()
-	if done == nil {
+	if done == nil || s.disk.full.Load() {
 		return
 	}
 	poll := clock.NewTicker(clock.System, 20*time.Millisecond)
