@@ -146,8 +146,9 @@ type Machine struct {
 	quota   quota
 	legacy  legacy
 
-	applied atomic.Uint64
-	term    ids.Term // of the entry at applied
+	applied   atomic.Uint64
+	snapshots atomic.Int64 // that are open
+	term      ids.Term     // of the entry at applied
 }
 
 var (

@@ -250,9 +250,7 @@ func (s *Store) step(c *compaction) (worked, finished bool, err error) {
 		return true, false, s.sumStep(c)
 	}
 	for _, e := range c.wait {
-		select {
-		case <-e.drained:
-		default:
+		if !e.isDrained() {
 			return false, false, nil
 		}
 	}

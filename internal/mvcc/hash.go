@@ -199,6 +199,7 @@ func (s *Store) HashKV(ctx context.Context, rev ids.Revision) (HashResult, error
 	began := s.o.Clock.Now()
 	v := s.View()
 	defer v.Close()
+	s = v.s
 	if sum, ok := s.sums.find(rev); ok {
 		if !sum.whole {
 			var err error

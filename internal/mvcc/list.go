@@ -130,7 +130,8 @@ func (s *Store) ListMessages(req *pb.RangeRequest, maxBytes int) (*List, error) 
 }
 
 func (s *Store) list(req *pb.RangeRequest, maxBytes int) (*List, error) {
-	l := &List{s: s, view: s.View(), keysOnly: req.KeysOnly, maxBytes: maxBytes, message: firstMessage, most: pieceBytes}
+	v := s.View()
+	l := &List{s: v.s, view: v, keysOnly: req.KeysOnly, maxBytes: maxBytes, message: firstMessage, most: pieceBytes}
 	l.view.ranges++
 	if err := l.begin(req); err != nil {
 		l.Close()
@@ -533,6 +534,9 @@ func (l *List) renew() {
 	}
 	fresh := l.s.View()
 	switch {
+	case fresh.s != l.s: // a replaced store is not compacted any more
+		fresh.Close()
+		return
 	case l.rev >= fresh.CompactRev():
 		r := fresh.reader()
 		l.left.root = r.at(l.rev)

@@ -16,6 +16,7 @@ package mvcc
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -92,6 +93,7 @@ type Store struct {
 	o   Options
 
 	published atomic.Pointer[state]
+	next      atomic.Pointer[Store] // set by Retire
 
 	// mu lets the background steps of a compaction trim the index between two
 	// transactions, and the first reader of a state take its root. It is held from Begin
@@ -103,6 +105,7 @@ type Store struct {
 	dirty      bool         // there are changes to publish
 	overlay    []pending
 	scheduled  []*compaction // not published yet
+	ended      []*epoch      // that had open views when they were last looked at
 	txn        Txn           // the open transaction; reused
 	slab       []Change      // storage for the changes of future transactions
 
@@ -156,6 +159,15 @@ func (e *epoch) end() {
 	e.over.Store(true)
 	if e.refs.Load() == 0 {
 		e.once.Do(func() { close(e.drained) })
+	}
+}
+
+func (e *epoch) isDrained() bool {
+	select {
+	case <-e.drained:
+		return true
+	default:
+		return false
 	}
 }
 
@@ -221,6 +233,7 @@ func (s *Store) publish(rev, compactRev ids.Revision) {
 	s.published.Store(st)
 	if old != nil && old.epoch != st.epoch {
 		old.epoch.end()
+		s.ended = append(slices.DeleteFunc(s.ended, (*epoch).isDrained), old.epoch)
 		for _, c := range s.scheduled {
 			c.wait = append(c.wait, old.epoch)
 		}

@@ -20,7 +20,8 @@ type View struct {
 	ranges int
 }
 
-// View returns the newest published state. It must be closed.
+// View returns the newest published state, that of the successor if the store has been replaced
+// by one. It must be closed.
 func (s *Store) View() *View {
 	for {
 		st := s.published.Load()
@@ -34,6 +35,9 @@ func (s *Store) View() *View {
 		}
 		if st.epoch.enter() {
 			return &View{s: s, st: st}
+		}
+		if next := s.next.Load(); next != nil {
+			return next.View()
 		}
 	}
 }
@@ -109,6 +113,7 @@ func (v *View) Lookup(key []byte) (Meta, bool) {
 func (s *Store) Records(from ids.Revision, maxRevs, maxBytes int, fn func(rev Revision, tombstone bool, kv []byte) error) (next ids.Revision, err error) {
 	v := s.View()
 	defer v.Close()
+	s = v.s
 	if from < v.st.compactRev {
 		return from, ErrCompacted
 	}

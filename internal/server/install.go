@@ -117,7 +117,7 @@ func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 	}
 	s.driver.pipe.Settler.Restored(apply.History{KV: mach.KV()}, mach.Applied())
 	s.syncPeers()
-	retire := func() { s.retire(old, oldDir, ids.Index(meta.GetIndex())) }
+	retire := func() { s.retire(old, mach, oldDir, ids.Index(meta.GetIndex())) }
 	if !s.replica.background(retire) {
 		retire() // the member shuts down, and waits for no one else
 	}
@@ -125,9 +125,9 @@ func (s *installer) exchange(meta *raftpb.SnapshotMetadata) error {
 }
 
 // retire closes a replaced store after its last reader is done.
-func (s *installer) retire(old *apply.Machine, dir string, index ids.Index) {
-	old.Close()
-	for old.KV().OpenViews() > 0 {
+func (s *installer) retire(old, next *apply.Machine, dir string, index ids.Index) {
+	old.Retire(next)
+	for old.InUse() {
 		if s.replica.pause(s.replica.rootCtx, viewsPoll) != nil {
 			break
 		}

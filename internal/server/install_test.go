@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"fmt"
+	"io"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -165,6 +166,72 @@ func TestFollowerCatchesUpBySnapshot(t *testing.T) {
 	}
 	n.put("k/led", "x")
 	c.sameHash()
+}
+
+// A list or a backup that a client has begun to read when a snapshot replaces the store is
+// complete. A reader that comes late finds the new state. After them the old store is gone.
+func TestReplacedStoreIsReadToTheEnd(t *testing.T) {
+	const keys, size = 40, 50 << 10 // more than a list reads at once
+	for what, open := range map[string]func(t *testing.T, m *Member) (finish func()){
+		"backup": func(t *testing.T, m *Member) func() {
+			r, length, err := m.Maintenance.SnapshotFile(background(t))
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				if n, err := io.Copy(io.Discard, r); err != nil || n != length {
+					t.Errorf("%d bytes of %d: %v", n, length, err)
+				}
+				r.Close()
+			}
+		},
+		"list": func(t *testing.T, m *Member) func() {
+			r, err := m.KV.List(background(t), &pb.RangeRequest{Key: []byte("k/"), RangeEnd: []byte("k0"), Serializable: true})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return func() {
+				got := 0
+				for last := false; !last; {
+					var elems []byte
+					if elems, last, err = r.Next(); err != nil {
+						t.Fatalf("after %d bytes: %v", got, err)
+					}
+					got += len(elems)
+				}
+				if got < keys*size {
+					t.Errorf("%d bytes", got)
+				}
+				r.Close()
+			}
+		},
+	} {
+		t.Run(what, func(t *testing.T) {
+			c := newCluster(t, 3, smallLog)
+			n := c.follower()
+			var rev ids.Revision
+			for i := range keys {
+				rev = c.leader().put(fmt.Sprintf("k/%d", i), strings.Repeat("x", size))
+			}
+			eventually(t, "the follower has the keys", func() bool { return n.m.replica.Rev() == rev })
+			before, late := n.m.currentStoreName(t), n.m.replica.kv() // the late reader pauses here
+			finish := open(t, n.m)
+			c.isolate(n)
+			rev = c.fallBehind(n, "k/isolated")
+			n.heal()
+			eventually(t, "a snapshot is installed", func() bool { return n.m.currentStoreName(t) != before && n.m.replica.Rev() >= rev })
+			eventually(t, "late readers find the new state", func() bool {
+				v := late.View()
+				defer v.Close()
+				if res, err := v.Range(&pb.RangeRequest{Key: []byte("k/0")}); err != nil || len(res.KVs) != 1 {
+					t.Errorf("a late reader: %v", err)
+				}
+				return v.Rev() >= rev
+			})
+			finish()
+			eventually(t, "the replaced store is gone", func() bool { return len(n.stores()) == 1 })
+		})
+	}
 }
 
 // A follower that was down installs a snapshot right after its start.

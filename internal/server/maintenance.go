@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -85,7 +86,7 @@ func (u *Maintenance) HashKV(ctx context.Context, rev ids.Revision) (mvcc.HashRe
 // Hash hashes everything in the store.
 func (u *Maintenance) Hash(ctx context.Context) (uint32, error) {
 	start := u.cfg.Clock.Now()
-	h, err := hashAll(ctx, u.replica.mach().Engine())
+	h, err := hashAll(ctx, u.replica.snapshot())
 	metrics.MVCCHashDurationSeconds.Observe(u.cfg.Clock.Now().Sub(start).Seconds())
 	return h, err
 }
@@ -97,7 +98,13 @@ func (u *Maintenance) Defragment(ctx context.Context) error {
 	defer metrics.DiskDefragInflight.Set(0)
 	start := u.cfg.Clock.Now()
 	u.lg.Info("starting defragment")
-	if err := u.upkeep.reclaim(ctx, u.replica.mach()); err != nil {
+	mach := u.replica.mach()
+	err := u.upkeep.reclaim(ctx, mach)
+	for errors.Is(err, engine.ErrClosed) && u.replica.mach() != mach { // a received snapshot has replaced it
+		mach = u.replica.mach()
+		err = u.upkeep.reclaim(ctx, mach)
+	}
+	if err != nil {
 		return err
 	}
 	metrics.DiskBackendDefragDurationSeconds.Observe(u.cfg.Clock.Now().Sub(start).Seconds())
@@ -120,9 +127,8 @@ func (u *Maintenance) MoveLeader(ctx context.Context, target ids.Member) error {
 
 var hashSkip = map[string]bool{"consistent_index": true, "term": true, "storageVersion": true}
 
-// hashAll computes etcd's Maintenance.Hash over everything in eng.
-func hashAll(ctx context.Context, eng engine.Engine) (uint32, error) {
-	snap := eng.NewSnapshot()
+// hashAll computes etcd's Maintenance.Hash over everything in a state, and closes it.
+func hashAll(ctx context.Context, snap engine.Snapshot) (uint32, error) {
 	defer snap.Close()
 	h := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	for b := engine.Alarm; b <= engine.Meta; b++ {
@@ -214,7 +220,7 @@ func (u *Maintenance) downgradeTarget(version membership.Version, text string) (
 // SnapshotFile returns the current state of the store as a database file of etcd. Its pages
 // are generated as they are read; nothing is written to disk. The caller must close it.
 func (u *Maintenance) SnapshotFile(ctx context.Context) (io.ReadCloser, int64, error) {
-	state := u.replica.mach().Engine().NewSnapshot()
+	state := u.replica.snapshot()
 	start := u.cfg.Clock.Now()
 	image, err := snapshot.Measure(ctx, state, u.sender.snapshotOptions())
 	if err != nil {

@@ -74,7 +74,7 @@ func (s *sender) completeSnapshots(msgs []*raftpb.Message) []*raftpb.Message {
 }
 
 func (s *sender) sendSnapshot(msg *raftpb.Message) error {
-	state := s.replica.mach().Engine().NewSnapshot()
+	state := s.replica.snapshot()
 	defer state.Close()
 	to := ids.Member(msg.GetTo())
 	v, known := s.tr.Version(to)

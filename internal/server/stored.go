@@ -86,6 +86,19 @@ func (s *stored) Rev() ids.Revision { return s.kv().PublishedRev() }
 
 func (s *stored) mach() *apply.Machine { return s.machine.Load() }
 
+// snapshot returns the current state. It keeps the store that it is of open: a snapshot that is
+// installed meanwhile replaces it, but does not close it.
+func (s *stored) snapshot() engine.Snapshot {
+	for {
+		mach := s.mach()
+		snap := mach.Snapshot()
+		if mach == s.mach() { // so it was taken before the store could be closed
+			return snap
+		}
+		_ = snap.Close()
+	}
+}
+
 func (s *stored) kv() *mvcc.Store { return s.mach().KV() }
 
 // storeDir returns the directory of the store in use.
