@@ -9,7 +9,6 @@ package command
 import (
 	"errors"
 	"fmt"
-	"unicode/utf8"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -156,7 +155,7 @@ func Decode(data []byte) (*pb.InternalRaftRequest, error) {
 		return r, err
 	}
 	r := &pb.InternalRaftRequest{}
-	if err := proto.Unmarshal(data, r); err != nil {
+	if err := wire.Unmarshal(data, r); err != nil {
 		return nil, fmt.Errorf("decode log entry: %w", err)
 	}
 	if Op(r) == "unknown" && r.Range == nil && r.DowngradeVersionTest == nil {
@@ -206,13 +205,14 @@ func decodeHot(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
 			all.req.Header = &all.hdr
 			continue
 		case num == protowire.Number(Put):
-			all.req.Put, err = &all.put, wire.DecodePut(v, &all.put)
+			all.req.Put = &all.put
+			_, err = wire.DecodePut(v, &all.put)
 		case num == protowire.Number(DeleteRange):
 			all.req.DeleteRange = &pb.DeleteRangeRequest{}
-			err = wire.DecodeDeleteRange(v, all.req.DeleteRange)
+			_, err = wire.DecodeDeleteRange(v, all.req.DeleteRange)
 		case num == protowire.Number(Txn):
 			all.req.Txn = &pb.TxnRequest{}
-			err = wire.DecodeTxn(v, all.req.Txn)
+			_, err = wire.DecodeTxn(v, all.req.Txn)
 		default:
 			return nil, false, nil
 		}
@@ -227,7 +227,7 @@ func decodeHot(data []byte) (_ *pb.InternalRaftRequest, ok bool, err error) {
 }
 
 // decodeHeader decodes headers with an id, a user and an auth revision; ok is
-// false for anything else.
+// false for anything else. The name may hold any bytes: etcd up to 3.6 does not check strings.
 func decodeHeader(b []byte, h *pb.RequestHeader) (ok bool) {
 	for len(b) > 0 {
 		num, typ, n := protowire.ConsumeTag(b)
@@ -237,7 +237,7 @@ func decodeHeader(b []byte, h *pb.RequestHeader) (ok bool) {
 		b = b[n:]
 		if num == 2 && typ == protowire.BytesType {
 			v, n := protowire.ConsumeBytes(b)
-			if n < 0 || !utf8.Valid(v) {
+			if n < 0 {
 				return false
 			}
 			h.Username, b = string(v), b[n:]

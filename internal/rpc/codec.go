@@ -22,7 +22,8 @@ import (
 // Replies are copied into the connection's write buffer anyway, so small pieces are
 // gathered here and large stored values are passed on without a copy.
 
-// Requests: the decoded form, and for writes the bytes that it shares.
+// Requests: the decoded form, and for writes the bytes that it shares, as they go into the log:
+// nil if other releases would read something else in them. The request is then encoded anew.
 type (
 	rangeCall struct{ req pb.RangeRequest }
 	putCall   struct {
@@ -65,22 +66,32 @@ func decode(b []byte, v any) error {
 	metrics.NetworkClientGRPCReceivedBytesTotal.Add(float64(len(b)))
 	switch m := v.(type) {
 	case *putCall:
-		m.raw = b
-		return wire.DecodePut(b, &m.req)
+		plain, err := wire.DecodePut(b, &m.req)
+		if plain {
+			m.raw = b
+		}
+		return err
 	case *rangeCall:
 		return wire.DecodeRange(b, &m.req)
 	case *txnCall:
-		m.raw = b
-		return wire.DecodeTxn(b, &m.req)
+		plain, err := wire.DecodeTxn(b, &m.req)
+		if plain {
+			m.raw = b
+		}
+		return err
 	case *deleteCall:
-		m.raw = b
-		return wire.DecodeDeleteRange(b, &m.req)
+		plain, err := wire.DecodeDeleteRange(b, &m.req)
+		if plain {
+			m.raw = b
+		}
+		return err
 	case *keepAliveCall:
 		return wire.DecodeLeaseKeepAlive(b, &m.req)
 	case *watchCall:
 		return wire.DecodeWatch(b, &m.req)
 	case proto.Message:
-		return proto.Unmarshal(b, m)
+		// What a request does not have in this release must not get into the log.
+		return proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, m)
 	}
 	return fmt.Errorf("rpc: cannot decode into %T", v)
 }

@@ -50,6 +50,7 @@ const (
 type cursor struct {
 	b   []byte
 	bad bool
+	odd bool // see DecodePut: it is not plain
 }
 
 func (c *cursor) fail() {
@@ -62,6 +63,9 @@ func (c *cursor) err() error {
 	}
 	return nil
 }
+
+// plain is the result of the decoders of writes.
+func (c *cursor) plain() (bool, error) { return !c.odd, c.err() }
 
 func (c *cursor) varint() uint64 {
 	if len(c.b) > 0 && c.b[0] < 0x80 {
@@ -101,6 +105,7 @@ func (c *cursor) bytes() []byte {
 
 // skip skips the field that follows tag.
 func (c *cursor) skip(tag uint64) {
+	c.odd = true
 	num := tag >> 3
 	if num < uint64(protowire.MinValidNumber) || num > uint64(protowire.MaxValidNumber) {
 		c.fail()
@@ -115,7 +120,11 @@ func (c *cursor) skip(tag uint64) {
 }
 
 // DecodePut decodes b into m. For this and all decoders here, m must be empty.
-func DecodePut(b []byte, m *pb.PutRequest) error {
+//
+// The decoders of writes also report whether b is plain: whether every release since etcd 3.5
+// decodes it to the same message. Those before 3.7 reject a field that has another type than
+// theirs, and of two requests in one operation they apply the last where 3.7 merges both.
+func DecodePut(b []byte, m *pb.PutRequest) (plain bool, err error) {
 	c := cursor{b: b}
 	for len(c.b) > 0 {
 		switch tag := c.varint(); tag {
@@ -135,11 +144,16 @@ func DecodePut(b []byte, m *pb.PutRequest) error {
 			c.skip(tag)
 		}
 	}
-	return c.err()
+	return c.plain()
 }
 
 // DecodeRange decodes b into m.
 func DecodeRange(b []byte, m *pb.RangeRequest) error {
+	_, err := decodeRange(b, m)
+	return err
+}
+
+func decodeRange(b []byte, m *pb.RangeRequest) (plain bool, err error) {
 	c := cursor{b: b}
 	for len(c.b) > 0 {
 		switch tag := c.varint(); tag {
@@ -173,11 +187,11 @@ func DecodeRange(b []byte, m *pb.RangeRequest) error {
 			c.skip(tag)
 		}
 	}
-	return c.err()
+	return c.plain()
 }
 
 // DecodeDeleteRange decodes b into m.
-func DecodeDeleteRange(b []byte, m *pb.DeleteRangeRequest) error {
+func DecodeDeleteRange(b []byte, m *pb.DeleteRangeRequest) (plain bool, err error) {
 	c := cursor{b: b}
 	for len(c.b) > 0 {
 		switch tag := c.varint(); tag {
@@ -191,7 +205,7 @@ func DecodeDeleteRange(b []byte, m *pb.DeleteRangeRequest) error {
 			c.skip(tag)
 		}
 	}
-	return c.err()
+	return c.plain()
 }
 
 // DecodeLeaseKeepAlive decodes b into m.
@@ -209,47 +223,51 @@ func DecodeLeaseKeepAlive(b []byte, m *pb.LeaseKeepAliveRequest) error {
 }
 
 // DecodeTxn decodes b into m.
-func DecodeTxn(b []byte, m *pb.TxnRequest) error {
+func DecodeTxn(b []byte, m *pb.TxnRequest) (plain bool, err error) {
 	return decodeTxn(b, m, protowire.DefaultRecursionLimit)
 }
 
 // decodeTxn limits the nesting as protobuf does, to depth messages including this one.
-func decodeTxn(b []byte, m *pb.TxnRequest, depth int) error {
+func decodeTxn(b []byte, m *pb.TxnRequest, depth int) (plain bool, err error) {
 	if depth--; depth < 0 {
-		return errTooDeep
+		return false, errTooDeep
 	}
 	c := cursor{b: b}
 	for len(c.b) > 0 {
 		switch tag := c.varint(); tag {
 		case b1:
 			if depth < 1 {
-				return errTooDeep
+				return false, errTooDeep
 			}
 			cmp := new(pb.Compare)
-			if err := decodeCompare(c.bytes(), cmp); err != nil {
-				return err
+			plain, err := decodeCompare(c.bytes(), cmp)
+			if err != nil {
+				return false, err
 			}
+			c.odd = c.odd || !plain
 			m.Compare = append(m.Compare, cmp)
 		case b2:
-			op, err := decodeOp(c.bytes(), depth)
+			op, plain, err := decodeOp(c.bytes(), depth)
 			if err != nil {
-				return err
+				return false, err
 			}
+			c.odd = c.odd || !plain
 			m.Success = append(m.Success, op)
 		case b3:
-			op, err := decodeOp(c.bytes(), depth)
+			op, plain, err := decodeOp(c.bytes(), depth)
 			if err != nil {
-				return err
+				return false, err
 			}
+			c.odd = c.odd || !plain
 			m.Failure = append(m.Failure, op)
 		default:
 			c.skip(tag)
 		}
 	}
-	return c.err()
+	return c.plain()
 }
 
-func decodeCompare(b []byte, m *pb.Compare) error {
+func decodeCompare(b []byte, m *pb.Compare) (plain bool, err error) {
 	c := cursor{b: b}
 	for len(c.b) > 0 {
 		switch tag := c.varint(); tag {
@@ -275,7 +293,7 @@ func decodeCompare(b []byte, m *pb.Compare) error {
 			c.skip(tag)
 		}
 	}
-	return c.err()
+	return c.plain()
 }
 
 // An op, its wrapper and its request have the same lifetime, so each kind takes one
@@ -305,9 +323,9 @@ type (
 
 // decodeOp decodes one RequestOp. As in every oneof, the last kind wins, and consecutive
 // messages of the same kind are merged.
-func decodeOp(b []byte, depth int) (*pb.RequestOp, error) {
+func decodeOp(b []byte, depth int) (_ *pb.RequestOp, plain bool, err error) {
 	if depth--; depth < 0 {
-		return nil, errTooDeep
+		return nil, false, errTooDeep
 	}
 	var op *pb.RequestOp
 	c := cursor{b: b}
@@ -322,9 +340,9 @@ func decodeOp(b []byte, depth int) (*pb.RequestOp, error) {
 			break
 		}
 		if depth < 1 {
-			return nil, errTooDeep
+			return nil, false, errTooDeep
 		}
-		var err error
+		one, ok := op == nil, false
 		switch tag {
 		case b1:
 			r := op.GetRequestRange()
@@ -333,7 +351,7 @@ func decodeOp(b []byte, depth int) (*pb.RequestOp, error) {
 				n.op.Request, n.wrap.RequestRange = &n.wrap, &n.req
 				op, r = &n.op, &n.req
 			}
-			err = DecodeRange(body, r)
+			ok, err = decodeRange(body, r)
 		case b2:
 			r := op.GetRequestPut()
 			if r == nil {
@@ -341,7 +359,7 @@ func decodeOp(b []byte, depth int) (*pb.RequestOp, error) {
 				n.op.Request, n.wrap.RequestPut = &n.wrap, &n.req
 				op, r = &n.op, &n.req
 			}
-			err = DecodePut(body, r)
+			ok, err = DecodePut(body, r)
 		case b3:
 			r := op.GetRequestDeleteRange()
 			if r == nil {
@@ -349,7 +367,7 @@ func decodeOp(b []byte, depth int) (*pb.RequestOp, error) {
 				n.op.Request, n.wrap.RequestDeleteRange = &n.wrap, &n.req
 				op, r = &n.op, &n.req
 			}
-			err = DecodeDeleteRange(body, r)
+			ok, err = DecodeDeleteRange(body, r)
 		case b4:
 			r := op.GetRequestTxn()
 			if r == nil {
@@ -357,19 +375,20 @@ func decodeOp(b []byte, depth int) (*pb.RequestOp, error) {
 				n.op.Request, n.wrap.RequestTxn = &n.wrap, &n.req
 				op, r = &n.op, &n.req
 			}
-			err = decodeTxn(body, r, depth)
+			ok, err = decodeTxn(body, r, depth)
 		}
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
+		c.odd = c.odd || !one || !ok
 	}
 	if c.bad {
-		return nil, ErrMalformed
+		return nil, false, ErrMalformed
 	}
 	if op == nil {
 		op = new(pb.RequestOp)
 	}
-	return op, nil
+	return op, !c.odd, nil
 }
 
 // DecodeWatch decodes b into m.

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"bytes"
+	"fmt"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protowire"
@@ -17,15 +18,14 @@ var decoders = []struct {
 	decode func([]byte) (proto.Message, error)
 	empty  func() proto.Message
 }{
-	{"put", func(b []byte) (proto.Message, error) { m := new(pb.PutRequest); return m, DecodePut(b, m) },
+	{"put", func(b []byte) (proto.Message, error) { return fromPlain(b, new(pb.PutRequest), DecodePut) },
 		func() proto.Message { return new(pb.PutRequest) }},
 	{"range", func(b []byte) (proto.Message, error) { m := new(pb.RangeRequest); return m, DecodeRange(b, m) },
 		func() proto.Message { return new(pb.RangeRequest) }},
 	{"delete", func(b []byte) (proto.Message, error) {
-		m := new(pb.DeleteRangeRequest)
-		return m, DecodeDeleteRange(b, m)
+		return fromPlain(b, new(pb.DeleteRangeRequest), DecodeDeleteRange)
 	}, func() proto.Message { return new(pb.DeleteRangeRequest) }},
-	{"txn", func(b []byte) (proto.Message, error) { m := new(pb.TxnRequest); return m, DecodeTxn(b, m) },
+	{"txn", func(b []byte) (proto.Message, error) { return fromPlain(b, new(pb.TxnRequest), DecodeTxn) },
 		func() proto.Message { return new(pb.TxnRequest) }},
 	{"watch", func(b []byte) (proto.Message, error) { m := new(pb.WatchRequest); return m, DecodeWatch(b, m) },
 		func() proto.Message { return new(pb.WatchRequest) }},
@@ -33,6 +33,55 @@ var decoders = []struct {
 		m := new(pb.LeaseKeepAliveRequest)
 		return m, DecodeLeaseKeepAlive(b, m)
 	}, func() proto.Message { return new(pb.LeaseKeepAliveRequest) }},
+}
+
+// fromPlain decodes a write. If that is plain, protobuf finds no unknown fields in it.
+func fromPlain[M proto.Message](b []byte, m M, decode func([]byte, M) (bool, error)) (proto.Message, error) {
+	plain, err := decode(b, m)
+	if plain && err == nil {
+		all := m.ProtoReflect().New().Interface()
+		if err := proto.Unmarshal(b, all); err != nil || !proto.Equal(all, m) {
+			return nil, fmt.Errorf("%x is plain, but protobuf finds %v (%v), not %v", b, all, err, m)
+		}
+	}
+	return m, err
+}
+
+// What releases read differently is told from what all read alike.
+func TestPlain(t *testing.T) {
+	field := func(num protowire.Number, parts ...[]byte) []byte {
+		return protowire.AppendBytes(protowire.AppendTag(nil, num, protowire.BytesType), bytes.Join(parts, nil))
+	}
+	number := func(num protowire.Number, v uint64) []byte {
+		return protowire.AppendVarint(protowire.AppendTag(nil, num, protowire.VarintType), v)
+	}
+	key, value := field(1, []byte("a")), field(2, []byte("x"))
+	put, del := field(2, key, value), field(3, key)
+	compare := bytes.Join([][]byte{number(2, 3), field(3, []byte("a")), field(7, []byte("v"))}, nil)
+	for name, tt := range map[string]struct {
+		txn  []byte
+		want bool
+	}{
+		"nothing":                 {nil, true},
+		"all kinds":               {bytes.Join([][]byte{field(1, compare), field(2, put), field(2, del), field(3, field(1, key)), field(3, field(4, field(2, put)))}, nil), true},
+		"two puts in one":         {field(2, field(2, key), field(2, value)), false},
+		"two kinds in one":        {field(2, put, del), false},
+		"the same, deeper":        {field(3, field(4, field(2, put, put))), false},
+		"unknown field":           {field(9, key), false},
+		"in an operation":         {field(2, put, number(9, 1)), false},
+		"in a put":                {field(2, field(2, key, field(3, nil))), false},
+		"in a range":              {field(2, field(1, key, number(99, 1))), false},
+		"in a deletion":           {field(2, field(3, key, number(1, 1))), false},
+		"in a comparison":         {field(1, compare, number(9, 1)), false},
+		"in a nested transaction": {field(2, field(4, number(9, 1))), false},
+	} {
+		if plain, err := DecodeTxn(tt.txn, new(pb.TxnRequest)); plain != tt.want || err != nil {
+			t.Errorf("%s (%x): plain %v, %v", name, tt.txn, plain, err)
+		}
+	}
+	if plain, err := DecodePut(append(key, field(3, nil)...), new(pb.PutRequest)); plain || err != nil {
+		t.Errorf("a put with a lease that is no number: plain %v, %v", plain, err)
+	}
 }
 
 // checkDecode compares every decoder with protobuf's on one input.
@@ -234,7 +283,8 @@ func TestNestingBound(t *testing.T) {
 	}
 	for _, levels := range []int{100, 4998, 4999, 5000, 5001} {
 		var got, want pb.TxnRequest
-		gotErr, wantErr := DecodeTxn(nest(levels), &got), proto.Unmarshal(nest(levels), &want)
+		_, gotErr := DecodeTxn(nest(levels), &got)
+		wantErr := proto.Unmarshal(nest(levels), &want)
 		if (gotErr == nil) != (wantErr == nil) {
 			t.Errorf("%d levels: got error %v, want %v", levels, gotErr, wantErr)
 		}
@@ -260,7 +310,7 @@ func BenchmarkDecodePut(b *testing.B) {
 	b.Run("hand", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := DecodePut(in, new(pb.PutRequest)); err != nil {
+			if _, err := DecodePut(in, new(pb.PutRequest)); err != nil {
 				b.Fatal(err)
 			}
 		}
@@ -283,7 +333,7 @@ func BenchmarkDecodeTxn(b *testing.B) {
 	b.Run("hand", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
-			if err := DecodeTxn(in, new(pb.TxnRequest)); err != nil {
+			if _, err := DecodeTxn(in, new(pb.TxnRequest)); err != nil {
 				b.Fatal(err)
 			}
 		}
