@@ -31,7 +31,7 @@ func (e *Entry) Digest() uint64 {
 	default:
 		b, err := proto.MarshalOptions{Deterministic: true}.Marshal(req)
 		if err != nil {
-			b = []byte(err.Error())
+			b = e.Data // strings that are not UTF-8
 		}
 		h.Write(b)
 	}

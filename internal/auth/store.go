@@ -12,12 +12,14 @@ import (
 
 	"go.etcd.io/etcd/api/v3/authpb"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"quorate/internal/engine"
 	"quorate/internal/ids"
 	"quorate/internal/metrics"
 	"quorate/internal/password"
+	"quorate/internal/wire"
 )
 
 var (
@@ -98,7 +100,7 @@ func (s *Store) Load(r engine.Reader) (fresh bool, err error) {
 	}
 	err = scan(r, engine.AuthUsers, func(name string, value []byte) error {
 		u := &authpb.User{}
-		if err := proto.Unmarshal(value, u); err != nil {
+		if err := wire.Unmarshal(value, u); err != nil {
 			return err
 		}
 		st.users[name] = newAccount(u)
@@ -109,7 +111,7 @@ func (s *Store) Load(r engine.Reader) (fresh bool, err error) {
 	}
 	err = scan(r, engine.AuthRoles, func(name string, value []byte) error {
 		role := &authpb.Role{}
-		if err := proto.Unmarshal(value, role); err != nil {
+		if err := wire.Unmarshal(value, role); err != nil {
 			return err
 		}
 		st.roles[name] = role
@@ -165,13 +167,26 @@ func (s *Store) commit(b engine.Batch) {
 }
 
 func (s *Store) putUser(b engine.Batch, u *authpb.User) error {
-	v, err := proto.Marshal(u)
+	v, err := encodeUser(u)
 	if err != nil {
 		return fmt.Errorf("encode user: %w", err)
 	}
 	b.Set(engine.AuthUsers.K(u.Name), v)
 	s.change().users[string(u.Name)] = newAccount(u)
 	return nil
+}
+
+// encodeUser is proto.Marshal for names of roles that need not be UTF-8: members of etcd up to 3.6
+// admit any bytes.
+func encodeUser(u *authpb.User) ([]byte, error) {
+	b, err := proto.Marshal(&authpb.User{Name: u.Name, Password: u.Password})
+	for _, role := range u.Roles {
+		b = protowire.AppendString(protowire.AppendTag(b, 3, protowire.BytesType), role)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return proto.MarshalOptions{}.MarshalAppend(b, &authpb.User{Options: u.Options})
 }
 
 // putRole also drops the cached permissions of the users that hold the role.

@@ -229,6 +229,31 @@ func TestLoadGivesTheSame(t *testing.T) {
 	}
 }
 
+// Members of etcd up to 3.6 admit names that are not UTF-8.
+func TestNamesOfAnyBytes(t *testing.T) {
+	b := newBench(t)
+	const role, name = "r\xff", "u\xfe\x80"
+	b.role(role)
+	b.user(name, role)
+	b.user("plain", role)
+	again := NewStore(NewSimpleTokens(0))
+	if _, err := again.Load(b.eng); err != nil {
+		t.Fatal(err)
+	}
+	for _, u := range []string{name, "plain"} {
+		a := again.State().users[u]
+		if a == nil || !slices.Equal(a.user.Roles, []string{role}) {
+			t.Fatalf("%q is read back as %v", u, a)
+		}
+	}
+	// Of other names, the record is that of protobuf.
+	u := &authpb.User{Name: []byte("n"), Password: []byte{1, 2}, Roles: []string{"a", "b"}, Options: &authpb.UserAddOptions{NoPassword: true}}
+	want, err := proto.Marshal(u)
+	if got, err2 := encodeUser(u); err != nil || err2 != nil || !bytes.Equal(got, want) {
+		t.Errorf("encoded as %x, %v, want %x", got, err2, want)
+	}
+}
+
 func TestChangesShowToUsersOfARole(t *testing.T) {
 	b := newBench(t)
 	b.role("r", grant(authpb.Permission_READ, "a", ""))
