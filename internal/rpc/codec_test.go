@@ -2,6 +2,7 @@ package rpc
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"testing"
 
@@ -204,4 +205,31 @@ func elements(parts [][]byte) (b []byte) {
 		b = appendPart(b, tagKVs, p)
 	}
 	return b
+}
+
+// The log gets the bytes of a write as they came only if all releases read them alike.
+func TestOnlyPlainBytesAreLogged(t *testing.T) {
+	plain := []byte("\x0a\x01k\x12\x01v")
+	odd := append(plain[:len(plain):len(plain)], "\x1a\x00"...) // a lease that is no number
+	for _, b := range [][]byte{plain, odd} {
+		var p putCall
+		var x txnCall
+		var d deleteCall
+		if err := errors.Join(decode(b, &p), decode(append([]byte{0x12, byte(len(b)) + 2, 0x12, byte(len(b))}, b...), &x), decode(b, &d)); err != nil {
+			t.Fatal(err)
+		}
+		want := len(b) == len(plain)
+		for _, raw := range [][]byte{p.raw, x.raw, d.raw} {
+			if (raw != nil) != want {
+				t.Errorf("%x: raw %x", b, raw)
+			}
+		}
+		if string(p.req.Value) != "v" || string(x.req.Success[0].GetRequestPut().Value) != "v" || string(d.req.RangeEnd) != "v" {
+			t.Errorf("%x is decoded as %v, %v, %v", b, &p.req, &x.req, &d.req)
+		}
+	}
+	m := &pb.LeaseGrantRequest{}
+	if err := decode([]byte("\x08\x05\x62\x01x"), m); err != nil || m.TTL != 5 || len(m.ProtoReflect().GetUnknown()) > 0 {
+		t.Errorf("a field of another release gets into the log: %v, %v", m, err)
+	}
 }
