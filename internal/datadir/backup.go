@@ -335,6 +335,8 @@ func (c *copier) translateEntry(e *raftpb.Entry) *raftpb.Entry {
 		return nothing("ignoring cluster_member_attr_set")
 	case c.ours && r.ClusterVersionSet != nil:
 		return nothing("ignoring cluster_version_set") // as in the state: the new cluster decides its own
+	case c.ours && r.DowngradeInfoSet != nil:
+		return nothing("ignoring downgrade_info_set") // etcd 3.5 does not start during a downgrade to another release
 	case !c.V3 && r.Header != nil:
 		return nothing("ignoring v3 raft entry")
 	}

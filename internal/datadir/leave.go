@@ -205,11 +205,26 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 		return err
 	}
 	defer func() { err = errors.Join(err, eng.Close()) }()
-	meta, data, err := Describe(eng, o.Version, target.Less(membership.FirstWithoutV2))
+	applied, err := checkPosition(l, eng, log)
 	if err != nil {
 		return err
 	}
-	if err := checkLeave(l, eng, log, meta, target, o); err != nil {
+	proved, err := prove(log, eng, applied, o)
+	if err != nil {
+		return err
+	}
+	state, err := withVersions(l, eng, log, applied, proved.commit, target, o)
+	if err != nil {
+		return err
+	}
+	meta, data, err := Describe(state, o.Version, target.Less(membership.FirstWithoutV2))
+	if err != nil {
+		return err
+	}
+	if err := checkV2(state, target, o); err != nil {
+		return err
+	}
+	if err := checkEntries(l, log, applied+1, target); err != nil {
 		return err
 	}
 	if err := durable.MkdirAll(l.FS, l.Snap()); err != nil {
@@ -221,13 +236,13 @@ func prepareLeave(ctx context.Context, l Layout, target membership.Version, o Op
 	export := l.FS.PathJoin(l.Snap(), exportName)
 	start := clock.Now()
 	o.Logger.Info("writing the store of etcd", zap.String("to", export), zap.Uint64("applied-index", meta.GetIndex()))
-	written := &counted{Reader: eng}
+	written := &counted{Reader: state}
 	stop := written.report(o)
 	_, err = snapshot.Export(ctx, written, export, snapshot.Options{FS: l.FS, WithoutV2: true})
 	if stop(); err != nil {
 		return err
 	}
-	if err := proveCommit(log, eng, ids.Index(meta.GetIndex()), o); err != nil {
+	if err := proved.record(log, o); err != nil {
 		return err
 	}
 	if meta.GetIndex() > 0 {
@@ -288,57 +303,39 @@ func (c *counted) report(o Options) (stop func()) {
 	return func() { close(done); <-ended }
 }
 
-// checkLeave refuses a state that etcd could not start on.
-func checkLeave(l Layout, eng engine.Reader, log *raftlog.Log, meta *raftpb.SnapshotMetadata, target membership.Version, o Options) error {
-	index := ids.Index(meta.GetIndex())
+// checkPosition refuses a store from which the log does not go on, and returns the index
+// that it has applied.
+func checkPosition(l Layout, eng engine.Reader, log *raftlog.Log) (ids.Index, error) {
+	index, term, err := apply.Position(eng)
+	if err != nil {
+		return 0, err
+	}
 	first, err := log.FirstIndex()
 	if err != nil {
-		return err
+		return 0, err
 	}
 	if index+1 < ids.Index(first) || index < log.Mark().Index {
-		return fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s begins at entry %d: start the member once, then stop it",
+		return 0, fmt.Errorf("the store in %s has applied entry %d, but the raft log in %s begins at entry %d: start the member once, then stop it",
 			l.Member(), index, l.WAL(), first)
 	}
-	if term, err := log.Term(uint64(index)); err != nil || term != meta.GetTerm() {
-		return fmt.Errorf("the store in %s has applied entry %d of term %d, which the raft log in %s does not hold: start the member once, then stop it",
-			l.Member(), index, meta.GetTerm(), l.WAL())
+	if in, err := log.Term(uint64(index)); err != nil || ids.Term(in) != term {
+		return 0, fmt.Errorf("the store in %s has applied entry %d of term %d, which the raft log in %s does not hold: start the member once, then stop it",
+			l.Member(), index, term, l.WAL())
 	}
-	c := membership.New(membership.Options{ServerVersion: o.Version, Aside: true})
-	if err := c.Load(eng); err != nil {
-		return err
-	}
-	if v := c.Version(); v.Decided() && target.MajorMinor().Less(v.MajorMinor()) {
-		return fmt.Errorf("the cluster's version is %d.%d, on which etcd %d.%d does not start: run 'etcdctl downgrade enable %d.%d' on the running cluster first",
-			v.Major, v.Minor, target.Major, target.Minor, target.Major, target.Minor)
-	}
-	if err := checkV2(eng, target, o); err != nil {
-		return err
-	}
-	return checkEntries(l, log, index+1, target)
+	return index, nil
 }
 
 // checkEntries refuses a log that the target cannot read: it may hold v2 requests in
 // the form of 3.5, or requests that carry one. Both kinds are behind the exported
 // state if the member was started and stopped before.
 func checkEntries(l Layout, log *raftlog.Log, from ids.Index, target membership.Version) error {
-	last, err := log.LastIndex()
-	if err != nil {
-		return err
-	}
-	for from <= ids.Index(last) {
-		ents, err := log.Entries(uint64(from), last+1, 4<<20)
-		if err != nil {
-			return err
+	return eachEntry(log, from, func(e *raftpb.Entry) error {
+		if e.GetType() == raftpb.EntryNormal && !readableBy(e.Data, target) {
+			return fmt.Errorf("entry %d of the raft log in %s is a v2 request in a form which etcd %d.%d cannot read: start the member once, then stop it",
+				e.GetIndex(), l.WAL(), target.Major, target.Minor)
 		}
-		for _, e := range ents {
-			if e.GetType() == raftpb.EntryNormal && !readableBy(e.Data, target) {
-				return fmt.Errorf("entry %d of the raft log in %s is a v2 request in a form which etcd %d.%d cannot read: start the member once, then stop it",
-					e.GetIndex(), l.WAL(), target.Major, target.Minor)
-			}
-		}
-		from += ids.Index(len(ents))
-	}
-	return nil
+		return nil
+	})
 }
 
 // readableBy reports whether etcd of a release can decode an entry, as far as v2

@@ -14,28 +14,34 @@ import (
 	"quorate/internal/raftlog"
 )
 
-// proveCommit raises the commit index in the log as far as it can be proved from what
-// is on disk. A commit index is not synced, so after a crash the log has a lower one
-// than clients have been told; etcd's --force-new-cluster drops the entries after it.
+// prove finds out how far the log is committed, as far as that can be proved from what is
+// on disk. A commit index is not synced, so after a crash the log has a lower one than
+// clients have been told; etcd's --force-new-cluster drops the entries after it.
 //
 // What the store has applied was committed. After that, a member that is the only voter
 // commits what is on its disk: no other member can replace it, and raft would commit it
 // when the member starts. This holds up to and including the first entry that may make
 // another member a voter. With other voters nothing is certain: their leader may replace
 // uncommitted entries, and a member that took one for committed would panic, or worse.
-// In that case the commit index stays, and a log message tells the operator what to do.
-func proveCommit(log *raftlog.Log, eng engine.Reader, applied ids.Index, o Options) error {
-	hs := log.HardState()
+func prove(log *raftlog.Log, eng engine.Reader, applied ids.Index, o Options) (*proof, error) {
 	last, err := log.LastIndex()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	c := membership.New(membership.Options{ServerVersion: o.Version, Aside: true})
 	if err := c.Load(eng); err != nil {
-		return err
+		return nil, err
 	}
-	p := proof{self: log.Metadata().NodeID, voters: c.VoterIDs(), known: max(ids.Index(hs.GetCommit()), applied)}
-	if err := p.read(log, applied+1, ids.Index(last)); err != nil {
+	p := &proof{self: log.Metadata().NodeID, voters: c.VoterIDs(), known: max(ids.Index(log.HardState().GetCommit()), applied)}
+	return p, p.read(log, applied+1, ids.Index(last))
+}
+
+// record raises the commit index in the log to what is proved. Where nothing is certain,
+// the commit index stays, and a log message tells the operator what to do.
+func (p *proof) record(log *raftlog.Log, o Options) error {
+	hs := log.HardState()
+	last, err := log.LastIndex()
+	if err != nil {
 		return err
 	}
 	if p.commit < ids.Index(last) {

@@ -250,8 +250,16 @@ func checkV2(eng engine.Reader, target membership.Version, o Options) error {
 		}
 	}
 	if key != "" {
-		return fmt.Errorf("the store holds data of the v2 API (%s), which etcd %d.%d does not keep: go to etcd 3.5 (--target-version 3.5), "+
-			"delete the data through the API, or leave it behind with --drop-v2", key, target.Major, target.Minor)
+		to35 := "go to etcd 3.5 (--target-version 3.5)"
+		c := membership.New(membership.Options{ServerVersion: o.Version, Aside: true})
+		if err := c.Load(eng); err != nil {
+			return err
+		}
+		if membership.V35.Less(c.Version().MajorMinor()) { // then etcd 3.5 does not start on the directory itself
+			to35 = "make a copy for etcd 3.5 with 'etcdutl backup'"
+		}
+		return fmt.Errorf("the store holds data of the v2 API (%s), which etcd %d.%d does not keep: %s, "+
+			"delete the data through the API, or leave it behind with --drop-v2", key, target.Major, target.Minor, to35)
 	}
 	return nil
 }
