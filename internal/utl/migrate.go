@@ -127,7 +127,22 @@ func (a migrateCommands) toEtcd(ctx context.Context, l datadir.Layout, target me
 		return err
 	}
 	fmt.Fprintf(a.Stdout, "%s is a data directory of etcd %s now; the old store is kept in %s\n", l.DataDir, target.Short(), aside)
+	fmt.Fprintf(a.Stdout, "If the command line of the service has flags that etcd %s does not define, remove them, or it exits with 'flag provided but not defined': %s\n",
+		target.Short(), strings.Join(undefined(target), ", "))
 	return nil
+}
+
+// undefined returns the flags of this program that etcd of a release does not define. Variables
+// and keys of the configuration file need no care: etcd passes over those that it does not know.
+func undefined(target membership.Version) []string {
+	names := []string{"--join", "--scrub-interval", "--digest-check-time", "--debug", "--log-output", "--log-package-levels"}
+	if target.Less(membership.FirstWithoutV2) {
+		return append(names, "and those that came after etcd 3.5")
+	}
+	if names = append(names, "--enable-v2", "--proxy", "--proxy-*"); target.Less(membership.FirstPureV3) {
+		return names
+	}
+	return append(names, "--discovery", "--discovery-proxy", "--experimental-*")
 }
 
 // versioned is a store, of Quorate or of etcd, that has a storage version.
