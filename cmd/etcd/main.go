@@ -120,17 +120,3 @@ func (p *process) stopWithin(limit time.Duration, signals <-chan os.Signal) bool
 	}
 	return false
 }
-
-// end raises the signal again with its default action, so that the parent process sees that
-// the signal ended this process. Process 1 of a container has no default action and exits
-// normally.
-func end(s os.Signal) int {
-	if os.Getpid() == 1 {
-		return 0
-	}
-	signal.Reset(s)
-	if n, ok := s.(syscall.Signal); ok && syscall.Kill(os.Getpid(), n) == nil {
-		select {}
-	}
-	return 1
-}

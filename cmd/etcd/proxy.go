@@ -37,9 +37,9 @@ func runProxy(ctx context.Context, cfg *config.Config, starting *listen.Starting
 		return notStarted(cfg, err)
 	}
 	defer p.closeListeners()
-	starting.Ready(p.lg)
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	starting.Ready(p.lg)
 	select {
 	case err := <-p.broken:
 		return cfg.Fatal("listener failed", err).Code
