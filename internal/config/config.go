@@ -115,6 +115,7 @@ type Config struct {
 	// Flags of etcd 3.4 and 3.5.
 	V2Discovery discovery.V2
 	EnableV2    bool
+	V2V3Prefix  string // --experimental-enable-v2v3
 	Proxy       string // ProxyOff, ProxyReadOnly or ProxyOn
 	ProxyTimes  httpproxy.Times
 

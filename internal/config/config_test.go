@@ -161,6 +161,8 @@ func TestSources(t *testing.T) {
 // TestOutcomes compares exit codes and texts with those of etcd 3.7.3.
 func TestOutcomes(t *testing.T) {
 	const rejected = "failed to verify flags"
+	const v2v3 = "--enable-v2 with --experimental-enable-v2v3=/v2: the v2 API is not served from keys of the v3 API; " +
+		`without --experimental-enable-v2v3 it is served from its own keys, and without --enable-v2 what etcd 3.5 wrote can be read with "etcdctl get --prefix /v2"`
 	tests := []struct {
 		args string
 		env  string
@@ -196,6 +198,12 @@ func TestOutcomes(t *testing.T) {
 		{file: "enable-v2: true\nv2-deprecation: write-only-drop-data", code: 1, msg: rejected, err: "--enable-v2 and --v2-deprecation=write-only-drop-data are mutually exclusive"},
 		{args: "--enable-v2 --v2-deprecation=not-yet", code: -1},
 		{args: "--enable-v2", code: -1},
+		{args: "--enable-v2 --experimental-enable-v2v3=/v2", code: 1, msg: rejected, err: v2v3},
+		{env: "ETCD_EXPERIMENTAL_ENABLE_V2V3=/v2", args: "--enable-v2", code: 1, msg: rejected, err: v2v3},
+		{file: "enable-v2: true\nexperimental-enable-v2v3: /v2", code: 1, msg: rejected, err: v2v3},
+		{args: "--enable-v2 --experimental-enable-v2v3=", code: -1, msg: "--experimental-enable-v2v3 is deprecated in 3.5 and will be decommissioned in 3.6."},
+		{args: "--experimental-enable-v2v3=/v2", code: -1, msg: `"accepted without effect: this version of Quorate does not act on it","flag":"--experimental-enable-v2v3"`},
+		{file: "enable-v2: true\nexperimental-enable-v2v3: ''", code: -1},
 		{args: "--v2-deprecation=gone", code: -1},
 		{args: "--v2-deprecation=never", code: 2, msg: `invalid value "never"`},
 		{args: "--election-timeout 50000", code: -1},

@@ -296,6 +296,8 @@ var options = []option{
 		field: func(c *Config) any { return &c.V2Discovery.Proxy }},
 	{name: "enable-v2", group: groupLegacy, help: "Serve the v2 API on client URLs, as etcd 3.5 does. Its keys are separate from those of the v3 API. Deprecated.",
 		field: func(c *Config) any { return &c.EnableV2 }},
+	{name: "experimental-enable-v2v3", group: groupLegacy, state: inert, help: "In etcd 3.5, the prefix in the v3 store under which --enable-v2 keeps its keys. Refused with --enable-v2, which keeps them apart.",
+		field: func(c *Config) any { return &c.V2V3Prefix }},
 	{name: "proxy", group: groupLegacy, help: "on or readonly: do not run a member but forward HTTP requests to the members of --initial-cluster; off: run a member.",
 		field: func(c *Config) any { return enumValue{&c.Proxy, []string{ProxyOff, ProxyReadOnly, ProxyOn}} }},
 	{name: "proxy-failure-wait", group: groupLegacy, help: "Time (in ms) for which the proxy skips a member that it could not reach.",
@@ -364,6 +366,8 @@ var ignoredNames = []string{
 
 // deprecatedNames still work, with a warning.
 var deprecatedNames = map[string]string{
+	"experimental-enable-v2v3": "--experimental-enable-v2v3 is deprecated in 3.5 and will be decommissioned in 3.6.",
+
 	"max-snapshots":  "--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8.",
 	"v2-deprecation": "--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input.",
 }

@@ -56,11 +56,16 @@ func (c validator) validate() error {
 	return nil
 }
 
-// v2 rejects --enable-v2 with a --v2-deprecation stage that excludes it. An unset
+// v2 rejects --enable-v2 with a --v2-deprecation stage that excludes it, or with another
+// place for its keys: clients would see a key space without what they have written. An unset
 // --v2-deprecation is ignored: its default is that of etcd 3.7.
 func (c validator) v2() error {
 	if c.EnableV2 && c.explicit["v2-deprecation"] && c.V2Deprecation != "" && c.V2Deprecation != "not-yet" {
 		return fmt.Errorf("--enable-v2 and --v2-deprecation=%s are mutually exclusive", c.V2Deprecation)
+	}
+	if c.EnableV2 && c.V2V3Prefix != "" {
+		return fmt.Errorf("--enable-v2 with --experimental-enable-v2v3=%[1]s: the v2 API is not served from keys of the v3 API; "+
+			"without --experimental-enable-v2v3 it is served from its own keys, and without --enable-v2 what etcd 3.5 wrote can be read with \"etcdctl get --prefix %[1]s\"", c.V2V3Prefix)
 	}
 	return nil
 }
