@@ -26,7 +26,7 @@ var order = []string{
 	"h2",
 	"legacy/v2auth",
 	"listen logging tracing certs",
-	"suggest",
+	"suggest diagnose",
 	"server",
 	"datadir legacy/v2member",
 	"replica",

@@ -10,6 +10,8 @@ import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"quorate/internal/diagnose"
 )
 
 // refusedChange is rpcError for a change of the membership. If the change was rejected to
@@ -27,7 +29,7 @@ func (s *session) ailing(c *clientv3.Client) []string {
 	if err != nil {
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 2*probeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*diagnose.Timeout)
 	defer cancel()
 	r, err := c.MemberList(ctx, clientv3.WithSerializable())
 	if err != nil {
@@ -65,11 +67,11 @@ func (s *session) ailing(c *clientv3.Client) []string {
 func (s *session) ails(ctx context.Context, m *pb.Member, cfg *clientv3.Config) string {
 	why := "it has no client URLs"
 	for _, ep := range m.ClientURLs {
-		f := probe(ctx, ep, cfg.TLS)
-		if f.answers() {
+		ails := s.diagnosis(cfg).Ails(ctx, ep)
+		if ails == "" {
 			return ""
 		}
-		why = ep + " " + s.findingText(f, ep, cfg, false)
+		why = ep + " " + ails
 	}
 	return fmt.Sprintf("member %x (%s) does not answer: %s", m.ID, m.Name, why)
 }

@@ -17,6 +17,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"quorate/internal/datadir"
+	"quorate/internal/diagnose"
 	"quorate/internal/durable"
 	"quorate/internal/ids"
 	"quorate/internal/membership"
@@ -41,10 +42,11 @@ type rebuildFlags struct {
 	dataDir, walDir, user string
 	endpoints             []string
 	tls                   transport.TLSInfo
+	timeout               time.Duration // for the connection to an endpoint, and a short request
 }
 
 func (a memberCommands) rebuildCommand() *cobra.Command {
-	var f rebuildFlags
+	f := rebuildFlags{timeout: dialTimeout}
 	cmd := &cobra.Command{
 		Use:   "rebuild --data-dir {dir} --endpoints {client URLs of other members}",
 		Short: "Replaces the damaged store of a stopped member by the state of another member",
@@ -78,7 +80,7 @@ store is kept in member/damaged-store; it may be removed when the member runs.`)
 	return cmd
 }
 
-// dialTimeout bounds the connection to an endpoint, and a short request.
+// dialTimeout is the timeout of member rebuild.
 const dialTimeout = 10 * time.Second
 
 func (a memberCommands) rebuild(ctx context.Context, f rebuildFlags) error {
@@ -90,9 +92,13 @@ func (a memberCommands) rebuild(ctx context.Context, f rebuildFlags) error {
 	if err != nil {
 		return fmt.Errorf("%w (%w)", err, datadir.ErrLogDamaged)
 	}
-	cli, err := f.dial(ctx)
+	c, err := f.client(ctx)
 	if err != nil {
 		return err
+	}
+	cli, err := clientv3.New(c)
+	if err != nil {
+		return f.unanswered(c, fmt.Errorf("--endpoints %s: %w", strings.Join(f.endpoints, ","), err))
 	}
 	defer cli.Close()
 	if err := durable.MkdirAll(l.FS, l.Snap()); err != nil {
@@ -100,8 +106,8 @@ func (a memberCommands) rebuild(ctx context.Context, f rebuildFlags) error {
 	}
 	file := l.FS.PathJoin(l.Snap(), "tmp-rebuild.db") // a start removes it
 	defer l.FS.Remove(file)
-	if err := a.fetch(ctx, cli, file, log.Metadata); err != nil {
-		return err
+	if err := a.fetch(ctx, cli, f.timeout, file, log.Metadata); err != nil {
+		return f.unanswered(c, err)
 	}
 	var aside string
 	err = a.patiently(func() (err error) {
@@ -116,12 +122,19 @@ func (a memberCommands) rebuild(ctx context.Context, f rebuildFlags) error {
 	return nil
 }
 
-func (f *rebuildFlags) dial(ctx context.Context) (*clientv3.Client, error) {
-	c := clientv3.Config{Context: ctx, Endpoints: f.endpoints, DialTimeout: dialTimeout, Logger: zap.NewNop()}
+// unanswered adds to the error of a request, if there was no answer, why not.
+func (f *rebuildFlags) unanswered(c clientv3.Config, err error) error {
+	how := diagnose.Client{TLS: c.TLS, Certificate: f.tls.CertFile != "", Limit: f.timeout.String()}
+	return &exitErr{code: exitError, err: err, notes: how.Notes(err, f.endpoints)}
+}
+
+// client returns the configuration of a client of the endpoints.
+func (f *rebuildFlags) client(ctx context.Context) (clientv3.Config, error) {
+	c := clientv3.Config{Context: ctx, Endpoints: f.endpoints, DialTimeout: f.timeout, Logger: zap.NewNop()}
 	if f.tls.TrustedCAFile != "" || !f.tls.Empty() {
 		tc, err := f.tls.ClientConfig()
 		if err != nil {
-			return nil, err
+			return c, err
 		}
 		c.TLS = tc
 	} else if len(f.endpoints) > 0 && strings.HasPrefix(f.endpoints[0], "https://") {
@@ -130,21 +143,17 @@ func (f *rebuildFlags) dial(ctx context.Context) (*clientv3.Client, error) {
 	if f.user != "" {
 		name, password, ok := strings.Cut(f.user, ":")
 		if !ok {
-			return nil, badArgs("--user must be name:password")
+			return c, badArgs("--user must be name:password")
 		}
 		c.Username, c.Password = name, password
 	}
-	cli, err := clientv3.New(c)
-	if err != nil {
-		return nil, fmt.Errorf("--endpoints %s: %w", strings.Join(f.endpoints, ","), err)
-	}
-	return cli, nil
+	return c, nil
 }
 
 // fetch saves the state of the cluster that own belongs to in file, as etcdctl snapshot
 // save does, and checks its checksum.
-func (a memberCommands) fetch(ctx context.Context, cli *clientv3.Client, file string, own raftlog.Metadata) (err error) {
-	short, cancel := context.WithTimeout(ctx, dialTimeout)
+func (a memberCommands) fetch(ctx context.Context, cli *clientv3.Client, timeout time.Duration, file string, own raftlog.Metadata) (err error) {
+	short, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	members, err := cli.MemberList(short)
 	if err != nil {

@@ -49,7 +49,7 @@ func hashAnswer(h hashKV) answer {
 	}
 }
 
-var errFormat = &exitErr{exitBadFeature, errors.New("unsupported output format")}
+var errFormat = &exitErr{code: exitBadFeature, err: errors.New("unsupported output format")}
 
 // checkFormat refuses an unknown format before any work is done.
 func (a *app) checkFormat() error {
@@ -57,7 +57,7 @@ func (a *app) checkFormat() error {
 	case "simple", "json", "fields", "table":
 		return nil
 	case "protobuf":
-		return &exitErr{exitBadFeature, errors.New("protobuf not supported as output format")}
+		return &exitErr{code: exitBadFeature, err: errors.New("protobuf not supported as output format")}
 	}
 	return errFormat
 }

@@ -56,16 +56,19 @@ const (
 	exitBadArgs    = 128
 )
 
-// exitErr exits with a code other than exitError.
+// exitErr ends a command with an exit code, or with more to say than the error.
 type exitErr struct {
-	code int
-	err  error
+	code  int
+	err   error
+	notes []string // further lines with hints
 }
 
 func (e *exitErr) Error() string { return e.err.Error() }
 func (e *exitErr) Unwrap() error { return e.err }
 
-func badArgs(format string, a ...any) error { return &exitErr{exitBadArgs, fmt.Errorf(format, a...)} }
+func badArgs(format string, a ...any) error {
+	return &exitErr{code: exitBadArgs, err: fmt.Errorf(format, a...)}
+}
 
 // app is one run of the tool.
 type app struct {
@@ -100,12 +103,20 @@ func Run(p Process) int {
 		}
 		return exitError
 	}
-	if a.err == nil {
+	return a.report(a.err)
+}
+
+// report prints the error of a command and returns the exit code.
+func (a *app) report(err error) int {
+	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(p.Stderr, "Error:", a.err)
+	fmt.Fprintln(a.Stderr, "Error:", err)
 	var e *exitErr
-	if errors.As(a.err, &e) {
+	if errors.As(err, &e) {
+		for _, n := range e.notes {
+			fmt.Fprintln(a.Stderr, n)
+		}
 		return e.code
 	}
 	return exitError

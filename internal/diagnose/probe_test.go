@@ -1,4 +1,4 @@
-package ctl
+package diagnose
 
 import (
 	"context"
@@ -18,6 +18,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc"
 )
 
 var quiet = log.New(io.Discard, "", 0)
@@ -92,12 +94,25 @@ func TestProbeVerdict(t *testing.T) {
 				// Go leaves out client certificates if the server does not name their CA.
 				cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return c.cert, nil }
 			}
-			got := probe(t.Context(), s.URL, cfg).explain(true, 5*time.Second, true, c.cert != nil)
+			got := probe(t.Context(), s.URL, cfg).explain(true, "the 5s of --command-timeout", true, c.cert != nil)
 			if !strings.Contains(got, c.want) {
 				t.Errorf("TLS version %x, certificate: %s: %q, want something with %q", version, c.name, got, c.want)
 			}
 		}
 	}
+}
+
+// serveGRPC serves gRPC without anything else, and returns its address.
+func serveGRPC(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := grpc.NewServer()
+	t.Cleanup(s.Stop)
+	go s.Serve(l)
+	return l.Addr().String()
 }
 
 func TestProbe(t *testing.T) {
@@ -134,7 +149,8 @@ func TestProbe(t *testing.T) {
 		}()
 		return l.Addr().String()
 	}
-	rpc := newStage(t).leader.addr // gRPC without anything else
+	hold := func(c net.Conn) { _, _ = io.Copy(io.Discard, c) }
+	rpc := serveGRPC(t)
 	for _, c := range []struct{ name, endpoint, want string }{
 		{"slow call", web(nil), "takes longer than the 5s"},
 		{"gRPC alone", "http://" + rpc, "takes longer than the 5s"},
@@ -144,18 +160,19 @@ func TestProbe(t *testing.T) {
 		{"server with TLS", "http://" + secure.Listener.Addr().String(), "needs an https:// endpoint"},
 		{"hangs up", listen(func(c net.Conn) { c.Close() }), "needs an https:// endpoint"},
 		{"server without TLS", "https://" + rpc, "needs an http:// endpoint"},
-		{"silence", listen(func(net.Conn) {}), "does not answer"},
+		{"silence", listen(hold), "accepts connections, but does not answer (the member may be waiting for other members"},
+		{"silence with TLS", "https://" + listen(hold), "does not answer the TLS handshake (the member may be waiting for other members"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			limit := time.Minute
-			if c.name == "silence" {
+			if strings.Contains(c.name, "silence") {
 				limit = 300 * time.Millisecond
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), limit)
 			defer cancel()
 			useTLS := strings.HasPrefix(c.endpoint, "https://")
-			if got := probe(ctx, c.endpoint, nil).explain(true, 5*time.Second, useTLS, false); !strings.Contains(got, c.want) {
+			if got := probe(ctx, c.endpoint, nil).explain(true, "the 5s of --command-timeout", useTLS, false); !strings.Contains(got, c.want) {
 				t.Errorf("%q, want something with %q", got, c.want)
 			}
 		})

@@ -1,4 +1,4 @@
-package ctl
+package diagnose
 
 import (
 	"context"
@@ -33,5 +33,29 @@ func TestWhatToCheck(t *testing.T) {
 	}
 	if got := whatToCheck(syscall.EPERM, true); got != "" {
 		t.Errorf("whatToCheck of something else = %q", got)
+	}
+}
+
+func TestDialTarget(t *testing.T) {
+	type target struct {
+		network, addr string
+		tls           bool
+	}
+	for _, c := range []struct {
+		endpoint string
+		withTLS  bool
+		want     target
+	}{
+		{"127.0.0.1:2379", false, target{"tcp", "127.0.0.1:2379", false}},
+		{"127.0.0.1:2379", true, target{"tcp", "127.0.0.1:2379", true}},
+		{"http://a:2379", true, target{"tcp", "a:2379", false}},
+		{"https://[::1]:2379", false, target{"tcp", "[::1]:2379", true}},
+		{"unix:///run/etcd.sock", false, target{"unix", "/run/etcd.sock", false}},
+		{"unixs:sock", false, target{"unix", "sock", true}},
+	} {
+		network, addr, useTLS := dialTarget(c.endpoint, c.withTLS)
+		if got := (target{network, addr, useTLS}); got != c.want {
+			t.Errorf("dialTarget(%q, %v) = %v, want %v", c.endpoint, c.withTLS, got, c.want)
+		}
 	}
 }
