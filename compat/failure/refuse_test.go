@@ -128,6 +128,12 @@ func TestRefusals(t *testing.T) {
 			},
 			want: words("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"), real: 1,
 			say: "could not retrieve cluster information from the given URLs"},
+		refusal{name: "existing cluster without another member", args: flags("--initial-cluster-state=existing"), code: 1,
+			want: words("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs (--initial-cluster names no other member to ask", "give --initial-cluster-state=new"), real: 1,
+			say: "could not retrieve cluster information from the given URLs"},
+		refusal{name: "forced new cluster without data", args: flags("--initial-cluster-state=existing", "--force-new-cluster"), code: 1,
+			want: words("could not retrieve cluster information from the given URLs (--initial-cluster names no other member to ask", "if this member has run before, give the --data-dir that it had"), real: 1,
+			say: "could not retrieve cluster information from the given URLs"},
 		refusal{name: "existing cluster without this member", code: 1,
 			args: func(s *site) []string {
 				return []string{"--initial-cluster-state=existing", "--name=other", "--initial-cluster=m0=http://" + s.peer}

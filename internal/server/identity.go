@@ -122,13 +122,23 @@ func (o *opening) join(ctx context.Context) (identity, error) {
 	}
 }
 
+// noClusterInfo is etcd's text.
+const noClusterInfo = "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs"
+
+// nobodyToAsk says what to do if the initial cluster has no other member. With
+// --force-new-cluster the directory is the wrong one, as there is no data in it.
+const nobodyToAsk = "--initial-cluster names no other member to ask: to join a running cluster, name its members as well; to found one, give --initial-cluster-state=new; " +
+	"if this member has run before, give the --data-dir that it had"
+
 // joinOnce asks once; listed is false if the answer does not contain this member.
 func (o *opening) joinOnce(ctx context.Context) (_ identity, listed bool, _ error) {
 	urls := membership.RemotePeerURLs(o.cfg.Initial, o.cfg.Name)
+	if len(urls) == 0 {
+		return identity{}, true, fmt.Errorf("%s (%s)", noClusterInfo, nobodyToAsk)
+	}
 	running, cluster, err := o.peers.Members(ctx, urls, joinTimeout)
 	if err != nil {
-		return identity{}, true, fmt.Errorf("cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs (%s)",
-			strings.ReplaceAll(err.Error(), "\n", "; "))
+		return identity{}, true, fmt.Errorf("%s (%s)", noClusterInfo, strings.ReplaceAll(err.Error(), "\n", "; "))
 	}
 	resolving, cancel := context.WithTimeout(ctx, resolveTimeout)
 	defer cancel()
