@@ -22,6 +22,8 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"go.etcd.io/etcd/client/pkg/v3/logutil"
+
+	"quorate/internal/suggest"
 )
 
 // Process is the part of the operating-system process that a command uses.
@@ -118,6 +120,7 @@ func Run(p Process) int {
 	a.lg = newLogger(p.Stderr, zapcore.InfoLevel)
 
 	root := a.rootCommand()
+	suggest.Help(a.Stderr, root)
 	root.SetArgs(append([]string{}, p.Args...)) // nil would make cobra use os.Args
 	cmd, err := root.ExecuteC()
 	if err != nil {

@@ -164,3 +164,14 @@ func FuzzTxnLines(f *testing.F) {
 		}
 	})
 }
+
+// Help for a command that does not exist goes to standard error, as etcdctl's does.
+func TestHelpForUnknownCommand(t *testing.T) {
+	stdout, stderr, code := run("help", "nosuch")
+	if stdout != "" || !strings.HasPrefix(stderr, "Unknown help topic [`nosuch`]\nUsage:\n") || code != 0 {
+		t.Errorf("exit code %d, standard output %q, standard error %q", code, stdout, stderr)
+	}
+	if stdout, stderr, _ := run("help", "put"); !strings.Contains(stdout, "etcdctl put") || stderr != "" {
+		t.Errorf("help put: standard output %q, standard error %q", stdout, stderr)
+	}
+}

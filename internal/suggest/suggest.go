@@ -45,6 +45,23 @@ func Command(w io.Writer, cmd *cobra.Command) {
 	}
 }
 
+// Help sends the help for a command that does not exist to w instead of where help goes, as
+// etcd's tools print it on standard error. The commands of root must have been added.
+func Help(w io.Writer, root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	help, _, err := root.Find([]string{"help"})
+	if err != nil || help.Run == nil {
+		return
+	}
+	run := help.Run
+	help.Run = func(cmd *cobra.Command, args []string) {
+		if of, _, err := root.Find(args); of == nil || err != nil {
+			root.SetOut(w)
+		}
+		run(cmd, args)
+	}
+}
+
 // Below returns the full path of the subcommand of cmd that was probably meant by word,
 // or "".
 func Below(cmd *cobra.Command, word string) string {

@@ -94,6 +94,7 @@ type (
 func Run(p Process) int {
 	a := &app{Process: p, lg: newLogger(p.Stderr)}
 	root := a.rootCommand()
+	suggest.Help(a.Stderr, root)
 	root.SetArgs(append([]string{}, p.Args...)) // for nil cobra would use os.Args
 	cmd, err := root.ExecuteC()
 	if err != nil {

@@ -24,6 +24,7 @@ func TestRun(t *testing.T) {
 		{[]string{"ver", "-w", "json"}, "etcdutl version: 3.7.3\nAPI version: 3.7\n", "", 0},
 		{nil, "Works on the files of an etcd, without a server.\n\nUsage:\n  etcdutl [command]\n...", "", 0},
 		{[]string{"frob"}, "", "Error: unknown command \"frob\" for \"etcdutl\"\nRun 'etcdutl --help' for usage.\n", 1},
+		{[]string{"help", "nosuch"}, "", "Unknown help topic [`nosuch`]\nUsage:\n  etcdutl [command]\n...", 0},
 		{[]string{"version", "--frob"}, "", "Error: unknown flag: --frob\nUsage:\n  etcdutl version [flags]\n...", 1},
 		{[]string{"snapshot", "status"}, "", "Error: snapshot status requires exactly one argument\n", 128},
 		{[]string{"snapshot", "status", "utl.go", "-w", "xml"}, "", "Error: unsupported output format\n", 4},
