@@ -45,7 +45,7 @@ var order = []string{
 	"engine/pebble engine/mem engine/enginetest digest",
 	"engine",
 	"metrics",
-	"task durable password scrub",
+	"task durable password scrub descriptors",
 	"clock crash build ids",
 }
 
@@ -222,6 +222,7 @@ var ownDurability = map[string]string{
 	"durable":         "it is its work",
 	"raftlog":         "segments grow by appending, and a new one joins the running checksum of the last",
 	"engine/pebble":   "passes the calls of Pebble on",
+	"descriptors":     "passes the calls of a file system on",
 	"sim":             "is the disk",
 	"certs/certstest": "files of tests",
 }

@@ -13,6 +13,7 @@ import (
 	"quorate/internal/certs"
 	"quorate/internal/config"
 	"quorate/internal/crash"
+	"quorate/internal/descriptors"
 	"quorate/internal/h2"
 	"quorate/internal/httpapi"
 	"quorate/internal/listen"
@@ -28,17 +29,20 @@ type clientPort struct {
 
 // listen opens every socket, so that a port in use is reported before anything is changed.
 func (p *process) listen(ctx context.Context) error {
-	maxConns, err := listen.MaxConns(httpapi.FileLimit())
+	budget, err := descriptors.Divide(descriptors.Limit())
 	if err != nil {
 		return err
 	}
-	open := func(flag string, u url.URL, max int) (net.Listener, error) {
-		return listen.Listen(ctx, u, listen.Options{Flag: flag, Secure: true, MaxConns: max,
+	open := func(flag string, u url.URL, places listen.Places) (net.Listener, error) {
+		return listen.Listen(ctx, u, listen.Options{Flag: flag, Secure: true, Places: places,
 			ReusePort: p.cfg.ReusePort, ReuseAddress: p.cfg.ReuseAddress})
 	}
 	p.lg.Info("configuring peer listeners", zap.Strings("listen-peer-urls", config.URLStrings(p.cfg.ListenPeerURLs)))
+	// Each kind of port has places of its own: clients must not keep out the other members,
+	// nor whoever asks how the member is.
+	peers, metrics := listen.NewPlaces(budget.Peers), listen.NewPlaces(budget.Metrics)
 	for _, u := range p.cfg.ListenPeerURLs {
-		l, err := open("listen-peer-urls", u, 0)
+		l, err := open("listen-peer-urls", u, peers)
 		if err != nil {
 			return err
 		}
@@ -52,11 +56,11 @@ func (p *process) listen(ctx context.Context) error {
 		p.peer[len(p.peer)-1] = listen.NewListener(l, listen.Accepts{TLS: p.security.peerTLS(p.lg)})
 	}
 	p.lg.Info("configuring client listeners", zap.Strings("listen-client-urls", config.URLStrings(p.cfg.ListenClientURLs)))
-	if err := p.openDoors(open, maxConns); err != nil {
+	if err := p.openDoors(open, listen.NewPlaces(budget.Clients)); err != nil {
 		return err
 	}
 	for _, u := range p.cfg.ListenMetricsURLs {
-		l, err := open("listen-metrics-urls", u, maxConns)
+		l, err := open("listen-metrics-urls", u, metrics)
 		if err != nil {
 			return err
 		}
@@ -69,7 +73,7 @@ func (p *process) listen(ctx context.Context) error {
 }
 
 // openDoors opens the client ports, one for all URLs with the same address.
-func (p *process) openDoors(open func(string, url.URL, int) (net.Listener, error), maxConns int) error {
+func (p *process) openDoors(open func(string, url.URL, listen.Places) (net.Listener, error), places listen.Places) error {
 	split := len(p.cfg.ListenClientHTTPURLs) > 0
 	byAddress := map[string]*clientPort{}
 	for _, x := range []struct {
@@ -84,7 +88,7 @@ func (p *process) openDoors(open func(string, url.URL, int) (net.Listener, error
 			_, addr := listen.Address(u)
 			d := byAddress[addr]
 			if d == nil {
-				l, err := open(x.flag, u, maxConns)
+				l, err := open(x.flag, u, places)
 				if err != nil {
 					return err
 				}

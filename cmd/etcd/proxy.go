@@ -17,6 +17,7 @@ import (
 
 	"quorate/internal/certs"
 	"quorate/internal/config"
+	"quorate/internal/descriptors"
 	"quorate/internal/httpapi"
 	"quorate/internal/listen"
 	"quorate/internal/membership"
@@ -71,13 +72,13 @@ func startProxy(ctx context.Context, cfg *config.Config) (_ *process, err error)
 			p.closeListeners()
 		}
 	}()
-	maxConns, err := listen.MaxConns(httpapi.FileLimit())
+	maxConns, err := descriptors.ForProxy(descriptors.Limit())
 	if err != nil {
 		return nil, err
 	}
-	err = p.openDoors(func(flag string, u url.URL, max int) (net.Listener, error) {
-		return listen.Listen(ctx, u, listen.Options{Flag: flag, Secure: true, MaxConns: max, ReusePort: cfg.ReusePort, ReuseAddress: cfg.ReuseAddress})
-	}, maxConns)
+	err = p.openDoors(func(flag string, u url.URL, p listen.Places) (net.Listener, error) {
+		return listen.Listen(ctx, u, listen.Options{Flag: flag, Secure: true, Places: p, ReusePort: cfg.ReusePort, ReuseAddress: cfg.ReuseAddress})
+	}, listen.NewPlaces(maxConns))
 	if err != nil {
 		return nil, err
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.uber.org/zap"
 
-	"quorate/internal/httpapi"
+	"quorate/internal/descriptors"
 	"quorate/internal/listen"
 	"quorate/internal/logging"
 	"quorate/internal/proxy/tcprelay"
@@ -57,7 +57,7 @@ func runGateway(cfg tcprelay.Config) int {
 	if err != nil {
 		return fail(os.Stderr, err)
 	}
-	r := tcprelay.New(tcprelay.Options{Endpoints: endpoints, RetryDelay: cfg.RetryDelay, MaxConns: tcprelay.MaxConns(httpapi.FileLimit()), Logger: lg})
+	r := tcprelay.New(tcprelay.Options{Endpoints: endpoints, RetryDelay: cfg.RetryDelay, MaxConns: tcprelay.MaxConns(descriptors.Limit()), Logger: lg})
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	starting.Ready(lg)

@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
+	"quorate/internal/descriptors"
 	"quorate/internal/durable"
 	"quorate/internal/engine"
 	"quorate/internal/engine/pebble"
@@ -284,11 +285,14 @@ func (t *Takeover) unlock() error {
 func pebbleOptions(l Layout, lg *zap.Logger) pebble.Options {
 	return pebble.Options{FS: l.FS, Logger: lg,
 		OnBackgroundError: func(err error) { lg.Error("store", zap.Error(err)) },
-		OnSpace: func(full bool) {
-			if full {
+		OnSpace: func(lack error) {
+			switch {
+			case descriptors.Exhausted(lack):
+				lg.Error("too many open files: waiting until some are closed; "+descriptors.WayOut, zap.String("dir", l.Member()))
+			case lack != nil:
 				lg.Error("no room on the disk: waiting until there is", zap.String("dir", l.Member()))
-			} else {
-				lg.Info("the disk has room again", zap.String("dir", l.Member()))
+			default:
+				lg.Info("the store can be written again", zap.String("dir", l.Member()))
 			}
 		}}
 }

@@ -159,7 +159,7 @@ func TestSocketOf(t *testing.T) {
 // behindMux returns the gRPC side of a port as a member opens it, and its address.
 func behindMux(t *testing.T) (net.Listener, string) {
 	t.Helper()
-	l, err := listen.Listen(t.Context(), url.URL{Scheme: "http", Host: "127.0.0.1:0"}, listen.Options{MaxConns: 1})
+	l, err := listen.Listen(t.Context(), url.URL{Scheme: "http", Host: "127.0.0.1:0"}, listen.Options{Places: listen.NewPlaces(1)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,6 +13,8 @@ import (
 	"strings"
 
 	"golang.org/x/net/trace"
+
+	"quorate/internal/descriptors"
 )
 
 // discardLog drops net/http's messages about broken requests.
@@ -29,7 +31,7 @@ func varsHandler(raftStatus func() json.RawMessage) http.HandlerFunc {
 			return
 		}
 		vars := []string{
-			fmt.Sprintf("%q: %d", "file_descriptor_limit", FileLimit()),
+			fmt.Sprintf("%q: %d", "file_descriptor_limit", descriptors.Limit()),
 			fmt.Sprintf("%q: %s", "raft.status", jsonOrNull(raftStatus())),
 		}
 		expvar.Do(func(kv expvar.KeyValue) {

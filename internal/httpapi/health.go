@@ -158,8 +158,8 @@ func learnerCheck(b Backend) func(context.Context) error {
 
 func roomCheck(b Backend) func(context.Context) error {
 	return func(context.Context) error {
-		if b.NoRoom() {
-			return errors.New("a disk is full: all writes are refused until it has room")
+		if why := b.NoRoom(); why != "" {
+			return errors.New(why)
 		}
 		return nil
 	}

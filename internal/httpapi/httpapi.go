@@ -37,8 +37,8 @@ type Backend interface {
 	// CheckRead reads at most one key, linearizably or from local data, and returns the
 	// error of the read. It bypasses authentication.
 	CheckRead(ctx context.Context, serializable bool) error
-	// NoRoom reports whether all writes are refused because a disk is full.
-	NoRoom() bool
+	// NoRoom says why all writes are refused, such as a full disk; "" if they are not.
+	NoRoom() string
 	// Versions returns the version of the cluster and of the stored data, such as 3.7.0;
 	// "" if not decided.
 	Versions() (cluster, storage string)

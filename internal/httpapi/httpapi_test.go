@@ -30,7 +30,7 @@ type member struct {
 	alarms       []pb.AlarmType
 	leader       ids.Member
 	learner      bool
-	full         bool
+	noRoom       string
 	linearizable error
 	serializable error
 	cluster      string
@@ -45,7 +45,7 @@ func (m *member) Alarms() []*pb.AlarmMember {
 }
 func (m *member) Leader() ids.Member { return m.leader }
 func (m *member) IsLearner() bool    { return m.learner }
-func (m *member) NoRoom() bool       { return m.full }
+func (m *member) NoRoom() string     { return m.noRoom }
 
 func (m *member) CheckRead(ctx context.Context, serializable bool) error {
 	if _, ok := ctx.Deadline(); !ok && ctx.Done() == nil {
@@ -135,11 +135,11 @@ func TestHealth(t *testing.T) {
 			want: "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n"}},
 		{"readyz fails", member{learner: true, linearizable: broken, alarms: []pb.AlarmType{pb.AlarmType_CORRUPT}}, request{target: "/readyz", status: 503,
 			want: "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n[-]linearizable_read failed: etcdserver: request timed out\n[-]non_learner failed: not supported for learner\n\n"}},
-		{"readyz without room", member{full: true}, request{target: "/readyz", status: 503,
+		{"readyz without room", member{noRoom: "a disk is full: all writes are refused until it has room"}, request{target: "/readyz", status: 503,
 			want: "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\n[-]disk_space failed: a disk is full: all writes are refused until it has room\n\n"}},
-		{"readyz without room, excluded", member{full: true}, request{target: "/readyz?exclude=disk_space", status: 200, want: "ok\n"}},
+		{"readyz without room, excluded", member{noRoom: "full"}, request{target: "/readyz?exclude=disk_space", status: 200, want: "ok\n"}},
 		{"readyz room", member{}, request{target: "/readyz/disk_space?verbose", status: 200, want: "[+]disk_space ok\nok\n"}},
-		{"livez without room", member{full: true}, request{target: "/livez?verbose", status: 200, want: "[+]serializable_read ok\nok\n"}},
+		{"livez without room", member{noRoom: "full"}, request{target: "/livez?verbose", status: 200, want: "[+]serializable_read ok\nok\n"}},
 		{"readyz ignores NOSPACE", member{alarms: []pb.AlarmType{pb.AlarmType_NOSPACE}}, request{target: "/readyz", status: 200, want: "ok\n"}},
 		{"readyz excluded", member{learner: true, linearizable: broken}, request{target: "/readyz?exclude=linearizable_read&exclude=non_learner&exclude=nope", status: 200, want: "ok\n"}},
 		{"readyz one check", member{linearizable: broken}, request{target: "/readyz/linearizable_read", status: 503, want: "[-]linearizable_read failed: etcdserver: request timed out\n\n"}},

@@ -9,9 +9,9 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"golang.org/x/sys/unix"
 
 	"quorate/internal/build"
+	"quorate/internal/descriptors"
 	"quorate/internal/ids"
 	"quorate/internal/metrics"
 )
@@ -23,7 +23,7 @@ var registerProcess = sync.OnceFunc(func() {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "os_fd_limit", Help: "File descriptor limit"},
-			func() float64 { return float64(FileLimit()) }),
+			func() float64 { return float64(descriptors.Limit()) }),
 		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "os_fd_used", Help: "File descriptors in use"},
 			func() float64 { return float64(filesUsed()) }),
 	)
@@ -56,15 +56,6 @@ func SetInfo(memberID ids.Member, features []Feature) {
 		}
 		metrics.ServerFeatureEnabled.WithLabelValues(f.Name, f.Stage).Set(enabled)
 	}
-}
-
-// FileLimit returns the process's limit on open files, 0 if unknown.
-func FileLimit() uint64 {
-	var limit unix.Rlimit
-	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
-		return 0
-	}
-	return limit.Cur
 }
 
 // filesUsed returns the number of open files of the process, 0 if unknown.

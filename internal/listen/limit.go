@@ -6,19 +6,26 @@ import (
 	"sync/atomic"
 )
 
+// Places bounds the open connections of the listeners that share it. It holds an element for
+// each connection, and for each listener that waits for one.
+type Places chan struct{}
+
+// NewPlaces returns places for n connections.
+func NewPlaces(n int) Places { return make(Places, n) }
+
 // limited is a listener with a bounded number of open connections. That of x/net/netutil
 // hides the accepted connection, and with it the socket.
 type limited struct {
 	net.Listener
-	places chan struct{} // holds an element for each connection
+	places Places
 	once   sync.Once
 	done   chan struct{} // closed by Close
 }
 
-// Limit returns a listener that owns l and has at most n open connections; at the limit,
-// new ones wait in the kernel.
-func Limit(l net.Listener, n int) net.Listener {
-	return &limited{Listener: l, places: make(chan struct{}, n), done: make(chan struct{})}
+// Limit returns a listener that owns l and has open connections as long as there are places;
+// without one, new ones wait in the kernel.
+func Limit(l net.Listener, p Places) net.Listener {
+	return &limited{Listener: l, places: p, done: make(chan struct{})}
 }
 
 func (l *limited) Accept() (net.Conn, error) {

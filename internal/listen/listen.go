@@ -23,28 +23,13 @@ import (
 // keepAlive is the TCP keepalive period, which detects clients that have vanished.
 const keepAlive = 30 * time.Second
 
-// reservedFiles is the number of file descriptors reserved for the log, the store and the
-// other members.
-const reservedFiles = 150
-
-// ErrTooFewFiles is returned if the open file limit leaves nothing for clients.
-var ErrTooFewFiles = fmt.Errorf("file descriptor limit of etcd process is too low; please set higher: more than %d, with ulimit -n or LimitNOFILE= of the unit", reservedFiles)
-
 // Options configures a socket.
 type Options struct {
 	Flag         string // flag that the URL comes from, without dashes; for errors
 	ReusePort    bool   // SO_REUSEPORT
 	ReuseAddress bool   // SO_REUSEADDR
 	Secure       bool   // the caller adds TLS; otherwise https and unixs are rejected
-	MaxConns     int    // maximum open connections, 0 for no limit; at the limit, new ones wait in the kernel
-}
-
-// MaxConns returns the number of connections that the open file limit allows.
-func MaxConns(fileLimit uint64) (int, error) {
-	if fileLimit <= reservedFiles {
-		return 0, ErrTooFewFiles
-	}
-	return int(min(fileLimit-reservedFiles, 1<<30)), nil
+	Places       Places // of open connections, nil for no limit; without a place, new ones wait in the kernel
 }
 
 // Listen listens on u: TCP for http and https, a socket file for unix and unixs. Errors name
@@ -70,8 +55,8 @@ func Listen(ctx context.Context, u url.URL, o Options) (net.Listener, error) {
 	if err != nil {
 		return nil, fmt.Errorf("--%s=%s: %w%s", o.Flag, u.String(), err, wayOut(err))
 	}
-	if o.MaxConns > 0 {
-		l = Limit(l, o.MaxConns)
+	if o.Places != nil {
+		l = Limit(l, o.Places)
 	}
 	return l, nil
 }

@@ -64,7 +64,7 @@ type Mux struct {
 
 // NewMux returns a Mux that owns root. It accepts nothing before Serve. Both sides must be
 // accepted from or closed: a connection blocks until its side accepts it. The number of
-// such connections is limited by root (Options.MaxConns).
+// such connections is limited by root (Options.Places).
 func NewMux(root net.Listener, a Accepts) *Mux {
 	m := newMux(root, a)
 	m.grpc, m.http = newSide(root.Addr(), m.done), newSide(root.Addr(), m.done)

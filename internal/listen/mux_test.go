@@ -374,14 +374,8 @@ func TestListenUnixAfterKill(t *testing.T) {
 	again.Close()
 }
 
-func TestMaxConns(t *testing.T) {
-	if _, err := MaxConns(150); !errors.Is(err, ErrTooFewFiles) {
-		t.Errorf("limit 150: %v", err)
-	}
-	if n, err := MaxConns(1024); err != nil || n != 874 {
-		t.Errorf("limit 1024: %d, %v", n, err)
-	}
-	l, err := Listen(context.Background(), url.URL{Scheme: "http", Host: "127.0.0.1:0"}, Options{MaxConns: 1})
+func TestPlaces(t *testing.T) {
+	l, err := Listen(context.Background(), url.URL{Scheme: "http", Host: "127.0.0.1:0"}, Options{Places: NewPlaces(1)})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,6 +3,7 @@ package mvcc
 import (
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 
+	"quorate/internal/descriptors"
 	"quorate/internal/engine"
 	"quorate/internal/ids"
 	"quorate/internal/lease"
@@ -157,14 +158,26 @@ func (t *Txn) Range(req *pb.RangeRequest) (*RangeResult, error) {
 		t.s.frozen() // this may take long
 	}
 	r := reader{s: t.s, root: t.s.tree.root, rev: t.Rev(), compactRev: t.s.compactRev, overlay: t.s.overlay}
-	return r.rangeKeys(req)
+	return untilDescriptors(func() (*RangeResult, error) { return r.rangeKeys(req) })
+}
+
+// untilDescriptors repeats a read that fails for lack of file descriptors. Elsewhere such a
+// read fails, but a transaction must be executed, as it is by the other members. The engine
+// waits before each failure.
+func untilDescriptors[T any](read func() (T, error)) (T, error) {
+	for {
+		v, err := read()
+		if !descriptors.Exhausted(err) {
+			return v, err
+		}
+	}
 }
 
 // Get reads key inside the transaction; the record is nil if the key is absent.
 func (t *Txn) Get(key []byte) ([]byte, error) {
 	t.ranges++
 	r := reader{s: t.s, root: t.s.tree.root, rev: t.Rev(), compactRev: t.s.compactRev, overlay: t.s.overlay}
-	return r.get(key, t.Rev())
+	return untilDescriptors(func() ([]byte, error) { return r.get(key, t.Rev()) })
 }
 
 // End closes the transaction: the revision is incremented if something changed. The

@@ -26,14 +26,15 @@ import (
 	"go.uber.org/zap"
 	"google.golang.org/protobuf/proto"
 
+	"quorate/internal/descriptors"
 	"quorate/internal/durable"
 	"quorate/internal/ids"
 )
 
 var (
 	// ErrNoSpace is wrapped by errors of Append, SaveMark and Reset when the disk
-	// is full. Nothing of the call is in the log and the log stays usable: the
-	// caller may retry.
+	// is full, or no file descriptor is left for a new segment. Nothing of the call
+	// is in the log and the log stays usable: the caller may retry.
 	ErrNoSpace = errors.New("no space left for the raft log")
 	// ErrInUse is wrapped by errors of Create and Open when another log, in this
 	// or another process, has locked the directory.
@@ -266,9 +267,13 @@ func (l *Log) usable() error {
 	return l.w.failed
 }
 
-// noSpace wraps an error with ErrNoSpace if a full disk caused it.
+// lacking reports whether a call failed because the disk is full or no file descriptor is
+// left. Neither says that anything is wrong with the disk.
+func lacking(err error) bool { return vfs.IsNoSpaceError(err) || descriptors.Exhausted(err) }
+
+// noSpace wraps an error with ErrNoSpace if a full disk, or a lack of descriptors, caused it.
 func noSpace(err error) error {
-	if vfs.IsNoSpaceError(err) {
+	if lacking(err) {
 		return fmt.Errorf("%w: %w", ErrNoSpace, err)
 	}
 	return err

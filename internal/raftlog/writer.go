@@ -198,7 +198,7 @@ func (g *groupWriter) flush(end bool) error {
 // later.
 func (g *groupWriter) undo(to int64, cause error) error {
 	w := g.w
-	if !vfs.IsNoSpaceError(cause) {
+	if !lacking(cause) {
 		return w.fail("write "+w.path(), cause)
 	}
 	if err := writeZeros(w.file, w.off, to); err != nil {
@@ -293,7 +293,7 @@ func (w *writer) cut(index ids.Index, extra func(b []byte, crc uint32) ([]byte, 
 		head, w.crc = extra(head, w.crc)
 	}
 	if err := w.writeHead(f, head); err != nil {
-		if !vfs.IsNoSpaceError(err) {
+		if !lacking(err) {
 			_ = undo("write "+tmp, err)
 			return w.fail("write "+tmp, err)
 		}

@@ -2,8 +2,10 @@ package server
 
 import (
 	"context"
+	"errors"
 
 	"quorate/internal/apply"
+	"quorate/internal/engine"
 	"quorate/internal/membership"
 	"quorate/internal/replica"
 	"quorate/internal/transport"
@@ -31,7 +33,7 @@ func (a *applier) applyAll(context.Context) {
 	for a.work.Wait(a.replica.halt) {
 		for a.work.Due() {
 			if err := a.work.Do(a.cfg.ApplyBatch); err != nil {
-				waited := a.replica.rootCtx.Err() != nil && noRoom(err) // for room, and shuts down
+				waited := a.replica.rootCtx.Err() != nil && (noRoom(err) || errors.Is(err, engine.ErrClosed)) // for room, and shuts down
 				if !waited && !a.disks.failing.Load() {
 					a.replica.fail(err)
 				}

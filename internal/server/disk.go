@@ -11,13 +11,15 @@ import (
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
+	"quorate/internal/descriptors"
 	"quorate/internal/metrics"
 	"quorate/internal/raftlog"
 )
 
-// Everything that writes waits while a disk is full: the raft log and small files in the
-// functions below, the store in its engine (engine/pebble). A step that found no room has
-// either done nothing or can be repeated safely. Any other disk error ends the member; a
+// Everything that writes waits while a disk is full, or no file descriptor is left: the raft log
+// and small files in the functions below, the store in its engine (engine/pebble). A step that
+// found no room has either done nothing or can be repeated safely. Files that are opened to be
+// read wait for a descriptor in their file system (descriptors.Waiting). Any other disk error ends the member; a
 // leader hands over first.
 
 // diskRetry is how often a write that found no room is retried.
@@ -38,6 +40,7 @@ type disks struct {
 
 	diskFull  atomic.Bool // the log finds no room
 	storeFull atomic.Bool // the store finds no room; soon apply would have to wait
+	scarce    atomic.Bool // what one of them lacked last is not room, but a file descriptor
 	failing   atomic.Bool // a disk has failed, and the member will shut down
 }
 
@@ -45,10 +48,15 @@ type disks struct {
 // is in the log or was acknowledged, so waiting loses nothing; meanwhile new writes are
 // rejected (propose.go).
 func (d *disks) waitForSpace(err error) bool {
+	d.scarce.Store(descriptors.Exhausted(err))
 	if d.diskFull.CompareAndSwap(false, true) {
-		metrics.DiskFull.WithLabelValues(metrics.FullLog).Set(1)
-		d.lg.Error("no room for the raft log: writes are refused until there is; free space on its disk",
-			zap.String("dir", d.cfg.logDir()), zap.Error(err))
+		if descriptors.Exhausted(err) {
+			d.lg.Error("too many open files for the raft log: writes are refused until some are closed; "+descriptors.WayOut, zap.String("dir", d.cfg.logDir()), zap.Error(err))
+		} else {
+			metrics.DiskFull.WithLabelValues(metrics.FullLog).Set(1)
+			d.lg.Error("no room for the raft log: writes are refused until there is; free space on its disk",
+				zap.String("dir", d.cfg.logDir()), zap.Error(err))
+		}
 	}
 	select {
 	case <-clock.NewTimer(d.cfg.Clock, diskRetry).C:
@@ -81,7 +89,36 @@ func (d *disks) diskFailed(err error) {
 }
 
 // noRoom reports whether a step on the log or next to it may be retried.
-func noRoom(err error) bool { return errors.Is(err, raftlog.ErrNoSpace) || vfs.IsNoSpaceError(err) }
+func noRoom(err error) bool {
+	return errors.Is(err, raftlog.ErrNoSpace) || vfs.IsNoSpaceError(err) || descriptors.Exhausted(err)
+}
 
-// NoRoom reports whether all writes are rejected because a disk is full.
-func (d *disks) NoRoom() bool { return d.diskFull.Load() || d.storeFull.Load() }
+// storeLacks is called by the engine when a write to the store in dir begins to wait, with the
+// reason, and with nil when it has found what it waited for.
+func (d *disks) storeLacks(dir string, lack error) {
+	d.scarce.Store(descriptors.Exhausted(lack))
+	d.storeFull.Store(lack != nil)
+	full := 0.0
+	switch {
+	case descriptors.Exhausted(lack):
+		d.lg.Error("too many open files for the store: writes are refused until some are closed; "+descriptors.WayOut, zap.String("dir", dir))
+	case lack != nil:
+		full = 1
+		d.lg.Error("no room for the store: writes are refused until there is; free space on its disk", zap.String("dir", dir))
+	default:
+		d.lg.Info("the store has room again; writes are accepted", zap.String("dir", dir))
+	}
+	metrics.DiskFull.WithLabelValues(metrics.FullStore).Set(full)
+}
+
+// NoRoom says why all writes are rejected: a disk is full, or no file descriptor is left. It
+// returns "" if they are not.
+func (d *disks) NoRoom() string {
+	switch {
+	case !d.diskFull.Load() && !d.storeFull.Load():
+		return ""
+	case d.scarce.Load():
+		return "too many open files: all writes are refused until some are closed"
+	}
+	return "a disk is full: all writes are refused until it has room"
+}

@@ -49,6 +49,49 @@ func (f *faultyFS) check(name string) error {
 	return f.err
 }
 
+// change is check for an operation that needs room, but no file descriptor.
+func (f *faultyFS) change(name string) error {
+	if f.lacksDescriptors() {
+		return nil
+	}
+	return f.check(name)
+}
+
+// look is check for an operation that needs a file descriptor, but no room.
+func (f *faultyFS) look(name string) error {
+	if !f.lacksDescriptors() {
+		return nil
+	}
+	return f.check(name)
+}
+
+func (f *faultyFS) lacksDescriptors() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err == syscall.EMFILE
+}
+
+func (f *faultyFS) Open(name string, opts ...vfs.OpenOption) (vfs.File, error) {
+	if err := f.look(name); err != nil {
+		return nil, err
+	}
+	return f.MemFS.Open(name, opts...)
+}
+
+func (f *faultyFS) OpenDir(name string) (vfs.File, error) {
+	if err := f.look(name); err != nil {
+		return nil, err
+	}
+	return f.MemFS.OpenDir(name)
+}
+
+func (f *faultyFS) List(name string) ([]string, error) {
+	if err := f.look(name); err != nil {
+		return nil, err
+	}
+	return f.MemFS.List(name)
+}
+
 func (f *faultyFS) wrap(name string, open func() (vfs.File, error)) (vfs.File, error) {
 	if err := f.check(name); err != nil {
 		return nil, err
@@ -69,14 +112,14 @@ func (f *faultyFS) OpenReadWrite(name string, c vfs.DiskWriteCategory, opts ...v
 }
 
 func (f *faultyFS) Rename(from, to string) error {
-	if err := f.check(to); err != nil {
+	if err := f.change(to); err != nil {
 		return err
 	}
 	return f.MemFS.Rename(from, to)
 }
 
 func (f *faultyFS) MkdirAll(dir string, perm os.FileMode) error {
-	if err := f.check(dir); err != nil {
+	if err := f.change(dir); err != nil {
 		return err
 	}
 	return f.MemFS.MkdirAll(dir, perm)
@@ -89,14 +132,14 @@ type faultyFile struct {
 }
 
 func (f *faultyFile) Write(b []byte) (int, error) {
-	if err := f.fs.check(f.name); err != nil {
+	if err := f.fs.change(f.name); err != nil {
 		return 0, err
 	}
 	return f.File.Write(b)
 }
 
 func (f *faultyFile) WriteAt(b []byte, off int64) (int, error) {
-	if err := f.fs.check(f.name); err != nil {
+	if err := f.fs.change(f.name); err != nil {
 		if st, serr := f.Stat(); !errors.Is(err, syscall.ENOSPC) || serr != nil || f.fs.strict.Load() || off+int64(len(b)) > st.Size() {
 			return 0, err
 		} // existing bytes need no room
@@ -105,7 +148,7 @@ func (f *faultyFile) WriteAt(b []byte, off int64) (int, error) {
 }
 
 func (f *faultyFile) Preallocate(off, n int64) error {
-	if err := f.fs.check(f.name); err != nil {
+	if err := f.fs.change(f.name); err != nil {
 		return err
 	}
 	return f.File.Preallocate(off, n)
@@ -217,12 +260,15 @@ func TestFailingLogHandsOver(t *testing.T) {
 }
 
 // A member that is created on a full disk waits for room, and then starts.
-func TestFirstStartOnFullDisk(t *testing.T) {
+func TestFirstStartOnFullDisk(t *testing.T) { startWithout(t, syscall.ENOSPC) }
+
+// startWithout creates a member that finds no room, or no descriptor, at first.
+func startWithout(t *testing.T, lack error) {
 	for _, part := range []string{"data", "OWNER", "wal", "store"} {
 		t.Run(part, func(t *testing.T) {
 			c, disks := newFaultyCluster(t, 1, nil)
 			d := disks[c.nodes[0]]
-			d.full(t, part)
+			d.set(part, lack)
 			started := make(chan struct{})
 			go func() { defer close(started); c.launch() }()
 			d.meets(t, "the start")
@@ -265,7 +311,13 @@ func TestTruncationOnFullDisk(t *testing.T) {
 
 // Each step in which a follower installs a snapshot waits for room.
 func TestInstallOnFullDisk(t *testing.T) {
-	for _, part := range []string{"/snap/", "/store-", "/STORE", "/wal/"} {
+	installWithout(t, syscall.ENOSPC, "/snap/", "/store-", "/STORE", "/wal/")
+}
+
+// installWithout lets a follower install a snapshot that finds no room, or no descriptor, at
+// first.
+func installWithout(t *testing.T, lack error, parts ...string) {
+	for _, part := range parts {
 		t.Run(strings.Trim(part, "/-"), func(t *testing.T) {
 			c, disks := newFaultyCluster(t, 3, func(cfg *Config) { smallLog(cfg); calm(cfg) })
 			c.launch()
@@ -274,7 +326,7 @@ func TestInstallOnFullDisk(t *testing.T) {
 			c.isolate(n)
 			c.fallBehind(n, "k/isolated")
 			d := disks[n]
-			d.full(t, part)
+			d.set(part, lack)
 			n.heal()
 			d.meets(t, "the installation")
 			if err := n.m.replica.Err(); err != nil {

@@ -6,11 +6,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"go.uber.org/zap"
 
 	"quorate/internal/clock"
+	"quorate/internal/descriptors"
 	"quorate/internal/task"
 )
 
@@ -34,24 +34,28 @@ type life struct {
 	failErr  error // set before failed is closed
 }
 
-// patiently runs a step that writes below dir, and retries it while there is no room, until
-// ctx ends.
+// patiently runs a step that writes below dir, and retries it while there is no room, or no
+// file descriptor, until ctx ends.
 func (l *life) patiently(ctx context.Context, what, dir string, step func() error) error {
 	for waiting := false; ; {
 		err := step()
 		if err == nil {
 			if waiting {
-				l.lg.Info("the disk has room again", zap.String("for", what), zap.String("dir", dir))
+				l.lg.Info("the disk can be written again", zap.String("for", what), zap.String("dir", dir))
 			}
 			return nil
 		}
-		if !vfs.IsNoSpaceError(err) || ctx.Err() != nil {
+		if !noRoom(err) || ctx.Err() != nil {
 			return err
 		}
 		if !waiting {
 			waiting = true
-			l.lg.Error("no room on the disk: waiting until there is; free space on it", zap.String("for", what), zap.String("dir", dir), zap.Error(err))
-			l.waits("waiting for room on the disk of " + dir)
+			text, status := "no room on the disk: waiting until there is; free space on it", "waiting for room on the disk of "+dir
+			if descriptors.Exhausted(err) {
+				text, status = "too many open files: waiting until some are closed; "+descriptors.WayOut, "waiting for file descriptors"
+			}
+			l.lg.Error(text, zap.String("for", what), zap.String("dir", dir), zap.Error(err))
+			l.waits(status)
 		}
 		t := clock.NewTimer(l.clock, diskRetry)
 		select {

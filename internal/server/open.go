@@ -14,6 +14,7 @@ import (
 	"quorate/internal/auth"
 	"quorate/internal/clock"
 	"quorate/internal/datadir"
+	"quorate/internal/descriptors"
 	"quorate/internal/durable"
 	"quorate/internal/membership"
 	"quorate/internal/password"
@@ -105,7 +106,8 @@ func newMember(cfg *Config) *Member {
 		stop: make(chan struct{}), failed: make(chan struct{}), tasks: task.NewGroup(cfg.Clock), loops: task.NewGroup(cfg.Clock)}
 	l.rootCtx, l.halt = l.tasks.Context(), l.loops.Context().Done()
 	m.disks = &disks{cfg: cfg, lg: cfg.Logger, life: l, raftState: state, handOver: func() { m.leaving.HandOver() }}
-	store := &stored{cfg: cfg, lg: cfg.Logger, life: l, raftState: state, disks: m.disks}
+	store := &stored{cfg: cfg, fs: cfg.FS, lg: cfg.Logger, life: l, raftState: state, disks: m.disks}
+	cfg.FS = descriptors.Waiting(cfg.FS, l.halt, cfg.Logger)
 	l.waits = func(status string) {
 		if store.machine.Load() == nil { // later, StartStatus reports it
 			cfg.working(status)

@@ -134,8 +134,9 @@ func (m *Member) CommittedIndex() ids.Index { return m.replica.CommittedIndex() 
 // Capable reports whether the cluster has decided its version.
 func (m *Member) Capable() bool { return m.Versions.Capable() }
 
-// NoRoom reports whether all writes are rejected because a disk is full.
-func (m *Member) NoRoom() bool { return m.disks.NoRoom() }
+// NoRoom says why all writes are rejected: a disk is full, or no file descriptor is left. It
+// returns "" if they are not.
+func (m *Member) NoRoom() string { return m.disks.NoRoom() }
 
 // RaftStatus returns the state of consensus on this member, with raft's JSON names. It may
 // be empty while the member shuts down.

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/dustin/go-humanize"
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/raft/v3/raftpb"
@@ -167,7 +166,7 @@ func (s *sender) raftSnapshot() (*raftpb.Snapshot, error) {
 
 // pauseTransfer waits after a snapshot could not be written to the local disk.
 func (s *installer) pauseTransfer(ctx context.Context, err error) {
-	if path := (*fs.PathError)(nil); !vfs.IsNoSpaceError(err) && !errors.As(err, &path) {
+	if path := (*fs.PathError)(nil); !noRoom(err) && !errors.As(err, &path) {
 		return // the connection failed
 	}
 	if err := s.replica.pause(ctx, transferPause); err != nil {

@@ -67,8 +67,11 @@ func (m *Member) background() []task.Task {
 // StartStatus describes what a started member waits for that is not ready.
 func (m *Member) StartStatus() string {
 	applied, commit := m.replica.mach().Applied(), ids.Index(m.replica.commit.Load())
+	noRoom := m.disks.NoRoom()
 	switch {
-	case m.disks.NoRoom():
+	case noRoom != "" && m.disks.scarce.Load():
+		return "waiting for file descriptors"
+	case noRoom != "":
 		return "waiting for room on the disk of " + m.cfg.DataDir
 	case applied < commit && m.installer.received.Load() > 0 && m.replica.Leader() != 0:
 		return fmt.Sprintf("getting the state of the cluster: entry %d of %d is applied", applied, commit)

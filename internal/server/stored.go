@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/zap"
 
 	"quorate/internal/apply"
@@ -18,7 +19,6 @@ import (
 	"quorate/internal/ids"
 	"quorate/internal/lease"
 	"quorate/internal/membership"
-	"quorate/internal/metrics"
 	"quorate/internal/mvcc"
 	"quorate/internal/raftlog"
 )
@@ -27,6 +27,7 @@ import (
 // a caller that uses it twice for one purpose must load it once.
 type stored struct {
 	cfg       *Config
+	fs        vfs.FS // of the engine, which waits for descriptors in its own way
 	lg        *zap.Logger
 	life      *life
 	raftState *raftState
@@ -59,17 +60,16 @@ func (s *stored) openMachine(eng engine.Engine, dir string) (*apply.Machine, err
 	return mach, nil
 }
 
-func (s *stored) openEngine(dir string) (engine.Engine, error) {
-	return pebble.Open(dir, pebble.Options{FS: s.cfg.FS, Logger: s.lg, GiveUp: s.life.rootCtx.Done(), OnFailure: func(err error) { s.disks.storeFailed(dir, err) }, OnSpace: func(full bool) {
-		s.disks.storeFull.Store(full)
-		if full {
-			metrics.DiskFull.WithLabelValues(metrics.FullStore).Set(1)
-			s.lg.Error("no room for the store: writes are refused until there is; free space on its disk", zap.String("dir", dir))
-		} else {
-			metrics.DiskFull.WithLabelValues(metrics.FullStore).Set(0)
-			s.lg.Info("the store has room again; writes are accepted", zap.String("dir", dir))
-		}
-	}})
+// openEngine opens the engine in dir. The engine reads some files first, for which it waits
+// less patiently than this does.
+func (s *stored) openEngine(dir string) (eng engine.Engine, err error) {
+	err = s.life.patiently(s.life.rootCtx, "opening the store", dir, func() error {
+		eng, err = pebble.Open(dir, pebble.Options{FS: s.fs, Logger: s.lg, GiveUp: s.life.rootCtx.Done(),
+			OnFailure: func(err error) { s.disks.storeFailed(dir, err) },
+			OnSpace:   func(lack error) { s.disks.storeLacks(dir, lack) }})
+		return err
+	})
+	return eng, err
 }
 
 // flush makes everything committed to the engine durable. On a full disk it waits for room,

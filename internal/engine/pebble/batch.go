@@ -123,7 +123,7 @@ func (b *batch) apply() error {
 			giveUp, full = nil, poll.C
 		case <-full:
 			if s.disk.full.Load() {
-				return errFull
+				return s.disk.lack()
 			}
 		}
 	}

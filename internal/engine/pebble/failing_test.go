@@ -178,7 +178,7 @@ func TestGiveUp(t *testing.T) {
 	fs := &fullFS{FS: vfs.NewMem()}
 	giveUp := make(chan struct{})
 	full := make(chan bool, 10)
-	e := open1(t, "db", Options{FS: fs, MemTableBytes: 64 << 10, GiveUp: giveUp, OnSpace: func(is bool) { full <- is }})
+	e := open1(t, "db", Options{FS: fs, MemTableBytes: 64 << 10, GiveUp: giveUp, OnSpace: func(lack error) { full <- lack != nil }})
 	fs.full.Store(true)
 	done := make(chan error)
 	go func() {

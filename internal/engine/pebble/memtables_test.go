@@ -272,7 +272,7 @@ func TestGiveUpInside(t *testing.T) {
 		return nil
 	}))
 	full := make(chan bool, 10)
-	e := open1(t, "db", Options{FS: fs, MemTableBytes: 64 << 10, GiveUp: giveUp, Logger: lg, OnSpace: func(is bool) { full <- is }})
+	e := open1(t, "db", Options{FS: fs, MemTableBytes: 64 << 10, GiveUp: giveUp, Logger: lg, OnSpace: func(lack error) { full <- lack != nil }})
 	done := make(chan error)
 	last := 0
 	go func() {

@@ -23,7 +23,6 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -32,6 +31,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"quorate/internal/clock"
+	"quorate/internal/descriptors"
 	"quorate/internal/engine"
 )
 
@@ -40,7 +40,7 @@ import (
 var ErrInUse = errors.New("pebble: directory is in use")
 
 // ErrFailed marks the error of a flush or compaction that failed for a reason other
-// than lack of space. Committed data stays readable, in memory, but the engine may
+// than lack of space or descriptors. Committed data stays readable, in memory, but the engine may
 // never be able to write it to disk: the member must stop. What was flushed before is
 // safe.
 var ErrFailed = errors.New("pebble: engine cannot write")
@@ -59,7 +59,7 @@ type Options struct {
 	// ReadOnly opens an existing engine and changes nothing on disk.
 	ReadOnly bool
 	// OnBackgroundError is called with the errors of failed flushes and compactions, of
-	// a full disk, for which writes wait, of damage that a reader has found, and errors
+	// a full disk or a lack of descriptors, for which writes wait, of damage that a reader has found, and errors
 	// that wrap ErrFatal. It is called from any goroutine and must not call the engine.
 	// If it is nil, errors are logged.
 	OnBackgroundError func(error)
@@ -69,10 +69,12 @@ type Options struct {
 	OnFailure func(error)
 	// GiveUp, when closed, ends waits for disk space: the waiting writes fail.
 	GiveUp <-chan struct{}
-	// OnSpace is called with true when a write found no room on the disk, and with false
-	// when one found room again. In between flushes wait, and batches as soon as the
-	// memtables are full. It is called like OnBackgroundError.
-	OnSpace func(full bool)
+	// OnSpace is called with the error when a write found no room on the disk, or no file
+	// descriptor, and with nil when one found it again. In between flushes wait, and batches
+	// as soon as the memtables are full. It is called like OnBackgroundError.
+	OnSpace func(lack error)
+	// Files is how many tables are kept open. Zero is what the process may have.
+	Files descriptors.Store
 }
 
 func (o Options) withDefaults() Options {
@@ -89,7 +91,10 @@ func (o Options) withDefaults() Options {
 		o.Logger = zap.NewNop()
 	}
 	if o.OnSpace == nil {
-		o.OnSpace = func(bool) {}
+		o.OnSpace = func(error) {}
+	}
+	if o.Files == (descriptors.Store{}) {
+		o.Files = descriptors.ForStore()
 	}
 	return o
 }
@@ -151,13 +156,13 @@ func Open(dir string, o Options) (engine.Engine, error) {
 	if s.lock, err = pebble.LockDirectory(dir, s.disk); err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrInUse, dir, err)
 	}
-	if err := checkManifest(o.FS, dir); err != nil {
+	if err := checkManifest(s.disk, dir); err != nil {
 		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
 	}
 	cache := pebble.NewCache(o.CacheBytes)
 	defer cache.Unref()
 	opts := s.options(cache)
-	if err := checkOptions(o.FS, dir, opts); err != nil {
+	if err := checkOptions(s.disk, dir, opts); err != nil {
 		return nil, errors.Join(fmt.Errorf("pebble: open %s: %w", dir, err), s.lock.Close())
 	}
 	if s.db, err = s.openOrFail(dir, opts); err != nil {
@@ -204,6 +209,8 @@ func open(dir string, o *pebble.Options) (db *pebble.DB, err error) {
 			panic(r)
 		}
 	}()
+	o.FileCache = pebble.NewFileCache(min(runtime.GOMAXPROCS(0), o.MaxOpenFiles), o.MaxOpenFiles)
+	defer o.FileCache.Unref() // the database has a reference
 	return pebble.Open(dir, o)
 }
 
@@ -223,7 +230,7 @@ func (s *store) options(cache *pebble.Cache) *pebble.Options {
 		L0CompactionThreshold: 2,
 		L0StopWritesThreshold: 100,
 		LBaseMaxBytes:         64 << 20,
-		MaxOpenFiles:          500,
+		MaxOpenFiles:          s.o.Files.Cached,
 		MaxManifestFileSize:   4 << 20,
 		CompactionConcurrencyRange: func() (int, int) {
 			return 1, max(1, runtime.GOMAXPROCS(0)/2)
@@ -297,13 +304,13 @@ func (s *store) report(err error) {
 }
 
 // backgroundError classifies the error of a flush or compaction. Pebble retries after
-// any error; that makes sense only for lack of space.
+// any error; that makes sense only for lack of space or descriptors.
 func (s *store) backgroundError(err error) {
-	if s.closed.Load() {
-		return // interrupted by Close
+	if s.closed.Load() || errors.Is(err, engine.ErrClosed) {
+		return // interrupted by Close, or because the owner gives up
 	}
 	s.disk.failed(err)
-	if errors.Is(err, syscall.ENOSPC) {
+	if lacking(err) {
 		s.report(err)
 		return
 	}
@@ -514,7 +521,7 @@ func (s *store) Close() error {
 			}
 		case <-clock.After(2 * time.Second):
 			if s.disk.full.Load() {
-				return fmt.Errorf("pebble: close %s: %w", s.dir, errFull)
+				return fmt.Errorf("pebble: close %s: %w", s.dir, s.disk.lack())
 			}
 		}
 	}

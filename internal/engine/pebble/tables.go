@@ -18,11 +18,9 @@ import (
 	"github.com/cockroachdb/pebble/v2/sstable/block/blockkind"
 	"github.com/cockroachdb/pebble/v2/sstable/colblk"
 
+	"quorate/internal/descriptors"
 	"quorate/internal/engine"
 )
-
-// maxTables is the number of tables that finders keep open.
-const maxTables = 400
 
 // tableFiles knows the files that finders read. Its list may be older than the state of the
 // engine: a finder then misses keys, and its caller asks an iterator.
@@ -193,7 +191,7 @@ func (t *tableFiles) acquire(x *tableFile) *openTable {
 	x.used = t.clock
 	o := x.open
 	if o == nil {
-		if t.opened >= maxTables {
+		if t.opened >= t.s.o.Files.Direct {
 			t.evict()
 		}
 		o = &openTable{refs: 1, num: x.num, ready: make(chan struct{})}
@@ -201,7 +199,9 @@ func (t *tableFiles) acquire(x *tableFile) *openTable {
 		t.opened++
 		o.refs++
 		t.mu.Unlock()
-		o.err = o.load(t.s, x)
+		if o.err = o.load(t.s, x); descriptors.Exhausted(o.err) {
+			t.forget(x, o)
+		}
 		close(o.ready)
 	} else {
 		o.refs++
@@ -249,6 +249,15 @@ func (t *tableFiles) close() {
 	t.finders = nil
 }
 
+// forget makes the next user of a table try again.
+func (t *tableFiles) forget(x *tableFile, o *openTable) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if x.open == o {
+		t.shut(x)
+	}
+}
+
 // failed reports whether a file could not be opened.
 func (o *openTable) failed() bool {
 	if o == nil {
@@ -262,9 +271,10 @@ func (o *openTable) failed() bool {
 	}
 }
 
-// load opens a file and reads where its blocks are.
+// load opens a file and reads where its blocks are. Without a descriptor it does not wait:
+// the caller reads with an iterator, whose file may be open already.
 func (o *openTable) load(s *store, x *tableFile) (err error) {
-	f, err := s.disk.Open(s.o.FS.PathJoin(s.dir, fmt.Sprintf("%06d.sst", x.num)))
+	f, err := s.disk.FS.Open(s.o.FS.PathJoin(s.dir, fmt.Sprintf("%06d.sst", x.num)))
 	if err != nil {
 		return err
 	}

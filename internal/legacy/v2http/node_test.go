@@ -131,7 +131,7 @@ func (m *node) LeaderStats() []byte {
 	return []byte(`{"leader":"8e9e05c52164694d","followers":{}}`)
 }
 
-func (m *node) NoRoom() bool                 { return false }
+func (m *node) NoRoom() string               { return "" }
 func (m *node) ClusterID() ids.Cluster       { return 0xcdf818194e3a8c32 }
 func (m *node) Term() ids.Term               { return 2 }
 func (m *node) CommittedIndex() ids.Index    { return ids.Index(m.commit.Load()) }

@@ -21,6 +21,7 @@ import (
 
 	"quorate/internal/certs"
 	"quorate/internal/clock"
+	"quorate/internal/descriptors"
 	"quorate/internal/httpapi"
 	"quorate/internal/listen"
 	"quorate/internal/rpc"
@@ -69,7 +70,7 @@ func Open(ctx context.Context, cfg Config, lg *zap.Logger, status func(string)) 
 	if err := p.openTLS(); err != nil {
 		return nil, err
 	}
-	maxConns, err := listen.MaxConns(httpapi.FileLimit())
+	maxConns, err := descriptors.ForProxy(descriptors.Limit())
 	if err != nil {
 		return nil, err
 	}
@@ -77,7 +78,7 @@ func Open(ctx context.Context, cfg Config, lg *zap.Logger, status func(string)) 
 	if err != nil {
 		return nil, err
 	}
-	l = listen.Limit(l, maxConns)
+	l = listen.Limit(l, listen.NewPlaces(maxConns))
 	p.sockets = append(p.sockets, l)
 	p.mux = listen.NewMux(l, p.accepts("h2", "http/1.1"))
 	lg.Info("listening for gRPC proxy client requests", zap.String("address", cfg.Listen))
@@ -157,7 +158,7 @@ func (p *Process) openMetrics(ctx context.Context, maxConns int) error {
 	if err != nil {
 		return fmt.Errorf("cannot parse %q", p.cfg.Metrics)
 	}
-	l, err := listen.Listen(ctx, *u, listen.Options{Flag: "metrics-addr", Secure: p.secure != nil, MaxConns: maxConns})
+	l, err := listen.Listen(ctx, *u, listen.Options{Flag: "metrics-addr", Secure: p.secure != nil, Places: listen.NewPlaces(maxConns)})
 	if err != nil {
 		return err
 	}
