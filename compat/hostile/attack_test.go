@@ -388,7 +388,7 @@ func TestWatchesWithoutEnd(t *testing.T) {
 	if r, err := other.Recv(); err != nil || len(r.Events) != 1 {
 		t.Errorf("%v, %v", r, err)
 	}
-	v.survives(t, before, 900)
+	v.survives(t, before, 600)
 }
 
 // A watcher that never reads costs a bounded amount of memory and affects no other client.
