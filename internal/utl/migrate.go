@@ -139,8 +139,9 @@ func undefined(target membership.Version) []string {
 	if target.Less(membership.FirstWithoutV2) {
 		return append(names, "and those that came after etcd 3.5")
 	}
-	if names = append(names, "--enable-v2", "--proxy", "--proxy-*"); target.Less(membership.FirstPureV3) {
-		return names
+	names = append(names, "--enable-v2", "--proxy", "--proxy-*")
+	if target.Less(membership.FirstPureV3) {
+		return append(names, "--experimental-enable-v2v3")
 	}
 	return append(names, "--discovery", "--discovery-proxy", "--experimental-*")
 }
