@@ -180,11 +180,11 @@ func (s *Store) putUser(b engine.Batch, u *authpb.User) error {
 // admit any bytes.
 func encodeUser(u *authpb.User) ([]byte, error) {
 	b, err := proto.Marshal(&authpb.User{Name: u.Name, Password: u.Password})
-	for _, role := range u.Roles {
-		b = protowire.AppendString(protowire.AppendTag(b, 3, protowire.BytesType), role)
-	}
 	if err != nil {
 		return nil, err
+	}
+	for _, role := range u.Roles { // field 3, between the two parts
+		b = protowire.AppendString(protowire.AppendTag(b, 3, protowire.BytesType), role)
 	}
 	return proto.MarshalOptions{}.MarshalAppend(b, &authpb.User{Options: u.Options})
 }
